@@ -1,0 +1,197 @@
+"""What a segmentation task is: modalities, labels and regions, all by name.
+
+Positions exist only inside tensors; ``Task.index`` is the one place that gives them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from itertools import combinations
+
+from medmap.errors import BundleError, UsageError
+
+
+@dataclass(frozen=True)
+class Code:
+    """A coded concept as DICOM writes it: scheme designator, value, meaning."""
+
+    scheme: str
+    value: str
+    meaning: str
+
+
+@dataclass(frozen=True)
+class Modality:
+    """One kind of scan.
+
+    Attributes:
+        name: the canonical name, as in options, files and tables (``t1ce``).
+        title: how a person writes it (``T1ce``).
+        aliases: lower-case words that also mean it in file and series names (``t1c``, ``t1gd``).
+        warning_if_absent: what a reader of a result without this modality must know; empty if nothing.
+    """
+
+    name: str
+    title: str
+    aliases: tuple[str, ...] = ()
+    warning_if_absent: str = ""
+
+
+@dataclass(frozen=True)
+class Label:
+    """One class of the label map.
+
+    Attributes:
+        name: short name (``ED``).
+        title: how a person writes it (``Edema``).
+        value: the integer in label files; the class index in tensors is its position in ``Task.labels`` plus one.
+        also: other integers that files of the same task use for it (BraTS 2023 stores ET as 3).
+        color: RGB, 0..255.
+        code: coded concept of the segment's type, or None.
+    """
+
+    name: str
+    title: str
+    value: int
+    also: tuple[int, ...] = ()
+    color: tuple[int, int, int] = (255, 255, 255)
+    code: Code | None = None
+
+
+@dataclass(frozen=True)
+class Region:
+    """A named union of labels that results are reported for (``WT`` = NCR + ED + ET)."""
+
+    name: str
+    title: str
+    labels: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Task:
+    """Modalities, labels (background excluded) and regions of one segmentation task."""
+
+    name: str
+    modalities: tuple[Modality, ...]
+    labels: tuple[Label, ...]
+    regions: tuple[Region, ...]
+
+    @property
+    def modality_names(self) -> tuple[str, ...]:
+        """Canonical modality names, in tensor order."""
+        return tuple(m.name for m in self.modalities)
+
+    @property
+    def num_classes(self) -> int:
+        """Classes that a network predicts: background and every label."""
+        return len(self.labels) + 1
+
+    def index(self, modality: str) -> int:
+        """Position of a modality inside a tensor. Raises UsageError for a name that the task does not have."""
+        try:
+            return self.modality_names.index(modality)
+        except ValueError:
+            raise UsageError(
+                f"'{modality}' is not a modality of the task {self.name}.",
+                f"Use one of {', '.join(self.modality_names)}.",
+            ) from None
+
+    def modality(self, name: str) -> Modality:
+        """The modality of that canonical name."""
+        return self.modalities[self.index(name)]
+
+    def label_values(self) -> tuple[int, ...]:
+        """File value of every class index, background first: ``(0, 1, 2, 4)`` for BraTS."""
+        return (0, *(label.value for label in self.labels))
+
+    def region_classes(self, region: str) -> tuple[int, ...]:
+        """Class indices (tensor side) that make up a region."""
+        names = [label.name for label in self.labels]
+        found = next(r for r in self.regions if r.name == region)
+        return tuple(names.index(label) + 1 for label in found.labels)
+
+    def subsets(self) -> tuple[tuple[str, ...], ...]:
+        """All non-empty sets of modalities, small ones first; each in tensor order. BraTS: 15."""
+        names = self.modality_names
+        return tuple(c for n in range(1, len(names) + 1) for c in combinations(names, n))
+
+    def subset_key(self, names) -> str:
+        """One name for a set of modalities, whatever the order given: ``"t1ce+flair"``."""
+        wanted = {self.modality_names[self.index(name)] for name in names}
+        return "+".join(name for name in self.modality_names if name in wanted)
+
+    def presence(self, names) -> tuple[bool, ...]:
+        """Presence mask in tensor order; True = present."""
+        wanted = {self.modality_names[self.index(name)] for name in names}
+        return tuple(name in wanted for name in self.modality_names)
+
+    def to_dict(self) -> dict:
+        """Plain JSON-ready form; ``Task.from_dict`` reads it back."""
+        return asdict(self)
+
+    @staticmethod
+    def from_dict(data: dict) -> Task:
+        """Rebuild a task from ``to_dict``. Raises BundleError when a key is missing or of the wrong kind."""
+        try:
+            return Task(
+                name=str(data["name"]),
+                modalities=tuple(_tupled(Modality, m) for m in data["modalities"]),
+                labels=tuple(_label(entry) for entry in data["labels"]),
+                regions=tuple(_tupled(Region, r) for r in data["regions"]),
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise BundleError(
+                f"The task description is not understood ({error}).", "Export the bundle again with this MedMAP version."
+            ) from error
+
+
+def _tupled(cls, entry: dict):
+    return cls(**{key: tuple(v) if isinstance(v, list) else v for key, v in entry.items()})
+
+
+def _label(entry: dict) -> Label:
+    entry = dict(entry)
+    code = entry.pop("code", None)
+    label = _tupled(Label, entry)
+    return Label(**{**label.__dict__, "code": Code(**code) if code else None})
+
+
+BRATS = Task(
+    name="BraTS",
+    modalities=(
+        Modality("t1", "T1", ("t1n", "t1w", "t1pre")),
+        Modality(
+            "t1ce",
+            "T1ce",
+            ("t1c", "t1gd", "t1post", "t1km", "ce"),
+            "Without T1ce, enhancing tumour is not visible: ET is a guess and TC is unreliable.",
+        ),
+        Modality("t2", "T2", ("t2w",)),
+        Modality(
+            "flair",
+            "FLAIR",
+            ("t2f", "fla", "tirm"),
+            "Without FLAIR, oedema is hard to tell from CSF and normal tissue: WT may be too small or too large.",
+        ),
+    ),
+    labels=(
+        Label(
+            "NCR",
+            "Necrosis / non-enhancing core",
+            1,
+            (),
+            (216, 101, 79),
+            Code("NCIt", "C81175", "Non-Enhancing Lesion"),
+        ),
+        Label("ED", "Edema", 2, (), (111, 184, 210), Code("SCT", "79654002", "Edema")),
+        Label("ET", "Enhancing tumor", 4, (3,), (241, 214, 145), Code("NCIt", "C113842", "Enhancing Lesion")),
+    ),
+    regions=(
+        Region("WT", "Whole tumor", ("NCR", "ED", "ET")),
+        Region("TC", "Tumor core", ("NCR", "ET")),
+        Region("ET", "Enhancing tumor", ("ET",)),
+    ),
+)
+"""BraTS glioma: labels 1 NCR/NET, 2 ED, 4 ET (3 in releases since 2023); regions WT, TC, ET."""
+
+TASKS = {BRATS.name: BRATS}

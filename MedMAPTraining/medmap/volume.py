@@ -1,0 +1,64 @@
+"""A scan in space: an array and where its voxels lie. numpy only, so that it also lives inside Slicer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Where voxels lie.
+
+    Attributes:
+        shape: number of voxels along i, j, k.
+        affine: [4, 4] float64, voxel index (i, j, k, 1) -> world RAS in mm, as in NIfTI and MRML's IJKToRAS.
+    """
+
+    shape: tuple[int, int, int]
+    affine: np.ndarray
+
+    @property
+    def spacing(self) -> np.ndarray:
+        """[3] voxel size in mm along i, j, k."""
+        return np.linalg.norm(self.affine[:3, :3], axis=0)
+
+    @property
+    def voxel_ml(self) -> float:
+        """Volume of one voxel in ml."""
+        return float(abs(np.linalg.det(self.affine[:3, :3]))) / 1000.0
+
+    def corners(self) -> np.ndarray:
+        """[8, 3] world RAS positions in mm of the eight corner voxel centres."""
+        last = np.array(self.shape) - 1
+        ijk = np.array([[(n >> a) & 1 for a in range(3)] for n in range(8)]) * last
+        return ijk @ self.affine[:3, :3].T + self.affine[:3, 3]
+
+    def distance(self, other: Grid) -> float:
+        """Largest distance in mm between corresponding corners; infinite when the shapes differ."""
+        if self.shape != other.shape:
+            return float("inf")
+        return float(np.linalg.norm(self.corners() - other.corners(), axis=1).max())
+
+
+@dataclass(frozen=True)
+class Volume:
+    """One scan.
+
+    Attributes:
+        array: [I, J, K] float32 intensities, indexed (i, j, k) as the affine means it.
+        affine: [4, 4] float64, voxel index -> world RAS in mm.
+        name: what a person would call it in a message: the file's name without folders, or a node's ID.
+        notes: what reading it found worth saying (``medmap.checks.Finding``), carried into the report.
+    """
+
+    array: np.ndarray
+    affine: np.ndarray
+    name: str = ""
+    notes: tuple = field(default=())
+
+    @property
+    def grid(self) -> Grid:
+        """The grid that the voxels lie on."""
+        return Grid(tuple(int(n) for n in self.array.shape), self.affine)
