@@ -1,0 +1,292 @@
+"""MRML on one side, ``medmap.Volume`` and label arrays on the other. The only file that touches MRML nodes.
+
+Slicer indexes arrays (k, j, i), medmap (i, j, k). Arrays are copied on the way in, so that a worker thread never shares
+memory with the scene. Everything here runs on the main thread.
+"""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import slicer
+import slicer.util
+import vtk
+from medmap.errors import InputDataError, InternalError
+from medmap.task import Task
+from medmap.volume import Volume
+from vtk.util.numpy_support import numpy_to_vtk, vtk_to_numpy
+
+from .terminology import terminologyEntry
+
+PROVENANCE = "MedMAP.Provenance"
+MADE_BY = "MedMAP.Label"
+"""Tag on every segment that this module makes: the label's name. Tells them from segments that a person made."""
+
+
+def volumeFromNode(node) -> Volume:
+    """Copy a scalar volume node, placed in the world as the user sees it.
+
+    Args:
+        node: vtkMRMLScalarVolumeNode, possibly under a chain of linear transforms.
+
+    Returns:
+        Volume with array [I, J, K] float32, affine = parent-to-world @ IJKToRAS, and the node's ID as name.
+
+    Raises:
+        InputDataError: no voxels, several values per voxel, or a non-linear parent transform.
+    """
+    if shapeOf(node) is None:
+        raise InputDataError(f"The volume '{node.GetName()}' has no voxels.", "Choose another volume.")
+    if node.GetImageData().GetNumberOfScalarComponents() != 1:
+        raise InputDataError(
+            f"The volume '{node.GetName()}' has {node.GetImageData().GetNumberOfScalarComponents()} values per voxel.",
+            "Choose a volume with one value per voxel.",
+        )
+    kji = slicer.util.arrayFromVolume(node)
+    ijk = np.array(kji.transpose(2, 1, 0), dtype=np.float32, order="C", copy=True)
+    return Volume(ijk, _parentToWorld(node) @ _ijkToRAS(node), name=node.GetID())
+
+
+def shapeOf(node) -> tuple[int, int, int] | None:
+    """Voxels along i, j, k; None when the node holds no image."""
+    image = node.GetImageData()
+    if image is None or image.GetNumberOfPoints() == 0 or image.GetPointData().GetScalars() is None:
+        return None
+    return tuple(image.GetDimensions())
+
+
+def foreignSegments(node) -> list[str]:
+    """Names of the segments of a segmentation node that this module did not make."""
+    segmentation = node.GetSegmentation()
+    segments = [segmentation.GetNthSegment(n) for n in range(segmentation.GetNumberOfSegments())]
+    return [segment.GetName() for segment in segments if not segment.HasTag(MADE_BY)]
+
+
+def segmentationFromResult(scene, referenceNode, result, task: Task, node=None):
+    """Put a result into the scene as a segmentation node with one segment per label of the task.
+
+    The node gets the geometry and parent transform of the reference volume, lies beside it in the subject hierarchy, and
+    carries the provenance as node attribute and as segment tags (only tags survive in a ``.seg.nrrd`` file).
+
+    Args:
+        scene: vtkMRMLScene that takes the node.
+        referenceNode: volume node on whose voxel grid the labels lie.
+        result: ``medmap.inference.Segmentation``; used are ``labels`` uint8 [I, J, K] with file label values and
+            ``provenance``.
+        task: gives names, colours and codes of the labels.
+        node: vtkMRMLSegmentationNode whose segments are replaced; None makes a new one.
+
+    Returns:
+        The vtkMRMLSegmentationNode.
+
+    Raises:
+        InputDataError: the labels do not fit the reference volume, or ``node`` holds segments made by someone else.
+        The scene is unchanged then, as it is after any other exception.
+    """
+    _refuseForeign(node)
+    segments = _segments(referenceNode, result, task)
+    provenance = _provenanceText(result.provenance)
+    for segment in segments.values():
+        segment.SetTag(PROVENANCE, provenance)
+    made = node is None
+    if made:
+        name = scene.GenerateUniqueName(f"{referenceNode.GetName()} - MedMAP")
+        node = scene.AddNewNodeByClass("vtkMRMLSegmentationNode", name)
+        restore = lambda: _removeWithDisplay(scene, node)  # noqa: E731
+    else:
+        restore = _snapshot(node)
+    try:
+        _fill(scene, node, referenceNode, segments)
+        node.SetAttribute(PROVENANCE, provenance)
+    except Exception:
+        restore()
+        raise
+    return node
+
+
+def provenanceOf(node) -> dict | None:
+    """Provenance of a segmentation node: from its attribute, or from a segment's tag when it came from a file."""
+    text = node.GetAttribute(PROVENANCE)
+    segmentation = node.GetSegmentation()
+    if text is None and segmentation.GetNumberOfSegments() > 0:
+        tag = vtk.reference("")
+        if segmentation.GetNthSegment(0).GetTag(PROVENANCE, tag):
+            text = str(tag)
+    return None if text is None else json.loads(text)
+
+
+def labelsOf(node, task: Task) -> np.ndarray:
+    """Label array uint8 [I, J, K] with file label values, on the reference geometry that the node carries.
+
+    Raises:
+        InputDataError: a segment of the task is missing.
+    """
+    segmentation = node.GetSegmentation()
+    geometry = slicer.vtkOrientedImageData()
+    text = segmentation.GetConversionParameter(
+        slicer.vtkSegmentationConverter.GetReferenceImageGeometryParameterName()
+    )
+    slicer.vtkSegmentationConverter.DeserializeImageGeometry(text, geometry, False)
+    labels = np.zeros(geometry.GetDimensions(), np.uint8)
+    for label in task.labels:
+        image = slicer.vtkOrientedImageData()
+        if not node.GetBinaryLabelmapRepresentation(label.name, image):
+            raise InputDataError(f"The segmentation has no segment '{label.name}'.", "Run MedMAP Segment again.")
+        labels[_pasted(image, labels.shape)] = label.value
+    return labels
+
+
+def _pasted(image, shape) -> np.ndarray:
+    """Mask [I, J, K] of an oriented image whose extent is a part of the reference extent."""
+    mask = np.zeros(shape, bool)
+    first, size = image.GetExtent()[::2], image.GetDimensions()
+    if min(size) > 0:
+        values = vtk_to_numpy(image.GetPointData().GetScalars())
+        part = values.reshape(size[::-1]).transpose(2, 1, 0) > 0
+        mask[tuple(slice(f, f + n) for f, n in zip(first, size))] = part
+    return mask
+
+
+def _refuseForeign(node) -> None:
+    foreign = foreignSegments(node) if node is not None else []
+    if foreign:
+        raise InputDataError(
+            f"The segmentation '{node.GetName()}' holds segments that MedMAP did not make ({', '.join(foreign)}).",
+            "Choose another output, or none so that a new segmentation is made.",
+        )
+
+
+def _segments(referenceNode, result, task: Task) -> dict:
+    """One vtkSegment per label, keyed by label name; all share one label image, as Slicer's own layers do."""
+    labels = np.asarray(result.labels)
+    if labels.shape != shapeOf(referenceNode):
+        raise InputDataError(
+            f"The volume '{referenceNode.GetName()}' now has {shapeOf(referenceNode)} voxels, but {labels.shape} when "
+            "the computation began.",
+            "Press Apply again.",
+        )
+    image = _labelImage(referenceNode, labels)
+    segments = {}
+    for label in task.labels:
+        segment = slicer.vtkSegment()
+        segment.SetName(label.title)
+        segment.SetColor(*(c / 255.0 for c in label.color))
+        segment.SetTag(MADE_BY, label.name)
+        entry = terminologyEntry(label)
+        if entry is not None:
+            segment.SetTag(slicer.vtkSegment.GetTerminologyEntryTagName(), entry)
+        segment.SetLabelValue(label.value)
+        segment.AddRepresentation(_binaryLabelmapName(), image)
+        segments[label.name] = segment
+    return segments
+
+
+def _binaryLabelmapName() -> str:
+    return slicer.vtkSegmentationConverter.GetSegmentationBinaryLabelmapRepresentationName()
+
+
+def _labelImage(referenceNode, labels: np.ndarray):
+    """vtkOrientedImageData of the labels in the reference's own RAS, that is before its parent transform."""
+    matrix = vtk.vtkMatrix4x4()
+    referenceNode.GetIJKToRASMatrix(matrix)
+    image = slicer.vtkOrientedImageData()
+    image.SetExtent(*referenceNode.GetImageData().GetExtent())
+    image.SetImageToWorldMatrix(matrix)
+    kji = np.ascontiguousarray(labels.transpose(2, 1, 0), dtype=np.uint8)
+    scalars = numpy_to_vtk(kji.ravel(), deep=True, array_type=vtk.VTK_UNSIGNED_CHAR)
+    scalars.SetName("ImageScalars")
+    image.GetPointData().SetScalars(scalars)
+    return image
+
+
+def _fill(scene, node, referenceNode, segments: dict) -> None:
+    segmentation = node.GetSegmentation()
+    wasModified = node.StartModify()
+    try:
+        node.CreateDefaultDisplayNodes()
+        node.SetAndObserveTransformNodeID(referenceNode.GetTransformNodeID())
+        segmentation.RemoveAllSegments()
+        segmentation.SetSourceRepresentationName(_binaryLabelmapName())
+        # After the transform, because Slicer stores the geometry relative to the node's own parent.
+        node.SetReferenceImageGeometryParameterFromVolumeNode(referenceNode)
+        # The reference is what DICOM Segmentation export asks for.
+        node.SetNodeReferenceID(node.GetReferenceImageGeometryReferenceRole(), referenceNode.GetID())
+        for name, segment in segments.items():
+            if not segmentation.AddSegment(segment, name):
+                raise InternalError(f"Slicer did not accept the segment '{name}'.", "Please report it.")
+        _placeBeside(scene, node, referenceNode)
+    finally:
+        node.EndModify(wasModified)
+
+
+def _placeBeside(scene, node, referenceNode) -> None:
+    """Give the node the reference's parent in the subject hierarchy, if there is one."""
+    if scene.GetNumberOfNodesByClass("vtkMRMLSubjectHierarchyNode") == 0:
+        return
+    hierarchy = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(scene)
+    nothing = hierarchy.GetInvalidItemID()
+    referenceItem = hierarchy.GetItemByDataNode(referenceNode)
+    if referenceItem == nothing:
+        return
+    parent = hierarchy.GetItemParent(referenceItem)
+    item = hierarchy.GetItemByDataNode(node)
+    if item == nothing:
+        hierarchy.CreateItem(parent, node)
+    else:
+        hierarchy.SetItemParent(item, parent)
+
+
+def _snapshot(node):
+    """Function that puts a segmentation node back to what it holds now."""
+    segmentation = slicer.vtkSegmentation()
+    segmentation.DeepCopy(node.GetSegmentation())
+    role = node.GetReferenceImageGeometryReferenceRole()
+    transform, reference = node.GetTransformNodeID(), node.GetNodeReferenceID(role)
+
+    def restore() -> None:
+        node.GetSegmentation().DeepCopy(segmentation)
+        node.SetAndObserveTransformNodeID(transform)
+        node.SetNodeReferenceID(role, reference)
+
+    return restore
+
+
+def _removeWithDisplay(scene, node) -> None:
+    for display in [node.GetNthDisplayNode(n) for n in range(node.GetNumberOfDisplayNodes())]:
+        if display is not None:
+            scene.RemoveNode(display)
+    scene.RemoveNode(node)
+
+
+def _provenanceText(provenance: dict) -> str:
+    """JSON in one line of ASCII without a bare ``|``, which separates tags in ``.seg.nrrd`` files."""
+    return json.dumps(provenance, sort_keys=True).replace("|", "\\u007c")
+
+
+def _parentToWorld(node) -> np.ndarray:
+    """[4, 4] transform of the node's parent chain to world; identity without one. Raises InputDataError if warped."""
+    transform = node.GetParentTransformNode()
+    if transform is None:
+        return np.eye(4)
+    if not transform.IsTransformToWorldLinear():
+        raise InputDataError(
+            f"The volume '{node.GetName()}' is under the non-linear transform '{transform.GetName()}'.",
+            "Harden the transform (Data module, right-click on the volume) or choose the volume without it.",
+        )
+    matrix = vtk.vtkMatrix4x4()
+    transform.GetMatrixTransformToWorld(matrix)
+    return _toArray(matrix)
+
+
+def _ijkToRAS(node) -> np.ndarray:
+    """[4, 4] from array index to the node's RAS; the first voxel of an image need not have the index (0, 0, 0)."""
+    matrix = vtk.vtkMatrix4x4()
+    node.GetIJKToRASMatrix(matrix)
+    first = np.eye(4)
+    first[:3, 3] = node.GetImageData().GetExtent()[::2]
+    return _toArray(matrix) @ first
+
+
+def _toArray(matrix) -> np.ndarray:
+    return np.array([[matrix.GetElement(r, c) for c in range(4)] for r in range(4)], dtype=np.float64)

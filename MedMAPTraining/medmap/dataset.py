@@ -1,0 +1,236 @@
+"""Cases on disk -> prepared arrays, once -> patches. Sampling is stateless: seed and step determine everything."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from medmap.errors import InputDataError, MissingInputError
+from medmap.files import atomic_folder
+from medmap.metrics import label_masks
+from medmap.missingness import Protocol
+from medmap.nifti import read_nifti
+from medmap.preprocess import PreprocessSpec, prepare, to_grid
+from medmap.task import Task
+from medmap.volume import Volume
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What a network trains on.
+
+    Attributes:
+        image: [B, M, *S] float32; absent channels are zero.
+        present: [B, M] bool, True = present.
+        label: [B, *S] int64 class indices.
+        brain: [B, *S] bool.
+        case_id: B names.
+    """
+
+    image: Tensor
+    present: Tensor
+    label: Tensor
+    brain: Tensor
+    case_id: tuple[str, ...]
+
+    def to(self, device: torch.device) -> Batch:
+        """The same batch on another device."""
+        moved = (t.to(device, non_blocking=True) for t in (self.image, self.present, self.label, self.brain))
+        return Batch(*moved, self.case_id)
+
+
+@dataclass(frozen=True)
+class Case:
+    """One patient on disk: files by modality name, and the reference label map if there is one."""
+
+    case_id: str
+    scans: dict[str, Path]
+    label: Path | None
+
+    def read(self, names: Sequence[str] | None = None) -> dict[str, Volume]:
+        """The scans (or those named) as volumes."""
+        return {name: read_nifti(path, modality=name) for name, path in self.scans.items() if not names or name in names}
+
+
+def find_cases(folder: str | Path, task: Task) -> list[Case]:
+    """Cases of a folder in BraTS layout: one sub-folder a case, files named ``<case>_<modality>.nii.gz``, ``_seg``.
+
+    Modality names and their aliases count, after ``_`` or ``-``, in any case of letters.
+
+    Raises:
+        MissingInputError: no such folder, or no case in it.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise MissingInputError(f"There is no folder {folder}.", "Check the path given with --data.")
+    cases = [_case(path, task) for path in sorted(folder.iterdir()) if path.is_dir()]
+    cases = [case for case in cases if case.scans]
+    if not cases:
+        raise MissingInputError(
+            f"{folder.name} holds no case in BraTS layout.", "Expected <case>/<case>_flair.nii.gz and so on."
+        )
+    return cases
+
+
+def _case(folder: Path, task: Task) -> Case:
+    endings = {alias: m.name for m in task.modalities for alias in (m.name, *m.aliases)}
+    scans, label = {}, None
+    for path in sorted(folder.iterdir()):
+        match = re.search(r"[_-]([a-z0-9]+)\.nii(\.gz)?$", path.name.lower())
+        if match and match[1] == "seg":
+            label = path
+        elif match and match[1] in endings:
+            scans.setdefault(endings[match[1]], path)
+    return Case(folder.name, scans, label)
+
+
+def read_label(path: Path, task: Task, shape: Sequence[int]) -> np.ndarray:
+    """[I, J, K] class indices of a label file. Raises InputDataError for unknown values or another shape."""
+    array = read_nifti(path, modality="seg").array
+    if array.shape != tuple(shape):
+        raise InputDataError(
+            f"{path.name} has {array.shape} voxels, its scan {tuple(shape)}.", "Use the labels drawn on that scan."
+        )
+    classes = np.zeros(array.shape, np.uint8)
+    for index, mask in enumerate(label_masks(array, task).values(), 1):
+        classes[mask] = index
+    return classes
+
+
+def cache_case(case: Case, task: Task, spec: PreprocessSpec, folder: Path) -> Path:
+    """Prepare one case and store it for training: image.npy [M, D, H, W] float16, label.npy and brain.npy uint8.
+
+    Does nothing when it was done before with the same preprocessing.
+    """
+    target = folder / case.case_id
+    stamp = json.dumps({"spec": spec.to_dict(), "modalities": task.modality_names})
+    if target.is_dir() and (target / "spec.json").read_text() == stamp:
+        return target
+    if case.label is None:
+        raise InputDataError(f"The case {case.case_id} has no reference labels.", "Add <case>_seg.nii.gz.")
+    volumes = case.read()
+    prepared = prepare(volumes, task, spec)
+    classes = read_label(case.label, task, prepared.reference_grid.shape)
+    one_hot = [to_grid((classes == c).astype(np.float32), prepared.reference_grid, prepared.grid) for c in
+               range(1, task.num_classes)]
+    stacked = torch.stack(one_hot)
+    label = torch.where(stacked.sum(0) > 0.5, stacked.argmax(0) + 1, 0)
+    with atomic_folder(target, overwrite=True) as out:
+        np.save(out / "image.npy", prepared.image.numpy().astype(np.float16))
+        np.save(out / "label.npy", label.numpy().astype(np.uint8))
+        np.save(out / "brain.npy", prepared.brain.numpy().astype(np.uint8))
+        (out / "present.json").write_text(json.dumps(prepared.present.tolist()))
+        (out / "spec.json").write_text(stamp)
+    return target
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """How much a training patch is varied, drawn per patch (and per modality for intensities).
+
+    Attributes:
+        flip: probability of mirroring left and right.
+        gain: largest relative change of the contrast.
+        shift: largest change of the brightness, in z-scores.
+        noise: largest standard deviation of added noise, in z-scores.
+        foreground: share of patches centred on a tumour voxel.
+    """
+
+    flip: float = 0.5
+    gain: float = 0.25
+    shift: float = 0.25
+    noise: float = 0.15
+    foreground: float = 0.6
+
+
+class PatchSampler:
+    """Random patches of cached cases; ``batch(step)`` is a pure function of the seed and the step.
+
+    Args:
+        folders: cached cases (``cache_case``).
+        protocol: which modalities a sample shows.
+        seed: of everything drawn.
+        augmentation: how patches are varied.
+    """
+
+    def __init__(self, folders: Sequence[Path], protocol: Protocol, seed: int, augmentation: Augmentation):
+        self.folders, self.protocol, self.seed, self.augmentation = list(folders), protocol, seed, augmentation
+        self._open: dict[Path, tuple[np.ndarray, ...]] = {}
+        self._tumour: dict[Path, np.ndarray] = {}
+
+    def batch(self, step: int, size: int, patch: Sequence[int]) -> Batch:
+        """``size`` patches of ``patch`` voxels for one optimisation step."""
+        samples = [self._sample(np.random.default_rng([self.seed, step, n]), step, patch) for n in range(size)]
+        image, present, label, brain, names = zip(*samples, strict=True)
+        return Batch(
+            torch.from_numpy(np.stack(image)),
+            torch.from_numpy(np.stack(present)),
+            torch.from_numpy(np.stack(label).astype(np.int64)),
+            torch.from_numpy(np.stack(brain)),
+            names,
+        )
+
+    def _sample(self, rng: np.random.Generator, step: int, patch: Sequence[int]) -> tuple:
+        folder = self.folders[rng.integers(len(self.folders))]
+        image, label, brain, available = self._arrays(folder)
+        present = available & self.protocol(folder.name, step // len(self.folders), rng)
+        present = present if present.any() else available
+        low = self._corner(folder, label, rng, patch)
+        sample = np.zeros((len(image), *patch), np.float32)
+        for m in np.flatnonzero(present):
+            sample[m] = _cut(image[m], low, patch)
+        label, brain = _cut(label, low, patch), _cut(brain, low, patch).astype(bool)
+        self._vary(sample, brain, present, rng)
+        if rng.random() < self.augmentation.flip:
+            sample, label, brain = (np.ascontiguousarray(np.flip(a, -3)) for a in (sample, label, brain))
+        return sample, present, label, brain, folder.name
+
+    def _arrays(self, folder: Path) -> tuple[np.ndarray, ...]:
+        if folder not in self._open:
+            arrays = (np.load(folder / f"{name}.npy", mmap_mode="r") for name in ("image", "label", "brain"))
+            self._open[folder] = (*arrays, np.array(json.loads((folder / "present.json").read_text())))
+            found = np.flatnonzero(np.asarray(self._open[folder][1]))
+            self._tumour[folder] = found[:: max(1, found.size // 4096)]
+        return self._open[folder]
+
+    def _corner(self, folder: Path, label: np.ndarray, rng: np.random.Generator, patch: Sequence[int]) -> list[int]:
+        """Lower corner of a patch; may be negative where the patch is larger than the case (centred then)."""
+        tumour = self._tumour[folder]
+        centre = None
+        if tumour.size and rng.random() < self.augmentation.foreground:
+            centre = np.unravel_index(tumour[rng.integers(tumour.size)], label.shape)
+        corner = []
+        for axis, (size, width) in enumerate(zip(label.shape, patch, strict=True)):
+            if width >= size:
+                corner.append(-((width - size) // 2))
+            elif centre is None:
+                corner.append(int(rng.integers(size - width + 1)))
+            else:
+                jitter = rng.integers(-width // 4, width // 4 + 1)
+                corner.append(int(np.clip(centre[axis] - width // 2 + jitter, 0, size - width)))
+        return corner
+
+    def _vary(self, sample: np.ndarray, brain: np.ndarray, present: np.ndarray, rng: np.random.Generator) -> None:
+        amount = self.augmentation
+        for m in np.flatnonzero(present):
+            gain = 1 + amount.gain * rng.uniform(-1, 1)
+            shift = amount.shift * rng.uniform(-1, 1)
+            noise = amount.noise * rng.random() * rng.standard_normal(sample.shape[1:], np.float32)
+            inside = sample[m] != 0
+            sample[m] = np.where(inside, sample[m] * gain + shift + noise, 0)
+
+
+def _cut(array: np.ndarray, low: Sequence[int], patch: Sequence[int]) -> np.ndarray:
+    """A patch from ``low``; zeros where it sticks out."""
+    source = tuple(slice(max(c, 0), min(c + w, n)) for c, w, n in zip(low, patch, array.shape, strict=True))
+    target = tuple(slice(s.start - c, s.stop - c) for s, c in zip(source, low, strict=True))
+    result = np.zeros(tuple(patch), array.dtype)
+    result[target] = array[source]
+    return result

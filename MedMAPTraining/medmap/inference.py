@@ -1,0 +1,243 @@
+"""Segment one patient: the one way that the panel, the command line and the tests go. torch, numpy, safetensors only."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import product
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from medmap.bundle import Bundle
+from medmap.checks import Finding, check_inputs
+from medmap.errors import Cancelled, UnavailableError
+from medmap.metrics import region_volumes_ml
+from medmap.networks import Backbone
+from medmap.postprocess import labels_on_reference, probabilities
+from medmap.preprocess import Prepared, prepare
+from medmap.provenance import provenance
+from medmap.task import Task
+from medmap.volume import Grid, Volume
+
+Progress = Callable[[float, str], None]
+Cancel = Callable[[], bool]
+
+
+@dataclass(frozen=True)
+class Segmentation:
+    """A result.
+
+    Attributes:
+        labels: [I, J, K] uint8 label values of the task's files (BraTS: 0, 1, 2, 4) on the reference scan's grid.
+        grid: that grid.
+        reference: name of the reference modality.
+        volumes_ml: volume of each region in ml, from voxels.
+        findings: what the checks and the run found worth saying.
+        provenance: JSON-ready record of how the result was made.
+        task: the bundle's task.
+    """
+
+    labels: np.ndarray
+    grid: Grid
+    reference: str
+    volumes_ml: dict[str, float]
+    findings: tuple[Finding, ...]
+    provenance: dict
+    task: Task
+
+
+def segment(
+    volumes: Mapping[str, Volume],
+    bundle: Bundle,
+    *,
+    reference: str | None = None,
+    device: str = "cpu",
+    progress: Progress | None = None,
+    cancel: Cancel | None = None,
+) -> Segmentation:
+    """Segment one patient from whatever scans there are.
+
+    Args:
+        volumes: scans by modality name; absent ones are simply not there.
+        bundle: a loaded bundle.
+        reference: modality whose grid carries the result; None takes the finest, T1ce among equals.
+        device: a torch device, or ``auto``.
+        progress: called with a fraction in 0..1 and a text.
+        cancel: asked before every window; True stops the run.
+
+    Raises:
+        UsageError, InputDataError: the inputs cannot be used as they are.
+        UnavailableError: the device is not there, or its memory does not suffice.
+        Cancelled: ``cancel`` said so.
+    """
+    started = time.perf_counter()
+    report = progress or (lambda fraction, text: None)
+    report(0.0, "checking the scans")
+    volumes = {name: volumes[name] for name in bundle.task.modality_names if name in volumes} | dict(volumes)
+    findings = [*check_inputs(volumes, bundle.task), *absence_warnings(volumes, bundle.task)]
+    place = resolve_device(device)
+    report(0.05, "bringing the scans to one grid")
+    prepared = prepare(
+        volumes, bundle.task, bundle.preprocess, reference=reference, multiple=bundle.network.stride
+    )
+    run = Run(bundle, place, lambda fraction, text: report(0.15 + 0.75 * fraction, text), cancel or (lambda: False))
+    logits = run.logits(prepared, [tuple(volumes)])[0]
+    report(0.92, "returning to the reference scan's grid")
+    labels = labels_on_reference(probabilities(logits, prepared), prepared, bundle.task)
+    if not labels.any():
+        findings.append(Finding("warning", "result", "No tumour was found.", "Review the scans yourself."))
+    details = {
+        "device": str(place),
+        "window": list(run.window),
+        "working_grid": {"shape": list(prepared.grid.shape), "spacing_mm": bundle.preprocess.spacing},
+        "seconds": round(time.perf_counter() - started, 2),
+    }
+    report(1.0, "done")
+    return Segmentation(
+        labels=labels,
+        grid=prepared.reference_grid,
+        reference=prepared.reference,
+        volumes_ml=region_volumes_ml(labels, bundle.task, prepared.reference_grid.voxel_ml),
+        findings=tuple(findings),
+        provenance=provenance(bundle, volumes, findings, prepared.reference, details),
+        task=bundle.task,
+    )
+
+
+def segment_subsets(
+    volumes: Mapping[str, Volume],
+    bundle: Bundle,
+    subsets: Sequence[Sequence[str]],
+    *,
+    reference: str | None = None,
+    device: str = "cpu",
+) -> dict[str, np.ndarray]:
+    """Label maps of one patient for many subsets of the given scans, each scan encoded once.
+
+    The crop is common to all subsets: the box around the head in all given scans.
+
+    Returns:
+        [I, J, K] uint8 label values by ``Task.subset_key``, on the reference scan's grid.
+    """
+    check_inputs(volumes, bundle.task)
+    stride = bundle.network.stride
+    prepared = prepare(volumes, bundle.task, bundle.preprocess, reference=reference, multiple=stride)
+    run = Run(bundle, resolve_device(device), lambda fraction, text: None, lambda: False)
+    every = run.logits(prepared, subsets)
+    return {
+        bundle.task.subset_key(subset): labels_on_reference(probabilities(logits, prepared), prepared, bundle.task)
+        for subset, logits in zip(subsets, every, strict=True)
+    }
+
+
+def absence_warnings(volumes: Mapping[str, Volume], task: Task) -> list[Finding]:
+    """What a reader of the result must know about the scans that are missing."""
+    absent = (m for m in task.modalities if m.name not in volumes and m.warning_if_absent)
+    return [Finding("warning", "missing-modality", m.warning_if_absent, f"Add {m.title} if there is one.") for m in absent]
+
+
+def resolve_device(device: str) -> torch.device:
+    """``auto`` takes a CUDA device where there is one. Raises UnavailableError for a device that is not there."""
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        place = torch.device(device)
+        torch.zeros(1, device=place)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise UnavailableError(f"The device '{device}' is not available here.", "Use --device cpu.") from error
+    return place
+
+
+class Run:
+    """One pass of a bundle over a prepared case: windows, encoders once, a decoder a subset.
+
+    Attributes:
+        window: size of the windows used, in working voxels.
+    """
+
+    def __init__(self, bundle: Bundle, device: torch.device, progress: Progress, cancel: Cancel):
+        self.bundle, self.device, self.progress, self.cancel = bundle, device, progress, cancel
+        self.window: tuple[int, ...] = ()
+
+    def logits(self, prepared: Prepared, subsets: Sequence[Sequence[str]]) -> list[Tensor]:
+        """[C, D, H, W] logits on the CPU, one a subset. On a GPU that runs out of memory, with ever smaller windows."""
+        stride = self.bundle.network.stride
+        window = tuple(min(w, n) for w, n in zip(self.bundle.inference.window, prepared.grid.shape, strict=True))
+        while True:
+            self.window = window
+            try:
+                return self._windows(prepared, subsets)
+            except torch.OutOfMemoryError as error:
+                torch.cuda.empty_cache()
+                smaller = tuple(max(4 * stride, n // 2 // stride * stride) for n in window)
+                smaller = tuple(min(a, b) for a, b in zip(smaller, window, strict=True))
+                if smaller == window:
+                    raise UnavailableError(
+                        "The device's memory does not suffice even for small windows.", "Use --device cpu."
+                    ) from error
+                window = smaller
+
+    @torch.inference_mode()
+    def _windows(self, prepared: Prepared, subsets: Sequence[Sequence[str]]) -> list[Tensor]:
+        network = self.bundle.network.to(self.device)
+        boxes = window_boxes(prepared.grid.shape, self.window, self.bundle.inference.overlap, network.stride)
+        if len(boxes) == 1:
+            return self._window(network, prepared.image, prepared, subsets, 0, 1)
+        weight = gaussian_weight(self.window)
+        classes = self.bundle.task.num_classes
+        sums = [torch.zeros((classes, *prepared.grid.shape)) for _ in subsets]
+        total = torch.zeros(prepared.grid.shape)
+        for n, box in enumerate(boxes):
+            part = self._window(network, prepared.image[(slice(None), *box)], prepared, subsets, n, len(boxes))
+            total[box] += weight
+            for result, logits in zip(sums, part, strict=True):
+                result[(slice(None), *box)] += weight * logits
+        return [result / total for result in sums]
+
+    def _window(
+        self, network: Backbone, image: Tensor, prepared: Prepared, subsets: Sequence[Sequence[str]], n: int, of: int
+    ) -> list[Tensor]:
+        """Encode each modality of one window once, then decode every subset."""
+        task = self.bundle.task
+        needed = sorted({task.index(name) for subset in subsets for name in subset})
+        features: dict[int, list[Tensor]] = {}
+        steps = len(needed) + len(subsets)
+        for step, m in enumerate(needed):
+            self._tick((n + step / steps) / of, f"window {n + 1} of {of}: reading {task.modalities[m].title}")
+            features[m] = network.encode(image[None, m : m + 1].to(self.device), m)
+        results = []
+        for step, subset in enumerate(subsets, len(needed)):
+            self._tick((n + step / steps) / of, f"window {n + 1} of {of}: segmenting")
+            mask = task.presence(subset)
+            chosen = [features[m] if here else None for m, here in enumerate(mask)]
+            output = network.decode(chosen, torch.tensor([mask], device=self.device))
+            results.append(output.logits[0].float().cpu())
+        return results
+
+    def _tick(self, fraction: float, text: str) -> None:
+        if self.cancel():
+            raise Cancelled()
+        self.progress(fraction, text)
+
+
+def window_boxes(
+    shape: Sequence[int], window: Sequence[int], overlap: float, stride: int
+) -> list[tuple[slice, ...]]:
+    """Boxes of size ``window`` that cover ``shape``; starts are multiples of the stride, the last ends at the border."""
+    starts = []
+    for size, width in zip(shape, window, strict=True):
+        step = max(stride, int(width * (1 - overlap)) // stride * stride)
+        starts.append(sorted({*range(0, max(size - width, 0), step), max(size - width, 0)}))
+    return [tuple(slice(s, s + w) for s, w in zip(corner, window, strict=True)) for corner in product(*starts)]
+
+
+def gaussian_weight(window: Sequence[int]) -> Tensor:
+    """[*window] Gaussian importance with standard deviation window/8, as nnU-Net and MONAI weigh; never below 1e-3."""
+    weight = torch.ones(())
+    for size in window:
+        x = torch.arange(size, dtype=torch.float32) - (size - 1) / 2
+        weight = weight[..., None] * torch.exp(-0.5 * (x / (size / 8)) ** 2)
+    return weight.clamp_min(1e-3)

@@ -1,0 +1,229 @@
+"""How well a segmentation agrees with a reference: Dice, sensitivity, precision, HD95 and volumes.
+
+Everything here is numpy, except ``hd95``, which imports SciPy when it is called.
+
+What happens when a mask is empty, in one place (P prediction, R reference):
+
+==================  =====  ===========  =========  =======
+masks               Dice   sensitivity  precision  HD95
+==================  =====  ===========  =========  =======
+P and R empty       1.0    1.0          1.0        0.0
+only P empty        0.0    0.0          nan        nan
+only R empty        0.0    nan          0.0        nan
+==================  =====  ===========  =========  =======
+
+``nan`` means "not defined", never a score: whoever averages decides about a penalty (published code uses 0, 1, 373.13
+or leaves the case out) and says which.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from medmap.errors import InputDataError
+from medmap.task import Task
+from medmap.volume import Grid
+
+
+@dataclass(frozen=True)
+class RegionScore:
+    """Agreement of prediction and reference for one region.
+
+    Attributes:
+        dice: 0..1, no unit.
+        sensitivity: share of the reference that was found, 0..1, or nan.
+        precision: share of the prediction that is right, 0..1, or nan.
+        hd95_mm: 95 % Hausdorff distance in mm, or nan.
+        prediction_ml: volume of the prediction in ml.
+        reference_ml: volume of the reference in ml.
+    """
+
+    dice: float
+    sensitivity: float
+    precision: float
+    hd95_mm: float
+    prediction_ml: float
+    reference_ml: float
+
+
+def dice(prediction: np.ndarray, reference: np.ndarray) -> float:
+    """Dice's coefficient 2|P and R| / (|P| + |R|) of two boolean arrays of one shape; Dice, Ecology 26 (1945).
+
+    Both empty: 1.0. One empty: 0.0. Raises InputDataError when the shapes differ.
+    """
+    prediction, reference = _masks(prediction, reference)
+    total = _count(prediction) + _count(reference)
+    return 2.0 * _count(prediction & reference) / total if total else 1.0
+
+
+def sensitivity(prediction: np.ndarray, reference: np.ndarray) -> float:
+    """Share of the reference that the prediction found, |P and R| / |R| (also called recall).
+
+    Both empty: 1.0. Only the reference empty: nan. Raises InputDataError when the shapes differ.
+    """
+    prediction, reference = _masks(prediction, reference)
+    return _share(prediction & reference, of=reference, other=prediction)
+
+
+def precision(prediction: np.ndarray, reference: np.ndarray) -> float:
+    """Share of the prediction that is in the reference, |P and R| / |P| (positive predictive value).
+
+    Both empty: 1.0. Only the prediction empty: nan. Raises InputDataError when the shapes differ.
+    """
+    prediction, reference = _masks(prediction, reference)
+    return _share(prediction & reference, of=prediction, other=reference)
+
+
+def hd95(prediction: np.ndarray, reference: np.ndarray, spacing: Sequence[float]) -> float:
+    """Symmetric 95 % Hausdorff distance in mm between the surfaces of two boolean arrays [I, J, K].
+
+    The surface is every voxel of the mask with a face neighbour outside it; beyond the array counts as outside. From
+    each surface voxel the Euclidean distance between voxel centres to the nearest surface voxel of the other mask is
+    taken; the result is the larger of the two directed 95th percentiles (linear interpolation). This is MONAI's
+    ``compute_hausdorff_distance(percentile=95)`` and what BraTS reports; medpy's ``hd95`` takes one percentile of both
+    directions pooled, and DeepMind's surface-distance weights by surface area: both give other numbers.
+
+    Args:
+        prediction: [I, J, K] bool.
+        reference: [I, J, K] bool.
+        spacing: [3] voxel size in mm along i, j, k.
+
+    Returns:
+        mm; 0.0 when both masks are empty, nan when one is.
+
+    Raises:
+        InputDataError: the shapes differ.
+    """
+    from scipy.spatial import cKDTree  # here: importing medmap.metrics needs numpy only
+
+    prediction, reference = _masks(prediction, reference)
+    box = bounding_box(prediction | reference)
+    if box is None:
+        return 0.0
+    points = [np.argwhere(_surface(mask[box])) * np.asarray(spacing, float) for mask in (prediction, reference)]
+    if not (len(points[0]) and len(points[1])):
+        return float("nan")
+    # A tree of surface points instead of a distance transform: its cost does not grow with a far outlier's box.
+    there = cKDTree(points[1]).query(points[0])[0]
+    back = cKDTree(points[0]).query(points[1])[0]
+    return float(max(np.percentile(there, 95), np.percentile(back, 95)))
+
+
+def bounding_box(mask: np.ndarray) -> tuple[slice, ...] | None:
+    """Smallest box, one slice per axis, that holds every True of the mask; None when there is none."""
+    box = []
+    for axis in range(mask.ndim):
+        hit = np.flatnonzero(mask.any(axis=tuple(a for a in range(mask.ndim) if a != axis)))
+        if not len(hit):
+            return None
+        box.append(slice(int(hit[0]), int(hit[-1]) + 1))
+    return tuple(box)
+
+
+def label_masks(labels: np.ndarray, task: Task) -> dict[str, np.ndarray]:
+    """One boolean array per label name, from values as files hold them (``Label.value`` or any of ``Label.also``).
+
+    Args:
+        labels: integer array of any shape; 0 is background.
+        task: says which values mean what.
+
+    Raises:
+        InputDataError: the array holds a value that no label of the task uses; the message names the values.
+    """
+    labels = np.asarray(labels)
+    known = [0, *(value for label in task.labels for value in (label.value, *label.also))]
+    stranger = ~np.isin(labels, known)
+    if stranger.any():
+        found = ", ".join(f"{value:g}" for value in np.unique(labels[stranger])[:8])
+        expected = ", ".join(str(value) for value in sorted(set(known)))
+        raise InputDataError(
+            f"The segmentation holds the label values {found}, which the task {task.name} does not know.",
+            f"Relabel it to use only {expected}.",
+        )
+    return {label.name: np.isin(labels, (label.value, *label.also)) for label in task.labels}
+
+
+def region_masks(labels: np.ndarray, task: Task) -> dict[str, np.ndarray]:
+    """One boolean array per region name, the union of the region's labels; arguments and errors as ``label_masks``."""
+    masks = label_masks(labels, task)
+    return {r.name: np.logical_or.reduce([masks[name] for name in r.labels]) for r in task.regions}
+
+
+def region_volumes_ml(labels: np.ndarray, task: Task, voxel_ml: float) -> dict[str, float]:
+    """Volume of every region in ml: its voxels times ``voxel_ml``; errors as ``label_masks``."""
+    return {name: _count(mask) * float(voxel_ml) for name, mask in region_masks(labels, task).items()}
+
+
+def compare(
+    prediction_labels: np.ndarray, reference_labels: np.ndarray, task: Task, grid: Grid
+) -> dict[str, RegionScore]:
+    """Every score of every region of the task.
+
+    Args:
+        prediction_labels: [I, J, K] integer label values as files hold them.
+        reference_labels: [I, J, K] integer label values on the same grid.
+        task: labels and regions.
+        grid: where the voxels lie; gives spacing and voxel volume.
+
+    Raises:
+        InputDataError: a shape differs from the grid's, or a label value is unknown.
+    """
+    prediction, reference = np.asarray(prediction_labels), np.asarray(reference_labels)
+    for what, array in (("prediction", prediction), ("reference", reference)):
+        if array.shape != tuple(grid.shape):
+            raise InputDataError(
+                f"The {what} has the shape {array.shape}, but the grid has {tuple(grid.shape)}.",
+                "Resample both segmentations to one grid first.",
+            )
+    # No score depends on voxels that are background in both.
+    box = bounding_box((prediction != 0) | (reference != 0)) or (slice(0, 0),) * prediction.ndim
+    ours, theirs = region_masks(prediction[box], task), region_masks(reference[box], task)
+    return {r.name: _score(ours[r.name], theirs[r.name], grid) for r in task.regions}
+
+
+def _score(prediction: np.ndarray, reference: np.ndarray, grid: Grid) -> RegionScore:
+    return RegionScore(
+        dice=dice(prediction, reference),
+        sensitivity=sensitivity(prediction, reference),
+        precision=precision(prediction, reference),
+        hd95_mm=hd95(prediction, reference, grid.spacing),
+        prediction_ml=_count(prediction) * grid.voxel_ml,
+        reference_ml=_count(reference) * grid.voxel_ml,
+    )
+
+
+def _masks(prediction: np.ndarray, reference: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    prediction, reference = np.asarray(prediction, bool), np.asarray(reference, bool)
+    if prediction.shape != reference.shape:
+        raise InputDataError(
+            f"The prediction has the shape {prediction.shape}, the reference {reference.shape}.",
+            "Resample both segmentations to one grid first.",
+        )
+    return prediction, reference
+
+
+def _share(common: np.ndarray, of: np.ndarray, other: np.ndarray) -> float:
+    whole = _count(of)
+    if whole:
+        return _count(common) / whole
+    return float("nan") if other.any() else 1.0
+
+
+def _surface(mask: np.ndarray) -> np.ndarray:
+    """Voxels of the mask with a face neighbour outside it."""
+    padded = np.pad(mask, 1)
+    inside = mask.copy()
+    for axis in range(mask.ndim):
+        for start in (0, 2):
+            window = [slice(1, -1)] * mask.ndim
+            window[axis] = slice(start, start + mask.shape[axis])
+            inside &= padded[tuple(window)]
+    return mask & ~inside
+
+
+def _count(mask: np.ndarray) -> int:
+    """A plain int: NumPy's own type would make every score a NumPy scalar, which JSON does not take."""
+    return int(np.count_nonzero(mask))

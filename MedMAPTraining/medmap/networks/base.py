@@ -1,0 +1,81 @@
+"""The contract of every backbone, and the one forward pass that they share."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+from torch import Tensor, nn
+
+from medmap.networks.blocks import mask_absent
+
+Features = list[Tensor]
+"""What one encoder gives for one modality: [B, C_l, *S_l] per level, fine to coarse."""
+
+
+@dataclass
+class Output:
+    """What a backbone returns.
+
+    Attributes:
+        logits: [B, classes, *S].
+        taps: inner tensors that were asked for, by the fixed names of ``Backbone.provides``.
+        aux: further predictions that only training uses, finest first, each [B, classes, *S_l].
+    """
+
+    logits: Tensor
+    taps: dict[str, Tensor] = field(default_factory=dict)
+    aux: list[Tensor] = field(default_factory=list)
+
+
+class Backbone(nn.Module):
+    """A network for M modalities of which any non-empty subset may be present.
+
+    A subclass gives ``encode`` (one modality) and ``decode`` (what is present). Inference encodes only what is
+    there, once, and decodes per subset; training calls ``forward`` with a mask that differs between samples. Both
+    give the same numbers.
+
+    Attributes:
+        stride: spatial sizes must be divisible by it.
+        provides: names of the taps that ``want`` may ask for.
+    """
+
+    stride: ClassVar[int] = 1
+    provides: ClassVar[frozenset[str]] = frozenset()
+    modalities: int
+    classes: int
+
+    def encode(self, image: Tensor, modality: int) -> Features:
+        """Features of one modality; image [B, 1, *S], modality = its position in the task."""
+        raise NotImplementedError
+
+    def decode(self, features: Sequence[Features | None], present: Tensor, want: Sequence[str] = ()) -> Output:
+        """Fuse and decode.
+
+        Args:
+            features: one entry a modality, in task order; None where no sample of the batch has it, and zero for
+                those samples that do not.
+            present: [B, M] bool, True = present.
+            want: names of taps to return.
+        """
+        raise NotImplementedError
+
+    def forward(
+        self, image: Tensor, present: Tensor, want: Sequence[str] = (), known: Sequence[int] | None = None
+    ) -> Output:
+        """Segment a batch whose samples may have different modalities.
+
+        Args:
+            image: [B, M, *S]; the content of absent channels is never used, whatever it is.
+            present: [B, M] bool.
+            want: names of taps to return.
+            known: positions of the modalities that some sample has, where the caller knows them without asking the
+                device; the other encoders are then not run. The result is the same.
+        """
+        features: list[Features | None] = [None] * self.modalities
+        for m in range(self.modalities) if known is None else known:
+            here = present[:, m]
+            encoded = self.encode(mask_absent(image[:, m : m + 1], here), m)
+            features[m] = [mask_absent(level, here) for level in encoded]
+        return self.decode(features, present, want)

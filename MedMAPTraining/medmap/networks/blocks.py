@@ -1,0 +1,66 @@
+"""Blocks that several backbones share. Shapes are [B, C, *S] with two or three spatial axes S."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+CONV = {2: nn.Conv2d, 3: nn.Conv3d}
+NORM = {2: nn.InstanceNorm2d, 3: nn.InstanceNorm3d}
+LINEAR_MODE = {2: "bilinear", 3: "trilinear"}
+
+
+class ConvNormAct(nn.Sequential):
+    """Convolution -> affine instance normalisation -> LeakyReLU(0.01).
+
+    The padding is zero, as the background is after preprocessing: outside the crop looks like outside the head.
+    """
+
+    def __init__(self, dims: int, inputs: int, outputs: int, kernel: int = 3, stride: int = 1):
+        super().__init__(
+            CONV[dims](inputs, outputs, kernel, stride=stride, padding=(kernel - 1) // 2, bias=False),
+            NORM[dims](outputs, affine=True),
+            nn.LeakyReLU(0.01, inplace=True),
+        )
+
+
+class ResidualBlock(nn.Module):
+    """Two 3-wide convolutions with a shortcut: ``act(x + norm(conv(act(norm(conv(x))))))``; [B, C, *S] -> same."""
+
+    def __init__(self, dims: int, channels: int):
+        super().__init__()
+        self.first = ConvNormAct(dims, channels, channels)
+        self.second = CONV[dims](channels, channels, 3, padding=1, bias=False)
+        self.norm = NORM[dims](channels, affine=True)
+        self.act = nn.LeakyReLU(0.01, inplace=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.act(x + self.norm(self.second(self.first(x))))
+
+
+def upsample(x: Tensor, scale: int = 2) -> Tensor:
+    """Linear up-sampling by an integer factor; [B, C, *S] -> [B, C, *scale*S]."""
+    return nn.functional.interpolate(x, scale_factor=scale, mode=LINEAR_MODE[x.ndim - 2], align_corners=False)
+
+
+def pixel_shuffle(x: Tensor, scale: int) -> Tensor:
+    """Rearrange channels into space, for two or three spatial axes; [B, C*scale**d, *S] -> [B, C, *scale*S].
+
+    Sub-pixel convolution (Shi et al., CVPR 2016, Eq. 4) for volumes: a head at half resolution still draws
+    full-resolution borders, at an eighth of the cost of convolving there.
+    """
+    dims = x.ndim - 2
+    batch, space = x.shape[0], x.shape[2:]
+    x = x.reshape(batch, -1, *(scale,) * dims, *space)
+    order = [0, 1]
+    for axis in range(dims):
+        order += [2 + dims + axis, 2 + axis]
+    return x.permute(order).reshape(batch, -1, *(scale * n for n in space))
+
+
+def mask_absent(x: Tensor, present: Tensor) -> Tensor:
+    """Zero the samples whose modality is absent; x [B, C, *S], present [B] bool.
+
+    ``torch.where`` and not a product: NaN * 0 is NaN, and what is absent may hold anything.
+    """
+    return torch.where(present.reshape(-1, *(1,) * (x.ndim - 1)), x, torch.zeros((), dtype=x.dtype, device=x.device))

@@ -1,0 +1,40 @@
+"""Segmentation under whatever modalities a sample shows: Dice + cross-entropy with deep supervision."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from monai.losses import DiceCELoss
+from torch import Tensor
+from torch.nn.functional import interpolate
+
+from medmap.dataset import Batch
+from medmap.networks import Backbone
+from medmap.objectives.base import Objective
+
+
+class Plain(Objective):
+    """DiceCE on the output, and on each auxiliary output with half the weight of the finer one (nnU-Net's scheme).
+
+    Dice is taken over the whole batch and without the background, so that a patch without a class is no special case.
+    """
+
+    def __init__(self, backbone: Backbone):
+        super().__init__()
+        self.backbone = backbone
+        self.loss = DiceCELoss(include_background=False, to_onehot_y=True, softmax=True, batch=True)
+
+    def steps(self, batch: Batch, progress: float) -> Iterator[tuple[str, dict[str, Tensor]]]:
+        """One step of the group ``main``."""
+        known = batch.present.any(0).nonzero().flatten().tolist() if batch.present.device.type == "cpu" else None
+        output = self.backbone(batch.image, batch.present, known=known)
+        label = batch.label[:, None]
+        losses = {"segmentation": self.loss(output.logits.float(), label)}
+        for level, logits in enumerate(output.aux, 1):
+            target = interpolate(label.float(), size=logits.shape[2:], mode="nearest")
+            losses[f"deep{level}"] = self.loss(logits.float(), target) * 0.5**level
+        yield "main", losses
+
+    def deploy(self) -> Backbone:
+        """The backbone itself."""
+        return self.backbone

@@ -1,0 +1,1 @@
+"""What people look at: pictures of single cases, tables and figures of whole experiments."""

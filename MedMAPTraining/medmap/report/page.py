@@ -1,0 +1,80 @@
+"""A dark page of pixels with texts on it, and the PNG that becomes of it: the same page gives the same bytes."""
+
+from __future__ import annotations
+
+import io
+import os
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from PIL import Image
+
+from medmap.errors import OutputError
+
+WHITE, GREY, AMBER = "#f4f4f4", "#a9b0b8", "#ffc04d"
+_DPI = 100
+
+
+@dataclass
+class Page:
+    """Pixels [H, W, 3] uint8 and the texts to put over them; positions in pixels from the top left."""
+
+    pixels: np.ndarray
+    texts: list[dict] = field(default_factory=list)
+
+    def text(self, x: float, y: float, words: str, size: float = 12, color: str = WHITE, **more) -> None:
+        """Remember a text; ``more`` goes to matplotlib."""
+        self.texts.append({"x": x, "y": y, "s": words, "fontsize": size, "color": color, **more})
+
+    def fill(self, x: int, y: int, width: int, height: int, color: Sequence[int]) -> None:
+        """Paint a rectangle."""
+        self.pixels[y : y + height, x : x + width] = color
+
+    def swatch(self, x: int, y: int, color: Sequence[int], words: str) -> None:
+        """A line of a legend: a square of the colour, then words."""
+        self.fill(x, y - 8, 16, 16, color)
+        self.text(x + 26, y, words)
+
+
+def png(page: Page) -> bytes:
+    """The page as a PNG without metadata, so that the same page is the same bytes."""
+    height, width = page.pixels.shape[:2]
+    figure = Figure(figsize=((width + 0.5) / _DPI, (height + 0.5) / _DPI), dpi=_DPI)
+    canvas = FigureCanvasAgg(figure)
+    figure.figimage(page.pixels, origin="upper")
+    for text in page.texts:
+        style = {"va": "center_baseline" if "rotation" not in text else "center", "family": "DejaVu Sans", **text}
+        # parse_math off: a case may be called "a$b$c". transform None: positions are pixels, counted from the bottom.
+        figure.text(**{**style, "y": height - text["y"]}, parse_math=False, transform=None)
+    canvas.draw()
+    pixels = np.asarray(canvas.buffer_rgba())[..., :3]
+    buffer = io.BytesIO()
+    Image.fromarray(np.ascontiguousarray(pixels)).save(buffer, "PNG", compress_level=9)
+    return buffer.getvalue()
+
+
+def write(path: Path, data: bytes) -> None:
+    """Write all of a file or none of it, in a folder that exists. Raises OutputError."""
+    temporary = None
+    try:
+        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
+            temporary = file.name
+            file.write(data)
+        os.chmod(temporary, 0o666 & ~_umask())
+        os.replace(temporary, path)
+    except OSError as error:
+        if temporary and os.path.exists(temporary):
+            os.unlink(temporary)
+        raise OutputError(f"{path} cannot be written ({error.strerror}).", "Choose a folder that exists.") from error
+
+
+def _umask() -> int:
+    """The process's umask; reading it means setting it."""
+    mask = os.umask(0o077)
+    os.umask(mask)
+    return mask

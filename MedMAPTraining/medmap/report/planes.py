@@ -1,0 +1,192 @@
+"""Which slices of a case to show, from where to where, and in which window; numpy only.
+
+Everything is brought into the closest canonical order (axes towards R, A, S) by permuting and flipping, so that what
+follows need not know how the scans were stored.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import permutations
+
+import numpy as np
+
+from medmap.metrics import bounding_box, label_masks
+from medmap.task import Task
+
+_MARGIN_MM = 6.0
+
+
+@dataclass(frozen=True)
+class Plane:
+    """One orientation: canonical axes shown across, down and through; letters at left, right, top and bottom."""
+
+    title: str
+    across: int
+    down: int
+    normal: int
+    letters: str
+
+
+PLANES = (
+    Plane("Axial", across=0, down=1, normal=2, letters="RLAP"),
+    Plane("Coronal", across=0, down=2, normal=1, letters="RLSI"),
+    Plane("Sagittal", across=1, down=2, normal=0, letters="APSI"),
+)
+"""In the radiological convention: the patient's right on the left, anterior on the left of sagittal pictures."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """Everything to draw, in closest canonical order, cropped.
+
+    Attributes:
+        scans: modality name -> [X, Y, Z] intensities along R, A, S.
+        windows: modality name -> intensities shown black and white, and the background's value.
+        prediction: label name -> [X, Y, Z] bool.
+        reference: as ``prediction``, or None.
+        spacing: [3] mm along X, Y, Z.
+        position: voxel where the three planes cross.
+        position_mm: [3] the same in world RAS.
+    """
+
+    scans: dict[str, np.ndarray]
+    windows: dict[str, tuple[float, float, float]]
+    prediction: dict[str, np.ndarray]
+    reference: dict[str, np.ndarray] | None
+    spacing: np.ndarray
+    position: tuple[int, int, int]
+    position_mm: np.ndarray
+
+    @property
+    def extent_mm(self) -> np.ndarray:
+        """[3] size of what is shown in mm along X, Y, Z."""
+        return np.array(next(iter(self.scans.values())).shape) * self.spacing
+
+
+def cut(array: np.ndarray, plane: Plane, position: Sequence[int]) -> np.ndarray:
+    """The slice of a canonical array [X, Y, Z] as a picture: rows from A or S downwards, columns from R or A."""
+    index: list = [slice(None)] * 3
+    index[plane.normal] = position[plane.normal]
+    return array[tuple(index)].T[::-1, ::-1]
+
+
+def closest_canonical(array: np.ndarray, affine: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Permute and flip the axes of a scan so that they run as nearly as possible towards R, A and S.
+
+    Args:
+        array: [I, J, K].
+        affine: [4, 4] voxel index -> world RAS in mm.
+
+    Returns:
+        A view of the array (no voxel is resampled or copied) and the affine that goes with it; the same voxels keep
+        the same world positions.
+    """
+    affine = np.asarray(affine, float)
+    cosines = affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)
+    # All six assignments of array axes to R, A, S; the best sum cannot use an axis twice, as a row-wise maximum may.
+    order = max(permutations(range(3)), key=lambda axes: sum(abs(cosines[world, axes[world]]) for world in range(3)))
+    change = np.zeros((4, 4))
+    change[3, 3] = 1
+    flips = []
+    for world, axis in enumerate(order):
+        backwards = cosines[world, axis] < 0
+        change[axis, world] = -1 if backwards else 1
+        change[axis, 3] = array.shape[axis] - 1 if backwards else 0
+        flips.append(slice(None, None, -1 if backwards else 1))
+    return np.transpose(array, order)[tuple(flips)], affine @ change
+
+
+def prepare(
+    scans: Mapping[str, np.ndarray],
+    prediction: np.ndarray,
+    reference: np.ndarray | None,
+    affine: np.ndarray,
+    task: Task,
+) -> Case:
+    """Turn, crop and window a case, and choose its slices: see ``medmap.report.overlay.save_overlay``.
+
+    Raises InputDataError when a label value is unknown.
+    """
+    turned = {name: closest_canonical(array, affine)[0] for name, array in scans.items()}
+    ours, turned_affine = closest_canonical(prediction, affine)
+    theirs = None if reference is None else closest_canonical(reference, affine)[0]
+    spacing = np.linalg.norm(turned_affine[:3, :3], axis=0)
+    seen = {name: _foreground(array) for name, array in turned.items()}
+    box = _crop(seen, ours if theirs is None else (ours != 0) | (theirs != 0), spacing)
+    ours_masks = label_masks(ours[box], task)
+    theirs_masks = None if theirs is None else label_masks(theirs[box], task)
+    position = _position(ours_masks, theirs_masks)
+    start = np.array([s.start for s in box])
+    return Case(
+        scans={name: array[box] for name, array in turned.items()},
+        windows={name: _window(turned[name], *seen[name]) for name in turned},
+        prediction=ours_masks,
+        reference=theirs_masks,
+        spacing=spacing,
+        position=position,
+        position_mm=(turned_affine @ [*(start + position), 1])[:3],
+    )
+
+
+def _thin(shape: Sequence[int]) -> tuple[slice, ...]:
+    """Every second voxel along long axes: enough to find a head and a window, at an eighth of the time."""
+    return tuple(slice(None, None, 2 if n > 64 else 1) for n in shape)
+
+
+def _foreground(array: np.ndarray) -> tuple[np.ndarray, float]:
+    """Mask of what is not background, on the thinned array, and the background's value.
+
+    The corners tell the background's value: skull-stripped scans that were z-scored have a constant that is not zero,
+    and whole faces of a slab lie inside the head.
+    """
+    thin = np.nan_to_num(np.asarray(array[_thin(array.shape)], np.float32), posinf=0.0, neginf=0.0)
+    corner = tuple(np.r_[0 : max(1, n // 16), n - max(1, n // 16) : n] for n in thin.shape)
+    empty = float(np.median(thin[np.ix_(*corner)]))
+    low, high = np.percentile(thin, (0.1, 99.9))
+    return np.abs(thin - empty) > 0.05 * max(high - low, 1e-12), empty
+
+
+def _window(array: np.ndarray, seen: np.ndarray, empty: float) -> tuple[float, float, float]:
+    """Intensities shown black and white (2nd and 99.5th percentile of the foreground), and the background's value."""
+    inside = np.asarray(array[_thin(array.shape)], np.float32)[seen]
+    inside = inside[np.isfinite(inside)]
+    low, high = np.percentile(inside, (2, 99.5)) if inside.size else (0.0, 1.0)
+    return float(low), float(max(high, low + 1e-6)), empty
+
+
+def _crop(seen: dict, labels: np.ndarray, spacing: np.ndarray) -> tuple[slice, ...]:
+    """Box around head and labels with a margin; planes with hardly any foreground are noise, not head."""
+    step = _thin(labels.shape)
+    head = np.logical_or.reduce([mask for mask, _ in seen.values()])
+    tumour = bounding_box(labels != 0)
+    box = []
+    for axis, n in enumerate(labels.shape):
+        share = head.mean(axis=tuple(a for a in range(3) if a != axis))
+        planes = np.flatnonzero(share > 0.005 * share.max()) * step[axis].step
+        ends = [planes[0], planes[-1]] if len(planes) else [0, n - 1]
+        if tumour:
+            ends += [tumour[axis].start, tumour[axis].stop - 1]
+        margin = math.ceil(_MARGIN_MM / spacing[axis])
+        box.append(slice(max(0, int(min(ends)) - margin), min(n, int(max(ends)) + margin + 1)))
+    return tuple(box)
+
+
+def _position(prediction: dict, reference: dict | None) -> tuple[int, int, int]:
+    """Voxel where the three planes cross."""
+    for masks in (reference, prediction):
+        tumour = None if masks is None else np.logical_or.reduce(list(masks.values()))
+        if tumour is not None and tumour.any():
+            areas = [tumour.sum(axis=tuple(a for a in range(3) if a != axis)) for axis in range(3)]
+            return _nearest(areas[0]), _nearest(areas[1]), int(np.argmax(areas[2]))
+    shape = next(iter(prediction.values())).shape
+    return shape[0] // 2, shape[1] // 2, shape[2] // 2
+
+
+def _nearest(areas: np.ndarray) -> int:
+    """The plane that cuts the tumour and lies nearest to the centroid, which may lie between two lesions."""
+    centroid = np.average(np.arange(len(areas)), weights=areas)
+    planes = np.flatnonzero(areas)
+    return int(planes[np.argmin(np.abs(planes - centroid))])
