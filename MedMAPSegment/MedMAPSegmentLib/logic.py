@@ -7,13 +7,13 @@ the three in a row.
 
 from __future__ import annotations
 
-import re
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from dataclasses import dataclass, replace
+from typing import Any
 
-from medmap.errors import Cancelled, InputDataError, InternalError, MedMAPError, UnavailableError, UsageError
+from medmap.checks import Finding
+from medmap.errors import Cancelled, InputDataError, InternalError, UsageError
 from medmap.task import BRATS, Task
 from medmap.volume import Volume
 
@@ -24,14 +24,6 @@ AUTO = "auto"
 DEVICES = (AUTO, "cuda", "cpu")
 
 
-class Remark(NamedTuple):
-    """Something worth saying about the inputs; same fields as ``medmap.checks.Finding``."""
-
-    level: str
-    message: str
-    remedy: str
-
-
 @dataclass(frozen=True)
 class Request:
     """Everything that a computation needs, copied out of the scene: no MRML node in here.
@@ -39,7 +31,7 @@ class Request:
     Attributes:
         volumes: modality name -> scan.
         nodeIDs: modality name -> ID of the volume node that the scan was copied from.
-        nodeNames: node ID -> name that a person knows it by.
+        nodeNames: modality name -> name of that node, for messages.
         reference: modality whose grid the result is wanted on; None leaves the choice to ``medmap``.
         device: one of ``DEVICES``.
         outputID: ID of the segmentation node to fill; None for a new one.
@@ -52,11 +44,7 @@ class Request:
     reference: str | None = None
     device: str = AUTO
     outputID: str | None = None
-    remarks: tuple[Remark, ...] = ()
-
-    def inWords(self, text: str) -> str:
-        """The text with node IDs, by which ``medmap`` knows the volumes, replaced by node names."""
-        return re.sub(r"vtkMRML\w+", lambda match: self.nodeNames.get(match[0], match[0]), text)
+    remarks: tuple[Finding, ...] = ()
 
 
 class SegmentationLogic:
@@ -65,8 +53,8 @@ class SegmentationLogic:
     Args:
         scene: vtkMRMLScene to read from and write to.
         segment: stands in for ``medmap.inference.segment``.
-        loadBundle: stands in for ``medmap.bundle.load_bundle`` of the default bundle; called once, on the thread that
-            computes, and its result kept.
+        loadBundle: stands in for loading the default bundle; called once, on the thread that computes, and its result
+            is kept.
         task: names, labels and colours.
     """
 
@@ -86,9 +74,7 @@ class SegmentationLogic:
     def problems(self, inputs: Mapping[str, Any], reference: str | None = None, outputNode=None) -> list[str]:
         """Every reason, as a sentence, why Apply cannot work; quick enough to be called after each click."""
         given = {name: node for name, node in inputs.items() if node is not None}
-        found = []
-        if not given:
-            found.append("Choose at least one volume.")
+        found = [] if given else ["Choose at least one volume."]
         slots: dict[str, list[str]] = {}
         for name, node in given.items():
             slots.setdefault(node.GetID(), []).append(name)
@@ -98,8 +84,7 @@ class SegmentationLogic:
         if reference is not None and reference not in given:
             title = self.task.modality(reference).title
             found.append(f"The result is wanted on the grid of {title}, but no {title} volume is chosen.")
-        foreign = mrml.foreignSegments(outputNode) if outputNode is not None else []
-        if foreign:
+        if outputNode is not None and mrml.foreignSegments(outputNode):
             found.append(f"'{outputNode.GetName()}' holds segments that MedMAP did not make; choose another output.")
         return found
 
@@ -134,31 +119,28 @@ class SegmentationLogic:
         return Request(
             volumes=volumes,
             nodeIDs={name: nodes[name].GetID() for name in volumes},
-            nodeNames={node.GetID(): node.GetName() for node in nodes.values()},
+            nodeNames={name: nodes[name].GetName() for name in volumes},
             reference=reference,
             device=device,
             outputID=outputNode.GetID() if outputNode is not None else None,
             remarks=remarks,
         )
 
-    def _volumes(self, nodes, reference: str | None) -> tuple[dict[str, Volume], tuple[Remark, ...]]:
+    def _volumes(self, nodes, reference: str | None) -> tuple[dict[str, Volume], tuple[Finding, ...]]:
         """Copy the volumes; constant ones count as missing, because an empty scan says nothing."""
         volumes, remarks = {}, []
         for name, node in nodes.items():
             volume = mrml.volumeFromNode(node)
-            if volume.array.min() == volume.array.max():
-                message = f"'{node.GetName()}' has the same value everywhere, so {self.task.modality(name).title} "
-                remarks.append(Remark("warning", message + "was treated as missing.", "Check the volume."))
-            else:
+            if volume.array.min() < volume.array.max():
                 volumes[name] = volume
+                continue
+            title = self.task.modality(name).title
+            message = f"{title} ('{node.GetName()}') is the same everywhere and was treated as missing."
+            if name == reference or len(nodes) == 1:
+                raise InputDataError(f"{title} ('{node.GetName()}') is the same everywhere.", "Choose another volume.")
+            remarks.append(Finding("warning", "constant", message, "Check the volume."))
         if not volumes:
-            raise InputDataError("Every chosen volume has the same value everywhere.", "Choose other volumes.")
-        if reference is not None and reference not in volumes:
-            raise InputDataError(
-                f"{self.task.modality(reference).title} is to give the result's grid, but it has the same value "
-                "everywhere.",
-                "Choose another reference.",
-            )
+            raise InputDataError("Every chosen volume is the same everywhere.", "Choose other volumes.")
         return volumes, tuple(remarks)
 
     def work(self, request: Request) -> Work:
@@ -172,21 +154,22 @@ class SegmentationLogic:
         cancelled: Callable[[], bool] | None = None,
     ):
         """Segment. Returns ``medmap.inference.Segmentation``; raises MedMAPError, ``Cancelled`` among them."""
-        report = progress or (lambda fraction, text: None)
         if self._bundle is None:
-            report(0.0, "Loading the model")
+            if progress is not None:
+                progress(0.0, "loading the model")
             self._bundle = self._loadBundle()
         try:
-            return self._segment(
+            result = self._segment(
                 request.volumes,
                 self._bundle,
                 reference=request.reference,
-                device=resolveDevice(request.device),
+                device=request.device,
                 progress=progress,
                 cancel=cancelled,
             )
         finally:
             _releaseGPU()
+        return _withRemarks(result, request.remarks)
 
     def start(self, request: Request, runner: Runner) -> Job:
         """Hand the computation to a runner; poll the job and, once it is done, ``apply`` its result."""
@@ -205,7 +188,7 @@ class SegmentationLogic:
         node = self._scene.GetNodeByID(request.nodeIDs[result.reference])
         if node is None:
             raise InputDataError(
-                f"The volume '{request.nodeNames[request.nodeIDs[result.reference]]}' was removed during the computation.",
+                f"The volume '{request.nodeNames[result.reference]}' was removed during the computation.",
                 "Choose the volumes again and press Apply.",
             )
         output = self._scene.GetNodeByID(request.outputID) if request.outputID is not None else None
@@ -222,38 +205,28 @@ class SegmentationLogic:
         """Segment and wait: for scripts. Arguments as for ``prepare``; returns the vtkMRMLSegmentationNode.
 
         Raises:
-            MedMAPError: with volumes called by their node names; the scene is unchanged then.
+            MedMAPError: the inputs, the bundle or the device will not do; the scene is unchanged then.
         """
         request = self.prepare(inputs, reference, device, outputNode)
-        job = self.start(request, InlineRunner(progress))
-        return self.apply(request, self.resultOf(job, request))
-
-    def resultOf(self, job: Job, request: Request):
-        """Result of a finished job. Raises what stopped it, with volumes called by their node names."""
-        if job.state is JobState.DONE:
-            return job.result
-        if job.state is JobState.CANCELLED:
-            raise Cancelled()
-        raise inWords(job.error or InternalError("The computation has not finished.", "Wait for it."), request)
+        return self.apply(request, resultOf(self.start(request, InlineRunner(progress))))
 
 
-def inWords(error: MedMAPError, request: Request) -> MedMAPError:
-    """The error, changed for a person's eyes: node IDs in it replaced by node names."""
-    error.cause, error.remedy = request.inWords(error.cause), request.inWords(error.remedy)
-    error.args = (f"{error.cause} {error.remedy}",)
-    return error
+def resultOf(job: Job):
+    """Result of a finished job. Raises what stopped it."""
+    if job.state is JobState.DONE:
+        return job.result
+    if job.state is JobState.CANCELLED:
+        raise Cancelled()
+    raise job.error or InternalError("The computation has not finished.", "Wait for it.")
 
 
-def resolveDevice(device: str) -> str:
-    """``auto`` becomes ``cuda`` where PyTorch sees a GPU, otherwise ``cpu``. Raises UnavailableError for a missing GPU."""
-    if device == "cpu":
-        return device
-    import torch
-
-    available = torch.cuda.is_available()
-    if device == "cuda" and not available:
-        raise UnavailableError("PyTorch finds no usable NVIDIA GPU.", "Choose 'Automatic' or 'CPU' as the device.")
-    return "cuda" if available else "cpu"
+def _withRemarks(result, remarks: tuple[Finding, ...]):
+    """The result, with what preparing had to say in front of what the computation had to say."""
+    if not remarks:
+        return result
+    plain = [{"level": r.level, "check": r.check, "message": r.message, "remedy": r.remedy} for r in remarks]
+    provenance = {**result.provenance, "findings": [*plain, *result.provenance.get("findings", [])]}
+    return replace(result, findings=(*remarks, *result.findings), provenance=provenance)
 
 
 def _segment(volumes, bundle, **options):

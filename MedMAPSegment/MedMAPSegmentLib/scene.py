@@ -12,6 +12,7 @@ import numpy as np
 import slicer
 import slicer.util
 import vtk
+from medmap.checks import replace_not_finite
 from medmap.errors import InputDataError, InternalError
 from medmap.task import Task
 from medmap.volume import Volume
@@ -31,10 +32,11 @@ def volumeFromNode(node) -> Volume:
         node: vtkMRMLScalarVolumeNode, possibly under a chain of linear transforms.
 
     Returns:
-        Volume with array [I, J, K] float32, affine = parent-to-world @ IJKToRAS, and the node's ID as name.
+        Volume with array [I, J, K] float32, affine = parent-to-world @ IJKToRAS, and the node's ID as name; a note when
+        voxels that are NaN or infinite were replaced, as reading a file does.
 
     Raises:
-        InputDataError: no voxels, several values per voxel, or a non-linear parent transform.
+        InputDataError: no voxels, several values per voxel, too many that are no numbers, or a non-linear transform.
     """
     if shapeOf(node) is None:
         raise InputDataError(f"The volume '{node.GetName()}' has no voxels.", "Choose another volume.")
@@ -45,7 +47,8 @@ def volumeFromNode(node) -> Volume:
         )
     kji = slicer.util.arrayFromVolume(node)
     ijk = np.array(kji.transpose(2, 1, 0), dtype=np.float32, order="C", copy=True)
-    return Volume(ijk, _parentToWorld(node) @ _ijkToRAS(node), name=node.GetID())
+    ijk, notes = replace_not_finite(ijk, node.GetName())
+    return Volume(ijk, _parentToWorld(node) @ _ijkToRAS(node), name=node.GetID(), notes=notes)
 
 
 def shapeOf(node) -> tuple[int, int, int] | None:

@@ -14,6 +14,7 @@ from typing import Literal
 
 import numpy as np
 
+from medmap.brain import background_value, foreground
 from medmap.errors import InputDataError, UsageError
 from medmap.task import Task
 from medmap.volume import Grid, Volume
@@ -30,6 +31,10 @@ BRAIN_ML = (300.0, 2200.0)
 """Plausible brain with its CSF, after skull-stripping; adults lie between 1000 and 1900 ml."""
 LEAST_BACKGROUND = 0.10
 """A skull-stripped scan has more background: a tight box about a brain has 45 %, about a slab of one 20 %."""
+LEAST_CONTRAST = 1e-6
+"""Range of intensities, relative to their size, that float32 can just tell from none."""
+FEW_VALUES = 16
+"""Scans have hundreds of different values, label maps a handful."""
 SAME_GRID_VOXELS = 0.1
 """Grids that agree this well at every corner count as one."""
 OVERLAP = (0.10, 0.85)
@@ -55,57 +60,6 @@ class Finding:
     check: str
     message: str
     remedy: str = ""
-
-
-def background_value(array: np.ndarray) -> float | None:
-    """The constant around a skull-stripped brain: 0 mostly, something else after a z-score; None if there is none.
-
-    It is the most frequent exact value on the six faces of the volume, if it makes up 5 % of them and is three times
-    as frequent as any other value (else it may be quantised noise in air).
-
-    Args:
-        array: [I, J, K] intensities; NaN and Inf are left out.
-    """
-    return _dominant(_faces(array), least=0.05)
-
-
-def foreground(array: np.ndarray) -> tuple[np.ndarray, float]:
-    """What is brain in a skull-stripped scan: finite voxels that differ from the background.
-
-    Without a constant background (``background_value`` is None) the smallest value takes its place, so that nearly
-    everything is foreground. A second constant that covers most of the faces of what is left is background, too:
-    scans that were normalised first and padded afterwards. The result moves with the voxels under flips and
-    permutations of the axes; the cost is a few passes over the array.
-
-    Args:
-        array: [I, J, K] intensities.
-
-    Returns:
-        [I, J, K] bool mask, and the background value (the outer one if there are two; 0 for an array without any
-        finite voxel).
-    """
-    background = background_value(array)
-    finite = np.isfinite(array)
-    if background is None:
-        background = float(array.min(where=finite, initial=np.inf)) if finite.any() else 0.0
-        return finite & (array != background), background
-    mask = finite & (array != array.dtype.type(background))
-    box = bounding_box(mask)
-    if box is not None:
-        inner = _dominant(_faces(array[box]), least=0.5)
-        if inner is not None and inner != background:
-            mask &= array != array.dtype.type(inner)
-    return mask, background
-
-
-def bounding_box(mask: np.ndarray) -> tuple[slice, slice, slice] | None:
-    """Smallest box [I, J, K] of slices around the True voxels of a mask; None when there are none."""
-    rows = mask.any(axis=2)
-    profiles = (rows.any(axis=1), rows.any(axis=0), mask.any(axis=(0, 1)))
-    if not profiles[0].any():
-        return None
-    ends = [np.flatnonzero(profile)[[0, -1]] for profile in profiles]
-    return tuple(slice(int(first), int(last) + 1) for first, last in ends)
 
 
 def replace_not_finite(array: np.ndarray, name: str) -> tuple[np.ndarray, tuple[Finding, ...]]:
@@ -170,10 +124,6 @@ class _Scan(Volume):
         return foreground(self.array)[0]
 
     @cached_property
-    def box(self) -> tuple[slice, slice, slice]:
-        return bounding_box(self.brain) or (slice(0, 0),) * 3
-
-    @cached_property
     def brain_ml(self) -> float:
         return float(np.count_nonzero(self.brain)) * self.grid.voxel_ml
 
@@ -200,12 +150,25 @@ def usable(volumes: dict[str, Volume], task: Task) -> Iterable[Finding]:
 
 
 def contrast(volumes: dict[str, Volume], task: Task) -> Iterable[Finding]:
-    """Refuse a scan that is one value everywhere, or has nothing but background."""
+    """Refuse a scan that is one value everywhere, or one value and background."""
     for name, volume in volumes.items():
         low, high = float(volume.array.min()), float(volume.array.max())
-        if high - low <= 1e-6 * max(abs(low), abs(high)) or not _scan(volume).brain.any():
+        if high - low <= LEAST_CONTRAST * max(abs(low), abs(high)):
             raise InputDataError(f"{name} has no contrast: every voxel is {low:g}.", "Leave this modality out.")
+        values = volume.array[_scan(volume).brain]
+        if not values.size or values.min() == values.max():
+            raise InputDataError(f"{name} has no contrast within the brain.", "Leave this modality out.")
     return ()
+
+
+def label_map(volumes: dict[str, Volume], task: Task) -> Iterator[Finding]:
+    """Warn when a scan has so few different values that it may be a segmentation."""
+    for name, volume in volumes.items():
+        values = volume.array[_scan(volume).brain]
+        count = np.unique(values[:: max(1, values.size // 20000)]).size
+        if count <= FEW_VALUES and values.size > 10 * FEW_VALUES:
+            message = f"{name} has only {count} different values: is it a label map?"
+            yield Finding("warning", "label-map", message, "Give the scan itself.")
 
 
 def same_image(volumes: dict[str, Volume], task: Task) -> Iterable[Finding]:
@@ -217,18 +180,17 @@ def same_image(volumes: dict[str, Volume], task: Task) -> Iterable[Finding]:
 
 
 def skull_strip(volumes: dict[str, Volume], task: Task) -> Iterator[Finding]:
-    """Warn when a scan does not look skull-stripped: hardly any exact background, or more than a brain can be."""
-    remedy = "Skull-strip all scans first: the model knows brains only."
+    """Warn when a scan does not look skull-stripped: hardly any exact background, or more than a brain can be.
+
+    A head is told by its volume only if the air around it is exactly 0; a thin slab of one passes.
+    """
     for name, volume in volumes.items():
-        scan = _scan(volume)
-        share = 1.0 - np.count_nonzero(scan.brain) / scan.brain.size
-        if share < LEAST_BACKGROUND:
-            seen = f"only {share:.0%} of its voxels are exact background; a skull-stripped scan has more than 30 %"
-        elif scan.brain_ml > BRAIN_ML[1]:
-            seen = f"{scan.brain_ml / 1000:.1f} litres are not background; a brain has at most 2.2"
-        else:
-            continue
-        yield Finding("warning", "skull-strip", f"{name} does not look skull-stripped: {seen}.", remedy)
+        seen = _more_than_brain(_scan(volume))
+        if seen:
+            message = f"{name} does not look skull-stripped: {seen}."
+            yield Finding(
+                "warning", "skull-strip", message, "Skull-strip all scans first: the model knows brains only."
+            )
 
 
 def brain_volume(volumes: dict[str, Volume], task: Task) -> Iterator[Finding]:
@@ -300,6 +262,7 @@ CHECKS: tuple[Check, ...] = (
     usable,
     contrast,
     same_image,
+    label_map,
     overlap,
     grids,
     skull_strip,
@@ -331,20 +294,6 @@ def check_inputs(volumes: dict[str, Volume], task: Task) -> tuple[Finding, ...]:
     return (*notes, *(finding for check in CHECKS for finding in check(ordered, task)))
 
 
-def _faces(array: np.ndarray) -> np.ndarray:
-    return np.concatenate([np.take(array, end, axis).ravel() for axis in range(3) for end in (0, -1)])
-
-
-def _dominant(values: np.ndarray, least: float) -> float | None:
-    values = values[np.isfinite(values)]
-    if not values.size:
-        return None
-    distinct, counts = np.unique(values, return_counts=True)
-    top = int(counts.argmax())
-    runner_up = np.delete(counts, top).max(initial=0)
-    return float(distinct[top]) if counts[top] >= max(least * values.size, 3 * runner_up) else None
-
-
 def _overlap(a: _Scan, b: _Scan) -> float:
     """Share of the smaller brain's voxels that lie inside the other brain, from about 20 000 of them."""
     small, large = (a, b) if a.brain_ml <= b.brain_ml else (b, a)
@@ -356,8 +305,19 @@ def _overlap(a: _Scan, b: _Scan) -> float:
     return float(np.count_nonzero(large.brain[tuple(other.T)])) / len(ijk)
 
 
+def _more_than_brain(scan: _Scan) -> str:
+    share = 1.0 - np.count_nonzero(scan.brain) / scan.brain.size
+    if share < LEAST_BACKGROUND:
+        return f"only {share:.0%} of its voxels are exact background; a skull-stripped scan has more than 30 %"
+    if scan.brain_ml > BRAIN_ML[1]:
+        return f"{scan.brain_ml / 1000:.1f} litres are not background; a brain has at most {BRAIN_ML[1] / 1000}"
+    return ""
+
+
 def _cut_faces(scan: _Scan) -> tuple[str, ...]:
-    """Anatomical names of the faces at which the brain is cut off."""
+    """Anatomical names of the faces at which the brain is cut off; none if the foreground is no brain alone."""
+    if _more_than_brain(scan):
+        return ()
     found = []
     for axis in range(3):
         profile = np.count_nonzero(scan.brain, axis=tuple(a for a in range(3) if a != axis))

@@ -92,3 +92,18 @@ def _average(image: Tensor, source: Grid, target: Grid) -> tuple[Tensor, Grid]:
     affine[:3, :3] = source.affine[:3, :3] * factors
     affine[:3, 3] += source.affine[:3, :3] @ ((np.array(factors) - 1) / 2)
     return pooled, Grid(tuple(pooled.shape[1:]), affine)
+
+
+def sample_labels(labels: np.ndarray, source: Grid, target: Grid) -> np.ndarray:
+    """Nearest-voxel resampling of an [I, J, K] integer array; 0 outside."""
+    matrix = np.linalg.inv(source.affine) @ target.affine
+    result = np.zeros(target.shape, labels.dtype)
+    j, k = np.meshgrid(np.arange(target.shape[1]), np.arange(target.shape[2]), indexing="ij")
+    for i in range(target.shape[0]):
+        ijk = np.stack([np.full(j.size, i), j.ravel(), k.ravel()])
+        index = np.round(matrix[:3, :3] @ ijk + matrix[:3, 3:]).astype(int)
+        inside = ((index >= 0) & (index < np.array(source.shape)[:, None])).all(0)
+        plane = np.zeros(j.size, labels.dtype)
+        plane[inside] = labels[tuple(index[:, inside])]
+        result[i] = plane.reshape(j.shape)
+    return result

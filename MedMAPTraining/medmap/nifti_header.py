@@ -28,17 +28,17 @@ MOST_VOXELS = 2**29
 _CHUNK = 1 << 18
 _DEFLATE_AT_MOST = 1040  # no deflate stream expands farther (1032, and gzip's frame)
 
-_NAMES = "dim datatype pixdim offset slope inter units qcode scode quat qoff srow".split()
+_NAMES = ["dim", "datatype", "pixdim", "offset", "slope", "inter", "units", "qcode", "scode", "quat", "qoff", "srow"]
 _FIELDS = {
     348: {
         "names": _NAMES,
-        "formats": "(8,)i2 i2 (8,)f4 f4 f4 f4 u1 i2 i2 (3,)f4 (3,)f4 (3,4)f4".split(),
+        "formats": ["(8,)i2", "i2", "(8,)f4", "f4", "f4", "f4", "u1", "i2", "i2", "(3,)f4", "(3,)f4", "(3,4)f4"],
         "offsets": [40, 70, 76, 108, 112, 116, 123, 252, 254, 256, 268, 280],
         "itemsize": 348,
     },
     540: {
         "names": _NAMES,
-        "formats": "(8,)i8 i2 (8,)f8 i8 f8 f8 i4 i4 i4 (3,)f8 (3,)f8 (3,4)f8".split(),
+        "formats": ["(8,)i8", "i2", "(8,)f8", "i8", "f8", "f8", "i4", "i4", "i4", "(3,)f8", "(3,)f8", "(3,4)f8"],
         "offsets": [16, 12, 104, 168, 176, 184, 500, 344, 348, 352, 376, 400],
         "itemsize": 540,
     },
@@ -230,9 +230,7 @@ def _dims(dim: np.ndarray, label: str) -> tuple[int, ...]:
             f"{label} holds {frames} frames ({shown}).", "Split it and give the one that is meant: MedMAP chooses none."
         )
     if len(dims) < 3 or min(dims[:3]) < 2:
-        raise InputDataError(
-            f"{label} is a single slice ({shown}): MedMAP needs a 3-D volume.", "Give the whole scan."
-        )
+        raise InputDataError(f"{label} is a single slice ({shown}): MedMAP needs a 3-D volume.", "Give the whole scan.")
     if math.prod(dims) > MOST_VOXELS:
         raise InputDataError(
             f"{label} claims to be {shown} voxels large; MedMAP reads up to {MOST_VOXELS}.",
@@ -275,7 +273,7 @@ def _opened(path: str | os.PathLike, label: str) -> Iterator[tuple[BinaryIO, int
         size = os.fstat(file.fileno()).st_size
         if size == 0:
             raise InputDataError(f"{label} is empty (0 bytes).", "Copy or export it again.")
-        compressed = file.read(2) == b"\x1f\x8b"
+        compressed = _upto(file, bytearray(), 2, label) == b"\x1f\x8b"
         file.seek(0)
         named_so = path.name.lower().endswith(".gz")
         if compressed != named_so:

@@ -15,7 +15,7 @@ from torch import nn
 from medmap.bundle import InferenceSpec, NetworkSpec, save_bundle
 from medmap.checkpoint import load_checkpoint, save_checkpoint
 from medmap.dataset import Augmentation, Batch, PatchSampler
-from medmap.errors import BundleError, InternalError, UsageError
+from medmap.errors import BundleError, InternalError, MissingInputError, UsageError
 from medmap.files import make_folder, write_json
 from medmap.inference import resolve_device
 from medmap.missingness import PROTOCOLS
@@ -64,6 +64,24 @@ class Recipe:
     def digest(self) -> str:
         """Hash of the recipe, by which a resumed run knows that it is the same one."""
         return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()
+
+
+    @staticmethod
+    def read(path: str | Path) -> Recipe:
+        """A recipe from a JSON file with these fields. Raises MissingInputError or BundleError."""
+        try:
+            data = json.loads(Path(path).read_text(encoding="utf-8"))
+            nested = {"augmentation": Augmentation, "preprocess": PreprocessSpec}
+            data = {key: nested[key](**_tuples(value)) if key in nested else value for key, value in data.items()}
+            return Recipe(**_tuples(data))
+        except FileNotFoundError:
+            raise MissingInputError(f"There is no recipe {Path(path).name}.", "Check the path.") from None
+        except (ValueError, TypeError) as error:
+            raise BundleError(f"The recipe {Path(path).name} is not understood ({error}).", "Correct it.") from error
+
+
+def _tuples(data: dict) -> dict:
+    return {key: tuple(value) if isinstance(value, list) else value for key, value in data.items()}
 
 
 Report = Callable[[int, dict], None]

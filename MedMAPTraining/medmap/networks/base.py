@@ -21,12 +21,14 @@ class Output:
     Attributes:
         logits: [B, classes, *S].
         taps: inner tensors that were asked for, by the fixed names of ``Backbone.provides``.
-        aux: further predictions that only training uses, finest first, each [B, classes, *S_l].
+        aux: further predictions that only training uses: ``deep`` (deep supervision, finest first, each
+            [B, classes, *S_l]) and ``separate`` (one a modality, in task order, [B, classes, *S], None where it was
+            not encoded; meaningless for samples without it).
     """
 
     logits: Tensor
     taps: dict[str, Tensor] = field(default_factory=dict)
-    aux: list[Tensor] = field(default_factory=list)
+    aux: dict[str, list[Tensor | None]] = field(default_factory=dict)
 
 
 class Backbone(nn.Module):

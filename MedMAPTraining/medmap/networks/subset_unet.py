@@ -118,4 +118,4 @@ class SubsetUNet(Backbone):
             "decoder": x,
             "deep": deep,
         }
-        return Output(logits, {name: taps[name] for name in want}, deep)
+        return Output(logits, {name: taps[name] for name in want}, {"deep": deep} if self.training else {})

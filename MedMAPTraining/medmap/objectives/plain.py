@@ -30,7 +30,7 @@ class Plain(Objective):
         output = self.backbone(batch.image, batch.present, known=known)
         label = batch.label[:, None]
         losses = {"segmentation": self.loss(output.logits.float(), label)}
-        for level, logits in enumerate(output.aux, 1):
+        for level, logits in enumerate(output.aux.get("deep", []), 1):
             target = interpolate(label.float(), size=logits.shape[2:], mode="nearest")
             losses[f"deep{level}"] = self.loss(logits.float(), target) * 0.5**level
         yield "main", losses

@@ -29,6 +29,7 @@ AGREE, ONLY_PREDICTION, ONLY_REFERENCE = (64, 190, 110), (255, 64, 170), (60, 12
 _PAGE, _CELL = (22, 24, 28), (0, 0, 0)
 # In pixels: width of the page, height of all rows, width of a cell, height of a cell.
 _MIN_WIDTH, _MAX_WIDTH, _MAX_ROWS, _MAX_CELL, _MIN_CELL = 1000, 1600, 1200, 520, 72
+_HALO = [withStroke(linewidth=2.5, foreground="black")]
 _FILL, _DIM, _FINE = 0.5, 0.8, 3  # share of colour in a fill; brightness under overlays; drawing grid per pixel
 
 
@@ -238,7 +239,7 @@ def _draw(case: Case, task: Task, notes: _Notes) -> Page:
     columns = [*case.scans, "prediction", *(("reference", "agreement") if case.reference is not None else ())]
     layout = _layout(case, len(columns))
     warnings = [task.modality(n).warning_if_absent for n in notes.absent if task.modality(n).warning_if_absent]
-    page = Page(np.full((layout.bottom + 178 + 24 * len(warnings), layout.width, 3), _PAGE, np.uint8))
+    page = Page(np.full((layout.bottom + 184 + 24 * len(warnings), layout.width, 3), _PAGE, np.uint8))
     _header(page, layout, list(case.scans), task, notes)
     for number, column in enumerate(columns):
         _column_title(page, layout, number, column, task)
@@ -249,7 +250,16 @@ def _draw(case: Case, task: Task, notes: _Notes) -> Page:
     if not any(mask.any() for mask in case.prediction.values()):
         x, y = layout.corner(len(case.scans), 0)
         middle = x + layout.cell_width / 2
-        page.text(middle, y + layout.cell_heights[0] - 34, "No tumour found", 12, AMBER, weight="bold", ha="center")
+        page.text(
+            middle,
+            y + layout.cell_heights[0] - 34,
+            "No tumour found",
+            13,
+            AMBER,
+            weight="bold",
+            ha="center",
+            path_effects=_HALO,
+        )
     _legend(page, layout, case.reference is not None, task, notes)
     for number, words in enumerate(warnings):
         page.text(layout.left, layout.bottom + 146 + 24 * number, words, 11, AMBER)
@@ -289,11 +299,10 @@ def _place(page: Page, layout: _Layout, column: int, row: int, panel: np.ndarray
 
 
 def _letters(page: Page, layout: _Layout, column: int, row: int) -> None:
-    halo = [withStroke(linewidth=2.5, foreground="black")]
     (x, y), width, height = layout.corner(column, row), layout.cell_width, layout.cell_heights[row]
     places = ((11, height / 2), (width - 11, height / 2), (width / 2, 11), (width / 2, height - 11))
     for letter, (across, down) in zip(PLANES[row].letters, places, strict=True):
-        page.text(x + across, y + down, letter, 10, WHITE, ha="center", path_effects=halo)
+        page.text(x + across, y + down, letter, 10, WHITE, ha="center", path_effects=_HALO)
 
 
 def _row_titles(page: Page, layout: _Layout, case: Case) -> None:
