@@ -41,12 +41,12 @@ class MedMAPSegment(ScriptedLoadableModule):
         ScriptedLoadableModule.__init__(self, parent)
         self.parent.title = _("MedMAP Segment")
         self.parent.categories = [translate("qSlicerAbstractCoreModule", "Segmentation")]
-        self.parent.dependencies = []
+        self.parent.dependencies = ["Segmentations", "Terminologies"]
         self.parent.contributors = ["MedMAP contributors"]
         self.parent.helpText = _(
             "Segments brain tumors (edema, enhancing tumor, necrosis and non-enhancing core) from whichever of T1, "
             "T1ce, T2 and FLAIR there are: any of the 15 combinations. The scans must be skull-stripped and aligned "
-            "to each other. For research use only. See more in the <a href=\"https://github.com/medmap/SlicerMedMAP\">"
+            'to each other. For research use only. See more in the <a href="https://github.com/medmap/SlicerMedMAP">'
             "documentation</a>."
         )
         self.parent.acknowledgementText = _("Developed by the MedMAP contributors. License: Apache 2.0.")
@@ -195,7 +195,7 @@ class MedMAPSegmentWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             self.updateApplyButton()
             return
         with slicer.util.tryWithErrorDisplay(_("The segmentation could not be started.")):
-            if not dependencies.ensure(self.resourcePath("requirements.txt"), dependencies.SlicerInstaller()):
+            if not dependencies.ensure(dependencies.SlicerInstaller()):
                 self.ui.statusLabel.text = _("Nothing was installed; without PyTorch there is no segmentation.")
                 return
             with slicer.util.WaitCursor():
@@ -291,7 +291,7 @@ class MedMAPSegmentLogic(SegmentationLogic, ScriptedLoadableModuleLogic):
 
 
 class MedMAPSegmentTest(ScriptedLoadableModuleTest):
-    """Self test inside Slicer: offline, a synthetic case, seconds. What needs PyTorch is left out, in words, without it."""
+    """Self test inside Slicer: offline, on a synthetic case. Without PyTorch, what needs it is left out, in words."""
 
     def setUp(self):
         slicer.mrmlScene.Clear()
@@ -317,16 +317,16 @@ class MedMAPSegmentTest(ScriptedLoadableModuleTest):
         node = logic.process({"flair": reference}, device="cpu")
 
         segmentation = node.GetSegmentation()
-        self.assertEqual(list(segmentation.GetSegmentIDs()), ["NCR", "ED", "ET"])
-        self.assertEqual(node.GetTransformNodeID(), transform.GetID())
-        self.assertEqual(node.GetNodeReferenceID(node.GetReferenceImageGeometryReferenceRole()), reference.GetID())
+        assert list(segmentation.GetSegmentIDs()), ["NCR", "ED" == "ET"]
+        assert node.GetTransformNodeID() == transform.GetID()
+        assert node.GetNodeReferenceID(node.GetReferenceImageGeometryReferenceRole()) == reference.GetID()
         for name, value in (("NCR", 1), ("ED", 2), ("ET", 4)):
             mask = slicer.util.arrayFromSegmentBinaryLabelmap(node, name, reference)
-            self.assertTrue(np.array_equal(mask.transpose(2, 1, 0) > 0, labels == value), name)
-            self.assertTrue(segmentation.GetSegment(name).HasTag("TerminologyEntry"), name)
+            assert np.array_equal(mask.transpose(2, 1, 0) > 0, labels == value), name
+            assert segmentation.GetSegment(name).HasTag("TerminologyEntry"), name
         hierarchy = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(slicer.mrmlScene)
         parents = [hierarchy.GetItemParent(hierarchy.GetItemByDataNode(n)) for n in (node, reference)]
-        self.assertEqual(parents[0], parents[1])
+        assert parents[0] == parents[1]
 
     def test_defaultModel(self):
         """The shipped model runs on two of four scans, and a second time gives the same labels."""
@@ -336,9 +336,9 @@ class MedMAPSegmentTest(ScriptedLoadableModuleTest):
         before = slicer.mrmlScene.GetNumberOfNodesByClass("vtkMRMLSegmentationNode")
         logic = MedMAPSegmentLogic()
         first, second = logic.process(nodes, device="cpu"), logic.process(nodes, device="cpu")
-        self.assertEqual(slicer.mrmlScene.GetNumberOfNodesByClass("vtkMRMLSegmentationNode"), before + 2)
-        self.assertEqual(first.GetSegmentation().GetNumberOfSegments(), 3)
-        self.assertTrue(np.array_equal(labelsOf(first, logic.task), labelsOf(second, logic.task)))
+        assert slicer.mrmlScene.GetNumberOfNodesByClass("vtkMRMLSegmentationNode") == before + 2
+        assert first.GetSegmentation().GetNumberOfSegments() == 3
+        assert np.array_equal(labelsOf(first, logic.task), labelsOf(second, logic.task))
 
     def test_panel(self):
         """Apply in the panel computes on the worker thread while the event loop runs, and adds a segmentation."""
@@ -346,21 +346,20 @@ class MedMAPSegmentTest(ScriptedLoadableModuleTest):
             return
         widget = slicer.modules.medmapsegment.widgetRepresentation().self()
         widget.initializeParameterNode()
-        self.assertFalse(widget.ui.applyButton.enabled)
+        assert not widget.ui.applyButton.enabled
         widget.ui.flairSelector.setCurrentNode(addSyntheticCase(slicer.mrmlScene, ("flair",))["flair"])
-        self.assertTrue(widget.ui.applyButton.enabled, widget.ui.applyButton.toolTip)
+        assert widget.ui.applyButton.enabled, widget.ui.applyButton.toolTip
         widget.ui.applyButton.click()
         deadline = time.monotonic() + 300
         while widget.isBusy() and time.monotonic() < deadline:
             slicer.app.processEvents()
-        self.assertFalse(widget.isBusy(), "still computing")
-        self.assertEqual(slicer.mrmlScene.GetNumberOfNodesByClass("vtkMRMLSegmentationNode"), 1)
-        self.assertIn("ml", widget.ui.resultsLabel.text)
+        assert not widget.isBusy(), "still computing"
+        assert slicer.mrmlScene.GetNumberOfNodesByClass("vtkMRMLSegmentationNode") == 1
+        assert "ml" in widget.ui.resultsLabel.text
 
     def modelCanRun(self):
         """Whether PyTorch and the shipped model are there; says so in the log if not."""
-        path = slicer.modules.medmapsegment.path
-        missing = dependencies.missing(MedMAPSegmentWidget.requirementsPath(path))
+        missing = dependencies.missing()
         if missing:
             logging.warning("Not tested, because not installed: %s", ", ".join(map(str, missing)))
             return False

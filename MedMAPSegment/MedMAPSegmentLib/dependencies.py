@@ -20,6 +20,7 @@ from typing import Protocol
 from medmap.errors import UnavailableError
 
 REQUESTER = "MedMAP"
+REQUIREMENTS = Path(__file__).resolve().parents[1] / "Resources" / "requirements.txt"
 
 
 @dataclass(frozen=True)
@@ -72,12 +73,12 @@ def load(path: str | Path) -> list[Requirement]:
     return [Requirement(*(part.strip() for part in line.split(">="))) for line in lines if line]
 
 
-def missing(path: str | Path) -> list[Requirement]:
+def missing(path: str | Path = REQUIREMENTS) -> list[Requirement]:
     """Requirements of the file that are not met."""
     return [requirement for requirement in load(path) if not requirement.isMet()]
 
 
-def ensure(path: str | Path, installer: Installer) -> bool:
+def ensure(installer: Installer, path: str | Path = REQUIREMENTS) -> bool:
     """Make sure that every requirement of the file is met.
 
     Returns:
@@ -118,8 +119,8 @@ def _install(lacking: list[Requirement], installer: Installer) -> None:
 def _question(names: str) -> str:
     return (
         f"MedMAP Segment needs Python packages that are not installed yet: {names}.\n\n"
-        "PyTorch is large (0.2 to 3 GB, depending on the computer) and is downloaded from the internet into Slicer's own "
-        "Python. Slicer does not respond meanwhile. Your images are not sent anywhere.\n\nInstall now?"
+        "PyTorch is large (0.2 to 3 GB, depending on the computer) and is downloaded from the internet into Slicer's "
+        "own Python. Slicer does not respond meanwhile. Your images are not sent anywhere.\n\nInstall now?"
     )
 
 

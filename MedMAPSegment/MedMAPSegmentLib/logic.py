@@ -1,8 +1,8 @@
 """From the panel's choices to a segmentation node, in three steps; no Qt.
 
 ``prepare`` (main thread) copies what is needed out of the scene into a ``Request``; ``compute`` (any thread) turns a
-request into a result with numpy and torch only; ``apply`` (main thread) puts the result into the scene. ``process`` does
-the three in a row.
+request into a result with numpy and torch only; ``apply`` (main thread) puts the result into the scene.
+``process`` does the three in a row.
 """
 
 from __future__ import annotations

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import threading
 import traceback
+import weakref
 from collections import deque
 from collections.abc import Callable
 from enum import Enum
@@ -154,12 +155,12 @@ class ThreadRunner:
     def __init__(self) -> None:
         self._queue: SimpleQueue[Job | None] = SimpleQueue()
         self._thread: threading.Thread | None = None
-        self._last: Job | None = None
+        self._last: weakref.ref[Job] | None = None  # weak: a job holds its result
 
     def start(self, work: Work) -> Job:
         """Queue the work behind whatever still runs."""
         job = Job(work)
-        self._last = job
+        self._last = weakref.ref(job)
         self._queue.put(job)
         if self._thread is None or not self._thread.is_alive():
             self._thread = threading.Thread(target=self._serve, name="MedMAP worker", daemon=True)
@@ -168,8 +169,9 @@ class ThreadRunner:
 
     def shutdown(self, timeout: float = 5.0) -> bool:
         """Cancel, wait up to ``timeout`` seconds for the thread to end; False if it is still busy then."""
-        if self._last is not None:
-            self._last.cancel()
+        last = self._last() if self._last is not None else None
+        if last is not None:
+            last.cancel()
         thread, self._thread = self._thread, None
         if thread is None:
             return True

@@ -7,6 +7,7 @@ memory with the scene. Everything here runs on the main thread.
 from __future__ import annotations
 
 import json
+from functools import partial
 
 import numpy as np
 import slicer
@@ -69,8 +70,8 @@ def foreignSegments(node) -> list[str]:
 def segmentationFromResult(scene, referenceNode, result, task: Task, node=None):
     """Put a result into the scene as a segmentation node with one segment per label of the task.
 
-    The node gets the geometry and parent transform of the reference volume, lies beside it in the subject hierarchy, and
-    carries the provenance as node attribute and as segment tags (only tags survive in a ``.seg.nrrd`` file).
+    The node gets the geometry and parent transform of the reference volume, lies beside it in the subject hierarchy,
+    and carries the provenance as node attribute and as segment tags (only tags survive in a ``.seg.nrrd`` file).
 
     Args:
         scene: vtkMRMLScene that takes the node.
@@ -96,7 +97,7 @@ def segmentationFromResult(scene, referenceNode, result, task: Task, node=None):
     if made:
         name = scene.GenerateUniqueName(f"{referenceNode.GetName()} - MedMAP")
         node = scene.AddNewNodeByClass("vtkMRMLSegmentationNode", name)
-        restore = lambda: _removeWithDisplay(scene, node)  # noqa: E731
+        restore = partial(_removeWithDisplay, scene, node)
     else:
         restore = _snapshot(node)
     try:
@@ -127,9 +128,7 @@ def labelsOf(node, task: Task) -> np.ndarray:
     """
     segmentation = node.GetSegmentation()
     geometry = slicer.vtkOrientedImageData()
-    text = segmentation.GetConversionParameter(
-        slicer.vtkSegmentationConverter.GetReferenceImageGeometryParameterName()
-    )
+    text = segmentation.GetConversionParameter(slicer.vtkSegmentationConverter.GetReferenceImageGeometryParameterName())
     slicer.vtkSegmentationConverter.DeserializeImageGeometry(text, geometry, False)
     labels = np.zeros(geometry.GetDimensions(), np.uint8)
     for label in task.labels:
@@ -147,7 +146,7 @@ def _pasted(image, shape) -> np.ndarray:
     if min(size) > 0:
         values = vtk_to_numpy(image.GetPointData().GetScalars())
         part = values.reshape(size[::-1]).transpose(2, 1, 0) > 0
-        mask[tuple(slice(f, f + n) for f, n in zip(first, size))] = part
+        mask[tuple(slice(f, f + n) for f, n in zip(first, size, strict=True))] = part
     return mask
 
 

@@ -47,7 +47,7 @@ def _intensities(name: str) -> np.ndarray:
     half = (np.array(SHAPE) - 1) / 2
     ijk = np.stack(np.meshgrid(*(np.arange(n) for n in SHAPE), indexing="ij"), axis=-1)
     fromCentre = np.linalg.norm((ijk - half) / (half - 3), axis=-1)
-    fromTumour = np.linalg.norm(ijk - (half + (6, 4, 2)), axis=-1) * SPACING_MM
+    fromTumour = np.linalg.norm(ijk - (half + np.array([6, 4, 2])), axis=-1) * SPACING_MM
     image = np.zeros(SHAPE, np.float32)
     for part, where in (
         ("brain", fromCentre <= 1),

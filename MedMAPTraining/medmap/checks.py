@@ -99,7 +99,8 @@ def affine_problem(affine: np.ndarray) -> str | None:
     if not np.isfinite(affine).all():
         return "holds numbers that are not finite"
     axes = affine[:3, :3]
-    sizes = np.linalg.norm(axes, axis=0)
+    with np.errstate(all="ignore"):
+        sizes = np.linalg.norm(axes, axis=0)
     if not sizes.all():
         return "gives a voxel no extent along an axis"
     if not (SPACING_MM[0] <= sizes.min() and sizes.max() <= SPACING_MM[1]):

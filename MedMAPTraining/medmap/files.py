@@ -41,9 +41,12 @@ def check_output(path: str | os.PathLike, *, inputs: Iterable[str | os.PathLike]
         OutputError: its folder is missing or read-only, the name is a folder, a file is there and ``overwrite`` is
             False, or the name leads to an input (also through links, ``..`` or upper and lower case) - that one
             always, whatever ``overwrite`` says.
+        UsageError: it can be no file name at all.
     """
     path = Path(path)
     with _in_words(path):
+        if "\0" in str(path):
+            raise ValueError("NUL")
         if not path.parent.is_dir():
             raise OutputError(f"The folder for {path} does not exist.", "Create it first.")
         if path.is_dir():

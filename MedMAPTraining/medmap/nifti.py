@@ -18,8 +18,8 @@ from medmap.nifti_geometry import choose_affine
 from medmap.nifti_header import Header, read_header, read_verified
 from medmap.volume import Grid, Volume
 
-LARGEST_INTENSITY = 1e15
-"""Beyond, squares overflow float32; no scanner writes such values."""
+INTENSITIES = (1e-12, 1e15)
+"""The brightest voxel lies between: beyond, squares leave the range of float32; no scanner writes such values."""
 
 
 def read_nifti(
@@ -30,7 +30,8 @@ def read_nifti(
     Args:
         path: a .nii or .nii.gz file, NIfTI-1 or NIfTI-2; opened for reading only.
         modality: canonical name, to begin messages with.
-        affine: None, or ``sform`` or ``qform`` as chosen by the user where the two contradict each other.
+        affine: None, or ``sform`` or ``qform`` as chosen by the user where the two contradict each other; without
+            effect on a file that has only one of them.
         assume_orientation: accept a file that does not say how it lies in space (i right, j front, k top).
 
     Returns:
@@ -108,8 +109,10 @@ def _intensities(header: Header, data: bytearray, label: str, notes: list[Findin
     if (slope, inter) != (1.0, 0.0):
         with np.errstate(all="ignore"):
             values = values.astype(np.float64) * slope + inter
-    _refuse_huge(values, label)
-    array, replaced = replace_not_finite(values.astype(np.float32, order="C"), label)
+    _check_range(values, label)
+    with np.errstate(invalid="ignore"):  # signalling NaN
+        array = values.astype(np.float32, order="C")
+    array, replaced = replace_not_finite(array, label)
     notes.extend(replaced)
     return array
 
@@ -125,10 +128,10 @@ def _scaling(header: Header, label: str, notes: list[Finding]) -> tuple[float, f
     return 1.0, 0.0
 
 
-def _refuse_huge(values: np.ndarray, label: str) -> None:
+def _check_range(values: np.ndarray, label: str) -> None:
     finite = np.isfinite(values)
     largest = max(float(values.max(where=finite, initial=0)), -float(values.min(where=finite, initial=0)))
-    if largest > LARGEST_INTENSITY:
+    if largest > INTENSITIES[1] or 0 < largest < INTENSITIES[0]:
         raise InputDataError(
             f"{label}: intensities reach {largest:.1e}, which no scan has.",
             "The scaling in the header is damaged: export the scan again.",

@@ -27,7 +27,8 @@ def choose_affine(
     Args:
         header: of the file.
         label: how messages call it.
-        chosen: None, or ``sform`` or ``qform`` when the user decided which of two contradicting statements holds.
+        chosen: None, or ``sform`` or ``qform`` when the user decided which of two contradicting statements holds;
+            a file that has only the other one is judged as if nothing had been chosen.
         assume_orientation: take the standard's method 1 (i to the right, j to the front, k to the top) when the file
             says nothing at all.
 
@@ -41,26 +42,16 @@ def choose_affine(
     if header.units & 7 in _OTHER_UNITS:
         unit = _OTHER_UNITS[header.units & 7]
         raise InputDataError(f"{label} gives its lengths in {unit}.", "Convert it to millimetres.")
-    given = {"sform": header.sform, "qform": header.qform}
-    if chosen is not None:
-        if chosen not in given:
-            raise UsageError(f"'{chosen}' is no way to place a scan.", "Use sform or qform.")
-        if given[chosen] is None:
-            raise InputDataError(f"{label} has no {chosen}.", "Do not ask for it.")
+    given = {name: form for name, form in (("sform", header.sform), ("qform", header.qform)) if form is not None}
+    if chosen not in (None, "sform", "qform"):
+        raise UsageError(f"'{chosen}' is no way to place a scan.", "Use sform or qform.")
+    if chosen in given:
         return _usable(given[chosen], chosen, label), _placed(label, f"{chosen}, as chosen")
-    given = {name: affine for name, affine in given.items() if affine is not None}
-    if not given and not assume_orientation:
-        raise InputDataError(
-            f"{label} does not say how it lies in space (no sform, no qform).",
-            "Export it again from the DICOM files, or use --assume-orientation if a wrong side is no harm.",
-        )
-    _check_pixdim(header, label, given.get("sform"))
     if not given:
-        message = f"{label} does not say how it lies in space; assumed: i to the right, j to the front, k to the top."
-        finding = Finding("warning", "orientation", message, "Check left and right on the result.")
-        return _usable(header.unoriented, "voxel size", label), finding
+        return _without_orientation(header, label, assume_orientation)
+    _check_pixdim(header, label, given.get("sform"))
     for name, affine in given.items():
-        _usable(affine, name, label, other="qform" if name == "sform" else "sform" if len(given) == 2 else "")
+        _usable(affine, name, label, other=next((other for other in given if other != name), ""))
     if len(given) == 2:
         apart = Grid(header.shape, given["sform"]).distance(Grid(header.shape, given["qform"]))
         if apart > SAME_PLACE_MM:
@@ -70,6 +61,18 @@ def choose_affine(
             )
     name = next(iter(given))
     return given[name], _placed(label, name)
+
+
+def _without_orientation(header: Header, label: str, assume: bool) -> tuple[np.ndarray, Finding]:
+    if not assume:
+        raise InputDataError(
+            f"{label} does not say how it lies in space (no sform, no qform).",
+            "Export it again from the DICOM files, or use --assume-orientation if a wrong side is no harm.",
+        )
+    _check_pixdim(header, label, None)
+    message = f"{label} does not say how it lies in space; assumed: i to the right, j to the front, k to the top."
+    finding = Finding("warning", "orientation", message, "Check left and right on the result.")
+    return _usable(header.unoriented, "voxel size", label), finding
 
 
 def _placed(label: str, by: str) -> Finding:
@@ -87,7 +90,7 @@ def _usable(affine: np.ndarray, name: str, label: str, other: str = "") -> np.nd
 def _check_pixdim(header: Header, label: str, sform: np.ndarray | None) -> None:
     sizes = header.pixdim[1:4]
     shown = _shown(sizes)
-    if not (np.isfinite(sizes).all() and (sizes > 0).all()):
+    if not ((sizes > 0) & (sizes < 1e6)).all():
         raise InputDataError(f"{label}: the voxel size in the header is {shown} mm.", "Export it again.")
     if sform is None or affine_problem(sform):
         return

@@ -128,7 +128,8 @@ class Header:
             ]
         )
         affine = np.eye(4)
-        affine[:3, :3] = rotation * self.pixdim[1:4] * [1, 1, -1 if self.pixdim[0] < 0 else 1]
+        with np.errstate(all="ignore"):  # what is not finite is refused by whoever uses the matrix
+            affine[:3, :3] = rotation * self.pixdim[1:4] * [1, 1, -1 if self.pixdim[0] < 0 else 1]
         affine[:3, 3] = self.qoffset
         return affine
 
@@ -173,7 +174,11 @@ def read_header(path: str | os.PathLike, label: str = "") -> Header:
 def parse_header(block: bytes, label: str) -> Header:
     """Judge the first 540 (or, if there are fewer, all) bytes of a file. Raises InputDataError."""
     size, order = _kind(block, label)
-    raw = np.frombuffer(block, np.dtype(_FIELDS[size]).newbyteorder(order), count=1)[0]
+    stored = np.frombuffer(block, np.dtype(_FIELDS[size]).newbyteorder(order), count=1)[0]
+    with np.errstate(invalid="ignore"):  # signalling NaN; what is not finite is refused where it matters
+        raw = {
+            name: stored[name].astype(float) for name in ("offset", "slope", "inter", "pixdim", "quat", "qoff", "srow")
+        }
     magic = block[_MAGIC_AT[size]]
     if magic == _PAIR[size]:
         raise InputDataError(f"{label} is one half of a .hdr/.img pair.", "Convert it to a single .nii.gz file.")
@@ -182,18 +187,18 @@ def parse_header(block: bytes, label: str) -> Header:
     least = size + 4
     return Header(
         version=1 if size == 348 else 2,
-        dims=_dims(raw["dim"], label),
-        dtype=_dtype(int(raw["datatype"]), order, label),
+        dims=_dims(stored["dim"], label),
+        dtype=_dtype(int(stored["datatype"]), order, label),
         offset=_offset(float(raw["offset"]), least, label),
         slope=float(raw["slope"]),
         inter=float(raw["inter"]),
-        pixdim=raw["pixdim"][:4].astype(float),
-        units=int(raw["units"]),
-        qform_code=_code(int(raw["qcode"]), "qform", label),
-        sform_code=_code(int(raw["scode"]), "sform", label),
-        quatern=raw["quat"].astype(float),
-        qoffset=raw["qoff"].astype(float),
-        srow=raw["srow"].astype(float),
+        pixdim=raw["pixdim"][:4],
+        units=int(stored["units"]),
+        qform_code=_code(int(stored["qcode"]), "qform", label),
+        sform_code=_code(int(stored["scode"]), "sform", label),
+        quatern=raw["quat"],
+        qoffset=raw["qoff"],
+        srow=raw["srow"],
     )
 
 

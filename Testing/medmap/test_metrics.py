@@ -14,9 +14,6 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from monai.metrics import compute_dice, compute_hausdorff_distance
-from scipy.ndimage import gaussian_filter
-
 from medmap.errors import InputDataError
 from medmap.metrics import (
     bounding_box,
@@ -30,6 +27,8 @@ from medmap.metrics import (
 )
 from medmap.task import BRATS
 from medmap.volume import Grid
+from monai.metrics import compute_dice, compute_hausdorff_distance
+from scipy.ndimage import gaussian_filter
 
 EMPTY = np.zeros((6, 6, 6), bool)
 ONE = EMPTY.copy()
@@ -227,8 +226,10 @@ def test_the_bounding_box_is_tight_and_none_for_an_empty_mask():
 
 def test_everything_but_hd95_works_without_scipy():
     code = (
-        "import sys, numpy as np; from medmap import metrics; from medmap.task import BRATS; a = np.ones((2, 2, 2), int);"
-        "metrics.dice(a, a); metrics.sensitivity(a, a); metrics.precision(a, a); metrics.region_volumes_ml(a, BRATS, 1);"
+        "import sys, numpy as np; from medmap import metrics; from medmap.task import BRATS;"
+        "a = np.ones((2, 2, 2), int);"
+        "metrics.dice(a, a); metrics.sensitivity(a, a); metrics.precision(a, a);"
+        "metrics.region_volumes_ml(a, BRATS, 1);"
         "assert not {'scipy', 'torch', 'monai', 'nibabel'} & sys.modules.keys()"
     )
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}

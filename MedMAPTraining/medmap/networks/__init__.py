@@ -4,10 +4,33 @@ from __future__ import annotations
 
 from medmap.errors import BundleError
 from medmap.networks.base import Backbone, Output
+from medmap.networks.m2ftrans import M2FTrans
+from medmap.networks.mckd import MCKD
+from medmap.networks.mmformer import MMFormer
+from medmap.networks.rfnet import RFNet
+from medmap.networks.robust_mseg import RobustMSeg
+from medmap.networks.segresnet import SegResNet
+from medmap.networks.shaspec import ShaSpec
 from medmap.networks.subset_unet import SubsetUNet
+from medmap.networks.u_hemis import UHeMIS
+from medmap.networks.u_hved import UHVED
+from medmap.networks.unet import GatedUNet, UNet
+from medmap.networks.vnet import VNet
 
 NETWORKS: dict[str, type[Backbone]] = {
+    "GatedUNet": GatedUNet,
+    "M2FTrans": M2FTrans,
+    "MCKD": MCKD,
+    "mmFormer": MMFormer,
+    "RFNet": RFNet,
+    "RobustMSeg": RobustMSeg,
+    "SegResNet": SegResNet,
+    "ShaSpec": ShaSpec,
     "SubsetUNet": SubsetUNet,
+    "UHeMIS": UHeMIS,
+    "UHVED": UHVED,
+    "UNet": UNet,
+    "VNet": VNet,
 }
 
 __all__ = ["NETWORKS", "Backbone", "Output", "build_network"]

@@ -1,7 +1,8 @@
 """A procedural head: half of a template brain as signed distances, mirrored, placed and cut into tissues.
 
-Template axes are RAS in mm with the anterior commissure's height at z = 0 and the brain's middle at y = 0 (MNI's y plus 16).
-All shapes depend on |x|, so the template is symmetric; asymmetry comes from the warp with which it is placed.
+Template axes are RAS in mm with the anterior commissure's height at z = 0 and the brain's middle at y = 0 (MNI's y
+plus 16). All shapes depend on |x|, so the template is symmetric; asymmetry comes from the warp
+with which it is placed.
 Sulci are zero-level sheets of a random field: |g| / |grad g| is the distance to the sheet.
 """
 
@@ -14,11 +15,14 @@ import torch
 
 from medmap.phantom.fields import Draw, Lattice, cover, random_field, sample, upsample
 
-HALF = Lattice((-5.0, -110.0, -90.0), 2.5, (38, 89, 76))
+HALF = Lattice((-5.0, -110.0, -90.0), 2.5, (40, 90, 75))
 """The template's lattice; x runs over |x| with a margin below zero so that gradients at the midline are sound."""
 
-WORLD = Lattice((-111.0, -123.0, -111.0), 3.0, (75, 83, 75))
+WORLD = Lattice((-106.5, -118.5, -106.5), 3.0, (72, 80, 72))
 """The coarse lattice in world mm on which placement and tumour growth are computed."""
+
+BROAD = Lattice((-110.0, -121.0, -110.0), 11.0, (21, 23, 21))
+"""A coarser one for fields that vary over many centimetres."""
 
 CHANNELS = (
     *("cerebrum", "sheet", "ventricle", "striatum", "pallidum", "thalamus", "cerebellum", "stem", "hull"),
@@ -29,6 +33,7 @@ TISSUES = (
     *("csf", "ventricle", "gm", "wm", "striatum", "pallidum", "thalamus", "cb_gm", "stem", "vessel", "choroid"),
     *("wmh", "ed", "solid", "necrosis", "blood"),
 )
+_ROW = {name: row for row, name in enumerate(TISSUES)}
 
 
 @dataclass(frozen=True)
@@ -47,6 +52,12 @@ class Atlas:
         """Every channel at [3, N] template positions, as [N] tensors."""
         mirrored = torch.stack([template[0].abs(), template[1], template[2]])
         return dict(zip(CHANNELS, sample(self.maps, HALF, mirrored), strict=True))
+
+    def hull(self, template: torch.Tensor) -> torch.Tensor:
+        """[N] mm inside the brain's smooth envelope at [3, N] template positions."""
+        mirrored = torch.stack([template[0].abs(), template[1], template[2]])
+        row = CHANNELS.index("hull")
+        return sample(self.maps[row : row + 1], HALF, mirrored)[0]
 
 
 def _ellipsoid(p: torch.Tensor, centre: tuple, radii: tuple) -> torch.Tensor:
@@ -85,11 +96,11 @@ def build_atlas(draw: Draw, device: torch.device | str) -> Atlas:
     habit = {
         "age": age,
         "sulcus": 0.15 + 0.75 * age * draw.uniform(0.5, 1.0) + draw.uniform(0.0, 0.25),
-        "fissure": draw.uniform(0.4, 1.2) + 0.8 * age,
+        "fissure": draw.uniform(0.3, 0.8) + 0.6 * age,
         "cortex": draw.uniform(2.3, 3.2),
         "caps": draw.uniform(0.0, 0.9) * (0.3 + 0.7 * age),
         "wmh_level": 3.6 - 1.9 * age * draw.uniform(),
-        "vein_radius": draw.uniform(0.5, 1.15),
+        "vein_radius": draw.uniform(0.6, 1.4),
         "folia": draw.uniform(12.0, 17.0),
     }
     shapes = _brain_shapes(p, draw)
@@ -103,7 +114,7 @@ def build_atlas(draw: Draw, device: torch.device | str) -> Atlas:
 
 
 def _brain_shapes(p: torch.Tensor, draw: Draw) -> dict[str, torch.Tensor]:
-    x, y, z = p
+    _, y, z = p
     j = lambda s: draw.normal(0.0, s)  # noqa: E731
     main = _ellipsoid(p, (0.0, 0.0, 18.0 + j(1)), (67.0 + j(2), 87.0 + j(2), 60.0 + j(2)))
     taper = 0.055 * y.clamp(min=0.0) ** 1.25 * 0.35  # the frontal lobes are narrower than the parietal
@@ -121,17 +132,19 @@ def _brain_shapes(p: torch.Tensor, draw: Draw) -> dict[str, torch.Tensor]:
 
 
 def _deep_shapes(p: torch.Tensor, draw: Draw, age: float) -> dict[str, torch.Tensor]:
-    size = draw.uniform(0.65, 1.0) + 0.65 * age * draw.uniform(0.3, 1.0)
+    size = draw.uniform(0.85, 1.3) + 0.75 * age * draw.uniform(0.3, 1.0)
     nodes = {
         "tip": ((8.0, 47.0, 4.0), 3.0), "horn": ((10.0, 30.0, 15.0), 5.2), "body": ((11.0, 6.0, 23.0), 4.6),
         "bend": ((19.0, -20.0, 21.0), 5.2), "atrium": ((26.0, -29.0, 10.0), 6.6), "back": ((23.0, -58.0, 6.0), 1.8),
         "inferior": ((36.0, -10.0, -13.0), 2.2), "end": ((33.0, 8.0, -20.0), 1.2),
     }  # fmt: skip
     links = ("tip horn", "horn body", "body bend", "bend atrium", "atrium back", "atrium inferior", "inferior end")
-    lateral = None
+    lateral, flat = None, (1.25, 1.0, 0.8)  # higher than wide
+    squeezed = p * p.new_tensor(flat).view(3, 1, 1, 1)
     for link in links:
         (a, ra), (b, rb) = (nodes[name] for name in link.split())
-        part = _tube(p, a, b, ra * size, rb * size)
+        a, b = (tuple(v * f for v, f in zip(node, flat, strict=True)) for node in (a, b))
+        part = _tube(squeezed, a, b, ra * size, rb * size)
         lateral = part if lateral is None else _union(lateral, part, 4.0)
     third = _ellipsoid(p, (0.0, 4.0, 0.0), (1.2 + 2.0 * size, 14.0, 10.0))
     fourth = _ellipsoid(p, (0.0, -30.0, -34.0), (2.0 + 4.0 * size, 5.0, 9.0))
@@ -175,7 +188,7 @@ def _fissures(p: torch.Tensor, draw: Draw) -> torch.Tensor:
 
 def _folding(p: torch.Tensor, draw: Draw, depth: torch.Tensor, device: torch.device | str) -> dict[str, torch.Tensor]:
     """The field whose zero sheets are sulci, drawn so that the sheets run down from the surface."""
-    field = random_field(draw, HALF, draw.uniform(24.0, 31.0), 0.22, device)
+    field = random_field(draw, HALF, draw.uniform(17.0, 22.0), 0.2, device)
     deep = depth.clamp(0.0, 30.0)
     middle = p.new_tensor((20.0, 0.0, 12.0)).view(3, 1, 1, 1)
     outward = p - middle
@@ -183,7 +196,7 @@ def _folding(p: torch.Tensor, draw: Draw, depth: torch.Tensor, device: torch.dev
     lifted = p + 0.75 * deep * outward  # walls follow the way out: the same field value along most of the depth
     fold = sample(field[None], HALF, lifted.reshape(3, -1)).reshape(p.shape[1:])
     slope = torch.stack(torch.gradient(fold, spacing=HALF.step)).square().sum(0).sqrt()
-    reach = 13.0 + draw.uniform(0.0, 5.0) + 5.0 * random_field(draw, HALF, 35.0, device=device)
+    reach = 16.0 + draw.uniform(0.0, 6.0) + 6.0 * random_field(draw, HALF, 35.0, device=device)
     return {"fold": fold, "fold_slope": slope.clamp(min=0.03), "sulcus_depth": reach}
 
 
@@ -191,7 +204,7 @@ def _vasculature(p: torch.Tensor, draw: Draw, hull: torch.Tensor) -> dict[str, t
     x = p[0]
     vein = random_field(draw, HALF, draw.uniform(22.0, 34.0), device=p.device)
     slope = torch.stack(torch.gradient(vein, spacing=HALF.step)).square().sum(0).sqrt()
-    sinus = draw.uniform(1.5, 4.0) - (x.square() + (hull - 1.0).square()).sqrt()
+    sinus = draw.uniform(1.5, 5.0) - (x.square() + (hull - 1.0).square()).sqrt()
     sinus = torch.where((p[2] > 0) | (p[1] < -60), sinus, -9.0 * torch.ones_like(sinus))
     trunks = [
         sinus,
@@ -207,7 +220,7 @@ def _vasculature(p: torch.Tensor, draw: Draw, hull: torch.Tensor) -> dict[str, t
 
 
 def place(draw: Draw, device: torch.device | str, angle_deg: float, shift_mm: float) -> torch.Tensor:
-    """[3, *WORLD.shape] template position of every coarse world position: rotation, shear, scale, shift and a smooth warp."""
+    """[3, *WORLD.shape] template position of every coarse world position: rotation, shear, scale, shift, smooth warp."""
     angles = [math.radians(draw.uniform(-angle_deg, angle_deg)) for _ in range(3)]
     linear = torch.eye(3, dtype=torch.float64)
     for a, angle in enumerate(angles):
@@ -217,17 +230,16 @@ def place(draw: Draw, device: torch.device | str, angle_deg: float, shift_mm: fl
         turn[b, c], turn[c, b] = -math.sin(angle), math.sin(angle)
         linear = turn @ linear
     shear = torch.tensor([[draw.normal(0.0, 0.012) if i != j else 0.0 for j in range(3)] for i in range(3)])
-    size = draw.uniform(0.955, 1.06)
+    size = draw.uniform(0.89, 0.995)
     scale = torch.diag(torch.tensor([1.0 / (size * (1.0 + draw.normal(0.0, 0.02))) for _ in range(3)]))
     matrix = (scale.double() @ (linear + shear.double())).to(device, torch.float32)
     shift = torch.tensor([draw.normal(0.0, shift_mm / 2) for _ in range(3)], device=device, dtype=torch.float32)
     shift[2] -= 8.0  # the brain's extent is not centred on the commissures' height
     world = WORLD.points(device)
     moved = (matrix @ (world - shift.view(3, 1, 1, 1)).reshape(3, -1)).reshape(world.shape)
-    strength = draw.uniform(1.0, 3.0)
-    warp = [random_field(draw, WORLD, draw.uniform(55.0, 110.0), device=device) for _ in range(3)]
-    fine = [random_field(draw, WORLD, 30.0, device=device) for _ in range(3)]
-    return moved + strength * torch.stack(warp) + 0.5 * torch.stack(fine)
+    strength = draw.uniform(1.0, 2.6)
+    warp = torch.stack([random_field(draw, BROAD, draw.uniform(60.0, 110.0), device=device) for _ in range(3)])
+    return moved + strength * upsample(warp, BROAD, WORLD.axes(device))
 
 
 def tissues(atlas: Atlas, template: torch.Tensor, width: float, squeeze: torch.Tensor | float = 0.0) -> dict:
@@ -252,39 +264,35 @@ def tissues(atlas: Atlas, template: torch.Tensor, width: float, squeeze: torch.T
     sulcus = sulcus - habit["sulcus"] * near_top * open_
     pial = torch.minimum(torch.minimum(depth, sulcus), m["sheet"] - habit["fissure"] * open_)
     cortex = habit["cortex"] * (1.0 + 0.12 * m["thickness"])
-    parts = {name: torch.zeros_like(depth) for name in TISSUES}
-    brain = cover(pial, width)
-    parts["wm"] = torch.minimum(cover(pial - cortex, width), brain)
-    parts["gm"] = brain - parts["wm"]
-    parts["csf"] = 1.0 - brain
+    parts = torch.zeros(len(TISSUES), depth.shape[0], device=depth.device)
+    brain, white = cover(pial, width), cover(pial - cortex, width)
+    parts[_ROW["wm"]], parts[_ROW["gm"]], parts[_ROW["csf"]] = white, brain - white, 1.0 - brain
     _paint_cerebellum(parts, template, m, habit, width)
-    _paint(parts, "stem", cover(m["stem"], width) * (1.0 - 0.999 * parts["gm"]))
+    paint(parts, "stem", cover(m["stem"], width) * (1.0 - parts[_ROW["gm"]]))
     inside = cover(depth - 4.0, 4.0)
     for name in ("striatum", "thalamus", "pallidum"):
-        _paint(parts, name, cover(m[name], width) * inside)
-    _paint(parts, "wmh", _hyperintensities(m, habit) * parts["wm"])
-    _paint(parts, "ventricle", cover(m["ventricle"], width))
-    _paint(parts, "choroid", cover(torch.minimum(m["choroid"], m["ventricle"] + 0.8), width))
+        paint(parts, name, cover(m[name], width) * inside)
+    paint(parts, "wmh", _hyperintensities(m, habit) * parts[_ROW["wm"]])
+    paint(parts, "ventricle", cover(m["ventricle"], width))
+    paint(parts, "choroid", cover(torch.minimum(m["choroid"], m["ventricle"] + 0.8), width))
     course = (torch.minimum(to_wall, m["hull"].abs()).square() + (m["vein"] / m["vein_slope"]).square()).sqrt()
     veins = cover(habit["vein_radius"] - course, width) * cover(m["sulcus_depth"] - depth, 4.0)
-    _paint(parts, "vessel", torch.maximum(veins, cover(m["trunk"], width)))
+    paint(parts, "vessel", torch.maximum(veins, cover(m["trunk"], width)))
     return {
-        "parts": torch.stack([parts[name] for name in TISSUES]),
+        "parts": parts,
         "hull": m["hull"],
         "ventricle": m["ventricle"],
         "pial": pial,
     }
 
 
-def _paint(parts: dict[str, torch.Tensor], name: str, weight: torch.Tensor) -> None:
-    """Lay a tissue over what is there, so that fractions keep summing to one."""
-    keep = 1.0 - weight
-    for key in parts:
-        parts[key] = parts[key] * keep
-    parts[name] = parts[name] + weight
+def paint(parts: torch.Tensor, name: str, weight: torch.Tensor) -> None:
+    """Lay a tissue over what is there, in place, so that the [len(TISSUES), N] fractions keep summing to one."""
+    parts.mul_(1.0 - weight)
+    parts[_ROW[name]].add_(weight)
 
 
-def _paint_cerebellum(parts: dict, template: torch.Tensor, m: dict, habit: dict, width: float) -> None:
+def _paint_cerebellum(parts: torch.Tensor, template: torch.Tensor, m: dict, habit: dict, width: float) -> None:
     y, z = template[1] + 34.0, template[2] + 36.0
     radius = (y.square() + z.square()).sqrt()
     wall = (torch.sin(habit["folia"] * torch.atan2(z, -y) + 0.8 * m["thickness"])).abs() * radius / habit["folia"]
@@ -292,8 +300,8 @@ def _paint_cerebellum(parts: dict, template: torch.Tensor, m: dict, habit: dict,
     fold = (wall.square() + (depth - 10.0).clamp(min=0.0).square()).sqrt() - 0.25
     pial = torch.minimum(depth, fold)
     whole, white = cover(pial, width), cover(pial - 1.7, width)
-    _paint(parts, "cb_gm", whole)
-    _paint(parts, "wm", torch.minimum(white, whole) * cover(depth - 1.0, 1.0))
+    paint(parts, "cb_gm", whole)
+    paint(parts, "wm", torch.minimum(white, whole) * cover(depth - 1.0, 1.0))
 
 
 def _hyperintensities(m: dict, habit: dict) -> torch.Tensor:

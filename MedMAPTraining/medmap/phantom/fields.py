@@ -1,7 +1,8 @@
 """Seeded draws and smooth random fields: the only source of chance in a phantom.
 
-Every draw comes from a CPU generator of its own, so that a case depends on its seed alone: not on the global random state, and
-not on the device that computes it. Fields live on coarse lattices fixed in mm, so that a seed is the same head at any spacing.
+Every draw comes from a CPU generator of its own, so that a case depends on its seed alone: not on the global random
+state, and not on the device that computes it. Fields live on coarse lattices fixed in mm, so that a seed is the same
+head at any spacing.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ class Draw:
 
     Args:
         seed: the case.
-        stream: what it is for; streams of one case are independent, so that drawing more in one does not change another.
+        stream: what it is for; streams of one case are independent: drawing more in one does not change another.
     """
 
     def __init__(self, seed: int, stream: str):
@@ -78,8 +79,8 @@ def random_field(
 ) -> torch.Tensor:
     """Band-limited Gaussian random field of zero mean and unit variance, periodic over the lattice.
 
-    White noise is filtered in Fourier space by a log-normal band around ``1 / wavelength``; the variance follows from the
-    filter, not from the sample, so that no data-dependent sum decides the result.
+    White noise is filtered in Fourier space by a log-normal band around ``1 / wavelength``; the variance follows from
+    the filter, not from the sample, so that no data-dependent sum decides the result.
 
     Args:
         draw: where the noise comes from.
@@ -91,18 +92,29 @@ def random_field(
     Returns:
         [*lattice.shape] float32.
     """
-    frequencies = [torch.fft.fftfreq(n, d=lattice.step, dtype=torch.float64) for n in lattice.shape]
-    kx, ky, kz = torch.meshgrid(*frequencies, indexing="ij")
-    k = (kx * kx + ky * ky + kz * kz).sqrt()
-    k[0, 0, 0] = 1e-9
-    band = torch.exp(-0.5 * (torch.log(k * wavelength) / spread) ** 2)
-    band = (band / (band**2).mean().sqrt()).to(torch.float32)[..., : lattice.shape[2] // 2 + 1].to(device)
+    band = _band(lattice.shape, lattice.step, wavelength, spread).to(device)
     noise = torch.fft.rfftn(draw.white(*lattice.shape, device=device))
     return torch.fft.irfftn(noise * band, s=lattice.shape)
 
 
+def _band(shape: tuple[int, int, int], step: float, wavelength: float, spread: float) -> torch.Tensor:
+    """Half spectrum of the filter, scaled so that unit white noise keeps unit variance."""
+    last = shape[2]
+    axes = [torch.fft.fftfreq(n, d=step) for n in shape[:2]] + [torch.fft.rfftfreq(last, d=step)]
+    kx, ky, kz = (axis.square().view([-1 if a == b else 1 for b in range(3)]) for a, axis in enumerate(axes))
+    squared = (kx + ky + kz) * wavelength**2
+    squared[0, 0, 0] = 1e-18
+    band = torch.exp(-0.125 * (torch.log(squared) / spread) ** 2)
+    twice = torch.full((band.shape[2],), 2.0, dtype=torch.float64)  # the other half of the spectrum mirrors this one
+    twice[0] = 1.0
+    if last % 2 == 0:
+        twice[-1] = 1.0
+    power = (band.double().square() * twice).sum() / (shape[0] * shape[1] * last)
+    return band / float(power.sqrt())
+
+
 def sample(maps: torch.Tensor, lattice: Lattice, points: torch.Tensor) -> torch.Tensor:
-    """Linear interpolation of [C, *lattice.shape] at [3, N] mm positions -> [C, N]; beyond the edge the edge's value."""
+    """Linear interpolation of [C, *lattice.shape] at [3, N] mm positions -> [C, N]; beyond the edge, the edge's value"""
     scaled = [
         2.0 * (points[a] - lattice.origin[a]) / (lattice.step * (lattice.shape[a] - 1)) - 1.0 for a in (2, 1, 0)
     ]

@@ -17,7 +17,7 @@ from matplotlib.patheffects import withStroke
 from PIL import Image
 
 from medmap.errors import InputDataError, UsageError
-from medmap.metrics import RegionScore, dice, label_masks, region_masks
+from medmap.metrics import RegionScore, bounding_box, dice, label_masks, region_masks
 from medmap.report.page import AMBER, GREY, WHITE, Page, png, write
 from medmap.report.planes import PLANES, Case, Plane, cut, prepare
 from medmap.task import Region, Task
@@ -167,7 +167,7 @@ def _panel(column: str, plane: Plane, case: Case, task: Task, scale: float) -> n
     else:
         masks = case.prediction if column == "prediction" else case.reference
         classes = [(cut(masks[label.name], plane, case.position), label.color) for label in task.labels]
-    return _tint(backdrop, classes, size, 2 if scale >= 2 else 1.4)
+    return _tint(backdrop, classes, 2 if scale >= 2 else 1.4)
 
 
 def _backdrop(case: Case) -> str:
@@ -187,29 +187,59 @@ def _grey(name: str, plane: Plane, case: Case, size: tuple[int, int]) -> np.ndar
     low, high, empty = case.windows[name]
     picture = np.nan_to_num(cut(case.scans[name], plane, case.position).astype(np.float32), nan=empty)
     picture[picture == empty] = low  # z-scored scans may keep a background of 0, which the window would show as grey
-    picture = _resize(np.clip((picture - low) / (high - low), 0, 1), size, Image.Resampling.BICUBIC)
+    picture = np.clip((picture - low) / (high - low), 0, 1)
+    picture = np.asarray(Image.fromarray(picture).resize(size, Image.Resampling.BICUBIC))
     return np.repeat(np.uint8(np.clip(picture, 0, 1) * 255 + 0.5)[..., None], 3, axis=2)
 
 
-def _tint(backdrop: np.ndarray, classes: list, size: tuple[int, int], line: float) -> np.ndarray:
+def _tint(backdrop: np.ndarray, classes: list, line: float) -> np.ndarray:
     """Fill every class translucently and draw its outline, ``line`` pixels wide, in the full colour.
 
     Drawn on a grid finer than the page and averaged, which makes the lines smooth.
     """
-    fine = (size[0] * _FINE, size[1] * _FINE)
+    height, width = backdrop.shape[:2]
     masks = [mask for mask, _ in classes]
     layers = [~np.logical_or.reduce(masks), *masks]
-    kind = np.argmax([_resize(layer.astype(np.float32), fine, Image.Resampling.BILINEAR) for layer in layers], axis=0)
-    color, opacity = np.zeros((*kind.shape, 3), np.float32), np.zeros(kind.shape, np.float32)
-    for number, (_, rgb) in enumerate(classes, 1):
-        inside = kind == number
-        color[inside] = rgb
-        opacity[inside] = _FILL
-        opacity[inside & ~_eroded(inside, round(line * _FINE))] = 1
-    blocks = (size[1], _FINE, size[0], _FINE)
-    paint = (color * opacity[..., None]).reshape(*blocks, 3).mean(axis=(1, 3))
-    through = 1 - opacity.reshape(blocks).mean(axis=(1, 3))
-    return np.uint8(_DIM * backdrop * through[..., None] + paint + 0.5)
+    picture = _DIM * backdrop.astype(np.float32)
+    window = _painted(~layers[0], width, height)
+    if window is not None:
+        kind = np.argmax([_enlarge(layer, width, height, window) for layer in layers], axis=0)
+        palette = np.array([(0, 0, 0), *(rgb for _, rgb in classes)], np.float32)
+        opacity = np.where(kind > 0, np.float32(_FILL), np.float32(0))
+        for number in range(1, len(layers)):
+            inside = kind == number
+            opacity[inside & ~_eroded(inside, round(line * _FINE))] = 1
+        left, top, right, bottom = window
+        part = picture[top:bottom, left:right]
+        part *= 1 - _averaged(opacity)[..., None]
+        part += np.stack([_averaged(palette[kind, c] * opacity) for c in range(3)], axis=-1)
+    return np.uint8(picture + 0.5)
+
+
+def _painted(mask: np.ndarray, width: int, height: int) -> tuple[int, int, int, int] | None:
+    """Left, top, right, bottom in pixels of a picture of that size around all of a mask [h, w], or None if empty."""
+    box = bounding_box(mask)
+    if box is None:
+        return None
+    ends = []
+    for side, length, pixels in ((box[1], mask.shape[1], width), (box[0], mask.shape[0], height)):
+        # One voxel more on each side: half of one is what smoothing reaches, and outlines end at the window's edge.
+        first, last = max(0, side.start - 1), min(length, side.stop + 1)
+        ends.append((math.floor(first * pixels / length), math.ceil(last * pixels / length)))
+    return ends[0][0], ends[1][0], ends[0][1], ends[1][1]
+
+
+def _enlarge(layer: np.ndarray, width: int, height: int, window: tuple[int, int, int, int]) -> np.ndarray:
+    """The window (in pixels of the whole picture) of a mask, smoothly enlarged to the finer grid."""
+    left, top, right, bottom = window
+    across, down = layer.shape[1] / width, layer.shape[0] / height
+    box = (left * across, top * down, right * across, bottom * down)
+    image = Image.fromarray(np.ascontiguousarray(layer, np.float32))
+    return np.asarray(image.resize(((right - left) * _FINE, (bottom - top) * _FINE), Image.Resampling.BILINEAR, box))
+
+
+def _averaged(fine: np.ndarray) -> np.ndarray:
+    return sum(fine[i::_FINE, j::_FINE] for i in range(_FINE) for j in range(_FINE)) / np.float32(_FINE**2)
 
 
 def _eroded(mask: np.ndarray, times: int) -> np.ndarray:
@@ -217,10 +247,6 @@ def _eroded(mask: np.ndarray, times: int) -> np.ndarray:
         wide = np.pad(mask, 1, mode="edge")  # a tumour cut off by the picture's edge gets no line there
         mask = mask & wide[:-2, 1:-1] & wide[2:, 1:-1] & wide[1:-1, :-2] & wide[1:-1, 2:]
     return mask
-
-
-def _resize(picture: np.ndarray, size: tuple[int, int], method: Image.Resampling) -> np.ndarray:
-    return np.asarray(Image.fromarray(np.ascontiguousarray(picture)).resize(size, method))
 
 
 # --- the page -----------------------------------------------------------------------------------------------------

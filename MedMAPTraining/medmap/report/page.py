@@ -44,17 +44,20 @@ class Page:
 def png(page: Page) -> bytes:
     """The page as a PNG without metadata, so that the same page is the same bytes."""
     height, width = page.pixels.shape[:2]
-    figure = Figure(figsize=((width + 0.5) / _DPI, (height + 0.5) / _DPI), dpi=_DPI)
+    figure = Figure(figsize=((width + 0.5) / _DPI, (height + 0.5) / _DPI), dpi=_DPI, facecolor="none")
     canvas = FigureCanvasAgg(figure)
-    figure.figimage(page.pixels, origin="upper")
     for text in page.texts:
-        style = {"va": "center_baseline" if "rotation" not in text else "center", "family": "DejaVu Sans", **text}
+        style = {"va": "center" if "rotation" in text else "center_baseline", "family": "DejaVu Sans", **text}
         # parse_math off: a case may be called "a$b$c". transform None: positions are pixels, counted from the bottom.
         figure.text(**{**style, "y": height - text["y"]}, parse_math=False, transform=None)
     canvas.draw()
-    pixels = np.asarray(canvas.buffer_rgba())[..., :3]
+    ink = np.asarray(canvas.buffer_rgba())
+    inked = ink[..., 3] > 0
+    opacity = ink[inked][:, 3:] / np.float32(255)
+    pixels = page.pixels.copy()
+    pixels[inked] = np.uint8(ink[inked][:, :3] * opacity + pixels[inked] * (1 - opacity) + 0.5)
     buffer = io.BytesIO()
-    Image.fromarray(np.ascontiguousarray(pixels)).save(buffer, "PNG", compress_level=9)
+    Image.fromarray(pixels).save(buffer, "PNG", compress_level=6)
     return buffer.getvalue()
 
 

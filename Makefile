@@ -1,0 +1,32 @@
+# `make demo` does the main job, `make test` runs the tests; both set everything up in .venv first.
+PYTHON ?= python3
+BIN := .venv/bin
+CASE := demo/Phantom_02026/Phantom_02026
+
+.PHONY: demo test test-all lint clean
+
+demo: .venv/ready
+	$(BIN)/medmap phantom demo --seed 2026 --overwrite
+	$(BIN)/medmap segment --t1ce $(CASE)_t1ce.nii.gz --flair $(CASE)_flair.nii.gz --truth $(CASE)_seg.nii.gz \
+		--device cpu --output demo/result --overwrite
+
+test: .venv/ready
+	$(BIN)/python -m pytest Testing -m "not slow"
+
+test-all: .venv/ready
+	$(BIN)/python -m pytest Testing
+
+lint: .venv/ready
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+# The marker file is renewed when the dependencies change.
+.venv/ready: MedMAPTraining/pyproject.toml MedMAPTraining/constraints.txt
+	$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 10) and 'MedMAP needs Python 3.10 or newer: make PYTHON=...')"
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --constraint MedMAPTraining/constraints.txt --editable "MedMAPTraining[test]"
+	touch $@
+
+clean:
+	rm -rf .venv demo

@@ -1,0 +1,73 @@
+"""Networks made for one set of modalities, under the contract that is made for any.
+
+Dedicated methods (KD-Net, PMKL, ProtoKD, SMU-Net, ACN) train one ordinary network a subset: its input is the channel
+stack of exactly these modalities. Nothing can be computed before the stack, so ``encode`` hands the image on and
+``decode`` is the network.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from medmap.errors import BundleError
+from medmap.networks.base import Backbone, Features, Output
+
+
+class FixedSubset(Backbone):
+    """Base of networks whose input is a stack of modalities; a subclass gives ``segment``.
+
+    Args:
+        modalities: number of modalities M of the task.
+        classes: number of classes, background included.
+        spatial_dims: 2 or 3.
+        inputs: positions (``Task.index``) of the modalities that the network is made for. None: all M, and the network
+            is meant to meet absent ones as zero channels (modality dropout).
+        replicate: how often each channel is repeated.
+
+    Attributes:
+        inputs: those positions, in task order.
+        channels: channels of the stack.
+        needs: positions without which the result means nothing, or None where any subset may be given. The network
+            cannot refuse (presence is data), so callers compare: ``needs is None or needs <= available``.
+    """
+
+    def __init__(
+        self, modalities: int, classes: int, spatial_dims: int, inputs: Sequence[int] | None = None, replicate: int = 1
+    ):
+        super().__init__()
+        self.modalities, self.classes, self.spatial_dims = modalities, classes, spatial_dims
+        self.inputs = tuple(range(modalities)) if inputs is None else _positions(inputs, modalities)
+        self.needs: frozenset[int] | None = None if inputs is None else frozenset(self.inputs)
+        if replicate < 1:
+            raise BundleError(f"The option replicate is {replicate}, not a positive number.", "Leave it out.")
+        self.replicate = replicate
+        self.channels = replicate * len(self.inputs)
+
+    def segment(self, image: Tensor, want: Sequence[str] = ()) -> Output:
+        """The network itself; image [B, channels, *S]."""
+        raise NotImplementedError
+
+    def encode(self, image: Tensor, modality: int) -> Features:
+        """The image as it is: [B, 1, *S] -> [[B, 1, *S]]."""
+        return [image]
+
+    def decode(self, features: Sequence[Features | None], present: Tensor, want: Sequence[str] = ()) -> Output:
+        """Stack the modalities that the network is made for, zero where absent, and segment them."""
+        some = next((f[0] for f in features if f is not None), None)
+        if some is None:
+            raise ValueError("at least one modality is needed")
+        stack = [torch.zeros_like(some) if features[m] is None else features[m][0] for m in self.inputs]
+        return self.segment(torch.cat(stack * self.replicate, 1), want)
+
+
+def _positions(inputs: Sequence[int], modalities: int) -> tuple[int, ...]:
+    chosen = sorted(set(inputs))
+    if not chosen or len(chosen) != len(inputs) or not set(chosen) <= set(range(modalities)):
+        raise BundleError(
+            f"The option inputs is {list(inputs)}, not a set of positions of {modalities} modalities.",
+            f"Name each wanted position once, from 0 to {modalities - 1}.",
+        )
+    return tuple(chosen)

@@ -1,0 +1,267 @@
+"""M2FTrans: fusion tokens that look at whatever modalities are present, and channel-wise fusion of the deep levels.
+
+Shi, Yu, Cheng, Yang, Cheng, Yan: "M2FTrans: Modality-Masked Fusion Transformer for Incomplete Multi-Modality Brain
+Tumor Segmentation", IEEE JBHI 28(1), 2024. The first of the two released frameworks (that of RFNet's lineage).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from medmap.networks.base import Backbone, Features, Output
+from medmap.networks.blocks import CONV
+from medmap.networks.lineage import LevelFusion, ResidualEncoder, SeparateDecoder, UpBlock
+from medmap.networks.transformer import LearnedPositions, TransformerLayer, to_tokens, to_volume
+
+Level = Sequence[Tensor | None]
+"""One level of the encoders: one [B, C, *S] a modality, zero for samples without it, None where no sample has it."""
+
+CHANNEL_LEVELS = 2
+"""So many levels, from the deepest up, are fused by channel-wise attention; the finer ones by convolution."""
+
+
+class MaskedTransformer(nn.Module):
+    """Masked self-attention over the tokens of all modalities and as many learned fusion tokens.
+
+    A modality's tokens look only at their own modality, fusion tokens at every present modality and themselves. So
+    the stream of a modality is the same whatever else is present: ``encode`` computes it once, layer by layer, and
+    ``fuse`` runs the fusion tokens for a subset. Both together are the one masked transformer of the paper.
+    """
+
+    def __init__(
+        self, dims: int, modalities: int, channels: int, depth: int, heads: int, mlp: int, grid: int, drop: float
+    ):
+        super().__init__()
+        self.layers = nn.ModuleList(TransformerLayer(channels, heads, mlp, drop) for _ in range(depth))
+        self.positions = nn.ModuleList(LearnedPositions(dims, channels, grid) for _ in range(modalities + 1))
+        self.fusion_tokens = LearnedPositions(dims, channels, grid)
+        nn.init.normal_(self.fusion_tokens.weight)
+
+    def encode(self, x: Tensor, modality: int) -> Features:
+        """The deepest level of one modality [B, C, *G] -> its tokens at the input of every layer, each [B, N, C]."""
+        positions, tokens = self.positions[modality].at(x.shape[2:]), to_tokens(x)
+        inputs = [tokens + positions]
+        for layer in self.layers[:-1]:
+            tokens, _ = layer(inputs[-1])
+            inputs.append(tokens + positions)
+        return inputs
+
+    def fuse(self, inputs: Sequence[Features], present: Tensor, grid: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """Fusion tokens as a volume, and where in every modality they looked.
+
+        Args:
+            inputs: ``encode`` of every modality; anything finite for what is absent.
+            present: [B, M] bool.
+            grid: G.
+
+        Returns:
+            [B, C, *G], and spatial weights [B, M, *G]: attention of the first layer (after its dropout) from the
+            fusion tokens to a token, summed over heads and fusion tokens; no gradient; 0 where absent.
+        """
+        batch, modalities = present.shape
+        positions, tokens = self.positions[-1].at(grid), self.fusion_tokens.at(grid).expand(batch, -1, -1)
+        number = tokens.shape[1]
+        allowed = torch.cat([present, present.new_ones(batch, 1)], 1).repeat_interleave(number, 1)[:, None, None]
+        spatial = None
+        for n, layer in enumerate(self.layers):
+            others = [stream[n] for stream in inputs]
+            tokens, weights = layer(tokens + positions, others, allowed, weights=n == 0)
+            if n == 0:
+                looked = weights.detach().sum((1, 2))[:, : modalities * number]
+                spatial = looked.reshape(batch, modalities, *grid)
+        return to_volume(tokens, grid), spatial
+
+
+class ChannelNorm(nn.LayerNorm):
+    """Layer normalisation over the channels of every voxel; [B, C, *S] -> same."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.movedim(1, -1)).movedim(-1, 1)
+
+
+class DepthwiseBlock(nn.Sequential):
+    """1-wide, depth-wise 3-wide, 1-wide convolution, then layer normalisation and GELU; [B, C, *S] -> same."""
+
+    def __init__(self, dims: int, channels: int, expansion: int = 3):
+        conv, hidden = CONV[dims], expansion * channels
+        super().__init__(
+            conv(channels, hidden, 1),
+            conv(hidden, hidden, 3, padding=1, padding_mode="reflect", groups=hidden),
+            conv(hidden, channels, 1),
+            ChannelNorm(channels),
+            nn.GELU(),
+        )
+
+
+class ChannelFeedForward(nn.Sequential):
+    """Feed-forward layer of channel tokens: convolutions of which every group is one channel; [B, C, *S] -> same."""
+
+    def __init__(self, dims: int, channels: int, expansion: int = 4):
+        conv, hidden = CONV[dims], expansion * channels
+        super().__init__(
+            conv(channels, hidden, 3, padding=1, padding_mode="reflect", groups=channels),
+            nn.GELU(),
+            conv(hidden, hidden, 1, groups=channels),
+            nn.GELU(),
+            conv(hidden, channels, 3, padding=1, padding_mode="reflect", groups=channels),
+        )
+
+
+class ChannelAttention(nn.Module):
+    """Cross-attention whose tokens are channels: those of the decoder look at those of the present modalities.
+
+    Queries are the C channels of the decoder's map, keys and values the M*C channels of the modalities, each a token
+    of L voxels; scores are scaled by L**-0.5. Then a feed-forward layer. Both are added to the map.
+    """
+
+    def __init__(self, dims: int, modalities: int, channels: int):
+        super().__init__()
+        self.norm_query, self.norm_feed = ChannelNorm(channels), ChannelNorm(channels)
+        self.query = DepthwiseBlock(dims, channels)
+        self.keys = nn.ModuleList(DepthwiseBlock(dims, channels) for _ in range(modalities))
+        self.values = nn.ModuleList(DepthwiseBlock(dims, channels) for _ in range(modalities))
+        self.feed = ChannelFeedForward(dims, channels)
+
+    def forward(self, x: Tensor, level: Level, present: Tensor) -> Tensor:
+        """x [B, C, *S], the level, present [B, M] bool -> [B, C, *S]."""
+        query = self.query(self.norm_query(x)).flatten(2)
+        key, value = self._tokens(self.keys, level, query), self._tokens(self.values, level, query)
+        allowed = present.repeat_interleave(x.shape[1], 1)[:, None]
+        scores = (query @ key.transpose(1, 2)) * query.shape[-1] ** -0.5
+        attention = scores.masked_fill(~allowed, -torch.inf).softmax(-1).to(value.dtype)
+        x = x + (attention @ value).reshape(x.shape)
+        return x + self.feed(self.norm_feed(x))
+
+    @staticmethod
+    def _tokens(blocks: nn.ModuleList, level: Level, like: Tensor) -> Tensor:
+        """[B, M*C, L]; what is absent is masked afterwards, so zeros stand for what was not encoded."""
+        pairs = zip(blocks, level, strict=True)
+        return torch.cat([torch.zeros_like(like) if f is None else block(f).flatten(2) for block, f in pairs], 1)
+
+
+class ChannelFusion(nn.Module):
+    """Fuse a deep level: ``blocks`` times ``ChannelAttention``, starting from the decoder's map."""
+
+    def __init__(self, dims: int, modalities: int, channels: int, blocks: int):
+        super().__init__()
+        self.blocks = nn.ModuleList(ChannelAttention(dims, modalities, channels) for _ in range(blocks))
+
+    def forward(self, x: Tensor, level: Level, present: Tensor) -> Tensor:
+        """x [B, C, *S], the level, present [B, M] bool -> [B, C, *S]."""
+        for block in self.blocks:
+            x = block(x, level, present)
+        return x
+
+
+class M2FTrans(Backbone):
+    """M2FTrans v1, 45.43 M parameters as released (45,427,788 here).
+
+    Per modality a residual post-norm encoder; at the bottleneck fusion tokens and masked self-attention; the attention
+    of its first layer weights every modality in space, at all levels; the two deepest levels are fused by channel-wise
+    attention, the others by convolution; in training a separate decoder that all modalities share.
+    ``widths=(8, 16, 32, 64, 128)`` is the narrower variant of PASSION (Shi et al., MM 2024): 13.19 M (13,193,652).
+
+    Inferred, since no text states it: the inner widths of the channel-wise blocks (3 in the projections, one
+    projection a modality; 3-1-3-wide grouped feed-forward layer), the place of their norms, and that a deep head
+    stands on the decoder's map of every level. They were chosen so that both published counts come out; released
+    weights do not fit. The channel scores grow with the square root of the window's volume (L voxels of products
+    over L**0.5, as published): windows much larger than the training window sharpen them.
+
+    Args:
+        modalities: number of modalities M.
+        classes: number of classes, background included.
+        spatial_dims: 2 or 3.
+        widths: channels of the levels at strides 1, 2, 4, ...
+        depth: layers of the masked transformer.
+        heads: its attention heads.
+        mlp_width: hidden channels of its MLP.
+        blocks: channel-wise attention blocks per level.
+        window: size of the training window, which the learned positions and fusion tokens belong to; any other works.
+        dropout: in the masked transformer.
+    """
+
+    provides: ClassVar[frozenset[str]] = frozenset(
+        {"stem", "mod_bottleneck", "bottleneck", "decoder", "deep", "mod_logits"}
+    )
+
+    def __init__(
+        self,
+        modalities: int = 4,
+        classes: int = 4,
+        spatial_dims: int = 3,
+        widths: Sequence[int] = (16, 32, 64, 128, 256),
+        depth: int = 3,
+        heads: int = 8,
+        mlp_width: int = 4096,
+        blocks: int = 2,
+        window: int = 80,
+        dropout: float = 0.1,
+    ):
+        super().__init__()
+        self.modalities, self.classes, self.spatial_dims = modalities, classes, spatial_dims
+        self.levels, self.stride = len(widths), 2 ** (len(widths) - 1)
+        dims, grid = spatial_dims, max(window // self.stride, 1)
+        self.encoders = nn.ModuleList(ResidualEncoder(dims, widths) for _ in range(modalities))
+        self.transformer = MaskedTransformer(dims, modalities, widths[-1], depth, heads, mlp_width, grid, dropout)
+        fine, deep = widths[:-CHANNEL_LEVELS], widths[-CHANNEL_LEVELS:]
+        self.fusions = nn.ModuleList(LevelFusion(dims, modalities, width) for width in fine)
+        self.channel_fusions = nn.ModuleList(ChannelFusion(dims, modalities, width, blocks) for width in deep)
+        pairs = zip(widths[1:], widths[:-1], strict=True)
+        self.ups = nn.ModuleList(UpBlock(dims, coarse, fine) for coarse, fine in pairs)
+        self.head = CONV[dims](widths[0], classes, 1)
+        self.deep_heads = nn.ModuleList(CONV[dims](width, classes, 1) for width in widths)
+        self.separate = SeparateDecoder(dims, classes, widths)
+
+    def encode(self, image: Tensor, modality: int) -> Features:
+        """[B, 1, *S] -> the levels, then the tokens [B, N, C] at the input of every layer of the transformer."""
+        levels = self.encoders[modality](image)
+        return [*levels, *self.transformer.encode(levels[-1], modality)]
+
+    def decode(self, features: Sequence[Features | None], present: Tensor, want: Sequence[str] = ()) -> Output:
+        """Fuse what is present and decode; see ``Backbone.decode``."""
+        known = [f for f in features if f is not None]
+        weighted, x = self._weighted(features, known, present)
+        bottleneck = x = self.channel_fusions[-1](x, weighted[-1], present)
+        decoded = [x]
+        for level in reversed(range(self.levels - 1)):
+            x = self.ups[level].raise_(x)
+            fusion = level - len(self.fusions)
+            if fusion < 0:
+                skip = self.fusions[level](weighted[level])
+            else:
+                skip = self.channel_fusions[fusion](x, weighted[level], present)
+            x = self.ups[level].merge(x, skip)
+            decoded.insert(0, x)
+        wants_deep, wants_separate = self.training or "deep" in want, self.training or "mod_logits" in want
+        deep = [head(d) for head, d in zip(self.deep_heads, decoded, strict=True)] if wants_deep else []
+        levels = [f if f is None else f[: self.levels] for f in features]
+        separate = self.separate.each(levels) if wants_separate else []
+        taps = {
+            "stem": [f[0] for f in known],
+            "mod_bottleneck": [f[self.levels - 1] for f in known],
+            "bottleneck": bottleneck,
+            "decoder": x,
+            "deep": deep,
+            "mod_logits": separate,
+        }
+        aux = {"deep": deep, "separate": separate} if self.training else {}
+        return Output(self.head(x), {name: taps[name] for name in want}, aux)
+
+    def _weighted(
+        self, features: Sequence[Features | None], known: Sequence[Features], present: Tensor
+    ) -> tuple[list[list[Tensor | None]], Tensor]:
+        """Every level of every modality times its spatial weight (nearest up-sampling), and the fused bottleneck."""
+        zeros = [torch.zeros_like(tokens) for tokens in known[0][self.levels :]]
+        inputs = [zeros if f is None else f[self.levels :] for f in features]
+        fused, spatial = self.transformer.fuse(inputs, present, known[0][self.levels - 1].shape[2:])
+        weighted: list[list[Tensor | None]] = []
+        for level in range(self.levels):
+            size = known[0][level].shape[2:]
+            weight = nn.functional.interpolate(spatial, size=size, mode="nearest")
+            weight = weight.to(known[0][level].dtype)
+            weighted.append([None if f is None else f[level] * weight[:, m : m + 1] for m, f in enumerate(features)])
+        return weighted, fused

@@ -1,0 +1,68 @@
+"""MCKD's network: one encoder for all modalities; what is absent is filled with the mean of what is present.
+
+Source: Wang et al., "Learnable Cross-modal Knowledge Distillation for Multi-modal Learning with Missing Modality",
+MICCAI 2023 (the paper calls the network a 3D U-Net), and the facts of its released code. The distillation between
+modalities is an objective; it acts on the tap ``mod_bottleneck``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from medmap.networks.base import Features, Output
+from medmap.networks.resnet_aspp import ResNetASPPBackbone, fill_absent, present_mean, sum_levels
+
+
+class MCKD(ResNetASPPBackbone):
+    """A shared ResNet-50 + ASPP encoder, mean-filled bottlenecks, one decoder. Published: 43.7 M parameters.
+
+    Differences from the released code: softmax logits over ``classes`` (background included) instead of three sigmoid
+    regions ET, WT, TC (``classes=3``, read through a sigmoid, is that head); the skips of an absent modality are zero
+    instead of the encoder's answer to a zero image, a constant of the weights. As there, only the bottleneck is filled.
+
+    Args:
+        modalities: number of modalities M.
+        classes: number of output channels, background included.
+        spatial_dims: 3 as published, or 2.
+        width: factor on all channels; 1 is published, 1/8 suits a CPU.
+        blocks: depth of the stages; (3, 4, 6, 3) is published (ResNet-50); fewer entries leave out the coarsest stages.
+        stem_stride: stride of the first convolution along the spatial axes; (1, 2, 2) is published, for crops of
+            80x160x160.
+    """
+
+    provides: ClassVar[frozenset[str]] = frozenset({"stem", "mod_bottleneck", "bottleneck", "decoder"})
+
+    def __init__(
+        self,
+        modalities: int = 4,
+        classes: int = 4,
+        spatial_dims: int = 3,
+        width: float = 1.0,
+        blocks: Sequence[int] = (3, 4, 6, 3),
+        stem_stride: Sequence[int] | None = None,
+    ):
+        super().__init__(modalities, classes, spatial_dims, width, blocks, stem_stride)
+        self.shared = self.encoder()
+
+    def encode(self, image: Tensor, modality: int) -> Features:
+        """[B, 1, *S] -> the modality's terms in the skips, fine to coarse, then its bottleneck [B, F, *s]."""
+        skips, bottleneck = self.shared(image)
+        return [*self.decoder.project(skips, modality), bottleneck]
+
+    def decode(self, features: Sequence[Features | None], present: Tensor, want: Sequence[str] = ()) -> Output:
+        """Fill the absent bottlenecks with the mean of the present ones and decode; see ``Backbone.decode``."""
+        maps = [None if f is None else f[-1] for f in features]
+        fused = torch.cat(fill_absent(maps, present_mean(maps, present), present), 1)
+        logits, x = self.decoder(fused, sum_levels(features, len(self.blocks)))
+        known = [f for f in features if f is not None]
+        taps = {
+            "stem": [f[0] for f in known],
+            "mod_bottleneck": [f[-1] for f in known],
+            "bottleneck": fused,
+            "decoder": x,
+        }
+        return Output(logits, {name: taps[name] for name in want})

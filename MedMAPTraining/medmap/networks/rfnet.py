@@ -1,0 +1,176 @@
+"""RFNet: region-aware fusion of whatever modalities are present.
+
+Ding, Yu, Yang: "RFNet: Region-aware Fusion Network for Incomplete Multi-modal Brain Tumor Segmentation", ICCV 2021.
+Which modality tells most depends on the region: so each level first predicts coarse region probabilities (PRM) and
+then weights the modalities separately in every region (RFM).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from medmap.networks.base import Backbone, Features, Output
+from medmap.networks.blocks import CONV
+from medmap.networks.lineage import SLOPE, LevelFusion, LineageConv, ResidualEncoder, SeparateDecoder, UpBlock
+
+Level = Sequence[Tensor | None]
+"""One level of the encoders: one [B, C, *S] a modality, zero for samples without it, None where no sample has it."""
+
+
+class RegionPrediction(nn.Module):
+    """Probability map prediction (PRM) of one level: which region is where, as far as this level can tell.
+
+    The fused modalities ([1-wide M*C -> C/4, 3-wide, 1-wide -> C]), beside the decoder's feature except at the
+    deepest level, -> 1-wide ``hidden`` -> 1-wide ``classes`` logits. PRM and RFM see the same level.
+    """
+
+    def __init__(self, dims: int, modalities: int, classes: int, channels: int, hidden: int, deepest: bool):
+        super().__init__()
+        self.embed = LevelFusion(dims, modalities, channels, max(1, channels // 4), channels)
+        self.reduce = LineageConv(dims, channels if deepest else 2 * channels, hidden, 1)
+        self.head = CONV[dims](hidden, classes, 1)
+
+    def forward(self, level: Level, decoded: Tensor | None) -> Tensor:
+        """The level and the decoder's feature [B, C, *S] (None at the deepest level) -> logits [B, classes, *S]."""
+        x = self.embed(level)
+        return self.head(self.reduce(x if decoded is None else torch.cat([decoded, x], 1)))
+
+
+class RegionFusion(nn.Module):
+    """Region-aware fusion (RFM) of one level.
+
+    With p_k the probability of region k, per region k and modality m: R_mk = Y_m * p_k; from the region's means
+    (mean R_mk / (mean p_k + 1e-7) for all m, beside mean p_k) two layers and a sigmoid give a weight a_mk;
+    F_k = sum_m a_mk R_mk. [F_k over regions] is fused to C/2 channels, [Y_m over modalities] to the other C/2.
+
+    The means are those of the whole window, so the result depends on the window's size, as published.
+    """
+
+    def __init__(self, dims: int, modalities: int, classes: int, channels: int, hidden: int):
+        super().__init__()
+        self.weights = nn.ModuleList(
+            nn.Sequential(
+                nn.Linear(modalities * channels + 1, hidden), nn.LeakyReLU(SLOPE), nn.Linear(hidden, modalities)
+            )
+            for _ in range(classes)
+        )
+        half = channels // 2
+        self.regions = LevelFusion(dims, classes, channels, channels, channels - half)
+        self.shortcut = LevelFusion(dims, modalities, channels, channels, half)
+
+    def forward(self, level: Level, probability: Tensor) -> Tensor:
+        """The level and region probabilities [B, classes, *S] -> [B, C, *S]."""
+        weights = self._modality_weights(level, probability)
+        regions = [
+            probability[:, k : k + 1] * self._weighted_sum(level, weights[:, k]) for k in range(len(self.weights))
+        ]
+        return torch.cat([self.regions(regions), self.shortcut(level)], 1)
+
+    def _modality_weights(self, level: Level, probability: Tensor) -> Tensor:
+        """a_mk for every sample: [B, classes, M], in [0, 1]."""
+        share = probability.float().flatten(2)
+        mean = share.mean(2)
+        # Divided before the sum over voxels, not after it: the sum then stays in the range of half precision.
+        share = share / (mean[..., None] + 1e-7) / share.shape[2]
+        known = next(f for f in level if f is not None)
+        means = [known.new_zeros(*mean.shape, known.shape[1])] * len(level)
+        for m, feature in enumerate(level):
+            if feature is not None:
+                means[m] = torch.bmm(share.to(feature.dtype), feature.flatten(2).transpose(1, 2))
+        described = torch.cat([*means, mean[..., None].to(known.dtype)], 2)
+        return torch.stack([mlp(described[:, k]).sigmoid() for k, mlp in enumerate(self.weights)], 1)
+
+    @staticmethod
+    def _weighted_sum(level: Level, weights: Tensor) -> Tensor:
+        """sum_m a_m Y_m; weights [B, M] -> [B, C, *S]. What is absent is zero, whatever its weight."""
+        total: Tensor | None = None
+        for m, feature in enumerate(level):
+            if feature is not None:
+                term = weights[:, m].reshape(-1, *(1,) * (feature.ndim - 1)).to(feature.dtype) * feature
+                total = term if total is None else total + term
+        if total is None:
+            raise ValueError("at least one modality is needed")
+        return total
+
+
+class RFNet(Backbone):
+    """RFNet with 8.98 M parameters (8,984,960; four modalities and classes), as published and released.
+
+    ``widths=(8, 16, 32, 64)`` is the narrower variant of PASSION (Shi et al., MM 2024): 2.38 M (2,381,792).
+
+    Auxiliary outputs in training: ``deep``, the region logits of every level, finest (full resolution) first;
+    ``separate``, each modality segmented alone by the decoder that all share. The released code up-samples the
+    *softmax* of the former before its loss; here the logits are given at their own size and the objective decides.
+    Region probabilities are detached before they weight anything: only their own loss trains the PRM. The released
+    fusion takes the number of classes for that of modalities (both are four); here they are independent.
+
+    Args:
+        modalities: number of modalities M.
+        classes: number of classes (regions), background included.
+        spatial_dims: 2 or 3.
+        widths: channels at strides 1, 2, 4, ...
+        region_hidden: channels between the two layers of the PRM.
+        weight_hidden: channels between the two layers that give a modality its weight.
+    """
+
+    provides: ClassVar[frozenset[str]] = frozenset(
+        {"stem", "mod_bottleneck", "bottleneck", "decoder", "deep", "mod_logits"}
+    )
+
+    def __init__(
+        self,
+        modalities: int = 4,
+        classes: int = 4,
+        spatial_dims: int = 3,
+        widths: Sequence[int] = (16, 32, 64, 128),
+        region_hidden: int = 16,
+        weight_hidden: int = 128,
+    ):
+        super().__init__()
+        self.modalities, self.classes, self.spatial_dims = modalities, classes, spatial_dims
+        self.stride = 2 ** (len(widths) - 1)
+        dims, deepest = spatial_dims, len(widths) - 1
+        self.encoders = nn.ModuleList(ResidualEncoder(dims, widths) for _ in range(modalities))
+        self.separate = SeparateDecoder(dims, classes, widths)
+        self.predictions = nn.ModuleList(
+            RegionPrediction(dims, modalities, classes, width, region_hidden, level == deepest)
+            for level, width in enumerate(widths)
+        )
+        self.fusions = nn.ModuleList(RegionFusion(dims, modalities, classes, width, weight_hidden) for width in widths)
+        pairs = zip(widths[1:], widths[:-1], strict=True)
+        self.ups = nn.ModuleList(UpBlock(dims, coarse, fine) for coarse, fine in pairs)
+        self.head = CONV[dims](widths[0], classes, 1)
+
+    def encode(self, image: Tensor, modality: int) -> Features:
+        """[B, 1, *S] -> levels at strides 1, 2, 4, 8."""
+        return self.encoders[modality](image)
+
+    def decode(self, features: Sequence[Features | None], present: Tensor, want: Sequence[str] = ()) -> Output:
+        """Region-aware fusion from the deepest level up; see ``Backbone.decode``.
+
+        ``present`` is not looked at: what is absent is zero in every term, and its weight multiplies zero.
+        """
+        deep, fused = [], []
+        x: Tensor | None = None
+        for level in reversed(range(len(self.fusions))):
+            levels = [f if f is None else f[level] for f in features]
+            decoded = None if x is None else self.ups[level].raise_(x)
+            regions = self.predictions[level](levels, decoded)
+            deep.insert(0, regions)
+            fused.insert(0, self.fusions[level](levels, regions.softmax(1).detach()))
+            x = fused[0] if decoded is None else self.ups[level].merge(decoded, fused[0])
+        separate = self.separate.each(features) if self.training or "mod_logits" in want else []
+        taps = {
+            "stem": [f[0] for f in features if f is not None],
+            "mod_bottleneck": [f[-1] for f in features if f is not None],
+            "bottleneck": fused[-1],
+            "decoder": x,
+            "deep": deep,
+            "mod_logits": separate,
+        }
+        aux = {"deep": deep, "separate": separate} if self.training else {}
+        return Output(self.head(x), {name: taps[name] for name in want}, aux)

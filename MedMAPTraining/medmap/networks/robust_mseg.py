@@ -1,0 +1,160 @@
+"""Robust-MSeg: gated fusion of what each modality shows, kept apart from how it looks.
+
+Chen, Dou, Jin, Chen, Qin, Heng: "Robust Multimodal Brain Tumor Segmentation via Feature Disentanglement and Gated
+Fusion", MICCAI 2019. Content is what ``GatedUNet`` encodes, fuses and segments; a style code of eight numbers a
+modality must, with the fused content, be enough to draw that modality's image again. Style and drawing exist in
+training only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from medmap.networks.base import Features, Output
+from medmap.networks.blocks import CONV, NORM
+from medmap.networks.unet import WIDTHS, GatedUNet
+
+
+class StyleEncoder(nn.Module):
+    """[B, 1, *S] -> [B, 2 * style, 1, ...]: mean and log variance of the style.
+
+    A 7-wide convolution, four 4-wide ones of stride 2 (the first two double the channels), ReLU, global mean, 1-wide.
+    Without normalisation, which would take the style away. Needs windows of at least 16.
+    """
+
+    def __init__(self, dims: int, width: int, style: int):
+        super().__init__()
+        channels = (width, 2 * width, 4 * width, 4 * width, 4 * width)
+        layers: list[nn.Module] = [CONV[dims](1, width, 7, padding=3), nn.ReLU()]
+        for inputs, outputs in zip(channels[:-1], channels[1:], strict=True):
+            layers += [CONV[dims](inputs, outputs, 4, stride=2, padding=1), nn.ReLU()]
+        self.layers = nn.Sequential(*layers)
+        self.head = CONV[dims](channels[-1], 2 * style, 1)
+
+    def forward(self, image: Tensor) -> Tensor:
+        x = self.layers(image)
+        return self.head(x.mean(dim=tuple(range(2, x.ndim)), keepdim=True))
+
+
+class AdaptiveResidualBlock(nn.Module):
+    """Two 3-wide convolutions, each with adaptive instance normalisation (Huang and Belongie, ICCV 2017, Eq. 8)."""
+
+    def __init__(self, dims: int, channels: int):
+        super().__init__()
+        self.first, self.second = (CONV[dims](channels, channels, 3, padding=1) for _ in range(2))
+        self.norm = NORM[dims](channels)
+
+    def forward(self, x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
+        """x [B, C, *S]; scale (around one) and shift [B, C, 1, ...]."""
+        y = (self.norm(self.first(x)) * (1 + scale) + shift).relu()
+        return x + self.norm(self.second(y)) * (1 + scale) + shift
+
+
+class ImageDecoder(nn.Module):
+    """Fused content at the deepest level and a style -> the image of one modality [B, 1, *S].
+
+    Four residual blocks whose normalisation the style sets, then up-sampling to full resolution by nearest neighbours
+    and 5-wide convolutions that halve the channels, with layer normalisation and ReLU, and a 7-wide convolution.
+    """
+
+    def __init__(self, dims: int, channels: int, ups: int, style: int, hidden: int = 128):
+        super().__init__()
+        self.describe = nn.Sequential(nn.Linear(style, hidden), nn.ReLU(), nn.Linear(hidden, hidden), nn.ReLU())
+        self.scale, self.shift = nn.Linear(hidden, channels), nn.Linear(hidden, channels)
+        self.blocks = nn.ModuleList(AdaptiveResidualBlock(dims, channels) for _ in range(4))
+        layers: list[nn.Module] = []
+        for _ in range(ups):
+            half = max(1, channels // 2)
+            layers += [nn.Upsample(scale_factor=2), CONV[dims](channels, half, 5, padding=2), nn.GroupNorm(1, half)]
+            layers.append(nn.ReLU())
+            channels = half
+        self.up = nn.Sequential(*layers, CONV[dims](channels, 1, 7, padding=3))
+
+    def forward(self, content: Tensor, style: Tensor) -> Tensor:
+        """content [B, channels, *s], style [B, style] -> [B, 1, *S]."""
+        described = self.describe(style)
+        shape = (*described.shape[:1], -1, *(1,) * (content.ndim - 2))
+        scale, shift = self.scale(described).reshape(shape), self.shift(described).reshape(shape)
+        for block in self.blocks:
+            content = block(content, scale, shift)
+        return self.up(content)
+
+
+class RobustMSeg(GatedUNet):
+    """Robust-MSeg: 6.65 M parameters at inference, 37.5 M in training (37,486,640), as the released code has.
+
+    ``reconstruct=False`` builds the 6,650,292 of inference alone, which is ``GatedUNet``. The widths inside style
+    encoder (32), style network (128, one pair of scale and shift for all blocks) and image decoders (each up-sampling
+    halves) are inferred: they give the released count.
+
+    In training ``encode`` gives a further entry, the style's mean and log variance, before the last: first and last
+    stay the levels that they are in evaluation. Auxiliary outputs in training: ``reconstruction``, all M images
+    [B, 1, *S] in task order from the *fused* content; and ``divergence``, one [B] a modality, the style's KL from
+    N(0, 1) (zero where absent, None where not encoded). The published loss is weighted CE + Dice
+    + 0.1 * sum of L1 of the reconstructions + 0.1 * sum of divergences.
+
+    The released code encodes the style of dropped modalities in training as well. Here nothing absent is read: its
+    style is drawn from N(0, 1), which is what zero mean and zero log variance mean.
+
+    Args:
+        modalities, classes, spatial_dims, widths: see ``GatedUNet``.
+        reconstruct: build the parts that only training uses.
+        style_width: first width of the style encoder.
+        style: length of the style code.
+    """
+
+    provides: ClassVar[frozenset[str]] = GatedUNet.provides
+
+    def __init__(
+        self,
+        modalities: int = 4,
+        classes: int = 4,
+        spatial_dims: int = 3,
+        widths: Sequence[int] = WIDTHS,
+        reconstruct: bool = True,
+        style_width: int = 32,
+        style: int = 8,
+    ):
+        super().__init__(modalities, classes, spatial_dims, widths)
+        count = modalities if reconstruct else 0
+        self.style_encoders = nn.ModuleList(StyleEncoder(spatial_dims, style_width, style) for _ in range(count))
+        self.image_decoders = nn.ModuleList(
+            ImageDecoder(spatial_dims, widths[-1], len(widths) - 1, style) for _ in range(count)
+        )
+
+    def encode(self, image: Tensor, modality: int) -> Features:
+        """[B, 1, *S] -> levels at strides 1, 2, 4, 8; in training [..., style [B, 16, 1, ...], deepest level]."""
+        levels = super().encode(image, modality)
+        if self._draws():
+            levels.insert(-1, self.style_encoders[modality](image))
+        return levels
+
+    def decode(self, features: Sequence[Features | None], present: Tensor, want: Sequence[str] = ()) -> Output:
+        """Gated fusion and decoding, in training also the drawing; see ``Backbone.decode``."""
+        if not self._draws():
+            return super().decode(features, present, want)
+        content = [None if f is None else [*f[:-2], f[-1]] for f in features]
+        output = super().decode(content, present, {*want, "bottleneck"})
+        fused = output.taps["bottleneck"]
+        codes = [None if f is None else f[-2].flatten(1).float().chunk(2, 1) for f in features]
+        unknown = (fused.new_zeros(()).float(),) * 2
+        aux = {"reconstruction": [], "divergence": []}
+        for code, decoder in zip(codes, self.image_decoders, strict=True):
+            mean, log_variance = unknown if code is None else code
+            noise = torch.randn(fused.shape[0], decoder.describe[0].in_features, device=fused.device)
+            style = mean + (log_variance / 2).exp() * noise
+            aux["reconstruction"].append(decoder(fused, style.to(fused.dtype)))
+            aux["divergence"].append(None if code is None else style_divergence(mean, log_variance))
+        return Output(output.logits, {name: output.taps[name] for name in want}, aux)
+
+    def _draws(self) -> bool:
+        return self.training and len(self.image_decoders) > 0
+
+
+def style_divergence(mean: Tensor, log_variance: Tensor) -> Tensor:
+    """KL(N(mean, variance) || N(0, 1)), mean over the code: [B, style] twice -> [B]; zero for zeros."""
+    return ((mean.square() + log_variance.exp() - 1 - log_variance) / 2).mean(1)

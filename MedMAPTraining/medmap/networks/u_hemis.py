@@ -1,0 +1,146 @@
+"""U-HeMIS: fuse any subset of modalities by the mean and the variance of their features.
+
+HeMIS (Havaei et al., MICCAI 2016) in the shape of a U-Net, the baseline of Dorent et al., "Hetero-Modal Variational
+Encoder-Decoder for Joint Modality Completion and Segmentation", MICCAI 2019. The encoder and decoder are those of
+U-HVED, too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from medmap.networks.base import Backbone, Features, Output
+from medmap.networks.blocks import CONV, NORM, mask_absent, upsample
+
+POOL = {2: nn.MaxPool2d, 3: nn.MaxPool3d}
+
+
+class NormActConv(nn.Sequential):
+    """IN (affine) -> LeakyReLU(0.01) -> 3-wide convolution without bias; [B, inputs, *S] -> [B, outputs, *S]."""
+
+    def __init__(self, dims: int, inputs: int, outputs: int):
+        super().__init__(
+            NORM[dims](inputs, affine=True),
+            nn.LeakyReLU(0.01),
+            CONV[dims](inputs, outputs, 3, padding=1, bias=False),
+        )
+
+
+class HemisEncoder(nn.Module):
+    """One modality: a 1-wide convolution, then two ``NormActConv`` a level, max-pooling between levels.
+
+    [B, 1, *S] -> one [B, outputs[l], *S / 2**l] per level. The first convolution needs no bias: a normalisation
+    follows.
+    """
+
+    def __init__(self, dims: int, widths: Sequence[int], outputs: Sequence[int]):
+        super().__init__()
+        self.stem = CONV[dims](1, widths[0], 1, bias=False)
+        self.blocks = nn.ModuleList()
+        inputs = widths[0]
+        for width, output in zip(widths, outputs, strict=True):
+            self.blocks.append(nn.Sequential(NormActConv(dims, inputs, width), NormActConv(dims, width, output)))
+            inputs = output
+        self.pool = POOL[dims](2)
+
+    def forward(self, x: Tensor) -> Features:
+        x = self.stem(x)
+        levels = []
+        for level, block in enumerate(self.blocks):
+            x = block(x if level == 0 else self.pool(x))
+            levels.append(x)
+        return levels
+
+
+class HemisDecoder(nn.Module):
+    """Up-sample, concatenate the skip, two ``NormActConv`` of which the second halves the channels; 1-wide head.
+
+    Args:
+        dims: 2 or 3.
+        widths: of the encoder; a level decodes with the width of the encoder's next finer one times two.
+        skips: channels of the fused levels, fine to coarse.
+        outputs: channels of the result.
+    """
+
+    def __init__(self, dims: int, widths: Sequence[int], skips: Sequence[int], outputs: int):
+        super().__init__()
+        self.blocks = nn.ModuleList()
+        inputs = skips[-1]
+        for width, skip in zip(reversed(widths[1:]), reversed(skips[:-1]), strict=True):
+            width = width // 2
+            first = NormActConv(dims, inputs + skip, width)
+            self.blocks.append(nn.Sequential(first, NormActConv(dims, width, width // 2)))
+            inputs = width // 2
+        self.head = CONV[dims](inputs, outputs, 1)
+
+    def forward(self, levels: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+        """Fused levels, fine to coarse -> ([B, outputs, *S], the feature in front of the head [B, C, *S])."""
+        x = levels[-1]
+        for block, skip in zip(self.blocks, reversed(levels[:-1]), strict=True):
+            x = block(torch.cat([upsample(x), skip], 1))
+        return self.head(x), x
+
+
+class UHeMIS(Backbone):
+    """U-HeMIS with 0.57 M parameters (565,860; four modalities and classes), as the released code has.
+
+    At every level the present modalities are summarised by the mean and the variance (n in the denominator; zero for
+    a single modality) of their features, in any number and order. The slope of the LeakyReLU, the affine normalisation
+    and the alignment of the up-sampling are inferred: the parameter count fits them.
+
+    Args:
+        modalities: number of modalities M.
+        classes: number of classes, background included.
+        spatial_dims: 2 or 3.
+        widths: even channel numbers at strides 1, 2, 4, ...; a modality's features have half of them.
+    """
+
+    provides: ClassVar[frozenset[str]] = frozenset({"stem", "mod_bottleneck", "bottleneck", "decoder"})
+
+    def __init__(
+        self, modalities: int = 4, classes: int = 4, spatial_dims: int = 3, widths: Sequence[int] = (8, 16, 32, 64)
+    ):
+        super().__init__()
+        self.modalities, self.classes, self.spatial_dims = modalities, classes, spatial_dims
+        self.stride = 2 ** (len(widths) - 1)
+        halves = [width // 2 for width in widths]
+        self.encoders = nn.ModuleList(HemisEncoder(spatial_dims, widths, halves) for _ in range(modalities))
+        self.decoder = HemisDecoder(spatial_dims, widths, [2 * half for half in halves], classes)
+
+    def encode(self, image: Tensor, modality: int) -> Features:
+        """[B, 1, *S] -> levels at strides 1, 2, 4, 8."""
+        return self.encoders[modality](image)
+
+    def decode(self, features: Sequence[Features | None], present: Tensor, want: Sequence[str] = ()) -> Output:
+        """Mean and variance of what is present, then one U-Net decoder; see ``Backbone.decode``."""
+        known = [m for m, f in enumerate(features) if f is not None]
+        depth = len(features[known[0]])
+        fused = [mean_and_variance([features[m][level] for m in known], present[:, known]) for level in range(depth)]
+        logits, decoded = self.decoder(fused)
+        taps = {
+            "stem": [features[m][0] for m in known],
+            "mod_bottleneck": [features[m][-1] for m in known],
+            "bottleneck": fused[-1],
+            "decoder": decoded,
+        }
+        return Output(logits, {name: taps[name] for name in want})
+
+
+def mean_and_variance(features: Sequence[Tensor], present: Tensor) -> Tensor:
+    """Moments over the present modalities (HeMIS, Eq. 1-2, with n in the denominator of the variance).
+
+    Args:
+        features: N tensors [B, C, *S], zero where absent.
+        present: [B, N] bool.
+
+    Returns:
+        [B, 2C, *S]: mean, then variance.
+    """
+    count = present.sum(1).clamp(min=1).to(features[0].dtype).reshape(-1, *(1,) * (features[0].ndim - 1))
+    mean = sum(features[1:], features[0]) / count
+    squares = [mask_absent((f - mean).square(), present[:, n]) for n, f in enumerate(features)]
+    return torch.cat([mean, sum(squares[1:], squares[0]) / count], 1)

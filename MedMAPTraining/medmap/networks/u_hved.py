@@ -1,0 +1,162 @@
+"""U-HVED: a variational U-Net that segments, and completes the missing images, from any subset of modalities.
+
+Dorent, Joutard, Modat, Ourselin, Vercauteren: "Hetero-Modal Variational Encoder-Decoder for Joint Modality Completion
+and Segmentation", MICCAI 2019. Every modality gives a Gaussian per level; what is present is fused by their product.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import combinations
+from typing import ClassVar, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from medmap.networks.base import Backbone, Features, Output
+from medmap.networks.blocks import mask_absent
+from medmap.networks.u_hemis import HemisDecoder, HemisEncoder
+
+EPS = 1e-7
+
+
+class Gaussian(NamedTuple):
+    """Independent normal distributions: ``mean`` and ``log_variance``, each [B, C, *S] float32."""
+
+    mean: Tensor
+    log_variance: Tensor
+
+
+STANDARD = Gaussian(torch.zeros(()), torch.zeros(()))
+
+
+class UHVED(Backbone):
+    """U-HVED with 1.25 M parameters (1,250,556; four modalities and classes), as the released code has.
+
+    Every level of an encoder gives [mu; log sigma^2] (the log clipped to +-50). Fusion: ``product_of_gaussians``.
+    Training decodes a sample of it; evaluation decodes its mean, where the released code samples as well, so that the
+    same scans always give the same segmentation.
+
+    Auxiliary outputs in training: ``reconstruction``, all M images [B, 1, *S] in task order, present or not; and
+    ``divergence``, one [B] per level, see ``posterior_divergence``. The published loss is CE + Dice
+    + 0.1 * mean divergence + 0.1 * mean squared error of the reconstructions.
+
+    Args:
+        modalities: number of modalities M.
+        classes: number of classes, background included.
+        spatial_dims: 2 or 3.
+        widths: even channel numbers at strides 1, 2, 4, ...; half of them are mu.
+        reconstruct: build the image decoders, which only training uses.
+    """
+
+    provides: ClassVar[frozenset[str]] = frozenset({"stem", "mod_bottleneck", "bottleneck", "decoder"})
+
+    def __init__(
+        self,
+        modalities: int = 4,
+        classes: int = 4,
+        spatial_dims: int = 3,
+        widths: Sequence[int] = (8, 16, 32, 64),
+        reconstruct: bool = True,
+    ):
+        super().__init__()
+        self.modalities, self.classes, self.spatial_dims = modalities, classes, spatial_dims
+        self.stride = 2 ** (len(widths) - 1)
+        halves = [width // 2 for width in widths]
+        self.encoders = nn.ModuleList(HemisEncoder(spatial_dims, widths, widths) for _ in range(modalities))
+        self.decoder = HemisDecoder(spatial_dims, widths, halves, classes)
+        self.image_decoders = nn.ModuleList(
+            HemisDecoder(spatial_dims, widths, halves, 1) for _ in range(modalities if reconstruct else 0)
+        )
+
+    def encode(self, image: Tensor, modality: int) -> Features:
+        """[B, 1, *S] -> [mu; log sigma^2] at strides 1, 2, 4, 8."""
+        return self.encoders[modality](image)
+
+    def decode(self, features: Sequence[Features | None], present: Tensor, want: Sequence[str] = ()) -> Output:
+        """Product of what is present and the prior, then the decoders; see ``Backbone.decode``."""
+        known = [m for m, f in enumerate(features) if f is not None]
+        here = present[:, known]
+        levels = [
+            [split_gaussian(features[m][level]) for m in known] for level in range(len(features[known[0]]))
+        ]
+        posteriors = [product_of_gaussians(level, here) for level in levels]
+        dtype = features[known[0]][0].dtype
+        latent = [(sample(q) if self.training else q.mean).to(dtype) for q in posteriors]
+        logits, decoded = self.decoder(latent)
+        aux: dict[str, list[Tensor | None]] = {}
+        if self.training:
+            aux["reconstruction"] = [decoder(latent)[0] for decoder in self.image_decoders]
+            aux["divergence"] = [
+                posterior_divergence(level, here, q) for level, q in zip(levels, posteriors, strict=True)
+            ]
+        taps = {
+            "stem": [features[m][0] for m in known],
+            "mod_bottleneck": [features[m][-1] for m in known],
+            "bottleneck": latent[-1],
+            "decoder": decoded,
+        }
+        return Output(logits, {name: taps[name] for name in want}, aux)
+
+
+def split_gaussian(feature: Tensor) -> Gaussian:
+    """[mu; log sigma^2] of [B, 2C, *S], the latter clipped to +-50 where exp is still finite in float32."""
+    mean, log_variance = feature.float().chunk(2, 1)
+    return Gaussian(mean, log_variance.clamp(-50, 50))
+
+
+def product_of_gaussians(experts: Sequence[Gaussian], present: Tensor) -> Gaussian:
+    """Product of the present experts and of a prior N(0, 1) (Dorent et al., Eq. 5).
+
+    1 / sigma^2 = 1 + sum_m 1 / (sigma_m^2 + 1e-7); mu = sigma^2 * sum_m mu_m / (sigma_m^2 + 1e-7); m over the present.
+
+    Args:
+        experts: N Gaussians; absent ones are not used, whatever they hold.
+        present: [B, N] bool.
+    """
+    precision = torch.ones_like(experts[0].mean)
+    weighted = torch.zeros_like(precision)
+    for n, expert in enumerate(experts):
+        own = 1 / (expert.log_variance.exp() + EPS)
+        precision = precision + mask_absent(own, present[:, n])
+        weighted = weighted + mask_absent(own * expert.mean, present[:, n])
+    return Gaussian(weighted / precision, -precision.log())
+
+
+def sample(q: Gaussian) -> Tensor:
+    """Reparameterised: mu + sigma * N(0, 1), from the global random state."""
+    return q.mean + (q.log_variance / 2).exp() * torch.randn_like(q.mean)
+
+
+def gaussian_divergence(p: Gaussian, q: Gaussian) -> Tensor:
+    """KL(p || q), mean over all elements of a sample: [B]."""
+    ratio = (p.log_variance.exp() + (p.mean - q.mean).square()) / (q.log_variance.exp() + EPS)
+    return ((ratio - 1 + q.log_variance - p.log_variance) / 2).flatten(1).mean(1)
+
+
+def posterior_divergence(experts: Sequence[Gaussian], present: Tensor, q: Gaussian) -> Tensor:
+    """How far the posteriors of smaller subsets are from the one in use, and all of them from the prior: [B].
+
+    Over the n non-empty subsets S of what is present (15 of four modalities):
+    sum KL(q || q_S) / (n - 1) + sum KL(q_S || N(0, 1)) / n; the first is zero where only one modality is present.
+
+    The released code draws the subset in use from complete samples and compares it with all 15, absent modalities
+    included. Here nothing absent is read, so that incomplete cohorts train by the same rule.
+
+    Args:
+        experts: N Gaussians.
+        present: [B, N] bool.
+        q: their product over ``present``.
+    """
+    subsets = [s for n in range(1, len(experts) + 1) for s in combinations(range(len(experts)), n)]
+    zero = q.mean.new_zeros(q.mean.shape[0])
+    to_subset, to_prior, count = zero, zero, zero
+    prior = Gaussian(STANDARD.mean.to(q.mean), STANDARD.log_variance.to(q.mean))
+    for subset in subsets:
+        chosen = list(subset)
+        valid = present[:, chosen].all(1)
+        own = product_of_gaussians([experts[n] for n in chosen], present[:, chosen])
+        to_subset = to_subset + torch.where(valid, gaussian_divergence(q, own), zero)
+        to_prior = to_prior + torch.where(valid, gaussian_divergence(own, prior), zero)
+        count = count + valid
+    return to_subset / (count - 1).clamp(min=1) + to_prior / count.clamp(min=1)

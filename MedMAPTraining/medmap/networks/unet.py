@@ -1,0 +1,202 @@
+"""3D U-Net as PMKL has it: the student for one set of modalities, and the gated teacher with one encoder a modality.
+
+Chen et al., "Learning with Privileged Multimodal Knowledge for Unimodal Segmentation", IEEE TMI 2022. The teacher is
+the segmentation branch of Robust-MSeg (Chen et al., "Robust Multimodal Brain Tumor Segmentation via Feature
+Disentanglement and Gated Fusion", MICCAI 2019), not the stacked-channel U-Net of the PMKL paper's Fig. 1: that is what
+the released code loads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from medmap.networks.base import Backbone, Features, Output
+from medmap.networks.blocks import CONV, NORM
+from medmap.networks.fixed_subset import FixedSubset
+from medmap.networks.lineage import sum_over_modalities
+
+WIDTHS = (16, 32, 64, 128)
+
+
+class UNetConv(nn.Sequential):
+    """Convolution with bias and reflected border -> affine instance normalisation -> LeakyReLU(0.2).
+
+    Reflection needs at least two voxels along every axis, so windows at least twice the stride.
+    """
+
+    def __init__(self, dims: int, inputs: int, outputs: int, kernel: int = 3, stride: int = 1):
+        padding = (kernel - 1) // 2
+        mode = "reflect" if padding else "zeros"
+        super().__init__(
+            CONV[dims](inputs, outputs, kernel, stride=stride, padding=padding, padding_mode=mode),
+            NORM[dims](outputs, affine=True),
+            nn.LeakyReLU(0.2, inplace=True),
+        )
+
+
+class UNetEncoder(nn.Module):
+    """[B, inputs, *S] -> per level [B, widths[l], *S / 2**l].
+
+    A level is three convolutions of which the first has stride 2 (from the second level on); its output is the sum of
+    the first and the third.
+    """
+
+    def __init__(self, dims: int, inputs: int, widths: Sequence[int]):
+        super().__init__()
+        self.first, self.body = nn.ModuleList(), nn.ModuleList()
+        for level, width in enumerate(widths):
+            self.first.append(UNetConv(dims, inputs, width, stride=2 if level else 1))
+            self.body.append(nn.Sequential(UNetConv(dims, width, width), UNetConv(dims, width, width)))
+            inputs = width
+
+    def forward(self, x: Tensor) -> Features:
+        levels = []
+        for first, body in zip(self.first, self.body, strict=True):
+            x = first(x)
+            x = x + body(x)
+            levels.append(x)
+        return levels
+
+
+class UNetDecoder(nn.Module):
+    """Levels, fine to coarse -> [B, widths[0], *S].
+
+    A step is: nearest-neighbour up-sampling, a 3-wide convolution that halves the channels, concatenation with the
+    skip, a 3-wide convolution that halves them again, a 1-wide one.
+    """
+
+    def __init__(self, dims: int, widths: Sequence[int]):
+        super().__init__()
+        self.up, self.merge = nn.ModuleList(), nn.ModuleList()
+        for fine, coarse in pairwise(widths):
+            self.up.append(UNetConv(dims, coarse, fine))
+            self.merge.append(nn.Sequential(UNetConv(dims, 2 * fine, fine), UNetConv(dims, fine, fine, kernel=1)))
+
+    def forward(self, levels: Features) -> Tensor:
+        x = levels[-1]
+        for up, merge, skip in zip(reversed(self.up), reversed(self.merge), reversed(levels[:-1]), strict=True):
+            x = up(nn.functional.interpolate(x, scale_factor=2, mode="nearest"))
+            x = merge(torch.cat([x, skip], 1))
+        return x
+
+
+class GatedFusion(nn.Module):
+    """Fuse one level of all modalities by spatial gates (Robust-MSeg, "gated fusion").
+
+    A 3-wide convolution with instance normalisation over the concatenated modalities gives one map a modality; its
+    sigmoid weighs that modality; a 1-wide convolution maps the concatenated result back to the channels of one.
+
+    Both convolutions are sums over modalities, and so cost nothing for those that are absent.
+    """
+
+    def __init__(self, dims: int, modalities: int, channels: int):
+        super().__init__()
+        self.border = (1, 1) * dims
+        self.gate = CONV[dims](modalities * channels, modalities, 3)
+        self.gate_norm = NORM[dims](modalities, affine=True)
+        self.mix = CONV[dims](modalities * channels, channels, 1)
+        self.mix_norm = NORM[dims](channels, affine=True)
+        self.act = nn.LeakyReLU(0.2, inplace=True)
+
+    def forward(self, features: Sequence[Tensor | None]) -> Tensor:
+        """features: one [B, C, *S] a modality, zero for samples without it, None where no sample has it -> the same."""
+        padded = [None if f is None else nn.functional.pad(f, self.border, mode="reflect") for f in features]
+        gates = self.gate_norm(sum_over_modalities(self.gate, padded)).sigmoid()
+        gated = [None if f is None else f * gates[:, m : m + 1] for m, f in enumerate(features)]
+        return self.act(self.mix_norm(sum_over_modalities(self.mix, gated)))
+
+
+class UNet(FixedSubset):
+    """Residual 3D U-Net for one set of modalities: PMKL's student, and the plain U-Net of MedMAP's own students.
+
+    2,056,292 parameters with four input channels and four classes (the released code: 2.06 M, with the five classes of
+    BraTS 2015). PMKL's student of T1ce is ``inputs=[1], replicate=4``: it repeats the scan into four channels.
+
+    Args:
+        modalities, classes, spatial_dims, inputs, replicate: see ``FixedSubset``.
+        widths: channels of the levels at strides 1, 2, 4, ...
+    """
+
+    provides: ClassVar[frozenset[str]] = frozenset({"bottleneck", "decoder"})
+
+    def __init__(
+        self,
+        modalities: int = 4,
+        classes: int = 4,
+        spatial_dims: int = 3,
+        inputs: Sequence[int] | None = None,
+        replicate: int = 1,
+        widths: Sequence[int] = WIDTHS,
+    ):
+        super().__init__(modalities, classes, spatial_dims, inputs, replicate)
+        self.stride = 2 ** (len(widths) - 1)
+        self.encoder = UNetEncoder(spatial_dims, self.channels, widths)
+        self.decoder = UNetDecoder(spatial_dims, widths)
+        self.head = CONV[spatial_dims](widths[0], classes, 1)
+        initialise(self)
+
+    def segment(self, image: Tensor, want: Sequence[str] = ()) -> Output:
+        """[B, channels, *S] -> logits [B, classes, *S]; taps ``bottleneck`` and ``decoder`` ([B, widths[0], *S])."""
+        levels = self.encoder(image)
+        x = self.decoder(levels)
+        taps = {"bottleneck": levels[-1], "decoder": x}
+        return Output(self.head(x), {name: taps[name] for name in want})
+
+
+class GatedUNet(Backbone):
+    """The U-Net with one encoder a modality and gated fusion at every level: PMKL's teacher, for any subset.
+
+    6,650,292 parameters with four modalities and four classes (the released code: 6.65 M, with five classes). Whether
+    the fusion's last convolution is followed by normalisation and LeakyReLU, as every other one is, was inferred
+    (480 parameters).
+
+    Args:
+        modalities, classes, spatial_dims: see ``SubsetUNet``.
+        widths: channels of the levels at strides 1, 2, 4, ...
+    """
+
+    provides: ClassVar[frozenset[str]] = frozenset({"stem", "mod_bottleneck", "bottleneck", "decoder"})
+
+    def __init__(
+        self, modalities: int = 4, classes: int = 4, spatial_dims: int = 3, widths: Sequence[int] = WIDTHS
+    ):
+        super().__init__()
+        self.modalities, self.classes, self.spatial_dims = modalities, classes, spatial_dims
+        self.stride = 2 ** (len(widths) - 1)
+        self.encoders = nn.ModuleList(UNetEncoder(spatial_dims, 1, widths) for _ in range(modalities))
+        self.fusions = nn.ModuleList(GatedFusion(spatial_dims, modalities, width) for width in widths)
+        self.decoder = UNetDecoder(spatial_dims, widths)
+        self.head = CONV[spatial_dims](widths[0], classes, 1)
+        initialise(self)
+
+    def encode(self, image: Tensor, modality: int) -> Features:
+        """[B, 1, *S] -> levels at strides 1, 2, 4, ..."""
+        return self.encoders[modality](image)
+
+    def decode(self, features: Sequence[Features | None], present: Tensor, want: Sequence[str] = ()) -> Output:
+        """Fuse every level and decode; see ``Backbone.decode``."""
+        known = [f for f in features if f is not None]
+        fused = [
+            fusion([None if f is None else f[level] for f in features]) for level, fusion in enumerate(self.fusions)
+        ]
+        x = self.decoder(fused)
+        taps = {
+            "stem": [f[0] for f in known],
+            "mod_bottleneck": [f[-1] for f in known],
+            "bottleneck": fused[-1],
+            "decoder": x,
+        }
+        return Output(self.head(x), {name: taps[name] for name in want})
+
+
+def initialise(network: nn.Module) -> None:
+    """PMKL's start: kernels from a normal distribution with σ = 0.01 cut at 2σ, biases zero."""
+    for module in network.modules():
+        if isinstance(module, (nn.Conv2d, nn.Conv3d)):
+            nn.init.trunc_normal_(module.weight, std=0.01, a=-0.02, b=0.02)
+            nn.init.zeros_(module.bias)

@@ -1,0 +1,92 @@
+"""V-Net as ProtoKD has it, for one set of modalities.
+
+Wang et al., "Prototype Knowledge Distillation for Medical Segmentation with Missing Modality", ICASSP 2023: teacher and
+student are this network and differ in their input channels only. Unlike the V-Net of Milletari et al. (3DV 2016) it has
+3-wide convolutions, no residual connections and additive skips.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import ClassVar
+
+from torch import Tensor, nn
+
+from medmap.errors import BundleError
+from medmap.networks.base import Output
+from medmap.networks.blocks import CONV, NORM
+from medmap.networks.fixed_subset import FixedSubset
+
+TRANSPOSED = {2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}
+NORMS = {"batch": {2: nn.BatchNorm2d, 3: nn.BatchNorm3d}, "instance": NORM}
+
+
+class VNet(FixedSubset):
+    """Five levels of plain convolutions; strided ones lead down, transposed ones up, and skips are added.
+
+    9,447,396 parameters with four input channels and four classes (the released code: 9.45 M). That its strided and
+    transposed convolutions have no bias, like the others, was inferred (720 parameters that normalisation would undo).
+
+    Args:
+        modalities, classes, spatial_dims, inputs, replicate: see ``FixedSubset``.
+        widths: channels of the levels at strides 1, 2, 4, ...
+        depths: convolutions of the levels on the way down; on the way up they are the same, without the coarsest.
+        norm: ``batch`` as published. ``instance`` is a deviation: batch statistics mix samples that have different
+            modalities and are poor for the one or two patches that fit a GPU.
+    """
+
+    provides: ClassVar[frozenset[str]] = frozenset({"bottleneck", "decoder"})
+
+    def __init__(
+        self,
+        modalities: int = 4,
+        classes: int = 4,
+        spatial_dims: int = 3,
+        inputs: Sequence[int] | None = None,
+        replicate: int = 1,
+        widths: Sequence[int] = (16, 32, 64, 128, 256),
+        depths: Sequence[int] = (1, 2, 3, 3, 3),
+        norm: str = "batch",
+    ):
+        super().__init__(modalities, classes, spatial_dims, inputs, replicate)
+        if norm not in NORMS:
+            raise BundleError(f"The normalisation '{norm}' is unknown.", f"Use {' or '.join(NORMS)}.")
+        if len(widths) != len(depths):
+            raise BundleError(f"{len(widths)} widths do not fit {len(depths)} depths.", "Give one of each a level.")
+        self.stride = 2 ** (len(widths) - 1)
+        dims = spatial_dims
+
+        def block(layer: type[nn.Module], fan_in: int, fan_out: int, kernel: int, **options) -> nn.Sequential:
+            convolution = layer(fan_in, fan_out, kernel, bias=False, **options)
+            return nn.Sequential(convolution, NORMS[norm][dims](fan_out, affine=True), nn.ReLU(inplace=True))
+
+        def stage(fan_in: int, width: int, depth: int) -> nn.Sequential:
+            sizes = [fan_in, *[width] * depth]
+            return nn.Sequential(*(block(CONV[dims], sizes[n], width, 3, padding=1) for n in range(depth)))
+
+        self.down_stages = nn.ModuleList(
+            stage(width if level else self.channels, width, depth)
+            for level, (width, depth) in enumerate(zip(widths, depths, strict=True))
+        )
+        pairs = list(pairwise(widths))
+        self.downs = nn.ModuleList(block(CONV[dims], fine, coarse, 2, stride=2) for fine, coarse in pairs)
+        self.ups = nn.ModuleList(block(TRANSPOSED[dims], coarse, fine, 2, stride=2) for fine, coarse in pairs)
+        self.up_stages = nn.ModuleList(stage(w, w, d) for w, d in zip(widths[:-1], depths[:-1], strict=True))
+        self.head = CONV[dims](widths[0], classes, 1)
+
+    def segment(self, image: Tensor, want: Sequence[str] = ()) -> Output:
+        """[B, channels, *S] -> logits [B, classes, *S].
+
+        Taps: ``bottleneck`` [B, widths[-1], *S / stride] and ``decoder`` [B, widths[0], *S], ProtoKD's feature of which
+        prototypes are made.
+        """
+        x, skips = self.down_stages[0](image), []
+        for down, stage in zip(self.downs, self.down_stages[1:], strict=True):
+            skips.append(x)
+            x = stage(down(x))
+        taps = {"bottleneck": x}
+        for up, stage, skip in zip(reversed(self.ups), reversed(self.up_stages), reversed(skips), strict=True):
+            x = stage(up(x) + skip)
+        taps["decoder"] = x
+        return Output(self.head(x), {name: taps[name] for name in want})

@@ -1,0 +1,6 @@
+"""Synthetic four-modality brain-tumour cases: ``generate(seed)`` gives images, labels and the brain mask of one."""
+
+from medmap.phantom.generator import Phantom, generate
+from medmap.phantom.style import Style
+
+__all__ = ["Phantom", "Style", "generate"]

@@ -1,0 +1,131 @@
+"""From tissue to signal: mean intensities of every tissue in T1, T1ce, T2 and FLAIR, drawn anew for each case.
+
+The numbers are z-scores over brain voxels (mean [min..max] of case medians) measured on BraTS 2013 high-grade cases;
+values for tissues that were not measured are set from MR physics. A case draws around them and is then put back into
+the order that physics demands, so that a modality keeps its identity however widely the draw strays.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from medmap.phantom.anatomy import TISSUES
+from medmap.phantom.fields import Draw
+
+MODALITIES = ("t1", "t1ce", "t2", "flair")
+
+TABLE: dict[str, dict[str, tuple[float, float, float]]] = {
+    "t1": {
+        "csf": (-1.95, -2.6, -1.4), "gm": (-0.20, -0.45, 0.40), "wm": (0.66, 0.40, 0.98),
+        "striatum": (0.05, -0.35, 0.40), "pallidum": (0.50, 0.10, 0.85), "thalamus": (0.35, 0.0, 0.65),
+        "cb_gm": (-0.25, -0.6, 0.2), "stem": (0.55, 0.2, 0.85), "vessel": (-0.5, -1.6, 0.9),
+        "choroid": (-0.7, -1.3, 0.0), "wmh": (0.2, -0.3, 0.6), "ed": (0.03, -0.50, 0.58),
+        "solid": (-0.14, -0.75, 0.45), "necrosis": (-0.70, -1.8, 0.35), "blood": (1.5, 0.8, 2.6),
+    },
+    "t1ce": {
+        "csf": (-1.95, -2.6, -1.3), "gm": (-0.28, -0.6, 0.22), "wm": (0.46, 0.16, 0.80),
+        "striatum": (-0.05, -0.4, 0.3), "pallidum": (0.3, 0.0, 0.65), "thalamus": (0.2, -0.1, 0.5),
+        "cb_gm": (-0.25, -0.6, 0.2), "stem": (0.4, 0.1, 0.7), "vessel": (3.5, 1.0, 7.5),
+        "choroid": (2.8, 1.0, 5.5), "wmh": (0.1, -0.3, 0.4), "ed": (-0.23, -0.69, 0.16),
+        "solid": (-0.14, -0.96, 0.36), "necrosis": (-0.95, -1.9, 0.3), "blood": (1.2, 0.5, 2.2),
+    },
+    "t2": {
+        "csf": (2.3, 1.5, 3.4), "gm": (-0.25, -0.51, 0.03), "wm": (-0.68, -0.85, -0.58),
+        "striatum": (-0.4, -0.7, -0.1), "pallidum": (-0.9, -1.3, -0.6), "thalamus": (-0.4, -0.6, -0.15),
+        "cb_gm": (-0.2, -0.5, 0.1), "stem": (-0.55, -0.8, -0.3), "vessel": (-1.0, -1.8, 0.6),
+        "choroid": (1.0, 0.2, 1.8), "wmh": (0.1, -0.3, 0.6), "ed": (0.80, 0.40, 1.25),
+        "solid": (0.97, 0.49, 1.7), "necrosis": (2.1, 0.8, 3.4), "blood": (-0.6, -1.5, 0.8),
+    },
+    "flair": {
+        "csf": (-2.1, -2.8, -1.6), "gm": (-0.15, -0.5, 0.15), "wm": (-0.38, -0.7, 0.0),
+        "striatum": (-0.15, -0.45, 0.15), "pallidum": (-0.6, -1.0, -0.2), "thalamus": (-0.25, -0.5, 0.05),
+        "cb_gm": (-0.2, -0.5, 0.15), "stem": (-0.25, -0.6, 0.1), "vessel": (-0.8, -1.8, 0.8),
+        "choroid": (0.2, -0.6, 1.0), "wmh": (1.1, 0.5, 1.9), "ed": (1.25, 0.65, 1.9),
+        "solid": (1.30, 0.65, 2.3), "necrosis": (0.6, -1.4, 2.4), "blood": (0.0, -1.0, 1.8),
+    },
+}  # fmt: skip
+"""Tissue -> (middle, low, high) in z over brain voxels; CSF is pure here, so more extreme than measured voxels."""
+
+ENHANCED = (2.10, 1.0, 3.6)
+"""z of enhancing tumour in T1ce."""
+
+SHARPNESS = {"t1": (1.8, 3.6), "t1ce": (1.8, 3.8), "t2": (1.4, 2.5), "flair": (1.8, 3.4)}
+"""How z becomes signal, 1 + z / s: such that the brain's mean over its standard deviation comes out as in real scans
+(T1 2.3-4.7, T1ce 2.4-5.5, T2 1.7-2.8, FLAIR 2.3-3.8)."""
+
+
+def draw_means(draw: Draw, jitter: float) -> dict[str, dict[str, float]]:
+    """z of every tissue (and ``enhancing`` in T1ce) per modality for one case; ``jitter`` 1 spans the table."""
+    means = {m: {t: draw.around(*row, widen=jitter) for t, row in TABLE[m].items()} for m in MODALITIES}
+    means["flair"]["necrosis"] = draw.uniform(-1.6, 0.2) if draw.chance(0.45) else draw.uniform(0.7, 2.2)
+    if draw.chance(0.45):  # a core that only T1ce tells from oedema
+        for m in MODALITIES:
+            means[m]["solid"] = means[m]["ed"] + draw.normal(0.0, 0.08)
+    _restore_order(means, draw)
+    t1ce = means["t1ce"]
+    base = max(t1ce["wm"], t1ce["solid"])
+    t1ce["enhancing"] = max(draw.around(*ENHANCED, widen=jitter), base + draw.uniform(0.5, 0.9))
+    for m in MODALITIES:
+        means[m]["ventricle"] = means[m]["csf"] + draw.normal(0.0, 0.12)
+    return means
+
+
+def _restore_order(means: dict[str, dict[str, float]], draw: Draw) -> None:
+    """T1, T1ce: WM > GM > CSF, tumour not above WM; T2: CSF > oedema > GM > WM, NCR >= core > GM; FLAIR: tumour first."""
+    for m in ("t1", "t1ce"):
+        z = means[m]
+        z["wm"] = max(z["wm"], z["gm"] + draw.uniform(0.35, 0.5))
+        z["csf"] = min(z["csf"], z["gm"] - 0.8)
+        z["ed"] = min(z["ed"], z["wm"] - 0.2)
+        z["solid"] = min(z["solid"], z["wm"] - 0.1)
+        z["necrosis"] = min(z["necrosis"], z["solid"] - 0.05)
+        z["wmh"] = min(z["wmh"], z["wm"])
+    z = means["t2"]
+    z["wm"] = min(z["wm"], z["gm"] - 0.15)
+    z["ed"] = max(z["ed"], z["gm"] + 0.55)
+    z["solid"] = max(z["solid"], z["gm"] + 0.5)
+    z["necrosis"] = max(z["necrosis"], z["solid"])
+    z["csf"] = max(z["csf"], z["ed"] + 0.5)
+    z = means["flair"]
+    z["wm"] = min(z["wm"], z["gm"] + 0.1)
+    z["csf"] = min(z["csf"], z["wm"] - 0.8)
+    z["ed"] = max(z["ed"], z["gm"] + 0.8)
+    z["solid"] = max(z["solid"], z["gm"] + 0.7)
+
+
+_GRAIN = {"csf": 0.12, "ventricle": 0.05, "vessel": 0.5, "choroid": 0.5, "ed": 0.40, "solid": 0.42, "necrosis": 0.45}
+"""Standard deviation in z of each tissue's texture; 0.18 for the others."""
+
+
+def signals(
+    draw: Draw, parts: torch.Tensor, enhancing: torch.Tensor, textures: torch.Tensor, jitter: float
+) -> tuple[torch.Tensor, dict]:
+    """Mix tissue signals at points.
+
+    Args:
+        draw: chance.
+        parts: [len(TISSUES), N] fractions.
+        enhancing: [N] in 0..1, read for T1ce only.
+        textures: [K, N] unit-variance fields shared by the modalities.
+        jitter: see ``draw_means``.
+
+    Returns:
+        [4, N] signals with brain mean about 1, in ``MODALITIES`` order, and the drawn z of every tissue.
+    """
+    means = draw_means(draw, jitter)
+    table = torch.tensor([[means[m][t] for t in TISSUES] for m in MODALITIES], device=parts.device)
+    grain = torch.tensor(
+        [[_GRAIN.get(t, 0.18) * draw.uniform(0.5, 1.5) for t in TISSUES] for _ in MODALITIES], device=parts.device
+    )
+    z, spread = table @ parts, grain @ parts
+    weights = torch.tensor([[draw.normal() for _ in range(len(textures))] for _ in MODALITIES], device=parts.device)
+    weights[:, -1] *= 0.5  # broad clouds look like lesions
+    weights = weights / weights.square().sum(1, keepdim=True).sqrt().clamp(min=0.1)
+    z = z + spread * (weights @ textures)
+    glow = means["t1ce"]["enhancing"] - means["t1ce"]["solid"]
+    rough = draw.uniform(0.2, 0.6)
+    uptake = (1.0 + rough * textures[0] + 0.5 * rough * textures[1]).clamp(0.25, 2.2)
+    z[1] = z[1] + enhancing * ((means["t1ce"]["solid"] - z[1]) + glow * uptake)
+    for row, m in enumerate(MODALITIES):
+        z[row] /= draw.uniform(*SHARPNESS[m])
+    return (1.0 + z).clamp(min=0.02), means

@@ -1,0 +1,211 @@
+"""The extension is complete: what CMake lists, what it installs, and what the Extensions Index reads from it.
+
+Slicer itself is replaced by a stub of the few macros that a scripted extension uses; it copies what it is told to.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+MODULES = "lib/Slicer-5.13/qt-scripted-modules"
+
+STUB = """
+set(Slicer_USE_FILE ${CMAKE_CURRENT_LIST_DIR}/UseSlicer.cmake)
+set(Slicer_EXTENSION_GENERATE_CONFIG ${CMAKE_CURRENT_LIST_DIR}/Generate.cmake)
+set(Slicer_EXTENSION_CPACK ${CMAKE_CURRENT_LIST_DIR}/CPack.cmake)
+set(Slicer_QTSCRIPTEDMODULES_LIB_DIR %(modules)s)
+set(Slicer_INSTALL_QTSCRIPTEDMODULES_LIB_DIR %(modules)s)
+set(Slicer_FOUND TRUE)
+"""
+
+USE_STUB = """
+macro(slicerMacroBuildScriptedModule)
+  cmake_parse_arguments(MY "WITH_GENERIC_TESTS;WITH_SUBDIR;VERBOSE" "NAME" "SCRIPTS;RESOURCES" ${ARGN})
+  if(MY_UNPARSED_ARGUMENTS)
+    message(FATAL_ERROR "Unknown keywords: ${MY_UNPARSED_ARGUMENTS}")
+  endif()
+  if(NOT MY_NAME OR NOT MY_SCRIPTS)
+    message(FATAL_ERROR "NAME and SCRIPTS are mandatory")
+  endif()
+  foreach(file ${MY_SCRIPTS} ${MY_RESOURCES})
+    if(IS_ABSOLUTE ${file} OR file MATCHES "^\\\\.\\\\.")
+      message(FATAL_ERROR "Path would leave the module folder: ${file}")
+    endif()
+    if(NOT EXISTS ${CMAKE_CURRENT_SOURCE_DIR}/${file})
+      message(FATAL_ERROR "Listed file does not exist: ${file}")
+    endif()
+    set(built ${CMAKE_BINARY_DIR}/${Slicer_QTSCRIPTEDMODULES_LIB_DIR}/${file})
+    add_custom_command(OUTPUT ${built} DEPENDS ${CMAKE_CURRENT_SOURCE_DIR}/${file}
+      COMMAND ${CMAKE_COMMAND} -E copy ${CMAKE_CURRENT_SOURCE_DIR}/${file} ${built})
+    list(APPEND ${MY_NAME}_built ${built})
+  endforeach()
+  add_custom_target(${MY_NAME} ALL DEPENDS ${${MY_NAME}_built})
+  install(DIRECTORY ${CMAKE_BINARY_DIR}/${Slicer_QTSCRIPTEDMODULES_LIB_DIR}/
+    DESTINATION ${Slicer_INSTALL_QTSCRIPTEDMODULES_LIB_DIR} COMPONENT RuntimeLibraries)
+endmacro()
+macro(slicer_add_python_unittest)
+  cmake_parse_arguments(MY "" "SCRIPT" "" ${ARGN})
+  file(APPEND ${CMAKE_BINARY_DIR}/unittests.txt "${MY_SCRIPT}\\n")
+endmacro()
+"""
+
+CPACK_STUB = """
+foreach(name HOMEPAGE CATEGORY CONTRIBUTORS DESCRIPTION ICONURL SCREENSHOTURLS DEPENDS)
+  file(APPEND ${CMAKE_BINARY_DIR}/metadata.txt "${name}=${EXTENSION_${name}}\\n")
+endforeach()
+"""
+
+
+def tree(folder: Path) -> dict[str, str]:
+    """Relative path -> SHA-256 of every file, compiled Python left out."""
+    files = (p for p in folder.rglob("*") if p.is_file() and "__pycache__" not in p.parts)
+    files = (p for p in files if not any(part.startswith(".") for part in p.relative_to(folder).parts))
+    return {p.relative_to(folder).as_posix(): hashlib.sha256(p.read_bytes()).hexdigest() for p in files}
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory) -> Path:
+    """Something of the shape of a bundle."""
+    folder = tmp_path_factory.mktemp("bundle")
+    for name in ("metadata.json", "model.safetensors", "README.md", "SHA256SUMS"):
+        (folder / name).write_text(f"stands in for {name}")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory, bundle) -> tuple[Path, Path]:
+    """Build and installation folder of the extension."""
+    cmake = shutil.which("cmake")
+    if cmake is None:
+        pytest.skip("cmake is not installed")
+    folder = tmp_path_factory.mktemp("extension")
+    stub = folder / "slicer"
+    stub.mkdir()
+    (stub / "SlicerConfig.cmake").write_text(STUB % {"modules": MODULES})
+    (stub / "UseSlicer.cmake").write_text(USE_STUB)
+    (stub / "Generate.cmake").write_text("")
+    (stub / "CPack.cmake").write_text(CPACK_STUB)
+    build, install = folder / "build", folder / "install"
+    options = [f"-DSlicer_DIR={stub}", f"-DCMAKE_INSTALL_PREFIX={install}", "-DBUILD_TESTING=ON"]
+    run(cmake, "-S", REPOSITORY, "-B", build, *options, f"-DMedMAP_BUNDLE_DIR={bundle}")
+    run(cmake, "--build", build)
+    run(cmake, "--install", build)
+    return build, install
+
+
+def run(*command) -> None:
+    done = subprocess.run([str(part) for part in command], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_the_installed_package_is_the_one_in_the_repository(built):
+    assert tree(built[1] / MODULES / "medmap") == tree(REPOSITORY / "MedMAPTraining/medmap")
+
+
+def test_the_installed_module_is_the_one_in_the_repository(built):
+    source = tree(REPOSITORY / "MedMAPSegment")
+    source.pop("CMakeLists.txt")
+    installed = tree(built[1] / MODULES)
+    assert {path: installed.get(path) for path in source} == source
+
+
+def test_nothing_else_is_installed(built):
+    allowed = (*tree(REPOSITORY / "MedMAPSegment"), "Resources/MedMAPBundles/default/")
+    for path in tree(built[1] / MODULES):
+        assert path.startswith(("medmap/", *allowed)), path
+    assert {path.parts[0] for path in map(Path, tree(built[1]))} == {"lib"}
+
+
+def test_only_real_modules_lie_at_the_top(built):
+    """Slicer takes every Python file there for a module."""
+    assert [path.name for path in (built[1] / MODULES).glob("*.py")] == ["MedMAPSegment.py"]
+
+
+def test_the_bundle_lies_where_medmap_looks_for_it(built, bundle):
+    pytest.importorskip("torch")
+    for root in built:
+        code = "from medmap.bundle import default_bundle_path; print(default_bundle_path())"
+        environment = {name: value for name, value in os.environ.items() if name != "MEDMAP_BUNDLE"}
+        environment["PYTHONPATH"] = str(root / MODULES)
+        done = subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment, cwd=root
+        )
+        assert tree(Path(done.stdout.strip())) == tree(bundle)
+
+
+def test_a_build_without_a_bundle_is_refused(tmp_path, built):
+    done = subprocess.run(
+        [
+            *("cmake", "-S", str(REPOSITORY), "-B", str(tmp_path)),
+            f"-DSlicer_DIR={built[0].parent / 'slicer'}",
+            f"-DMedMAP_BUNDLE_DIR={tmp_path / 'nothing'}",
+        ],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode != 0
+    assert "no bundle" in done.stderr
+
+
+def test_the_self_test_is_registered_with_ctest(built):
+    assert (built[0] / "unittests.txt").read_text().split() == ["MedMAPSegment.py"]
+
+
+def test_every_file_of_the_module_is_listed():
+    text = (REPOSITORY / "MedMAPSegment/CMakeLists.txt").read_text().replace("${MODULE_NAME}", "MedMAPSegment")
+    listed = set(re.findall(r"^\s+([\w./]+\.\w+)$", text, re.MULTILINE))
+    present = set(tree(REPOSITORY / "MedMAPSegment")) - {"CMakeLists.txt"}
+    assert present - listed == set()
+    assert {path for path in listed if not (REPOSITORY / "MedMAPSegment" / path).is_file()} == set()
+
+
+class TestExtensionsIndex:
+    """What ``check_description_files.py`` of the Extensions Index looks for, by its own expressions."""
+
+    text = (REPOSITORY / "CMakeLists.txt").read_text()
+
+    def test_the_project_has_the_name_of_the_index_entry(self):
+        name = re.findall(r"project\s*\(\s*([^\s\)\n\r]+)", self.text, re.IGNORECASE)[0]
+        assert name == "MedMAP"
+        assert not name.startswith("Slicer")
+
+    @pytest.mark.parametrize(
+        "pattern",
+        [r'set\s*\(EXTENSION_ICONURL\s*"([^"]+)"[ ]*\)', r'set\s*\(EXTENSION_SCREENSHOTURLS\s*"([^"]+)"\)'],
+    )
+    def test_pictures_are_raw_addresses_of_bitmaps(self, pattern):
+        found = re.findall(pattern, self.text, re.IGNORECASE | re.MULTILINE)
+        assert len(found) == 1
+        for address in found[0].split():
+            assert re.fullmatch(r"https://raw\.githubusercontent\.com/[\w./-]+\.(png|jpg|jpeg|gif)", address)
+
+    def test_the_icon_address_names_a_file_of_this_repository(self):
+        address = re.findall(r'set\s*\(EXTENSION_ICONURL\s*"([^"]+)"', self.text)[0]
+        assert (REPOSITORY / address.split("/main/")[1]).is_file()
+
+    def test_the_metadata_that_slicer_reads_is_there(self):
+        for name in ("HOMEPAGE", "CONTRIBUTORS", "DESCRIPTION", "DEPENDS"):
+            assert re.search(rf'set\(EXTENSION_{name} "[^"]+"\)', self.text), name
+        assert 'set(EXTENSION_DEPENDS "PyTorch")' in self.text
+
+    def test_all_addresses_are_of_one_repository(self):
+        owners = set(re.findall(r"https://(?:raw\.githubusercontent|github)\.com/([\w-]+/[\w-]+)", self.text))
+        assert len(owners) == 1
+        assert next(iter(owners)).split("/")[1].startswith("Slicer")
+
+
+def test_the_metadata_survives_cmake(built):
+    lines = dict(line.split("=", 1) for line in (built[0] / "metadata.txt").read_text().splitlines())
+    assert lines["DEPENDS"] == "PyTorch"
+    assert ";" not in lines["DESCRIPTION"], "CMake would take it for a list"
+    assert all(lines.values())

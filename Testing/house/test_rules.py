@@ -1,0 +1,64 @@
+"""Rules of the house that a machine can judge."""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+SOURCES = sorted([*(ROOT / "MedMAPTraining/medmap").rglob("*.py"), *(ROOT / "MedMAPSegment").rglob("*.py")])
+FORBIDDEN = ["weights_only=False", "import pickle", "torch.jit.load", "ConfigParser", "extractall", "yaml.load", "shell=True"]
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_no_code_is_executed_from_data(path):
+    text = path.read_text(encoding="utf-8")
+    assert not [word for word in FORBIDDEN if word in text]
+    calls = {n.func.id for n in ast.walk(ast.parse(text)) if isinstance(n, ast.Call) and isinstance(n.func, ast.Name)}
+    assert not calls & {"eval", "exec", "compile", "__import__"}
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_files_and_functions_stay_small_enough_to_read(path):
+    text = path.read_text(encoding="utf-8")
+    assert len(text.splitlines()) <= 400
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.FunctionDef):
+            assert node.end_lineno - node.lineno < 75, f"{node.name} is {node.end_lineno - node.lineno} lines long"
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_public_functions_are_typed_and_documented(path):
+    if "MedMAPSegment" in path.parts[-2:] or path.name == "MedMAPSegment.py":
+        return
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    for node in tree.body:
+        if isinstance(node, ast.FunctionDef | ast.ClassDef) and not node.name.startswith("_"):
+            assert ast.get_docstring(node), f"{node.name} has no docstring"
+        if isinstance(node, ast.FunctionDef) and not node.name.startswith("_"):
+            assert node.returns is not None or path.name == "cli.py", f"{node.name} does not say what it returns"
+
+
+def test_no_scans_weights_or_large_files_are_tracked():
+    if not (ROOT / ".git").exists():
+        pytest.skip("not a git checkout")
+    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True)
+    files = [ROOT / name for name in listed.stdout.split("\0") if name]
+    bad = [f.name for f in files if re.search(r"\.(nii|nii\.gz|mha|nrrd|dcm|pt|pth|ckpt|pkl|npz|npy|h5)$", f.name)]
+    assert not bad
+    large = [f.name for f in files if f.exists() and f.stat().st_size > 1 << 20 and f.suffix != ".safetensors"]
+    assert not large
+    bundles = sum(f.stat().st_size for f in files if f.exists() and "Resources/bundles" in f.as_posix())
+    assert bundles <= 16 << 20
+
+
+def test_slicer_requirements_are_the_inference_part_of_the_package():
+    needed = (ROOT / "MedMAPSegment/Resources/requirements.txt").read_text().split()
+    project = (ROOT / "MedMAPTraining/pyproject.toml").read_text()
+    assert [line for line in needed if not line.startswith("#")], "requirements.txt is empty"
+    for requirement in needed:
+        assert f'"{requirement}"' in project

@@ -1,0 +1,66 @@
+"""Small patients and a small bundle for the tests of the package."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from medmap.bundle import InferenceSpec, NetworkSpec, load_bundle, save_bundle
+from medmap.networks import build_network
+from medmap.preprocess import PreprocessSpec
+from medmap.task import BRATS
+from medmap.volume import Volume
+
+
+def head(shape=(40, 48, 36), spacing=2.0, seed=0) -> dict[str, Volume]:
+    """Four smooth, skull-stripped scans of one small egg-shaped head with a bright blob; background 0."""
+    axes = [np.linspace(-1, 1, n) for n in shape]
+    x, y, z = np.meshgrid(*axes, indexing="ij")
+    inside = (x / 0.8) ** 2 + (y / 0.9) ** 2 + (z / 0.75) ** 2 < 1
+    blob = np.exp(-(((x - 0.3) / 0.25) ** 2 + ((y + 0.2) / 0.3) ** 2 + ((z - 0.1) / 0.25) ** 2))
+    rng = np.random.default_rng(seed)
+    affine = np.diag([spacing, spacing, spacing, 1.0])
+    affine[:3, 3] = -spacing * (np.array(shape) - 1) / 2
+    volumes = {}
+    for n, name in enumerate(BRATS.modality_names):
+        wave = np.sin((n + 2) * x + y) + np.cos((3 - n) * z)
+        array = 300 + 100 * wave + (n + 1) * 80 * blob + rng.normal(0, 5, shape)
+        volumes[name] = Volume(np.where(inside, array, 0).astype(np.float32), affine, f"{name}.nii.gz")
+    return volumes
+
+
+@pytest.fixture
+def volumes() -> dict[str, Volume]:
+    return head()
+
+
+@pytest.fixture
+def make_head():
+    return head
+
+
+@pytest.fixture(scope="session")
+def tiny_bundle_path(tmp_path_factory):
+    """A bundle of an untrained, seeded network at 2 mm, whose answers vary enough to tell places and scans apart."""
+    torch.manual_seed(3)
+    options = {"modalities": 4, "classes": 4, "widths": [8, 8, 8]}
+    network = build_network("SubsetUNet", options)
+    with torch.no_grad():
+        network.head.weight.mul_(4)
+    return save_bundle(
+        tmp_path_factory.mktemp("bundles") / "tiny",
+        name="tiny",
+        version="1.0.0",
+        task=BRATS,
+        network=network,
+        network_spec=NetworkSpec("SubsetUNet", options),
+        preprocess=PreprocessSpec(spacing=2.0),
+        inference=InferenceSpec(),
+        card={"description": "An untrained network for tests.", "data": "none"},
+    )
+
+
+@pytest.fixture(scope="session")
+def tiny_bundle(tiny_bundle_path):
+    return load_bundle(tiny_bundle_path)

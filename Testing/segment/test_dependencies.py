@@ -1,0 +1,179 @@
+"""What is missing is found without importing it, and installed only after the user agreed."""
+
+from __future__ import annotations
+
+import functools
+import importlib.metadata
+import sys
+import types
+
+import pytest
+from medmap.errors import UnavailableError
+from MedMAPSegmentLib import dependencies
+from MedMAPSegmentLib.dependencies import Requirement, SlicerInstaller
+
+
+class Recorder:
+    """An installer that notes what it is asked; ``after`` runs when something is installed."""
+
+    def __init__(self, testing=False, agrees=True, extension=False, after=lambda: None):
+        self.testing, self.agrees, self.extension, self.after, self.calls = testing, agrees, extension, after, []
+
+    def isTesting(self):
+        return self.testing
+
+    def confirm(self, text):
+        self.calls.append(("confirm", text))
+        return self.agrees
+
+    def installTorch(self, requirement):
+        self.calls.append(("torch", str(requirement)))
+        if self.extension:
+            self.after()
+        return self.extension
+
+    def install(self, requirements):
+        self.calls.append(("install", [str(r) for r in requirements]))
+        self.after()
+
+
+@pytest.fixture
+def lacking(tmp_path, monkeypatch):
+    """A requirements file of which torch is missing until the returned list is emptied."""
+    missing = ["torch"]
+    monkeypatch.setattr(Requirement, "isMet", lambda self: self.name not in missing)
+    monkeypatch.setattr(Requirement, "isLoadedTooOld", lambda self: False)
+    path = tmp_path / "requirements.txt"
+    path.write_text("# comment\ntorch>=2.10  # why\n\nsafetensors\n")
+    return path, missing
+
+
+def test_reads_names_and_floors(lacking):
+    assert dependencies.load(lacking[0]) == [Requirement("torch", "2.10"), Requirement("safetensors")]
+
+
+@pytest.mark.parametrize(
+    ("name", "minimum", "met"),
+    [
+        ("pytest", "", True),
+        ("pytest", "1.0", True),
+        ("pytest", "9999", False),
+        ("medmap_no_such_package", "", False),
+        ("json", "", False),  # importable, but no installed distribution
+    ],
+)
+def test_a_requirement_is_met_by_files_and_metadata_together(name, minimum, met):
+    assert Requirement(name, minimum).isMet() is met
+
+
+@pytest.mark.parametrize(
+    ("version", "met"), [("2.10.0", True), ("2.10", True), ("2.9.1", False), ("2.10.0+cu126", True), ("10.0", True)]
+)
+def test_versions_compare_as_numbers(monkeypatch, version, met):
+    monkeypatch.setattr(importlib.metadata, "version", lambda name: version)
+    assert Requirement("pytest", "2.10").isMet() is met
+
+
+def test_probing_imports_nothing(repository, tmp_path):
+    import subprocess
+
+    code = (
+        f"import sys; sys.path[:0] = [{str(repository / 'MedMAPSegment')!r}, {str(repository / 'MedMAPTraining')!r}]\n"
+        "from MedMAPSegmentLib import dependencies; dependencies.missing()\n"
+        "assert not {'torch', 'safetensors', 'monai', 'nibabel'} & set(sys.modules), 'imported'"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=tmp_path)
+
+
+def test_nothing_is_asked_when_nothing_is_missing(lacking):
+    path, missing = lacking
+    missing.clear()
+    installer = Recorder()
+    assert dependencies.ensure(installer, path)
+    assert installer.calls == []
+
+
+def test_nothing_is_installed_without_consent(lacking):
+    installer = Recorder(agrees=False)
+    assert not dependencies.ensure(installer, lacking[0])
+    assert [name for name, _ in installer.calls] == ["confirm"]
+    assert "torch>=2.10" in installer.calls[0][1]
+
+
+def test_nothing_is_asked_or_installed_while_slicer_tests_itself(lacking):
+    installer = Recorder(testing=True)
+    with pytest.raises(UnavailableError, match=r"torch>=2\.10"):
+        dependencies.ensure(installer, lacking[0])
+    assert installer.calls == []
+
+
+def test_the_pytorch_extension_installs_torch_where_it_is_there(lacking):
+    path, missing = lacking
+    installer = Recorder(extension=True, after=missing.clear)
+    assert dependencies.ensure(installer, path)
+    assert [name for name, _ in installer.calls] == ["confirm", "torch"]
+
+
+def test_pip_installs_torch_without_the_pytorch_extension(lacking):
+    path, missing = lacking
+    installer = Recorder(after=missing.clear)
+    assert dependencies.ensure(installer, path)
+    assert installer.calls[1:] == [("torch", "torch>=2.10"), ("install", ["torch>=2.10"])]
+
+
+def test_says_so_when_installing_did_not_help(lacking):
+    with pytest.raises(UnavailableError, match="Restart Slicer"):
+        dependencies.ensure(Recorder(), lacking[0])
+
+
+def test_says_so_when_installing_failed(lacking):
+    def fail():
+        raise RuntimeError("no network")
+
+    with pytest.raises(UnavailableError, match="no network"):
+        dependencies.ensure(Recorder(after=fail), lacking[0])
+
+
+def test_asks_for_a_restart_when_an_old_version_is_loaded(lacking, monkeypatch):
+    path, missing = lacking
+    missing.clear()
+    monkeypatch.undo()
+    monkeypatch.setattr(Requirement, "isMet", lambda self: True)
+    monkeypatch.setitem(sys.modules, "torch", types.SimpleNamespace(__version__="2.2.0+cpu"))
+    with pytest.raises(UnavailableError, match="Restart Slicer"):
+        dependencies.ensure(Recorder(), path)
+
+
+def _of_2024(self, askConfirmation=False, forceComputationBackend=None, torchVersionRequirement=None):
+    return {"askConfirmation": askConfirmation, "torchVersionRequirement": torchVersionRequirement}
+
+
+def _renamed(self, torchVersionRequirement=None, confirm=True):
+    return {"torchVersionRequirement": torchVersionRequirement}
+
+
+def _bare(self):
+    return {}
+
+
+@pytest.mark.parametrize("signature", [_of_2024, _renamed, _bare])
+def test_only_keywords_that_the_pytorch_extension_knows_are_passed(monkeypatch, signature):
+    seen = []
+    known = functools.wraps(signature)(lambda *args, **kwargs: seen.append(signature(*args, **kwargs)))
+    module = types.ModuleType("PyTorchUtils")
+    module.PyTorchUtilsLogic = type("PyTorchUtilsLogic", (), {"installTorch": known})
+    monkeypatch.setitem(sys.modules, "PyTorchUtils", module)
+    assert SlicerInstaller().installTorch(Requirement("torch", "2.10"))
+    assert seen == [{name: {"askConfirmation": False}.get(name, ">=2.10") for name in seen[0]}]
+
+
+def test_without_the_pytorch_extension_torch_is_left_to_pip():
+    assert SlicerInstaller().installTorch(Requirement("torch", "2.10")) is False
+
+
+def test_the_same_packages_as_the_standalone_package_needs(repository):
+    tomllib = pytest.importorskip("tomllib")
+
+    project = tomllib.loads((repository / "MedMAPTraining/pyproject.toml").read_text())["project"]
+    for requirement in dependencies.load(dependencies.REQUIREMENTS):
+        assert str(requirement) in project["dependencies"]

@@ -1,0 +1,244 @@
+"""The module file, the .ui file and the resources fit together; the module opens without torch.
+
+Slicer itself is not here: that the panel works is tested by the self test inside Slicer (``MedMAPSegmentTest``).
+"""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+import xml.etree.ElementTree as ElementTree
+
+import pytest
+from medmap.task import BRATS
+
+OWN = {"MedMAPSegmentLib", "medmap"}
+BUNDLED_WITH_SLICER = {"slicer", "vtk", "qt", "ctk", "numpy"}
+KNOWN_WIDGETS = {
+    "QLabel",
+    "QComboBox",
+    "QProgressBar",
+    "QPushButton",
+    "ctkCollapsibleButton",
+    "qMRMLNodeComboBox",
+    "qMRMLWidget",
+}
+
+
+@pytest.fixture(scope="module")
+def folder():
+    from pathlib import Path
+
+    return Path(__file__).resolve().parents[2] / "MedMAPSegment"
+
+
+@pytest.fixture(scope="module")
+def panel(folder):
+    return ElementTree.parse(folder / "Resources/UI/MedMAPSegment.ui").getroot()
+
+
+def sources(folder):
+    return [folder / "MedMAPSegment.py", *sorted((folder / "MedMAPSegmentLib").glob("*.py"))]
+
+
+def file_scope_imports(tree):
+    """Top-level packages that importing the file imports (function bodies left out)."""
+    todo, found = list(tree.body), set()
+    while todo:
+        node = todo.pop()
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)):
+            continue
+        if isinstance(node, ast.Import):
+            found |= {alias.name.split(".")[0] for alias in node.names}
+        if isinstance(node, ast.ImportFrom) and not node.level:
+            found.add(node.module.split(".")[0])
+        todo.extend(ast.iter_child_nodes(node))
+    return found
+
+
+def test_only_what_ships_with_slicer_is_imported_at_file_scope(folder):
+    for path in sources(folder):
+        imported = file_scope_imports(ast.parse(path.read_text(encoding="utf-8")))
+        strange = imported - set(sys.stdlib_module_names) - BUNDLED_WITH_SLICER - OWN
+        assert not strange, f"{path.name} imports {strange}"
+
+
+def test_only_scene_touches_mrml_and_only_the_module_file_touches_qt(folder):
+    for path in sources(folder):
+        imported = file_scope_imports(ast.parse(path.read_text(encoding="utf-8")))
+        if path.name not in ("MedMAPSegment.py", "scene.py", "selftest.py"):
+            assert not imported & {"slicer", "vtk"}, path.name
+        if path.name != "MedMAPSegment.py":
+            assert not imported & {"qt", "ctk"}, path.name
+
+
+def test_no_stray_python_file_lies_beside_the_module(folder):
+    assert [path.name for path in folder.glob("*.py")] == ["MedMAPSegment.py"]
+
+
+@pytest.mark.parametrize(
+    "word", ["import imp\n", "QTextCodec", "torch.jit", 'pip_install("torch', "stylesheet", "eval("]
+)
+def test_what_broke_other_extensions_is_not_used(folder, word):
+    for path in sources(folder):
+        assert word.lower() not in path.read_text(encoding="utf-8").lower(), path.name
+
+
+def test_the_four_classes_are_there_and_the_file_is_short(folder):
+    text = (folder / "MedMAPSegment.py").read_text(encoding="utf-8")
+    classes = {node.name for node in ast.parse(text).body if isinstance(node, ast.ClassDef)}
+    assert {"MedMAPSegment", "MedMAPSegmentWidget", "MedMAPSegmentLogic", "MedMAPSegmentTest"} <= classes
+    assert len(text.splitlines()) <= 400
+
+
+def test_translated_texts_are_literals(folder):
+    tree = ast.parse((folder / "MedMAPSegment.py").read_text(encoding="utf-8"))
+    calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "_"]
+    assert len(calls) > 10
+    for call in calls:
+        assert len(call.args) == 1
+        assert isinstance(call.args[0], ast.Constant), f"line {call.lineno}"
+
+
+def test_no_widget_call_happens_in_the_library_on_slicers_scene(folder):
+    """The scene is passed in, so that the logic runs without the application."""
+    for path in sources(folder)[1:]:
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        used = {
+            n.attr for n in ast.walk(tree) if isinstance(n, ast.Attribute) and getattr(n.value, "id", "") == "slicer"
+        }
+        allowed = {"app"} if path.name == "dependencies.py" else set()
+        assert not used & ({"mrmlScene", "modules", "app"} - allowed), path.name
+
+
+def parameters(folder):
+    tree = ast.parse((folder / "MedMAPSegment.py").read_text(encoding="utf-8"))
+    node = next(n for n in tree.body if isinstance(n, ast.ClassDef) and n.name == "MedMAPSegmentParameterNode")
+    return {item.target.id for item in node.body if isinstance(item, ast.AnnAssign)}
+
+
+def test_every_parameter_has_its_widget_and_every_bound_widget_its_parameter(folder, panel):
+    bound = [p.find("string").text for p in panel.iter("property") if p.get("name") == "SlicerParameterName"]
+    assert sorted(bound) == sorted(parameters(folder))
+    assert set(BRATS.modality_names) <= set(bound)
+
+
+def test_the_module_file_and_the_task_agree_on_modalities(folder):
+    tree = ast.parse((folder / "MedMAPSegment.py").read_text(encoding="utf-8"))
+    assigned = next(n for n in tree.body if isinstance(n, ast.Assign) and n.targets[0].id == "MODALITIES")
+    assert ast.literal_eval(assigned.value) == BRATS.modality_names
+
+
+def test_every_widget_of_the_panel_is_known_and_named_once(panel):
+    widgets = list(panel.iter("widget"))
+    assert {w.get("class") for w in widgets} <= KNOWN_WIDGETS
+    names = [w.get("name") for w in widgets]
+    assert len(names) == len(set(names))
+    custom = {c.find("class").text for c in panel.iter("customwidget")}
+    assert {w.get("class") for w in widgets if not w.get("class").startswith("Q")} == custom
+
+
+def test_every_mrml_widget_learns_about_the_scene(panel):
+    top = panel.find("widget")
+    assert top.get("class") == "qMRMLWidget"
+    wired = {c.find("receiver").text for c in panel.iter("connection")}
+    for connection in panel.iter("connection"):
+        assert connection.find("sender").text == top.get("name")
+        assert connection.find("signal").text == "mrmlSceneChanged(vtkMRMLScene*)"
+        assert connection.find("slot").text == "setMRMLScene(vtkMRMLScene*)"
+    assert wired == {w.get("name") for w in panel.iter("widget") if w.get("class") == "qMRMLNodeComboBox"}
+
+
+def test_every_slot_may_stay_empty(panel):
+    for widget in panel.iter("widget"):
+        if widget.get("class") == "qMRMLNodeComboBox":
+            values = {p.get("name"): p for p in widget.findall("property")}
+            assert values["noneEnabled"].find("bool").text == "true", widget.get("name")
+            assert values["showChildNodeTypes"].find("bool").text == "false", widget.get("name")
+
+
+def test_every_widget_that_the_code_names_exists(folder, panel):
+    tree = ast.parse((folder / "MedMAPSegment.py").read_text(encoding="utf-8"))
+    used = {n.attr for n in ast.walk(tree) if isinstance(n, ast.Attribute) and getattr(n.value, "attr", "") == "ui"}
+    assert used <= {w.get("name") for w in panel.iter("widget")}
+    assert len(used) >= 6
+
+
+def test_the_research_notice_is_always_in_sight(panel):
+    label = next(w for w in panel.iter("widget") if w.get("name") == "noticeLabel")
+    text = next(p.find("string").text for p in label.findall("property") if p.get("name") == "text")
+    assert "research" in text.lower()
+
+
+def test_resources_that_the_code_names_exist(folder):
+    tree = ast.parse((folder / "MedMAPSegment.py").read_text(encoding="utf-8"))
+    calls = [n for n in ast.walk(tree) if isinstance(n, ast.Call) and getattr(n.func, "attr", "") == "resourcePath"]
+    assert calls
+    for call in calls:
+        assert (folder / "Resources" / call.args[0].value).is_file()
+
+
+def test_the_icon_is_a_png_of_128_pixels(folder):
+    data = (folder / "Resources/Icons/MedMAPSegment.png").read_bytes()
+    assert data[:8] == b"\x89PNG\r\n\x1a\n"
+    assert (int.from_bytes(data[16:20], "big"), int.from_bytes(data[20:24], "big")) == (128, 128)
+
+
+FAKES = """
+import importlib, sys, types
+
+class Anything(types.ModuleType):
+    def __getattr__(self, name):
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return type(name, (), {"__init__": lambda self, *args: None})
+
+for name in ("qt", "ctk", "slicer.i18n", "slicer.parameterNodeWrapper", "slicer.ScriptedLoadableModule"):
+    sys.modules[name] = Anything(name)
+sys.modules["slicer.i18n"].tr = lambda text: text
+sys.modules["slicer.i18n"].translate = lambda context, text: text
+sys.modules["slicer.parameterNodeWrapper"].parameterNodeWrapper = lambda cls: cls
+"""
+
+
+def opened(folder, code, *paths):
+    """Run code in a fresh interpreter that has stand-ins for what slicer-core lacks."""
+    pytest.importorskip("slicer")
+    head = f"{FAKES}\nsys.path[:0] = {[str(path) for path in (folder, *paths)]!r}\n"
+    done = subprocess.run([sys.executable, "-c", head + code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_opening_the_module_imports_neither_torch_nor_training_libraries(folder):
+    code = (
+        "import MedMAPSegment\n"
+        "print(sorted({'torch', 'monai', 'nibabel', 'safetensors', 'torchvision', 'scipy'} & set(sys.modules)))"
+    )
+    assert opened(folder, code).strip() == "[]"
+
+
+def test_medmap_is_found_in_a_checkout_when_it_is_nowhere_else(folder):
+    code = "import MedMAPSegment, medmap; print(medmap.__file__)"
+    assert opened(folder, code).strip() == str(folder.parent / "MedMAPTraining/medmap/__init__.py")
+
+
+def test_a_medmap_that_can_be_imported_already_is_left_alone(folder, tmp_path):
+    import shutil
+
+    shutil.copytree(
+        folder.parent / "MedMAPTraining/medmap", tmp_path / "medmap", ignore=shutil.ignore_patterns("__pycache__")
+    )
+    code = "import MedMAPSegment, medmap; print(medmap.__file__); print(sum('MedMAPTraining' in p for p in sys.path))"
+    assert opened(folder, code, tmp_path).split() == [str(tmp_path / "medmap/__init__.py"), "0"]
+
+
+def test_the_logic_of_the_module_file_works_on_slicers_scene(folder):
+    code = (
+        "import slicer\n"
+        "slicer.mrmlScene = slicer.vtkMRMLScene()\n"
+        "import MedMAPSegment\n"
+        "print(MedMAPSegment.MedMAPSegmentLogic().problems({}))"
+    )
+    assert "Choose at least one volume." in opened(folder, code)
