@@ -13,11 +13,6 @@ import qt
 import slicer
 import slicer.util
 import vtk
-from MedMAPSegmentLib import dependencies
-from MedMAPSegmentLib.logic import AUTO, DEVICES, SegmentationLogic, resultOf
-from MedMAPSegmentLib.runner import JobState, ThreadRunner
-from MedMAPSegmentLib.scene import labelsOf
-from MedMAPSegmentLib.selftest import addSyntheticCase
 from slicer import vtkMRMLScalarVolumeNode, vtkMRMLSegmentationNode
 from slicer.i18n import tr as _
 from slicer.i18n import translate
@@ -29,6 +24,12 @@ from slicer.ScriptedLoadableModule import (
     ScriptedLoadableModuleWidget,
 )
 from slicer.util import VTKObservationMixin
+
+from MedMAPSegmentLib import dependencies
+from MedMAPSegmentLib.logic import AUTO, DEVICES, SegmentationLogic, resultOf
+from MedMAPSegmentLib.runner import JobState, ThreadRunner
+from MedMAPSegmentLib.scene import labelsOf
+from MedMAPSegmentLib.selftest import addSyntheticCase
 
 MODALITIES = ("t1", "t1ce", "t2", "flair")
 POLL_SECONDS = 0.02

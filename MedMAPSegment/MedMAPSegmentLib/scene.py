@@ -13,11 +13,12 @@ import numpy as np
 import slicer
 import slicer.util
 import vtk
+from vtk.util.numpy_support import numpy_to_vtk, vtk_to_numpy
+
 from medmap.checks import replace_not_finite
 from medmap.errors import InputDataError, InternalError
 from medmap.task import Task
 from medmap.volume import Volume
-from vtk.util.numpy_support import numpy_to_vtk, vtk_to_numpy
 
 from .terminology import terminologyEntry
 

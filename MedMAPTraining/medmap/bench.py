@@ -79,6 +79,7 @@ def bench_networks(
     *,
     repeats: int = 3,
     options: Mapping[str, dict] | None = None,
+    isolate: bool = True,
     progress: Callable[[str], None] | None = None,
 ) -> list[NetworkRow]:
     """Measure networks one after the other, every row in a process of its own so that its peak memory means something.
@@ -92,6 +93,7 @@ def bench_networks(
         device: a torch device, or ``auto``.
         repeats: timed passes a row, of which the median counts.
         options: options by network name; what is not named is built as published.
+        isolate: False measures in this process: quicker, but then its CPU memory is the largest of all rows so far.
         progress: called with a line before each row.
 
     Raises:
@@ -105,13 +107,14 @@ def bench_networks(
     if min([*sizes, *modalities, repeats], default=0) < 1:
         raise UsageError("Sizes, numbers of modalities and repeats must be positive.", "Correct the numbers.")
     place = str(resolve_device(device))
+    measure = _isolated if isolate else _measured
     rows = []
     for name in chosen:
         for size in sizes:
             for present in modalities:
                 if progress:
                     progress(f"{name}, {size}³, {present} present")
-                rows.append(_isolated(name, (options or {}).get(name, {}), size, present, place, repeats))
+                rows.append(measure(name, (options or {}).get(name, {}), size, present, place, repeats))
     return rows
 
 

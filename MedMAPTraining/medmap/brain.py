@@ -46,14 +46,15 @@ def foreground(array: np.ndarray) -> tuple[np.ndarray, float]:
     return mask, background
 
 
-def bounding_box(mask: np.ndarray) -> tuple[slice, slice, slice] | None:
-    """Smallest box [I, J, K] of slices around the True voxels of a mask; None when there are none."""
-    rows = mask.any(axis=2)
-    profiles = (rows.any(axis=1), rows.any(axis=0), mask.any(axis=(0, 1)))
-    if not profiles[0].any():
-        return None
-    ends = [np.flatnonzero(profile)[[0, -1]] for profile in profiles]
-    return tuple(slice(int(first), int(last) + 1) for first, last in ends)
+def bounding_box(mask: np.ndarray) -> tuple[slice, ...] | None:
+    """Smallest box, one slice per axis, around the True elements of a mask of any dimension; None without any."""
+    box = []
+    for axis in range(mask.ndim):
+        hit = np.flatnonzero(mask.any(axis=tuple(a for a in range(mask.ndim) if a != axis)))
+        if not len(hit):
+            return None
+        box.append(slice(int(hit[0]), int(hit[-1]) + 1))
+    return tuple(box)
 
 
 def _faces(array: np.ndarray) -> np.ndarray:

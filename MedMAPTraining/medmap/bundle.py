@@ -149,7 +149,7 @@ def save_bundle(
     Raises:
         OutputError: the folder exists (and ``overwrite`` is False) or cannot be written.
     """
-    weights = {k: v.detach().cpu().half().contiguous() for k, v in sorted(network.state_dict().items())}
+    weights = {name: _stored(name, value) for name, value in sorted(network.state_dict().items())}
     own = {
         "format": FORMAT,
         "task": task.to_dict(),
@@ -168,6 +168,12 @@ def update_card(path: str | os.PathLike, changes: Mapping) -> Path:
     metadata = _parse_metadata(contents[METADATA])
     metadata["medmap"]["card"] = {**metadata["medmap"]["card"], **changes}
     return _write(Path(path), metadata, contents[WEIGHTS], overwrite=True)
+
+
+def _stored(name: str, value: torch.Tensor) -> torch.Tensor:
+    """Half precision for weights; running statistics and counters keep theirs, which half might not hold."""
+    value = value.detach().cpu().contiguous()
+    return value if "running_" in name or not value.is_floating_point() else value.half()
 
 
 def _write(path: Path, metadata: dict, weights: bytes, overwrite: bool) -> Path:
@@ -239,7 +245,7 @@ def _parse_metadata(data: bytes) -> dict:
 
 def _load_weights(network: Backbone, data: bytes, folder: str) -> None:
     try:
-        weights = {name: tensor.float() for name, tensor in load_tensors(data).items()}
+        weights = {k: v.float() if v.is_floating_point() else v for k, v in load_tensors(data).items()}
         network.load_state_dict(weights, strict=True)
     except (SafetensorError, RuntimeError, ValueError) as error:
         cause = str(error).splitlines()[0]

@@ -23,6 +23,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from medmap.brain import bounding_box
 from medmap.errors import InputDataError
 from medmap.task import Task
 from medmap.volume import Grid
@@ -112,19 +113,11 @@ def hd95(prediction: np.ndarray, reference: np.ndarray, spacing: Sequence[float]
     return float(max(np.percentile(there, 95), np.percentile(back, 95)))
 
 
-def bounding_box(mask: np.ndarray) -> tuple[slice, ...] | None:
-    """Smallest box, one slice per axis, that holds every True of the mask; None when there is none."""
-    box = []
-    for axis in range(mask.ndim):
-        hit = np.flatnonzero(mask.any(axis=tuple(a for a in range(mask.ndim) if a != axis)))
-        if not len(hit):
-            return None
-        box.append(slice(int(hit[0]), int(hit[-1]) + 1))
-    return tuple(box)
-
-
 def label_masks(labels: np.ndarray, task: Task) -> dict[str, np.ndarray]:
-    """One boolean array per label name, from values as files hold them (``Label.value`` or any of ``Label.also``).
+    """One boolean array per label name, from values as files hold them.
+
+    ``Label.value`` always counts, ``Label.also`` where no ``Label.beside`` of another label claims it: BraTS files since
+    2023 hold ET as 3; files of 2012-2015 hold ET as 4 and the non-enhancing core as 3 beside it.
 
     Args:
         labels: integer array of any shape; 0 is background.
@@ -143,7 +136,12 @@ def label_masks(labels: np.ndarray, task: Task) -> dict[str, np.ndarray]:
             f"The segmentation holds the label values {found}, which the task {task.name} does not know.",
             f"Relabel it to use only {expected}.",
         )
-    return {label.name: np.isin(labels, (label.value, *label.also)) for label in task.labels}
+    claimed = {label.name: [v for v, other in label.beside if (labels == other).any()] for label in task.labels}
+    taken = {value for values in claimed.values() for value in values}
+    return {
+        label.name: np.isin(labels, [label.value, *claimed[label.name], *(v for v in label.also if v not in taken)])
+        for label in task.labels
+    }
 
 
 def region_masks(labels: np.ndarray, task: Task) -> dict[str, np.ndarray]:

@@ -46,6 +46,8 @@ class Label:
         title: how a person writes it (``Edema``).
         value: the integer in label files; the class index in tensors is its position in ``Task.labels`` plus one.
         also: other integers that files of the same task use for it (BraTS 2023 stores ET as 3).
+        beside: pairs (value, other): the value means this label in files that also hold the other (BraTS 2012-2015
+            store the non-enhancing core as 3 beside ET as 4).
         color: RGB, 0..255.
         code: coded concept of the segment's type, or None.
     """
@@ -54,6 +56,7 @@ class Label:
     title: str
     value: int
     also: tuple[int, ...] = ()
+    beside: tuple[tuple[int, int], ...] = ()
     color: tuple[int, int, int] = (255, 255, 255)
     code: Code | None = None
 
@@ -152,6 +155,7 @@ def _tupled(cls, entry: dict):
 def _label(entry: dict) -> Label:
     entry = dict(entry)
     code = entry.pop("code", None)
+    entry["beside"] = tuple(tuple(pair) for pair in entry.get("beside", ()))
     label = _tupled(Label, entry)
     return Label(**{**label.__dict__, "code": Code(**code) if code else None})
 
@@ -180,11 +184,12 @@ BRATS = Task(
             "Necrosis / non-enhancing core",
             1,
             (),
+            ((3, 4),),
             (216, 101, 79),
             Code("NCIt", "C81175", "Non-Enhancing Lesion"),
         ),
-        Label("ED", "Edema", 2, (), (111, 184, 210), Code("SCT", "79654002", "Edema")),
-        Label("ET", "Enhancing tumor", 4, (3,), (241, 214, 145), Code("NCIt", "C113842", "Enhancing Lesion")),
+        Label("ED", "Edema", 2, (), (), (111, 184, 210), Code("SCT", "79654002", "Edema")),
+        Label("ET", "Enhancing tumor", 4, (3,), (), (241, 214, 145), Code("NCIt", "C113842", "Enhancing Lesion")),
     ),
     regions=(
         Region("WT", "Whole tumor", ("NCR", "ED", "ET")),

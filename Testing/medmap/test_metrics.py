@@ -15,11 +15,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from medmap.errors import InputDataError
+from medmap.brain import bounding_box
 from medmap.metrics import (
-    bounding_box,
     compare,
     dice,
     hd95,
+    label_masks,
     precision,
     region_masks,
     region_volumes_ml,
@@ -234,3 +235,15 @@ def test_everything_but_hd95_works_without_scipy():
     )
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
     assert subprocess.run([sys.executable, "-c", code], env=environment, check=False).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("values", "core", "enhancing"),
+    [((1, 2, 4), [1], [4]), ((1, 2, 3), [1], [3]), ((1, 2, 3, 4), [1, 3], [4])],
+    ids=["BraTS 2018-2021", "BraTS 2023", "BraTS 2012-2015"],
+)
+def test_three_is_enhancing_tumour_unless_four_is_there_too(values, core, enhancing):
+    labels = np.array([0, *values])
+    masks = label_masks(labels, BRATS)
+    assert labels[masks["NCR"]].tolist() == core
+    assert labels[masks["ET"]].tolist() == enhancing

@@ -18,7 +18,9 @@ from medmap.phantom.fields import Draw, Lattice, random_field, sample, upsample
 from medmap.task import BRATS
 
 SHAPE, SPACING = (64, 78, 64), 2.5
-PLAIN = Style(jitter=0.5, noise=(0.005, 0.01), bias=0.02, gamma=(1.0, 1.0), thick_slices=0.0, truncated=0.0, low_grade=0.0)
+PLAIN = Style(
+    jitter=0.5, noise=(0.005, 0.01), bias=0.02, gamma=(1.0, 1.0), thick_slices=0.0, truncated=0.0, low_grade=0.0
+)
 SEEDS = tuple(range(8))
 
 

@@ -8,6 +8,7 @@ import sys
 import types
 
 import pytest
+
 from medmap.errors import UnavailableError
 from MedMAPSegmentLib import dependencies
 from MedMAPSegmentLib.dependencies import Requirement, SlicerInstaller

@@ -9,6 +9,7 @@ import time
 
 import numpy as np
 import pytest
+
 from medmap.checks import Finding
 from medmap.errors import BundleError, Cancelled, InputDataError, UsageError
 from medmap.task import BRATS
@@ -77,7 +78,7 @@ def test_all_fifteen_subsets_are_accepted_and_arrive_by_name(logic, fake, scans,
 
 
 def test_the_order_of_the_slots_does_not_matter(logic, fake, scans):
-    nodes = scans("flair", "t1")
+    nodes = scans("t1", "flair")
     logic.process(dict(reversed(nodes.items())))
     assert list(fake.calls[0]["volumes"]) == ["t1", "flair"]
 

@@ -11,6 +11,7 @@ import sys
 import xml.etree.ElementTree as ElementTree
 
 import pytest
+
 from medmap.task import BRATS
 
 OWN = {"MedMAPSegmentLib", "medmap"}

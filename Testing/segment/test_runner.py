@@ -8,6 +8,7 @@ import time
 import weakref
 
 import pytest
+
 from medmap.errors import Cancelled, InputDataError, InternalError
 from MedMAPSegmentLib.runner import InlineRunner, JobState, ThreadRunner
 
@@ -160,19 +161,27 @@ def test_a_runner_works_again_after_shutdown():
     assert runner.shutdown()
 
 
-def test_inputs_and_results_are_not_kept_alive(runner):
-    class Big:
-        pass
+class Big:
+    """Stands for an array that must not outlive its use."""
 
-    taken, made = Big(), Big()
-    watched = [weakref.ref(taken), weakref.ref(made)]
-    job = finish(runner.start(lambda progress, cancelled, taken=taken, made=made: made))
-    del taken, made, job
-    deadline = time.monotonic() + 5
-    while any(ref() is not None for ref in watched) and time.monotonic() < deadline:
+
+def gone(reference, seconds=5.0):
+    deadline = time.monotonic() + seconds
+    while reference() is not None and time.monotonic() < deadline:
         gc.collect()
         time.sleep(0.01)
-    assert [ref() for ref in watched] == [None, None]
+    return reference() is None
+
+
+def test_a_finished_job_does_not_keep_its_inputs_nor_the_runner_the_result(runner):
+    taken, made = Big(), Big()
+    inputs, result = weakref.ref(taken), weakref.ref(made)
+    job = finish(runner.start(lambda progress, cancelled, taken=taken, made=made: made))
+    del taken, made
+    assert gone(inputs)
+    assert job.result is result()
+    del job
+    assert gone(result)
 
 
 def test_a_listener_hears_the_progress_of_inline_work():

@@ -10,6 +10,7 @@ import sys
 
 import numpy as np
 import pytest
+
 from medmap.task import BRATS
 
 slicer = pytest.importorskip("slicer")

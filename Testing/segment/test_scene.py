@@ -6,6 +6,7 @@ import json
 
 import numpy as np
 import pytest
+
 from medmap.errors import InputDataError
 from medmap.task import BRATS
 
@@ -291,9 +292,13 @@ def test_a_chosen_node_is_refilled(scene, reference, mrml, make_result, labels):
     other = mrml.volume(np.ones((4, 5, 6), np.float32), AFFINES["BraTS"], name="T1")
     smaller = np.zeros((4, 5, 6), np.uint8)
     smaller[1:3, 1:3, 1:3] = 2
+    old = slicer.vtkSegment()
+    old.SetTag(module.MADE_BY, "of another task")
+    node.GetSegmentation().AddSegment(old, "OLD")
     count = scene.GetNumberOfNodes()
     assert module.segmentationFromResult(scene, other, make_result(smaller, "t1"), BRATS, node) is node
     assert scene.GetNumberOfNodes() == count
+    assert list(node.GetSegmentation().GetSegmentIDs()) == ["NCR", "ED", "ET"]
     assert np.array_equal(module.labelsOf(node, BRATS), smaller)
     assert node.GetNodeReference(node.GetReferenceImageGeometryReferenceRole()) is other
 

@@ -41,10 +41,12 @@ class Backbone(nn.Module):
     Attributes:
         stride: spatial sizes must be divisible by it.
         provides: names of the taps that ``want`` may ask for.
+        needs: positions of the modalities without which the network means nothing, or None when any subset will do.
     """
 
     stride: ClassVar[int] = 1
     provides: ClassVar[frozenset[str]] = frozenset()
+    needs: frozenset[int] | None = None
     modalities: int
     classes: int
 

@@ -65,9 +65,8 @@ class RegionFusion(nn.Module):
     def forward(self, level: Level, probability: Tensor) -> Tensor:
         """The level and region probabilities [B, classes, *S] -> [B, C, *S]."""
         weights = self._modality_weights(level, probability)
-        regions = [
-            probability[:, k : k + 1] * self._weighted_sum(level, weights[:, k]) for k in range(len(self.weights))
-        ]
+        sums = [self._weighted_sum(level, weights[:, k]) for k in range(len(self.weights))]
+        regions = [probability[:, k : k + 1].to(total.dtype) * total for k, total in enumerate(sums)]
         return torch.cat([self.regions(regions), self.shortcut(level)], 1)
 
     def _modality_weights(self, level: Level, probability: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ training only.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import ClassVar
 
 import torch
@@ -30,7 +31,7 @@ class StyleEncoder(nn.Module):
         super().__init__()
         channels = (width, 2 * width, 4 * width, 4 * width, 4 * width)
         layers: list[nn.Module] = [CONV[dims](1, width, 7, padding=3), nn.ReLU()]
-        for inputs, outputs in zip(channels[:-1], channels[1:], strict=True):
+        for inputs, outputs in pairwise(channels):
             layers += [CONV[dims](inputs, outputs, 4, stride=2, padding=1), nn.ReLU()]
         self.layers = nn.Sequential(*layers)
         self.head = CONV[dims](channels[-1], 2 * style, 1)
@@ -85,7 +86,7 @@ class ImageDecoder(nn.Module):
 
 
 class RobustMSeg(GatedUNet):
-    """Robust-MSeg: 6.65 M parameters at inference, 37.5 M in training (37,486,640), as the released code has.
+    """Robust-MSeg: 6.65 M parameters at inference, 37.5 M in training (37,476,344), as the released code has.
 
     ``reconstruct=False`` builds the 6,650,292 of inference alone, which is ``GatedUNet``. The widths inside style
     encoder (32), style network (128, one pair of scale and shift for all blocks) and image decoders (each up-sampling

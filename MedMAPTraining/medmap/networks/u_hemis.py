@@ -86,7 +86,7 @@ class HemisDecoder(nn.Module):
 
 
 class UHeMIS(Backbone):
-    """U-HeMIS with 0.57 M parameters (565,860; four modalities and classes), as the released code has.
+    """U-HeMIS with 0.57 M parameters (565,892; four modalities and classes), as the released code has.
 
     At every level the present modalities are summarised by the mean and the variance (n in the denominator; zero for
     a single modality) of their features, in any number and order. The slope of the LeakyReLU, the affine normalisation

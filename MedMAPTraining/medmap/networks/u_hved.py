@@ -31,7 +31,7 @@ STANDARD = Gaussian(torch.zeros(()), torch.zeros(()))
 
 
 class UHVED(Backbone):
-    """U-HVED with 1.25 M parameters (1,250,556; four modalities and classes), as the released code has.
+    """U-HVED with 1.25 M parameters (1,250,560; four modalities and classes), as the released code has.
 
     Every level of an encoder gives [mu; log sigma^2] (the log clipped to +-50). Fusion: ``product_of_gaussians``.
     Training decodes a sample of it; evaluation decodes its mean, where the released code samples as well, so that the

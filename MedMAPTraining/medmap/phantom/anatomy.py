@@ -101,6 +101,7 @@ def build_atlas(draw: Draw, device: torch.device | str) -> Atlas:
         "caps": draw.uniform(0.0, 0.9) * (0.3 + 0.7 * age),
         "wmh_level": 3.6 - 1.9 * age * draw.uniform(),
         "vein_radius": draw.uniform(0.6, 1.4),
+        "vein_share": draw.uniform(-0.6, 1.3),
         "folia": draw.uniform(12.0, 17.0),
     }
     shapes = _brain_shapes(p, draw)
@@ -220,7 +221,7 @@ def _vasculature(p: torch.Tensor, draw: Draw, hull: torch.Tensor) -> dict[str, t
 
 
 def place(draw: Draw, device: torch.device | str, angle_deg: float, shift_mm: float) -> torch.Tensor:
-    """[3, *WORLD.shape] template position of every coarse world position: rotation, shear, scale, shift, smooth warp."""
+    """[3, *WORLD.shape] template position of every coarse world position: rotation, shear, scale, shift, warp."""
     angles = [math.radians(draw.uniform(-angle_deg, angle_deg)) for _ in range(3)]
     linear = torch.eye(3, dtype=torch.float64)
     for a, angle in enumerate(angles):
@@ -230,7 +231,7 @@ def place(draw: Draw, device: torch.device | str, angle_deg: float, shift_mm: fl
         turn[b, c], turn[c, b] = -math.sin(angle), math.sin(angle)
         linear = turn @ linear
     shear = torch.tensor([[draw.normal(0.0, 0.012) if i != j else 0.0 for j in range(3)] for i in range(3)])
-    size = draw.uniform(0.89, 0.995)
+    size = draw.uniform(0.89, 0.985)
     scale = torch.diag(torch.tensor([1.0 / (size * (1.0 + draw.normal(0.0, 0.02))) for _ in range(3)]))
     matrix = (scale.double() @ (linear + shear.double())).to(device, torch.float32)
     shift = torch.tensor([draw.normal(0.0, shift_mm / 2) for _ in range(3)], device=device, dtype=torch.float32)
@@ -277,6 +278,7 @@ def tissues(atlas: Atlas, template: torch.Tensor, width: float, squeeze: torch.T
     paint(parts, "choroid", cover(torch.minimum(m["choroid"], m["ventricle"] + 0.8), width))
     course = (torch.minimum(to_wall, m["hull"].abs()).square() + (m["vein"] / m["vein_slope"]).square()).sqrt()
     veins = cover(habit["vein_radius"] - course, width) * cover(m["sulcus_depth"] - depth, 4.0)
+    veins = veins * torch.sigmoid((m["thickness"] - habit["vein_share"]) / 0.25)
     paint(parts, "vessel", torch.maximum(veins, cover(m["trunk"], width)))
     return {
         "parts": parts,

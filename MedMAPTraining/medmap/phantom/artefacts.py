@@ -83,7 +83,7 @@ def strip(
         height: world z in mm; a short field of view ends somewhere.
         style: how far.
     """
-    border = draw.uniform(-3.0, 0.8) * style.strip + 0.7 * style.strip * edge
+    border = draw.uniform(-2.6, 0.8) * style.strip + 0.7 * style.strip * edge
     kept = hull > border
     if draw.chance(0.4):  # some tools follow the gyri instead of wrapping them
         kept &= ~((pial < draw.uniform(-0.6, 0.1)) & (hull < draw.uniform(3.0, 9.0)))

@@ -16,25 +16,25 @@ MODALITIES = ("t1", "t1ce", "t2", "flair")
 
 TABLE: dict[str, dict[str, tuple[float, float, float]]] = {
     "t1": {
-        "csf": (-1.95, -2.6, -1.4), "gm": (-0.20, -0.45, 0.40), "wm": (0.66, 0.40, 0.98),
+        "csf": (-1.95, -2.6, -1.4), "gm": (-0.14, -0.42, 0.36), "wm": (0.56, 0.32, 0.90),
         "striatum": (0.05, -0.35, 0.40), "pallidum": (0.50, 0.10, 0.85), "thalamus": (0.35, 0.0, 0.65),
         "cb_gm": (-0.25, -0.6, 0.2), "stem": (0.55, 0.2, 0.85), "vessel": (-0.5, -1.6, 0.9),
         "choroid": (-0.7, -1.3, 0.0), "wmh": (0.2, -0.3, 0.6), "ed": (0.03, -0.50, 0.58),
         "solid": (-0.14, -0.75, 0.45), "necrosis": (-0.70, -1.8, 0.35), "blood": (1.5, 0.8, 2.6),
     },
     "t1ce": {
-        "csf": (-1.95, -2.6, -1.3), "gm": (-0.28, -0.6, 0.22), "wm": (0.46, 0.16, 0.80),
+        "csf": (-1.95, -2.6, -1.3), "gm": (-0.28, -0.6, 0.22), "wm": (0.38, 0.10, 0.72),
         "striatum": (-0.05, -0.4, 0.3), "pallidum": (0.3, 0.0, 0.65), "thalamus": (0.2, -0.1, 0.5),
-        "cb_gm": (-0.25, -0.6, 0.2), "stem": (0.4, 0.1, 0.7), "vessel": (3.5, 1.0, 7.5),
+        "cb_gm": (-0.25, -0.6, 0.2), "stem": (0.4, 0.1, 0.7), "vessel": (3.0, 0.8, 6.5),
         "choroid": (2.8, 1.0, 5.5), "wmh": (0.1, -0.3, 0.4), "ed": (-0.23, -0.69, 0.16),
         "solid": (-0.14, -0.96, 0.36), "necrosis": (-0.95, -1.9, 0.3), "blood": (1.2, 0.5, 2.2),
     },
     "t2": {
-        "csf": (2.3, 1.5, 3.4), "gm": (-0.25, -0.51, 0.03), "wm": (-0.68, -0.85, -0.58),
+        "csf": (2.3, 1.5, 3.4), "gm": (-0.25, -0.51, 0.03), "wm": (-0.58, -0.78, -0.42),
         "striatum": (-0.4, -0.7, -0.1), "pallidum": (-0.9, -1.3, -0.6), "thalamus": (-0.4, -0.6, -0.15),
         "cb_gm": (-0.2, -0.5, 0.1), "stem": (-0.55, -0.8, -0.3), "vessel": (-1.0, -1.8, 0.6),
-        "choroid": (1.0, 0.2, 1.8), "wmh": (0.1, -0.3, 0.6), "ed": (0.80, 0.40, 1.25),
-        "solid": (0.97, 0.49, 1.7), "necrosis": (2.1, 0.8, 3.4), "blood": (-0.6, -1.5, 0.8),
+        "choroid": (1.0, 0.2, 1.8), "wmh": (0.1, -0.3, 0.6), "ed": (0.95, 0.50, 1.45),
+        "solid": (1.10, 0.55, 1.8), "necrosis": (2.1, 0.8, 3.4), "blood": (-0.6, -1.5, 0.8),
     },
     "flair": {
         "csf": (-2.1, -2.8, -1.6), "gm": (-0.15, -0.5, 0.15), "wm": (-0.38, -0.7, 0.0),
@@ -64,14 +64,14 @@ def draw_means(draw: Draw, jitter: float) -> dict[str, dict[str, float]]:
     _restore_order(means, draw)
     t1ce = means["t1ce"]
     base = max(t1ce["wm"], t1ce["solid"])
-    t1ce["enhancing"] = max(draw.around(*ENHANCED, widen=jitter), base + draw.uniform(0.5, 0.9))
+    t1ce["enhancing"] = max(draw.around(*ENHANCED, widen=jitter), base + draw.uniform(0.7, 1.0))
     for m in MODALITIES:
         means[m]["ventricle"] = means[m]["csf"] + draw.normal(0.0, 0.12)
     return means
 
 
 def _restore_order(means: dict[str, dict[str, float]], draw: Draw) -> None:
-    """T1, T1ce: WM > GM > CSF, tumour not above WM; T2: CSF > oedema > GM > WM, NCR >= core > GM; FLAIR: tumour first."""
+    """T1, T1ce: WM > GM > CSF, tumour not above WM; T2: CSF > ED > GM > WM, NCR >= core > GM; FLAIR: tumour first."""
     for m in ("t1", "t1ce"):
         z = means[m]
         z["wm"] = max(z["wm"], z["gm"] + draw.uniform(0.35, 0.5))
@@ -95,6 +95,8 @@ def _restore_order(means: dict[str, dict[str, float]], draw: Draw) -> None:
 
 _GRAIN = {"csf": 0.12, "ventricle": 0.05, "vessel": 0.5, "choroid": 0.5, "ed": 0.40, "solid": 0.42, "necrosis": 0.45}
 """Standard deviation in z of each tissue's texture; 0.18 for the others."""
+_SICK = [row for row, t in enumerate(TISSUES) if t in ("ed", "solid", "necrosis", "blood", "wmh")]
+_HEALTHY = [row for row in range(len(TISSUES)) if row not in _SICK]
 
 
 def signals(
@@ -106,7 +108,7 @@ def signals(
         draw: chance.
         parts: [len(TISSUES), N] fractions.
         enhancing: [N] in 0..1, read for T1ce only.
-        textures: [K, N] unit-variance fields shared by the modalities.
+        textures: [K, N] unit-variance fields shared by the modalities, finest first.
         jitter: see ``draw_means``.
 
     Returns:
@@ -117,11 +119,11 @@ def signals(
     grain = torch.tensor(
         [[_GRAIN.get(t, 0.18) * draw.uniform(0.5, 1.5) for t in TISSUES] for _ in MODALITIES], device=parts.device
     )
-    z, spread = table @ parts, grain @ parts
-    weights = torch.tensor([[draw.normal() for _ in range(len(textures))] for _ in MODALITIES], device=parts.device)
-    weights[:, -1] *= 0.5  # broad clouds look like lesions
-    weights = weights / weights.square().sum(1, keepdim=True).sqrt().clamp(min=0.1)
-    z = z + spread * (weights @ textures)
+    z = table @ parts
+    for rows, coarse in ((_HEALTHY, 0.3), (_SICK, 1.0)):  # broad clouds in healthy tissue would look like lesions
+        weights = torch.tensor([[draw.normal() * coarse**k for k in range(len(textures))] for _ in MODALITIES])
+        weights = weights / weights.square().sum(1, keepdim=True).sqrt().clamp(min=0.1)
+        z += (grain[:, rows] @ parts[rows]) * (weights.to(parts.device) @ textures)
     glow = means["t1ce"]["enhancing"] - means["t1ce"]["solid"]
     rough = draw.uniform(0.2, 0.6)
     uptake = (1.0 + rough * textures[0] + 0.5 * rough * textures[1]).clamp(0.25, 2.2)

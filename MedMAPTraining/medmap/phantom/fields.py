@@ -114,7 +114,7 @@ def _band(shape: tuple[int, int, int], step: float, wavelength: float, spread: f
 
 
 def sample(maps: torch.Tensor, lattice: Lattice, points: torch.Tensor) -> torch.Tensor:
-    """Linear interpolation of [C, *lattice.shape] at [3, N] mm positions -> [C, N]; beyond the edge, the edge's value"""
+    """Linear interpolation of [C, *lattice.shape] at [3, N] mm positions -> [C, N]; clamped to the edge"""
     scaled = [
         2.0 * (points[a] - lattice.origin[a]) / (lattice.step * (lattice.shape[a] - 1)) - 1.0 for a in (2, 1, 0)
     ]

@@ -50,7 +50,7 @@ def generate(
     """Make one case.
 
     The seed decides everything: equal arguments give equal bits on one machine's CPU, whatever the global random state,
-    and the same case within rounding on CUDA. Anatomy and tumour do not depend on shape and spacing, apart from sampling.
+    and the same case within rounding on CUDA. Shape and spacing only sample the head; they do not change it.
 
     Args:
         seed: any integer.

@@ -50,7 +50,7 @@ def draw_plan(draw: Draw, atlas: Atlas, low_grade: float, multifocal: float, sma
     if draw.chance(small):
         total = math.exp(draw.uniform(math.log(3.0), math.log(40.0)))
     enhancing = not draw.chance(low_grade)
-    core = min(0.85, max(0.06, draw.normal(0.37, 0.16))) if enhancing else draw.uniform(0.3, 0.85)
+    core = min(0.85, max(0.06, draw.normal(0.39, 0.16))) if enhancing else draw.uniform(0.3, 0.85)
     count = 1 if not draw.chance(multifocal) else (2 if draw.chance(0.75) else 3)
     shares = [1.0] + [draw.uniform(0.05, 0.5) for _ in range(count - 1)]
     foci = _positions(draw, atlas, count, total)
@@ -58,7 +58,7 @@ def draw_plan(draw: Draw, atlas: Atlas, low_grade: float, multifocal: float, sma
     habit = {
         "lobes": draw.uniform(0.08, 0.28) * (0.6 + 6.0 / max(radius, 6.0)),
         "rim_variation": draw.uniform(0.2, 0.55),
-        "rim_open": draw.uniform(-2.8, -1.3) if draw.chance(0.75) else draw.uniform(-1.3, 0.0),
+        "rim_open": draw.uniform(-3.0, -1.7) if draw.chance(0.75) else draw.uniform(-1.7, -0.2),
         "nodules": draw.uniform(0.7, 2.2),
         "outer": draw.uniform(-3.5, 0.3),
         "necrosis_start": draw.uniform(1.5, 5.5),
@@ -67,7 +67,7 @@ def draw_plan(draw: Draw, atlas: Atlas, low_grade: float, multifocal: float, sma
         "soft": draw.uniform(0.8, 3.0),
         "blood": 1.0 if draw.chance(0.12) else 0.0,
     }
-    rim = min(10.0, max(draw.uniform(2.0, 3.5), draw.uniform(0.15, 0.8) * radius))
+    rim = min(10.0, max(draw.uniform(2.0, 3.5), draw.uniform(0.25, 0.95) * radius))
     push = draw.uniform(0.45, 0.95) if enhancing else draw.uniform(0.25, 0.7)
     return Plan(total, total * core, enhancing, rim, foci, tuple(shares), push, habit)
 

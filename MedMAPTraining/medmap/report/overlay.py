@@ -10,15 +10,16 @@ import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from matplotlib.patheffects import withStroke
 from PIL import Image
 
+from medmap.brain import bounding_box
 from medmap.errors import InputDataError, UsageError
-from medmap.metrics import RegionScore, bounding_box, dice, label_masks, region_masks
-from medmap.report.page import AMBER, GREY, WHITE, Page, png, write
+from medmap.files import write_bytes
+from medmap.metrics import RegionScore, dice, label_masks, region_masks
+from medmap.report.page import AMBER, GREY, WHITE, Page, png
 from medmap.report.planes import PLANES, Case, Plane, cut, prepare
 from medmap.task import Region, Task
 from medmap.volume import Grid, Volume
@@ -111,11 +112,11 @@ def save_overlay(
     arrays = {name: _on_grid(getattr(scans[name], "array", scans[name]), grid, name) for name in used}
     prediction = _on_grid(prediction, grid, "The prediction")
     reference = None if reference_labels is None else _on_grid(reference_labels, grid, "The reference")
-    case = prepare(arrays, prediction, reference, grid.affine, task)
+    case = prepare(arrays, prediction, reference, grid, task)
     if reference is not None and scores is None:
         scores = _dice_only(prediction, reference, task, grid.voxel_ml)
     notes = _Notes(title, absent, _volumes(prediction, task, grid.voxel_ml, volumes_ml or {}), scores or {})
-    write(Path(path), png(_draw(case, task, notes)))
+    write_bytes(path, png(_draw(case, task, notes)))
 
 
 def _names(scans: Mapping, missing: Sequence[str], task: Task) -> tuple[list[str], list[str]]:

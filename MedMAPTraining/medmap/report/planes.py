@@ -1,4 +1,4 @@
-"""Which slices of a case to show, from where to where, and in which window; numpy only.
+"""Which slices of a case to show, from where to where, and in which window.
 
 Everything is brought into the closest canonical order (axes towards R, A, S) by permuting and flipping, so that what
 follows need not know how the scans were stored.
@@ -9,12 +9,14 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import permutations
 
 import numpy as np
 
-from medmap.metrics import bounding_box, label_masks
+from medmap.brain import bounding_box
+from medmap.geometry import canonical_grid, reorient
+from medmap.metrics import label_masks
 from medmap.task import Task
+from medmap.volume import Grid
 
 _MARGIN_MM = 6.0
 
@@ -73,47 +75,22 @@ def cut(array: np.ndarray, plane: Plane, position: Sequence[int]) -> np.ndarray:
     return array[tuple(index)].T[::-1, ::-1]
 
 
-def closest_canonical(array: np.ndarray, affine: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Permute and flip the axes of a scan so that they run as nearly as possible towards R, A and S.
-
-    Args:
-        array: [I, J, K].
-        affine: [4, 4] voxel index -> world RAS in mm.
-
-    Returns:
-        A view of the array (no voxel is resampled or copied) and the affine that goes with it; the same voxels keep
-        the same world positions.
-    """
-    affine = np.asarray(affine, float)
-    cosines = affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)
-    # All six assignments of array axes to R, A, S; the best sum cannot use an axis twice, as a row-wise maximum may.
-    order = max(permutations(range(3)), key=lambda axes: sum(abs(cosines[world, axes[world]]) for world in range(3)))
-    change = np.zeros((4, 4))
-    change[3, 3] = 1
-    flips = []
-    for world, axis in enumerate(order):
-        backwards = cosines[world, axis] < 0
-        change[axis, world] = -1 if backwards else 1
-        change[axis, 3] = array.shape[axis] - 1 if backwards else 0
-        flips.append(slice(None, None, -1 if backwards else 1))
-    return np.transpose(array, order)[tuple(flips)], affine @ change
-
-
 def prepare(
     scans: Mapping[str, np.ndarray],
     prediction: np.ndarray,
     reference: np.ndarray | None,
-    affine: np.ndarray,
+    grid: Grid,
     task: Task,
 ) -> Case:
     """Turn, crop and window a case, and choose its slices: see ``medmap.report.overlay.save_overlay``.
 
     Raises InputDataError when a label value is unknown.
     """
-    turned = {name: closest_canonical(array, affine)[0] for name, array in scans.items()}
-    ours, turned_affine = closest_canonical(prediction, affine)
-    theirs = None if reference is None else closest_canonical(reference, affine)[0]
-    spacing = np.linalg.norm(turned_affine[:3, :3], axis=0)
+    canonical = canonical_grid(grid)
+    turned = {name: reorient(array, grid)[0] for name, array in scans.items()}
+    ours = reorient(prediction, grid)[0]
+    theirs = None if reference is None else reorient(reference, grid)[0]
+    spacing = canonical.spacing
     seen = {name: _foreground(array) for name, array in turned.items()}
     box = _crop(seen, ours if theirs is None else (ours != 0) | (theirs != 0), spacing)
     ours_masks = label_masks(ours[box], task)
@@ -127,7 +104,7 @@ def prepare(
         reference=theirs_masks,
         spacing=spacing,
         position=position,
-        position_mm=(turned_affine @ [*(start + position), 1])[:3],
+        position_mm=(canonical.affine @ [*(start + position), 1])[:3],
     )
 
 
