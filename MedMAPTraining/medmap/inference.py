@@ -87,6 +87,11 @@ def segment(
     logits = run.logits(prepared, [tuple(volumes)])[0]
     report(0.92, "returning to the reference scan's grid")
     labels = labels_on_reference(probabilities(logits, prepared), prepared, bundle.task)
+    full = tuple(min(w, n) for w, n in zip(bundle.inference.window, prepared.grid.shape, strict=True))
+    if run.window != full:
+        shown = " x ".join(map(str, run.window))
+        message = f"Memory sufficed only for windows of {shown} voxels; labels may differ slightly."
+        findings.append(Finding("warning", "memory", message, "Free memory on the device, or use the CPU."))
     if not labels.any():
         findings.append(Finding("warning", "result", "No tumour was found.", "Review the scans yourself."))
     details = {

@@ -13,7 +13,7 @@ from medmap.task import BRATS
 from medmap.volume import Volume
 
 
-def head(shape=(40, 48, 36), spacing=2.0, seed=0) -> dict[str, Volume]:
+def head(shape=(40, 48, 36), spacing=2.0, seed=0, noise=5.0) -> dict[str, Volume]:
     """Four smooth, skull-stripped scans of one small egg-shaped head with a bright blob; background 0."""
     axes = [np.linspace(-1, 1, n) for n in shape]
     x, y, z = np.meshgrid(*axes, indexing="ij")
@@ -25,7 +25,7 @@ def head(shape=(40, 48, 36), spacing=2.0, seed=0) -> dict[str, Volume]:
     volumes = {}
     for n, name in enumerate(BRATS.modality_names):
         wave = np.sin((n + 2) * x + y) + np.cos((3 - n) * z)
-        array = 300 + 100 * wave + (n + 1) * 80 * blob + rng.normal(0, 5, shape)
+        array = 300 + 100 * wave + (n + 1) * 80 * blob + rng.normal(0, noise, shape)
         volumes[name] = Volume(np.where(inside, array, 0).astype(np.float32), affine, f"{name}.nii.gz")
     return volumes
 

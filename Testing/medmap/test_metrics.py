@@ -166,7 +166,7 @@ def test_refuses_label_values_that_the_task_does_not_know(stray, words):
 
 def test_region_volumes_count_voxels_in_ml():
     labels = np.array([0, 1, 1, 2, 2, 2, 4, 3], np.uint8).reshape(2, 2, 2)
-    assert region_volumes_ml(labels, BRATS, 0.5) == {"WT": 3.5, "TC": 2.0, "ET": 1.0}
+    assert region_volumes_ml(labels, BRATS, 0.5) == {"WT": 3.5, "TC": 2.0, "ET": 0.5}
 
 
 def test_compare_scores_every_region_in_mm_and_ml():

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 
@@ -116,7 +117,7 @@ def build_atlas(draw: Draw, device: torch.device | str) -> Atlas:
 
 def _brain_shapes(p: torch.Tensor, draw: Draw) -> dict[str, torch.Tensor]:
     _, y, z = p
-    j = lambda s: draw.normal(0.0, s)  # noqa: E731
+    j = partial(draw.normal, 0.0)
     main = _ellipsoid(p, (0.0, 0.0, 18.0 + j(1)), (67.0 + j(2), 87.0 + j(2), 60.0 + j(2)))
     taper = 0.055 * y.clamp(min=0.0) ** 1.25 * 0.35  # the frontal lobes are narrower than the parietal
     floor = torch.where(y > 0, -20.0 + 0.06 * y, -20.0 - 0.13 * y)  # the orbital roof and the tentorium
@@ -151,7 +152,7 @@ def _deep_shapes(p: torch.Tensor, draw: Draw, age: float) -> dict[str, torch.Ten
     fourth = _ellipsoid(p, (0.0, -30.0, -34.0), (2.0 + 4.0 * size, 5.0, 9.0))
     septum = p[0] - 0.8
     ventricle = torch.maximum(torch.minimum(lateral, septum), torch.maximum(third, fourth))
-    j = lambda s: draw.normal(0.0, s)  # noqa: E731
+    j = partial(draw.normal, 0.0)
     caudate = _union(
         _ellipsoid(p, (14.5 + 2.5 * size, 28.0, 9.0), (5.0 + j(0.3), 10.0, 9.0)),
         _tube(p, (16.0 + 2.5 * size, 20.0, 16.0), (21.0 + 2.5 * size, -12.0, 24.0), 4.0, 2.0),

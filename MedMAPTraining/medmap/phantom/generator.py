@@ -9,7 +9,7 @@ import torch
 
 from medmap.errors import UsageError
 from medmap.phantom import tumour as tumours
-from medmap.phantom.anatomy import TISSUES, WORLD, Atlas, build_atlas, paint, place, template_at, tissues
+from medmap.phantom.anatomy import WORLD, Atlas, build_atlas, paint, place, template_at, tissues
 from medmap.phantom.artefacts import degrade, leave_residue, strip
 from medmap.phantom.contrast import MODALITIES, signals
 from medmap.phantom.fields import Draw, random_field, sample, upsample
@@ -71,7 +71,8 @@ def generate(
     style, device = style or Style(), torch.device(device)
     affine = np.diag([spacing, spacing, spacing, 1.0])
     affine[:3, 3] = -0.5 * spacing * (np.array(shape) - 1)
-    with torch.no_grad():
+    # Positions in mm do not survive half precision, so a caller's autocast must not reach the interpolation.
+    with torch.no_grad(), torch.autocast(device.type, enabled=False):
         return _generate(int(seed), tuple(shape), float(spacing), device, tumour, style, affine)
 
 
@@ -182,6 +183,3 @@ def _facts(label, brain, spacing, plan, means, record) -> dict:
         "tissue_z": means,
         "artefacts": dict(zip(MODALITIES, record, strict=True)),
     }
-
-
-__all__ = ["TISSUES", "Phantom", "generate"]

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 
@@ -136,7 +137,7 @@ class Growth:
 def grow(draw: Draw, plan: Plan, atlas: Atlas, template: torch.Tensor, centres: list[torch.Tensor]) -> Growth:
     """Shape the core and let the oedema spread from it along white matter, on the coarse lattice."""
     device = template.device
-    field = lambda wavelength, spread=0.35: random_field(draw, WORLD, wavelength, spread, device)  # noqa: E731
+    field = partial(random_field, draw, WORLD, device=device)
     flat = template.reshape(3, -1)
     parts, room = _surroundings(atlas, flat)
     level = _core_level(draw, plan, centres, field)

@@ -1,0 +1,258 @@
+"""One patient through the whole of inference, with a small untrained bundle."""
+
+from __future__ import annotations
+
+import socket
+from dataclasses import replace
+from itertools import combinations
+
+import numpy as np
+import pytest
+import torch
+
+from medmap.bundle import InferenceSpec
+from medmap.errors import Cancelled, InputDataError, InternalError, MedMAPError, UnavailableError, UsageError
+from medmap.geometry import sample, sample_labels
+from medmap.inference import Run, gaussian_weight, segment, segment_subsets, window_boxes
+from medmap.networks import Backbone, Output
+from medmap.preprocess import prepare
+from medmap.task import BRATS
+from medmap.volume import Grid, Volume
+
+NAMES = BRATS.modality_names
+SUBSETS = [s for n in range(1, 5) for s in combinations(NAMES, n)]
+
+
+def turned(volume: Volume) -> Volume:
+    """The same voxels at the same places, stored with axes S, L, A."""
+    array = np.ascontiguousarray(volume.array.transpose(2, 0, 1)[:, ::-1])
+    change = np.array([[0, -1, 0, volume.array.shape[0] - 1], [0, 0, 1, 0], [1, 0, 0, 0], [0, 0, 0, 1.0]])
+    return Volume(array, volume.affine @ change, volume.name)
+
+
+@pytest.mark.parametrize("subset", SUBSETS, ids="+".join)
+def test_any_subset_gives_labels_on_the_reference_grid(volumes, tiny_bundle, subset):
+    chosen = {name: volumes[name] for name in subset}
+    result = segment(chosen, tiny_bundle)
+    assert result.labels.shape == volumes["t1"].array.shape
+    assert set(np.unique(result.labels)) <= {0, 1, 2, 4}
+    assert np.array_equal(result.grid.affine, volumes["t1"].affine)
+    assert result.provenance["modalities"]["missing"] == [n for n in NAMES if n not in subset]
+    assert (result.labels[volumes["t1"].array == 0] == 0).all()
+
+
+@pytest.mark.parametrize("subset", SUBSETS[:-1], ids="+".join)
+@pytest.mark.parametrize("content", ["noise", "nan", "huge"])
+def test_what_absent_scans_hold_changes_no_logit_no_crop_and_no_normalisation(volumes, tiny_bundle, subset, content):
+    present = {name: volumes[name] for name in subset}
+    expected = prepare(present, BRATS, tiny_bundle.preprocess, multiple=8)
+    run = Run(tiny_bundle, torch.device("cpu"), lambda f, t: None, lambda: False)
+    logits = run.logits(expected, [subset])[0]
+    filled = expected.image.clone()
+    absent = ~expected.present
+    noise = torch.randn(filled[absent].shape, generator=torch.Generator().manual_seed(0))
+    filled[absent] = {"noise": noise, "nan": torch.full_like(noise, float("nan")), "huge": noise * 1e6}[content]
+    with torch.inference_mode():
+        leaked = tiny_bundle.network(filled[None], expected.present[None]).logits[0]
+    assert torch.equal(leaked, logits)
+
+
+def test_the_order_of_the_scans_changes_nothing(volumes, tiny_bundle):
+    backwards = {name: volumes[name] for name in reversed(NAMES)}
+    assert np.array_equal(segment(backwards, tiny_bundle).labels, segment(volumes, tiny_bundle).labels)
+
+
+def test_another_stored_orientation_gives_the_same_labels_at_the_same_places(volumes, tiny_bundle):
+    expected = segment(volumes, tiny_bundle).labels
+    result = segment({name: turned(v) for name, v in volumes.items()}, tiny_bundle)
+    back = turned(Volume(expected.astype(np.float32), volumes["t1"].affine)).array
+    assert (result.labels == back).mean() > 0.9999
+
+
+class Threshold(Backbone):
+    """Judges every voxel by its own mean intensity, so that only geometry can make two results differ."""
+
+    modalities = classes = 4
+
+    def encode(self, image, modality):
+        return [image]
+
+    def decode(self, features, present, want=()):
+        mean = torch.stack([f[0] for f in features if f is not None]).mean(0)
+        return Output(torch.cat([torch.zeros_like(mean), mean - 2.5, 4 * (mean - 1.2), 9 * (mean - 1.8)], 1))
+
+
+@pytest.mark.parametrize("degrees", [7, 20, 45])
+@pytest.mark.parametrize("spacing", [(2, 2, 2), (1.6, 1.6, 3.0)], ids=str)
+def test_a_rotated_sampling_gives_the_same_segmentation_up_to_interpolation(make_head, tiny_bundle, degrees, spacing):
+    volumes = {name: v for name, v in make_head(noise=0).items() if name in ("t1ce", "flair")}
+    bundle = replace(tiny_bundle, network=Threshold())
+    source = volumes["t1ce"].grid
+    angle = np.deg2rad(degrees)
+    affine = np.eye(4)
+    affine[:2, :2] = [[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]
+    affine[:3, :3] = affine[:3, :3] @ np.diag(spacing)
+    shape = tuple(int(130 / s) for s in spacing)
+    affine[:3, 3] = -affine[:3, :3] @ ((np.array(shape) - 1) / 2)
+    oblique = {name: resampled(volume, Grid(shape, affine)) for name, volume in volumes.items()}
+    straight, rotated = segment(volumes, bundle), segment(oblique, bundle)
+    back = sample_labels(rotated.labels, rotated.grid, source)
+    assert rotated.labels.shape == shape
+    for value in (2, 4):
+        overlap = 2 * ((back == value) & (straight.labels == value)).sum()
+        total = (back == value).sum() + (straight.labels == value).sum()
+        assert straight.volumes_ml["ET"] > 1
+        assert overlap / total > 0.8, f"label {value}"
+
+
+def resampled(volume: Volume, grid: Grid) -> Volume:
+    """A skull-stripped scan on another grid, with a sharp edge of the head."""
+    array = sample(torch.from_numpy(volume.array)[None], volume.grid, grid)[0]
+    inside = sample(torch.from_numpy((volume.array != 0).astype(np.float32))[None], volume.grid, grid)[0] > 0.5
+    return Volume(torch.where(inside, array / inside, 0).nan_to_num(0).numpy(), grid.affine, volume.name)
+
+
+def test_scans_on_different_grids_meet_on_the_reference(make_head, tiny_bundle):
+    fine, coarse = make_head(), make_head(shape=(30, 36, 14), spacing=2.7)
+    result = segment({"t1ce": fine["t1ce"], "flair": coarse["flair"]}, tiny_bundle)
+    assert result.labels.shape == fine["t1ce"].array.shape
+    assert any(f.check == "grids" for f in result.findings)
+    chosen = segment({"t1ce": fine["t1ce"], "flair": coarse["flair"]}, tiny_bundle, reference="flair")
+    assert chosen.labels.shape == coarse["flair"].array.shape
+
+
+def test_all_subsets_at_once_equal_each_alone(volumes, tiny_bundle):
+    together = segment_subsets(volumes, tiny_bundle, SUBSETS, reference="t1ce")
+    for subset in (("t1ce",), ("t1", "t1ce"), ("t1ce", "t2", "flair")):
+        alone = segment({n: volumes[n] for n in subset}, tiny_bundle).labels
+        assert np.array_equal(together[BRATS.subset_key(subset)], alone)
+
+
+def test_windows_are_encoded_once_a_modality_and_decoded_once_a_subset(volumes, tiny_bundle, monkeypatch):
+    calls = []
+    network = tiny_bundle.network
+    encode, decode = network.encode, network.decode
+    monkeypatch.setattr(network, "encode", lambda *a: calls.append("e") or encode(*a))
+    monkeypatch.setattr(network, "decode", lambda *a: calls.append("d") or decode(*a))
+    segment_subsets(volumes, tiny_bundle, SUBSETS)
+    assert calls.count("e") == 4
+    assert calls.count("d") == 15
+    calls.clear()
+    segment({"t2": volumes["t2"]}, tiny_bundle)
+    assert calls == ["e", "d"]
+
+
+def test_windows_cover_everything_and_the_weights_leave_a_constant_alone():
+    boxes = window_boxes((96, 80, 64), (32, 48, 64), 0.25, 16)
+    covered = torch.zeros(96, 80, 64)
+    for box in boxes:
+        covered[box] += 1
+    assert covered.min() >= 1
+    assert gaussian_weight((8, 8, 8)).min() > 0
+
+
+def test_sliding_windows_equal_monais_at_the_same_windows(volumes, tiny_bundle):
+    from monai.inferers import sliding_window_inference
+
+    bundle = replace(tiny_bundle, inference=InferenceSpec((32, 32, 24), 0.25))
+    prepared = prepare(volumes, BRATS, bundle.preprocess, multiple=8)
+    run = Run(bundle, torch.device("cpu"), lambda f, t: None, lambda: False)
+    ours = run.logits(prepared, [NAMES])[0]
+    present = prepared.present[None]
+    with torch.inference_mode():
+        theirs = sliding_window_inference(
+            prepared.image[None], (32, 32, 24), 1, lambda x: bundle.network(x, present).logits, overlap=0.25,
+            mode="gaussian", sigma_scale=0.125,
+        )[0]
+    assert run.window == (32, 32, 24)
+    agree = (ours.argmax(0) == theirs.argmax(0))[prepared.brain].float().mean()
+    assert agree > 0.97
+
+
+def test_cancelling_stops_between_steps(volumes, tiny_bundle):
+    told = []
+    with pytest.raises(Cancelled):
+        segment(volumes, tiny_bundle, progress=lambda f, t: told.append(f), cancel=lambda: len(told) > 3)
+    assert max(told) < 0.9
+
+
+def test_progress_rises_to_one(volumes, tiny_bundle):
+    told = []
+    segment(volumes, tiny_bundle, progress=lambda fraction, text: told.append(fraction))
+    assert told == sorted(told)
+    assert told[-1] == 1.0
+
+
+def test_out_of_memory_shrinks_the_window_and_says_so(volumes, tiny_bundle, monkeypatch):
+    encode = tiny_bundle.network.encode
+
+    def scarce(image, m):
+        if image.shape[2] > 32:
+            raise torch.OutOfMemoryError("injected")
+        return encode(image, m)
+
+    monkeypatch.setattr(tiny_bundle.network, "encode", scarce)
+    result = segment({"t1": volumes["t1"]}, tiny_bundle)
+    assert max(result.provenance["run"]["window"]) <= 32
+    assert any("window" in f.message for f in result.findings)
+    assert result.labels.any()
+
+
+def test_memory_that_never_suffices_is_said_in_words(volumes, tiny_bundle, monkeypatch):
+    def never(image, m):
+        raise torch.OutOfMemoryError("injected")
+
+    monkeypatch.setattr(tiny_bundle.network, "encode", never)
+    with pytest.raises(UnavailableError, match="memory"):
+        segment({"t1": volumes["t1"]}, tiny_bundle)
+
+
+def test_answers_that_are_not_finite_are_never_shown(volumes, tiny_bundle, monkeypatch):
+    encode = tiny_bundle.network.encode
+    monkeypatch.setattr(tiny_bundle.network, "encode", lambda x, m: [f * float("nan") for f in encode(x, m)])
+    with pytest.raises(InternalError, match="finite"):
+        segment({"t1": volumes["t1"]}, tiny_bundle)
+
+
+@pytest.mark.parametrize(
+    ("change", "error"),
+    [
+        (lambda v: {}, UsageError),
+        (lambda v: {"pd": v["t1"]}, UsageError),
+        (lambda v: {"t1": v["t1"], "t2": Volume(v["t1"].array.copy(), v["t1"].affine, "copy")}, MedMAPError),
+        (lambda v: {"t1": Volume(np.zeros_like(v["t1"].array), v["t1"].affine, "zero")}, InputDataError),
+        (lambda v: {"t1": v["t1"], "t2": Volume(v["t2"].array, v["t2"].affine + np.eye(4)[:, [3, 0, 1, 2]] * 0
+                    + np.array([[0, 0, 0, 500.0], [0] * 4, [0] * 4, [0] * 4]), "far")}, InputDataError),
+    ],
+    ids=["none", "unknown modality", "same image twice", "empty", "apart"],
+)
+def test_inputs_that_cannot_be_used_are_refused(volumes, tiny_bundle, change, error):
+    with pytest.raises(error):
+        segment(change(volumes), tiny_bundle)
+
+
+def test_an_unknown_device_is_refused(volumes, tiny_bundle):
+    with pytest.raises(UnavailableError, match="gpu9"):
+        segment({"t1": volumes["t1"]}, tiny_bundle, device="gpu9")
+
+
+def test_no_socket_is_opened(volumes, tiny_bundle, monkeypatch):
+    def refuse(*args, **kwargs):
+        raise AssertionError("inference opened a socket")
+
+    monkeypatch.setattr(socket, "socket", refuse)
+    segment({"t1": volumes["t1"]}, tiny_bundle)
+
+
+def test_absent_scans_are_named_on_the_result(volumes, tiny_bundle):
+    messages = " ".join(f.message for f in segment({"t1": volumes["t1"]}, tiny_bundle).findings)
+    assert "T1ce" in messages
+    assert "FLAIR" in messages
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_a_gpu_gives_the_labels_of_the_cpu(volumes, tiny_bundle):
+    cpu = segment(volumes, tiny_bundle).labels
+    gpu = segment(volumes, tiny_bundle, device="cuda").labels
+    assert (cpu == gpu).mean() > 0.999
