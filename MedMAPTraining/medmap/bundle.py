@@ -218,7 +218,7 @@ def _read_verified(folder: Path) -> dict[str, bytes]:
 
 def _parse_sums(data: bytes, folder: str) -> dict[str, str]:
     listed = {}
-    for line in data.decode("ascii", "replace").splitlines():
+    for line in data.decode("ascii", "replace").removesuffix("\n").split("\n"):
         digest, _, name = line.partition("  ")
         if len(digest) != 64 or set(digest) - set("0123456789abcdef") or not name or "/" in name or "\\" in name:
             raise BundleError(f"{SUMS} of the bundle {folder} is damaged.", "Copy the bundle again from its source.")

@@ -152,7 +152,7 @@ def resolve_device(device: str) -> torch.device:
         place = torch.device(device)
         torch.zeros(1, device=place)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise UnavailableError(f"The device '{device}' is not available here.", "Use --device cpu.") from error
+        raise UnavailableError(f"The device '{device}' is not available here.", "Choose the CPU (--device cpu).") from error
     return place
 
 
@@ -181,7 +181,7 @@ class Run:
                 smaller = tuple(min(a, b) for a, b in zip(smaller, window, strict=True))
                 if smaller == window:
                     raise UnavailableError(
-                        "The device's memory does not suffice even for small windows.", "Use --device cpu."
+                        "The device's memory does not suffice even for small windows.", "Choose the CPU (--device cpu)."
                     ) from error
                 window = smaller
 

@@ -44,8 +44,9 @@ def labels_on_reference(probability: Tensor, prepared: Prepared, task: Task) -> 
     start = np.round(offset).astype(int)
     if _same_lattice(canonical, prepared.grid, start):
         classes = place(probability.argmax(0), start, canonical.shape)
-        return np.ascontiguousarray(restore_orientation(values[classes].numpy(), prepared.reference_grid))
-    return values[_sampled_classes(probability, prepared.grid, prepared.reference_grid)].numpy()
+    else:
+        classes = _sampled_classes(probability, prepared.grid, canonical)
+    return np.ascontiguousarray(restore_orientation(values[classes].numpy(), prepared.reference_grid))
 
 
 def _same_lattice(canonical: Grid, working: Grid, start: np.ndarray) -> bool:

@@ -143,7 +143,8 @@ def prepare(
     brain = torch.zeros(grid.shape, dtype=torch.bool)
     for name, (array, mask) in normalised.items():
         image[task.index(name)] = to_grid(array, volumes[name].grid, grid)
-        brain |= to_grid(mask.astype(np.float32), volumes[name].grid, grid) > 0.5
+        # Just below a half: where spacings are commensurate exact halves are common, and rounding must not decide.
+        brain |= to_grid(mask.astype(np.float32), volumes[name].grid, grid) > 0.499
     return Prepared(image, torch.tensor(task.presence(volumes)), brain, grid, reference, reference_grid)
 
 
@@ -203,7 +204,8 @@ def to_grid(array: np.ndarray, source: Grid, target: Grid) -> Tensor:
     exact = Grid(canonical.shape, _shifted(target.affine, whole))
     if exact.distance(canonical) < 0.1 * target.spacing.min():
         return place(torch.from_numpy(np.ascontiguousarray(flipped)), whole, target.shape)
-    return sample(torch.from_numpy(np.ascontiguousarray(array))[None], source, target)[0]
+    # From the canonical order, so that every stored orientation interpolates in the same order of axes.
+    return sample(torch.from_numpy(np.ascontiguousarray(flipped))[None], canonical, target)[0]
 
 
 def _shifted(affine: np.ndarray, index: np.ndarray) -> np.ndarray:

@@ -22,8 +22,10 @@ class Output:
         logits: [B, classes, *S].
         taps: inner tensors that were asked for, by the fixed names of ``Backbone.provides``.
         aux: further predictions that only training uses: ``deep`` (deep supervision, finest first, each
-            [B, classes, *S_l]) and ``separate`` (one a modality, in task order, [B, classes, *S], None where it was
-            not encoded; meaningless for samples without it).
+            [B, classes, *S_l]), ``separate`` (one a modality, in task order, [B, classes, *S], None where it was not
+            encoded; meaningless for samples without it), and what else a paper's losses need: ``reconstruction``
+            (one a modality, [B, 1, *S]), ``divergence`` ([B] each), ``domain`` ([B, M] each), ``shared`` (one a
+            modality).
     """
 
     logits: Tensor

@@ -23,7 +23,7 @@ def axis_operator(count: int, spacing: float, sigma_mm: float, shift_mm: float, 
     middle = (torch.arange(number, dtype=torch.float64) + 0.5) * slice_mm - 0.5 * spacing
     inside = (1.0 - ((at[None, :] - middle[:, None]).abs() - 0.5 * slice_mm) / spacing - 0.5).clamp(0.0, 1.0)
     take = inside / inside.sum(1, keepdim=True).clamp(min=1e-6)
-    give = (1.0 - (at[:, None].clamp(min=float(middle[0]), max=float(middle[-1])) - middle[None, :]).abs() / slice_mm)
+    give = 1.0 - (at[:, None].clamp(min=float(middle[0]), max=float(middle[-1])) - middle[None, :]).abs() / slice_mm
     return (give.clamp(min=0.0) @ take @ blur).float()
 
 
@@ -87,8 +87,8 @@ def strip(
     kept = hull > border
     if draw.chance(0.4):  # some tools follow the gyri instead of wrapping them
         kept &= ~((pial < draw.uniform(-0.6, 0.1)) & (hull < draw.uniform(3.0, 9.0)))
-    if draw.chance(style.truncated):
+    if draw.chance(style.truncated) and bool(kept.any()):
         low, high = float(height[kept].min()), float(height[kept].max())
-        missing = draw.uniform(5.0, 35.0)
+        missing = min(draw.uniform(5.0, 35.0), 0.3 * (high - low))
         kept &= (height > low + missing) if draw.chance(0.5) else (height < high - missing)
     return kept

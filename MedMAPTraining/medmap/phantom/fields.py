@@ -114,10 +114,8 @@ def _band(shape: tuple[int, int, int], step: float, wavelength: float, spread: f
 
 
 def sample(maps: torch.Tensor, lattice: Lattice, points: torch.Tensor) -> torch.Tensor:
-    """Linear interpolation of [C, *lattice.shape] at [3, N] mm positions -> [C, N]; clamped to the edge"""
-    scaled = [
-        2.0 * (points[a] - lattice.origin[a]) / (lattice.step * (lattice.shape[a] - 1)) - 1.0 for a in (2, 1, 0)
-    ]
+    """Linear interpolation of [C, *lattice.shape] at [3, N] mm positions -> [C, N]; clamped to the edge."""
+    scaled = [2.0 * (points[a] - lattice.origin[a]) / (lattice.step * (lattice.shape[a] - 1)) - 1.0 for a in (2, 1, 0)]
     grid = torch.stack(scaled, dim=-1)[None, None, None]
     out = functional.grid_sample(maps[None], grid, mode="bilinear", padding_mode="border", align_corners=True)
     return out[0, :, 0, 0]
