@@ -260,13 +260,17 @@ def main() -> None:
             raise
         library = {"torch": "PyTorch"}.get(error.name, error.name)
         sys.exit(
-            _fail(UnavailableError(f"{library} is not installed.", f"Install it: pip install {error.name or 'medmap'}."))
+            _fail(
+                UnavailableError(f"{library} is not installed.", f"Install it: pip install {error.name or 'medmap'}.")
+            )
         )
     except Exception as error:
         if debug:
             raise
         kind = type(error).__name__
-        sys.exit(_fail(InternalError(f"Unexpected {kind}: {error}.", "Run again with --debug and report what it says.")))
+        sys.exit(
+            _fail(InternalError(f"Unexpected {kind}: {error}.", "Run again with --debug and report what it says."))
+        )
 
 
 @app.callback(invoke_without_command=True)
@@ -277,3 +281,6 @@ def _version(version: Annotated[bool, typer.Option("--version", help="Show the v
 
 
 __all__ = ["app", "main"]
+
+if __name__ == "__main__":
+    main()

@@ -56,7 +56,9 @@ class Case:
 
     def read(self, names: Sequence[str] | None = None) -> dict[str, Volume]:
         """The scans (or those named) as volumes."""
-        return {name: read_nifti(path, modality=name) for name, path in self.scans.items() if not names or name in names}
+        return {
+            name: read_nifti(path, modality=name) for name, path in self.scans.items() if not names or name in names
+        }
 
 
 def find_cases(folder: str | Path, task: Task) -> list[Case]:
@@ -118,8 +120,10 @@ def cache_case(case: Case, task: Task, spec: PreprocessSpec, folder: Path) -> Pa
     volumes = case.read()
     prepared = prepare(volumes, task, spec)
     classes = read_label(case.label, task, prepared.reference_grid.shape)
-    one_hot = [to_grid((classes == c).astype(np.float32), prepared.reference_grid, prepared.grid) for c in
-               range(1, task.num_classes)]
+    one_hot = [
+        to_grid((classes == c).astype(np.float32), prepared.reference_grid, prepared.grid)
+        for c in range(1, task.num_classes)
+    ]
     stacked = torch.stack(one_hot)
     label = torch.where(stacked.sum(0) > 0.5, stacked.argmax(0) + 1, 0)
     with atomic_folder(target, overwrite=True) as out:

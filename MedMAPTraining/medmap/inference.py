@@ -80,9 +80,7 @@ def segment(
     findings = [*check_inputs(volumes, bundle.task), *absence_warnings(volumes, bundle.task)]
     place = resolve_device(device)
     report(0.05, "bringing the scans to one grid")
-    prepared = prepare(
-        volumes, bundle.task, bundle.preprocess, reference=reference, multiple=bundle.network.stride
-    )
+    prepared = prepare(volumes, bundle.task, bundle.preprocess, reference=reference, multiple=bundle.network.stride)
     run = Run(bundle, place, lambda fraction, text: report(0.15 + 0.75 * fraction, text), cancel or (lambda: False))
     logits = run.logits(prepared, [tuple(volumes)])[0]
     report(0.92, "returning to the reference scan's grid")
@@ -141,7 +139,9 @@ def segment_subsets(
 def absence_warnings(volumes: Mapping[str, Volume], task: Task) -> list[Finding]:
     """What a reader of the result must know about the scans that are missing."""
     absent = (m for m in task.modalities if m.name not in volumes and m.warning_if_absent)
-    return [Finding("warning", "missing-modality", m.warning_if_absent, f"Add {m.title} if there is one.") for m in absent]
+    return [
+        Finding("warning", "missing-modality", m.warning_if_absent, f"Add {m.title} if there is one.") for m in absent
+    ]
 
 
 def resolve_device(device: str) -> torch.device:
@@ -152,7 +152,9 @@ def resolve_device(device: str) -> torch.device:
         place = torch.device(device)
         torch.zeros(1, device=place)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise UnavailableError(f"The device '{device}' is not available here.", "Choose the CPU (--device cpu).") from error
+        raise UnavailableError(
+            f"The device '{device}' is not available here.", "Choose the CPU (--device cpu)."
+        ) from error
     return place
 
 
@@ -228,9 +230,7 @@ class Run:
         self.progress(fraction, text)
 
 
-def window_boxes(
-    shape: Sequence[int], window: Sequence[int], overlap: float, stride: int
-) -> list[tuple[slice, ...]]:
+def window_boxes(shape: Sequence[int], window: Sequence[int], overlap: float, stride: int) -> list[tuple[slice, ...]]:
     """Boxes of size ``window`` that cover ``shape``; starts are multiples of the stride, the last ends at the border."""
     starts = []
     for size, width in zip(shape, window, strict=True):

@@ -228,4 +228,13 @@ def place(block: Tensor, at: np.ndarray, shape: tuple[int, int, int]) -> Tensor:
     return result
 
 
-__all__ = ["PreprocessSpec", "Prepared", "canonical_axes", "choose_reference", "normalise", "place", "prepare", "to_grid"]
+__all__ = [
+    "Prepared",
+    "PreprocessSpec",
+    "canonical_axes",
+    "choose_reference",
+    "normalise",
+    "place",
+    "prepare",
+    "to_grid",
+]

@@ -13,9 +13,7 @@ from medmap.bundle import Bundle
 from medmap.volume import Volume
 
 
-def provenance(
-    bundle: Bundle, volumes: Mapping[str, Volume], findings: Sequence, reference: str, run: Mapping
-) -> dict:
+def provenance(bundle: Bundle, volumes: Mapping[str, Volume], findings: Sequence, reference: str, run: Mapping) -> dict:
     """JSON-ready record of one segmentation.
 
     Args:

@@ -144,7 +144,8 @@ class Task:
             )
         except (KeyError, TypeError, ValueError) as error:
             raise BundleError(
-                f"The task description is not understood ({error}).", "Export the bundle again with this MedMAP version."
+                f"The task description is not understood ({error}).",
+                "Export the bundle again with this MedMAP version.",
             ) from error
 
 

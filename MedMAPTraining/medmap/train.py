@@ -36,8 +36,8 @@ class Recipe:
         steps: optimisation steps in all.
         batch: patches a step.
         patch: voxels of a patch, multiples of the network's stride.
-        final_patch, final_share: for the last share of the steps patches are this large, so that the normalisation
-            layers end on the statistics of whole heads, as inference sees them.
+        large_patch, large_share: this share of the steps, spread evenly, uses patches this large: instance
+            normalisation takes its statistics over the patch, and inference passes whole heads through in one.
         learning_rate, weight_decay: AdamW's; the rate warms up over 2 % of the steps and falls as a cosine to zero.
         ema: decay of the exponential moving average of the weights, which is what is exported.
         clip: largest norm of the gradient.
@@ -50,9 +50,9 @@ class Recipe:
     missingness: str = "random-subset"
     steps: int = 6000
     batch: int = 1
-    patch: tuple[int, int, int] = (96, 96, 96)
-    final_patch: tuple[int, int, int] = (144, 160, 144)
-    final_share: float = 0.15
+    patch: tuple[int, int, int] = (80, 80, 80)
+    large_patch: tuple[int, int, int] = (128, 144, 128)
+    large_share: float = 0.2
     learning_rate: float = 1e-3
     weight_decay: float = 1e-2
     ema: float = 0.998
@@ -64,7 +64,6 @@ class Recipe:
     def digest(self) -> str:
         """Hash of the recipe, by which a resumed run knows that it is the same one."""
         return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()
-
 
     @staticmethod
     def read(path: str | Path) -> Recipe:
@@ -166,8 +165,17 @@ def learning_rate(recipe: Recipe, step: int) -> float:
     return recipe.learning_rate * 0.5 * (1 + float(torch.cos(torch.tensor(angle))))
 
 
-def export(run: str | Path, recipe: Recipe, task: Task, bundle: str | Path, *, name: str, version: str, card: dict,
-           overwrite: bool = False) -> Path:
+def export(
+    run: str | Path,
+    recipe: Recipe,
+    task: Task,
+    bundle: str | Path,
+    *,
+    name: str,
+    version: str,
+    card: dict,
+    overwrite: bool = False,
+) -> Path:
     """Write the averaged weights of a run as a bundle. Raises BundleError when the run has no checkpoint."""
     state = load_checkpoint(Path(run))
     if state is None:
@@ -190,7 +198,9 @@ def export(run: str | Path, recipe: Recipe, task: Task, bundle: str | Path, *, n
 
 
 def _patch(recipe: Recipe, step: int) -> tuple[int, int, int]:
-    return recipe.final_patch if step >= recipe.steps * (1 - recipe.final_share) else recipe.patch
+    """Every 1 / large_share-th step is a large one."""
+    large = int((step + 1) * recipe.large_share) > int(step * recipe.large_share)
+    return recipe.large_patch if large else recipe.patch
 
 
 def _step(
@@ -213,7 +223,8 @@ def _step(
         total = sum(losses.values())
         if not torch.isfinite(total):
             raise InternalError(
-                f"The loss is not finite at case {', '.join(batch.case_id)}.", "Lower the learning rate; the last checkpoint is kept."
+                f"The loss is not finite at case {', '.join(batch.case_id)}.",
+                "Lower the learning rate; the last checkpoint is kept.",
             )
         optimiser = optimisers[group]
         optimiser.zero_grad(set_to_none=True)

@@ -65,9 +65,7 @@ def segment_files(
             check_output(path, inputs=given, overwrite=options.overwrite)
         progress(0.0, "reading")
         volumes = {
-            name: read_nifti(
-                path, modality=name, affine=options.affine, assume_orientation=options.assume_orientation
-            )
+            name: read_nifti(path, modality=name, affine=options.affine, assume_orientation=options.assume_orientation)
             for name, path in scans.items()
         }
         truth = read_nifti(options.truth, modality="truth") if options.truth else None
@@ -162,7 +160,9 @@ def write_phantoms(
         made = generate(seed + n, spacing=spacing, device=str(resolve_device(device)), tumour=not healthy)
         with atomic_folder(output / name, overwrite=overwrite) as folder:
             for modality, image in made.images.items():
-                write_volume(folder / f"{name}_{modality}.nii.gz", image.cpu().numpy().round().astype(np.int16), made.affine)
+                write_volume(
+                    folder / f"{name}_{modality}.nii.gz", image.cpu().numpy().round().astype(np.int16), made.affine
+                )
             values = np.array(BRATS.label_values(), np.uint8)
             labels = Volume(values[made.label.cpu().numpy()], made.affine)
             write_labels(folder / f"{name}_seg.nii.gz", labels.array, labels.grid)
@@ -208,18 +208,34 @@ def train_bundle(run: Path, data: Path, bundle: Path, options: TrainOptions, rep
 
     with log:
         done = train(
-            recipe, BRATS, folders, run, device=options.device, precision=options.precision,
-            minutes=options.minutes, report=tell,
+            recipe,
+            BRATS,
+            folders,
+            run,
+            device=options.device,
+            precision=options.precision,
+            minutes=options.minutes,
+            report=tell,
         )
     if done == recipe.steps:
-        place = "CUDA GPU" if resolve_device(options.device).type == "cuda" else f"{torch.get_num_threads()} CPU threads"
+        place = (
+            "CUDA GPU" if resolve_device(options.device).type == "cuda" else f"{torch.get_num_threads()} CPU threads"
+        )
         card = {
             "description": "Glioma segmentation (WT, TC, ET) from any subset of T1, T1ce, T2, FLAIR.",
             "data": options.data_statement,
             "training": f"{recipe.steps} steps on {len(cases)} cases, {options.precision}, {place}, seed {recipe.seed}.",
         }
-        export(run, recipe, BRATS, bundle, name=options.name, version=options.version, card=card,
-               overwrite=options.overwrite)
+        export(
+            run,
+            recipe,
+            BRATS,
+            bundle,
+            name=options.name,
+            version=options.version,
+            card=card,
+            overwrite=options.overwrite,
+        )
     return done, recipe.steps
 
 

@@ -11,7 +11,15 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 SOURCES = sorted([*(ROOT / "MedMAPTraining/medmap").rglob("*.py"), *(ROOT / "MedMAPSegment").rglob("*.py")])
-FORBIDDEN = ["weights_only=False", "import pickle", "torch.jit.load", "ConfigParser", "extractall", "yaml.load", "shell=True"]
+FORBIDDEN = [
+    "weights_only=False",
+    "import pickle",
+    "torch.jit.load",
+    "ConfigParser",
+    "extractall",
+    "yaml.load",
+    "shell=True",
+]
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda p: str(p.relative_to(ROOT)))

@@ -127,7 +127,11 @@ def test_a_folder_that_is_not_there_or_not_a_bundle_is_refused(tmp_path):
 
 def test_updating_the_card_keeps_the_weights_byte_for_byte(copy):
     before = (copy / "model.safetensors").read_bytes()
-    table = {"data": "two cases", "cases": 2, "subsets": {"t1": {r: {"mean": 0.5, "sd": 0.1} for r in ("WT", "TC", "ET")}}}
+    table = {
+        "data": "two cases",
+        "cases": 2,
+        "subsets": {"t1": {r: {"mean": 0.5, "sd": 0.1} for r in ("WT", "TC", "ET")}},
+    }
     update_card(copy, {"dice": table})
     bundle = load_bundle(copy)
     assert bundle.card["dice"] == table
@@ -141,9 +145,15 @@ def test_saving_over_a_bundle_needs_to_be_asked_for(tiny_bundle, tiny_bundle_pat
 
     with pytest.raises(OutputError):
         save_bundle(
-            tiny_bundle_path, name="x", version="1", task=tiny_bundle.task, network=tiny_bundle.network,
-            network_spec=tiny_bundle.network_spec, preprocess=tiny_bundle.preprocess,
-            inference=tiny_bundle.inference, card={},
+            tiny_bundle_path,
+            name="x",
+            version="1",
+            task=tiny_bundle.task,
+            network=tiny_bundle.network,
+            network_spec=tiny_bundle.network_spec,
+            preprocess=tiny_bundle.preprocess,
+            inference=tiny_bundle.inference,
+            card={},
         )
 
 

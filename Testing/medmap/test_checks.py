@@ -7,6 +7,7 @@ from itertools import permutations, product
 
 import numpy as np
 import pytest
+
 from medmap.brain import background_value, bounding_box
 from medmap.checks import CHECKS, Finding, affine_problem, check_inputs, foreground, replace_not_finite
 from medmap.errors import InputDataError, UsageError

@@ -9,8 +9,9 @@ import sys
 import time
 from pathlib import Path
 
-import medmap
 import pytest
+
+import medmap
 from medmap import files
 from medmap.errors import InternalError, IOFailure, OutputError, UsageError
 

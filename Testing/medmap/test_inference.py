@@ -161,8 +161,13 @@ def test_sliding_windows_equal_monais_at_the_same_windows(volumes, tiny_bundle):
     present = prepared.present[None]
     with torch.inference_mode():
         theirs = sliding_window_inference(
-            prepared.image[None], (32, 32, 24), 1, lambda x: bundle.network(x, present).logits, overlap=0.25,
-            mode="gaussian", sigma_scale=0.125,
+            prepared.image[None],
+            (32, 32, 24),
+            1,
+            lambda x: bundle.network(x, present).logits,
+            overlap=0.25,
+            mode="gaussian",
+            sigma_scale=0.125,
         )[0]
     assert run.window == (32, 32, 24)
     agree = (ours.argmax(0) == theirs.argmax(0))[prepared.brain].float().mean()
@@ -221,8 +226,19 @@ def test_answers_that_are_not_finite_are_never_shown(volumes, tiny_bundle, monke
         (lambda v: {"pd": v["t1"]}, UsageError),
         (lambda v: {"t1": v["t1"], "t2": Volume(v["t1"].array.copy(), v["t1"].affine, "copy")}, MedMAPError),
         (lambda v: {"t1": Volume(np.zeros_like(v["t1"].array), v["t1"].affine, "zero")}, InputDataError),
-        (lambda v: {"t1": v["t1"], "t2": Volume(v["t2"].array, v["t2"].affine + np.eye(4)[:, [3, 0, 1, 2]] * 0
-                    + np.array([[0, 0, 0, 500.0], [0] * 4, [0] * 4, [0] * 4]), "far")}, InputDataError),
+        (
+            lambda v: {
+                "t1": v["t1"],
+                "t2": Volume(
+                    v["t2"].array,
+                    v["t2"].affine
+                    + np.eye(4)[:, [3, 0, 1, 2]] * 0
+                    + np.array([[0, 0, 0, 500.0], [0] * 4, [0] * 4, [0] * 4]),
+                    "far",
+                ),
+            },
+            InputDataError,
+        ),
     ],
     ids=["none", "unknown modality", "same image twice", "empty", "apart"],
 )

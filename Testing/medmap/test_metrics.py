@@ -14,8 +14,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from medmap.errors import InputDataError
+from monai.metrics import compute_dice, compute_hausdorff_distance
+from scipy.ndimage import gaussian_filter
+
 from medmap.brain import bounding_box
+from medmap.errors import InputDataError
 from medmap.metrics import (
     compare,
     dice,
@@ -28,8 +31,6 @@ from medmap.metrics import (
 )
 from medmap.task import BRATS
 from medmap.volume import Grid
-from monai.metrics import compute_dice, compute_hausdorff_distance
-from scipy.ndimage import gaussian_filter
 
 EMPTY = np.zeros((6, 6, 6), bool)
 ONE = EMPTY.copy()

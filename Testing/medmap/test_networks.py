@@ -106,8 +106,15 @@ def test_bfloat16_autocast_gives_finite_logits(network):
 def test_a_network_survives_the_way_through_a_bundle(name, tmp_path):
     network = small(name)
     save_bundle(
-        tmp_path / "b", name="x", version="1", task=BRATS, network=network, network_spec=NetworkSpec(name, SMALL[name]),
-        preprocess=PreprocessSpec(), inference=InferenceSpec(), card={},
+        tmp_path / "b",
+        name="x",
+        version="1",
+        task=BRATS,
+        network=network,
+        network_spec=NetworkSpec(name, SMALL[name]),
+        preprocess=PreprocessSpec(),
+        inference=InferenceSpec(),
+        card={},
     )
     loaded = load_bundle(tmp_path / "b").network
     image = case(network)

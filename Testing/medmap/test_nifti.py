@@ -11,12 +11,13 @@ import warnings
 from itertools import permutations, product
 from pathlib import Path
 
-import medmap
 import nibabel as nib
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+
+import medmap
 from medmap.checks import affine_problem
 from medmap.errors import InputDataError, InternalError, IOFailure, MedMAPError, MissingInputError, UsageError
 from medmap.nifti import read_nifti, write_labels, write_volume

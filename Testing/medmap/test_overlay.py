@@ -11,13 +11,14 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
+
 from medmap.errors import InputDataError, IOFailure, OutputError, UsageError
-from medmap.metrics import RegionScore, compare
 from medmap.geometry import reorient
+from medmap.metrics import RegionScore, compare
 from medmap.report.overlay import AGREE, ONLY_PREDICTION, ONLY_REFERENCE, save_overlay
 from medmap.task import BRATS
 from medmap.volume import Grid, Volume
-from PIL import Image
 
 NCR, ED, ET = (label.color for label in BRATS.labels)
 SHAPE = (48, 56, 44)

@@ -19,7 +19,7 @@ from medmap.train import Recipe, build_objective, export, learning_rate, train
 
 SPEC = PreprocessSpec(spacing=2.0)
 SMALL = Recipe(
-    network_options={"widths": (4, 8)}, steps=6, batch=2, patch=(16, 16, 16), final_patch=(16, 16, 16), preprocess=SPEC
+    network_options={"widths": (4, 8)}, steps=6, batch=2, patch=(16, 16, 16), large_patch=(16, 16, 16), preprocess=SPEC
 )
 
 
@@ -144,7 +144,7 @@ def test_the_loss_falls(folders, tmp_path):
     from dataclasses import replace
 
     losses = []
-    recipe = replace(SMALL, steps=60, learning_rate=1e-2, patch=(24, 24, 24), final_patch=(24, 24, 24))
+    recipe = replace(SMALL, steps=60, learning_rate=1e-2, patch=(24, 24, 24), large_patch=(24, 24, 24))
     train(recipe, BRATS, folders, tmp_path / "r", device="cpu", report=lambda step, f: losses.append(f["loss"]))
     assert np.mean(losses[-10:]) < 0.75 * np.mean(losses[:10])
 

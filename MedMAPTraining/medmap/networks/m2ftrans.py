@@ -167,9 +167,10 @@ class M2FTrans(Backbone):
 
     Inferred, since no text states it: the inner widths of the channel-wise blocks (3 in the projections, one
     projection a modality; 3-1-3-wide grouped feed-forward layer), the place of their norms, and that a deep head
-    stands on the decoder's map of every level. They were chosen so that both published counts come out; released
-    weights do not fit. The channel scores grow with the square root of the window's volume (L voxels of products
-    over L**0.5, as published): windows much larger than the training window sharpen them.
+    stands on the decoder's map of every level. They were chosen so that both published counts come out (to their two
+    decimals, which other choices could meet too: 53.9 GFLOP for PASSION's variant against a measured 56); released
+    weights are not expected to fit. The channel scores grow with the square root of the window's volume (L voxels of
+    products over L**0.5, as published): windows much larger than the training window sharpen them.
 
     Args:
         modalities: number of modalities M.

@@ -77,9 +77,7 @@ class UHVED(Backbone):
         """Product of what is present and the prior, then the decoders; see ``Backbone.decode``."""
         known = [m for m, f in enumerate(features) if f is not None]
         here = present[:, known]
-        levels = [
-            [split_gaussian(features[m][level]) for m in known] for level in range(len(features[known[0]]))
-        ]
+        levels = [[split_gaussian(features[m][level]) for m in known] for level in range(len(features[known[0]]))]
         posteriors = [product_of_gaussians(level, here) for level in levels]
         dtype = features[known[0]][0].dtype
         latent = [(sample(q) if self.training else q.mean).to(dtype) for q in posteriors]

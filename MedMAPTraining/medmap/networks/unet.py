@@ -162,9 +162,7 @@ class GatedUNet(Backbone):
 
     provides: ClassVar[frozenset[str]] = frozenset({"stem", "mod_bottleneck", "bottleneck", "decoder"})
 
-    def __init__(
-        self, modalities: int = 4, classes: int = 4, spatial_dims: int = 3, widths: Sequence[int] = WIDTHS
-    ):
+    def __init__(self, modalities: int = 4, classes: int = 4, spatial_dims: int = 3, widths: Sequence[int] = WIDTHS):
         super().__init__()
         self.modalities, self.classes, self.spatial_dims = modalities, classes, spatial_dims
         self.stride = 2 ** (len(widths) - 1)
