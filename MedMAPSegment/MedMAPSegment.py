@@ -318,7 +318,7 @@ class MedMAPSegmentTest(ScriptedLoadableModuleTest):
         node = logic.process({"flair": reference}, device="cpu")
 
         segmentation = node.GetSegmentation()
-        assert list(segmentation.GetSegmentIDs()), ["NCR", "ED" == "ET"]
+        assert list(segmentation.GetSegmentIDs()) == ["NCR", "ED", "ET"]
         assert node.GetTransformNodeID() == transform.GetID()
         assert node.GetNodeReferenceID(node.GetReferenceImageGeometryReferenceRole()) == reference.GetID()
         for name, value in (("NCR", 1), ("ED", 2), ("ET", 4)):

@@ -27,6 +27,9 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
+bench = typer.Typer(help="Measure cost: ratios from one run.", no_args_is_help=True, rich_markup_mode=None)
+app.add_typer(bench, name="bench")
+
 Scan = Annotated[Optional[Path], typer.Option(metavar="FILE")]  # noqa: UP045 (typer evaluates annotations on 3.10)
 BundleOption = Annotated[Optional[Path], typer.Option("--bundle", help="Bundle folder [default: the one shipped].")]  # noqa: UP045
 Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps or auto.")]
@@ -72,7 +75,7 @@ def segment(
     scans = {name: path for name, path in scans.items() if path is not None}
     if not scans:
         raise UsageError("No scan was given.", "Give at least one of --t1, --t1ce, --t2, --flair.")
-    from medmap.workflow import Options, segment_files
+    from medmap.workflow.segment import Options, segment_files
 
     options = Options(reference, device, truth, affine, assume_orientation, overwrite)
     with _progress() as report, _interrupts() as cancelled:
@@ -118,8 +121,8 @@ def phantom(
     device: Device = "cpu",
     overwrite: Overwrite = False,
 ) -> None:
-    """Make synthetic patients: four co-registered, skull-stripped scans and the true labels. Same seed, same patient."""
-    from medmap.workflow import write_phantoms
+    """Make synthetic patients: four aligned, skull-stripped scans and the true labels. Same seed, same patient."""
+    from medmap.workflow.phantoms import write_phantoms
 
     with _progress() as report:
         write_phantoms(output, count, seed, spacing, healthy, device, overwrite, report)
@@ -143,7 +146,7 @@ def train(
     overwrite: Overwrite = False,
 ) -> None:
     """Train under random subsets of modalities and export a bundle. Safe to interrupt and call again."""
-    from medmap.workflow import TrainOptions, train_bundle
+    from medmap.workflow.training import TrainOptions, train_bundle
 
     options = TrainOptions(recipe, steps, seed, minutes, precision, device, name, version, data_statement, overwrite)
     with _progress() as report:
@@ -164,7 +167,7 @@ def evaluate(
     device: Device = "auto",
 ) -> None:
     """Dice of every subset of modalities on a cohort, mean ± SD over cases."""
-    from medmap.workflow import evaluate_bundle
+    from medmap.workflow.training import evaluate_bundle
 
     with _progress() as report:
         summary = evaluate_bundle(data, bundle, table, data_statement, update_card, device, report)
@@ -173,6 +176,26 @@ def evaluate(
     for subset, scores in summary["subsets"].items():
         grid.add_row(subset, *(f"{scores[r]['mean']:.3f} ± {scores[r]['sd']:.3f}" for r in regions))
     out.print(grid)
+
+
+@bench.command("networks")
+def bench_networks(
+    names: Annotated[list[str] | None, typer.Argument(help="Backbones [default: all].")] = None,
+    sizes: Annotated[str, typer.Option(help="Sides of the cubic windows, in voxels.")] = "80,128",
+    repeats: Annotated[int, typer.Option(min=1, help="Timed passes; the median counts.")] = 3,
+    device: Device = "cpu",
+) -> None:
+    """Seconds, peak memory and GFLOP of each backbone with 1, 2 and 4 modalities present, in one run."""
+    from medmap import bench as measure
+
+    try:
+        sides = tuple(int(size) for size in sizes.split(","))
+    except ValueError:
+        raise UsageError(f"'{sizes}' is no list of sizes.", "Write for instance --sizes 80,128.") from None
+    rows = measure.bench_networks(
+        names or None, sides, device=device, repeats=repeats, progress=lambda text: err.print(text, soft_wrap=True)
+    )
+    out.print(measure.networks_table(rows))
 
 
 def _load(path: Path | None):

@@ -10,7 +10,7 @@ from medmap.volume import Grid
 
 
 def canonical_axes(affine: np.ndarray) -> tuple[tuple[int, int, int], tuple[bool, bool, bool]]:
-    """How to permute and flip array axes so that they run closest to left->right, posterior->anterior, inferior->superior.
+    """How to permute and flip array axes so that they run closest to right, anterior and superior (RAS).
 
     Args:
         affine: [4, 4] voxel index -> world RAS in mm.

@@ -1,4 +1,4 @@
-"""Segment one patient: the one way that the panel, the command line and the tests go. torch, numpy, safetensors only."""
+"""Segment one patient: the one way of panel, command line and tests. Needs torch, numpy and safetensors only."""
 
 from __future__ import annotations
 
@@ -231,7 +231,7 @@ class Run:
 
 
 def window_boxes(shape: Sequence[int], window: Sequence[int], overlap: float, stride: int) -> list[tuple[slice, ...]]:
-    """Boxes of size ``window`` that cover ``shape``; starts are multiples of the stride, the last ends at the border."""
+    """Boxes of size ``window`` that cover ``shape``; starts are multiples of the stride, the last ends the volume."""
     starts = []
     for size, width in zip(shape, window, strict=True):
         step = max(stride, int(width * (1 - overlap)) // stride * stride)

@@ -116,8 +116,8 @@ def hd95(prediction: np.ndarray, reference: np.ndarray, spacing: Sequence[float]
 def label_masks(labels: np.ndarray, task: Task) -> dict[str, np.ndarray]:
     """One boolean array per label name, from values as files hold them.
 
-    ``Label.value`` always counts, ``Label.also`` where no ``Label.beside`` of another label claims it: BraTS files since
-    2023 hold ET as 3; files of 2012-2015 hold ET as 4 and the non-enhancing core as 3 beside it.
+    ``Label.value`` always counts, ``Label.also`` where no ``Label.beside`` of another label claims it: BraTS files
+    since 2023 hold ET as 3; files of 2012-2015 hold ET as 4 and the non-enhancing core as 3 beside it.
 
     Args:
         labels: integer array of any shape; 0 is background.

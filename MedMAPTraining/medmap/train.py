@@ -30,6 +30,7 @@ class Recipe:
     """Everything that determines a training besides the data.
 
     Attributes:
+        about: for people: what it is, where its numbers come from, what is known of its results.
         network, network_options: backbone by name, as in ``medmap.networks.NETWORKS``.
         objective: as in ``medmap.objectives.OBJECTIVES``.
         missingness: as in ``medmap.missingness.PROTOCOLS``.
@@ -44,6 +45,7 @@ class Recipe:
         seed: of weights, patches, augmentation and missingness.
     """
 
+    about: str = ""
     network: str = "SubsetUNet"
     network_options: dict = field(default_factory=dict)
     objective: str = "plain"
@@ -62,8 +64,9 @@ class Recipe:
     preprocess: PreprocessSpec = field(default_factory=PreprocessSpec)
 
     def digest(self) -> str:
-        """Hash of the recipe, by which a resumed run knows that it is the same one."""
-        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()
+        """Hash of what determines the training, by which a resumed run knows that it is the same one."""
+        content = {key: value for key, value in asdict(self).items() if key != "about"}
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
     @staticmethod
     def read(path: str | Path) -> Recipe:

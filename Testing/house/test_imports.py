@@ -16,7 +16,7 @@ PACKAGE = ROOT / "MedMAPTraining" / "medmap"
 # between what runs inside Slicer (torch, numpy, safetensors) and what serves training and the command line.
 ORDER = [
     {"medmap", "errors"},
-    {"task", "volume", "files"},
+    {"task", "volume", "files", "brain"},
     {"checks", "geometry", "metrics"},
     {"networks", "preprocess"},
     {"bundle", "postprocess"},

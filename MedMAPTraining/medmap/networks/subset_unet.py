@@ -8,6 +8,7 @@ resolution by sub-pixel convolution: a whole brain at 1 mm goes through in one p
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import ClassVar
 
 from torch import Tensor, nn
@@ -89,7 +90,7 @@ class SubsetUNet(Backbone):
         self.fusions = nn.ModuleList(SubsetFusion(spatial_dims, modalities, width) for width in widths)
         conv = CONV[spatial_dims]
         self.reduce = nn.ModuleList(
-            conv(coarse, fine, 1, bias=False) for fine, coarse in zip(widths[:-1], widths[1:], strict=True)
+            conv(coarse, fine, 1, bias=False) for fine, coarse in pairwise(widths)
         )
         self.merge = nn.ModuleList(ResidualBlock(spatial_dims, width) for width in widths[:-1])
         self.head = conv(widths[0], classes * 2**spatial_dims, 1)

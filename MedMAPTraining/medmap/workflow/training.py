@@ -1,0 +1,118 @@
+"""``medmap train`` and ``medmap evaluate``: folders of cases to a bundle, and to its table."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+
+from medmap.bundle import default_bundle_path, load_bundle, update_card
+from medmap.dataset import cache_case, find_cases
+from medmap.errors import MissingInputError, OutputError
+from medmap.evaluate import evaluate, summarise, write_rows
+from medmap.files import make_folder
+from medmap.inference import resolve_device
+from medmap.task import BRATS
+from medmap.train import Recipe, export, train
+
+Report = Callable[[float, str], None]
+
+
+@dataclass(frozen=True)
+class TrainOptions:
+    """Options of ``medmap train`` besides the folders; see its help."""
+
+    recipe: Path | None = None
+    steps: int | None = None
+    seed: int | None = None
+    minutes: float | None = None
+    precision: str = "bf16"
+    device: str = "auto"
+    name: str = "medmap-custom"
+    version: str = "1.0.0"
+    data_statement: str = "not stated"
+    overwrite: bool = False
+
+
+def train_bundle(run: Path, data: Path, bundle: Path, options: TrainOptions, report: Report) -> tuple[int, int]:
+    """Cache, train (or go on) and, when the steps are done, export; returns steps done and steps wanted."""
+    recipe = load_recipe(options)
+    check_output_folder(bundle, options.overwrite)
+    cases = find_cases(data, BRATS)
+    cache = make_folder(make_folder(run) / "cache")
+    folders = []
+    for n, case in enumerate(cases):
+        report(0.0, f"preparing case {n + 1} of {len(cases)}")
+        folders.append(cache_case(case, BRATS, recipe.preprocess, cache))
+    log = (run / "log.jsonl").open("a", encoding="utf-8")
+
+    def tell(step: int, figures: dict) -> None:
+        log.write(json.dumps({"step": step, **{k: round(v, 5) for k, v in figures.items()}}) + "\n")
+        report(step / recipe.steps, f"step {step} of {recipe.steps}, loss {figures['loss']:.3f}")
+
+    with log:
+        done = train(
+            recipe,
+            BRATS,
+            folders,
+            run,
+            device=options.device,
+            precision=options.precision,
+            minutes=options.minutes,
+            report=tell,
+        )
+    if done == recipe.steps:
+        place = (
+            "CUDA GPU" if resolve_device(options.device).type == "cuda" else f"{torch.get_num_threads()} CPU threads"
+        )
+        card = {
+            "description": "Glioma segmentation (WT, TC, ET) from any subset of T1, T1ce, T2, FLAIR.",
+            "data": options.data_statement,
+            "training": f"{recipe.steps} steps, {len(cases)} cases, {options.precision}, {place}, seed {recipe.seed}.",
+        }
+        export(
+            run,
+            recipe,
+            BRATS,
+            bundle,
+            name=options.name,
+            version=options.version,
+            card=card,
+            overwrite=options.overwrite,
+        )
+    return done, recipe.steps
+
+
+def check_output_folder(path: Path, overwrite: bool) -> None:
+    """Refuse a bundle folder that is there, before hours of work rather than after."""
+    if path.exists() and not overwrite:
+        raise OutputError(f"{path} exists.", "Choose another name or add --overwrite.")
+
+
+def load_recipe(options: TrainOptions) -> Recipe:
+    """The recipe of a JSON file (``medmap.train.Recipe``'s fields) with the options' changes. Raises BundleError."""
+    recipe = Recipe() if options.recipe is None else Recipe.read(options.recipe)
+    changes = {key: value for key in ("steps", "seed") if (value := getattr(options, key)) is not None}
+    return replace(recipe, **changes)
+
+
+def evaluate_bundle(
+    data: Path, bundle: Path | None, table: Path | None, statement: str, update: bool, device: str, report: Report
+) -> dict:
+    """Score a bundle on a cohort; writes CSV and card where asked; returns the summary table."""
+    path = bundle or default_bundle_path()
+    loaded = load_bundle(path)
+    cases = find_cases(data, loaded.task)
+    if not any(case.label for case in cases):
+        raise MissingInputError(f"No case in {data.name} has reference labels.", "Add <case>_seg.nii.gz.")
+    place = str(resolve_device(device))
+    rows = evaluate(cases, loaded, device=place, report=lambda n, of, name: report(n / of, f"{name} ({n + 1} of {of})"))
+    summary = summarise(rows, loaded, statement)
+    if table:
+        write_rows(table, rows)
+    if update:
+        update_card(path, {"dice": summary})
+    return summary
