@@ -21,10 +21,12 @@ from safetensors.torch import save as save_tensors
 from medmap.errors import BundleError, MissingInputError
 from medmap.files import atomic_folder
 from medmap.networks import Backbone, build_network
+from medmap.postprocess import PostprocessSpec
 from medmap.preprocess import PreprocessSpec
 from medmap.task import Task
 
 FORMAT = 1
+NO_POSTPROCESSING = PostprocessSpec()
 METADATA, WEIGHTS, CARD, SUMS = "metadata.json", "model.safetensors", "README.md", "SHA256SUMS"
 _REQUIRED = (METADATA, WEIGHTS)
 _LARGEST_METADATA = 4 * 2**20
@@ -70,6 +72,7 @@ class Bundle:
     inference: InferenceSpec
     card: dict
     network: Backbone
+    postprocess: PostprocessSpec = NO_POSTPROCESSING
 
 
 def default_bundle_path() -> Path:
@@ -120,6 +123,7 @@ def load_bundle(path: str | os.PathLike) -> Bundle:
         window = own["inference"]
         inference = InferenceSpec(tuple(int(n) for n in window["window"]), float(window["overlap"]))
         task, preprocess = Task.from_dict(own["task"]), PreprocessSpec.from_dict(own["preprocess"])
+        postprocess = PostprocessSpec.from_dict(own["postprocess"])
         card, identity = dict(own["card"]), f"{metadata['name']}-{metadata['version']}"
     except (KeyError, TypeError, ValueError) as error:
         raise BundleError(
@@ -128,7 +132,7 @@ def load_bundle(path: str | os.PathLike) -> Bundle:
     network = build_network(spec.name, spec.options)
     _load_weights(network, contents[WEIGHTS], folder.name)
     digest = hashlib.sha256(contents[SUMS]).hexdigest()
-    return Bundle(identity, digest, task, spec, preprocess, inference, card, network.eval())
+    return Bundle(identity, digest, task, spec, preprocess, inference, card, network.eval(), postprocess)
 
 
 def save_bundle(
@@ -142,6 +146,7 @@ def save_bundle(
     preprocess: PreprocessSpec,
     inference: InferenceSpec,
     card: Mapping,
+    postprocess: PostprocessSpec = NO_POSTPROCESSING,
     overwrite: bool = False,
 ) -> Path:
     """Write a bundle, all or nothing; weights are stored in half precision.
@@ -155,6 +160,7 @@ def save_bundle(
         "task": task.to_dict(),
         "network": {"name": network_spec.name, "options": network_spec.options},
         "preprocess": preprocess.to_dict(),
+        "postprocess": postprocess.to_dict(),
         "inference": {"window": list(inference.window), "overlap": inference.overlap},
         "card": dict(card),
     }

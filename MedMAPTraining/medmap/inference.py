@@ -84,7 +84,7 @@ def segment(
     run = Run(bundle, place, lambda fraction, text: report(0.15 + 0.75 * fraction, text), cancel or (lambda: False))
     logits = run.logits(prepared, [tuple(volumes)])[0]
     report(0.92, "returning to the reference scan's grid")
-    labels = labels_on_reference(probabilities(logits, prepared), prepared, bundle.task)
+    labels = labels_on_reference(probabilities(logits, prepared, bundle.postprocess), prepared, bundle.task)
     full = tuple(min(w, n) for w, n in zip(bundle.inference.window, prepared.grid.shape, strict=True))
     if run.window != full:
         shown = " x ".join(map(str, run.window))
@@ -129,11 +129,11 @@ def segment_subsets(
     stride = bundle.network.stride
     prepared = prepare(volumes, bundle.task, bundle.preprocess, reference=reference, multiple=stride)
     run = Run(bundle, resolve_device(device), lambda fraction, text: None, lambda: False)
-    every = run.logits(prepared, subsets)
-    return {
-        bundle.task.subset_key(subset): labels_on_reference(probabilities(logits, prepared), prepared, bundle.task)
-        for subset, logits in zip(subsets, every, strict=True)
-    }
+    labels = {}
+    for subset, logits in zip(subsets, run.logits(prepared, subsets), strict=True):
+        probability = probabilities(logits, prepared, bundle.postprocess)
+        labels[bundle.task.subset_key(subset)] = labels_on_reference(probability, prepared, bundle.task)
+    return labels
 
 
 def absence_warnings(volumes: Mapping[str, Volume], task: Task) -> list[Finding]:

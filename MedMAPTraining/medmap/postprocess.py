@@ -2,23 +2,55 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+
 import numpy as np
 import torch
 from torch import Tensor
 
-from medmap.errors import InternalError
+from medmap.errors import BundleError, InternalError
 from medmap.geometry import canonical_grid, restore_orientation, sample
 from medmap.preprocess import Prepared, place
 from medmap.task import Task
 from medmap.volume import Grid
 
 
-def probabilities(logits: Tensor, prepared: Prepared) -> Tensor:
-    """Class probabilities on the working grid; outside the head everything is background.
+@dataclass(frozen=True)
+class PostprocessSpec:
+    """What is done to a bundle's answer; stored in the bundle.
+
+    Attributes:
+        island_ml: pieces of tumour smaller than this, in ml, are dropped ...
+        island_share: ... if they are also smaller than this share of the largest piece. 0 drops nothing: a small
+            lesion that stands alone is never dropped.
+    """
+
+    island_ml: float = 0.0
+    island_share: float = 0.0
+
+    def to_dict(self) -> dict:
+        """Plain JSON-ready form."""
+        return asdict(self)
+
+    @staticmethod
+    def from_dict(data: Mapping) -> PostprocessSpec:
+        """Rebuild; raises BundleError for unknown keys, since an unknown step cannot be honoured."""
+        try:
+            return PostprocessSpec(**{key: float(value) for key, value in data.items()})
+        except (TypeError, ValueError) as error:
+            raise BundleError(
+                f"The bundle's postprocessing is not understood ({error}).", "Use a newer MedMAP or export it again."
+            ) from error
+
+
+def probabilities(logits: Tensor, prepared: Prepared, spec: PostprocessSpec) -> Tensor:
+    """Class probabilities on the working grid; outside the head, and on islands, everything is background.
 
     Args:
         logits: [C, D, H, W] on ``prepared.grid``, background first.
         prepared: gives the head.
+        spec: which islands to drop.
 
     Raises:
         InternalError: a logit is NaN or infinite.
@@ -27,9 +59,45 @@ def probabilities(logits: Tensor, prepared: Prepared) -> Tensor:
         raise InternalError("The network's answer is not finite.", "Report this with the bundle's name and the device.")
     result = torch.softmax(logits.float(), 0)
     outside = ~prepared.brain
+    if spec.island_ml > 0:
+        outside |= islands((result.argmax(0) > 0) & prepared.brain, prepared.grid.voxel_ml, spec)
     result[0].masked_fill_(outside, 1.0)
     result[1:].masked_fill_(outside, 0.0)
     return result
+
+
+def islands(mask: Tensor, voxel_ml: float, spec: PostprocessSpec) -> Tensor:
+    """The pieces of a [D, H, W] bool mask that ``spec`` drops, as a mask."""
+    pieces = components(mask)
+    sizes = torch.bincount(pieces.flatten())
+    sizes[0] = 0
+    small = (sizes * voxel_ml < spec.island_ml) & (sizes < spec.island_share * sizes.max())
+    return mask & small[pieces]
+
+
+def components(mask: Tensor) -> Tensor:
+    """Number the connected pieces of a [D, H, W] bool mask: int64, 0 background, 1..n in no particular order.
+
+    Pieces that a gap of less than about two voxels parts count as one: the mask is halved first, for speed. Every
+    voxel repeatedly takes the largest number among its neighbours, and then the number of the voxel of that number,
+    which doubles the reach each time: a dozen rounds do, without SciPy, which inference must not need.
+    """
+    size = [-(-n // 2) * 2 for n in mask.shape]
+    padded = torch.zeros(size)
+    padded[tuple(slice(n) for n in mask.shape)] = mask.float()
+    coarse = torch.nn.functional.max_pool3d(padded[None, None], 2)[0, 0] > 0
+    number = torch.where(coarse, torch.arange(1, coarse.numel() + 1).reshape(coarse.shape), 0)
+    while True:
+        spread = torch.nn.functional.max_pool3d(number[None, None].double(), 3, 1, 1)[0, 0].long()
+        spread = torch.where(coarse, spread, 0)
+        jumped = torch.where(coarse, spread.flatten()[(spread - 1).clamp_min(0)], 0)
+        if torch.equal(jumped, number):
+            break
+        number = jumped
+    numbered = torch.unique(number, return_inverse=True)[1]
+    numbered = numbered + int(number.min() > 0)  # without any background the first piece would be number 0
+    fine = numbered.repeat_interleave(2, 0).repeat_interleave(2, 1).repeat_interleave(2, 2)
+    return torch.where(mask, fine[tuple(slice(n) for n in mask.shape)], 0)
 
 
 def labels_on_reference(probability: Tensor, prepared: Prepared, task: Task) -> np.ndarray:

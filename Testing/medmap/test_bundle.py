@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 import shutil
+from itertools import combinations
 
 import pytest
 import torch
@@ -179,3 +180,26 @@ def test_the_shipped_bundle_really_handles_missingness():
 def test_the_environment_can_name_another_default(tiny_bundle_path, monkeypatch):
     monkeypatch.setenv("MEDMAP_BUNDLE", str(tiny_bundle_path))
     assert default_bundle_path() == tiny_bundle_path
+
+
+SUBSETS = [subset for n in range(1, 5) for subset in combinations(range(4), n)]
+
+
+@pytest.fixture(scope="module")
+def shipped():
+    return load_bundle(default_bundle_path())
+
+
+@pytest.mark.parametrize("subset", SUBSETS, ids=str)
+def test_the_shipped_network_never_reads_what_is_absent(shipped, subset):
+    network = shipped.network
+    image = torch.randn(1, 4, 48, 32, 32, generator=torch.Generator().manual_seed(0))
+    present = torch.tensor([[m in subset for m in range(4)]])
+    absent = ~present[0]
+    with torch.inference_mode():
+        features = [network.encode(image[:, m : m + 1], m) if m in subset else None for m in range(4)]
+        expected = network.decode(features, present).logits
+        for content in (0.0, float("nan"), 1e6):
+            filled = image.clone()
+            filled[:, absent] = content
+            assert torch.equal(network(filled, present).logits, expected)

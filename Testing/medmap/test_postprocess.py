@@ -1,0 +1,72 @@
+"""Pieces of tumour: told apart, and dropped only where the bundle says so."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.ndimage import label
+
+from medmap.errors import BundleError
+from medmap.postprocess import PostprocessSpec, components, islands
+
+SPEC = PostprocessSpec(island_ml=1.0, island_share=0.1)
+
+
+def cubes(*sizes: int) -> torch.Tensor:
+    """Cubes of these edges in a row, eight voxels apart."""
+    mask = torch.zeros(40, 40, sum(sizes) + 8 * len(sizes) + 4, dtype=torch.bool)
+    start = 2
+    for size in sizes:
+        mask[2 : 2 + size, 2 : 2 + size, start : start + size] = True
+        start += size + 8
+    return mask
+
+
+def test_a_small_piece_beside_a_large_one_is_dropped():
+    mask = cubes(30, 5)
+    dropped = islands(mask, 1e-3, SPEC)
+    assert int(dropped.sum()) == 125
+    assert not dropped[:, :, :33].any()
+
+
+def test_a_small_piece_that_stands_alone_is_kept():
+    assert not islands(cubes(5), 1e-3, SPEC).any()
+    assert not islands(cubes(5, 5, 4), 1e-3, SPEC).any()
+
+
+def test_a_piece_of_more_than_the_limit_is_kept_beside_a_large_one():
+    assert not islands(cubes(30, 11), 1e-3, SPEC).any()
+
+
+def test_nothing_is_dropped_from_nothing():
+    assert not islands(torch.zeros(9, 8, 7, dtype=torch.bool), 1e-3, SPEC).any()
+    assert int(components(torch.ones(6, 5, 4, dtype=torch.bool)).max()) == 1
+
+
+@settings(max_examples=40, deadline=None, derandomize=True)
+@given(st.integers(0, 10**6), st.floats(0.01, 0.5))
+def test_pieces_are_those_of_scipy_where_gaps_are_wide(seed, density):
+    rng = np.random.default_rng(seed)
+    coarse = rng.random((7, 6, 9)) < density
+    mask = coarse.repeat(2, 0).repeat(2, 1).repeat(2, 2)
+    ours = components(torch.from_numpy(mask)).numpy()
+    theirs, count = label(mask, np.ones((3, 3, 3)))
+    assert ours.max() == count
+    assert len({(a, b) for a, b in zip(ours.ravel(), theirs.ravel(), strict=True)}) == count + (not mask.all())
+
+
+def test_a_long_winding_piece_is_one():
+    mask = torch.zeros(64, 64, 4, dtype=torch.bool)
+    for row in range(0, 64, 8):
+        mask[row, :, :] = True
+        mask[row : row + 8, 63 if row % 16 == 0 else 0, :] = True
+    assert int(components(mask).max()) == 1
+
+
+def test_an_unknown_step_is_refused():
+    with pytest.raises(BundleError, match="postprocessing"):
+        PostprocessSpec.from_dict({"magic": 1})
+    assert PostprocessSpec.from_dict(SPEC.to_dict()) == SPEC
