@@ -164,13 +164,15 @@ def evaluate(
     table: Annotated[Optional[Path], typer.Option(help="Write Dice per case and subset as CSV.")] = None,  # noqa: UP045
     data_statement: Annotated[str, typer.Option(help="What the data are, for the table.")] = "not stated",
     update_card: Annotated[bool, typer.Option(help="Write the table into the bundle's card.")] = False,
+    limits: Annotated[str, typer.Option(help="Known limits, for the card; with --update-card.")] = "",
     device: Device = "auto",
 ) -> None:
     """Dice of every subset of modalities on a cohort, mean ± SD over cases."""
-    from medmap.workflow.training import evaluate_bundle
+    from medmap.workflow.training import EvaluateOptions, evaluate_bundle
 
     with _progress() as report:
-        summary = evaluate_bundle(data, bundle, table, data_statement, update_card, device, report)
+        options = EvaluateOptions(table, data_statement, update_card, limits, device)
+        summary = evaluate_bundle(data, bundle, options, report)
     regions = [region.name for region in BRATS.regions]
     grid = Table("scans", *regions, title=f"Dice, mean ± SD over {summary['cases']} cases: {summary['data']}")
     for subset, scores in summary["subsets"].items():

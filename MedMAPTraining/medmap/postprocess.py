@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from medmap.brain import bounding_box
 from medmap.errors import BundleError, InternalError
 from medmap.geometry import canonical_grid, restore_orientation, sample
 from medmap.preprocess import Prepared, place
@@ -82,14 +83,15 @@ def components(mask: Tensor) -> Tensor:
     voxel repeatedly takes the largest number among its neighbours, and then the number of the voxel of that number,
     which doubles the reach each time: a dozen rounds do, without SciPy, which inference must not need.
     """
-    size = [-(-n // 2) * 2 for n in mask.shape]
-    padded = torch.zeros(size)
-    padded[tuple(slice(n) for n in mask.shape)] = mask.float()
-    coarse = torch.nn.functional.max_pool3d(padded[None, None], 2)[0, 0] > 0
+    result = torch.zeros(mask.shape, dtype=torch.int64)
+    box = bounding_box(mask.numpy())
+    if box is None:
+        return result
+    inner = mask[box]
+    coarse = torch.nn.functional.max_pool3d(inner[None, None].float(), 2, ceil_mode=True)[0, 0] > 0
     number = torch.where(coarse, torch.arange(1, coarse.numel() + 1).reshape(coarse.shape), 0)
     while True:
-        spread = torch.nn.functional.max_pool3d(number[None, None].double(), 3, 1, 1)[0, 0].long()
-        spread = torch.where(coarse, spread, 0)
+        spread = torch.where(coarse, _largest_around(number), 0)
         jumped = torch.where(coarse, spread.flatten()[(spread - 1).clamp_min(0)], 0)
         if torch.equal(jumped, number):
             break
@@ -97,7 +99,18 @@ def components(mask: Tensor) -> Tensor:
     numbered = torch.unique(number, return_inverse=True)[1]
     numbered = numbered + int(number.min() > 0)  # without any background the first piece would be number 0
     fine = numbered.repeat_interleave(2, 0).repeat_interleave(2, 1).repeat_interleave(2, 2)
-    return torch.where(mask, fine[tuple(slice(n) for n in mask.shape)], 0)
+    result[box] = torch.where(inner, fine[tuple(slice(n) for n in inner.shape)], 0)
+    return result
+
+
+def _largest_around(number: Tensor) -> Tensor:
+    """The largest of the 27 numbers around each voxel; [D, H, W] int64 >= 0, axis by axis."""
+    for axis in range(3):
+        after, before = (torch.zeros_like(number.narrow(axis, 0, 1)) for _ in range(2))
+        padded = torch.cat([before, number, after], axis)
+        size = number.shape[axis]
+        number = torch.maximum(number, torch.maximum(padded.narrow(axis, 0, size), padded.narrow(axis, 2, size)))
+    return number
 
 
 def labels_on_reference(probability: Tensor, prepared: Prepared, task: Task) -> np.ndarray:

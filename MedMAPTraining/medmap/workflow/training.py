@@ -99,20 +99,29 @@ def load_recipe(options: TrainOptions) -> Recipe:
     return replace(recipe, **changes)
 
 
-def evaluate_bundle(
-    data: Path, bundle: Path | None, table: Path | None, statement: str, update: bool, device: str, report: Report
-) -> dict:
+@dataclass(frozen=True)
+class EvaluateOptions:
+    """Options of ``medmap evaluate`` besides data and bundle; see its help."""
+
+    table: Path | None = None
+    data_statement: str = "not stated"
+    update_card: bool = False
+    limits: str = ""
+    device: str = "auto"
+
+
+def evaluate_bundle(data: Path, bundle: Path | None, options: EvaluateOptions, report: Report) -> dict:
     """Score a bundle on a cohort; writes CSV and card where asked; returns the summary table."""
     path = bundle or default_bundle_path()
     loaded = load_bundle(path)
     cases = find_cases(data, loaded.task)
     if not any(case.label for case in cases):
         raise MissingInputError(f"No case in {data.name} has reference labels.", "Add <case>_seg.nii.gz.")
-    place = str(resolve_device(device))
+    place = str(resolve_device(options.device))
     rows = evaluate(cases, loaded, device=place, report=lambda n, of, name: report(n / of, f"{name} ({n + 1} of {of})"))
-    summary = summarise(rows, loaded, statement)
-    if table:
-        write_rows(table, rows)
-    if update:
-        update_card(path, {"dice": summary})
+    summary = summarise(rows, loaded, options.data_statement)
+    if options.table:
+        write_rows(options.table, rows)
+    if options.update_card:
+        update_card(path, {"dice": summary, **({"limits": options.limits} if options.limits else {})})
     return summary
