@@ -61,10 +61,21 @@ def probabilities(logits: Tensor, prepared: Prepared, spec: PostprocessSpec) -> 
     result = torch.softmax(logits.float(), 0)
     outside = ~prepared.brain
     if spec.island_ml > 0:
-        outside |= islands((result.argmax(0) > 0) & prepared.brain, prepared.grid.voxel_ml, spec)
+        outside |= islands((most_probable(result) > 0) & prepared.brain, prepared.grid.voxel_ml, spec)
     result[0].masked_fill_(outside, 1.0)
     result[1:].masked_fill_(outside, 0.0)
     return result
+
+
+def most_probable(probability: Tensor) -> Tensor:
+    """[C, D, H, W] -> [D, H, W] int64, as ``argmax(0)``, which is several times slower across this memory layout."""
+    best = probability[0].clone()
+    classes = torch.zeros(best.shape, dtype=torch.int64)
+    for n in range(1, len(probability)):
+        better = probability[n] > best
+        classes.masked_fill_(better, n)
+        torch.maximum(best, probability[n], out=best)
+    return classes
 
 
 def islands(mask: Tensor, voxel_ml: float, spec: PostprocessSpec) -> Tensor:
@@ -124,7 +135,7 @@ def labels_on_reference(probability: Tensor, prepared: Prepared, task: Task) -> 
     offset = np.linalg.solve(prepared.grid.affine[:3, :3], prepared.grid.affine[:3, 3] - canonical.affine[:3, 3])
     start = np.round(offset).astype(int)
     if _same_lattice(canonical, prepared.grid, start):
-        classes = place(probability.argmax(0), start, canonical.shape)
+        classes = place(most_probable(probability), start, canonical.shape)
     else:
         classes = _sampled_classes(probability, prepared.grid, canonical)
     return np.ascontiguousarray(restore_orientation(values[classes].numpy(), prepared.reference_grid))

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from scipy.ndimage import label
 
 from medmap.errors import BundleError
-from medmap.postprocess import PostprocessSpec, components, islands
+from medmap.postprocess import PostprocessSpec, components, islands, most_probable
 
 SPEC = PostprocessSpec(island_ml=1.0, island_share=0.1)
 
@@ -70,3 +70,9 @@ def test_an_unknown_step_is_refused():
     with pytest.raises(BundleError, match="postprocessing"):
         PostprocessSpec.from_dict({"magic": 1})
     assert PostprocessSpec.from_dict(SPEC.to_dict()) == SPEC
+
+
+def test_the_most_probable_class_is_that_of_argmax():
+    probability = torch.rand(4, 7, 6, 5, generator=torch.Generator().manual_seed(0))
+    probability[2, 0] = probability[1, 0]  # ties go to the first
+    assert torch.equal(most_probable(probability), probability.argmax(0))
