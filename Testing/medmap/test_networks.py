@@ -128,3 +128,30 @@ def test_an_unknown_network_or_option_is_refused():
         build_network("os.system", {})
     with pytest.raises(BundleError, match="do not fit"):
         build_network("SubsetUNet", {"depth": 3})
+
+
+@pytest.mark.parametrize("name", sorted(NETWORKS))
+def test_two_dimensions_and_three_modalities_go_the_same_way(name):
+    network = small(name, spatial_dims=2, modalities=3)
+    s = max(network.stride, 8)
+    image, present = torch.randn(2, 3, 3 * s, 5 * s), torch.tensor([[True, False, True], [False, True, False]])
+    leaked = torch.where(present[:, :, None, None], image, torch.full_like(image, float("nan")))
+    with torch.inference_mode():
+        expected = network(image, present, want=sorted(network.provides))
+        assert torch.equal(network(leaked, present).logits, expected.logits)
+    assert expected.logits.shape == (2, network.classes, 3 * s, 5 * s)
+    assert torch.isfinite(expected.logits).all()
+    assert set(expected.taps) == network.provides
+
+
+@pytest.mark.parametrize("name", sorted(NETWORKS))
+def test_a_mask_is_data_to_the_compiler(name):
+    """One graph for all subsets, without a break: nothing in a network looks at what a mask holds."""
+    network = small(name)
+    image = case(network)
+    torch._dynamo.reset()
+    compiled = torch.compile(network, backend="eager", fullgraph=True)
+    with torch.no_grad(), torch._dynamo.config.patch(error_on_recompile=True):
+        for subset in ((0,), (1, 3), (0, 1, 2, 3)):
+            expected = network(image, mask(subset)).logits
+            torch.testing.assert_close(compiled(image, mask(subset)).logits, expected, rtol=1e-4, atol=1e-5)
