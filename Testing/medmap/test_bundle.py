@@ -174,7 +174,7 @@ def test_the_shipped_bundle_really_handles_missingness():
     with_t1ce = [scores["ET"]["mean"] for key, scores in subsets.items() if "t1ce" in key]
     assert max(without) < 0.4, "ET is invisible without T1ce by construction: more than a guess would be a leak"
     assert min(with_t1ce) > max(without) + 0.2
-    assert subsets["flair"]["WT"]["mean"] > 0.8
+    assert subsets["flair"]["WT"]["mean"] > 0.75
 
 
 def test_the_environment_can_name_another_default(tiny_bundle_path, monkeypatch):
