@@ -13,7 +13,7 @@ from typing import Any
 
 from medmap.task import Modality, Task
 
-from .series_words import FLAIR, KINDS, T1, T1CE, T2, Reading, readSeries, splitWords
+from .series_words import FLAIR, KINDS, T1, T1CE, T2, TITLES, Reading, readSeries, splitWords
 
 ASSIGN = 0.6
 """Least confidence for filling a slot."""
@@ -170,7 +170,7 @@ def _candidates(node, task: Task, kinds: Mapping[str, str], tags: TagLookup | No
         if kind in kinds
     ]
     if not found and reading.chances:
-        return [], f"{' or '.join(kind.upper() for kind in reading.chances)}, which the model does not use"
+        return [], f"{' or '.join(TITLES[kind] for kind in reading.chances)}, which the model does not use"
     found = found or _byAlias(node, dicom, task, kinds) or _byNumber(node, kinds)
     return found, "the name says nothing about the kind of scan"
 
@@ -234,7 +234,7 @@ def _byNumber(node, kinds: Mapping[str, str]) -> list[Candidate]:
         return []
     kind = DECATHLON[int(match[1])]
     certain = re.match(r"brats_\d{3}_000\d", node.GetName(), re.IGNORECASE) is not None
-    reason = f"_000{match[1]} is {kind.upper()} in the order of the Medical Segmentation Decathlon"
+    reason = f"_000{match[1]} is {TITLES[kind]} in the order of the Medical Segmentation Decathlon"
     return [Candidate(node, kinds[kind], 0.8 if certain else 0.4, reason)]
 
 

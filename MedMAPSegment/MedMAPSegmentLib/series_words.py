@@ -16,73 +16,80 @@ from dataclasses import dataclass, field
 T1, T1CE, T2, FLAIR = "t1", "t1ce", "t2", "flair"
 KINDS = (T1, T1CE, T2, FLAIR)
 """The contrasts that can be told from words; a task's modality is one of them if its name reads as one."""
+TITLES = {T1: "T1", T1CE: "T1ce", T2: "T2", FLAIR: "FLAIR"}
+
+
+def _table(entries: dict) -> dict:
+    """One entry a word, from entries whose keys hold several words."""
+    return {word: value for words, value in entries.items() for word in words.split()}
+
 
 _T1_POST = ("t1", "post")
-_MEANINGS: dict[str, tuple[str, ...]] = {
-    **dict.fromkeys(("t1", "t1w", "t1wi", "t1n", "t1weighted", "t1gew", "t1pond"), ("t1",)),
-    **dict.fromkeys(("t1ce", "t1c", "t1gd", "t1gad", "t1km", "t1ca", "ct1", "ct1w", "cet1", "t1cw", "t1wc"), _T1_POST),
-    **dict.fromkeys(("t2", "t2w", "t2wi", "t2weighted", "t2gew", "t2pond"), ("t2",)),
-    **dict.fromkeys(("flair", "t2f", "fla", "flr", "darkfluid"), ("flair",)),
-    "tirm": ("tirm",),
-    **dict.fromkeys(("mprage", "bravo", "fspgr", "spgr", "irspgr", "irfspgr"), ("t1-sequence",)),
-    **dict.fromkeys(
-        "post postcontrast postgad postgd postkm gad gd gado gadolinium gadovist gadavist gadobutrol gddtpa dotarem "
-        "clariscan multihance prohance magnevist omniscan contrast contraste contrasto kontrast kontrastmittel kontrastem "
-        "ce km mdc civ enhanced plusc 增强 造影 контраст контрастом".split(),
-        ("post",),
-    ),
-    **dict.fromkeys(
-        "pre precontrast pregad pregd prekm native nativ natif nativo nativa unenhanced noncontrast nonenhanced minusc "
-        "平扫".split(),
-        ("pre",),
-    ),
-}
+_MEANINGS: dict[str, tuple[str, ...]] = _table(
+    {
+        "t1 t1w t1wi t1n t1weighted t1gew t1pond": ("t1",),
+        "t1ce t1c t1gd t1gad t1km t1ca ct1 ct1w cet1 t1cw t1wc": _T1_POST,
+        "t2 t2w t2wi t2weighted t2gew t2pond": ("t2",),
+        "flair t2f fla flr darkfluid": ("flair",),
+        "tirm": ("tirm",),
+        "mprage bravo fspgr spgr irspgr irfspgr": ("t1-sequence",),
+        "post postcontrast postgad postgd postkm gad gd gado gadolinium gadovist gadavist gadobutrol gddtpa": ("post",),
+        "dotarem clariscan multihance prohance magnevist omniscan enhanced plusc ce km mdc civ": ("post",),
+        "contrast contraste contrasto kontrast kontrastmittel kontrastem контраст контрастом 增强 造影": ("post",),
+        "pre precontrast pregad pregd prekm unenhanced noncontrast nonenhanced minusc": ("pre",),
+        "native nativ natif nativo nativa 平扫": ("pre",),
+    }
+)
 _NEUTRAL = frozenset(
-    "ax axial sag sagittal cor coronal tra transversal 3d 2d tse fse space spc cube brain head iso fs tfe vibe blade "
-    "propeller dark fluid registered reg n4 bias".split()
+    _table(
+        {
+            "ax axial sag sagittal cor coronal tra transversal 3d 2d tse fse space spc cube brain head iso fs tfe": "",
+            "vibe blade propeller dark fluid registered reg n4 bias medmap": "",
+        }
+    )
 )
 """Words that say nothing about the contrast but are written together with those that do."""
-_NEGATIONS = frozenset("without wo no non not ohne sans sin senza bez zonder uden utan sem без".split())
+_NEGATIONS = _table({"no non not": 1, "without wo ohne sans sin senza bez zonder uden utan sem без pre": 2})
+"""Words that turn a word for contrast agent into its opposite, and over how many words they reach."""
 _NOT_CONTRAST = frozenset(
-    "op operative operation surgery surgical resection biopsy rt rtx radiation radiotherapy chemo chemotherapy treatment "
-    "therapy tx processing processed proc".split()
+    _table(
+        {
+            "op operative operation surgery surgical resection biopsy rt rtx radiation radiotherapy": "",
+            "chemo chemotherapy treatment therapy tx processing processed proc": "",
+        }
+    )
 )
-"""After one of these, ``post`` and ``pre`` speak of an operation or therapy, not of contrast agent."""
+"""Before one of these, ``post`` and ``pre`` speak of an operation or therapy, not of contrast agent."""
 
-_EXCLUDED: dict[str, str] = {
-    **dict.fromkeys(
-        "dwi dti adc eadc trace tracew diff diffusion ep2d epi colfa tensor dki noddi b0".split(), "diffusion imaging"
-    ),
-    **dict.fromkeys(
-        "swi swan qsm mip minip pha phase mag hemo haemo t2star venobold".split(), "susceptibility imaging"
-    ),
-    **dict.fromkeys(
-        "perf perfusion pwi dsc dce rcbv rcbf relcbv relcbf cbv cbf mtt ttp tmax asl pasl pcasl ktrans".split(),
-        "perfusion imaging",
-    ),
-    **dict.fromkeys("tof mra mrv cta angio angiography venography venogram".split(), "a vessel scan"),
-    **dict.fromkeys("csi svs mrs spectroscopy".split(), "spectroscopy"),
-    **dict.fromkeys("fmri bold rest resting rsfmri".split(), "functional imaging"),
-    **dict.fromkeys(
-        "localizer localiser localizers loc scout survey aahscout aahead aascout plane calibration fieldmap".split(),
-        "a planning scan",
-    ),
-    **dict.fromkeys("map maps mapping relaxometry molli rho t1rho inv1 inv2".split(), "a parameter map"),
-    **dict.fromkeys("stir ciss fiesta pd pdw protondensity dir psir ute".split(), "another contrast"),
-    **dict.fromkeys("ct cbct pet fdg spect ultrasound".split(), "not MR"),
-    **dict.fromkeys(
-        "seg segm segmentation segmentations segmented label labels labelmap mask masks brainmask roi truth groundtruth "
-        "gt pred prediction prob probability entropy uncertainty error difference subtraction subtracted subtr sub atlas "
-        "parcellation aseg aparc tumormask".split(),
-        "a derived image",
-    ),
-    **dict.fromkeys("screenshot screensave report dose".split(), "a document"),
-}
-_BODY = frozenset(
-    "spine cspine tspine lspine cervical lumbar thoracic neck orbit orbits iac iacs pituitary sella abdomen pelvis "
-    "prostate liver knee shoulder hip cardiac heart breast".split()
+_EXCLUDED: dict[str, str] = _table(
+    {
+        "dwi dti adc eadc trace tracew diff diffusion ep2d epi colfa tensor dki noddi b0": "diffusion imaging",
+        "swi swan qsm mip minip pha phase mag hemo haemo t2star venobold": "susceptibility imaging",
+        "perf perfusion pwi dsc dce rcbv rcbf relcbv relcbf cbv cbf mtt ttp tmax ktrans": "perfusion imaging",
+        "asl pasl pcasl": "perfusion imaging",
+        "tof mra mrv cta angio angiography venography venogram": "a vessel scan",
+        "csi svs mrs spectroscopy": "spectroscopy",
+        "fmri bold rest resting rsfmri": "functional imaging",
+        "localizer localiser localizers loc scout survey aahscout aahead aascout plane": "a planning scan",
+        "calibration fieldmap": "a planning scan",
+        "map maps mapping relaxometry molli rho t1rho inv1 inv2": "a parameter map",
+        "stir ciss fiesta pd pdw protondensity dir psir ute": "another contrast",
+        "ct cbct pet fdg spect ultrasound": "not MR",
+        "seg segm segmentation segmentations segmented label labels labelmap mask masks brainmask": "a derived image",
+        "roi truth groundtruth gt pred prediction prob probability entropy uncertainty error": "a derived image",
+        "difference subtraction subtracted subtr sub atlas parcellation aseg aparc tumormask": "a derived image",
+        "screenshot screensave report dose": "a document",
+    }
 )
-_T2_STAR_WITH = frozenset("gre ffe medic star".split())
+_BODY = frozenset(
+    _table(
+        {
+            "spine cspine tspine lspine cervical lumbar thoracic neck orbit orbits iac iacs pituitary sella": "",
+            "abdomen pelvis prostate liver knee shoulder hip cardiac heart breast": "",
+        }
+    )
+)
+_T2_STAR_WITH = frozenset(("gre", "ffe", "medic", "star"))
 """Beside ``t2`` these mean a T2*-weighted gradient echo."""
 
 _SUFFIX = re.compile(r"(\.(nii|gz|mha|mhd|nrrd|nhdr|dcm|img|hdr|mgz))+$", re.IGNORECASE)
@@ -151,31 +158,28 @@ def splitWords(text: str) -> list[str]:
         text = pattern.sub(instead, text)
     words: list[str] = []
     for chunk in re.findall(r"[^\W_]+", text):
-        for piece in re.findall(r"[0-9a-z]+|[^0-9a-z]+", _Folded.keepCase(chunk), re.IGNORECASE):
+        for piece in re.findall(r"[0-9a-z]+|[^0-9a-z]+", _plain(chunk), re.IGNORECASE):
             words.extend(_apart(piece))
     return words
 
 
-class _Folded:
-    """Text without accents and without case, the same in every locale."""
+def _plain(text: str) -> str:
+    """Text without accents, whatever the locale: a Turkish dotless i is an i."""
+    decomposed = unicodedata.normalize("NFKD", text.replace("ı", "i"))
+    return "".join(c for c in decomposed if not unicodedata.combining(c))
 
-    @staticmethod
-    def keepCase(text: str) -> str:
-        plain = unicodedata.normalize("NFKD", text.replace("ı", "i"))
-        return "".join(c for c in plain if not unicodedata.combining(c))
 
-    @staticmethod
-    def lower(text: str) -> str:
-        return _Folded.keepCase(text.casefold())
+def _folded(text: str) -> str:
+    return _plain(text.casefold())
 
 
 def _apart(piece: str) -> list[str]:
-    whole = _Folded.lower(piece)
+    whole = _folded(piece)
     if _isKnown(whole):
         return [whole]
     result = []
     for part in re.sub(r"(?<=[a-z])(?=[A-Z])", " ", piece).split():
-        word = _Folded.lower(part)
+        word = _folded(part)
         result.extend([word] if _isKnown(word) else _segmented(word) or [word])
     return result
 
@@ -216,35 +220,35 @@ def _exclusion(words: Sequence[str], own: set[str], brainOnly: bool) -> str:
     if "vsd" in words and "ot" in words:
         return "'OT' is the reference segmentation of BraTS 2012-2015"
     star = _T2_STAR_WITH & set(words)
-    if star and "t2" in {flag for flag, _ in _meanings(words)} and "own" not in own:
+    if star and "t2" in {flag for flag, _ in _meanings(words)}:
         return f"'t2' with '{min(star)}' means T2*"
     return ""
 
 
 def _meanings(words: Sequence[str]) -> list[tuple[str, str]]:
-    """(flag, word) pairs; a negation turns contrast within the next two words into its opposite."""
+    """(flag, word as shown) pairs. A word for contrast agent after a negation means its opposite."""
     result = []
     for n, word in enumerate(words):
+        following = words[n + 1] if n + 1 < len(words) else ""
         if word == "bothways":
             result += [("post", "with and without"), ("pre", "with and without")]
-            continue
-        if word == "c" and n and words[n - 1] in ("t1", "t1w"):
+        elif word == "c" and n and words[n - 1] in ("t1", "t1w"):
             result.append(("post", "c"))
-        for flag in _MEANINGS.get(word, ()):
-            following = words[n + 1] if n + 1 < len(words) else ""
-            if word in ("post", "pre") and following in _NOT_CONTRAST:
-                continue
-            if word == "pre" and following in _MEANINGS and _MEANINGS[following] == ("post",) and following != "post":
-                result.append(("pre", f"pre {following}"))
-                continue
-            if flag == "post" and word not in ("post", "plusc") and n and words[n - 1] == "pre":
-                continue
-            negation = next((w for w in words[max(0, n - 2) : n] if w in _NEGATIONS), None)
-            if flag == "post" and negation and word not in ("plusc",):
-                result.append(("pre", f"{negation} {word}"))
-            else:
-                result.append((flag, "+C" if word == "plusc" else "C-" if word == "minusc" else word))
+        elif word in ("post", "pre") and following in _NOT_CONTRAST:
+            continue
+        elif _MEANINGS.get(word) == ("post",) and (negation := _negation(words, n)):
+            result.append(("pre", f"{negation} {word}"))
+        else:
+            shown = {"plusc": "+C", "minusc": "C-"}.get(word, word)
+            result += [(flag, shown) for flag in _MEANINGS.get(word, ())]
     return result
+
+
+def _negation(words: Sequence[str], n: int) -> str:
+    """The word that negates ``words[n]``; empty if none does."""
+    if words[n] in ("post", "plusc"):
+        return ""
+    return next((words[n - far] for far in (1, 2) if n >= far and _NEGATIONS.get(words[n - far], 0) >= far), "")
 
 
 def _chances(flags: set[str], agent: bool) -> dict[str, float]:
@@ -276,4 +280,4 @@ def _chances(flags: set[str], agent: bool) -> dict[str, float]:
 
 
 def _isGiven(agent: str) -> bool:
-    return _Folded.lower(agent).strip() not in ("", "no", "none", "n", "false", "0", "nein", "non", "keines", "without")
+    return _folded(agent).strip() not in ("", "no", "none", "n", "false", "0", "nein", "non", "keines", "without")

@@ -186,6 +186,19 @@ def worst_slices(slices: SliceScores, region: str, *, by: str = "dice") -> list[
     return [int(n) for n in order if not np.isnan(score[n])]
 
 
+def heaviest_slices(values: np.ndarray, axis: int) -> list[int]:
+    """Slices along an array axis by the sum of their values, largest first; slices that sum to 0 are left out.
+
+    For an uncertainty map the first is the most uncertain slice.
+
+    Args:
+        values: [I, J, K] non-negative numbers.
+        axis: array axis that the slices are stacked along (``slice_axis``).
+    """
+    total = values.sum(tuple(a for a in range(values.ndim) if a != axis), dtype=np.float64)
+    return [int(n) for n in np.argsort(-total, kind="stable") if total[n] > 0]
+
+
 def slice_axis(grid: Grid, plane: str = "axial") -> int:
     """Array axis along which slices of that plane are stacked: the one closest to the plane's world axis."""
     if plane not in PLANES:

@@ -19,7 +19,7 @@ from medmap.checks import check_inputs
 from medmap.errors import Cancelled, UsageError
 from medmap.geometry import canonical_grid, restore_orientation
 from medmap.inference import Cancel, Progress, Run, resolve_device
-from medmap.metrics import dice, region_masks
+from medmap.metrics import region_masks
 from medmap.postprocess import labels_on_reference, probabilities
 from medmap.preprocess import Prepared, prepare, to_grid
 from medmap.task import Task
@@ -140,23 +140,12 @@ def what_if(
         if stop():
             raise Cancelled()
         report(0.8 + 0.2 * n / len(wanted), f"comparing {n + 1} of {len(wanted)}")
-        probability = probabilities(logits[n], prepared)
+        probability = probabilities(logits[n], prepared, bundle.postprocess)
         logits[n] = None  # all of them at once can be a gigabyte
         collector.add(subset, probability)
     result = collector.result()
     report(1.0, "done")
     return result
-
-
-def uncertain_slices(values: np.ndarray, axis: int) -> list[int]:
-    """Slices along an array axis by their summed uncertainty, largest first; slices without any are left out.
-
-    Args:
-        values: [I, J, K] one of ``WhatIf.maps``.
-        axis: array axis that the slices are stacked along (``medmap.review.slice_axis``).
-    """
-    total = values.sum(tuple(a for a in range(values.ndim) if a != axis), dtype=np.float64)
-    return [int(n) for n in np.argsort(-total, kind="stable") if total[n] > 0]
 
 
 def normalised_entropy(probability: Tensor) -> Tensor:
@@ -186,6 +175,11 @@ class _Collector:
 
     def __init__(self, prepared: Prepared, task: Task):
         self.prepared, self.task = prepared, task
+        values = np.array(task.label_values(), np.uint8)
+        # Label value -> one bit a region, so that one pass over the voxels counts all overlaps at once.
+        self.bits = np.zeros(256, np.uint16)
+        for n, mask in enumerate(region_masks(values, task).values()):
+            self.bits[values[mask]] |= 1 << n
         self.variants: list[Variant] = []
         self.current: tuple[str, ...] = ()
         self.maps: dict[str, np.ndarray] = {}
@@ -196,26 +190,30 @@ class _Collector:
         labels = labels_on_reference(probability, self.prepared, self.task)
         if not self.variants:
             self._start(subset, labels, probability)
-        box = bounding_box((labels != 0) | (self.labels != 0)) or (slice(0, 0),) * 3
-        ours, here = region_masks(labels[box], self.task), region_masks(self.labels[box], self.task)
-        ml = self.prepared.reference_grid.voxel_ml
-        volumes = {name: int(np.count_nonzero(mask)) * ml for name, mask in ours.items()}
-        before = self.variants[0].volumes_ml if self.variants else volumes
-        self.variants.append(
-            Variant(
-                key=self.task.subset_key(subset),
-                modalities=subset,
-                kind=_kind(subset, self.current),
-                volumes_ml=volumes,
-                change_ml={name: volumes[name] - before[name] for name in volumes},
-                dice={name: dice(ours[name], here[name]) for name in ours},
-            )
-        )
+        box = bounding_box((labels | self.labels) != 0) or (slice(0, 0),) * 3
+        ours, before = self.bits[labels[box]], self.bits[self.labels[box]]
         self.differing[box] += labels[box] != self.labels[box]
-        region = self.task.regions[0].name
-        self.region_differing[box] += ours[region] != here[region]
+        self.region_differing[box] += ((ours ^ before) & 1).astype(np.uint8)
+        volumes, change, score = {}, {}, {}
+        for name, (mine, theirs, common) in self._counts(ours, before).items():
+            ml = self.prepared.reference_grid.voxel_ml
+            volumes[name], change[name] = mine * ml, (mine - theirs) * ml
+            score[name] = 2.0 * common / (mine + theirs) if mine + theirs else 1.0  # as metrics.dice
+        kind = _kind(subset, self.current)
+        self.variants.append(Variant(self.task.subset_key(subset), subset, kind, volumes, change, score))
 
-    def _start(self, subset, labels: np.ndarray, probability: Tensor) -> None:
+    def _counts(self, ours: np.ndarray, before: np.ndarray) -> dict[str, tuple[int, int, int]]:
+        """Voxels of each region in ours, in the other, and in both."""
+        size = len(self.task.regions)
+        table = np.bincount((ours | before << size).ravel(), minlength=4**size)
+        code = np.arange(table.size)
+        counts = {}
+        for n, region in enumerate(self.task.regions):
+            mine, theirs = code >> n & 1 == 1, code >> (n + size) & 1 == 1
+            counts[region.name] = tuple(int(table[m].sum()) for m in (mine, theirs, mine & theirs))
+        return counts
+
+    def _start(self, subset: tuple[str, ...], labels: np.ndarray, probability: Tensor) -> None:
         self.current, self.labels = subset, labels
         self.differing, self.region_differing = np.zeros(labels.shape, np.uint8), np.zeros(labels.shape, np.uint8)
         entropy = self._on_reference(normalised_entropy(probability).numpy())

@@ -1,10 +1,8 @@
 """``slicer.app``, ``slicer.modules``, the dialogs, and the installation of all stand-ins around a fresh scene."""
 
-# ruff: noqa: N802, N803, N806  (the names are Slicer's)
 from __future__ import annotations
 
 import importlib.util
-import logging
 import os
 import sys
 import tempfile
@@ -161,6 +159,10 @@ class Application(_Signals):
     def processEvents(self, *arguments):
         """Let Qt do what is waiting."""
         QtWidgets.QApplication.processEvents(*arguments)
+
+    def moduleManager(self):
+        """Knows which modules are installed."""
+        return SimpleNamespace(modulesNames=lambda: ("Segmentations", "Volumes", "MedMAPSegment"))
 
     def layoutManager(self):
         """The views."""

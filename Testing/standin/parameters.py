@@ -5,7 +5,6 @@ vtkMRMLScriptedModuleNode, nodes as references and the rest as text; ``connectGu
 property ``SlicerParameterName`` names a member.
 """
 
-
 from __future__ import annotations
 
 import typing
@@ -44,7 +43,8 @@ class _Member:
     def __init__(self, name: str, annotated, value):
         parts = typing.get_args(annotated) if typing.get_origin(annotated) is typing.Annotated else (annotated,)
         self.name, self.kind, self.notes = name, parts[0], parts[1:]
-        self.isNode = isinstance(self.kind, type) and issubclass(self.kind, vtk.vtkObject)
+        self.kinds = typing.get_args(self.kind) if typing.get_origin(self.kind) is typing.Union else (self.kind,)
+        self.isNode = all(isinstance(kind, type) and issubclass(kind, vtk.vtkObject) for kind in self.kinds)
         if not self.isNode and self.kind not in (str, bool, int, float):
             raise TypeError(f"The stand-in does not restate parameters of type {self.kind} ({name})")
         given = [note.value for note in self.notes if isinstance(note, Default)]
@@ -57,8 +57,8 @@ class _Member:
 
     def check(self, value) -> None:
         """Raises ValueError or TypeError for a value that the member cannot have."""
-        if value is not None and not isinstance(value, self.kind if self.kind is not float else (int, float)):
-            raise TypeError(f"{self.name} is a {self.kind.__name__}, not {value!r}")
+        if value is not None and not isinstance(value, (*self.kinds, int) if self.kind is float else self.kinds):
+            raise TypeError(f"{self.name} is a {self.kind}, not {value!r}")
         choice, bounds = self.note(Choice), self.note(WithinRange)
         if choice is not None and value not in choice.choices:
             raise ValueError(f"{self.name} must be one of {choice.choices}, not {value!r}")
@@ -87,6 +87,9 @@ class _Member:
         return bool(node.GetNodeReferenceID(self.name)) if self.isNode else bool(node.GetParameter(self.name))
 
 
+_VALUE = {"QCheckBox": "checked", "QSpinBox": "value", "QLineEdit": "text"}
+
+
 class _Bound:
     """A widget that shows a member."""
 
@@ -104,7 +107,7 @@ class _Bound:
         if not allowed:
             raise RuntimeError(f"No GUI connector between {kind} and {member.kind} ({member.name})")
         if kind == "qMRMLNodeComboBox":
-            widget.nodeTypes = [member.kind.__name__]
+            widget.nodeTypes = [kind.__name__ for kind in member.kinds]
         elif kind == "QComboBox":
             widget.clear()
             for choice in member.note(Choice).choices:
@@ -116,9 +119,7 @@ class _Bound:
             return self.widget.currentNode()
         if kind == "QComboBox":
             return self.member.note(Choice).choices[self.widget.currentIndex]
-        return {"QCheckBox": "checked", "QSpinBox": "value", "QLineEdit": "text"}[kind] and getattr(
-            self.widget, {"QCheckBox": "checked", "QSpinBox": "value", "QLineEdit": "text"}[kind]
-        )
+        return getattr(self.widget, _VALUE[kind])
 
     def write(self, value) -> None:
         kind = self.widget.className()
@@ -127,7 +128,7 @@ class _Bound:
         elif kind == "QComboBox":
             self.widget.currentIndex = self.member.note(Choice).choices.index(value)
         else:
-            setattr(self.widget, {"QCheckBox": "checked", "QSpinBox": "value", "QLineEdit": "text"}[kind], value)
+            setattr(self.widget, _VALUE[kind], value)
 
     def follow(self, changed) -> None:
         self.slot = lambda: changed(self)

@@ -75,11 +75,14 @@ class Manners:
         meta = self.metaObject()
         here = meta.indexOfProperty(name)
         if here < 0:
-            raise AttributeError(
-                f"{type(self).__name__}.{name}: creating new attributes on C++ objects is not allowed"
-            )
+            raise AttributeError(f"{type(self).__name__}.{name}: creating new attributes on C++ objects is not allowed")
         declared = meta.property(here)
-        if not declared.isWritable() or not self.setProperty(name, _accepted(declared, value, self)):
+        if not declared.isWritable():
+            raise ValueError(f"{type(self).__name__}.{name} cannot be set")
+        setter = getattr(self, f"set{name[0].upper()}{name[1:]}", None)
+        if isinstance(value, Flag | Enum) and setter is not None:
+            setter(value)
+        elif not self.setProperty(name, _accepted(declared, value, self)):
             raise ValueError(f"{type(self).__name__}.{name} does not take {value!r}")
 
     def connect(self, signature: str, slot: Callable, *inner) -> bool:

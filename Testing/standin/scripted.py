@@ -1,6 +1,5 @@
 """The base classes of a scripted module, from Slicer's documentation of ``ScriptedLoadableModule``."""
 
-# ruff: noqa: N802, N803, N806  (the names are Slicer's)
 from __future__ import annotations
 
 from pathlib import Path

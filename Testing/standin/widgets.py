@@ -1,6 +1,5 @@
 """The CTK and MRML widgets that the panel uses, as far as their documentation goes; no more."""
 
-
 from __future__ import annotations
 
 from PySide6 import QtCore, QtWidgets
