@@ -6,14 +6,14 @@ The four classes that Slicer asks for; what they do is in MedMAPSegmentLib. PyTo
 import logging
 import time
 from types import SimpleNamespace
-from typing import Annotated, Union
+from typing import Annotated
 
 import numpy as np
 import qt
 import slicer
 import slicer.util
 import vtk
-from slicer import vtkMRMLLabelMapVolumeNode, vtkMRMLScalarVolumeNode, vtkMRMLSegmentationNode
+from slicer import vtkMRMLScalarVolumeNode, vtkMRMLSegmentationNode
 from slicer.i18n import tr as _
 from slicer.i18n import translate
 from slicer.parameterNodeWrapper import Choice, parameterNodeWrapper
@@ -30,12 +30,6 @@ from MedMAPSegmentLib.logic import AUTO, DEVICES, SegmentationLogic, resultOf
 from MedMAPSegmentLib.runner import JobState, ThreadRunner
 from MedMAPSegmentLib.scene import labelsOf
 from MedMAPSegmentLib.selftest import addSyntheticCase
-from MedMAPSegmentLib.widget_checks import ChecksSection
-from MedMAPSegmentLib.widget_common import deviceTexts, timeLeft
-from MedMAPSegmentLib.widget_inputs import InputsSection
-from MedMAPSegmentLib.widget_results import ResultsSection
-from MedMAPSegmentLib.widget_review import ReviewSection
-from MedMAPSegmentLib.widget_whatif import WhatIfSection
 
 MODALITIES = ("t1", "t1ce", "t2", "flair")
 POLL_SECONDS = 0.02
@@ -73,33 +67,24 @@ class MedMAPSegmentParameterNode:
     t1ce: vtkMRMLScalarVolumeNode
     t2: vtkMRMLScalarVolumeNode
     flair: vtkMRMLScalarVolumeNode
-    t1Used: bool = True
-    t1ceUsed: bool = True
-    t2Used: bool = True
-    flairUsed: bool = True
     reference: Annotated[str, Choice([AUTO, *MODALITIES])] = AUTO
     outputSegmentation: vtkMRMLSegmentationNode
     device: Annotated[str, Choice(list(DEVICES))] = AUTO
-    reviewReference: Union[vtkMRMLSegmentationNode, vtkMRMLLabelMapVolumeNode]  # noqa: UP007  (as Slicer's wrapper reads)
 
 
 class MedMAPSegmentWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
-    """The panel: life cycle, the one computation that may run, and its sections (``MedMAPSegmentLib/widget_*``)."""
+    """The panel: binds widgets to parameters, starts and stops the computation, shows what came out."""
 
     def __init__(self, parent=None):
         ScriptedLoadableModuleWidget.__init__(self, parent)
         VTKObservationMixin.__init__(self)
         self.logic = None
-        self.modalities = MODALITIES
-        self.sections = []
-        self.lastDevice = AUTO
         self._parameterNode = None
         self._guiTag = None
         self._runner = None
         self._timer = None
         self._job = None
-        self._done = None
-        self._started = 0.0
+        self._request = None
 
     def setup(self):
         """Build the panel when it is opened for the first time."""
@@ -117,17 +102,10 @@ class MedMAPSegmentWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self._timer.setInterval(0)
         self._timer.connect("timeout()", self.onPoll)
 
-        self.inputs = InputsSection(self)
-        self.results = ResultsSection(self)
-        self.review = ReviewSection(self)
-        self.whatIf = WhatIfSection(self)
-        self.checks = ChecksSection(self)
-        self.sections = [self.inputs, self.checks, self.results, self.review, self.whatIf]
         self.ui.progressBar.visible = False
         self.ui.applyButton.connect("clicked(bool)", self.onApplyButton)
         self.addObserver(slicer.mrmlScene, slicer.mrmlScene.StartCloseEvent, self.onSceneStartClose)
         self.addObserver(slicer.mrmlScene, slicer.mrmlScene.EndCloseEvent, self.onSceneEndClose)
-        self.addObserver(slicer.mrmlScene, slicer.mrmlScene.NodeRemovedEvent, self.update)
         slicer.app.connect("aboutToQuit()", self.stopWork)
         self.initializeParameterNode()
 
@@ -161,8 +139,7 @@ class MedMAPSegmentWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
     def onSceneEndClose(self, caller, event):
         """Start afresh if the panel is shown."""
-        for section in self.sections:
-            section.clear()
+        self.showResult("")
         if self.parent.isEntered:
             self.initializeParameterNode()
 
@@ -174,22 +151,19 @@ class MedMAPSegmentWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         """Connect the widgets to a parameter node, or to none."""
         if self._parameterNode is not None:
             self._parameterNode.disconnectGui(self._guiTag)
-            self.removeObserver(self._parameterNode, vtk.vtkCommand.ModifiedEvent, self.update)
+            self.removeObserver(self._parameterNode, vtk.vtkCommand.ModifiedEvent, self.updateApplyButton)
         self._parameterNode = parameterNode
         if self._parameterNode is not None:
             self._guiTag = self._parameterNode.connectGui(self.ui)
             self.nameChoices()
-            self.addObserver(self._parameterNode, vtk.vtkCommand.ModifiedEvent, self.update)
-        self.update()
-
-    def chosen(self):
-        """The parameter node, or None while the panel is not shown."""
-        return self._parameterNode
+            self.addObserver(self._parameterNode, vtk.vtkCommand.ModifiedEvent, self.updateApplyButton)
+        self.updateApplyButton()
 
     def nameChoices(self):
         """Words for the choices of the combo boxes, which the parameter node fills with its own short values."""
         references = [_("Automatic (finest scan)"), "T1", "T1ce", "T2", "FLAIR"]
-        for comboBox, texts in ((self.ui.referenceComboBox, references), (self.ui.deviceComboBox, deviceTexts())):
+        devices = [_("Automatic"), _("Graphics card (CUDA)"), _("Processor (CPU)")]
+        for comboBox, texts in ((self.ui.referenceComboBox, references), (self.ui.deviceComboBox, devices)):
             for index, text in enumerate(texts):
                 comboBox.setItemText(index, text)
 
@@ -197,18 +171,12 @@ class MedMAPSegmentWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         """Arguments for the logic, as chosen in the panel."""
         chosen = self._parameterNode
         return {
-            "inputs": {n: getattr(chosen, n) if getattr(chosen, f"{n}Used") else None for n in MODALITIES},
+            "inputs": {name: getattr(chosen, name) for name in MODALITIES},
             "reference": None if chosen.reference == AUTO else chosen.reference,
             "outputNode": chosen.outputSegmentation,
         }
 
-    def update(self, caller=None, event=None):
-        """Make every section fit the present choices."""
-        self.updateApplyButton()
-        for section in self.sections:
-            section.update()
-
-    def updateApplyButton(self):
+    def updateApplyButton(self, caller=None, event=None):
         """Enable Apply, or say in its tooltip everything that is in the way."""
         if self._job is not None:
             cancelling = self._job.cancelRequested
@@ -225,35 +193,19 @@ class MedMAPSegmentWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         """Start, or cancel what runs."""
         if self._job is not None:
             self._job.cancel()
-            self.update()
+            self.updateApplyButton()
             return
         with slicer.util.tryWithErrorDisplay(_("The segmentation could not be started.")):
-            if not self.canCompute():
+            if not dependencies.ensure(dependencies.SlicerInstaller()):
+                self.ui.statusLabel.text = _("Nothing was installed; without PyTorch there is no segmentation.")
                 return
-            self.lastDevice = self._parameterNode.device
             with slicer.util.WaitCursor():
-                request = self.logic.prepare(**self.choices(), device=self.lastDevice)
-            self.startJob(self.logic.work(request), lambda result: self.takeResult(request, result))
-
-    def canCompute(self):
-        """Whether PyTorch is there, after asking for it to be installed if it is not."""
-        if dependencies.ensure(dependencies.SlicerInstaller()):
-            return True
-        self.ui.statusLabel.text = _("Nothing was installed; without PyTorch there is no segmentation.")
-        return False
-
-    def startJob(self, work, done):
-        """Carry out work on the worker thread.
-
-        Args:
-            work: function of (progress, cancelled), see ``runner``.
-            done: called with its result on the main thread, unless it failed or was cancelled.
-        """
-        self._job, self._done, self._started = self._runner.start(work), done, time.monotonic()
+                self._request = self.logic.prepare(**self.choices(), device=self._parameterNode.device)
+            self._job = self.logic.start(self._request, self._runner)
         self.ui.progressBar.value = 0
         self.ui.progressBar.visible = True
         self.ui.statusLabel.text = ""
-        self.update()
+        self.updateApplyButton()
         self._timer.start()
 
     def onPoll(self):
@@ -265,17 +217,15 @@ class MedMAPSegmentWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         messages = self._job.takeMessages()
         if messages:
             fraction, text = messages[-1]
-            left = timeLeft(fraction, time.monotonic() - self._started)
             self.ui.progressBar.value = round(100 * fraction)
-            self.ui.statusLabel.text = f"{text}, {left}" if left else text
+            self.ui.statusLabel.text = text
         if state.finished:
             self.finishJob()
 
     def finishJob(self):
         """Take the outcome of the finished job."""
-        job, done = self._job, self._done
+        job, request = self._job, self._request
         self.abandonJob()
-        self.nameChoices()
         if job.state is JobState.CANCELLED:
             self.ui.statusLabel.text = _("Cancelled; the scene is unchanged.")
             return
@@ -284,14 +234,10 @@ class MedMAPSegmentWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             slicer.util.errorDisplay(str(job.error), **({"detailedText": job.details} if job.details else {}))
             return
         with slicer.util.tryWithErrorDisplay(_("The result could not be put into the scene.")):
-            done(resultOf(job))
-        self.update()
-
-    def takeResult(self, request, result):
-        """Put a segmentation into the scene and show its numbers."""
-        node = self.logic.apply(request, result)
-        self.ui.statusLabel.text = _("Done: {name}").format(name=node.GetName())
-        self.results.show(node, result)
+            result = resultOf(job)
+            node = self.logic.apply(request, result)
+            self.ui.statusLabel.text = _("Done: {name}").format(name=node.GetName())
+            self.showResult(self.describe(result))
 
     def isBusy(self):
         """True while a computation runs."""
@@ -301,15 +247,36 @@ class MedMAPSegmentWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         """Cancel what runs, without waiting, and make the panel ready again."""
         if self._job is not None:
             self._job.cancel()
-        self._job = self._done = None
+        self._job = self._request = None
         self._timer.stop()
         self.ui.progressBar.visible = False
-        self.update()
+        self.updateApplyButton()
 
     def stopWork(self):
         """Cancel and give the worker thread a few seconds to end."""
         self.abandonJob()
         self._runner.shutdown()
+
+    def describe(self, result):
+        """A result in words: volumes, what it is based on, and what to beware of."""
+        task = self.logic.task
+        lines = [
+            _("{title} ({name}): {volume:.1f} ml").format(
+                title=region.title, name=region.name, volume=result.volumes_ml[region.name]
+            )
+            for region in task.regions
+        ]
+        used = ", ".join(task.modality(name).title for name in result.provenance["modalities"]["used"])
+        lines.append(_("Based on: {modalities}").format(modalities=used))
+        lines.append(_("On the grid of: {reference}").format(reference=task.modality(result.reference).title))
+        lines.append(_("Computed on: {device}").format(device=result.provenance["run"]["device"]))
+        warnings = [finding for finding in result.findings if finding.level == "warning"]
+        lines.extend(f"\u26a0 {warning.message} {warning.remedy}".rstrip() for warning in warnings)
+        return "\n".join(lines)
+
+    def showResult(self, text):
+        """Fill the results section."""
+        self.ui.resultsLabel.text = text or _("No result yet.")
 
 
 class MedMAPSegmentLogic(SegmentationLogic, ScriptedLoadableModuleLogic):
@@ -389,7 +356,7 @@ class MedMAPSegmentTest(ScriptedLoadableModuleTest):
             slicer.app.processEvents()
         assert not widget.isBusy(), "still computing"
         assert slicer.mrmlScene.GetNumberOfNodesByClass("vtkMRMLSegmentationNode") == 1
-        assert widget.ui.resultsTable.rowCount == 3
+        assert "ml" in widget.ui.resultsLabel.text
 
     def modelCanRun(self):
         """Whether PyTorch and the shipped model are there; says so in the log if not."""

@@ -22,8 +22,7 @@ ORDER = [
     {"postprocess"},
     {"bundle"},
     {"provenance"},
-    {"inference", "review"},
-    {"whatif"},
+    {"inference"},
     # ------------------------------------------------- border -------------------------------------------------
     {"nifti_header", "nifti_geometry", "nifti", "missingness", "phantom", "report", "bench"},
     {"dataset"},
@@ -32,7 +31,7 @@ ORDER = [
     {"workflow"},
     {"cli"},
 ]
-BORDER = 9
+BORDER = 8
 LAZY = {"metrics.py": {"scipy"}, "segresnet.py": {"monai"}}
 HEAVY = {
     "nibabel": {"nifti", "nifti_header"},
