@@ -1,12 +1,13 @@
 # `make demo` does the main job, `make test` runs the tests; both set everything up in .venv first.
 PYTHON ?= python3
 BIN := .venv/bin
-CASE := demo/Phantom_02026/Phantom_02026
+# A tumour of median size (90 ml; the median of 123 BraTS tumours is 87 ml).
+CASE := demo/Phantom_02030/Phantom_02030
 
 .PHONY: demo test test-all lint clean
 
 demo: .venv/ready
-	$(BIN)/medmap phantom demo --seed 2026 --overwrite
+	$(BIN)/medmap phantom demo --seed 2030 --overwrite
 	$(BIN)/medmap segment --t1ce $(CASE)_t1ce.nii.gz --flair $(CASE)_flair.nii.gz --truth $(CASE)_seg.nii.gz \
 		--device cpu --output demo/result --overwrite
 

@@ -89,9 +89,7 @@ class SubsetUNet(Backbone):
         self.encoders = nn.ModuleList(Encoder(spatial_dims, widths) for _ in range(modalities))
         self.fusions = nn.ModuleList(SubsetFusion(spatial_dims, modalities, width) for width in widths)
         conv = CONV[spatial_dims]
-        self.reduce = nn.ModuleList(
-            conv(coarse, fine, 1, bias=False) for fine, coarse in pairwise(widths)
-        )
+        self.reduce = nn.ModuleList(conv(coarse, fine, 1, bias=False) for fine, coarse in pairwise(widths))
         self.merge = nn.ModuleList(ResidualBlock(spatial_dims, width) for width in widths[:-1])
         self.head = conv(widths[0], classes * 2**spatial_dims, 1)
         self.deep_heads = nn.ModuleList(conv(width, classes, 1) for width in widths[1:-1])
