@@ -217,7 +217,8 @@ def _print_result(result) -> None:
         cells = [f"{region.name} ({region.title})", f"{result.segmentation.volumes_ml[region.name]:.1f}"]
         if result.scores:
             score = result.scores[region.name]
-            cells += [f"{score.dice:.3f}", f"{score.hd95_mm:.1f}", f"{score.reference_ml:.1f}"]
+            distance = f"{score.hd95_mm:.1f}" if score.hd95_mm == score.hd95_mm else "not defined"
+            cells += [f"{score.dice:.3f}", distance, f"{score.reference_ml:.1f}"]
         table.add_row(*cells)
     out.print(table)
     for what, path in result.files.items():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from medmap.bundle import Bundle
 from medmap.checks import Finding, check_inputs
-from medmap.errors import Cancelled, UnavailableError
+from medmap.errors import BundleError, Cancelled, UnavailableError
 from medmap.metrics import region_volumes_ml
 from medmap.networks import Backbone
 from medmap.postprocess import labels_on_reference, probabilities
@@ -78,6 +78,7 @@ def segment(
     report(0.0, "checking the scans")
     volumes = {name: volumes[name] for name in bundle.task.modality_names if name in volumes} | dict(volumes)
     findings = [*check_inputs(volumes, bundle.task), *absence_warnings(volumes, bundle.task)]
+    require_modalities(volumes, bundle)
     place = resolve_device(device)
     report(0.05, "bringing the scans to one grid")
     prepared = prepare(volumes, bundle.task, bundle.preprocess, reference=reference, multiple=bundle.network.stride)
@@ -126,6 +127,8 @@ def segment_subsets(
         [I, J, K] uint8 label values by ``Task.subset_key``, on the reference scan's grid.
     """
     check_inputs(volumes, bundle.task)
+    for subset in subsets:
+        require_modalities(subset, bundle)
     stride = bundle.network.stride
     prepared = prepare(volumes, bundle.task, bundle.preprocess, reference=reference, multiple=stride)
     run = Run(bundle, resolve_device(device), lambda fraction, text: None, lambda: False)
@@ -134,6 +137,18 @@ def segment_subsets(
         probability = probabilities(logits, prepared, bundle.postprocess)
         labels[bundle.task.subset_key(subset)] = labels_on_reference(probability, prepared, bundle.task)
     return labels
+
+
+def require_modalities(names: Iterable[str], bundle: Bundle) -> None:
+    """Refuse scans that a network made for one fixed set cannot do with. Raises BundleError naming what is needed."""
+    needed = [bundle.task.modalities[n] for n in sorted(bundle.network.needs or ())]
+    missing = [m.title for m in needed if m.name not in set(names)]
+    if missing:
+        titles = ", ".join(m.title for m in needed)
+        raise BundleError(
+            f"The bundle {bundle.id} is made for {titles}, and {', '.join(missing)} is missing.",
+            "Add it, or use a bundle for any set of scans.",
+        )
 
 
 def absence_warnings(volumes: Mapping[str, Volume], task: Task) -> list[Finding]:

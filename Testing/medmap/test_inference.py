@@ -11,10 +11,18 @@ import pytest
 import torch
 
 from medmap.bundle import InferenceSpec
-from medmap.errors import Cancelled, InputDataError, InternalError, MedMAPError, UnavailableError, UsageError
+from medmap.errors import (
+    BundleError,
+    Cancelled,
+    InputDataError,
+    InternalError,
+    MedMAPError,
+    UnavailableError,
+    UsageError,
+)
 from medmap.geometry import sample, sample_labels
 from medmap.inference import Run, gaussian_weight, segment, segment_subsets, window_boxes
-from medmap.networks import Backbone, Output
+from medmap.networks import Backbone, Output, build_network
 from medmap.preprocess import prepare
 from medmap.task import BRATS
 from medmap.volume import Grid, Volume
@@ -272,3 +280,10 @@ def test_a_gpu_gives_the_labels_of_the_cpu(volumes, tiny_bundle):
     cpu = segment(volumes, tiny_bundle).labels
     gpu = segment(volumes, tiny_bundle, device="cuda").labels
     assert (cpu == gpu).mean() > 0.999
+
+
+def test_a_network_for_one_fixed_set_refuses_to_do_without_a_scan_of_it(volumes, tiny_bundle):
+    bundle = replace(tiny_bundle, network=build_network("UNet", {"inputs": [1, 3], "widths": [4, 6, 8]}).eval())
+    with pytest.raises(BundleError, match="T1ce, FLAIR, and FLAIR is missing"):
+        segment({"t1ce": volumes["t1ce"], "t2": volumes["t2"]}, bundle)
+    assert segment({"t1ce": volumes["t1ce"], "flair": volumes["flair"]}, bundle).labels.shape == (40, 48, 36)
