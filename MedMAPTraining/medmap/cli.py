@@ -18,7 +18,9 @@ from medmap import NOTICE, __version__
 from medmap.errors import Cancelled, InternalError, MedMAPError, UnavailableError, UsageError
 from medmap.task import BRATS
 
-out, err = Console(highlight=False), Console(stderr=True, highlight=False)
+# Into a file or a pipe tables are written wide, not folded to a terminal's 80 columns.
+out = Console(highlight=False, width=None if sys.stdout.isatty() else 150)
+err = Console(stderr=True, highlight=False)
 app = typer.Typer(
     help=f"Segment brain tumours from whatever MRI a patient has.\n\n{NOTICE}",
     no_args_is_help=True,
@@ -78,9 +80,10 @@ def segment(
     from medmap.workflow.segment import Options, segment_files
 
     options = Options(reference, device, truth, affine, assume_orientation, overwrite)
-    with _progress() as report, _interrupts() as cancelled:
-        result = segment_files(scans, output, bundle, options, progress=report, cancel=cancelled)
-    _print_result(result)
+    with _interrupts() as cancelled:
+        with _progress() as report:
+            result = segment_files(scans, output, bundle, options, progress=report, cancel=cancelled)
+        _print_result(result)  # Ctrl-C comes too late now: the files are there, and it is said where
 
 
 @app.command()
