@@ -22,7 +22,8 @@ ORDER = [
     {"postprocess"},
     {"bundle"},
     {"provenance"},
-    {"inference"},
+    {"inference", "review"},
+    {"whatif"},
     # ------------------------------------------------- border -------------------------------------------------
     {"nifti_header", "nifti_geometry", "nifti", "missingness", "phantom", "report", "bench"},
     {"dataset"},
@@ -31,7 +32,7 @@ ORDER = [
     {"workflow"},
     {"cli"},
 ]
-BORDER = 8
+BORDER = 9
 LAZY = {"metrics.py": {"scipy"}, "segresnet.py": {"monai"}}
 HEAVY = {
     "nibabel": {"nifti", "nifti_header"},

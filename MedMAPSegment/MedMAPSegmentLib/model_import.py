@@ -1,0 +1,197 @@
+"""Importing a model from a folder or a .zip file: copied aside, verified there, and only then put into the list.
+
+An archive is read member by member; nothing is written outside the new folder, whatever names the archive holds, and
+nothing larger than a model can be.
+"""
+
+from __future__ import annotations
+
+import re
+import stat
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import BinaryIO
+
+from medmap.errors import BundleError, MissingInputError, OutputError, UsageError
+from medmap.files import atomic_folder
+
+from . import dependencies
+from .models import LARGEST_TEXT, METADATA, SUMS, WEIGHTS, ModelEntry, describe, parseMetadata, readEntry, verifyFiles
+
+LARGEST_WEIGHTS = 2 * 2**30
+MOST_FILES = 16
+_RESERVED = {"CON", "PRN", "AUX", "NUL", *(f"{port}{n}" for port in ("COM", "LPT") for n in range(10))}
+"""Names that no file can have on Windows."""
+
+Opener = Callable[[], BinaryIO]
+
+
+def importModel(
+    source: str | Path,
+    userFolder: str | Path,
+    *,
+    overwrite: bool = False,
+    verify: Callable[[Path], object] | None = None,
+) -> ModelEntry:
+    """Import a bundle. The source is not changed; the model appears in the list complete and verified, or not at all.
+
+    Args:
+        source: a bundle's folder, or a .zip of it (with or without the folder inside).
+        userFolder: where imported models lie (``modelFolder``); made if need be.
+        overwrite: replace a model of the same name and version.
+        verify: raises for a bundle that will not do; None compares all hashes and, where torch is installed, also
+            builds the network and loads the weights.
+
+    Returns:
+        The new entry; the present one if the very same model is there already.
+
+    Raises:
+        MissingInputError: there is no such file or folder.
+        UsageError: it is neither a folder nor a .zip file.
+        BundleError: it is no bundle, is damaged, or holds names or sizes that no bundle has.
+        OutputError: another model of that name and version is there, or the folder cannot be written.
+    """
+    source, userFolder = Path(source), Path(userFolder)
+    with _opened(source) as files:
+        name = _folderName(files)
+        target = userFolder / name
+        try:
+            userFolder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise OutputError(f"{userFolder} cannot be made: {error.strerror}.", "Choose another folder.") from error
+        if target.exists() and not overwrite:
+            return _present(files, target)
+        with atomic_folder(target, overwrite=overwrite) as staging:
+            for file, opener in files.items():
+                _copy(opener, staging / file, _limit(file))
+            try:
+                (verify or verifyFully)(staging)
+            except BundleError as error:
+                raise BundleError(error.cause.replace(staging.name, source.name), error.remedy) from error
+            if _folderName({METADATA: partial((staging / METADATA).open, "rb")}) != name:
+                raise BundleError(f"{source.name} changed while it was read.", "Import it again.")
+    return readEntry(target, name)
+
+
+def verifyFully(path: Path) -> None:
+    """Compare all hashes; where torch is installed, also build the network and load the weights strictly."""
+    verifyFiles(path)
+    if not dependencies.missing():
+        from medmap.bundle import load_bundle  # imports torch
+
+        load_bundle(path)
+
+
+@contextmanager
+def _opened(source: Path) -> Iterator[dict[str, Opener]]:
+    """File name -> function that opens it, of everything that a folder or archive holds."""
+    if source.is_dir():
+        yield _inFolder(source)
+    elif not source.exists():
+        raise MissingInputError(f"There is no {source.name}.", "Choose another file or folder.")
+    elif zipfile.is_zipfile(source):
+        try:
+            with zipfile.ZipFile(source) as archive:
+                yield _inArchive(archive, source.name)
+        except (zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError, EOFError) as error:
+            raise BundleError(f"{source.name} is damaged or encrypted ({error}).", "Get the file again.") from error
+    else:
+        raise UsageError(f"{source.name} is neither a folder nor a .zip file.", "Choose a model's folder or its .zip.")
+
+
+def _inFolder(folder: Path) -> dict[str, Opener]:
+    files: dict[str, Opener] = {}
+    for path in sorted(p for p in folder.iterdir() if not p.name.startswith(".")):
+        if path.is_symlink() or not path.is_file():
+            raise BundleError(f"{path.name} in {folder.name} is not a plain file.", "Choose a model's own folder.")
+        files[_checkedName(path.name, folder.name)] = partial(path.open, "rb")
+        _refuseLarge(path.name, path.stat().st_size)
+    return _complete(files, folder.name)
+
+
+def _inArchive(archive: zipfile.ZipFile, source: str) -> dict[str, Opener]:
+    files: dict[str, Opener] = {}
+    folders = set()
+    for info in archive.infolist():
+        *above, name = info.filename.split("/")
+        if "\\" in info.filename or ":" in info.filename or ".." in (*above, name):
+            raise BundleError(f"{source} holds '{info.filename}', which no model holds.", "Get the model again.")
+        if not name or name.startswith(".") or "__MACOSX" in above:  # folders, and what file managers add
+            continue
+        if stat.S_ISLNK(info.external_attr >> 16) or len(above) > 1:
+            raise BundleError(f"{source} holds '{info.filename}', which no model holds.", "Get the model again.")
+        if above:
+            _checkedName(above[0], source)
+        folders.add(tuple(above))
+        if _checkedName(name, source).casefold() in {known.casefold() for known in files}:
+            raise BundleError(f"{source} holds {name} twice.", "Get the model again.")
+        _refuseLarge(name, info.file_size)
+        files[name] = partial(archive.open, info)
+    if len(folders) > 1:
+        raise BundleError(f"{source} holds files of several folders.", "Import one model at a time.")
+    return _complete(files, source)
+
+
+def _complete(files: dict[str, Opener], source: str) -> dict[str, Opener]:
+    lacking = [name for name in (METADATA, WEIGHTS, SUMS) if name not in files]
+    if lacking:
+        raise BundleError(f"{source} is not a MedMAP model: {', '.join(lacking)} missing.", "Choose another one.")
+    if len(files) > MOST_FILES:
+        raise BundleError(f"{source} holds {len(files)} files, too many for a model.", "Choose another one.")
+    return files
+
+
+def _checkedName(name: str, source: str) -> str:
+    """A name that is safe on every system. Raises BundleError for any other."""
+    plain = re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,99}", name) is not None and not name.endswith(".")
+    if not plain or name.split(".")[0].upper() in _RESERVED:
+        raise BundleError(f"{source} holds the name {name[:60]!r}, which no model has.", "Get the model again.")
+    return name
+
+
+def _folderName(files: dict[str, Opener]) -> str:
+    """Name of the folder for a bundle: its name and version."""
+    with files[METADATA]() as file:
+        data = _read(file, LARGEST_TEXT, METADATA)
+    return _checkedName(describe(parseMetadata(data))[0], METADATA)
+
+
+def _present(files: dict[str, Opener], target: Path) -> ModelEntry:
+    """The entry that is there, if it is intact and the same model. Raises OutputError otherwise."""
+    entry = readEntry(target, target.name)
+    with files[SUMS]() as file:
+        same = (target / SUMS).is_file() and _read(file, LARGEST_TEXT, SUMS) == (target / SUMS).read_bytes()
+    if entry.verified and same:
+        return entry
+    state = "another model of that name" if entry.verified else "a damaged copy of it"
+    raise OutputError(f"There is {state} already: {target.name}.", "Delete it first, or allow replacing it.")
+
+
+def _limit(name: str) -> int:
+    return LARGEST_WEIGHTS if name == WEIGHTS else LARGEST_TEXT
+
+
+def _refuseLarge(name: str, size: int) -> None:
+    if size > _limit(name):
+        raise BundleError(f"{name} has {size / 2**20:.0f} MiB, too much for a model.", "Choose another model.")
+
+
+def _read(file: BinaryIO, most: int, name: str) -> bytes:
+    data = file.read(most + 1)
+    _refuseLarge(name, len(data))
+    return data
+
+
+def _copy(opener: Opener, target: Path, most: int) -> None:
+    """Copy with the bytes counted: what an archive says about sizes need not be true."""
+    written = 0
+    with opener() as source, open(target, "xb") as file:
+        while block := source.read(1 << 20):
+            written += len(block)
+            if written > most:
+                _refuseLarge(target.name, written)
+            file.write(block)

@@ -1,0 +1,245 @@
+"""What results, review and uncertainty share: the voxel grid of a segmentation, tables, and nodes that are found again.
+
+Every node that is derived from a segmentation carries its role as an attribute and a reference to the segmentation.
+Doing the same again refreshes it instead of adding another; the reference survives saving the scene.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import numpy as np
+import slicer
+import vtk
+from vtk.util.numpy_support import numpy_to_vtk, vtk_to_numpy
+
+from medmap.errors import InputDataError
+from medmap.volume import Grid
+
+from .scene import _placeBeside as placeBeside
+from .scene import _toArray as toArray
+
+ROLE = "MedMAP.Role"
+SEGMENTATION = "MedMAP.Segmentation"
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """Where the voxels of a segmentation lie.
+
+    Attributes:
+        shape: voxels along i, j, k.
+        local: [4, 4] array index -> RAS before the parent transform.
+        toWorld: [4, 4] parent transform to world; identity without one.
+        transformID: ID of the parent transform node, or None.
+        text: the geometry as Slicer serialises it.
+    """
+
+    shape: tuple[int, int, int]
+    local: np.ndarray
+    toWorld: np.ndarray
+    transformID: str | None
+    text: str
+
+    @property
+    def grid(self) -> Grid:
+        """The voxels in the world."""
+        return Grid(self.shape, self.toWorld @ self.local)
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column of a table.
+
+    Attributes:
+        name: heading; unique in the table.
+        values: texts, or numbers (nan is an empty-looking cell).
+        unit: unit of the numbers.
+        description: what it is, for the tool tip.
+    """
+
+    name: str
+    values: Sequence = field(default_factory=tuple)
+    unit: str = ""
+    description: str = ""
+
+
+def geometryOf(segmentationNode) -> Geometry:
+    """The reference geometry that a segmentation node carries.
+
+    Raises:
+        InputDataError: it carries none, or lies under a non-linear transform.
+    """
+    converter = slicer.vtkSegmentationConverter
+    name = converter.GetReferenceImageGeometryParameterName()
+    text = segmentationNode.GetSegmentation().GetConversionParameter(name)
+    image = slicer.vtkOrientedImageData()
+    if not text or not converter.DeserializeImageGeometry(text, image, False) or min(image.GetDimensions()) < 1:
+        raise InputDataError(
+            f"The segmentation '{segmentationNode.GetName()}' does not say on which voxels it lies.",
+            "Choose a segmentation made by MedMAP, or set its reference geometry in the Segment Editor.",
+        )
+    matrix, first = vtk.vtkMatrix4x4(), np.eye(4)
+    image.GetImageToWorldMatrix(matrix)
+    first[:3, 3] = image.GetExtent()[::2]
+    transform = segmentationNode.GetParentTransformNode()
+    toWorld = vtk.vtkMatrix4x4()
+    if transform is not None and not transform.GetMatrixTransformToWorld(toWorld):
+        raise InputDataError(
+            f"The segmentation '{segmentationNode.GetName()}' is under the non-linear transform "
+            f"'{transform.GetName()}'.",
+            "Harden the transform (Data module, right-click on the segmentation).",
+        )
+    shape = tuple(int(n) for n in image.GetDimensions())
+    return Geometry(shape, toArray(matrix) @ first, toArray(toWorld), segmentationNode.GetTransformNodeID(), text)
+
+
+def resampledNearest(image, imageToLocal: np.ndarray, parent, geometry: Geometry, geometryParent) -> np.ndarray:
+    """Nearest voxel of an image at each voxel of a geometry; 0 outside.
+
+    Args:
+        image: vtkImageData; its origin, spacing and directions are not used, its extent is.
+        imageToLocal: [4, 4] voxel index (as in the extent) -> RAS before the parent transform.
+        parent: parent transform node of the image's node, of any kind, or None.
+        geometry: where values are wanted.
+        geometryParent: parent transform node that belongs to ``geometry``, or None.
+
+    Returns:
+        [I, J, K] of the image's scalar type.
+    """
+    between = vtk.vtkGeneralTransform()
+    slicer.vtkMRMLTransformNode.GetTransformBetweenNodes(geometryParent, parent, between)
+    plain = vtk.vtkImageData()
+    plain.ShallowCopy(image)
+    plain.SetOrigin(0, 0, 0)
+    plain.SetSpacing(1, 1, 1)
+    plain.SetDirectionMatrix(1, 0, 0, 0, 1, 0, 0, 0, 1)
+    reslice = vtk.vtkImageReslice()
+    reslice.SetInputData(plain)
+    reslice.SetResliceTransform(_chain(geometry.local, between, np.linalg.inv(imageToLocal)))
+    reslice.SetInterpolationModeToNearestNeighbor()
+    reslice.SetBackgroundLevel(0)
+    reslice.SetOutputOrigin(0, 0, 0)
+    reslice.SetOutputSpacing(1, 1, 1)
+    reslice.SetOutputExtent(*(v for n in geometry.shape for v in (0, n - 1)))
+    reslice.Update()
+    values = vtk_to_numpy(reslice.GetOutput().GetPointData().GetScalars())
+    return values.reshape(geometry.shape[::-1]).transpose(2, 1, 0).copy()
+
+
+def _chain(before: np.ndarray, between, after: np.ndarray):
+    """One transform out of three; a plain matrix where it can be, because reslicing is much faster then."""
+    linear = linearPart(between)
+    if linear is not None:
+        result = vtk.vtkTransform()
+        # Rounding errors of matrix inversion must not decide between two voxels.
+        result.SetMatrix(toMatrix(np.round(after @ linear @ before, 9)))
+        return result
+    result = vtk.vtkGeneralTransform()
+    result.PostMultiply()
+    for part in (toMatrix(before), between, toMatrix(after)):
+        result.Concatenate(part)
+    return result
+
+
+def linearPart(transform) -> np.ndarray | None:
+    """[4, 4] of a vtkGeneralTransform that is linear; None for one that bends."""
+    linear = vtk.vtkTransform()
+    if not slicer.vtkMRMLTransformNode.IsGeneralTransformLinear(transform, linear):
+        return None
+    return toArray(linear.GetMatrix())
+
+
+def toMatrix(array: np.ndarray):
+    """[4, 4] numpy -> vtkMatrix4x4."""
+    result = vtk.vtkMatrix4x4()
+    for row, column in np.ndindex(4, 4):
+        result.SetElement(row, column, float(array[row, column]))
+    return result
+
+
+def orientedImage(values: np.ndarray, geometry: Geometry):
+    """[I, J, K] uint8 as vtkOrientedImageData before the parent transform."""
+    image = slicer.vtkOrientedImageData()
+    image.SetExtent(*(v for n in geometry.shape for v in (0, n - 1)))
+    image.SetImageToWorldMatrix(toMatrix(geometry.local))
+    kji = np.ascontiguousarray(values.transpose(2, 1, 0), dtype=np.uint8)
+    scalars = numpy_to_vtk(kji.ravel(), deep=True, array_type=vtk.VTK_UNSIGNED_CHAR)
+    scalars.SetName("ImageScalars")
+    image.GetPointData().SetScalars(scalars)
+    return image
+
+
+def derivedNode(scene, className: str, role: str, segmentationNode):
+    """The node of that role that belongs to a segmentation; None when there is none yet."""
+    nodes = (scene.GetNthNodeByClass(n, className) for n in range(scene.GetNumberOfNodesByClass(className)))
+    for node in nodes:
+        if node.GetAttribute(ROLE) == role and node.GetNodeReferenceID(SEGMENTATION) == segmentationNode.GetID():
+            return node
+    return None
+
+
+def derive(scene, className: str, role: str, segmentationNode, name: str):
+    """The node of that role that belongs to a segmentation, made if there is none yet."""
+    node = derivedNode(scene, className, role, segmentationNode)
+    if node is None:
+        node = scene.AddNewNodeByClass(className, scene.GenerateUniqueName(name))
+        node.SetAttribute(ROLE, role)
+        node.SetNodeReferenceID(SEGMENTATION, segmentationNode.GetID())
+        placeBeside(scene, node, segmentationNode)
+    return node
+
+
+@contextmanager
+def allOrNothing(scene) -> Iterator[None]:
+    """Remove every node that was added inside the block when the block raises."""
+    before = {scene.GetNthNode(n).GetID() for n in range(scene.GetNumberOfNodes())}
+    try:
+        yield
+    except Exception:
+        nodes = [scene.GetNthNode(n) for n in range(scene.GetNumberOfNodes())]
+        for node in [node for node in nodes if node.GetID() not in before]:
+            scene.RemoveNode(node)
+        raise
+
+
+def fillTable(node, columns: Sequence[Column]) -> None:
+    """Replace everything that a table node holds."""
+    table = vtk.vtkTable()
+    for column in columns:
+        table.AddColumn(_array(column))
+    wasModified = node.StartModify()
+    try:
+        for n in range(node.GetNumberOfColumns()):
+            node.RemoveAllColumnProperties(node.GetColumnName(n))
+        node.SetAndObserveTable(table)
+        node.SetUseColumnTitleAsColumnHeader(True)
+        node.SetLocked(True)
+        for column in columns:
+            if column.unit:
+                node.SetColumnUnitLabel(column.name, column.unit)
+            if column.description:
+                node.SetColumnDescription(column.name, column.description)
+    finally:
+        node.EndModify(wasModified)
+
+
+def _array(column: Column):
+    if all(isinstance(value, str) for value in column.values):
+        result = vtk.vtkStringArray()
+        for value in column.values:
+            result.InsertNextValue(value)
+    else:
+        values = np.asarray(column.values)
+        whole = np.issubdtype(values.dtype, np.integer)
+        result = numpy_to_vtk(values.astype(np.int32 if whole else np.float64), deep=True)
+    result.SetName(column.name)
+    return result
+
+
+def columnOf(node, name: str) -> list:
+    """Values of one column of a table node."""
+    array = node.GetTable().GetColumnByName(name)
+    return [array.GetValue(n) for n in range(array.GetNumberOfValues())]

@@ -1,0 +1,327 @@
+"""Someone's segmentation, whatever its form and grid, as labels of the task on the grid of ours.
+
+A reference is a segmentation node, whose segments are matched by tag, code or name, or a label volume with the values
+of the task's files. What belongs to what is shown (``sources``) and can be overridden; nothing in the scene changes.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import slicer
+import vtk
+from vtk.util.numpy_support import vtk_to_numpy
+
+from medmap.checks import Finding
+from medmap.errors import InputDataError, UsageError
+from medmap.metrics import label_masks
+from medmap.task import Region, Task
+
+from .nodes import Geometry, geometryOf, linearPart, resampledNearest, toArray, toMatrix
+from .scene import MADE_BY, shapeOf
+
+NOT_USED = ""
+
+# Words of BraTS-like tasks, in texts of lower-case words; a pattern counts only where the task has its name.
+_WORDS = {
+    "NCR": r"\bnon ?enhanc\w*( tumor)?( core)?\b|\bnecro\w*( tumor)?( core)?\b|\bncr\b|\bnetc?\b",
+    "ET": r"\b(gd )?enhanc\w*( tumor)?( core)?\b|\bet\b",
+    "ED": r"\bedema\w*\b|\bed\b|\bsnfh\b|\bflair hyperintens\w*\b",
+    "TC": r"\btumor core\b|\btc\b",
+    "WT": r"\bwhole tumor\b|\bcomplete tumor\b|\bwt\b",
+}
+_CODES = {"6574001": "NCR"}
+"""Codes besides those of the task itself: SNOMED CT Necrosis."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """One segment, or one value of a label volume, and what it is taken for.
+
+    Attributes:
+        key: segment ID, or the value as a text: the key for overriding.
+        title: what a person sees: the segment's name, or ``value 4``.
+        target: label or region of the task; ``NOT_USED`` when it is not used.
+        reason: why, in a few words.
+    """
+
+    key: str
+    title: str
+    target: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class OnGrid:
+    """A segmentation brought to a grid.
+
+    Attributes:
+        labels: [I, J, K] uint8 label values of the task's files.
+        geometry: that grid.
+        regions: regions that the segmentation says something about.
+        sources: what was taken for what.
+        findings: what a reader must know.
+    """
+
+    labels: np.ndarray
+    geometry: Geometry
+    regions: tuple[str, ...]
+    sources: tuple[Source, ...]
+    findings: tuple[Finding, ...]
+
+
+def isLabelVolume(node) -> bool:
+    """True for a scalar or label map volume node, False for anything else."""
+    return node is not None and node.IsA("vtkMRMLScalarVolumeNode")
+
+
+def targets(task: Task) -> tuple[str, ...]:
+    """What a segment can be taken for: labels first, then the regions that are no label. BraTS: NCR, ED, ET, WT, TC."""
+    labels = [label.name for label in task.labels]
+    return (*labels, *(r.name for r in task.regions if r.name not in labels))
+
+
+def sources(node, task: Task, override: Mapping[str, str] | None = None) -> tuple[Source, ...]:
+    """What each segment (or label value) of a reference is taken for.
+
+    Args:
+        node: vtkMRMLSegmentationNode, or a volume node with label values.
+        task: labels and regions.
+        override: key or title of a source -> label or region name, or ``NOT_USED``.
+
+    Raises:
+        InputDataError: a volume without whole numbers or with several values per voxel.
+        UsageError: an override names no source or no target.
+    """
+    found = _valueSources(node, task, override or {}) if isLabelVolume(node) else _segmentSources(node, task)
+    for key, target in (override or {}).items():
+        if not any(key in (s.key, s.title) for s in found):
+            raise UsageError(f"The reference '{node.GetName()}' has no '{key}'.", "Choose the segments again.")
+        if target != NOT_USED and target not in targets(task):
+            raise UsageError(f"'{target}' is no label or region.", f"Use one of {', '.join(targets(task))}.")
+        found = [Source(s.key, s.title, target, "chosen") if key in (s.key, s.title) else s for s in found]
+    return tuple(found)
+
+
+def labelsOn(node, segmentationNode, task: Task, override: Mapping[str, str] | None = None) -> OnGrid:
+    """Bring a segmentation to the grid of ours, by nearest voxel, in the world, that is with parent transforms.
+
+    Args:
+        node: the reference: vtkMRMLSegmentationNode or label volume, on any grid, under transforms of any kind.
+        segmentationNode: the segmentation whose reference geometry gives the grid (may be ``node`` itself).
+        task: labels and regions.
+        override: see ``sources``.
+
+    Raises:
+        InputDataError: the grid is not known, or nothing in the reference is understood (the message names it).
+        UsageError: see ``sources``.
+    """
+    geometry = geometryOf(segmentationNode)
+    found = sources(node, task, override)
+    used = [s for s in found if s.target]
+    if not used and found:
+        names = ", ".join(f"'{s.title}'" for s in found)
+        raise InputDataError(
+            f"Nothing in the reference '{node.GetName()}' is understood: {names}.",
+            f"Say by hand which is which of {', '.join(targets(task))}.",
+        )
+    parent = segmentationNode.GetParentTransformNode()
+    if isLabelVolume(node):
+        values = _volumeOn(node, geometry, parent)
+        masks = ((s, values == int(s.key)) for s in used)
+    else:
+        masks = ((s, mask) for s, mask in _segmentsOn(node, [s.key for s in used], geometry, parent, used))
+    labels, overlapping = _painted(masks, geometry.shape, task)
+    regions, findings = _coverage(node, found, task)
+    if overlapping:
+        message = f"Segments of '{node.GetName()}' overlap ({', '.join(overlapping)}); the later label was taken."
+        findings.append(Finding("warning", "reference", message, "Remove the overlap in the Segment Editor."))
+    return OnGrid(labels, geometry, regions, found, tuple(findings))
+
+
+def _valueSources(node, task: Task, override: Mapping[str, str]) -> list[Source]:
+    image = node.GetImageData()
+    if shapeOf(node) is None or image.GetNumberOfScalarComponents() != 1:
+        raise InputDataError(f"The volume '{node.GetName()}' has no label in each voxel.", "Choose a label volume.")
+    values = np.unique(vtk_to_numpy(image.GetPointData().GetScalars()))
+    if values.size > 1000 or (values != np.round(values)).any():
+        raise InputDataError(
+            f"The volume '{node.GetName()}' holds no labels but other numbers.", "Choose a label volume."
+        )
+    values = values[values != 0].astype(int)
+    open_ = np.array([v for v in values if not {str(v), f"value {v}"} & set(override)], int)
+    masks = label_masks(open_, task)  # raises for values that the task does not know
+    taken = {int(v): name for name, mask in masks.items() for v in open_[mask]}
+    return [Source(str(v), f"value {v}", taken.get(int(v), NOT_USED), "label value") for v in values]
+
+
+def _segmentSources(node, task: Task) -> list[Source]:
+    segmentation = node.GetSegmentation()
+    segments = {key: segmentation.GetSegment(key) for key in segmentation.GetSegmentIDs()}
+    numbers = _numbered({key: segment.GetName() for key, segment in segments.items()}, task)
+    return [Source(key, s.GetName(), *(numbers.get(key) or _taken(s, task))) for key, s in segments.items()]
+
+
+def _taken(segment, task: Task) -> tuple[str, str]:
+    """What one segment is taken for and why: its tag, its code and its name, in this order."""
+    labels = {label.name: label for label in task.labels}
+    made = _tag(segment, MADE_BY)
+    if made in labels:
+        return made, "made by MedMAP"
+    entry = _tag(segment, slicer.vtkSegment.GetTerminologyEntryTagName()).split("~")
+    value = entry[2].split("^")[1] if len(entry) > 2 and "^" in entry[2] else ""
+    byCode = {label.code.value: name for name, label in labels.items() if label.code} | _CODES
+    coded = byCode.get(value) if byCode.get(value) in labels else None
+    named = _named(segment.GetName(), task)
+    if len(named) == 1 and coded in (None, *named):
+        return named[0], "name" if coded is None else "code and name"
+    if coded is not None and not named:
+        return coded, "code"
+    if coded is not None or named:
+        return NOT_USED, f"could be {' or '.join(dict.fromkeys([*named, *([coded] if coded else [])]))}"
+    return NOT_USED, "not understood"
+
+
+def _named(name: str, task: Task) -> list[str]:
+    """Labels and regions that a name may mean."""
+    text = " ".join(re.findall(r"[a-z0-9]+", name.lower().replace("oedema", "edema").replace("tumour", "tumor")))
+    titles = {x.title.lower(): x.name for x in (*task.regions, *task.labels)}
+    names = {target.lower(): target for target in targets(task)}
+    for known in (names, titles):
+        if name.lower().strip() in known:
+            return [known[name.lower().strip()]]
+    found = []
+    for target, pattern in _WORDS.items():
+        if target in targets(task) and re.search(pattern, text):
+            found.append(target)
+            text = re.sub(pattern, " | ", text)  # so that the "enhancing" of "non-enhancing" is not found again
+    return found
+
+
+def _numbered(names: Mapping[str, str], task: Task) -> dict[str, tuple[str, str]]:
+    """Segments that were imported from a label file without names ('Segment_4'): only if all names are of that kind."""
+    matches = {key: re.fullmatch(r"(?:segment|label|class)?[ _-]*(\d+)", n.strip(), re.I) for key, n in names.items()}
+    if not names or not all(matches.values()):
+        return {}
+    values = {key: int(match[1]) for key, match in matches.items()}
+    try:
+        masks = label_masks(np.array(list(values.values())), task)
+    except InputDataError:
+        return {}
+    return {
+        key: (name, f"label value {values[key]}")
+        for name, mask in masks.items()
+        for key in np.array(list(values))[mask].tolist()
+    }
+
+
+def _tag(segment, name: str) -> str:
+    text = vtk.reference("")
+    return str(text) if segment.GetTag(name, text) else ""
+
+
+def _volumeOn(node, geometry: Geometry, parent) -> np.ndarray:
+    matrix = vtk.vtkMatrix4x4()
+    node.GetIJKToRASMatrix(matrix)
+    values = resampledNearest(node.GetImageData(), toArray(matrix), node.GetParentTransformNode(), geometry, parent)
+    return np.round(values).astype(int) if values.dtype.kind == "f" else values
+
+
+def _segmentsOn(node, keys, geometry: Geometry, parent, used):
+    """Pairs (source, mask) of the wanted segments, one after the other, so that memory stays small."""
+    copy = _withLabelmaps(node, geometry, parent)
+    for source, key in zip(used, keys, strict=True):
+        shared = copy.GetSegment(key).GetRepresentation(_binaryName())
+        mask = np.zeros(geometry.shape, bool)
+        if shared is not None and shared.GetNumberOfPoints() > 0 and shared.GetPointData().GetScalars() is not None:
+            matrix = vtk.vtkMatrix4x4()
+            shared.GetImageToWorldMatrix(matrix)
+            layer = resampledNearest(shared, toArray(matrix), node.GetParentTransformNode(), geometry, parent)
+            mask = layer == copy.GetSegment(key).GetLabelValue()
+        yield source, mask
+
+
+def _withLabelmaps(node, geometry: Geometry, parent):
+    """The node's segmentation, or a copy with label maps where it has only surfaces: inputs are never changed."""
+    segmentation = node.GetSegmentation()
+    if segmentation.GetNumberOfSegments() == 0 or segmentation.ContainsRepresentation(_binaryName()):
+        return segmentation
+    copy = slicer.vtkSegmentation()
+    copy.DeepCopy(segmentation)
+    between = vtk.vtkGeneralTransform()
+    slicer.vtkMRMLTransformNode.GetTransformBetweenNodes(parent, node.GetParentTransformNode(), between)
+    linear = linearPart(between)
+    if linear is not None:
+        image = slicer.vtkOrientedImageData()
+        image.SetExtent(*(v for n in geometry.shape for v in (0, n - 1)))
+        image.SetImageToWorldMatrix(toMatrix(linear @ geometry.local))
+        converter = slicer.vtkSegmentationConverter
+        copy.SetConversionParameter(
+            converter.GetReferenceImageGeometryParameterName(), converter.SerializeImageGeometry(image)
+        )
+    if not copy.CreateRepresentation(_binaryName()):
+        raise InputDataError(
+            f"The segments of '{node.GetName()}' cannot be turned into voxels.",
+            "Create a binary label map representation in the Segmentations module.",
+        )
+    return copy
+
+
+def _binaryName() -> str:
+    return slicer.vtkSegmentationConverter.GetSegmentationBinaryLabelmapRepresentationName()
+
+
+def _painted(masks, shape, task: Task) -> tuple[np.ndarray, list[str]]:
+    """Labels from masks of labels and regions: regions first, large ones below, each as what only it has."""
+    values = {label.name: label.value for label in task.labels}
+    regions = {r.name: r for r in task.regions if r.name not in values}
+    kept: dict[str, np.ndarray] = {}
+    for source, mask in masks:
+        kept[source.target] = kept[source.target] | mask if source.target in kept else mask
+    labels, taken, overlapping = np.zeros(shape, np.uint8), np.zeros(shape, bool), []
+    for name in sorted((n for n in kept if n in regions), key=lambda n: -len(regions[n].labels)):
+        labels[kept[name]] = values[_own(regions[name], task)]
+    for name in (n for n in values if n in kept):
+        if (taken & kept[name]).any():
+            overlapping.append(name)
+        labels[kept[name]] = values[name]
+        taken |= kept[name]
+    return labels, overlapping
+
+
+def _own(region: Region, task: Task) -> str:
+    """The label that a region has and no smaller region inside it: ED for WT, NCR for TC."""
+    inner = {n for r in task.regions if set(r.labels) < set(region.labels) for n in r.labels}
+    return next((name for name in region.labels if name not in inner), region.labels[0])
+
+
+def _coverage(node, found, task: Task) -> tuple[tuple[str, ...], list[Finding]]:
+    """Which regions the reference speaks about, and what a reader must know."""
+    used = {s.target for s in found if s.target}
+    labels = {label.name for label in task.labels}
+    findings = []
+    ignored = [s.title for s in found if not s.target]
+    if ignored:
+        message = f"Not used of '{node.GetName()}': {', '.join(ignored)}."
+        findings.append(Finding("info", "reference", message, "Assign them by hand if they matter."))
+    if used <= labels:
+        absent = [label.title for label in task.labels if label.name not in used]
+        if absent and not isLabelVolume(node):
+            message = f"The reference '{node.GetName()}' has no segment for {', '.join(absent)}: counted as empty."
+            findings.append(Finding("warning", "reference", message, "Assign one by hand if there is one."))
+        return tuple(r.name for r in task.regions), findings
+    covered = {r.name for r in task.regions if _isCovered(r, used, task)}
+    missing = [r.name for r in task.regions if r.name not in covered]
+    if missing:
+        message = f"The reference '{node.GetName()}' does not say what {', '.join(missing)} is: not scored."
+        findings.append(Finding("warning", "reference", message, "Assign a segment by hand if there is one."))
+    return tuple(r.name for r in task.regions if r.name in covered), findings
+
+
+def _isCovered(region: Region, used: set[str], task: Task) -> bool:
+    parts = {r.name: set(r.labels) for r in task.regions} | {label.name: {label.name} for label in task.labels}
+    inside = [parts[name] for name in used if parts[name] <= set(region.labels)]
+    return set(region.labels) <= set().union(*inside)

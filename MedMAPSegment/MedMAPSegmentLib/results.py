@@ -1,0 +1,60 @@
+"""The numbers of a result, as a table node: volumes and longest diameters of every region."""
+
+from __future__ import annotations
+
+from medmap.metrics import region_volumes_ml
+from medmap.review import region_diameters
+from medmap.task import Task
+
+from .nodes import Column, allOrNothing, derive, fillTable
+from .reference import labelsOn
+from .scene import PROVENANCE
+
+ROLE_RESULTS = "results"
+
+
+def resultsTable(scene, segmentationNode, task: Task):
+    """Make or refresh the table of a segmentation: one row a region with volume (ml) and longest diameters (mm).
+
+    Volumes are counted from voxels of the segmentation's own grid, in the world, as ``medmap segment`` does; they
+    follow what a person has edited since. The provenance of the segmentation is repeated as an attribute.
+
+    Args:
+        scene: vtkMRMLScene that takes the node.
+        segmentationNode: vtkMRMLSegmentationNode made by this module.
+        task: labels and regions.
+
+    Returns:
+        The vtkMRMLTableNode, named after the segmentation. Columns ``Region``, ``Name``, ``Volume``,
+        ``Axial diameter``, ``Diameter``.
+
+    Raises:
+        InputDataError: the segmentation cannot be read; the scene is unchanged then.
+    """
+    found = labelsOn(segmentationNode, segmentationNode, task)
+    volumes = region_volumes_ml(found.labels, task, found.geometry.grid.voxel_ml)
+    diameters = region_diameters(found.labels, task, found.geometry.grid)
+    columns = [
+        Column("Region", [r.name for r in task.regions]),
+        Column("Name", [r.title for r in task.regions]),
+        Column("Volume", [volumes[r.name] for r in task.regions], "ml", "Voxels times voxel volume"),
+        Column(
+            "Axial diameter",
+            [diameters[r.name].axial_mm for r in task.regions],
+            "mm",
+            "Longest diameter within one axial slice of one connected piece",
+        ),
+        Column(
+            "Diameter",
+            [diameters[r.name].longest_mm for r in task.regions],
+            "mm",
+            "Longest diameter in any direction of one connected piece",
+        ),
+    ]
+    with allOrNothing(scene):
+        name = f"{segmentationNode.GetName()} - volumes"
+        node = derive(scene, "vtkMRMLTableNode", ROLE_RESULTS, segmentationNode, name)
+        fillTable(node, columns)
+        if segmentationNode.GetAttribute(PROVENANCE) is not None:
+            node.SetAttribute(PROVENANCE, segmentationNode.GetAttribute(PROVENANCE))
+    return node
