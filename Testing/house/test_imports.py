@@ -33,7 +33,7 @@ ORDER = [
     {"cli"},
 ]
 BORDER = 9
-LAZY = {"metrics.py": {"scipy"}, "segresnet.py": {"monai"}}
+LAZY = {"metrics.py": {"scipy"}, "review.py": {"scipy"}, "segresnet.py": {"monai"}}
 HEAVY = {
     "nibabel": {"nifti", "nifti_header"},
     "monai": {"objectives", "networks"},
