@@ -7,6 +7,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -15,7 +16,7 @@ from torch import Tensor
 from medmap.errors import InputDataError, MissingInputError
 from medmap.files import atomic_folder
 from medmap.metrics import label_masks
-from medmap.missingness import Protocol
+from medmap.missingness import Missingness
 from medmap.nifti import read_nifti
 from medmap.preprocess import PreprocessSpec, prepare, to_grid
 from medmap.task import Task
@@ -135,6 +136,18 @@ def cache_case(case: Case, task: Task, spec: PreprocessSpec, folder: Path) -> Pa
     return target
 
 
+class Sampler(Protocol):
+    """Where a training takes its batches from: cases on disk, generated ones, slices."""
+
+    case_ids: tuple[str, ...]
+
+    def shows(self, case_id: str) -> np.ndarray:
+        """[M] bool: the modalities that training may ever show of a case."""
+
+    def batch(self, step: int, size: int, patch: Sequence[int]) -> Batch:
+        """``size`` patches for one step, a pure function of the sampler's seed and the step."""
+
+
 @dataclass(frozen=True)
 class Augmentation:
     """How much a training patch is varied, drawn per patch (and per modality for intensities).
@@ -159,15 +172,20 @@ class PatchSampler:
 
     Args:
         folders: cached cases (``cache_case``).
-        protocol: which modalities a sample shows.
+        missingness: which modalities a sample shows.
         seed: of everything drawn.
         augmentation: how patches are varied.
     """
 
-    def __init__(self, folders: Sequence[Path], protocol: Protocol, seed: int, augmentation: Augmentation):
-        self.folders, self.protocol, self.seed, self.augmentation = list(folders), protocol, seed, augmentation
+    def __init__(self, folders: Sequence[Path], missingness: Missingness, seed: int, augmentation: Augmentation):
+        self.folders, self.missingness, self.seed, self.augmentation = list(folders), missingness, seed, augmentation
+        self.case_ids = tuple(folder.name for folder in self.folders)
         self._open: dict[Path, tuple[np.ndarray, ...]] = {}
         self._tumour: dict[Path, np.ndarray] = {}
+
+    def shows(self, case_id: str) -> np.ndarray:
+        """[M] bool: the modalities that the case has on disk."""
+        return self._arrays(self.folders[self.case_ids.index(case_id)])[3]
 
     def batch(self, step: int, size: int, patch: Sequence[int]) -> Batch:
         """``size`` patches of ``patch`` voxels for one optimisation step."""
@@ -184,7 +202,7 @@ class PatchSampler:
     def _sample(self, rng: np.random.Generator, step: int, patch: Sequence[int]) -> tuple:
         folder = self.folders[rng.integers(len(self.folders))]
         image, label, brain, available = self._arrays(folder)
-        present = available & self.protocol(folder.name, step // len(self.folders), rng)
+        present = available & self.missingness(folder.name, step // len(self.folders), rng)
         present = present if present.any() else available
         low = self._corner(folder, label, rng, patch)
         sample = np.zeros((len(image), *patch), np.float32)

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
+import copy
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
@@ -14,82 +13,25 @@ from torch import nn
 
 from medmap.bundle import InferenceSpec, NetworkSpec, save_bundle
 from medmap.checkpoint import load_checkpoint, save_checkpoint
-from medmap.dataset import Augmentation, Batch, PatchSampler
-from medmap.errors import BundleError, InternalError, MissingInputError, UsageError
+from medmap.dataset import Batch, Sampler
+from medmap.errors import BundleError, InternalError, UsageError
 from medmap.files import make_folder, write_json
 from medmap.inference import resolve_device
-from medmap.missingness import PROTOCOLS
-from medmap.networks import build_network
-from medmap.objectives import OBJECTIVES, Objective
+from medmap.networks import Backbone, build_network
+from medmap.objectives import Context, Group, Objective, build_objective
 from medmap.postprocess import PostprocessSpec
-from medmap.preprocess import PreprocessSpec
+from medmap.recipe import Recipe, learning_rate
 from medmap.task import Task
 
 ISLANDS = PostprocessSpec(island_ml=1.0, island_share=0.1)
 """Of 123 BraTS tumours, 95 % have at most two pieces of more than 1 ml; what is smaller, beside a large tumour, is
 mostly skull base or vessel."""
 
-
-@dataclass(frozen=True)
-class Recipe:
-    """Everything that determines a training besides the data.
-
-    Attributes:
-        about: for people: what it is, where its numbers come from, what is known of its results.
-        network, network_options: backbone by name, as in ``medmap.networks.NETWORKS``.
-        objective: as in ``medmap.objectives.OBJECTIVES``.
-        missingness: as in ``medmap.missingness.PROTOCOLS``.
-        steps: optimisation steps in all.
-        batch: patches a step.
-        patch: voxels of a patch, multiples of the network's stride.
-        large_patch, large_share: this share of the steps, spread evenly, uses patches this large: instance
-            normalisation takes its statistics over the patch, and inference passes whole heads through in one.
-        learning_rate, weight_decay: AdamW's; the rate warms up over 2 % of the steps and falls as a cosine to zero.
-        ema: decay of the exponential moving average of the weights, which is what is exported.
-        clip: largest norm of the gradient.
-        seed: of weights, patches, augmentation and missingness.
-    """
-
-    about: str = ""
-    network: str = "SubsetUNet"
-    network_options: dict = field(default_factory=dict)
-    objective: str = "plain"
-    missingness: str = "random-subset"
-    steps: int = 6000
-    batch: int = 1
-    patch: tuple[int, int, int] = (80, 80, 80)
-    large_patch: tuple[int, int, int] = (128, 144, 128)
-    large_share: float = 0.2
-    learning_rate: float = 1e-3
-    weight_decay: float = 1e-2
-    ema: float = 0.998
-    clip: float = 5.0
-    seed: int = 0
-    augmentation: Augmentation = field(default_factory=Augmentation)
-    preprocess: PreprocessSpec = field(default_factory=PreprocessSpec)
-
-    def digest(self) -> str:
-        """Hash of what determines the training, by which a resumed run knows that it is the same one."""
-        content = {key: value for key, value in asdict(self).items() if key != "about"}
-        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-
-    @staticmethod
-    def read(path: str | Path) -> Recipe:
-        """A recipe from a JSON file with these fields. Raises MissingInputError or BundleError."""
-        try:
-            data = json.loads(Path(path).read_text(encoding="utf-8"))
-            nested = {"augmentation": Augmentation, "preprocess": PreprocessSpec}
-            data = {key: nested[key](**_tuples(value)) if key in nested else value for key, value in data.items()}
-            return Recipe(**_tuples(data))
-        except FileNotFoundError:
-            raise MissingInputError(f"There is no recipe {Path(path).name}.", "Check the path.") from None
-        except (ValueError, TypeError) as error:
-            raise BundleError(f"The recipe {Path(path).name} is not understood ({error}).", "Correct it.") from error
-
-
-def _tuples(data: dict) -> dict:
-    return {key: tuple(value) if isinstance(value, list) else value for key, value in data.items()}
-
+OPTIMISERS: dict[str, type[torch.optim.Optimizer]] = {
+    "adamw": torch.optim.AdamW,
+    "adam": torch.optim.Adam,
+    "sgd": torch.optim.SGD,
+}
 
 Report = Callable[[int, dict], None]
 """Called after a step with its number and a dict of figures."""
@@ -98,9 +40,11 @@ Report = Callable[[int, dict], None]
 def train(
     recipe: Recipe,
     task: Task,
-    folders: Sequence[Path],
+    sampler: Sampler,
     run: str | Path,
     *,
+    teacher: Backbone | None = None,
+    held_out: Callable[[int], Batch] | None = None,
     device: str = "auto",
     precision: str = "bf16",
     minutes: float | None = None,
@@ -112,9 +56,11 @@ def train(
     Args:
         recipe: what to train.
         task: of the data.
-        folders: cached cases (``medmap.dataset.cache_case``).
+        sampler: gives the batches (``medmap.dataset.PatchSampler`` on cached cases).
         run: the run's folder; a checkpoint in it is resumed, to the same weights as without the break (CPU, same
             number of threads).
+        teacher: a trained network, for objectives that distil from one.
+        held_out: batches of cases kept out of training, for objectives that learn on two levels.
         device: torch device, or ``auto``.
         precision: ``bf16`` (autocast) or ``fp32``.
         minutes: stop after this time with a checkpoint, so that long trainings go in short runs.
@@ -130,24 +76,23 @@ def train(
     """
     run, place, started = make_folder(run), resolve_device(device), time.monotonic()
     torch.manual_seed(recipe.seed)
-    objective, average = build_objective(recipe, task).to(place), build_objective(recipe, task)
-    optimisers = {
-        name: torch.optim.AdamW(group, recipe.learning_rate, weight_decay=recipe.weight_decay)
-        for name, group in objective.groups().items()
-    }
-    average.load_state_dict(objective.state_dict())
-    average.to(place)
+    epoch_steps = recipe.epoch_steps or -(-len(sampler.case_ids) // recipe.batch)
+    objective = make_objective(recipe, task, sampler, teacher, held_out).to(place).train()
+    average = copy.deepcopy(objective.deploy())
+    optimisers = {name: _optimiser(group, recipe) for name, group in objective.groups().items()}
     step = _resume(run, recipe, objective, average, optimisers)
-    sampler = PatchSampler(folders, PROTOCOLS[recipe.missingness](task), recipe.seed, recipe.augmentation)
-    objective.train()
     while step < recipe.steps:
-        batch = sampler.batch(step, recipe.batch, _patch(recipe, step)).to(place)
-        rate = learning_rate(recipe, step)
-        losses = _step(objective, optimisers, batch, step / recipe.steps, rate, recipe.clip, precision)
-        _follow(average, objective, min(recipe.ema, (1 + step) / (10 + step)))
+        batch = sampler.batch(step, recipe.batch, recipe.patch_at(step)).to(place)
+        for optimiser in optimisers.values():
+            _set_rate(optimiser, step, recipe.steps)
+        figures = _step(objective, optimisers, batch, step / recipe.steps, recipe.clip, precision)
+        _follow(average, objective.deploy(), min(recipe.ema, (1 + step) / (10 + step)))
         step += 1
+        if step % epoch_steps == 0:
+            figures |= objective.epoch_end(step // epoch_steps - 1)
         if report:
-            report(step, {**losses, "learning_rate": rate, "seconds": time.monotonic() - started})
+            rate = next(iter(optimisers.values())).param_groups[0]["lr"]
+            report(step, {**figures, "learning_rate": rate, "seconds": time.monotonic() - started})
         over = minutes is not None and time.monotonic() - started > 60 * minutes
         if over or step % save_every == 0 or step == recipe.steps:
             save_checkpoint(run, _state(recipe, step, objective, average, optimisers))
@@ -156,21 +101,29 @@ def train(
     return step
 
 
-def build_objective(recipe: Recipe, task: Task) -> Objective:
-    """The recipe's objective around its backbone, freshly initialised."""
-    if recipe.objective not in OBJECTIVES:
-        raise UsageError(f"The objective '{recipe.objective}' is unknown.", f"Use one of {', '.join(OBJECTIVES)}.")
+def make_objective(
+    recipe: Recipe,
+    task: Task,
+    sampler: Sampler | None = None,
+    teacher: Backbone | None = None,
+    held_out: Callable[[int], Batch] | None = None,
+) -> Objective:
+    """The recipe's objective around its backbone, freshly initialised; without a sampler only to be loaded."""
     options = {"modalities": len(task.modalities), "classes": task.num_classes, **recipe.network_options}
-    return OBJECTIVES[recipe.objective](build_network(recipe.network, options))
-
-
-def learning_rate(recipe: Recipe, step: int) -> float:
-    """Linear warm-up over the first 2 % of the steps, then a cosine to zero (Loshchilov and Hutter, ICLR 2017)."""
-    warm = max(1, recipe.steps // 50)
-    if step < warm:
-        return recipe.learning_rate * (step + 1) / warm
-    angle = torch.pi * (step - warm) / max(1, recipe.steps - warm)
-    return recipe.learning_rate * 0.5 * (1 + float(torch.cos(torch.tensor(angle))))
+    cases = sampler.case_ids if sampler else ()
+    shown = {case: sampler.shows(case) for case in cases} if sampler else {}
+    counts = {name: sum(bool(mask[m]) for mask in shown.values()) for m, name in enumerate(task.modality_names)}
+    context = Context(
+        task=task,
+        backbone=build_network(recipe.network, options),
+        teacher=teacher,
+        steps=recipe.steps,
+        epoch_steps=recipe.epoch_steps or max(1, -(-len(cases) // recipe.batch)),
+        cases=len(cases),
+        cases_with=counts,
+        held_out=held_out,
+    )
+    return build_objective(recipe.objective, context, recipe.objective_options)
 
 
 def export(
@@ -188,16 +141,15 @@ def export(
     state = load_checkpoint(Path(run))
     if state is None:
         raise BundleError(f"The run {Path(run).name} has no checkpoint.", "Train first.")
-    objective = build_objective(recipe, task)
-    objective.load_state_dict(state["average"])
-    options = {"modalities": len(task.modalities), "classes": task.num_classes, **recipe.network_options}
+    network = build_network(*state["network"])
+    network.load_state_dict(state["average"])
     return save_bundle(
         bundle,
         name=name,
         version=version,
         task=task,
-        network=objective.deploy(),
-        network_spec=NetworkSpec(recipe.network, options),
+        network=network,
+        network_spec=NetworkSpec(*network.built_from),
         preprocess=recipe.preprocess,
         inference=InferenceSpec(),
         postprocess=ISLANDS,
@@ -206,10 +158,26 @@ def export(
     )
 
 
-def _patch(recipe: Recipe, step: int) -> tuple[int, int, int]:
-    """Every 1 / large_share-th step is a large one."""
-    large = int((step + 1) * recipe.large_share) > int(step * recipe.large_share)
-    return recipe.large_patch if large else recipe.patch
+def _optimiser(group: Group, recipe: Recipe) -> torch.optim.Optimizer:
+    """The optimiser of a group, with the recipe's settings where the group states none."""
+    name = group.optimiser or recipe.optimiser
+    if name not in OPTIMISERS:
+        raise UsageError(f"The optimiser '{name}' is unknown.", f"Use one of {', '.join(OPTIMISERS)}.")
+    base = recipe.learning_rate if group.learning_rate is None else group.learning_rate
+    decay = recipe.weight_decay if group.weight_decay is None else group.weight_decay
+    options = recipe.optimiser_options if group.optimiser_options is None else group.optimiser_options
+    parameters = [{"params": group.parameters, "weight_decay": decay}]
+    if group.undecayed:
+        parameters.append({"params": group.undecayed, "weight_decay": 0.0})
+    optimiser = OPTIMISERS[name](parameters, lr=base, **options)
+    for own in optimiser.param_groups:
+        own["base"], own["schedule"] = base, group.schedule or recipe.schedule
+    return optimiser
+
+
+def _set_rate(optimiser: torch.optim.Optimizer, step: int, steps: int) -> None:
+    for group in optimiser.param_groups:
+        group["lr"] = learning_rate(group["base"], group["schedule"], step, steps)
 
 
 def _step(
@@ -217,7 +185,6 @@ def _step(
     optimisers: dict[str, torch.optim.Optimizer],
     batch: Batch,
     progress: float,
-    rate: float,
     clip: float,
     precision: str,
 ) -> dict[str, float]:
@@ -239,9 +206,8 @@ def _step(
         optimiser.zero_grad(set_to_none=True)
         total.backward()
         parameters = [p for g in optimiser.param_groups for p in g["params"]]
-        nn.utils.clip_grad_norm_(parameters, clip)
-        for g in optimiser.param_groups:
-            g["lr"] = rate
+        if clip:
+            nn.utils.clip_grad_norm_(parameters, clip)
         optimiser.step()
         figures.update({name: float(value.detach()) for name, value in losses.items()}, loss=float(total.detach()))
 
@@ -260,6 +226,7 @@ def _state(recipe: Recipe, step: int, objective, average, optimisers) -> dict:
     return {
         "recipe": recipe.digest(),
         "step": step,
+        "network": list(objective.deploy().built_from),
         "objective": objective.state_dict(),
         "average": average.state_dict(),
         "optimisers": {name: optimiser.state_dict() for name, optimiser in optimisers.items()},

@@ -27,7 +27,7 @@ ORDER = [
     # ------------------------------------------------- border -------------------------------------------------
     {"nifti_header", "nifti_geometry", "nifti", "missingness", "phantom", "report", "bench"},
     {"dataset"},
-    {"objectives", "checkpoint", "evaluate"},
+    {"objectives", "checkpoint", "evaluate", "recipe"},
     {"train"},
     {"workflow"},
     {"cli"},

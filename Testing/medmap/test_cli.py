@@ -320,7 +320,6 @@ def test_phantom_evaluate_and_train_work_together(tmp_path):
         data,
         "--bundle",
         bundle,
-        "--recipe",
         tmp_path / "r.json",
         "--device",
         "cpu",

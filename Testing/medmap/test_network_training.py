@@ -9,12 +9,14 @@ import numpy as np
 import pytest
 
 from medmap.bundle import load_bundle
-from medmap.dataset import cache_case, find_cases
+from medmap.dataset import PatchSampler, cache_case, find_cases
 from medmap.inference import segment
+from medmap.missingness import random_subset
 from medmap.networks import NETWORKS
 from medmap.preprocess import PreprocessSpec
+from medmap.recipe import Recipe
 from medmap.task import BRATS
-from medmap.train import Recipe, export, train
+from medmap.train import export, train
 from medmap.workflow.phantoms import write_phantoms
 
 SMALL = json.loads((Path(__file__).parent / "small_networks.json").read_text())
@@ -46,7 +48,8 @@ def test_the_loss_falls_over_a_few_hundred_steps_and_the_bundle_segments(name, c
     )
     losses = []
     report = lambda step, figures: losses.append(figures["segmentation"])  # noqa: E731
-    train(recipe, BRATS, folders, tmp_path / "run", device="cpu", precision="fp32", save_every=150, report=report)
+    sampler = PatchSampler(folders, random_subset(BRATS), recipe.seed, recipe.augmentation)
+    train(recipe, BRATS, sampler, tmp_path / "run", device="cpu", precision="fp32", save_every=150, report=report)
     print(f"{name}: {np.mean(losses[:30]):.3f} -> {np.mean(losses[-30:]):.3f}")
     assert np.mean(losses[-30:]) < 0.85 * np.mean(losses[:30])
     export(tmp_path / "run", recipe, BRATS, tmp_path / "bundle", name=name.lower(), version="0", card={})

@@ -45,6 +45,8 @@ def build_network(name: str, options: dict) -> Backbone:
     if name not in NETWORKS:
         raise BundleError(f"The network '{name}' is unknown.", f"This version knows {', '.join(sorted(NETWORKS))}.")
     try:
-        return NETWORKS[name](**options)
+        network = NETWORKS[name](**options)
+        network.built_from = (name, dict(options))
+        return network
     except TypeError as error:
         raise BundleError(f"The options of the network {name} do not fit ({error}).", "Correct the options.") from error

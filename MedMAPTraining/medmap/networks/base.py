@@ -44,11 +44,13 @@ class Backbone(nn.Module):
         stride: spatial sizes must be divisible by it.
         provides: names of the taps that ``want`` may ask for.
         needs: positions of the modalities without which the network means nothing, or None when any subset will do.
+        built_from: name and options with which ``build_network`` made it; what a bundle stores.
     """
 
     stride: ClassVar[int] = 1
     provides: ClassVar[frozenset[str]] = frozenset()
     needs: frozenset[int] | None = None
+    built_from: tuple[str, dict] = ("", {})
     modalities: int
     classes: int
 

@@ -2,11 +2,27 @@
 
 from __future__ import annotations
 
-from medmap.objectives.base import Objective
+from medmap.errors import BundleError, UsageError
+from medmap.objectives.base import Context, Frozen, Group, Objective
 from medmap.objectives.plain import Plain
 
 OBJECTIVES: dict[str, type[Objective]] = {
     "plain": Plain,
 }
 
-__all__ = ["OBJECTIVES", "Objective"]
+__all__ = ["OBJECTIVES", "Context", "Frozen", "Group", "Objective", "build_objective"]
+
+
+def build_objective(name: str, context: Context, options: dict) -> Objective:
+    """Build an objective from plain data, as a recipe states it.
+
+    Raises:
+        UsageError: the name is unknown.
+        BundleError: an option is unknown.
+    """
+    if name not in OBJECTIVES:
+        raise UsageError(f"The objective '{name}' is unknown.", f"Use one of {', '.join(OBJECTIVES)}.")
+    try:
+        return OBJECTIVES[name](context, **options)
+    except TypeError as error:
+        raise BundleError(f"The options of the objective {name} do not fit ({error}).", "Correct them.") from error

@@ -10,7 +10,7 @@ from torch.nn.functional import interpolate
 
 from medmap.dataset import Batch
 from medmap.networks import Backbone
-from medmap.objectives.base import Objective
+from medmap.objectives.base import Context, Objective
 
 
 class Plain(Objective):
@@ -19,9 +19,9 @@ class Plain(Objective):
     Dice is taken over the whole batch and without the background, so that a patch without a class is no special case.
     """
 
-    def __init__(self, backbone: Backbone):
+    def __init__(self, context: Context):
         super().__init__()
-        self.backbone = backbone
+        self.backbone = context.backbone
         self.loss = DiceCELoss(include_background=False, to_onehot_y=True, softmax=True, batch=True)
 
     def steps(self, batch: Batch, progress: float) -> Iterator[tuple[str, dict[str, Tensor]]]:

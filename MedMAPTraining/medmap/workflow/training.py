@@ -10,13 +10,15 @@ from pathlib import Path
 import torch
 
 from medmap.bundle import default_bundle_path, load_bundle, update_card
-from medmap.dataset import cache_case, find_cases
+from medmap.dataset import PatchSampler, cache_case, find_cases
 from medmap.errors import MissingInputError, OutputError
 from medmap.evaluate import evaluate, summarise, write_rows
 from medmap.files import make_folder
 from medmap.inference import resolve_device
+from medmap.missingness import build_missingness
+from medmap.recipe import Recipe
 from medmap.task import BRATS
-from medmap.train import Recipe, export, train
+from medmap.train import export, train
 
 Report = Callable[[float, str], None]
 
@@ -26,6 +28,7 @@ class TrainOptions:
     """Options of ``medmap train`` besides the folders; see its help."""
 
     recipe: Path | None = None
+    teacher: Path | None = None
     steps: int | None = None
     seed: int | None = None
     minutes: float | None = None
@@ -47,6 +50,9 @@ def train_bundle(run: Path, data: Path, bundle: Path, options: TrainOptions, rep
     for n, case in enumerate(cases):
         report(0.0, f"preparing case {n + 1} of {len(cases)}")
         folders.append(cache_case(case, BRATS, recipe.preprocess, cache))
+    missingness = build_missingness(recipe.missingness, BRATS, recipe.missingness_options)
+    sampler = PatchSampler(folders, missingness, recipe.seed, recipe.augmentation)
+    teacher = load_bundle(options.teacher).network if options.teacher else None
     log = (run / "log.jsonl").open("a", encoding="utf-8")
 
     def tell(step: int, figures: dict) -> None:
@@ -57,8 +63,9 @@ def train_bundle(run: Path, data: Path, bundle: Path, options: TrainOptions, rep
         done = train(
             recipe,
             BRATS,
-            folders,
+            sampler,
             run,
+            teacher=teacher,
             device=options.device,
             precision=options.precision,
             minutes=options.minutes,

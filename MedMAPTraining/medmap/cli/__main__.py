@@ -1,0 +1,5 @@
+"""``python -m medmap.cli``."""
+
+from medmap.cli.main import main
+
+main()

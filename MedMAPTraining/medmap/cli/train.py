@@ -1,0 +1,44 @@
+"""``medmap train``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Optional
+
+import typer
+
+from medmap.cli.base import Device, Overwrite, app, out, showing_progress
+
+
+@app.command()
+def train(
+    recipe: Annotated[Optional[Path], typer.Argument(help="Recipe (JSON) [default: MedMAP's own].")] = None,  # noqa: UP045
+    *,
+    run: Annotated[Path, typer.Option(help="Folder of the run: checkpoint, log. An unfinished run is resumed.")],
+    data: Annotated[Path, typer.Option(help="Folder of cases in BraTS layout, with labels.")],
+    bundle: Annotated[Path, typer.Option(help="Where to export the bundle when the steps are done.")],
+    teacher: Annotated[
+        Path | None, typer.Option(help="Bundle of a trained teacher, for objectives that distil.")
+    ] = None,
+    steps: Annotated[Optional[int], typer.Option(min=1, help="Instead of the recipe's number of steps.")] = None,  # noqa: UP045
+    seed: Annotated[Optional[int], typer.Option(min=0, help="Instead of the recipe's seed.")] = None,  # noqa: UP045
+    minutes: Annotated[Optional[float], typer.Option(help="Stop after so long; call again to go on.")] = None,  # noqa: UP045
+    precision: Annotated[str, typer.Option(help="bf16 or fp32.")] = "bf16",
+    device: Device = "auto",
+    name: Annotated[str, typer.Option(help="Name of the bundle.")] = "medmap-custom",
+    version: Annotated[str, typer.Option(help="Version of the bundle.")] = "1.0.0",
+    data_statement: Annotated[str, typer.Option(help="What the data are, for the card.")] = "not stated",
+    overwrite: Overwrite = False,
+) -> None:
+    """Train under random subsets of modalities and export a bundle. Safe to interrupt and call again."""
+    from medmap.workflow.training import TrainOptions, train_bundle
+
+    options = TrainOptions(
+        recipe, teacher, steps, seed, minutes, precision, device, name, version, data_statement, overwrite
+    )
+    with showing_progress() as report:
+        done, total = train_bundle(run, data, bundle, options, report)
+    if done < total:
+        out.print(f"{done} of {total} steps are done. Call the same command again to go on.")
+    else:
+        out.print(f"Bundle in {bundle}")

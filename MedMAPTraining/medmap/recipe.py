@@ -1,0 +1,118 @@
+"""A recipe: everything that determines a training besides the data."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from medmap.dataset import Augmentation
+from medmap.errors import BundleError, MissingInputError, UsageError
+from medmap.preprocess import PreprocessSpec
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything that determines a training besides the data.
+
+    Attributes:
+        about: for people: what it is, where its numbers come from, what is known of its results.
+        network, network_options: backbone by name, as in ``medmap.networks.NETWORKS``.
+        objective, objective_options: as in ``medmap.objectives.OBJECTIVES``.
+        missingness, missingness_options: as in ``medmap.missingness.PROTOCOLS``.
+        steps: batches in all; an objective may take several optimiser steps on each.
+        epoch_steps: batches an epoch (objectives update slow state at its end); 0 takes one pass over the cases.
+        batch: patches a step.
+        patch: voxels of a patch, multiples of the network's stride.
+        large_patch, large_share: this share of the steps, spread evenly, uses patches this large: instance
+            normalisation takes its statistics over the patch, and inference passes whole heads through in one.
+        optimiser, optimiser_options: as in ``medmap.train.OPTIMISERS``, with keyword arguments of torch's class.
+        learning_rate, weight_decay, schedule: of every optimiser group that states no others (``objectives.Group``);
+            schedules as in ``SCHEDULES``.
+        ema: decay of the exponential moving average of the weights, which is what is exported; 0 exports the last.
+        clip: largest norm of the gradient; 0 does not clip.
+        seed: of weights, patches, augmentation and missingness.
+    """
+
+    about: str = ""
+    network: str = "SubsetUNet"
+    network_options: dict = field(default_factory=dict)
+    objective: str = "plain"
+    objective_options: dict = field(default_factory=dict)
+    missingness: str = "random-subset"
+    missingness_options: dict = field(default_factory=dict)
+    steps: int = 6000
+    epoch_steps: int = 0
+    batch: int = 1
+    patch: tuple[int, ...] = (80, 80, 80)
+    large_patch: tuple[int, ...] = (128, 144, 128)
+    large_share: float = 0.2
+    optimiser: str = "adamw"
+    optimiser_options: dict = field(default_factory=dict)
+    learning_rate: float = 1e-3
+    weight_decay: float = 1e-2
+    schedule: str = "cosine"
+    ema: float = 0.998
+    clip: float = 5.0
+    seed: int = 0
+    augmentation: Augmentation = field(default_factory=Augmentation)
+    preprocess: PreprocessSpec = field(default_factory=PreprocessSpec)
+
+    def digest(self) -> str:
+        """Hash of what determines the training, by which a resumed run knows that it is the same one."""
+        content = {key: value for key, value in asdict(self).items() if key != "about"}
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+    def patch_at(self, step: int) -> tuple[int, ...]:
+        """Size of the patches of a step: every 1 / large_share-th is a large one."""
+        large = int((step + 1) * self.large_share) > int(step * self.large_share)
+        return self.large_patch if large else self.patch
+
+    @staticmethod
+    def read(path: str | Path) -> Recipe:
+        """A recipe from a JSON file with these fields. Raises MissingInputError or BundleError."""
+        try:
+            data = json.loads(Path(path).read_text(encoding="utf-8"))
+            nested = {"augmentation": Augmentation, "preprocess": PreprocessSpec}
+            data = {key: nested[key](**_tuples(value)) if key in nested else value for key, value in data.items()}
+            return Recipe(**_tuples(data))
+        except FileNotFoundError:
+            raise MissingInputError(f"There is no recipe {Path(path).name}.", "Check the path.") from None
+        except (ValueError, TypeError) as error:
+            raise BundleError(f"The recipe {Path(path).name} is not understood ({error}).", "Correct it.") from error
+
+
+def _tuples(data: dict) -> dict:
+    return {key: tuple(value) if isinstance(value, list) else value for key, value in data.items()}
+
+
+def cosine(step: int, steps: int) -> float:
+    """Linear warm-up over the first 2 % of the steps, then a cosine to zero (Loshchilov and Hutter, ICLR 2017)."""
+    warm = max(1, steps // 50)
+    if step < warm:
+        return (step + 1) / warm
+    return 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, steps - warm)))
+
+
+def poly(step: int, steps: int) -> float:
+    """(1 - step / steps)^0.9, the schedule of DeepLab and of most of the methods compared here, per step."""
+    return max(0.0, 1 - step / steps) ** 0.9
+
+
+def constant(step: int, steps: int) -> float:
+    """No decay."""
+    return 1.0
+
+
+SCHEDULES: dict[str, Callable[[int, int], float]] = {"cosine": cosine, "poly": poly, "constant": constant}
+"""Factor on the learning rate, by (step, steps)."""
+
+
+def learning_rate(base: float, schedule: str, step: int, steps: int) -> float:
+    """The rate of a step. Raises UsageError for an unknown schedule."""
+    if schedule not in SCHEDULES:
+        raise UsageError(f"The schedule '{schedule}' is unknown.", f"Use one of {', '.join(SCHEDULES)}.")
+    return base * SCHEDULES[schedule](step, steps)
