@@ -144,8 +144,12 @@ class Sampler(Protocol):
     def shows(self, case_id: str) -> np.ndarray:
         """[M] bool: the modalities that training may ever show of a case."""
 
-    def batch(self, step: int, size: int, patch: Sequence[int]) -> Batch:
-        """``size`` patches for one step, a pure function of the sampler's seed and the step."""
+    def batch(self, step: int, size: int, patch: Sequence[int], first: int = 0) -> Batch:
+        """Samples ``first`` to ``first + size - 1`` of a step.
+
+        Each sample is a pure function of the sampler's seed, the step and its own number, so that several processes,
+        each with its part of the step, see together what one process would see.
+        """
 
 
 @dataclass(frozen=True)
@@ -168,7 +172,7 @@ class Augmentation:
 
 
 class PatchSampler:
-    """Random patches of cached cases; ``batch(step)`` is a pure function of the seed and the step.
+    """Random patches of cached cases; a sample is a pure function of seed, step and its number.
 
     Args:
         folders: cached cases (``cache_case``).
@@ -187,9 +191,10 @@ class PatchSampler:
         """[M] bool: the modalities that the case has on disk."""
         return self._arrays(self.folders[self.case_ids.index(case_id)])[3]
 
-    def batch(self, step: int, size: int, patch: Sequence[int]) -> Batch:
-        """``size`` patches of ``patch`` voxels for one optimisation step."""
-        samples = [self._sample(np.random.default_rng([self.seed, step, n]), step, patch) for n in range(size)]
+    def batch(self, step: int, size: int, patch: Sequence[int], first: int = 0) -> Batch:
+        """Patches ``first`` to ``first + size - 1``, of ``patch`` voxels, of one optimisation step."""
+        numbers = range(first, first + size)
+        samples = [self._sample(np.random.default_rng([self.seed, step, n]), step, patch) for n in numbers]
         image, present, label, brain, names = zip(*samples, strict=True)
         return Batch(
             torch.from_numpy(np.stack(image)),

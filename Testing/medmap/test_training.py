@@ -95,6 +95,14 @@ def test_a_batch_is_a_function_of_seed_and_step(folders):
     assert not torch.equal(batch.image, other.image)
 
 
+def test_parts_of_a_batch_are_the_samples_of_the_whole(folders):
+    sampler = PatchSampler(folders, random_subset(BRATS), 4, Augmentation())
+    whole = sampler.batch(7, 4, (16, 16, 16))
+    parts = [sampler.batch(7, 2, (16, 16, 16), first) for first in (0, 2)]
+    assert torch.equal(whole.image, torch.cat([part.image for part in parts]))
+    assert whole.case_id == parts[0].case_id + parts[1].case_id
+
+
 def test_absent_channels_of_a_batch_are_empty(folders):
     sampler = PatchSampler(folders, random_subset(BRATS), 0, Augmentation())
     for step in range(10):
