@@ -24,7 +24,7 @@ from medmap.task import Task
 
 DEFAULT = ""
 """Key of the default bundle in the list, and in the panel's parameter node."""
-FORMAT = 1
+FORMATS = (1, 2)
 METADATA, WEIGHTS, README, SUMS = "metadata.json", "model.safetensors", "README.md", "SHA256SUMS"
 LARGEST_TEXT = 4 * 2**20
 ENVIRONMENT = "MEDMAP_MODEL_DIR"
@@ -194,9 +194,10 @@ def parseMetadata(data: bytes) -> dict:
         found = metadata["medmap"]["format"]
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise BundleError(f"{METADATA} is not a model description ({error}).", "Choose another model.") from error
-    if found != FORMAT:
+    if found not in FORMATS:
         raise BundleError(
-            f"The model has format {found}, this MedMAP reads format {FORMAT}.", "Use the MedMAP that it was made for."
+            f"The model has format {found}, this MedMAP reads {' and '.join(map(str, FORMATS))}.",
+            "Use the MedMAP that it was made for.",
         )
     return metadata
 

@@ -2,15 +2,19 @@
 
 ``metadata.json`` (MONAI's key names, ours under ``medmap``), ``model.safetensors`` (half precision), ``README.md``
 (the card, for people) and ``SHA256SUMS``. Nothing in it is code: no pickle, no expression, no import path.
+
+A bundle holds one network (format 1), or several that are made for one set of scans each (format 2: the weights of
+each under its set's name in the same file). ``Bundle.entry_for`` alone decides which of them some scans get.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -18,6 +22,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 
+from medmap.card import card_text, monai_metadata
 from medmap.errors import BundleError, MissingInputError
 from medmap.files import atomic_folder
 from medmap.networks import Backbone, build_network
@@ -25,7 +30,9 @@ from medmap.postprocess import PostprocessSpec
 from medmap.preprocess import PreprocessSpec
 from medmap.task import Task
 
-FORMAT = 1
+FORMATS = (1, 2)
+ANY = "any"
+"""Name of an entry whose network takes whatever there is."""
 NO_POSTPROCESSING = PostprocessSpec()
 METADATA, WEIGHTS, CARD, SUMS = "metadata.json", "model.safetensors", "README.md", "SHA256SUMS"
 _REQUIRED = (METADATA, WEIGHTS)
@@ -54,6 +61,23 @@ class NetworkSpec:
 
 
 @dataclass(frozen=True)
+class Entry:
+    """One network of a bundle, and the scans that it takes.
+
+    Attributes:
+        name: the set of scans it is made for, as ``Task.subset_key`` writes it, or ``any``.
+        modalities: names in task order. Of ``Bundle.entries`` what it can take; of ``entry_for`` what it takes of the
+            scans that there are.
+        network: in evaluation mode, on the CPU, float32.
+    """
+
+    name: str
+    modalities: tuple[str, ...]
+    network_spec: NetworkSpec
+    network: Backbone
+
+
+@dataclass(frozen=True)
 class Bundle:
     """A verified, loaded bundle.
 
@@ -61,7 +85,8 @@ class Bundle:
         id: name and version, ``medmap-phantom-1.0.0``.
         sha256: hash of ``SHA256SUMS``, hence of every byte of the bundle.
         card: what people should know: data, training, the validated Dice per subset (``card["dice"]``).
-        network: in evaluation mode, on the CPU, float32.
+        network_spec, network: of the first entry, which is the only one of most bundles.
+        others: further networks, each made for one set of scans; see ``entries``.
     """
 
     id: str
@@ -73,6 +98,58 @@ class Bundle:
     card: dict
     network: Backbone
     postprocess: PostprocessSpec = NO_POSTPROCESSING
+    others: tuple[tuple[NetworkSpec, Backbone], ...] = ()
+
+    @property
+    def entries(self) -> tuple[Entry, ...]:
+        """Every network with the scans it can take, in the bundle's order."""
+        networks = ((self.network_spec, self.network), *self.others)
+        return tuple(_entry(self.task, spec, network) for spec, network in networks)
+
+    @property
+    def stride(self) -> int:
+        """Spatial sizes must be divisible by it, whichever entry runs."""
+        return math.lcm(*(entry.network.stride for entry in self.entries))
+
+    def find_entry(self, names: Iterable[str]) -> Entry | None:
+        """The entry that makes use of the most of these scans, the first among equals; None if they satisfy none.
+
+        A network made for one set of scans needs them all and sees no other.
+        """
+        given = set(names)
+        fitting = [
+            replace(entry, modalities=tuple(m for m in entry.modalities if m in given))
+            for entry in self.entries
+            if (given if entry.name == ANY else set(entry.modalities) <= given)
+        ]
+        return max(fitting, key=lambda entry: len(entry.modalities), default=None)
+
+    def entry_for(self, names: Iterable[str]) -> Entry:
+        """As ``find_entry``. Raises BundleError, saying what the bundle is made for, if the scans satisfy no entry."""
+        given = set(names)
+        found = self.find_entry(given)
+        if found is not None:
+            return found
+        made = [entry.modalities for entry in self.entries]
+        if len(made) == 1:
+            missing = self.task.titles(name for name in made[0] if name not in given)
+            raise BundleError(
+                f"The bundle {self.id} is made for {self.task.titles(made[0])}, and {missing} is missing.",
+                "Add it, or use a bundle for any set of scans.",
+            )
+        there = self.task.titles(name for name in self.task.modality_names if name in given)
+        raise BundleError(
+            f"The bundle {self.id} has no network for {there}: it is made for "
+            f"{'; '.join(self.task.titles(m) for m in made)}.",
+            "Add the scans of one of these, or use a bundle for any set of scans.",
+        )
+
+
+def _entry(task: Task, spec: NetworkSpec, network: Backbone) -> Entry:
+    if network.needs is None:
+        return Entry(ANY, task.modality_names, spec, network)
+    names = tuple(task.modality_names[m] for m in sorted(network.needs))
+    return Entry(task.subset_key(names), names, spec, network)
 
 
 def default_bundle_path() -> Path:
@@ -119,7 +196,8 @@ def load_bundle(path: str | os.PathLike) -> Bundle:
     metadata = _parse_metadata(contents[METADATA])
     own = metadata["medmap"]
     try:
-        spec = NetworkSpec(str(own["network"]["name"]), dict(own["network"]["options"]))
+        several = own["networks"] if own["format"] == 2 else [own["network"]]
+        specs = [NetworkSpec(str(stated["name"]), dict(stated["options"])) for stated in several]
         window = own["inference"]
         inference = InferenceSpec(tuple(int(n) for n in window["window"]), float(window["overlap"]))
         task, preprocess = Task.from_dict(own["task"]), PreprocessSpec.from_dict(own["preprocess"])
@@ -129,10 +207,14 @@ def load_bundle(path: str | os.PathLike) -> Bundle:
         raise BundleError(
             f"The bundle {folder.name} lacks or garbles {error} in {METADATA}.", "Export it again."
         ) from error
-    network = build_network(spec.name, spec.options)
-    _load_weights(network, contents[WEIGHTS], folder.name)
+    networks = [(spec, build_network(spec.name, spec.options).eval()) for spec in specs]
+    if not networks:
+        raise BundleError(f"The bundle {folder.name} holds no network.", "Export it again.")
     digest = hashlib.sha256(contents[SUMS]).hexdigest()
-    return Bundle(identity, digest, task, spec, preprocess, inference, card, network.eval(), postprocess)
+    first, *others = networks
+    bundle = Bundle(identity, digest, task, first[0], preprocess, inference, card, first[1], postprocess, tuple(others))
+    _load_weights(bundle, contents[WEIGHTS], folder.name)
+    return bundle
 
 
 def save_bundle(
@@ -147,24 +229,37 @@ def save_bundle(
     inference: InferenceSpec,
     card: Mapping,
     postprocess: PostprocessSpec = NO_POSTPROCESSING,
+    others: Sequence[tuple[NetworkSpec, Backbone]] = (),
     overwrite: bool = False,
 ) -> Path:
     """Write a bundle, all or nothing; weights are stored in half precision.
 
+    Args:
+        others: further networks, each made for one set of scans.
+
     Raises:
+        BundleError: two of the networks are made for the same set.
         OutputError: the folder exists (and ``overwrite`` is False) or cannot be written.
     """
-    weights = {name: _stored(name, value) for name, value in sorted(network.state_dict().items())}
+    networks = [(network_spec, network), *others]
+    weights = {}
+    for spec, one in networks:
+        prefix = _prefix(_entry(task, spec, one)) if others else ""
+        found = {prefix + name: _stored(name, value) for name, value in sorted(one.state_dict().items())}
+        if weights.keys() & found.keys():
+            raise BundleError(f"Two networks are made for {prefix[:-1]}.", "Give one network a set of scans.")
+        weights |= found
+    stated = [{"name": spec.name, "options": spec.options} for spec, _ in networks]
     own = {
-        "format": FORMAT,
+        "format": 2 if others else 1,
         "task": task.to_dict(),
-        "network": {"name": network_spec.name, "options": network_spec.options},
+        **({"networks": stated} if others else {"network": stated[0]}),
         "preprocess": preprocess.to_dict(),
         "postprocess": postprocess.to_dict(),
         "inference": {"window": list(inference.window), "overlap": inference.overlap},
         "card": dict(card),
     }
-    metadata = {**_monai_metadata(name, version, task, card), "medmap": own}
+    metadata = {**monai_metadata(name, version, task, card), "medmap": own}
     return _write(Path(path), metadata, save_tensors(weights), overwrite)
 
 
@@ -242,82 +337,31 @@ def _parse_metadata(data: bytes) -> dict:
         found = metadata["medmap"]["format"]
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise BundleError(f"{METADATA} is not a bundle description ({error}).", "Export the bundle again.") from error
-    if found != FORMAT:
+    if found not in FORMATS:
         raise BundleError(
-            f"The bundle has format {found}, this MedMAP reads format {FORMAT}.", "Use the MedMAP that it was made for."
+            f"The bundle has format {found}, this MedMAP reads {' and '.join(map(str, FORMATS))}.",
+            "Use the MedMAP that it was made for.",
         )
     return metadata
 
 
-def _load_weights(network: Backbone, data: bytes, folder: str) -> None:
+def _prefix(entry: Entry) -> str:
+    """What the names of an entry's weights begin with in a file of several networks."""
+    return f"{entry.name}/"
+
+
+def _load_weights(bundle: Bundle, data: bytes, folder: str) -> None:
+    """Strictly: every network gets all of its weights, and none is left over."""
     try:
         weights = {k: v.float() if v.is_floating_point() else v for k, v in load_tensors(data).items()}
-        network.load_state_dict(weights, strict=True)
+        for entry in bundle.entries:
+            own = _prefix(entry) if bundle.others else ""
+            chosen = {name.removeprefix(own): weights.pop(name) for name in list(weights) if name.startswith(own)}
+            entry.network.load_state_dict(chosen, strict=True)
+        if weights:
+            raise ValueError(f"{next(iter(weights))} belongs to none")
     except (SafetensorError, RuntimeError, ValueError) as error:
         cause = str(error).splitlines()[0]
         raise BundleError(f"The weights of {folder} do not fit its network ({cause}).", "Export it again.") from error
-    if not all(torch.isfinite(p).all() for p in network.state_dict().values()):
+    if not all(torch.isfinite(p).all() for entry in bundle.entries for p in entry.network.state_dict().values()):
         raise BundleError(f"The weights of {folder} are not all finite.", "Train and export the bundle again.")
-
-
-def _monai_metadata(name: str, version: str, task: Task, card: Mapping) -> dict:
-    """The part of ``metadata.json`` that MONAI's model zoo also has, with its key names."""
-    labels = {"0": "background", **{str(n + 1): label.name for n, label in enumerate(task.labels)}}
-    return {
-        "version": version,
-        "changelog": {version: card.get("change", "first release")},
-        "pytorch_version": torch.__version__.split("+")[0],
-        "required_packages_version": {"safetensors": "", "numpy": ""},
-        "name": name,
-        "task": f"{task.name} segmentation with missing modalities",
-        "description": card.get("description", ""),
-        "authors": "MedMAP contributors",
-        "copyright": "MedMAP contributors, Apache-2.0",
-        "data_source": card.get("data", ""),
-        "data_type": "nifti",
-        "image_classes": ", ".join(m.title for m in task.modalities) + "; any non-empty subset",
-        "label_classes": ", ".join(f"{label.value} {label.title}" for label in task.labels),
-        "intended_use": "Research use only. Not a medical device, not for clinical use.",
-        "network_data_format": {
-            "inputs": {
-                "image": {
-                    "type": "image",
-                    "format": "magnitude",
-                    "modality": "MR",
-                    "num_channels": len(task.modalities),
-                    "dtype": "float32",
-                    "is_patch_data": False,
-                    "channel_def": {str(n): m.name for n, m in enumerate(task.modalities)},
-                }
-            },
-            "outputs": {
-                "pred": {
-                    "type": "probabilities",
-                    "format": "segmentation",
-                    "num_channels": task.num_classes,
-                    "dtype": "float32",
-                    "is_patch_data": False,
-                    "channel_def": labels,
-                }
-            },
-        },
-    }
-
-
-def card_text(metadata: Mapping) -> str:
-    """The card as Markdown: what it is, what it has seen, and the Dice of every subset."""
-    own, card = metadata["medmap"], metadata["medmap"]["card"]
-    lines = [f"# {metadata['name']} {metadata['version']}", "", metadata["intended_use"], ""]
-    for key in ("description", "data", "training", "limits"):
-        if card.get(key):
-            lines += [f"**{key.capitalize()}.** {card[key]}", ""]
-    table = card.get("dice")
-    if table:
-        regions = [r["name"] for r in own["task"]["regions"]]
-        lines += [f"**Dice, mean ± SD over {table['cases']} cases** ({table['data']})", ""]
-        lines += ["| scans | " + " | ".join(regions) + " |", "|---|" + "--:|" * len(regions)]
-        for subset, scores in table["subsets"].items():
-            cells = [f"{scores[r]['mean']:.3f} ± {scores[r]['sd']:.3f}" for r in regions]
-            lines.append(f"| {subset} | " + " | ".join(cells) + " |")
-        lines.append("")
-    return "\n".join(lines)

@@ -57,8 +57,7 @@ def _score_case(case: Case, bundle: Bundle, device: str) -> list[Row]:
         raise InputDataError(
             f"The labels of {case.case_id} lie on the grid of none of its scans.", "Resample them to one scan's grid."
         )
-    needed = {bundle.task.modality_names[n] for n in bundle.network.needs or ()}
-    subsets = [s for s in bundle.task.subsets() if needed <= set(s) <= set(volumes)]
+    subsets = [s for s in bundle.task.subsets() if set(s) <= set(volumes) and bundle.find_entry(s)]
     predicted = segment_subsets(volumes, bundle, subsets, reference=drawn_on[0], device=device)
     reference = region_masks(truth.array, bundle.task)
     return [

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 
@@ -11,9 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from medmap.bundle import Bundle
+from medmap.bundle import Bundle, Entry
 from medmap.checks import Finding, check_inputs
-from medmap.errors import BundleError, Cancelled, UnavailableError
+from medmap.errors import Cancelled, UnavailableError
 from medmap.metrics import region_volumes_ml
 from medmap.networks import Backbone
 from medmap.postprocess import labels_on_reference, probabilities
@@ -77,11 +77,12 @@ def segment(
     report = progress or (lambda fraction, text: None)
     report(0.0, "checking the scans")
     volumes = {name: volumes[name] for name in bundle.task.modality_names if name in volumes} | dict(volumes)
-    findings = [*check_inputs(volumes, bundle.task), *absence_warnings(volumes, bundle.task)]
-    require_modalities(volumes, bundle)
+    findings = list(check_inputs(volumes, bundle.task))
+    entry = bundle.entry_for(volumes)
+    findings += [*unused_warnings(volumes, bundle.task, entry), *absence_warnings(entry.modalities, bundle.task)]
     place = resolve_device(device)
     report(0.05, "bringing the scans to one grid")
-    prepared = prepare(volumes, bundle.task, bundle.preprocess, reference=reference, multiple=bundle.network.stride)
+    prepared = prepare(volumes, bundle.task, bundle.preprocess, reference=reference, multiple=bundle.stride)
     run = Run(bundle, place, lambda fraction, text: report(0.15 + 0.75 * fraction, text), cancel or (lambda: False))
     logits = run.logits(prepared, [tuple(volumes)])[0]
     report(0.92, "returning to the reference scan's grid")
@@ -106,7 +107,7 @@ def segment(
         reference=prepared.reference,
         volumes_ml=region_volumes_ml(labels, bundle.task, prepared.reference_grid.voxel_ml),
         findings=tuple(findings),
-        provenance=provenance(bundle, volumes, findings, prepared.reference, details),
+        provenance=provenance(bundle, volumes, entry, findings, prepared.reference, details),
         task=bundle.task,
     )
 
@@ -127,10 +128,7 @@ def segment_subsets(
         [I, J, K] uint8 label values by ``Task.subset_key``, on the reference scan's grid.
     """
     check_inputs(volumes, bundle.task)
-    for subset in subsets:
-        require_modalities(subset, bundle)
-    stride = bundle.network.stride
-    prepared = prepare(volumes, bundle.task, bundle.preprocess, reference=reference, multiple=stride)
+    prepared = prepare(volumes, bundle.task, bundle.preprocess, reference=reference, multiple=bundle.stride)
     run = Run(bundle, resolve_device(device), lambda fraction, text: None, lambda: False)
     labels = {}
     for subset, logits in zip(subsets, run.logits(prepared, subsets), strict=True):
@@ -139,21 +137,21 @@ def segment_subsets(
     return labels
 
 
-def require_modalities(names: Iterable[str], bundle: Bundle) -> None:
-    """Refuse scans that a network made for one fixed set cannot do with. Raises BundleError naming what is needed."""
-    needed = [bundle.task.modalities[n] for n in sorted(bundle.network.needs or ())]
-    missing = [m.title for m in needed if m.name not in set(names)]
-    if missing:
-        titles = ", ".join(m.title for m in needed)
-        raise BundleError(
-            f"The bundle {bundle.id} is made for {titles}, and {', '.join(missing)} is missing.",
-            "Add it, or use a bundle for any set of scans.",
-        )
+def unused_warnings(names: Iterable[str], task: Task, entry: Entry) -> list[Finding]:
+    """What to say of scans that are there while the bundle has no network for exactly this set."""
+    unused = [name for name in names if name not in entry.modalities]
+    if not unused:
+        return []
+    message = (
+        f"The bundle has no network for exactly these scans: the one for {task.titles(entry.modalities)} was used, "
+        f"and {task.titles(unused)} was not."
+    )
+    return [Finding("warning", "entry", message)]
 
 
-def absence_warnings(volumes: Mapping[str, Volume], task: Task) -> list[Finding]:
+def absence_warnings(names: Collection[str], task: Task) -> list[Finding]:
     """What a reader of the result must know about the scans that are missing."""
-    absent = (m for m in task.modalities if m.name not in volumes and m.warning_if_absent)
+    absent = (m for m in task.modalities if m.name not in names and m.warning_if_absent)
     return [
         Finding("warning", "missing-modality", m.warning_if_absent, f"Add {m.title} if there is one.") for m in absent
     ]
@@ -183,29 +181,51 @@ class Run:
     def __init__(self, bundle: Bundle, device: torch.device, progress: Progress, cancel: Cancel):
         self.bundle, self.device, self.progress, self.cancel = bundle, device, progress, cancel
         self.window: tuple[int, ...] = ()
+        self._part = (0.0, 1.0)
 
     def logits(self, prepared: Prepared, subsets: Sequence[Sequence[str]]) -> list[Tensor]:
-        """[C, D, H, W] logits on the CPU, one a subset. On a GPU that runs out of memory, with ever smaller windows."""
-        stride = self.bundle.network.stride
-        window = tuple(min(w, n) for w, n in zip(self.bundle.inference.window, prepared.grid.shape, strict=True))
+        """[C, D, H, W] logits on the CPU, one a subset. On a GPU that runs out of memory, with ever smaller windows.
+
+        Each subset gets the bundle's entry for it; subsets of which an entry takes the same scans share one result.
+
+        Raises:
+            BundleError: the bundle is not made for one of the subsets.
+        """
+        chosen = [self.bundle.entry_for(subset) for subset in subsets]
+        plan: dict[str, list[Entry]] = {}
+        for entry in chosen:
+            if entry not in plan.setdefault(entry.name, []):
+                plan[entry.name].append(entry)
+        stride = self.bundle.stride
+        self.window = tuple(min(w, n) for w, n in zip(self.bundle.inference.window, prepared.grid.shape, strict=True))
+        found: dict[tuple, Tensor] = {}
+        for n, (name, entries) in enumerate(plan.items()):
+            self._part = (n / len(plan), 1 / len(plan))
+            sets = [entry.modalities for entry in entries]
+            results = self._fitting(entries[0].network, prepared, sets, stride)
+            found.update({(name, names): result for names, result in zip(sets, results, strict=True)})
+        return [found[entry.name, entry.modalities] for entry in chosen]
+
+    def _fitting(
+        self, network: Backbone, prepared: Prepared, subsets: Sequence[tuple[str, ...]], stride: int
+    ) -> list[Tensor]:
+        """The same of one network, with windows that the memory suffices for."""
         while True:
-            self.window = window
             try:
-                return self._windows(prepared, subsets)
+                return self._windows(network.to(self.device), prepared, subsets)
             except torch.OutOfMemoryError as error:
                 torch.cuda.empty_cache()
-                smaller = tuple(max(4 * stride, n // 2 // stride * stride) for n in window)
-                smaller = tuple(min(a, b) for a, b in zip(smaller, window, strict=True))
-                if smaller == window:
+                smaller = tuple(max(4 * stride, n // 2 // stride * stride) for n in self.window)
+                smaller = tuple(min(a, b) for a, b in zip(smaller, self.window, strict=True))
+                if smaller == self.window:
                     raise UnavailableError(
                         "The device's memory does not suffice even for small windows.", "Choose the CPU (--device cpu)."
                     ) from error
-                window = smaller
+                self.window = smaller
 
     @torch.inference_mode()
-    def _windows(self, prepared: Prepared, subsets: Sequence[Sequence[str]]) -> list[Tensor]:
-        network = self.bundle.network.to(self.device)
-        boxes = window_boxes(prepared.grid.shape, self.window, self.bundle.inference.overlap, network.stride)
+    def _windows(self, network: Backbone, prepared: Prepared, subsets: Sequence[tuple[str, ...]]) -> list[Tensor]:
+        boxes = window_boxes(prepared.grid.shape, self.window, self.bundle.inference.overlap, self.bundle.stride)
         if len(boxes) == 1:
             return self._window(network, prepared.image, prepared, subsets, 0, 1)
         weight = gaussian_weight(self.window)
@@ -242,7 +262,8 @@ class Run:
     def _tick(self, fraction: float, text: str) -> None:
         if self.cancel():
             raise Cancelled()
-        self.progress(fraction, text)
+        start, share = self._part
+        self.progress(start + share * fraction, text)
 
 
 def window_boxes(shape: Sequence[int], window: Sequence[int], overlap: float, stride: int) -> list[tuple[slice, ...]]:

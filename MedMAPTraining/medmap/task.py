@@ -123,6 +123,10 @@ class Task:
         wanted = {self.modality_names[self.index(name)] for name in names}
         return "+".join(name for name in self.modality_names if name in wanted)
 
+    def titles(self, names) -> str:
+        """The modalities as a person writes them: ``"T1ce, FLAIR"``."""
+        return ", ".join(self.modality(name).title for name in names)
+
     def presence(self, names) -> tuple[bool, ...]:
         """Presence mask in tensor order; True = present."""
         wanted = {self.modality_names[self.index(name)] for name in names}

@@ -112,8 +112,8 @@ def what_if(
         volumes: every scan there is, by modality name.
         bundle: a loaded bundle.
         current: the scans that the current result was made from; None for all.
-        subsets: what to try; None for every non-empty subset of ``volumes``. Subsets that the bundle's network is not
-            made for are left out.
+        subsets: what to try; None for every non-empty subset of ``volumes``. Subsets that the bundle has no
+            network for are left out.
         reference: modality whose grid carries the results; None chooses as ``segment`` does.
         device: a torch device, or ``auto``.
         progress: called with a fraction in 0..1 and a text.
@@ -132,7 +132,7 @@ def what_if(
     wanted = _plan(volumes, bundle, current, subsets)
     place = resolve_device(device)
     report(0.05, "bringing the scans to one grid")
-    prepared = prepare(volumes, task, bundle.preprocess, reference=reference, multiple=bundle.network.stride)
+    prepared = prepare(volumes, task, bundle.preprocess, reference=reference, multiple=bundle.stride)
     run = Run(bundle, place, lambda fraction, text: report(0.1 + 0.7 * fraction, text), stop)
     logits = run.logits(prepared, wanted)
     collector = _Collector(prepared, task)
@@ -165,8 +165,7 @@ def _plan(volumes, bundle: Bundle, current, subsets) -> list[tuple[str, ...]]:
             raise UsageError(f"A subset needs {title}, but no such scan was given.", "Give it, or leave it out.")
     if not first or not all(asked):
         raise UsageError("A subset names no scan.", "Name at least one modality.")
-    needs = bundle.network.needs
-    fitting = [s for s in asked if needs is None or needs <= {task.index(n) for n in s}]
+    fitting = [s for s in asked if bundle.find_entry(s)]
     return list(dict.fromkeys([first, *fitting]))
 
 

@@ -19,7 +19,7 @@ ORDER = [
     {"task", "volume", "files", "brain"},
     {"checks", "geometry", "metrics"},
     {"networks", "preprocess"},
-    {"postprocess"},
+    {"postprocess", "card"},
     {"bundle"},
     {"provenance"},
     {"inference", "review"},

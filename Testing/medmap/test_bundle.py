@@ -69,7 +69,7 @@ def test_another_format_is_refused_with_both_numbers(copy):
     metadata["medmap"]["format"] = 99
     (copy / "metadata.json").write_text(json.dumps(metadata))
     reseal(copy)
-    with pytest.raises(BundleError, match=r"format 99.*format 1"):
+    with pytest.raises(BundleError, match=r"format 99.*reads 1 and 2"):
         load_bundle(copy)
 
 

@@ -142,7 +142,7 @@ class TestList:
             (b"{", "is not a model description"),
             (b"[]", "is not a model description"),
             (b"[" * 100000, "is not a model description"),
-            (metadataOf(format=2), "has format 2, this MedMAP reads format 1"),
+            (metadataOf(format=3), "has format 3, this MedMAP reads 1 and 2"),
             (metadataOf(task={}), "task description"),
             (metadataOf(card=3), "lacks or garbles"),
             (b'{"medmap": {"format": 1}}', "lacks or garbles"),
@@ -155,7 +155,7 @@ class TestList:
 
     def test_the_default_is_looked_for_where_the_core_looks(self, tmp_path, default, monkeypatch):
         core = pytest.importorskip("medmap.bundle")
-        assert core.FORMAT == models.FORMAT
+        assert core.FORMATS == models.FORMATS
         assert (core.METADATA, core.WEIGHTS, core.CARD, core.SUMS) == (
             models.METADATA,
             models.WEIGHTS,

@@ -75,13 +75,17 @@ def segment(
 @app.command()
 def info(bundle: Annotated[Optional[Path], typer.Argument(help="Bundle folder.")] = None) -> None:  # noqa: UP045
     """Show what a bundle is, what it has seen and how well it does for each set of scans."""
+    from medmap.bundle import ANY
+
     loaded = loaded_bundle(bundle)
     out.print(f"[bold]{loaded.id}[/bold]  SHA-256 {loaded.sha256}")
     for key in ("description", "data", "training", "limits"):
         if loaded.card.get(key):
             out.print(f"{key.capitalize()}: {loaded.card[key]}")
-    parameters = sum(p.numel() for p in loaded.network.parameters())
-    out.print(f"Network: {loaded.network_spec.name}, {parameters / 1e6:.2f} M parameters")
+    for entry in loaded.entries:
+        parameters = sum(p.numel() for p in entry.network.parameters())
+        takes = "any set of scans" if entry.name == ANY else loaded.task.titles(entry.modalities)
+        out.print(f"Network: {entry.network_spec.name}, {parameters / 1e6:.2f} M parameters, for {takes}")
     table = loaded.card.get("dice")
     if not table:
         out.print("Validation: none.")
@@ -97,7 +101,8 @@ def info(bundle: Annotated[Optional[Path], typer.Argument(help="Bundle folder.")
 def verify(bundle: Annotated[Optional[Path], typer.Argument(help="Bundle folder.")] = None) -> None:  # noqa: UP045
     """Check every byte of a bundle against its SHA-256, then build and load it."""
     loaded = loaded_bundle(bundle)
-    out.print(f"{loaded.id} is intact. SHA-256 {loaded.sha256}")
+    several = f" ({len(loaded.entries)} networks)" if loaded.others else ""
+    out.print(f"{loaded.id} is intact{several}. SHA-256 {loaded.sha256}")
 
 
 def _print_result(result) -> None:
@@ -105,7 +110,8 @@ def _print_result(result) -> None:
         if finding.level == "warning":
             err.print(f"warning: {finding.message} {finding.remedy}".rstrip(), soft_wrap=True)
     used = result.segmentation.provenance["modalities"]
-    out.print(f"used: {', '.join(used['used'])}   missing: {', '.join(used['missing']) or 'none'}")
+    unused = f"   not used: {', '.join(used['not_used'])}" if used["not_used"] else ""
+    out.print(f"used: {', '.join(used['used'])}   missing: {', '.join(used['missing']) or 'none'}{unused}")
     table = Table("region", "volume (ml)", *(["Dice", "HD95 (mm)", "reference (ml)"] if result.scores else []))
     for region in result.segmentation.task.regions:
         cells = [f"{region.name} ({region.title})", f"{result.segmentation.volumes_ml[region.name]:.1f}"]
