@@ -107,18 +107,36 @@ def read_label(path: Path, task: Task, shape: Sequence[int]) -> np.ndarray:
     return classes
 
 
-def cache_case(case: Case, task: Task, spec: PreprocessSpec, folder: Path) -> Path:
-    """Prepare one case and store it for training: image.npy [M, D, H, W] float16, label.npy and brain.npy uint8.
+def cache_case(case: Case, task: Task, spec: PreprocessSpec, folder: Path, shown: Sequence[bool] | None = None) -> Path:
+    """Prepare one case and store it for training: <modality>.npy [D, H, W] float16 each, label.npy and brain.npy uint8.
 
-    Does nothing when it was done before with the same preprocessing.
+    Does nothing when it was done before with the same preprocessing and the same modalities.
+
+    Args:
+        case: with reference labels.
+        task: names the modalities.
+        spec: the preprocessing.
+        folder: of all cached cases.
+        shown: [M], what training may ever see of the case (``Missingness.ever``), None = all. Nothing else is opened,
+            and crop and normalisation come from these scans alone.
+
+    Raises:
+        InputDataError: no reference labels, or none of the scans that training may see.
     """
+    allowed = [n for n, may in zip(task.modality_names, shown, strict=True) if may] if shown is not None else case.scans
+    names = [name for name in task.modality_names if name in case.scans and name in allowed]
     target = folder / case.case_id
-    stamp = json.dumps({"spec": spec.to_dict(), "modalities": task.modality_names})
+    stamp = json.dumps({"spec": spec.to_dict(), "modalities": task.modality_names, "shown": names})
     if target.is_dir() and (target / "spec.json").read_text() == stamp:
         return target
     if case.label is None:
         raise InputDataError(f"The case {case.case_id} has no reference labels.", "Add <case>_seg.nii.gz.")
-    volumes = case.read()
+    if not names:
+        raise InputDataError(
+            f"The case {case.case_id} has none of the scans that training may see ({', '.join(allowed)}).",
+            "Add one, leave the case out, or change the missingness.",
+        )
+    volumes = case.read(names)
     prepared = prepare(volumes, task, spec)
     classes = read_label(case.label, task, prepared.reference_grid.shape)
     one_hot = [
@@ -128,10 +146,10 @@ def cache_case(case: Case, task: Task, spec: PreprocessSpec, folder: Path) -> Pa
     stacked = torch.stack(one_hot)
     label = torch.where(stacked.sum(0) > 0.5, stacked.argmax(0) + 1, 0)
     with atomic_folder(target, overwrite=True) as out:
-        np.save(out / "image.npy", prepared.image.numpy().astype(np.float16))
+        for name in names:
+            np.save(out / f"{name}.npy", prepared.image[task.index(name)].numpy().astype(np.float16))
         np.save(out / "label.npy", label.numpy().astype(np.uint8))
         np.save(out / "brain.npy", prepared.brain.numpy().astype(np.uint8))
-        (out / "present.json").write_text(json.dumps(prepared.present.tolist()))
         (out / "spec.json").write_text(stamp)
     return target
 
@@ -184,7 +202,7 @@ class PatchSampler:
     def __init__(self, folders: Sequence[Path], missingness: Missingness, seed: int, augmentation: Augmentation):
         self.folders, self.missingness, self.seed, self.augmentation = list(folders), missingness, seed, augmentation
         self.case_ids = tuple(folder.name for folder in self.folders)
-        self._open: dict[Path, tuple[np.ndarray, ...]] = {}
+        self._open: dict[Path, tuple] = {}
         self._tumour: dict[Path, np.ndarray] = {}
 
     def shows(self, case_id: str) -> np.ndarray:
@@ -207,8 +225,7 @@ class PatchSampler:
     def _sample(self, rng: np.random.Generator, step: int, patch: Sequence[int]) -> tuple:
         folder = self.folders[rng.integers(len(self.folders))]
         image, label, brain, available = self._arrays(folder)
-        present = available & self.missingness(folder.name, step // len(self.folders), rng)
-        present = present if present.any() else available
+        present = self._present(folder, step, available, rng)
         low = self._corner(folder, label, rng, patch)
         sample = np.zeros((len(image), *patch), np.float32)
         for m in np.flatnonzero(present):
@@ -219,10 +236,25 @@ class PatchSampler:
             sample, label, brain = (np.ascontiguousarray(np.flip(a, -3)) for a in (sample, label, brain))
         return sample, present, label, brain, folder.name
 
-    def _arrays(self, folder: Path) -> tuple[np.ndarray, ...]:
+    def _present(self, folder: Path, step: int, available: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """What a sample shows. Draws that miss what is on disk are repeated: alike stays alike among what is left."""
+        for _ in range(1000):
+            present = available & self.missingness(folder.name, step // len(self.folders), rng)
+            if present.any():
+                return present
+        raise InputDataError(
+            f"The case {folder.name} has none of the scans that the missingness shows.",
+            "Leave it out, or change the missingness.",
+        )
+
+    def _arrays(self, folder: Path) -> tuple[list[np.ndarray | None], np.ndarray, np.ndarray, np.ndarray]:
+        """Images by modality (None = not there), label, brain, and [M] bool: what is there."""
         if folder not in self._open:
-            arrays = (np.load(folder / f"{name}.npy", mmap_mode="r") for name in ("image", "label", "brain"))
-            self._open[folder] = (*arrays, np.array(json.loads((folder / "present.json").read_text())))
+            stored = json.loads((folder / "spec.json").read_text())
+            names, shown = stored["modalities"], stored["shown"]
+            image = [np.load(folder / f"{name}.npy", mmap_mode="r") if name in shown else None for name in names]
+            label, brain = (np.load(folder / f"{name}.npy", mmap_mode="r") for name in ("label", "brain"))
+            self._open[folder] = (image, label, brain, np.array([name in shown for name in names]))
             found = np.flatnonzero(np.asarray(self._open[folder][1]))
             self._tumour[folder] = found[:: max(1, found.size // 4096)]
         return self._open[folder]

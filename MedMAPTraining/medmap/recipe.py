@@ -5,9 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+
+import numpy as np
 
 from medmap.dataset import Augmentation
 from medmap.errors import BundleError, MissingInputError, UsageError
@@ -23,6 +25,8 @@ class Recipe:
         network, network_options: backbone by name, as in ``medmap.networks.NETWORKS``.
         objective, objective_options: as in ``medmap.objectives.OBJECTIVES``.
         missingness, missingness_options: as in ``medmap.missingness.PROTOCOLS``.
+        held_out_cases: cases kept out of training for objectives that learn on two levels: their names, or how many
+            (drawn by the seed).
         steps: batches in all; an objective may take several optimiser steps on each.
         epoch_steps: batches an epoch (objectives update slow state at its end); 0 takes one pass over the cases.
         batch: patches a step.
@@ -44,6 +48,7 @@ class Recipe:
     objective_options: dict = field(default_factory=dict)
     missingness: str = "random-subset"
     missingness_options: dict = field(default_factory=dict)
+    held_out_cases: int | tuple[str, ...] = 0
     steps: int = 6000
     epoch_steps: int = 0
     batch: int = 1
@@ -70,6 +75,20 @@ class Recipe:
         """Size of the patches of a step: every 1 / large_share-th is a large one."""
         large = int((step + 1) * self.large_share) > int(step * self.large_share)
         return self.large_patch if large else self.patch
+
+    def hold_out(self, cases: Sequence[str]) -> frozenset[str]:
+        """Those of the cases that are kept out. Raises UsageError for a name that is not there, or if none is left."""
+        wanted = self.held_out_cases
+        if isinstance(wanted, int):
+            rng = np.random.default_rng([self.seed, len(cases)])
+            wanted = tuple(sorted(cases)[n] for n in rng.permutation(len(cases))[:wanted])
+        unknown = set(wanted) - set(cases)
+        if unknown or len(wanted) >= len(cases):
+            raise UsageError(
+                f"The recipe keeps {', '.join(sorted(unknown)) or len(wanted)} of {len(cases)} cases out of training.",
+                "Name cases that are there, and leave some to train on (held_out_cases).",
+            )
+        return frozenset(wanted)
 
     @staticmethod
     def read(path: str | Path) -> Recipe:

@@ -71,9 +71,9 @@ def test_a_folder_without_cases_is_refused(tmp_path):
 
 
 def test_caching_twice_does_it_once(folders, tmp_path):
-    stamp = (folders[0] / "image.npy").stat().st_mtime_ns
+    stamp = (folders[0] / "t1.npy").stat().st_mtime_ns
     cache_case(find_cases(tmp_path / "data", BRATS)[0], BRATS, SPEC, tmp_path / "cache")
-    assert (folders[0] / "image.npy").stat().st_mtime_ns == stamp
+    assert (folders[0] / "t1.npy").stat().st_mtime_ns == stamp
 
 
 def test_a_case_without_labels_cannot_be_trained_on(folders, tmp_path):

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 
 from medmap.bundle import default_bundle_path, load_bundle, update_card
-from medmap.dataset import PatchSampler, cache_case, find_cases
+from medmap.dataset import Batch, Case, PatchSampler, cache_case, find_cases
 from medmap.errors import MissingInputError, OutputError
 from medmap.evaluate import evaluate, summarise, write_rows
 from medmap.files import make_folder
 from medmap.inference import resolve_device
-from medmap.missingness import build_missingness
+from medmap.missingness import build_missingness, full, write_masks
 from medmap.recipe import Recipe
 from medmap.task import BRATS
 from medmap.train import export, train
@@ -45,13 +45,7 @@ def train_bundle(run: Path, data: Path, bundle: Path, options: TrainOptions, rep
     recipe = load_recipe(options)
     check_output_folder(bundle, options.overwrite)
     cases = find_cases(data, BRATS)
-    cache = make_folder(make_folder(run) / "cache")
-    folders = []
-    for n, case in enumerate(cases):
-        report(0.0, f"preparing case {n + 1} of {len(cases)}")
-        folders.append(cache_case(case, BRATS, recipe.preprocess, cache))
-    missingness = build_missingness(recipe.missingness, BRATS, recipe.missingness_options)
-    sampler = PatchSampler(folders, missingness, recipe.seed, recipe.augmentation)
+    sampler, held_out = cached_patches(recipe, cases, make_folder(run), report)
     teacher = load_bundle(options.teacher).network if options.teacher else None
     log = (run / "log.jsonl").open("a", encoding="utf-8")
 
@@ -66,6 +60,7 @@ def train_bundle(run: Path, data: Path, bundle: Path, options: TrainOptions, rep
             sampler,
             run,
             teacher=teacher,
+            held_out=held_out,
             device=options.device,
             precision=options.precision,
             minutes=options.minutes,
@@ -75,10 +70,11 @@ def train_bundle(run: Path, data: Path, bundle: Path, options: TrainOptions, rep
         place = (
             "CUDA GPU" if resolve_device(options.device).type == "cuda" else f"{torch.get_num_threads()} CPU threads"
         )
+        number = len(sampler.case_ids)
         card = {
             "description": "Glioma segmentation (WT, TC, ET) from any subset of T1, T1ce, T2, FLAIR.",
             "data": options.data_statement,
-            "training": f"{recipe.steps} steps, {len(cases)} cases, {options.precision}, {place}, seed {recipe.seed}.",
+            "training": f"{recipe.steps} steps, {number} cases, {options.precision}, {place}, seed {recipe.seed}.",
         }
         export(
             run,
@@ -91,6 +87,30 @@ def train_bundle(run: Path, data: Path, bundle: Path, options: TrainOptions, rep
             overwrite=options.overwrite,
         )
     return done, recipe.steps
+
+
+def cached_patches(
+    recipe: Recipe, cases: Sequence[Case], run: Path, report: Report
+) -> tuple[PatchSampler, Callable[[int], Batch] | None]:
+    """Prepare the cases under ``run/cache``; returns where patches come from, and held-out batches by number, if any.
+
+    ``run/scans.csv`` says which scans training may see of each case; no other is opened.
+    """
+    names = [case.case_id for case in cases]
+    missingness = build_missingness(recipe.missingness, BRATS, recipe.missingness_options, names)
+    write_masks(run / "scans.csv", BRATS, {name: missingness.ever(name) for name in names})
+    cache, aside = make_folder(run / "cache"), recipe.hold_out(names)
+    folders: dict[bool, list[Path]] = {False: [], True: []}
+    for n, case in enumerate(cases):
+        report(0.0, f"preparing case {n + 1} of {len(cases)}")
+        folder = cache_case(case, BRATS, recipe.preprocess, cache, missingness.ever(case.case_id))
+        folders[case.case_id in aside].append(folder)
+    sampler = PatchSampler(folders[False], missingness, recipe.seed, recipe.augmentation)
+    if not aside:
+        return sampler, None
+    # They show all that may be seen of them; the seed's complement keeps the two draws apart.
+    others = PatchSampler(folders[True], full(BRATS), 2**32 - 1 - recipe.seed, recipe.augmentation)
+    return sampler, lambda n: others.batch(n, recipe.batch, recipe.patch)
 
 
 def check_output_folder(path: Path, overwrite: bool) -> None:
