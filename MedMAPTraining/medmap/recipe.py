@@ -24,6 +24,8 @@ class Recipe:
         about: for people: what it is, where its numbers come from, what is known of its results.
         network, network_options: backbone by name, as in ``medmap.networks.NETWORKS``.
         objective, objective_options: as in ``medmap.objectives.OBJECTIVES``.
+        alignment: anchor, tap, alpha and the anchor's options (``medmap.objectives.WithAnchor``); empty aligns nothing.
+            T* is a part of the network: its option ``stem`` (``medmap.networks.stem.with_stem``).
         missingness, missingness_options: as in ``medmap.missingness.PROTOCOLS``.
         held_out_cases: cases kept out of training for objectives that learn on two levels: their names, or how many
             (drawn by the seed).
@@ -46,6 +48,7 @@ class Recipe:
     network_options: dict = field(default_factory=dict)
     objective: str = "plain"
     objective_options: dict = field(default_factory=dict)
+    alignment: dict = field(default_factory=dict)
     missingness: str = "random-subset"
     missingness_options: dict = field(default_factory=dict)
     held_out_cases: int | tuple[str, ...] = 0

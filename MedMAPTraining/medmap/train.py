@@ -18,7 +18,7 @@ from medmap.errors import BundleError, InternalError, UsageError
 from medmap.files import make_folder, write_json
 from medmap.inference import resolve_device
 from medmap.networks import Backbone, build_network
-from medmap.objectives import Context, Group, Objective, build_objective
+from medmap.objectives import Context, Group, Objective, WithAnchor, build_objective
 from medmap.postprocess import PostprocessSpec
 from medmap.recipe import Recipe, learning_rate
 from medmap.task import Task
@@ -115,7 +115,7 @@ def make_objective(
     counts = {name: sum(bool(mask[m]) for mask in shown.values()) for m, name in enumerate(task.modality_names)}
     context = Context(
         task=task,
-        backbone=build_network(recipe.network, options),
+        backbone=build_network(recipe.network, _naming_modalities(options, task)),
         teacher=teacher,
         steps=recipe.steps,
         epoch_steps=recipe.epoch_steps or max(1, -(-len(cases) // recipe.batch)),
@@ -123,7 +123,16 @@ def make_objective(
         cases_with=counts,
         held_out=held_out,
     )
-    return build_objective(recipe.objective, context, recipe.objective_options)
+    objective = build_objective(recipe.objective, context, recipe.objective_options)
+    return WithAnchor(objective, task, **recipe.alignment) if recipe.alignment else objective
+
+
+def _naming_modalities(options: dict, task: Task) -> dict:
+    """The network's options, with names of the modalities for a stem's mixture, so that a bundle knows them."""
+    stem = options.get("stem") or {}
+    if not stem.get("mixture"):
+        return options
+    return {**options, "stem": {**stem, "mixture": {"names": list(task.modality_names), **stem["mixture"]}}}
 
 
 def export(

@@ -19,7 +19,7 @@ ORDER = [
     {"task", "volume", "files", "brain"},
     {"checks", "geometry", "metrics"},
     {"networks", "preprocess"},
-    {"postprocess", "card"},
+    {"postprocess", "alignment", "card"},
     {"bundle"},
     {"provenance"},
     {"inference", "review"},

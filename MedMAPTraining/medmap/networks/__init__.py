@@ -11,6 +11,7 @@ from medmap.networks.rfnet import RFNet
 from medmap.networks.robust_mseg import RobustMSeg
 from medmap.networks.segresnet import SegResNet
 from medmap.networks.shaspec import ShaSpec
+from medmap.networks.stem import with_stem
 from medmap.networks.subset_unet import SubsetUNet
 from medmap.networks.u_hemis import UHeMIS
 from medmap.networks.u_hved import UHVED
@@ -39,13 +40,19 @@ __all__ = ["NETWORKS", "Backbone", "Output", "build_network"]
 def build_network(name: str, options: dict) -> Backbone:
     """Build a backbone from plain data, as a bundle or a recipe states it.
 
+    Args:
+        name: one of ``NETWORKS``.
+        options: of its class; ``stem`` puts T* into it (``medmap.networks.stem.with_stem``).
+
     Raises:
         BundleError: the name or an option is unknown.
     """
     if name not in NETWORKS:
         raise BundleError(f"The network '{name}' is unknown.", f"This version knows {', '.join(sorted(NETWORKS))}.")
     try:
-        network = NETWORKS[name](**options)
+        own = {key: value for key, value in options.items() if key != "stem"}
+        stem = options.get("stem")
+        network = NETWORKS[name](**own) if stem is None else with_stem(NETWORKS[name], own, stem)
         network.built_from = (name, dict(options))
         return network
     except TypeError as error:

@@ -8,6 +8,7 @@ from typing import ClassVar
 
 from torch import Tensor, nn
 
+from medmap.errors import UsageError
 from medmap.networks.blocks import mask_absent
 
 Features = list[Tensor]
@@ -57,6 +58,26 @@ class Backbone(nn.Module):
     def encode(self, image: Tensor, modality: int) -> Features:
         """Features of one modality; image [B, 1, *S], modality = its position in the task."""
         raise NotImplementedError
+
+    def extract(self, image: Tensor, modality: int) -> Features:
+        """``encode`` up to the tap ``mod_bottleneck``, which is its last entry; ``refine`` does the rest."""
+        return self.encode(image, modality)
+
+    def refine(self, features: Features, modality: int) -> Features:
+        """What ``encode`` makes of ``extract``'s answer: more entries, where a network goes on after its levels."""
+        return features
+
+    def latent(self, features: Features, tap: str) -> Tensor:
+        """One modality's own ``stem`` or ``mod_bottleneck`` [B, C, *s], from what ``encode`` gave.
+
+        Raises:
+            UsageError: the network has no such tap a modality.
+        """
+        if tap not in ("stem", "mod_bottleneck") or tap not in self.provides:
+            raise UsageError(
+                f"{type(self).__name__} has no '{tap}' of every modality.", "Give it a stem, or choose another tap."
+            )
+        return features[0 if tap == "stem" else -1]
 
     def decode(self, features: Sequence[Features | None], present: Tensor, want: Sequence[str] = ()) -> Output:
         """Fuse and decode.

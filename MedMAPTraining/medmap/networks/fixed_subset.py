@@ -26,6 +26,7 @@ class FixedSubset(Backbone):
         inputs: positions (``Task.index``) of the modalities that the network is made for. None: all M, and the network
             is meant to meet absent ones as zero channels (modality dropout).
         replicate: how often each channel is repeated.
+        modality_channels: channels of one modality; more than one behind a stem.
 
     Attributes:
         inputs: those positions, in task order.
@@ -35,7 +36,13 @@ class FixedSubset(Backbone):
     """
 
     def __init__(
-        self, modalities: int, classes: int, spatial_dims: int, inputs: Sequence[int] | None = None, replicate: int = 1
+        self,
+        modalities: int,
+        classes: int,
+        spatial_dims: int,
+        inputs: Sequence[int] | None = None,
+        replicate: int = 1,
+        modality_channels: int = 1,
     ):
         super().__init__()
         self.modalities, self.classes, self.spatial_dims = modalities, classes, spatial_dims
@@ -44,7 +51,7 @@ class FixedSubset(Backbone):
         if replicate < 1:
             raise BundleError(f"The option replicate is {replicate}, not a positive number.", "Leave it out.")
         self.replicate = replicate
-        self.channels = replicate * len(self.inputs)
+        self.channels = replicate * len(self.inputs) * modality_channels
 
     def segment(self, image: Tensor, want: Sequence[str] = ()) -> Output:
         """The network itself; image [B, channels, *S]."""

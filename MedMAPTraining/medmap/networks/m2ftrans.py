@@ -219,8 +219,19 @@ class M2FTrans(Backbone):
 
     def encode(self, image: Tensor, modality: int) -> Features:
         """[B, 1, *S] -> the levels, then the tokens [B, N, C] at the input of every layer of the transformer."""
-        levels = self.encoders[modality](image)
-        return [*levels, *self.transformer.encode(levels[-1], modality)]
+        return self.refine(self.extract(image, modality), modality)
+
+    def extract(self, image: Tensor, modality: int) -> Features:
+        """The levels of the encoder."""
+        return self.encoders[modality](image)
+
+    def refine(self, features: Features, modality: int) -> Features:
+        """The levels, and the tokens of the deepest at the input of every layer."""
+        return [*features, *self.transformer.encode(features[-1], modality)]
+
+    def latent(self, features: Features, tap: str) -> Tensor:
+        """A modality's own tap; see ``Backbone.latent``."""
+        return super().latent(features[: self.levels], tap)
 
     def decode(self, features: Sequence[Features | None], present: Tensor, want: Sequence[str] = ()) -> Output:
         """Fuse what is present and decode; see ``Backbone.decode``."""

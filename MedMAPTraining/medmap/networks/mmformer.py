@@ -95,6 +95,7 @@ class MMFormer(Backbone):
         window: size of the training window, which the learned positions belong to; any other works.
         dropout: in the transformers.
         scrambled_bottleneck: the released token layout, see ``InterTransformer``.
+        modality_channels: of every modality's input; more than one behind a stem.
     """
 
     provides: ClassVar[frozenset[str]] = frozenset(
@@ -114,12 +115,15 @@ class MMFormer(Backbone):
         window: int = 128,
         dropout: float = 0.1,
         scrambled_bottleneck: bool = False,
+        modality_channels: int = 1,
     ):
         super().__init__()
         self.modalities, self.classes, self.spatial_dims = modalities, classes, spatial_dims
         self.stride = 2 ** (len(widths) - 1)
         dims, grid, each = spatial_dims, max(window // self.stride, 1), range(modalities)
-        self.encoders = nn.ModuleList(ResidualEncoder(dims, widths, pre_norm=True) for _ in each)
+        self.encoders = nn.ModuleList(
+            ResidualEncoder(dims, widths, pre_norm=True, inputs=modality_channels) for _ in each
+        )
         self.intra = nn.ModuleList(
             IntraTransformer(dims, widths[-1], token_width, depth, heads, mlp_width, grid, dropout) for _ in each
         )
@@ -134,8 +138,19 @@ class MMFormer(Backbone):
 
     def encode(self, image: Tensor, modality: int) -> Features:
         """[B, 1, *S] -> the levels of the encoder, then the output of the intra-modal transformer [B, C, *S/stride]."""
-        levels = self.encoders[modality](image)
-        return [*levels, self.intra[modality](levels[-1])]
+        return self.refine(self.extract(image, modality), modality)
+
+    def extract(self, image: Tensor, modality: int) -> Features:
+        """The levels of the encoder."""
+        return self.encoders[modality](image)
+
+    def refine(self, features: Features, modality: int) -> Features:
+        """The levels, and the intra-modal transformer's view of the deepest."""
+        return [*features, self.intra[modality](features[-1])]
+
+    def latent(self, features: Features, tap: str) -> Tensor:
+        """A modality's own tap; see ``Backbone.latent``."""
+        return super().latent(features[:-1], tap)
 
     def decode(self, features: Sequence[Features | None], present: Tensor, want: Sequence[str] = ()) -> Output:
         """Fuse what is present and decode; see ``Backbone.decode``."""

@@ -114,6 +114,7 @@ class RFNet(Backbone):
         widths: channels at strides 1, 2, 4, ...
         region_hidden: channels between the two layers of the PRM.
         weight_hidden: channels between the two layers that give a modality its weight.
+        modality_channels: of every modality's input; more than one behind a stem.
     """
 
     provides: ClassVar[frozenset[str]] = frozenset(
@@ -128,12 +129,15 @@ class RFNet(Backbone):
         widths: Sequence[int] = (16, 32, 64, 128),
         region_hidden: int = 16,
         weight_hidden: int = 128,
+        modality_channels: int = 1,
     ):
         super().__init__()
         self.modalities, self.classes, self.spatial_dims = modalities, classes, spatial_dims
         self.stride = 2 ** (len(widths) - 1)
         dims, deepest = spatial_dims, len(widths) - 1
-        self.encoders = nn.ModuleList(ResidualEncoder(dims, widths) for _ in range(modalities))
+        self.encoders = nn.ModuleList(
+            ResidualEncoder(dims, widths, inputs=modality_channels) for _ in range(modalities)
+        )
         self.separate = SeparateDecoder(dims, classes, widths)
         self.predictions = nn.ModuleList(
             RegionPrediction(dims, modalities, classes, width, region_hidden, level == deepest)

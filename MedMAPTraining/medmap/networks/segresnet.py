@@ -32,7 +32,7 @@ class SegResNet(FixedSubset):
     objective's business.
 
     Args:
-        modalities, classes, spatial_dims, inputs, replicate: see ``FixedSubset``.
+        modalities, classes, spatial_dims, inputs, replicate, modality_channels: see ``FixedSubset``.
         width: channels at full resolution, a multiple of the eight groups; doubled from level to level.
         blocks_down: residual blocks of the levels at strides 1, 2, 4, ...
         blocks_up: residual blocks of the levels on the way up, coarse to fine; one fewer than ``blocks_down``.
@@ -58,8 +58,9 @@ class SegResNet(FixedSubset):
         blocks_up: Sequence[int] = (1, 1, 1),
         dropout: float = 0.2,
         style: bool = False,
+        modality_channels: int = 1,
     ):
-        super().__init__(modalities, classes, spatial_dims, inputs, replicate)
+        super().__init__(modalities, classes, spatial_dims, inputs, replicate, modality_channels)
         self.stride = 2 ** (len(blocks_down) - 1)
         self.net = _monai_segresnet()(
             spatial_dims=spatial_dims,

@@ -118,7 +118,7 @@ class UNet(FixedSubset):
     BraTS 2015). PMKL's student of T1ce is ``inputs=[1], replicate=4``: it repeats the scan into four channels.
 
     Args:
-        modalities, classes, spatial_dims, inputs, replicate: see ``FixedSubset``.
+        modalities, classes, spatial_dims, inputs, replicate, modality_channels: see ``FixedSubset``.
         widths: channels of the levels at strides 1, 2, 4, ...
     """
 
@@ -132,8 +132,9 @@ class UNet(FixedSubset):
         inputs: Sequence[int] | None = None,
         replicate: int = 1,
         widths: Sequence[int] = WIDTHS,
+        modality_channels: int = 1,
     ):
-        super().__init__(modalities, classes, spatial_dims, inputs, replicate)
+        super().__init__(modalities, classes, spatial_dims, inputs, replicate, modality_channels)
         self.stride = 2 ** (len(widths) - 1)
         self.encoder = UNetEncoder(spatial_dims, self.channels, widths)
         self.decoder = UNetDecoder(spatial_dims, widths)
@@ -158,15 +159,23 @@ class GatedUNet(Backbone):
     Args:
         modalities, classes, spatial_dims: see ``SubsetUNet``.
         widths: channels of the levels at strides 1, 2, 4, ...
+        modality_channels: of every modality's input; more than one behind a stem.
     """
 
     provides: ClassVar[frozenset[str]] = frozenset({"stem", "mod_bottleneck", "bottleneck", "decoder"})
 
-    def __init__(self, modalities: int = 4, classes: int = 4, spatial_dims: int = 3, widths: Sequence[int] = WIDTHS):
+    def __init__(
+        self,
+        modalities: int = 4,
+        classes: int = 4,
+        spatial_dims: int = 3,
+        widths: Sequence[int] = WIDTHS,
+        modality_channels: int = 1,
+    ):
         super().__init__()
         self.modalities, self.classes, self.spatial_dims = modalities, classes, spatial_dims
         self.stride = 2 ** (len(widths) - 1)
-        self.encoders = nn.ModuleList(UNetEncoder(spatial_dims, 1, widths) for _ in range(modalities))
+        self.encoders = nn.ModuleList(UNetEncoder(spatial_dims, modality_channels, widths) for _ in range(modalities))
         self.fusions = nn.ModuleList(GatedFusion(spatial_dims, modalities, width) for width in widths)
         self.decoder = UNetDecoder(spatial_dims, widths)
         self.head = CONV[spatial_dims](widths[0], classes, 1)

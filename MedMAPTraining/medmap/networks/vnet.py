@@ -29,7 +29,7 @@ class VNet(FixedSubset):
     transposed convolutions have no bias, like the others, was inferred (720 parameters that normalisation would undo).
 
     Args:
-        modalities, classes, spatial_dims, inputs, replicate: see ``FixedSubset``.
+        modalities, classes, spatial_dims, inputs, replicate, modality_channels: see ``FixedSubset``.
         widths: channels of the levels at strides 1, 2, 4, ...
         depths: convolutions of the levels on the way down; on the way up they are the same, without the coarsest.
         norm: ``batch`` as published. ``instance`` is a deviation: batch statistics mix samples that have different
@@ -48,8 +48,9 @@ class VNet(FixedSubset):
         widths: Sequence[int] = (16, 32, 64, 128, 256),
         depths: Sequence[int] = (1, 2, 3, 3, 3),
         norm: str = "batch",
+        modality_channels: int = 1,
     ):
-        super().__init__(modalities, classes, spatial_dims, inputs, replicate)
+        super().__init__(modalities, classes, spatial_dims, inputs, replicate, modality_channels)
         if norm not in NORMS:
             raise BundleError(f"The normalisation '{norm}' is unknown.", f"Use {' or '.join(NORMS)}.")
         if len(widths) != len(depths):

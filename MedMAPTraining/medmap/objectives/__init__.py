@@ -5,12 +5,13 @@ from __future__ import annotations
 from medmap.errors import BundleError, UsageError
 from medmap.objectives.base import Context, Frozen, Group, Objective
 from medmap.objectives.plain import Plain
+from medmap.objectives.with_anchor import WithAnchor
 
 OBJECTIVES: dict[str, type[Objective]] = {
     "plain": Plain,
 }
 
-__all__ = ["OBJECTIVES", "Context", "Frozen", "Group", "Objective", "build_objective"]
+__all__ = ["OBJECTIVES", "Context", "Frozen", "Group", "Objective", "WithAnchor", "build_objective"]
 
 
 def build_objective(name: str, context: Context, options: dict) -> Objective:

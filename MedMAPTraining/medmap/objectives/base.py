@@ -88,6 +88,10 @@ class Objective(nn.Module):
         """The network that inference runs, and of which a moving average is kept."""
         raise NotImplementedError
 
+    def aligned(self) -> Backbone:
+        """The network whose latents an anchor may align; where two are trained, the one that sees every modality."""
+        return self.deploy()
+
 
 class Frozen:
     """Holds a network out of ``state_dict``, ``parameters`` and ``train()``: evaluation mode, no gradients."""

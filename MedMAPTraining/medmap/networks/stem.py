@@ -1,0 +1,268 @@
+"""T*: MedMAP's map of every modality into one latent space, as a part of the backbone that is trained and deployed.
+
+Source: MedMAP (arXiv 2408.09465, Fig. 3) and its conference version, which call T* "a simple convolution" and do not
+say more; the places and forms here are readings, each named. What all of them share: T* is applied to each modality
+*separately*. A convolution over the stacked modalities (the official fragment's first version has one) shows an absent
+modality to everything behind it, and leaves no latent per modality that could be aligned.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from medmap.errors import BundleError
+from medmap.networks.base import Backbone, Features, Output
+from medmap.networks.blocks import CONV, NORM
+
+PLACES = ("input", "mod_bottleneck")
+SHARINGS = ("shared", "per-modality")
+COMBINES = ("concat", "mean")
+
+
+class InputMap(nn.Module):
+    """Reading R1, for the teacher of distillation: a 3-wide convolution 1 -> c on the scan; [B, 1, *S] -> [B, c, *S].
+
+    Without bias, so that the zero background stays zero.
+    """
+
+    def __init__(self, dims: int, channels: int):
+        super().__init__()
+        self.conv = CONV[dims](1, channels, 3, padding=1, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(x)
+
+
+class ResidualMap(nn.Module):
+    """For networks with an encoder a modality: ``x + norm(1-wide(3-wide(x)))`` by way of ``hidden`` channels.
+
+    The gain of the norm starts at zero, so the backbone starts unchanged. With ``hidden`` = M * C one shared map has
+    as many 3-wide weights as M separate ones with ``hidden`` = C: the "equal weights" of the paper's encoder ablation.
+    """
+
+    def __init__(self, dims: int, channels: int, hidden: int):
+        super().__init__()
+        self.layers = nn.Sequential(
+            CONV[dims](channels, hidden, 3, padding=1, bias=False),
+            CONV[dims](hidden, channels, 1, bias=False),
+            NORM[dims](channels, affine=True),
+        )
+        nn.init.zeros_(self.layers[-1].weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.layers(x)
+
+
+class Mixture(nn.Module):
+    """Weights of P_*, one a modality, by name.
+
+    Args:
+        names: modalities in task order.
+        initial: starting values by name, 0 where not named; before the softmax in the form ``softmax``.
+        form: ``softmax``, or ``raw`` as printed: any real numbers. Raw weights that do not add up to one cost
+            (sum - 1)² times the latents' energy even where all modalities are identical.
+        renormalise: over the modalities that a sample has, so that absent ones weigh nothing and the others add up to
+            one. Without it (as printed) only what is absent is left out.
+
+    Raises:
+        BundleError: a name or the form is unknown.
+    """
+
+    def __init__(
+        self,
+        names: Sequence[str],
+        initial: Mapping[str, float] | None = None,
+        form: str = "softmax",
+        renormalise: bool = True,
+    ):
+        super().__init__()
+        initial = initial or {}
+        if form not in ("softmax", "raw") or set(initial) - set(names):
+            raise BundleError(
+                f"The mixture weights cannot start from {dict(initial)} in the form '{form}'.",
+                f"Name modalities of {', '.join(names)}, and the form softmax or raw.",
+            )
+        self.names, self.form, self.renormalise = tuple(names), form, renormalise
+        self.values = nn.Parameter(torch.tensor([float(initial.get(name, 0.0)) for name in names]))
+
+    def forward(self, present: Tensor) -> Tensor:
+        """present [B, M] bool -> weights [B, M] float32, zero where absent."""
+        values = self.values.float().expand(present.shape)
+        if self.form == "softmax":
+            return values.masked_fill(~present, -torch.inf).softmax(1).nan_to_num(0.0)
+        weights = torch.where(present, values, torch.zeros_like(values))
+        return weights / weights.sum(1, keepdim=True) if self.renormalise else weights
+
+    def named(self) -> dict[str, float]:
+        """The weights where every modality is present, by name."""
+        everything = torch.ones(1, len(self.names), dtype=torch.bool, device=self.values.device)
+        return dict(zip(self.names, self(everything)[0].tolist(), strict=True))
+
+
+class Stemmed(Backbone):
+    """A backbone with T*; it meets the same contract, so bundles, inference and objectives need to know nothing more.
+
+    The latents z_j, which anchors align, are ``latent(features, "stem")`` for T* at the input and
+    ``latent(features, "mod_bottleneck")`` for T* there.
+
+    Args:
+        base: the network behind, or around, T*.
+        modalities: number of modalities M of the task.
+        maps: one T* for all, or one a modality.
+        place: ``input`` or ``mod_bottleneck``.
+        combine: at the input: ``concat`` hands every latent to the base as that modality; ``mean`` hands it their
+            mean as the only one (reading R2: J*c channels a modality keep the weights equal).
+        mixture: at the input, with ``concat``: the base sees the mixture of what is present as one modality more, so
+            that the task has a say in its weights. The alignment loss alone has none: its optimum is uniform.
+    """
+
+    provides: ClassVar[frozenset[str]] = frozenset({"stem"})
+
+    def __init__(
+        self,
+        base: Backbone,
+        modalities: int,
+        maps: Sequence[nn.Module],
+        place: str,
+        combine: str = "concat",
+        mixture: Mixture | None = None,
+    ):
+        super().__init__()
+        self.base, self.maps, self.mixture = base, nn.ModuleList(maps), mixture
+        self.modalities, self.classes, self.spatial_dims = modalities, base.classes, base.spatial_dims
+        self.place, self.combine, self.stride = place, combine, base.stride
+        self.needs = None if base.needs is None else frozenset(m for m in base.needs if m < modalities)
+        own = {"stem"} if place == "input" else set()
+        self.provides = (base.provides - ({"stem"} if combine == "mean" else set())) | own
+
+    def map(self, x: Tensor, modality: int) -> Tensor:
+        """T* of one modality."""
+        return self.maps[modality % len(self.maps)](x)
+
+    def encode(self, image: Tensor, modality: int) -> Features:
+        """At the input: z_j, then the base's features of it; elsewhere the base's features with z_j in their place."""
+        if self.place == "input":
+            z = self.map(image, modality)
+            return [z] if self.combine == "mean" else [z, *self.base.encode(z, modality)]
+        levels = list(self.base.extract(image, modality))
+        levels[-1] = self.map(levels[-1], modality)
+        return self.base.refine(levels, modality)
+
+    def latent(self, features: Features, tap: str) -> Tensor:
+        """A modality's own tap; see ``Backbone.latent``."""
+        if self.place != "input":
+            return self.base.latent(features, tap)
+        return features[0] if tap == "stem" else self.base.latent(features[1:], tap)
+
+    def decode(self, features: Sequence[Features | None], present: Tensor, want: Sequence[str] = ()) -> Output:
+        """Fuse what is present and decode; see ``Backbone.decode``."""
+        if self.place != "input":
+            return self.base.decode(features, present, want)
+        behind = [name for name in want if name != "stem"]
+        if self.combine == "mean":
+            output = self._decode_mean(features, present, behind)
+        else:
+            inner = [None if f is None else f[1:] for f in features]
+            if self.mixture is not None:
+                inner.append(self.base.encode(self._mixed(features, self.mixture(present)), self.modalities))
+                present = torch.cat([present, present.new_ones(present.shape[0], 1)], 1)
+            output = self.base.decode(inner, present, behind)
+        if "stem" in want:
+            output.taps["stem"] = [f[0] for f in features if f is not None]
+        return output
+
+    def _decode_mean(self, features: Sequence[Features | None], present: Tensor, want: Sequence[str]) -> Output:
+        share = present.float() / present.sum(1, keepdim=True).clamp(min=1)
+        whole = self.base.encode(self._mixed(features, share), 0)
+        return self.base.decode([whole], present.any(1, keepdim=True), want)
+
+    def _mixed(self, features: Sequence[Features | None], weights: Tensor) -> Tensor:
+        """sum_j w_j z_j; weights [B, M] -> [B, c, *S]. What is absent is zero, whatever its weight."""
+        total: Tensor | None = None
+        for m, feature in enumerate(features):
+            if feature is None:
+                continue
+            z, w = feature[0], weights[:, m]
+            term = w.reshape(-1, *(1,) * (z.ndim - 1)).to(z.dtype) * z
+            total = term if total is None else total + term
+        if total is None:
+            raise ValueError("at least one modality is needed")
+        return total
+
+
+def with_stem(build: type[Backbone], options: Mapping, stem: Mapping) -> Stemmed:
+    """A network of class ``build`` with T*, from plain data.
+
+    Args:
+        build: class of the base.
+        options: of the base, as without a stem.
+        stem: ``at`` (one of ``PLACES``), ``sharing`` (one of ``SHARINGS``); at the input ``channels`` (c, 4),
+            ``combine`` (one of ``COMBINES``) and ``mixture`` (``names`` and further arguments of ``Mixture``).
+
+    Raises:
+        BundleError: an option is unknown, or the base has no such place.
+    """
+    stem, options = dict(stem), dict(options)
+    place, sharing = stem.pop("at", "mod_bottleneck"), stem.pop("sharing", "shared")
+    if place not in PLACES or sharing not in SHARINGS:
+        raise BundleError(
+            f"T* cannot be '{sharing}' at '{place}'.", f"Use {' or '.join(SHARINGS)}, at {' or '.join(PLACES)}."
+        )
+    modalities = options.get("modalities", 4)
+    count = 1 if sharing == "shared" else modalities
+    if place == "input":
+        return _at_input(build, options, modalities, count, **stem)
+    if stem:
+        raise BundleError(f"T* at {place} has no option {', '.join(sorted(stem))}.", "Leave it out.")
+    base = build(**options)
+    if place not in base.provides:
+        raise BundleError(f"{build.__name__} has no latent a modality at '{place}'.", "Put the stem at the input.")
+    channels = _channels(base)
+    hidden = channels * modalities if sharing == "shared" else channels
+    maps = [ResidualMap(base.spatial_dims, channels, hidden) for _ in range(count)]
+    return Stemmed(base, modalities, maps, place)
+
+
+def _at_input(
+    build: type[Backbone],
+    options: dict,
+    modalities: int,
+    count: int,
+    channels: int = 4,
+    combine: str = "concat",
+    mixture: Mapping | None = None,
+) -> Stemmed:
+    if combine not in COMBINES or (combine == "mean" and mixture):
+        raise BundleError(
+            f"The stem's combine is '{combine}'.", f"Use {' or '.join(COMBINES)}; a mixture needs concat."
+        )
+    needs = options.get("inputs")
+    if combine == "mean":
+        options.pop("inputs", None)
+        options["modalities"] = 1
+    elif mixture:
+        options["modalities"] = modalities + 1
+        if needs is not None:
+            options["inputs"] = [*needs, modalities]
+    if channels != 1:
+        options["modality_channels"] = channels
+    base = build(**options)
+    maps = [InputMap(base.spatial_dims, channels) for _ in range(count)]
+    network = Stemmed(base, modalities, maps, "input", combine, Mixture(**mixture) if mixture else None)
+    if combine == "mean" and needs is not None:
+        network.needs = frozenset(needs)
+    return network
+
+
+@torch.no_grad()
+def _channels(base: Backbone) -> int:
+    """Channels of the base's latents, by one pass over an empty window."""
+    training = base.training
+    empty = torch.zeros(1, 1, *(max(16, 2 * base.stride),) * base.spatial_dims)
+    channels = base.eval().extract(empty, 0)[-1].shape[1]
+    base.train(training)
+    return channels
