@@ -68,5 +68,8 @@ def card_text(metadata: Mapping) -> str:
         for subset, scores in table["subsets"].items():
             cells = [f"{scores[r]['mean']:.3f} ± {scores[r]['sd']:.3f}" for r in regions]
             lines.append(f"| {subset} | " + " | ".join(cells) + " |")
+        for name, scores in table.get("averages", {}).items():
+            cells = [f"{scores[r]['mean']:.3f} ± {scores[r]['sd']:.3f}" for r in regions]
+            lines.append(f"| *mean, {name}* | " + " | ".join(cells) + " |")
         lines.append("")
     return "\n".join(lines)

@@ -63,11 +63,20 @@ class Label:
 
 @dataclass(frozen=True)
 class Region:
-    """A named union of labels that results are reported for (``WT`` = NCR + ED + ET)."""
+    """A named union of labels that results are reported for (``WT`` = NCR + ED + ET).
+
+    Attributes:
+        name: short name (``WT``).
+        title: how a person writes it.
+        labels: names of the labels that it unites.
+        least_mm3: the field's small-region rule: a prediction of less than this counts as none where an evaluation
+            applies the rule (BraTS: ET below 500 mm³). 0 where there is no rule.
+    """
 
     name: str
     title: str
     labels: tuple[str, ...]
+    least_mm3: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -118,6 +127,16 @@ class Task:
         names = self.modality_names
         return tuple(c for n in range(1, len(names) + 1) for c in combinations(names, n))
 
+    def table_order(self) -> tuple[tuple[str, ...], ...]:
+        """All subsets in the order of the field's tables (``PUBLISHED_ORDER``), or as ``subsets`` where it has none."""
+        published = tuple(tuple(n for n in self.modality_names if n in s) for s in PUBLISHED_ORDER.get(self.name, ()))
+        return published if set(published) == set(self.subsets()) else self.subsets()
+
+    def subset_title(self, names) -> str:
+        """A subset as people write it: ``"T1ce + FLAIR"``; takes names or a ``subset_key``."""
+        wanted = set(names.split("+") if isinstance(names, str) else names)
+        return " + ".join(m.title for m in self.modalities if m.name in wanted)
+
     def subset_key(self, names) -> str:
         """One name for a set of modalities, whatever the order given: ``"t1ce+flair"``."""
         wanted = {self.modality_names[self.index(name)] for name in names}
@@ -140,11 +159,12 @@ class Task:
     def from_dict(data: dict) -> Task:
         """Rebuild a task from ``to_dict``. Raises BundleError when a key is missing or of the wrong kind."""
         try:
+            name = str(data["name"])
             return Task(
-                name=str(data["name"]),
+                name=name,
                 modalities=tuple(_tupled(Modality, m) for m in data["modalities"]),
                 labels=tuple(_label(entry) for entry in data["labels"]),
-                regions=tuple(_tupled(Region, r) for r in data["regions"]),
+                regions=tuple(_region(name, entry) for entry in data["regions"]),
             )
         except (KeyError, TypeError, ValueError) as error:
             raise BundleError(
@@ -155,6 +175,12 @@ class Task:
 
 def _tupled(cls, entry: dict):
     return cls(**{key: tuple(v) if isinstance(v, list) else v for key, v in entry.items()})
+
+
+def _region(task: str, entry: dict) -> Region:
+    """A region; bundles written before there was ``least_mm3`` get their task's."""
+    known = {r.name: r.least_mm3 for r in TASKS[task].regions} if task in TASKS else {}
+    return _tupled(Region, {"least_mm3": known.get(entry["name"], 0.0), **entry})
 
 
 def _label(entry: dict) -> Label:
@@ -199,9 +225,30 @@ BRATS = Task(
     regions=(
         Region("WT", "Whole tumor", ("NCR", "ED", "ET")),
         Region("TC", "Tumor core", ("NCR", "ET")),
-        Region("ET", "Enhancing tumor", ("ET",)),
+        Region("ET", "Enhancing tumor", ("ET",), least_mm3=500.0),
     ),
 )
 """BraTS glioma: labels 1 NCR/NET, 2 ED, 4 ET (3 in releases since 2023); regions WT, TC, ET."""
 
 TASKS = {BRATS.name: BRATS}
+
+PUBLISHED_ORDER = {
+    BRATS.name: (
+        ("t2",),
+        ("t1ce",),
+        ("t1",),
+        ("flair",),
+        ("t1ce", "t2"),
+        ("t1ce", "t1"),
+        ("flair", "t1"),
+        ("t1", "t2"),
+        ("flair", "t2"),
+        ("flair", "t1ce"),
+        ("flair", "t1ce", "t1"),
+        ("flair", "t1", "t2"),
+        ("flair", "t1ce", "t2"),
+        ("t1ce", "t1", "t2"),
+        ("flair", "t1ce", "t1", "t2"),
+    )
+}
+"""Order of the subsets in the tables of RFNet (Ding et al., ICCV 2021) and those who followed, by task."""

@@ -25,7 +25,7 @@ ORDER = [
     {"inference", "review"},
     {"whatif"},
     # ------------------------------------------------- border -------------------------------------------------
-    {"nifti_header", "nifti_geometry", "nifti", "missingness", "phantom", "report", "bench"},
+    {"nifti_header", "nifti_geometry", "nifti", "missingness", "phantom", "report", "bench", "splits"},
     {"dataset"},
     {"objectives", "checkpoint", "evaluate", "recipe"},
     {"train"},

@@ -342,6 +342,6 @@ def test_phantom_evaluate_and_train_work_together(tmp_path):
         "cpu",
     )
     assert scored.returncode == 0, scored.stderr
-    assert len((tmp_path / "dice.csv").read_text().splitlines()) == 1 + 2 * 15
+    assert len((tmp_path / "dice.csv").read_text().splitlines()) == 1 + 2 * 15 * 3
     assert "the training phantoms" in medmap("info", bundle).stdout.replace("\n", " ")
     assert "15" not in scored.stderr.splitlines()[-1:]

@@ -122,16 +122,15 @@ def test_other_tasks_have_their_own_regions_and_warnings():
 
 
 def test_the_table_of_the_evaluation_is_understood():
-    from types import SimpleNamespace
-
-    from medmap.evaluate import summarise
+    from medmap.evaluate import Row, summarise
 
     rows = [
-        {"case": f"c{n}", "subset": "+".join(s), "WT": 0.8 + 0.1 * n, "TC": 0.5, "ET": 1.0}
+        Row(f"c{n}", "+".join(s), region, dice + 0.1 * n, dice, 3.0, 3.0, 1.0, 1.0, 5.0, 5.0, 373.13)
         for n in range(2)
         for s in BRATS.subsets()
+        for region, dice in (("WT", 0.8), ("TC", 0.5), ("ET", 0.6))
     ]
-    table = summarise(rows, SimpleNamespace(task=BRATS), "two cases")
+    table = summarise(rows, BRATS, "two cases")
     shown = subsetCard(BRATS, {"dice": table}, ["t2"])
     assert shown.scores[0].text == "0.85 ± 0.07"
     assert shown.data == "2 cases (two cases)"

@@ -1,4 +1,4 @@
-"""``medmap evaluate``."""
+"""``medmap evaluate`` and ``medmap compare``."""
 
 from __future__ import annotations
 
@@ -8,28 +8,127 @@ from typing import Annotated, Optional
 import typer
 from rich.table import Table
 
-from medmap.cli.base import BundleOption, Device, app, out, showing_progress
-from medmap.task import BRATS
+from medmap.cli.base import BundleOption, Device, Overwrite, app, err, interrupts, out, showing_progress
 
 
 @app.command()
 def evaluate(
     data: Annotated[Path, typer.Option(help="Folder of cases in BraTS layout, with labels.")],
     bundle: BundleOption = None,
-    table: Annotated[Optional[Path], typer.Option(help="Write Dice per case and subset as CSV.")] = None,  # noqa: UP045
+    output: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(
+            "--output", "-o", help="Folder for scores, tables and pictures; a stopped evaluation goes on there."
+        ),
+    ] = None,
+    split: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(help='Split file: {"train": [...], "val": [...], "test": [...]}, CSV (case, part), or val.txt.'),
+    ] = None,
+    part: Annotated[str, typer.Option(help="Which part of the split: choose models on val, score test once.")] = "val",
+    against: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(help="Another bundle's evaluation of the same cases (its folder): adds paired tests."),
+    ] = None,
+    table: Annotated[Optional[Path], typer.Option(help="Write every score as CSV to this file.")] = None,  # noqa: UP045
     data_statement: Annotated[str, typer.Option(help="What the data are, for the table.")] = "not stated",
-    update_card: Annotated[bool, typer.Option(help="Write the table into the bundle's card.")] = False,
+    update_card: Annotated[bool, typer.Option(help="Write the tables into the bundle's card.")] = False,
     limits: Annotated[str, typer.Option(help="Known limits, for the card; with --update-card.")] = "",
+    pictures: Annotated[bool, typer.Option(help="Keep one slice of every case for the report.")] = True,
+    overwrite: Overwrite = False,
     device: Device = "auto",
 ) -> None:
-    """Dice of every subset of modalities on a cohort, mean ± SD over cases."""
-    from medmap.workflow.training import EvaluateOptions, evaluate_bundle
+    """Score every subset of scans on a cohort: Dice, HD95 and volumes, in tables as papers print them."""
+    from medmap.workflow.evaluation import EvaluateOptions, evaluate_bundle
 
-    with showing_progress() as report:
-        options = EvaluateOptions(table, data_statement, update_card, limits, device)
-        summary = evaluate_bundle(data, bundle, options, report)
-    regions = [region.name for region in BRATS.regions]
-    grid = Table("scans", *regions, title=f"Dice, mean ± SD over {summary['cases']} cases: {summary['data']}")
-    for subset, scores in summary["subsets"].items():
-        grid.add_row(subset, *(f"{scores[r]['mean']:.3f} ± {scores[r]['sd']:.3f}" for r in regions))
+    options = EvaluateOptions(
+        output, table, split, part, against, data_statement, update_card, limits, pictures, overwrite, device
+    )
+    with showing_progress() as report, interrupts() as cancel:
+        found = evaluate_bundle(data, bundle, options, report, cancel)
+    for warning in found.warnings:
+        err.print(f"warning: {warning}", soft_wrap=True, markup=False)
+    _print_summary(found.task, found.summary)
+    if found.tests:
+        _print_tests(found.tests, "this bundle", "the other")
+
+
+@app.command()
+def compare(
+    ours: Annotated[Path, typer.Argument(help="Evaluation of A: a folder of medmap evaluate --output.")],
+    theirs: Annotated[Path, typer.Argument(help="Evaluation of B on the same cases.")],
+    output: Annotated[Optional[Path], typer.Option("--output", "-o", help="Write the tests as CSV.")] = None,  # noqa: UP045
+    metric: Annotated[str, typer.Option(help="dice, or dice_rule with the small-region rule.")] = "dice",
+) -> None:
+    """Is A better than B on the same cases? Paired tests, corrected, with effect sizes and confidence intervals."""
+    from medmap.errors import UsageError
+    from medmap.workflow.evaluation import compare_evaluations
+
+    if metric not in ("dice", "dice_rule"):
+        raise UsageError(f"'{metric}' is not a score to compare.", "Use dice or dice_rule.")
+    tests, _ = compare_evaluations(ours, theirs, output, metric)
+    _print_tests(tests, "A", "B")
+
+
+def _print_summary(task, summary: dict) -> None:
+    regions = [region.name for region in task.regions]
+    ruled = [region for region in regions if region in summary["least_mm3"]]
+    part = f", part {summary['part']}" if summary["part"] else ""
+    grid = Table(title=f"Mean ± SD over {summary['cases']} cases{part}: {summary['data']}")
+    grid.add_column("scans")
+    for name in (
+        *(f"Dice {r}" for r in regions),
+        *(f"Dice {r}, rule" for r in ruled),
+        *(f"HD95 {r} mm" for r in regions),
+    ):
+        grid.add_column(name, justify="right")
+    for subset in summary["subsets"]:
+        distances = [summary["hd95"]["subsets"][subset][r] for r in regions]
+        grid.add_row(
+            task.subset_title(subset),
+            *(_mean_sd(summary["subsets"][subset][r]) for r in regions),
+            *(_mean_sd(summary["dice_rule"]["subsets"][subset][r]) for r in ruled),
+            *("–" if d["mean"] is None else f"{d['mean']:.1f} ± {d['sd']:.1f}" for d in distances),
+        )
+    grid.add_section()
+    for name, scores in summary["averages"].items():
+        ruled_scores = summary["dice_rule"]["averages"][name]
+        label = f"mean, {name} ({scores[regions[0]]['subsets']})"
+        grid.add_row(label, *(_mean_sd(scores[r]) for r in regions), *(_mean_sd(ruled_scores[r]) for r in ruled))
     out.print(grid)
+    for region, counts in summary["empty"].items():
+        if any(counts[key] for key in ("reference", "prediction", "emptied_by_rule")):
+            out.print(
+                f"{region}: absent in the reference of {counts['reference']} cases; {counts['prediction']} of "
+                f"{counts['predictions']} predictions found none ({counts['both']} rightly); the rule empties "
+                f"{counts['emptied_by_rule']}.",
+                soft_wrap=True,
+            )
+    out.print(summary["rules"], soft_wrap=True)
+
+
+def _mean_sd(score: dict) -> str:
+    return f"{score['mean']:.3f} ± {score['sd']:.3f}"
+
+
+def _print_tests(tests, ours: str, theirs: str) -> None:
+    from medmap.evaluate.significance import METHOD
+
+    grid = Table(title=f"Paired tests of Dice: {ours} against {theirs}")
+    grid.add_column("scans")
+    for name in ("region", "cases", ours, theirs, "difference (95 % CI)", "effect", "p", "Holm", "BH", "better/worse"):
+        grid.add_column(name, justify="right")
+    for n, test in enumerate(tests):
+        if n and test.kind != tests[n - 1].kind:
+            grid.add_section()
+        interval = f"{test.difference:+.3f} ({test.low:+.3f} to {test.high:+.3f})"
+        numbers = (f"{test.mean_a:.3f}", f"{test.mean_b:.3f}", interval, f"{test.effect:+.2f}")
+        chances = (_chance(p) for p in (test.p, test.p_holm, test.p_bh))
+        verdict = f"{test.better}/{test.worse}"
+        grid.add_row(test.unit, test.region, str(test.cases), *numbers, *chances, verdict)
+    out.print(grid)
+    out.print(METHOD, soft_wrap=True)
+
+
+def _chance(p: float) -> str:
+    return "< 0.001" if p < 0.001 else f"{p:.3f}"

@@ -91,7 +91,7 @@ def prepare(
     ours = reorient(prediction, grid)[0]
     theirs = None if reference is None else reorient(reference, grid)[0]
     spacing = canonical.spacing
-    seen = {name: _foreground(array) for name, array in turned.items()}
+    seen = {name: find_foreground(array) for name, array in turned.items()}
     box = _crop(seen, ours if theirs is None else (ours != 0) | (theirs != 0), spacing)
     ours_masks = label_masks(ours[box], task)
     theirs_masks = None if theirs is None else label_masks(theirs[box], task)
@@ -99,7 +99,7 @@ def prepare(
     start = np.array([s.start for s in box])
     return Case(
         scans={name: array[box] for name, array in turned.items()},
-        windows={name: _window(turned[name], *seen[name]) for name in turned},
+        windows={name: window_of(turned[name], *seen[name]) for name in turned},
         prediction=ours_masks,
         reference=theirs_masks,
         spacing=spacing,
@@ -113,7 +113,7 @@ def _thin(shape: Sequence[int]) -> tuple[slice, ...]:
     return tuple(slice(None, None, 2 if n > 64 else 1) for n in shape)
 
 
-def _foreground(array: np.ndarray) -> tuple[np.ndarray, float]:
+def find_foreground(array: np.ndarray) -> tuple[np.ndarray, float]:
     """Mask of what is not background, on the thinned array, and the background's value.
 
     The corners tell the background's value: skull-stripped scans that were z-scored have a constant that is not zero,
@@ -126,7 +126,7 @@ def _foreground(array: np.ndarray) -> tuple[np.ndarray, float]:
     return np.abs(thin - empty) > 0.05 * max(high - low, 1e-12), empty
 
 
-def _window(array: np.ndarray, seen: np.ndarray, empty: float) -> tuple[float, float, float]:
+def window_of(array: np.ndarray, seen: np.ndarray, empty: float) -> tuple[float, float, float]:
     """Intensities shown black and white (2nd and 99.5th percentile of the foreground), and the background's value."""
     inside = np.asarray(array[_thin(array.shape)], np.float32)[seen]
     inside = inside[np.isfinite(inside)]

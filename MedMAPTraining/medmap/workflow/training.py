@@ -1,4 +1,4 @@
-"""``medmap train`` and ``medmap evaluate``: folders of cases to a bundle, and to its table."""
+"""``medmap train``: a folder of cases to a bundle."""
 
 from __future__ import annotations
 
@@ -9,10 +9,9 @@ from pathlib import Path
 
 import torch
 
-from medmap.bundle import default_bundle_path, load_bundle, update_card
+from medmap.bundle import load_bundle
 from medmap.dataset import Batch, Case, PatchSampler, cache_case, find_cases
-from medmap.errors import MissingInputError, OutputError
-from medmap.evaluate import evaluate, summarise, write_rows
+from medmap.errors import OutputError
 from medmap.files import make_folder
 from medmap.inference import resolve_device
 from medmap.missingness import build_missingness, full, write_masks
@@ -124,31 +123,3 @@ def load_recipe(options: TrainOptions) -> Recipe:
     recipe = Recipe() if options.recipe is None else Recipe.read(options.recipe)
     changes = {key: value for key in ("steps", "seed") if (value := getattr(options, key)) is not None}
     return replace(recipe, **changes)
-
-
-@dataclass(frozen=True)
-class EvaluateOptions:
-    """Options of ``medmap evaluate`` besides data and bundle; see its help."""
-
-    table: Path | None = None
-    data_statement: str = "not stated"
-    update_card: bool = False
-    limits: str = ""
-    device: str = "auto"
-
-
-def evaluate_bundle(data: Path, bundle: Path | None, options: EvaluateOptions, report: Report) -> dict:
-    """Score a bundle on a cohort; writes CSV and card where asked; returns the summary table."""
-    path = bundle or default_bundle_path()
-    loaded = load_bundle(path)
-    cases = find_cases(data, loaded.task)
-    if not any(case.label for case in cases):
-        raise MissingInputError(f"No case in {data.name} has reference labels.", "Add <case>_seg.nii.gz.")
-    place = str(resolve_device(options.device))
-    rows = evaluate(cases, loaded, device=place, report=lambda n, of, name: report(n / of, f"{name} ({n + 1} of {of})"))
-    summary = summarise(rows, loaded, options.data_statement)
-    if options.table:
-        write_rows(options.table, rows)
-    if options.update_card:
-        update_card(path, {"dice": summary, **({"limits": options.limits} if options.limits else {})})
-    return summary

@@ -1,0 +1,169 @@
+"""Is one bundle better than another on the same cases? Paired tests, corrected for how many there are."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+
+import numpy as np
+
+from medmap.errors import InputDataError
+from medmap.evaluate.scoring import Row
+from medmap.evaluate.summary import groups, per_case_averages, table
+from medmap.task import Task
+
+METHOD = (
+    "Two-sided Wilcoxon signed-rank test on the cases' differences (zeros by Pratt's method); Holm and "
+    "Benjamini-Hochberg corrections over all tests of one kind (single subsets, or averages); effect size: "
+    "matched-pairs rank-biserial correlation (-1 B always better, +1 A always better); 95 % confidence interval of "
+    "the mean difference: bootstrap over cases (BCa)."
+)
+"""What the tests are; printed beside them."""
+
+
+@dataclass(frozen=True)
+class PairedTest:
+    """One comparison of A with B.
+
+    Attributes:
+        unit: a subset's key or the name of a group of subsets (``medmap.evaluate.groups``), averaged per case.
+        kind: ``subset`` or ``average``: the family that the corrections run over.
+        region: short name.
+        cases: number of pairs.
+        mean_a, mean_b: mean scores.
+        difference: mean of A - B, with its confidence interval ``low`` to ``high``.
+        p: uncorrected; ``p_holm`` controls the chance of any false finding, ``p_bh`` the share of false ones.
+        effect: rank-biserial correlation (Kerby, Comprehensive Psychology 2014): (sum of ranks that favour A - sum
+            that favour B) / their total; 0 when all pairs are equal.
+        better, worse: pairs in which A is better, worse.
+    """
+
+    unit: str
+    kind: str
+    region: str
+    cases: int
+    mean_a: float
+    mean_b: float
+    difference: float
+    low: float
+    high: float
+    p: float
+    effect: float
+    better: int
+    worse: int
+    p_holm: float = 1.0
+    p_bh: float = 1.0
+
+    def to_dict(self) -> dict:
+        """Plain JSON-ready form, rounded; what is not defined is None."""
+        return {key: _plain(value) for key, value in asdict(self).items()}
+
+
+def compare(
+    ours: Sequence[Row],
+    theirs: Sequence[Row],
+    task: Task,
+    *,
+    metric: str = "dice",
+    resamples: int = 2000,
+    seed: int = 0,
+) -> list[PairedTest]:
+    """Test every subset and every average of A (``ours``) against B (``theirs``) on the cases that both have.
+
+    Args:
+        ours, theirs: scores of two bundles.
+        task: of both.
+        metric: a column of ``Row`` of which more is better: ``dice`` or ``dice_rule``.
+        resamples: of the bootstrap.
+        seed: of the bootstrap.
+
+    Raises:
+        InputDataError: no case, or no subset, is in both.
+    """
+    a, b = table(ours, task, metric), table(theirs, task, metric)
+    common = {row.case for row in ours} & {row.case for row in theirs}
+    units = [("average", name, members) for name, members in groups(task).items() if set(members) <= set(a) & set(b)]
+    units += [("subset", subset, (subset,)) for subset in a if subset in b]
+    if not common or not units:
+        raise InputDataError(
+            "The two evaluations have no case and subset in common.", "Evaluate both bundles on the same cases."
+        )
+    tests = []
+    for kind, name, members in units:
+        for region in task.regions:
+            left, right = (per_case_averages(values, members, region.name) for values in (a, b))
+            cases = sorted(common & set(left) & set(right))
+            if cases:
+                pairs = (np.array([side[case] for case in cases]) for side in (left, right))
+                tests.append(_test(kind, name, region.name, *pairs, resamples, seed))
+    return _corrected(tests)
+
+
+def _plain(value):
+    if not isinstance(value, float):
+        return value
+    return None if np.isnan(value) else round(value, 6)
+
+
+def _test(kind: str, unit: str, region: str, a: np.ndarray, b: np.ndarray, resamples: int, seed: int) -> PairedTest:
+    difference = np.round(a - b, 12)  # differences of rounding are ties
+    low, high = _interval(difference, resamples, seed)
+    return PairedTest(
+        unit=unit,
+        kind=kind,
+        region=region,
+        cases=len(a),
+        mean_a=float(a.mean()),
+        mean_b=float(b.mean()),
+        difference=float(difference.mean()),
+        low=low,
+        high=high,
+        p=_wilcoxon(difference),
+        effect=rank_biserial(difference),
+        better=int((difference > 0).sum()),
+        worse=int((difference < 0).sum()),
+    )
+
+
+def _wilcoxon(difference: np.ndarray) -> float:
+    from scipy.stats import wilcoxon
+
+    if not difference.any():
+        return 1.0
+    return float(wilcoxon(difference, zero_method="pratt").pvalue)
+
+
+def rank_biserial(difference: np.ndarray) -> float:
+    """Matched-pairs rank-biserial correlation of differences; zeros are ranked, and then count for neither (Pratt)."""
+    from scipy.stats import rankdata
+
+    ranks = rankdata(np.abs(difference))
+    favour, against = ranks[difference > 0].sum(), ranks[difference < 0].sum()
+    total = favour + against
+    return float((favour - against) / total) if total else 0.0
+
+
+def _interval(difference: np.ndarray, resamples: int, seed: int) -> tuple[float, float]:
+    """95 % confidence interval of the mean; (nan, nan) of a single case, and a point where all are equal."""
+    from scipy.stats import bootstrap
+
+    if len(difference) < 2:
+        return float("nan"), float("nan")
+    if np.ptp(difference) == 0:
+        return float(difference[0]), float(difference[0])
+    found = bootstrap(
+        (difference,), np.mean, n_resamples=resamples, rng=np.random.default_rng(seed), method="BCa", vectorized=True
+    ).confidence_interval
+    return float(found.low), float(found.high)
+
+
+def _corrected(tests: Sequence[PairedTest]) -> list[PairedTest]:
+    from statsmodels.stats.multitest import multipletests
+
+    done = []
+    for kind in dict.fromkeys(test.kind for test in tests):
+        family = [test for test in tests if test.kind == kind]
+        values = [test.p for test in family]
+        holm, bh = (multipletests(values, method=method)[1] for method in ("holm", "fdr_bh"))
+        done += [replace(t, p_holm=float(h), p_bh=float(q)) for t, h, q in zip(family, holm, bh, strict=True)]
+    return done
