@@ -248,3 +248,36 @@ def test_three_is_enhancing_tumour_unless_four_is_there_too(values, core, enhanc
     masks = label_masks(labels, BRATS)
     assert labels[masks["NCR"]].tolist() == core
     assert labels[masks["ET"]].tolist() == enhancing
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::UserWarning")
+def test_a_thousand_random_pairs_score_as_in_monai_empty_ones_included():
+    """MONAI leaves cases without any reference out unless told otherwise: there our stated rule is checked instead."""
+    rng = np.random.default_rng(2024)
+    pairs, empty = [], {"both": 0, "prediction": 0, "reference": 0}
+    for n in range(1000):
+        masks = [gaussian_filter(rng.standard_normal((9, 8, 7)), rng.uniform(0.4, 1.6)) for _ in range(2)]
+        shares = rng.uniform(0.02, 0.6, 2)
+        prediction, reference = (m > np.quantile(m, 1 - share) for m, share in zip(masks, shares, strict=True))
+        if n % 10 == 0:  # of a thousand: 100 without prediction, 100 without reference, 34 of them without either
+            prediction[:] = False
+        if n % 10 == 1 or n % 30 == 0:
+            reference[:] = False
+        pairs.append((prediction, reference))
+    ours, theirs = (torch.from_numpy(np.stack(side))[:, None].float() for side in zip(*pairs, strict=True))
+    spacing = (1.0, 1.5, 3.0)
+    dices = compute_dice(ours, theirs, include_background=True, ignore_empty=False)[:, 0].numpy()
+    distances = compute_hausdorff_distance(ours, theirs, include_background=True, percentile=95, spacing=list(spacing))
+    for (prediction, reference), score, distance in zip(pairs, dices, distances[:, 0].numpy(), strict=True):
+        assert dice(prediction, reference) == pytest.approx(score, abs=1e-6)
+        found = hd95(prediction, reference, spacing)
+        if prediction.any() and reference.any():
+            assert found == pytest.approx(distance, rel=1e-5)
+        elif prediction.any() or reference.any():
+            empty["reference" if prediction.any() else "prediction"] += 1
+            assert math.isnan(found)
+            assert not math.isfinite(distance)
+        else:
+            empty["both"] += 1
+            assert found == 0
+    assert empty == {"both": 34, "prediction": 66, "reference": 100}
