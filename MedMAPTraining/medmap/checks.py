@@ -19,8 +19,8 @@ from medmap.errors import InputDataError, UsageError
 from medmap.task import Task
 from medmap.volume import Grid, Volume
 
-SPACING_MM = (0.2, 10.0)
-"""Voxel sizes outside are a wrong unit or a damaged header, not a brain scan."""
+SPACING_MM = (0.2, 30.0)
+"""Voxel sizes outside are a wrong unit or a damaged header; the slices of a heart lie up to 23 mm apart."""
 FARTHEST_MM = 1e5
 """No scan begins farther from the world's origin."""
 LARGEST_SHEAR = 1e-3
@@ -94,7 +94,7 @@ def replace_not_finite(array: np.ndarray, name: str) -> tuple[np.ndarray, tuple[
 def affine_problem(affine: np.ndarray) -> str | None:
     """Why a [4, 4] voxel-to-world matrix cannot be used, as the end of a sentence; None if it can.
 
-    It must be finite and invertible, its axes perpendicular, and its voxels 0.2 to 10 mm large.
+    It must be finite and invertible, its axes perpendicular, and its voxels 0.2 to 30 mm large.
     """
     if not np.isfinite(affine).all():
         return "holds numbers that are not finite"
@@ -104,7 +104,7 @@ def affine_problem(affine: np.ndarray) -> str | None:
     if not sizes.all():
         return "gives a voxel no extent along an axis"
     if not (SPACING_MM[0] <= sizes.min() and sizes.max() <= SPACING_MM[1]):
-        return f"gives voxels of {_sizes(sizes)} mm (0.2 to 10 mm are possible)"
+        return f"gives voxels of {_sizes(sizes)} mm (0.2 to 30 mm are possible)"
     if np.abs(affine[:3, 3]).max() > FARTHEST_MM:
         return "puts the scan more than 100 m away from the origin"
     cosines = (axes / sizes).T @ (axes / sizes) - np.eye(3)
@@ -158,7 +158,7 @@ def contrast(volumes: dict[str, Volume], task: Task) -> Iterable[Finding]:
             raise InputDataError(f"{name} has no contrast: every voxel is {low:g}.", "Leave this modality out.")
         values = volume.array[_scan(volume).brain]
         if not values.size or values.min() == values.max():
-            raise InputDataError(f"{name} has no contrast within the brain.", "Leave this modality out.")
+            raise InputDataError(f"{name} has no contrast within the {task.organ}.", "Leave this modality out.")
     return ()
 
 
@@ -185,6 +185,8 @@ def skull_strip(volumes: dict[str, Volume], task: Task) -> Iterator[Finding]:
 
     A head is told by its volume only if the air around it is exactly 0; a thin slab of one passes.
     """
+    if not task.skull_stripped:
+        return
     for name, volume in volumes.items():
         seen = _more_than_brain(_scan(volume))
         if seen:
@@ -196,6 +198,8 @@ def skull_strip(volumes: dict[str, Volume], task: Task) -> Iterator[Finding]:
 
 def brain_volume(volumes: dict[str, Volume], task: Task) -> Iterator[Finding]:
     """Say when the brain is implausibly small: part of a brain (info), or a wrong voxel size (warning)."""
+    if not task.skull_stripped:
+        return
     for name, volume in volumes.items():
         scan = _scan(volume)
         if scan.brain_ml >= BRAIN_ML[0]:
@@ -209,6 +213,8 @@ def brain_volume(volumes: dict[str, Volume], task: Task) -> Iterator[Finding]:
 
 def field_of_view(volumes: dict[str, Volume], task: Task) -> Iterator[Finding]:
     """Say where the volume ends before the brain does."""
+    if not task.skull_stripped:
+        return
     for faces, names in _grouped(volumes, lambda volume: _cut_faces(_scan(volume))):
         if faces:
             message = f"{_listed(names)}: the brain is cut at the {_listed(faces)}. What lies outside is not found."
@@ -216,7 +222,9 @@ def field_of_view(volumes: dict[str, Volume], task: Task) -> Iterator[Finding]:
 
 
 def thick_slices(volumes: dict[str, Volume], task: Task) -> Iterator[Finding]:
-    """Say that thick slices blur what is smaller."""
+    """Say that thick slices blur what is smaller; where a task is read slice by slice they are the rule."""
+    if not task.skull_stripped:
+        return
     for name, volume in volumes.items():
         spacing = volume.grid.spacing
         if spacing.max() > THICK_MM:
@@ -244,16 +252,17 @@ def grids(volumes: dict[str, Volume], task: Task) -> Iterator[Finding]:
 
 
 def overlap(volumes: dict[str, Volume], task: Task) -> Iterator[Finding]:
-    """Refuse scans whose brains lie apart in space; warn when they overlap badly."""
+    """Refuse scans whose brains (or fields of view) lie apart in space; warn when they overlap badly."""
+    what = "brains" if task.skull_stripped else "fields of view"
     for (one, a), (two, b) in combinations(volumes.items(), 2):
         share = _overlap(_scan(a), _scan(b))
         if share < OVERLAP[0]:
             raise InputDataError(
-                f"{one} and {two} do not show the same place: their brains overlap by {share:.0%}.",
+                f"{one} and {two} do not show the same place: their {what} overlap by {share:.0%}.",
                 "Register the scans to each other first, and check that they are of one patient.",
             )
         if share < OVERLAP[1]:
-            message = f"The brains in {one} and {two} overlap by {share:.0%} only."
+            message = f"The {what} in {one} and {two} overlap by {share:.0%} only."
             yield Finding("warning", "overlap", message, "Register the scans to each other first.")
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -18,7 +18,7 @@ from medmap.files import atomic_folder
 from medmap.metrics import label_masks
 from medmap.missingness import Missingness
 from medmap.nifti import read_nifti
-from medmap.preprocess import PreprocessSpec, prepare, to_grid
+from medmap.preprocess import Prepared, PreprocessSpec, prepare, to_grid
 from medmap.task import Task
 from medmap.volume import Volume
 
@@ -63,9 +63,11 @@ class Case:
 
 
 def find_cases(folder: str | Path, task: Task) -> list[Case]:
-    """Cases of a folder in BraTS layout: one sub-folder a case, files named ``<case>_<modality>.nii.gz``, ``_seg``.
+    """Cases of a folder, in one of two layouts; names of modalities and their aliases count, in any case of letters.
 
-    Modality names and their aliases count, after ``_`` or ``-``, in any case of letters.
+    BraTS: one sub-folder a case, files named ``<case>_<modality>.nii.gz``, ``_seg``, with ``_`` or ``-``. MyoPS: the
+    files of all cases side by side in a folder (``train25``), labels ``<case>_gd.nii.gz`` there or in the folder whose
+    name says more (``train25_myops_gd``). Given all of the challenge, the cases that have labels are found.
 
     Raises:
         MissingInputError: no such folder, or no case in it.
@@ -73,13 +75,42 @@ def find_cases(folder: str | Path, task: Task) -> list[Case]:
     folder = Path(folder)
     if not folder.is_dir():
         raise MissingInputError(f"There is no folder {folder}.", "Check the path given with --data.")
-    cases = [_case(path, task) for path in sorted(folder.iterdir()) if path.is_dir()]
-    cases = [case for case in cases if case.scans]
+    inner = [path for path in sorted(folder.iterdir()) if path.is_dir()]
+    if any(_named(path, _MYOPS_LABELS) for sub in inner for path in sub.iterdir()):
+        cases = [case for case in _side_by_side([folder, *inner], task) if case.label]
+    else:
+        cases = [case for case in (_case(path, task) for path in inner) if case.scans]
+        cases = cases or _side_by_side([folder, *sorted(folder.parent.glob(f"{folder.name}_*"))], task)
     if not cases:
         raise MissingInputError(
-            f"{folder.name} holds no case in BraTS layout.", "Expected <case>/<case>_flair.nii.gz and so on."
+            f"{folder.name} holds no case in {task.name} layout.",
+            f"Expected <case>/<case>_{task.modality_names[-1]}.nii.gz and so on.",
         )
     return cases
+
+
+_MYOPS_LABELS = {"gd": "label"}
+
+
+def _named(path: Path, endings: Mapping[str, str]) -> tuple[str, str] | None:
+    """Case and meaning of a file ``<case>_<ending>.nii.gz``, or None."""
+    match = re.fullmatch(r"(.+)[_-]([a-z0-9]+)\.nii(\.gz)?", path.name, re.IGNORECASE)
+    return (match[1], endings[match[2].lower()]) if match and match[2].lower() in endings else None
+
+
+def _side_by_side(folders: Sequence[Path], task: Task) -> list[Case]:
+    """Cases whose files lie side by side; a case is what stands in front of the modality's name."""
+    endings = _MYOPS_LABELS | {alias: m.name for m in task.modalities for alias in (m.name, *m.aliases)}
+    found: dict[str, dict[str, Path]] = {}
+    for path in (path for folder in folders if folder.is_dir() for path in sorted(folder.iterdir())):
+        named = _named(path, endings)
+        if named:
+            found.setdefault(named[0], {}).setdefault(named[1], path)
+    cases = [
+        Case(name, {m: files[m] for m in task.modality_names if m in files}, files.get("label"))
+        for name, files in sorted(found.items())
+    ]
+    return [case for case in cases if case.scans]
 
 
 def _case(folder: Path, task: Task) -> Case:
@@ -110,7 +141,8 @@ def read_label(path: Path, task: Task, shape: Sequence[int]) -> np.ndarray:
 def cache_case(case: Case, task: Task, spec: PreprocessSpec, folder: Path, shown: Sequence[bool] | None = None) -> Path:
     """Prepare one case and store it for training: <modality>.npy [D, H, W] float16 each, label.npy and brain.npy uint8.
 
-    Does nothing when it was done before with the same preprocessing and the same modalities.
+    Does nothing when it was done before with the same preprocessing and the same modalities. Where the
+    preprocessing is in slices, D runs across them.
 
     Args:
         case: with reference labels.
@@ -140,18 +172,25 @@ def cache_case(case: Case, task: Task, spec: PreprocessSpec, folder: Path, shown
     prepared = prepare(volumes, task, spec)
     classes = read_label(case.label, task, prepared.reference_grid.shape)
     one_hot = [
-        to_grid((classes == c).astype(np.float32), prepared.reference_grid, prepared.grid)
+        to_grid((classes == c).astype(np.float32), prepared.reference_grid, prepared.grid, spec.slices)
         for c in range(1, task.num_classes)
     ]
     stacked = torch.stack(one_hot)
     label = torch.where(stacked.sum(0) > 0.5, stacked.argmax(0) + 1, 0)
     with atomic_folder(target, overwrite=True) as out:
         for name in names:
-            np.save(out / f"{name}.npy", prepared.image[task.index(name)].numpy().astype(np.float16))
-        np.save(out / "label.npy", label.numpy().astype(np.uint8))
-        np.save(out / "brain.npy", prepared.brain.numpy().astype(np.uint8))
+            np.save(
+                out / f"{name}.npy", slices_first(prepared.image[task.index(name)], prepared).numpy().astype(np.float16)
+            )
+        np.save(out / "label.npy", slices_first(label, prepared).numpy().astype(np.uint8))
+        np.save(out / "brain.npy", slices_first(prepared.brain, prepared).numpy().astype(np.uint8))
         (out / "spec.json").write_text(stamp)
     return target
+
+
+def slices_first(x: Tensor, prepared: Prepared) -> Tensor:
+    """[..., D, H, W] on the working grid, with the axis across slices (if there is one) in front of the other two."""
+    return x if prepared.slice_axis is None else x.movedim(prepared.slice_axis - 3, -3)
 
 
 class Sampler(Protocol):
@@ -176,10 +215,11 @@ class Augmentation:
 
     Attributes:
         flip: probability of mirroring left and right.
+        rotate: largest rotation of a slice in degrees; patches of three dimensions are not rotated.
         gain: largest relative change of the contrast.
         shift: largest change of the brightness, in z-scores.
         noise: largest standard deviation of added noise, in z-scores.
-        foreground: share of patches centred on a tumour voxel.
+        foreground: share of patches centred on a labelled voxel.
     """
 
     flip: float = 0.5
@@ -187,10 +227,13 @@ class Augmentation:
     shift: float = 0.25
     noise: float = 0.15
     foreground: float = 0.6
+    rotate: float = 0.0
 
 
 class PatchSampler:
-    """Random patches of cached cases; a sample is a pure function of seed, step and its number.
+    """Random patches of cached cases, or of their slices where a patch has two sides.
+
+    A sample is a pure function of seed, step and its number.
 
     Args:
         folders: cached cases (``cache_case``).
@@ -226,14 +269,19 @@ class PatchSampler:
         folder = self.folders[rng.integers(len(self.folders))]
         image, label, brain, available = self._arrays(folder)
         present = self._present(folder, step, available, rng)
-        low = self._corner(folder, label, rng, patch)
-        sample = np.zeros((len(image), *patch), np.float32)
+        box = (*(1,) * (label.ndim - len(patch)), *patch)
+        low = self._corner(folder, label, rng, box)
+        sample = np.zeros((len(image), *box), np.float32)
         for m in np.flatnonzero(present):
-            sample[m] = _cut(image[m], low, patch)
-        label, brain = _cut(label, low, patch), _cut(brain, low, patch).astype(bool)
+            sample[m] = _cut(image[m], low, box)
+        label, brain = _cut(label, low, box), _cut(brain, low, box).astype(bool)
         self._vary(sample, brain, present, rng)
+        sample, label, brain = sample.reshape(-1, *patch), label.reshape(patch), brain.reshape(patch)
+        if self.augmentation.rotate and len(patch) == 2:
+            degrees = self.augmentation.rotate * rng.uniform(-1, 1)
+            sample, label, brain = (rotated(a, degrees) for a in (sample, label, brain))
         if rng.random() < self.augmentation.flip:
-            sample, label, brain = (np.ascontiguousarray(np.flip(a, -3)) for a in (sample, label, brain))
+            sample, label, brain = (np.ascontiguousarray(np.flip(a, -len(patch))) for a in (sample, label, brain))
         return sample, present, label, brain, folder.name
 
     def _present(self, folder: Path, step: int, available: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -272,7 +320,7 @@ class PatchSampler:
             elif centre is None:
                 corner.append(int(rng.integers(size - width + 1)))
             else:
-                jitter = rng.integers(-width // 4, width // 4 + 1)
+                jitter = rng.integers(-(width // 4), width // 4 + 1)
                 corner.append(int(np.clip(centre[axis] - width // 2 + jitter, 0, size - width)))
         return corner
 
@@ -284,6 +332,18 @@ class PatchSampler:
             noise = amount.noise * rng.random() * rng.standard_normal(sample.shape[1:], np.float32)
             inside = sample[m] != 0
             sample[m] = np.where(inside, sample[m] * gain + shift + noise, 0)
+
+
+def rotated(array: np.ndarray, degrees: float) -> np.ndarray:
+    """[..., H, W] about its middle, zeros from outside; linear for floats, the nearest pixel for labels and masks."""
+    height, width = array.shape[-2:]
+    cos, sin = np.cos(np.radians(degrees)), np.sin(np.radians(degrees))
+    theta = torch.tensor([[[cos, -sin * height / width, 0], [sin * width / height, cos, 0]]], dtype=torch.float32)
+    planes = torch.from_numpy(np.ascontiguousarray(array)).reshape(1, -1, height, width)
+    grid = torch.nn.functional.affine_grid(theta, [1, 1, height, width], align_corners=False)
+    mode = "bilinear" if array.dtype == np.float32 else "nearest"
+    turned = torch.nn.functional.grid_sample(planes.float(), grid, mode=mode, align_corners=False)
+    return turned.reshape(array.shape).numpy().astype(array.dtype)
 
 
 def _cut(array: np.ndarray, low: Sequence[int], patch: Sequence[int]) -> np.ndarray:

@@ -59,10 +59,13 @@ def restore_orientation(array: np.ndarray, grid: Grid) -> np.ndarray:
     return unflipped.transpose(np.argsort(order))
 
 
-def sample(image: Tensor, source: Grid, target: Grid) -> Tensor:
+def sample(image: Tensor, source: Grid, target: Grid, nearest: int | None = None) -> Tensor:
     """Linear interpolation of [C, I, J, K] on ``source`` at the voxels of ``target``; outside is 0.
 
     Where the source is much finer than the target, it is averaged first, so that nothing aliases.
+
+    Args:
+        nearest: axis of the source along which the nearest voxel is taken instead: the one across thick slices.
 
     Returns:
         [C, *target.shape] of the same dtype.
@@ -75,6 +78,8 @@ def sample(image: Tensor, source: Grid, target: Grid) -> Tensor:
     for start in range(0, target.shape[0], 16):  # slabs, so that coordinates of a whole head need not fit at once
         ijk = torch.stack(torch.meshgrid(axes[0][start : start + 16], axes[1], axes[2], indexing="ij"), -1)
         position = ijk @ torch.from_numpy(matrix[:3, :3].T.copy()) + torch.from_numpy(matrix[:3, 3].copy())
+        if nearest is not None:
+            position[..., nearest] = torch.floor(position[..., nearest] + 0.5 - 1e-6)
         unit = ((2 * position + 1) / size - 1).flip(-1).to(image.dtype)
         slab = torch.nn.functional.grid_sample(image[None], unit[None], mode="bilinear", align_corners=False)
         result[:, start : start + 16] = slab[0]

@@ -31,7 +31,8 @@ class Segmentation:
     """A result.
 
     Attributes:
-        labels: [I, J, K] uint8 label values of the task's files (BraTS: 0, 1, 2, 4) on the reference scan's grid.
+        labels: [I, J, K] label values of the task's files (BraTS: 0, 1, 2, 4) on the reference scan's grid, of
+            ``Task.label_dtype``.
         grid: that grid.
         reference: name of the reference modality.
         volumes_ml: volume of each region in ml, from voxels.
@@ -87,17 +88,19 @@ def segment(
     logits = run.logits(prepared, [tuple(volumes)])[0]
     report(0.92, "returning to the reference scan's grid")
     labels = labels_on_reference(probabilities(logits, prepared, bundle.postprocess), prepared, bundle.task)
-    full = tuple(min(w, n) for w, n in zip(bundle.inference.window, prepared.grid.shape, strict=True))
-    if run.window != full:
+    if run.window != window_for(bundle, prepared):
         shown = " x ".join(map(str, run.window))
         message = f"Memory sufficed only for windows of {shown} voxels; labels may differ slightly."
         findings.append(Finding("warning", "memory", message, "Free memory on the device, or use the CPU."))
     if not labels.any():
-        findings.append(Finding("warning", "result", "No tumour was found.", "Review the scans yourself."))
+        findings.append(
+            Finding("warning", "result", f"No {bundle.task.target} was found.", "Review the scans yourself.")
+        )
     details = {
         "device": str(place),
         "window": list(run.window),
-        "working_grid": {"shape": list(prepared.grid.shape), "spacing_mm": bundle.preprocess.spacing},
+        "working_grid": {"shape": list(prepared.grid.shape), "spacing_mm": bundle.preprocess.spacing}
+        | ({"slices": True} if bundle.preprocess.slices else {}),
         "seconds": round(time.perf_counter() - started, 2),
     }
     report(1.0, "done")
@@ -125,7 +128,7 @@ def segment_subsets(
     The crop is common to all subsets: the box around the head in all given scans.
 
     Returns:
-        [I, J, K] uint8 label values by ``Task.subset_key``, on the reference scan's grid.
+        [I, J, K] label values by ``Task.subset_key``, on the reference scan's grid.
     """
     check_inputs(volumes, bundle.task)
     prepared = prepare(volumes, bundle.task, bundle.preprocess, reference=reference, multiple=bundle.stride)
@@ -197,7 +200,7 @@ class Run:
             if entry not in plan.setdefault(entry.name, []):
                 plan[entry.name].append(entry)
         stride = self.bundle.stride
-        self.window = tuple(min(w, n) for w, n in zip(self.bundle.inference.window, prepared.grid.shape, strict=True))
+        self.window = window_for(self.bundle, prepared)
         found: dict[tuple, Tensor] = {}
         for n, (name, entries) in enumerate(plan.items()):
             self._part = (n / len(plan), 1 / len(plan))
@@ -217,6 +220,7 @@ class Run:
                 torch.cuda.empty_cache()
                 smaller = tuple(max(4 * stride, n // 2 // stride * stride) for n in self.window)
                 smaller = tuple(min(a, b) for a, b in zip(smaller, self.window, strict=True))
+                smaller = _all_slices(smaller, prepared)
                 if smaller == self.window:
                     raise UnavailableError(
                         "The device's memory does not suffice even for small windows.", "Choose the CPU (--device cpu)."
@@ -249,14 +253,15 @@ class Run:
         steps = len(needed) + len(subsets)
         for step, m in enumerate(needed):
             self._tick((n + step / steps) / of, f"window {n + 1} of {of}: reading {task.modalities[m].title}")
-            features[m] = network.encode(image[None, m : m + 1].to(self.device), m)
+            features[m] = network.encode(as_batch(image[m], prepared.slice_axis).to(self.device), m)
         results = []
         for step, subset in enumerate(subsets, len(needed)):
             self._tick((n + step / steps) / of, f"window {n + 1} of {of}: segmenting")
             mask = task.presence(subset)
             chosen = [features[m] if here else None for m, here in enumerate(mask)]
-            output = network.decode(chosen, torch.tensor([mask], device=self.device))
-            results.append(output.logits[0].float().cpu())
+            size = next(f[0].shape[0] for f in chosen if f is not None)
+            output = network.decode(chosen, torch.tensor([mask] * size, device=self.device))
+            results.append(as_volume(output.logits.float().cpu(), prepared.slice_axis))
         return results
 
     def _tick(self, fraction: float, text: str) -> None:
@@ -264,6 +269,26 @@ class Run:
             raise Cancelled()
         start, share = self._part
         self.progress(start + share * fraction, text)
+
+
+def window_for(bundle: Bundle, prepared: Prepared) -> tuple[int, ...]:
+    """Size of the windows that a bundle wants, where memory suffices; slices all go through together."""
+    window = tuple(min(w, n) for w, n in zip(bundle.inference.window, prepared.grid.shape, strict=True))
+    return _all_slices(window, prepared)
+
+
+def _all_slices(window: tuple[int, ...], prepared: Prepared) -> tuple[int, ...]:
+    return tuple(prepared.grid.shape[a] if a == prepared.slice_axis else w for a, w in enumerate(window))
+
+
+def as_batch(image: Tensor, slice_axis: int | None) -> Tensor:
+    """[D, H, W] of one modality -> what a network takes: [1, 1, D, H, W], or a batch of slices [N, 1, *S]."""
+    return image[None, None] if slice_axis is None else image.movedim(slice_axis, 0)[:, None]
+
+
+def as_volume(logits: Tensor, slice_axis: int | None) -> Tensor:
+    """A network's answer, [1, C, D, H, W] or [N, C, *S] -> [C, D, H, W]: undoes ``as_batch``."""
+    return logits[0] if slice_axis is None else logits.transpose(0, 1).movedim(1, slice_axis + 1)
 
 
 def window_boxes(shape: Sequence[int], window: Sequence[int], overlap: float, stride: int) -> list[tuple[slice, ...]]:

@@ -61,11 +61,11 @@ def read_nifti(
 def write_labels(
     path: str | os.PathLike, labels: np.ndarray, grid: Grid, like: str | os.PathLike | None = None
 ) -> None:
-    """Write a label map as NIfTI-1 uint8, atomically; the same labels give the same bytes.
+    """Write a label map as NIfTI-1 uint8 or int16, atomically; the same labels give the same bytes.
 
     Args:
         path: ends in .nii or .nii.gz; an existing file is replaced (``files.check_output`` asks before).
-        labels: [I, J, K] uint8.
+        labels: [I, J, K] uint8, or int16 where values exceed 255 (``Task.label_dtype``).
         grid: where the labels lie; becomes sform and qform (code 1) without ``like``.
         like: the scan that the labels belong to. Its sform, qform, codes, voxel size and units are copied bit for bit
             (as float32 from NIfTI-2), so that every program places both alike. Descriptions, names and extensions
@@ -76,9 +76,9 @@ def write_labels(
         InternalError: labels, grid and ``like`` do not belong together.
         OutputError, IOFailure: it cannot be written.
     """
-    if labels.dtype != np.uint8 or labels.shape != grid.shape:
+    if labels.dtype not in (np.uint8, np.int16) or labels.shape != grid.shape:
         raise InternalError(
-            f"Labels of {labels.shape} {labels.dtype} do not fit a grid of {grid.shape} uint8.", "Please report this."
+            f"Labels of {labels.shape} {labels.dtype} do not fit a grid of {grid.shape}.", "Please report this."
         )
     header = _new_header(labels, grid.affine)
     if like is not None:

@@ -125,12 +125,12 @@ def _largest_around(number: Tensor) -> Tensor:
 
 
 def labels_on_reference(probability: Tensor, prepared: Prepared, task: Task) -> np.ndarray:
-    """[C, D, H, W] probabilities -> [I, J, K] uint8 label values (BraTS: 0, 1, 2, 4) on the reference scan's grid.
+    """[C, D, H, W] probabilities -> [I, J, K] label values (``Task.label_dtype``) on the reference scan's grid.
 
     Where the working lattice is the reference's own, classes are copied voxel for voxel. Otherwise the probabilities
     are interpolated and the most probable class is taken, which keeps borders smoother than interpolating labels.
     """
-    values = torch.tensor(task.label_values(), dtype=torch.uint8)
+    values = np.array(task.label_values(), task.label_dtype)
     canonical = canonical_grid(prepared.reference_grid)
     offset = np.linalg.solve(prepared.grid.affine[:3, :3], prepared.grid.affine[:3, 3] - canonical.affine[:3, 3])
     start = np.round(offset).astype(int)
@@ -138,7 +138,7 @@ def labels_on_reference(probability: Tensor, prepared: Prepared, task: Task) -> 
         classes = place(most_probable(probability), start, canonical.shape)
     else:
         classes = _sampled_classes(probability, prepared.grid, canonical)
-    return np.ascontiguousarray(restore_orientation(values[classes].numpy(), prepared.reference_grid))
+    return np.ascontiguousarray(restore_orientation(values[classes.numpy()], prepared.reference_grid))
 
 
 def _same_lattice(canonical: Grid, working: Grid, start: np.ndarray) -> bool:

@@ -25,16 +25,22 @@ class PreprocessSpec:
     """How a bundle wants its input; stored in the bundle, so that inference cannot disagree with training.
 
     Attributes:
-        spacing: edge of the working grid's cubic voxels in mm.
+        spacing: edge of the working grid's cubic voxels in mm; with ``slices``, of its square pixels.
         clip: z-scores are clipped to this interval.
         percentiles: mean and standard deviation are taken between these percentiles of the foreground.
         margin: mm of background kept around the brain.
+        slices: the network sees the slices of the reference scan one by one, in two dimensions. They keep their places
+            and their thickness: between thick slices nothing is interpolated.
+        field: with ``slices``, edge in mm of the square in the middle of each slice that the network sees; cropped or
+            padded to it. 0 takes the whole slice.
     """
 
     spacing: float = 1.0
     clip: tuple[float, float] = (-4.0, 6.0)
     percentiles: tuple[float, float] = (0.5, 99.5)
     margin: float = 2.0
+    slices: bool = False
+    field: float = 0.0
 
     def to_dict(self) -> dict:
         """Plain JSON-ready form."""
@@ -59,10 +65,12 @@ class Prepared:
         image: [M, D, H, W] float32, normalised, background and absent modalities 0; axes run left -> right,
             posterior -> anterior, inferior -> superior.
         present: [M] bool.
-        brain: [D, H, W] bool, foreground of any present modality.
+        brain: [D, H, W] bool, foreground of any present modality; the field of view where a task's scans are not
+            skull-stripped.
         grid: where ``image`` lies in the world.
         reference: name of the reference modality.
         reference_grid: grid on which the result is wanted.
+        slice_axis: axis of ``grid`` along which a network of two dimensions takes slices; None for volumes.
     """
 
     image: Tensor
@@ -71,17 +79,20 @@ class Prepared:
     grid: Grid
     reference: str
     reference_grid: Grid
+    slice_axis: int | None = None
 
 
-def normalise(array: np.ndarray, spec: PreprocessSpec) -> tuple[np.ndarray, np.ndarray]:
+def normalise(array: np.ndarray, spec: PreprocessSpec, skull_stripped: bool = True) -> tuple[np.ndarray, np.ndarray]:
     """Z-score one scan over its own foreground.
 
     Args:
         array: [I, J, K] intensities.
         spec: percentiles and clip.
+        skull_stripped: whether voxels of the background's value are no part of the organ (``Task.skull_stripped``).
 
     Returns:
-        [I, J, K] float32 with background 0, and [I, J, K] bool foreground.
+        [I, J, K] float32 with background 0, and [I, J, K] bool foreground; every voxel is foreground where scans are
+        not skull-stripped, though mean and deviation do not count the background's.
 
     Raises:
         InputDataError: nothing but background, or no contrast.
@@ -95,6 +106,9 @@ def normalise(array: np.ndarray, spec: PreprocessSpec) -> tuple[np.ndarray, np.n
     deviation = inner.std()
     if not np.isfinite(deviation) or deviation <= 1e-6 * max(1.0, abs(float(inner.mean()))):
         raise InputDataError("A scan has no contrast inside the head.", "Leave this modality out.")
+    if not skull_stripped:
+        mask = np.ones(array.shape, bool)
+        values = array[mask].astype(np.float64)
     result = np.zeros(array.shape, np.float32)
     result[mask] = np.clip((values - inner.mean()) / deviation, *spec.clip)
     return result, mask
@@ -136,16 +150,51 @@ def prepare(
             f"The reference '{reference}' is not among the given scans.", f"Choose one of {', '.join(volumes)}."
         )
     reference_grid = volumes[reference].grid
-    normalised = {name: normalise(volume.array, spec) for name, volume in volumes.items()}
-    lattice = working_lattice(reference_grid, spec.spacing)
-    grid = _crop(lattice, {n: (volumes[n].grid, mask) for n, (_, mask) in normalised.items()}, spec, multiple)
+    normalised = {name: normalise(volume.array, spec, task.skull_stripped) for name, volume in volumes.items()}
+    slice_axis = None
+    if spec.slices:
+        grid, slice_axis = slice_grid(reference_grid, spec, multiple)
+    else:
+        lattice = working_lattice(reference_grid, spec.spacing)
+        grid = _crop(lattice, {n: (volumes[n].grid, mask) for n, (_, mask) in normalised.items()}, spec, multiple)
     image = torch.zeros((len(task.modalities), *grid.shape))
     brain = torch.zeros(grid.shape, dtype=torch.bool)
     for name, (array, mask) in normalised.items():
-        image[task.index(name)] = to_grid(array, volumes[name].grid, grid)
+        image[task.index(name)] = to_grid(array, volumes[name].grid, grid, spec.slices)
         # Just below a half: where spacings are commensurate exact halves are common, and rounding must not decide.
-        brain |= to_grid(mask.astype(np.float32), volumes[name].grid, grid) > 0.499
-    return Prepared(image, torch.tensor(task.presence(volumes)), brain, grid, reference, reference_grid)
+        brain |= to_grid(mask.astype(np.float32), volumes[name].grid, grid, spec.slices) > 0.499
+    return Prepared(image, torch.tensor(task.presence(volumes)), brain, grid, reference, reference_grid, slice_axis)
+
+
+def slice_grid(reference: Grid, spec: PreprocessSpec, multiple: int) -> tuple[Grid, int]:
+    """The grid on which a network of two dimensions sees the slices of the reference scan, and their axis.
+
+    Its axes are the reference's own, permuted and flipped to lie closest to RAS; across slices it is the reference's.
+    Within slices, pixels within 1 % of the wanted ones are kept, so that nothing is interpolated. The square that is
+    kept lies in the middle of the slice; its sides are multiples of ``multiple``.
+    """
+    canonical = canonical_grid(reference)
+    axis = slice_axis_of(canonical)
+    affine, shape = canonical.affine.copy(), list(canonical.shape)
+    for a in set(range(3)) - {axis}:
+        own = float(canonical.spacing[a])
+        step = own if abs(own / spec.spacing - 1) < 0.01 else spec.spacing
+        shape[a] = -(-round((spec.field or own * shape[a]) / step) // multiple) * multiple
+        offset = ((canonical.shape[a] - 1) * own - (shape[a] - 1) * step) / 2
+        offset = round(offset / step + 1e-6) * step if step == own else offset
+        affine[:3, 3] += canonical.affine[:3, a] / own * offset
+        affine[:3, a] *= step / own
+    return Grid(tuple(shape), affine), axis
+
+
+def slice_axis_of(grid: Grid) -> int:
+    """The axis across slices: the one with the largest voxels; among equals the one closest to head and feet.
+
+    Args:
+        grid: with axes closest to RAS (``canonical_grid``).
+    """
+    spacing = grid.spacing
+    return max(range(3), key=lambda a: (round(float(spacing[a] / spacing.max()), 2), a))
 
 
 def working_lattice(reference: Grid, spacing: float) -> Grid:
@@ -196,8 +245,11 @@ def _world_box(grid: Grid, mask: np.ndarray) -> np.ndarray:
     return corners @ grid.affine[:3, :3].T + grid.affine[:3, 3]
 
 
-def to_grid(array: np.ndarray, source: Grid, target: Grid) -> Tensor:
-    """Resample [I, J, K] float32 onto a working grid; outside is 0. Copies voxels where the lattices coincide."""
+def to_grid(array: np.ndarray, source: Grid, target: Grid, slices: bool = False) -> Tensor:
+    """Resample [I, J, K] float32 onto a working grid; outside is 0. Copies voxels where the lattices coincide.
+
+    With ``slices``, across the source's slices the nearest one is taken, and none farther than half their distance.
+    """
     flipped, canonical = reorient(array, source)
     offset = np.linalg.solve(target.affine[:3, :3], canonical.affine[:3, 3] - target.affine[:3, 3])
     whole = np.round(offset).astype(int)
@@ -205,7 +257,8 @@ def to_grid(array: np.ndarray, source: Grid, target: Grid) -> Tensor:
     if exact.distance(canonical) < 0.1 * target.spacing.min():
         return place(torch.from_numpy(np.ascontiguousarray(flipped)), whole, target.shape)
     # From the canonical order, so that every stored orientation interpolates in the same order of axes.
-    return sample(torch.from_numpy(np.ascontiguousarray(flipped))[None], canonical, target)[0]
+    nearest = slice_axis_of(canonical) if slices else None
+    return sample(torch.from_numpy(np.ascontiguousarray(flipped))[None], canonical, target, nearest)[0]
 
 
 def _shifted(affine: np.ndarray, index: np.ndarray) -> np.ndarray:

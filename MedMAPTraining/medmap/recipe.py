@@ -13,7 +13,12 @@ import numpy as np
 
 from medmap.dataset import Augmentation
 from medmap.errors import BundleError, MissingInputError, UsageError
+from medmap.postprocess import PostprocessSpec
 from medmap.preprocess import PreprocessSpec
+
+ISLANDS = PostprocessSpec(island_ml=1.0, island_share=0.1)
+"""Of 123 BraTS tumours, 95 % have at most two pieces of more than 1 ml; what is smaller, beside a large tumour, is
+mostly skull base or vessel."""
 
 
 @dataclass(frozen=True)
@@ -22,6 +27,7 @@ class Recipe:
 
     Attributes:
         about: for people: what it is, where its numbers come from, what is known of its results.
+        task: of the data, as in ``medmap.task.TASKS``.
         network, network_options: backbone by name, as in ``medmap.networks.NETWORKS``.
         objective, objective_options: as in ``medmap.objectives.OBJECTIVES``.
         alignment: anchor, tap, alpha and the anchor's options (``medmap.objectives.WithAnchor``); empty aligns nothing.
@@ -32,7 +38,7 @@ class Recipe:
         steps: batches in all; an objective may take several optimiser steps on each.
         epoch_steps: batches an epoch (objectives update slow state at its end); 0 takes one pass over the cases.
         batch: patches a step.
-        patch: voxels of a patch, multiples of the network's stride.
+        patch: voxels of a patch, multiples of the network's stride; two numbers where the preprocessing is in slices.
         large_patch, large_share: this share of the steps, spread evenly, uses patches this large: instance
             normalisation takes its statistics over the patch, and inference passes whole heads through in one.
         optimiser, optimiser_options: as in ``medmap.train.OPTIMISERS``, with keyword arguments of torch's class.
@@ -41,9 +47,11 @@ class Recipe:
         ema: decay of the exponential moving average of the weights, which is what is exported; 0 exports the last.
         clip: largest norm of the gradient; 0 does not clip.
         seed: of weights, patches, augmentation and missingness.
+        augmentation, preprocess, postprocess: how patches are varied, and what the bundle does before and after.
     """
 
     about: str = ""
+    task: str = "BraTS"
     network: str = "SubsetUNet"
     network_options: dict = field(default_factory=dict)
     objective: str = "plain"
@@ -68,6 +76,7 @@ class Recipe:
     seed: int = 0
     augmentation: Augmentation = field(default_factory=Augmentation)
     preprocess: PreprocessSpec = field(default_factory=PreprocessSpec)
+    postprocess: PostprocessSpec = ISLANDS
 
     def digest(self) -> str:
         """Hash of what determines the training, by which a resumed run knows that it is the same one."""
@@ -98,7 +107,7 @@ class Recipe:
         """A recipe from a JSON file with these fields. Raises MissingInputError or BundleError."""
         try:
             data = json.loads(Path(path).read_text(encoding="utf-8"))
-            nested = {"augmentation": Augmentation, "preprocess": PreprocessSpec}
+            nested = {"augmentation": Augmentation, "preprocess": PreprocessSpec, "postprocess": PostprocessSpec}
             data = {key: nested[key](**_tuples(value)) if key in nested else value for key, value in data.items()}
             return Recipe(**_tuples(data))
         except FileNotFoundError:

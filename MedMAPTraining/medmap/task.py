@@ -5,8 +5,10 @@ Positions exist only inside tensors; ``Task.index`` is the one place that gives 
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import combinations
+
+import numpy as np
 
 from medmap.errors import BundleError, UsageError
 
@@ -81,12 +83,22 @@ class Region:
 
 @dataclass(frozen=True)
 class Task:
-    """Modalities, labels (background excluded) and regions of one segmentation task."""
+    """Modalities, labels (background excluded) and regions of one segmentation task.
+
+    Attributes:
+        organ: what the scans show, in messages ("no contrast within the brain").
+        target: what is looked for, in messages ("No tumour was found").
+        skull_stripped: whether the scans show the organ alone, on a constant background. If not, every voxel of a scan
+            counts: a value of exactly zero may be nulled myocardium as well as air.
+    """
 
     name: str
     modalities: tuple[Modality, ...]
     labels: tuple[Label, ...]
     regions: tuple[Region, ...]
+    organ: str = "brain"
+    target: str = "tumour"
+    skull_stripped: bool = True
 
     @property
     def modality_names(self) -> tuple[str, ...]:
@@ -108,6 +120,14 @@ class Task:
                 f"Use one of {', '.join(self.modality_names)}.",
             ) from None
 
+    def find(self, word: str) -> str:
+        """Canonical name of a modality given by its name, title or alias, in any case. Raises UsageError."""
+        word = word.strip().lower()
+        for m in self.modalities:
+            if word in (m.name, m.title.lower(), *m.aliases):
+                return m.name
+        return self.modality_names[self.index(word)]
+
     def modality(self, name: str) -> Modality:
         """The modality of that canonical name."""
         return self.modalities[self.index(name)]
@@ -115,6 +135,11 @@ class Task:
     def label_values(self) -> tuple[int, ...]:
         """File value of every class index, background first: ``(0, 1, 2, 4)`` for BraTS."""
         return (0, *(label.value for label in self.labels))
+
+    @property
+    def label_dtype(self) -> np.dtype:
+        """Type that label maps are stored in: uint8 where the values fit (BraTS), int16 otherwise (MyoPS: 2221)."""
+        return np.dtype(np.uint8 if max(self.label_values()) < 256 else np.int16)
 
     def region_classes(self, region: str) -> tuple[int, ...]:
         """Class indices (tensor side) that make up a region."""
@@ -165,6 +190,7 @@ class Task:
                 modalities=tuple(_tupled(Modality, m) for m in data["modalities"]),
                 labels=tuple(_label(entry) for entry in data["labels"]),
                 regions=tuple(_region(name, entry) for entry in data["regions"]),
+                **{key: data[key] for key in ("organ", "target", "skull_stripped") if key in data},
             )
         except (KeyError, TypeError, ValueError) as error:
             raise BundleError(
@@ -230,7 +256,83 @@ BRATS = Task(
 )
 """BraTS glioma: labels 1 NCR/NET, 2 ED, 4 ET (3 in releases since 2023); regions WT, TC, ET."""
 
-TASKS = {BRATS.name: BRATS}
+_MYOPS_MODALITIES = (
+    Modality("bssfp", "bSSFP", ("c0", "cine", "ssfp")),
+    Modality(
+        "lge",
+        "LGE",
+        ("de", "psir"),
+        "Without LGE, scar is not visible: scar is a guess.",
+    ),
+    Modality(
+        "t2",
+        "T2",
+        ("t2w", "stir"),
+        "Without T2, oedema is not visible: oedema is a guess.",
+    ),
+)
+_BLOOD_POOLS = (
+    Label("LVB", "Left ventricle blood pool", 500, color=(216, 84, 79), code=Code("SCT", "87878005", "Left ventricle")),
+    Label(
+        "RVB", "Right ventricle blood pool", 600, color=(90, 130, 220), code=Code("SCT", "53085002", "Right ventricle")
+    ),
+)
+
+MYOPS = Task(
+    name="MyoPS",
+    modalities=_MYOPS_MODALITIES,
+    labels=(
+        Label("NMYO", "Normal myocardium", 200, color=(120, 190, 120), code=Code("SCT", "74281007", "Myocardium")),
+        *_BLOOD_POOLS,
+        Label("ED", "Edema", 1220, color=(111, 184, 210), code=Code("SCT", "79654002", "Edema")),
+        Label("SCAR", "Scar", 2221, color=(241, 214, 145), code=Code("SCT", "12402003", "Scar")),
+    ),
+    regions=(
+        Region("LVB", "Left ventricle blood pool", ("LVB",)),
+        Region("RVB", "Right ventricle blood pool", ("RVB",)),
+        Region("MYO", "Left ventricle myocardium", ("NMYO", "ED", "SCAR")),
+        Region("SCAR", "Scar", ("SCAR",)),
+        Region("PATH", "Scar and edema", ("ED", "SCAR")),
+    ),
+    organ="heart",
+    target="heart",
+    skull_stripped=False,
+)
+"""MyoPS2020 (Zhuang and Li, MICCAI 2020 challenge): three aligned short-axis stacks of thick slices, label values 200
+normal myocardium, 500 and 600 blood pools, 1220 oedema, 2221 scar; scored are the parts of the heart, scar, and scar
+with oedema."""
+
+MYOPS_ANATOMY = Task(
+    name="MyoPS-anatomy",
+    modalities=tuple(replace(m, warning_if_absent="") for m in _MYOPS_MODALITIES),
+    labels=(
+        Label(
+            "MYO",
+            "Left ventricle myocardium",
+            200,
+            also=(1220, 2221),
+            color=(120, 190, 120),
+            code=Code("SCT", "74281007", "Myocardium"),
+        ),
+        *_BLOOD_POOLS,
+    ),
+    regions=tuple(r if r.name != "MYO" else replace(r, labels=("MYO",)) for r in MYOPS.regions[:3]),
+    organ="heart",
+    target="heart",
+    skull_stripped=False,
+)
+"""MyoPS2020 with the three targets of PASSION (Shi et al., ACM MM 2024): all myocardium is one, scarred or not."""
+
+TASKS = {task.name: task for task in (BRATS, MYOPS, MYOPS_ANATOMY)}
+
+
+def find_task(name: str) -> Task:
+    """The task of that name, in any case of letters. Raises UsageError."""
+    for known, task in TASKS.items():
+        if known.lower() == name.lower():
+            return task
+    raise UsageError(f"The task '{name}' is unknown.", f"Use one of {', '.join(TASKS)}.")
+
 
 PUBLISHED_ORDER = {
     BRATS.name: (

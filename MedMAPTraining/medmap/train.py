@@ -19,13 +19,11 @@ from medmap.files import make_folder, write_json
 from medmap.inference import resolve_device
 from medmap.networks import Backbone, build_network
 from medmap.objectives import Context, Group, Objective, WithAnchor, build_objective
-from medmap.postprocess import PostprocessSpec
 from medmap.recipe import Recipe, learning_rate
 from medmap.task import Task
 
-ISLANDS = PostprocessSpec(island_ml=1.0, island_share=0.1)
-"""Of 123 BraTS tumours, 95 % have at most two pieces of more than 1 ml; what is smaller, beside a large tumour, is
-mostly skull base or vessel."""
+WHOLE_SLICES = InferenceSpec(window=(512, 512, 512))
+"""Slices go through in one pass."""
 
 OPTIMISERS: dict[str, type[torch.optim.Optimizer]] = {
     "adamw": torch.optim.AdamW,
@@ -110,6 +108,8 @@ def make_objective(
 ) -> Objective:
     """The recipe's objective around its backbone, freshly initialised; without a sampler only to be loaded."""
     options = {"modalities": len(task.modalities), "classes": task.num_classes, **recipe.network_options}
+    if recipe.preprocess.slices:
+        options = {"spatial_dims": 2, **options}
     cases = sampler.case_ids if sampler else ()
     shown = {case: sampler.shows(case) for case in cases} if sampler else {}
     counts = {name: sum(bool(mask[m]) for mask in shown.values()) for m, name in enumerate(task.modality_names)}
@@ -160,8 +160,8 @@ def export(
         network=network,
         network_spec=NetworkSpec(*network.built_from),
         preprocess=recipe.preprocess,
-        inference=InferenceSpec(),
-        postprocess=ISLANDS,
+        inference=WHOLE_SLICES if recipe.preprocess.slices else InferenceSpec(),
+        postprocess=recipe.postprocess,
         card={**card, "steps": state["step"], "recipe": asdict(recipe)},
         overwrite=overwrite,
     )

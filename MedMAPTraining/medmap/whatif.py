@@ -58,7 +58,7 @@ class WhatIf:
     Attributes:
         task: the bundle's task.
         current: the subset that everything is compared with.
-        labels: [I, J, K] uint8 label values of the current subset, on ``grid``.
+        labels: [I, J, K] label values of the current subset, on ``grid``.
         grid: the reference scan's grid.
         reference: name of the reference modality.
         variants: the current subset first, then by size from large to small.
@@ -174,9 +174,9 @@ class _Collector:
 
     def __init__(self, prepared: Prepared, task: Task):
         self.prepared, self.task = prepared, task
-        values = np.array(task.label_values(), np.uint8)
+        values = np.array(task.label_values())
         # Label value -> one bit a region, so that one pass over the voxels counts all overlaps at once.
-        self.bits = np.zeros(256, np.uint16)
+        self.bits = np.zeros(values.max() + 1, np.uint16)
         for n, mask in enumerate(region_masks(values, task).values()):
             self.bits[values[mask]] |= 1 << n
         self.variants: list[Variant] = []

@@ -166,7 +166,7 @@ REFUSED = {
     "pixdim NaN": ("a.nii", nifti_bytes(pixdim=[1, np.nan, 1, 1, 1, 1, 1, 1]), "voxel size in the header is nan"),
     "micrometres": ("a.nii", nifti_bytes(xyzt_units=3), "gives its lengths in micrometres"),
     "tiny voxels": ("a.nii", nifti_bytes(affine=np.diag([0.001] * 3 + [1])), "voxels of 0.001 x 0.001 x 0.001 mm"),
-    "large voxels": ("a.nii", nifti_bytes(affine=np.diag([1, 1, 20, 1])), "voxels of 1 x 1 x 20 mm"),
+    "large voxels": ("a.nii", nifti_bytes(affine=np.diag([1, 1, 40, 1])), "voxels of 1 x 1 x 40 mm"),
 }
 
 

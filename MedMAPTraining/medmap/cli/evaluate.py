@@ -13,7 +13,7 @@ from medmap.cli.base import BundleOption, Device, Overwrite, app, err, interrupt
 
 @app.command()
 def evaluate(
-    data: Annotated[Path, typer.Option(help="Folder of cases in BraTS layout, with labels.")],
+    data: Annotated[Path, typer.Option(help="Folder of cases in the layout of the bundle's task, with labels.")],
     bundle: BundleOption = None,
     output: Annotated[
         Optional[Path],  # noqa: UP045

@@ -8,21 +8,33 @@ from typing import Annotated
 import typer
 
 from medmap.cli.base import Device, Overwrite, app, out, showing_progress
+from medmap.errors import UsageError
 
 
 @app.command()
 def phantom(
-    output: Annotated[Path, typer.Argument(help="Folder for the cases, in BraTS layout.")],
+    output: Annotated[Path, typer.Argument(help="Folder for the cases, in BraTS layout or MyoPS2020's.")],
     count: Annotated[int, typer.Option(min=1, help="How many patients.")] = 1,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the first; the next ones follow.")] = 0,
     spacing: Annotated[float, typer.Option(min=0.5, max=4.0, help="Voxel size in mm.")] = 1.0,
     healthy: Annotated[bool, typer.Option("--healthy", help="Without a tumour.")] = False,
+    task: Annotated[str, typer.Option(help="BraTS: brains with a tumour; MyoPS: hearts after an infarct.")] = "BraTS",
     device: Device = "cpu",
     overwrite: Overwrite = False,
 ) -> None:
-    """Make synthetic patients: four aligned, skull-stripped scans and the true labels. Same seed, same patient."""
-    from medmap.workflow.phantoms import write_phantoms
+    """Make synthetic patients: aligned scans and the true labels. Same seed, same patient.
 
+    Brains come skull-stripped in four contrasts, hearts as stacks of thick slices in three.
+    """
+    from medmap.task import BRATS, find_task
+    from medmap.workflow.phantoms import write_hearts, write_phantoms
+
+    brains = find_task(task) is BRATS
+    if healthy and not brains:
+        raise UsageError("--healthy is for brains.", "Leave it out.")
     with showing_progress() as report:
-        write_phantoms(output, count, seed, spacing, healthy, device, overwrite, report)
+        if brains:
+            write_phantoms(output, count, seed, spacing, healthy, device, overwrite, report)
+        else:
+            write_hearts(output, count, seed, spacing, device, overwrite, report)
     out.print(f"{count} synthetic case{'s' * (count > 1)} in {output}")

@@ -31,6 +31,12 @@ def segment(
     t1ce: Scan = None,
     t2: Scan = None,
     flair: Scan = None,
+    scan: Annotated[
+        Optional[list[str]],  # noqa: UP045
+        typer.Option(
+            "--scan", metavar="NAME=FILE", help="A scan of any bundle's task, such as lge=LGE.nii.gz; repeat."
+        ),
+    ] = None,
     reference: Annotated[
         Optional[str],  # noqa: UP045
         typer.Option(
@@ -57,12 +63,12 @@ def segment(
     """Segment one patient from any non-empty set of T1, T1ce, T2 and FLAIR (NIfTI, skull-stripped).
 
     Writes segmentation.nii.gz (labels 1 necrosis / non-enhancing core, 2 oedema, 4 enhancing tumour), overlay.png and
-    report.json (volumes, checks, provenance).
+    report.json (volumes, checks, provenance). Bundles of other tasks take --scan; medmap info names their scans.
     """
-    scans = {"t1": t1, "t1ce": t1ce, "t2": t2, "flair": flair}
-    scans = {name: path for name, path in scans.items() if path is not None}
+    given = {"t1": t1, "t1ce": t1ce, "t2": t2, "flair": flair}
+    scans = [(name, path) for name, path in given.items() if path is not None] + [_named(text) for text in scan or []]
     if not scans:
-        raise UsageError("No scan was given.", "Give at least one of --t1, --t1ce, --t2, --flair.")
+        raise UsageError("No scan was given.", "Give at least one of --t1, --t1ce, --t2, --flair, or --scan NAME=FILE.")
     from medmap.workflow.segment import Options, segment_files
 
     options = Options(reference, device, truth, affine, assume_orientation, overwrite)
@@ -70,6 +76,13 @@ def segment(
         with showing_progress() as report:
             result = segment_files(scans, output, bundle, options, progress=report, cancel=cancelled)
         _print_result(result)  # Ctrl-C comes too late now: the files are there, and it is said where
+
+
+def _named(text: str) -> tuple[str, Path]:
+    name, equals, path = text.partition("=")
+    if not (name and equals and path):
+        raise UsageError(f"'{text}' names no scan.", "Write for instance --scan lge=LGE.nii.gz.")
+    return name, Path(path)
 
 
 @app.command()
@@ -82,6 +95,8 @@ def info(bundle: Annotated[Optional[Path], typer.Argument(help="Bundle folder.")
     for key in ("description", "data", "training", "limits"):
         if loaded.card.get(key):
             out.print(f"{key.capitalize()}: {loaded.card[key]}")
+    scans = ", ".join(f"{m.name} ({m.title})" for m in loaded.task.modalities)
+    out.print(f"Task: {loaded.task.name}; scans: {scans}")
     for entry in loaded.entries:
         parameters = sum(p.numel() for p in entry.network.parameters())
         takes = "any set of scans" if entry.name == ANY else loaded.task.titles(entry.modalities)

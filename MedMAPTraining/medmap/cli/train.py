@@ -15,7 +15,9 @@ def train(
     recipe: Annotated[Optional[Path], typer.Argument(help="Recipe (JSON) [default: MedMAP's own].")] = None,  # noqa: UP045
     *,
     run: Annotated[Path, typer.Option(help="Folder of the run: checkpoint, log. An unfinished run is resumed.")],
-    data: Annotated[Path, typer.Option(help="Folder of cases in BraTS layout, with labels.")],
+    data: Annotated[
+        Path, typer.Option(help="Folder of cases in the layout of the recipe's task (BraTS, MyoPS), with labels.")
+    ],
     bundle: Annotated[Path, typer.Option(help="Where to export the bundle when the steps are done.")],
     teacher: Annotated[
         Path | None, typer.Option(help="Bundle of a trained teacher, for objectives that distil.")

@@ -280,7 +280,7 @@ def _draw(case: Case, task: Task, notes: _Notes) -> Page:
         page.text(
             middle,
             y + layout.cell_heights[0] - 34,
-            "No tumour found",
+            f"No {task.target} found",
             13,
             AMBER,
             weight="bold",

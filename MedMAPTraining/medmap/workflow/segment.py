@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -13,7 +13,7 @@ import torch
 
 from medmap.brain import foreground
 from medmap.bundle import default_bundle_path, load_bundle
-from medmap.errors import Cancelled, InputDataError
+from medmap.errors import Cancelled, InputDataError, UsageError
 from medmap.files import Transaction, check_output, make_folder
 from medmap.geometry import sample, sample_labels
 from medmap.inference import Segmentation, segment
@@ -48,7 +48,7 @@ class Result:
 
 
 def segment_files(
-    scans: Mapping[str, Path],
+    scans: Mapping[str, Path] | Sequence[tuple[str, Path]],
     output: Path,
     bundle: Path | None,
     options: Options,
@@ -56,12 +56,18 @@ def segment_files(
     progress: Report,
     cancel: Callable[[], bool],
 ) -> Result:
-    """Segment one patient from files into a folder; see ``medmap segment``. Nothing is left behind on any error."""
+    """Segment one patient from files into a folder; see ``medmap segment``. Nothing is left behind on any error.
+
+    Args:
+        scans: files by name, title or alias of the modality, as the bundle's task has them.
+    """
     names = {"label map": "segmentation.nii.gz", "picture": "overlay.png", "report": "report.json"}
     made = not output.exists()
     make_folder(output)
     files = {what: output / name for what, name in names.items()}
     try:
+        loaded = load_bundle(bundle or default_bundle_path())
+        scans = by_modality(scans, loaded.task)
         given = [*scans.values(), *([options.truth] if options.truth else [])]
         for path in files.values():
             check_output(path, inputs=given, overwrite=options.overwrite)
@@ -71,7 +77,6 @@ def segment_files(
             for name, path in scans.items()
         }
         truth = read_nifti(options.truth, modality="truth") if options.truth else None
-        loaded = load_bundle(bundle or default_bundle_path())
         result = segment(
             volumes,
             loaded,
@@ -90,6 +95,17 @@ def segment_files(
         raise
     progress(1.0, "done")
     return Result(result, scores, files)
+
+
+def by_modality(scans: Mapping[str, Path] | Sequence[tuple[str, Path]], task: Task) -> dict[str, Path]:
+    """Files by canonical modality name. Raises UsageError for a name that the task does not have, or has twice."""
+    found: dict[str, Path] = {}
+    for word, path in scans.items() if isinstance(scans, Mapping) else scans:
+        name = task.find(word)
+        if name in found:
+            raise UsageError(f"{task.modality(name).title} is given twice.", "Give one file for each modality.")
+        found[name] = path
+    return found
 
 
 def _publish(files, scans, volumes, result: Segmentation, truth, scores, overwrite: bool, cancel) -> None:

@@ -16,7 +16,7 @@ from medmap.files import make_folder
 from medmap.inference import resolve_device
 from medmap.missingness import build_missingness, full, write_masks
 from medmap.recipe import Recipe
-from medmap.task import BRATS
+from medmap.task import Task, find_task
 from medmap.train import export, train
 
 Report = Callable[[float, str], None]
@@ -42,9 +42,10 @@ class TrainOptions:
 def train_bundle(run: Path, data: Path, bundle: Path, options: TrainOptions, report: Report) -> tuple[int, int]:
     """Cache, train (or go on) and, when the steps are done, export; returns steps done and steps wanted."""
     recipe = load_recipe(options)
+    task = find_task(recipe.task)
     check_output_folder(bundle, options.overwrite)
-    cases = find_cases(data, BRATS)
-    sampler, held_out = cached_patches(recipe, cases, make_folder(run), report)
+    cases = find_cases(data, task)
+    sampler, held_out = cached_patches(recipe, task, cases, make_folder(run), report)
     teacher = load_bundle(options.teacher).network if options.teacher else None
     log = (run / "log.jsonl").open("a", encoding="utf-8")
 
@@ -55,7 +56,7 @@ def train_bundle(run: Path, data: Path, bundle: Path, options: TrainOptions, rep
     with log:
         done = train(
             recipe,
-            BRATS,
+            task,
             sampler,
             run,
             teacher=teacher,
@@ -71,14 +72,14 @@ def train_bundle(run: Path, data: Path, bundle: Path, options: TrainOptions, rep
         )
         number = len(sampler.case_ids)
         card = {
-            "description": "Glioma segmentation (WT, TC, ET) from any subset of T1, T1ce, T2, FLAIR.",
+            "description": describe(task),
             "data": options.data_statement,
             "training": f"{recipe.steps} steps, {number} cases, {options.precision}, {place}, seed {recipe.seed}.",
         }
         export(
             run,
             recipe,
-            BRATS,
+            task,
             bundle,
             name=options.name,
             version=options.version,
@@ -89,27 +90,33 @@ def train_bundle(run: Path, data: Path, bundle: Path, options: TrainOptions, rep
 
 
 def cached_patches(
-    recipe: Recipe, cases: Sequence[Case], run: Path, report: Report
+    recipe: Recipe, task: Task, cases: Sequence[Case], run: Path, report: Report
 ) -> tuple[PatchSampler, Callable[[int], Batch] | None]:
     """Prepare the cases under ``run/cache``; returns where patches come from, and held-out batches by number, if any.
 
     ``run/scans.csv`` says which scans training may see of each case; no other is opened.
     """
     names = [case.case_id for case in cases]
-    missingness = build_missingness(recipe.missingness, BRATS, recipe.missingness_options, names)
-    write_masks(run / "scans.csv", BRATS, {name: missingness.ever(name) for name in names})
+    missingness = build_missingness(recipe.missingness, task, recipe.missingness_options, names)
+    write_masks(run / "scans.csv", task, {name: missingness.ever(name) for name in names})
     cache, aside = make_folder(run / "cache"), recipe.hold_out(names)
     folders: dict[bool, list[Path]] = {False: [], True: []}
     for n, case in enumerate(cases):
         report(0.0, f"preparing case {n + 1} of {len(cases)}")
-        folder = cache_case(case, BRATS, recipe.preprocess, cache, missingness.ever(case.case_id))
+        folder = cache_case(case, task, recipe.preprocess, cache, missingness.ever(case.case_id))
         folders[case.case_id in aside].append(folder)
     sampler = PatchSampler(folders[False], missingness, recipe.seed, recipe.augmentation)
     if not aside:
         return sampler, None
     # They show all that may be seen of them; the seed's complement keeps the two draws apart.
-    others = PatchSampler(folders[True], full(BRATS), 2**32 - 1 - recipe.seed, recipe.augmentation)
+    others = PatchSampler(folders[True], full(task), 2**32 - 1 - recipe.seed, recipe.augmentation)
     return sampler, lambda n: others.batch(n, recipe.batch, recipe.patch)
+
+
+def describe(task: Task) -> str:
+    """What a bundle for any subset of a task's modalities does, in one sentence."""
+    regions, titles = (", ".join(x) for x in ([r.name for r in task.regions], [m.title for m in task.modalities]))
+    return f"{task.name} segmentation ({regions}) from any subset of {titles}."
 
 
 def check_output_folder(path: Path, overwrite: bool) -> None:
