@@ -79,6 +79,10 @@ class Backbone(nn.Module):
             )
         return features[0 if tap == "stem" else -1]
 
+    def separately(self, features: Sequence[Features | None]) -> list[Tensor | None]:
+        """Segmentations from each modality alone (``Output.aux["separate"]``), where the network has such a decoder."""
+        return []
+
     def decode(self, features: Sequence[Features | None], present: Tensor, want: Sequence[str] = ()) -> Output:
         """Fuse and decode.
 

@@ -233,6 +233,10 @@ class M2FTrans(Backbone):
         """A modality's own tap; see ``Backbone.latent``."""
         return super().latent(features[: self.levels], tap)
 
+    def separately(self, features: Sequence[Features | None]) -> list[Tensor | None]:
+        """Segmentations from each modality alone; see ``Backbone.separately``."""
+        return self.separate.each([f if f is None else f[: self.levels] for f in features])
+
     def decode(self, features: Sequence[Features | None], present: Tensor, want: Sequence[str] = ()) -> Output:
         """Fuse what is present and decode; see ``Backbone.decode``."""
         known = [f for f in features if f is not None]
@@ -250,8 +254,7 @@ class M2FTrans(Backbone):
             decoded.insert(0, x)
         wants_deep, wants_separate = self.training or "deep" in want, self.training or "mod_logits" in want
         deep = [head(d) for head, d in zip(self.deep_heads, decoded, strict=True)] if wants_deep else []
-        levels = [f if f is None else f[: self.levels] for f in features]
-        separate = self.separate.each(levels) if wants_separate else []
+        separate = self.separately(features) if wants_separate else []
         taps = {
             "stem": [f[0] for f in known],
             "mod_bottleneck": [f[self.levels - 1] for f in known],

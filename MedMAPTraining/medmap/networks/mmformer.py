@@ -152,6 +152,10 @@ class MMFormer(Backbone):
         """A modality's own tap; see ``Backbone.latent``."""
         return super().latent(features[:-1], tap)
 
+    def separately(self, features: Sequence[Features | None]) -> list[Tensor | None]:
+        """Segmentations from each modality alone; see ``Backbone.separately``."""
+        return self.separate.each([f if f is None else f[:-1] for f in features])
+
     def decode(self, features: Sequence[Features | None], present: Tensor, want: Sequence[str] = ()) -> Output:
         """Fuse what is present and decode; see ``Backbone.decode``."""
         known = [f for f in features if f is not None]
@@ -163,7 +167,7 @@ class MMFormer(Backbone):
             decoded.insert(0, x)
         wants_deep, wants_separate = self.training or "deep" in want, self.training or "mod_logits" in want
         deep = [head(d) for head, d in zip(self.deep_heads, decoded[1:], strict=True)] if wants_deep else []
-        separate = self.separate.each([f if f is None else f[:-1] for f in features]) if wants_separate else []
+        separate = self.separately(features) if wants_separate else []
         taps = {
             "stem": [f[0] for f in known],
             "mod_bottleneck": [f[-2] for f in known],

@@ -152,6 +152,10 @@ class RFNet(Backbone):
         """[B, 1, *S] -> levels at strides 1, 2, 4, 8."""
         return self.encoders[modality](image)
 
+    def separately(self, features: Sequence[Features | None]) -> list[Tensor | None]:
+        """Segmentations from each modality alone; see ``Backbone.separately``."""
+        return self.separate.each(features)
+
     def decode(self, features: Sequence[Features | None], present: Tensor, want: Sequence[str] = ()) -> Output:
         """Region-aware fusion from the deepest level up; see ``Backbone.decode``.
 
@@ -166,7 +170,7 @@ class RFNet(Backbone):
             deep.insert(0, regions)
             fused.insert(0, self.fusions[level](levels, regions.softmax(1).detach()))
             x = fused[0] if decoded is None else self.ups[level].merge(decoded, fused[0])
-        separate = self.separate.each(features) if self.training or "mod_logits" in want else []
+        separate = self.separately(features) if self.training or "mod_logits" in want else []
         taps = {
             "stem": [f[0] for f in features if f is not None],
             "mod_bottleneck": [f[-1] for f in features if f is not None],

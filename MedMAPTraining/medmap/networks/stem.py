@@ -158,6 +158,12 @@ class Stemmed(Backbone):
             return self.base.latent(features, tap)
         return features[0] if tap == "stem" else self.base.latent(features[1:], tap)
 
+    def separately(self, features: Sequence[Features | None]) -> list[Tensor | None]:
+        """Segmentations from each modality alone; see ``Backbone.separately``."""
+        if self.place == "input":
+            features = [f if f is None else f[1:] for f in features] if self.combine == "concat" else []
+        return self.base.separately(features) if features else []
+
     def decode(self, features: Sequence[Features | None], present: Tensor, want: Sequence[str] = ()) -> Output:
         """Fuse what is present and decode; see ``Backbone.decode``."""
         if self.place != "input":

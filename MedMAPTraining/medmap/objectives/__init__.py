@@ -5,10 +5,12 @@ from __future__ import annotations
 from medmap.errors import BundleError, UsageError
 from medmap.objectives.base import Context, Frozen, Group, Objective
 from medmap.objectives.plain import Plain
+from medmap.objectives.sls import SharedLatentSpace
 from medmap.objectives.with_anchor import WithAnchor
 
 OBJECTIVES: dict[str, type[Objective]] = {
     "plain": Plain,
+    "sls": SharedLatentSpace,
 }
 
 __all__ = ["OBJECTIVES", "Context", "Frozen", "Group", "Objective", "WithAnchor", "build_objective"]
