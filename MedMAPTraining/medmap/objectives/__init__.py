@@ -3,13 +3,23 @@
 from __future__ import annotations
 
 from medmap.errors import BundleError, UsageError
+from medmap.objectives.acn import ACN
 from medmap.objectives.base import Context, Frozen, Group, Objective
+from medmap.objectives.kd_net import KDNet
 from medmap.objectives.plain import Plain
+from medmap.objectives.pmkl import PMKL
+from medmap.objectives.protokd import ProtoKD
 from medmap.objectives.sls import SharedLatentSpace
+from medmap.objectives.smu_net import SMUNet
 from medmap.objectives.with_anchor import WithAnchor
 
 OBJECTIVES: dict[str, type[Objective]] = {
+    "acn": ACN,
+    "kd-net": KDNet,
     "plain": Plain,
+    "pmkl": PMKL,
+    "protokd": ProtoKD,
+    "smu-net": SMUNet,
     "sls": SharedLatentSpace,
 }
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 from torch import Tensor, nn
 
@@ -62,7 +63,12 @@ class Objective(nn.Module):
     A subclass takes a ``Context`` and its own options as keyword arguments. Slow state (weights that are updated once
     an epoch, counters) lives in buffers, so that a resumed run continues it. A frozen teacher is kept out of
     ``state_dict`` (``Frozen``), since it does not change.
+
+    Attributes:
+        dedicated: trains a network for one set of modalities; a bundle has one for each.
     """
+
+    dedicated: ClassVar[bool] = False
 
     def groups(self) -> dict[str, Group]:
         """Parameters by optimiser group; most objectives have only ``main``."""

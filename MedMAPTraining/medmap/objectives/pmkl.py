@@ -1,0 +1,103 @@
+"""PMKL: a teacher's output where it knows better, and embeddings that agree, for a student of few modalities."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import adaptive_avg_pool2d, adaptive_avg_pool3d, cross_entropy, normalize
+
+from medmap.dataset import Batch
+from medmap.objectives.base import Context, Group
+from medmap.objectives.dedicated import Distilling, tap_channels
+from medmap.objectives.dedicated_losses import dice_losses, encode_label, soft_cross_entropy, weighted_cross_entropy
+
+POOL = {2: adaptive_avg_pool2d, 3: adaptive_avg_pool3d}
+
+
+class PMKL(Distilling):
+    """L = Dice + WCE + regional L_rkd + contrastive L_ckd (Chen et al., "Learning with Privileged Multimodal Knowledge
+    for Unimodal Segmentation", IEEE TMI 2022).
+
+    L_rkd is the cross-entropy between the softened outputs (T, without the factor T²), averaged over voxels with the
+    weight ``knowledge_map``. L_ckd (Hadsell et al., margin 1) draws the embeddings of the same patch together and
+    pushes those of different ones apart; it is zero for a batch of one.
+
+    The released code embeds the last decoder feature through a pool of stride 1 and a layer of 35 million weights, for
+    teacher and student each, which can hardly be meant. Here the feature is pooled to ``pool`` voxels a side; 1 is
+    global pooling. Its weight decay (1e-5 / 2 |kernels|²) is the optimiser's: biases and norms have none.
+
+    Args:
+        temperature: that softens both outputs.
+        regional, contrastive: weights.
+        margin: distance beyond which different patches need not be pushed.
+        pool: voxels a side that the decoder feature is pooled to.
+    """
+
+    def __init__(
+        self,
+        context: Context,
+        temperature: float = 10.0,
+        regional: float = 0.5,
+        contrastive: float = 0.5,
+        margin: float = 1.0,
+        pool: int = 1,
+    ):
+        super().__init__(context, ("decoder",))
+        self.temperature, self.regional, self.contrastive, self.margin = temperature, regional, contrastive, margin
+        dims = self.student.spatial_dims
+        self.student_head = EmbeddingHead(dims, tap_channels(self.student, "decoder"), pool)
+        self.teacher_head = EmbeddingHead(dims, tap_channels(self.teacher.network, "decoder"), pool)
+
+    def groups(self) -> dict[str, Group]:
+        """``main``: the student and both heads."""
+        kernels = [p for p in self.parameters() if p.ndim > 1]
+        return {"main": Group(kernels, undecayed=[p for p in self.parameters() if p.ndim <= 1])}
+
+    def steps(self, batch: Batch, progress: float) -> Iterator[tuple[str, dict[str, Tensor]]]:
+        """One step of the group ``main``."""
+        student, teacher = self.both(batch)
+        logits, taught = student.logits.float(), teacher.logits.float()
+        target = encode_label(batch.label, logits.shape[1])
+        weight = knowledge_map(logits, taught, batch.label)
+        regional = (weight * soft_cross_entropy(logits, taught, self.temperature)).sum() / weight.sum().clamp_min(1e-7)
+        embedded = self.student_head(student.taps["decoder"].float())
+        goal = self.teacher_head(teacher.taps["decoder"].float())
+        yield (
+            "main",
+            {
+                "dice": dice_losses(logits.softmax(1), target).mean(),
+                "cross_entropy": weighted_cross_entropy(logits, batch.label, floor=0.005),
+                "regional": self.regional * regional,
+                "contrastive": self.contrastive * contrastive_loss(embedded, goal, self.margin),
+            },
+        )
+
+
+class EmbeddingHead(nn.Module):
+    """[B, C, *S] -> pooled -> 32 -> ReLU -> 16, of length 1: [B, 16]."""
+
+    def __init__(self, dims: int, channels: int, pool: int):
+        super().__init__()
+        self.pool = (pool,) * dims
+        self.layers = nn.Sequential(nn.Linear(channels * pool**dims, 32), nn.ReLU(), nn.Linear(32, 16))
+
+    def forward(self, feature: Tensor) -> Tensor:
+        return normalize(self.layers(POOL[len(self.pool)](feature, self.pool).flatten(1)), dim=1)
+
+
+@torch.no_grad()
+def knowledge_map(student: Tensor, teacher: Tensor, label: Tensor) -> Tensor:
+    """[B, *S] weights: how much better the teacher knows a voxel, ReLU(CE_student - CE_teacher), zero where it errs."""
+    better = (cross_entropy(student, label, reduction="none") - cross_entropy(teacher, label, reduction="none")).relu()
+    return better * (teacher.argmax(1) == label)
+
+
+def contrastive_loss(one: Tensor, other: Tensor, margin: float = 1.0) -> Tensor:
+    """Mean over all pairs of d² (same sample) or max(0, margin - d)² (different ones); embeddings [B, E], B > 1."""
+    if len(one) < 2:
+        return one.sum() * 0
+    distance = (one[:, None] - other[None]).square().sum(2).clamp_min(1e-12).sqrt()
+    same = torch.eye(len(one), dtype=torch.bool, device=one.device)
+    return torch.where(same, distance.square(), (margin - distance).relu().square()).mean()

@@ -1,0 +1,85 @@
+"""ProtoKD: a teacher's softened output, and how its voxels resemble the prototypes of the classes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from torch import Tensor
+
+from medmap.dataset import Batch
+from medmap.objectives.base import Context
+from medmap.objectives.dedicated import Distilling
+from medmap.objectives.dedicated_losses import (
+    class_means,
+    dice_losses,
+    encode_label,
+    prototype_maps,
+    soft_divergence,
+    weighted_cross_entropy,
+)
+
+
+class ProtoKD(Distilling):
+    """L = Dice + WCE + output L_kd + prototype L_proto (Wang et al., "Prototype Knowledge Distillation for Medical
+    Segmentation with Missing Modality", ICASSP 2023).
+
+    L_kd is KL(teacher || student) of the softened outputs (without the factor T²), averaged over classes, voxels and
+    samples. L_proto is the mean square between the maps of cosine similarity to the class prototypes, each network's
+    voxels compared with its own prototypes, on the features before the head.
+
+    The released trainer computes a decaying learning rate for students and never applies it. That is the recipe's
+    ``schedule``: ``poly`` is meant, ``constant`` is what was run.
+
+    Args:
+        temperature: that softens both outputs.
+        output, prototype: weights.
+        in_every_sample: take a class into L_proto only when every sample of the batch has it, as released, which drops
+            the rare ones; otherwise a class counts in the samples that have it.
+    """
+
+    def __init__(
+        self,
+        context: Context,
+        temperature: float = 10.0,
+        output: float = 10.0,
+        prototype: float = 0.1,
+        in_every_sample: bool = False,
+    ):
+        super().__init__(context, ("decoder",))
+        self.temperature, self.output, self.prototype = temperature, output, prototype
+        self.in_every_sample = in_every_sample
+
+    def steps(self, batch: Batch, progress: float) -> Iterator[tuple[str, dict[str, Tensor]]]:
+        """One step of the group ``main``."""
+        student, teacher = self.both(batch)
+        logits, taught = student.logits.float(), teacher.logits.float()
+        target = encode_label(batch.label, logits.shape[1])
+        divergence = soft_divergence(logits, taught, self.temperature).mean() / logits.shape[1]
+        prototype = prototype_loss(
+            student.taps["decoder"].float(), teacher.taps["decoder"].float(), target, self.in_every_sample
+        )
+        yield (
+            "main",
+            {
+                "dice": dice_losses(logits.softmax(1), target, 1e-5, 1e-5).mean(),
+                "cross_entropy": weighted_cross_entropy(logits, batch.label),
+                "distillation": self.output * divergence,
+                "prototype": self.prototype * prototype,
+            },
+        )
+
+
+def prototype_loss(student: Tensor, teacher: Tensor, target: Tensor, in_every_sample: bool = False) -> Tensor:
+    """Mean square between the similarity maps, over voxels and the classes that are there.
+
+    Args:
+        student, teacher: [B, F, *S] features; F may differ.
+        target: [B, C, *S] one-hot.
+        in_every_sample: see ``ProtoKD``.
+    """
+    own, counted = class_means(student, target)
+    goal, _ = class_means(teacher, target)
+    if in_every_sample:
+        counted = counted.all(0, keepdim=True).expand_as(counted)
+    error = (prototype_maps(student, own) - prototype_maps(teacher, goal)).square().flatten(2).mean(2)
+    return (error * counted).sum() / counted.sum().clamp_min(1)
