@@ -33,6 +33,8 @@ class Recipe:
         alignment: anchor, tap, alpha and the anchor's options (``medmap.objectives.WithAnchor``); empty aligns nothing.
             T* is a part of the network: its option ``stem`` (``medmap.networks.stem.with_stem``).
         missingness, missingness_options: as in ``medmap.missingness.PROTOCOLS``.
+        subsets: sets of scans (``t1ce+flair``) that get a network each, from methods that make one a set; empty: every
+            set, or one network for any.
         held_out_cases: cases kept out of training for objectives that learn on two levels: their names, or how many
             (drawn by the seed).
         steps: batches in all; an objective may take several optimiser steps on each.
@@ -59,6 +61,7 @@ class Recipe:
     alignment: dict = field(default_factory=dict)
     missingness: str = "random-subset"
     missingness_options: dict = field(default_factory=dict)
+    subsets: tuple[str, ...] = ()
     held_out_cases: int | tuple[str, ...] = 0
     steps: int = 6000
     epoch_steps: int = 0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -136,7 +136,7 @@ def _naming_modalities(options: dict, task: Task) -> dict:
 
 
 def export(
-    run: str | Path,
+    run: str | Path | Sequence[str | Path],
     recipe: Recipe,
     task: Task,
     bundle: str | Path,
@@ -146,23 +146,32 @@ def export(
     card: dict,
     overwrite: bool = False,
 ) -> Path:
-    """Write the averaged weights of a run as a bundle. Raises BundleError when the run has no checkpoint."""
-    state = load_checkpoint(Path(run))
-    if state is None:
-        raise BundleError(f"The run {Path(run).name} has no checkpoint.", "Train first.")
-    network = build_network(*state["network"])
-    network.load_state_dict(state["average"])
+    """Write the averaged weights of a run, or of one run a set of scans, as a bundle.
+
+    Raises BundleError when a run has no checkpoint.
+    """
+    networks, steps = [], 0
+    for folder in [run] if isinstance(run, (str, Path)) else run:
+        state = load_checkpoint(Path(folder))
+        if state is None:
+            raise BundleError(f"The run {Path(folder).name} has no checkpoint.", "Train first.")
+        network = build_network(*state["network"])
+        network.load_state_dict(state["average"])
+        networks.append((NetworkSpec(*network.built_from), network))
+        steps = state["step"]
+    (spec, network), *others = networks
     return save_bundle(
         bundle,
         name=name,
         version=version,
         task=task,
         network=network,
-        network_spec=NetworkSpec(*network.built_from),
+        network_spec=spec,
+        others=others,
         preprocess=recipe.preprocess,
         inference=WHOLE_SLICES if recipe.preprocess.slices else InferenceSpec(),
         postprocess=recipe.postprocess,
-        card={**card, "steps": state["step"], "recipe": asdict(recipe)},
+        card={**card, "steps": steps, "recipe": asdict(recipe)},
         overwrite=overwrite,
     )
 

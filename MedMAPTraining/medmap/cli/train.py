@@ -20,7 +20,16 @@ def train(
     ],
     bundle: Annotated[Path, typer.Option(help="Where to export the bundle when the steps are done.")],
     teacher: Annotated[
-        Path | None, typer.Option(help="Bundle of a trained teacher, for objectives that distil.")
+        Optional[Path],  # noqa: UP045
+        typer.Option(help="Bundle or run of a trained teacher, for objectives that distil."),
+    ] = None,
+    subset: Annotated[
+        Optional[list[str]],  # noqa: UP045
+        typer.Option(
+            help="A set of scans (t1ce+flair) that gets its own network, for methods that train one a set; repeat for "
+            "more. Where scans satisfy several sets of the same size, the one named first is used. "
+            "[default: the recipe's sets]"
+        ),
     ] = None,
     steps: Annotated[Optional[int], typer.Option(min=1, help="Instead of the recipe's number of steps.")] = None,  # noqa: UP045
     seed: Annotated[Optional[int], typer.Option(min=0, help="Instead of the recipe's seed.")] = None,  # noqa: UP045
@@ -32,11 +41,25 @@ def train(
     data_statement: Annotated[str, typer.Option(help="What the data are, for the card.")] = "not stated",
     overwrite: Overwrite = False,
 ) -> None:
-    """Train under random subsets of modalities and export a bundle. Safe to interrupt and call again."""
+    """Train and export a bundle. Safe to interrupt and call again.
+
+    KD-Net, PMKL, ProtoKD, SMU-Net and ACN train one network a set of scans; all of them become one bundle.
+    """
     from medmap.workflow.training import TrainOptions, train_bundle
 
     options = TrainOptions(
-        recipe, teacher, steps, seed, minutes, precision, device, name, version, data_statement, overwrite
+        recipe,
+        teacher,
+        tuple(subset or ()),
+        steps,
+        seed,
+        minutes,
+        precision,
+        device,
+        name,
+        version,
+        data_statement,
+        overwrite,
     )
     with showing_progress() as report:
         done, total = train_bundle(run, data, bundle, options, report)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 
-from medmap.bundle import load_bundle
 from medmap.dataset import Batch, Case, PatchSampler, cache_case, find_cases
 from medmap.errors import OutputError
 from medmap.files import make_folder
@@ -18,6 +18,7 @@ from medmap.missingness import build_missingness, full, write_masks
 from medmap.recipe import Recipe
 from medmap.task import Task, find_task
 from medmap.train import export, train
+from medmap.workflow.dedicated import keep_teacher, load_teacher, parts_of
 
 Report = Callable[[float, str], None]
 
@@ -28,6 +29,7 @@ class TrainOptions:
 
     recipe: Path | None = None
     teacher: Path | None = None
+    subsets: tuple[str, ...] = ()
     steps: int | None = None
     seed: int | None = None
     minutes: float | None = None
@@ -40,13 +42,42 @@ class TrainOptions:
 
 
 def train_bundle(run: Path, data: Path, bundle: Path, options: TrainOptions, report: Report) -> tuple[int, int]:
-    """Cache, train (or go on) and, when the steps are done, export; returns steps done and steps wanted."""
+    """Cache, train (or go on) and, when the steps are done, export; returns steps done and steps wanted.
+
+    A dedicated method has a run of its own for each set of scans, in a folder of that name, and steps are those of all.
+    """
     recipe = load_recipe(options)
     task = find_task(recipe.task)
+    parts = parts_of(recipe, task, options.subsets)
     check_output_folder(bundle, options.overwrite)
-    cases = find_cases(data, task)
+    teacher = load_teacher(options.teacher, recipe, task) if options.teacher else None
+    cases, done, started = find_cases(data, task), 0, time.monotonic()
     sampler, held_out = cached_patches(recipe, task, cases, make_folder(run), report)
-    teacher = load_bundle(options.teacher).network if options.teacher else None
+    if teacher:
+        keep_teacher(run, teacher)
+    for n, (subset, part) in enumerate(parts):
+        minutes = None if options.minutes is None else options.minutes - (time.monotonic() - started) / 60
+        if n and minutes is not None and minutes <= 0:
+            break
+
+        def tell(fraction: float, text: str, n: int = n, subset: str = subset) -> None:
+            report((n + fraction) / len(parts), f"{subset} ({n + 1} of {len(parts)}): {text}" if subset else text)
+
+        place = make_folder(run / subset) if subset else run
+        done += _train_one(place, part, task, sampler, held_out, teacher, replace(options, minutes=minutes), tell)
+    wanted = recipe.steps * len(parts)
+    if done == wanted:
+        places = [run / subset for subset, _ in parts] if parts[0][0] else run
+        card = _card(recipe, task, parts, len(sampler.case_ids), options)
+        names = {"name": options.name, "version": options.version}
+        export(places, recipe, task, bundle, **names, card=card, overwrite=options.overwrite)
+    return done, wanted
+
+
+def _train_one(
+    run: Path, recipe: Recipe, task: Task, sampler, held_out, teacher, options: TrainOptions, report: Report
+) -> int:
+    """Train one network, with a log; returns the steps done."""
     log = (run / "log.jsonl").open("a", encoding="utf-8")
 
     def tell(step: int, figures: dict) -> None:
@@ -54,7 +85,7 @@ def train_bundle(run: Path, data: Path, bundle: Path, options: TrainOptions, rep
         report(step / recipe.steps, f"step {step} of {recipe.steps}, loss {figures['loss']:.3f}")
 
     with log:
-        done = train(
+        return train(
             recipe,
             task,
             sampler,
@@ -66,27 +97,16 @@ def train_bundle(run: Path, data: Path, bundle: Path, options: TrainOptions, rep
             minutes=options.minutes,
             report=tell,
         )
-    if done == recipe.steps:
-        place = (
-            "CUDA GPU" if resolve_device(options.device).type == "cuda" else f"{torch.get_num_threads()} CPU threads"
-        )
-        number = len(sampler.case_ids)
-        card = {
-            "description": describe(task),
-            "data": options.data_statement,
-            "training": f"{recipe.steps} steps, {number} cases, {options.precision}, {place}, seed {recipe.seed}.",
-        }
-        export(
-            run,
-            recipe,
-            task,
-            bundle,
-            name=options.name,
-            version=options.version,
-            card=card,
-            overwrite=options.overwrite,
-        )
-    return done, recipe.steps
+
+
+def _card(recipe: Recipe, task: Task, parts: Sequence[tuple[str, Recipe]], cases: int, options: TrainOptions) -> dict:
+    place = "CUDA GPU" if resolve_device(options.device).type == "cuda" else f"{torch.get_num_threads()} CPU threads"
+    each = " a network" if parts[0][0] else ""
+    return {
+        "description": describe(task, [subset for subset, _ in parts if subset]),
+        "data": options.data_statement,
+        "training": f"{recipe.steps} steps{each}, {cases} cases, {options.precision}, {place}, seed {recipe.seed}.",
+    }
 
 
 def cached_patches(
@@ -113,10 +133,12 @@ def cached_patches(
     return sampler, lambda n: others.batch(n, recipe.batch, recipe.patch)
 
 
-def describe(task: Task) -> str:
-    """What a bundle for any subset of a task's modalities does, in one sentence."""
-    regions, titles = (", ".join(x) for x in ([r.name for r in task.regions], [m.title for m in task.modalities]))
-    return f"{task.name} segmentation ({regions}) from any subset of {titles}."
+def describe(task: Task, subsets: Sequence[str] = ()) -> str:
+    """What a bundle does, in one sentence: for any subset of a task's modalities, or for some of them."""
+    sets = "; ".join(task.titles(subset.split("+")) for subset in subsets)
+    scans = f"one of these sets of scans, each with its own network: {sets}" if sets else ""
+    regions = ", ".join(region.name for region in task.regions)
+    return f"{task.name} segmentation ({regions}) from {scans or f'any subset of {task.titles(task.modality_names)}'}."
 
 
 def check_output_folder(path: Path, overwrite: bool) -> None:
