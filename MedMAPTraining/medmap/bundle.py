@@ -46,10 +46,12 @@ class InferenceSpec:
     Attributes:
         window: largest size, in working voxels, that goes through the network in one pass.
         overlap: share of a window that neighbours have in common when one pass does not suffice.
+        bytes_per_voxel: peak memory for every voxel of a window (``medmap.memory.bytes_per_voxel``); 0 if unknown.
     """
 
     window: tuple[int, int, int] = (192, 224, 192)
     overlap: float = 0.25
+    bytes_per_voxel: int = 0
 
 
 @dataclass(frozen=True)
@@ -199,7 +201,9 @@ def load_bundle(path: str | os.PathLike) -> Bundle:
         several = own["networks"] if own["format"] == 2 else [own["network"]]
         specs = [NetworkSpec(str(stated["name"]), dict(stated["options"])) for stated in several]
         window = own["inference"]
-        inference = InferenceSpec(tuple(int(n) for n in window["window"]), float(window["overlap"]))
+        inference = InferenceSpec(
+            tuple(int(n) for n in window["window"]), float(window["overlap"]), int(window.get("bytes_per_voxel", 0))
+        )
         task, preprocess = Task.from_dict(own["task"]), PreprocessSpec.from_dict(own["preprocess"])
         postprocess = PostprocessSpec.from_dict(own["postprocess"])
         card, identity = dict(own["card"]), f"{metadata['name']}-{metadata['version']}"
@@ -256,7 +260,11 @@ def save_bundle(
         **({"networks": stated} if others else {"network": stated[0]}),
         "preprocess": preprocess.to_dict(),
         "postprocess": postprocess.to_dict(),
-        "inference": {"window": list(inference.window), "overlap": inference.overlap},
+        "inference": {
+            "window": list(inference.window),
+            "overlap": inference.overlap,
+            "bytes_per_voxel": inference.bytes_per_voxel,
+        },
         "card": dict(card),
     }
     metadata = {**monai_metadata(name, version, task, card), "medmap": own}

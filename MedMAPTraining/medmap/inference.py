@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from torch import Tensor
 from medmap.bundle import Bundle, Entry
 from medmap.checks import Finding, check_inputs
 from medmap.errors import Cancelled, UnavailableError
+from medmap.memory import USABLE, available_bytes
 from medmap.metrics import region_volumes_ml
 from medmap.networks import Backbone
 from medmap.postprocess import labels_on_reference, probabilities
@@ -187,45 +189,53 @@ class Run:
         self._part = (0.0, 1.0)
 
     def logits(self, prepared: Prepared, subsets: Sequence[Sequence[str]]) -> list[Tensor]:
-        """[C, D, H, W] logits on the CPU, one a subset. On a GPU that runs out of memory, with ever smaller windows.
+        """[C, D, H, W] logits on the CPU, one a subset; where memory does not suffice, with ever smaller windows.
 
+        A GPU says so itself; on the CPU it is estimated before, since a system out of memory ends the whole program.
         Each subset gets the bundle's entry for it; subsets of which an entry takes the same scans share one result.
 
         Raises:
             BundleError: the bundle is not made for one of the subsets.
+            UnavailableError: even small windows do not fit.
         """
         chosen = [self.bundle.entry_for(subset) for subset in subsets]
         plan: dict[str, list[Entry]] = {}
         for entry in chosen:
             if entry not in plan.setdefault(entry.name, []):
                 plan[entry.name].append(entry)
-        stride = self.bundle.stride
         self.window = window_for(self.bundle, prepared)
+        self._estimate(prepared)
         found: dict[tuple, Tensor] = {}
         for n, (name, entries) in enumerate(plan.items()):
             self._part = (n / len(plan), 1 / len(plan))
             sets = [entry.modalities for entry in entries]
-            results = self._fitting(entries[0].network, prepared, sets, stride)
+            results = self._fitting(entries[0].network, prepared, sets)
             found.update({(name, names): result for names, result in zip(sets, results, strict=True)})
         return [found[entry.name, entry.modalities] for entry in chosen]
 
-    def _fitting(
-        self, network: Backbone, prepared: Prepared, subsets: Sequence[tuple[str, ...]], stride: int
-    ) -> list[Tensor]:
+    def _estimate(self, prepared: Prepared) -> None:
+        """On the CPU, the largest window for which the memory suffices, by what the bundle says it needs."""
+        free = available_bytes() if self.device.type == "cpu" else None
+        while free is not None and math.prod(self.window) * self.bundle.inference.bytes_per_voxel > USABLE * free:
+            self._shrink(prepared)
+
+    def _fitting(self, network: Backbone, prepared: Prepared, subsets: Sequence[tuple[str, ...]]) -> list[Tensor]:
         """The same of one network, with windows that the memory suffices for."""
         while True:
             try:
                 return self._windows(network.to(self.device), prepared, subsets)
             except torch.OutOfMemoryError as error:
                 torch.cuda.empty_cache()
-                smaller = tuple(max(4 * stride, n // 2 // stride * stride) for n in self.window)
-                smaller = tuple(min(a, b) for a, b in zip(smaller, self.window, strict=True))
-                smaller = _all_slices(smaller, prepared)
-                if smaller == self.window:
-                    raise UnavailableError(
-                        "The device's memory does not suffice even for small windows.", "Choose the CPU (--device cpu)."
-                    ) from error
-                self.window = smaller
+                self._shrink(prepared, error)
+
+    def _shrink(self, prepared: Prepared, error: Exception | None = None) -> None:
+        stride = self.bundle.stride
+        smaller = tuple(min(n, max(4 * stride, n // 2 // stride * stride)) for n in self.window)
+        smaller = _all_slices(smaller, prepared)
+        if smaller == self.window:
+            remedy = "Close other programs." if self.device.type == "cpu" else "Choose the CPU (--device cpu)."
+            raise UnavailableError("The memory does not suffice even for small windows.", remedy) from error
+        self.window = smaller
 
     @torch.inference_mode()
     def _windows(self, network: Backbone, prepared: Prepared, subsets: Sequence[tuple[str, ...]]) -> list[Tensor]:

@@ -227,7 +227,10 @@ def _crop(lattice: Grid, masks: Mapping[str, tuple[Grid, np.ndarray]], spec: Pre
     index = (corners - lattice.affine[:3, 3]) / spec.spacing
     low = np.floor(index.min(0) - spec.margin / spec.spacing + 1e-3).astype(int)
     high = np.ceil(index.max(0) + spec.margin / spec.spacing - 1e-3).astype(int)
-    missing = -(high - low + 1) % multiple
+    blocks = -(-(high - low + 1) // multiple)
+    if multiple > 1 and (blocks == 1).all():  # one voxel at the coarsest level has no variance to normalise by
+        blocks += 1
+    missing = blocks * multiple - (high - low + 1)
     low -= missing // 2
     shape = tuple(int(n) for n in high - low + 1 + missing - missing // 2)
     affine = lattice.affine.copy()

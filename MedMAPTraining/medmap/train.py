@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
@@ -17,6 +17,7 @@ from medmap.dataset import Batch, Sampler
 from medmap.errors import BundleError, InternalError, UsageError
 from medmap.files import make_folder, write_json
 from medmap.inference import resolve_device
+from medmap.memory import bytes_per_voxel
 from medmap.networks import Backbone, build_network
 from medmap.objectives import Context, Group, Objective, WithAnchor, build_objective
 from medmap.recipe import Recipe, learning_rate
@@ -169,7 +170,9 @@ def export(
         network_spec=spec,
         others=others,
         preprocess=recipe.preprocess,
-        inference=WHOLE_SLICES if recipe.preprocess.slices else InferenceSpec(),
+        inference=replace(
+            WHOLE_SLICES if recipe.preprocess.slices else InferenceSpec(), bytes_per_voxel=bytes_per_voxel(network)
+        ),
         postprocess=recipe.postprocess,
         card={**card, "steps": steps, "recipe": asdict(recipe)},
         overwrite=overwrite,

@@ -15,22 +15,73 @@ PACKAGE = ROOT / "MedMAPTraining" / "medmap"
 # From the bottom up: a module may import what stands on its own line or above, never below. The border is the line
 # between what runs inside Slicer (torch, numpy, safetensors) and what serves training and the command line.
 ORDER = [
-    {"medmap", "errors"},
-    {"task", "volume", "files", "brain"},
-    {"checks", "geometry", "metrics"},
-    {"networks", "preprocess"},
-    {"postprocess", "alignment", "card"},
-    {"bundle"},
-    {"provenance"},
-    {"inference", "review"},
-    {"whatif"},
+    {
+        "medmap",
+        "errors",
+    },
+    {
+        "task",
+        "volume",
+        "files",
+        "brain",
+    },
+    {
+        "checks",
+        "geometry",
+        "metrics",
+    },
+    {
+        "networks",
+        "preprocess",
+    },
+    {
+        "postprocess",
+        "alignment",
+        "card",
+        "memory",
+    },
+    {
+        "bundle",
+    },
+    {
+        "provenance",
+    },
+    {
+        "inference",
+        "review",
+    },
+    {
+        "whatif",
+    },
     # ------------------------------------------------- border -------------------------------------------------
-    {"nifti_header", "nifti_geometry", "nifti", "missingness", "phantom", "report", "bench", "splits"},
-    {"dataset"},
-    {"objectives", "checkpoint", "evaluate", "recipe"},
-    {"train"},
-    {"workflow"},
-    {"cli"},
+    {
+        "nifti_header",
+        "nifti_geometry",
+        "nifti",
+        "missingness",
+        "phantom",
+        "report",
+        "bench",
+        "splits",
+    },
+    {
+        "dataset",
+    },
+    {
+        "objectives",
+        "checkpoint",
+        "evaluate",
+        "recipe",
+    },
+    {
+        "train",
+    },
+    {
+        "workflow",
+    },
+    {
+        "cli",
+    },
 ]
 BORDER = 9
 LAZY = {"metrics.py": {"scipy"}, "review.py": {"scipy"}, "segresnet.py": {"monai"}}
