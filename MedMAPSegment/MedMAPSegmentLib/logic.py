@@ -7,21 +7,23 @@ request into a result with numpy and torch only; ``apply`` (main thread) puts th
 
 from __future__ import annotations
 
+import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
 from medmap.checks import Finding
-from medmap.errors import Cancelled, InputDataError, InternalError, UsageError
+from medmap.errors import Cancelled, InputDataError, InternalError
 from medmap.task import BRATS, Task
 from medmap.volume import Volume
 
 from . import scene as mrml
+from .devices import AUTO, checkDevice
+from .inputs import readSlots
+from .nodes import removeDerived
 from .runner import InlineRunner, Job, JobState, Progress, Runner, Work
-
-AUTO = "auto"
-DEVICES = (AUTO, "cuda", "cpu")
 
 
 @dataclass(frozen=True)
@@ -33,7 +35,7 @@ class Request:
         nodeIDs: modality name -> ID of the volume node that the scan was copied from.
         nodeNames: modality name -> name of that node, for messages.
         reference: modality whose grid the result is wanted on; None leaves the choice to ``medmap``.
-        device: one of ``DEVICES``.
+        device: as ``devices.checkDevice`` accepts it.
         outputID: ID of the segmentation node to fill; None for a new one.
         remarks: what preparing found worth saying.
     """
@@ -53,9 +55,9 @@ class SegmentationLogic:
     Args:
         scene: vtkMRMLScene to read from and write to.
         segment: stands in for ``medmap.inference.segment``.
-        loadBundle: stands in for loading the default bundle; called once, on the thread that computes, and its result
-            is kept.
-        task: names, labels and colours.
+        loadBundle: gives the model; None loads the default bundle. Called once, on the thread that computes, and its
+            result is kept.
+        task: names, labels and colours of the model.
     """
 
     def __init__(
@@ -67,23 +69,24 @@ class SegmentationLogic:
     ):
         self._scene = scene
         self._segment = segment or _segment
-        self._loadBundle = loadBundle or _loadDefaultBundle
-        self._bundle: Any = None
-        self.task = task
+        self._undo: list[Callable[[], Any]] = []
+        self.setModel(loadBundle or _loadDefaultBundle, task)
+
+    def setModel(self, loadBundle: Callable[[], Any], task: Task) -> None:
+        """Use another model from now on; the one that was loaded is dropped."""
+        self._loadBundle, self._bundle, self.task = loadBundle, None, task
+
+    def bundle(self, progress: Progress | None = None):
+        """The model, loaded when it is first asked for and kept warm. Raises MedMAPError when it is damaged."""
+        if self._bundle is None:
+            if progress is not None:
+                progress(0.0, "loading the model")
+            self._bundle = self._loadBundle()
+        return self._bundle
 
     def problems(self, inputs: Mapping[str, Any], reference: str | None = None, outputNode=None) -> list[str]:
         """Every reason, as a sentence, why Apply cannot work; quick enough to be called after each click."""
-        given = {name: node for name, node in inputs.items() if node is not None}
-        found = [] if given else ["Choose at least one volume."]
-        slots: dict[str, list[str]] = {}
-        for name, node in given.items():
-            slots.setdefault(node.GetID(), []).append(name)
-        for names in (names for names in slots.values() if len(names) > 1):
-            titles = " and ".join(self.task.modality(name).title for name in names)
-            found.append(f"'{given[names[0]].GetName()}' is chosen for {titles}; each volume can fill one slot only.")
-        if reference is not None and reference not in given:
-            title = self.task.modality(reference).title
-            found.append(f"The result is wanted on the grid of {title}, but no {title} volume is chosen.")
+        found = list(readSlots(self.task, inputs, (), reference).problems)
         if outputNode is not None and mrml.foreignSegments(outputNode):
             found.append(f"'{outputNode.GetName()}' holds segments that MedMAP did not make; choose another output.")
         return found
@@ -98,50 +101,31 @@ class SegmentationLogic:
         """Check the choices and copy the voxels; nothing in the scene changes.
 
         Args:
-            inputs: modality name -> vtkMRMLScalarVolumeNode, or None for an empty slot.
+            inputs: modality name -> vtkMRMLScalarVolumeNode, or None for an empty slot. A constant volume counts as
+                missing, with a remark.
             reference: modality whose grid the result is wanted on; None lets ``medmap`` choose.
-            device: one of ``DEVICES``.
+            device: ``auto``, ``cpu``, ``mps``, ``cuda`` or ``cuda:N``.
             outputNode: vtkMRMLSegmentationNode to fill; None for a new one.
 
         Raises:
             UsageError: unknown modality or device.
             InputDataError: the choices cannot work; the message names every problem.
         """
-        for name in (*inputs, *([reference] if reference is not None else [])):
-            self.task.index(name)
-        if device not in DEVICES:
-            raise UsageError(f"'{device}' is not a device.", f"Use one of {', '.join(DEVICES)}.")
+        slots = readSlots(self.task, inputs, (), reference)
+        checkDevice(device)
         found = self.problems(inputs, reference, outputNode)
         if found:
             raise InputDataError(" ".join(found), "Change the choice and press Apply again.")
-        nodes = {name: inputs[name] for name in self.task.modality_names if inputs.get(name) is not None}
-        volumes, remarks = self._volumes(nodes, reference)
+        remarks = [Finding("warning", "constant", warning, "Check the volume.") for warning in slots.warnings]
         return Request(
-            volumes=volumes,
-            nodeIDs={name: nodes[name].GetID() for name in volumes},
-            nodeNames={name: nodes[name].GetName() for name in volumes},
+            volumes={name: mrml.volumeFromNode(node) for name, node in slots.used.items()},
+            nodeIDs={name: node.GetID() for name, node in slots.used.items()},
+            nodeNames={name: node.GetName() for name, node in slots.used.items()},
             reference=reference,
             device=device,
             outputID=outputNode.GetID() if outputNode is not None else None,
-            remarks=remarks,
+            remarks=tuple(remarks),
         )
-
-    def _volumes(self, nodes, reference: str | None) -> tuple[dict[str, Volume], tuple[Finding, ...]]:
-        """Copy the volumes; constant ones count as missing, because an empty scan says nothing."""
-        volumes, remarks = {}, []
-        for name, node in nodes.items():
-            volume = mrml.volumeFromNode(node)
-            if volume.array.min() < volume.array.max():
-                volumes[name] = volume
-                continue
-            title = self.task.modality(name).title
-            message = f"{title} ('{node.GetName()}') is the same everywhere and was treated as missing."
-            if name == reference or len(nodes) == 1:
-                raise InputDataError(f"{title} ('{node.GetName()}') is the same everywhere.", "Choose another volume.")
-            remarks.append(Finding("warning", "constant", message, "Check the volume."))
-        if not volumes:
-            raise InputDataError("Every chosen volume is the same everywhere.", "Choose other volumes.")
-        return volumes, tuple(remarks)
 
     def work(self, request: Request) -> Work:
         """The computation as a piece of work for a runner; it touches neither MRML nor VTK nor Qt."""
@@ -154,21 +138,16 @@ class SegmentationLogic:
         cancelled: Callable[[], bool] | None = None,
     ):
         """Segment. Returns ``medmap.inference.Segmentation``; raises MedMAPError, ``Cancelled`` among them."""
-        if self._bundle is None:
-            if progress is not None:
-                progress(0.0, "loading the model")
-            self._bundle = self._loadBundle()
-        try:
+        bundle = self.bundle(progress)
+        with computing():
             result = self._segment(
                 request.volumes,
-                self._bundle,
+                bundle,
                 reference=request.reference,
                 device=request.device,
                 progress=progress,
                 cancel=cancelled,
             )
-        finally:
-            _releaseGPU()
         return _withRemarks(result, request.remarks)
 
     def start(self, request: Request, runner: Runner) -> Job:
@@ -176,7 +155,7 @@ class SegmentationLogic:
         return runner.start(self.work(request))
 
     def apply(self, request: Request, result):
-        """Put a result into the scene.
+        """Put a result into the scene; ``undo`` takes it out again.
 
         Returns:
             The vtkMRMLSegmentationNode.
@@ -192,7 +171,32 @@ class SegmentationLogic:
                 "Choose the volumes again and press Apply.",
             )
         output = self._scene.GetNodeByID(request.outputID) if request.outputID is not None else None
-        return mrml.segmentationFromResult(self._scene, node, result, self.task, output)
+        restore = mrml.snapshot(output) if output is not None else None
+        made = mrml.segmentationFromResult(self._scene, node, result, self.task, output)
+        self._undo.append(lambda: self._takeBack(made, restore))
+        return made
+
+    def _takeBack(self, made, restore):
+        if self._scene.IsNodePresent(made):
+            removeDerived(self._scene, made)
+        return mrml.takeBack(self._scene, made, restore)
+
+    @property
+    def canUndo(self) -> bool:
+        """True while there is a result to take back."""
+        return bool(self._undo)
+
+    def undo(self):
+        """Take the last result back: a new node is removed, one that was filled gets its former segments.
+
+        Returns:
+            The vtkMRMLSegmentationNode that was restored; None if it is gone now, or there is nothing to undo.
+        """
+        return self._undo.pop()() if self._undo else None
+
+    def forgetResults(self) -> None:
+        """Undo nothing that was made so far: the scene is closed."""
+        self._undo.clear()
 
     def process(
         self,
@@ -241,8 +245,21 @@ def _loadDefaultBundle():
     return load_bundle(default_bundle_path())
 
 
-def _releaseGPU() -> None:
-    """Give cached GPU memory back: volume rendering shares the card."""
+@contextmanager
+def computing() -> Iterator[None]:
+    """What surrounds a computation in Slicer: one processor core stays free, and cached GPU memory is given back.
+
+    A network that takes every core leaves Slicer's own thread waiting for its turn; volume rendering shares the card.
+    """
     torch = sys.modules.get("torch")
-    if torch is not None and torch.cuda.is_available():
-        torch.cuda.empty_cache()
+    threads = torch.get_num_threads() if torch is not None else 1
+    spare = threads > 1 and threads >= (os.cpu_count() or 1)
+    try:
+        if spare:
+            torch.set_num_threads(threads - 1)
+        yield
+    finally:
+        if spare:
+            torch.set_num_threads(threads)
+        if torch is not None and torch.cuda.is_available():
+            torch.cuda.empty_cache()

@@ -192,6 +192,18 @@ def derive(scene, className: str, role: str, segmentationNode, name: str):
     return node
 
 
+def removeDerived(scene, segmentationNode) -> None:
+    """Remove everything that was derived from a segmentation: tables, plots, errors, uncertainty."""
+    nodes = [scene.GetNthNode(n) for n in range(scene.GetNumberOfNodes())]
+    own = segmentationNode.GetID()
+    for node in [n for n in nodes if n.GetAttribute(ROLE) and n.GetNodeReferenceID(SEGMENTATION) == own]:
+        count = node.GetNumberOfDisplayNodes() if node.IsA("vtkMRMLDisplayableNode") else 0
+        for display in [node.GetNthDisplayNode(n) for n in range(count)]:
+            if display is not None:
+                scene.RemoveNode(display)
+        scene.RemoveNode(node)
+
+
 @contextmanager
 def allOrNothing(scene) -> Iterator[None]:
     """Remove every node that was added inside the block when the block raises."""

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from medmap.metrics import region_volumes_ml
 from medmap.review import region_diameters
 from medmap.task import Task
+from medmap.volume import Grid
 
 from .nodes import Column, allOrNothing, derive, fillTable
 from .reference import labelsOn
@@ -58,3 +61,19 @@ def resultsTable(scene, segmentationNode, task: Task):
         if segmentationNode.GetAttribute(PROVENANCE) is not None:
             node.SetAttribute(PROVENANCE, segmentationNode.GetAttribute(PROVENANCE))
     return node
+
+
+def centreOf(labels: np.ndarray, grid: Grid) -> tuple[float, float, float]:
+    """World RAS position in mm of the middle of everything that is labelled, to jump to.
+
+    Args:
+        labels: [I, J, K], not all zero.
+        grid: where the voxels lie in the world.
+    """
+    middle = [np.average(np.arange(n), weights=np.count_nonzero(labels, axis=others)) for n, others in _axes(labels)]
+    return tuple(float(x) for x in grid.affine[:3, :3] @ middle + grid.affine[:3, 3])
+
+
+def _axes(labels: np.ndarray):
+    """(length, the two other axes) of each axis."""
+    return [(n, tuple(a for a in range(3) if a != axis)) for axis, n in enumerate(labels.shape)]

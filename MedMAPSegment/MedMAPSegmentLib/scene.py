@@ -100,7 +100,7 @@ def segmentationFromResult(scene, referenceNode, result, task: Task, node=None):
         node = scene.AddNewNodeByClass("vtkMRMLSegmentationNode", name)
         restore = partial(_removeWithDisplay, scene, node)
     else:
-        restore = _snapshot(node)
+        restore = snapshot(node)
     try:
         _fill(scene, node, referenceNode, segments)
         node.SetAttribute(PROVENANCE, provenance)
@@ -240,19 +240,41 @@ def _placeBeside(scene, node, referenceNode) -> None:
         hierarchy.SetItemParent(item, parent)
 
 
-def _snapshot(node):
+def snapshot(node):
     """Function that puts a segmentation node back to what it holds now."""
     segmentation = slicer.vtkSegmentation()
     segmentation.DeepCopy(node.GetSegmentation())
     role = node.GetReferenceImageGeometryReferenceRole()
     transform, reference = node.GetTransformNodeID(), node.GetNodeReferenceID(role)
+    provenance = node.GetAttribute(PROVENANCE)
 
     def restore() -> None:
         node.GetSegmentation().DeepCopy(segmentation)
         node.SetAndObserveTransformNodeID(transform)
         node.SetNodeReferenceID(role, reference)
+        node.SetAttribute(PROVENANCE, provenance)
 
     return restore
+
+
+def takeBack(scene, node, restore=None):
+    """Undo ``segmentationFromResult``.
+
+    Args:
+        scene: vtkMRMLScene of the node.
+        node: what it returned.
+        restore: ``snapshot`` of the node from before, if it was there before.
+
+    Returns:
+        The node with its former segments, or None when it is gone: removed now, or by somebody else before.
+    """
+    if not scene.IsNodePresent(node):
+        return None
+    if restore is not None:
+        restore()
+        return node
+    _removeWithDisplay(scene, node)
+    return None
 
 
 def _removeWithDisplay(scene, node) -> None:

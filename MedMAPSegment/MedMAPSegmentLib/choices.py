@@ -1,0 +1,50 @@
+"""What the parameter node wrapper cannot hold: the scans, whose slots come from the model and not from the code.
+
+Kept in the same vtkMRMLScriptedModuleNode, by modality name, so that a saved scene brings them back with any model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from medmap.task import Task
+
+REFERENCE, RESULT = "reviewReference", "result"
+"""Roles of the segmentation that results are compared with, and of the latest result."""
+LEFT_OUT = "leftOut"
+
+
+def nodeOf(parameterNode, role: str):
+    """The node that was chosen for a role, or None."""
+    return parameterNode.GetNodeReference(role)
+
+
+def choose(parameterNode, role: str, node) -> bool:
+    """Choose a node, or None, for a role. Returns whether anything changed."""
+    identifier = node.GetID() if node is not None else None
+    if parameterNode.GetNodeReferenceID(role) == identifier:
+        return False
+    parameterNode.SetNodeReferenceID(role, identifier)
+    return True
+
+
+def scanRole(modality: str) -> str:
+    """Role of the scan of a modality."""
+    return f"scan_{modality}"
+
+
+def scans(parameterNode, task: Task) -> dict[str, Any]:
+    """Modality name -> chosen volume node or None, of every slot."""
+    return {name: nodeOf(parameterNode, scanRole(name)) for name in task.modality_names}
+
+
+def leftOut(parameterNode) -> frozenset[str]:
+    """Modalities that are not to be used although a volume may be chosen."""
+    return frozenset(name for name in (parameterNode.GetParameter(LEFT_OUT) or "").split(",") if name)
+
+
+def leaveOut(parameterNode, modality: str, out: bool = True) -> None:
+    """Leave a modality out, or use it again."""
+    names: Iterable[str] = leftOut(parameterNode) | {modality} if out else leftOut(parameterNode) - {modality}
+    parameterNode.SetParameter(LEFT_OUT, ",".join(sorted(names)))

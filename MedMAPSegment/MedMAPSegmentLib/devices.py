@@ -1,0 +1,69 @@
+"""Where a computation can run, in words, with free memory. Imports no torch: what is not loaded yet cannot be asked."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from dataclasses import dataclass
+
+from medmap.errors import UsageError
+
+AUTO, CPU = "auto", "cpu"
+_GIB = 2**30
+
+
+@dataclass(frozen=True)
+class Device:
+    """One place to compute.
+
+    Attributes:
+        name: as ``medmap.inference.segment`` takes it.
+        text: as shown.
+    """
+
+    name: str
+    text: str
+
+
+def checkDevice(name: str) -> None:
+    """Raises UsageError for what is no name of a device."""
+    if re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", name) is None:
+        raise UsageError(f"'{name}' is not a device.", "Use one of auto, cpu, mps, cuda, cuda:0, cuda:1, ...")
+
+
+def listDevices() -> tuple[Device, ...]:
+    """``auto`` and every device; graphics cards are known once torch has been imported by somebody else."""
+    torch = sys.modules.get("torch")
+    cards = _cards(torch) if torch is not None else []
+    if torch is None:
+        automatic = "Automatic"
+    else:
+        automatic = f"Automatic ({cards[0].text})" if cards and cards[0].name != "mps" else "Automatic (processor)"
+    return (Device(AUTO, automatic), *cards, Device(CPU, _processor()))
+
+
+def cardsAreKnown() -> bool:
+    """True once torch is loaded, so that ``listDevices`` has asked for graphics cards."""
+    return "torch" in sys.modules
+
+
+def _cards(torch) -> list[Device]:
+    found = []
+    if torch.cuda.is_available():
+        for n in range(torch.cuda.device_count()):
+            free, total = torch.cuda.mem_get_info(n)
+            memory = f"{free / _GIB:.1f} of {total / _GIB:.1f} GB free"
+            found.append(Device(f"cuda:{n}", f"{torch.cuda.get_device_name(n)}, {memory}"))
+    mps = getattr(torch.backends, "mps", None)
+    if mps is not None and mps.is_available():
+        found.append(Device("mps", "Apple graphics (MPS)"))
+    return found
+
+
+def _processor() -> str:
+    try:
+        free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / _GIB
+    except (AttributeError, ValueError, OSError):  # Windows and macOS do not say
+        return "Processor (CPU)"
+    return f"Processor (CPU), {free:.1f} GB free"

@@ -1,0 +1,35 @@
+"""Subset card: what the chosen combination of scans is good for, as the model's own table says."""
+
+from __future__ import annotations
+
+from slicer.i18n import tr as _
+
+from .card import NOT_VALIDATED, subsetCard
+from .widget_common import Section, fillTable, showText
+
+
+class CardSection(Section):
+    """Combination, measured Dice, warnings; never a number that was not measured."""
+
+    def update(self):
+        """Follow the slots."""
+        found = self.panel.inputs.read()
+        if found is None:
+            return
+        entry = self.panel.models.entry
+        card = subsetCard(self.panel.logic.task, entry.card, found.used)
+        heads = [_("Region"), _("Dice, mean \u00b1 SD")] + ([_("with all scans")] if card.complete else [])
+        complete = {score.region: score for score in card.complete}
+        rows = []
+        for score in card.scores:
+            texts = [f"{score.region} ({score.title})", score.text]
+            rows.append([*texts, *([complete[score.region].text] if complete else [])])
+        self.ui.cardLabel.text = card.title
+        fillTable(self.ui.cardTable, heads, rows)
+        lines = [entry.error] if entry.error else []
+        if card.validated:
+            lines.append(_("Measured on {data}.").format(data=card.data))
+        elif card.subset and not entry.error:
+            lines.append(NOT_VALIDATED)
+        lines += [f"\u26a0 {warning}" for warning in (*found.warnings, *card.warnings)]
+        showText(self.ui.cardNoteLabel, "\n".join(lines))

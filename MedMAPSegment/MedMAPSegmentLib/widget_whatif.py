@@ -1,0 +1,148 @@
+"""What if a scan had been missing, and where is the result uncertain."""
+
+from __future__ import annotations
+
+import slicer
+import slicer.util
+from slicer.i18n import tr as _
+
+from medmap.errors import InputDataError
+
+from . import choices, uncertainty
+from .review import jumpTo
+from .widget_common import Section, changeText, fillCombo, fillTable, saying, scoreText, showText, tableRows, waiting
+
+MAPS = (uncertainty.ENTROPY, uncertainty.DISAGREEMENT)
+
+
+class WhatIfSection(Section):
+    """Other combinations of the scans, compared with the latest result."""
+
+    def setup(self):
+        """Connect the buttons."""
+        self._found = None
+        self._shown = None
+        self._rank = -1
+        fillCombo(self.ui.mapComboBox, [_("Entropy of the prediction"), _("Disagreement of the combinations")])
+        self.ui.whatIfButton.connect("clicked(bool)", self.onWhatIf)
+        self.ui.uncertaintyButton.connect("toggled(bool)", self.onShow)
+        self.ui.uncertainSliceButton.connect("clicked(bool)", self.onSlice)
+        self.ui.mapComboBox.connect("currentIndexChanged(int)", self.onMap)
+
+    @property
+    def map(self):
+        """Name of the chosen uncertainty map."""
+        return MAPS[max(0, self.ui.mapComboBox.currentIndex)]
+
+    def _nodes(self):
+        ours = self.panel.results.segmentation
+        return uncertainty.nodesOf(slicer.mrmlScene, ours) if ours is not None else None
+
+    def update(self):
+        """Buttons follow what can be done; the table follows the result."""
+        nodes = self._nodes()
+        self.ui.whatIfButton.enabled = (
+            self.panel.results.segmentation is not None
+            and self.panel.parameters() is not None
+            and not self.panel.isBusy()
+        )
+        self.ui.uncertaintyButton.enabled = nodes is not None and self.map in nodes.volumes
+        self.ui.uncertainSliceButton.enabled = self._found is not None
+        key = (nodes.table.GetID(), nodes.table.GetMTime()) if nodes is not None else None
+        if key == self._shown:
+            return
+        self._shown = key
+        task = self.panel.logic.task
+        columns = {"Scans": None}
+        heads = [_("Scans")]
+        for region in task.regions:
+            columns[f"{region.name} change"] = changeText
+            columns[f"{region.name} Dice"] = scoreText
+            heads += [f"{region.name} \u0394 ml", f"{region.name} Dice"]
+        fillTable(self.ui.whatIfTable, heads, *tableRows(nodes.table if nodes is not None else None, columns))
+        if nodes is None:
+            self._found = None
+            showText(self.ui.whatIfLabel, "")
+            self._overlay(None)
+
+    def onWhatIf(self, clicked=False):
+        """Segment from every combination of the scans, on the worker thread."""
+        with saying(_("The comparison could not be started.")):
+            if not self.panel.run.canCompute():
+                return
+            request, reference, used = self._request()
+            node = self.panel.results.segmentation
+            work = uncertainty.whatIfWork(request, self.panel.logic.bundle, reference, used)
+            self.panel.run.startJob(work, lambda found: self.take(node, found))
+
+    def _request(self):
+        """What to compute, the modality whose grid the result lies on, and the modalities it was made from."""
+        task = self.panel.logic.task
+        made = self.panel.results.provenance.get("modalities", {})
+        used = [name for name in task.modality_names if name in made.get("used", {})]
+        scans = choices.scans(self.panel.parameterNode(), task)
+        for name in (*used, made.get("reference")):
+            if name not in task.modality_names or scans[name] is None:
+                title = task.modality(name).title if name in task.modality_names else _("A scan")
+                raise InputDataError(
+                    _("{title}, which the result was made from, is not chosen any more.").format(title=title),
+                    _("Choose it again, or press Apply for a new result."),
+                )
+        with waiting():
+            device = self.panel.parameters().device
+            return self.panel.logic.prepare(scans, made["reference"], device=device), made["reference"], used
+
+    def take(self, node, found):
+        """Show what came out."""
+        uncertainty.apply(slicer.mrmlScene, node, found)
+        self._found, self._rank = found, -1
+        parts = [f"{name} {value:.2f}" for name, value in found.region_entropy.items() if value == value]
+        showText(
+            self.ui.whatIfLabel,
+            _(
+                "Change of volume, and Dice against the result from the scans used. Mean uncertainty inside the "
+                "regions (0 certain, 1 all classes alike): {parts}."
+            ).format(parts=", ".join(parts) or "\u2013"),
+        )
+        self.panel.ui.statusLabel.text = _("Compared {count} combinations.").format(count=len(found.variants))
+        self.update()
+
+    def onMap(self, index=0):
+        """Another map: show it if one is shown."""
+        self._rank = -1
+        self.update()
+        if self.ui.uncertaintyButton.checked:
+            self.onShow(True)
+
+    def onShow(self, on):
+        """Overlay the uncertainty on the slice views, or take it away."""
+        nodes = self._nodes()
+        self._overlay(nodes.volumes.get(self.map) if on and nodes is not None else None)
+
+    @staticmethod
+    def _overlay(volume):
+        opacity = 0.6 if volume is not None else 0.0
+        slicer.util.setSliceViewerLayers(foreground=volume, foregroundOpacity=opacity)
+
+    def onSlice(self, clicked=False):
+        """Go to the most uncertain slice; then to the next."""
+        self._rank += 1
+        found = uncertainty.uncertainSlice(self._found, self.map, self._rank) if self._found is not None else None
+        if found is None:
+            self.panel.ui.statusLabel.text = _("Nothing is uncertain.")
+            return
+        jumpTo(slicer.mrmlScene, found.ras)
+        text = _("Slice {index} ({rank} of {count}): {share:.0%} of all uncertainty")
+        self.panel.ui.statusLabel.text = text.format(
+            index=found.index, rank=found.rank + 1, count=found.count, share=found.share
+        )
+
+    def clear(self):
+        """Nothing was compared."""
+        wasBlocked = self.ui.uncertaintyButton.blockSignals(True)
+        self.ui.uncertaintyButton.checked = False
+        self.ui.uncertaintyButton.blockSignals(wasBlocked)
+        self._found = self._shown = None
+        self._rank = -1
+        fillTable(self.ui.whatIfTable, [], [])
+        showText(self.ui.whatIfLabel, "")

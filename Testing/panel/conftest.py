@@ -1,0 +1,106 @@
+"""The panel under stand-ins for Qt and Slicer (``Testing/standin``) on real MRML.
+
+With MEDMAP_REQUIRE_PANEL=1 it is a failure instead of a skip when PySide6 or slicer-core cannot be loaded.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from medmap.errors import Cancelled
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+PROBE = (
+    "import os; os.environ['QT_QPA_PLATFORM'] = 'offscreen'; import slicer; from PySide6 import QtWidgets, QtUiTools; "
+    "QtWidgets.QApplication([]).processEvents()"
+)
+
+
+def pytest_configure(config):
+    for folder in ("MedMAPTraining", "Testing"):
+        if str(REPOSITORY / folder) not in sys.path:
+            sys.path.insert(0, str(REPOSITORY / folder))
+
+
+@pytest.fixture(scope="session")
+def loadable():
+    """Skips, with the reason, where the stand-ins cannot be loaded. In a process of its own: Qt aborts on failure."""
+    done = subprocess.run([sys.executable, "-c", PROBE], capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        reason = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
+        assert os.environ.get("MEDMAP_REQUIRE_PANEL") != "1", reason
+        pytest.skip(f"PySide6 or slicer-core cannot be loaded here: {reason}")
+
+
+@pytest.fixture
+def application(loadable):
+    """The stand-ins in place; an exception that left a slot or an observer fails the test that did not expect it."""
+    import standin
+
+    running = standin.install()
+    yield running
+    running.uninstall()
+    assert not running.errors, "\n".join(running.errors)
+
+
+@pytest.fixture
+def computation():
+    """What the worker does instead of a network; a test changes its fields."""
+    held = SimpleNamespace(error=None, go=threading.Event(), findings=(), device="cpu", calls=[])
+    held.go.set()
+
+    def segment(volumes, bundle, *, progress, cancel, **options):
+        held.calls.append((tuple(volumes), options))
+        progress(0.25, "window 1 of 4")
+        while not held.go.is_set():
+            if cancel():
+                raise Cancelled()
+            time.sleep(0.005)
+        if held.error is not None:
+            raise held.error
+        name = options.get("reference") or next(iter(volumes))
+        low, middle, high = 350, 450, 600
+        array = volumes[name].array
+        labels = np.select([array > high, array > middle, array > low], [2, 4, 1], 0).astype(np.uint8)
+        provenance = {"modalities": {"used": dict.fromkeys(volumes, "")}, "run": {"device": held.device}}
+        return SimpleNamespace(
+            labels=labels, reference=name, volumes_ml={}, findings=held.findings, provenance=provenance
+        )
+
+    held.segment = segment
+    yield held
+    held.go.set()
+
+
+@pytest.fixture
+def panel(application, computation, monkeypatch):
+    """The panel, with the computation in the place of the network."""
+    opened = application.open(REPOSITORY / "MedMAPSegment/MedMAPSegment.py")
+    monkeypatch.setattr(application.module.dependencies, "ensure", lambda installer: True)
+    opened.logic._segment = computation.segment
+    opened.logic._loadBundle = lambda: None
+    yield opened
+    computation.go.set()
+
+
+@pytest.fixture
+def patient(panel, application):
+    """Modality name -> volume node of a synthetic patient in the scene."""
+    from MedMAPSegmentLib.selftest import addSyntheticCase
+
+    return addSyntheticCase(application.scene)
+
+
+@pytest.fixture
+def finish(application, panel):
+    """Function that runs the event loop until the panel is idle."""
+    return lambda seconds=60.0: application.wait(lambda: not panel.isBusy(), seconds)
