@@ -110,7 +110,9 @@ class ModelsSection(Section):
     def _refresh(self, key):
         """Read the list again and choose an entry."""
         self.entries = models.listModels(self.folder())
-        self._use(next((entry for entry in self.entries if entry.key == key), self.entries[0]))
-        if self.panel.parameters() is not None:
-            self.panel.parameters().model = self.entry.key
-        self.panel.rebuild()
+        chosen = self.panel.parameters()
+        if chosen is not None and chosen.model != key:
+            chosen.model = key  # ``update`` takes it from there
+        else:
+            self._use(next((entry for entry in self.entries if entry.key == key), self.entries[0]))
+            self.panel.rebuild()

@@ -166,7 +166,7 @@ class ReviewSection(Section):
         lines = [
             _("Compared with '{name}'.").format(name=request.referenceName),
             _("Error segmentation: {names}; the result itself is hidden meanwhile.").format(names=names.lower()),
-            *(f"\u26a0 {finding.message} {finding.remedy}".rstrip() for finding in request.findings),
+            *(f"{_sign(finding)}{finding.message} {finding.remedy}".rstrip() for finding in request.findings),
             review.EMPTY_RULE,
         ]
         showText(self.ui.reviewLabel, "\n".join(lines))
@@ -221,3 +221,7 @@ class ReviewSection(Section):
 def _key(nodes):
     """Tells one review in the scene from another; None for none."""
     return (nodes.scores.GetID(), nodes.scores.GetMTime()) if nodes is not None else None
+
+
+def _sign(finding):
+    return "\u26a0 " if finding.level == "warning" else ""

@@ -158,13 +158,12 @@ class RunSection(Section):
         return False
 
     def _offerProcessor(self, error, request):
-        """True when the graphics card failed and the user wants the processor to do it."""
+        """Ask whether the processor shall do what another device could not; no question for other errors."""
         if not isinstance(error, UnavailableError) or request.device == CPU:
             return False
         question = _("{error}\n\nCompute on the processor instead? This takes longer.").format(error=error)
-        if not slicer.util.confirmYesNoDisplay(question, windowTitle="MedMAP Segment"):
-            return False
-        self.start(CPU)
+        if slicer.util.confirmYesNoDisplay(question, windowTitle="MedMAP Segment"):
+            self.start(CPU)
         return True
 
     def startJob(self, work, done, failed=None):

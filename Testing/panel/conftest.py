@@ -1,6 +1,6 @@
 """The panel under stand-ins for Qt and Slicer (``Testing/standin``) on real MRML.
 
-With MEDMAP_REQUIRE_PANEL=1 it is a failure instead of a skip when PySide6 or slicer-core cannot be loaded.
+With MEDMAP_REQUIRE_SLICER=1 it is a failure instead of a skip when PySide6 or slicer-core cannot be loaded.
 """
 
 from __future__ import annotations
@@ -24,11 +24,9 @@ PROBE = (
     "QtWidgets.QApplication([]).processEvents()"
 )
 
-
-def pytest_configure(config):
-    for folder in ("MedMAPTraining", "Testing"):
-        if str(REPOSITORY / folder) not in sys.path:
-            sys.path.insert(0, str(REPOSITORY / folder))
+for folder in ("MedMAPTraining", "MedMAPSegment", "Testing"):
+    if str(REPOSITORY / folder) not in sys.path:
+        sys.path.insert(0, str(REPOSITORY / folder))
 
 
 @pytest.fixture(scope="session")
@@ -37,15 +35,16 @@ def loadable():
     done = subprocess.run([sys.executable, "-c", PROBE], capture_output=True, text=True, check=False)
     if done.returncode != 0:
         reason = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
-        assert os.environ.get("MEDMAP_REQUIRE_PANEL") != "1", reason
+        assert os.environ.get("MEDMAP_REQUIRE_SLICER") != "1", reason
         pytest.skip(f"PySide6 or slicer-core cannot be loaded here: {reason}")
 
 
 @pytest.fixture
-def application(loadable):
+def application(loadable, tmp_path, monkeypatch):
     """The stand-ins in place; an exception that left a slot or an observer fails the test that did not expect it."""
     import standin
 
+    monkeypatch.setenv("MEDMAP_MODEL_DIR", str(tmp_path / "models"))
     running = standin.install()
     yield running
     running.uninstall()
@@ -65,15 +64,21 @@ def computation():
             if cancel():
                 raise Cancelled()
             time.sleep(0.005)
-        if held.error is not None:
-            raise held.error
+        error, held.error = held.error, None
+        if error is not None:
+            raise error
         name = options.get("reference") or next(iter(volumes))
         low, middle, high = 350, 450, 600
         array = volumes[name].array
         labels = np.select([array > high, array > middle, array > low], [2, 4, 1], 0).astype(np.uint8)
-        provenance = {"modalities": {"used": dict.fromkeys(volumes, "")}, "run": {"device": held.device}}
+        findings = [{"level": f.level, "message": f.message, "remedy": f.remedy} for f in held.findings]
+        provenance = {
+            "modalities": {"used": dict.fromkeys(volumes, ""), "reference": name},
+            "run": {"device": held.device},
+            "findings": findings,
+        }
         return SimpleNamespace(
-            labels=labels, reference=name, volumes_ml={}, findings=held.findings, provenance=provenance
+            labels=labels, grid=volumes[name].grid, reference=name, findings=held.findings, provenance=provenance
         )
 
     held.segment = segment
@@ -101,6 +106,53 @@ def patient(panel, application):
 
 
 @pytest.fixture
+def choose(panel):
+    """Function that chooses volumes in the slots: ``choose(flair=node)``."""
+
+    def chosen(**nodes):
+        for name, node in nodes.items():
+            panel.inputs.slots[name][1].setCurrentNode(node)
+
+    return chosen
+
+
+@pytest.fixture
 def finish(application, panel):
     """Function that runs the event loop until the panel is idle."""
     return lambda seconds=60.0: application.wait(lambda: not panel.isBusy(), seconds)
+
+
+@pytest.fixture
+def result(panel, patient, choose, finish):
+    """The panel with a result from FLAIR and T2; the segmentation node."""
+    choose(flair=patient["flair"], t2=patient["t2"])
+    panel.ui.applyButton.click()
+    finish()
+    return panel.results.segmentation
+
+
+@pytest.fixture(scope="session")
+def small_bundle(tmp_path_factory):
+    """Function that saves an untrained, seeded network for a task and returns the bundle's folder."""
+    torch = pytest.importorskip("torch")
+    from medmap.bundle import InferenceSpec, NetworkSpec, save_bundle
+    from medmap.networks import build_network
+    from medmap.preprocess import PreprocessSpec
+    from medmap.task import BRATS
+
+    def saved(task=BRATS, name="small", spacing=4.0):
+        torch.manual_seed(3)
+        options = {"modalities": len(task.modalities), "classes": task.num_classes, "widths": [8, 8, 8]}
+        return save_bundle(
+            tmp_path_factory.mktemp("bundles") / name,
+            name=name,
+            version="1.0.0",
+            task=task,
+            network=build_network("SubsetUNet", options),
+            network_spec=NetworkSpec("SubsetUNet", options),
+            preprocess=PreprocessSpec(spacing=spacing),
+            inference=InferenceSpec(),
+            card={"description": "An untrained network for tests.", "data": "none"},
+        )
+
+    return saved

@@ -140,7 +140,7 @@ def test_a_constant_volume_counts_as_missing_and_is_reported(logic, fake, scans)
     assert list(fake.calls[0]["volumes"]) == ["t1"]
     findings = module.provenanceOf(node)["findings"]
     assert findings[0]["level"] == "warning"
-    assert "FLAIR ('flat flair')" in findings[0]["message"]
+    assert findings[0]["message"] == "FLAIR: 'flat flair' is 5 everywhere and counts as missing."
 
 
 def test_remarks_come_before_the_findings_of_the_computation(logic, scans, make_result):
@@ -151,9 +151,9 @@ def test_remarks_come_before_the_findings_of_the_computation(logic, scans, make_
 
 
 def test_only_constant_volumes_are_refused(logic, scans):
-    with pytest.raises(InputDataError, match="same everywhere"):
+    with pytest.raises(InputDataError, match="None of the chosen volumes shows anything"):
         logic.prepare(scans(t1=0.0, t2=3.0))
-    with pytest.raises(InputDataError, match="T1"):
+    with pytest.raises(InputDataError, match="None of the chosen volumes shows anything"):
         logic.prepare(scans(t1=0.0))
 
 
@@ -305,3 +305,23 @@ def test_the_synthetic_case_is_four_different_scans_on_one_grid(scene):
     assert len(volumes) == 4
     assert all(volume.grid.distance(volumes[0].grid) == 0 for volume in volumes)
     assert len({volume.array.tobytes() for volume in volumes}) == 4
+
+
+def test_undo_removes_a_new_result_and_restores_a_filled_one(logic, scans, scene):
+    first = logic.process(scans("t1"))
+    again = logic.process(scans("t2"), outputNode=first)
+    assert again is first
+    assert logic.undo() is first
+    assert module.provenanceOf(first) is not None
+    assert logic.undo() is None
+    assert not scene.IsNodePresent(first)
+    assert not logic.canUndo
+    assert logic.undo() is None
+
+
+def test_another_model_brings_another_task_and_is_loaded_anew(logic):
+    loaded = []
+    task = dataclasses.replace(BRATS, name="other")
+    logic.setModel(lambda: loaded.append("x") or "bundle", task)
+    assert (logic.task.name, loaded) == ("other", [])
+    assert [logic.bundle(), logic.bundle(), loaded] == ["bundle", "bundle", ["x"]]

@@ -69,7 +69,9 @@ class _Member:
             raise ValueError(f"{self.name} must lie within {bounds}, not {value!r}")
 
     def read(self, node):
-        """Value in the node."""
+        """Value in the node; the default is written first where there is none, as after the scene was closed."""
+        if not self.isIn(node):
+            self.write(node, self.default)
         if self.isNode:
             return node.GetNodeReference(self.name)
         text = node.GetParameter(self.name)

@@ -1,0 +1,190 @@
+"""Slots, Detect, sample patient, subset card, checks and alignment, driven by clicks."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+
+def states(panel):
+    return {name: label.text for name, (_, _, label) in panel.inputs.slots.items()}
+
+
+def flat(application, name="flat"):
+    import slicer.util
+
+    node = application.scene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", name)
+    slicer.util.updateVolumeFromArray(node, np.zeros((4, 4, 4), np.float32))
+    return node
+
+
+class TestSlots:
+    def test_no_volume_is_chosen_by_itself(self, panel, patient):
+        assert all(selector.currentNode() is None for _, selector, _ in panel.inputs.slots.values())
+
+    def test_every_slot_says_its_state(self, panel, patient, choose):
+        choose(flair=patient["flair"], t2=patient["t2"])
+        panel.inputs.slots["t2"][0].click()
+        assert states(panel) == {"t1": "missing", "t1ce": "missing", "t2": "left out", "flair": "used"}
+
+    def test_a_left_out_scan_is_not_used(self, panel, patient, choose, finish, computation):
+        choose(flair=patient["flair"], t2=patient["t2"])
+        panel.inputs.slots["t2"][0].click()
+        panel.ui.applyButton.click()
+        finish()
+        assert computation.calls[0][0] == ("flair",)
+
+    def test_the_same_volume_twice_is_refused_in_words(self, panel, patient, choose):
+        choose(flair=patient["flair"], t2=patient["flair"])
+        assert not panel.ui.applyButton.enabled
+        assert "one slot only" in panel.ui.applyButton.toolTip
+
+    def test_an_empty_volume_counts_as_missing_and_says_so(self, panel, patient, choose, application):
+        choose(flair=patient["flair"], t1=flat(application))
+        assert states(panel)["t1"] == "missing \u26a0"
+        assert "'flat' is 0 everywhere" in panel.ui.cardNoteLabel.text
+
+    def test_a_removed_volume_leaves_its_slot(self, panel, patient, choose, application):
+        choose(flair=patient["flair"])
+        application.scene.RemoveNode(patient["flair"])
+        assert states(panel)["flair"] == "missing"
+        assert not panel.ui.applyButton.enabled
+
+    def test_the_slots_come_from_the_task_of_the_model(self, panel, patient, small_bundle, application):
+        from dataclasses import replace
+
+        from medmap.task import BRATS, Modality
+
+        heart = (
+            Modality("cine", "Cine"),
+            Modality("t2", "T2"),
+            Modality("lge", "LGE", ("de",), "Without LGE no scar."),
+        )
+        task = replace(BRATS, name="Heart", modalities=heart)
+        panel.inputs.slots["t2"][1].setCurrentNode(patient["t2"])
+        application.desk.answers["getExistingDirectory"] = str(small_bundle(task, "heart"))
+        panel.ui.importFolderButton.click()
+        assert list(panel.inputs.slots) == ["cine", "t2", "lge"]
+        assert states(panel) == {"cine": "missing", "t2": "used", "lge": "missing"}
+        assert [panel.ui.referenceComboBox.itemText(n) for n in range(4)][1:] == ["Cine", "T2", "LGE"]
+        assert "Without LGE no scar." in panel.ui.cardNoteLabel.text
+        assert panel.ui.applyButton.enabled, panel.ui.applyButton.toolTip
+
+
+class TestDetect:
+    def test_the_slots_are_filled_and_the_reason_is_said(self, panel, patient):
+        panel.ui.detectButton.click()
+        assert {name: selector.currentNode() for name, (_, selector, _) in panel.inputs.slots.items()} == patient
+        assert "% sure" in panel.ui.detectLabel.text
+
+    def test_two_volumes_that_fit_are_asked_about(self, panel, patient, application):
+        flat(application, "synthetic flair 2")
+        panel.ui.detectButton.click()
+        assert panel.inputs.slots["flair"][1].currentNode() is None
+        assert "Please choose" in panel.ui.detectLabel.text
+
+
+class TestSample:
+    def test_one_click_fills_slots_and_reference(self, panel, application):
+        pytest.importorskip("torch")
+        panel.ui.sampleButton.click()
+        assert set(states(panel).values()) == {"used"}
+        assert panel.review.reference.GetClassName() == "vtkMRMLLabelMapVolumeNode"
+        assert panel.ui.applyButton.enabled
+        shown = application.scene.GetFirstNodeByClass("vtkMRMLSliceCompositeNode").GetBackgroundVolumeID()
+        assert application.scene.GetNodeByID(shown).GetName() == "MedMAP phantom T1ce"
+
+    def test_it_is_in_the_sample_data_module(self, panel, application, monkeypatch):
+        pytest.importorskip("torch")
+        offered = application.samples[0]
+        assert (offered["category"], offered["name"]) == ("MedMAP", "MedMAP phantom")
+        assert len(offered["load"](None)) == 5
+
+    def test_without_pytorch_nothing_is_made(self, panel, application, monkeypatch):
+        monkeypatch.setattr(application.module.dependencies, "ensure", lambda installer: False)
+        panel.ui.sampleButton.click()
+        assert application.scene.GetNumberOfNodesByClass("vtkMRMLScalarVolumeNode") == 0
+        assert "PyTorch" in panel.ui.statusLabel.text
+
+
+class TestCard:
+    def test_the_figures_are_those_of_the_shipped_model(self, panel, patient, choose):
+        choose(flair=patient["flair"], t1ce=patient["t1ce"])
+        assert panel.ui.cardLabel.text == "T1ce + FLAIR (2 of 4 scans)"
+        measured = panel.models.entry.card["dice"]["subsets"]["t1ce+flair"]["WT"]
+        text = panel.ui.cardTable.item(0, 1).text()
+        assert text == f"{measured['mean']:.2f} \u00b1 {measured['sd']:.2f}"
+        assert panel.ui.cardTable.columnCount == 3
+
+    def test_what_is_missing_is_warned_of(self, panel, patient, choose):
+        choose(flair=patient["flair"])
+        assert "Without T1ce" in panel.ui.cardNoteLabel.text
+
+    def test_an_unmeasured_set_is_not_validated(self, panel, patient, choose, small_bundle, application):
+        application.desk.answers["getExistingDirectory"] = str(small_bundle())
+        panel.ui.importFolderButton.click()
+        choose(flair=patient["flair"])
+        assert "not validated" in panel.ui.cardNoteLabel.text
+        assert panel.ui.cardTable.rowCount == 0
+
+
+class TestChecks:
+    def test_they_speak_when_asked_and_forget_when_the_choice_changes(self, panel, patient, choose):
+        choose(flair=patient["flair"], t1ce=patient["t1ce"])
+        assert "Not checked" in panel.ui.checksLabel.text
+        panel.ui.checkButton.click()
+        assert panel.ui.checksLabel.text == "Nothing to complain about."
+        choose(t1ce=None)
+        assert "Not checked" in panel.ui.checksLabel.text
+
+    def test_apply_says_that_a_scan_will_be_resampled(self, panel, patient, choose, finish):
+        matrix = np.eye(4)
+        matrix[0, 3] = 7.0
+        import slicer.util
+
+        transform = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLLinearTransformNode")
+        slicer.util.updateTransformMatrixFromArray(transform, matrix)
+        patient["flair"].SetAndObserveTransformNodeID(transform.GetID())
+        choose(flair=patient["flair"], t1ce=patient["t1ce"])
+        panel.ui.applyButton.click()
+        assert "up to 7.0 mm apart): it will be resampled" in panel.ui.checksLabel.text
+        finish()
+
+    def test_an_installed_skull_stripping_module_is_offered(self, panel, patient, choose, application):
+        import slicer.util
+
+        array = slicer.util.arrayFromVolume(patient["flair"])
+        skull = np.random.default_rng(0).uniform(50, 500, array.shape).astype(np.float32)
+        slicer.util.updateVolumeFromArray(patient["flair"], np.where(array > 0, array, skull))
+        choose(flair=patient["flair"])
+        panel.ui.checkButton.click()
+        assert "Extensions Manager" in panel.ui.checksLabel.text
+        assert not panel.ui.stripButton.enabled
+        application.app.modulesNames += ("SwissSkullStripper",)
+        panel.ui.checkButton.click()
+        assert panel.ui.stripButton.toolTip == "Open Swiss Skull Stripper."
+        panel.ui.stripButton.click()
+        assert application.app.selected == ["SwissSkullStripper"]
+
+    def test_a_scan_is_aligned_and_that_can_be_undone(self, panel, patient, choose, finish):
+        import slicer.util
+
+        transform = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLLinearTransformNode")
+        matrix = np.eye(4)
+        matrix[:3, 3] = 6.0, -4.0, 3.0
+        slicer.util.updateTransformMatrixFromArray(transform, matrix)
+        patient["flair"].SetAndObserveTransformNodeID(transform.GetID())
+        choose(flair=patient["flair"], t1ce=patient["t1ce"])
+        panel.ui.alignComboBox.setCurrentIndex(3)
+        panel.ui.alignButton.click()
+        finish()
+        assert "FLAIR was moved by" in panel.ui.checksLabel.text
+        panel.ui.unalignButton.click()
+        assert patient["flair"].GetTransformNodeID() == transform.GetID()
+        assert not panel.ui.unalignButton.enabled
+
+    def test_the_reference_scan_is_not_aligned_to_itself(self, panel, patient, choose):
+        choose(flair=patient["flair"], t1ce=patient["t1ce"])
+        panel.ui.alignComboBox.setCurrentIndex(1)
+        panel.ui.alignButton.click()
+        assert "T1ce is the reference scan itself" in panel.ui.checksLabel.text

@@ -1,0 +1,209 @@
+"""Review, what-if, uncertainty and models, driven by clicks after a run, with the numbers that ``medmap`` gives."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+
+@pytest.fixture
+def reviewed(panel, result, patient, application):
+    """The panel with a result, and a reference that lacks the outermost slices of the tumour."""
+    import slicer.util
+
+    from MedMAPSegmentLib.scene import labelsOf
+
+    labels = labelsOf(result, panel.logic.task)
+    reference = labels.copy()
+    tumour = np.flatnonzero(labels.any((0, 1)))
+    reference[:, :, tumour[-3] :] = 0
+    node = application.scene.AddNewNodeByClass("vtkMRMLLabelMapVolumeNode", "expert")
+    slicer.util.updateVolumeFromArray(node, np.ascontiguousarray(reference.transpose(2, 1, 0)))
+    node.CopyOrientation(patient["t2"])
+    panel.ui.reviewSelector.setCurrentNode(node)
+    return SimpleNamespace(labels=labels, reference=reference, node=node)
+
+
+def texts(table, column):
+    return [table.item(row, column).text() for row in range(table.rowCount)]
+
+
+class TestReview:
+    def test_it_needs_a_result_and_another_node(self, panel, result, reviewed):
+        assert panel.ui.reviewButton.enabled
+        panel.ui.reviewSelector.setCurrentNode(result)
+        assert not panel.ui.reviewButton.enabled
+        panel.ui.reviewSelector.setCurrentNode(None)
+        assert not panel.ui.reviewButton.enabled
+        assert panel.ui.matchesTable.rowCount == 0
+
+    def test_the_numbers_are_those_of_medmap(self, panel, reviewed, finish, application):
+        from medmap.metrics import dice, region_masks
+
+        panel.ui.reviewButton.click()
+        finish()
+        shown = dict(zip(texts(panel.ui.reviewTable, 0), texts(panel.ui.reviewTable, 1), strict=True))
+        task = panel.logic.task
+        ours, theirs = region_masks(reviewed.labels, task), region_masks(reviewed.reference, task)
+        assert shown == {name: f"{dice(ours[name], theirs[name]):.3f}" for name in ("WT", "TC", "ET")}
+        assert "Both empty" in panel.ui.reviewLabel.text
+        assert application.scene.GetFirstNodeByName(f"{panel.results.segmentation.GetName()} - errors") is not None
+
+    def test_what_a_value_means_can_be_overridden(self, panel, reviewed, finish):
+        assert texts(panel.ui.matchesTable, 0) == ["value 1", "value 2", "value 4"]
+        box = panel.ui.matchesTable.cellWidget(2, 1)
+        assert box.currentText == "ET"
+        box.setCurrentIndex(box.count - 1)
+        panel.ui.reviewButton.click()
+        finish()
+        assert "\nNot used of 'expert': value 4." in panel.ui.reviewLabel.text
+        sensitivity = dict(zip(texts(panel.ui.reviewTable, 0), texts(panel.ui.reviewTable, 2), strict=True))
+        assert sensitivity["ET"] in ("1.000", "\u2013"), "nothing of ET is in the reference now"
+        assert dict(zip(texts(panel.ui.reviewTable, 0), texts(panel.ui.reviewTable, 1), strict=True))["ET"] == "0.000"
+
+    def test_worst_slice_moves_the_views_and_the_plot_is_shown(self, panel, reviewed, finish, application):
+        panel.ui.reviewButton.click()
+        finish()
+        logic = application.app.layoutManager().mrmlSliceLogics().GetItemAsObject(0)
+        before = logic.GetSliceNode().GetSliceOffset()
+        panel.ui.worstSliceButton.click()
+        assert "1 of" in panel.ui.statusLabel.text
+        assert logic.GetSliceNode().GetSliceOffset() != before
+        panel.ui.worstSliceButton.click()
+        assert "2 of" in panel.ui.statusLabel.text
+        panel.ui.plotButton.click()
+        assert application.charts[0].GetClassName() == "vtkMRMLPlotChartNode"
+
+    def test_the_error_segmentation_follows_the_region(self, panel, reviewed, finish, application):
+        panel.ui.reviewButton.click()
+        finish()
+        panel.ui.regionComboBox.currentIndex = 2
+        errors = application.scene.GetFirstNodeByName(f"{panel.results.segmentation.GetName()} - errors")
+        assert errors.GetSegmentation().GetSegment("ours").GetName() == "ET: Ours only"
+
+    def test_a_reference_on_another_grid_under_a_transform_is_the_same(self, panel, reviewed, finish, application):
+        """The same labels at half the voxel size, moved with the transform that moves them: Dice stays."""
+        import slicer.util
+        import vtk
+
+        panel.ui.reviewButton.click()
+        finish()
+        before = texts(panel.ui.reviewTable, 1)
+        fine = reviewed.reference.repeat(2, 0).repeat(2, 1).repeat(2, 2)
+        matrix, shift = vtk.vtkMatrix4x4(), np.eye(4)
+        reviewed.node.GetIJKToRASMatrix(matrix)
+        affine = slicer.util.arrayFromVTKMatrix(matrix) @ np.diag([0.5, 0.5, 0.5, 1.0])
+        affine[:3, 3] -= affine[:3, :3] @ [0.5, 0.5, 0.5]
+        shift[:3, 3] = 5.0, -3.0, 2.0
+        node = application.scene.AddNewNodeByClass("vtkMRMLLabelMapVolumeNode", "fine")
+        node.SetIJKToRASMatrix(slicer.util.vtkMatrixFromArray(np.linalg.inv(shift) @ affine))
+        slicer.util.updateVolumeFromArray(node, np.ascontiguousarray(fine.transpose(2, 1, 0)))
+        transform = application.scene.AddNewNodeByClass("vtkMRMLLinearTransformNode")
+        slicer.util.updateTransformMatrixFromArray(transform, shift)
+        node.SetAndObserveTransformNodeID(transform.GetID())
+        panel.ui.reviewSelector.setCurrentNode(node)
+        panel.ui.reviewButton.click()
+        finish()
+        assert texts(panel.ui.reviewTable, 1) == before
+
+    def test_a_volume_without_labels_is_refused_in_words(self, panel, reviewed, patient):
+        panel.ui.reviewSelector.setCurrentNode(patient["t1ce"])
+        assert "holds no labels" in panel.ui.reviewLabel.text
+
+    def test_closing_the_scene_forgets_the_review(self, panel, reviewed, finish, application):
+        panel.ui.reviewButton.click()
+        finish()
+        application.scene.Clear()
+        assert panel.ui.reviewTable.rowCount == 0
+        assert not panel.ui.worstSliceButton.enabled
+        assert panel.ui.resultsTable.rowCount == 0
+
+
+class TestWalk:
+    """From an empty panel to a reviewed result and all combinations, with a real (untrained) network."""
+
+    @pytest.fixture
+    def walked(self, panel, patient, finish, small_bundle):
+        pytest.importorskip("torch")
+        from medmap.bundle import load_bundle
+        from MedMAPSegmentLib.logic import _segment
+
+        bundle = load_bundle(small_bundle())
+        panel.logic._segment, panel.logic._loadBundle = _segment, lambda: bundle
+        panel.ui.detectButton.click()
+        panel.inputs.slots["t2"][0].click()
+        panel.ui.applyButton.click()
+        finish(120)
+        return bundle
+
+    def test_the_labels_are_those_of_medmap(self, panel, patient, walked):
+        from medmap.inference import segment
+        from MedMAPSegmentLib.scene import labelsOf, volumeFromNode
+
+        used = {name: volumeFromNode(node) for name, node in patient.items() if name != "t2"}
+        expected = segment(used, walked, device="cpu")
+        assert np.array_equal(labelsOf(panel.results.segmentation, panel.logic.task), expected.labels)
+        assert f"Model: {walked.id}" in panel.ui.resultsLabel.text
+
+    def test_what_if_tries_all_fifteen_and_shows_uncertainty(self, panel, walked, finish, application):
+        panel.ui.whatIfButton.click()
+        finish(120)
+        assert panel.ui.whatIfTable.rowCount == 15
+        assert texts(panel.ui.whatIfTable, 0)[0] == "T1 + T1ce + FLAIR", "the current one comes first"
+        assert texts(panel.ui.whatIfTable, 2)[0] == "1.000"
+        panel.ui.uncertaintyButton.click()
+        panel.ui.uncertainSliceButton.click()
+        assert "of all uncertainty" in panel.ui.statusLabel.text
+        composite = application.scene.GetFirstNodeByClass("vtkMRMLSliceCompositeNode")
+        shown = lambda: application.scene.GetNodeByID(composite.GetForegroundVolumeID()).GetName()  # noqa: E731
+        assert "entropy" in shown()
+        panel.ui.mapComboBox.setCurrentIndex(1)
+        assert "disagreement" in shown()
+        panel.ui.uncertaintyButton.click()
+        assert composite.GetForegroundVolumeID() is None
+
+    def test_what_if_says_when_a_scan_of_the_result_is_gone(self, panel, walked, application, patient):
+        application.scene.RemoveNode(patient["t1"])
+        panel.ui.whatIfButton.click()
+        assert "T1, which the result was made from, is not chosen any more" in application.desk.texts()[0]
+
+
+class TestModels:
+    def test_the_default_is_listed_with_its_card_and_cannot_be_deleted(self, panel):
+        assert panel.ui.modelComboBox.itemText(0) == "medmap-phantom-1.0.0 (default)"
+        assert "Research use only" in panel.ui.modelText.plainText
+        assert not panel.ui.deleteButton.enabled
+
+    def test_a_zip_is_imported_used_and_deleted(self, panel, small_bundle, application, tmp_path):
+        import shutil
+
+        archive = shutil.make_archive(str(tmp_path / "small"), "zip", small_bundle())
+        application.desk.answers["getOpenFileName"] = archive
+        panel.ui.importFileButton.click()
+        assert "Imported and verified: small-1.0.0" in panel.ui.statusLabel.text
+        assert panel.models.entry.id == "small-1.0.0"
+        assert panel.parameters().model == "small-1.0.0"
+        assert panel.ui.deleteButton.enabled
+        panel.ui.deleteButton.click()
+        assert "Delete the model small-1.0.0?" in application.desk.texts()
+        assert panel.ui.modelComboBox.count == 1
+        assert panel.parameters().model == ""
+
+    def test_what_is_no_model_is_refused_in_words(self, panel, application, tmp_path):
+        (tmp_path / "holiday.zip").write_bytes(b"no archive")
+        application.desk.answers["getOpenFileName"] = str(tmp_path / "holiday.zip")
+        panel.ui.importFileButton.click()
+        assert "neither a folder nor a .zip file" in application.desk.texts()[0]
+        assert panel.ui.modelComboBox.count == 1
+
+    def test_the_folder_is_shown(self, panel, application):
+        panel.ui.showFolderButton.click()
+        assert application.desk.calls[-1][0] == "openUrl"
+        assert application.desk.calls[-1][1].endswith("models")
+
+    def test_a_scene_with_an_unknown_model_falls_back_in_words(self, panel):
+        panel.parameters().model = "gone-2.0.0"
+        assert "'gone-2.0.0' is not here" in panel.ui.statusLabel.text
+        assert panel.parameters().model == ""
