@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 
 from medmap.bundle import InferenceSpec, NetworkSpec, load_bundle, save_bundle
+from medmap.dataset import Batch
 from medmap.networks import build_network
 from medmap.preprocess import PreprocessSpec
 from medmap.task import BRATS
@@ -64,3 +68,36 @@ def tiny_bundle_path(tmp_path_factory):
 @pytest.fixture(scope="session")
 def tiny_bundle(tiny_bundle_path):
     return load_bundle(tiny_bundle_path)
+
+
+def small_network(name, dims=3, **options):
+    """A backbone in its small options, always with the same weights."""
+    small = json.loads((Path(__file__).parent / "small_networks.json").read_text())
+    torch.manual_seed(0)
+    return build_network(name, {"modalities": 4, "classes": 4, "spatial_dims": dims, **small[name], **options})
+
+
+def random_batch(
+    dims=3,
+    present=((True, True, False, True), (False, True, False, False), (True, False, False, True)),
+    size=16,
+    seed=1,
+):
+    """Noise with random labels; NaN where a modality is absent."""
+    torch.manual_seed(seed)
+    present = torch.tensor(present)
+    shape = (size,) * dims
+    image = torch.randn(len(present), 4, *shape)
+    image[~present] = torch.nan
+    label = torch.randint(0, 4, (len(present), *shape))
+    return Batch(image, present, label, torch.ones_like(label, dtype=torch.bool), tuple("abc"[: len(present)]))
+
+
+@pytest.fixture
+def network():
+    return small_network
+
+
+@pytest.fixture
+def make_batch():
+    return random_batch

@@ -144,6 +144,31 @@ def dropped(task: Task, cases: Sequence[str] = (), inner: str = "fixed", options
     return Missingness(draw, base.ever)
 
 
+def staged(
+    task: Task,
+    cases: Sequence[str] = (),
+    until: int = 0,
+    first: str = "full",
+    first_options: Mapping | None = None,
+    then: str = "random-subset",
+    then_options: Mapping | None = None,
+) -> Missingness:
+    """One protocol before an epoch (a pass over the cases), another from it on, as MCKD's released code trains.
+
+    Args:
+        task: names the modalities.
+        cases: names of the cases.
+        until: the first epoch of the second protocol.
+        first, first_options, then, then_options: the two protocols.
+    """
+    before = build_missingness(first, task, dict(first_options or {}), cases)
+    after = build_missingness(then, task, dict(then_options or {}), cases)
+    return Missingness(
+        lambda case_id, epoch, rng: (before if epoch < until else after)(case_id, epoch, rng),
+        lambda case_id: before.ever(case_id) | after.ever(case_id),
+    )
+
+
 def draw_masks(task: Task, cases: Sequence[str], rates: Mapping[str, float], seed: int) -> dict[str, np.ndarray]:
     """Masks that hit the missing rates exactly, to a whole number of cases, with at least one modality each.
 
@@ -231,6 +256,7 @@ PROTOCOLS: dict[str, Callable[..., Missingness]] = {
     "fixed": fixed,
     "dedicated": dedicated,
     "dropped": dropped,
+    "staged": staged,
 }
 
 

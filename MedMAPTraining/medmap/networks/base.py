@@ -45,12 +45,14 @@ class Backbone(nn.Module):
         stride: spatial sizes must be divisible by it.
         provides: names of the taps that ``want`` may ask for.
         needs: positions of the modalities without which the network means nothing, or None when any subset will do.
+        skip: names of ``Output.aux`` that training need not compute, set by an objective that does not use them.
         built_from: name and options with which ``build_network`` made it; what a bundle stores.
     """
 
     stride: ClassVar[int] = 1
     provides: ClassVar[frozenset[str]] = frozenset()
     needs: frozenset[int] | None = None
+    skip: frozenset[str] = frozenset()
     built_from: tuple[str, dict] = ("", {})
     modalities: int
     classes: int

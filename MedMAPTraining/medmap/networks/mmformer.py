@@ -165,7 +165,8 @@ class MMFormer(Backbone):
         for up, skip in zip(reversed(self.ups), reversed(fused), strict=True):
             x = up(x, skip)
             decoded.insert(0, x)
-        wants_deep, wants_separate = self.training or "deep" in want, self.training or "mod_logits" in want
+        wants_deep = self.training or "deep" in want
+        wants_separate = (self.training and "separate" not in self.skip) or "mod_logits" in want
         deep = [head(d) for head, d in zip(self.deep_heads, decoded[1:], strict=True)] if wants_deep else []
         separate = self.separately(features) if wants_separate else []
         taps = {

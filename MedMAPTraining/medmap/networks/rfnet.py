@@ -170,7 +170,8 @@ class RFNet(Backbone):
             deep.insert(0, regions)
             fused.insert(0, self.fusions[level](levels, regions.softmax(1).detach()))
             x = fused[0] if decoded is None else self.ups[level].merge(decoded, fused[0])
-        separate = self.separately(features) if self.training or "mod_logits" in want else []
+        wants_separate = (self.training and "separate" not in self.skip) or "mod_logits" in want
+        separate = self.separately(features) if wants_separate else []
         taps = {
             "stem": [f[0] for f in features if f is not None],
             "mod_bottleneck": [f[-1] for f in features if f is not None],

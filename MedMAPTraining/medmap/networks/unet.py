@@ -15,10 +15,12 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
+from medmap.errors import BundleError
 from medmap.networks.base import Backbone, Features, Output
 from medmap.networks.blocks import CONV, NORM
 from medmap.networks.fixed_subset import FixedSubset
 from medmap.networks.lineage import sum_over_modalities
+from medmap.networks.resnet_aspp import fill_absent, present_mean
 
 WIDTHS = (16, 32, 64, 128)
 
@@ -160,6 +162,11 @@ class GatedUNet(Backbone):
         modalities, classes, spatial_dims: see ``SubsetUNet``.
         widths: channels of the levels at strides 1, 2, 4, ...
         modality_channels: of every modality's input; more than one behind a stem.
+        fill: ``mean`` puts the mean of the present bottlenecks in the place of an absent one, as MCKD does, before
+            they are fused; ``none`` leaves it out.
+
+    Raises:
+        BundleError: there is no such fill.
     """
 
     provides: ClassVar[frozenset[str]] = frozenset({"stem", "mod_bottleneck", "bottleneck", "decoder"})
@@ -171,9 +178,12 @@ class GatedUNet(Backbone):
         spatial_dims: int = 3,
         widths: Sequence[int] = WIDTHS,
         modality_channels: int = 1,
+        fill: str = "none",
     ):
         super().__init__()
-        self.modalities, self.classes, self.spatial_dims = modalities, classes, spatial_dims
+        if fill not in ("none", "mean"):
+            raise BundleError(f"GatedUNet cannot fill absent bottlenecks by '{fill}'.", "Use none or mean.")
+        self.modalities, self.classes, self.spatial_dims, self.fill = modalities, classes, spatial_dims, fill
         self.stride = 2 ** (len(widths) - 1)
         self.encoders = nn.ModuleList(UNetEncoder(spatial_dims, modality_channels, widths) for _ in range(modalities))
         self.fusions = nn.ModuleList(GatedFusion(spatial_dims, modalities, width) for width in widths)
@@ -188,9 +198,10 @@ class GatedUNet(Backbone):
     def decode(self, features: Sequence[Features | None], present: Tensor, want: Sequence[str] = ()) -> Output:
         """Fuse every level and decode; see ``Backbone.decode``."""
         known = [f for f in features if f is not None]
-        fused = [
-            fusion([None if f is None else f[level] for f in features]) for level, fusion in enumerate(self.fusions)
-        ]
+        levels = [[None if f is None else f[level] for f in features] for level in range(len(self.fusions))]
+        if self.fill == "mean":
+            levels[-1] = fill_absent(levels[-1], present_mean(levels[-1], present), present)
+        fused = [fusion(level) for fusion, level in zip(self.fusions, levels, strict=True)]
         x = self.decoder(fused)
         taps = {
             "stem": [f[0] for f in known],

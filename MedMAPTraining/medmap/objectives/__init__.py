@@ -6,8 +6,11 @@ from medmap.errors import BundleError, UsageError
 from medmap.objectives.acn import ACN
 from medmap.objectives.base import Context, Frozen, Group, Objective
 from medmap.objectives.kd_net import KDNet
+from medmap.objectives.mckd import ModalityDistillation
+from medmap.objectives.passion import Passion
 from medmap.objectives.plain import Plain
 from medmap.objectives.pmkl import PMKL
+from medmap.objectives.pmr import PMR
 from medmap.objectives.protokd import ProtoKD
 from medmap.objectives.sls import SharedLatentSpace
 from medmap.objectives.smu_net import SMUNet
@@ -16,11 +19,14 @@ from medmap.objectives.with_anchor import WithAnchor
 OBJECTIVES: dict[str, type[Objective]] = {
     "acn": ACN,
     "kd-net": KDNet,
+    "mckd": ModalityDistillation,
+    "passion": Passion,
     "plain": Plain,
     "pmkl": PMKL,
+    "pmr": PMR,
     "protokd": ProtoKD,
-    "smu-net": SMUNet,
     "sls": SharedLatentSpace,
+    "smu-net": SMUNet,
 }
 
 __all__ = ["OBJECTIVES", "Context", "Frozen", "Group", "Objective", "WithAnchor", "build_objective"]

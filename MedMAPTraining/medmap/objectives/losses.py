@@ -104,6 +104,8 @@ def soft_kl(
     over_classes: str = "sum",
     squared_temperature: bool = False,
     entropy: bool = False,
+    reverse: bool = False,
+    per_sample: bool = False,
     clip: float = 0.0,
 ) -> Tensor:
     """KL(softmax(teacher / T) || softmax(student / T)), per voxel, then the (weighted) mean over voxels and samples.
@@ -117,16 +119,20 @@ def soft_kl(
         over_classes: ``sum``, or ``mean`` for the K times smaller mean over all elements (ProtoKD, PASSION).
         squared_temperature: times T², which keeps gradients comparable between temperatures (Hinton et al., 2015).
         entropy: the cross-entropy H(teacher, student) instead, same gradient (PMKL).
+        reverse: KL(student || teacher) instead (PASSION's paper).
+        per_sample: [B], the mean over each sample's voxels; without a weight.
         clip: smallest probability (PASSION's 0.005).
     """
     logs, logt = ((x.float() / temperature).log_softmax(1) for x in (student, teacher.detach()))
     if clip:
         logs, logt = (x.exp().clamp(clip, 1).log() for x in (logs, logt))
+    if reverse:
+        logs, logt = logt, logs
     each = (logt.exp() * ((0 if entropy else logt) - logs)).sum(1)
     each = each / student.shape[1] if over_classes == "mean" else each
     each = each * temperature**2 if squared_temperature else each
     if weight is None:
-        return each.mean()
+        return each.flatten(1).mean(1) if per_sample else each.mean()
     total = weight.sum()
     return torch.where(total > 0, (weight * each).sum() / total.clamp(min=1e-12), torch.zeros_like(total))
 

@@ -22,6 +22,7 @@ class Plain(Objective):
     def __init__(self, context: Context):
         super().__init__()
         self.backbone = context.backbone
+        self.backbone.skip = frozenset({"separate"})
         self.loss = DiceCELoss(include_background=False, to_onehot_y=True, softmax=True, batch=True)
 
     def steps(self, batch: Batch, progress: float) -> Iterator[tuple[str, dict[str, Tensor]]]:

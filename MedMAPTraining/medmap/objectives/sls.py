@@ -83,17 +83,20 @@ class SharedLatentSpace(Objective):
         """One step of the group ``main``."""
         output, shown = self._hidden(batch) if self.hide else (self._forward(batch), batch.present)
         started = round(progress * self.steps_in_all) // self.epoch_steps >= self.start
-        size = batch.label.shape[1:]
-        losses = {"segmentation": self._loss(output.logits, batch.label) * float(started)}
-        if started or self.deep_from_start:
-            for level, logits in enumerate(output.aux.get("deep", []), 1):
-                weight = self.deep * self.deep_decay ** (level - 1)
-                losses[f"deep{level}"] = weight * self._loss(resize_logits(logits, size), batch.label)
+        losses = self.fused(output, batch, started, started or self.deep_from_start)
         if output.aux.get("separate"):
             losses["separate"] = self.separate * self._separate(output.aux["separate"], batch)
         for name, value in own_losses(self.backbone, output, batch, shown).items():
             losses[name] = self.weights[name] * value
         yield "main", losses
+
+    def fused(self, output: Output, batch: Batch, final: bool = True, deep: bool = True) -> dict[str, Tensor]:
+        """The losses of the fused output (zero unless ``final``) and of its levels, weighted."""
+        losses = {"segmentation": self._loss(output.logits, batch.label) * float(final)}
+        for level, logits in enumerate(output.aux.get("deep", []) if deep else [], 1):
+            weight = self.deep * self.deep_decay ** (level - 1)
+            losses[f"deep{level}"] = weight * self._loss(resize_logits(logits, batch.label.shape[1:]), batch.label)
+        return losses
 
     def deploy(self) -> Backbone:
         """The backbone itself."""
