@@ -56,7 +56,13 @@ def dedicated(task: Task, cases: Sequence[str] = (), show: Sequence[str] = ()) -
     return Missingness(lambda case_id, epoch, rng: mask, lambda case_id: mask)
 
 
-def random_subset(task: Task, cases: Sequence[str] = (), by: str = "subset", keep: float = 0.5) -> Missingness:
+def random_subset(
+    task: Task,
+    cases: Sequence[str] = (),
+    by: str = "subset",
+    keep: float = 0.5,
+    weights: Mapping[str, float] | None = None,
+) -> Missingness:
     """Another non-empty subset for every sample.
 
     Args:
@@ -66,10 +72,13 @@ def random_subset(task: Task, cases: Sequence[str] = (), by: str = "subset", kee
             ``cardinality``: first how many, then which (U-HVED, ShaSpec, MCKD: a single modality in 1/16 of the
             samples each, all four in 1/4); ``bernoulli``: each modality by itself (Robust-MSeg).
         keep: with ``bernoulli``, how likely a modality is kept; draws that keep none are repeated.
+        weights: with ``subset``, how many times as often as the others a subset is shown, by its key (``t1ce+flair``):
+            hard ones need more samples.
     """
     number = len(task.modalities)
     masks = np.array([task.presence(subset) for subset in task.subsets()])
     every = np.ones(number, bool)
+    share = _shares(task, weights or {})
 
     def bernoulli(case_id: str, epoch: int, rng: np.random.Generator) -> np.ndarray:
         mask = rng.random(number) < keep
@@ -78,7 +87,9 @@ def random_subset(task: Task, cases: Sequence[str] = (), by: str = "subset", kee
         return mask
 
     draws: dict[str, Draw] = {
-        "subset": lambda case_id, epoch, rng: masks[rng.integers(len(masks))],
+        "subset": lambda case_id, epoch, rng: masks[
+            rng.integers(len(masks)) if share is None else rng.choice(len(masks), p=share)
+        ],
         "cardinality": lambda case_id, epoch, rng: np.isin(
             np.arange(number), rng.permutation(number)[: rng.integers(1, number + 1)]
         ),
@@ -87,6 +98,20 @@ def random_subset(task: Task, cases: Sequence[str] = (), by: str = "subset", kee
     if by not in draws or not 0 < keep <= 1:
         raise UsageError(f"Random subsets by '{by}', keep {keep}, cannot be drawn.", f"Use by = {', '.join(draws)}.")
     return Missingness(draws[by], lambda case_id: every)
+
+
+def _shares(task: Task, weights: Mapping[str, float]) -> np.ndarray | None:
+    """Probability of each subset, in the task's order; None where all are alike. Raises UsageError."""
+    keys = [task.subset_key(subset) for subset in task.subsets()]
+    strange = sorted(set(weights) - set(keys))
+    if strange or any(value <= 0 for value in weights.values()):
+        raise UsageError(
+            f"The weights {dict(weights)} are not positive numbers by set of scans.", f"Use keys like {keys[-1]}."
+        )
+    if not weights:
+        return None
+    share = np.array([float(weights.get(key, 1.0)) for key in keys])
+    return share / share.sum()
 
 
 def fixed(

@@ -13,6 +13,7 @@ import numpy as np
 
 from medmap.dataset import Augmentation
 from medmap.errors import BundleError, MissingInputError, UsageError
+from medmap.generated import Generation
 from medmap.postprocess import PostprocessSpec
 from medmap.preprocess import PreprocessSpec
 
@@ -50,6 +51,7 @@ class Recipe:
         clip: largest norm of the gradient; 0 does not clip.
         seed: of weights, patches, augmentation and missingness.
         augmentation, preprocess, postprocess: how patches are varied, and what the bundle does before and after.
+        generation: which heads are generated, for a training without cases on disk; None with cases.
     """
 
     about: str = ""
@@ -80,6 +82,7 @@ class Recipe:
     augmentation: Augmentation = field(default_factory=Augmentation)
     preprocess: PreprocessSpec = field(default_factory=PreprocessSpec)
     postprocess: PostprocessSpec = ISLANDS
+    generation: Generation | None = None
 
     def digest(self) -> str:
         """Hash of what determines the training, by which a resumed run knows that it is the same one."""
@@ -110,8 +113,16 @@ class Recipe:
         """A recipe from a JSON file with these fields. Raises MissingInputError or BundleError."""
         try:
             data = json.loads(Path(path).read_text(encoding="utf-8"))
-            nested = {"augmentation": Augmentation, "preprocess": PreprocessSpec, "postprocess": PostprocessSpec}
-            data = {key: nested[key](**_tuples(value)) if key in nested else value for key, value in data.items()}
+            nested = {
+                "augmentation": Augmentation,
+                "preprocess": PreprocessSpec,
+                "postprocess": PostprocessSpec,
+                "generation": Generation.from_dict,
+            }
+            data = {
+                key: nested[key](**_tuples(value)) if key in nested and value is not None else value
+                for key, value in data.items()
+            }
             return Recipe(**_tuples(data))
         except FileNotFoundError:
             raise MissingInputError(f"There is no recipe {Path(path).name}.", "Check the path.") from None

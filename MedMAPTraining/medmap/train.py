@@ -43,6 +43,7 @@ def train(
     run: str | Path,
     *,
     teacher: Backbone | None = None,
+    start: Backbone | None = None,
     held_out: Callable[[int], Batch] | None = None,
     device: str = "auto",
     precision: str = "bf16",
@@ -59,6 +60,7 @@ def train(
         run: the run's folder; a checkpoint in it is resumed, to the same weights as without the break (CPU, same
             number of threads).
         teacher: a trained network, for objectives that distil from one.
+        start: a trained network of the recipe's kind whose weights a new run begins with.
         held_out: batches of cases kept out of training, for objectives that learn on two levels.
         device: torch device, or ``auto``.
         precision: ``bf16`` (autocast) or ``fp32``.
@@ -77,6 +79,8 @@ def train(
     torch.manual_seed(recipe.seed)
     epoch_steps = recipe.epoch_steps or -(-len(sampler.case_ids) // recipe.batch)
     objective = make_objective(recipe, task, sampler, teacher, held_out).to(place).train()
+    if start is not None:
+        objective.deploy().load_state_dict(start.state_dict())
     average = copy.deepcopy(objective.deploy())
     optimisers = {name: _optimiser(group, recipe) for name, group in objective.groups().items()}
     step = _resume(run, recipe, objective, average, optimisers)

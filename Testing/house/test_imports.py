@@ -66,6 +66,7 @@ ORDER = [
     },
     {
         "dataset",
+        "generated",
     },
     {
         "objectives",

@@ -19,6 +19,10 @@ def phantom(
     spacing: Annotated[float, typer.Option(min=0.5, max=4.0, help="Voxel size in mm.")] = 1.0,
     healthy: Annotated[bool, typer.Option("--healthy", help="Without a tumour.")] = False,
     task: Annotated[str, typer.Option(help="BraTS: brains with a tumour; MyoPS: hearts after an infarct.")] = "BraTS",
+    anatomy: Annotated[
+        Path | None,
+        typer.Option(help="Label map with FreeSurfer ids, or a folder of them, instead of the procedural head."),
+    ] = None,
     device: Device = "cpu",
     overwrite: Overwrite = False,
 ) -> None:
@@ -34,7 +38,7 @@ def phantom(
         raise UsageError("--healthy is for brains.", "Leave it out.")
     with showing_progress() as report:
         if brains:
-            write_phantoms(output, count, seed, spacing, healthy, device, overwrite, report)
+            write_phantoms(output, count, seed, spacing, healthy, device, overwrite, report, anatomy)
         else:
             write_hearts(output, count, seed, spacing, device, overwrite, report)
     out.print(f"{count} synthetic case{'s' * (count > 1)} in {output}")

@@ -16,8 +16,12 @@ def train(
     *,
     run: Annotated[Path, typer.Option(help="Folder of the run: checkpoint, log. An unfinished run is resumed.")],
     data: Annotated[
-        Path, typer.Option(help="Folder of cases in the layout of the recipe's task (BraTS, MyoPS), with labels.")
-    ],
+        Path | None,
+        typer.Option(
+            help="Folder of cases in the layout of the recipe's task (BraTS, MyoPS), with labels [default: synthetic "
+            "heads, made as it goes]."
+        ),
+    ] = None,
     bundle: Annotated[Path, typer.Option(help="Where to export the bundle when the steps are done.")],
     teacher: Annotated[
         Optional[Path],  # noqa: UP045
@@ -30,6 +34,12 @@ def train(
             "more. Where scans satisfy several sets of the same size, the one named first is used. "
             "[default: the recipe's sets]"
         ),
+    ] = None,
+    start: Annotated[
+        Path | None, typer.Option("--from", help="Bundle whose weights to begin with: fine-tuning on your own cases.")
+    ] = None,
+    anatomy: Annotated[
+        Path | None, typer.Option(help="Without --data: label map with FreeSurfer ids, or a folder of them, for heads.")
     ] = None,
     steps: Annotated[Optional[int], typer.Option(min=1, help="Instead of the recipe's number of steps.")] = None,  # noqa: UP045
     seed: Annotated[Optional[int], typer.Option(min=0, help="Instead of the recipe's seed.")] = None,  # noqa: UP045
@@ -51,6 +61,8 @@ def train(
         recipe,
         teacher,
         tuple(subset or ()),
+        start,
+        anatomy,
         steps,
         seed,
         minutes,

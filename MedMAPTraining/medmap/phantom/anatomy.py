@@ -54,11 +54,24 @@ class Atlas:
         mirrored = torch.stack([template[0].abs(), template[1], template[2]])
         return dict(zip(CHANNELS, sample(self.maps, HALF, mirrored), strict=True))
 
+    @property
+    def device(self) -> torch.device:
+        """Where it lies."""
+        return self.maps.device
+
     def hull(self, template: torch.Tensor) -> torch.Tensor:
         """[N] mm inside the brain's smooth envelope at [3, N] template positions."""
         mirrored = torch.stack([template[0].abs(), template[1], template[2]])
         row = CHANNELS.index("hull")
         return sample(self.maps[row : row + 1], HALF, mirrored)[0]
+
+    def side(self, template: torch.Tensor) -> torch.Tensor:
+        """[N] mm right of the midline (left is negative)."""
+        return template[0]
+
+    def tissues(self, template: torch.Tensor, width: float, squeeze: torch.Tensor | float = 0.0) -> dict:
+        """Healthy tissues at [3, N] template positions; see the function ``tissues``."""
+        return tissues(self, template, width, squeeze)
 
 
 def _ellipsoid(p: torch.Tensor, centre: tuple, radii: tuple) -> torch.Tensor:
@@ -221,7 +234,9 @@ def _vasculature(p: torch.Tensor, draw: Draw, hull: torch.Tensor) -> dict[str, t
     return {"vein": vein, "vein_slope": slope.clamp(min=0.02), "trunk": trunk}
 
 
-def place(draw: Draw, device: torch.device | str, angle_deg: float, shift_mm: float) -> torch.Tensor:
+def place(
+    draw: Draw, device: torch.device | str, angle_deg: float, shift_mm: float, warp_mm: float, size: tuple[float, float]
+) -> torch.Tensor:
     """[3, *WORLD.shape] template position of every coarse world position: rotation, shear, scale, shift, warp."""
     angles = [math.radians(draw.uniform(-angle_deg, angle_deg)) for _ in range(3)]
     linear = torch.eye(3, dtype=torch.float64)
@@ -232,14 +247,14 @@ def place(draw: Draw, device: torch.device | str, angle_deg: float, shift_mm: fl
         turn[b, c], turn[c, b] = -math.sin(angle), math.sin(angle)
         linear = turn @ linear
     shear = torch.tensor([[draw.normal(0.0, 0.012) if i != j else 0.0 for j in range(3)] for i in range(3)])
-    size = draw.uniform(0.89, 0.985)
+    size = draw.uniform(*size)
     scale = torch.diag(torch.tensor([1.0 / (size * (1.0 + draw.normal(0.0, 0.02))) for _ in range(3)]))
     matrix = (scale.double() @ (linear + shear.double())).to(device, torch.float32)
     shift = torch.tensor([draw.normal(0.0, shift_mm / 2) for _ in range(3)], device=device, dtype=torch.float32)
     shift[2] -= 8.0  # the brain's extent is not centred on the commissures' height
     world = WORLD.points(device)
     moved = (matrix @ (world - shift.view(3, 1, 1, 1)).reshape(3, -1)).reshape(world.shape)
-    strength = draw.uniform(1.0, 2.6)
+    strength = draw.uniform(0.4 * warp_mm, warp_mm)
     warp = torch.stack([random_field(draw, BROAD, draw.uniform(60.0, 110.0), device=device) for _ in range(3)])
     return moved + strength * upsample(warp, BROAD, WORLD.axes(device))
 
@@ -274,7 +289,7 @@ def tissues(atlas: Atlas, template: torch.Tensor, width: float, squeeze: torch.T
     inside = cover(depth - 4.0, 4.0)
     for name in ("striatum", "thalamus", "pallidum"):
         paint(parts, name, cover(m[name], width) * inside)
-    paint(parts, "wmh", _hyperintensities(m, habit) * parts[_ROW["wm"]])
+    paint(parts, "wmh", hyperintensities(m, habit) * parts[_ROW["wm"]])
     paint(parts, "ventricle", cover(m["ventricle"], width))
     paint(parts, "choroid", cover(torch.minimum(m["choroid"], m["ventricle"] + 0.8), width))
     course = (torch.minimum(to_wall, m["hull"].abs()).square() + (m["vein"] / m["vein_slope"]).square()).sqrt()
@@ -307,7 +322,7 @@ def _paint_cerebellum(parts: torch.Tensor, template: torch.Tensor, m: dict, habi
     paint(parts, "wm", torch.minimum(white, whole) * cover(depth - 1.0, 1.0))
 
 
-def _hyperintensities(m: dict, habit: dict) -> torch.Tensor:
+def hyperintensities(m: dict, habit: dict) -> torch.Tensor:
     """Caps and bands along the ventricles, and spots in deep white matter: bright in FLAIR, not tumour."""
     caps = habit["caps"] * torch.exp(-(-m["ventricle"]).clamp(min=0.0) / 2.5) * (1.0 + 0.4 * m["hyper"])
     near = torch.exp(-((-m["ventricle"] - 12.0).clamp(min=0.0)) / 10.0)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 import torch
+from torch.nn import functional
 
 from medmap.phantom.anatomy import BROAD, paint
 from medmap.phantom.fields import Draw, apply_along, cover, random_field, upsample
@@ -27,6 +28,29 @@ def axis_operator(count: int, spacing: float, sigma_mm: float, shift_mm: float, 
     return (give.clamp(min=0.0) @ take @ blur).float()
 
 
+def ghosts(count: int, spacing: float, strength: float, distance_mm: float) -> torch.Tensor:
+    """[count, count] matrix for one axis: what moved appears again, weakly, ``distance_mm`` to either side."""
+    hop = max(1, round(distance_mm / spacing))
+    copies = torch.zeros(count, count)
+    if hop < count:
+        copies += torch.diag(torch.ones(count - hop), hop) + torch.diag(torch.ones(count - hop), -hop)
+    return (1.0 - strength) * torch.eye(count) + 0.5 * strength * copies
+
+
+def fade_rim(draw: Draw, images: torch.Tensor, brain: torch.Tensor) -> None:
+    """Darken the border as interpolation against an empty background does, in place, per modality by chance.
+
+    Args:
+        draw: chance.
+        images: [4, I, J, K].
+        brain: [I, J, K] bool.
+    """
+    within = functional.avg_pool3d(brain[None, None].float(), 3, 1, 1)[0, 0].clamp(min=0.03)
+    for image in images:
+        if draw.chance(0.5):
+            image.mul_(within ** draw.uniform(0.3, 2.0))
+
+
 def degrade(
     draw: Draw, images: torch.Tensor, axes: list[torch.Tensor], spacing: float, style: Style
 ) -> tuple[torch.Tensor, list[dict]]:
@@ -34,9 +58,11 @@ def degrade(
     out, record = [], []
     for row in range(images.shape[0]):
         flair_or_t2 = row >= 2
-        thick = draw.uniform(2.0, 6.0) if draw.chance(style.thick_slices * (1.0 if flair_or_t2 else 0.45)) else 0.0
-        normal = 2 if draw.chance(0.75) else int(draw.uniform(0, 2.999))
-        sigma = draw.uniform(0.25, 0.85)
+        thick = draw.uniform(2.0, 7.0) if draw.chance(style.thick_slices * (1.0 if flair_or_t2 else 0.45)) else 0.0
+        normal = 2 if draw.chance(0.65) else int(draw.uniform(0, 2.999))
+        sigma = draw.uniform(0.25, 0.85) if draw.chance(0.85) else draw.uniform(0.85, 1.5)
+        moved = (draw.uniform(0.02, 0.12), draw.uniform(4.0, 30.0)) if draw.chance(style.motion) else (0.0, 0.0)
+        phase = 0 if draw.chance(0.5) else 1
         gamma = math.exp(draw.uniform(math.log(style.gamma[0]), math.log(style.gamma[1])))
         noise = draw.uniform(*style.noise)
         bias = draw.uniform(0.0, style.bias)
@@ -47,13 +73,17 @@ def degrade(
         for a in range(3):
             shift = draw.uniform(-style.shift_mm, style.shift_mm)
             operator = axis_operator(image.shape[a + 1], spacing, sigma, shift, thick if a == normal else 0.0)
+            if a == phase and moved[0]:
+                operator = ghosts(image.shape[a + 1], spacing, *moved) @ operator
             image = apply_along(image, a + 1, operator.to(image))
         field = random_field(draw, BROAD, draw.uniform(110.0, 220.0), 0.4, images.device)
         image = image * torch.exp(bias * upsample(field[None], BROAD, axes))
         if not early:
             image = _rician(draw, image, noise)
+        if draw.chance(0.15):  # a site that saturates its brightest voxels
+            image = image.clamp(max=draw.uniform(1.5, 3.0))
         out.append(image[0])
-        record.append({"slice_mm": thick, "gamma": gamma, "noise": noise, "bias": bias})
+        record.append({"slice_mm": thick, "gamma": gamma, "noise": noise, "bias": bias, "motion": moved[0]})
     return torch.stack(out), record
 
 

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
+from torch.nn import functional
 
 from medmap.errors import UsageError
 from medmap.phantom import tumour as tumours
-from medmap.phantom.anatomy import WORLD, Atlas, build_atlas, paint, place, template_at, tissues
-from medmap.phantom.artefacts import degrade, leave_residue, strip
+from medmap.phantom.anatomy import TISSUES, WORLD, Atlas, build_atlas, paint, place, template_at
+from medmap.phantom.artefacts import degrade, fade_rim, leave_residue, strip
 from medmap.phantom.contrast import MODALITIES, signals
+from medmap.phantom.distractors import add_distractors
 from medmap.phantom.fields import Draw, random_field, sample, upsample
 from medmap.phantom.style import Style
 
@@ -46,6 +50,7 @@ def generate(
     device: torch.device | str = "cpu",
     tumour: bool = True,
     style: Style | None = None,
+    anatomy: Sequence[Path] = (),
 ) -> Phantom:
     """Make one case.
 
@@ -59,6 +64,7 @@ def generate(
         device: where to compute and where the tensors lie.
         tumour: False gives the same head without a tumour.
         style: how widely cases vary; the default is meant for training.
+        anatomy: label maps with FreeSurfer's ids, of which the seed chooses one; none gives the procedural head.
 
     Raises:
         UsageError: shape or spacing is not positive or does not have three axes.
@@ -73,12 +79,12 @@ def generate(
     affine[:3, 3] = -0.5 * spacing * (np.array(shape) - 1)
     # Positions in mm do not survive half precision, so a caller's autocast must not reach the interpolation.
     with torch.no_grad(), torch.autocast(device.type, enabled=False):
-        return _generate(int(seed), tuple(shape), float(spacing), device, tumour, style, affine)
+        return _generate(int(seed), tuple(shape), float(spacing), device, tumour, style, affine, tuple(anatomy))
 
 
-def _generate(seed, shape, spacing, device, tumour, style, affine) -> Phantom:
-    atlas = build_atlas(Draw(seed, "anatomy"), device)
-    template = place(Draw(seed, "placement"), device, style.angle_deg, style.head_shift_mm)
+def _generate(seed, shape, spacing, device, tumour, style, affine, anatomy) -> Phantom:
+    atlas, warp, size = _head(Draw(seed, "anatomy"), device, anatomy)
+    template = place(Draw(seed, "placement"), device, style.angle_deg, style.head_shift_mm, warp, size)
     plan = growth = None
     if tumour:
         draw = Draw(seed, "tumour")
@@ -90,6 +96,7 @@ def _generate(seed, shape, spacing, device, tumour, style, affine) -> Phantom:
     axes = [axis[s] for axis, s in zip(axes, box, strict=True)]
     clean, label, brain, means = _render(seed, atlas, template, plan, growth, axes, spacing, style)
     images, record = degrade(Draw(seed, "scanner"), clean, axes, spacing, style)
+    fade_rim(Draw(seed, "fade"), images, brain)
     gains = Draw(seed, "gain")
     full = {}
     for row, name in enumerate(MODALITIES):
@@ -99,6 +106,15 @@ def _generate(seed, shape, spacing, device, tumour, style, affine) -> Phantom:
     label, brain = _pad(label, shape, box), _pad(brain, shape, box)
     facts = _facts(label, brain, spacing, plan, means, record)
     return Phantom(full, label, brain, affine, seed, facts)
+
+
+def _head(draw: Draw, device: torch.device, anatomy: tuple[Path, ...]):
+    """The head, and how far (mm) and to which range of sizes it may be warped."""
+    if not anatomy:
+        return build_atlas(draw, device), 2.6, (0.89, 0.985)
+    from medmap.phantom.labelmap import build_label_atlas  # reads files: not needed for a procedural head
+
+    return build_label_atlas(draw, anatomy, device), 4.5, (0.92, 1.08)
 
 
 def _head_box(atlas: Atlas, template: torch.Tensor, axes: list[torch.Tensor]) -> tuple[slice, slice, slice]:
@@ -129,25 +145,50 @@ def _render(seed, atlas, template, plan, growth, axes, spacing, style):
     if plan is not None:
         core = sample(growth.maps[:1], WORLD, world)[0]
         squeeze = torch.exp(core.clamp(max=0.0) / 14.0)
-    healthy = tissues(atlas, grid[:, keep], max(spacing, 0.8), squeeze)
+    healthy = atlas.tissues(grid[:, keep], max(spacing, 0.8), squeeze)
     parts, hull = healthy["parts"], healthy["hull"]
+    add_distractors(Draw(seed, "distractors"), parts, world, hull, textures[0], style.distractors)
     enhancing, label = torch.zeros_like(hull), torch.zeros_like(hull, dtype=torch.uint8)
     if plan is not None:
         lesion = tumours.at_points(plan, growth, world, parts, textures[0])
         enhancing = lesion["enhancing"]
         label = _compose(parts, lesion)
     leave_residue(Draw(seed, "residue"), parts, hull, textures[2])
-    clean, means = signals(Draw(seed, "contrast"), parts, enhancing, textures, style.jitter)
+    takes_up = plan is None or plan.enhancing
+    clean, means = signals(Draw(seed, "contrast"), parts, enhancing, textures, style.jitter, takes_up)
     kept = strip(Draw(seed, "strip"), hull, healthy["pial"], textures[2], world[2], style)
     outside = clean.new_zeros(4, int(np.prod(size)))
     rim = Draw(seed, "rim")
-    outside += torch.tensor([[rim.uniform(0.05, 0.6)] for _ in range(4)], device=device)
+    outside += torch.tensor([[rim.uniform(0.03, 0.5)] for _ in range(4)], device=device)
     outside[:, keep] = clean
     brain = torch.zeros(outside.shape[1], dtype=torch.bool, device=device)
     brain[keep] = kept
     labels = torch.zeros(outside.shape[1], dtype=torch.uint8, device=device)
     labels[keep] = label * kept
-    return outside.reshape(4, *size), labels.reshape(size), brain.reshape(size), means
+    wet = torch.zeros_like(brain)
+    wet[keep] = kept & (parts[_FLUID].sum(0) < 0.6)
+    labels = drawn_by_hand(labels.reshape(size), wet.reshape(size), spacing)
+    return outside.reshape(4, *size), labels, brain.reshape(size), means
+
+
+_FLUID = [TISSUES.index("csf"), TISSUES.index("ventricle")]
+
+
+def drawn_by_hand(label: torch.Tensor, allowed: torch.Tensor, spacing: float) -> torch.Tensor:
+    """Labels as people draw them: oedema without pinholes, threads and specks finer than about 5 mm.
+
+    Args:
+        label: [I, J, K] uint8 class indices.
+        allowed: [I, J, K] bool, where oedema may be added: brain that is not fluid.
+        spacing: mm.
+    """
+    reach = int(2.5 / spacing)
+    if not reach or not bool(label.any()):
+        return label
+    width = 2 * reach + 1
+    share = functional.avg_pool3d((label > 0)[None, None].float(), width, 1, reach)[0, 0]
+    label = torch.where((label == 0) & allowed & (share > 0.55), torch.full_like(label, 2), label)
+    return torch.where((label == 2) & (share < 0.3), torch.zeros_like(label), label)
 
 
 def _compose(parts: torch.Tensor, lesion: dict[str, torch.Tensor]) -> torch.Tensor:

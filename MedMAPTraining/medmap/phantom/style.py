@@ -16,25 +16,29 @@ class Style:
         head_shift_mm: about the largest displacement of the head in the field of view, mm.
         low_grade: probability that a tumour does not enhance.
         multifocal: probability of more than one focus.
-        small: probability that the tumour is drawn from 3 to 40 ml instead of the usual sizes.
-        thick_slices: probability of slices of 2 to 6 mm in T2 and FLAIR (about half of it in T1 and T1ce).
+        small: probability that the tumour is drawn from 1.5 to 40 ml instead of the usual sizes.
+        thick_slices: probability of slices of 2 to 7 mm in T2 and FLAIR (about half of it in T1 and T1ce).
         gamma: range of the gain curve's exponent.
         noise: range of the Rician noise's sigma, relative to the brain's mean.
         bias: largest standard deviation of the logarithm of the bias field.
         strip: how far the skull-stripped border wanders; 0 is exact.
+        motion: probability that a modality shows motion (ghosts along one axis).
+        distractors: probability of old infarcts, and of bleedings.
         truncated: probability that the field of view ends inside the brain, above or below.
     """
 
     jitter: float = 1.25
     angle_deg: float = 9.0
-    shift_mm: float = 0.6
+    shift_mm: float = 0.8
     head_shift_mm: float = 6.0
-    low_grade: float = 0.09
+    low_grade: float = 0.18
     multifocal: float = 0.13
-    small: float = 0.2
-    thick_slices: float = 0.45
+    small: float = 0.3
+    thick_slices: float = 0.5
     gamma: tuple[float, float] = (0.7, 1.5)
-    noise: tuple[float, float] = (0.008, 0.06)
+    noise: tuple[float, float] = (0.006, 0.055)
     bias: float = 0.14
     strip: float = 1.0
-    truncated: float = 0.05
+    motion: float = 0.1
+    distractors: float = 0.12
+    truncated: float = 0.06

@@ -1,8 +1,9 @@
 """A glioma: where it sits, its shape, its rim, its oedema, and how it pushes the brain aside.
 
 Volumes and fractions are drawn around the percentiles of 123 BraTS 2020 masks (WT 21/50/87/132/194 ml at
-5/25/50/75/95 %, medians ED .67, ET .18, NCR .12 of WT; 8 % without ET), with a tail of small tumours. Which part of
-the core takes up contrast agent is drawn apart from what the core is made of, so that nothing but T1ce can show it.
+5/25/50/75/95 %, medians ED .67, ET .18, NCR .12 of WT; 8 % without ET), with more small ones and more without ET.
+Which part of the core takes up contrast agent is drawn apart from what the core is made of, so that nothing but T1ce
+can show it.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from functools import partial
 
 import torch
 
-from medmap.phantom.anatomy import TISSUES, WORLD, Atlas, tissues
+from medmap.phantom.anatomy import TISSUES, WORLD, Atlas
 from medmap.phantom.fields import Draw, random_field, sample
 
 _SPREAD = {"wm": 1.0, "wmh": 1.0, "stem": 0.45, "thalamus": 0.35, "striatum": 0.25, "pallidum": 0.25, "gm": 0.16}
@@ -49,7 +50,7 @@ def draw_plan(draw: Draw, atlas: Atlas, low_grade: float, multifocal: float, sma
     """Draw a tumour for a head; the three numbers are probabilities."""
     total = math.exp(draw.normal(math.log(84.0), 0.58))
     if draw.chance(small):
-        total = math.exp(draw.uniform(math.log(3.0), math.log(40.0)))
+        total = math.exp(draw.uniform(math.log(1.5), math.log(40.0)))
     enhancing = not draw.chance(low_grade)
     core = min(0.85, max(0.06, draw.normal(0.39, 0.16))) if enhancing else draw.uniform(0.3, 0.85)
     count = 1 if not draw.chance(multifocal) else (2 if draw.chance(0.75) else 3)
@@ -65,8 +66,9 @@ def draw_plan(draw: Draw, atlas: Atlas, low_grade: float, multifocal: float, sma
         "necrosis_start": draw.uniform(1.5, 5.5),
         "necrosis": 1.0 if enhancing or draw.chance(0.25) else 0.0,
         "finger": draw.uniform(0.25, 0.55),
-        "soft": draw.uniform(0.8, 3.0),
+        "soft": draw.uniform(0.8, 3.0) if enhancing else draw.uniform(0.4, 1.2),
         "blood": 1.0 if draw.chance(0.12) else 0.0,
+        "cortex": draw.uniform(0.25, 0.8),
     }
     rim = min(10.0, max(draw.uniform(2.0, 3.5), draw.uniform(0.25, 0.95) * radius))
     push = draw.uniform(0.45, 0.95) if enhancing else draw.uniform(0.25, 0.7)
@@ -81,7 +83,7 @@ def _positions(draw: Draw, atlas: Atlas, count: int, total_ml: float) -> tuple[t
     """Places in the cerebrum's white matter, the further ones near the first."""
     deepest = 12.0 + 0.35 * _radius(total_ml)
     tried = [(draw.uniform(-60, 60), draw.uniform(-78, 78), draw.uniform(-38, 70)) for _ in range(400)]
-    m = atlas.at(torch.tensor(tried, device=atlas.maps.device).T.contiguous())
+    m = atlas.at(torch.tensor(tried, device=atlas.device).T.contiguous())
     fits = (m["cerebrum"] > 6.0) & (m["cerebrum"] < max(deepest, 26.0)) & (m["ventricle"] < -3.0) & (m["sheet"] > 4.0)
     found: list[tuple[float, float, float]] = []
     for p, fit in zip(tried, fits.tolist(), strict=True):
@@ -141,9 +143,10 @@ def grow(draw: Draw, plan: Plan, atlas: Atlas, template: torch.Tensor, centres: 
     flat = template.reshape(3, -1)
     parts, room = _surroundings(atlas, flat)
     level = _core_level(draw, plan, centres, field)
-    room = torch.minimum(room.reshape(WORLD.shape), _own_side(plan, template))
+    side = atlas.side(flat).reshape(WORLD.shape)
+    room = torch.minimum(room.reshape(WORLD.shape), _own_side(plan, template, side))
     core = _fit(level, room, plan.core_ml)
-    arrival = _spread(plan, parts, template, core, field(16.0))
+    arrival = _spread(plan, parts, template, side, core, field(16.0))
     budget = max(int((plan.total_ml - plan.core_ml) * 1000.0 / WORLD.step**3), 2)
     takes = parts[[TISSUES.index(n) for n in ("wm", "stem", "thalamus", "wmh")]].sum(0) > 0.4
     costs = arrival[takes.reshape(WORLD.shape) & (core < 0) & (arrival < 900)]
@@ -156,7 +159,7 @@ def grow(draw: Draw, plan: Plan, atlas: Atlas, template: torch.Tensor, centres: 
 def _surroundings(atlas: Atlas, flat: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Healthy tissue fractions on the coarse lattice, and the mm that a core has to the skull and the ventricles."""
     inside = (atlas.hull(flat) > -WORLD.step).nonzero()[:, 0]
-    healthy = tissues(atlas, flat[:, inside], WORLD.step)
+    healthy = atlas.tissues(flat[:, inside], WORLD.step)
     parts = flat.new_zeros(len(TISSUES), flat.shape[1])
     parts[TISSUES.index("csf")] = 1.0
     parts[:, inside] = healthy["parts"]
@@ -183,10 +186,10 @@ def _core_level(draw: Draw, plan: Plan, centres: list[torch.Tensor], field) -> t
     return level + plan.habit["lobes"] * size * bumps
 
 
-def _own_side(plan: Plan, template: torch.Tensor) -> torch.Tensor:
+def _own_side(plan: Plan, template: torch.Tensor, side: torch.Tensor) -> torch.Tensor:
     """mm to the falx, positive on the side of the main focus; free where the corpus callosum lets a tumour cross."""
-    side = 1.0 if plan.foci[0][0] > 0 else -1.0
-    return side * template[0] - 1.0 + 200.0 * _callosum(template).clamp(min=0.0)
+    own = 1.0 if plan.foci[0][0] > 0 else -1.0
+    return own * side - 1.0 + 200.0 * _callosum(template).clamp(min=0.0)
 
 
 def _callosum(template: torch.Tensor) -> torch.Tensor:
@@ -202,13 +205,13 @@ def _fit(level: torch.Tensor, room: torch.Tensor, ml: float) -> torch.Tensor:
     return torch.minimum(level - flat.kthvalue(kept)[0], room)
 
 
-def _spread(plan: Plan, parts: torch.Tensor, template: torch.Tensor, core: torch.Tensor, noise: torch.Tensor):
+def _spread(plan: Plan, parts, template: torch.Tensor, side: torch.Tensor, core: torch.Tensor, noise: torch.Tensor):
     """Arrival cost (mm of white matter) from the core by relaxation over 26 neighbours."""
     speed = torch.full_like(parts[0], 0.03)
     for name, value in _SPREAD.items():
         speed = speed + value * parts[TISSUES.index(name)]
     cost = (1.0 / speed).reshape(WORLD.shape) * torch.exp(plan.habit["finger"] * noise)
-    falx = (template[0].abs() < 2.4) & (_callosum(template) < 0)
+    falx = (side.abs() < 2.4) & (_callosum(template) < 0)
     cost = torch.where(falx, torch.full_like(cost, 40.0), cost)
     arrival = torch.where(core > 0, torch.zeros_like(core), torch.full_like(core, 1000.0))
     arrival = torch.where((core <= 0) & (core > -WORLD.step), -core * cost, arrival)
@@ -266,7 +269,7 @@ def at_points(plan: Plan, growth: Growth, world: torch.Tensor, parts: torch.Tens
     necrosis = torch.sigmoid(wet / 0.8) * core * habit["necrosis"]
     blood = torch.sigmoid((m["blood"] - 1.5) / 0.1) * core * habit["blood"]
     rows = {name: parts[TISSUES.index(name)] for name in _SPREAD}
-    lets = rows["wm"] + rows["wmh"] + 0.8 * (rows["stem"] + rows["thalamus"]) + 0.45 * rows["gm"]
+    lets = rows["wm"] + rows["wmh"] + 0.8 * (rows["stem"] + rows["thalamus"]) + habit["cortex"] * rows["gm"]
     lets = (lets + 0.6 * (rows["striatum"] + rows["pallidum"])).clamp(0.0, 1.0)
     edge = growth.reach - m["arrival"] + 1.2 * fine
     ed = torch.sigmoid(edge / habit["soft"]) * lets

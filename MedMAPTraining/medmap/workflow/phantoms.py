@@ -12,6 +12,7 @@ from medmap.files import Transaction, atomic_folder, make_folder
 from medmap.inference import resolve_device
 from medmap.nifti import write_labels, write_volume
 from medmap.phantom import generate, generate_heart
+from medmap.phantom.labelmap import find_label_maps
 from medmap.task import BRATS, MYOPS
 from medmap.volume import Grid
 
@@ -21,16 +22,28 @@ FIELD_OF_VIEW_MM = (160, 192, 160)
 
 
 def write_phantoms(
-    output: Path, count: int, seed: int, spacing: float, healthy: bool, device: str, overwrite: bool, report: Report
+    output: Path,
+    count: int,
+    seed: int,
+    spacing: float,
+    healthy: bool,
+    device: str,
+    overwrite: bool,
+    report: Report,
+    anatomy: Path | None = None,
 ) -> list[Path]:
-    """Write ``count`` synthetic patients in BraTS layout; returns their folders."""
+    """Write ``count`` synthetic patients in BraTS layout; returns their folders.
+
+    ``anatomy`` is a label map with FreeSurfer's ids, or a folder of them, to take the heads from.
+    """
+    heads = find_label_maps(anatomy) if anatomy else ()
     make_folder(output)
     place, shape = str(resolve_device(device)), tuple(round(mm / spacing) for mm in FIELD_OF_VIEW_MM)
     folders = []
     for n in range(count):
         report(n / count, f"patient {n + 1} of {count}")
         name = f"Phantom_{seed + n:05d}"
-        made = generate(seed + n, shape=shape, spacing=spacing, device=place, tumour=not healthy)
+        made = generate(seed + n, shape=shape, spacing=spacing, device=place, tumour=not healthy, anatomy=heads)
         with atomic_folder(output / name, overwrite=overwrite) as folder:
             for modality, image in made.images.items():
                 voxels = image.cpu().numpy().round().astype(np.int16)

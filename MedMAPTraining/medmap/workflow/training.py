@@ -10,17 +10,25 @@ from pathlib import Path
 
 import torch
 
-from medmap.dataset import Batch, Case, PatchSampler, cache_case, find_cases
-from medmap.errors import OutputError
+from medmap.bundle import Bundle, load_bundle
+from medmap.dataset import Batch, Case, PatchSampler, Sampler, cache_case, find_cases
+from medmap.errors import OutputError, UsageError
 from medmap.files import make_folder
+from medmap.generated import GeneratedSampler
 from medmap.inference import resolve_device
 from medmap.missingness import build_missingness, full, write_masks
 from medmap.recipe import Recipe
 from medmap.task import Task, find_task
 from medmap.train import export, train
 from medmap.workflow.dedicated import keep_teacher, load_teacher, parts_of
+from medmap.workflow.heads import generated_patches
 
 Report = Callable[[float, str], None]
+
+
+FINE_TUNING = Recipe(
+    about="Fine-tuning on a few cases of one's own, from a bundle's weights.", steps=500, learning_rate=2e-4, ema=0.99
+)
 
 
 @dataclass(frozen=True)
@@ -30,6 +38,8 @@ class TrainOptions:
     recipe: Path | None = None
     teacher: Path | None = None
     subsets: tuple[str, ...] = ()
+    start: Path | None = None
+    anatomy: Path | None = None
     steps: int | None = None
     seed: int | None = None
     minutes: float | None = None
@@ -41,18 +51,24 @@ class TrainOptions:
     overwrite: bool = False
 
 
-def train_bundle(run: Path, data: Path, bundle: Path, options: TrainOptions, report: Report) -> tuple[int, int]:
-    """Cache, train (or go on) and, when the steps are done, export; returns steps done and steps wanted.
+def train_bundle(run: Path, data: Path | None, bundle: Path, options: TrainOptions, report: Report) -> tuple[int, int]:
+    """Prepare, train (or go on) and, when the steps are done, export; returns steps done and steps wanted.
 
-    A dedicated method has a run of its own for each set of scans, in a folder of that name, and steps are those of all.
+    Without ``data`` the training's heads are generated as the recipe's ``generation`` says. A dedicated method has a
+    run of its own for each set of scans, in a folder of that name, and steps are those of all.
     """
-    recipe = load_recipe(options)
+    begin = load_bundle(options.start) if options.start else None
+    recipe = load_recipe(options, begin)
     task = find_task(recipe.task)
     parts = parts_of(recipe, task, options.subsets)
     check_output_folder(bundle, options.overwrite)
     teacher = load_teacher(options.teacher, recipe, task) if options.teacher else None
-    cases, done, started = find_cases(data, task), 0, time.monotonic()
-    sampler, held_out = cached_patches(recipe, task, cases, make_folder(run), report)
+    done, started = 0, time.monotonic()
+    if data is None:
+        sampler, held_out = generated_patches(recipe, task, make_folder(run), options.device, options.anatomy), None
+    else:
+        recipe = replace(recipe, generation=None)
+        sampler, held_out = cached_patches(recipe, task, find_cases(data, task), make_folder(run), report)
     if teacher:
         keep_teacher(run, teacher)
     for n, (subset, part) in enumerate(parts):
@@ -64,23 +80,26 @@ def train_bundle(run: Path, data: Path, bundle: Path, options: TrainOptions, rep
             report((n + fraction) / len(parts), f"{subset} ({n + 1} of {len(parts)}): {text}" if subset else text)
 
         place = make_folder(run / subset) if subset else run
-        done += _train_one(place, part, task, sampler, held_out, teacher, replace(options, minutes=minutes), tell)
+        others = {"held_out": held_out, "teacher": teacher, "start": begin.network if begin else None}
+        done += _train_one(place, part, task, sampler, others, replace(options, minutes=minutes), tell)
     wanted = recipe.steps * len(parts)
     if done == wanted:
         places = [run / subset for subset, _ in parts] if parts[0][0] else run
-        card = _card(recipe, task, parts, len(sampler.case_ids), options)
+        card = _card(recipe, task, parts, sampler, options)
         names = {"name": options.name, "version": options.version}
         export(places, recipe, task, bundle, **names, card=card, overwrite=options.overwrite)
     return done, wanted
 
 
 def _train_one(
-    run: Path, recipe: Recipe, task: Task, sampler, held_out, teacher, options: TrainOptions, report: Report
+    run: Path, recipe: Recipe, task: Task, sampler: Sampler, others: dict, options: TrainOptions, report: Report
 ) -> int:
     """Train one network, with a log; returns the steps done."""
-    log = (run / "log.jsonl").open("a", encoding="utf-8")
+    log = (run / "log.jsonl").open("a", buffering=1, encoding="utf-8")
 
     def tell(step: int, figures: dict) -> None:
+        if isinstance(sampler, GeneratedSampler):
+            figures = figures | {"waited": sampler.seconds}
         log.write(json.dumps({"step": step, **{k: round(v, 5) for k, v in figures.items()}}) + "\n")
         report(step / recipe.steps, f"step {step} of {recipe.steps}, loss {figures['loss']:.3f}")
 
@@ -90,8 +109,7 @@ def _train_one(
             task,
             sampler,
             run,
-            teacher=teacher,
-            held_out=held_out,
+            **others,
             device=options.device,
             precision=options.precision,
             minutes=options.minutes,
@@ -99,13 +117,20 @@ def _train_one(
         )
 
 
-def _card(recipe: Recipe, task: Task, parts: Sequence[tuple[str, Recipe]], cases: int, options: TrainOptions) -> dict:
+def _card(
+    recipe: Recipe, task: Task, parts: Sequence[tuple[str, Recipe]], sampler: Sampler, options: TrainOptions
+) -> dict:
     place = "CUDA GPU" if resolve_device(options.device).type == "cuda" else f"{torch.get_num_threads()} CPU threads"
     each = " a network" if parts[0][0] else ""
+    begun = f" from the weights of {options.start.name}" if options.start else ""
+    cases = f"{len(sampler.case_ids)} cases"
+    if isinstance(sampler, GeneratedSampler):
+        first, last = sampler.plan.seeds(recipe.steps)
+        cases = f"heads generated while training (seeds {first} to {last})"
     return {
         "description": describe(task, [subset for subset, _ in parts if subset]),
         "data": options.data_statement,
-        "training": f"{recipe.steps} steps{each}, {cases} cases, {options.precision}, {place}, seed {recipe.seed}.",
+        "training": f"{recipe.steps} steps{each}{begun}, {cases}, {options.precision}, {place}, seed {recipe.seed}.",
     }
 
 
@@ -147,8 +172,27 @@ def check_output_folder(path: Path, overwrite: bool) -> None:
         raise OutputError(f"{path} exists.", "Choose another name or add --overwrite.")
 
 
-def load_recipe(options: TrainOptions) -> Recipe:
-    """The recipe of a JSON file (``medmap.train.Recipe``'s fields) with the options' changes. Raises BundleError."""
-    recipe = Recipe() if options.recipe is None else Recipe.read(options.recipe)
+def load_recipe(options: TrainOptions, begin: Bundle | None = None) -> Recipe:
+    """The recipe of a JSON file (``medmap.recipe.Recipe``'s fields) with the options' changes.
+
+    A training that begins with a bundle's weights has the network, task and preprocessing of the bundle, and without a
+    recipe that of fine-tuning: few steps at a low rate.
+
+    Raises:
+        BundleError: the file is not understood.
+        UsageError: the bundle is one of several networks.
+    """
+    recipe = (FINE_TUNING if begin else Recipe()) if options.recipe is None else Recipe.read(options.recipe)
+    if begin:
+        if begin.others:
+            raise UsageError(f"The bundle {begin.id} holds several networks.", "Begin with a bundle of one.")
+        spec = begin.network_spec
+        recipe = replace(
+            recipe,
+            task=begin.task.name,
+            network=spec.name,
+            network_options=dict(spec.options),
+            preprocess=begin.preprocess,
+        )
     changes = {key: value for key in ("steps", "seed") if (value := getattr(options, key)) is not None}
     return replace(recipe, **changes)

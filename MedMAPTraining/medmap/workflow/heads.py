@@ -1,0 +1,49 @@
+"""Training without cases on disk: where generated patches come from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from medmap.checkpoint import load_checkpoint
+from medmap.errors import UsageError
+from medmap.files import make_folder
+from medmap.generated import GeneratedSampler, Generation
+from medmap.inference import resolve_device
+from medmap.missingness import build_missingness
+from medmap.phantom.labelmap import find_label_maps
+from medmap.recipe import Recipe
+from medmap.task import BRATS, Task
+
+
+def generated_patches(recipe: Recipe, task: Task, run: Path, device: str, anatomy: Path | None) -> GeneratedSampler:
+    """Heads generated while training: on a GPU in its memory, on a CPU ahead of need under ``run/heads``.
+
+    Args:
+        recipe: its ``generation`` says which heads.
+        task: BraTS.
+        run: folder of the run; a checkpoint in it says where the training stands.
+        device: as for ``medmap.inference.resolve_device``.
+        anatomy: label map, or a folder of them; None makes procedural heads only.
+
+    Raises:
+        UsageError: another task.
+        MissingInputError: there is no label map.
+    """
+    if task is not BRATS:
+        raise UsageError(f"Patients of {task.name} are not generated while training.", "Give --data.")
+    plan, place = recipe.generation or Generation(), resolve_device(device)
+    names = [f"head-{n}" for n in range(plan.pool)]
+    sampler = GeneratedSampler(
+        plan,
+        task,
+        recipe.preprocess,
+        build_missingness(recipe.missingness, task, recipe.missingness_options, names),
+        recipe.seed,
+        recipe.augmentation,
+        anatomy=find_label_maps(anatomy) if anatomy else (),
+        device=place,
+        folder=make_folder(run / "heads") if place.type == "cpu" else None,
+    )
+    state = load_checkpoint(run)
+    sampler.start_ahead(state["step"] if state else 0)
+    return sampler
