@@ -19,17 +19,7 @@ from medmap.networks import build_network
 from medmap.objectives import OBJECTIVES, Context, build_objective
 from medmap.objectives.acn import InformationHead
 from medmap.objectives.adversary import Discriminator
-from medmap.objectives.dedicated_losses import (
-    class_means,
-    class_weights,
-    dice_losses,
-    encode_label,
-    prototype_maps,
-    ramp_up,
-    soft_cross_entropy,
-    soft_divergence,
-    weighted_cross_entropy,
-)
+from medmap.objectives.losses import class_means, similarity_maps
 from medmap.objectives.pmkl import contrastive_loss, knowledge_map
 from medmap.objectives.protokd import prototype_loss
 from medmap.objectives.smu_net import gram_loss
@@ -86,63 +76,64 @@ def groups_of(objective):
 # ------------------------------------------------------------------------------------------------------------ losses
 
 
-def test_dice_is_the_squared_one_over_the_batch():
-    p, g = torch.rand(2, 3, 4, 4, 4), encode_label(torch.randint(0, 3, (2, 4, 4, 4)), 3)
-    expected = 1 - 2 * (p[:, 1] * g[:, 1]).sum() / (p[:, 1].square().sum() + g[:, 1].sum())
-    torch.testing.assert_close(dice_losses(p, g)[1], expected)
-    torch.testing.assert_close(dice_losses(g, g, 1e-5, 1e-5), torch.zeros(3), atol=1e-5, rtol=0)
-
-
-def test_cross_entropy_weighs_rare_classes_and_knows_both_reductions():
-    label = torch.zeros(1, 4, 4, 4, dtype=torch.long)
-    label[0, 0] = 1
-    torch.testing.assert_close(class_weights(label, 3), torch.tensor([0.25, 0.75, 1.0]))
-    logits = torch.randn(1, 3, 4, 4, 4)
-    own = cross_entropy(logits, label, weight=torch.tensor([0.25, 0.75, 1.0]))
-    torch.testing.assert_close(weighted_cross_entropy(logits, label), own)
-    certain = torch.zeros(1, 3, 4, 4, 4)
-    certain[:, 2] = 100.0
-    highest = -torch.tensor(0.005).log() * (0.75 * 0.25 + 0.25 * 0.75)
-    torch.testing.assert_close(weighted_cross_entropy(certain, label, floor=0.005), highest)
-
-
-def test_divergences_are_torchs():
-    student, teacher = torch.randn(2, 4, 3, 3, 3), torch.randn(2, 4, 3, 3, 3)
-    expected = kl_div((student / 5).log_softmax(1), (teacher / 5).softmax(1), reduction="none").sum(1)
-    torch.testing.assert_close(soft_divergence(student, teacher, 5.0), expected)
-    entropy = soft_cross_entropy(teacher, teacher, 5.0)
-    torch.testing.assert_close(soft_cross_entropy(student, teacher, 5.0) - entropy, expected)
-
-
 def test_prototype_maps_are_one_where_the_features_of_a_class_are_constant():
     label = torch.randint(0, 3, (2, 6, 6, 6))
     label[0][label[0] == 2] = 0
-    target = encode_label(label, 3)
     codes = torch.randn(3, 5)
     feature = codes[label].movedim(-1, 1)
-    means, counted = class_means(feature, target)
+    means, counted = class_means(feature, label, 3)
     assert counted.tolist() == [[True, True, False], [True, True, True]]
-    torch.testing.assert_close(means[1, 2], codes[2])
-    maps = prototype_maps(feature, means)
-    torch.testing.assert_close(maps[target.bool()], torch.ones(label.numel()), atol=1e-4, rtol=0)
+    torch.testing.assert_close(means[1, 2], codes[2], atol=1e-4, rtol=1e-4)
+    own = similarity_maps(feature, means).gather(1, label[:, None])
+    torch.testing.assert_close(own, torch.ones_like(own), atol=1e-4, rtol=0)
+
+
+def test_prototypes_stay_exact_under_autocast():
+    label, feature = torch.randint(0, 3, (2, 6, 6, 6)), torch.randn(2, 5, 6, 6, 6)
+    exact = class_means(feature, label, 3)[0]
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(class_means(feature, label, 3)[0], exact)
+        assert similarity_maps(feature, exact).dtype == torch.float32
 
 
 def test_a_class_absent_from_one_sample_still_counts_for_the_others():
     label = torch.randint(0, 2, (2, 6, 6, 6))
     label[1, 0, 0] = 2
-    target = encode_label(label, 3)
     student, teacher = torch.randn(2, 5, 6, 6, 6), torch.randn(2, 5, 6, 6, 6)
-    pushed = student.clone()
-    pushed[1, :, 0, 0] += 3.0
-    ours = [prototype_loss(s, teacher, target) for s in (student, pushed)]
-    assert ours[0] != ours[1]
-    own, counted = class_means(student, target)
-    goal, _ = class_means(teacher, target)
-    errors = (prototype_maps(student, own) - prototype_maps(teacher, goal)).square().flatten(2).mean(2)
-    torch.testing.assert_close(ours[0], errors[counted].mean())
-    released = prototype_loss(student, teacher, target, in_every_sample=True)
+    own, counted = class_means(student, label, 3)
+    goal, _ = class_means(teacher, label, 3)
+    assert counted.tolist() == [[True, True, False], [True, True, True]]
+    errors = (similarity_maps(student, own) - similarity_maps(teacher, goal)).square().flatten(2).mean(2)
+    torch.testing.assert_close(prototype_loss(student, teacher, label, 3), errors[counted].mean())
+    released = prototype_loss(student, teacher, label, 3, in_every_sample=True)
     torch.testing.assert_close(released, errors[:, :2].mean())
-    assert prototype_loss(teacher, teacher, target) == 0
+    assert prototype_loss(teacher, teacher, label, 3) == 0
+
+
+def test_protokd_is_the_sum_of_its_published_terms():
+    objective, batch = objective_of("protokd"), batch_of()
+    objective.eval()
+    _, losses = next(objective.steps(batch, 0.0))
+    with torch.no_grad():
+        logits, taught = (f(batch.image, batch.present).logits for f in (objective.student, objective.teacher.network))
+    expected = kl_div((logits / 10).log_softmax(1), (taught / 10).softmax(1), reduction="none").mean()
+    torch.testing.assert_close(losses["distillation"], 10 * expected)
+    p, g = logits.softmax(1), torch.nn.functional.one_hot(batch.label, 4).movedim(-1, 1)
+    axes = (0, 2, 3, 4)
+    quotients = (2 * (p * g).sum(axes) + 1e-5) / (g.sum(axes) + p.square().sum(axes) + 1e-5)
+    torch.testing.assert_close(losses["dice"], 1 - quotients.mean())
+    weights = 1 - torch.bincount(batch.label.flatten(), minlength=4) / batch.label.numel()
+    torch.testing.assert_close(losses["cross_entropy"], cross_entropy(logits, batch.label, weight=weights))
+
+
+def test_kd_nets_bottleneck_term_is_the_divergence_over_channels_averaged_over_voxels():
+    objective, batch = objective_of("kd-net"), batch_of()
+    _, losses = next(objective.steps(batch, 0.0))
+    with torch.no_grad():
+        networks = (objective.student, objective.teacher.network)
+        latent, goal = (f(batch.image, batch.present, ("bottleneck",)).taps["bottleneck"] for f in networks)
+    expected = kl_div(latent.log_softmax(1), goal.softmax(1), reduction="none").sum(1).mean()
+    torch.testing.assert_close(losses["bottleneck"], 10 * expected)
 
 
 def test_the_knowledge_map_is_zero_where_the_teacher_errs_or_the_student_knows_better():
@@ -179,11 +170,6 @@ def test_contrastive_loss_by_hand_and_for_one_sample():
     contrastive_loss(one, one.detach()).backward()
     assert torch.isfinite(one.grad).all()
     assert contrastive_loss(one[:1], other[:1]) == 0
-
-
-def test_the_ramp_is_that_of_the_papers():
-    assert ramp_up(0, 20, 10) == pytest.approx(10 * 2.718281828**-5)
-    assert ramp_up(20, 20, 10) == ramp_up(300, 20, 10) == 10
 
 
 def test_gram_loss_is_scale_free_in_the_patch_and_has_its_released_form():

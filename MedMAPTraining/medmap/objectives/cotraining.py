@@ -11,7 +11,7 @@ from medmap.errors import BundleError
 from medmap.networks import Backbone, Output, build_network
 from medmap.objectives.base import Context, Group
 from medmap.objectives.dedicated import Dedicated
-from medmap.objectives.dedicated_losses import dice_losses, encode_label, ramp_up
+from medmap.objectives.losses import consistency_ramp, dice_loss, one_hot_classes
 
 TAPS = ("bottleneck", "style")
 
@@ -30,7 +30,7 @@ class CoTraining(Dedicated):
         full: options of the full path's network that differ from the student's (``stem``, say).
         full_dice, student_dice: weights.
         consistency: largest weight of the difference between the two outputs.
-        ramp_epochs: over which it grows (``dedicated_losses.ramp_up``).
+        ramp_epochs: over which it grows (``losses.consistency_ramp``).
     """
 
     def __init__(
@@ -70,15 +70,15 @@ class CoTraining(Dedicated):
         return self.full(batch.image, batch.present, taps), self.student(batch.image, batch.present, taps)
 
     def segmentation(self, full: Tensor, student: Tensor, batch: Batch, progress: float) -> dict[str, Tensor]:
-        """Dice of both paths and their consistency; logits [B, C, *S] float32."""
-        target = encode_label(batch.label, full.shape[1])
+        """Dice of both paths and their consistency, summed over the tumour's classes; logits [B, C, *S] float32."""
+        target, tumour = one_hot_classes(batch.label, full.shape[1]), full.shape[1] - 1
         p, q = full.softmax(1), student.softmax(1)
-        weight = ramp_up(progress * self.epochs, self.ramp_epochs, self.consistency)
-        axes = (0, *range(2, p.ndim))
+        dice_full, dice_student = (dice_loss(x, target, background=False, squared=True) for x in (p, q))
+        weight = self.consistency * consistency_ramp(progress * self.epochs, self.ramp_epochs)
         return {
-            "dice_full": self.full_dice * dice_losses(p, target)[1:].sum(),
-            "dice_student": self.student_dice * dice_losses(q, target)[1:].sum(),
-            "consistency": weight * (p - q).square().mean(axes)[1:].sum(),
+            "dice_full": self.full_dice * tumour * dice_full,
+            "dice_student": self.student_dice * tumour * dice_student,
+            "consistency": weight * tumour * (p - q)[:, 1:].square().mean(),
         }
 
     def aligned(self) -> Backbone:

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from torch import Tensor
+from torch.nn.functional import cross_entropy
 
 from medmap.dataset import Batch
 from medmap.errors import BundleError
 from medmap.objectives.base import Context
 from medmap.objectives.dedicated import Distilling
-from medmap.objectives.dedicated_losses import dice_losses, encode_label, soft_cross_entropy, soft_divergence
+from medmap.objectives.losses import dice_loss, one_hot_classes, soft_kl
 
 
 class KDNet(Distilling):
@@ -38,11 +39,11 @@ class KDNet(Distilling):
         """One step of the group ``main``."""
         student, teacher = self.both(batch)
         logits, taught = student.logits.float(), teacher.logits.float()
-        target = encode_label(batch.label, logits.shape[1])
-        reference = dice_losses(logits.softmax(1), target).mean() - (target * logits.log_softmax(1)).sum(1).mean()
+        target = one_hot_classes(batch.label, logits.shape[1])
+        reference = dice_loss(logits.softmax(1), target, squared=True) + cross_entropy(logits, batch.label)
         softened, soft_target = (logits / self.temperature).softmax(1), (taught / self.temperature).softmax(1)
-        distilled = dice_losses(softened, soft_target).mean()
-        distilled = distilled + soft_cross_entropy(logits, taught, self.temperature).mean()
+        distilled = dice_loss(softened, soft_target, squared=True)
+        distilled = distilled + soft_kl(logits, taught, self.temperature, entropy=True)
         latent, goal = student.taps["bottleneck"].float(), teacher.taps["bottleneck"].float()
         if latent.shape != goal.shape:
             shapes = f"{tuple(goal.shape[1:])} and {tuple(latent.shape[1:])}"
@@ -55,6 +56,6 @@ class KDNet(Distilling):
             {
                 "segmentation": (1 - self.share) * reference,
                 "distillation": self.share * distilled,
-                "bottleneck": self.bottleneck * soft_divergence(latent, goal).mean(),
+                "bottleneck": self.bottleneck * soft_kl(latent, goal),
             },
         )

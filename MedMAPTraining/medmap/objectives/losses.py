@@ -12,7 +12,7 @@ from itertools import pairwise
 
 import torch
 from torch import Tensor
-from torch.nn.functional import cosine_similarity, interpolate, one_hot
+from torch.nn.functional import interpolate, normalize, one_hot
 
 from medmap.networks.blocks import LINEAR_MODE
 
@@ -151,15 +151,19 @@ def class_means(feature: Tensor, label: Tensor, classes: int, eps: float = 1e-5)
     """
     member = one_hot_classes(label, classes).flatten(2)
     count = member.sum(2)
-    total = torch.einsum("bkn,bcn->bkc", member, feature.float().flatten(2))
-    return total / (count[..., None] + eps), count > 0
+    return matrix_product(member, feature.flatten(2).mT) / (count[..., None] + eps), count > 0
 
 
 def similarity_maps(feature: Tensor, means: Tensor, eps: float = 1e-5) -> Tensor:
     """Cosine similarity of every voxel's feature to every prototype; [B, C, *S] and [B, K, C] -> [B, K, *S]."""
-    flat = feature.float().flatten(2)
-    maps = cosine_similarity(flat[:, None], means[..., None], dim=2, eps=eps)
+    maps = matrix_product(normalize(means, dim=2, eps=eps), normalize(feature.float().flatten(2), dim=1, eps=eps))
     return maps.reshape(*means.shape[:2], *feature.shape[2:])
+
+
+def matrix_product(one: Tensor, other: Tensor) -> Tensor:
+    """one @ other in float32, which autocast would make bfloat16."""
+    with torch.autocast(one.device.type, enabled=False):
+        return one.float() @ other.float()
 
 
 def gaussian_kl(mean: Tensor, log_variance: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from torch.nn.functional import adaptive_avg_pool2d, adaptive_avg_pool3d, cross_
 from medmap.dataset import Batch
 from medmap.objectives.base import Context, Group
 from medmap.objectives.dedicated import Distilling, tap_channels
-from medmap.objectives.dedicated_losses import dice_losses, encode_label, soft_cross_entropy, weighted_cross_entropy
+from medmap.objectives.losses import class_weights, dice_loss, one_hot_classes, soft_kl, weighted_cross_entropy
 
 POOL = {2: adaptive_avg_pool2d, 3: adaptive_avg_pool3d}
 
@@ -33,6 +33,8 @@ class PMKL(Distilling):
         regional, contrastive: weights.
         margin: distance beyond which different patches need not be pushed.
         pool: voxels a side that the decoder feature is pooled to.
+        clip: smallest probability whose logarithm counts in WCE; 0.005 as released, which leaves the voxels that are
+            furthest from right without a gradient.
     """
 
     def __init__(
@@ -43,9 +45,11 @@ class PMKL(Distilling):
         contrastive: float = 0.5,
         margin: float = 1.0,
         pool: int = 1,
+        clip: float = 0.0,
     ):
         super().__init__(context, ("decoder",))
-        self.temperature, self.regional, self.contrastive, self.margin = temperature, regional, contrastive, margin
+        self.temperature, self.regional, self.contrastive = temperature, regional, contrastive
+        self.margin, self.clip = margin, clip
         dims = self.student.spatial_dims
         self.student_head = EmbeddingHead(dims, tap_channels(self.student, "decoder"), pool)
         self.teacher_head = EmbeddingHead(dims, tap_channels(self.teacher.network, "decoder"), pool)
@@ -59,16 +63,16 @@ class PMKL(Distilling):
         """One step of the group ``main``."""
         student, teacher = self.both(batch)
         logits, taught = student.logits.float(), teacher.logits.float()
-        target = encode_label(batch.label, logits.shape[1])
-        weight = knowledge_map(logits, taught, batch.label)
-        regional = (weight * soft_cross_entropy(logits, taught, self.temperature)).sum() / weight.sum().clamp_min(1e-7)
+        target, rarity = one_hot_classes(batch.label, logits.shape[1]), batch_weights(batch.label, logits.shape[1])
+        known = knowledge_map(logits, taught, batch.label)
+        regional = soft_kl(logits, taught, self.temperature, weight=known, entropy=True)
         embedded = self.student_head(student.taps["decoder"].float())
         goal = self.teacher_head(teacher.taps["decoder"].float())
         yield (
             "main",
             {
-                "dice": dice_losses(logits.softmax(1), target).mean(),
-                "cross_entropy": weighted_cross_entropy(logits, batch.label, floor=0.005),
+                "dice": dice_loss(logits.softmax(1), target, squared=True),
+                "cross_entropy": weighted_cross_entropy(logits, batch.label, rarity, clip=self.clip),
                 "regional": self.regional * regional,
                 "contrastive": self.contrastive * contrastive_loss(embedded, goal, self.margin),
             },
@@ -85,6 +89,11 @@ class EmbeddingHead(nn.Module):
 
     def forward(self, feature: Tensor) -> Tensor:
         return normalize(self.layers(POOL[len(self.pool)](feature, self.pool).flatten(1)), dim=1)
+
+
+def batch_weights(label: Tensor, classes: int) -> Tensor:
+    """[K] ``class_weights`` of all samples of a batch together."""
+    return class_weights(label.reshape(1, -1), classes)[0]
 
 
 @torch.no_grad()

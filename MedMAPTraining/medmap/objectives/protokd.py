@@ -5,18 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from torch import Tensor
+from torch.nn.functional import cross_entropy
 
 from medmap.dataset import Batch
 from medmap.objectives.base import Context
 from medmap.objectives.dedicated import Distilling
-from medmap.objectives.dedicated_losses import (
-    class_means,
-    dice_losses,
-    encode_label,
-    prototype_maps,
-    soft_divergence,
-    weighted_cross_entropy,
-)
+from medmap.objectives.losses import class_means, class_weights, dice_loss, one_hot_classes, similarity_maps, soft_kl
 
 
 class ProtoKD(Distilling):
@@ -53,33 +47,36 @@ class ProtoKD(Distilling):
         """One step of the group ``main``."""
         student, teacher = self.both(batch)
         logits, taught = student.logits.float(), teacher.logits.float()
-        target = encode_label(batch.label, logits.shape[1])
-        divergence = soft_divergence(logits, taught, self.temperature).mean() / logits.shape[1]
+        target = one_hot_classes(batch.label, logits.shape[1])
+        weights = class_weights(batch.label.reshape(1, -1), logits.shape[1])[0]
         prototype = prototype_loss(
-            student.taps["decoder"].float(), teacher.taps["decoder"].float(), target, self.in_every_sample
+            student.taps["decoder"], teacher.taps["decoder"], batch.label, logits.shape[1], self.in_every_sample
         )
         yield (
             "main",
             {
-                "dice": dice_losses(logits.softmax(1), target, 1e-5, 1e-5).mean(),
-                "cross_entropy": weighted_cross_entropy(logits, batch.label),
-                "distillation": self.output * divergence,
+                "dice": dice_loss(logits.softmax(1), target, squared=True, smooth=1e-5, eps=0.0),
+                "cross_entropy": cross_entropy(logits, batch.label, weight=weights),
+                "distillation": self.output * soft_kl(logits, taught, self.temperature, over_classes="mean"),
                 "prototype": self.prototype * prototype,
             },
         )
 
 
-def prototype_loss(student: Tensor, teacher: Tensor, target: Tensor, in_every_sample: bool = False) -> Tensor:
+def prototype_loss(
+    student: Tensor, teacher: Tensor, label: Tensor, classes: int, in_every_sample: bool = False
+) -> Tensor:
     """Mean square between the similarity maps, over voxels and the classes that are there.
 
     Args:
         student, teacher: [B, F, *S] features; F may differ.
-        target: [B, C, *S] one-hot.
+        label: [B, *S].
+        classes: K.
         in_every_sample: see ``ProtoKD``.
     """
-    own, counted = class_means(student, target)
-    goal, _ = class_means(teacher, target)
+    own, counted = class_means(student, label, classes)
+    goal, _ = class_means(teacher, label, classes)
     if in_every_sample:
         counted = counted.all(0, keepdim=True).expand_as(counted)
-    error = (prototype_maps(student, own) - prototype_maps(teacher, goal)).square().flatten(2).mean(2)
+    error = (similarity_maps(student, own) - similarity_maps(teacher, goal)).square().flatten(2).mean(2)
     return (error * counted).sum() / counted.sum().clamp_min(1)

@@ -12,7 +12,7 @@ from medmap.objectives.adversary import Discriminator, deceive, tell_apart
 from medmap.objectives.base import Context
 from medmap.objectives.cotraining import CoTraining
 from medmap.objectives.dedicated import tap_channels
-from medmap.objectives.dedicated_losses import matrix_product
+from medmap.objectives.losses import matrix_product
 
 
 class SMUNet(CoTraining):
