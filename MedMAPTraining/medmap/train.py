@@ -19,6 +19,7 @@ from medmap.files import make_folder, write_json
 from medmap.inference import resolve_device
 from medmap.memory import bytes_per_voxel
 from medmap.networks import Backbone, build_network
+from medmap.networks.stem import naming_modalities
 from medmap.objectives import Context, Group, Objective, WithAnchor, build_objective
 from medmap.recipe import Recipe, learning_rate
 from medmap.task import Task
@@ -120,7 +121,7 @@ def make_objective(
     counts = {name: sum(bool(mask[m]) for mask in shown.values()) for m, name in enumerate(task.modality_names)}
     context = Context(
         task=task,
-        backbone=build_network(recipe.network, _naming_modalities(options, task)),
+        backbone=build_network(recipe.network, naming_modalities(options, task.modality_names)),
         teacher=teacher,
         steps=recipe.steps,
         epoch_steps=recipe.epoch_steps or max(1, -(-len(cases) // recipe.batch)),
@@ -130,14 +131,6 @@ def make_objective(
     )
     objective = build_objective(recipe.objective, context, recipe.objective_options)
     return WithAnchor(objective, task, **recipe.alignment) if recipe.alignment else objective
-
-
-def _naming_modalities(options: dict, task: Task) -> dict:
-    """The network's options, with names of the modalities for a stem's mixture, so that a bundle knows them."""
-    stem = options.get("stem") or {}
-    if not stem.get("mixture"):
-        return options
-    return {**options, "stem": {**stem, "mixture": {"names": list(task.modality_names), **stem["mixture"]}}}
 
 
 def export(

@@ -16,7 +16,7 @@ from medmap.checkpoint import load_checkpoint
 from medmap.dataset import Batch
 from medmap.errors import BundleError, InputDataError, UsageError
 from medmap.networks import build_network
-from medmap.objectives import OBJECTIVES, Context, build_objective
+from medmap.objectives import OBJECTIVES, Context, WithAnchor, build_objective
 from medmap.objectives.acn import InformationHead
 from medmap.objectives.adversary import Discriminator
 from medmap.objectives.losses import class_means, similarity_maps
@@ -326,6 +326,20 @@ def test_the_aligned_network_is_the_full_path_and_never_a_student():
     assert objective.aligned() is objective.full
     with pytest.raises(UsageError, match="Align the teacher"):
         objective_of("pmkl").aligned()
+
+
+@pytest.mark.parametrize("anchor", ["peer", "mixture", "normal"])
+def test_acns_full_path_is_aligned_behind_its_own_stem(anchor):
+    stem = {"at": "input", "channels": 2, **({"mixture": {"initial": {"t1ce": 2.0}}} if anchor == "mixture" else {})}
+    objective = WithAnchor(objective_of("acn", full={"stem": stem}), BRATS, anchor=anchor, tap="stem").train()
+    assert objective.deploy().built_from[1]["inputs"] == [1, 3]
+    (main, losses), *_ = objective.steps(batch_of(), 0.5)
+    assert main == "main"
+    assert losses["align"] > 0
+    losses["align"].backward()
+    moved = {name.split(".")[1] for name, p in objective.named_parameters() if p.grad is not None and p.grad.any()}
+    assert "full" in moved
+    assert "student" not in moved
 
 
 # ------------------------------------------------------------------------------------------------------------ refusals

@@ -233,6 +233,14 @@ def with_stem(build: type[Backbone], options: Mapping, stem: Mapping) -> Stemmed
     return Stemmed(base, modalities, maps, place)
 
 
+def naming_modalities(options: Mapping, names: Sequence[str]) -> dict:
+    """Options of a network, with the modalities' names for its stem's mixture, if any, so that a bundle knows them."""
+    stem = options.get("stem") or {}
+    if not stem.get("mixture"):
+        return dict(options)
+    return {**options, "stem": {**stem, "mixture": {"names": list(names), **stem["mixture"]}}}
+
+
 def _at_input(
     build: type[Backbone],
     options: dict,

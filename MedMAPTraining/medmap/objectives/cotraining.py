@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from medmap.dataset import Batch
 from medmap.errors import BundleError
 from medmap.networks import Backbone, Output, build_network
+from medmap.networks.stem import naming_modalities
 from medmap.objectives.base import Context, Group
 from medmap.objectives.dedicated import Dedicated
 from medmap.objectives.losses import consistency_ramp, dice_loss, one_hot_classes
@@ -45,7 +46,7 @@ class CoTraining(Dedicated):
         super().__init__(context)
         name, options = self.student.built_from
         shared = {key: value for key, value in options.items() if key not in ("inputs", "replicate")}
-        self.full = build_network(name, {**shared, **(full or {})})
+        self.full = build_network(name, naming_modalities({**shared, **(full or {})}, context.task.modality_names))
         self.adversaries = nn.ModuleDict()
         self.full_dice, self.student_dice = full_dice, student_dice
         self.consistency, self.ramp_epochs = consistency, ramp_epochs
