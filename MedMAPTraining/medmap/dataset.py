@@ -1,11 +1,10 @@
-"""Cases on disk -> prepared arrays, once -> patches. Sampling is stateless: seed and step determine everything."""
+"""Cached cases -> patches. Sampling is stateless: seed, step and the sample's number determine everything."""
 
 from __future__ import annotations
 
 import json
-import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -13,14 +12,22 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from medmap.errors import InputDataError, MissingInputError
-from medmap.files import atomic_folder
-from medmap.metrics import label_masks
+from medmap.cache import cache_case, read_label
+from medmap.errors import InputDataError
+from medmap.layouts import Case, find_cases
 from medmap.missingness import Missingness
-from medmap.nifti import read_nifti
-from medmap.preprocess import Prepared, PreprocessSpec, prepare, to_grid
-from medmap.task import Task
-from medmap.volume import Volume
+
+__all__ = [
+    "Augmentation",
+    "Batch",
+    "Case",
+    "PatchSampler",
+    "Sampler",
+    "Variation",
+    "cache_case",
+    "find_cases",
+    "read_label",
+]
 
 
 @dataclass(frozen=True)
@@ -33,6 +40,9 @@ class Batch:
         label: [B, *S] int64 class indices.
         brain: [B, *S] bool.
         case_id: B names.
+        known: positions of the modalities that some sample has, for ``Backbone.forward``; None where nobody knows
+            without asking the device.
+        variation: what is still to be done to the image (``varied``); None when nothing is.
     """
 
     image: Tensor
@@ -40,157 +50,62 @@ class Batch:
     label: Tensor
     brain: Tensor
     case_id: tuple[str, ...]
+    known: tuple[int, ...] | None = None
+    variation: Variation | None = None
 
     def to(self, device: torch.device) -> Batch:
         """The same batch on another device."""
-        moved = (t.to(device, non_blocking=True) for t in (self.image, self.present, self.label, self.brain))
-        return Batch(*moved, self.case_id)
+        known = self.known
+        if known is None and self.present.device.type == "cpu":
+            known = tuple(self.present.any(0).nonzero().flatten().tolist())
+        return replace(self._each(lambda t: t.to(device, non_blocking=True)), known=known)
+
+    def pin_memory(self, device: object = None) -> Batch:
+        """The same batch in page-locked memory, from which copies to a GPU overlap with computing."""
+        return self._each(lambda t: t.pin_memory() if t.device.type == "cpu" else t)
+
+    def varied(self) -> Batch:
+        """The batch with its variation carried out, on the device where it lies."""
+        return self if self.variation is None else self.variation.applied(self)
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> Batch:
+        names = ("image", "present", "label", "brain")
+        return replace(self, **{name: change(getattr(self, name)) for name in names})
 
 
 @dataclass(frozen=True)
-class Case:
-    """One patient on disk: files by modality name, and the reference label map if there is one."""
+class Variation:
+    """How the samples of a batch are varied at random: drawn already, carried out where the batch lies.
 
-    case_id: str
-    scans: dict[str, Path]
-    label: Path | None
-
-    def read(self, names: Sequence[str] | None = None) -> dict[str, Volume]:
-        """The scans (or those named) as volumes."""
-        return {
-            name: read_nifti(path, modality=name) for name, path in self.scans.items() if not names or name in names
-        }
-
-
-def find_cases(folder: str | Path, task: Task) -> list[Case]:
-    """Cases of a folder, in one of two layouts; names of modalities and their aliases count, in any case of letters.
-
-    BraTS: one sub-folder a case, files named ``<case>_<modality>.nii.gz``, ``_seg``, with ``_`` or ``-``. MyoPS: the
-    files of all cases side by side in a folder (``train25``), labels ``<case>_gd.nii.gz`` there or in the folder whose
-    name says more (``train25_myops_gd``). Given all of the challenge, the cases that have labels are found.
-
-    Raises:
-        MissingInputError: no such folder, or no case in it.
+    Attributes:
+        gain, shift, noise: [B, M] factor, offset and standard deviation of the noise, in z-scores.
+        flip: B times whether left and right change places.
+        seed: B seeds of the noise.
     """
-    folder = Path(folder)
-    if not folder.is_dir():
-        raise MissingInputError(f"There is no folder {folder}.", "Check the path given with --data.")
-    inner = [path for path in sorted(folder.iterdir()) if path.is_dir()]
-    if any(_named(path, _MYOPS_LABELS) for sub in inner for path in sub.iterdir()):
-        cases = [case for case in _side_by_side([folder, *inner], task) if case.label]
-    else:
-        cases = [case for case in (_case(path, task) for path in inner) if case.scans]
-        cases = cases or _side_by_side([folder, *sorted(folder.parent.glob(f"{folder.name}_*"))], task)
-    if not cases:
-        raise MissingInputError(
-            f"{folder.name} holds no case in {task.name} layout.",
-            f"Expected <case>/<case>_{task.modality_names[-1]}.nii.gz and so on.",
-        )
-    return cases
 
+    gain: np.ndarray
+    shift: np.ndarray
+    noise: np.ndarray
+    flip: tuple[bool, ...]
+    seed: tuple[int, ...]
 
-_MYOPS_LABELS = {"gd": "label"}
-
-
-def _named(path: Path, endings: Mapping[str, str]) -> tuple[str, str] | None:
-    """Case and meaning of a file ``<case>_<ending>.nii.gz``, or None."""
-    match = re.fullmatch(r"(.+)[_-]([a-z0-9]+)\.nii(\.gz)?", path.name, re.IGNORECASE)
-    return (match[1], endings[match[2].lower()]) if match and match[2].lower() in endings else None
-
-
-def _side_by_side(folders: Sequence[Path], task: Task) -> list[Case]:
-    """Cases whose files lie side by side; a case is what stands in front of the modality's name."""
-    endings = _MYOPS_LABELS | {alias: m.name for m in task.modalities for alias in (m.name, *m.aliases)}
-    found: dict[str, dict[str, Path]] = {}
-    for path in (path for folder in folders if folder.is_dir() for path in sorted(folder.iterdir())):
-        named = _named(path, endings)
-        if named:
-            found.setdefault(named[0], {}).setdefault(named[1], path)
-    cases = [
-        Case(name, {m: files[m] for m in task.modality_names if m in files}, files.get("label"))
-        for name, files in sorted(found.items())
-    ]
-    return [case for case in cases if case.scans]
-
-
-def _case(folder: Path, task: Task) -> Case:
-    endings = {alias: m.name for m in task.modalities for alias in (m.name, *m.aliases)}
-    scans, label = {}, None
-    for path in sorted(folder.iterdir()):
-        match = re.search(r"[_-]([a-z0-9]+)\.nii(\.gz)?$", path.name.lower())
-        if match and match[1] == "seg":
-            label = path
-        elif match and match[1] in endings:
-            scans.setdefault(endings[match[1]], path)
-    return Case(folder.name, scans, label)
-
-
-def read_label(path: Path, task: Task, shape: Sequence[int]) -> np.ndarray:
-    """[I, J, K] class indices of a label file. Raises InputDataError for unknown values or another shape."""
-    array = read_nifti(path, modality="seg").array
-    if array.shape != tuple(shape):
-        raise InputDataError(
-            f"{path.name} has {array.shape} voxels, its scan {tuple(shape)}.", "Use the labels drawn on that scan."
-        )
-    classes = np.zeros(array.shape, np.uint8)
-    for index, mask in enumerate(label_masks(array, task).values(), 1):
-        classes[mask] = index
-    return classes
-
-
-def cache_case(case: Case, task: Task, spec: PreprocessSpec, folder: Path, shown: Sequence[bool] | None = None) -> Path:
-    """Prepare one case and store it for training: <modality>.npy [D, H, W] float16 each, label.npy and brain.npy uint8.
-
-    Does nothing when it was done before with the same preprocessing and the same modalities. Where the
-    preprocessing is in slices, D runs across them.
-
-    Args:
-        case: with reference labels.
-        task: names the modalities.
-        spec: the preprocessing.
-        folder: of all cached cases.
-        shown: [M], what training may ever see of the case (``Missingness.ever``), None = all. Nothing else is opened,
-            and crop and normalisation come from these scans alone.
-
-    Raises:
-        InputDataError: no reference labels, or none of the scans that training may see.
-    """
-    allowed = [n for n, may in zip(task.modality_names, shown, strict=True) if may] if shown is not None else case.scans
-    names = [name for name in task.modality_names if name in case.scans and name in allowed]
-    target = folder / case.case_id
-    stamp = json.dumps({"spec": spec.to_dict(), "modalities": task.modality_names, "shown": names})
-    if target.is_dir() and (target / "spec.json").read_text() == stamp:
-        return target
-    if case.label is None:
-        raise InputDataError(f"The case {case.case_id} has no reference labels.", "Add <case>_seg.nii.gz.")
-    if not names:
-        raise InputDataError(
-            f"The case {case.case_id} has none of the scans that training may see ({', '.join(allowed)}).",
-            "Add one, leave the case out, or change the missingness.",
-        )
-    volumes = case.read(names)
-    prepared = prepare(volumes, task, spec)
-    classes = read_label(case.label, task, prepared.reference_grid.shape)
-    one_hot = [
-        to_grid((classes == c).astype(np.float32), prepared.reference_grid, prepared.grid, spec.slices)
-        for c in range(1, task.num_classes)
-    ]
-    stacked = torch.stack(one_hot)
-    label = torch.where(stacked.sum(0) > 0.5, stacked.argmax(0) + 1, 0)
-    with atomic_folder(target, overwrite=True) as out:
-        for name in names:
-            np.save(
-                out / f"{name}.npy", slices_first(prepared.image[task.index(name)], prepared).numpy().astype(np.float16)
-            )
-        np.save(out / "label.npy", slices_first(label, prepared).numpy().astype(np.uint8))
-        np.save(out / "brain.npy", slices_first(prepared.brain, prepared).numpy().astype(np.uint8))
-        (out / "spec.json").write_text(stamp)
-    return target
-
-
-def slices_first(x: Tensor, prepared: Prepared) -> Tensor:
-    """[..., D, H, W] on the working grid, with the axis across slices (if there is one) in front of the other two."""
-    return x if prepared.slice_axis is None else x.movedim(prepared.slice_axis - 3, -3)
+    def applied(self, batch: Batch) -> Batch:
+        """The batch, varied. What is exactly 0 (background, absent modalities) stays 0."""
+        image, label, brain = torch.zeros_like(batch.image), batch.label, batch.brain
+        for n, seed in enumerate(self.seed):
+            generator = torch.Generator(image.device).manual_seed(seed)
+            for m in np.flatnonzero(self.noise[n] >= 0):
+                scan = batch.image[n, m]
+                noise = torch.randn(scan.shape, generator=generator, device=scan.device).mul_(float(self.noise[n, m]))
+                varied = noise.add_(scan, alpha=float(self.gain[n, m])).add_(float(self.shift[n, m]))
+                image[n, m] = varied.masked_fill_(scan == 0, 0)
+        if any(self.flip):
+            label, brain = label.clone(), brain.clone()
+            across = -(label.ndim - 1)
+            for n in np.flatnonzero(self.flip):
+                for tensor in (image, label, brain):
+                    tensor[n] = tensor[n].flip(across)
+        return replace(batch, image=image, label=label, brain=brain, variation=None)
 
 
 class Sampler(Protocol):
@@ -254,15 +169,22 @@ class PatchSampler:
 
     def batch(self, step: int, size: int, patch: Sequence[int], first: int = 0) -> Batch:
         """Patches ``first`` to ``first + size - 1``, of ``patch`` voxels, of one optimisation step."""
+        return self.plain_batch(step, size, patch, first).varied()
+
+    def plain_batch(self, step: int, size: int, patch: Sequence[int], first: int = 0) -> Batch:
+        """The same patches with their random variation drawn, but not yet carried out."""
         numbers = range(first, first + size)
         samples = [self._sample(np.random.default_rng([self.seed, step, n]), step, patch) for n in numbers]
-        image, present, label, brain, names = zip(*samples, strict=True)
+        image, present, label, brain, names, drawn = zip(*samples, strict=True)
+        gain, shift, noise, flip, seed = zip(*drawn, strict=True)
         return Batch(
             torch.from_numpy(np.stack(image)),
             torch.from_numpy(np.stack(present)),
             torch.from_numpy(np.stack(label).astype(np.int64)),
             torch.from_numpy(np.stack(brain)),
             names,
+            tuple(np.flatnonzero(np.any(present, axis=0)).tolist()),
+            Variation(np.stack(gain), np.stack(shift), np.stack(noise), flip, seed),
         )
 
     def _sample(self, rng: np.random.Generator, step: int, patch: Sequence[int]) -> tuple:
@@ -275,14 +197,11 @@ class PatchSampler:
         for m in np.flatnonzero(present):
             sample[m] = _cut(image[m], low, box)
         label, brain = _cut(label, low, box), _cut(brain, low, box).astype(bool)
-        self._vary(sample, brain, present, rng)
         sample, label, brain = sample.reshape(-1, *patch), label.reshape(patch), brain.reshape(patch)
         if self.augmentation.rotate and len(patch) == 2:
             degrees = self.augmentation.rotate * rng.uniform(-1, 1)
             sample, label, brain = (rotated(a, degrees) for a in (sample, label, brain))
-        if rng.random() < self.augmentation.flip:
-            sample, label, brain = (np.ascontiguousarray(np.flip(a, -len(patch))) for a in (sample, label, brain))
-        return sample, present, label, brain, folder.name
+        return sample, present, label, brain, folder.name, self._draw(present, rng)
 
     def _present(self, folder: Path, step: int, available: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """What a sample shows. Draws that miss what is on disk are repeated: alike stays alike among what is left."""
@@ -324,14 +243,13 @@ class PatchSampler:
                 corner.append(int(np.clip(centre[axis] - width // 2 + jitter, 0, size - width)))
         return corner
 
-    def _vary(self, sample: np.ndarray, brain: np.ndarray, present: np.ndarray, rng: np.random.Generator) -> None:
+    def _draw(self, present: np.ndarray, rng: np.random.Generator) -> tuple:
+        """Gain, shift and noise by modality (noise -1: absent), whether to flip, and the noise's seed."""
         amount = self.augmentation
-        for m in np.flatnonzero(present):
-            gain = 1 + amount.gain * rng.uniform(-1, 1)
-            shift = amount.shift * rng.uniform(-1, 1)
-            noise = amount.noise * rng.random() * rng.standard_normal(sample.shape[1:], np.float32)
-            inside = sample[m] != 0
-            sample[m] = np.where(inside, sample[m] * gain + shift + noise, 0)
+        gain = 1 + amount.gain * rng.uniform(-1, 1, len(present))
+        shift = amount.shift * rng.uniform(-1, 1, len(present))
+        noise = np.where(present, amount.noise * rng.random(len(present)), -1)
+        return gain, shift, noise, bool(rng.random() < amount.flip), int(rng.integers(2**62))
 
 
 def rotated(array: np.ndarray, degrees: float) -> np.ndarray:

@@ -40,7 +40,10 @@ class Recipe:
             (drawn by the seed).
         steps: batches in all; an objective may take several optimiser steps on each.
         epoch_steps: batches an epoch (objectives update slow state at its end); 0 takes one pass over the cases.
-        batch: patches a step.
+        batch: patches a step, over all processes.
+        accumulate: the step's patches go through the network in so many equal passes, one after the other; their mean
+            gradient is stepped. For batches that do not fit into memory; losses over a batch are then losses over a
+            pass.
         patch: voxels of a patch, multiples of the network's stride; two numbers where the preprocessing is in slices.
         large_patch, large_share: this share of the steps, spread evenly, uses patches this large: instance
             normalisation takes its statistics over the patch, and inference passes whole heads through in one.
@@ -68,6 +71,7 @@ class Recipe:
     steps: int = 6000
     epoch_steps: int = 0
     batch: int = 1
+    accumulate: int = 1
     patch: tuple[int, ...] = (80, 80, 80)
     large_patch: tuple[int, ...] = (128, 144, 128)
     large_share: float = 0.2

@@ -3,38 +3,75 @@
 from __future__ import annotations
 
 import copy
+import math
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, replace
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
 
+import numpy as np
 import torch
-from torch import nn
+from torch import Tensor
 
-from medmap.bundle import InferenceSpec, NetworkSpec, save_bundle
-from medmap.checkpoint import load_checkpoint, save_checkpoint
+from medmap.checkpoint import load_checkpoint, remove_leftovers, save_best, save_checkpoint
 from medmap.dataset import Batch, Sampler
 from medmap.errors import BundleError, InternalError, UsageError
 from medmap.files import make_folder, write_json
-from medmap.inference import resolve_device
-from medmap.memory import bytes_per_voxel
+from medmap.loader import Piece, batches
 from medmap.networks import Backbone, build_network
 from medmap.networks.stem import naming_modalities
-from medmap.objectives import Context, Group, Objective, WithAnchor, build_objective
-from medmap.recipe import Recipe, learning_rate
+from medmap.objectives import Context, Objective, WithAnchor, build_objective
+from medmap.optimisers import follow, make_optimiser, parameters_of, set_rate
+from medmap.parallel import Team, launch
+from medmap.recipe import Recipe
 from medmap.task import Task
+from medmap.tuning import as_channels_last, channels_last, compile_backbone
 
-WHOLE_SLICES = InferenceSpec(window=(512, 512, 512))
-"""Slices go through in one pass."""
-
-OPTIMISERS: dict[str, type[torch.optim.Optimizer]] = {
-    "adamw": torch.optim.AdamW,
-    "adam": torch.optim.Adam,
-    "sgd": torch.optim.SGD,
-}
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
 
 Report = Callable[[int, dict], None]
 """Called after a step with its number and a dict of figures."""
+
+
+@dataclass(frozen=True)
+class Engine:
+    """How a training is run; none of it decides what is learned, but for rounding.
+
+    Attributes:
+        device: torch device, or ``auto``.
+        precision: ``bf16`` or ``fp16`` (autocast, fp16 with a scaled loss) or ``fp32``.
+        devices: processes to start on this machine, one a device; launchers (``torchrun``) say it themselves.
+        workers: processes that make batches ahead of time; 0 makes them in between.
+        compiled: compile the backbone's encoder and decoder (``torch.compile``): slow to start, one graph a subset.
+        channels_last: keep weights and images channels-last.
+        minutes: stop after this time with a checkpoint, so that long trainings go in short runs.
+        save_every: steps between checkpoints.
+        validate_every: steps between validations; 0 makes it twenty in all. The first comes after a fifth of it, so
+            that a mistake shows early.
+        patience: stop after so many validations without a better one; 0 never stops.
+    """
+
+    device: str = "auto"
+    precision: str = "bf16"
+    devices: int = 1
+    workers: int = 0
+    compiled: bool = False
+    channels_last: bool = False
+    minutes: float | None = None
+    save_every: int = 250
+    validate_every: int = 0
+    patience: int = 0
+
+
+class Validator(Protocol):
+    """Scores a network on cases kept out of training (``medmap.validation.Validation``)."""
+
+    cases: int
+
+    def score(self, network: Backbone, device: torch.device, case: int) -> dict[str, float]:
+        """Figures of one case by name; ``dice`` decides which network is the best."""
 
 
 def train(
@@ -46,13 +83,17 @@ def train(
     teacher: Backbone | None = None,
     start: Backbone | None = None,
     held_out: Callable[[int], Batch] | None = None,
-    device: str = "auto",
-    precision: str = "bf16",
-    minutes: float | None = None,
-    save_every: int = 250,
+    validation: Validator | None = None,
+    engine: Engine | None = None,
+    fabric: Fabric | None = None,
     report: Report | None = None,
+    **settings,
 ) -> int:
     """Train, or go on with a training, until the recipe's steps are done.
+
+    The weights, and with them every figure, are a function of recipe, sampler and number of threads: neither a break
+    nor the number of workers changes a bit on a CPU; the number of processes changes rounding only, as long as the
+    network draws no random numbers of its own (dropout) and has no batch statistics.
 
     Args:
         recipe: what to train.
@@ -63,46 +104,230 @@ def train(
         teacher: a trained network, for objectives that distil from one.
         start: a trained network of the recipe's kind whose weights a new run begins with.
         held_out: batches of cases kept out of training, for objectives that learn on two levels.
-        device: torch device, or ``auto``.
-        precision: ``bf16`` (autocast) or ``fp32``.
-        minutes: stop after this time with a checkpoint, so that long trainings go in short runs.
-        save_every: steps between checkpoints.
-        report: called after every step.
+        validation: scores the averaged network now and then; the best one is kept and exported.
+        engine: how it is run.
+        fabric: processes that have been launched already; None launches them.
+        report: called after every step, on the first process.
+        settings: fields of ``Engine``, instead of it.
 
     Returns:
         The number of steps done; ``recipe.steps`` when the training is complete.
 
     Raises:
         BundleError: the folder holds a run of another recipe.
+        UsageError: the batch cannot be dealt out to the processes and passes.
         InternalError: the loss is not finite; the last checkpoint stays.
     """
-    run, place, started = make_folder(run), resolve_device(device), time.monotonic()
+    engine = engine or Engine(**settings)
+    team, run = Team(fabric or launch(engine.device, engine.precision, engine.devices)), Path(run)
+    if team.first:
+        make_folder(run)
     torch.manual_seed(recipe.seed)
-    epoch_steps = recipe.epoch_steps or -(-len(sampler.case_ids) // recipe.batch)
-    objective = make_objective(recipe, task, sampler, teacher, held_out).to(place).train()
+    objective = make_objective(recipe, task, sampler, teacher, held_out)
     if start is not None:
         objective.deploy().load_state_dict(start.state_dict())
-    average = copy.deepcopy(objective.deploy())
-    optimisers = {name: _optimiser(group, recipe) for name, group in objective.groups().items()}
-    step = _resume(run, recipe, objective, average, optimisers)
-    while step < recipe.steps:
-        batch = sampler.batch(step, recipe.batch, recipe.patch_at(step)).to(place)
-        for optimiser in optimisers.values():
-            _set_rate(optimiser, step, recipe.steps)
-        figures = _step(objective, optimisers, batch, step / recipe.steps, recipe.clip, precision)
-        _follow(average, objective.deploy(), min(recipe.ema, (1 + step) / (10 + step)))
-        step += 1
-        if step % epoch_steps == 0:
-            figures |= objective.epoch_end(step // epoch_steps - 1)
-        if report:
-            rate = next(iter(optimisers.values())).param_groups[0]["lr"]
-            report(step, {**figures, "learning_rate": rate, "seconds": time.monotonic() - started})
-        over = minutes is not None and time.monotonic() - started > 60 * minutes
-        if over or step % save_every == 0 or step == recipe.steps:
-            save_checkpoint(run, _state(recipe, step, objective, average, optimisers))
+    training = Training(recipe, objective, sampler, run, engine, team)
+    started, patience = time.monotonic(), engine.patience or math.inf
+    every = engine.validate_every or max(1, recipe.steps // 20)
+    for step, figures in training.steps():
+        over = engine.minutes is not None and time.monotonic() - started > 60 * engine.minutes
+        over = team.from_first(over) if engine.minutes is not None else over
+        if validation and (step % every == 0 or step in (max(1, every // 5), recipe.steps)):
+            figures |= training.validate(validation)
+        over = over or training.stale >= patience
+        if over or step % engine.save_every == 0 or step == recipe.steps:
+            training.save()
+        if report and team.first:
+            report(step, {**figures, "seconds": time.monotonic() - started})
         if over:
             break
-    return step
+    return training.step
+
+
+class Training:
+    """A training in progress: networks, optimisers, moving average, and the steps still to do.
+
+    Attributes:
+        step: steps done.
+        best: the best validation so far: ``step`` and its figures; None before the first.
+        stale: validations since then.
+    """
+
+    def __init__(self, recipe: Recipe, objective: Objective, sampler: Sampler, run: Path, engine: Engine, team: Team):
+        self.recipe, self.sampler, self.run, self.engine, self.team = recipe, sampler, run, engine, team
+        self.fabric, self.device = team.fabric, team.fabric.device
+        self.first, self.share = team.share(_even(recipe))
+        self.objective = objective.to(self.device).train()
+        self.average = copy.deepcopy(self.objective.deploy()).eval()
+        groups = self.objective.groups()
+        self.optimisers = {name: make_optimiser(group, recipe) for name, group in groups.items()}
+        self.epoch_steps = recipe.epoch_steps or -(-len(sampler.case_ids) // recipe.batch)
+        self.step, self.best, self.stale = 0, None, 0
+        self._resume()
+        if engine.channels_last:
+            channels_last(self.objective)
+        if engine.compiled:
+            compile_backbone(self.objective.deploy())
+
+    def steps(self) -> Iterator[tuple[int, dict[str, float]]]:
+        """Do the steps that are left; yields after each its number and its figures."""
+        waiting = self._batches()
+        while self.step < self.recipe.steps:
+            began = time.monotonic()
+            torch.manual_seed(_mixed(self.recipe.seed, self.step, self.team.rank))
+            for optimiser in self.optimisers.values():
+                set_rate(optimiser, self.step, self.recipe.steps)
+            figures, waited = self._step(waiting)
+            follow(self.average, self.objective.deploy(), min(self.recipe.ema, (1 + self.step) / (10 + self.step)))
+            self.step += 1
+            if self.step % self.epoch_steps == 0:
+                figures |= self.objective.epoch_end(self.step // self.epoch_steps - 1)
+            rate = next(iter(self.optimisers.values())).param_groups[0]["lr"]
+            took = time.monotonic() - began
+            yield self.step, {**figures, "learning_rate": rate, "waiting": waited / max(took, 1e-9)}
+
+    def _batches(self) -> Iterator[Batch]:
+        """This process's part of every pass of every step that is left."""
+        recipe, done, per_pass = self.recipe, self.step, _even(self.recipe)
+
+        def piece(number: int) -> Piece:
+            step, n = done + number // recipe.accumulate, number % recipe.accumulate
+            return Piece(step, n * per_pass + self.first, self.share, recipe.patch_at(step))
+
+        count = (recipe.steps - done) * recipe.accumulate
+        return batches(self.sampler, piece, count, workers=self.engine.workers, device=self.device, seed=recipe.seed)
+
+    def _step(self, waiting: Iterator[Batch]) -> tuple[dict[str, float], float]:
+        """Every optimiser step that the objective wants from one batch; the losses by name, and seconds waited."""
+        began = time.monotonic()
+        passes = [next(waiting) for _ in range(self.recipe.accumulate)]
+        waited = time.monotonic() - began
+        if self.engine.channels_last:
+            passes = [replace(b, image=as_channels_last(b.image)) for b in passes]
+        names = ", ".join(name for batch in passes for name in batch.case_id)
+        wanted = [self.objective.steps(batch, self.step / self.recipe.steps) for batch in passes]
+        told: dict[str, Tensor] = {}
+        finite = torch.ones((), dtype=torch.bool, device=self.device)
+        while (item := self._backward(wanted)) is not None:
+            group, losses = item
+            told |= {**losses, "loss": self.team.mean(sum(losses.values()))}
+            finite &= torch.isfinite(told["loss"])
+            self._update(group)
+        self.team.average_buffers(self.objective)
+        # Read once, when all of the step is queued: each look at a number on a GPU waits until everything is computed.
+        *values, sound = torch.stack([*(value.float() for value in told.values()), finite.float()]).tolist()
+        if not sound and not self._rescales():
+            raise InternalError(
+                f"The loss is not finite at case {names}.", "Lower the learning rate; the last checkpoint is kept."
+            )
+        return dict(zip(told, values, strict=True)), waited
+
+    def _backward(self, wanted: list[Iterator]) -> tuple[str, dict[str, Tensor]] | None:
+        """The next item of every pass, and its gradients; the group and the mean losses, or None at the end."""
+        group, sums = None, {}
+        for steps in wanted:
+            with self.fabric.autocast():
+                group, losses = next(steps, (None, {}))
+            if group is None:
+                return None
+            if not sums:
+                self.optimisers[group].zero_grad(set_to_none=True)
+            share = {name: value / len(wanted) for name, value in losses.items()}
+            # Into the parameters that are stepped, and no others: a discriminator costs a segmenter's step nothing.
+            self.fabric.backward(sum(share.values()), inputs=parameters_of(self.optimisers[group]))
+            for name, value in share.items():
+                sums[name] = sums.get(name, 0) + value.detach()
+        return group, sums
+
+    def _update(self, group: str) -> None:
+        optimiser, strategy = self.optimisers[group], self.fabric.strategy
+        self.team.average_gradients(parameters_of(optimiser), list(self.optimisers).index(group))
+        if self.recipe.clip:
+            strategy.clip_gradients_norm(self.objective, optimiser, self.recipe.clip, error_if_nonfinite=False)
+        strategy.optimizer_step(optimiser)
+
+    def _rescales(self) -> bool:
+        """Whether an infinite loss only means that fp16's scale is still being found: the step is then left out."""
+        scale = self.fabric.strategy.precision.state_dict().get("scale", 0.0)
+        return scale > 1.0
+
+    def validate(self, validation: Validator) -> dict[str, float]:
+        """Score the averaged network, each process its share of the cases; keeps it if it is the best so far."""
+        mine = range(self.team.rank, validation.cases, self.team.size)
+        rows = self.team.gather([(n, validation.score(self.average, self.device, n)) for n in mine])
+        rows = [row for _, row in sorted(rows, key=lambda pair: pair[0])]
+        figures = {f"validation_{name}": sum(row[name] for row in rows) / len(rows) for name in rows[0]}
+        self.stale += 1
+        if self.best is None or figures["validation_dice"] > self.best["validation_dice"]:
+            self.best, self.stale = {"step": self.step, **figures, "cases": validation.cases}, 0
+            if self.team.first:
+                save_best(self.run, {**self._deployed(), "selection": self.best})
+        return figures
+
+    def save(self) -> None:
+        """Write a checkpoint."""
+        if self.team.first:
+            save_checkpoint(self.run, self._state())
+
+    def _deployed(self) -> dict:
+        network = list(self.objective.deploy().built_from)
+        return {"step": self.step, "network": network, "average": self.average.state_dict()}
+
+    def _state(self) -> dict:
+        """All that the steps still to do depend on. Random numbers are not in it: every step seeds them anew."""
+        return {
+            **self._deployed(),
+            "recipe": self.recipe.digest(),
+            "objective": self.objective.state_dict(),
+            "optimisers": {name: optimiser.state_dict() for name, optimiser in self.optimisers.items()},
+            "precision": dict(self.fabric.strategy.precision.state_dict()),
+            "best": self.best,
+            "stale": self.stale,
+            "ran_on": {
+                "processes": self.team.size,
+                "threads": torch.get_num_threads(),
+                "torch": str(torch.__version__),
+            },
+        }
+
+    def _resume(self) -> None:
+        """Load the run's checkpoint, if any; the first process reads it for all."""
+        if self.team.first:
+            remove_leftovers(self.run)
+        state = self.team.from_first(load_checkpoint(self.run) if self.team.first else None)
+        precision = self.fabric.strategy.precision
+        if state is None:
+            if self.team.first:
+                write_json(self.run / "recipe.json", asdict(self.recipe))
+            if scaler := precision.state_dict():  # of fp16; the processes may have trained another network before
+                precision.load_state_dict({**scaler, "scale": 65536.0, "_growth_tracker": 0})
+            return
+        if state["recipe"] != self.recipe.digest():
+            raise BundleError(
+                f"The run {self.run.name} was started with another recipe (see its recipe.json).",
+                "Use the same options, or another --run folder.",
+            )
+        self.objective.load_state_dict(state["objective"])
+        self.average.load_state_dict(state["average"])
+        for name, optimiser in self.optimisers.items():
+            optimiser.load_state_dict(state["optimisers"][name])
+        if state["precision"]:
+            precision.load_state_dict(state["precision"])
+        self.step, self.best, self.stale = int(state["step"]), state["best"], state["stale"]
+
+
+def _even(recipe: Recipe) -> int:
+    """Patches of one pass, over all processes. Raises UsageError if the passes do not come out even."""
+    if recipe.batch % recipe.accumulate:
+        raise UsageError(
+            f"A batch of {recipe.batch} does not go through in {recipe.accumulate} equal passes.",
+            "Choose a batch that is a multiple of accumulate.",
+        )
+    return recipe.batch // recipe.accumulate
+
+
+def _mixed(*numbers: int) -> int:
+    return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> 1)
 
 
 def make_objective(
@@ -131,141 +356,3 @@ def make_objective(
     )
     objective = build_objective(recipe.objective, context, recipe.objective_options)
     return WithAnchor(objective, task, **recipe.alignment) if recipe.alignment else objective
-
-
-def export(
-    run: str | Path | Sequence[str | Path],
-    recipe: Recipe,
-    task: Task,
-    bundle: str | Path,
-    *,
-    name: str,
-    version: str,
-    card: dict,
-    overwrite: bool = False,
-) -> Path:
-    """Write the averaged weights of a run, or of one run a set of scans, as a bundle.
-
-    Raises BundleError when a run has no checkpoint.
-    """
-    networks, steps = [], 0
-    for folder in [run] if isinstance(run, (str, Path)) else run:
-        state = load_checkpoint(Path(folder))
-        if state is None:
-            raise BundleError(f"The run {Path(folder).name} has no checkpoint.", "Train first.")
-        network = build_network(*state["network"])
-        network.load_state_dict(state["average"])
-        networks.append((NetworkSpec(*network.built_from), network))
-        steps = state["step"]
-    (spec, network), *others = networks
-    return save_bundle(
-        bundle,
-        name=name,
-        version=version,
-        task=task,
-        network=network,
-        network_spec=spec,
-        others=others,
-        preprocess=recipe.preprocess,
-        inference=replace(
-            WHOLE_SLICES if recipe.preprocess.slices else InferenceSpec(), bytes_per_voxel=bytes_per_voxel(network)
-        ),
-        postprocess=recipe.postprocess,
-        card={**card, "steps": steps, "recipe": asdict(recipe)},
-        overwrite=overwrite,
-    )
-
-
-def _optimiser(group: Group, recipe: Recipe) -> torch.optim.Optimizer:
-    """The optimiser of a group, with the recipe's settings where the group states none."""
-    name = group.optimiser or recipe.optimiser
-    if name not in OPTIMISERS:
-        raise UsageError(f"The optimiser '{name}' is unknown.", f"Use one of {', '.join(OPTIMISERS)}.")
-    base = recipe.learning_rate if group.learning_rate is None else group.learning_rate
-    decay = recipe.weight_decay if group.weight_decay is None else group.weight_decay
-    options = recipe.optimiser_options if group.optimiser_options is None else group.optimiser_options
-    parameters = [{"params": group.parameters, "weight_decay": decay}]
-    if group.undecayed:
-        parameters.append({"params": group.undecayed, "weight_decay": 0.0})
-    optimiser = OPTIMISERS[name](parameters, lr=base, **options)
-    for own in optimiser.param_groups:
-        own["base"], own["schedule"] = base, group.schedule or recipe.schedule
-    return optimiser
-
-
-def _set_rate(optimiser: torch.optim.Optimizer, step: int, steps: int) -> None:
-    for group in optimiser.param_groups:
-        group["lr"] = learning_rate(group["base"], group["schedule"], step, steps)
-
-
-def _step(
-    objective: Objective,
-    optimisers: dict[str, torch.optim.Optimizer],
-    batch: Batch,
-    progress: float,
-    clip: float,
-    precision: str,
-) -> dict[str, float]:
-    """Every optimiser step that the objective wants from one batch; returns the losses by name."""
-    figures: dict[str, float] = {}
-    steps = objective.steps(batch, progress)
-    while True:
-        with torch.autocast(batch.image.device.type, torch.bfloat16, enabled=precision == "bf16"):
-            group, losses = next(steps, (None, {}))
-        if group is None:
-            return figures
-        total = sum(losses.values())
-        if not torch.isfinite(total):
-            raise InternalError(
-                f"The loss is not finite at case {', '.join(batch.case_id)}.",
-                "Lower the learning rate; the last checkpoint is kept.",
-            )
-        optimiser = optimisers[group]
-        optimiser.zero_grad(set_to_none=True)
-        total.backward()
-        parameters = [p for g in optimiser.param_groups for p in g["params"]]
-        if clip:
-            nn.utils.clip_grad_norm_(parameters, clip)
-        optimiser.step()
-        figures.update({name: float(value.detach()) for name, value in losses.items()}, loss=float(total.detach()))
-
-
-@torch.no_grad()
-def _follow(average: nn.Module, model: nn.Module, decay: float) -> None:
-    """Exponential moving average of the weights."""
-    for slow, fast in zip(average.state_dict().values(), model.state_dict().values(), strict=True):
-        if slow.dtype.is_floating_point:
-            slow.lerp_(fast, 1 - decay)
-        else:
-            slow.copy_(fast)
-
-
-def _state(recipe: Recipe, step: int, objective, average, optimisers) -> dict:
-    return {
-        "recipe": recipe.digest(),
-        "step": step,
-        "network": list(objective.deploy().built_from),
-        "objective": objective.state_dict(),
-        "average": average.state_dict(),
-        "optimisers": {name: optimiser.state_dict() for name, optimiser in optimisers.items()},
-        "rng": torch.get_rng_state(),
-    }
-
-
-def _resume(run: Path, recipe: Recipe, objective, average, optimisers) -> int:
-    """Load the run's checkpoint, if any; returns the number of steps already done."""
-    state = load_checkpoint(run)
-    if state is None:
-        write_json(run / "recipe.json", asdict(recipe))
-        return 0
-    if state["recipe"] != recipe.digest():
-        raise BundleError(
-            f"The run {run.name} was started with another recipe (see its recipe.json).",
-            "Use the same options, or another --run folder.",
-        )
-    objective.load_state_dict(state["objective"])
-    average.load_state_dict(state["average"])
-    for name, optimiser in optimisers.items():
-        optimiser.load_state_dict(state["optimisers"][name])
-    torch.set_rng_state(state["rng"])
-    return int(state["step"])

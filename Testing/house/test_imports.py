@@ -63,6 +63,13 @@ ORDER = [
         "report",
         "bench",
         "splits",
+        "parallel",
+    },
+    {
+        "layouts",
+    },
+    {
+        "cache",
     },
     {
         "dataset",
@@ -73,6 +80,13 @@ ORDER = [
         "checkpoint",
         "evaluate",
         "recipe",
+        "loader",
+        "tuning",
+        "validation",
+    },
+    {
+        "optimisers",
+        "export",
     },
     {
         "train",
@@ -89,6 +103,7 @@ LAZY = {"metrics.py": {"scipy"}, "review.py": {"scipy"}, "segresnet.py": {"monai
 HEAVY = {
     "nibabel": {"nifti", "nifti_header"},
     "monai": {"objectives", "networks"},
+    "lightning_fabric": {"parallel", "train"},
     "matplotlib": {"report"},
     "typer": {"cli"},
     "rich": {"cli", "bench"},

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from medmap.networks import NETWORKS, build_network
-from medmap.train import Recipe
+from medmap.recipe import Recipe
 
 ROOT = Path(__file__).resolve().parents[2] / "MedMAPTraining"
 TEXT = (ROOT / "networks.md").read_text(encoding="utf-8")

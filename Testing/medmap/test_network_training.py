@@ -10,13 +10,14 @@ import pytest
 
 from medmap.bundle import load_bundle
 from medmap.dataset import PatchSampler, cache_case, find_cases
+from medmap.export import export
 from medmap.inference import segment
 from medmap.missingness import random_subset
 from medmap.networks import NETWORKS
 from medmap.preprocess import PreprocessSpec
 from medmap.recipe import Recipe
 from medmap.task import BRATS
-from medmap.train import export, train
+from medmap.train import train
 from medmap.workflow.phantoms import write_phantoms
 
 SMALL = json.loads((Path(__file__).parent / "small_networks.json").read_text())

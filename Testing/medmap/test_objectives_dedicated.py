@@ -15,6 +15,7 @@ from medmap.bundle import load_bundle
 from medmap.checkpoint import load_checkpoint
 from medmap.dataset import Batch
 from medmap.errors import BundleError, InputDataError, UsageError
+from medmap.export import export
 from medmap.networks import build_network
 from medmap.objectives import OBJECTIVES, Context, WithAnchor, build_objective
 from medmap.objectives.acn import InformationHead
@@ -26,7 +27,7 @@ from medmap.objectives.smu_net import gram_loss
 from medmap.preprocess import PreprocessSpec
 from medmap.recipe import Recipe, learning_rate
 from medmap.task import BRATS
-from medmap.train import export, train
+from medmap.train import train
 
 SMALL = json.loads((Path(__file__).parent / "small_networks.json").read_text())
 STUDENTS = {"kd-net": "UNet", "pmkl": "UNet", "protokd": "VNet", "smu-net": "SegResNet", "acn": "SegResNet"}

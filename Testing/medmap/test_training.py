@@ -11,12 +11,13 @@ import torch
 from medmap.checkpoint import LAST, PREVIOUS, load_checkpoint, save_checkpoint
 from medmap.dataset import Augmentation, PatchSampler, cache_case, find_cases
 from medmap.errors import BundleError, InputDataError, InternalError, MissingInputError, UsageError
+from medmap.export import export
 from medmap.missingness import PROTOCOLS, random_subset
 from medmap.nifti import write_labels, write_volume
 from medmap.preprocess import PreprocessSpec
 from medmap.recipe import Recipe, learning_rate
 from medmap.task import BRATS
-from medmap.train import export, make_objective, train
+from medmap.train import make_objective, train
 
 SPEC = PreprocessSpec(spacing=2.0)
 SMALL = Recipe(

@@ -77,8 +77,10 @@ class Objective(nn.Module):
     def steps(self, batch: Batch, progress: float) -> Iterator[tuple[str, dict[str, Tensor]]]:
         """Yield (group, named losses, already weighted) once per optimiser step of this batch.
 
-        The trainer sums the losses, goes backward and steps that group's optimiser before it asks for the next.
-        Gradients of a group are cleared right before its own step.
+        The trainer sums the losses, goes backward into that group's parameters only and steps its optimiser before it
+        asks for the next. Which groups are yielded in which order may depend on ``progress``, not on the batch. Where
+        a recipe accumulates, the first item of each pass is asked for before the second of any, and the step is taken
+        in between.
 
         Args:
             batch: on the device of the networks.

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from monai.losses import DiceCELoss
 from torch import Tensor
 from torch.nn.functional import interpolate
 
 from medmap.dataset import Batch
 from medmap.networks import Backbone
 from medmap.objectives.base import Context, Objective
+from medmap.objectives.segmentation_loss import BatchDiceCE
 
 
 class Plain(Objective):
@@ -23,12 +23,11 @@ class Plain(Objective):
         super().__init__()
         self.backbone = context.backbone
         self.backbone.skip = frozenset({"separate"})
-        self.loss = DiceCELoss(include_background=False, to_onehot_y=True, softmax=True, batch=True)
+        self.loss = BatchDiceCE()
 
     def steps(self, batch: Batch, progress: float) -> Iterator[tuple[str, dict[str, Tensor]]]:
         """One step of the group ``main``."""
-        known = batch.present.any(0).nonzero().flatten().tolist() if batch.present.device.type == "cpu" else None
-        output = self.backbone(batch.image, batch.present, known=known)
+        output = self.backbone(batch.image, batch.present, known=batch.known)
         label = batch.label[:, None]
         losses = {"segmentation": self.loss(output.logits.float(), label)}
         for level, logits in enumerate(output.aux.get("deep", []), 1):

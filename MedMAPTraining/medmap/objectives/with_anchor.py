@@ -95,7 +95,7 @@ class WithAnchor(Objective):
 def listening(network: Backbone) -> Iterator[dict[int, Features]]:
     """Yield a dict that fills, while the block lasts, with what ``encode`` first gives for every modality."""
     heard: dict[int, Features] = {}
-    encode = network.encode
+    encode, before = network.encode, network.__dict__.get("encode")
 
     def listen(image: Tensor, modality: int) -> Features:
         features = encode(image, modality)
@@ -107,4 +107,7 @@ def listening(network: Backbone) -> Iterator[dict[int, Features]]:
     try:
         yield heard
     finally:
-        del network.encode
+        if before is None:
+            del network.encode
+        else:  # a compiled encoder, say
+            network.encode = before

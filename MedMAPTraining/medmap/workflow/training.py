@@ -13,13 +13,14 @@ import torch
 from medmap.bundle import Bundle, load_bundle
 from medmap.dataset import Batch, Case, PatchSampler, Sampler, cache_case, find_cases
 from medmap.errors import OutputError, UsageError
+from medmap.export import export
 from medmap.files import make_folder
 from medmap.generated import GeneratedSampler
 from medmap.inference import resolve_device
 from medmap.missingness import build_missingness, full, write_masks
 from medmap.recipe import Recipe
 from medmap.task import Task, find_task
-from medmap.train import export, train
+from medmap.train import train
 from medmap.workflow.dedicated import keep_teacher, load_teacher, parts_of
 from medmap.workflow.heads import generated_patches
 

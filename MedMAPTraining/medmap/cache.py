@@ -1,0 +1,87 @@
+"""Cases on disk -> prepared arrays, once; memory-mapped from then on."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from medmap.errors import InputDataError
+from medmap.files import atomic_folder
+from medmap.layouts import Case
+from medmap.metrics import label_masks
+from medmap.nifti import read_nifti
+from medmap.preprocess import Prepared, PreprocessSpec, prepare, to_grid
+from medmap.task import Task
+
+
+def read_label(path: Path, task: Task, shape: Sequence[int]) -> np.ndarray:
+    """[I, J, K] class indices of a label file. Raises InputDataError for unknown values or another shape."""
+    array = read_nifti(path, modality="seg").array
+    if array.shape != tuple(shape):
+        raise InputDataError(
+            f"{path.name} has {array.shape} voxels, its scan {tuple(shape)}.", "Use the labels drawn on that scan."
+        )
+    classes = np.zeros(array.shape, np.uint8)
+    for index, mask in enumerate(label_masks(array, task).values(), 1):
+        classes[mask] = index
+    return classes
+
+
+def cache_case(case: Case, task: Task, spec: PreprocessSpec, folder: Path, shown: Sequence[bool] | None = None) -> Path:
+    """Prepare one case and store it for training: <modality>.npy [D, H, W] float16 each, label.npy and brain.npy uint8.
+
+    Does nothing when it was done before with the same preprocessing and the same modalities. Where the
+    preprocessing is in slices, D runs across them.
+
+    Args:
+        case: with reference labels.
+        task: names the modalities.
+        spec: the preprocessing.
+        folder: of all cached cases.
+        shown: [M], what training may ever see of the case (``Missingness.ever``), None = all. Nothing else is opened,
+            and crop and normalisation come from these scans alone.
+
+    Raises:
+        InputDataError: no reference labels, or none of the scans that training may see.
+    """
+    allowed = [n for n, may in zip(task.modality_names, shown, strict=True) if may] if shown is not None else case.scans
+    names = [name for name in task.modality_names if name in case.scans and name in allowed]
+    target = folder / case.case_id
+    stamp = json.dumps({"spec": spec.to_dict(), "modalities": task.modality_names, "shown": names})
+    if target.is_dir() and (target / "spec.json").read_text() == stamp:
+        return target
+    if case.label is None:
+        raise InputDataError(f"The case {case.case_id} has no reference labels.", "Add <case>_seg.nii.gz.")
+    if not names:
+        raise InputDataError(
+            f"The case {case.case_id} has none of the scans that training may see ({', '.join(allowed)}).",
+            "Add one, leave the case out, or change the missingness.",
+        )
+    volumes = case.read(names)
+    prepared = prepare(volumes, task, spec)
+    classes = read_label(case.label, task, prepared.reference_grid.shape)
+    one_hot = [
+        to_grid((classes == c).astype(np.float32), prepared.reference_grid, prepared.grid, spec.slices)
+        for c in range(1, task.num_classes)
+    ]
+    stacked = torch.stack(one_hot)
+    label = torch.where(stacked.sum(0) > 0.5, stacked.argmax(0) + 1, 0)
+    with atomic_folder(target, overwrite=True) as out:
+        for name in names:
+            np.save(
+                out / f"{name}.npy", slices_first(prepared.image[task.index(name)], prepared).numpy().astype(np.float16)
+            )
+        np.save(out / "label.npy", slices_first(label, prepared).numpy().astype(np.uint8))
+        np.save(out / "brain.npy", slices_first(prepared.brain, prepared).numpy().astype(np.uint8))
+        (out / "spec.json").write_text(stamp)
+    return target
+
+
+def slices_first(x: Tensor, prepared: Prepared) -> Tensor:
+    """[..., D, H, W] on the working grid, with the axis across slices (if there is one) in front of the other two."""
+    return x if prepared.slice_axis is None else x.movedim(prepared.slice_axis - 3, -3)

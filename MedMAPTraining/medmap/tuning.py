@@ -1,0 +1,33 @@
+"""Ways to run the same training faster on a GPU. Off by default: what they gain depends on network and card."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from medmap.networks import Backbone
+
+FORMATS = {4: torch.channels_last, 5: torch.channels_last_3d}
+
+
+def as_channels_last(image: Tensor) -> Tensor:
+    """The same numbers, channels innermost in memory."""
+    return image.contiguous(memory_format=FORMATS[image.ndim]) if image.ndim in FORMATS else image
+
+
+def channels_last(module: nn.Module) -> None:
+    """Lay the weights of all convolutions out channels-last, in place."""
+    with torch.no_grad():
+        for parameter in module.parameters():
+            if parameter.ndim in FORMATS:
+                parameter.data = as_channels_last(parameter.data)
+
+
+def compile_backbone(network: Backbone) -> None:
+    """Compile ``encode`` and ``decode``, in place; names and weights stay as they are.
+
+    Every modality and every set of missing encoders is a graph of its own, compiled when it is first met.
+    """
+    torch._dynamo.config.recompile_limit = max(64, torch._dynamo.config.recompile_limit)
+    network.encode = torch.compile(network.encode)
+    network.decode = torch.compile(network.decode)
