@@ -6,6 +6,8 @@ Exit codes follow ``sysexits.h`` where it has one (65 bad data, 66 no such input
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 
 class MedMAPError(Exception):
     """Base of every error that a user can meet.
@@ -78,3 +80,12 @@ class Cancelled(MedMAPError):
 
     def __init__(self, cause: str = "Cancelled.", remedy: str = "Nothing was written."):
         super().__init__(cause, remedy)
+
+
+def all_of(faults: Sequence[MedMAPError], cases: int) -> MedMAPError:
+    """One error that names every fault of a cohort, so that a user mends them in one go; the first one as it is."""
+    if len(faults) == 1:
+        return faults[0]
+    shown = " ".join(fault.cause for fault in faults[:20])
+    more = f" And {len(faults) - 20} more." if len(faults) > 20 else ""
+    return type(faults[0])(f"{len(faults)} of {cases} cases cannot be used. {shown}{more}", "Mend or remove them.")

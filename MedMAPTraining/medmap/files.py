@@ -12,8 +12,10 @@ import contextlib
 import errno
 import json
 import os
+import platform
 import secrets
 import shutil
+import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -28,8 +30,8 @@ def make_folder(path: str | os.PathLike) -> Path:
     Raises OutputError when the level above is missing, a file is in the way, or writing is not allowed.
     """
     path = Path(path)
-    if not path.is_dir():
-        with _in_words(path):
+    with _in_words(path):  # also asking may fail: a name may be too long
+        if not path.is_dir():
             path.mkdir()
     return path
 
@@ -182,6 +184,43 @@ def atomic_folder(path: str | os.PathLike, *, overwrite: bool = False) -> Iterat
         shutil.rmtree(staging, ignore_errors=True)
         if final.exists():
             shutil.rmtree(aside, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def only_one(folder: str | os.PathLike) -> Iterator[None]:
+    """Hold a run's folder against a second program; the system lets go of it when this one ends, however it ends.
+
+    Raises OutputError that names who holds it: computer, process and since when.
+    """
+    path = Path(folder) / ".lock"
+    with _in_words(path):
+        file = open(path, "a+", encoding="utf-8")  # noqa: SIM115
+    with file:
+        try:
+            _lock(file.fileno())
+        except OSError:
+            file.seek(0)
+            holder = file.read().strip() or "another program"
+            raise OutputError(
+                f"The folder {Path(folder).name} is in use by {holder}.", "Wait for it, or choose another folder."
+            ) from None
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {platform.node()} since {time.strftime('%Y-%m-%d %H:%M:%S')}\n")
+        file.flush()
+        yield
+
+
+def _lock(descriptor: int) -> None:
+    if os.name == "nt":
+        import msvcrt
+
+        # Far behind the text, which Windows would otherwise keep others from reading.
+        os.lseek(descriptor, 1 << 20, os.SEEK_SET)
+        msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
+    else:
+        import fcntl
+
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 def _swap_folder(staging: Path, final: Path, aside: Path, overwrite: bool) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -62,7 +63,7 @@ def segment_files(
         scans: files by name, title or alias of the modality, as the bundle's task has them.
     """
     names = {"label map": "segmentation.nii.gz", "picture": "overlay.png", "report": "report.json"}
-    made = not output.exists()
+    made = not os.path.exists(output)
     make_folder(output)
     files = {what: output / name for what, name in names.items()}
     try:

@@ -1,0 +1,375 @@
+"""Faults of bundles, devices, memory, disks, signals and trainings, rows 40 to 68 of the fault table."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import resource
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from medmap.bundle import SUMS
+from medmap.errors import InternalError
+
+
+def resummed(folder) -> None:
+    """Make the hashes true again, so that the test meets what lies behind them."""
+    import hashlib
+
+    names = sorted(p.name for p in folder.iterdir() if p.name != SUMS)
+    lines = (f"{hashlib.sha256((folder / name).read_bytes()).hexdigest()}  {name}\n" for name in names)
+    (folder / SUMS).write_text("".join(lines))
+
+
+def described(change):
+    def damage(folder):
+        path = folder / "metadata.json"
+        data = json.loads(path.read_text())
+        change(data["medmap"])
+        path.write_text(json.dumps(data))
+        resummed(folder)
+
+    return damage
+
+
+def weights(change):
+    def damage(folder):
+        path = folder / "model.safetensors"
+        tensors = load_file(path)
+        change(tensors)
+        save_file(tensors, path)
+        resummed(folder)
+
+    return damage
+
+
+def flipped(folder):
+    path = folder / "model.safetensors"
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 4
+    path.write_bytes(data)
+
+
+def pickled(folder):
+    torch.save({"a": torch.ones(3)}, folder / "model.safetensors")
+    resummed(folder)
+
+
+def first(tensors):
+    return sorted(name for name, value in tensors.items() if value.is_floating_point())[0]
+
+
+BUNDLES = {
+    "43 file missing": (lambda f: (f / "model.safetensors").unlink(), "model.safetensors"),
+    "43 file added": (lambda f: (f / "extra.txt").write_text("x"), "extra.txt"),
+    "43 bad JSON": (lambda f: ((f / "metadata.json").write_text("{"), resummed(f)), "metadata.json"),
+    "43 newer format": (described(lambda own: own.update(format=9)), "format 9, this MedMAP reads"),
+    "44 one bit": (flipped, "SHA-256"),
+    "45 pickle": (pickled, "safetensors|weights"),
+    "46 NaN": (weights(lambda t: t[first(t)].view(-1)[:1].fill_(np.nan)), "finite"),
+    "46 shape": (weights(lambda t: t.update({first(t): t[first(t)].flatten()[:1].clone()})), "fit"),
+    "46 key missing": (weights(lambda t: t.pop(first(t))), "fit|lack"),
+    "46 key added": (weights(lambda t: t.update(surplus=torch.ones(2))), "fit|surplus"),
+    "46 network unknown": (described(lambda own: own["network"].update(name="os.system")), "unknown"),
+}
+
+
+@pytest.mark.parametrize("row", BUNDLES)
+def test_bundles_that_are_not_what_they_say(row, scans, cli, tmp_path, tiny_bundle_path):
+    damage, words = BUNDLES[row]
+    bundle = shutil.copytree(tiny_bundle_path, tmp_path / "bundle")
+    damage(bundle)
+    ran = cli("segment", "--t1", scans.path("t1"), "-o", tmp_path / "out", "--bundle", bundle)
+    assert ran.code == 78, ran.err
+    assert re.search(words, ran.error), ran.error
+    assert not (tmp_path / "out").exists()
+    assert cli("verify", bundle).code == 78
+
+
+def test_45_no_archive_is_ever_unpacked(cli, tmp_path):
+    import zipfile
+
+    with zipfile.ZipFile(tmp_path / "bundle.zip", "w") as archive:
+        archive.writestr("../escaped.txt", "x")
+    ran = cli("verify", tmp_path / "bundle.zip")
+    assert ran.code in (66, 78)
+    assert not (tmp_path.parent / "escaped.txt").exists()
+
+
+def test_40_scans_that_a_bundle_is_not_made_for(scans, cli, tmp_path, tiny_bundle, tiny_bundle_path):
+    from medmap.bundle import NetworkSpec, save_bundle
+    from medmap.networks import build_network
+
+    options = {"modalities": 4, "classes": 4, "inputs": [0, 1], "widths": [4, 8]}
+    save_bundle(
+        tmp_path / "fixed",
+        name="fixed",
+        version="1",
+        task=tiny_bundle.task,
+        network=build_network("UNet", options),
+        network_spec=NetworkSpec("UNet", options),
+        preprocess=tiny_bundle.preprocess,
+        inference=tiny_bundle.inference,
+        card={},
+    )
+    ran = cli("segment", "--t2", scans.path("t2"), "-o", tmp_path / "out", "--bundle", tmp_path / "fixed")
+    assert ran.code == 78, ran.err
+    assert "T1" in ran.error
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+def test_48_a_device_that_is_not_there_is_never_replaced_in_silence(scans, cli, tmp_path, tiny_bundle_path):
+    given = ["--t1", scans.path("t1"), "--bundle", tiny_bundle_path, "--device", "cuda"]
+    ran = cli("segment", *given, "-o", tmp_path / "out")
+    assert ran.code == 69
+    assert "cuda" in ran.error
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("failing", [1, 2])
+def test_49_out_of_memory_at_the_nth_step_ends_in_a_result_that_says_so(
+    failing, scans, cli, tmp_path, tiny_bundle_path, monkeypatch
+):
+    from medmap.networks.subset_unet import SubsetUNet
+
+    encode, calls = SubsetUNet.encode, []
+
+    def short_of_memory(self, image, modality):
+        calls.append(modality)
+        if len(calls) == failing:
+            raise torch.OutOfMemoryError("injected")
+        return encode(self, image, modality)
+
+    monkeypatch.setattr(SubsetUNet, "encode", short_of_memory)
+    given = ["--t1", scans.path("t1"), "--t2", scans.path("t2"), "--bundle", tiny_bundle_path, "--device", "cpu"]
+    ran = cli("segment", *given, "-o", tmp_path / "out")
+    assert ran.code == 0, ran.err
+    assert "Memory sufficed only for windows" in " ".join(ran.err.split())
+    assert "Memory sufficed" in (tmp_path / "out/report.json").read_text()
+
+
+def test_50_too_little_memory_on_this_computer(scans, cli, tmp_path, tiny_bundle_path, monkeypatch):
+    bundle = shutil.copytree(tiny_bundle_path, tmp_path / "bundle")
+    described(lambda own: own["inference"].update(bytes_per_voxel=10**9))(bundle)
+    given = ["--t1", scans.path("t1"), "--bundle", bundle, "--device", "cpu"]
+    ran = cli("segment", *given, "-o", tmp_path / "out")
+    assert ran.code == 69, ran.err
+    assert "memory does not suffice" in ran.error
+    assert not (tmp_path / "out").exists()
+
+
+def test_51_an_answer_that_is_not_finite(scans, cli, tmp_path, tiny_bundle_path, monkeypatch):
+    monkeypatch.setattr("medmap.inference.probabilities", lambda *_: (_ for _ in ()).throw(InternalError("a.", "b.")))
+    ran = cli("segment", "--t1", scans.path("t1"), "-o", tmp_path / "out", "--bundle", tiny_bundle_path)
+    assert ran.code == 70
+    assert not (tmp_path / "out").exists()
+
+
+def test_52_no_tumour_is_a_result(scans, cli, tmp_path, tiny_bundle_path):
+    bundle = shutil.copytree(tiny_bundle_path, tmp_path / "bundle")
+    weights(lambda t: [v.zero_() for n, v in t.items() if n.startswith("head")])(bundle)
+    given = ["--t1", scans.path("t1"), "--bundle", bundle, "--device", "cpu"]
+    ran = cli("segment", *given, "-o", tmp_path / "out")
+    assert ran.code == 0, ran.err
+    assert "No tumour was found" in ran.err
+
+
+@pytest.mark.parametrize("call", range(1, 7))
+def test_55_a_write_that_fails_at_the_nth_call_loses_nothing(call, scans, cli, tmp_path, tiny_bundle_path, monkeypatch):
+    output = tmp_path / "out"
+    given = ["--t1", scans.path("t1"), "-o", output, "--bundle", tiny_bundle_path, "--device", "cpu"]
+    output.mkdir()
+    for name in ("segmentation.nii.gz", "overlay.png", "report.json"):
+        (output / name).write_text("old")
+    count = [0]
+
+    def failing(function):
+        def wrapped(*arguments, **options):
+            count[0] += 1
+            if count[0] == call:
+                raise OSError(28, "No space left on device")
+            return function(*arguments, **options)
+
+        return wrapped
+
+    monkeypatch.setattr(os, "fsync", failing(os.fsync))
+    monkeypatch.setattr(os, "replace", failing(os.replace))
+    ran = cli("segment", *given, "--overwrite")
+    if count[0] < call:
+        assert ran.code == 0
+        return
+    assert ran.code == 74, ran.err
+    assert "No space left" in ran.error
+    assert {p.name: p.read_text() for p in output.iterdir()} == dict.fromkeys(
+        ("segmentation.nii.gz", "overlay.png", "report.json"), "old"
+    )
+
+
+def python(code: str, *arguments, **options) -> subprocess.CompletedProcess:
+    return subprocess.run([sys.executable, "-c", code, *map(str, arguments)], capture_output=True, text=True, **options)
+
+
+def test_55_a_disk_that_is_full(scans, tmp_path, tiny_bundle_path):
+    """A real limit of the system: no file may grow beyond 200 bytes."""
+    command = [sys.executable, "-m", "medmap.cli", "segment", "--t1", scans.path("t1"), "-o", tmp_path / "out"]
+    command += ["--bundle", tiny_bundle_path, "--device", "cpu"]
+
+    def limited():
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (200, 200))
+
+    ran = subprocess.run([*map(str, command)], capture_output=True, text=True, preexec_fn=limited)
+    assert ran.returncode == 74, ran.stderr
+    assert "broke off" in ran.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_56_57_58_outputs(scans, cli, tmp_path, tiny_bundle_path):
+    given = ["segment", "--t1", scans.path("t1"), "--bundle", tiny_bundle_path, "--device", "cpu", "-o"]
+    assert cli(*given, tmp_path / "no/such").code == 73
+    (tmp_path / "file").write_text("kept")
+    assert cli(*given, tmp_path / "file").code == 73
+    assert (tmp_path / "file").read_text() == "kept"
+    inputs = tmp_path / "inputs"
+    inputs.mkdir()
+    scan = shutil.copy(scans.path("t1"), inputs / "segmentation.nii.gz")
+    before = scans.hashes(), (inputs / "segmentation.nii.gz").read_bytes()
+    (tmp_path / "link").symlink_to(inputs)
+    for place in (inputs, tmp_path / "link", inputs / ".." / "inputs"):
+        ran = cli("segment", "--t1", scan, "--bundle", tiny_bundle_path, "-o", place, "--overwrite")
+        assert ran.code == 73, ran.err
+        assert "same file as an input" in ran.error
+    assert (scans.hashes(), (inputs / "segmentation.nii.gz").read_bytes()) == before
+    assert cli(*given, tmp_path / ("x" * 300)).code == 73
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL], ids=lambda s: s.name)
+def test_53_59_a_signal_leaves_all_or_nothing(number, scans, tmp_path, tiny_bundle_path):
+    output = tmp_path / "out"
+    command = [sys.executable, "-m", "medmap.cli", "segment", "--t1", scans.path("t1"), "-o", output]
+    command += ["--bundle", tiny_bundle_path, "--device", "cpu"]
+    process = subprocess.Popen([*map(str, command)], stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    for line in process.stderr:
+        if "window" in line:
+            process.send_signal(number)
+            break
+    _, said = process.communicate(timeout=120)
+    assert "Traceback" not in said
+    if process.returncode == 0:  # it came after the last question; then everything is there
+        assert len(list(output.iterdir())) == 3
+    elif number == signal.SIGKILL:
+        assert not [p for p in output.iterdir() if not p.name.startswith(".tmp-")]
+    else:
+        assert process.returncode == 130
+        assert not output.exists()
+
+
+@pytest.fixture
+def cohort(tmp_path, make_head):
+    """Two small cases in BraTS layout, and a recipe of four steps."""
+    import nibabel as nib
+
+    for n in range(2):
+        folder = tmp_path / "data" / f"Case_{n}"
+        folder.mkdir(parents=True)
+        volumes = make_head(seed=n)
+        for name, volume in volumes.items():
+            nib.save(nib.Nifti1Image(volume.array.astype(np.int16), volume.affine), folder / f"Case_{n}_{name}.nii.gz")
+        label = np.zeros(volumes["t1"].array.shape, np.uint8)
+        label[24:30, 18:26, 18:24] = 2
+        nib.save(nib.Nifti1Image(label, volumes["t1"].affine), folder / f"Case_{n}_seg.nii.gz")
+    small = {"patch": [16, 16, 16], "large_patch": [16, 16, 16], "preprocess": {"spacing": 2.0}, "steps": 4}
+    (tmp_path / "recipe.json").write_text(json.dumps({"network_options": {"widths": [4, 8]}, **small}))
+    return tmp_path
+
+
+def training(cohort, *more):
+    run, bundle = cohort / "run", cohort / "bundle"
+    return ["train", cohort / "recipe.json", "--data", cohort / "data", "--run", run, "--bundle", bundle, *more]
+
+
+def test_61_a_run_of_another_recipe_names_what_differs(cohort, cli):
+    assert cli(*training(cohort, "--minutes", "0")).code == 0
+    ran = cli(*training(cohort, "--seed", "5"))
+    assert ran.code == 78, ran.err
+    assert "seed" in ran.error
+    assert not (cohort / "bundle").exists()
+
+
+def test_62_a_loss_that_is_not_finite_names_the_case_and_keeps_the_checkpoint(cohort, cli, monkeypatch):
+    assert cli(*training(cohort, "--minutes", "0")).code == 0
+    before = (cohort / "run/checkpoint.pt").read_bytes()
+    monkeypatch.setattr("medmap.train.sum", lambda losses: torch.tensor(np.nan), raising=False)
+    ran = cli(*training(cohort))
+    assert ran.code == 70, ran.err
+    assert "Case_" in ran.error
+    assert (cohort / "run/checkpoint.pt").read_bytes() == before
+
+
+def test_60_two_trainings_in_one_folder_are_one_too_many(cohort, cli):
+    from medmap.files import only_one
+
+    (cohort / "run").mkdir()
+    with only_one(cohort / "run"):
+        ran = cli(*training(cohort))
+    assert ran.code == 73, ran.err
+    assert str(os.getpid()) in ran.error
+    assert cli(*training(cohort, "--minutes", "0")).code == 0
+
+
+def test_63_all_faults_of_a_cohort_are_told_at_once_before_the_first_step(cohort, cli):
+    for n in range(2):
+        path = cohort / f"data/Case_{n}/Case_{n}_t2.nii.gz"
+        path.write_bytes(path.read_bytes()[:100])
+    ran = cli(*training(cohort))
+    assert ran.code == 65, ran.err
+    assert "Case_0" in ran.error
+    assert "Case_1" in ran.error
+    assert not (cohort / "run/checkpoint.pt").exists()
+
+
+@pytest.mark.parametrize(
+    ("split", "words"),
+    [
+        ({"train": ["Case_0"], "test": ["Case_0"]}, "Case_0"),
+        ({"train": ["Case_0", "Case_0"]}, "Case_0"),
+    ],
+)
+def test_65_a_case_in_two_parts_or_twice_is_refused(split, words, cohort, cli, tiny_bundle_path):
+    (cohort / "split.json").write_text(json.dumps(split))
+    given = ["--data", cohort / "data", "--bundle", tiny_bundle_path, "--split", cohort / "split.json"]
+    ran = cli("evaluate", *given, "--part", "train")
+    assert ran.code == 65, ran.err
+    assert words in ran.error
+
+
+def test_66_no_socket_is_ever_opened(scans, cohort, cli, tmp_path, tiny_bundle_path, monkeypatch):
+    def refused(*arguments, **options):
+        raise AssertionError("a socket was asked for")
+
+    monkeypatch.setattr(socket, "socket", refused)
+    monkeypatch.setattr(socket, "create_connection", refused)
+    given = ["--t1", scans.path("t1"), "--bundle", tiny_bundle_path, "--device", "cpu"]
+    assert cli("segment", *given, "-o", tmp_path / "out").code == 0
+    assert cli("evaluate", "--data", cohort / "data", "--bundle", tiny_bundle_path).code == 0
+    assert cli(*training(cohort, "--device", "cpu")).code == 0
+
+
+def test_results_name_no_folder_and_no_patient(scans, cli, tmp_path, tiny_bundle_path):
+    given = ["--t1", scans.path("t1"), "--bundle", tiny_bundle_path, "--device", "cpu"]
+    assert cli("segment", *given, "-o", tmp_path / "out").code == 0
+    report = (tmp_path / "out/report.json").read_text()
+    assert str(tmp_path) not in report
+    assert os.uname().nodename not in report
+    assert time.strftime("%Y-%m-%d") in report or "seconds" in report
