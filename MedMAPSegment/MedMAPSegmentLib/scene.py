@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import slicer
@@ -18,8 +19,9 @@ from vtk.util.numpy_support import numpy_to_vtk, vtk_to_numpy
 from medmap.checks import replace_not_finite
 from medmap.errors import InputDataError, InternalError
 from medmap.task import Task
-from medmap.volume import Volume
+from medmap.volume import Grid, Volume
 
+from .storage import checkFile
 from .terminology import terminologyEntry
 
 PROVENANCE = "MedMAP.Provenance"
@@ -38,7 +40,8 @@ def volumeFromNode(node) -> Volume:
         voxels that are NaN or infinite were replaced, as reading a file does.
 
     Raises:
-        InputDataError: no voxels, several values per voxel, too many that are no numbers, or a non-linear transform.
+        InputDataError: no voxels, several values per voxel, too many that are no numbers, a non-linear transform, or
+            a NIfTI file behind the node that says otherwise (``storage.checkFile``).
     """
     if shapeOf(node) is None:
         raise InputDataError(f"The volume '{node.GetName()}' has no voxels.", "Choose another volume.")
@@ -50,7 +53,17 @@ def volumeFromNode(node) -> Volume:
     kji = slicer.util.arrayFromVolume(node)
     ijk = np.array(kji.transpose(2, 1, 0), dtype=np.float32, order="C", copy=True)
     ijk, notes = replace_not_finite(ijk, node.GetName())
+    path = storedFile(node)
+    if path is not None:
+        checkFile(path, node.GetName(), ijk, Grid(ijk.shape, _ijkToRAS(node)))
     return Volume(ijk, _parentToWorld(node) @ _ijkToRAS(node), name=node.GetID(), notes=notes)
+
+
+def storedFile(node) -> Path | None:
+    """The file that a node was read from; None if there is none, or if the node was changed since."""
+    storage = node.GetStorageNode()
+    name = storage.GetFullNameFromFileName() if storage is not None else None
+    return Path(name) if name and not node.GetModifiedSinceRead() else None
 
 
 def shapeOf(node) -> tuple[int, int, int] | None:
