@@ -10,9 +10,9 @@ from medmap.missingness import build_missingness
 from medmap.networks import build_network
 from medmap.objectives import Context, build_objective
 from medmap.objectives.mckd import importance_ratio, pairwise_distillation
+from medmap.optimisers import OPTIMISERS
 from medmap.recipe import Recipe
 from medmap.task import BRATS
-from medmap.train import OPTIMISERS
 
 FULL = [[True] * 4]
 

@@ -43,13 +43,15 @@ class Students:
 
 def encode_present(network: Backbone, batch: Batch) -> list[Features | None]:
     """Features of every modality that a sample of the batch has, zero for the samples without it."""
-    features: list[Features | None] = []
-    for m, here in enumerate(batch.present.unbind(1)):
-        if not here.any():
-            features.append(None)
-            continue
+    features: list[Features | None] = [None] * network.modalities
+    known = batch.known
+    if known is None:  # on a CPU asking costs nothing; a GPU would have to be waited for
+        on_cpu = batch.present.device.type == "cpu"
+        known = batch.present.any(0).nonzero().flatten().tolist() if on_cpu else range(network.modalities)
+    for m in known:
+        here = batch.present[:, m]
         encoded = network.encode(mask_absent(batch.image[:, m : m + 1], here), m)
-        features.append([mask_absent(level, here) for level in encoded])
+        features[m] = [mask_absent(level, here) for level in encoded]
     return features
 
 
