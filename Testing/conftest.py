@@ -72,7 +72,7 @@ def tiny_bundle(tiny_bundle_path):
 
 def small_network(name, dims=3, **options):
     """A backbone in its small options, always with the same weights."""
-    small = json.loads((Path(__file__).parent / "small_networks.json").read_text())
+    small = json.loads((Path(__file__).parent / "medmap/small_networks.json").read_text())
     torch.manual_seed(0)
     return build_network(name, {"modalities": 4, "classes": 4, "spatial_dims": dims, **small[name], **options})
 
