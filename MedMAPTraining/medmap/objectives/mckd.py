@@ -105,7 +105,7 @@ class ModalityDistillation(Objective):
         """One step of ``main``; now and then, several of ``meta``."""
         features = encode_present(self.backbone, batch)
         output = self.backbone.decode(features, batch.present)
-        losses = {"segmentation": cross_entropy_and_dice(output.logits, batch.label)}
+        losses = {"segmentation": self.task_loss(output.logits, batch.label)}
         if self.alpha:
             maps = [None if f is None else self.backbone.latent(f, "mod_bottleneck") for f in features]
             ratio = importance_ratio(self.importance.detach(), self.limit)
@@ -120,13 +120,17 @@ class ModalityDistillation(Objective):
                     {"meta": self.meta_loss(self.held_out(step * self.meta_batches + n).to(batch.image.device))},
                 )
 
+    def task_loss(self, logits: Tensor, label: Tensor) -> Tensor:
+        """What the network is for: cross-entropy and Dice; another kind of task overrides it."""
+        return cross_entropy_and_dice(logits, label)
+
     def meta_loss(self, batch: Batch) -> Tensor:
         """Task loss of a held-out batch with weighted bottlenecks; a function of w, for a network that stays."""
         with torch.no_grad():
             features = encode_present(self.backbone, batch)
         weight = self.importance.softmax(0) * (len(self.names) if self.rescale else 1)
         weighted = [self._weighted(f, weight[m]) if f is not None else None for m, f in enumerate(features)]
-        return cross_entropy_and_dice(self.backbone.decode(weighted, batch.present).logits, batch.label)
+        return self.task_loss(self.backbone.decode(weighted, batch.present).logits, batch.label)
 
     def _weighted(self, features: Features, weight: Tensor) -> Features:
         bottleneck = self.backbone.latent(features, "mod_bottleneck")

@@ -1,0 +1,83 @@
+"""The networks of SMIL for pictures and sounds, as a backbone of MedMAP, and MCKD's objective for classes.
+
+What is not here is the point: trainer, sampler protocol, distillation, meta step and mean-filling are MedMAP's own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+import torch
+from av_data import IMAGE, SOUND
+from torch import Tensor, nn
+
+from medmap.networks import NETWORKS, Backbone, Output
+from medmap.networks.base import Features
+from medmap.networks.resnet_aspp import fill_absent, present_mean
+from medmap.objectives import OBJECTIVES
+from medmap.objectives.mckd import ModalityDistillation
+from medmap.recipe import SCHEDULES
+
+FEATURES = 160
+
+
+class AudioVision(Backbone):
+    """LeNet for pictures, three small convolutions for sounds, 160 features each; the absent one is the present one.
+
+    Distilling and mean-filling need equal sizes; SMIL's sound features are 320, and its own sound-only network goes on
+    by a linear layer to 160, which is used here.
+    """
+
+    provides: ClassVar[frozenset[str]] = frozenset({"mod_bottleneck"})
+
+    def __init__(self, modalities: int = 2, classes: int = 10):
+        super().__init__()
+        self.modalities, self.classes = modalities, classes
+        self.image = nn.Sequential(
+            *(nn.Conv2d(1, 5, 5), nn.MaxPool2d(2), nn.ReLU()),
+            *(nn.Conv2d(5, 10, 5), nn.Dropout2d(0.5), nn.MaxPool2d(2), nn.ReLU(), nn.Flatten()),
+        )
+        layers = []
+        for inputs, outputs in ((1, 32), (32, 48), (48, 20)):
+            layers += [nn.Conv2d(inputs, outputs, 2), nn.BatchNorm2d(outputs), nn.ReLU()]
+        self.sound = nn.Sequential(
+            *layers, nn.MaxPool2d(2, 4), nn.Dropout(0.25), nn.Flatten(), nn.Linear(320, FEATURES)
+        )
+        self.head = nn.Sequential(nn.Linear(2 * FEATURES, 64), nn.ReLU(), nn.Dropout(0.6), nn.Linear(64, classes))
+
+    def encode(self, image: Tensor, modality: int) -> Features:
+        """[B, 1, 28, 28] -> [B, 160]. Pairs without the modality are all zero; batch statistics do not see them."""
+        here = image.flatten(1).any(1)
+        result = image.new_zeros(len(image), FEATURES)
+        if here.any():
+            shown = image[here]
+            result[here] = self.image(shown) if modality == 0 else self.sound(shown[..., :SOUND, :SOUND])
+        return [result]
+
+    def decode(self, features: Sequence[Features | None], present: Tensor, want: Sequence[str] = ()) -> Output:
+        """Logits [B, classes] of the two features, the absent one filled with the mean of those present."""
+        maps = [None if f is None else f[-1] for f in features]
+        filled = fill_absent(maps, present_mean(maps, present), present)
+        taps = {"mod_bottleneck": [m for m in maps if m is not None]}
+        return Output(self.head(torch.cat(filled, 1)), {name: taps[name] for name in want})
+
+
+class ClassDistillation(ModalityDistillation):
+    """MCKD's objective with the cross-entropy of classes as its task loss."""
+
+    def task_loss(self, logits: Tensor, label: Tensor) -> Tensor:
+        """Cross-entropy; logits [B, classes], label [B]."""
+        return nn.functional.cross_entropy(logits.float(), label)
+
+
+def by_tenths(step: int, steps: int) -> float:
+    """x 0.9 after each third of the training: every 20 of 60 epochs."""
+    return 0.9 ** (3 * step // steps)
+
+
+NETWORKS["AudioVision"] = AudioVision
+OBJECTIVES["mckd-classes"] = ClassDistillation
+SCHEDULES["tenths"] = by_tenths
+
+__all__ = ["IMAGE", "AudioVision", "ClassDistillation"]

@@ -1,0 +1,212 @@
+"""The example beyond segmentation, on glyphs and tones: MedMAP's own trainer and MCKD objective on two modalities."""
+
+from __future__ import annotations
+
+import gzip
+import struct
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from scipy.io import wavfile
+
+from medmap.errors import InputDataError, MissingInputError
+
+FOLDER = Path(__file__).resolve().parents[2] / "MedMAPTraining/examples/audiovision"
+
+
+@pytest.fixture(scope="module")
+def example():
+    """The example's three files; what they add to MedMAP's tables is taken out again."""
+    from medmap.networks import NETWORKS
+    from medmap.objectives import OBJECTIVES
+    from medmap.recipe import SCHEDULES
+
+    tables = (NETWORKS, OBJECTIVES, SCHEDULES)
+    before = [dict(table) for table in tables]
+    sys.path.insert(0, str(FOLDER))
+    import av_data
+    import av_model
+    import av_table
+
+    class Example:
+        data, model, table = av_data, av_model, av_table
+
+    yield Example
+    sys.path.remove(str(FOLDER))
+    for name in ("av_data", "av_model", "av_table"):
+        del sys.modules[name]
+    for table, old in zip(tables, before, strict=True):
+        table.clear()
+        table.update(old)
+
+
+@pytest.fixture(scope="module")
+def parts(example):
+    return example.data.pair(*example.data.synthetic(), seed=0)
+
+
+def idx(array: np.ndarray) -> bytes:
+    return struct.pack(f">HBB{array.ndim}I", 0, 8, array.ndim, *array.shape) + array.astype(np.uint8).tobytes()
+
+
+def test_mnists_files_are_read_packed_or_not(example, tmp_path):
+    images, digits = np.arange(3 * 28 * 28).reshape(3, 28, 28) % 256, np.array([4, 0, 9])
+    (tmp_path / "t10k-images-idx3-ubyte.gz").write_bytes(gzip.compress(idx(images)))
+    (tmp_path / "t10k-labels-idx1-ubyte").write_bytes(idx(digits))
+    found = example.data.read_mnist(tmp_path)
+    assert np.array_equal(found[0], images)
+    assert np.array_equal(found[1], digits)
+
+
+@pytest.mark.parametrize("content", [b"<html>", b"", idx(np.zeros((3, 28, 28)))[:-5]])
+def test_what_is_no_mnist_file_is_refused(example, tmp_path, content):
+    (tmp_path / "t10k-images-idx3-ubyte").write_bytes(content)
+    (tmp_path / "t10k-labels-idx1-ubyte").write_bytes(idx(np.zeros(3)))
+    with pytest.raises(InputDataError):
+        example.data.read_mnist(tmp_path)
+
+
+def test_missing_data_are_named(example, tmp_path):
+    with pytest.raises(MissingInputError, match="MNIST"):
+        example.data.read_mnist(tmp_path)
+    with pytest.raises(MissingInputError, match="0_jackson_0"):
+        example.data.read_sounds(tmp_path)
+
+
+def test_recordings_at_another_rate_are_refused(example, tmp_path):
+    wavfile.write(tmp_path / "0_jackson_0.wav", 16000, np.zeros(4000, np.int16))
+    with pytest.raises(InputDataError, match="8 kHz"):
+        example.data.read_sounds(tmp_path)
+
+
+def test_the_mel_filters_are_slaneys(example):
+    filters = example.data.mel_filters(8000, 2048, 128)
+    assert filters.shape == (128, 1025)
+    at = np.fft.rfftfreq(2048, 1 / 8000)
+    wide = filters[60:]  # narrow ones have too few bins for the sum to be the integral
+    assert np.allclose(wide.sum(1) * (at[1] - at[0]), 1, atol=0.05)
+    # Slaney's scale: 1000 Hz is 15 mel, below it is linear at 200 / 3 Hz a mel; 4000 Hz is 35.16 mel.
+    top = 15 + np.log(4) / (np.log(6.4) / 27)
+    peaks = at[filters.argmax(1)]
+    low = np.linspace(0, top, 130)[1:40] * 200 / 3
+    assert np.abs(peaks[:39] - low).max() < 4
+
+
+@pytest.mark.parametrize(("legacy", "columns"), [(True, 3), (False, 21)])
+def test_a_cepstrum_has_the_columns_of_its_way(example, legacy, columns):
+    tone = np.sin(2 * np.pi * 440 * np.arange(4000) / 8000)
+    found = example.data.mfcc(0.5 * tone, legacy)
+    assert found.shape == (20, 20)
+    filled = (np.abs(found + 1) > 1e-6).any(0).sum()
+    assert filled == min(columns, 20)
+
+
+def test_a_tone_fills_the_band_it_lies_in(example):
+    """The cepstrum, undone, has its maximum at the tone."""
+    from scipy.fft import idct
+
+    for hertz in (400, 1200, 2500):
+        tone = np.sin(2 * np.pi * hertz * np.arange(4000) / 8000)
+        cepstrum = example.data.mfcc(tone, legacy=False)[:, 8] * 0.5 + 0.5
+        bands = idct(np.pad(cepstrum, (0, 20)), norm="ortho")
+        filters = example.data.mel_filters(8000, 512, 40)
+        loudest = np.fft.rfftfreq(512, 1 / 8000)[filters[bands.argmax()].argmax()]
+        assert abs(loudest - hertz) < 0.12 * hertz
+
+
+def test_parts_are_smils_and_no_picture_is_in_two_pairs(example):
+    images, digits, sounds = example.data.synthetic()
+    parts = example.data.pair(images, digits, sounds, seed=3)
+    assert {name: len(p.digit) for name, p in parts.items()} == {"train": 900, "meta": 150, "test": 450}
+    for name, count in (("train", 90), ("meta", 15), ("test", 45)):
+        assert np.bincount(parts[name].digit).tolist() == [count] * 10
+    pictures = torch.cat([p.image[:, 0] for p in parts.values()]).flatten(1)
+    assert len(pictures.unique(dim=0)) == 1500
+    again = example.data.pair(images, digits, sounds, seed=3)
+    other = example.data.pair(images, digits, sounds, seed=4)
+    assert torch.equal(again["test"].image, parts["test"].image)
+    assert not torch.equal(other["test"].image, parts["test"].image)
+
+
+def test_an_epoch_shows_every_pair_once_and_the_sound_of_a_fixed_share(example, parts):
+    sampler = example.data.PairSampler(parts["train"], 0.15, 0, 30)
+    heard = {name for name in sampler.case_ids if sampler.shows(name)[1]}
+    assert len(heard) == 135
+    for epoch in (0, 1):
+        seen: list[str] = []
+        for step in range(30):
+            batch = sampler.batch(30 * epoch + step, 30)
+            assert (batch.image[~batch.present] == 0).all()
+            assert {n for n, p in zip(batch.case_id, batch.present, strict=True) if p[1]} == heard & set(batch.case_id)
+            seen += batch.case_id
+        assert sorted(seen) == sorted(sampler.case_ids)
+    halves = [sampler.batch(7, 15, (), first) for first in (0, 15)]
+    assert halves[0].case_id + halves[1].case_id == sampler.batch(7, 30).case_id
+
+
+def test_the_features_have_the_sizes_of_the_papers(example):
+    network = example.model.AudioVision()
+    assert network.image(torch.zeros(2, 1, 28, 28)).shape == (2, 160)
+    assert network.sound[:-1](torch.zeros(2, 1, 20, 20)).shape == (2, 320)
+
+
+@pytest.mark.parametrize("m", [0, 1])
+def test_the_absent_half_has_no_influence(example, parts, m):
+    network = example.model.AudioVision().eval()
+    image = parts["test"].image[:8]
+    present = torch.zeros(8, 2, dtype=torch.bool)
+    present[:, m] = True
+    other = image.clone()
+    other[:, 1 - m] = float("nan")
+    with torch.no_grad():
+        assert torch.equal(network(image, present).logits, network(other, present).logits)
+
+
+def test_pairs_without_sound_do_not_enter_the_batch_statistics(example, parts):
+    torch.manual_seed(0)
+    network = example.model.AudioVision()
+    image = parts["train"].image[:16]
+    heard = torch.arange(16) % 4 == 0
+    masked = torch.where(heard[:, None, None, None], image[:, 1:], 0.0)
+    network.encode(masked, 1)
+    torch.manual_seed(0)
+    alone = example.model.AudioVision()
+    alone.encode(image[heard, 1:], 1)
+    for one, two in zip(network.buffers(), alone.buffers(), strict=True):
+        assert torch.equal(one, two)
+
+
+def test_mckd_trains_on_pairs_and_beats_chance_with_pictures_alone(example, parts):
+    found = example.table.score(parts, 0.2, 0.1, seed=0, epochs=4)
+    assert found["image"] > 30
+    assert 0 < found["importance_image"] < 1
+
+
+def test_the_meta_step_of_pairs_moves_the_importance_alone(example, parts):
+    from medmap.objectives import Context
+
+    meta = example.data.PairSampler(parts["meta"], 1.0, 0, 16)
+    network = example.model.AudioVision()
+    network.built_from = ("AudioVision", {})
+    objective = example.model.ClassDistillation(
+        Context(task=example.data.AUDIOVISION, backbone=network, held_out=lambda n: meta.batch(n, 16), cases=900)
+    )
+    (importance,) = objective.groups()["meta"].parameters
+    assert importance is objective.importance
+    assert not any(importance is p for p in objective.groups()["main"].parameters)
+    objective.meta_loss(meta.batch(0, 16)).backward()
+    assert importance.grad.abs().sum() > 0
+
+
+def test_the_table_shows_mean_and_sd_beside_what_was_published(example):
+    rows = [
+        {"audio": 0.05, "method": "MCKD", "seed": n, "image": 90 + n, "both": 95, "importance_image": 0.6}
+        for n in range(3)
+    ]
+    text = example.table.table(rows)
+    assert "91.00 ± 1.00 (n=3)" in text
+    assert "93.56" in text
+    assert "Standard error" in text
