@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from medmap.errors import MissingInputError
+from medmap.errors import InputDataError, MissingInputError
 from medmap.nifti import read_nifti
 from medmap.task import Task
 from medmap.volume import Volume
@@ -31,7 +31,8 @@ class Case:
 def find_cases(folder: str | Path, task: Task) -> list[Case]:
     """Cases of a folder, in one of two layouts; names of modalities and their aliases count, in any case of letters.
 
-    BraTS: one sub-folder a case, files named ``<case>_<modality>.nii.gz``, ``_seg``, with ``_`` or ``-``. MyoPS: the
+    BraTS: one sub-folder a case, files named ``<case>_<modality>.nii.gz``, ``_seg``, with ``_`` or ``-``; cases may lie
+    deeper, as they are downloaded (below ``HGG`` and ``LGG`` in 2018 and 2019, below the archive's name). MyoPS: the
     files of all cases side by side in a folder (``train25``), labels ``<case>_gd.nii.gz`` there or in the folder whose
     name says more (``train25_myops_gd``). Given all of the challenge, the cases that have labels are found.
 
@@ -46,6 +47,7 @@ def find_cases(folder: str | Path, task: Task) -> list[Case]:
         cases = [case for case in _side_by_side([folder, *inner], task) if case.label]
     else:
         cases = [case for case in (_case(path, task) for path in inner) if case.scans]
+        cases = cases or _deeper(folder, task)
         cases = cases or _side_by_side([folder, *sorted(folder.parent.glob(f"{folder.name}_*"))], task)
     if not cases:
         raise MissingInputError(
@@ -53,6 +55,21 @@ def find_cases(folder: str | Path, task: Task) -> list[Case]:
             f"Expected <case>/<case>_{task.modality_names[-1]}.nii.gz and so on.",
         )
     return cases
+
+
+def _deeper(folder: Path, task: Task) -> list[Case]:
+    """Cases in folders of folders. Raises InputDataError where two bear the same name."""
+    found: dict[str, Case] = {}
+    for path in (p for p in sorted(folder.rglob("*")) if p.is_dir()):
+        case = _case(path, task)
+        if len(case.scans) < 2:  # not a case's own folder, in which several scans lie
+            continue
+        if case.case_id in found:
+            raise InputDataError(
+                f"{folder.name} holds two cases named {case.case_id}.", "Give the folder of one data set with --data."
+            )
+        found[case.case_id] = case
+    return [found[name] for name in sorted(found)]
 
 
 _MYOPS_LABELS = {"gd": "label"}
@@ -84,7 +101,7 @@ def _case(folder: Path, task: Task) -> Case:
     scans, label = {}, None
     for path in sorted(folder.iterdir()):
         match = re.search(r"[_-]([a-z0-9]+)\.nii(\.gz)?$", path.name.lower())
-        if match and match[1] == "seg":
+        if match and match[1] in ("seg", "segm"):  # BraTS20_Training_355 has W39_1998.09.19_Segm.nii
             label = path
         elif match and match[1] in endings:
             scans.setdefault(endings[match[1]], path)

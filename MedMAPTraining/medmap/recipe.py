@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -36,6 +36,7 @@ class Recipe:
         missingness, missingness_options: as in ``medmap.missingness.PROTOCOLS``.
         subsets: sets of scans (``t1ce+flair``) that get a network each, from methods that make one a set; empty: every
             set, or one network for any.
+        split: file, or name of a file in ``recipes/splits``, whose part ``train`` is trained on; "" trains on all.
         held_out_cases: cases kept out of training for objectives that learn on two levels: their names, or how many
             (drawn by the seed).
         steps: batches in all; an objective may take several optimiser steps on each.
@@ -67,6 +68,7 @@ class Recipe:
     missingness: str = "random-subset"
     missingness_options: dict = field(default_factory=dict)
     subsets: tuple[str, ...] = ()
+    split: str = ""
     held_out_cases: int | tuple[str, ...] = 0
     steps: int = 6000
     epoch_steps: int = 0
@@ -113,21 +115,25 @@ class Recipe:
         return frozenset(wanted)
 
     @staticmethod
+    def from_dict(data: Mapping) -> Recipe:
+        """A recipe from plain data. Raises TypeError for a field that there is not."""
+        nested = {
+            "augmentation": Augmentation,
+            "preprocess": PreprocessSpec,
+            "postprocess": PostprocessSpec,
+            "generation": Generation.from_dict,
+        }
+        data = {
+            key: nested[key](**_tuples(value)) if key in nested and value is not None else value
+            for key, value in data.items()
+        }
+        return Recipe(**_tuples(data))
+
+    @staticmethod
     def read(path: str | Path) -> Recipe:
         """A recipe from a JSON file with these fields. Raises MissingInputError or BundleError."""
         try:
-            data = json.loads(Path(path).read_text(encoding="utf-8"))
-            nested = {
-                "augmentation": Augmentation,
-                "preprocess": PreprocessSpec,
-                "postprocess": PostprocessSpec,
-                "generation": Generation.from_dict,
-            }
-            data = {
-                key: nested[key](**_tuples(value)) if key in nested and value is not None else value
-                for key, value in data.items()
-            }
-            return Recipe(**_tuples(data))
+            return Recipe.from_dict(json.loads(Path(path).read_text(encoding="utf-8")))
         except FileNotFoundError:
             raise MissingInputError(f"There is no recipe {Path(path).name}.", "Check the path.") from None
         except (ValueError, TypeError) as error:

@@ -87,6 +87,7 @@ ORDER = [
     {
         "optimisers",
         "export",
+        "published",
     },
     {
         "train",

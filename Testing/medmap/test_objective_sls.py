@@ -117,7 +117,10 @@ def test_no_anchor_lets_a_gradient_out_of_what_is_absent(name, anchor):
     """Leak test of training, for every backbone with latents and every anchor; deployed networks hold no anchor."""
     torch.manual_seed(0)
     recipe = Recipe(
-        network=name, network_options={**SMALL[name], "stem": {}}, objective="sls", alignment={"anchor": anchor}
+        network=name,
+        network_options={**SMALL[name], "stem": {}},
+        objective="sls",
+        alignment={"anchor": anchor, **({"k": "t2"} if anchor == "peer" else {})},
     )
     objective = make_objective(recipe, BRATS).train()
     b = batch(SOME, 32 if name == "RobustMSeg" else 16)

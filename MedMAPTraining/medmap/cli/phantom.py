@@ -23,6 +23,12 @@ def phantom(
         Path | None,
         typer.Option(help="Label map with FreeSurfer ids, or a folder of them, instead of the procedural head."),
     ] = None,
+    layout: Annotated[
+        str,
+        typer.Option(
+            help="Folders and names of a BraTS release: plain, brats2018, ...2019, ...2020, ...2021, ...2023."
+        ),
+    ] = "plain",
     device: Device = "cpu",
     overwrite: Overwrite = False,
 ) -> None:
@@ -36,9 +42,11 @@ def phantom(
     brains = find_task(task) is BRATS
     if healthy and not brains:
         raise UsageError("--healthy is for brains.", "Leave it out.")
+    if layout != "plain" and not brains:
+        raise UsageError("--layout is for brains.", "Leave it out.")
     with showing_progress() as report:
         if brains:
-            write_phantoms(output, count, seed, spacing, healthy, device, overwrite, report, anatomy)
+            write_phantoms(output, count, seed, spacing, healthy, device, overwrite, report, anatomy, layout)
         else:
             write_hearts(output, count, seed, spacing, device, overwrite, report)
     out.print(f"{count} synthetic case{'s' * (count > 1)} in {output}")

@@ -12,7 +12,10 @@ from medmap.cli.base import Device, Overwrite, app, out, showing_progress
 
 @app.command()
 def train(
-    recipe: Annotated[Optional[Path], typer.Argument(help="Recipe (JSON) [default: MedMAP's own].")] = None,  # noqa: UP045
+    recipe: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Argument(help="Recipe: a JSON file, or a name that medmap recipes lists [default: MedMAP's own]."),
+    ] = None,
     *,
     run: Annotated[Path, typer.Option(help="Folder of the run: checkpoint, log. An unfinished run is resumed.")],
     data: Annotated[
@@ -34,6 +37,10 @@ def train(
             "more. Where scans satisfy several sets of the same size, the one named first is used. "
             "[default: the recipe's sets]"
         ),
+    ] = None,
+    split: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(help="Train on the part train of this split (file or name) instead of the recipe's; none: all."),
     ] = None,
     start: Annotated[
         Path | None, typer.Option("--from", help="Bundle whose weights to begin with: fine-tuning on your own cases.")
@@ -59,6 +66,7 @@ def train(
 
     options = TrainOptions(
         recipe,
+        split,
         teacher,
         tuple(subset or ()),
         start,

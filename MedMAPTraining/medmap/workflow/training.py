@@ -12,13 +12,15 @@ import torch
 
 from medmap.bundle import Bundle, load_bundle
 from medmap.dataset import Batch, Case, PatchSampler, Sampler, cache_case, find_cases
-from medmap.errors import OutputError, UsageError
+from medmap.errors import InputDataError, OutputError, UsageError
 from medmap.export import export
 from medmap.files import make_folder
 from medmap.generated import GeneratedSampler
 from medmap.inference import resolve_device
 from medmap.missingness import build_missingness, full, write_masks
+from medmap.published import find_recipe, find_split, require_teacher
 from medmap.recipe import Recipe
+from medmap.splits import part_of, read_split
 from medmap.task import Task, find_task
 from medmap.train import train
 from medmap.workflow.dedicated import keep_teacher, load_teacher, parts_of
@@ -36,7 +38,8 @@ FINE_TUNING = Recipe(
 class TrainOptions:
     """Options of ``medmap train`` besides the folders; see its help."""
 
-    recipe: Path | None = None
+    recipe: str | Path | None = None
+    split: str | None = None
     teacher: Path | None = None
     subsets: tuple[str, ...] = ()
     start: Path | None = None
@@ -65,11 +68,14 @@ def train_bundle(run: Path, data: Path | None, bundle: Path, options: TrainOptio
     check_output_folder(bundle, options.overwrite)
     teacher = load_teacher(options.teacher, recipe, task) if options.teacher else None
     done, started = 0, time.monotonic()
+    if data is None and recipe.split:
+        raise UsageError("The recipe is for a data set's cases.", "Name their folder with --data, or say --split none.")
     if data is None:
         sampler, held_out = generated_patches(recipe, task, make_folder(run), options.device, options.anatomy), None
     else:
         recipe = replace(recipe, generation=None)
-        sampler, held_out = cached_patches(recipe, task, find_cases(data, task), make_folder(run), report)
+        cases = training_cases(find_cases(data, task), recipe.split)
+        sampler, held_out = cached_patches(recipe, task, cases, make_folder(run), report)
     if teacher:
         keep_teacher(run, teacher)
     for n, (subset, part) in enumerate(parts):
@@ -174,16 +180,20 @@ def check_output_folder(path: Path, overwrite: bool) -> None:
 
 
 def load_recipe(options: TrainOptions, begin: Bundle | None = None) -> Recipe:
-    """The recipe of a JSON file (``medmap.recipe.Recipe``'s fields) with the options' changes.
+    """The recipe of a JSON file or of a published row (``medmap recipes``), with the options' changes.
 
     A training that begins with a bundle's weights has the network, task and preprocessing of the bundle, and without a
     recipe that of fine-tuning: few steps at a low rate.
 
     Raises:
-        BundleError: the file is not understood.
-        UsageError: the bundle is one of several networks.
+        MissingInputError: there is no such recipe.
+        BundleError: it is not understood.
+        UsageError: the bundle is one of several networks; or the recipe needs a teacher, and none is named.
     """
-    recipe = (FINE_TUNING if begin else Recipe()) if options.recipe is None else Recipe.read(options.recipe)
+    recipe, row = (FINE_TUNING if begin else Recipe()), None
+    if options.recipe is not None:
+        recipe, row = find_recipe(options.recipe)
+    require_teacher(row, options.teacher)
     if begin:
         if begin.others:
             raise UsageError(f"The bundle {begin.id} holds several networks.", "Begin with a bundle of one.")
@@ -195,5 +205,23 @@ def load_recipe(options: TrainOptions, begin: Bundle | None = None) -> Recipe:
             network_options=dict(spec.options),
             preprocess=begin.preprocess,
         )
-    changes = {key: value for key in ("steps", "seed") if (value := getattr(options, key)) is not None}
+    changes = {key: value for key in ("steps", "seed", "split") if (value := getattr(options, key)) is not None}
+    if changes.get("split") == "none":
+        changes["split"] = ""
     return replace(recipe, **changes)
+
+
+def training_cases(cases: Sequence[Case], split: str) -> list[Case]:
+    """The cases of a split's part ``train``; all without a split. Raises InputDataError where some are missing."""
+    if not split:
+        return list(cases)
+    wanted = part_of(read_split(find_split(split)), "train")
+    known = {case.case_id: case for case in cases}
+    missing = [name for name in wanted if name not in known]
+    if missing:
+        raise InputDataError(
+            f"{len(missing)} of the {len(wanted)} training cases of the split {Path(split).stem} are not in the data, "
+            f"such as {missing[0]}.",
+            "Give the folder of that release with --data, another --split, or --split none to train on every case.",
+        )
+    return [known[name] for name in wanted]

@@ -1,0 +1,43 @@
+"""``medmap recipes``."""
+
+from __future__ import annotations
+
+from typing import Annotated, Optional
+
+import typer
+
+from medmap.cli.base import app, out
+
+
+@app.command()
+def recipes(
+    name: Annotated[Optional[str], typer.Argument(help="Show one recipe with all that is known of it.")] = None,  # noqa: UP045
+) -> None:
+    """List the recipes: rows of published tables with their split and published Dice in percent, and backbones."""
+    from medmap.published import find_recipe, published_rows, recipes_folder
+
+    if name is not None:
+        _show(*find_recipe(name))
+        return
+    source = ""
+    for row in published_rows().values():
+        if row.source != source:
+            source = row.source
+            out.print(f"\n{source}", soft_wrap=True, markup=False)
+        figures = ", ".join(f"{key} {value}" for key, value in row.published.items() if key != "note")
+        out.print(f"  {row.name:42} {row.recipe.split:20} {figures}".rstrip(), soft_wrap=True, markup=False)
+    others = [p for p in (recipes_folder(), recipes_folder() / "networks") for p in sorted(p.glob("*.json"))]
+    out.print(f"\nWithout a table: {', '.join(path.stem for path in others)}.", soft_wrap=True)
+    out.print("Train one with: medmap train RECIPE --data FOLDER --run RUN --bundle BUNDLE", soft_wrap=True)
+
+
+def _show(recipe, row) -> None:
+    import json
+    from dataclasses import asdict
+
+    out.print(recipe.about, soft_wrap=True, markup=False)
+    if row is not None and row.teacher:
+        out.print(f"\nmedmap train {row.teacher} --data FOLDER --run RUN-TEACHER --bundle TEACHER", soft_wrap=True)
+        out.print(f"medmap train {row.name} --teacher TEACHER --data FOLDER --run RUN --bundle BUNDLE", soft_wrap=True)
+    out.print()
+    out.print(json.dumps({k: v for k, v in asdict(recipe).items() if k != "about"}, indent=1), markup=False)
