@@ -10,12 +10,19 @@ import typer
 from medmap.cli.base import Device, Overwrite, app, out, showing_progress
 
 
+RecipeArgument = Annotated[
+    Optional[str],  # noqa: UP045
+    typer.Argument(help="Recipe: a JSON file, or a name that medmap recipes lists [default: MedMAP's own]."),
+]
+SplitOption = Annotated[
+    Optional[str],  # noqa: UP045
+    typer.Option(help="Train on the part train of this split (file or name) instead of the recipe's; none: all."),
+]
+
+
 @app.command()
 def train(
-    recipe: Annotated[
-        Optional[str],  # noqa: UP045
-        typer.Argument(help="Recipe: a JSON file, or a name that medmap recipes lists [default: MedMAP's own]."),
-    ] = None,
+    recipe: RecipeArgument = None,
     *,
     run: Annotated[Path, typer.Option(help="Folder of the run: checkpoint, log. An unfinished run is resumed.")],
     data: Annotated[
@@ -38,10 +45,7 @@ def train(
             "[default: the recipe's sets]"
         ),
     ] = None,
-    split: Annotated[
-        Optional[str],  # noqa: UP045
-        typer.Option(help="Train on the part train of this split (file or name) instead of the recipe's; none: all."),
-    ] = None,
+    split: SplitOption = None,
     start: Annotated[
         Path | None, typer.Option("--from", help="Bundle whose weights to begin with: fine-tuning on your own cases.")
     ] = None,
