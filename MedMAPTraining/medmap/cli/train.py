@@ -9,7 +9,6 @@ import typer
 
 from medmap.cli.base import Device, Overwrite, app, out, showing_progress
 
-
 RecipeArgument = Annotated[
     Optional[str],  # noqa: UP045
     typer.Argument(help="Recipe: a JSON file, or a name that medmap recipes lists [default: MedMAP's own]."),
