@@ -31,5 +31,21 @@ class CardSection(Section):
             lines.append(_("Measured on {data}.").format(data=card.data))
         elif card.subset and not entry.error:
             lines.append(NOT_VALIDATED)
+        lines += self._entry(found.used)
         lines += [f"\u26a0 {warning}" for warning in (*found.warnings, *card.warnings)]
         showText(self.ui.cardNoteLabel, "\n".join(lines))
+
+    def _entry(self, used):
+        """What a loaded model of several networks, each for one set of scans, will do with these scans."""
+        bundle = self.panel.logic.loaded
+        if bundle is None or not used:
+            return []
+        entry = bundle.find_entry(used)
+        if entry is None:
+            return [_("\u26a0 The model has no network for these scans.")]
+        if set(entry.modalities) == set(used):
+            return []
+        titles = self.panel.logic.task.titles(entry.modalities)
+        return [
+            _("\u26a0 The model has no network for exactly these scans: {scans} will be used.").format(scans=titles)
+        ]

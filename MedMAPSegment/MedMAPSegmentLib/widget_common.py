@@ -119,6 +119,11 @@ def scoreText(value):
     return numberText(value, 3)
 
 
+def shortText(value):
+    """A number between 0 and 1 with two decimals."""
+    return numberText(value, 2)
+
+
 def changeText(value):
     """A change with its sign."""
     return "\u2013" if math.isnan(value) else f"{value:+.1f}"

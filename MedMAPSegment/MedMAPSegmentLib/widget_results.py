@@ -73,8 +73,9 @@ class ResultsSection(Section):
             return
         table = resultsTable(slicer.mrmlScene, node, self.panel.logic.task)
         columns = {"Region": None, "Name": None, "Volume": None, "Axial diameter": None, "Diameter": None}
-        heads = [_("Region"), _("Name"), _("Volume (ml)"), _("Axial \u00d8 (mm)"), _("Longest \u00d8 (mm)")]
-        fillTable(self.ui.resultsTable, heads, *tableRows(table, columns))
+        heads = [_("Region"), _("ml"), _("Axial \u00d8 mm"), _("Longest \u00d8 mm")]
+        rows, tips = tableRows(table, columns)
+        fillTable(self.ui.resultsTable, heads, [[f"{row[0]} ({row[1]})", *row[2:]] for row in rows], tips[1:])
         self.ui.resultsLabel.text = self.describe(self.provenance)
         wasBlocked = self.ui.show3DButton.blockSignals(True)
         self.ui.show3DButton.checked = _hasSurfaces(node)

@@ -10,7 +10,7 @@ from medmap.errors import InputDataError
 
 from . import choices, uncertainty
 from .review import jumpTo
-from .widget_common import Section, changeText, fillCombo, fillTable, saying, scoreText, showText, tableRows, waiting
+from .widget_common import Section, changeText, fillCombo, fillTable, saying, shortText, showText, tableRows, waiting
 
 MAPS = (uncertainty.ENTROPY, uncertainty.DISAGREEMENT)
 
@@ -52,14 +52,15 @@ class WhatIfSection(Section):
         if key == self._shown:
             return
         self._shown = key
-        task = self.panel.logic.task
+        names = [region.name for region in self.panel.logic.task.regions]
         columns = {"Scans": None}
-        heads = [_("Scans")]
-        for region in task.regions:
-            columns[f"{region.name} change"] = changeText
-            columns[f"{region.name} Dice"] = scoreText
-            heads += [f"{region.name} \u0394 ml", f"{region.name} Dice"]
-        fillTable(self.ui.whatIfTable, heads, *tableRows(nodes.table if nodes is not None else None, columns))
+        for name in names:
+            columns |= {f"{name} change": changeText, f"{name} Dice": shortText}
+        rows, tips = tableRows(nodes.table if nodes is not None else None, columns)
+        paired = [
+            [row[0], *(f"{change} ({dice})" for change, dice in zip(row[1::2], row[2::2], strict=True))] for row in rows
+        ]
+        fillTable(self.ui.whatIfTable, [_("Scans"), *names], paired, tips[::2])
         if nodes is None:
             self._found = None
             showText(self.ui.whatIfLabel, "")
@@ -100,8 +101,8 @@ class WhatIfSection(Section):
         showText(
             self.ui.whatIfLabel,
             _(
-                "Change of volume, and Dice against the result from the scans used. Mean uncertainty inside the "
-                "regions (0 certain, 1 all classes alike): {parts}."
+                "Change of volume in ml and, in brackets, Dice against the result from the scans used. Mean "
+                "uncertainty inside the regions (0 certain, 1 all classes alike): {parts}."
             ).format(parts=", ".join(parts) or "\u2013"),
         )
         self.panel.ui.statusLabel.text = _("Compared {count} combinations.").format(count=len(found.variants))

@@ -169,41 +169,6 @@ def test_every_file_of_the_module_is_listed():
     assert {path for path in listed if not (REPOSITORY / "MedMAPSegment" / path).is_file()} == set()
 
 
-class TestExtensionsIndex:
-    """What ``check_description_files.py`` of the Extensions Index looks for, by its own expressions."""
-
-    text = (REPOSITORY / "CMakeLists.txt").read_text()
-
-    def test_the_project_has_the_name_of_the_index_entry(self):
-        name = re.findall(r"project\s*\(\s*([^\s\)\n\r]+)", self.text, re.IGNORECASE)[0]
-        assert name == "MedMAP"
-        assert not name.startswith("Slicer")
-
-    @pytest.mark.parametrize(
-        "pattern",
-        [r'set\s*\(EXTENSION_ICONURL\s*"([^"]+)"[ ]*\)', r'set\s*\(EXTENSION_SCREENSHOTURLS\s*"([^"]+)"\)'],
-    )
-    def test_pictures_are_raw_addresses_of_bitmaps(self, pattern):
-        found = re.findall(pattern, self.text, re.IGNORECASE | re.MULTILINE)
-        assert len(found) == 1
-        for address in found[0].split():
-            assert re.fullmatch(r"https://raw\.githubusercontent\.com/[\w./-]+\.(png|jpg|jpeg|gif)", address)
-
-    def test_the_icon_address_names_a_file_of_this_repository(self):
-        address = re.findall(r'set\s*\(EXTENSION_ICONURL\s*"([^"]+)"', self.text)[0]
-        assert (REPOSITORY / address.split("/main/")[1]).is_file()
-
-    def test_the_metadata_that_slicer_reads_is_there(self):
-        for name in ("HOMEPAGE", "CONTRIBUTORS", "DESCRIPTION", "DEPENDS"):
-            assert re.search(rf'set\(EXTENSION_{name} "[^"]+"\)', self.text), name
-        assert 'set(EXTENSION_DEPENDS "PyTorch")' in self.text
-
-    def test_all_addresses_are_of_one_repository(self):
-        owners = set(re.findall(r"https://(?:raw\.githubusercontent|github)\.com/([\w-]+/[\w-]+)", self.text))
-        assert len(owners) == 1
-        assert next(iter(owners)).split("/")[1].startswith("Slicer")
-
-
 def test_the_metadata_survives_cmake(built):
     lines = dict(line.split("=", 1) for line in (built[0] / "metadata.txt").read_text().splitlines())
     assert lines["DEPENDS"] == "PyTorch"

@@ -152,7 +152,7 @@ class TestWalk:
         finish(120)
         assert panel.ui.whatIfTable.rowCount == 15
         assert texts(panel.ui.whatIfTable, 0)[0] == "T1 + T1ce + FLAIR", "the current one comes first"
-        assert texts(panel.ui.whatIfTable, 2)[0] == "1.000"
+        assert texts(panel.ui.whatIfTable, 1)[0] == "+0.0 (1.00)"
         panel.ui.uncertaintyButton.click()
         panel.ui.uncertainSliceButton.click()
         assert "of all uncertainty" in panel.ui.statusLabel.text

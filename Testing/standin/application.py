@@ -98,11 +98,11 @@ class LayoutManager:
         self.logics = vtk.vtkCollection()
         self.layout = None
         self._byName = {}
-        for name in ("Red", "Green", "Yellow"):
+        for name, orientation in (("Red", "Axial"), ("Green", "Coronal"), ("Yellow", "Sagittal")):
             logic = slicer.vtkMRMLSliceLogic()
             logic.SetMRMLScene(scene)
             logic.SetMRMLApplicationLogic(application)
-            logic.AddSliceNode(name)
+            logic.AddSliceNode(name).SetOrientation(orientation)
             self.logics.AddItem(logic)
             self._byName[name] = logic
 
