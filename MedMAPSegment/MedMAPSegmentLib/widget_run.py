@@ -82,11 +82,10 @@ class RunSection(Section):
         return [*found, *self.panel.inputs.read().problems, *self.panel.logic.problems(**self.panel.choices())]
 
     def _showChoices(self, chosen):
-        devices = listDevices()
-        names = [device.name for device in devices]
-        if tuple(names) != tuple(d.name for d in self._devices):
-            self._devices = devices
-            fillCombo(self.ui.deviceComboBox, [device.text for device in devices])
+        if not self._devices:  # asked once: asking a graphics card for its memory takes time and some of it
+            self._devices = listDevices()
+            fillCombo(self.ui.deviceComboBox, [device.text for device in self._devices])
+        names = [device.name for device in self._devices]
         index = names.index(chosen.device) if chosen.device in names else 0
         for comboBox, at in (
             (self.ui.deviceComboBox, index),

@@ -1,7 +1,7 @@
 """What the Extensions Index checks before it takes an extension, by its own expressions.
 
-From its ``check_description_files.py``, ``extension_ai_analysis.py`` and the template of its pull requests. Its packaging job is skipped for extensions that
-depend on PyTorch, so ``test_extension.py`` builds and installs with a stub of Slicer's macros instead.
+From its ``check_description_files.py``, ``extension_ai_analysis.py`` and the template of its pull requests. Its
+packaging job is skipped for extensions that depend on PyTorch; ``test_extension.py`` installs with a stub instead.
 """
 
 from __future__ import annotations
