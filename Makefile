@@ -4,7 +4,7 @@ BIN := .venv/bin
 # A tumour of median size (90 ml; the median of 123 BraTS tumours is 87 ml).
 CASE := demo/Phantom_02030/Phantom_02030
 
-.PHONY: demo test test-all lint clean
+.PHONY: demo test test-all lint fuzz licences sbom clean
 
 demo: .venv/ready
 	$(BIN)/medmap phantom demo --seed 2030 --overwrite
@@ -21,6 +21,25 @@ lint: .venv/ready
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
+# An hour of malformed files; what goes wrong is kept in fuzz-findings/.
+fuzz: .venv/ready
+	$(BIN)/python Testing/hardening/fuzz.py --minutes 60 --seed $$(date +%s)
+
+# Whose work is in it: an inventory of licences, and a software bill of materials (CycloneDX), of what is in .venv.
+licences: .venv/ready .tools/ready
+	.tools/bin/pip-licenses --python $(BIN)/python --from=mixed --order=license --format=markdown \
+		--output-file=licences.md
+
+sbom: .venv/ready .tools/ready
+	.tools/bin/cyclonedx-py environment --pyproject MedMAPTraining/pyproject.toml --output-reproducible \
+		--output-file sbom.cdx.json $(BIN)/python
+
+# Apart from .venv, so that the tools do not list themselves.
+.tools/ready:
+	$(PYTHON) -m venv .tools
+	.tools/bin/python -m pip install --quiet "pip-licenses>=5" "cyclonedx-bom>=7"
+	touch $@
+
 # The marker file is renewed when the dependencies change.
 .venv/ready: MedMAPTraining/pyproject.toml MedMAPTraining/constraints.txt
 	$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 10) and 'MedMAP needs Python 3.10 or newer: make PYTHON=...')"
@@ -30,4 +49,4 @@ lint: .venv/ready
 	touch $@
 
 clean:
-	rm -rf .venv demo
+	rm -rf .venv .tools demo

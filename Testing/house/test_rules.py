@@ -71,3 +71,11 @@ def test_slicer_requirements_are_the_inference_part_of_the_package():
     assert needed
     for requirement in needed:
         assert f'"{requirement}"' in project
+
+
+def test_every_dependency_has_a_licence_and_a_reason():
+    project = (ROOT / "MedMAPTraining/pyproject.toml").read_text()
+    named = set(re.findall(r'^\s*"([A-Za-z0-9_-]+)[><=\[]', project, re.MULTILINE)) - {"medmap", "setuptools"}
+    described = (ROOT / "MedMAPTraining/dependencies.md").read_text()
+    assert {"torch", "pytest", "monai"} <= named
+    assert not [name for name in named if name not in described]
