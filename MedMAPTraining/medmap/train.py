@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
+import json
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -17,7 +19,7 @@ from torch import Tensor
 from medmap.checkpoint import load_checkpoint, remove_leftovers, save_best, save_checkpoint
 from medmap.dataset import Batch, Sampler
 from medmap.errors import BundleError, InternalError, UsageError
-from medmap.files import make_folder, write_json
+from medmap.files import make_folder, only_one, write_json
 from medmap.loader import Piece, batches
 from medmap.networks import Backbone, build_network
 from medmap.networks.stem import naming_modalities
@@ -115,6 +117,7 @@ def train(
 
     Raises:
         BundleError: the folder holds a run of another recipe.
+        OutputError: another program trains in the folder.
         UsageError: the batch cannot be dealt out to the processes and passes.
         InternalError: the loss is not finite; the last checkpoint stays.
     """
@@ -127,6 +130,12 @@ def train(
     if start is not None:
         objective.deploy().load_state_dict(start.state_dict())
     training = Training(recipe, objective, sampler, run, engine, team)
+    with only_one(run) if team.first else contextlib.nullcontext():
+        return _run(training, validation, report)
+
+
+def _run(training: Training, validation: Validator | None, report: Report | None) -> int:
+    engine, team, recipe = training.engine, training.team, training.recipe
     started, patience = time.monotonic(), engine.patience or math.inf
     every = engine.validate_every or max(1, recipe.steps // 20)
     for step, figures in training.steps():
@@ -304,7 +313,7 @@ class Training:
             return
         if state["recipe"] != self.recipe.digest():
             raise BundleError(
-                f"The run {self.run.name} was started with another recipe (see its recipe.json).",
+                f"The run {self.run.name} was started with another recipe{_differing(self.run, self.recipe)}.",
                 "Use the same options, or another --run folder.",
             )
         self.objective.load_state_dict(state["objective"])
@@ -314,6 +323,17 @@ class Training:
         if state["precision"]:
             precision.load_state_dict(state["precision"])
         self.step, self.best, self.stale = int(state["step"]), state["best"], state["stale"]
+
+
+def _differing(run: Path, recipe: Recipe) -> str:
+    """Which settings of a run are not those of a recipe, in words; empty when its recipe.json does not tell."""
+    with contextlib.suppress(OSError, ValueError):
+        before = json.loads((run / "recipe.json").read_text(encoding="utf-8"))
+        now = json.loads(json.dumps(asdict(recipe)))
+        keys = [key for key in now if key != "about" and before.get(key) != now[key]]
+        shown = "; ".join(f"{key} was {before.get(key)!r}, is {now[key]!r}" for key in keys)
+        return f": {shown}" if shown else ""
+    return ""
 
 
 def _even(recipe: Recipe) -> int:

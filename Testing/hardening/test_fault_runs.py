@@ -310,7 +310,7 @@ def test_61_a_run_of_another_recipe_names_what_differs(cohort, cli):
 def test_62_a_loss_that_is_not_finite_names_the_case_and_keeps_the_checkpoint(cohort, cli, monkeypatch):
     assert cli(*training(cohort, "--minutes", "0")).code == 0
     before = (cohort / "run/checkpoint.pt").read_bytes()
-    monkeypatch.setattr("medmap.train.sum", lambda losses: torch.tensor(np.nan), raising=False)
+    monkeypatch.setattr("medmap.train.sum", lambda losses: torch.full((), np.nan, requires_grad=True), raising=False)
     ran = cli(*training(cohort))
     assert ran.code == 70, ran.err
     assert "Case_" in ran.error

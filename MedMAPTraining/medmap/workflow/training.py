@@ -12,7 +12,7 @@ import torch
 
 from medmap.bundle import Bundle, load_bundle
 from medmap.dataset import Batch, Case, PatchSampler, Sampler, cache_case, find_cases
-from medmap.errors import InputDataError, OutputError, UsageError
+from medmap.errors import InputDataError, MedMAPError, MissingInputError, OutputError, UsageError, all_of
 from medmap.export import export
 from medmap.files import make_folder
 from medmap.generated import GeneratedSampler
@@ -153,10 +153,16 @@ def cached_patches(
     write_masks(run / "scans.csv", task, {name: missingness.ever(name) for name in names})
     cache, aside = make_folder(run / "cache"), recipe.hold_out(names)
     folders: dict[bool, list[Path]] = {False: [], True: []}
+    faults: list[MedMAPError] = []
     for n, case in enumerate(cases):
         report(0.0, f"preparing case {n + 1} of {len(cases)}")
-        folder = cache_case(case, task, recipe.preprocess, cache, missingness.ever(case.case_id))
-        folders[case.case_id in aside].append(folder)
+        try:
+            folder = cache_case(case, task, recipe.preprocess, cache, missingness.ever(case.case_id))
+            folders[case.case_id in aside].append(folder)
+        except (InputDataError, MissingInputError) as error:
+            faults.append(type(error)(f"{case.case_id}: {error.cause}", error.remedy))
+    if faults:  # all at once, before the first step, instead of one a night
+        raise all_of(faults, len(cases))
     sampler = PatchSampler(folders[False], missingness, recipe.seed, recipe.augmentation)
     if not aside:
         return sampler, None
