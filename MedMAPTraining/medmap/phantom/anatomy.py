@@ -113,6 +113,8 @@ def build_atlas(draw: Draw, device: torch.device | str) -> Atlas:
         "fissure": draw.uniform(0.3, 0.8) + 0.6 * age,
         "cortex": draw.uniform(2.3, 3.2),
         "caps": draw.uniform(0.0, 0.9) * (0.3 + 0.7 * age),
+        "haze": draw.uniform(0.0, 0.6),
+        "haze_mm": draw.uniform(5.0, 18.0),
         "wmh_level": 3.6 - 1.9 * age * draw.uniform(),
         "vein_radius": draw.uniform(0.6, 1.4),
         "vein_share": draw.uniform(-0.6, 1.3),
@@ -323,8 +325,10 @@ def _paint_cerebellum(parts: torch.Tensor, template: torch.Tensor, m: dict, habi
 
 
 def hyperintensities(m: dict, habit: dict) -> torch.Tensor:
-    """Caps and bands along the ventricles, and spots in deep white matter: bright in FLAIR, not tumour."""
+    """Caps, bands and a broad haze along the ventricles, spots in deep white matter: bright in FLAIR, not tumour."""
     caps = habit["caps"] * torch.exp(-(-m["ventricle"]).clamp(min=0.0) / 2.5) * (1.0 + 0.4 * m["hyper"])
+    haze = habit["haze"] * torch.exp(-(-m["ventricle"]).clamp(min=0.0) / habit["haze_mm"])
+    caps = torch.maximum(caps, haze * (1.0 + 0.2 * m["hyper"]))
     near = torch.exp(-((-m["ventricle"] - 12.0).clamp(min=0.0)) / 10.0)
     spots = torch.sigmoid((m["hyper"] + 0.8 * near - habit["wmh_level"]) / 0.12)
     return torch.maximum(caps.clamp(0.0, 1.0), spots)

@@ -38,7 +38,7 @@ TABLE: dict[str, dict[str, tuple[float, float, float]]] = {
         "solid": (0.90, 0.40, 1.6), "necrosis": (1.9, 0.7, 3.2), "blood": (-0.6, -1.5, 0.8),
     },
     "flair": {
-        "csf": (-2.0, -2.8, -1.4), "gm": (-0.15, -0.5, 0.15), "wm": (-0.38, -0.7, 0.0),
+        "csf": (-2.0, -2.8, -1.4), "gm": (-0.15, -0.5, 0.15), "wm": (-0.30, -0.7, 0.25),
         "striatum": (-0.15, -0.45, 0.15), "pallidum": (-0.6, -1.0, -0.2), "thalamus": (-0.25, -0.5, 0.05),
         "cb_gm": (-0.2, -0.5, 0.15), "stem": (-0.25, -0.6, 0.1), "vessel": (-0.8, -1.8, 0.8),
         "choroid": (0.2, -0.6, 1.0), "wmh": (0.6, 0.2, 1.2), "ed": (0.70, 0.20, 1.45),
@@ -106,9 +106,9 @@ def _restore_order(means: dict[str, dict[str, float]], draw: Draw, enhancing: bo
     z["necrosis"] = max(z["necrosis"], z["solid"])
     z["csf"] = max(z["csf"], z["ed"] + 0.5)
     z = means["flair"]
-    z["wm"] = min(z["wm"], z["gm"] + 0.1)
+    z["wm"] = min(z["wm"], z["gm"] + 0.3)
     z["csf"] = min(z["csf"], z["wm"] - 0.8)
-    z["ed"] = max(z["ed"], z["gm"] + 0.45)
+    z["ed"] = max(z["ed"], z["gm"] + 0.45, z["wm"] + 0.5)
     if enhancing:
         z["solid"] = max(z["solid"], z["gm"] + 0.45)
 

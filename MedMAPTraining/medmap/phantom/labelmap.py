@@ -237,6 +237,8 @@ def build_label_atlas(draw: Draw, paths: Sequence[Path], device: torch.device | 
     habit = {
         "age": age,
         "caps": draw.uniform(0.0, 0.9) * (0.3 + 0.7 * age),
+        "haze": draw.uniform(0.0, 0.6),
+        "haze_mm": draw.uniform(5.0, 18.0),
         "wmh_level": 3.6 - 1.9 * age * draw.uniform(),
         "vein_radius": draw.uniform(0.5, 1.3),
         "vein_share": draw.uniform(-0.6, 1.3),

@@ -84,7 +84,7 @@ def _positions(draw: Draw, atlas: Atlas, count: int, total_ml: float) -> tuple[t
     deepest = 12.0 + 0.35 * _radius(total_ml)
     tried = [(draw.uniform(-60, 60), draw.uniform(-78, 78), draw.uniform(-38, 70)) for _ in range(400)]
     m = atlas.at(torch.tensor(tried, device=atlas.device).T.contiguous())
-    fits = (m["cerebrum"] > 6.0) & (m["cerebrum"] < max(deepest, 26.0)) & (m["ventricle"] < -3.0) & (m["sheet"] > 4.0)
+    fits = (m["cerebrum"] > 4.0) & (m["cerebrum"] < max(deepest, 26.0)) & (m["ventricle"] < -3.0) & (m["sheet"] > 4.0)
     found: list[tuple[float, float, float]] = []
     for p, fit in zip(tried, fits.tolist(), strict=True):
         apart = not found or 24.0 < math.dist(p, found[0]) < 65.0
