@@ -226,6 +226,21 @@ def test_a_damaged_checkpoint_falls_back_one_generation(tmp_path):
         load_checkpoint(tmp_path)
 
 
+def test_a_large_checkpoint_lies_in_parts_and_survives_the_loss_of_one(tmp_path, monkeypatch):
+    monkeypatch.setattr("medmap.checkpoint.PART_BYTES", 4096)
+    for step in (1, 2, 3):
+        save_checkpoint(tmp_path, {"step": step, "weights": torch.arange(5000.0) + step})
+    assert max(path.stat().st_size for path in tmp_path.iterdir()) <= 4096
+    loaded = load_checkpoint(tmp_path)
+    assert loaded["step"] == 3
+    assert torch.equal(loaded["weights"], torch.arange(5000.0) + 3)
+    parts = sorted(tmp_path.glob("*.part"))
+    names = json.loads((tmp_path / LAST).read_bytes().split(b":", 1)[1])
+    assert len(parts) == 2 * len(names)  # two generations, no leftovers
+    (tmp_path / names[1]).unlink()
+    assert load_checkpoint(tmp_path)["step"] == 2
+
+
 def test_unknown_objectives_and_recipes_are_refused(tmp_path):
     with pytest.raises(UsageError, match="objective"):
         make_objective(Recipe(objective="magic"), BRATS)
