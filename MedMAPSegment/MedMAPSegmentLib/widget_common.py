@@ -87,9 +87,9 @@ def fillTable(widget, heads, rows, tips=()):
             if column < len(tips) and tips[column]:
                 item.setToolTip(tips[column])
             widget.setItem(row, column, item)
+    widget.setVisible(bool(rows))  # first, for only a visible table stretches its last column
     widget.resizeColumnsToContents()
     widget.resizeRowsToContents()
-    widget.setVisible(bool(rows))
 
 
 def tableRows(tableNode, columns):

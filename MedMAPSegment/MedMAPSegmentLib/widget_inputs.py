@@ -7,6 +7,8 @@ import slicer
 import slicer.util
 from slicer.i18n import tr as _
 
+from medmap.task import BRATS
+
 from . import choices
 from .detect import databaseTags, detectModalities, volumesOf
 from .inputs import SlotState, readSlots
@@ -96,7 +98,8 @@ class InputsSection(Section):
         """Show the choices, and say of each slot whether it is used, missing or left out."""
         found = self.read()
         idle = found is not None and not self.panel.isBusy()
-        self.ui.detectButton.enabled = self.ui.sampleButton.enabled = idle
+        self.ui.detectButton.enabled = idle
+        self.ui.sampleButton.enabled = idle and self.panel.logic.task.name == BRATS.name
         if found is None:
             return
         self._following = True
@@ -138,7 +141,7 @@ class InputsSection(Section):
             if not self.panel.run.canCompute():
                 return
             with waiting():
-                patient = addPhantomPatient(slicer.mrmlScene, task=self.panel.logic.task)
+                patient = addPhantomPatient(slicer.mrmlScene)
             self.takePatient(patient)
 
     def takePatient(self, patient):

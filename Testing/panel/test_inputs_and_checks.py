@@ -69,6 +69,7 @@ class TestSlots:
         assert [panel.ui.referenceComboBox.itemText(n) for n in range(4)][1:] == ["Cine", "T2", "LGE"]
         assert "Without LGE no scar." in panel.ui.cardNoteLabel.text
         assert panel.ui.applyButton.enabled, panel.ui.applyButton.toolTip
+        assert not panel.ui.sampleButton.enabled, "the sample is a brain"
 
 
 class TestDetect:
