@@ -88,6 +88,7 @@ ORDER = [
         "optimisers",
         "export",
         "published",
+        "modality_gap",
     },
     {
         "train",
@@ -106,6 +107,7 @@ HEAVY = {
     "monai": {"objectives", "networks"},
     "lightning_fabric": {"parallel", "train"},
     "matplotlib": {"report"},
+    "sklearn": {"modality_gap"},
     "typer": {"cli"},
     "rich": {"cli", "bench"},
 }

@@ -1,0 +1,53 @@
+"""The picture of latent spaces: one column a network, its t-SNE coloured by modality and by tissue."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from matplotlib.figure import Figure
+
+COLOURS = ("#3b6fb6", "#d1495b", "#2e8b57", "#e0a030", "#7b4f9d", "#555555")
+
+
+@dataclass(frozen=True)
+class LatentPanel:
+    """One network.
+
+    Attributes:
+        title: its name.
+        points: [P, 2] by title of the modality.
+        tumour: [P] bool.
+        caption: measures, in words.
+    """
+
+    title: str
+    points: Mapping[str, np.ndarray]
+    tumour: np.ndarray
+    caption: str
+
+
+def draw_latents(panels: Sequence[LatentPanel]) -> bytes:
+    """PNG: above, places coloured by modality; below, by whether they lie in the tumour."""
+    figure = Figure(figsize=(4.4 * len(panels), 8.4), layout="constrained", dpi=110)
+    axes = figure.subplots(2, len(panels), squeeze=False)
+    for column, panel in enumerate(panels):
+        above, below = axes[:, column]
+        for colour, (name, points) in zip(COLOURS, panel.points.items(), strict=False):
+            above.scatter(*points.T, s=7, c=colour, label=name, alpha=0.7, linewidths=0)
+            below.scatter(*points[~panel.tumour].T, s=7, c="#b8bcc2", linewidths=0)
+        for n, points in enumerate(panel.points.values()):
+            label = "tumour" if n == 0 else None
+            below.scatter(*points[panel.tumour].T, s=9, c="#c0392b", linewidths=0, label=label)
+        below.scatter([], [], s=9, c="#b8bcc2", label="elsewhere in the brain")
+        above.set_title(f"{panel.title}\n{panel.caption}", fontsize=9)
+        for axis in (above, below):
+            axis.set_xticks([])
+            axis.set_yticks([])
+            axis.legend(loc="upper right", fontsize=8, markerscale=2.5, framealpha=0.9)
+    figure.supxlabel("t-SNE of the latents of single scans; one point is one place of one patient", fontsize=9)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png")
+    return buffer.getvalue()
