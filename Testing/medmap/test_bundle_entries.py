@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from typer.testing import CliRunner
 
 from medmap.bundle import InferenceSpec, NetworkSpec, load_bundle, save_bundle
 from medmap.errors import BundleError
@@ -145,6 +146,27 @@ def test_other_scans_never_change_what_a_dedicated_network_sees(bundle, volumes,
 def test_what_if_asks_the_entries(bundle, volumes):
     result = what_if(volumes, bundle)
     assert len(result.variants) == 12
+
+
+def test_the_command_line_says_which_networks_there_are_and_which_was_used(path, volumes, tmp_path):
+    from medmap.cli.main import app
+    from medmap.nifti import write_volume
+
+    shown = CliRunner().invoke(app, ["info", str(path)]).output
+    assert shown.count("Network: UNet") == 3
+    assert "for T1ce, FLAIR" in shown
+    assert "3 networks" in CliRunner().invoke(app, ["verify", str(path)]).output
+    options = []
+    for name in ("t1", "t1ce"):
+        write_volume(tmp_path / f"{name}.nii.gz", volumes[name].array.astype(np.int16), volumes[name].affine)
+        options += [f"--{name}", str(tmp_path / f"{name}.nii.gz")]
+    run = CliRunner().invoke(app, ["segment", *options, "--bundle", str(path), "-o", str(tmp_path / "result")])
+    assert run.exit_code == 0, run.output
+    assert "the one for T1ce was used, and T1 was not" in run.output
+    assert "not used: t1" in run.output
+    report = json.loads((tmp_path / "result/report.json").read_text())
+    assert report["bundle"]["entry"] == "t1ce"
+    assert list(report["modalities"]["not_used"]) == ["t1"]
 
 
 def test_two_networks_for_one_set_are_refused(tmp_path):

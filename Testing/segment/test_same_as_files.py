@@ -18,6 +18,7 @@ torch = pytest.importorskip("torch")
 nib = pytest.importorskip("nibabel")
 
 from medmap.bundle import Bundle, InferenceSpec, NetworkSpec  # noqa: E402
+from medmap.errors import BundleError  # noqa: E402
 from medmap.inference import segment  # noqa: E402
 from medmap.networks import build_network  # noqa: E402
 from medmap.nifti import read_nifti  # noqa: E402
@@ -205,3 +206,21 @@ def test_the_result_record_has_what_the_panel_reads(scene, bundle):
     assert set(result.provenance["modalities"]["used"]) == {"t1", "flair"}
     assert result.provenance["run"]["device"] == "cpu"
     assert all(finding.message for finding in result.findings)
+
+
+def test_a_bundle_of_dedicated_networks_works_in_the_panel_and_says_which_it_used(scene):
+    torch.manual_seed(0)
+    networks = []
+    for inputs in ([1], [1, 3]):
+        spec = NetworkSpec("UNet", {"modalities": 4, "classes": 4, "widths": [4, 6], "inputs": inputs})
+        networks.append((spec, build_network(spec.name, spec.options).eval()))
+    (spec, network), *others = networks
+    settings = (BRATS, spec, PreprocessSpec(spacing=4.0), InferenceSpec(), {}, network)
+    dedicated = Bundle("dedicated-1", "0" * 64, *settings, others=tuple(others))
+    logic = SegmentationLogic(scene, loadBundle=lambda: dedicated)
+    said = module.provenanceOf(logic.process(addSyntheticCase(scene, ("t1ce", "t2")), device="cpu"))
+    assert said["bundle"]["entry"] == "t1ce"
+    assert list(said["modalities"]["not_used"]) == ["t2"]
+    assert any("T2 was not" in finding["message"] for finding in said["findings"])
+    with pytest.raises(BundleError, match="no network for T2"):
+        logic.process(addSyntheticCase(scene, ("t2",)), device="cpu")

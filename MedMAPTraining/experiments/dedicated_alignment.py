@@ -1,0 +1,278 @@
+"""Does alignment help dedicated methods? ProtoKD and ACN on synthetic patients, with T*, with T* and P_*, without.
+
+    python MedMAPTraining/experiments/dedicated_alignment.py FOLDER [--seeds 0 1 2] [--minutes 6]
+    python MedMAPTraining/experiments/dedicated_alignment.py FOLDER --table
+
+ProtoKD: a teacher of all scans, aligned or not, then a student a set of scans; ``alone`` has no teacher. ACN: the full
+path aligned or not, trained with the student. Equal budget: all arms of a method have the same cases, steps, patches
+and student. A seed sets weights and patches; the patients are the same for all seeds. Whole heads are scored in
+windows as large as the patches; Dice is the mean of WT, TC and ET. ``gap``: P_*'s distance with equal weights between
+the normalised latents of the test cases (0 alike, 0.75 unrelated). Finished runs are kept, so call it again to go on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch.nn.functional import pad
+
+from medmap.alignment import MixtureAnchor
+from medmap.cache import cache_case
+from medmap.checkpoint import load_checkpoint
+from medmap.dataset import PatchSampler
+from medmap.inference import gaussian_weight, window_boxes
+from medmap.layouts import find_cases
+from medmap.metrics import dice
+from medmap.missingness import full
+from medmap.networks import Backbone, build_network
+from medmap.preprocess import PreprocessSpec
+from medmap.recipe import Recipe
+from medmap.task import BRATS
+from medmap.train import make_objective, train
+from medmap.workflow.dedicated import load_teacher
+from medmap.workflow.phantoms import write_phantoms
+
+SPACING, TRAINED, TESTED = 4.0, 16, 8
+PATCH = (20, 20, 20)
+STEM = {"at": "input", "channels": 4}
+MIXED = {**STEM, "mixture": {"initial": {"t1ce": 2.0}}}
+P_STAR = {"anchor": "mixture", "tap": "stem"}
+VNET = {"widths": (8, 16, 32), "depths": (1, 1, 1), "norm": "instance"}
+SEGRESNET = {"width": 8, "blocks_down": (1, 1, 1), "blocks_up": (1, 1)}
+COMMON = Recipe(
+    missingness="full",
+    patch=PATCH,
+    large_share=0.0,
+    optimiser="adam",
+    learning_rate=5e-3,
+    weight_decay=1e-5,
+    schedule="poly",
+    preprocess=PreprocessSpec(spacing=SPACING),
+)
+TEACHER = replace(COMMON, network="VNet", steps=300, network_options={**VNET, "inputs": (0, 1, 2, 3)})
+STUDENT = replace(COMMON, network="VNet", steps=200, network_options=VNET)
+TEACHERS = {
+    "none": TEACHER,
+    "T*": replace(TEACHER, network_options={**TEACHER.network_options, "stem": STEM}),
+    "T* + P_*": replace(TEACHER, network_options={**TEACHER.network_options, "stem": MIXED}, alignment=P_STAR),
+}
+CO_TRAINED = replace(
+    COMMON,
+    network="SegResNet",
+    steps=150,
+    network_options=SEGRESNET,
+    objective="acn",
+    objective_options={"discriminator_width": 8, "ramp_epochs": 1.0},
+)
+FULL = {
+    "none": {},
+    "T*": {"full": {"stem": STEM}},
+    "T* + P_*": {"full": {"stem": MIXED}},
+}
+METHODS = {
+    "protokd": (("alone", "none", "T*", "T* + P_*"), ("t1", "flair")),
+    "acn": (("none", "T*", "T* + P_*"), ("flair",)),
+}
+
+
+class Cohort:
+    """The synthetic patients, made and prepared once."""
+
+    def __init__(self, root: Path):
+        self.folders = {}
+        for part, number, seed in (("train", TRAINED, 7000), ("test", TESTED, 9000)):
+            if not (root / part).is_dir():
+                write_phantoms(root / part, number, seed, SPACING, False, "cpu", False, lambda fraction, text: None)
+            cache = root / f"cache-{part}"
+            cache.mkdir(exist_ok=True)
+            cases = find_cases(root / part, BRATS)
+            self.folders[part] = [cache_case(case, BRATS, COMMON.preprocess, cache) for case in cases]
+
+    def sampler(self, seed: int) -> PatchSampler:
+        return PatchSampler(self.folders["train"], full(BRATS), seed, COMMON.augmentation)
+
+    def heads(self, stride: int):
+        """Image [1, 4, D, H, W], label [D, H, W] and brain [1, D, H, W] of each test case, padded to the stride."""
+        for folder in self.folders["test"]:
+            image = np.stack([np.load(folder / f"{name}.npy") for name in BRATS.modality_names])
+            arrays = [
+                torch.from_numpy(a) for a in (image, np.load(folder / "label.npy"), np.load(folder / "brain.npy"))
+            ]
+            missing = [-n % stride for n in arrays[1].shape]
+            image, label, brain = (pad(a, [0, missing[2], 0, missing[1], 0, missing[0]]) for a in arrays)
+            yield image.float()[None], label.numpy(), brain.bool()[None]
+
+
+@torch.inference_mode()
+def scores(network: Backbone, cohort: Cohort) -> dict[str, float]:
+    """Mean Dice of each region over the test cases."""
+    found: dict[str, list[float]] = {region.name: [] for region in BRATS.regions}
+    network.eval()
+    for image, label, _ in cohort.heads(network.stride):
+        guess = segmented(network, image[0])
+        for name, values in found.items():
+            classes = BRATS.region_classes(name)
+            values.append(dice(np.isin(guess, classes), np.isin(label, classes)))
+    return {name: statistics.mean(values) for name, values in found.items()}
+
+
+def segmented(network: Backbone, image: torch.Tensor) -> np.ndarray:
+    """[4, D, H, W] -> [D, H, W] class indices, by overlapping windows in one batch."""
+    boxes = window_boxes(image.shape[1:], PATCH, 0.25, network.stride)
+    windows = torch.stack([image[(slice(None), *box)] for box in boxes])
+    logits = network(windows, torch.ones(len(boxes), 4, dtype=torch.bool)).logits
+    total, weight = torch.zeros(BRATS.num_classes, *image.shape[1:]), gaussian_weight(PATCH)
+    for box, window in zip(boxes, logits, strict=True):
+        total[(slice(None), *box)] += weight * window
+    return total.argmax(0).numpy()
+
+
+@torch.inference_mode()
+def gap(network: Backbone, cohort: Cohort) -> float:
+    """Distance between the normalised stem latents of the four scans; of the scans themselves without a stem."""
+    anchor, names = MixtureAnchor(BRATS.modality_names, initial={}), BRATS.modality_names
+    present, values = {name: torch.ones(1, dtype=torch.bool) for name in names}, []
+    for image, _, brain in cohort.heads(network.stride):
+        channels = {name: image[:, m : m + 1] for m, name in enumerate(names)}
+        stemmed = "stem" in network.provides
+        latents = {n: network.encode(c, m)[0] if stemmed else c for m, (n, c) in enumerate(channels.items())}
+        values.append(float(anchor(latents, present, brain)))
+    return statistics.mean(values)
+
+
+def averaged(run: Path) -> Backbone:
+    """The network that a run deploys."""
+    state = load_checkpoint(run)
+    network = build_network(*state["network"])
+    network.load_state_dict(state["average"])
+    return network.eval()
+
+
+def trained(recipe: Recipe, run: Path, cohort: Cohort, **options) -> tuple[Backbone, float]:
+    """Train unless it is done; returns the network and the CPU seconds that it took now."""
+    run.parent.mkdir(parents=True, exist_ok=True)
+    began = time.process_time()
+    train(recipe, BRATS, cohort.sampler(recipe.seed), run, device="cpu", precision="fp32", **options)
+    return averaged(run), time.process_time() - began
+
+
+def teacher_of(arm: str, seed: int, root: Path, cohort: Cohort) -> tuple[Path, dict]:
+    """A teacher's run, and its Dice from all scans and gap."""
+    run = root / "runs" / f"teacher-{arm.replace('*', 's').replace(' ', '')}-{seed}"
+    network, spent = trained(replace(TEACHERS[arm], seed=seed), run, cohort)
+    return run, {"dice": scores(network, cohort), "gap": gap(network, cohort), "cpu": spent}
+
+
+def protokd(arm: str, subset: str, seed: int, root: Path, cohort: Cohort) -> dict:
+    """Train (a teacher and) a student of one set of scans, and score it."""
+    options = {**VNET, "inputs": [BRATS.index(name) for name in subset.split("+")]}
+    recipe = replace(STUDENT, seed=seed, network_options=options)
+    run = root / "runs" / f"protokd-{arm.replace('*', 's').replace(' ', '')}-{subset}-{seed}"
+    if arm == "alone":
+        network, spent = trained(recipe, run, cohort)
+        return {"dice": scores(network, cohort), "cpu": spent}
+    source, taught = teacher_of(arm, seed, root, cohort)
+    recipe = replace(recipe, objective="protokd")
+    network, spent = trained(recipe, run, cohort, teacher=load_teacher(source, recipe, BRATS))
+    return {"dice": scores(network, cohort), "teacher": taught["dice"], "gap": taught["gap"], "cpu": spent}
+
+
+def acn(arm: str, subset: str, seed: int, root: Path, cohort: Cohort) -> dict:
+    """Train both paths for one set of scans, and score the student and the full path."""
+    recipe = replace(
+        CO_TRAINED,
+        seed=seed,
+        network_options={**SEGRESNET, "inputs": [BRATS.index(name) for name in subset.split("+")]},
+        objective_options={**CO_TRAINED.objective_options, **FULL[arm]},
+        alignment=P_STAR if "P" in arm else {},
+    )
+    run = root / "runs" / f"acn-{arm.replace('*', 's').replace(' ', '')}-{subset}-{seed}"
+    network, spent = trained(recipe, run, cohort)
+    objective = make_objective(recipe, BRATS)
+    objective.load_state_dict(load_checkpoint(run)["objective"])
+    path = objective.aligned().eval()
+    return {
+        "dice": scores(network, cohort),
+        "teacher": scores(path, cohort),
+        "gap": gap(path, cohort),
+        "cpu": spent,
+    }
+
+
+def table(root: Path) -> str:
+    """Mean ± SD over seeds in percent, the paired difference to the method without T*, and the gaps."""
+    results = [json.loads(path.read_text(encoding="utf-8")) for path in sorted((root / "results").glob("*.json"))]
+    lines = []
+    for method, (arms, subsets) in METHODS.items():
+        own = {(r["arm"], r["subset"], r["seed"]): r for r in results if r["method"] == method}
+        seeds = sorted({seed for _, _, seed in own})
+        lines += ["", f"**{method}**", ""]
+        heads = ["arm", *subsets, "mean", "against none, per seed", "full, all scans", "gap"]
+        lines += ["| " + " | ".join(heads) + " |", "|---|" + "--:|" * (len(heads) - 1)]
+        values = {key: 100 * statistics.mean(r["dice"].values()) for key, r in own.items()}
+        complete = [s for s in seeds if all((arm, subset, s) in own for arm in arms for subset in subsets)]
+        means = {(a, s): statistics.mean(values[a, subset, s] for subset in subsets) for a in arms for s in complete}
+        for arm in arms:
+            cells = [_mean_sd([values[arm, subset, s] for s in complete]) for subset in subsets]
+            cells.append(_mean_sd([means[arm, s] for s in complete]))
+            cells.append(", ".join(f"{means[arm, s] - means['none', s]:+.1f}" for s in complete))
+            chosen = [own[arm, subset, s] for subset in subsets for s in complete if "teacher" in own[arm, subset, s]]
+            cells.append(_mean_sd([100 * statistics.mean(r["teacher"].values()) for r in chosen]))
+            cells.append(_mean_sd([r["gap"] for r in chosen], 2))
+            lines.append(f"| {arm} | " + " | ".join(cells) + " |")
+        lines += ["", f"{len(complete)} seeds; {sum(r['cpu'] for r in own.values()):.0f} s of CPU for the students."]
+    return "\n".join(lines)
+
+
+def _mean_sd(values: list[float], digits: int = 1) -> str:
+    if not values:
+        return "–"
+    sd = statistics.stdev(values) if len(values) > 1 else 0.0
+    return f"{statistics.mean(values):.{digits}f} ± {sd:.{digits}f}"
+
+
+def main() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=METHODS)
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--minutes", type=float, default=6, help="start no further run after so long")
+    parser.add_argument("--table", action="store_true")
+    options = parser.parse_args()
+    if options.table:
+        print(table(options.folder))
+        return
+    torch.set_num_threads(1)
+    began = time.monotonic()
+    (options.folder / "results").mkdir(parents=True, exist_ok=True)
+    cohort = Cohort(options.folder)
+    jobs = [
+        (method, arm, subset, seed)
+        for seed in options.seeds
+        for method in options.methods
+        for subset in METHODS[method][1]
+        for arm in METHODS[method][0]
+    ]
+    for method, arm, subset, seed in jobs:
+        path = options.folder / "results" / f"{method}-{arm.replace('*', 's').replace(' ', '')}-{subset}-{seed}.json"
+        if path.exists():
+            continue
+        if time.monotonic() - began > 60 * options.minutes:
+            print("time is up; call again to go on")
+            return
+        run = {"protokd": protokd, "acn": acn}[method]
+        result = run(arm, subset, seed, options.folder, cohort)
+        path.write_text(json.dumps({"method": method, "arm": arm, "subset": subset, "seed": seed, **result}))
+        print(path.stem, {k: round(100 * v, 1) for k, v in result["dice"].items()}, round(result["cpu"], 1), flush=True)
+
+
+if __name__ == "__main__":
+    main()
