@@ -101,3 +101,23 @@ def network():
 @pytest.fixture
 def make_batch():
     return random_batch
+
+
+@pytest.fixture(scope="session")
+def cached_heads(tmp_path_factory):
+    """Three small cases as training finds them in its cache."""
+    root = tmp_path_factory.mktemp("cached-heads")
+    for n in range(3):
+        volumes, folder = head(shape=(24, 28, 20), seed=n), root / f"Case_{n}"
+        folder.mkdir()
+        brain = volumes["t1"].array > 0
+        for name, volume in volumes.items():
+            z = (volume.array - volume.array[brain].mean()) / volume.array[brain].std()
+            np.save(folder / f"{name}.npy", np.where(brain, z, 0).astype(np.float16))
+        label = np.zeros(brain.shape, np.uint8)
+        label[14:19, 10:16, 9:13] = 2
+        label[15:17, 11:14, 10:12] = 3
+        np.save(folder / "label.npy", label * brain)
+        np.save(folder / "brain.npy", brain.astype(np.uint8))
+        (folder / "spec.json").write_text(json.dumps({"modalities": list(volumes), "shown": list(volumes)}))
+    return sorted(root.iterdir())

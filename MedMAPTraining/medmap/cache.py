@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -80,6 +81,34 @@ def cache_case(case: Case, task: Task, spec: PreprocessSpec, folder: Path, shown
         np.save(out / "brain.npy", slices_first(prepared.brain, prepared).numpy().astype(np.uint8))
         (out / "spec.json").write_text(stamp)
     return target
+
+
+@dataclass(frozen=True)
+class CachedCase:
+    """A cached case in memory.
+
+    Attributes:
+        image: [M, D, H, W] float32; absent modalities 0.
+        present: [M] bool.
+        label: [D, H, W] uint8 class indices.
+        brain: [D, H, W] bool.
+    """
+
+    image: np.ndarray
+    present: np.ndarray
+    label: np.ndarray
+    brain: np.ndarray
+
+
+def load_case(folder: Path) -> CachedCase:
+    """Read all of a case that ``cache_case`` has stored."""
+    stored = json.loads((folder / "spec.json").read_text())
+    present = np.array([name in stored["shown"] for name in stored["modalities"]])
+    label, brain = np.load(folder / "label.npy"), np.load(folder / "brain.npy").astype(bool)
+    image = np.zeros((len(present), *label.shape), np.float32)
+    for m in np.flatnonzero(present):
+        image[m] = np.load(folder / f"{stored['modalities'][m]}.npy")
+    return CachedCase(image, present, label, brain)
 
 
 def slices_first(x: Tensor, prepared: Prepared) -> Tensor:

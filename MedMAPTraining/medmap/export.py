@@ -10,7 +10,8 @@ from medmap.bundle import InferenceSpec, NetworkSpec, save_bundle
 from medmap.checkpoint import load_best, load_checkpoint
 from medmap.errors import BundleError
 from medmap.memory import bytes_per_voxel
-from medmap.networks import build_network
+from medmap.networks import Backbone, build_network
+from medmap.preprocess import PreprocessSpec
 from medmap.recipe import Recipe
 from medmap.task import Task
 
@@ -54,9 +55,7 @@ def export(
         network_spec=spec,
         others=others,
         preprocess=recipe.preprocess,
-        inference=replace(
-            WHOLE_SLICES if recipe.preprocess.slices else InferenceSpec(), bytes_per_voxel=bytes_per_voxel(network)
-        ),
+        inference=inference_spec(recipe.preprocess, network),
         postprocess=recipe.postprocess,
         card={
             **card,
@@ -66,3 +65,9 @@ def export(
         },
         overwrite=overwrite,
     )
+
+
+def inference_spec(preprocess: PreprocessSpec, network: Backbone) -> InferenceSpec:
+    """How a freshly trained network is run: whole heads or slices where memory suffices."""
+    spec = WHOLE_SLICES if preprocess.slices else InferenceSpec()
+    return replace(spec, bytes_per_voxel=bytes_per_voxel(network))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -10,6 +11,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from medmap.dataset import Batch, Sampler
+from medmap.inference import resolve_device
 
 AHEAD = 3
 """Batches that each worker keeps ready."""
@@ -73,3 +75,11 @@ def batches(
     )
     for batch in loader:
         yield batch.to(device).varied()
+
+
+def default_workers(device: str, processes: int) -> int:
+    """Workers a process: up to eight cores each for a GPU; on a CPU, where they would take the network's cores, one."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if resolve_device(device).type == "cpu":
+        return 1 if cores > processes else 0
+    return max(1, min(8, cores // processes - 1))

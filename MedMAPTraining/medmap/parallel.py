@@ -10,9 +10,12 @@ with computing: 36 M parameters (mmFormer) are 146 MB a step, a few milliseconds
 
 from __future__ import annotations
 
+import importlib.util
 import os
+import sys
 from collections.abc import Iterable, Sequence
 from datetime import timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -67,6 +70,8 @@ def launch(device: str = "auto", precision: str = "bf16", devices: int = 1) -> F
         settings["strategy"] = DDPStrategy(timeout=PATIENCE)
     if os.environ.get("LT_CLI_USED") == "1":  # ``fabric run`` has its own options for these
         settings = {}
+    if nodes * local > 1:
+        _repeatable()
     fabric = Fabric(precision=PRECISIONS[precision], **settings)
     fabric.launch()
     return fabric
@@ -82,6 +87,13 @@ def _launched() -> tuple[int, int] | None:
         nodes = int(said.get("SLURM_NNODES", 1))
         return nodes, int(said["SLURM_NTASKS"]) // nodes
     return None
+
+
+def _repeatable() -> None:
+    """Make the command of this process one that Python can run again: ``medmap`` itself need not be a Python file."""
+    main = sys.modules["__main__"]
+    if main.__spec__ is None and Path(sys.argv[0]).stem == "medmap":
+        main.__spec__ = importlib.util.find_spec("medmap.cli.__main__")
 
 
 def is_first() -> bool:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import copy
 import json
-import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
@@ -52,7 +51,6 @@ class Engine:
         save_every: steps between checkpoints.
         validate_every: steps between validations; 0 makes it twenty in all. The first comes after a fifth of it, so
             that a mistake shows early.
-        patience: stop after so many validations without a better one; 0 never stops.
     """
 
     device: str = "auto"
@@ -64,7 +62,6 @@ class Engine:
     minutes: float | None = None
     save_every: int = 250
     validate_every: int = 0
-    patience: int = 0
 
 
 class Validator(Protocol):
@@ -129,22 +126,21 @@ def train(
     objective = make_objective(recipe, task, sampler, teacher, held_out)
     if start is not None:
         objective.deploy().load_state_dict(start.state_dict())
-    training = Training(recipe, objective, sampler, run, engine, team)
     with only_one(run) if team.first else contextlib.nullcontext():
+        training = Training(recipe, objective, sampler, run, engine, team)
         return _run(training, validation, report)
 
 
 def _run(training: Training, validation: Validator | None, report: Report | None) -> int:
-    engine, team, recipe = training.engine, training.team, training.recipe
-    started, patience = time.monotonic(), engine.patience or math.inf
-    every = engine.validate_every or max(1, recipe.steps // 20)
+    """Step by step to the end, or until time is over; returns the steps done."""
+    engine, team, steps, started = training.engine, training.team, training.recipe.steps, time.monotonic()
+    every = engine.validate_every or max(1, steps // 20)
     for step, figures in training.steps():
         over = engine.minutes is not None and time.monotonic() - started > 60 * engine.minutes
         over = team.from_first(over) if engine.minutes is not None else over
-        if validation and (step % every == 0 or step in (max(1, every // 5), recipe.steps)):
+        if validation and (step % every == 0 or step in (max(1, every // 5), steps)):
             figures |= training.validate(validation)
-        over = over or training.stale >= patience
-        if over or step % engine.save_every == 0 or step == recipe.steps:
+        if over or step % engine.save_every == 0 or step == steps:
             training.save()
         if report and team.first:
             report(step, {**figures, "seconds": time.monotonic() - started})
@@ -159,7 +155,6 @@ class Training:
     Attributes:
         step: steps done.
         best: the best validation so far: ``step`` and its figures; None before the first.
-        stale: validations since then.
     """
 
     def __init__(self, recipe: Recipe, objective: Objective, sampler: Sampler, run: Path, engine: Engine, team: Team):
@@ -171,7 +166,7 @@ class Training:
         groups = self.objective.groups()
         self.optimisers = {name: make_optimiser(group, recipe) for name, group in groups.items()}
         self.epoch_steps = recipe.epoch_steps or -(-len(sampler.case_ids) // recipe.batch)
-        self.step, self.best, self.stale = 0, None, 0
+        self.step, self.best = 0, None
         self._resume()
         if engine.channels_last:
             channels_last(self.objective)
@@ -266,9 +261,8 @@ class Training:
         rows = self.team.gather([(n, validation.score(self.average, self.device, n)) for n in mine])
         rows = [row for _, row in sorted(rows, key=lambda pair: pair[0])]
         figures = {f"validation_{name}": sum(row[name] for row in rows) / len(rows) for name in rows[0]}
-        self.stale += 1
         if self.best is None or figures["validation_dice"] > self.best["validation_dice"]:
-            self.best, self.stale = {"step": self.step, **figures, "cases": validation.cases}, 0
+            self.best = {"step": self.step, **figures, "cases": validation.cases}
             if self.team.first:
                 save_best(self.run, {**self._deployed(), "selection": self.best})
         return figures
@@ -291,7 +285,6 @@ class Training:
             "optimisers": {name: optimiser.state_dict() for name, optimiser in self.optimisers.items()},
             "precision": dict(self.fabric.strategy.precision.state_dict()),
             "best": self.best,
-            "stale": self.stale,
             "ran_on": {
                 "processes": self.team.size,
                 "threads": torch.get_num_threads(),
@@ -322,7 +315,7 @@ class Training:
             optimiser.load_state_dict(state["optimisers"][name])
         if state["precision"]:
             precision.load_state_dict(state["precision"])
-        self.step, self.best, self.stale = int(state["step"]), state["best"], state["stale"]
+        self.step, self.best = int(state["step"]), state["best"]
 
 
 def _differing(run: Path, recipe: Recipe) -> str:

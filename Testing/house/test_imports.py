@@ -82,13 +82,16 @@ ORDER = [
         "recipe",
         "loader",
         "tuning",
-        "validation",
     },
     {
         "optimisers",
         "export",
         "published",
         "modality_gap",
+    },
+    {
+        "validation",
+        "training_log",
     },
     {
         "train",
@@ -110,6 +113,8 @@ HEAVY = {
     "sklearn": {"modality_gap"},
     "typer": {"cli"},
     "rich": {"cli", "bench"},
+    "tensorboard": {"training_log"},
+    "ray": {"workflow"},
 }
 
 

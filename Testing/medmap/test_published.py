@@ -26,7 +26,7 @@ from medmap.task import BRATS
 from medmap.train import train
 from medmap.workflow.dedicated import load_teacher, parts_of
 from medmap.workflow.phantoms import LAYOUTS, write_phantoms
-from medmap.workflow.training import TrainOptions, train_bundle, training_cases
+from medmap.workflow.training import TrainOptions, cases_of, train_bundle
 
 ROWS = published_rows()
 SMALL = json.loads((Path(__file__).parent / "small_networks.json").read_text())
@@ -75,7 +75,7 @@ def test_a_split_that_the_data_do_not_hold_is_refused(tmp_path):
     with pytest.raises(MissingInputError, match="brats2018_protokd"):
         find_split("nowhere")
     with pytest.raises(InputDataError, match="200"):
-        training_cases([], "brats2018_protokd")
+        cases_of([], "brats2018_protokd")
 
 
 # ---------------------------------------------------------------------------------------------------------- rows

@@ -15,7 +15,9 @@ from medmap.recipe import Recipe
 from medmap.task import BRATS, Task
 
 
-def generated_patches(recipe: Recipe, task: Task, run: Path, device: str, anatomy: Path | None) -> GeneratedSampler:
+def generated_patches(
+    recipe: Recipe, task: Task, run: Path, device: str, anatomy: Path | None, process: int = 0
+) -> GeneratedSampler:
     """Heads generated while training: on a GPU in its memory, on a CPU ahead of need under ``run/heads``.
 
     Args:
@@ -24,6 +26,7 @@ def generated_patches(recipe: Recipe, task: Task, run: Path, device: str, anatom
         run: folder of the run; a checkpoint in it says where the training stands.
         device: as for ``medmap.inference.resolve_device``.
         anatomy: label map, or a folder of them; None makes procedural heads only.
+        process: number of this process among those of the training.
 
     Raises:
         UsageError: another task.
@@ -42,7 +45,8 @@ def generated_patches(recipe: Recipe, task: Task, run: Path, device: str, anatom
         recipe.augmentation,
         anatomy=find_label_maps(anatomy) if anatomy else (),
         device=place,
-        folder=make_folder(run / "heads") if place.type == "cpu" else None,
+        # Each process makes its own: two writers of one head would be in each other's way.
+        folder=make_folder(run / f"heads{process or ''}") if place.type == "cpu" else None,
     )
     state = load_checkpoint(run)
     sampler.start_ahead(state["step"] if state else 0)

@@ -2,27 +2,32 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 import torch
 
 from medmap.bundle import Bundle, load_bundle
-from medmap.dataset import Batch, Case, PatchSampler, Sampler, cache_case, find_cases
+from medmap.cache import cache_case
+from medmap.dataset import Batch, PatchSampler, Sampler
 from medmap.errors import InputDataError, MedMAPError, MissingInputError, OutputError, UsageError, all_of
 from medmap.export import export
 from medmap.files import make_folder
 from medmap.generated import GeneratedSampler
 from medmap.inference import resolve_device
+from medmap.layouts import Case, find_cases
 from medmap.missingness import build_missingness, full, write_masks
+from medmap.parallel import Team, launch
+from medmap.preprocess import PreprocessSpec
 from medmap.published import find_recipe, find_split, require_teacher
 from medmap.recipe import Recipe
 from medmap.splits import part_of, read_split
 from medmap.task import Task, find_task
-from medmap.train import train
+from medmap.train import Engine, train
+from medmap.training_log import TrainingLog
+from medmap.validation import Validation
 from medmap.workflow.dedicated import keep_teacher, load_teacher, parts_of
 from medmap.workflow.heads import generated_patches
 
@@ -49,10 +54,20 @@ class TrainOptions:
     minutes: float | None = None
     precision: str = "bf16"
     device: str = "auto"
+    devices: int = 1
+    workers: int = 0
+    save_every: int = 250
+    validate_every: int = 0
+    compiled: bool = False
+    channels_last: bool = False
     name: str = "medmap-custom"
     version: str = "1.0.0"
     data_statement: str = "not stated"
     overwrite: bool = False
+
+    def engine(self) -> Engine:
+        """How the training is run, as ``medmap.train`` wants it."""
+        return Engine(**{f.name: getattr(self, f.name) for f in fields(Engine)})
 
 
 def train_bundle(run: Path, data: Path | None, bundle: Path, options: TrainOptions, report: Report) -> tuple[int, int]:
@@ -67,67 +82,85 @@ def train_bundle(run: Path, data: Path | None, bundle: Path, options: TrainOptio
     parts = parts_of(recipe, task, options.subsets)
     check_output_folder(bundle, options.overwrite)
     teacher = load_teacher(options.teacher, recipe, task) if options.teacher else None
-    done, started = 0, time.monotonic()
-    if data is None and recipe.split:
-        raise UsageError("The recipe is for a data set's cases.", "Name their folder with --data, or say --split none.")
-    if data is None:
-        sampler, held_out = generated_patches(recipe, task, make_folder(run), options.device, options.anatomy), None
-    else:
+    fabric = launch(options.device, options.precision, options.devices)
+    options = replace(options, device=str(fabric.device))
+    team, done, started = Team(fabric), 0, time.monotonic()
+    report = report if team.first else lambda fraction, text: None
+    if data:
         recipe = replace(recipe, generation=None)
-        cases = training_cases(find_cases(data, task), recipe.split)
-        sampler, held_out = cached_patches(recipe, task, cases, make_folder(run), report)
-    if teacher:
+        data_of = _given(recipe, task, data, run, team, report)
+    else:
+        options = replace(options, workers=0)  # heads are made ahead in another way
+        data_of = _generated(recipe, task, run, options, team)
+    if teacher and team.first:
         keep_teacher(run, teacher)
+    shared = {**data_of, "teacher": teacher, "start": begin.network if begin else None, "fabric": fabric}
     for n, (subset, part) in enumerate(parts):
-        minutes = None if options.minutes is None else options.minutes - (time.monotonic() - started) / 60
-        if n and minutes is not None and minutes <= 0:
-            break
+        engine = options.engine()
+        if engine.minutes is not None:
+            engine = replace(engine, minutes=engine.minutes - (time.monotonic() - started) / 60)
+            if n and team.from_first(engine.minutes <= 0):
+                break
 
         def tell(fraction: float, text: str, n: int = n, subset: str = subset) -> None:
             report((n + fraction) / len(parts), f"{subset} ({n + 1} of {len(parts)}): {text}" if subset else text)
 
-        place = make_folder(run / subset) if subset else run
-        others = {"held_out": held_out, "teacher": teacher, "start": begin.network if begin else None}
-        done += _train_one(place, part, task, sampler, others, replace(options, minutes=minutes), tell)
+        done += _train_one(run / subset if subset else run, part, task, shared, engine, tell)
     wanted = recipe.steps * len(parts)
-    if done == wanted:
+    if done == wanted and team.first:
         places = [run / subset for subset, _ in parts] if parts[0][0] else run
-        card = _card(recipe, task, parts, sampler, options)
+        card = _card(recipe, task, parts, data_of["sampler"], options, team)
         names = {"name": options.name, "version": options.version}
         export(places, recipe, task, bundle, **names, card=card, overwrite=options.overwrite)
+    team.wait()
     return done, wanted
 
 
-def _train_one(
-    run: Path, recipe: Recipe, task: Task, sampler: Sampler, others: dict, options: TrainOptions, report: Report
-) -> int:
+def _train_one(run: Path, recipe: Recipe, task: Task, shared: dict, engine: Engine, report: Report) -> int:
     """Train one network, with a log; returns the steps done."""
-    log = (run / "log.jsonl").open("a", buffering=1, encoding="utf-8")
+    sampler = shared["sampler"]
+    waits = isinstance(sampler, GeneratedSampler)
+    with TrainingLog(run, recipe.steps, report, lambda: {"waited": sampler.seconds} if waits else {}) as log:
+        return train(recipe, task, run=run, **shared, engine=engine, report=log)
 
-    def tell(step: int, figures: dict) -> None:
-        if isinstance(sampler, GeneratedSampler):
-            figures = figures | {"waited": sampler.seconds}
-        log.write(json.dumps({"step": step, **{k: round(v, 5) for k, v in figures.items()}}) + "\n")
-        report(step / recipe.steps, f"step {step} of {recipe.steps}, loss {figures['loss']:.3f}")
 
-    with log:
-        return train(
-            recipe,
-            task,
-            sampler,
-            run,
-            **others,
-            device=options.device,
-            precision=options.precision,
-            minutes=options.minutes,
-            report=tell,
-        )
+def _generated(recipe: Recipe, task: Task, run: Path, options: TrainOptions, team: Team) -> dict:
+    """Where batches come from without data: heads that are generated."""
+    if recipe.split:
+        raise UsageError("The recipe is for a data set's cases.", "Name their folder with --data, or say --split none.")
+    _make_run(run, team)
+    return {"sampler": generated_patches(recipe, task, run, options.device, options.anatomy, team.rank)}
+
+
+def _given(recipe: Recipe, task: Task, data: Path, run: Path, team: Team, report: Report) -> dict:
+    """Where batches come from with data: patches of the cases, held-out batches, and validation if the split has it."""
+    cases = cases_of(find_cases(data, task), recipe.split)
+    _make_run(run, team)
+    sampler, held_out = cached_patches(recipe, task, cases["train"], run, report, team)
+    found = {"sampler": sampler, "held_out": held_out}
+    if cases.get("val"):
+        folders = cache_cases(cases["val"], task, recipe.preprocess, run / "cache", team, report)
+        found["validation"] = Validation(folders, task, recipe.preprocess)
+    return found
+
+
+def _make_run(run: Path, team: Team) -> None:
+    if team.first:
+        make_folder(run)
+    team.wait()
 
 
 def _card(
-    recipe: Recipe, task: Task, parts: Sequence[tuple[str, Recipe]], sampler: Sampler, options: TrainOptions
+    recipe: Recipe,
+    task: Task,
+    parts: Sequence[tuple[str, Recipe]],
+    sampler: Sampler,
+    options: TrainOptions,
+    team: Team,
 ) -> dict:
-    place = "CUDA GPU" if resolve_device(options.device).type == "cuda" else f"{torch.get_num_threads()} CPU threads"
+    cuda = resolve_device(options.device).type == "cuda"
+    place = "CUDA GPU" if cuda else f"{torch.get_num_threads()} CPU threads"
+    place = place if team.size == 1 else f"{team.size} processes of one {place}" if cuda else f"{team.size} x {place}"
     each = " a network" if parts[0][0] else ""
     begun = f" from the weights of {options.start.name}" if options.start else ""
     cases = f"{len(sampler.case_ids)} cases"
@@ -142,7 +175,7 @@ def _card(
 
 
 def cached_patches(
-    recipe: Recipe, task: Task, cases: Sequence[Case], run: Path, report: Report
+    recipe: Recipe, task: Task, cases: Sequence[Case], run: Path, report: Report, team: Team
 ) -> tuple[PatchSampler, Callable[[int], Batch] | None]:
     """Prepare the cases under ``run/cache``; returns where patches come from, and held-out batches by number, if any.
 
@@ -150,25 +183,48 @@ def cached_patches(
     """
     names = [case.case_id for case in cases]
     missingness = build_missingness(recipe.missingness, task, recipe.missingness_options, names)
-    write_masks(run / "scans.csv", task, {name: missingness.ever(name) for name in names})
-    cache, aside = make_folder(run / "cache"), recipe.hold_out(names)
-    folders: dict[bool, list[Path]] = {False: [], True: []}
-    faults: list[MedMAPError] = []
-    for n, case in enumerate(cases):
-        report(0.0, f"preparing case {n + 1} of {len(cases)}")
-        try:
-            folder = cache_case(case, task, recipe.preprocess, cache, missingness.ever(case.case_id))
-            folders[case.case_id in aside].append(folder)
-        except (InputDataError, MissingInputError) as error:
-            faults.append(type(error)(f"{case.case_id}: {error.cause}", error.remedy))
-    if faults:  # all at once, before the first step, instead of one a night
-        raise all_of(faults, len(cases))
-    sampler = PatchSampler(folders[False], missingness, recipe.seed, recipe.augmentation)
+    if team.first:
+        write_masks(run / "scans.csv", task, {name: missingness.ever(name) for name in names})
+    aside = recipe.hold_out(names)
+    made = cache_cases(cases, task, recipe.preprocess, run / "cache", team, report, missingness.ever)
+    folders = {kept: [f for f, name in zip(made, names, strict=True) if (name in aside) == kept] for kept in (0, 1)}
+    sampler = PatchSampler(folders[0], missingness, recipe.seed, recipe.augmentation)
     if not aside:
         return sampler, None
     # They show all that may be seen of them; the seed's complement keeps the two draws apart.
-    others = PatchSampler(folders[True], full(task), 2**32 - 1 - recipe.seed, recipe.augmentation)
+    others = PatchSampler(folders[1], full(task), 2**32 - 1 - recipe.seed, recipe.augmentation)
     return sampler, lambda n: others.batch(n, recipe.batch, recipe.patch)
+
+
+def cache_cases(
+    cases: Sequence[Case],
+    task: Task,
+    spec: PreprocessSpec,
+    cache: Path,
+    team: Team,
+    report: Report,
+    ever: Callable[[str], Sequence[bool]] | None = None,
+) -> list[Path]:
+    """Prepare cases for training, each process its share; returns their folders when all are there.
+
+    Raises InputDataError or MissingInputError with the faults of all cases, before the first step, not one a night.
+    """
+    if team.first:
+        make_folder(cache)
+    team.wait()
+    faults: list[tuple[type[MedMAPError], str, str]] = []
+    for n in range(team.rank, len(cases), team.size):
+        report(0.0, f"preparing case {n + 1} of {len(cases)}")
+        try:
+            cache_case(cases[n], task, spec, cache, ever(cases[n].case_id) if ever else None)
+        except (InputDataError, MissingInputError) as error:
+            faults.append(type(error)(f"{cases[n].case_id}: {error.cause}", error.remedy))
+    faults = [
+        type_(cause, remedy) for type_, cause, remedy in team.gather([(type(e), e.cause, e.remedy) for e in faults])
+    ]
+    if faults:
+        raise all_of(faults, len(cases))
+    return [cache / case.case_id for case in cases]
 
 
 def describe(task: Task, subsets: Sequence[str] = ()) -> str:
@@ -217,17 +273,22 @@ def load_recipe(options: TrainOptions, begin: Bundle | None = None) -> Recipe:
     return replace(recipe, **changes)
 
 
-def training_cases(cases: Sequence[Case], split: str) -> list[Case]:
-    """The cases of a split's part ``train``; all without a split. Raises InputDataError where some are missing."""
+def cases_of(cases: Sequence[Case], split: str) -> dict[str, list[Case]]:
+    """The cases of a split's parts ``train`` and, if it has one, ``val``; without a split all train.
+
+    Raises InputDataError where some are missing.
+    """
     if not split:
-        return list(cases)
-    wanted = part_of(read_split(find_split(split)), "train")
+        return {"train": list(cases)}
+    parts = read_split(find_split(split))
+    wanted = {"train": part_of(parts, "train"), "val": parts.get("val", ())}
     known = {case.case_id: case for case in cases}
-    missing = [name for name in wanted if name not in known]
-    if missing:
-        raise InputDataError(
-            f"{len(missing)} of the {len(wanted)} training cases of the split {Path(split).stem} are not in the data, "
-            f"such as {missing[0]}.",
-            "Give the folder of that release with --data, another --split, or --split none to train on every case.",
-        )
-    return [known[name] for name in wanted]
+    for part, title in (("train", "training"), ("val", "validation")):
+        missing = [name for name in wanted[part] if name not in known]
+        if missing:
+            raise InputDataError(
+                f"{len(missing)} of the {len(wanted[part])} {title} cases of the split {Path(split).stem} are not in "
+                f"the data, such as {missing[0]}.",
+                "Give the folder of that release with --data, another --split, or --split none to train on every case.",
+            )
+    return {part: [known[name] for name in names] for part, names in wanted.items()}
