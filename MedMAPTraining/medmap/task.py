@@ -288,9 +288,9 @@ MYOPS = Task(
         Label("SCAR", "Scar", 2221, color=(241, 214, 145), code=Code("SCT", "12402003", "Scar")),
     ),
     regions=(
-        Region("LVB", "Left ventricle blood pool", ("LVB",)),
-        Region("RVB", "Right ventricle blood pool", ("RVB",)),
-        Region("MYO", "Left ventricle myocardium", ("NMYO", "ED", "SCAR")),
+        Region("LVB", "LV blood pool", ("LVB",)),
+        Region("RVB", "RV blood pool", ("RVB",)),
+        Region("MYO", "LV myocardium", ("NMYO", "ED", "SCAR")),
         Region("SCAR", "Scar", ("SCAR",)),
         Region("PATH", "Scar and edema", ("ED", "SCAR")),
     ),

@@ -405,3 +405,31 @@ def test_the_split_is_that_of_myops_net():
     assert split["val"] == tuple(f"myops_training_{n}" for n in (101, 106, 111, 116, 121))
     assert len(split["train"]) == 20
     assert not set(split["train"]) & set(split["val"])
+
+
+def test_the_picture_of_a_stack_shows_its_slices(challenge, hearts, tmp_path):
+    from PIL import Image
+
+    from medmap.report.overlay import save_overlay
+    from medmap.report.planes import prepare as arrange
+
+    case = find_cases(challenge, MYOPS)[0]
+    truth = read_nifti(case.label, modality="seg")
+    labels = truth.array.astype(np.int16)
+    arrays = {name: volume.array for name, volume in hearts.items()}
+    shown = arrange(arrays, labels, None, truth.grid, MYOPS)
+    count = labels.shape[2]
+    with_labels = np.flatnonzero(labels.any((0, 1)))
+    assert len(shown.planes) == min(3, len(with_labels))
+    assert {plane.title.split()[0] for plane in shown.planes} == {"Slice"}
+    assert {plane.title.split()[-1] for plane in shown.planes} == {str(count)}
+    axis = shown.planes[0].normal
+    for plane in shown.planes:
+        masks = np.logical_or.reduce(list(shown.prediction.values()))
+        assert masks.take(plane.at, axis).any()
+    save_overlay(tmp_path / "a.png", arrays, labels, truth.grid, MYOPS, reference_labels=labels)
+    picture = np.asarray(Image.open(tmp_path / "a.png"))
+    assert picture.shape[0] > 300
+    colours = np.array([label.color for label in MYOPS.labels if (labels == label.value).sum() > 30])
+    for colour in colours:
+        assert (np.abs(picture[..., :3].astype(int) - colour).max(-1) < 12).sum() > 20

@@ -20,7 +20,7 @@ from medmap.errors import InputDataError, UsageError
 from medmap.files import write_bytes
 from medmap.metrics import RegionScore, dice, label_masks, region_masks
 from medmap.report.page import AMBER, GREY, WHITE, Page, png
-from medmap.report.planes import PLANES, Case, Plane, cut, prepare
+from medmap.report.planes import Case, Plane, cut, prepare
 from medmap.task import Region, Task
 from medmap.volume import Grid, Volume
 
@@ -89,7 +89,8 @@ def save_overlay(
 
     The axial row shows the slice of largest tumour area, the others the slices nearest to the tumour's centroid that
     cut it; the tumour is the reference's where there is one (so that pictures of one case with different subsets of
-    modalities show the same slices), otherwise the prediction's. The same inputs give the same bytes.
+    modalities show the same slices), otherwise the prediction's. Of a stack of thick slices the rows are the first,
+    the middle and the last that have labels. The same inputs give the same bytes.
 
     Args:
         path: the PNG; its folder must exist. Written to a temporary file beside it, then renamed.
@@ -254,8 +255,8 @@ def _eroded(mask: np.ndarray, times: int) -> np.ndarray:
 
 
 def _layout(case: Case, columns: int) -> _Layout:
-    across = float(max(case.extent_mm[plane.across] for plane in PLANES))
-    down = [float(case.extent_mm[plane.down]) for plane in PLANES]
+    across = float(max(case.extent_mm[plane.across] for plane in case.planes))
+    down = [float(case.extent_mm[plane.down]) for plane in case.planes]
     width = min(_MAX_CELL, (_MAX_WIDTH - 44) // columns - 6)
     scale = min(width / across, _MAX_ROWS / sum(down))
     width = max(round(across * scale), math.ceil((_MIN_WIDTH - 44) / columns) - 6)
@@ -266,13 +267,14 @@ def _draw(case: Case, task: Task, notes: _Notes) -> Page:
     columns = [*case.scans, "prediction", *(("reference", "agreement") if case.reference is not None else ())]
     layout = _layout(case, len(columns))
     warnings = [task.modality(n).warning_if_absent for n in notes.absent if task.modality(n).warning_if_absent]
-    page = Page(np.full((layout.bottom + 184 + 24 * len(warnings), layout.width, 3), _PAGE, np.uint8))
+    more = 28 * max(0, len(task.labels) - 3, len(task.regions) - 3)
+    page = Page(np.full((layout.bottom + 184 + more + 24 * len(warnings), layout.width, 3), _PAGE, np.uint8))
     _header(page, layout, list(case.scans), task, notes)
     for number, column in enumerate(columns):
         _column_title(page, layout, number, column, task)
-        for row, plane in enumerate(PLANES):
+        for row, plane in enumerate(case.planes):
             _place(page, layout, number, row, _panel(column, plane, case, task, layout.scale))
-            _letters(page, layout, number, row)
+            _letters(page, layout, number, row, plane.letters)
     _row_titles(page, layout, case)
     if not any(mask.any() for mask in case.prediction.values()):
         x, y = layout.corner(len(case.scans), 0)
@@ -289,7 +291,7 @@ def _draw(case: Case, task: Task, notes: _Notes) -> Page:
         )
     _legend(page, layout, case.reference is not None, task, notes)
     for number, words in enumerate(warnings):
-        page.text(layout.left, layout.bottom + 146 + 24 * number, words, 11, AMBER)
+        page.text(layout.left, layout.bottom + 146 + more + 24 * number, words, 11, AMBER)
     _footer(page, layout, task.modality(_backdrop(case)).title)
     return page
 
@@ -325,19 +327,20 @@ def _place(page: Page, layout: _Layout, column: int, row: int, panel: np.ndarray
     page.pixels[down : down + panel.shape[0], across : across + panel.shape[1]] = panel
 
 
-def _letters(page: Page, layout: _Layout, column: int, row: int) -> None:
+def _letters(page: Page, layout: _Layout, column: int, row: int, letters: str) -> None:
     (x, y), width, height = layout.corner(column, row), layout.cell_width, layout.cell_heights[row]
     places = ((11, height / 2), (width - 11, height / 2), (width / 2, 11), (width / 2, height - 11))
-    for letter, (across, down) in zip(PLANES[row].letters, places, strict=True):
+    for letter, (across, down) in zip(letters, places, strict=True):
         page.text(x + across, y + down, letter, 10, WHITE, ha="center", path_effects=_HALO)
 
 
 def _row_titles(page: Page, layout: _Layout, case: Case) -> None:
-    for row, plane in enumerate(PLANES):
+    for row, plane in enumerate(case.planes):
         mm = case.position_mm[plane.normal]
         letter = ("RL", "AP", "SI")[plane.normal][0 if mm >= 0 else 1]
         height = layout.cell_heights[row]
-        words = f"{plane.title}   {letter} {abs(mm):.0f} mm" if height >= 170 else plane.title
+        volume = plane.at is None
+        words = f"{plane.title}   {letter} {abs(mm):.0f} mm" if volume and height >= 170 else plane.title
         x, y = layout.left / 2, layout.corner(0, row)[1] + height / 2
         page.text(x, y, words, 12 if height >= 90 else 10, rotation=90, ha="center")
 

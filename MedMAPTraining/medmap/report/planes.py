@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -19,17 +19,25 @@ from medmap.task import Task
 from medmap.volume import Grid
 
 _MARGIN_MM = 6.0
+_STACK = 3.0
+"""A scan whose slices lie this many times farther apart than its pixels is a stack, and shown slice by slice."""
+_AROUND_MM = 35.0
+"""What is kept around the labels of a stack."""
 
 
 @dataclass(frozen=True)
 class Plane:
-    """One orientation: canonical axes shown across, down and through; letters at left, right, top and bottom."""
+    """One orientation: canonical axes shown across, down and through; letters at left, right, top and bottom.
+
+    ``at`` is the slice that is shown, in a stack; None shows the one through the case's position.
+    """
 
     title: str
     across: int
     down: int
     normal: int
     letters: str
+    at: int | None = None
 
 
 PLANES = (
@@ -52,6 +60,7 @@ class Case:
         spacing: [3] mm along X, Y, Z.
         position: voxel where the three planes cross.
         position_mm: [3] the same in world RAS.
+        planes: what is shown, a row each: three orientations, or up to three slices of a stack.
     """
 
     scans: dict[str, np.ndarray]
@@ -61,6 +70,7 @@ class Case:
     spacing: np.ndarray
     position: tuple[int, int, int]
     position_mm: np.ndarray
+    planes: tuple[Plane, ...] = PLANES
 
     @property
     def extent_mm(self) -> np.ndarray:
@@ -71,7 +81,7 @@ class Case:
 def cut(array: np.ndarray, plane: Plane, position: Sequence[int]) -> np.ndarray:
     """The slice of a canonical array [X, Y, Z] as a picture: rows from A or S downwards, columns from R or A."""
     index: list = [slice(None)] * 3
-    index[plane.normal] = position[plane.normal]
+    index[plane.normal] = position[plane.normal] if plane.at is None else plane.at
     return array[tuple(index)].T[::-1, ::-1]
 
 
@@ -92,7 +102,9 @@ def prepare(
     theirs = None if reference is None else reorient(reference, grid)[0]
     spacing = canonical.spacing
     seen = {name: find_foreground(array) for name, array in turned.items()}
-    box = _crop(seen, ours if theirs is None else (ours != 0) | (theirs != 0), spacing)
+    labelled = ours != 0 if theirs is None else (ours != 0) | (theirs != 0)
+    axis = _stack_axis(spacing)
+    box = _crop(seen, labelled, spacing) if axis is None else _stack_box(labelled, spacing, axis)
     ours_masks = label_masks(ours[box], task)
     theirs_masks = None if theirs is None else label_masks(theirs[box], task)
     position = _position(ours_masks, theirs_masks)
@@ -105,7 +117,36 @@ def prepare(
         spacing=spacing,
         position=position,
         position_mm=(canonical.affine @ [*(start + position), 1])[:3],
+        planes=PLANES if axis is None else _slices(labelled[box], axis),
     )
+
+
+def _stack_axis(spacing: np.ndarray) -> int | None:
+    """The axis across the slices of a stack; None for a volume."""
+    axis = int(np.argmax(spacing))
+    return axis if spacing[axis] >= _STACK * np.delete(spacing, axis).max() else None
+
+
+def _stack_box(labelled: np.ndarray, spacing: np.ndarray, axis: int) -> tuple[slice, ...]:
+    """All slices; within them the labels and what lies around, or everything without any."""
+    found = bounding_box(labelled)
+    if found is None:
+        return (slice(None),) * 3
+    margin = np.ceil(_AROUND_MM / spacing).astype(int)
+    wide = (
+        slice(max(0, s.start - m), min(n, s.stop + m)) for s, m, n in zip(found, margin, labelled.shape, strict=True)
+    )
+    return tuple(slice(0, labelled.shape[a]) if a == axis else s for a, s in enumerate(wide))
+
+
+def _slices(labelled: np.ndarray, axis: int) -> tuple[Plane, ...]:
+    """The first, the middle and the last slice that has labels, or of all if none has."""
+    count = labelled.shape[axis]
+    found = np.flatnonzero(labelled.any(axis=tuple(a for a in range(3) if a != axis)))
+    found = found if len(found) else np.arange(count)
+    plane = next(plane for plane in PLANES if plane.normal == axis)
+    chosen = sorted({int(found[0]), int(found[len(found) // 2]), int(found[-1])})
+    return tuple(replace(plane, title=f"Slice {n + 1} of {count}", at=n) for n in chosen)
 
 
 def _thin(shape: Sequence[int]) -> tuple[slice, ...]:
