@@ -1,6 +1,6 @@
 """The panel under stand-ins for Qt and Slicer (``Testing/standin``) on real MRML.
 
-With MEDMAP_REQUIRE_SLICER=1 it is a failure instead of a skip when PySide6 or slicer-core cannot be loaded.
+With MEDMAP_REQUIRE_PANEL=1 it is a failure instead of a skip when PySide6 or slicer-core cannot be loaded.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def loadable():
     done = subprocess.run([sys.executable, "-c", PROBE], capture_output=True, text=True, check=False)
     if done.returncode != 0:
         reason = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
-        assert os.environ.get("MEDMAP_REQUIRE_SLICER") != "1", reason
+        assert os.environ.get("MEDMAP_REQUIRE_PANEL") != "1", reason
         pytest.skip(f"PySide6 or slicer-core cannot be loaded here: {reason}")
 
 
