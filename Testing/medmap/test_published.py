@@ -290,3 +290,45 @@ def test_every_recipe_trains_stops_goes_on_to_the_same_weights_and_exports(name,
     assert type(network) is type(build_network(*network.built_from))
     if subset:
         assert network.needs == {BRATS.index(scan) for scan in subset.split("+")}
+
+
+def test_a_release_as_downloaded_trains_on_its_split(tmp_path):
+    write_phantoms(tmp_path / "data", 3, 7, 4.0, False, "cpu", False, lambda fraction, text: None, layout="brats2019")
+    names = [case.case_id for case in find_cases(tmp_path / "data", BRATS)]
+    (tmp_path / "split.json").write_text(json.dumps({"train": names[:2], "val": [], "test": names[2:]}))
+    recipe = shrunk(ROWS["journal-mmformer-pmix-brats2018"].recipe, 2)
+    (tmp_path / "recipe.json").write_text(json.dumps(asdict(recipe)))
+    options = TrainOptions(
+        recipe=tmp_path / "recipe.json", split=str(tmp_path / "split.json"), device="cpu", precision="fp32"
+    )
+    quiet = lambda fraction, text: None  # noqa: E731
+    assert train_bundle(tmp_path / "run", tmp_path / "data", tmp_path / "bundle", options, quiet) == (2, 2)
+    assert {p.name for p in (tmp_path / "run/cache").iterdir()} == set(names[:2]), "test cases are not even prepared"
+    figures = [json.loads(line) for line in (tmp_path / "run/log.jsonl").read_text().splitlines()]
+    assert all(f"w_{name}" in figures[-1] for name in BRATS.modality_names), "weights by name, each epoch"
+    assert load_bundle(tmp_path / "bundle").card["recipe"]["alignment"]["anchor"] == "mixture"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", sorted(ROWS))
+def test_every_recipe_trains_fifty_steps_from_a_folder_to_a_bundle(name, tmp_path):
+    """At small sizes, by the command's own way: folder of a release, stop half-way, go on, bundle."""
+    row, quiet = ROWS[name], lambda fraction, text: None
+    layout = "brats2018" if "2018" in row.recipe.split else "brats2020"
+    write_phantoms(tmp_path / "data", 2, 40, 4.0, False, "cpu", False, quiet, layout=layout)
+
+    def go(recipe: Recipe, label: str, **options) -> tuple[int, int]:
+        (tmp_path / f"{label}.json").write_text(json.dumps(asdict(recipe)))
+        chosen = TrainOptions(recipe=tmp_path / f"{label}.json", device="cpu", precision="fp32", **options)
+        return train_bundle(tmp_path / label, tmp_path / "data", tmp_path / f"{label}-bundle", chosen, quiet)
+
+    options = {}
+    if row.teacher:
+        go(shrunk(ROWS[row.teacher].recipe, 10), "teacher")
+        options["teacher"] = tmp_path / "teacher-bundle"
+    if row.teacher or row.recipe.objective in ("acn", "smu-net"):
+        options["subsets"] = ("t1ce",)
+    recipe = shrunk(row.recipe, 50)
+    assert go(recipe, "run", minutes=0.02, **options)[0] <= 50
+    assert go(recipe, "run", **options) == (50, 50)
+    assert load_bundle(tmp_path / "run-bundle").card["steps"] == 50
