@@ -20,7 +20,8 @@ from medmap.dataset import Batch, Sampler
 from medmap.errors import BundleError, InternalError, UsageError
 from medmap.files import make_folder, only_one, write_json
 from medmap.loader import Piece, batches
-from medmap.networks import Backbone, build_network
+from medmap.networks import NETWORKS, Backbone, build_network
+from medmap.networks.fixed_subset import FixedSubset
 from medmap.networks.stem import naming_modalities
 from medmap.objectives import Context, Objective, WithAnchor, build_objective
 from medmap.optimisers import follow, make_optimiser, parameters_of, set_rate
@@ -351,9 +352,7 @@ def make_objective(
     held_out: Callable[[int], Batch] | None = None,
 ) -> Objective:
     """The recipe's objective around its backbone, freshly initialised; without a sampler only to be loaded."""
-    options = {"modalities": len(task.modalities), "classes": task.num_classes, **recipe.network_options}
-    if recipe.preprocess.slices:
-        options = {"spatial_dims": 2, **options}
+    options = _network_options(recipe, task)
     cases = sampler.case_ids if sampler else ()
     shown = {case: sampler.shows(case) for case in cases} if sampler else {}
     counts = {name: sum(bool(mask[m]) for mask in shown.values()) for m, name in enumerate(task.modality_names)}
@@ -369,3 +368,18 @@ def make_objective(
     )
     objective = build_objective(recipe.objective, context, recipe.objective_options)
     return WithAnchor(objective, task, **recipe.alignment) if recipe.alignment else objective
+
+
+def _network_options(recipe: Recipe, task: Task) -> dict:
+    """Options of the recipe's network, with what follows from the task and the data.
+
+    A stack of modalities that is trained on complete cases only is made for these, and its bundle says so: it has
+    never met a missing one.
+    """
+    options = {"modalities": len(task.modalities), "classes": task.num_classes, **recipe.network_options}
+    if recipe.preprocess.slices:
+        options = {"spatial_dims": 2, **options}
+    stacked = issubclass(NETWORKS.get(recipe.network, Backbone), FixedSubset)
+    if stacked and recipe.missingness == "full" and options.get("inputs") is None:
+        options["inputs"] = list(range(len(task.modalities)))
+    return options

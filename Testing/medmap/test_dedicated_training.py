@@ -14,6 +14,7 @@ from medmap.errors import BundleError, InputDataError, MissingInputError, UsageE
 from medmap.preprocess import PreprocessSpec
 from medmap.recipe import Recipe
 from medmap.task import BRATS
+from medmap.train import make_objective
 from medmap.workflow.dedicated import load_teacher, parts_of
 from medmap.workflow.evaluation import EvaluateOptions, evaluate_bundle
 from medmap.workflow.phantoms import write_phantoms
@@ -118,6 +119,19 @@ def test_a_teacher_comes_from_a_run_or_a_bundle(teacher):
     assert not ours.training
     assert ours.built_from == theirs.built_from
     assert (ours.head.weight - theirs.head.weight).abs().max() < 1e-3
+
+
+STEMS = [{}, {"mixture": {"initial": {"t1ce": 2.0}}}, {"combine": "mean"}, None]
+
+
+@pytest.mark.parametrize("stem", STEMS, ids=str)
+def test_a_stack_that_only_met_complete_cases_is_made_for_these(stem):
+    options = {key: value for key, value in TEACHER.network_options.items() if key != "inputs"}
+    if stem is not None:
+        options["stem"] = {"at": "input", **stem}
+    recipe = replace(TEACHER, network_options=options)
+    assert make_objective(recipe, BRATS).deploy().needs == {0, 1, 2, 3}
+    assert make_objective(replace(recipe, missingness="random-subset"), BRATS).deploy().needs is None
 
 
 def test_teachers_that_will_not_do_are_refused(data, teacher, tmp_path):
