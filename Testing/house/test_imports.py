@@ -67,6 +67,7 @@ ORDER = [
     },
     {
         "layouts",
+        "bids",
     },
     {
         "cache",

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from medmap.brain import foreground
-from medmap.bundle import default_bundle_path, load_bundle
+from medmap.bundle import Bundle, default_bundle_path, load_bundle
 from medmap.errors import Cancelled, InputDataError, UsageError
 from medmap.files import Transaction, check_output, make_folder
 from medmap.geometry import sample, sample_labels
@@ -25,6 +25,8 @@ from medmap.task import Task
 from medmap.volume import Volume
 
 Report = Callable[[float, str], None]
+
+NAMES = {"label map": "segmentation.nii.gz", "picture": "overlay.png", "report": "report.json"}
 
 
 @dataclass(frozen=True)
@@ -51,23 +53,27 @@ class Result:
 def segment_files(
     scans: Mapping[str, Path] | Sequence[tuple[str, Path]],
     output: Path,
-    bundle: Path | None,
+    bundle: Path | Bundle | None,
     options: Options,
     *,
     progress: Report,
     cancel: Callable[[], bool],
+    names: Mapping[str, str] = NAMES,
+    further: Callable[[Segmentation], Mapping] = lambda result: {},
 ) -> Result:
     """Segment one patient from files into a folder; see ``medmap segment``. Nothing is left behind on any error.
 
     Args:
         scans: files by name, title or alias of the modality, as the bundle's task has them.
+        bundle: its folder, or a loaded one; None takes the one that ships.
+        names: of the files written.
+        further: more for the report.
     """
-    names = {"label map": "segmentation.nii.gz", "picture": "overlay.png", "report": "report.json"}
     made = not os.path.exists(output)
     make_folder(output)
     files = {what: output / name for what, name in names.items()}
     try:
-        loaded = load_bundle(bundle or default_bundle_path())
+        loaded = bundle if isinstance(bundle, Bundle) else load_bundle(bundle or default_bundle_path())
         scans = by_modality(scans, loaded.task)
         given = [*scans.values(), *([options.truth] if options.truth else [])]
         for path in files.values():
@@ -89,7 +95,8 @@ def segment_files(
         reference_labels = truth_on_grid(truth, result, loaded.task) if truth else None
         scores = None if truth is None else compare(result.labels, reference_labels, loaded.task, result.grid)
         progress(0.92, "writing")
-        _publish(files, scans, volumes, result, reference_labels, scores, options.overwrite, cancel)
+        more = {**result.provenance, **further(result)}
+        _publish(files, scans, volumes, result, more, reference_labels, scores, options.overwrite, cancel)
     except BaseException:
         if made and not any(output.iterdir()):
             output.rmdir()
@@ -109,7 +116,9 @@ def by_modality(scans: Mapping[str, Path] | Sequence[tuple[str, Path]], task: Ta
     return found
 
 
-def _publish(files, scans, volumes, result: Segmentation, truth, scores, overwrite: bool, cancel) -> None:
+def _publish(
+    files, scans, volumes, result: Segmentation, more: Mapping, truth, scores, overwrite: bool, cancel
+) -> None:
     arrays = {
         name: volume.array if volume.grid.distance(result.grid) < 1e-3 else _on_grid(volume, result)
         for name, volume in volumes.items()
@@ -129,12 +138,18 @@ def _publish(files, scans, volumes, result: Segmentation, truth, scores, overwri
         report = {
             "volumes_ml": {name: round(ml, 3) for name, ml in result.volumes_ml.items()},
             **({"scores": {name: _plain(asdict(score)) for name, score in scores.items()}} if scores else {}),
-            **result.provenance,
-            "input_sha256": {name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in scans.items()},
+            **more,
+            "input_sha256": {name: sha256(path) for name, path in scans.items()},
+            "label_map_sha256": sha256(out.path(files["label map"])),
         }
         out.path(files["report"]).write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
         if cancel():
             raise Cancelled()
+
+
+def sha256(path: Path) -> str:
+    """Hash of a file's bytes, as hexadecimal digits."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def _plain(scores: dict[str, float]) -> dict[str, float | None]:
