@@ -141,10 +141,11 @@ def _run(training: Training, validation: Validator | None, report: Report | None
         over = team.from_first(over) if engine.minutes is not None else over
         if validation and (step % every == 0 or step in (max(1, every // 5), steps)):
             figures |= training.validate(validation)
-        if over or step % engine.save_every == 0 or step == steps:
-            training.save()
+        # First told, then saved: a kill in between makes a step be told twice, and the log knows how to take that back.
         if report and team.first:
             report(step, {**figures, "seconds": time.monotonic() - started})
+        if over or step % engine.save_every == 0 or step == steps:
+            training.save()
         if over:
             break
     return training.step
