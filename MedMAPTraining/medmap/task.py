@@ -262,13 +262,13 @@ _MYOPS_MODALITIES = (
         "lge",
         "LGE",
         ("de", "psir"),
-        "Without LGE, scar is not visible: scar is a guess.",
+        "Without LGE, scar is hard to tell from oedema and muscle: scar is a guess.",
     ),
     Modality(
         "t2",
         "T2",
         ("t2w", "stir"),
-        "Without T2, oedema is not visible: oedema is a guess.",
+        "Without T2, oedema is hard to tell from muscle.",
     ),
 )
 _BLOOD_POOLS = (

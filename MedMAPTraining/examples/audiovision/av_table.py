@@ -11,6 +11,7 @@ import argparse
 import csv
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import av_model  # noqa: F401 (adds network, objective and schedule to MedMAP's tables)
@@ -23,7 +24,7 @@ from medmap.networks import build_network
 from medmap.recipe import Recipe
 from medmap.train import train
 
-BATCH, EPOCHS = 32, 60
+EPOCHS = 60
 PUBLISHED = {
     0.05: {"SMIL": 92.89, "ShaSpec": 93.33, "MCKD": 93.56},
     0.10: {"SMIL": 93.11, "ShaSpec": 93.56, "MCKD": 94.22},
@@ -35,25 +36,11 @@ BOUNDS = {"image only": 92.35, "both": 98.22}
 
 
 def recipe(audio: float, alpha: float, seed: int, epochs: int, pairs: int) -> Recipe:
-    """MCKD's settings; where the paper is silent (batch size) SMIL's."""
-    return Recipe(
-        about="MCKD Table 2a",
-        network="AudioVision",
-        objective="mckd-classes",
-        objective_options={"alpha": alpha if audio > 0 else 0.0},
-        steps=epochs * -(-pairs // BATCH),
-        batch=BATCH,
-        patch=(28, 28),
-        large_share=0.0,
-        optimiser="adam",
-        optimiser_options={"fused": True},
-        learning_rate=1e-3,
-        weight_decay=1e-2,
-        schedule="tenths",
-        ema=0.0,
-        clip=0.0,
-        seed=seed,
-    )
+    """MCKD's settings, from the file beside this one, for one training."""
+    published = Recipe.read(Path(__file__).with_name("mckd_table2.json"))
+    options = {"alpha": alpha if audio > 0 else 0.0}
+    steps = epochs * -(-pairs // published.batch)
+    return replace(published, objective_options=options, steps=steps, seed=seed)
 
 
 def accuracy(network: torch.nn.Module, pairs: Pairs, sound: bool) -> float:
@@ -67,15 +54,15 @@ def accuracy(network: torch.nn.Module, pairs: Pairs, sound: bool) -> float:
 def score(parts: dict[str, Pairs], audio: float, alpha: float, seed: int, epochs: int) -> dict:
     """Train once and test: accuracy of pictures alone and of both, and the learned importance of the picture."""
     settings = recipe(audio, alpha, seed, epochs, len(parts["train"].digit))
-    meta = PairSampler(parts["meta"], 1.0, seed, BATCH)
+    meta = PairSampler(parts["meta"], 1.0, seed, settings.batch)
     figures = {}
     with tempfile.TemporaryDirectory() as run:
         train(
             settings,
             AUDIOVISION,
-            PairSampler(parts["train"], audio, seed, BATCH),
+            PairSampler(parts["train"], audio, seed, settings.batch),
             run,
-            held_out=lambda n: meta.batch(n, BATCH),
+            held_out=lambda n: meta.batch(n, settings.batch),
             device="cpu",
             precision="fp32",
             save_every=settings.steps,
