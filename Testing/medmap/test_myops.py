@@ -433,3 +433,14 @@ def test_the_picture_of_a_stack_shows_its_slices(challenge, hearts, tmp_path):
     colours = np.array([label.color for label in MYOPS.labels if (labels == label.value).sum() > 30])
     for colour in colours:
         assert (np.abs(picture[..., :3].astype(int) - colour).max(-1) < 12).sum() > 20
+
+
+@pytest.mark.parametrize("name", ["subset_unet", "anatomy_mmformer"])
+def test_the_recipes_name_task_split_and_slices(name):
+    from medmap.published import find_split, recipes_folder
+
+    recipe = Recipe.read(recipes_folder() / "myops" / f"{name}.json")
+    assert find_task(recipe.task) in (MYOPS, MYOPS_ANATOMY)
+    assert find_split(recipe.split).name == "myops2020.json"
+    assert recipe.preprocess.slices
+    assert len(recipe.patch) == 2
