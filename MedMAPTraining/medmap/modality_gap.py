@@ -38,7 +38,7 @@ class Latents:
     Attributes:
         values: [N, C] float64 by modality name; row n is the same place everywhere.
         case: [N] which case a place is of.
-        tumour: [N] bool, inside the whole tumour of the reference labels (False without labels).
+        tumour: [N] bool, where at least a quarter is whole tumour of the reference labels (False without labels).
     """
 
     values: dict[str, np.ndarray]
@@ -93,12 +93,12 @@ def collect_latents(
 
 
 def _tumour(case: Case, prepared, size: Sequence[int]) -> np.ndarray:
-    """[*size] bool: where most of a latent's voxel is labelled."""
+    """[*size] bool: where at least a quarter of a latent's voxel is labelled."""
     if case.label is None:
         return np.zeros(size, bool)
     label = read_nifti(case.label, modality="seg")
     share = to_grid((label.array > 0).astype(np.float32), label.grid, prepared.grid)
-    return (interpolate(share[None, None], size=tuple(size), mode="area")[0, 0] > 0.5).numpy()
+    return (interpolate(share[None, None], size=tuple(size), mode="area")[0, 0] >= 0.25).numpy()
 
 
 def gap_measures(latents: Latents, seed: int = 0) -> dict:

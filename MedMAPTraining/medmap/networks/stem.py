@@ -139,6 +139,15 @@ class Stemmed(Backbone):
         own = {"stem"} if place == "input" else set()
         self.provides = (base.provides - ({"stem"} if combine == "mean" else set())) | own
 
+    @property
+    def skip(self) -> frozenset[str]:
+        """See ``Backbone``: the base's."""
+        return self.base.skip
+
+    @skip.setter
+    def skip(self, names: frozenset[str]) -> None:
+        self.base.skip = names
+
     def map(self, x: Tensor, modality: int) -> Tensor:
         """T* of one modality."""
         return self.maps[modality % len(self.maps)](x)

@@ -76,6 +76,8 @@ class SharedLatentSpace(Objective):
         self.separate, self.deep, self.deep_decay, self.clip = separate, deep, deep_decay, clip
         self.start, self.deep_from_start, self.hide = region_fusion_start_epoch, deep_from_start, hide
         self.weights = {"divergence": divergence, "reconstruction": reconstruction, "shared": shared, "domain": domain}
+        if hide:  # the separate decoder then takes what is hidden from the fusion as well
+            self.backbone.skip = frozenset({"separate"})
         subsets = [context.task.presence(subset) for subset in context.task.subsets()]
         self.register_buffer("subsets", torch.tensor(subsets), persistent=False)
 
@@ -103,8 +105,7 @@ class SharedLatentSpace(Objective):
         return self.backbone
 
     def _forward(self, batch: Batch) -> Output:
-        known = batch.present.any(0).nonzero().flatten().tolist() if batch.present.device.type == "cpu" else None
-        return self.backbone(batch.image, batch.present, known=known)
+        return self.backbone(batch.image, batch.present, known=batch.known)
 
     def _hidden(self, batch: Batch) -> tuple[Output, Tensor]:
         """Encode all that is there, let the fusion see a random subset of it, the separate decoder everything."""
@@ -118,8 +119,7 @@ class SharedLatentSpace(Objective):
         shown = torch.where(shown.any(1, keepdim=True), shown, batch.present)
         hidden = [[mask_absent(level, shown[:, m]) for level in f] for m, f in enumerate(features)]
         output = network.decode(hidden, shown)
-        if output.aux.get("separate"):
-            output.aux["separate"] = network.separately(features)
+        output.aux["separate"] = network.separately(features)
         return output, shown
 
     def _loss(self, logits: Tensor, label: Tensor) -> Tensor:

@@ -33,15 +33,16 @@ def analyse_bundles(
     """Measure every bundle on the same cases; writes ``latents.json`` and ``tsne.png``; returns the measures."""
     make_folder(output)
     found, panels = {}, []
-    for n, path in enumerate(bundles):
-        report(n / len(bundles), path.name)
+    plain = [path.name for path in bundles]
+    names = plain if len(set(plain)) == len(plain) else [f"{path.parent.name}/{path.name}" for path in bundles]
+    for n, (path, name) in enumerate(zip(bundles, names, strict=True)):
+        report(n / len(bundles), name)
         bundle = load_bundle(path)
         cases = find_cases(data, bundle.task)[: options.cases]
         network = bundle.entry_for(bundle.task.modality_names).network
         tap = options.tap or default_tap(network)
         latents = collect_latents(bundle, cases, tap=tap, places=options.places, seed=options.seed)
         measures = {"bundle": bundle.id, "sha256": bundle.sha256, "tap": tap, **gap_measures(latents, options.seed)}
-        name = path.name if path.name not in found else f"{path.parent.name}/{path.name}"
         found[name] = measures
         points, tumour = tsne_map(latents, seed=options.seed)
         titled = {bundle.task.modality(key).title: value for key, value in points.items()}
