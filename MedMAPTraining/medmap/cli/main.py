@@ -8,7 +8,17 @@ from typing import Annotated
 import typer
 
 from medmap import NOTICE, __version__
-from medmap.cli import analyse, bench, cohort, evaluate, phantom, recipes, segment, train  # noqa: F401 (each adds its commands to the application)
+from medmap.cli import (  # noqa: F401 (each adds its commands)
+    analyse,
+    bench,
+    cohort,
+    evaluate,
+    phantom,
+    recipes,
+    report,
+    segment,
+    train,
+)
 from medmap.cli.base import app, err, out
 from medmap.errors import Cancelled, InternalError, MedMAPError, UnavailableError
 

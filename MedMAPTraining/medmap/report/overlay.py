@@ -15,12 +15,12 @@ import numpy as np
 from matplotlib.patheffects import withStroke
 from PIL import Image
 
-from medmap.brain import bounding_box
 from medmap.errors import InputDataError, UsageError
 from medmap.files import write_bytes
 from medmap.metrics import RegionScore, dice, label_masks, region_masks
 from medmap.report.page import AMBER, GREY, WHITE, Page, png
 from medmap.report.planes import Case, Plane, cut, prepare
+from medmap.report.tint import tint
 from medmap.task import Region, Task
 from medmap.volume import Grid, Volume
 
@@ -31,7 +31,6 @@ _PAGE, _CELL = (22, 24, 28), (0, 0, 0)
 # In pixels: width of the page, height of all rows, width of a cell, height of a cell.
 _MIN_WIDTH, _MAX_WIDTH, _MAX_ROWS, _MAX_CELL, _MIN_CELL = 1000, 1600, 1200, 520, 72
 _HALO = [withStroke(linewidth=2.5, foreground="black")]
-_FILL, _DIM, _FINE = 0.5, 0.8, 3  # share of colour in a fill; brightness under overlays; drawing grid per pixel
 
 
 @dataclass(frozen=True)
@@ -169,7 +168,7 @@ def _panel(column: str, plane: Plane, case: Case, task: Task, scale: float) -> n
     else:
         masks = case.prediction if column == "prediction" else case.reference
         classes = [(cut(masks[label.name], plane, case.position), label.color) for label in task.labels]
-    return _tint(backdrop, classes, 2 if scale >= 2 else 1.4)
+    return tint(backdrop, classes, 2 if scale >= 2 else 1.4)
 
 
 def _backdrop(case: Case) -> str:
@@ -192,63 +191,6 @@ def _grey(name: str, plane: Plane, case: Case, size: tuple[int, int]) -> np.ndar
     picture = np.clip((picture - low) / (high - low), 0, 1)
     picture = np.asarray(Image.fromarray(picture).resize(size, Image.Resampling.BICUBIC))
     return np.repeat(np.uint8(np.clip(picture, 0, 1) * 255 + 0.5)[..., None], 3, axis=2)
-
-
-def _tint(backdrop: np.ndarray, classes: list, line: float) -> np.ndarray:
-    """Fill every class translucently and draw its outline, ``line`` pixels wide, in the full colour.
-
-    Drawn on a grid finer than the page and averaged, which makes the lines smooth.
-    """
-    height, width = backdrop.shape[:2]
-    masks = [mask for mask, _ in classes]
-    layers = [~np.logical_or.reduce(masks), *masks]
-    picture = _DIM * backdrop.astype(np.float32)
-    window = _painted(~layers[0], width, height)
-    if window is not None:
-        kind = np.argmax([_enlarge(layer, width, height, window) for layer in layers], axis=0)
-        palette = np.array([(0, 0, 0), *(rgb for _, rgb in classes)], np.float32)
-        opacity = np.where(kind > 0, np.float32(_FILL), np.float32(0))
-        for number in range(1, len(layers)):
-            inside = kind == number
-            opacity[inside & ~_eroded(inside, round(line * _FINE))] = 1
-        left, top, right, bottom = window
-        part = picture[top:bottom, left:right]
-        part *= 1 - _averaged(opacity)[..., None]
-        part += np.stack([_averaged(palette[kind, c] * opacity) for c in range(3)], axis=-1)
-    return np.uint8(picture + 0.5)
-
-
-def _painted(mask: np.ndarray, width: int, height: int) -> tuple[int, int, int, int] | None:
-    """Left, top, right, bottom in pixels of a picture of that size around all of a mask [h, w], or None if empty."""
-    box = bounding_box(mask)
-    if box is None:
-        return None
-    ends = []
-    for side, length, pixels in ((box[1], mask.shape[1], width), (box[0], mask.shape[0], height)):
-        # One voxel more on each side: half of one is what smoothing reaches, and outlines end at the window's edge.
-        first, last = max(0, side.start - 1), min(length, side.stop + 1)
-        ends.append((math.floor(first * pixels / length), math.ceil(last * pixels / length)))
-    return ends[0][0], ends[1][0], ends[0][1], ends[1][1]
-
-
-def _enlarge(layer: np.ndarray, width: int, height: int, window: tuple[int, int, int, int]) -> np.ndarray:
-    """The window (in pixels of the whole picture) of a mask, smoothly enlarged to the finer grid."""
-    left, top, right, bottom = window
-    across, down = layer.shape[1] / width, layer.shape[0] / height
-    box = (left * across, top * down, right * across, bottom * down)
-    image = Image.fromarray(np.ascontiguousarray(layer, np.float32))
-    return np.asarray(image.resize(((right - left) * _FINE, (bottom - top) * _FINE), Image.Resampling.BILINEAR, box))
-
-
-def _averaged(fine: np.ndarray) -> np.ndarray:
-    return sum(fine[i::_FINE, j::_FINE] for i in range(_FINE) for j in range(_FINE)) / np.float32(_FINE**2)
-
-
-def _eroded(mask: np.ndarray, times: int) -> np.ndarray:
-    for _ in range(times):
-        wide = np.pad(mask, 1, mode="edge")  # a tumour cut off by the picture's edge gets no line there
-        mask = mask & wide[:-2, 1:-1] & wide[2:, 1:-1] & wide[1:-1, :-2] & wide[1:-1, 2:]
-    return mask
 
 
 # --- the page -----------------------------------------------------------------------------------------------------
