@@ -24,6 +24,10 @@ class MedMAPError(Exception):
         self.cause = cause
         self.remedy = remedy
 
+    def __reduce__(self) -> tuple:
+        """Come back whole from another process: by default only the joined text would."""
+        return type(self), (self.cause, self.remedy)
+
 
 class UsageError(MedMAPError):
     """The call itself cannot be understood or contradicts itself."""

@@ -108,7 +108,7 @@ BORDER = 9
 LAZY = {"metrics.py": {"scipy"}, "review.py": {"scipy"}, "segresnet.py": {"monai"}}
 HEAVY = {
     "nibabel": {"nifti", "nifti_header"},
-    "monai": {"objectives", "networks"},
+    "monai": {"objectives", "networks", "bench"},
     "lightning_fabric": {"parallel", "train"},
     "matplotlib": {"report"},
     "sklearn": {"modality_gap"},

@@ -1,5 +1,23 @@
 """What things cost, as ratios from one run."""
 
+from medmap.bench.inference import bench_infer, bench_subsets, load_peer, published_way
+from medmap.bench.measure import Cost, cost_table, isolated, timed
 from medmap.bench.networks import NetworkRow, bench_networks, count_gflop, measure_network, networks_table
+from medmap.bench.windows import bench_window
 
-__all__ = ["NetworkRow", "bench_networks", "count_gflop", "measure_network", "networks_table"]
+__all__ = [
+    "Cost",
+    "NetworkRow",
+    "bench_infer",
+    "bench_networks",
+    "bench_subsets",
+    "bench_window",
+    "cost_table",
+    "count_gflop",
+    "isolated",
+    "load_peer",
+    "measure_network",
+    "networks_table",
+    "published_way",
+    "timed",
+]

@@ -153,7 +153,7 @@ def measure_network(
         fastest=min(times),
         slowest=max(times),
         encoder_seconds=statistics.median(encoding for _, encoding in passes),
-        peak_mib=_peak_mib(place),
+        peak_mib=peak_mib(place),
         threads=torch.get_num_threads(),
         device=str(place),
     )
@@ -271,21 +271,21 @@ def _mask(network: Backbone, image: Tensor, present: int) -> Tensor:
 def _timed(network: Backbone, image: Tensor, present: int) -> tuple[float, float]:
     """Seconds of one pass as inference makes it, and of its first part, the encoding of present modalities."""
     mask = _mask(network, image, present)
-    started = _now(image.device)
+    started = now(image.device)
     features = _encode(network, image, present)
-    encoded = _now(image.device)
+    encoded = now(image.device)
     network.decode(features, mask)
-    return _now(image.device) - started, encoded - started
+    return now(image.device) - started, encoded - started
 
 
-def _now(device: torch.device) -> float:
+def now(device: torch.device) -> float:
     """The time at which the device has done what it was told."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     return time.perf_counter()
 
 
-def _peak_mib(device: torch.device) -> float | None:
+def peak_mib(device: torch.device) -> float | None:
     """Peak memory so far.
 
     On Linux from /proc: ``ru_maxrss`` of a child starts at what its parent held when it was forked.

@@ -2,4 +2,5 @@
 
 from medmap.cli.main import main
 
-main()
+if __name__ == "__main__":  # processes that are started afresh import this file, too
+    main()

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from pathlib import Path  # noqa: F401 (typer evaluates annotations)
+from typing import Annotated, Optional
 
 import typer
 
-from medmap.cli.base import Device, bench, err, out
+from medmap.cli.base import BundleOption, Device, Scan, bench, err, out
 from medmap.errors import UsageError
 
 
@@ -20,11 +21,109 @@ def bench_networks(
     """Seconds, peak memory and GFLOP of each backbone with 1, 2 and 4 modalities present, in one run."""
     from medmap import bench as measure
 
-    try:
-        sides = tuple(int(size) for size in sizes.split(","))
-    except ValueError:
-        raise UsageError(f"'{sizes}' is no list of sizes.", "Write for instance --sizes 80,128.") from None
-    rows = measure.bench_networks(
-        names or None, sides, device=device, repeats=repeats, progress=lambda text: err.print(text, soft_wrap=True)
-    )
+    sides = _numbers(sizes, "--sizes 80,128")
+    rows = measure.bench_networks(names or None, sides, device=device, repeats=repeats, progress=_tell)
     out.print(measure.networks_table(rows))
+
+
+Repeats = Annotated[int, typer.Option(min=1, help="Timed runs a row; the median counts.")]
+Spacing = Annotated[float, typer.Option(min=0.5, max=4.0, help="Of the synthetic patient, in mm.")]
+
+
+@bench.command("infer")
+def bench_infer(
+    t1: Scan = None,
+    t1ce: Scan = None,
+    t2: Scan = None,
+    flair: Scan = None,
+    bundle: BundleOption = None,
+    present: Annotated[str, typer.Option(help="Numbers of scans.")] = "1,2,4",
+    schemes: Annotated[str, typer.Option(help="Of ours, windows and published.")] = "ours,windows,published",
+    against: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(help="A peer's model, module:callable: labels = callable({modality: array}, affine)."),
+    ] = None,
+    repeats: Repeats = 3,
+    spacing: Spacing = 1.0,
+    device: Device = "cpu",
+) -> None:
+    """One patient from files to a label map, by number of scans and scheme; a synthetic one unless scans are given.
+
+    ours: what medmap segment does. windows: the same network in windows of 128 voxels, half in common. published:
+    mmFormer as it is released, in such windows, all four encoders always run (minutes on a CPU).
+    """
+    from medmap import bench as measure
+    from medmap.bundle import default_bundle_path
+
+    given = {name: path for name, path in (("t1", t1), ("t1ce", t1ce), ("t2", t2), ("flair", flair)) if path}
+    numbers = _numbers(present, "--present 1,2,4")
+    costs = measure.bench_infer(
+        given,
+        bundle or default_bundle_path(),
+        present=numbers,
+        schemes=[s.strip() for s in schemes.split(",") if s.strip()],
+        against=against,
+        device=device,
+        repeats=repeats,
+        spacing=spacing,
+        progress=_tell,
+    )
+    full = [cost for cost in costs if cost.name.startswith(f"ours, {max(numbers)}")]
+    base = full[0] if full else costs[0]
+    out.print(measure.cost_table("One patient, from files to a label map", costs, base, f"'{base.name}'"))
+    for cost in costs:
+        slow = next((c for c in costs if c.name.startswith("published")), None)
+        if slow and cost.name.startswith("ours") and (ratio := slow.ratio(cost)):
+            out.print(f"{cost.name}: {ratio:.1f} times less than the published way.", soft_wrap=True)
+
+
+@bench.command("subsets")
+def bench_subsets(
+    t1: Scan = None,
+    t1ce: Scan = None,
+    t2: Scan = None,
+    flair: Scan = None,
+    bundle: BundleOption = None,
+    repeats: Repeats = 1,
+    spacing: Spacing = 1.0,
+    device: Device = "cpu",
+) -> None:
+    """Every subset of one patient's scans, each scan encoded once, against one segmentation of all of them."""
+    from medmap import bench as measure
+    from medmap.bundle import default_bundle_path
+
+    given = {name: path for name, path in (("t1", t1), ("t1ce", t1ce), ("t2", t2), ("flair", flair)) if path}
+    costs = measure.bench_subsets(
+        given, bundle or default_bundle_path(), device=device, repeats=repeats, spacing=spacing, progress=_tell
+    )
+    out.print(measure.cost_table("Every subset of the scans, from arrays to labels", costs, costs[0], "one"))
+
+
+@bench.command("window")
+def bench_window(
+    network: Annotated[str, typer.Argument(help="A backbone.")] = "SubsetUNet",
+    size: Annotated[int, typer.Option(min=16, help="Side of the cube, in voxels.")] = 128,
+    window: Annotated[int, typer.Option(min=16, help="Side of the windows, in voxels.")] = 96,
+    overlap: Annotated[float, typer.Option(min=0.0, max=0.9, help="Share that neighbours have in common.")] = 0.5,
+    present: Annotated[int, typer.Option(min=1, help="Number of scans present.")] = 2,
+    repeats: Repeats = 1,
+    device: Device = "cpu",
+) -> None:
+    """Our sliding window against MONAI's: same network, windows and weights; the note says how far outputs differ."""
+    from medmap import bench as measure
+
+    arguments = {"size": size, "window": window, "overlap": overlap, "present": present}
+    costs = measure.bench_window(network, **arguments, device=device, repeats=repeats)
+    words = f"{network}, {present} scans, windows of {window}³ over {size}³, overlap {overlap:g}"
+    out.print(measure.cost_table(words, costs, costs[0], "ours"))
+
+
+def _numbers(text: str, example: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(number) for number in text.split(","))
+    except ValueError:
+        raise UsageError(f"'{text}' is no list of numbers.", f"Write for instance {example}.") from None
+
+
+def _tell(text: str) -> None:
+    err.print(text, soft_wrap=True)

@@ -31,8 +31,8 @@ class Slice:
     Attributes:
         case: its name.
         scans: modality -> [H, W] uint8, windowed; background 0.
-        reference: [H, W] uint8 label values.
-        predictions: subset key -> [H, W] uint8 label values.
+        reference: [H, W] int32 label values.
+        predictions: subset key -> [H, W] int32 label values.
         spacing: mm of a row and of a column.
         title: plane and position, such as ``axial, S 12 mm``.
     """
@@ -73,8 +73,8 @@ def take_slice(case: str, volumes: Mapping[str, Volume], truth: Volume, predicti
     return Slice(
         case=case,
         scans={name: picture[box] for name, picture in scans.items()},
-        reference=cut(labels, plane, position).astype(np.uint8)[box],
-        predictions={key: cut(array, plane, position).astype(np.uint8)[box] for key, array in turned.items()},
+        reference=cut(labels, plane, position).astype(np.int32)[box],
+        predictions={key: cut(array, plane, position).astype(np.int32)[box] for key, array in turned.items()},
         spacing=(float(spacing[plane.down]), float(spacing[plane.across])),
         title=f"{plane.title.lower()}, {('RL', 'AP', 'SI')[normal][0 if mm >= 0 else 1]} {abs(mm):.0f} mm",
     )
