@@ -119,7 +119,7 @@ class MedMAPSegmentWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.rebuild()
         self.addObserver(slicer.mrmlScene, slicer.mrmlScene.StartCloseEvent, self.onSceneStartClose)
         self.addObserver(slicer.mrmlScene, slicer.mrmlScene.EndCloseEvent, self.onSceneEndClose)
-        self.addObserver(slicer.mrmlScene, slicer.mrmlScene.EndImportEvent, self.update)
+        self.addObserver(slicer.mrmlScene, slicer.mrmlScene.EndImportEvent, self.onSceneImported)
         self.addObserver(slicer.mrmlScene, slicer.mrmlScene.NodeRemovedEvent, self.onNodeRemoved)
         slicer.app.connect("aboutToQuit()", self.stopWork)
         self.initializeParameterNode()
@@ -127,6 +127,7 @@ class MedMAPSegmentWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
     def cleanup(self):
         """Called when the application closes and when the module is reloaded."""
         slicer.app.disconnect("aboutToQuit()", self.stopWork)
+        self.sections = []  # so that nothing is shown any more: scene and widgets may be about to go
         self.stopWork()
         self.setParameterNode(None)
         self.removeObservers()
@@ -159,6 +160,13 @@ class MedMAPSegmentWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         if self.parent.isEntered:
             self.initializeParameterNode()
 
+    def onSceneImported(self, caller, event):
+        """What the parameter node refers to is there only now, after the wrapper has read it."""
+        if self._parameters is not None:
+            self.initializeParameterNode()
+        else:
+            self.update()
+
     def onNodeRemoved(self, caller, event):
         """A scan, the result or the reference may be gone."""
         if not slicer.mrmlScene.IsClosing():
@@ -172,14 +180,16 @@ class MedMAPSegmentWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         """Connect the widgets to a parameter node, or to none."""
         if self._parameters is not None:
             self._parameters.disconnectGui(self._guiTag)
-            self.removeObserver(self._parameters, vtk.vtkCommand.ModifiedEvent, self.update)
+            self.removeObserver(self._parameters.parameterNode, vtk.vtkCommand.ModifiedEvent, self.update)
         self._parameters = parameters
         if self._parameters is not None:
-            self._guiTag = self._parameters.connectGui(self.ui)
+            # ``connectGui`` does the same but gives no tag, so that every earlier connection would go on writing.
+            named = {widget.property("SlicerParameterName"): widget for widget in vars(self.ui).values()}
+            self._guiTag = self._parameters.connectParametersToGui({n: w for n, w in named.items() if n})
             # The wrapper fills the combo box with its own short values.
             for index, text in enumerate((_("axial"), _("coronal"), _("sagittal"))):
                 self.ui.planeComboBox.setItemText(index, text)
-            self.addObserver(self._parameters, vtk.vtkCommand.ModifiedEvent, self.update)
+            self.addObserver(self._parameters.parameterNode, vtk.vtkCommand.ModifiedEvent, self.update)
         self.update()
 
     def parameters(self):
@@ -209,7 +219,9 @@ class MedMAPSegmentWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.update()
 
     def update(self, caller=None, event=None):
-        """Make every section fit the present choices."""
+        """Make every section fit the present choices; not while a scene is read, whose nodes are still empty."""
+        if slicer.mrmlScene.IsImporting():
+            return
         for section in self.sections:
             section.update()
 

@@ -6,6 +6,8 @@ import slicer
 import slicer.util
 from slicer.i18n import tr as _
 
+from medmap.errors import MedMAPError
+
 from . import choices
 from .results import centreOf, resultsTable
 from .review import jumpTo
@@ -53,7 +55,6 @@ class ResultsSection(Section):
         self._shown = None
         if node is not None:
             node.GetDisplayNode().SetVisibility(True)
-            resultsTable(slicer.mrmlScene, node, self.panel.logic.task)
         choices.choose(self.panel.parameterNode(always=True), choices.RESULT, node)
         self.panel.update()
 
@@ -71,7 +72,12 @@ class ResultsSection(Section):
             self.ui.resultsLabel.text = _("No result yet.")
             fillTable(self.ui.resultsTable, [], [])
             return
-        table = resultsTable(slicer.mrmlScene, node, self.panel.logic.task)
+        try:
+            table = resultsTable(slicer.mrmlScene, node, self.panel.logic.task)
+        except MedMAPError as error:  # a scene may hold anything
+            self.ui.resultsLabel.text = f"\u26a0 {error}"
+            fillTable(self.ui.resultsTable, [], [])
+            return
         columns = {"Region": None, "Name": None, "Volume": None, "Axial diameter": None, "Diameter": None}
         heads = [_("Region"), _("ml"), _("Axial \u00d8 mm"), _("Longest \u00d8 mm")]
         rows, tips = tableRows(table, columns)
@@ -112,6 +118,8 @@ class ResultsSection(Section):
             if on:
                 node.CreateClosedSurfaceRepresentation()
                 node.GetDisplayNode().SetVisibility3D(True)
+                if slicer.app.layoutManager() is not None:  # there is none without a main window
+                    slicer.app.layoutManager().resetThreeDViews()
             else:
                 node.RemoveClosedSurfaceRepresentation()
 

@@ -64,7 +64,7 @@ class WhatIfSection(Section):
         if nodes is None:
             self._found = None
             showText(self.ui.whatIfLabel, "")
-            self._overlay(None)
+            self.ui.uncertaintyButton.checked = False  # takes our overlay away, and no foreground of the user's
 
     def onWhatIf(self, clicked=False):
         """Segment from every combination of the scans, on the worker thread."""

@@ -164,6 +164,23 @@ class TestWalk:
         panel.ui.uncertaintyButton.click()
         assert composite.GetForegroundVolumeID() is None
 
+    def test_another_result_takes_the_overlay_away_but_no_foreground_of_the_users(
+        self, panel, walked, finish, application, patient
+    ):
+        composite = application.scene.GetFirstNodeByClass("vtkMRMLSliceCompositeNode")
+        panel.ui.whatIfButton.click()
+        finish(120)
+        panel.ui.uncertaintyButton.click()
+        panel.ui.applyButton.click()
+        finish(120)
+        assert composite.GetForegroundVolumeID() is None
+        assert not panel.ui.uncertaintyButton.checked
+        panel.ui.undoButton.click()
+        composite.SetForegroundVolumeID(patient["t1"].GetID())
+        panel.ui.applyButton.click()
+        finish(120)
+        assert composite.GetForegroundVolumeID() == patient["t1"].GetID()
+
     def test_what_if_says_when_a_scan_of_the_result_is_gone(self, panel, walked, application, patient):
         application.scene.RemoveNode(patient["t1"])
         panel.ui.whatIfButton.click()

@@ -226,6 +226,25 @@ class TestResult:
         assert panel.inputs.slots["flair"][1].currentNode().GetName() == "synthetic flair"
 
 
+class TestLooks:
+    def test_long_texts_do_not_widen_the_panel(self, panel):
+        """Slicer's module panel is never narrower than its contents' least width."""
+        before = panel.parent.minimumSizeHint.width()
+        assert before < 430
+        for label in (panel.ui.cardNoteLabel, panel.ui.statusLabel, panel.ui.resultsLabel, panel.ui.checksLabel):
+            label.text = "Without contrast, enhancing tumor is not visible, and what is shown is a guess. " * 8
+        panel.parent.layout().activate()
+        assert panel.parent.minimumSizeHint.width() <= before
+
+    def test_a_result_that_cannot_be_read_is_said_and_the_panel_works(self, ready, application):
+        from MedMAPSegmentLib import choices
+
+        empty = application.scene.AddNewNodeByClass("vtkMRMLSegmentationNode", "odd")
+        choices.choose(ready.parameterNode(), choices.RESULT, empty)
+        assert "does not say on which voxels it lies" in ready.ui.resultsLabel.text
+        assert ready.ui.applyButton.enabled
+
+
 class TestLifeCycle:
     def test_closing_the_scene_abandons_the_computation(self, ready, application, computation):
         computation.go.clear()
@@ -258,6 +277,27 @@ class TestLifeCycle:
         ready.enter()
         assert ready.ui.applyButton.text == "&Apply"
         assert ready.ui.resultsTable.rowCount == 3
+
+    def test_what_was_chosen_survives_another_module(self, ready):
+        """The wrapper fills the combo box anew each time; a connection left from the last time would take that for a
+        choice of the first entry."""
+        ready.ui.planeComboBox.setCurrentIndex(2)
+        for _ in range(2):
+            ready.exit()
+            ready.enter()
+        assert ready.parameters().plane == "sagittal"
+        assert ready.ui.planeComboBox.currentIndex == 2
+        ready.exit()
+        ready.ui.planeComboBox.setCurrentIndex(1)
+        assert ready.logic.getParameterNode().plane == "sagittal", "nothing is connected while the panel is not shown"
+
+    def test_closing_down_shows_nothing_any_more(self, ready, application, monkeypatch):
+        shown = []
+        for section in ready.sections:
+            monkeypatch.setattr(section, "update", lambda: shown.append(1))
+        application.app.connect("aboutToQuit()", ready.stopWork)  # the one that the teardown takes away
+        ready.cleanup()
+        assert not shown
 
     def test_leaving_ends_the_worker(self, ready, computation):
         computation.go.clear()

@@ -144,20 +144,25 @@ class _Bound:
 
 def _init(self, parameterNode, prefix=None):
     self.parameterNode, self._tags, self._bound, self._updating = parameterNode, {}, {}, False
+    self._nextTag = 0
     for member in self.allParameters.values():
         if not member.isIn(parameterNode):
             member.write(parameterNode, member.default)
 
 
 def _connectGui(self, gui):
-    tag = len(self._bound)
-    bound = []
-    for widget in vars(gui).values():
-        name = widget.property(PROPERTY) if hasattr(widget, "property") else None
-        if name:
-            if name not in self.allParameters:
-                raise ValueError(f"Cannot find a parameter named {name}")
-            bound.append(_Bound(widget, self.allParameters[name]))
+    found = {widget.property(PROPERTY): widget for widget in vars(gui).values() if hasattr(widget, "property")}
+    # Slicer's own gives no tag back here, so that nothing can be disconnected: a panel must bear that.
+    _connectParametersToGui(self, {name: widget for name, widget in found.items() if name})
+
+
+def _connectParametersToGui(self, mapping):
+    tag = self._nextTag
+    self._nextTag += 1
+    for name in mapping:
+        if name not in self.allParameters:
+            raise ValueError(f"Cannot find a parameter named {name}")
+    bound = [_Bound(widget, self.allParameters[name]) for name, widget in mapping.items()]
 
     def changed(one):
         if not self._updating:
@@ -180,7 +185,7 @@ def _connectGui(self, gui):
     for one in bound:
         one.follow(changed)
     self._tags[tag] = self.parameterNode.AddObserver(vtk.vtkCommand.ModifiedEvent, shown)
-    # Releases of Slicer before 5.12 give no tag back, so that nothing is ever disconnected: a panel must bear that.
+    return tag
 
 
 def _disconnectGui(self, tag):
@@ -205,10 +210,11 @@ def parameterNodeWrapper(cls):
                 lambda self, value, member=member: member.write(self.parameterNode, value),
             ),
         )
-    reserved = ("default", "isCached", "dataType", "getValue", "setValue", "connectGui", "disconnectGui")
+    reserved = ("default", "isCached", "dataType", "getValue", "setValue", "connectGui", "connectParametersToGui")
+    reserved += ("disconnectGui", "StartModify", "EndModify", "Modified", "AddObserver", "RemoveObserver")
     assert not set(reserved) & set(hints), "names that the wrapper keeps for itself"
     cls.__init__ = _init
-    cls.connectGui, cls.disconnectGui = _connectGui, _disconnectGui
+    cls.connectGui, cls.connectParametersToGui, cls.disconnectGui = _connectGui, _connectParametersToGui, _disconnectGui
     cls.StartModify = lambda self: self.parameterNode.StartModify()
     cls.EndModify = lambda self, wasModified: self.parameterNode.EndModify(wasModified)
     cls.Modified = lambda self: self.parameterNode.Modified()

@@ -208,6 +208,9 @@ class CtkCollapsibleButton(Manners, QtWidgets.QWidget):
         button.clicked.connect(self._clicked)
         self._standin_button = button
         self._show()
+        # CTK's own default, with which a section, and so the panel, is never narrower than it would like to be.
+        policy = QtWidgets.QSizePolicy.Policy
+        QtWidgets.QWidget.setSizePolicy(self, policy.Minimum, policy.Preferred)
         QtWidgets.QWidget.setContentsMargins(self, 4, button.sizeHint().height() + 4, 4, 4)
 
     def click(self) -> None:
