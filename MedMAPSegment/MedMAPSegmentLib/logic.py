@@ -84,11 +84,6 @@ class SegmentationLogic:
             self._bundle = self._loadBundle()
         return self._bundle
 
-    @property
-    def loaded(self):
-        """The model if it has been loaded, else None."""
-        return self._bundle
-
     def problems(self, inputs: Mapping[str, Any], reference: str | None = None, outputNode=None) -> list[str]:
         """Every reason, as a sentence, why Apply cannot work; quick enough to be called after each click."""
         found = list(readSlots(self.task, inputs, (), reference).problems)

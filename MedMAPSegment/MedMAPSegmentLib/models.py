@@ -42,6 +42,7 @@ class ModelEntry:
         sha256: hash of ``SHA256SUMS``, as in the provenance of results.
         card: what people should know (``card["dice"]`` for ``subsetCard``); empty if damaged.
         task: modalities, labels and regions; None if damaged.
+        sets: of each network the modalities that it is made for; None for one that takes any set of scans.
         readme: the card as Markdown, for people.
         bytes: size on disk.
     """
@@ -53,6 +54,7 @@ class ModelEntry:
     sha256: str = ""
     card: Mapping = field(default_factory=dict)
     task: Task | None = None
+    sets: tuple[tuple[str, ...] | None, ...] = (None,)
     readme: str = ""
     bytes: int = 0
 
@@ -120,11 +122,12 @@ def readEntry(path: Path, key: str) -> ModelEntry:
         size = sum(signature[1] for signature in _signature(path))
         metadata, digest, readme = _verified(path, _signature(path))
         identity, task, card = describe(metadata)
+        sets = setsOf(metadata, task)
     except MedMAPError as error:
         return ModelEntry(key, path, path.name, str(error))
     except OSError as error:
         return ModelEntry(key, path, path.name, f"{path.name} cannot be read: {error.strerror}. Check its permissions.")
-    return ModelEntry(key, path, identity, "", digest, card, task, readme, size)
+    return ModelEntry(key, path, identity, "", digest, card, task, sets, readme, size)
 
 
 def loaderOf(entry: ModelEntry) -> Callable[[], Any]:
@@ -209,6 +212,17 @@ def describe(metadata: Mapping) -> tuple[str, Task, dict]:
         identity = f"{metadata['name']}-{metadata['version']}"
         return identity, Task.from_dict(own["task"]), dict(own["card"])
     except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise BundleError(f"{METADATA} lacks or garbles {error}.", "Choose another model.") from error
+
+
+def setsOf(metadata: Mapping, task: Task) -> tuple[tuple[str, ...] | None, ...]:
+    """Of each network the modalities that it is made for (option ``inputs``), None for any. Raises as ``describe``."""
+    own = metadata["medmap"]
+    try:
+        options = [stated["options"] for stated in own.get("networks") or [own["network"]]]
+        inputs = [one.get("inputs") for one in options]
+        return tuple(None if i is None else tuple(task.modality_names[m] for m in sorted(i)) for i in inputs)
+    except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
         raise BundleError(f"{METADATA} lacks or garbles {error}.", "Choose another model.") from error
 
 

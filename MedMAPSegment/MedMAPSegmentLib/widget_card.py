@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from slicer.i18n import tr as _
 
+from medmap.task import choose_set
+
 from .card import NOT_VALIDATED, subsetCard
 from .widget_common import Section, fillTable, showText
 
@@ -31,21 +33,19 @@ class CardSection(Section):
             lines.append(_("Measured on {data}.").format(data=card.data))
         elif card.subset and not entry.error:
             lines.append(NOT_VALIDATED)
-        lines += self._entry(found.used)
+        lines += self._network(found.used)
         lines += [f"\u26a0 {warning}" for warning in (*found.warnings, *card.warnings)]
         showText(self.ui.cardNoteLabel, "\n".join(lines))
 
-    def _entry(self, used):
-        """What a loaded model of several networks, each for one set of scans, will do with these scans."""
-        bundle = self.panel.logic.loaded
-        if bundle is None or not used:
+    def _network(self, used):
+        """What a model of several networks, each for one set of scans, will do with these; known without loading it."""
+        task, sets = self.panel.logic.task, self.panel.models.entry.sets
+        chosen = choose_set(sets, used)
+        if chosen is None:
+            return [_("\u26a0 The model has no network for these scans.")] if used else []
+        if sets[chosen] is None or set(sets[chosen]) == set(used):
             return []
-        entry = bundle.find_entry(used)
-        if entry is None:
-            return [_("\u26a0 The model has no network for these scans.")]
-        if set(entry.modalities) == set(used):
-            return []
-        titles = self.panel.logic.task.titles(entry.modalities)
+        titles = task.titles(sets[chosen])
         return [
             _("\u26a0 The model has no network for exactly these scans: {scans} will be used.").format(scans=titles)
         ]

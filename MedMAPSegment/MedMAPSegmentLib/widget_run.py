@@ -11,6 +11,7 @@ import slicer.util
 from slicer.i18n import tr as _
 
 from medmap.errors import UnavailableError
+from medmap.task import choose_set
 
 from . import dependencies
 from .devices import AUTO, CPU, cardsAreKnown, listDevices
@@ -77,9 +78,11 @@ class RunSection(Section):
     def _problems(self):
         if self.panel.parameters() is None:
             return []
-        entry = self.panel.models.entry
+        entry, inputs = self.panel.models.entry, self.panel.inputs.read()
         found = [entry.error] if entry.error else []
-        return [*found, *self.panel.inputs.read().problems, *self.panel.logic.problems(**self.panel.choices())]
+        if inputs.used and choose_set(entry.sets, inputs.used) is None:
+            found.append(_("The model has no network for these scans."))
+        return [*found, *inputs.problems, *self.panel.logic.problems(**self.panel.choices())]
 
     def _showChoices(self, chosen):
         if not self._devices:  # asked once: asking a graphics card for its memory takes time and some of it

@@ -28,7 +28,7 @@ from medmap.files import atomic_folder
 from medmap.networks import Backbone, build_network
 from medmap.postprocess import PostprocessSpec
 from medmap.preprocess import PreprocessSpec
-from medmap.task import Task
+from medmap.task import Task, choose_set
 
 FORMATS = (1, 2)
 ANY = "any"
@@ -119,12 +119,11 @@ class Bundle:
         A network made for one set of scans needs them all and sees no other.
         """
         given = set(names)
-        fitting = [
-            replace(entry, modalities=tuple(m for m in entry.modalities if m in given))
-            for entry in self.entries
-            if (given if entry.name == ANY else set(entry.modalities) <= given)
-        ]
-        return max(fitting, key=lambda entry: len(entry.modalities), default=None)
+        chosen = choose_set([None if entry.name == ANY else entry.modalities for entry in self.entries], given)
+        if chosen is None:
+            return None
+        entry = self.entries[chosen]
+        return replace(entry, modalities=tuple(m for m in entry.modalities if m in given))
 
     def entry_for(self, names: Iterable[str]) -> Entry:
         """As ``find_entry``. Raises BundleError, saying what the bundle is made for, if the scans satisfy no entry."""

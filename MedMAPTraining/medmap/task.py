@@ -5,6 +5,7 @@ Positions exist only inside tensors; ``Task.index`` is the one place that gives 
 
 from __future__ import annotations
 
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import combinations
 
@@ -197,6 +198,20 @@ class Task:
                 f"The task description is not understood ({error}).",
                 "Export the bundle again with this MedMAP version.",
             ) from error
+
+
+def choose_set(sets: Sequence[Sequence[str] | None], given: Collection[str]) -> int | None:
+    """Which network of a bundle takes the scans that there are: the one that uses most of them, the first among equals.
+
+    Args:
+        sets: of each network the modalities that it is made for, all of which it needs; None for any set.
+        given: names of the scans that there are.
+
+    Returns:
+        Its position; None if the scans satisfy no network.
+    """
+    used = {n: given if s is None else s for n, s in enumerate(sets) if (given if s is None else set(s) <= set(given))}
+    return max(used, key=lambda n: len(used[n]), default=None)
 
 
 def _tupled(cls, entry: dict):

@@ -129,6 +129,63 @@ class TestCard:
         assert panel.ui.cardTable.rowCount == 0
 
 
+class TestNetworks:
+    """A model of several networks, each made for one set of scans: the card says before Apply which one will run."""
+
+    @pytest.fixture
+    def several(self, panel, patient, application, tmp_path):
+        torch = pytest.importorskip("torch")
+        from medmap.bundle import InferenceSpec, NetworkSpec, save_bundle
+        from medmap.networks import build_network
+        from medmap.preprocess import PreprocessSpec
+        from medmap.task import BRATS
+
+        torch.manual_seed(0)
+        networks = []
+        for names in (["t1ce"], ["t1ce", "flair"]):
+            inputs = [BRATS.index(name) for name in names]
+            options = {"modalities": 4, "classes": 4, "inputs": inputs, "widths": [4, 6]}
+            networks.append((NetworkSpec("UNet", options), build_network("UNet", options)))
+        (spec, network), *others = networks
+        application.desk.answers["getExistingDirectory"] = str(
+            save_bundle(
+                tmp_path / "several",
+                name="several",
+                version="1",
+                task=BRATS,
+                network=network,
+                network_spec=spec,
+                others=others,
+                preprocess=PreprocessSpec(spacing=4.0),
+                inference=InferenceSpec(),
+                card={},
+            )
+        )
+        panel.ui.importFolderButton.click()
+        assert panel.models.entry.id == "several-1"
+
+    def test_the_set_that_will_be_used_is_said_when_it_is_another(self, panel, several, patient, choose):
+        choose(t1ce=patient["t1ce"], t2=patient["t2"])
+        note = panel.ui.cardNoteLabel
+        assert "no network for exactly these scans: T1ce will be used" in note.text
+        choose(flair=patient["flair"])
+        assert "no network for exactly these scans: T1ce, FLAIR will be used" in note.text
+        choose(t2=None)
+        assert "no network" not in note.text
+
+    def test_scans_that_no_network_is_made_for_are_said(self, panel, several, patient, choose):
+        choose(flair=patient["flair"])
+        assert "The model has no network for these scans." in panel.ui.cardNoteLabel.text
+        assert "The model has no network for these scans." in panel.ui.applyButton.toolTip
+        assert not panel.ui.applyButton.enabled
+        choose(flair=None)
+        assert "no network" not in panel.ui.cardNoteLabel.text
+
+    def test_a_network_for_any_set_needs_no_word(self, panel, patient, choose):
+        choose(flair=patient["flair"], t2=patient["t2"])
+        assert "no network" not in panel.ui.cardNoteLabel.text
+
+
 class TestChecks:
     def test_they_speak_when_asked_and_forget_when_the_choice_changes(self, panel, patient, choose):
         choose(flair=patient["flair"], t1ce=patient["t1ce"])

@@ -29,7 +29,13 @@ CARD = {
 
 
 def metadataOf(name="tiny", version="1.0.0", **changes):
-    own = {"format": 1, "task": BRATS.to_dict(), "card": CARD, **changes}
+    own = {
+        "format": 1,
+        "task": BRATS.to_dict(),
+        "card": CARD,
+        "network": {"name": "SubsetUNet", "options": {}},
+        **changes,
+    }
     return json.dumps({"name": name, "version": version, "medmap": own}).encode()
 
 
@@ -229,3 +235,16 @@ class TestDelete:
         shutil.rmtree(entry.path)
         with pytest.raises(OutputError, match="could not be deleted"):
             deleteModel(entry, user)
+
+
+def test_the_sets_that_the_networks_are_made_for_are_known_without_loading(tmp_path):
+    stated = [{"name": "UNet", "options": {"inputs": inputs}} for inputs in ([1], [3, 1])]
+    made = makeBundle(tmp_path / "several", format=2, networks=stated)
+    assert readEntry(made, "several").sets == (("t1ce",), ("t1ce", "flair"))
+    assert readEntry(makeBundle(tmp_path / "one"), "one").sets == (None,)
+
+
+@pytest.mark.parametrize("inputs", [[9], "t1", 3, [None]])
+def test_garbled_sets_are_refused(tmp_path, inputs):
+    stated = {"name": "UNet", "options": {"inputs": inputs}}
+    assert "lacks or garbles" in readEntry(makeBundle(tmp_path / "bad", network=stated), "bad").error
