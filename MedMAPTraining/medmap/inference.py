@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 
@@ -135,10 +135,11 @@ def segment_subsets(
     check_inputs(volumes, bundle.task)
     prepared = prepare(volumes, bundle.task, bundle.preprocess, reference=reference, multiple=bundle.stride)
     run = Run(bundle, resolve_device(device), lambda fraction, text: None, lambda: False)
-    labels = {}
-    for subset, logits in zip(subsets, run.logits(prepared, subsets), strict=True):
-        probability = probabilities(logits, prepared, bundle.postprocess)
-        labels[bundle.task.subset_key(subset)] = labels_on_reference(probability, prepared, bundle.task)
+    keys = [bundle.task.subset_key(subset) for subset in subsets]
+    labels: dict[str, np.ndarray] = dict.fromkeys(keys)
+    for positions, logits in run.each(prepared, subsets):
+        found = labels_on_reference(probabilities(logits, prepared, bundle.postprocess), prepared, bundle.task)
+        labels.update((keys[n], found) for n in positions)
     return labels
 
 
@@ -189,29 +190,37 @@ class Run:
         self._part = (0.0, 1.0)
 
     def logits(self, prepared: Prepared, subsets: Sequence[Sequence[str]]) -> list[Tensor]:
-        """[C, D, H, W] logits on the CPU, one a subset; where memory does not suffice, with ever smaller windows.
+        """[C, D, H, W] logits on the CPU, one a subset; subsets that share a result get the same one. See ``each``."""
+        found: dict[int, Tensor] = {}
+        for positions, result in self.each(prepared, subsets):
+            found.update(dict.fromkeys(positions, result))
+        return [found[n] for n in range(len(subsets))]
 
-        A GPU says so itself; on the CPU it is estimated before, since a system out of memory ends the whole program.
-        Each subset gets the bundle's entry for it; subsets of which an entry takes the same scans share one result.
+    def each(self, prepared: Prepared, subsets: Sequence[Sequence[str]]) -> Iterator[tuple[list[int], Tensor]]:
+        """Logits one after the other, so that fifteen subsets need not be held at once where one window suffices.
+
+        A GPU says itself when memory does not suffice, and smaller windows are tried; on the CPU it is estimated
+        before, since a system out of memory ends the whole program. Each subset gets the bundle's entry for it;
+        subsets of which an entry takes the same scans share one result.
+
+        Yields:
+            Positions in ``subsets``, and their [C, D, H, W] logits on the CPU. The first subset is among the first.
 
         Raises:
             BundleError: the bundle is not made for one of the subsets.
             UnavailableError: even small windows do not fit.
         """
-        chosen = [self.bundle.entry_for(subset) for subset in subsets]
-        plan: dict[str, list[Entry]] = {}
-        for entry in chosen:
-            if entry not in plan.setdefault(entry.name, []):
-                plan[entry.name].append(entry)
+        plan: dict[str, dict[tuple[str, ...], list[int]]] = {}
+        networks: dict[str, Backbone] = {}
+        for n, subset in enumerate(subsets):
+            entry = self.bundle.entry_for(subset)
+            networks[entry.name] = entry.network
+            plan.setdefault(entry.name, {}).setdefault(entry.modalities, []).append(n)
         self.window = window_for(self.bundle, prepared)
         self._estimate(prepared)
-        found: dict[tuple, Tensor] = {}
-        for n, (name, entries) in enumerate(plan.items()):
+        for n, (name, wanted) in enumerate(plan.items()):
             self._part = (n / len(plan), 1 / len(plan))
-            sets = [entry.modalities for entry in entries]
-            results = self._fitting(entries[0].network, prepared, sets)
-            found.update({(name, names): result for names, result in zip(sets, results, strict=True)})
-        return [found[entry.name, entry.modalities] for entry in chosen]
+            yield from zip(wanted.values(), self._fitting(networks[name], prepared, list(wanted)), strict=True)
 
     def _estimate(self, prepared: Prepared) -> None:
         """On the CPU, the largest window for which the memory suffices, by what the bundle says it needs."""
@@ -219,11 +228,14 @@ class Run:
         while free is not None and math.prod(self.window) * self.bundle.inference.bytes_per_voxel > USABLE * free:
             self._shrink(prepared)
 
-    def _fitting(self, network: Backbone, prepared: Prepared, subsets: Sequence[tuple[str, ...]]) -> list[Tensor]:
+    def _fitting(self, network: Backbone, prepared: Prepared, subsets: Sequence[tuple[str, ...]]) -> Iterator[Tensor]:
         """The same of one network, with windows that the memory suffices for."""
-        while True:
+        done = 0
+        while done < len(subsets):
             try:
-                return self._windows(network.to(self.device), prepared, subsets)
+                for result in self._windows(network.to(self.device), prepared, subsets[done:]):
+                    done += 1
+                    yield result
             except torch.OutOfMemoryError as error:
                 torch.cuda.empty_cache()
                 self._shrink(prepared, error)
@@ -238,10 +250,11 @@ class Run:
         self.window = smaller
 
     @torch.inference_mode()
-    def _windows(self, network: Backbone, prepared: Prepared, subsets: Sequence[tuple[str, ...]]) -> list[Tensor]:
+    def _windows(self, network: Backbone, prepared: Prepared, subsets: Sequence[tuple[str, ...]]) -> Iterator[Tensor]:
         boxes = window_boxes(prepared.grid.shape, self.window, self.bundle.inference.overlap, self.bundle.stride)
         if len(boxes) == 1:
-            return self._window(network, prepared.image, prepared, subsets, 0, 1)
+            yield from self._window(network, prepared.image, prepared, subsets, 0, 1)
+            return
         weight = gaussian_weight(self.window)
         classes = self.bundle.task.num_classes
         sums = [torch.zeros((classes, *prepared.grid.shape)) for _ in subsets]
@@ -251,11 +264,12 @@ class Run:
             total[box] += weight
             for result, logits in zip(sums, part, strict=True):
                 result[(slice(None), *box)] += weight * logits
-        return [result / total for result in sums]
+        while sums:
+            yield sums.pop(0).div_(total)
 
     def _window(
         self, network: Backbone, image: Tensor, prepared: Prepared, subsets: Sequence[Sequence[str]], n: int, of: int
-    ) -> list[Tensor]:
+    ) -> Iterator[Tensor]:
         """Encode each modality of one window once, then decode every subset."""
         task = self.bundle.task
         needed = sorted({task.index(name) for subset in subsets for name in subset})
@@ -264,15 +278,15 @@ class Run:
         for step, m in enumerate(needed):
             self._tick((n + step / steps) / of, f"window {n + 1} of {of}: reading {task.modalities[m].title}")
             features[m] = network.encode(as_batch(image[m], prepared.slice_axis).to(self.device), m)
-        results = []
         for step, subset in enumerate(subsets, len(needed)):
             self._tick((n + step / steps) / of, f"window {n + 1} of {of}: segmenting")
             mask = task.presence(subset)
             chosen = [features[m] if here else None for m, here in enumerate(mask)]
             size = next(f[0].shape[0] for f in chosen if f is not None)
             output = network.decode(chosen, torch.tensor([mask] * size, device=self.device))
-            results.append(as_volume(output.logits.float().cpu(), prepared.slice_axis))
-        return results
+            answer = as_volume(output.logits.float().cpu(), prepared.slice_axis)
+            del output  # not held while the caller looks at the answer
+            yield answer
 
     def _tick(self, fraction: float, text: str) -> None:
         if self.cancel():

@@ -133,16 +133,17 @@ def what_if(
     place = resolve_device(device)
     report(0.05, "bringing the scans to one grid")
     prepared = prepare(volumes, task, bundle.preprocess, reference=reference, multiple=bundle.stride)
-    run = Run(bundle, place, lambda fraction, text: report(0.1 + 0.7 * fraction, text), stop)
-    logits = run.logits(prepared, wanted)
-    collector = _Collector(prepared, task)
-    for n, subset in enumerate(wanted):
+    collector, share = _Collector(prepared, task, wanted), [0.0]
+
+    def computed(fraction: float, text: str) -> None:
+        share[0] = fraction
+        report(0.1 + 0.7 * fraction + 0.2 * len(collector.found) / len(wanted), text)
+
+    for positions, logits in Run(bundle, place, computed, stop).each(prepared, wanted):
         if stop():
             raise Cancelled()
-        report(0.8 + 0.2 * n / len(wanted), f"comparing {n + 1} of {len(wanted)}")
-        probability = probabilities(logits[n], prepared, bundle.postprocess)
-        logits[n] = None  # all of them at once can be a gigabyte
-        collector.add(subset, probability)
+        computed(share[0], f"comparing {len(collector.found) + 1} of {len(wanted)}")
+        collector.add(positions, probabilities(logits, prepared, bundle.postprocess))
     result = collector.result()
     report(1.0, "done")
     return result
@@ -170,36 +171,38 @@ def _plan(volumes, bundle: Bundle, current, subsets) -> list[tuple[str, ...]]:
 
 
 class _Collector:
-    """Takes the probabilities of one subset after the other, the current one first."""
+    """Takes the probabilities of one subset after the other, the current one, which is the first wanted, first."""
 
-    def __init__(self, prepared: Prepared, task: Task):
-        self.prepared, self.task = prepared, task
+    def __init__(self, prepared: Prepared, task: Task, wanted: Sequence[tuple[str, ...]]):
+        self.prepared, self.task, self.wanted = prepared, task, wanted
         values = np.array(task.label_values())
         # Label value -> one bit a region, so that one pass over the voxels counts all overlaps at once.
         self.bits = np.zeros(values.max() + 1, np.uint16)
         for n, mask in enumerate(region_masks(values, task).values()):
             self.bits[values[mask]] |= 1 << n
-        self.variants: list[Variant] = []
-        self.current: tuple[str, ...] = ()
+        self.current = wanted[0]
+        self.found: dict[int, Variant] = {}
         self.maps: dict[str, np.ndarray] = {}
         self.region_entropy: dict[str, float] = {}
 
-    def add(self, subset: tuple[str, ...], probability: Tensor) -> None:
-        """Compare one subset with the current one, which is the first that comes."""
+    def add(self, positions: Sequence[int], probability: Tensor) -> None:
+        """Compare what some of the subsets share with the current one."""
         labels = labels_on_reference(probability, self.prepared, self.task)
-        if not self.variants:
-            self._start(subset, labels, probability)
+        if not self.found:
+            self._start(labels, probability)
         box = bounding_box((labels | self.labels) != 0) or (slice(0, 0),) * 3
         ours, before = self.bits[labels[box]], self.bits[self.labels[box]]
-        self.differing[box] += labels[box] != self.labels[box]
-        self.region_differing[box] += ((ours ^ before) & 1).astype(np.uint8)
+        self.differing[box] += len(positions) * (labels[box] != self.labels[box]).astype(np.uint8)
+        self.region_differing[box] += len(positions) * ((ours ^ before) & 1).astype(np.uint8)
         volumes, change, score = {}, {}, {}
         for name, (mine, theirs, common) in self._counts(ours, before).items():
             ml = self.prepared.reference_grid.voxel_ml
             volumes[name], change[name] = mine * ml, (mine - theirs) * ml
             score[name] = 2.0 * common / (mine + theirs) if mine + theirs else 1.0  # as metrics.dice
-        kind = _kind(subset, self.current)
-        self.variants.append(Variant(self.task.subset_key(subset), subset, kind, volumes, change, score))
+        for n in positions:
+            subset = self.wanted[n]
+            kind = _kind(subset, self.current)
+            self.found[n] = Variant(self.task.subset_key(subset), subset, kind, volumes, change, score)
 
     def _counts(self, ours: np.ndarray, before: np.ndarray) -> dict[str, tuple[int, int, int]]:
         """Voxels of each region in ours, in the other, and in both."""
@@ -212,8 +215,8 @@ class _Collector:
             counts[region.name] = tuple(int(table[m].sum()) for m in (mine, theirs, mine & theirs))
         return counts
 
-    def _start(self, subset: tuple[str, ...], labels: np.ndarray, probability: Tensor) -> None:
-        self.current, self.labels = subset, labels
+    def _start(self, labels: np.ndarray, probability: Tensor) -> None:
+        self.labels = labels
         self.differing, self.region_differing = np.zeros(labels.shape, np.uint8), np.zeros(labels.shape, np.uint8)
         entropy = self._on_reference(normalised_entropy(probability).numpy())
         self.maps[ENTROPY] = entropy
@@ -228,7 +231,7 @@ class _Collector:
 
     def result(self) -> WhatIf:
         """Everything that came in."""
-        others = len(self.variants) - 1
+        others = len(self.found) - 1
         if others:
             self.maps[DISAGREEMENT] = self.differing.astype(np.float32) / others
             self.maps[REGION_DISAGREEMENT] = self.region_differing.astype(np.float32) / others
@@ -238,7 +241,7 @@ class _Collector:
             labels=self.labels,
             grid=self.prepared.reference_grid,
             reference=self.prepared.reference,
-            variants=tuple(self.variants),
+            variants=tuple(self.found[n] for n in range(len(self.wanted))),
             maps=self.maps,
             region_entropy=self.region_entropy,
         )
