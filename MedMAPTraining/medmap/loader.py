@@ -58,7 +58,7 @@ def batches(
         device: where the batches go.
         seed: of the workers' own generators, which samplers do not use.
     """
-    later = device.type == "cuda" and hasattr(sampler, "plain_batch")
+    later = device.type == "cuda" and getattr(sampler, "plain_batch", None) is not None
     forks = "fork" in multiprocessing.get_all_start_methods()
     on_device = getattr(sampler, "device", torch.device("cpu")).type != "cpu"
     workers = workers if forks and not on_device else 0

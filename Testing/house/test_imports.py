@@ -99,6 +99,7 @@ ORDER = [
     },
     {
         "workflow",
+        "bench_training",
     },
     {
         "cli",

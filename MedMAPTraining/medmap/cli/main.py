@@ -11,6 +11,7 @@ from medmap import NOTICE, __version__
 from medmap.cli import (  # noqa: F401 (each adds its commands)
     analyse,
     bench,
+    bench_train,
     cohort,
     evaluate,
     phantom,

@@ -1,0 +1,49 @@
+"""``medmap bench train``."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from medmap.cli.base import Device, bench, err, out
+
+
+@bench.command("train")
+def bench_train(
+    methods: Annotated[list[str] | None, typer.Argument(help="plain, auxiliary, PASSION [default: all].")] = None,
+    network: Annotated[str, typer.Option(help="Backbone.")] = "mmFormer",
+    patch: Annotated[int, typer.Option(min=16, help="Side of the patches, in voxels.")] = 80,
+    batch: Annotated[int, typer.Option(min=1, help="Samples a step of our way; the published way has 1.")] = 4,
+    precision: Annotated[str, typer.Option(help="Of our way [default: bf16 on a GPU, fp32 on a CPU].")] = "",
+    workers: Annotated[int, typer.Option(min=0, help="Processes that make batches ahead, of our way.")] = 4,
+    steps: Annotated[int, typer.Option(min=2, help="Timed steps of each way.")] = 10,
+    compiled: Annotated[bool, typer.Option("--compile", help="Compile the network of our way.")] = False,
+    device: Device = "auto",
+) -> None:
+    """Training steps against the published way (eager fp32, batch 1, students one after another), in one run."""
+    from medmap.bench_training import METHODS, bench_training, training_table
+    from medmap.errors import UsageError
+    from medmap.inference import resolve_device
+
+    unknown = set(methods or ()) - set(METHODS)
+    if unknown:
+        raise UsageError(f"The method '{sorted(unknown)[0]}' is unknown.", f"Use some of {', '.join(METHODS)}.")
+    rows = bench_training(
+        methods or tuple(METHODS),
+        network=network,
+        patch=patch,
+        batch=batch,
+        precision=precision or ("bf16" if resolve_device(device).type == "cuda" else "fp32"),
+        workers=workers,
+        compiled=compiled,
+        device=device,
+        steps=steps,
+        progress=lambda text: err.print(text, soft_wrap=True),
+    )
+    header, *lines = training_table(rows)
+    table = Table(*header, title=f"{network}, patches of {patch}³, {resolve_device(device)}")
+    for line in lines:
+        table.add_row(*line)
+    out.print(table)
