@@ -205,7 +205,9 @@ class EveryEncoder(PatchSampler):
         return replace(made, known=tuple(range(made.present.shape[1])))
 
 
-def decode_in_turn(network, features, present: Tensor, students: Students, want=(), deepest=None):
+def decode_in_turn(
+    network, features, present: Tensor, students: Students, want=(), deepest=None
+) -> tuple[Output, Output]:
     """``decode_together``, one student after the other: what the released code does."""
     teacher, alone = network.decode(features, present, want), []
     for sample, modality in zip(students.sample.tolist(), students.modality.tolist(), strict=True):
