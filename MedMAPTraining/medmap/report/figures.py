@@ -20,6 +20,8 @@ HEAT = LinearSegmentedColormap.from_list("medmap", ["#f4efe6", "#b9d9cf", "#4fa7
 """Dice 0 to 1."""
 
 _DPI = 160
+SCALE = 1.6
+"""Pixels of a chart to one of a page: sharp on fine screens and in print."""
 
 
 def new_figure(width: float, height: float) -> Figure:
@@ -93,7 +95,7 @@ def _dots(axes, down: float, names: Sequence[str], task: Task) -> None:
 def _cell(axes, across: float, down: float, score: Mapping) -> None:
     mean = score["mean"]
     axes.fill_between([across, across + 0.94], down - 0.46, down + 0.46, color=HEAT(mean), linewidth=0)
-    color = "white" if mean > 0.55 else INK
+    color = "white" if mean > 0.5 else INK
     axes.text(across + 0.45, down, f"{mean:.3f}", ha="right", va="center", fontsize=8.5, color=color, fontweight="bold")
     axes.text(across + 0.49, down, f"± {score['sd']:.2f}", ha="left", va="center", fontsize=7, color=color)
 

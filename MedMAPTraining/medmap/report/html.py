@@ -29,7 +29,7 @@ nav { margin-top:14px; font-size:14px; } nav a { color:var(--accent); margin-rig
 .cards { display:grid; grid-template-columns:repeat(auto-fit,minmax(400px,1fr)); gap:18px; }
 .card { background:#fff; border:1px solid var(--rule); border-radius:8px; padding:18px 20px; }
 .card h3 { margin:0 0 2px; }
-.numbers { display:flex; gap:26px; margin:12px 0 4px; }
+.numbers { display:grid; grid-template-columns:repeat(auto-fit,minmax(96px,1fr)); gap:14px 20px; margin:12px 0 4px; }
 .number b { display:block; font-size:27px; line-height:1.15; font-variant-numeric:tabular-nums; }
 .number span { color:var(--quiet); font-size:12.5px; }
 table { border-collapse:separate; border-spacing:2px; font-variant-numeric:tabular-nums; background:#fff;
@@ -37,7 +37,7 @@ table { border-collapse:separate; border-spacing:2px; font-variant-numeric:tabul
 th { font-weight:600; text-align:right; padding:3px 8px; color:var(--quiet); font-size:12.5px; vertical-align:bottom; }
 td { text-align:right; padding:3px 9px; white-space:nowrap; }
 td.scan { text-align:center; padding:3px 6px; font-size:15px; } td.scan.off { color:#c3ccd1; }
-td.name, th.name { text-align:left; } td small { opacity:.75; }
+td.name, th.name { text-align:left; } td small { opacity:.85; }
 td.heat { border-radius:4px; min-width:98px; } tr.first td { border-top:1px solid var(--rule); }
 td.found { font-weight:700; color:var(--accent); }
 figure { margin:14px 0 22px; } figure img { max-width:100%; height:auto; display:block; background:#fff;
@@ -70,11 +70,12 @@ def paragraph(text: str, *, quiet: bool = False) -> str:
     return f'<p class="quiet">{escape(text)}</p>' if quiet else f"<p>{escape(text)}</p>"
 
 
-def picture(png: bytes, alt: str, caption: str = "") -> str:
-    """A PNG inlined, with words for those who do not see it."""
+def picture(png: bytes, alt: str, caption: str = "", scale: float = 1.0) -> str:
+    """A PNG inlined, ``scale`` of its pixels to a pixel of the page, with words for those who do not see it."""
+    width = round(int.from_bytes(png[16:20], "big") / scale)  # as the PNG's header states it
     data = base64.b64encode(png).decode()
     below = f"<figcaption>{escape(caption)}</figcaption>" if caption else ""
-    return f'<figure><img alt="{escape(alt)}" src="data:image/png;base64,{data}">{below}</figure>'
+    return f'<figure><img alt="{escape(alt)}" width="{width}" src="data:image/png;base64,{data}">{below}</figure>'
 
 
 def score_card(title: str, words: str, numbers: Mapping[str, str]) -> str:
@@ -85,6 +86,11 @@ def score_card(title: str, words: str, numbers: Mapping[str, str]) -> str:
     )
     head = f'<h3>{escape(title)}</h3><div class="quiet">{escape(words)}</div>'
     return f'<div class="card">{head}<div class="numbers">{shown}</div></div>'
+
+
+def bullets(lines: Sequence[str]) -> str:
+    """A list of plain texts."""
+    return f'<ul class="quiet">{"".join(f"<li>{escape(line)}</li>" for line in lines)}</ul>' if lines else ""
 
 
 def plain_table(head: Sequence[str], rows: Sequence[Sequence[str]], bold: Sequence[bool] = ()) -> str:
@@ -130,7 +136,7 @@ def subset_table(summary: Mapping, task: Task) -> str:
 
 def _heat(score: Mapping) -> str:
     mean = score["mean"]
-    color = "#fff" if mean > 0.55 else "#1d2a33"
+    color = "#fff" if mean > 0.5 else "#1d2a33"
     style = f"background:{to_hex(HEAT(mean))};color:{color}"
     return f'<td class="heat" style="{style}"><b>{mean:.3f}</b> <small>± {score["sd"]:.3f}</small></td>'
 

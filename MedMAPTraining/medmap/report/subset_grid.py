@@ -14,7 +14,7 @@ from medmap.report.tint import tint
 from medmap.task import Task
 
 _PAPER, _INK, _QUIET = (255, 255, 255), "#1d2a33", "#66757f"
-_CELL, _GAP, _LEFT, _TOP, _UNDER = 150, 6, 34, 96, 30
+_CELL, _GAP, _LEFT, _TOP, _UNDER = 150, 6, 40, 112, 40
 
 
 def subset_grid(slices: Sequence[Slice], scores: Mapping[str, Mapping[str, Mapping[str, float]]], task: Task) -> bytes:
@@ -32,14 +32,14 @@ def subset_grid(slices: Sequence[Slice], scores: Mapping[str, Mapping[str, Mappi
     _head(page, subsets, task)
     top = _TOP
     for kept, height in zip(slices, heights, strict=True):
-        page.text(_LEFT / 2, top + height / 2, kept.case[-28:], 9, _INK, rotation=90, ha="center")
+        page.text(_LEFT / 2, top + height / 2, kept.case[-20:], 12, _INK, rotation=90, ha="center")
         _paste(page, 0, top, _overlay(kept, None, kept.reference, task))
-        page.text(_LEFT + _CELL / 2, top + height + 14, kept.title, 9, _QUIET, ha="center")
+        page.text(_LEFT + _CELL / 2, top + height + 17, kept.title, 11, _QUIET, ha="center")
         for column, subset in enumerate(subsets, 1):
             key = task.subset_key(subset)
             if key in kept.predictions:
                 _paste(page, column, top, _overlay(kept, subset, kept.predictions[key], task))
-                _dice(page, column, top + height + 14, scores.get(kept.case, {}).get(key, {}), task)
+                _dice(page, column, top + height + 17, scores.get(kept.case, {}).get(key, {}), task)
         top += height + _GAP + _UNDER
     _legend(page, top + 16, task)
     return png(page)
@@ -84,28 +84,24 @@ def _paste(page: Page, column: int, top: int, picture: np.ndarray) -> None:
 
 
 def _head(page: Page, subsets: Sequence[Sequence[str]], task: Task) -> None:
-    """Names of the columns, and dots that say which scans they have."""
-    page.text(_LEFT + _CELL / 2, 60, "Reference", 11, _INK, ha="center", weight="bold")
+    """The scans of every column, one beneath the other."""
+    page.text(_LEFT + _CELL / 2, _TOP - 14, "Reference", 15, _INK, ha="center", weight="bold")
     for column, subset in enumerate(subsets, 1):
-        left = _LEFT + column * (_CELL + _GAP)
-        step = _CELL / len(task.modalities)
-        for n, modality in enumerate(task.modalities):
-            there = modality.name in subset
-            middle = left + (n + 0.5) * step
-            page.text(middle, 34, "\u25cf" if there else "\u25cb", 15, _INK if there else "#b6c0c6", ha="center")
-            page.text(middle, 62, modality.title, 8.5, _INK if there else "#b6c0c6", ha="center")
+        middle = _LEFT + column * (_CELL + _GAP) + _CELL / 2
+        for n, name in enumerate(reversed(subset)):
+            page.text(middle, _TOP - 14 - 24 * n, task.modality(name).title, 15, _INK, ha="center")
 
 
 def _dice(page: Page, column: int, down: float, found: Mapping[str, float], task: Task) -> None:
     words = "  ".join(f"{100 * found[r.name]:.0f}" for r in task.regions if r.name in found)
-    page.text(_LEFT + column * (_CELL + _GAP) + _CELL / 2, down, words, 10.5, _INK, ha="center")
+    page.text(_LEFT + column * (_CELL + _GAP) + _CELL / 2, down, words, 15, _INK, ha="center")
 
 
 def _legend(page: Page, down: int, task: Task) -> None:
     left = _LEFT
     for label in task.labels:
         page.fill(left, down - 7, 14, 14, label.color)
-        page.text(left + 22, down, label.title, 10, _INK)
-        left += 48 + 8 * len(label.title)
+        page.text(left + 22, down, label.title, 13, _INK)
+        left += 52 + 11 * len(label.title)
     names = ", ".join(region.name for region in task.regions)
-    page.text(left + 20, down, f"Beneath: Dice of {names} in %, over the whole volume. {chr(0x25CF)} given", 10, _QUIET)
+    page.text(left + 20, down, f"Beneath: Dice of {names} in %, over the whole volume.", 13, _QUIET)

@@ -19,7 +19,7 @@ from medmap.evaluate.summary import per_case_averages
 from medmap.files import Transaction, check_output, make_folder
 from medmap.report import html
 from medmap.report.curves import TrainingLog, modality_curves, read_log, training_curves
-from medmap.report.figures import by_missing, forest, heat_map
+from medmap.report.figures import SCALE, by_missing, forest, heat_map
 from medmap.report.subset_grid import case_strip, subset_grid
 from medmap.task import BRATS, Task
 
@@ -115,9 +115,9 @@ class _Builder:
         lead = f"{count} evaluation{'s' * (count != 1)}, written {datetime.now():%d %B %Y} by MedMAP {__version__}"
         return html.page(title, lead, sections, f"MedMAP {__version__}. This page holds everything it shows.")
 
-    def _figure(self, name: str, png: bytes, alt: str, caption: str = "") -> str:
+    def _figure(self, name: str, png: bytes, alt: str, caption: str = "", scale: float = SCALE) -> str:
         self.figures[re.sub(r"[^A-Za-z0-9.+_-]+", "-", name)] = png
-        return html.picture(png, alt, caption)
+        return html.picture(png, alt, caption, scale)
 
     def _glance(self) -> str:
         cards = []
@@ -130,7 +130,9 @@ class _Builder:
                 for key, scores in shown.items()
                 for region in self.task.regions
             }
-            cards.append(html.score_card(_name(one), _cohort(one), dict(list(numbers.items())[:6])))
+            cards.append(
+                html.score_card(_name(one), _cohort(one), dict(list(numbers.items())[: 2 * len(self.task.regions)]))
+            )
         return f'<div class="cards">{"".join(cards)}</div>' if cards else ""
 
     def _tables(self) -> str:
@@ -142,7 +144,8 @@ class _Builder:
             parts.append(f"<h3>{html.escape(name)}</h3>" + html.subset_table(summary, self.task))
         parts += [self._by_missing(one) for one in self.sources.evaluations]
         if parts:
-            parts.append(html.paragraph("● given, ○ missing. Mean ± SD over cases. " + _empties(named), quiet=True))
+            parts.insert(0, html.paragraph("● given, ○ missing. Mean ± SD over cases.", quiet=True))
+            parts.append(html.bullets(_empties(named)))
         return "".join(parts)
 
     def _by_missing(self, one: Evaluation) -> str:
@@ -194,7 +197,7 @@ class _Builder:
             if slices:
                 png = subset_grid(slices, _by_case(one), self.task)
                 caption = f"{_name(one)}: cases from the best segmented to the worst, at even quantiles."
-                parts.append(self._figure(f"grid-{_slug(_name(one))}", png, "Cases by sets of scans", caption))
+                parts.append(self._figure(f"grid-{_slug(_name(one))}", png, "Cases by sets of scans", caption, 1.0))
         return "".join(parts)
 
     def _worst(self) -> str:
@@ -211,7 +214,7 @@ class _Builder:
                 if kept:
                     png = case_strip(kept, full, self.task)
                     shown.append(
-                        self._figure(f"worst-{_slug(_name(one))}-{case}", png, words, f"{words}. {kept.title}.")
+                        self._figure(f"worst-{_slug(_name(one))}-{case}", png, words, f"{words}. {kept.title}.", 1.0)
                     )
                 else:
                     shown.append(html.paragraph(words))
@@ -220,7 +223,7 @@ class _Builder:
 
     def _pictures(self) -> str:
         return "".join(
-            self._figure(path.stem, path.read_bytes(), path.stem, path.stem.replace("_", " ").replace("-", " "))
+            self._figure(path.stem, path.read_bytes(), path.stem, path.stem.replace("_", " ").replace("-", " "), 1.0)
             for path in self.sources.pictures
         )
 
@@ -340,7 +343,7 @@ def _representative(one: Evaluation, task: Task) -> list[str]:
     return [ranked[n] for n in dict.fromkeys(chosen.tolist())]
 
 
-def _empties(named) -> str:
+def _empties(named) -> list[str]:
     """How many empty masks stand behind the numbers."""
     said = []
     for name, summary in named:
@@ -351,4 +354,4 @@ def _empties(named) -> str:
                     f"{counts['prediction']} of {counts['predictions']} predictions found none "
                     f"({counts['both']} rightly); the small-region rule empties {counts['emptied_by_rule']}."
                 )
-    return " ".join(said)
+    return said
