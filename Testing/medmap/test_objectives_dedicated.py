@@ -343,6 +343,17 @@ def test_acns_full_path_is_aligned_behind_its_own_stem(anchor):
     assert "student" not in moved
 
 
+@pytest.mark.parametrize("method", NAMES)
+def test_patches_without_a_tumour_give_finite_losses_and_gradients(method):
+    objective, batch = objective_of(method), batch_of()
+    batch.label[:] = 0
+    for group, losses in objective.steps(batch, 0.5):
+        objective.zero_grad(set_to_none=True)
+        sum(losses.values()).backward()
+        assert all(torch.isfinite(value) for value in losses.values()), losses
+        assert all(torch.isfinite(p.grad).all() for p in groups_of(objective)[group] if p.grad is not None)
+
+
 # ------------------------------------------------------------------------------------------------------------ refusals
 
 

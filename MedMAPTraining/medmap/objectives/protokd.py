@@ -48,7 +48,6 @@ class ProtoKD(Distilling):
         student, teacher = self.both(batch)
         logits, taught = student.logits.float(), teacher.logits.float()
         target = one_hot_classes(batch.label, logits.shape[1])
-        weights = class_weights(batch.label.reshape(1, -1), logits.shape[1])[0]
         prototype = prototype_loss(
             student.taps["decoder"], teacher.taps["decoder"], batch.label, logits.shape[1], self.in_every_sample
         )
@@ -56,11 +55,21 @@ class ProtoKD(Distilling):
             "main",
             {
                 "dice": dice_loss(logits.softmax(1), target, squared=True, smooth=1e-5, eps=0.0),
-                "cross_entropy": cross_entropy(logits, batch.label, weight=weights),
+                "cross_entropy": rare_class_entropy(logits, batch.label),
                 "distillation": self.output * soft_kl(logits, taught, self.temperature, over_classes="mean"),
                 "prototype": self.prototype * prototype,
             },
         )
+
+
+def rare_class_entropy(logits: Tensor, label: Tensor) -> Tensor:
+    """Cross-entropy weighted with 1 - (share of the voxel's class in the batch), divided by the sum of the weights.
+
+    Zero for a batch of one class, which weighs nothing: torch's weighted mean is not a number there.
+    """
+    weights = class_weights(label.reshape(1, -1), logits.shape[1])[0]
+    total = cross_entropy(logits, label, weight=weights, reduction="sum")
+    return total / weights[label].sum().clamp_min(1e-6)
 
 
 def prototype_loss(
