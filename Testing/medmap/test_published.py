@@ -117,6 +117,15 @@ def test_published_figures_belong_to_rows():
         assert set(json.loads(path.read_text())["published"]) <= set(ROWS)
 
 
+def test_what_is_installed_has_every_recipe():
+    folder = recipes_folder()
+    project = (folder.parent / "pyproject.toml").read_text()
+    for path in folder.rglob("*"):
+        if path.is_file():
+            inner = path.parent.relative_to(folder.parent).as_posix()
+            assert f'"share/medmap/{inner}" = ["{inner}/*' in project, f"{inner} is not in pyproject's data-files"
+
+
 def test_recipes_are_found_by_name_and_by_file(tmp_path):
     recipe, row = find_recipe("journal-mmformer-pk-brats2020")
     assert row.name == "journal-mmformer-pk-brats2020"
