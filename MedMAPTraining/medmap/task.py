@@ -287,20 +287,18 @@ _MYOPS_MODALITIES = (
     ),
 )
 _BLOOD_POOLS = (
-    Label("LVB", "Left ventricle blood pool", 500, color=(216, 84, 79), code=Code("SCT", "87878005", "Left ventricle")),
-    Label(
-        "RVB", "Right ventricle blood pool", 600, color=(90, 130, 220), code=Code("SCT", "53085002", "Right ventricle")
-    ),
+    Label("LVB", "Left ventricle blood pool", 500, color=(216, 84, 79)),
+    Label("RVB", "Right ventricle blood pool", 600, color=(90, 130, 220)),
 )
 
 MYOPS = Task(
     name="MyoPS",
     modalities=_MYOPS_MODALITIES,
     labels=(
-        Label("NMYO", "Normal myocardium", 200, color=(120, 190, 120), code=Code("SCT", "74281007", "Myocardium")),
+        Label("NMYO", "Normal myocardium", 200, color=(120, 190, 120)),
         *_BLOOD_POOLS,
-        Label("ED", "Edema", 1220, color=(111, 184, 210), code=Code("SCT", "79654002", "Edema")),
-        Label("SCAR", "Scar", 2221, color=(241, 214, 145), code=Code("SCT", "12402003", "Scar")),
+        Label("ED", "Edema", 1220, color=(111, 184, 210)),
+        Label("SCAR", "Scar", 2221, color=(241, 214, 145)),
     ),
     regions=(
         Region("LVB", "LV blood pool", ("LVB",)),
@@ -315,7 +313,7 @@ MYOPS = Task(
 )
 """MyoPS2020 (Zhuang and Li, MICCAI 2020 challenge): three aligned short-axis stacks of thick slices, label values 200
 normal myocardium, 500 and 600 blood pools, 1220 oedema, 2221 scar; scored are the parts of the heart, scar, and scar
-with oedema."""
+with oedema. Its labels carry no codes: those that the panel writes say that a segment lies in the brain."""
 
 MYOPS_ANATOMY = Task(
     name="MyoPS-anatomy",
@@ -327,7 +325,6 @@ MYOPS_ANATOMY = Task(
             200,
             also=(1220, 2221),
             color=(120, 190, 120),
-            code=Code("SCT", "74281007", "Myocardium"),
         ),
         *_BLOOD_POOLS,
     ),
