@@ -13,6 +13,7 @@ from medmap.cli import (  # noqa: F401 (each adds its commands)
     bench,
     bench_train,
     cohort,
+    curves,
     evaluate,
     phantom,
     recipes,

@@ -13,7 +13,7 @@ import numpy as np
 from medmap.errors import InputDataError
 from medmap.report.figures import PALETTE, figure_png, new_figure, style
 
-_NOT_DRAWN = {"step", "seconds", "epoch"}
+_NOT_DRAWN = {"step", "seconds", "waiting", "waited", "epoch"}
 _VALIDATION = re.compile(r"(^|[/_ ])(val|validation|dice)", re.IGNORECASE)
 
 
