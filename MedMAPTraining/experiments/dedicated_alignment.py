@@ -3,11 +3,12 @@
     python MedMAPTraining/experiments/dedicated_alignment.py FOLDER [--seeds 0 1 2] [--minutes 6]
     python MedMAPTraining/experiments/dedicated_alignment.py FOLDER --table
 
-ProtoKD: a teacher of all scans, aligned or not, then a student a set of scans; ``alone`` has no teacher. ACN: the full
-path aligned or not, trained with the student. Equal budget: all arms of a method have the same cases, steps, patches
-and student. A seed sets weights and patches; the patients are the same for all seeds. Whole heads are scored in
-windows as large as the patches; Dice is the mean of WT, TC and ET. ``gap``: P_*'s distance with equal weights between
-the normalised latents of the test cases (0 alike, 0.75 unrelated). Finished runs are kept, so call it again to go on.
+ProtoKD: a teacher of all scans, aligned or not, then a student a set of scans; ``alone`` has the same loss without what
+the teacher says. ACN: the full path aligned or not, trained with the student. Equal budget: all arms of a method have
+the same cases, steps, patches and student. A seed sets weights and patches; the patients are the same for all seeds.
+Whole heads are scored in windows as large as the patches; Dice is the mean of WT, TC and ET. ``gap``: P_*'s distance
+with equal weights between the normalised latents of the test cases (0 alike, 0.75 unrelated). Finished runs are kept,
+so call it again to go on.
 """
 
 from __future__ import annotations
@@ -69,7 +70,7 @@ TEACHERS = {
 CO_TRAINED = replace(
     COMMON,
     network="SegResNet",
-    steps=120,
+    steps=200,
     network_options=SEGRESNET,
     objective="acn",
     objective_options={"discriminator_width": 8, "ramp_epochs": 1.0},
@@ -80,8 +81,8 @@ FULL = {
     "T* + P_*": {"full": {"stem": MIXED}},
 }
 METHODS = {
-    "protokd": (("alone", "none", "T*", "T* + P_*"), ("t1", "flair")),
-    "acn": (("none", "T*", "T* + P_*"), ("flair",)),
+    "protokd": (("alone", "none", "T*", "T* + P_*"), ("flair", "t1ce")),
+    "acn": (("none", "T* + P_*"), ("flair",)),
 }
 
 
@@ -179,13 +180,12 @@ def protokd(arm: str, subset: str, seed: int, root: Path, cohort: Cohort) -> dic
     options = {**VNET, "inputs": [BRATS.index(name) for name in subset.split("+")]}
     recipe = replace(STUDENT, seed=seed, network_options=options)
     run = root / "runs" / f"protokd-{arm.replace('*', 's').replace(' ', '')}-{subset}-{seed}"
-    if arm == "alone":
-        network, spent = trained(recipe, run, cohort)
-        return {"dice": scores(network, cohort), "cpu": spent}
-    source, taught = teacher_of(arm, seed, root, cohort)
-    recipe = replace(recipe, objective="protokd")
+    source, taught = teacher_of("none" if arm == "alone" else arm, seed, root, cohort)
+    weights = {"output": 0.0, "prototype": 0.0} if arm == "alone" else {}
+    recipe = replace(recipe, objective="protokd", objective_options=weights)
     network, spent = trained(recipe, run, cohort, teacher=load_teacher(source, recipe, BRATS))
-    return {"dice": scores(network, cohort), "teacher": taught["dice"], "gap": taught["gap"], "cpu": spent}
+    shown = {} if arm == "alone" else {"teacher": taught["dice"], "gap": taught["gap"]}
+    return {"dice": scores(network, cohort), **shown, "cpu": spent}
 
 
 def acn(arm: str, subset: str, seed: int, root: Path, cohort: Cohort) -> dict:
