@@ -18,7 +18,7 @@ from medmap.errors import Cancelled, UnavailableError
 from medmap.memory import USABLE, available_bytes
 from medmap.metrics import region_volumes_ml
 from medmap.networks import Backbone
-from medmap.postprocess import labels_on_reference, probabilities
+from medmap.postprocess import label_map
 from medmap.preprocess import Prepared, prepare
 from medmap.provenance import provenance
 from medmap.task import Task
@@ -89,7 +89,7 @@ def segment(
     run = Run(bundle, place, lambda fraction, text: report(0.15 + 0.75 * fraction, text), cancel or (lambda: False))
     logits = run.logits(prepared, [tuple(volumes)])[0]
     report(0.92, "returning to the reference scan's grid")
-    labels = labels_on_reference(probabilities(logits, prepared, bundle.postprocess), prepared, bundle.task)
+    labels = label_map(logits, prepared, bundle.postprocess, bundle.task)
     if run.window != window_for(bundle, prepared):
         shown = " x ".join(map(str, run.window))
         message = f"Memory sufficed only for windows of {shown} voxels; labels may differ slightly."
@@ -138,7 +138,7 @@ def segment_subsets(
     keys = [bundle.task.subset_key(subset) for subset in subsets]
     labels: dict[str, np.ndarray] = dict.fromkeys(keys)
     for positions, logits in run.each(prepared, subsets):
-        found = labels_on_reference(probabilities(logits, prepared, bundle.postprocess), prepared, bundle.task)
+        found = label_map(logits, prepared, bundle.postprocess, bundle.task)
         labels.update((keys[n], found) for n in positions)
     return labels
 

@@ -56,12 +56,9 @@ def probabilities(logits: Tensor, prepared: Prepared, spec: PostprocessSpec) -> 
     Raises:
         InternalError: a logit is NaN or infinite.
     """
-    if not torch.isfinite(logits).all():
-        raise InternalError("The network's answer is not finite.", "Report this with the bundle's name and the device.")
+    _require_finite(logits)
     result = torch.softmax(logits.float(), 0)
-    outside = ~prepared.brain
-    if spec.island_ml > 0:
-        outside |= islands((most_probable(result) > 0) & prepared.brain, prepared.grid.voxel_ml, spec)
+    outside = _dropped(most_probable(result), prepared, spec)
     result[0].masked_fill_(outside, 1.0)
     result[1:].masked_fill_(outside, 0.0)
     return result
@@ -80,11 +77,16 @@ def most_probable(probability: Tensor) -> Tensor:
 
 def islands(mask: Tensor, voxel_ml: float, spec: PostprocessSpec) -> Tensor:
     """The pieces of a [D, H, W] bool mask that ``spec`` drops, as a mask."""
-    pieces = components(mask)
-    sizes = torch.bincount(pieces.flatten())
-    sizes[0] = 0
-    small = (sizes * voxel_ml < spec.island_ml) & (sizes < spec.island_share * sizes.max())
-    return mask & small[pieces]
+    dropped = torch.zeros_like(mask)
+    box = bounding_box(mask.numpy())
+    if box is not None:
+        pieces = components(mask[box])
+        sizes = torch.bincount(pieces.flatten())
+        sizes[0] = 0
+        small = (sizes * voxel_ml < spec.island_ml) & (sizes < spec.island_share * sizes.max())
+        if small.any():
+            dropped[box] = mask[box] & small[pieces]
+    return dropped
 
 
 def components(mask: Tensor) -> Tensor:
@@ -124,21 +126,63 @@ def _largest_around(number: Tensor) -> Tensor:
     return number
 
 
+def label_map(logits: Tensor, prepared: Prepared, spec: PostprocessSpec, task: Task) -> np.ndarray:
+    """[C, D, H, W] logits -> [I, J, K] label values on the reference scan's grid.
+
+    As ``labels_on_reference(probabilities(...))``. Where nothing is interpolated the largest logit decides, which is
+    the largest probability, too: then no probability is computed, which takes longer than all the rest of this.
+
+    Raises:
+        InternalError: a logit is NaN or infinite.
+    """
+    start = _shared_lattice(prepared)
+    if start is None:
+        return labels_on_reference(probabilities(logits, prepared, spec), prepared, task)
+    _require_finite(logits)
+    classes = most_probable(logits)
+    classes.masked_fill_(_dropped(classes, prepared, spec), 0)
+    return _as_values(place(classes, start, canonical_grid(prepared.reference_grid).shape), prepared, task)
+
+
+def _require_finite(logits: Tensor) -> None:
+    """A single NaN or infinity makes the sum not finite; asking every voxel takes several times as long."""
+    if not torch.isfinite(logits.sum(dtype=torch.float64)):
+        raise InternalError("The network's answer is not finite.", "Report this with the bundle's name and the device.")
+
+
+def _dropped(classes: Tensor, prepared: Prepared, spec: PostprocessSpec) -> Tensor:
+    """[D, H, W] bool: outside the head, or on islands."""
+    outside = ~prepared.brain
+    if spec.island_ml > 0:
+        outside |= islands((classes > 0) & prepared.brain, prepared.grid.voxel_ml, spec)
+    return outside
+
+
+def _as_values(classes: Tensor, prepared: Prepared, task: Task) -> np.ndarray:
+    values = np.array(task.label_values(), task.label_dtype)
+    return np.ascontiguousarray(restore_orientation(values[classes.numpy()], prepared.reference_grid))
+
+
+def _shared_lattice(prepared: Prepared) -> np.ndarray | None:
+    """[3] where the working grid starts in the reference's canonical one, if they are one lattice; else None."""
+    canonical = canonical_grid(prepared.reference_grid)
+    offset = np.linalg.solve(prepared.grid.affine[:3, :3], prepared.grid.affine[:3, 3] - canonical.affine[:3, 3])
+    start = np.round(offset).astype(int)
+    return start if _same_lattice(canonical, prepared.grid, start) else None
+
+
 def labels_on_reference(probability: Tensor, prepared: Prepared, task: Task) -> np.ndarray:
     """[C, D, H, W] probabilities -> [I, J, K] label values (``Task.label_dtype``) on the reference scan's grid.
 
     Where the working lattice is the reference's own, classes are copied voxel for voxel. Otherwise the probabilities
     are interpolated and the most probable class is taken, which keeps borders smoother than interpolating labels.
     """
-    values = np.array(task.label_values(), task.label_dtype)
-    canonical = canonical_grid(prepared.reference_grid)
-    offset = np.linalg.solve(prepared.grid.affine[:3, :3], prepared.grid.affine[:3, 3] - canonical.affine[:3, 3])
-    start = np.round(offset).astype(int)
-    if _same_lattice(canonical, prepared.grid, start):
+    canonical, start = canonical_grid(prepared.reference_grid), _shared_lattice(prepared)
+    if start is not None:
         classes = place(most_probable(probability), start, canonical.shape)
     else:
         classes = _sampled_classes(probability, prepared.grid, canonical)
-    return np.ascontiguousarray(restore_orientation(values[classes.numpy()], prepared.reference_grid))
+    return _as_values(classes, prepared, task)
 
 
 def _same_lattice(canonical: Grid, working: Grid, start: np.ndarray) -> bool:

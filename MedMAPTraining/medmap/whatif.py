@@ -20,7 +20,7 @@ from medmap.errors import Cancelled, UsageError
 from medmap.geometry import canonical_grid, restore_orientation
 from medmap.inference import Cancel, Progress, Run, resolve_device
 from medmap.metrics import region_masks
-from medmap.postprocess import labels_on_reference, probabilities
+from medmap.postprocess import label_map, probabilities
 from medmap.preprocess import Prepared, prepare, to_grid
 from medmap.task import Task
 from medmap.volume import Grid, Volume
@@ -133,7 +133,7 @@ def what_if(
     place = resolve_device(device)
     report(0.05, "bringing the scans to one grid")
     prepared = prepare(volumes, task, bundle.preprocess, reference=reference, multiple=bundle.stride)
-    collector, share = _Collector(prepared, task, wanted), [0.0]
+    collector, share = _Collector(prepared, bundle, wanted), [0.0]
 
     def computed(fraction: float, text: str) -> None:
         share[0] = fraction
@@ -143,7 +143,7 @@ def what_if(
         if stop():
             raise Cancelled()
         computed(share[0], f"comparing {len(collector.found) + 1} of {len(wanted)}")
-        collector.add(positions, probabilities(logits, prepared, bundle.postprocess))
+        collector.add(positions, logits)
     result = collector.result()
     report(1.0, "done")
     return result
@@ -171,10 +171,11 @@ def _plan(volumes, bundle: Bundle, current, subsets) -> list[tuple[str, ...]]:
 
 
 class _Collector:
-    """Takes the probabilities of one subset after the other, the current one, which is the first wanted, first."""
+    """Takes the logits of one subset after the other, the current one, which is the first wanted, first."""
 
-    def __init__(self, prepared: Prepared, task: Task, wanted: Sequence[tuple[str, ...]]):
-        self.prepared, self.task, self.wanted = prepared, task, wanted
+    def __init__(self, prepared: Prepared, bundle: Bundle, wanted: Sequence[tuple[str, ...]]):
+        task = bundle.task
+        self.prepared, self.task, self.postprocess, self.wanted = prepared, task, bundle.postprocess, wanted
         values = np.array(task.label_values())
         # Label value -> one bit a region, so that one pass over the voxels counts all overlaps at once.
         self.bits = np.zeros(values.max() + 1, np.uint16)
@@ -185,11 +186,11 @@ class _Collector:
         self.maps: dict[str, np.ndarray] = {}
         self.region_entropy: dict[str, float] = {}
 
-    def add(self, positions: Sequence[int], probability: Tensor) -> None:
+    def add(self, positions: Sequence[int], logits: Tensor) -> None:
         """Compare what some of the subsets share with the current one."""
-        labels = labels_on_reference(probability, self.prepared, self.task)
+        labels = label_map(logits, self.prepared, self.postprocess, self.task)
         if not self.found:
-            self._start(labels, probability)
+            self._start(labels, probabilities(logits, self.prepared, self.postprocess))
         box = bounding_box((labels | self.labels) != 0) or (slice(0, 0),) * 3
         ours, before = self.bits[labels[box]], self.bits[self.labels[box]]
         self.differing[box] += len(positions) * (labels[box] != self.labels[box]).astype(np.uint8)

@@ -9,8 +9,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.ndimage import label
 
-from medmap.errors import BundleError
-from medmap.postprocess import PostprocessSpec, components, islands, most_probable
+from medmap.errors import BundleError, InternalError
+from medmap.postprocess import (
+    PostprocessSpec,
+    components,
+    islands,
+    label_map,
+    labels_on_reference,
+    most_probable,
+    probabilities,
+)
+from medmap.preprocess import Prepared
+from medmap.task import BRATS
+from medmap.volume import Grid
 
 SPEC = PostprocessSpec(island_ml=1.0, island_share=0.1)
 
@@ -76,3 +87,30 @@ def test_the_most_probable_class_is_that_of_argmax():
     probability = torch.rand(4, 7, 6, 5, generator=torch.Generator().manual_seed(0))
     probability[2, 0] = probability[1, 0]  # ties go to the first
     assert torch.equal(most_probable(probability), probability.argmax(0))
+
+
+@pytest.mark.parametrize("spacing", [1.0, 1.5])
+@pytest.mark.parametrize("island_ml", [0.0, 0.4])
+def test_labels_from_logits_are_those_from_probabilities(spacing, island_ml):
+    """On the reference's own lattice no probability is computed; elsewhere it is interpolated."""
+    torch.manual_seed(4)
+    shape = (24, 20, 28)
+    affine = np.diag([-spacing, spacing, spacing, 1.0])
+    reference = Grid(shape, affine)
+    brain = torch.zeros(shape, dtype=torch.bool)
+    brain[2:-2, 3:-1, 2:-4] = True
+    coarse = torch.randn(1, 4, 6, 5, 7)
+    logits = 4 * torch.nn.functional.interpolate(coarse, size=shape, mode="trilinear")[0]
+    moved = np.eye(4)
+    moved[0, 3] = -spacing * (shape[0] - 1) if spacing == 1.0 else -30.0
+    prepared = Prepared(
+        torch.zeros(4, *shape), torch.ones(4, dtype=torch.bool), brain, Grid(shape, moved), "t1", reference
+    )
+    spec = PostprocessSpec(island_ml, 0.5)
+    expected = labels_on_reference(probabilities(logits, prepared, spec), prepared, BRATS)
+    found = label_map(logits, prepared, spec, BRATS)
+    assert np.array_equal(found, expected)
+    assert len(np.unique(found)) == 4
+    logits[2, 3, 4, 5] = float("inf")
+    with pytest.raises(InternalError, match="not finite"):
+        label_map(logits, prepared, spec, BRATS)

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import ClassVar
 
+import torch
 from torch import Tensor, nn
 
 from medmap.networks.base import Backbone, Features, Output
@@ -65,7 +66,7 @@ class SubsetFusion(nn.Module):
             total = total + term
         modulation = self.film(present.to(total.dtype))
         scale, shift = modulation.reshape(*modulation.shape, *(1,) * (total.ndim - 2)).chunk(2, 1)
-        return self.act(self.norm(total) * (1 + scale) + shift)
+        return self.act(torch.addcmul(shift, self.norm(total), 1 + scale))
 
 
 class SubsetUNet(Backbone):
