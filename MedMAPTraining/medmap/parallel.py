@@ -71,7 +71,7 @@ def launch(device: str = "auto", precision: str = "bf16", devices: int = 1) -> F
     if os.environ.get("LT_CLI_USED") == "1":  # ``fabric run`` has its own options for these
         settings = {}
     if nodes * local > 1:
-        _repeatable()
+        repeatable()
     fabric = Fabric(precision=PRECISIONS[precision], **settings)
     fabric.launch()
     return fabric
@@ -89,8 +89,11 @@ def _launched() -> tuple[int, int] | None:
     return None
 
 
-def _repeatable() -> None:
-    """Make the command of this process one that Python can run again: ``medmap`` itself need not be a Python file."""
+def repeatable() -> None:
+    """Make this process's main program one that fresh processes can begin with.
+
+    The script ``medmap`` need not be a Python file, nor guarded against being run once more when it is imported.
+    """
     main = sys.modules["__main__"]
     if main.__spec__ is None and Path(sys.argv[0]).stem == "medmap":
         main.__spec__ = importlib.util.find_spec("medmap.cli.__main__")

@@ -23,6 +23,7 @@ from medmap.bundle import Bundle, default_bundle_path, load_bundle
 from medmap.errors import MedMAPError, OutputError
 from medmap.files import make_folder, write_text
 from medmap.layouts import Case, find_cases, is_bids
+from medmap.parallel import repeatable
 from medmap.task import Task
 from medmap.workflow.segment import NAMES, Options, segment_files, sha256
 
@@ -215,6 +216,7 @@ def _devices(options: CohortOptions) -> list[str]:
 
 def _by_processes(jobs: Sequence[Job], options: CohortOptions) -> Iterator[Row]:
     """Rows as they come, from workers that are a process each: one that dies takes only its own case along."""
+    repeatable()
     waiting: queue.SimpleQueue[Job] = queue.SimpleQueue()
     rows: queue.SimpleQueue[Row] = queue.SimpleQueue()
     for job in jobs:
@@ -246,15 +248,18 @@ def _serve(waiting: queue.SimpleQueue, rows: queue.SimpleQueue, device: str, cor
             break
         job = replace(job, device=device, threads=cores)
         started = time.monotonic()
+        row = _failed(job, started, f"The worker's process died {TRIES} times. Is there enough memory?", 69)
         for _ in range(TRIES):
             try:
                 pool = pool or ProcessPoolExecutor(1, mp_context=context)
-                rows.put(pool.submit(segment_job, job).result())
+                row = pool.submit(segment_job, job).result()
                 break
             except BrokenProcessPool:
                 pool = None
-        else:
-            rows.put(_failed(job, started, f"The worker's process died {TRIES} times. Is there enough memory?", 69))
+            except Exception as error:  # the rest must go on, whatever it is
+                row = _failed(job, started, f"The worker's process cannot be used: {error}.", 70)
+                break
+        rows.put(row)
     if pool:
         pool.shutdown()
 
