@@ -28,7 +28,8 @@ CARD = {
 
 
 def metadataOf(name="tiny", version="1.0.0", **changes):
-    own = {"format": 1, "task": BRATS.to_dict(), "card": CARD, **changes}
+    network = {"name": "SubsetUNet", "options": {}}
+    own = {"format": 1, "task": BRATS.to_dict(), "network": network, "card": CARD, **changes}
     return json.dumps({"name": name, "version": version, "medmap": own}).encode()
 
 
