@@ -281,7 +281,7 @@ def _painted(masks, shape, task: Task) -> tuple[np.ndarray, list[str]]:
     kept: dict[str, np.ndarray] = {}
     for source, mask in masks:
         kept[source.target] = kept[source.target] | mask if source.target in kept else mask
-    labels, taken, overlapping = np.zeros(shape, np.uint8), np.zeros(shape, bool), []
+    labels, taken, overlapping = np.zeros(shape, task.label_dtype), np.zeros(shape, bool), []
     for name in sorted((n for n in kept if n in regions), key=lambda n: -len(regions[n].labels)):
         labels[kept[name]] = values[_own(regions[name], task)]
     for name in (n for n in values if n in kept):

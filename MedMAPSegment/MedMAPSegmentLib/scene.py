@@ -135,7 +135,7 @@ def provenanceOf(node) -> dict | None:
 
 
 def labelsOf(node, task: Task) -> np.ndarray:
-    """Label array uint8 [I, J, K] with file label values, on the reference geometry that the node carries.
+    """Label array [I, J, K] of the task's type with file label values, on the reference geometry that the node carries.
 
     Raises:
         InputDataError: a segment of the task is missing.
@@ -144,7 +144,7 @@ def labelsOf(node, task: Task) -> np.ndarray:
     geometry = slicer.vtkOrientedImageData()
     text = segmentation.GetConversionParameter(slicer.vtkSegmentationConverter.GetReferenceImageGeometryParameterName())
     slicer.vtkSegmentationConverter.DeserializeImageGeometry(text, geometry, False)
-    labels = np.zeros(geometry.GetDimensions(), np.uint8)
+    labels = np.zeros(geometry.GetDimensions(), task.label_dtype)
     for label in task.labels:
         image = slicer.vtkOrientedImageData()
         if not node.GetBinaryLabelmapRepresentation(label.name, image):
@@ -209,8 +209,9 @@ def _labelImage(referenceNode, labels: np.ndarray):
     image = slicer.vtkOrientedImageData()
     image.SetExtent(*referenceNode.GetImageData().GetExtent())
     image.SetImageToWorldMatrix(matrix)
-    kji = np.ascontiguousarray(labels.transpose(2, 1, 0), dtype=np.uint8)
-    scalars = numpy_to_vtk(kji.ravel(), deep=True, array_type=vtk.VTK_UNSIGNED_CHAR)
+    # Hearts have labels up to 2221: the type of the labels decides, bytes or shorts.
+    kji = np.ascontiguousarray(labels.transpose(2, 1, 0))
+    scalars = numpy_to_vtk(kji.ravel(), deep=True)
     scalars.SetName("ImageScalars")
     image.GetPointData().SetScalars(scalars)
     return image

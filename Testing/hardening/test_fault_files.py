@@ -151,7 +151,7 @@ FAULTS = {
     "32 pixdim 0": (lambda s: s.patch(pixdim=[1, 0, 2, 2, 1, 1, 1, 1]), 65, "voxel size in the header is 0"),
     "32 pixdim -2": (lambda s: s.patch(pixdim=[1, -2, 2, 2, 1, 1, 1, 1]), 65, "voxel size in the header is -2"),
     "33 micrometres": (lambda s: s.patch(xyzt_units=3), 65, "in micrometres"),
-    "33 voxels of 0.02 mm": (lambda s: s.rewrite("t1", scaled(0.01)), 65, "0.2 to 10 mm"),
+    "33 voxels of 0.02 mm": (lambda s: s.rewrite("t1", scaled(0.01)), 65, "0.2 to 30 mm"),
     "34 oblique": (lambda s: s.rewrite("t1", oblique), 0, ""),
     "34 int64": (
         lambda s: s.put(
