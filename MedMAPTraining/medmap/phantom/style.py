@@ -37,7 +37,7 @@ class Style:
     thick_slices: float = 0.5
     gamma: tuple[float, float] = (0.7, 1.5)
     noise: tuple[float, float] = (0.006, 0.055)
-    bias: float = 0.22
+    bias: float = 0.15
     strip: float = 1.0
     motion: float = 0.1
     distractors: float = 0.12
