@@ -70,7 +70,7 @@ TEACHERS = {
 CO_TRAINED = replace(
     COMMON,
     network="SegResNet",
-    steps=200,
+    steps=150,
     network_options=SEGRESNET,
     objective="acn",
     objective_options={"discriminator_width": 8, "ramp_epochs": 1.0},
@@ -260,8 +260,8 @@ def main() -> None:
     cohort = Cohort(options.folder)
     jobs = [
         (method, arm, subset, seed)
-        for seed in options.seeds
         for method in options.methods
+        for seed in options.seeds
         for subset in METHODS[method][1]
         for arm in METHODS[method][0]
     ]
