@@ -168,7 +168,7 @@ def _finished(job: Job, bundle: Bundle) -> dict | None:
 
 
 def _row(job: Job, state: str, started: float, report: dict) -> Row:
-    findings = [f"{f['level']}: {f['message']}" for f in report["findings"]]
+    findings = [f["message"] for f in report["findings"] if f["level"] != "info"]  # all of them are in the report
     return {
         "case": job.case.case_id,
         "state": state,
