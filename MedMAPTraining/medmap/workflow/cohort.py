@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import functools
 import io
@@ -127,8 +128,10 @@ def segment_job(job: Job) -> Row:
             report = json.loads((job.folder / job.names["report"]).read_text(encoding="utf-8"))
         return _row(job, state, started, report)
     except MedMAPError as error:
+        _remove_empty(job)
         return _failed(job, started, f"{error.cause} {error.remedy}", error.exit_code)
     except Exception as error:  # an unforeseen fault of one case is no reason to lose a night
+        _remove_empty(job)
         return _failed(job, started, f"Unexpected {type(error).__name__}: {error}", 70)
 
 
@@ -153,6 +156,15 @@ def _folders(job: Job) -> None:
     for folder in reversed([job.folder, *job.folder.parents]):
         if job.root in folder.parents and not folder.is_dir():
             folder.mkdir(exist_ok=True)
+
+
+def _remove_empty(job: Job) -> None:
+    """Take back the folders of a case that has left nothing in them."""
+    with contextlib.suppress(OSError):  # one that holds something stays
+        for folder in [job.folder, *job.folder.parents]:
+            if job.root not in folder.parents:
+                return
+            folder.rmdir()
 
 
 def _finished(job: Job, bundle: Bundle) -> dict | None:
