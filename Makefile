@@ -1,13 +1,13 @@
 # `make demo` does the main job, `make test` runs the tests; both set everything up in .venv first.
 PYTHON ?= python3
 BIN := .venv/bin
-# A tumour of 50 ml (the quartiles of 123 BraTS tumours are 50, 87 and 132 ml).
-CASE := demo/Phantom_02032/Phantom_02032
+# A tumour of about median size (93 ml; the median of 123 BraTS tumours is 87 ml).
+CASE := demo/Phantom_20287/Phantom_20287
 
 .PHONY: demo test test-all lint fuzz licences sbom clean
 
 demo: .venv/ready
-	$(BIN)/medmap phantom demo --seed 2032 --overwrite
+	$(BIN)/medmap phantom demo --seed 20287 --overwrite
 	$(BIN)/medmap segment --t1ce $(CASE)_t1ce.nii.gz --flair $(CASE)_flair.nii.gz --truth $(CASE)_seg.nii.gz \
 		--device cpu --output demo/result --overwrite
 
