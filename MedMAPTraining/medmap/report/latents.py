@@ -46,7 +46,9 @@ def draw_latents(panels: Sequence[LatentPanel]) -> bytes:
         for axis in (above, below):
             axis.set_xticks([])
             axis.set_yticks([])
-            axis.legend(loc="upper right", fontsize=8, markerscale=2.5, framealpha=0.9)
+            axis.legend(
+                loc="upper center", bbox_to_anchor=(0.5, 0), ncols=4, fontsize=8, markerscale=2.5, frameon=False
+            )
     figure.supxlabel("t-SNE of the latents of single scans; one point is one place of one patient", fontsize=9)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png")
