@@ -208,13 +208,13 @@ def test_two_nodes_start_from_the_documented_command(tmp_path, request):
     options = {"network_options": {"widths": [4, 8]}, "batch": 2, "steps": 4, "preprocess": {"spacing": 4.0}}
     options |= {"patch": [16, 16, 16], "large_patch": [16, 16, 16]}
     (tmp_path / "r.json").write_text(json.dumps(options))
-    command = ["medmap.cli", "train", tmp_path / "r.json", "--data", data, "--device", "cpu", "--precision", "fp32"]
+    command = ["train", tmp_path / "r.json", "--data", data, "--device", "cpu", "--precision", "fp32"]
     agents = [
         subprocess.Popen(
             [
                 *python, "torch.distributed.run", "--nnodes", "2", "--nproc-per-node", "1", "--rdzv-backend", "c10d",
                 "--rdzv-endpoint", f"127.0.0.1:{port}", "--rdzv-id", "test", *(["--local-addr", "127.0.0.1"]),
-                "-m", *command, "--run", tmp_path / "run", "--bundle", tmp_path / "bundle",
+                "-m", "medmap.cli", "--", *command, "--run", tmp_path / "run", "--bundle", tmp_path / "bundle",
             ],
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
         )
@@ -222,8 +222,8 @@ def test_two_nodes_start_from_the_documented_command(tmp_path, request):
     ]  # fmt: skip
     said = [agent.communicate(timeout=300)[0] for agent in agents]
     assert [agent.returncode for agent in agents] == [0, 0], said
-    assert load_checkpoint(tmp_path / "run")["processes"] == 2
-    one = [*python, *command, "--run", tmp_path / "alone", "--bundle", tmp_path / "b"]
+    assert load_checkpoint(tmp_path / "run")["ran_on"]["processes"] == 2
+    one = [*python, "medmap.cli", *command, "--run", tmp_path / "alone", "--bundle", tmp_path / "b"]
     subprocess.run(one, check=True)
     losses = [
         [json.loads(line)["loss"] for line in (tmp_path / run / "log.jsonl").read_text().splitlines()]
