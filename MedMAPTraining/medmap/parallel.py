@@ -68,12 +68,14 @@ def launch(device: str = "auto", precision: str = "bf16", devices: int = 1) -> F
     settings: dict[str, Any] = {"accelerator": place.type, "devices": chosen, "num_nodes": nodes}
     if nodes * local > 1:
         settings["strategy"] = DDPStrategy(timeout=PATIENCE)
-    if os.environ.get("LT_CLI_USED") == "1":  # ``fabric run`` has its own options for these
+    launched = os.environ.get("LT_CLI_USED") == "1"  # by ``fabric run``, which has its own options for these
+    if launched:
         settings = {}
     if nodes * local > 1:
         repeatable()
     fabric = Fabric(precision=PRECISIONS[precision], **settings)
-    fabric.launch()
+    if not launched:
+        fabric.launch()
     return fabric
 
 
