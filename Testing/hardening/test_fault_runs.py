@@ -19,7 +19,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from medmap.bundle import SUMS
-from medmap.errors import InternalError
+from medmap.networks.subset_unet import SubsetUNet
 
 
 def resummed(folder) -> None:
@@ -170,9 +170,18 @@ def test_50_too_little_memory_on_this_computer(scans, cli, tmp_path, tiny_bundle
 
 
 def test_51_an_answer_that_is_not_finite(scans, cli, tmp_path, tiny_bundle_path, monkeypatch):
-    monkeypatch.setattr("medmap.inference.probabilities", lambda *_: (_ for _ in ()).throw(InternalError("a.", "b.")))
-    ran = cli("segment", "--t1", scans.path("t1"), "-o", tmp_path / "out", "--bundle", tiny_bundle_path)
-    assert ran.code == 70
+    sound = SubsetUNet.decode
+
+    def overflows(*arguments, **options):
+        output = sound(*arguments, **options)
+        output.logits[0, 1, 3, 3, 3] = float("nan")
+        return output
+
+    monkeypatch.setattr(SubsetUNet, "decode", overflows)
+    given = ["--t1", scans.path("t1"), "--bundle", tiny_bundle_path, "--device", "cpu"]
+    ran = cli("segment", *given, "-o", tmp_path / "out")
+    assert ran.code == 70, ran.err
+    assert "not finite" in ran.error
     assert not (tmp_path / "out").exists()
 
 
@@ -229,7 +238,9 @@ def test_55_a_disk_that_is_full(scans, tmp_path, tiny_bundle_path):
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (200, 200))
 
-    ran = subprocess.run([*map(str, command)], capture_output=True, text=True, preexec_fn=limited)
+    # Python would leave cut files of its own beside the sources it compiles.
+    clean = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1"}
+    ran = subprocess.run([*map(str, command)], capture_output=True, text=True, preexec_fn=limited, env=clean)
     assert ran.returncode == 74, ran.stderr
     assert "broke off" in ran.stderr
     assert not (tmp_path / "out").exists()
@@ -354,15 +365,27 @@ def test_65_a_case_in_two_parts_or_twice_is_refused(split, words, cohort, cli, t
     assert words in ran.error
 
 
+class _OwnSocketsOnly(socket.socket):
+    """A socket that a training may hand its own workers' batches through, and none that leaves the machine."""
+
+    def __init__(self, family=-1, *arguments, **options):
+        assert family == socket.AF_UNIX, "a socket was asked for"
+        super().__init__(family, *arguments, **options)
+
+
 def test_66_no_socket_is_ever_opened(scans, cohort, cli, tmp_path, tiny_bundle_path, monkeypatch):
     def refused(*arguments, **options):
         raise AssertionError("a socket was asked for")
 
-    monkeypatch.setattr(socket, "socket", refused)
     monkeypatch.setattr(socket, "create_connection", refused)
-    given = ["--t1", scans.path("t1"), "--bundle", tiny_bundle_path, "--device", "cpu"]
-    assert cli("segment", *given, "-o", tmp_path / "out").code == 0
-    assert cli("evaluate", "--data", cohort / "data", "--bundle", tiny_bundle_path).code == 0
+    with monkeypatch.context() as inference:
+        inference.setattr(socket, "socket", refused)
+        given = ["--t1", scans.path("t1"), "--bundle", tiny_bundle_path, "--device", "cpu"]
+        assert cli("segment", *given, "-o", tmp_path / "out").code == 0
+        assert cli("evaluate", "--data", cohort / "data", "--bundle", tiny_bundle_path).code == 0
+    monkeypatch.setattr(socket, "socket", _OwnSocketsOnly)
+    with pytest.raises(AssertionError, match="a socket was asked for"):
+        socket.socket(socket.AF_INET, socket.SOCK_STREAM)
     assert cli(*training(cohort, "--device", "cpu")).code == 0
 
 
