@@ -190,7 +190,7 @@ class _Collector:
         """Compare what some of the subsets share with the current one."""
         labels = label_map(logits, self.prepared, self.postprocess, self.task)
         if not self.found:
-            self._start(labels, probabilities(logits, self.prepared, self.postprocess))
+            self._start(labels, probabilities(logits, self.prepared, self.postprocess, self.task))
         box = bounding_box((labels | self.labels) != 0) or (slice(0, 0),) * 3
         ours, before = self.bits[labels[box]], self.bits[self.labels[box]]
         self.differing[box] += len(positions) * (labels[box] != self.labels[box]).astype(np.uint8)

@@ -178,8 +178,8 @@ def test_contrast_agent_changes_t1ce_only():
     parts = torch.rand(len(contrast.TISSUES), 50, generator=torch.Generator().manual_seed(0))
     parts /= parts.sum(0)
     textures = torch.zeros(3, 50)
-    without, _ = contrast.signals(Draw(0, "x"), parts, torch.zeros(50), textures, 1.0)
-    with_, _ = contrast.signals(Draw(0, "x"), parts, torch.ones(50), textures, 1.0)
+    without, _ = contrast.signals(Draw(0, "x"), parts, torch.zeros(50), textures, Style())
+    with_, _ = contrast.signals(Draw(0, "x"), parts, torch.ones(50), textures, Style())
     assert torch.equal(without[[0, 2, 3]], with_[[0, 2, 3]])
     assert (with_[1] > without[1]).all()
 
@@ -196,7 +196,7 @@ def test_contrast_agent_changes_t1ce_only():
 )
 def test_tissues_keep_their_order_however_far_the_draw_strays(modality, order):
     for seed in range(60):
-        z = draw_means(Draw(seed, "contrast"), 1.6)[modality]
+        z = draw_means(Draw(seed, "contrast"), Style(jitter=1.6))[modality]
         values = [z[name] for name in order]
         assert values == sorted(values, reverse=True)
 

@@ -77,6 +77,27 @@ def test_a_long_winding_piece_is_one():
     assert int(components(mask).max()) == 1
 
 
+def test_a_speck_of_enhancement_becomes_what_else_it_may_be():
+    """Six voxels of 1 mm: fewer than 0.4 x 500 mm³, and as NCR the second choice; 300 voxels stay."""
+    shape = (12, 12, 12)
+    brain = torch.ones(shape, dtype=torch.bool)
+    grid = Grid(shape, np.eye(4))
+    prepared = Prepared(torch.zeros(4, *shape), torch.ones(4, dtype=torch.bool), brain, grid, "t1", grid)
+    logits = torch.zeros(4, *shape)
+    logits[2, 2:9, 2:9, 2:9] = 3.0
+    logits[3, 4, 4, 2:8] = 6.0
+    logits[1, 4, 4, 2:8] = 5.0
+    kept = label_map(logits, prepared, PostprocessSpec(small_regions=0.0), BRATS)
+    dropped = label_map(logits, prepared, PostprocessSpec(small_regions=0.4), BRATS)
+    assert (kept == 4).sum() == 6
+    assert (dropped == 4).sum() == 0
+    assert (dropped[4, 4, 2:8] == 1).all()
+    assert np.array_equal(dropped[kept != 4], kept[kept != 4])
+    logits[3, 2:9, 2:9, 2:8] = 6.0
+    many = label_map(logits, prepared, PostprocessSpec(small_regions=0.4), BRATS)
+    assert (many == 4).sum() == 7 * 7 * 6
+
+
 def test_an_unknown_step_is_refused():
     with pytest.raises(BundleError, match="postprocessing"):
         PostprocessSpec.from_dict({"magic": 1})
@@ -107,10 +128,15 @@ def test_labels_from_logits_are_those_from_probabilities(spacing, island_ml):
         torch.zeros(4, *shape), torch.ones(4, dtype=torch.bool), brain, Grid(shape, moved), "t1", reference
     )
     spec = PostprocessSpec(island_ml, 0.5)
-    expected = labels_on_reference(probabilities(logits, prepared, spec), prepared, BRATS)
+    expected = labels_on_reference(probabilities(logits, prepared, spec, BRATS), prepared, BRATS)
     found = label_map(logits, prepared, spec, BRATS)
     assert np.array_equal(found, expected)
     assert len(np.unique(found)) == 4
+    few = PostprocessSpec(island_ml, 0.5, small_regions=1e6)
+    expected = labels_on_reference(probabilities(logits, prepared, few, BRATS), prepared, BRATS)
+    found = label_map(logits, prepared, few, BRATS)
+    assert np.array_equal(found, expected)
+    assert sorted(np.unique(found)) == [0, 1, 2]
     logits[2, 3, 4, 5] = float("inf")
     with pytest.raises(InternalError, match="not finite"):
         label_map(logits, prepared, spec, BRATS)

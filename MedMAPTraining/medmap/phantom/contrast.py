@@ -12,6 +12,7 @@ import torch
 
 from medmap.phantom.anatomy import TISSUES
 from medmap.phantom.fields import Draw
+from medmap.phantom.style import Style
 
 MODALITIES = ("t1", "t1ce", "t2", "flair")
 
@@ -58,11 +59,12 @@ SHARPNESS = {"t1": (1.8, 3.6), "t1ce": (1.8, 3.8), "t2": (1.4, 2.5), "flair": (1
 (T1 2.3-4.7, T1ce 2.4-5.5, T2 1.7-2.8, FLAIR 2.3-3.8)."""
 
 
-def draw_means(draw: Draw, jitter: float, enhancing: bool = True) -> dict[str, dict[str, float]]:
-    """z of every tissue (and ``enhancing`` in T1ce) per modality for one case; ``jitter`` 1 spans the table.
+def draw_means(draw: Draw, style: Style, enhancing: bool = True) -> dict[str, dict[str, float]]:
+    """z of every tissue (and ``enhancing`` in T1ce) per modality for one case; ``style.jitter`` 1 spans the table.
 
     Without contrast agent in a tissue T1ce shows what T1 shows, so its draws follow those of T1.
     """
+    jitter = style.jitter
     means = {m: {t: draw.around(*row, widen=jitter) for t, row in TABLE[m].items()} for m in MODALITIES}
     for t, (middle, _, _) in TABLE["t1ce"].items():
         if t not in ("vessel", "choroid"):
@@ -82,7 +84,8 @@ def draw_means(draw: Draw, jitter: float, enhancing: bool = True) -> dict[str, d
             means[m]["solid"] = means[m]["ed"] + draw.normal(0.0, 0.08)
     _restore_order(means, draw, enhancing)
     t1ce = means["t1ce"]
-    base = max(t1ce["wm"], t1ce["solid"])
+    _weaken(t1ce, draw, style)
+    base = max(t1ce["wm"], t1ce["solid"], t1ce["ed"] - 0.2)
     t1ce["enhancing"] = max(draw.around(*ENHANCED, widen=jitter), base + draw.uniform(0.55, 1.0))
     for m in MODALITIES:
         means[m]["ventricle"] = means[m]["csf"] + draw.normal(0.0, 0.12)
@@ -113,6 +116,18 @@ def _restore_order(means: dict[str, dict[str, float]], draw: Draw, enhancing: bo
         z["solid"] = max(z["solid"], z["gm"] + 0.45)
 
 
+def _weaken(t1ce: dict[str, float], draw: Draw, style: Style) -> None:
+    """What makes enhancement hard to tell: pale grey against white matter; a haze over all of the tumour."""
+    if draw.chance(style.pale):
+        contrast = draw.uniform(0.1, 0.8)
+        for t in ("wm", "striatum", "pallidum", "thalamus", "cb_gm", "stem", "wmh"):
+            t1ce[t] = t1ce["gm"] + contrast * (t1ce[t] - t1ce["gm"])
+    if draw.chance(style.haze):
+        level = t1ce["wm"] + draw.uniform(-0.15, 0.4)
+        t1ce["solid"] = max(t1ce["solid"], level)
+        t1ce["ed"] = max(t1ce["ed"], level - draw.uniform(0.0, 0.4))
+
+
 _GRAIN = {"csf": 0.10, "ventricle": 0.04, "vessel": 0.4, "choroid": 0.4, "ed": 0.24, "solid": 0.30, "necrosis": 0.32}
 """Standard deviation in z of each tissue's texture; 0.10 for the others. (What is measured within a tissue, GM .55-.85,
 WM .4-.5, ED .5-.75, is mostly partial volume, bias and noise, which come later.)"""
@@ -125,7 +140,7 @@ def signals(
     parts: torch.Tensor,
     enhancing: torch.Tensor,
     textures: torch.Tensor,
-    jitter: float,
+    style: Style,
     takes_up: bool = True,
 ) -> tuple[torch.Tensor, dict]:
     """Mix tissue signals at points.
@@ -135,13 +150,13 @@ def signals(
         parts: [len(TISSUES), N] fractions.
         enhancing: [N] in 0..1, read for T1ce only.
         textures: [K, N] unit-variance fields shared by the modalities, finest first.
-        jitter: see ``draw_means``.
+        style: how widely intensities vary.
         takes_up: False for the contrast of a tumour that does not enhance.
 
     Returns:
         [4, N] signals with brain mean about 1, in ``MODALITIES`` order, and the drawn z of every tissue.
     """
-    means = draw_means(draw, jitter, takes_up)
+    means = draw_means(draw, style, takes_up)
     table = torch.tensor([[means[m][t] for t in TISSUES] for m in MODALITIES], device=parts.device)
     grain = torch.tensor(
         [[_GRAIN.get(t, 0.18) * draw.uniform(0.3, 1.6) for t in TISSUES] for _ in MODALITIES], device=parts.device

@@ -155,7 +155,7 @@ def _render(seed, atlas, template, plan, growth, axes, spacing, style):
         label = _compose(parts, lesion)
     leave_residue(Draw(seed, "residue"), parts, hull, textures[2])
     takes_up = plan is None or plan.enhancing
-    clean, means = signals(Draw(seed, "contrast"), parts, enhancing, textures, style.jitter, takes_up)
+    clean, means = signals(Draw(seed, "contrast"), parts, enhancing, textures, style, takes_up)
     kept = strip(Draw(seed, "strip"), hull, healthy["pial"], textures[2], world[2], style)
     outside = clean.new_zeros(4, int(np.prod(size)))
     rim = Draw(seed, "rim")

@@ -15,6 +15,8 @@ class Style:
         shift_mm: largest residual shift between modalities along each axis, mm.
         head_shift_mm: about the largest displacement of the head in the field of view, mm.
         low_grade: probability that a tumour does not enhance.
+        pale: probability that T1ce tells grey from white matter less than T1 does.
+        haze: probability that core and oedema are slightly bright in T1ce without enhancing.
         multifocal: probability of more than one focus.
         small: probability that the tumour is drawn from 1.5 to 40 ml instead of the usual sizes.
         thick_slices: probability of slices of 2 to 7 mm in T2 and FLAIR (about half of it in T1 and T1ce).
@@ -32,6 +34,8 @@ class Style:
     shift_mm: float = 0.8
     head_shift_mm: float = 6.0
     low_grade: float = 0.18
+    pale: float = 0.25
+    haze: float = 0.2
     multifocal: float = 0.13
     small: float = 0.3
     thick_slices: float = 0.5
