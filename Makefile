@@ -11,11 +11,14 @@ demo: .venv/ready
 	$(BIN)/medmap segment --t1ce $(CASE)_t1ce.nii.gz --flair $(CASE)_flair.nii.gz --truth $(CASE)_seg.nii.gz \
 		--device cpu --output demo/result --overwrite
 
+# A process a core, each with one thread: several threads in several processes would wait for each other.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest Testing --numprocesses auto --dist loadfile
+
 test: .venv/ready
-	$(BIN)/python -m pytest Testing -m "not slow"
+	$(PYTEST) -m "not slow"
 
 test-all: .venv/ready
-	$(BIN)/python -m pytest Testing
+	$(PYTEST)
 
 lint: .venv/ready
 	$(BIN)/ruff check .

@@ -3,7 +3,7 @@
     python MedMAPTraining/experiments/generator_ablation.py FOLDER --anatomy LABELMAPS --cases REAL [--seeds 0 1]
     python MedMAPTraining/experiments/generator_ablation.py FOLDER --table
 
-``REAL`` holds cases with reference labels in a layout that MedMAP reads; nothing is trained on them. Equal budget: every
+``REAL`` holds cases with reference labels in a layout that MedMAP reads; nothing is trained on them. Equal budget: each
 arm has the same network, steps, patches and number of heads, whose seeds are the same; a seed sets weights and patches.
 Coarse (3 mm) and short on purpose: the differences between arms are the result, not the figures themselves. Finished
 runs are kept, so call it again to go on.
