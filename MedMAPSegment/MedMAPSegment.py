@@ -119,7 +119,10 @@ class MedMAPSegmentWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.rebuild()
         self.addObserver(slicer.mrmlScene, slicer.mrmlScene.StartCloseEvent, self.onSceneStartClose)
         self.addObserver(slicer.mrmlScene, slicer.mrmlScene.EndCloseEvent, self.onSceneEndClose)
-        self.addObserver(slicer.mrmlScene, slicer.mrmlScene.EndImportEvent, self.onSceneImported)
+        self.addObserver(slicer.mrmlScene, slicer.mrmlScene.StartImportEvent, self.onSceneStartImport)
+        # After the node selectors, which fill their lists anew and lose their choice then.
+        self.addObserver(slicer.mrmlScene, slicer.mrmlScene.EndImportEvent, self.onSceneImported, priority=-100.0)
+        self.addObserver(slicer.mrmlScene, slicer.mrmlScene.NodeAboutToBeRemovedEvent, self.onNodeGoes, priority=100.0)
         self.addObserver(slicer.mrmlScene, slicer.mrmlScene.NodeRemovedEvent, self.onNodeRemoved)
         slicer.app.connect("aboutToQuit()", self.stopWork)
         self.initializeParameterNode()
@@ -160,11 +163,25 @@ class MedMAPSegmentWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         if self.parent.isEntered:
             self.initializeParameterNode()
 
+    def onSceneStartImport(self, caller, event):
+        """What the selectors do while a scene is read is no choice of the user's."""
+        self.setParameterNode(None)
+
     def onSceneImported(self, caller, event):
-        """What the parameter node refers to is there only now, after the wrapper has read it."""
-        if self._parameters is not None:
+        """What the parameter node refers to is there only now."""
+        if self.parent.isEntered:
             self.initializeParameterNode()
         else:
+            self.update()
+
+    @vtk.calldata_type(vtk.VTK_OBJECT)
+    def onNodeGoes(self, caller, event, node):
+        """Unchoose a node before the selectors notice that it goes: they would choose its neighbor instead."""
+        if self._parameters is None or slicer.mrmlScene.IsClosing():
+            return
+        if self._parameters.outputSegmentation is node:
+            self._parameters.outputSegmentation = None
+        if choices.forget(self.parameterNode(), node):
             self.update()
 
     def onNodeRemoved(self, caller, event):
@@ -303,6 +320,9 @@ class MedMAPSegmentTest(ScriptedLoadableModuleTest):
     def test_panel(self):
         """The real panel, by clicks: detect, apply, review against the result's own labels, what if, undo."""
         if not self.modelCanRun():
+            return
+        if not hasattr(slicer.modules, "medmapsegment"):
+            logging.warning("The panel is not tested, because the module is not on the additional module paths.")
             return
         panel = slicer.modules.medmapsegment.widgetRepresentation().self()
         panel.initializeParameterNode()

@@ -13,6 +13,7 @@ from medmap.task import Task
 REFERENCE, RESULT = "reviewReference", "result"
 """Roles of the segmentation that results are compared with, and of the latest result."""
 LEFT_OUT = "leftOut"
+_SCAN = "scan_"
 
 
 def nodeOf(parameterNode, role: str):
@@ -29,9 +30,19 @@ def choose(parameterNode, role: str, node) -> bool:
     return True
 
 
+def forget(parameterNode, node) -> bool:
+    """Choose None wherever a node is chosen, whichever model the slot belongs to. Returns whether anything changed."""
+    roles = [parameterNode.GetNthNodeReferenceRole(n) for n in range(parameterNode.GetNumberOfNodeReferenceRoles())]
+    own = [role for role in roles if role == REFERENCE or role.startswith(_SCAN)]
+    chosen = [role for role in own if nodeOf(parameterNode, role) is node]
+    for role in chosen:
+        choose(parameterNode, role, None)
+    return bool(chosen)
+
+
 def scanRole(modality: str) -> str:
     """Role of the scan of a modality."""
-    return f"scan_{modality}"
+    return f"{_SCAN}{modality}"
 
 
 def scans(parameterNode, task: Task) -> dict[str, Any]:

@@ -11,6 +11,7 @@ import importlib.metadata
 import importlib.util
 import inspect
 import re
+import subprocess
 import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -107,13 +108,20 @@ def _install(lacking: list[Requirement], installer: Installer) -> None:
             installer.install(rest)
     except Exception as error:
         raise UnavailableError(
-            f"Installing {', '.join(map(str, lacking))} failed: {error}.",
+            f"Installing {', '.join(map(str, lacking))} failed: {_reason(error)}.",
             "Check the internet connection, or install PyTorch with the PyTorch extension and try again.",
         ) from error
     importlib.invalidate_caches()
     still = ", ".join(str(requirement) for requirement in lacking if not requirement.isMet())
     if still:
         raise UnavailableError(f"Not usable after installation: {still}.", "Restart Slicer, then press Apply again.")
+
+
+def _reason(error: Exception) -> str:
+    """What went wrong, without the command line that failed: pip's own words stand in the console."""
+    if isinstance(error, subprocess.CalledProcessError):
+        return f"pip ended with status {error.returncode}, and Slicer's Python console says why"
+    return str(error).strip().rstrip(".") or type(error).__name__
 
 
 def _question(names: str) -> str:
@@ -166,8 +174,10 @@ class SlicerInstaller:
 
         names = [str(requirement) for requirement in requirements]
         try:
+            from packaging.requirements import Requirement as Parsed
             from slicer.packaging import pip_ensure
         except ImportError:
             slicer.util.pip_install(names)
         else:
-            pip_ensure(names, prompt_install=False, requester=REQUESTER)
+            # Parsed, because the first Slicer that has it takes no texts.
+            pip_ensure([Parsed(name) for name in names], prompt_install=False, requester=REQUESTER)

@@ -52,13 +52,20 @@ def _cards(torch) -> list[Device]:
     found = []
     if torch.cuda.is_available():
         for n in range(torch.cuda.device_count()):
-            free, total = torch.cuda.mem_get_info(n)
-            memory = f"{free / _GIB:.1f} of {total / _GIB:.1f} GB free"
-            found.append(Device(f"cuda:{n}", f"{torch.cuda.get_device_name(n)}, {memory}"))
+            found.append(Device(f"cuda:{n}", f"{torch.cuda.get_device_name(n)}, {_memory(torch, n)}"))
     mps = getattr(torch.backends, "mps", None)
     if mps is not None and mps.is_available():
         found.append(Device("mps", "Apple graphics (MPS)"))
     return found
+
+
+def _memory(torch, n: int) -> str:
+    """Free memory of a card; a card that is taken or broken must not keep the panel from opening."""
+    try:
+        free, total = torch.cuda.mem_get_info(n)
+    except RuntimeError:
+        return "does not answer"
+    return f"{free / _GIB:.1f} of {total / _GIB:.1f} GB free"
 
 
 def _processor() -> str:

@@ -177,6 +177,7 @@ def _coverage(task, reference: str, moved: Sequence[str], volumes, grids) -> lis
     if not len(inside) or not moved:
         return []
     inside = inside[:: max(1, len(inside) // 20000)]
+    seen = task.organ if task.skull_stripped else "body"
     affine = volumes[reference].affine
     world = inside @ affine[:3, :3].T + affine[:3, 3]
     notices = []
@@ -184,7 +185,7 @@ def _coverage(task, reference: str, moved: Sequence[str], volumes, grids) -> lis
         share = _inside(world, grids[name])
         if share < COVERED:
             text = (
-                f"The field of view of {task.modality(name).title} holds {share:.0%} of the brain in "
+                f"The field of view of {task.modality(name).title} holds {share:.0%} of the {seen} in "
                 f"{task.modality(reference).title}."
             )
             remedy = "Results outside rest on the other scans alone."

@@ -6,9 +6,13 @@ Doing the same again refreshes it instead of adding another; the reference survi
 
 from __future__ import annotations
 
+import csv
+import io
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 import slicer
@@ -16,6 +20,7 @@ import vtk
 from vtk.util.numpy_support import numpy_to_vtk, vtk_to_numpy
 
 from medmap.errors import InputDataError
+from medmap.files import check_output, write_bytes
 from medmap.volume import Grid
 
 from .scene import _placeBeside as placeBeside
@@ -255,3 +260,30 @@ def columnOf(node, name: str) -> list:
     """Values of one column of a table node."""
     array = node.GetTable().GetColumnByName(name)
     return [array.GetValue(n) for n in range(array.GetNumberOfValues())]
+
+
+def saveCsv(node, path: str | Path) -> Path:
+    """Write a table node as CSV (RFC 4180): headings with units, numbers in full, empty where they are not defined.
+
+    Args:
+        node: vtkMRMLTableNode.
+        path: file to write or replace; ``.csv`` is added to a name without an ending.
+
+    Returns:
+        The file.
+
+    Raises:
+        OutputError: the folder is missing or cannot be written.
+        IOFailure: writing broke off; a file that was there is as it was.
+    """
+    path = Path(path) if Path(path).suffix else Path(f"{path}.csv")
+    names = [node.GetColumnName(n) for n in range(node.GetNumberOfColumns())]
+    units = [node.GetColumnUnitLabel(name) or "" for name in names]
+    text = io.StringIO(newline="")
+    rows = csv.writer(text)
+    rows.writerow([f"{name} ({unit})" if unit else name for name, unit in zip(names, units, strict=True)])
+    for row in zip(*(columnOf(node, name) for name in names), strict=True):
+        rows.writerow(["" if isinstance(value, float) and math.isnan(value) else value for value in row])
+    check_output(path, overwrite=True)
+    write_bytes(path, text.getvalue().encode("utf-8-sig"))  # the mark tells spreadsheets that it is UTF-8
+    return path

@@ -17,6 +17,7 @@ import slicer.util
 from medmap.errors import InputDataError
 from medmap.review import focus, heaviest_slices, slice_axis
 
+from .logic import computing
 from .nodes import Column, Geometry, allOrNothing, derive, derivedNode, fillTable, geometryOf, toMatrix
 from .runner import Work
 
@@ -28,7 +29,7 @@ UNCERTAINTY = "MedMAP.Uncertainty"
 DESCRIPTIONS = {
     ENTROPY: "Entropy of the class probabilities, 0 (certain) to 1 (all classes alike)",
     DISAGREEMENT: "Share of the other combinations of scans that give the voxel another label, 0 to 1",
-    REGION_DISAGREEMENT: "Share of the other combinations of scans that differ about the whole tumor, 0 to 1",
+    REGION_DISAGREEMENT: "Share of the other combinations of scans that differ about the model's first region, 0 to 1",
 }
 KINDS = {"current": "Current", "leave-one-out": "One less", "add-back": "One more", "other": "Other"}
 
@@ -89,16 +90,18 @@ def whatIfWork(
     def work(progress, cancelled):
         from medmap.whatif import what_if  # imports torch
 
-        return what_if(
-            request.volumes,
-            loadBundle(),
-            current=current,
-            subsets=subsets,
-            reference=reference,
-            device=request.device,
-            progress=progress,
-            cancel=cancelled,
-        )
+        bundle = loadBundle()
+        with computing():
+            return what_if(
+                request.volumes,
+                bundle,
+                current=current,
+                subsets=subsets,
+                reference=reference,
+                device=request.device,
+                progress=progress,
+                cancel=cancelled,
+            )
 
     return work
 

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import logging
 import math
+import re
 import traceback
 from contextlib import contextmanager
 
 import qt
 import slicer
 import slicer.util
+from slicer.i18n import tr as _
 
 from medmap.errors import MedMAPError
+
+from .nodes import saveCsv
 
 
 class Section:
@@ -105,6 +109,21 @@ def tableRows(tableNode, columns):
     found = [(table.GetColumnByName(name), form or numberText) for name, form in columns.items()]
     rows = [[form(array.GetValue(row)) for array, form in found] for row in range(table.GetNumberOfRows())]
     return rows, [tableNode.GetColumnDescription(name) or "" for name in columns]
+
+
+def saveTable(tableNode, statusLabel):
+    """Ask for a file name and save a table of the scene there; with full precision, for spreadsheets.
+
+    Args:
+        tableNode: vtkMRMLTableNode.
+        statusLabel: says where it was saved.
+    """
+    name = re.sub(r"[^\w .+-]", "_", tableNode.GetName()) + ".csv"
+    path = qt.QFileDialog.getSaveFileName(slicer.util.mainWindow(), _("Save the table"), name, _("Tables") + " (*.csv)")
+    if not path:
+        return
+    with saying(_("The table could not be saved.")):
+        statusLabel.text = _("Saved: {path}").format(path=saveCsv(tableNode, path))
 
 
 def numberText(value, digits=1):

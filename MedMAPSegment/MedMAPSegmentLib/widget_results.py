@@ -9,10 +9,11 @@ from slicer.i18n import tr as _
 from medmap.errors import MedMAPError
 
 from . import choices
-from .results import centreOf, resultsTable
+from .nodes import derivedNode
+from .results import ROLE_RESULTS, centreOf, resultsTable
 from .review import jumpTo
 from .scene import provenanceOf
-from .widget_common import Section, fillTable, inScene, saying, tableRows, waiting
+from .widget_common import Section, fillTable, inScene, saveTable, saying, tableRows, waiting
 
 
 class ResultsSection(Section):
@@ -24,6 +25,7 @@ class ResultsSection(Section):
         self._before = []
         self.ui.show3DButton.connect("toggled(bool)", self.onShow3D)
         self.ui.undoButton.connect("clicked(bool)", self.onUndo)
+        self.ui.saveResultsButton.connect("clicked(bool)", self.onSave)
 
     @property
     def segmentation(self):
@@ -64,6 +66,7 @@ class ResultsSection(Section):
         idle = not self.panel.isBusy()
         self.ui.show3DButton.enabled = node is not None and idle
         self.ui.undoButton.enabled = self.panel.logic.canUndo and idle
+        self.ui.saveResultsButton.enabled = node is not None
         key = (node.GetID(), self.panel.logic.task.name) if node is not None else None
         if key == self._shown:
             return
@@ -122,6 +125,13 @@ class ResultsSection(Section):
                     slicer.app.layoutManager().resetThreeDViews()
             else:
                 node.RemoveClosedSurfaceRepresentation()
+
+    def onSave(self, clicked=False):
+        """Save the table as a file."""
+        node = self.segmentation
+        table = derivedNode(slicer.mrmlScene, "vtkMRMLTableNode", ROLE_RESULTS, node) if node is not None else None
+        if table is not None:
+            saveTable(table, self.panel.ui.statusLabel)
 
     def onUndo(self, clicked=False):
         """Take the last result back and show the one before it."""

@@ -17,6 +17,7 @@ from .widget_common import (
     fillTable,
     inScene,
     numberText,
+    saveTable,
     saying,
     scoreText,
     showText,
@@ -40,6 +41,7 @@ class ReviewSection(Section):
         self.ui.reviewButton.connect("clicked(bool)", self.onReview)
         self.ui.worstSliceButton.connect("clicked(bool)", self.onWorstSlice)
         self.ui.plotButton.connect("clicked(bool)", self.onPlot)
+        self.ui.saveReviewButton.connect("clicked(bool)", self.onSave)
         self.ui.regionComboBox.connect("currentIndexChanged(int)", self.onRegion)
 
     def rebuild(self):
@@ -111,6 +113,7 @@ class ReviewSection(Section):
             fillCombo(box, options, options.index(target) if target in options else len(options) - 1)
             box.connect("currentIndexChanged(int)", lambda index, name=source.key: self.onMatch(name, index))
             self.ui.matchesTable.setCellWidget(row, 1, box)
+            qt.QWidget.setTabOrder(self._matchBoxes[-1] if row else self.ui.matchesTable, box)
             self._matchBoxes.append(box)
         self.ui.matchesTable.resizeColumnsToContents()
         self.ui.matchesTable.resizeRowsToContents()
@@ -123,7 +126,7 @@ class ReviewSection(Section):
     def _showScores(self, ours):
         """The table of the review that the scene holds for the result, also after loading a scene."""
         nodes = review.nodesOf(slicer.mrmlScene, ours) if ours is not None else None
-        self.ui.plotButton.enabled = nodes is not None
+        self.ui.plotButton.enabled = self.ui.saveReviewButton.enabled = nodes is not None
         key = _key(nodes)
         if key == self._shown:
             return
@@ -200,6 +203,13 @@ class ReviewSection(Section):
             wrong=found.wrongVoxels,
             dice=scoreText(found.dice),
         )
+
+    def onSave(self, clicked=False):
+        """Save the table as a file."""
+        ours = self.panel.results.segmentation
+        nodes = review.nodesOf(slicer.mrmlScene, ours) if ours is not None else None
+        if nodes is not None:
+            saveTable(nodes.scores, self.panel.ui.statusLabel)
 
     def onPlot(self, clicked=False):
         """Show the Dice of every slice."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import importlib
 import time
 
@@ -14,7 +15,7 @@ from medmap.errors import UnavailableError
 from medmap.task import choose_set
 
 from . import dependencies
-from .devices import AUTO, CPU, cardsAreKnown, listDevices
+from .devices import AUTO, CPU, Device, cardsAreKnown, listDevices
 from .logic import resultOf
 from .runner import JobState, ThreadRunner
 from .widget_common import Section, fillCombo, saying, showText, waiting
@@ -72,7 +73,7 @@ class RunSection(Section):
             return
         problems = self._problems()
         button.text = _("&Apply")
-        button.toolTip = "\n".join(problems) or _("Segment the tumor from the chosen scans.")
+        button.toolTip = "\n".join(problems) or _("Segment from the chosen scans.")
         button.enabled = chosen is not None and not problems
 
     def _problems(self):
@@ -85,13 +86,15 @@ class RunSection(Section):
         return [*found, *inputs.problems, *self.panel.logic.problems(**self.panel.choices())]
 
     def _showChoices(self, chosen):
-        if not self._devices:  # asked once: asking a graphics card for its memory takes time and some of it
-            self._devices = listDevices()
+        if chosen.device not in [device.name for device in self._devices]:
+            # Asked once: asking a graphics card for its memory takes time and some of it.
+            self._devices = self._devices or listDevices()
+            if chosen.device not in [device.name for device in self._devices]:  # of a loaded scene, or not known yet
+                self._devices += (Device(chosen.device, _("{name}, as chosen before").format(name=chosen.device)),)
             fillCombo(self.ui.deviceComboBox, [device.text for device in self._devices])
         names = [device.name for device in self._devices]
-        index = names.index(chosen.device) if chosen.device in names else 0
         for comboBox, at in (
-            (self.ui.deviceComboBox, index),
+            (self.ui.deviceComboBox, names.index(chosen.device)),
             (self.ui.referenceComboBox, self._references.index(self.panel.reference() or AUTO)),
         ):
             wasBlocked = comboBox.blockSignals(True)
@@ -176,6 +179,9 @@ class RunSection(Section):
             done: called with its result on the main thread, unless it failed or was cancelled.
             failed: called with the error; returns True when nothing more needs saying.
         """
+        # Python collects cyclic garbage on whichever thread allocates; a widget or a node must not end on the worker.
+        # What is there now is therefore left alone until the job has ended.
+        gc.freeze()
         self._job, self._done, self._failed = self.runner.start(work), done, failed
         self._started = time.monotonic()
         self.ui.progressBar.value = 0
@@ -202,6 +208,7 @@ class RunSection(Section):
     def finishJob(self):
         """Take the outcome of the finished job."""
         job, done, failed = self._job, self._done, self._failed
+        gc.unfreeze()
         self.abandonJob()
         if cardsAreKnown():
             self._refreshDevices()
@@ -229,7 +236,8 @@ class RunSection(Section):
     def stop(self):
         """Cancel and give the worker thread a few seconds to end."""
         self.abandonJob()
-        self.runner.shutdown()
+        if self.runner.shutdown():
+            gc.unfreeze()
 
     def noteDevice(self, asked, used):
         """Say it visibly when the processor had to do what was asked of any device."""

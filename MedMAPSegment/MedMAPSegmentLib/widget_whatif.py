@@ -10,7 +10,18 @@ from medmap.errors import InputDataError
 
 from . import choices, uncertainty
 from .review import jumpTo
-from .widget_common import Section, changeText, fillCombo, fillTable, saying, shortText, showText, tableRows, waiting
+from .widget_common import (
+    Section,
+    changeText,
+    fillCombo,
+    fillTable,
+    saveTable,
+    saying,
+    shortText,
+    showText,
+    tableRows,
+    waiting,
+)
 
 MAPS = (uncertainty.ENTROPY, uncertainty.DISAGREEMENT)
 
@@ -25,6 +36,7 @@ class WhatIfSection(Section):
         self._rank = -1
         fillCombo(self.ui.mapComboBox, [_("Entropy of the prediction"), _("Disagreement of the combinations")])
         self.ui.whatIfButton.connect("clicked(bool)", self.onWhatIf)
+        self.ui.saveWhatIfButton.connect("clicked(bool)", self.onSave)
         self.ui.uncertaintyButton.connect("toggled(bool)", self.onShow)
         self.ui.uncertainSliceButton.connect("clicked(bool)", self.onSlice)
         self.ui.mapComboBox.connect("currentIndexChanged(int)", self.onMap)
@@ -48,6 +60,7 @@ class WhatIfSection(Section):
         )
         self.ui.uncertaintyButton.enabled = nodes is not None and self.map in nodes.volumes
         self.ui.uncertainSliceButton.enabled = self._found is not None
+        self.ui.saveWhatIfButton.enabled = nodes is not None
         key = (nodes.table.GetID(), nodes.table.GetMTime()) if nodes is not None else None
         if key == self._shown:
             return
@@ -107,6 +120,12 @@ class WhatIfSection(Section):
         )
         self.panel.ui.statusLabel.text = _("Compared {count} combinations.").format(count=len(found.variants))
         self.update()
+
+    def onSave(self, clicked=False):
+        """Save the table as a file."""
+        nodes = self._nodes()
+        if nodes is not None:
+            saveTable(nodes.table, self.panel.ui.statusLabel)
 
     def onMap(self, index=0):
         """Another map: show it if one is shown."""

@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from itertools import product
 
 import numpy as np
@@ -164,16 +165,30 @@ def absence_warnings(names: Collection[str], task: Task) -> list[Finding]:
 
 
 def resolve_device(device: str) -> torch.device:
-    """``auto`` takes a CUDA device where there is one. Raises UnavailableError for a device that is not there."""
-    if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    """``auto`` takes a CUDA device that computes. Raises UnavailableError for a device that is not there or fails."""
+    if device == "auto" and not torch.cuda.is_available():
+        return torch.device("cpu")
     try:
-        place = torch.device(device)
-        torch.zeros(1, device=place)
+        return _computing_on("cuda" if device == "auto" else device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
+        if device == "auto":
+            return torch.device("cpu")
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
         raise UnavailableError(
-            f"The device '{device}' is not available here.", "Choose the CPU (--device cpu)."
+            f"The device '{device}' is not available here ({reason}).", "Choose the CPU (--device cpu)."
         ) from error
+
+
+@cache
+def _computing_on(device: str) -> torch.device:
+    """The device, once a small convolution has worked there; raises what PyTorch raises, every time it is asked.
+
+    A card that is too new for this PyTorch is listed as available, and so is one with libraries that do not fit each
+    other: both fail only when something is computed.
+    """
+    place = torch.device(device)
+    ones = torch.ones(1, 1, 3, 3, 3, device=place)
+    torch.nn.functional.conv3d(ones, ones).item()
     return place
 
 

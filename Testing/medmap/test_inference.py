@@ -260,6 +260,23 @@ def test_an_unknown_device_is_refused(volumes, tiny_bundle):
         segment({"t1": volumes["t1"]}, tiny_bundle, device="gpu9")
 
 
+def test_a_device_that_lists_itself_but_computes_nothing_is_refused_with_the_reason(volumes, tiny_bundle, monkeypatch):
+    """A card that is too new for this PyTorch: found, but no kernel runs."""
+
+    def fail(*args):
+        raise RuntimeError("CUDA error: no kernel image is available for execution on the device\nCompile with ...")
+
+    monkeypatch.setattr(torch.nn.functional, "conv3d", fail)
+    with pytest.raises(UnavailableError, match=r"no kernel image .* device\)\. Choose the CPU"):
+        segment({"t1": volumes["t1"]}, tiny_bundle, device="cpu:0")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a CUDA device")
+def test_automatic_falls_back_when_a_card_is_there_but_fails(volumes, tiny_bundle, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert segment({"t1": volumes["t1"]}, tiny_bundle, device="auto").provenance["run"]["device"] == "cpu"
+
+
 def test_no_socket_is_opened(volumes, tiny_bundle, monkeypatch):
     def refuse(*args, **kwargs):
         raise AssertionError("inference opened a socket")

@@ -44,11 +44,29 @@ class TestSlots:
         assert states(panel)["t1"] == "missing \u26a0"
         assert "'flat' is 0 everywhere" in panel.ui.cardNoteLabel.text
 
-    def test_a_removed_volume_leaves_its_slot(self, panel, patient, choose, application):
-        choose(flair=patient["flair"])
-        application.scene.RemoveNode(patient["flair"])
-        assert states(panel)["flair"] == "missing"
+    def test_a_removed_volume_leaves_its_slot_empty(self, panel, patient, choose, application):
+        """A node selector would take the next volume of the list instead, which is another kind of scan."""
+        choose(t1=patient["t1"])
+        application.scene.RemoveNode(patient["t1"])
+        assert states(panel)["t1"] == "missing"
+        assert panel.inputs.slots["t1"][1].currentNode() is None
         assert not panel.ui.applyButton.enabled
+
+    def test_a_removed_volume_that_is_not_chosen_changes_nothing(self, panel, patient, choose, application):
+        choose(flair=patient["flair"])
+        application.scene.RemoveNode(patient["t1"])
+        assert states(panel)["flair"] == "used"
+        assert panel.inputs.slots["flair"][1].currentNode() is patient["flair"]
+
+    def test_a_volume_that_goes_while_another_module_is_open_leaves_its_slot_empty(
+        self, panel, patient, choose, application
+    ):
+        choose(t1=patient["t1"])
+        panel.exit()
+        application.scene.RemoveNode(patient["t1"])
+        panel.enter()
+        assert states(panel)["t1"] == "missing"
+        assert panel.inputs.slots["t1"][1].currentNode() is None
 
     def test_the_slots_come_from_the_task_of_the_model(self, panel, patient, small_bundle, application):
         from dataclasses import replace
@@ -246,3 +264,27 @@ class TestChecks:
         panel.ui.alignComboBox.setCurrentIndex(1)
         panel.ui.alignButton.click()
         assert "T1ce is the reference scan itself" in panel.ui.checksLabel.text
+
+
+class TestKeyboard:
+    def test_tab_comes_to_every_control_from_top_to_bottom(self, panel):
+        """What is made in Python, the slots, comes where it is seen and not at the end."""
+        start = widget = panel.ui.detectButton
+        names = []
+        for _ in range(1000):
+            names.append(widget.name if hasattr(widget, "name") else widget.objectName())
+            widget = widget.nextInFocusChain()
+            if widget is start:
+                break
+        assert widget is start
+        order = ["detectButton", "sampleButton", "t1CheckBox", "t1Selector", "flairCheckBox", "flairSelector"]
+        order += ["checkButton", "deviceComboBox", "applyButton", "show3DButton", "reviewSelector", "reviewButton"]
+        order += ["whatIfButton", "modelComboBox", "deleteButton"]
+        assert [name for name in names if name in order] == order
+
+    def test_every_control_can_have_the_focus(self, panel):
+        from PySide6.QtCore import Qt
+
+        for name, widget in vars(panel.ui).items():
+            if widget.className() in ("QPushButton", "QComboBox", "QCheckBox", "QTableWidget", "QPlainTextEdit"):
+                assert widget.focusPolicy & Qt.FocusPolicy.TabFocus.value, name

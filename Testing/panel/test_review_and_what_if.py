@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 from types import SimpleNamespace
 
 import numpy as np
@@ -112,6 +113,20 @@ class TestReview:
         panel.ui.reviewSelector.setCurrentNode(patient["t1ce"])
         assert "holds no labels" in panel.ui.reviewLabel.text
 
+    def test_the_scores_are_saved_in_full_with_their_units(self, panel, reviewed, finish, application, tmp_path):
+        assert not panel.ui.saveReviewButton.enabled
+        panel.ui.reviewButton.click()
+        finish()
+        panel.ui.saveReviewButton.click()
+        assert not list(tmp_path.glob("*.csv")), "no file name was chosen"
+        application.desk.answers["getSaveFileName"] = str(tmp_path / "scores.csv")
+        panel.ui.saveReviewButton.click()
+        assert panel.ui.statusLabel.text == f"Saved: {tmp_path / 'scores.csv'}"
+        rows = list(csv.DictReader((tmp_path / "scores.csv").open(encoding="utf-8-sig")))
+        assert [row["Region"] for row in rows] == ["WT", "TC", "ET"]
+        assert [f"{float(row['Dice']):.3f}" for row in rows] == texts(panel.ui.reviewTable, 1)
+        assert float(rows[0]["Reference volume (ml)"]) > 0
+
     def test_closing_the_scene_forgets_the_review(self, panel, reviewed, finish, application):
         panel.ui.reviewButton.click()
         finish()
@@ -189,7 +204,7 @@ class TestWalk:
 
 class TestModels:
     def test_the_default_is_listed_with_its_card_and_cannot_be_deleted(self, panel):
-        assert panel.ui.modelComboBox.itemText(0) == "medmap-phantom-1.0.0 (default)"
+        assert panel.ui.modelComboBox.itemText(0) == f"{panel.models.entry.id} (default)"
         assert "Research use only" in panel.ui.modelText.plainText
         assert not panel.ui.deleteButton.enabled
 

@@ -177,11 +177,34 @@ class TestResult:
         assert np.array_equal(labelsOf(node, ready.logic.task), before)
         assert "Based on: FLAIR" in ready.ui.resultsLabel.text
 
+    def test_an_output_that_was_removed_is_not_replaced_by_another_result(self, ready, application, finish):
+        """A node selector would take the neighbour, whose segments the next Apply would then overwrite."""
+        for _ in range(2):
+            ready.ui.applyButton.click()
+            finish()
+        node = application.scene.GetFirstNodeByClass("vtkMRMLSegmentationNode")
+        ready.ui.outputSelector.setCurrentNode(node)
+        assert ready.parameters().outputSegmentation is node
+        application.scene.RemoveNode(node)
+        assert ready.parameters().outputSegmentation is None
+        assert ready.ui.outputSelector.currentNode() is None
+
     def test_surfaces_can_be_shown_and_hidden(self, panel, result):
         panel.ui.show3DButton.click()
         assert result.GetSegmentation().ContainsRepresentation("Closed surface")
         panel.ui.show3DButton.click()
         assert not result.GetSegmentation().ContainsRepresentation("Closed surface")
+
+    def test_the_table_is_saved_and_what_cannot_be_written_is_said(self, panel, result, application, tmp_path):
+        application.desk.answers["getSaveFileName"] = str(tmp_path / "volumes.csv")
+        panel.ui.saveResultsButton.click()
+        head, first = (tmp_path / "volumes.csv").read_text("utf-8-sig").splitlines()[:2]
+        assert head == "Region,Name,Volume (ml),Axial diameter (mm),Diameter (mm)"
+        assert first.startswith("WT,Whole tumor,")
+        application.desk.answers["getSaveFileName"] = str(tmp_path / "gone" / "volumes.csv")
+        panel.ui.saveResultsButton.click()
+        assert "The table could not be saved." in application.desk.texts()[0]
+        assert "does not exist" in application.desk.texts()[0]
 
     def test_the_views_go_to_the_tumour(self, ready, application, finish):
         logic = application.app.layoutManager().mrmlSliceLogics().GetItemAsObject(0)

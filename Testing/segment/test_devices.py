@@ -37,6 +37,15 @@ def test_every_card_is_listed_with_its_free_memory(monkeypatch):
     assert devices[0].text == "Automatic (Card A, 7.5 of 8.0 GB free)"
 
 
+def test_a_card_that_does_not_answer_is_listed_without_its_memory(monkeypatch):
+    def fail(n):
+        raise RuntimeError("CUDA error: out of memory")
+
+    pretend(monkeypatch, [("Card A", 7.5, 8)])
+    monkeypatch.setattr(sys.modules["torch"].cuda, "mem_get_info", fail)
+    assert listDevices()[1].text == "Card A, does not answer"
+
+
 def test_without_a_card_automatic_means_the_processor(monkeypatch):
     pretend(monkeypatch)
     assert listDevices()[0].text == "Automatic (processor)"

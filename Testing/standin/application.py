@@ -62,6 +62,8 @@ class Desk:
 
         def exec_(box):
             desk.calls.append(("message", box.text))
+            if box.detailedText:
+                desk.calls.append(("details", box.detailedText))
             return desk.answers.get("message", QtWidgets.QMessageBox.StandardButton.Ok)
 
         return type(base.__name__, (base,), {"exec_": exec_})

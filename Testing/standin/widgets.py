@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import vtk
 from PySide6 import QtCore, QtWidgets
 
 from .pythonqt import Manners
@@ -37,7 +38,11 @@ class QMRMLWidget(Manners, QtWidgets.QWidget):
 
 
 class QMRMLNodeComboBox(Manners, QtWidgets.QWidget):
-    """Lists the scene's nodes of some types; off while it has no scene. Picks no node by itself while None is on."""
+    """Lists the scene's nodes of some types; off while it has no scene.
+
+    As in Slicer, a node that goes while it is chosen is replaced by its neighbour in the list, and reading a scene
+    fills the list anew, after which nothing is sure about the choice: the last node is taken here, the worst case.
+    """
 
     currentNodeIDChanged = QtCore.Signal(str)
     nodeTypes = _stored("nodeTypes", "QStringList")
@@ -102,12 +107,14 @@ class QMRMLNodeComboBox(Manners, QtWidgets.QWidget):
         for tag in self._standin_tags:
             old.RemoveObserver(tag)
         self._standin_scene = scene
-        events = ("NodeAddedEvent", "NodeRemovedEvent", "EndCloseEvent", "EndImportEvent", "EndBatchProcessEvent")
-        self._standin_tags = (
-            [scene.AddObserver(getattr(scene, event), lambda caller, event: self._refresh()) for event in events]
-            if scene is not None
-            else []
-        )
+        self._standin_tags = []
+        if scene is not None:
+            self._standin_tags = [
+                scene.AddObserver(scene.NodeAddedEvent, lambda caller, event: self._refresh(), 10.0),
+                scene.AddObserver(scene.NodeAboutToBeRemovedEvent, self._leaving, -10.0),
+                scene.AddObserver(scene.EndCloseEvent, lambda caller, event: self._refresh()),
+                scene.AddObserver(scene.EndImportEvent, lambda caller, event: self._read()),
+            ]
         QtWidgets.QWidget.setEnabled(self, scene is not None)
         self._refresh()
 
@@ -153,6 +160,26 @@ class QMRMLNodeComboBox(Manners, QtWidgets.QWidget):
         self._fill()
         if current is not self._standin_current:
             self._choose(current)
+
+    @vtk.calldata_type(vtk.VTK_OBJECT)
+    def _leaving(self, caller, event, node) -> None:
+        """The row of a node goes; QComboBox chooses what is in its place then, or the last row."""
+        if caller.IsClosing() or node not in self._standin_nodes:
+            return
+        first = [None] if self._standin_values["noneEnabled"] else []
+        at = [*first, *self._standin_nodes].index(node)
+        self._standin_nodes.remove(node)
+        rows = [*first, *self._standin_nodes] or [None]
+        if node is self._standin_current:
+            self._choose(rows[min(at, len(rows) - 1)])
+        else:
+            self._fill()
+
+    def _read(self) -> None:
+        """A scene was read."""
+        self._refresh()
+        if self._standin_nodes:
+            self._choose(self._standin_nodes[-1])
 
     def _fill(self) -> None:
         box, values = self._standin_box, self._standin_values
