@@ -48,10 +48,9 @@ class InputsSection(Section):
             self.slots[modality.name] = (checkBox, selector, state)
         self.ui.slotsFrame.layout().addWidget(self._rows)
         before = self.ui.sampleButton  # Tab would come to what was made last at the very end of the panel
-        for checkBox, selector, _state in self.slots.values():
+        for checkBox, _selector, _state in self.slots.values():
             qt.QWidget.setTabOrder(before, checkBox)
-            qt.QWidget.setTabOrder(checkBox, selector)
-            before = selector
+            before = checkBox
 
     def _row(self, modality):
         checkBox = qt.QCheckBox(modality.title)

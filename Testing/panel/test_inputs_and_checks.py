@@ -277,8 +277,8 @@ class TestKeyboard:
             if widget is start:
                 break
         assert widget is start
-        order = ["detectButton", "sampleButton", "t1CheckBox", "t1Selector", "flairCheckBox", "flairSelector"]
-        order += ["checkButton", "deviceComboBox", "applyButton", "show3DButton", "reviewSelector", "reviewButton"]
+        order = ["detectButton", "sampleButton", "t1CheckBox", "t1ceCheckBox", "t2CheckBox", "flairCheckBox"]
+        order += ["checkButton", "deviceComboBox", "applyButton", "show3DButton", "planeComboBox", "reviewButton"]
         order += ["whatIfButton", "modelComboBox", "deleteButton"]
         assert [name for name in names if name in order] == order
 

@@ -84,7 +84,7 @@ class QMRMLNodeComboBox(Manners, QtWidgets.QWidget):
         layout.addWidget(box)
         box.activated.connect(self._activated)
         self._standin_box = box
-        QtWidgets.QWidget.setFocusProxy(self, box)
+        box.setFocusPolicy(QtCore.Qt.FocusPolicy.NoFocus)  # Tab passes it by, as in Slicer
         QtWidgets.QWidget.setEnabled(self, False)
 
     def connect(self, signature, slot, *inner):
