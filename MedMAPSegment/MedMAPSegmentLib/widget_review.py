@@ -142,6 +142,7 @@ class ReviewSection(Section):
         }
         heads = [_("Region"), _("Dice"), _("Sens."), _("Prec."), _("HD95 mm"), _("ml"), _("Ref. ml")]
         fillTable(self.ui.reviewTable, heads, *tableRows(nodes.scores if nodes is not None else None, columns))
+        showText(self.ui.worstSliceLabel, "")
         if key != self._foundKey:  # from a loaded scene, or of another result: the labels are not at hand
             self._request = self._found = self._foundKey = None
             showText(self.ui.reviewLabel, review.EMPTY_RULE if nodes is not None else "")
@@ -185,17 +186,17 @@ class ReviewSection(Section):
 
     def onWorstSlice(self, clicked=False):
         """Go to the slice with the most wrong voxels; then to the next worst."""
-        status = self.panel.ui.statusLabel
+        shown = self.ui.worstSliceLabel  # beside the button: the status of a run may be out of sight
         if self._found is None or self.region not in self._request.regions:
-            status.text = _("The reference does not say what {region} is.").format(region=self.region)
+            showText(shown, _("The reference does not say what {region} is.").format(region=self.region))
             return
         self._rank += 1
         found = review.worstSlice(self._request, self._found, self.region, self._rank, by="voxels")
         if found is None:
-            status.text = _("No slice has this region in either.")
+            showText(shown, _("No slice has this region in either."))
             return
         review.jumpTo(slicer.mrmlScene, found.ras)
-        status.text = _("{region}, slice {index} ({rank} of {count}): {wrong} wrong voxels, Dice {dice}").format(
+        text = _("{region}, slice {index} ({rank} of {count}): {wrong} wrong voxels, Dice {dice}").format(
             region=self.region,
             index=found.index,
             rank=found.rank + 1,
@@ -203,6 +204,7 @@ class ReviewSection(Section):
             wrong=found.wrongVoxels,
             dice=scoreText(found.dice),
         )
+        showText(shown, text)
 
     def onSave(self, clicked=False):
         """Save the table as a file."""
@@ -226,6 +228,7 @@ class ReviewSection(Section):
         self._rank = -1
         fillTable(self.ui.reviewTable, [], [])
         showText(self.ui.reviewLabel, "")
+        showText(self.ui.worstSliceLabel, "")
 
 
 def _key(nodes):

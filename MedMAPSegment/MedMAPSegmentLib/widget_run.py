@@ -186,6 +186,7 @@ class RunSection(Section):
         self._started = time.monotonic()
         self.ui.progressBar.value = 0
         self.ui.progressBar.setVisible(True)
+        self.ui.runCollapsibleButton.collapsed = False  # progress and Cancel are there, whoever started the job
         self.ui.statusLabel.text = ""
         self.panel.update()
         self._timer.start()

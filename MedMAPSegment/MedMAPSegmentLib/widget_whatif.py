@@ -66,14 +66,16 @@ class WhatIfSection(Section):
             return
         self._shown = key
         names = [region.name for region in self.panel.logic.task.regions]
-        columns = {"Scans": None}
+        columns = {"Kind": None, "Scans": None}
         for name in names:
             columns |= {f"{name} change": changeText, f"{name} Dice": shortText}
         rows, tips = tableRows(nodes.table if nodes is not None else None, columns)
         paired = [
-            [row[0], *(f"{change} ({dice})" for change, dice in zip(row[1::2], row[2::2], strict=True))] for row in rows
+            [title, *(f"{change} ({dice})" for change, dice in zip(row[2::2], row[3::2], strict=True))]
+            for title, row in _titled(rows)
         ]
-        fillTable(self.ui.whatIfTable, [_("Scans"), *names], paired, tips[::2])
+        fillTable(self.ui.whatIfTable, [_("Scans"), *names], paired, tips[1::2])
+        showText(self.ui.uncertainSliceLabel, "")
         if nodes is None:
             self._found = None
             showText(self.ui.whatIfLabel, "")
@@ -149,13 +151,12 @@ class WhatIfSection(Section):
         self._rank += 1
         found = uncertainty.uncertainSlice(self._found, self.map, self._rank) if self._found is not None else None
         if found is None:
-            self.panel.ui.statusLabel.text = _("Nothing is uncertain.")
+            showText(self.ui.uncertainSliceLabel, _("Nothing is uncertain."))
             return
         jumpTo(slicer.mrmlScene, found.ras)
         text = _("Slice {index} ({rank} of {count}): {share:.0%} of all uncertainty")
-        self.panel.ui.statusLabel.text = text.format(
-            index=found.index, rank=found.rank + 1, count=found.count, share=found.share
-        )
+        text = text.format(index=found.index, rank=found.rank + 1, count=found.count, share=found.share)
+        showText(self.ui.uncertainSliceLabel, text)
 
     def clear(self):
         """Nothing was compared."""
@@ -166,3 +167,23 @@ class WhatIfSection(Section):
         self._rank = -1
         fillTable(self.ui.whatIfTable, [], [])
         showText(self.ui.whatIfLabel, "")
+        showText(self.ui.uncertainSliceLabel, "")
+
+
+def _titled(rows):
+    """Pairs (title, row) of the rows [kind, scans, ...]: the current set, then what is one step away, then the rest.
+
+    A set with one scan less or one more is called by that scan, which is what one wants to know.
+    """
+    kinds = uncertainty.KINDS
+    current = next((set(row[1].split(" + ")) for row in rows if row[0] == kinds["current"]), set())
+
+    def title(row):
+        scans = set(row[1].split(" + "))
+        if row[0] == kinds["leave-one-out"]:
+            return _("without {scan}").format(scan="".join(current - scans))
+        if row[0] == kinds["add-back"]:
+            return _("with {scan}, too").format(scan="".join(scans - current))
+        return row[1]
+
+    return [(title(row), row) for kind in kinds.values() for row in rows if row[0] == kind]

@@ -43,7 +43,9 @@ class TestReview:
     def test_the_numbers_are_those_of_medmap(self, panel, reviewed, finish, application):
         from medmap.metrics import dice, region_masks
 
+        panel.ui.runCollapsibleButton.collapsed = True
         panel.ui.reviewButton.click()
+        assert not panel.ui.runCollapsibleButton.collapsed, "progress and Cancel are in it"
         finish()
         shown = dict(zip(texts(panel.ui.reviewTable, 0), texts(panel.ui.reviewTable, 1), strict=True))
         task = panel.logic.task
@@ -70,10 +72,10 @@ class TestReview:
         logic = application.app.layoutManager().mrmlSliceLogics().GetItemAsObject(0)
         before = logic.GetSliceNode().GetSliceOffset()
         panel.ui.worstSliceButton.click()
-        assert "1 of" in panel.ui.statusLabel.text
+        assert "1 of" in panel.ui.worstSliceLabel.text
         assert logic.GetSliceNode().GetSliceOffset() != before
         panel.ui.worstSliceButton.click()
-        assert "2 of" in panel.ui.statusLabel.text
+        assert "2 of" in panel.ui.worstSliceLabel.text
         panel.ui.plotButton.click()
         assert application.charts[0].GetClassName() == "vtkMRMLPlotChartNode"
 
@@ -166,11 +168,13 @@ class TestWalk:
         panel.ui.whatIfButton.click()
         finish(120)
         assert panel.ui.whatIfTable.rowCount == 15
-        assert texts(panel.ui.whatIfTable, 0)[0] == "T1 + T1ce + FLAIR", "the current one comes first"
+        first = ["T1 + T1ce + FLAIR", "without FLAIR", "without T1ce", "without T1", "with T2, too"]
+        assert texts(panel.ui.whatIfTable, 0)[:5] == first, "the current one, then what is one step away"
+        assert len(set(texts(panel.ui.whatIfTable, 0))) == 15
         assert texts(panel.ui.whatIfTable, 1)[0] == "+0.0 (1.00)"
         panel.ui.uncertaintyButton.click()
         panel.ui.uncertainSliceButton.click()
-        assert "of all uncertainty" in panel.ui.statusLabel.text
+        assert "of all uncertainty" in panel.ui.uncertainSliceLabel.text
         composite = application.scene.GetFirstNodeByClass("vtkMRMLSliceCompositeNode")
         shown = lambda: application.scene.GetNodeByID(composite.GetForegroundVolumeID()).GetName()  # noqa: E731
         assert "entropy" in shown()

@@ -82,6 +82,22 @@ class TestApply:
         assert results(application) == 1
 
 
+@pytest.mark.parametrize(
+    ("fraction", "seconds", "words"),
+    [
+        (0.05, 60, ""),
+        (0.5, 1, ""),
+        (0.5, 10, "about 10 s left"),
+        (0.999, 10, "about 1 s left"),
+        (0.2, 60, "about 4 min left"),
+    ],
+)
+def test_the_time_left_is_said_as_soon_as_it_can_be(panel, fraction, seconds, words):
+    from MedMAPSegmentLib.widget_run import timeLeft
+
+    assert timeLeft(fraction, seconds) == words
+
+
 class TestFailure:
     @pytest.mark.parametrize("error", [InputDataError("The scan is empty.", "Choose another."), ValueError("bug")])
     def test_it_is_shown_and_the_panel_is_ready_again(self, ready, application, computation, finish, error):

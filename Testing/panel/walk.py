@@ -151,7 +151,7 @@ def main() -> int:
         ui.reviewButton.click()
         finish("Compare")
         ui.worstSliceButton.click()
-        print(ui.statusLabel.text)
+        print(ui.worstSliceLabel.text)
         picture("5-review", "review")
     if not options.no_what_if:
         ui.whatIfButton.click()
