@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from medmap.errors import UsageError
+from medmap.errors import BundleError, UsageError
 from medmap.objectives import Group
 from medmap.recipe import Recipe, learning_rate
 
@@ -19,7 +19,9 @@ OPTIMISERS: dict[str, type[torch.optim.Optimizer]] = {
 def make_optimiser(group: Group, recipe: Recipe) -> torch.optim.Optimizer:
     """The optimiser of a group, with the recipe's settings where the group states none.
 
-    Raises UsageError for an unknown optimiser.
+    Raises:
+        UsageError: the optimiser is unknown.
+        BundleError: it has no such option, or not with that value.
     """
     name = group.optimiser or recipe.optimiser
     if name not in OPTIMISERS:
@@ -30,7 +32,10 @@ def make_optimiser(group: Group, recipe: Recipe) -> torch.optim.Optimizer:
     parameters = [{"params": group.parameters, "weight_decay": decay}]
     if group.undecayed:
         parameters.append({"params": group.undecayed, "weight_decay": 0.0})
-    optimiser = OPTIMISERS[name](parameters, lr=base, **options)
+    try:
+        optimiser = OPTIMISERS[name](parameters, lr=base, **options)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise BundleError(f"The options of the optimiser {name} do not fit ({error}).", "Correct them.") from error
     for own in optimiser.param_groups:
         own["base"], own["schedule"] = base, group.schedule or recipe.schedule
     return optimiser

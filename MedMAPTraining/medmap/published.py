@@ -25,7 +25,7 @@ class PublishedRow:
         name: by which ``medmap train`` finds it.
         recipe: what to train.
         source: paper and table.
-        published: Dice in percent by what the table calls it, empty where the row is not in the paper.
+        published: Dice in percent by what the table calls it, empty where the paper has none or it is not known here.
         cost: computation, and what that means in time.
         notes: what is misprinted, unknown or cannot be reproduced.
         teacher: the row whose bundle ``--teacher`` takes, or "".
@@ -137,10 +137,8 @@ def _row(row: Mapping, parts: Mapping, table: Mapping) -> PublishedRow:
 
 def _about(source: str, row: Mapping, published: Mapping, cost: str, notes: tuple[str, ...], teacher: str) -> str:
     numbers = ", ".join(f"{name} {value}" for name, value in published.items())
-    lines = [
-        f"{row['title']} ({source}).",
-        f"Published: {numbers}." if numbers else "No figure of its own is published.",
-    ]
+    unknown = "No figure of it is published." if "not in the paper" in source else "Its figures are not copied here."
+    lines = [f"{row['title']} ({source}).", f"Published: {numbers}." if numbers else unknown]
     lines += [f"Teacher: {teacher}."] if teacher else []
     return " ".join([*lines, *([f"Cost: {cost}"] if cost else []), *notes])
 

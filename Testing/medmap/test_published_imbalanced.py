@@ -91,7 +91,6 @@ def different_rows() -> list[str]:
 
 def shrunk(recipe: Recipe, steps: int) -> Recipe:
     """The same recipe in everything but its sizes and its cases."""
-    small = {key: value for key, value in SMALL[recipe.network].items() if key != "window"}
     edge = 32 if recipe.network in ("MCKD", "ShaSpec") else 16
     field = {"field": 64.0} if recipe.preprocess.slices else {}
     options = dict(recipe.objective_options)
@@ -99,7 +98,7 @@ def shrunk(recipe: Recipe, steps: int) -> Recipe:
         options |= {"meta_every": 1, "meta_batches": 1}
     return replace(
         recipe,
-        network_options={**recipe.network_options, **small},
+        network_options={**recipe.network_options, **SMALL[recipe.network]},
         objective_options=options,
         preprocess=replace(recipe.preprocess, spacing=4.0, **field),
         patch=(edge,) * (2 if recipe.preprocess.slices else 3),
@@ -116,7 +115,7 @@ def shrunk(recipe: Recipe, steps: int) -> Recipe:
 def data(tmp_path_factory):
     root = tmp_path_factory.mktemp("data")
     tell = lambda fraction, text: None  # noqa: E731
-    write_phantoms(root / "brains", 4, 40, 4.0, False, "cpu", False, tell)
+    write_phantoms(root / "brains", 4, 40, 4.0, False, "cpu", False, tell, layout="brats2020")
     write_hearts(root / "hearts", 4, 40, 4.0, "cpu", False, tell)
     return {"BraTS": root / "brains", "MyoPS-anatomy": root / "hearts"}
 
@@ -155,9 +154,11 @@ def test_every_recipe_trains_stops_goes_on_to_the_same_weights_and_exports(name,
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", different_rows())
-def test_every_recipe_trains_fifty_steps(name, data, tmp_path):
+def test_every_recipe_trains_fifty_steps_from_a_folder_to_a_bundle(name, data, tmp_path):
     recipe = shrunk(ROWS[name].recipe, 50)
+    assert train_shrunk(recipe, data, tmp_path, "run", minutes=0.0) == (1, 50)  # stopped, then to the end
     assert train_shrunk(recipe, data, tmp_path, "run") == (50, 50)
+    assert load_bundle(tmp_path / "run-bundle").card["steps"] == 50
     lines = [json.loads(line) for line in (tmp_path / "run/log.jsonl").read_text().splitlines()]
     assert len(lines) == 50
     assert all(math.isfinite(value) for line in lines for value in line.values())

@@ -14,6 +14,8 @@ from medmap.errors import BundleError, InputDataError, InternalError, MissingInp
 from medmap.export import export
 from medmap.missingness import PROTOCOLS, random_subset
 from medmap.nifti import write_labels, write_volume
+from medmap.objectives import Group
+from medmap.optimisers import make_optimiser
 from medmap.preprocess import PreprocessSpec
 from medmap.recipe import Recipe, learning_rate
 from medmap.task import BRATS
@@ -244,6 +246,10 @@ def test_a_large_checkpoint_lies_in_parts_and_survives_the_loss_of_one(tmp_path,
 def test_unknown_objectives_and_recipes_are_refused(tmp_path):
     with pytest.raises(UsageError, match="objective"):
         make_objective(Recipe(objective="magic"), BRATS)
+    group = Group([torch.nn.Parameter(torch.zeros(1))])
+    for options in ({"momentun": 0.9}, {"momentum": -1.0}):
+        with pytest.raises(BundleError, match=next(iter(options))):
+            make_optimiser(group, Recipe(optimiser="sgd", optimiser_options=options))
     (tmp_path / "r.json").write_text(json.dumps({"stepps": 3}))
     with pytest.raises(BundleError, match="stepps"):
         Recipe.read(tmp_path / "r.json")

@@ -26,8 +26,10 @@ def recipes(
             out.print(f"\n{source}", soft_wrap=True, markup=False)
         figures = ", ".join(f"{key} {value}" for key, value in row.published.items() if key != "note")
         out.print(f"  {row.name:42} {row.recipe.split:20} {figures}".rstrip(), soft_wrap=True, markup=False)
-    others = [p for p in (recipes_folder(), recipes_folder() / "networks") for p in sorted(p.glob("*.json"))]
-    out.print(f"\nWithout a table: {', '.join(path.stem for path in others)}.", soft_wrap=True)
+    root = recipes_folder()
+    others = [path.stem for folder in (root, root / "networks") for path in sorted(folder.glob("*.json"))]
+    others += [f"myops/{path.stem}" for path in sorted((root / "myops").glob("*.json"))]
+    out.print(f"\nWithout a table: {', '.join(others)}.", soft_wrap=True)
     out.print("Train one with: medmap train RECIPE --data FOLDER --run RUN --bundle BUNDLE", soft_wrap=True)
 
 

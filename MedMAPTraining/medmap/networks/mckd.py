@@ -1,8 +1,8 @@
 """MCKD's network: one encoder for all modalities; what is absent is filled with the mean of what is present.
 
-Source: Wang et al., "Learnable Cross-modal Knowledge Distillation for Multi-modal Learning with Missing Modality",
-MICCAI 2023 (the paper calls the network a 3D U-Net), and the facts of its released code. The distillation between
-modalities is an objective; it acts on the tap ``mod_bottleneck``.
+Source: Wang et al., "Meta-Learned Modality-Weighted Knowledge Distillation for Robust Multi-Modal Learning with Missing
+Data", arXiv 2405.07155 (which calls the network a 3D U-Net), and the facts of its released code. The distillation
+between modalities is an objective; it acts on the tap ``mod_bottleneck``.
 """
 
 from __future__ import annotations
