@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+import json
+from dataclasses import asdict, replace
+from pathlib import Path
 
 import nibabel as nib
 import numpy as np
@@ -337,9 +339,6 @@ def test_a_recipe_trains_a_bundle_that_segments_any_subset_from_files(challenge,
         preprocess=SPEC,
         postprocess=PostprocessSpec(),
     )
-    import json
-    from dataclasses import asdict
-
     (tmp_path / "r.json").write_text(json.dumps(asdict(recipe)))
     options = TrainOptions(recipe=tmp_path / "r.json", precision="fp32", device="cpu")
     assert train_bundle(tmp_path / "run", challenge, tmp_path / "bundle", options, quiet) == (3, 3)
@@ -444,3 +443,28 @@ def test_the_recipes_name_task_split_and_slices(name):
     assert find_split(recipe.split).name == "myops2020.json"
     assert recipe.preprocess.slices
     assert len(recipe.patch) == 2
+
+
+@pytest.mark.parametrize("name", ["subset_unet", "anatomy_mmformer"])
+def test_the_recipes_train_stop_go_on_and_export(name, challenge, tmp_path):
+    from medmap.published import recipes_folder
+
+    recipe = Recipe.read(recipes_folder() / "myops" / f"{name}.json")
+    small = json.loads((Path(__file__).parent / "small_networks.json").read_text())[recipe.network]
+    recipe = replace(
+        recipe,
+        network_options={**recipe.network_options, **small},
+        steps=2,
+        patch=(16, 16),
+        large_patch=(16, 16),
+        split="",
+        preprocess=replace(recipe.preprocess, spacing=4.0, field=64.0),
+    )
+    (tmp_path / "r.json").write_text(json.dumps(asdict(recipe)))
+    for minutes, steps in ((0.0, 1), (None, 2)):
+        options = TrainOptions(recipe=tmp_path / "r.json", precision="fp32", device="cpu", minutes=minutes)
+        assert train_bundle(tmp_path / "run", challenge, tmp_path / "bundle", options, quiet) == (steps, 2)
+    loaded = load_bundle(tmp_path / "bundle")
+    assert loaded.task == find_task(recipe.task)
+    found = segment({"lge": find_cases(challenge, MYOPS)[0].read()["lge"]}, loaded)
+    assert set(np.unique(found.labels)) <= set(range(loaded.task.num_classes))

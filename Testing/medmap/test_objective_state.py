@@ -80,3 +80,27 @@ def test_a_broken_run_goes_on_to_the_same_bits_with_its_slow_state(name, tmp_pat
     slow = [key for key in whole[2] if key.split("_")[0] in ("beta", "preference", "strength", "importance")]
     assert len(slow) in (4, 8)
     assert any(whole[2][key] != whole[8][key] for key in slow)
+
+
+@pytest.mark.parametrize("name", ["plain", "sls", *OBJECTIVES])
+def test_two_batches_can_be_learnt_by_heart(name, tmp_path):
+    class Two(Noise):
+        def batch(self, step, size, patch, first=0):
+            return super().batch(step % 2, size, patch, first)
+
+    recipe = Recipe(
+        network="SubsetUNet",
+        network_options={"widths": (4, 8)},
+        objective=name,
+        objective_options={} if name == "passion" else OBJECTIVES.get(name, {}),
+        steps=30,
+        batch=2,
+        patch=(8, 8, 8),
+        large_share=0.0,
+        learning_rate=2e-2,
+    )
+    told = []
+    note = lambda step, figures: told.append(figures["segmentation"])  # noqa: E731
+    held_out = lambda n: Two().batch(n, 1, recipe.patch)  # noqa: E731
+    train(recipe, BRATS, Two(), tmp_path, device="cpu", precision="fp32", report=note, held_out=held_out)
+    assert sum(told[-4:]) < 0.85 * sum(told[:4])
