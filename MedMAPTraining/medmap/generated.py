@@ -261,8 +261,11 @@ def _paste(target: torch.Tensor, source: torch.Tensor, low: Sequence[int]) -> No
 
 
 def _keep_ahead(oldest, plan: Generation, spec: PreprocessSpec, anatomy, folder: Path, parent: int) -> None:
-    """In a process of its own, at low priority: make the heads that are wanted now or soon, delete others."""
-    os.nice(19)
+    """In a process of its own: make the heads that are wanted now or soon, delete others.
+
+    It gives way, but not to everything: starved by other programs it would leave its work to the training process.
+    """
+    os.nice(5)
     torch.set_num_threads(1)
     while os.getppid() == parent:
         now = oldest.value
