@@ -63,24 +63,31 @@ def cache_case(case: Case, task: Task, spec: PreprocessSpec, folder: Path, shown
             f"The case {case.case_id} has none of the scans that training may see ({', '.join(allowed)}).",
             "Add one, leave the case out, or change the missingness.",
         )
-    volumes = case.read(names)
-    prepared = prepare(volumes, task, spec)
+    prepared, label = prepare_case(case, task, spec, names)
+    with atomic_folder(target, overwrite=True) as out:
+        for name in names:
+            np.save(
+                out / f"{name}.npy", slices_first(prepared.image[task.index(name)], prepared).numpy().astype(np.float16)
+            )
+        np.save(out / "label.npy", slices_first(label, prepared).numpy())
+        np.save(out / "brain.npy", slices_first(prepared.brain, prepared).numpy().astype(np.uint8))
+        (out / "spec.json").write_text(stamp)
+    return target
+
+
+def prepare_case(case: Case, task: Task, spec: PreprocessSpec, names: Sequence[str]) -> tuple[Prepared, Tensor]:
+    """A case from its files: the named scans as a network takes them, and [D, H, W] uint8 class indices beside them.
+
+    Raises InputDataError for scans or labels that cannot be used.
+    """
+    prepared = prepare(case.read(names), task, spec)
     classes = read_label(case.label, task, prepared.reference_grid.shape)
     one_hot = [
         to_grid((classes == c).astype(np.float32), prepared.reference_grid, prepared.grid, spec.slices)
         for c in range(1, task.num_classes)
     ]
     stacked = torch.stack(one_hot)
-    label = torch.where(stacked.sum(0) > 0.5, stacked.argmax(0) + 1, 0)
-    with atomic_folder(target, overwrite=True) as out:
-        for name in names:
-            np.save(
-                out / f"{name}.npy", slices_first(prepared.image[task.index(name)], prepared).numpy().astype(np.float16)
-            )
-        np.save(out / "label.npy", slices_first(label, prepared).numpy().astype(np.uint8))
-        np.save(out / "brain.npy", slices_first(prepared.brain, prepared).numpy().astype(np.uint8))
-        (out / "spec.json").write_text(stamp)
-    return target
+    return prepared, torch.where(stacked.sum(0) > 0.5, stacked.argmax(0) + 1, 0).to(torch.uint8)
 
 
 @dataclass(frozen=True)

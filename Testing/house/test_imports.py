@@ -61,7 +61,6 @@ ORDER = [
         "missingness",
         "phantom",
         "report",
-        "bench",
         "splits",
         "parallel",
     },
@@ -99,7 +98,7 @@ ORDER = [
     },
     {
         "workflow",
-        "bench_training",
+        "bench",
     },
     {
         "cli",

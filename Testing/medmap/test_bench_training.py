@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from medmap.bench_training import bench_training, training_table
+from medmap.bench.training import bench_training, training_table
 
 SMALL = {"widths": [4, 8, 8], "token_width": 16, "mlp_width": 32, "heads": 2, "window": 16}
 

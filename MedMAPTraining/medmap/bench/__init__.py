@@ -1,8 +1,9 @@
-"""What things cost, as ratios from one run."""
+"""What things cost, as ratios from one run. ``data`` and ``training`` are imported when they are asked for."""
 
-from medmap.bench.inference import bench_infer, bench_subsets, load_peer, published_way
+from medmap.bench.inference import bench_infer, bench_subsets, published_way
 from medmap.bench.measure import Cost, cost_table, isolated, timed
 from medmap.bench.networks import NetworkRow, bench_networks, count_gflop, measure_network, networks_table
+from medmap.bench.peer import load_peer
 from medmap.bench.windows import bench_window
 
 __all__ = [

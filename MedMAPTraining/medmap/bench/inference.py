@@ -11,8 +11,6 @@ Schemes:
 
 from __future__ import annotations
 
-import importlib
-import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -22,6 +20,7 @@ import numpy as np
 import torch
 
 from medmap.bench.measure import Cost, isolated, timed
+from medmap.bench.peer import load_peer
 from medmap.bundle import Bundle, InferenceSpec, load_bundle
 from medmap.errors import UsageError
 from medmap.inference import resolve_device, segment, segment_subsets, window_boxes
@@ -68,7 +67,7 @@ def bench_infer(
         bundle: what ``ours`` and ``windows`` run.
         present: numbers of scans. FLAIR comes first, then T1ce, T1, T2, the order in which readers miss them most.
         schemes: of ``SCHEMES``. ``published`` costs the same whatever is present, so it is measured once.
-        against: ``module:callable`` of a peer: ``callable(scans, affine)`` gets arrays [I, J, K] by modality and
+        against: a peer's model (``load_peer``): ``callable(scans, affine)`` gets arrays [I, J, K] by modality and
             returns labels of that shape.
         device: torch device, or ``auto``.
         repeats: timed runs a row, after a warm-up; ``published`` runs once, without.
@@ -107,12 +106,16 @@ def bench_subsets(
     scans: Mapping[str, Path] | None,
     bundle: Path,
     *,
+    against: str | None = None,
     device: str = "cpu",
     repeats: int = 1,
     spacing: float = 1.0,
     progress: Progress = lambda text: None,
 ) -> list[Cost]:
-    """All subsets of one patient's scans against one segmentation of all of them, from scans in memory to labels."""
+    """All subsets of one patient's scans against one segmentation of all of them, from scans in memory to labels.
+
+    A peer's model (``against``, as in ``bench_infer``) is called once for every subset.
+    """
     place = str(resolve_device(device))
     with tempfile.TemporaryDirectory() as folder:
         files = dict(scans) if scans else write_patient(Path(folder), spacing=spacing)
@@ -120,6 +123,10 @@ def bench_subsets(
         for name, work in (("one segmentation of all scans", _one), ("every subset of the scans", _all)):
             progress(name)
             costs.append(isolated(name, work, name, files, bundle, place, repeats))
+        if against:
+            name = f"{against}, every subset of the scans"
+            progress(name)
+            costs.append(isolated(name, _peer_all, name, against, files, bundle, place, repeats))
         return costs
 
 
@@ -145,22 +152,6 @@ def published_way(volumes: Mapping[str, Volume], task: Task, device: str = "cpu"
             total[(slice(None), *box)] += torch.softmax(logits[0], 0).cpu()
             count[box] += 1
     return labels_on_reference(total / count, prepared, task)
-
-
-def load_peer(target: str) -> Callable:
-    """``module:callable``, looked for in the current folder, too. Raises UsageError when it is not there."""
-    module, _, name = target.partition(":")
-    if str(Path.cwd()) not in sys.path:
-        sys.path.insert(0, str(Path.cwd()))
-    try:
-        found = getattr(importlib.import_module(module), name or "segment")
-    except (ImportError, AttributeError) as error:
-        raise UsageError(
-            f"{target} cannot be loaded ({error}).", "Write module:callable, as in peer:segment."
-        ) from error
-    if not callable(found):
-        raise UsageError(f"{target} cannot be called.", "Name a function: labels = f(scans, affine).")
-    return found
 
 
 def _at_least(prepared: Prepared, size: int) -> Prepared:
@@ -198,15 +189,34 @@ def _peer(name: str, target: str, files: dict[str, Path], device: str, repeats: 
 
     def work() -> str:
         volumes = {modality: read_nifti(path, modality=modality) for modality, path in files.items()}
-        grid = next(iter(volumes.values())).grid
-        labels = np.asarray(peer({modality: volume.array for modality, volume in volumes.items()}, grid.affine))
-        if labels.shape != grid.shape:
-            raise ValueError(f"the peer returned {labels.shape}, not {grid.shape}")
+        labels = _ask(peer, volumes)
         with tempfile.TemporaryDirectory() as folder:
+            grid = next(iter(volumes.values())).grid
             write_labels(Path(folder) / "labels.nii.gz", labels.astype(np.uint8), grid)
         return "a peer's model"
 
     return timed(name, work, device, repeats)
+
+
+def _peer_all(name: str, target: str, files: dict[str, Path], bundle: Path, device: str, repeats: int) -> Cost:
+    peer, (volumes, loaded) = load_peer(target), _read(files, bundle)
+    subsets = [s for s in loaded.task.subsets() if set(s) <= set(volumes)]
+
+    def work() -> str:
+        for subset in subsets:
+            _ask(peer, {modality: volumes[modality] for modality in subset})
+        return f"a peer's model, {len(subsets)} label maps"
+
+    return timed(name, work, device, repeats, warm_up=repeats > 1)
+
+
+def _ask(peer: Callable, volumes: Mapping[str, Volume]) -> np.ndarray:
+    """A peer's labels of one patient. Raises ValueError for another shape than the scans'."""
+    grid = next(iter(volumes.values())).grid
+    labels = np.asarray(peer({modality: volume.array for modality, volume in volumes.items()}, grid.affine))
+    if labels.shape != grid.shape:
+        raise ValueError(f"the peer returned {labels.shape}, not {grid.shape}")
+    return labels
 
 
 def _read(files: Mapping[str, Path], bundle: Path) -> tuple[dict[str, Volume], Bundle]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path  # noqa: F401 (typer evaluates annotations)
+from pathlib import Path
 from typing import Annotated, Optional
 
 import typer
@@ -26,6 +26,13 @@ def bench_networks(
     out.print(measure.networks_table(rows))
 
 
+Against = Annotated[
+    Optional[str],  # noqa: UP045
+    typer.Option(
+        metavar="PATH",
+        help="A peer's model, file.py:callable or module:callable: labels = callable({modality: array}, affine).",
+    ),
+]
 Repeats = Annotated[int, typer.Option(min=1, help="Timed runs a row; the median counts.")]
 Spacing = Annotated[float, typer.Option(min=0.5, max=4.0, help="Of the synthetic patient, in mm.")]
 
@@ -39,10 +46,7 @@ def bench_infer(
     bundle: BundleOption = None,
     present: Annotated[str, typer.Option(help="Numbers of scans.")] = "1,2,4",
     schemes: Annotated[str, typer.Option(help="Of ours, windows and published.")] = "ours,windows,published",
-    against: Annotated[
-        Optional[str],  # noqa: UP045
-        typer.Option(help="A peer's model, module:callable: labels = callable({modality: array}, affine)."),
-    ] = None,
+    against: Against = None,
     repeats: Repeats = 3,
     spacing: Spacing = 1.0,
     device: Device = "cpu",
@@ -84,6 +88,7 @@ def bench_subsets(
     t2: Scan = None,
     flair: Scan = None,
     bundle: BundleOption = None,
+    against: Against = None,
     repeats: Repeats = 1,
     spacing: Spacing = 1.0,
     device: Device = "cpu",
@@ -94,7 +99,13 @@ def bench_subsets(
 
     given = {name: path for name, path in (("t1", t1), ("t1ce", t1ce), ("t2", t2), ("flair", flair)) if path}
     costs = measure.bench_subsets(
-        given, bundle or default_bundle_path(), device=device, repeats=repeats, spacing=spacing, progress=_tell
+        given,
+        bundle or default_bundle_path(),
+        against=against,
+        device=device,
+        repeats=repeats,
+        spacing=spacing,
+        progress=_tell,
     )
     out.print(measure.cost_table("Every subset of the scans, from arrays to labels", costs, costs[0], "one"))
 
@@ -116,6 +127,35 @@ def bench_window(
     costs = measure.bench_window(network, **arguments, device=device, repeats=repeats)
     words = f"{network}, {present} scans, windows of {window}³ over {size}³, overlap {overlap:g}"
     out.print(measure.cost_table(words, costs, costs[0], "ours"))
+
+
+@bench.command("data")
+def bench_data(
+    data: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(help="Folder of cases with labels, in BraTS layout; two synthetic ones unless given."),
+    ] = None,
+    network: Annotated[str, typer.Option(help="Backbone whose training step is the measure.")] = "mmFormer",
+    patch: Annotated[int, typer.Option(min=16, help="Side of the patches, in voxels.")] = 80,
+    batch: Annotated[int, typer.Option(min=1, help="Patches a step.")] = 1,
+    against: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(metavar="PATH", help="A peer's loader of one patch: callable({modality: path}, label, patch)."),
+    ] = None,
+    repeats: Repeats = 5,
+    spacing: Spacing = 1.0,
+    device: Device = "cpu",
+) -> None:
+    """What data cost a training: patches from NIfTI files, prepared arrays and the memory-mapped cache, and the step.
+
+    One process makes the batches; medmap train lets several work ahead (--workers).
+    """
+    from medmap import bench as measure
+    from medmap.bench.data import bench_data as run
+
+    arguments = {"network": network, "patch": patch, "batch": batch, "against": against}
+    costs = run(data, **arguments, device=device, repeats=repeats, spacing=spacing, progress=_tell)
+    out.print(measure.cost_table("One batch of patches", costs, costs[0], f"the {costs[0].name}"))
 
 
 def _numbers(text: str, example: str) -> tuple[int, ...]:

@@ -23,7 +23,7 @@ def bench_train(
     device: Device = "auto",
 ) -> None:
     """Training steps against the published way (eager fp32, batch 1, students one after another), in one run."""
-    from medmap.bench_training import METHODS, bench_training, training_table
+    from medmap.bench.training import METHODS, bench_training, training_table
     from medmap.errors import UsageError
     from medmap.inference import resolve_device
 
