@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import math
 from dataclasses import replace
@@ -12,7 +13,7 @@ import pytest
 from medmap.bundle import load_bundle
 from medmap.dataset import find_cases
 from medmap.errors import Cancelled, InputDataError, OutputError, UsageError
-from medmap.evaluate import Evaluation, Row, compare, groups, identity, read_rows, summarise, write_rows
+from medmap.evaluate import Evaluation, Row, compare, groups, identity, read_rows, summarise, table_csv, write_rows
 from medmap.evaluate.scoring import score_labels
 from medmap.evaluate.significance import rank_biserial
 from medmap.nifti import write_labels, write_volume
@@ -137,6 +138,33 @@ def test_an_average_of_an_incomplete_group_is_not_given():
     assert "without T1ce" in summarise(rows, BRATS, "x")["averages"]
 
 
+def test_average_distances_weigh_every_subset_once_and_say_what_is_undefined():
+    rows = [replace(row, hd95_mm=float(len(row.subset.split("+")))) for row in rows_of(lambda n, s: 0.5)]
+    rows = [replace(r, hd95_mm=math.nan) if (r.case, r.subset, r.region) == ("c0", "t1", "ET") else r for r in rows]
+    averages = summarise(rows, BRATS, "x")["hd95"]["averages"]
+    assert averages["3 missing"]["WT"] == {
+        "mean": 1.0, "sd": 0.0, "n": 6, "undefined": 0, "penalised": 1.0, "subsets": 4,
+    }  # fmt: skip
+    assert averages["all subsets"]["WT"]["mean"] == round((4 * 1 + 6 * 2 + 4 * 3 + 4) / 15, 2)
+    assert averages["3 missing"]["ET"]["undefined"] == 1
+    assert averages["3 missing"]["ET"]["n"] == 5
+    assert averages["3 missing"]["ET"]["penalised"] == round((3 + (5 + 373.13) / 6) / 4, 2)
+    gone = [replace(r, hd95_mm=math.nan) if r.subset == "t1" else r for r in rows]
+    assert summarise(gone, BRATS, "x")["hd95"]["averages"]["3 missing"]["WT"]["mean"] is None
+
+
+def test_the_table_is_a_csv_too(tmp_path):
+    rows = [replace(r, hd95_mm=math.nan) if r.region == "ET" else r for r in rows_of(lambda n, s: 0.1 * n)]
+    lines = list(csv.DictReader(table_csv(summarise(rows, BRATS, "x"), BRATS).splitlines()))
+    assert [line["scans"] for line in lines[:2]] == ["t2", "t1ce"]
+    assert lines[14]["scans"] == "t1+t1ce+t2+flair"
+    assert [line["scans"] for line in lines[15:]] == [f"mean, {name}" for name in groups(BRATS)]
+    assert float(lines[0]["WT_dice_mean"]) == 0.25
+    assert float(lines[0]["TC_hd95_mean"]) == 4
+    assert (lines[0]["ET_hd95_mean"], lines[0]["ET_hd95_undefined"]) == ("", "6")
+    assert lines[0]["ET_hd95_rule_mean"] == "4.0"
+
+
 def test_undefined_distances_are_counted_and_penalised_not_averaged():
     rows = [row for row in rows_of(lambda n, s: 0.5, 4) if row.subset == "t1"]
     rows = [replace(row, hd95_mm=math.nan, prediction_ml=0.0) if row.case == "c0" else row for row in rows]
@@ -183,6 +211,16 @@ def test_tests_agree_with_scipy_and_a_hand_made_holm():
     family = sorted((test for test in tests if test.kind == "subset"), key=lambda test: test.p)
     by_hand = np.maximum.accumulate([min(1, (45 - k) * test.p) for k, test in enumerate(family)])
     np.testing.assert_allclose([test.p_holm for test in family], by_hand)
+
+
+def test_of_distances_less_is_better_and_an_undefined_one_is_far():
+    near = [replace(row, hd95_mm=2.0 + 0.1 * int(row.case[1:])) for row in rows_of(lambda n, s: 0.5, cases=8)]
+    far = [replace(row, hd95_mm=math.nan if row.case == "c0" else row.hd95_mm + 3) for row in near]
+    test = next(t for t in compare(near, far, BRATS, metric="hd95_mm") if t.unit == "all subsets")
+    assert (test.effect, test.better, test.worse, test.cases) == (1.0, 8, 0, 8)
+    assert test.difference == pytest.approx(-(7 * 3 + 373.13 - 2.0) / 8)
+    back = next(t for t in compare(far, near, BRATS, metric="hd95_mm") if t.unit == "all subsets")
+    assert (back.effect, back.better) == (-1.0, 0)
 
 
 def test_the_effect_size_by_hand():
@@ -256,6 +294,7 @@ def test_a_stopped_evaluation_goes_on_where_it_was(cohort, tiny_bundle_path, tmp
     assert (tmp_path / "out/scores.csv").read_bytes() == (tmp_path / "whole/scores.csv").read_bytes()
     read = Evaluation.read(tmp_path / "out")
     assert len(read.rows) == (15 + 15 + 3) * 3
+    assert (tmp_path / "out/table.csv").read_text() == table_csv(read.summary, read.task)
     assert read.summary["subsets"]["t1"]["WT"]["n"] == 2
     assert read.summary["subsets"]["t1ce+flair"]["WT"]["n"] == 3
     picture = read.picture("Case_2")
@@ -264,11 +303,14 @@ def test_a_stopped_evaluation_goes_on_where_it_was(cohort, tiny_bundle_path, tmp
     assert picture.reference.shape == picture.scans["flair"].shape == picture.predictions["flair"].shape
 
 
-def test_predictions_are_those_of_segment(cohort, tiny_bundle, tiny_bundle_path):
+def test_predictions_are_those_of_segment_and_each_scan_is_encoded_once(cohort, tiny_bundle, monkeypatch):
     from medmap.evaluate import score_case
     from medmap.inference import segment
 
+    encoded, encode = [], tiny_bundle.network.encode
+    monkeypatch.setattr(tiny_bundle.network, "encode", lambda image, m: encoded.append(m) or encode(image, m))
     rows, volumes, _truth, predicted = score_case(find_cases(cohort, BRATS)[0], tiny_bundle)
+    assert encoded == [0, 1, 2, 3], "each scan once for all 15 subsets"
     alone = segment(volumes, tiny_bundle, reference="t1").labels
     assert np.array_equal(predicted["t1+t1ce+t2+flair"], alone)
     assert len(rows) == 45
@@ -323,11 +365,15 @@ def test_test_is_scored_once_and_says_so(cohort, tiny_bundle_path, tmp_path):
     assert not ledger(split).exists()
     first = run(cohort, tiny_bundle_path, split=split, part="test", output=tmp_path / "out")
     assert first.warnings == []
+    assert first.scoring == "Scoring 1 of test with these weights, by split.scored.jsonl."
+    assert Evaluation.read(tmp_path / "out").about["scoring"] == first.scoring
     assert first.summary["cases"] == 1
     again = run(cohort, tiny_bundle_path, split=split, part="test", output=tmp_path / "out")
-    assert again.warnings == []  # the same evaluation, read back
+    assert (again.warnings, again.scoring) == ([], first.scoring)  # the same evaluation, read back
     third = run(cohort, tiny_bundle_path, split=split, part="test")
     assert "before with these weights" in third.warnings[0]
+    assert third.scoring.startswith("Scoring 2")
+    assert chosen.scoring == ""
     assert len(earlier_scorings(split, identity(tiny_bundle_path))) == 2
     split.write_text('{"test": ["Case_1", "Case_9"]}')
     with pytest.raises(InputDataError, match="Case_9"):

@@ -46,6 +46,8 @@ def evaluate(
     )
     with showing_progress() as report, interrupts() as cancel:
         found = evaluate_bundle(data, bundle, options, report, cancel)
+    if found.scoring:
+        err.print(found.scoring, soft_wrap=True, markup=False)
     for warning in found.warnings:
         err.print(f"warning: {warning}", soft_wrap=True, markup=False)
     _print_summary(found.task, found.summary)
@@ -58,16 +60,19 @@ def compare(
     ours: Annotated[Path, typer.Argument(help="Evaluation of A: a folder of medmap evaluate --output.")],
     theirs: Annotated[Path, typer.Argument(help="Evaluation of B on the same cases.")],
     output: Annotated[Optional[Path], typer.Option("--output", "-o", help="Write the tests as CSV.")] = None,  # noqa: UP045
-    metric: Annotated[str, typer.Option(help="dice, or dice_rule with the small-region rule.")] = "dice",
+    metric: Annotated[
+        str, typer.Option(help="dice or hd95_mm; dice_rule, hd95_rule_mm: after the small-region rule.")
+    ] = "dice",
 ) -> None:
     """Is A better than B on the same cases? Paired tests, corrected, with effect sizes and confidence intervals."""
     from medmap.errors import UsageError
+    from medmap.evaluate.significance import METRICS
     from medmap.workflow.evaluation import compare_evaluations
 
-    if metric not in ("dice", "dice_rule"):
-        raise UsageError(f"'{metric}' is not a score to compare.", "Use dice or dice_rule.")
+    if metric not in METRICS:
+        raise UsageError(f"'{metric}' is not a score to compare.", f"Use one of {', '.join(METRICS)}.")
     tests, _ = compare_evaluations(ours, theirs, output, metric)
-    _print_tests(tests, "A", "B")
+    _print_tests(tests, "A", "B", metric)
 
 
 def _print_summary(task, summary: dict) -> None:
@@ -76,25 +81,20 @@ def _print_summary(task, summary: dict) -> None:
     part = f", part {summary['part']}" if summary["part"] else ""
     grid = Table(title=f"Mean ± SD over {summary['cases']} cases{part}: {summary['data']}")
     grid.add_column("scans")
-    for name in (
-        *(f"Dice {r}" for r in regions),
-        *(f"Dice {r}, rule" for r in ruled),
-        *(f"HD95 {r} mm" for r in regions),
-    ):
-        grid.add_column(name, justify="right")
-    for subset in summary["subsets"]:
-        distances = [summary["hd95"]["subsets"][subset][r] for r in regions]
-        grid.add_row(
-            task.subset_title(subset),
-            *(_mean_sd(summary["subsets"][subset][r]) for r in regions),
-            *(_mean_sd(summary["dice_rule"]["subsets"][subset][r]) for r in ruled),
-            *("–" if d["mean"] is None else f"{d['mean']:.1f} ± {d['sd']:.1f}" for d in distances),
-        )
-    grid.add_section()
-    for name, scores in summary["averages"].items():
-        ruled_scores = summary["dice_rule"]["averages"][name]
-        label = f"mean, {name} ({scores[regions[0]]['subsets']})"
-        grid.add_row(label, *(_mean_sd(scores[r]) for r in regions), *(_mean_sd(ruled_scores[r]) for r in ruled))
+    for score in ("Dice", "HD95 mm"):
+        for name in (*(f"{score} {r}" for r in regions), *(f"{score} {r}, rule" for r in ruled)):
+            grid.add_column(name, justify="right")
+    for kind in ("subsets", "averages"):
+        for name, scores in summary[kind].items():
+            words = task.subset_title(name) if kind == "subsets" else f"mean, {name} ({scores[regions[0]]['subsets']})"
+            grid.add_row(
+                words,
+                *(_mean_sd(scores[r]) for r in regions),
+                *(_mean_sd(summary["dice_rule"][kind][name][r]) for r in ruled),
+                *(_distance(summary["hd95"][kind][name][r]) for r in regions),
+                *(_distance(summary["hd95_rule"][kind][name][r]) for r in ruled),
+            )
+        grid.add_section()
     out.print(grid)
     for region, counts in summary["empty"].items():
         if any(counts[key] for key in ("reference", "prediction", "emptied_by_rule")):
@@ -111,10 +111,17 @@ def _mean_sd(score: dict) -> str:
     return f"{score['mean']:.3f} ± {score['sd']:.3f}"
 
 
-def _print_tests(tests, ours: str, theirs: str) -> None:
+def _distance(score: dict) -> str:
+    if score["mean"] is None:
+        return "–"
+    return f"{score['mean']:.1f}" if score["sd"] is None else f"{score['mean']:.1f} ± {score['sd']:.1f}"
+
+
+def _print_tests(tests, ours: str, theirs: str, metric: str = "dice") -> None:
     from medmap.evaluate.significance import METHOD
 
-    grid = Table(title=f"Paired tests of Dice: {ours} against {theirs}")
+    words = {"dice": "Dice", "dice_rule": "Dice, rule", "hd95_mm": "HD95 in mm", "hd95_rule_mm": "HD95 in mm, rule"}
+    grid = Table(title=f"Paired tests of {words[metric]}: {ours} against {theirs}")
     grid.add_column("scans")
     for name in ("region", "cases", ours, theirs, "difference (95 % CI)", "effect", "p", "Holm", "BH", "better/worse"):
         grid.add_column(name, justify="right")

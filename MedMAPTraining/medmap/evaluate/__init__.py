@@ -3,7 +3,7 @@
 from medmap.evaluate.scoring import Row, identity, read_rows, score_case, supported_subsets, write_rows
 from medmap.evaluate.significance import PairedTest, compare
 from medmap.evaluate.store import Evaluation, Store
-from medmap.evaluate.summary import groups, summarise, table
+from medmap.evaluate.summary import groups, summarise, table, table_csv
 
 __all__ = [
     "Evaluation",
@@ -18,5 +18,6 @@ __all__ = [
     "summarise",
     "supported_subsets",
     "table",
+    "table_csv",
     "write_rows",
 ]

@@ -16,9 +16,14 @@ METHOD = (
     "Two-sided Wilcoxon signed-rank test on the cases' differences (zeros by Pratt's method); Holm and "
     "Benjamini-Hochberg corrections over all tests of one kind (single subsets, or averages); effect size: "
     "matched-pairs rank-biserial correlation (-1 B always better, +1 A always better); 95 % confidence interval of "
-    "the mean difference: bootstrap over cases (BCa)."
+    "the mean difference: bootstrap over cases (BCa). Of HD95 less is better, and an undefined one counts as the "
+    "diagonal of the labels' grid."
 )
 """What the tests are; printed beside them."""
+
+
+METRICS = {"dice": 1, "dice_rule": 1, "hd95_mm": -1, "hd95_rule_mm": -1}
+"""What can be compared, by column of ``Row``: 1 where more is better, -1 where less is."""
 
 
 @dataclass(frozen=True)
@@ -73,14 +78,14 @@ def compare(
     Args:
         ours, theirs: scores of two bundles.
         task: of both.
-        metric: a column of ``Row`` of which more is better: ``dice`` or ``dice_rule``.
+        metric: of ``METRICS``.
         resamples: of the bootstrap.
         seed: of the bootstrap.
 
     Raises:
         InputDataError: no case, or no subset, is in both.
     """
-    a, b = table(ours, task, metric), table(theirs, task, metric)
+    a, b = (table([_defined(row, metric) for row in rows], task, metric) for rows in (ours, theirs))
     common = {row.case for row in ours} & {row.case for row in theirs}
     units = [("average", name, members) for name, members in groups(task).items() if set(members) <= set(a) & set(b)]
     units += [("subset", subset, (subset,)) for subset in a if subset in b]
@@ -95,7 +100,7 @@ def compare(
             cases = sorted(common & set(left) & set(right))
             if cases:
                 pairs = (np.array([side[case] for case in cases]) for side in (left, right))
-                tests.append(_test(kind, name, region.name, *pairs, resamples, seed))
+                tests.append(_test(kind, name, region.name, *pairs, METRICS[metric], resamples, seed))
     return _corrected(tests)
 
 
@@ -105,7 +110,14 @@ def _plain(value):
     return None if np.isnan(value) else round(value, 6)
 
 
-def _test(kind: str, unit: str, region: str, a: np.ndarray, b: np.ndarray, resamples: int, seed: int) -> PairedTest:
+def _defined(row: Row, metric: str) -> Row:
+    """The row with the diagonal of its grid for an undefined score."""
+    return replace(row, **{metric: row.diagonal_mm}) if np.isnan(getattr(row, metric)) else row
+
+
+def _test(
+    kind: str, unit: str, region: str, a: np.ndarray, b: np.ndarray, sign: int, resamples: int, seed: int
+) -> PairedTest:
     difference = np.round(a - b, 12)  # differences of rounding are ties
     low, high = _interval(difference, resamples, seed)
     return PairedTest(
@@ -119,9 +131,9 @@ def _test(kind: str, unit: str, region: str, a: np.ndarray, b: np.ndarray, resam
         low=low,
         high=high,
         p=_wilcoxon(difference),
-        effect=rank_biserial(difference),
-        better=int((difference > 0).sum()),
-        worse=int((difference < 0).sum()),
+        effect=rank_biserial(sign * difference),
+        better=int((sign * difference > 0).sum()),
+        worse=int((sign * difference < 0).sum()),
     )
 
 

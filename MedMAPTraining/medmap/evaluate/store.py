@@ -1,7 +1,7 @@
 """An evaluation on disk: one file a case as soon as it is scored, so that a stopped one goes on; then the tables.
 
-``evaluation.json`` says what was evaluated and holds the summary, ``scores.csv`` every score, ``cases/`` the scores of
-single cases and ``pictures/`` one slice of each, for the report.
+``evaluation.json`` says what was evaluated and holds the summary, ``scores.csv`` every score, ``table.csv`` the table
+of subsets, ``cases/`` the scores of single cases and ``pictures/`` one slice of each, for the report.
 """
 
 from __future__ import annotations
@@ -14,12 +14,13 @@ from pathlib import Path
 from medmap.dataset import Case
 from medmap.errors import InputDataError, MissingInputError, OutputError
 from medmap.evaluate.scoring import Row, read_rows, row_from, write_rows
-from medmap.files import make_folder, write_json
+from medmap.evaluate.summary import table_csv
+from medmap.files import make_folder, write_json, write_text
 from medmap.report.slices import Slice, load_slice, save_slice
 from medmap.task import Task
 
 FORMAT = 1
-ABOUT, SCORES, CASES, PICTURES = "evaluation.json", "scores.csv", "cases", "pictures"
+ABOUT, SCORES, TABLE, CASES, PICTURES = "evaluation.json", "scores.csv", "table.csv", "cases", "pictures"
 
 
 @dataclass(frozen=True)
@@ -117,6 +118,7 @@ class Store:
     def finish(self, about: Mapping, task: Task, rows: Sequence[Row], summary: Mapping) -> None:
         """Write the tables; this makes it an evaluation that ``Evaluation.read`` takes."""
         write_rows(self.folder / SCORES, rows)
+        write_text(self.folder / TABLE, table_csv(summary, task))
         content = {"format": FORMAT, "about": dict(about), "task": task.to_dict(), "summary": dict(summary)}
         write_json(self.folder / ABOUT, content)
 

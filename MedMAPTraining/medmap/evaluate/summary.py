@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import math
 from collections.abc import Sequence
 
@@ -48,9 +50,9 @@ def summarise(rows: Sequence[Row], task: Task, data: str) -> Summary:
     Returns:
         ``{"data", "cases", "rules", "subsets": {subset: {region: {"mean", "sd", "n"}}}, "averages": {group: {region:
         {"mean", "sd", "n", "subsets"}}}, "dice_rule": {"subsets", "averages"}, "hd95": {"subsets": {subset: {region:
-        {"mean", "sd", "n", "undefined", "penalised"}}}}, "hd95_rule", "empty": {region: {"reference", ...}},
-        "least_mm3"}``. Dice without the small-region rule stands on top, where the panel reads it. SD is that over
-        cases (n - 1).
+        {"mean", "sd", "n", "undefined", "penalised"}}}, "averages"}, "hd95_rule", "empty": {region: {"reference",
+        ...}}, "least_mm3"}``. Dice without the small-region rule stands on top, where the panel reads it. SD is that
+        over cases (n - 1).
     """
     return {
         "data": data,
@@ -72,6 +74,30 @@ def table(rows: Sequence[Row], task: Task, metric: str = "dice") -> dict[str, di
         found.setdefault(row.subset, {}).setdefault(row.region, {})[row.case] = getattr(row, metric)
     order = [task.subset_key(s) for s in task.table_order()]
     return {subset: found[subset] for subset in order if subset in found}
+
+
+def table_csv(summary: Summary, task: Task) -> str:
+    """The subset table as CSV: a line a subset, then a line an average; Dice as a share, HD95 in mm.
+
+    Columns are ``<region>_<score>_<figure>``; the scores are ``dice``, ``dice_rule``, ``hd95`` and ``hd95_rule``, the
+    figures ``mean``, ``sd`` and, of distances, ``undefined`` and ``penalised``. What is not defined is an empty cell.
+    """
+    scores = {"dice": summary, **{name: summary[name] for name in ("dice_rule", "hd95", "hd95_rule")}}
+    columns = [
+        (region.name, score, figure)
+        for region in task.regions
+        for score in scores
+        for figure in (("mean", "sd", "undefined", "penalised") if score.startswith("hd95") else ("mean", "sd"))
+    ]
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["scans", "cases", *("_".join(column) for column in columns)])
+    for kind in ("subsets", "averages"):
+        for name, found in summary[kind].items():
+            cells = [scores[score][kind][name][region][figure] for region, score, figure in columns]
+            words = name if kind == "subsets" else f"mean, {name}"
+            writer.writerow([words, found[task.regions[0].name]["n"], *("" if c is None else c for c in cells)])
+    return text.getvalue()
 
 
 def per_case_averages(values: dict[str, dict[str, dict[str, float]]], subsets: Sequence[str], region: str) -> dict:
@@ -108,8 +134,8 @@ def _averages(values: dict, subsets: dict, task: Task) -> dict:
 
 def _distances(rows: Sequence[Row], task: Task, metric: str) -> dict:
     diagonal = {(row.case, row.region): row.diagonal_mm for row in rows}
-    found = {}
-    for subset, regions in table(rows, task, metric).items():
+    values, found = table(rows, task, metric), {}
+    for subset, regions in values.items():
         found[subset] = {}
         for region, cases in regions.items():
             known = [value for value in cases.values() if not math.isnan(value)]
@@ -117,7 +143,30 @@ def _distances(rows: Sequence[Row], task: Task, metric: str) -> dict:
             entry = _mean_sd(known, 2) if known else {"mean": None, "sd": None, "n": 0}
             undefined = len(cases) - len(known)
             found[subset][region] = {**entry, "undefined": undefined, "penalised": round(float(np.mean(penalised)), 2)}
-    return {"subsets": found}
+    return {"subsets": found, "averages": _average_distances(values, found, task)}
+
+
+def _average_distances(values: dict, subsets: dict, task: Task) -> dict:
+    """As ``_averages``; None where a subset of the group has no defined distance. SD over cases that have them all."""
+    found = {}
+    for name, members in groups(task).items():
+        if not members or not set(members) <= set(subsets):
+            continue
+        found[name] = {}
+        for region in task.regions:
+            entries = [subsets[member][region.name] for member in members]
+            means = [entry["mean"] for entry in entries]
+            own = [v for v in per_case_averages(values, members, region.name).values() if not math.isnan(v)]
+            spread = _mean_sd(own, 2)
+            found[name][region.name] = {
+                "mean": None if None in means else round(float(np.mean(means)), 2),
+                "sd": spread["sd"] if own else None,
+                "n": spread["n"],
+                "undefined": sum(entry["undefined"] for entry in entries),
+                "penalised": round(float(np.mean([entry["penalised"] for entry in entries])), 2),
+                "subsets": len(members),
+            }
+    return found
 
 
 def _empties(rows: Sequence[Row], task: Task) -> dict:

@@ -108,11 +108,19 @@ def subset_table(summary: Mapping, task: Task) -> str:
     """The subset table as papers lay it out: dots for scans, Dice as a heat map, rule and HD95 where they are known."""
     regions = [region.name for region in task.regions]
     ruled = [r for r in regions if r in summary.get("least_mm3", {}) and "dice_rule" in summary]
-    distances = summary.get("hd95", {}).get("subsets", {})
+    distances, ruled_distances = summary.get("hd95", {}), summary.get("hd95_rule", {})
     head = "".join(f"<th>{escape(m.title)}</th>" for m in task.modalities)
-    head += "".join(f"<th>{escape(r)}<br>Dice</th>" for r in regions)
-    head += "".join(f"<th>{escape(r)}<br>Dice, ≥ {summary['least_mm3'][r]:.0f} mm³</th>" for r in ruled)
-    head += "".join(f"<th>{escape(r)}<br>HD95 mm</th>" for r in regions if distances)
+    for score, there in (("Dice", True), ("HD95 mm", bool(distances))):
+        head += "".join(f"<th>{escape(r)}<br>{score}</th>" for r in regions if there)
+        head += "".join(f"<th>{escape(r)}<br>{score}, rule</th>" for r in ruled if there)
+
+    def cells(kind: str, name: str, scores: Mapping) -> str:
+        made = "".join(_heat(scores[r]) for r in regions)
+        made += "".join(_heat(summary["dice_rule"][kind][name][r]) for r in ruled)
+        for table, names in ((distances, regions), (ruled_distances, ruled)):
+            made += "".join(_distance(table[kind][name][r]) for r in names if kind in table)
+        return made
+
     lines, size = [], 0
     for key, scores in summary["subsets"].items():
         names = key.split("+")
@@ -120,17 +128,13 @@ def subset_table(summary: Mapping, task: Task) -> str:
             f'<td class="scan{"" if m.name in names else " off"}">{"●" if m.name in names else "○"}</td>'
             for m in task.modalities
         )
-        cells = "".join(_heat(scores[r]) for r in regions)
-        cells += "".join(_heat(summary["dice_rule"]["subsets"][key][r]) for r in ruled)
-        cells += "".join(_distance(distances[key][r]) for r in regions if distances)
-        lines.append(f"<tr{' class=first' if size and len(names) != size else ''}>{dots}{cells}</tr>")
+        first = " class=first" if size and len(names) != size else ""
+        lines.append(f"<tr{first}>{dots}{cells('subsets', key, scores)}</tr>")
         size = len(names)
     for n, (name, scores) in enumerate(summary.get("averages", {}).items()):
         words = f"mean, {name} ({scores[regions[0]]['subsets']} subset{'s' * (scores[regions[0]]['subsets'] != 1)})"
-        cells = "".join(_heat(scores[r]) for r in regions)
-        cells += "".join(_heat(summary["dice_rule"]["averages"][name][r]) for r in ruled)
         label = f'<td class="name" colspan="{len(task.modalities)}">{escape(words)}</td>'
-        lines.append(f"<tr{' class=first' if not n else ''}>{label}{cells}</tr>")
+        lines.append(f"<tr{' class=first' if not n else ''}>{label}{cells('averages', name, scores)}</tr>")
     return f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{"".join(lines)}</tbody></table></div>'
 
 
@@ -147,4 +151,5 @@ def _distance(score: Mapping) -> str:
     undefined = (
         f' <small title="undefined in so many cases">({score["undefined"]})</small>' if score["undefined"] else ""
     )
-    return f"<td>{score['mean']:.1f} <small>± {score['sd']:.1f}</small>{undefined}</td>"
+    spread = "" if score["sd"] is None else f" <small>± {score['sd']:.1f}</small>"
+    return f"<td>{score['mean']:.1f}{spread}{undefined}</td>"

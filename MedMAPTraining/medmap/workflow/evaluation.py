@@ -34,7 +34,7 @@ from medmap.evaluate.store import SCORES
 from medmap.files import write_text
 from medmap.inference import resolve_device
 from medmap.report.slices import take_slice
-from medmap.splits import earlier_scorings, note_scored, part_of, read_split
+from medmap.splits import earlier_scorings, ledger, note_scored, part_of, read_split
 from medmap.task import Task
 
 Report = Callable[[float, str], None]
@@ -59,12 +59,16 @@ class EvaluateOptions:
 
 @dataclass(frozen=True)
 class Evaluated:
-    """What ``medmap evaluate`` found: the bundle's task, the summary, paired tests if asked for, and what to know."""
+    """What ``medmap evaluate`` found: the bundle's task, the summary, paired tests if asked for, and what to know.
+
+    Where test was scored, ``scoring`` says for the how manyth time with these weights.
+    """
 
     task: Task
     summary: dict
     tests: list[PairedTest]
     warnings: list[str]
+    scoring: str = ""
 
 
 def evaluate_bundle(
@@ -87,11 +91,12 @@ def evaluate_bundle(
     other = _rows_of(options.against) if options.against else None
     store = Store(options.output, weights, overwrite=options.overwrite) if options.output else None
     warnings = _mind_test(options, loaded.id, weights, len(cases), store)
+    scoring = _scoring(options, weights)
     rows = _score_all(cases, loaded, options, store, report, cancel)
     summary = summarise(rows, loaded.task, options.data_statement) | {"part": options.part if options.split else ""}
     tests = compare(rows, other, loaded.task) if other is not None else []
-    _write(rows, summary, tests, loaded, weights, path, options, store)
-    return Evaluated(loaded.task, summary, tests, warnings)
+    _write(rows, summary, tests, loaded, weights, path, options, store, scoring)
+    return Evaluated(loaded.task, summary, tests, warnings, scoring)
 
 
 def compare_evaluations(ours: Path, theirs: Path, output: Path | None, metric: str) -> tuple[list[PairedTest], Task]:
@@ -152,6 +157,16 @@ def _mind_test(options: EvaluateOptions, bundle: str, weights: str, cases: int, 
     return warnings
 
 
+def _scoring(options: EvaluateOptions, weights: str) -> str:
+    """How often test has been scored with these weights, this time included; empty for other parts."""
+    if not options.split or options.part != "test":
+        return ""
+    count = len(earlier_scorings(options.split, weights))
+    if not count:
+        return "Scoring of test, not written down: the split's folder is read-only."
+    return f"Scoring {count} of test with these weights, by {ledger(options.split).name}."
+
+
 def _score_all(
     cases: Sequence[Case], bundle: Bundle, options: EvaluateOptions, store: Store | None, report: Report, cancel
 ) -> list[Row]:
@@ -187,13 +202,16 @@ def _failure(failed: list[str], of: int, stored: bool) -> MedMAPError:
     )
 
 
-def _write(rows, summary, tests, bundle: Bundle, weights: str, path: Path, options: EvaluateOptions, store) -> None:
+def _write(
+    rows, summary, tests, bundle: Bundle, weights: str, path: Path, options: EvaluateOptions, store, scoring: str
+) -> None:
     about = {
         "bundle": bundle.id,
         "weights": weights,
         "network": ", ".join(dict.fromkeys(entry.network_spec.name for entry in bundle.entries)),
         "data": options.data_statement,
         "part": options.part if options.split else "",
+        "scoring": scoring,
         "device": options.device,
         "when": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "versions": {

@@ -144,7 +144,7 @@ class _Builder:
             parts.append(f"<h3>{html.escape(name)}</h3>" + html.subset_table(summary, self.task))
         parts += [self._by_missing(one) for one in self.sources.evaluations]
         if parts:
-            parts.insert(0, html.paragraph("● given, ○ missing. Mean ± SD over cases.", quiet=True))
+            parts.insert(0, html.paragraph(_reading(named), quiet=True))
             parts.append(html.bullets(_empties(named)))
         return "".join(parts)
 
@@ -259,6 +259,9 @@ class _Builder:
             parts.append(
                 html.plain_table(["bundle", "cohort", "weights (SHA-256)", "device", "when", "versions"], rows)
             )
+        for one in self.sources.evaluations:
+            if one.about.get("scoring"):
+                parts.append(html.paragraph(f"{_name(one)}: {one.about['scoring']}"))
         for bundle in self.sources.bundles:
             for key in ("description", "data", "training", "limits"):
                 if bundle.card.get(key):
@@ -341,6 +344,22 @@ def _representative(one: Evaluation, task: Task) -> list[str]:
     ranked = [case for case in ranked if one.picture(case)]
     chosen = np.linspace(0, len(ranked) - 1, min(_SHOWN_CASES, len(ranked))).round().astype(int)
     return [ranked[n] for n in dict.fromkeys(chosen.tolist())]
+
+
+def _reading(named) -> str:
+    """How to read the tables, with the rules for empty masks."""
+    least = next((summary["least_mm3"] for _, summary in named if summary.get("least_mm3")), {})
+    said = ["● given, ○ missing. Mean ± SD over cases; Dice from 0 (light) to 1 (dark)."]
+    if any("hd95" in summary for _, summary in named):
+        said.append(
+            "A mask that is empty in both prediction and reference scores Dice 1 and HD95 0; in one of them only, Dice "
+            "0, and HD95 is undefined: left out of the mean, and counted in brackets."
+        )
+    said += [
+        f"Rule: a predicted {name} below {volume:.0f} mm³ counts as none, for the scores of {name} only."
+        for name, volume in least.items()
+    ]
+    return " ".join(said)
 
 
 def _empties(named) -> list[str]:
