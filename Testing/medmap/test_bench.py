@@ -59,6 +59,23 @@ def test_one_failure_does_not_end_the_table():
     assert rows[1].seconds > 0
 
 
+def test_a_peers_network_is_a_row_beside_ours(tmp_path):
+    path = tmp_path / "peer_network.py"
+    path.write_text(
+        "def net(image):\n    assert image.shape == (1, 4, 16, 16, 16)\n    assert image[:, 1:].sum() == 0\n"
+    )
+    ours, peers, missing = (
+        *bench_networks(["UNet"], [16], [1], repeats=1, options=SMALL, isolate=False, against=f"{path}:net"),
+        *bench_networks([], [16], [1], repeats=1, isolate=False, against=f"{path}:nothing"),
+    )
+    assert (peers.network, peers.failure, ours.failure) == (f"{path}:net", "", "")
+    assert peers.seconds > 0
+    assert "cannot be loaded" in missing.failure
+    console = Console(file=StringIO(), width=300)
+    console.print(networks_table([ours, peers]))
+    assert f"{path}:net" in console.file.getvalue()
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [((["Nothing"],), "unknown"), ((["UNet"], [0]), "positive"), ((["UNet"], [16], [-1]), "positive")],

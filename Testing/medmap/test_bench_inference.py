@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from medmap.bench import Cost, bench_infer, isolated, load_peer, published_way, timed
+from medmap.bench import Cost, bench_infer, isolated, load_peer, published_way, timed, windows
 from medmap.bench import inference as bench
 from medmap.bench.windows import _monai, _monai_skipping, _ours
 from medmap.errors import UsageError
@@ -66,12 +66,16 @@ def test_the_published_way_runs_every_encoder_in_every_window(volumes, monkeypat
     assert calls == [(m, (128, 128, 128)) for m in range(4)]
 
 
-def test_our_windows_give_what_monais_give():
+def test_our_windows_give_what_monais_give(tmp_path):
     torch.manual_seed(0)
     network = build_network("SubsetUNet", SMALL["SubsetUNet"]).eval()
     image = torch.randn(1, 4, 48, 48, 48)
     arguments = (image, 32, 0.5, 2, torch.device("cpu"))
     ours = _ours(network, *arguments)
+    peer = tmp_path / "peer_windows.py"
+    peer.write_text("def slide(image):\n    assert image.shape == (1, 4, 16, 16, 16) and image[:, 2:].sum() == 0\n")
+    cost = windows._peer(f"{peer}:slide", "SubsetUNet", SMALL["SubsetUNet"], 16, 2, "cpu", 1)
+    assert (cost.note, cost.repeats) == ("a peer's way", 1)
     for theirs in (_monai_skipping(network, *arguments), _monai(network, *arguments)):
         torch.testing.assert_close(theirs, ours, rtol=1e-4, atol=1e-4)
 
@@ -81,7 +85,7 @@ def test_every_subset_is_counted(files, tiny_bundle_path):
     assert bench._one("one", files, tiny_bundle_path, "cpu", 1).seconds > 0
 
 
-def test_a_peer_is_run_on_the_same_volume(files, tmp_path, monkeypatch):
+def test_a_peer_is_run_on_the_same_volume(files, tmp_path, monkeypatch, tiny_bundle_path):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "peer_of_mine.py").write_text(
         "def segment(scans, affine):\n    return (sum(scans.values()) > 700) * 2\n"
@@ -89,6 +93,8 @@ def test_a_peer_is_run_on_the_same_volume(files, tmp_path, monkeypatch):
     )
     cost = bench._peer("peer", "peer_of_mine:segment", files, "cpu", 1)
     assert cost.seconds > 0
+    every = bench._peer_all("peer", f"{tmp_path}/peer_of_mine.py:segment", files, tiny_bundle_path, "cpu", 1)
+    assert every.note == "a peer's model, 15 label maps"
     with pytest.raises(ValueError, match="the peer returned"):
         bench._peer("peer", "peer_of_mine:wrong", files, "cpu", 1)
     with pytest.raises(UsageError, match="cannot be loaded"):

@@ -22,9 +22,11 @@ from rich.table import Table
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
+from medmap.bench.peer import load_peer
 from medmap.errors import MedMAPError, UsageError
 from medmap.inference import resolve_device
 from medmap.networks import NETWORKS, Backbone, build_network
+from medmap.task import BRATS
 
 SIZES = (80, 128)
 PRESENT = (1, 2, 4)
@@ -80,6 +82,7 @@ def bench_networks(
     repeats: int = 3,
     options: Mapping[str, dict] | None = None,
     isolate: bool = True,
+    against: str | None = None,
     progress: Callable[[str], None] | None = None,
 ) -> list[NetworkRow]:
     """Measure networks one after the other, every row in a process of its own so that its peak memory means something.
@@ -94,6 +97,8 @@ def bench_networks(
         repeats: timed passes a row, of which the median counts.
         options: options by network name; what is not named is built as published.
         isolate: False measures in this process: quicker, but then its CPU memory is the largest of all rows so far.
+        against: a peer's network (``load_peer``): ``callable(image)`` gets [1, 4, size, size, size] on the device,
+            absent channels 0, in the same sizes.
         progress: called with a line before each row.
 
     Raises:
@@ -115,6 +120,11 @@ def bench_networks(
                 if progress:
                     progress(f"{name}, {size}³, {present} present")
                 rows.append(measure(name, (options or {}).get(name, {}), size, present, place, repeats))
+    for size in sizes if against else ():
+        for present in modalities:
+            if progress:
+                progress(f"{against}, {size}³, {present} present")
+            rows.append(measure(against, None, size, present, place, repeats))
     return rows
 
 
@@ -211,9 +221,9 @@ def _cells(row: NetworkRow) -> list[str]:
         return [*head, "", str(row.present), "", "", row.failure]
     return [
         *head,
-        f"{row.parameters / 1e6:.2f}",
+        f"{row.parameters / 1e6:.2f}" if row.parameters else "–",
         str(row.present),
-        _short(row.gflop),
+        _short(row.gflop) if row.gflop else "–",
         "–" if row.encoder_ratio is None else f"{_short(row.encoder_gflop)} ({row.encoder_ratio:.0%})",
         f"{_short(row.seconds)} ({_short(row.fastest)} to {_short(row.slowest)})",
         "–" if row.encoder_ratio is None else _short(row.encoder_seconds),
@@ -226,7 +236,24 @@ def _short(number: float) -> str:
     return f"{number:.0f}" if number >= 100 else f"{number:.3g}"
 
 
-def _isolated(name: str, options: dict, size: int, present: int, device: str, repeats: int) -> NetworkRow:
+def measure_peer(target: str, size: int, present: int, device: str = "cpu", repeats: int = 3) -> NetworkRow:
+    """A peer's network in this process: seconds and memory only, since nothing else is known of it."""
+    peer, place = load_peer(target), torch.device(device)
+    image = torch.randn(1, len(BRATS.modalities), *(size,) * 3, device=place)
+    image[:, present:] = 0
+    times = []
+    for _ in range(repeats + 1):
+        started = now(place)
+        with torch.inference_mode():
+            peer(image)
+        times.append(now(place) - started)
+    middle, threads = statistics.median(times[1:]), torch.get_num_threads()
+    extremes = {"fastest": min(times[1:]), "slowest": max(times[1:])}
+    peak = peak_mib(place)
+    return NetworkRow(target, size, present, seconds=middle, **extremes, peak_mib=peak, threads=threads, device=device)
+
+
+def _isolated(name: str, options: dict | None, size: int, present: int, device: str, repeats: int) -> NetworkRow:
     """``measure_network`` in a fresh process; what goes wrong there becomes the row's ``failure``."""
     threads = torch.get_num_threads()
     context = multiprocessing.get_context("spawn")
@@ -238,9 +265,11 @@ def _isolated(name: str, options: dict, size: int, present: int, device: str, re
             return NetworkRow(name, size, present, threads=threads, device=device, failure=reason)
 
 
-def _measured(name: str, options: dict, size: int, present: int, device: str, repeats: int) -> NetworkRow:
-    """One failure must not end the table, so every error becomes a row."""
+def _measured(name: str, options: dict | None, size: int, present: int, device: str, repeats: int) -> NetworkRow:
+    """One failure must not end the table, so every error becomes a row. Without options it is a peer's."""
     try:
+        if options is None:
+            return measure_peer(name, size, present, device, repeats)
         return measure_network(name, options, size, present, device, repeats)
     except MedMAPError as error:
         reason = error.cause

@@ -21,7 +21,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from medmap.bench.networks import now
+from medmap.bench.peer import load_peer
 from medmap.dataset import Batch, PatchSampler
+from medmap.inference import resolve_device
 from medmap.missingness import random_subset
 from medmap.networks import Output
 from medmap.objectives import passion
@@ -54,7 +57,7 @@ class TrainingRow:
         samples: samples a second.
         waiting: share of the time spent waiting for data, 0..1.
         peak_mib: largest memory that tensors held on a GPU; None on a CPU.
-        apart: largest relative difference of the losses of the two ways, float32, one sample a step.
+        apart: largest relative difference of the losses of the two ways, float32, one sample a step; None of a peer's.
     """
 
     method: str
@@ -66,7 +69,7 @@ class TrainingRow:
     samples: float
     waiting: float
     peak_mib: float | None
-    apart: float
+    apart: float | None
 
 
 def bench_training(
@@ -82,6 +85,7 @@ def bench_training(
     device: str = "auto",
     steps: int = 10,
     case: Sequence[int] = CASE,
+    against: str | None = None,
     progress: Callable[[str], None] | None = None,
 ) -> list[TrainingRow]:
     """Time training steps both ways, each after a warm-up of a fifth.
@@ -94,6 +98,8 @@ def bench_training(
         device: a torch device, or ``auto``.
         steps: timed steps of each way.
         case: voxels of the synthetic cases that patches are cut from.
+        against: a peer's training step (``load_peer``), timed last: ``callable(image, label)`` gets one sample,
+            [1, 4, *patch] with absent channels 0 and [1, *patch] class indices, on the device.
         progress: called with a line before each part.
 
     Raises:
@@ -123,6 +129,9 @@ def bench_training(
                 say(f"{method}, {way}")
                 timed = _timed(replace(recipe, batch=size), folders, engine, way == "published", steps)
                 rows.append(TrainingRow(method, way, engine.precision, size, engine.workers, *timed, apart))
+        if against:
+            say(against)
+            rows.append(_peer(against, base, folders, resolve_device(device), steps))
     return rows
 
 
@@ -130,12 +139,15 @@ def training_table(rows: Sequence[TrainingRow]) -> list[list[str]]:
     """Rows for people: a header, then one row each, with the ratio of samples a second to the published way."""
     table = [["method", "way", "step (s)", "samples / s", "ratio", "waiting for data", "peak MiB", "losses apart"]]
     published = {row.method: row.samples for row in rows if row.way == "published"}
+    first = next(iter(published.values()), None)  # a peer's step is told as a ratio to the first method's
     for row in rows:
         how = f"{row.way}: {row.precision}, batch {row.batch}, {row.workers} workers"
         peak = "" if row.peak_mib is None else f"{row.peak_mib:.0f}"
-        ratio = f"{row.samples / published[row.method]:.2f}x" if row.method in published else ""
+        base = published.get(row.method, first)
+        ratio = f"{row.samples / base:.2f}x" if base else ""
         waiting = f"{100 * row.waiting:.1f} %"
-        numbers = [f"{row.seconds:.3f}", f"{row.samples:.2f}", ratio, waiting, peak, f"{row.apart:.1e}"]
+        apart = "" if row.apart is None else f"{row.apart:.1e}"
+        numbers = [f"{row.seconds:.3f}", f"{row.samples:.2f}", ratio, waiting, peak, apart]
         table.append([row.method, how, *numbers])
     return table
 
@@ -158,6 +170,23 @@ def _timed(
         cuda = training.device.type == "cuda"
         peak = torch.cuda.max_memory_allocated(training.device) / 2**20 if cuda else None
     return statistics.median(seconds), recipe.batch * len(seconds) / sum(seconds), sum(waiting) / sum(seconds), peak
+
+
+def _peer(target: str, recipe: Recipe, folders: Sequence[Path], device: torch.device, steps: int) -> TrainingRow:
+    """A peer's steps, one sample each, made between them as the published way does."""
+    peer, sampler = load_peer(target), PatchSampler(folders, random_subset(BRATS), recipe.seed, recipe.augmentation)
+    seconds, waiting, warm = [], [], max(1, steps // 5)
+    for step in range(warm + steps):
+        began = now(device)
+        batch = sampler.batch(step, 1, recipe.patch).to(device)
+        made = now(device)
+        peer(batch.image, batch.label)
+        if step >= warm:
+            seconds.append(now(device) - began)
+            waiting.append(made - began)
+    peak = torch.cuda.max_memory_allocated(device) / 2**20 if device.type == "cuda" else None
+    figures = (statistics.median(seconds), len(seconds) / sum(seconds), sum(waiting) / sum(seconds), peak)
+    return TrainingRow("a peer's", target, "as it is", 1, 0, *figures, None)
 
 
 def _apart(recipe: Recipe, folders: Sequence[Path], engine: Engine, steps: int = 2) -> float:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from medmap.bench.measure import Cost, isolated, timed
+from medmap.bench.peer import load_peer
 from medmap.errors import UsageError
 from medmap.inference import gaussian_weight, resolve_device, window_boxes
 from medmap.networks import NETWORKS, Backbone, build_network
@@ -18,6 +19,7 @@ def bench_window(
     window: int = 96,
     overlap: float = 0.5,
     present: int = 2,
+    against: str | None = None,
     device: str = "cpu",
     repeats: int = 1,
 ) -> list[Cost]:
@@ -34,6 +36,8 @@ def bench_window(
         window: side of the windows.
         overlap: share of a window that neighbours have in common.
         present: number of modalities present.
+        against: a peer's way over the same cube (``load_peer``): ``callable(image)`` gets [1, M, size, size, size] with
+            absent channels 0; what it returns is not looked at.
         device: torch device, or ``auto``.
         repeats: timed runs a row.
 
@@ -44,7 +48,10 @@ def bench_window(
         raise UsageError(f"The network '{network}' is unknown.", f"Use some of {', '.join(sorted(NETWORKS))}.")
     place, arguments = str(resolve_device(device)), (network, options or {}, size, window, overlap, present)
     names = ("ours", "MONAI, present only", "MONAI, as it is called")
-    return [isolated(name, _measure, name, *arguments, place, repeats) for name in names]
+    costs = [isolated(name, _measure, name, *arguments, place, repeats) for name in names]
+    if against:
+        costs.append(isolated(against, _peer, against, network, options or {}, size, present, place, repeats))
+    return costs
 
 
 def _measure(name: str, network: str, options: dict, size, window, overlap, present, device: str, repeats: int) -> Cost:
@@ -64,6 +71,18 @@ def _measure(name: str, network: str, options: dict, size, window, overlap, pres
         return cost
     difference = (kept["logits"] - _ours(built, image, window, overlap, present, torch.device(device))).abs().max()
     return Cost(**{**cost.__dict__, "note": f"differs from ours by at most {float(difference):.1g}"})
+
+
+def _peer(target: str, network: str, options: dict, size: int, present: int, device: str, repeats: int) -> Cost:
+    peer, modalities = load_peer(target), build_network(network, options).modalities
+    image = torch.randn(1, modalities, size, size, size, generator=torch.Generator().manual_seed(1))
+    image[:, present:] = 0
+
+    def work() -> str:
+        peer(image.to(device))
+        return "a peer's way"
+
+    return timed(target, work, device, repeats, warm_up=repeats > 1)
 
 
 @torch.inference_mode()

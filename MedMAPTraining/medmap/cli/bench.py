@@ -16,13 +16,18 @@ def bench_networks(
     names: Annotated[list[str] | None, typer.Argument(help="Backbones [default: all].")] = None,
     sizes: Annotated[str, typer.Option(help="Sides of the cubic windows, in voxels.")] = "80,128",
     repeats: Annotated[int, typer.Option(min=1, help="Timed passes; the median counts.")] = 3,
+    against: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(metavar="PATH", help="A peer's network, file.py:callable: callable(image [1, 4, S, S, S])."),
+    ] = None,
     device: Device = "cpu",
 ) -> None:
     """Seconds, peak memory and GFLOP of each backbone with 1, 2 and 4 modalities present, in one run."""
     from medmap import bench as measure
 
     sides = _numbers(sizes, "--sizes 80,128")
-    rows = measure.bench_networks(names or None, sides, device=device, repeats=repeats, progress=_tell)
+    options = {"device": device, "repeats": repeats, "against": against, "progress": _tell}
+    rows = measure.bench_networks(names or None, sides, **options)
     out.print(measure.networks_table(rows))
 
 
@@ -117,13 +122,17 @@ def bench_window(
     window: Annotated[int, typer.Option(min=16, help="Side of the windows, in voxels.")] = 96,
     overlap: Annotated[float, typer.Option(min=0.0, max=0.9, help="Share that neighbours have in common.")] = 0.5,
     present: Annotated[int, typer.Option(min=1, help="Number of scans present.")] = 2,
+    against: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(metavar="PATH", help="A peer's way over the cube, file.py:callable: callable(image)."),
+    ] = None,
     repeats: Repeats = 1,
     device: Device = "cpu",
 ) -> None:
     """Our sliding window against MONAI's: same network, windows and weights; the note says how far outputs differ."""
     from medmap import bench as measure
 
-    arguments = {"size": size, "window": window, "overlap": overlap, "present": present}
+    arguments = {"size": size, "window": window, "overlap": overlap, "present": present, "against": against}
     costs = measure.bench_window(network, **arguments, device=device, repeats=repeats)
     words = f"{network}, {present} scans, windows of {window}³ over {size}³, overlap {overlap:g}"
     out.print(measure.cost_table(words, costs, costs[0], "ours"))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Optional
 
 import typer
 from rich.table import Table
@@ -20,6 +20,10 @@ def bench_train(
     workers: Annotated[int, typer.Option(min=0, help="Processes that make batches ahead, of our way.")] = 4,
     steps: Annotated[int, typer.Option(min=2, help="Timed steps of each way.")] = 10,
     compiled: Annotated[bool, typer.Option("--compile", help="Compile the network of our way.")] = False,
+    against: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(metavar="PATH", help="A peer's training step, file.py:callable: callable(image, label)."),
+    ] = None,
     device: Device = "auto",
 ) -> None:
     """Training steps against the published way (eager fp32, batch 1, students one after another), in one run."""
@@ -40,6 +44,7 @@ def bench_train(
         compiled=compiled,
         device=device,
         steps=steps,
+        against=against,
         progress=lambda text: err.print(text, soft_wrap=True),
     )
     header, *lines = training_table(rows)
