@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 
@@ -10,22 +11,31 @@ from medmap.bench.peer import load_peer
 from medmap.cache import cache_case
 from medmap.errors import UsageError
 from medmap.layouts import find_cases
+from medmap.nifti import write_labels, write_volume
+from medmap.preprocess import PreprocessSpec
 from medmap.task import BRATS
-from medmap.workflow.phantoms import write_phantoms
+
+SPEC = PreprocessSpec(spacing=2.0)
 
 
-@pytest.fixture(scope="module")
-def cases(tmp_path_factory):
-    """Two small synthetic patients, and the folders of their prepared arrays."""
-    root = tmp_path_factory.mktemp("data")
-    write_phantoms(root / "cases", 2, 0, 4.0, False, "cpu", False, lambda fraction, text: None)
-    (root / "cache").mkdir()
-    found = find_cases(root / "cases", BRATS)
-    return found, [cache_case(case, BRATS, bench.SPEC, root / "cache") for case in found]
+@pytest.fixture
+def cases(tmp_path, make_head):
+    """Two small patients, and the folders of their prepared arrays."""
+    for n in range(2):
+        folder, volumes = tmp_path / f"cases/Case_{n}", make_head((28, 32, 26), seed=n)
+        folder.mkdir(parents=True)
+        for name, volume in volumes.items():
+            write_volume(folder / f"Case_{n}_{name}.nii.gz", volume.array.astype(np.int16), volume.affine)
+        label = np.zeros(volume.array.shape, np.uint8)
+        label[12:20, 12:20, 8:16] = 2
+        write_labels(folder / f"Case_{n}_seg.nii.gz", label, volume.grid)
+    (tmp_path / "cache").mkdir()
+    found = find_cases(tmp_path / "cases", BRATS)
+    return found, [cache_case(case, BRATS, SPEC, tmp_path / "cache") for case in found]
 
 
 def test_every_way_gives_the_same_patches(cases):
-    first, *others = [bench.sampler_of(way, *cases).batch(3, 2, (16, 16, 16)) for way in bench.WAYS]
+    first, *others = [bench.sampler_of(way, *cases, SPEC).batch(3, 2, (16, 16, 16)) for way in bench.WAYS]
     assert first.image.abs().sum() > 0
     for other in others:
         assert other.case_id == first.case_id
@@ -35,7 +45,7 @@ def test_every_way_gives_the_same_patches(cases):
 
 
 def test_a_batch_and_a_step_take_time_and_the_share_is_told(cases):
-    rows = [bench._batches(way, *cases, 16, 1, 1) for way in bench.WAYS]
+    rows = [bench._batches(way, *cases, 16, 1, 1, SPEC) for way in bench.WAYS]
     step = bench._step("SubsetUNet", {"widths": [4, 8]}, cases[1], 16, 1, "cpu", 1)
     assert all(row.seconds > 0 for row in [*rows, step])
     told = [bench._beside(row, step) for row in rows]

@@ -49,16 +49,17 @@ class FromFiles(PatchSampler):
 
     Args:
         cases: by name, beside what ``PatchSampler`` takes.
+        spec: how they are prepared.
     """
 
-    def __init__(self, cases: Mapping[str, Case], *arguments):
+    def __init__(self, cases: Mapping[str, Case], spec: PreprocessSpec, *arguments):
         super().__init__(*arguments)
-        self.cases = cases
+        self.cases, self.spec = cases, spec
 
     def _arrays(self, folder: Path):
         case = self.cases[folder.name]
         names = [name for name in BRATS.modality_names if name in case.scans]
-        prepared, label = prepare_case(case, BRATS, SPEC, names)
+        prepared, label = prepare_case(case, BRATS, self.spec, names)
         image, label, brain = (slices_first(t, prepared).numpy() for t in (prepared.image, label, prepared.brain))
         self._tumour[folder] = _sparse(label)
         return list(image), label, brain.astype(np.uint8), prepared.present.numpy()
@@ -110,11 +111,11 @@ def bench_data(
     return [*(_beside(row, step) for row in rows), replace(step, note=f"{network}, patches of {patch}³, batch {batch}")]
 
 
-def sampler_of(way: str, cases: Sequence[Case], folders: Sequence[Path]) -> PatchSampler:
-    """The sampler of one of ``WAYS``; all draw the same patches."""
+def sampler_of(way: str, cases: Sequence[Case], folders: Sequence[Path], spec: PreprocessSpec = SPEC) -> PatchSampler:
+    """The sampler of one of ``WAYS``; all draw the same patches of cases that were prepared as ``spec`` says."""
     arguments = (folders, full(BRATS), 0, Augmentation())
     if WAYS[way] is FromFiles:
-        return FromFiles({case.case_id: case for case in cases}, *arguments)
+        return FromFiles({case.case_id: case for case in cases}, spec, *arguments)
     return WAYS[way](*arguments)
 
 
@@ -144,8 +145,8 @@ def _beside(row: Cost, step: Cost) -> Cost:
     return replace(row, note=f"{100 * here / there:.1f} % of the step") if here is not None and there else row
 
 
-def _batches(way: str, cases: Sequence[Case], folders: Sequence[Path], patch: int, batch: int, repeats: int) -> Cost:
-    sampler, numbers = sampler_of(way, cases, folders), iter(range(1_000_000))
+def _batches(way: str, cases, folders, patch: int, batch: int, repeats: int, spec: PreprocessSpec = SPEC) -> Cost:
+    sampler, numbers = sampler_of(way, cases, folders, spec), iter(range(1_000_000))
     return timed(way, lambda: sampler.batch(next(numbers), batch, (patch,) * 3), "cpu", repeats)
 
 
