@@ -79,14 +79,16 @@ def table(rows: Sequence[Row], task: Task, metric: str = "dice") -> dict[str, di
 def table_csv(summary: Summary, task: Task) -> str:
     """The subset table as CSV: a line a subset, then a line an average; Dice as a share, HD95 in mm.
 
-    Columns are ``<region>_<score>_<figure>``; the scores are ``dice``, ``dice_rule``, ``hd95`` and ``hd95_rule``, the
-    figures ``mean``, ``sd`` and, of distances, ``undefined`` and ``penalised``. What is not defined is an empty cell.
+    Columns are ``<region>_<score>_<figure>``; the scores are ``dice``, ``hd95`` and, where the region has a small-region
+    rule, ``dice_rule`` and ``hd95_rule``; the figures ``mean``, ``sd`` and, of distances, ``undefined`` and
+    ``penalised``. What is not defined is an empty cell.
     """
     scores = {"dice": summary, **{name: summary[name] for name in ("dice_rule", "hd95", "hd95_rule")}}
     columns = [
         (region.name, score, figure)
         for region in task.regions
         for score in scores
+        if region.least_mm3 or not score.endswith("_rule")
         for figure in (("mean", "sd", "undefined", "penalised") if score.startswith("hd95") else ("mean", "sd"))
     ]
     text = io.StringIO()
