@@ -79,9 +79,9 @@ def table(rows: Sequence[Row], task: Task, metric: str = "dice") -> dict[str, di
 def table_csv(summary: Summary, task: Task) -> str:
     """The subset table as CSV: a line a subset, then a line an average; Dice as a share, HD95 in mm.
 
-    Columns are ``<region>_<score>_<figure>``; the scores are ``dice``, ``hd95`` and, where the region has a small-region
-    rule, ``dice_rule`` and ``hd95_rule``; the figures ``mean``, ``sd`` and, of distances, ``undefined`` and
-    ``penalised``. What is not defined is an empty cell.
+    Columns are ``<region>_<score>_<figure>``; the scores are ``dice``, ``hd95`` and, where the region has a
+    small-region rule, ``dice_rule`` and ``hd95_rule``; the figures ``mean``, ``sd`` and, of distances, ``undefined``
+    and ``penalised``. What is not defined is an empty cell.
     """
     scores = {"dice": summary, **{name: summary[name] for name in ("dice_rule", "hd95", "hd95_rule")}}
     columns = [
