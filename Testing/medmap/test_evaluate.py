@@ -15,7 +15,7 @@ from medmap.dataset import find_cases
 from medmap.errors import Cancelled, InputDataError, OutputError, UsageError
 from medmap.evaluate import Evaluation, Row, compare, groups, identity, read_rows, summarise, table_csv, write_rows
 from medmap.evaluate.scoring import score_labels
-from medmap.evaluate.significance import rank_biserial
+from medmap.evaluate.significance import _wilcoxon, rank_biserial
 from medmap.nifti import write_labels, write_volume
 from medmap.splits import earlier_scorings, ledger, part_of, read_split
 from medmap.task import BRATS, Task
@@ -211,6 +211,21 @@ def test_tests_agree_with_scipy_and_a_hand_made_holm():
     family = sorted((test for test in tests if test.kind == "subset"), key=lambda test: test.p)
     by_hand = np.maximum.accumulate([min(1, (45 - k) * test.p) for k, test in enumerate(family)])
     np.testing.assert_allclose([test.p_holm for test in family], by_hand)
+
+
+def test_p_is_exact_with_ties_and_zeros_and_that_of_scipy():
+    from scipy.stats import wilcoxon
+
+    rng = np.random.default_rng(5)
+    for n in (3, 5, 7):
+        tied = rng.integers(-3, 4, n) / 10
+        if tied.any():
+            assert _wilcoxon(tied) == pytest.approx(wilcoxon(tied, zero_method="pratt").pvalue)
+    smooth = rng.normal(0.3, 1, 20)
+    assert _wilcoxon(smooth) == pytest.approx(wilcoxon(smooth, method="exact").pvalue)
+    assert _wilcoxon(np.full(4, 0.1)) == 2 / 2**4
+    many = rng.normal(0.1, 1, 80)
+    assert _wilcoxon(many) == pytest.approx(wilcoxon(many, method="asymptotic").pvalue)
 
 
 def test_of_distances_less_is_better_and_an_undefined_one_is_far():
