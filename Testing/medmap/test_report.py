@@ -17,7 +17,7 @@ from PIL import Image
 from medmap import NOTICE
 from medmap.errors import InputDataError, OutputError, UsageError
 from medmap.evaluate import Row, Store, summarise
-from medmap.report.curves import modality_curves, read_log, training_curves
+from medmap.report.curves import _spans_decades, modality_curves, read_log, training_curves
 from medmap.report.slices import Slice, load_slice, save_slice, take_slice
 from medmap.report.subset_grid import subset_grid
 from medmap.task import BRATS
@@ -160,7 +160,7 @@ def test_the_tables_say_what_the_evaluation_says(two, whole):
         assert f"mean, {group}" in page.text
     assert "WT: A is better by 0.1" in page.text
     assert "With so few cases" in page.text
-    assert "ET: absent in the reference of 1 cases".replace("ET", "first-1.0, val, ET") in page.text
+    assert "ET: absent in the reference of 1 case;".replace("ET", "first-1.0, val, ET") in page.text
 
 
 def test_a_bundle_with_a_card_alone_gives_its_table(tiny_bundle_path, tmp_path):
@@ -192,6 +192,9 @@ def test_curves_of_modalities_are_found_by_name(tmp_path):
     titles = {m.name: m.title for m in BRATS.modalities}
     for png in (training_curves(found), modality_curves(found, titles)):
         assert Image.open(io.BytesIO(png)).size[1] > 200
+    assert _spans_decades([found.series["loss"][1]])
+    assert not _spans_decades([np.array([2.4, 2.5])]), "a logarithmic axis of half a decade is hard to read"
+    assert not _spans_decades([np.array([-1.0, 1.0])])
     (tmp_path / "bad.jsonl").write_text("nothing\n")
     with pytest.raises(InputDataError, match="no step"):
         read_log(tmp_path / "bad.jsonl", BRATS.modality_names)

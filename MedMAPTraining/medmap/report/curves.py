@@ -82,12 +82,14 @@ def training_curves(log: TrainingLog, title: str = "") -> bytes:
     figure = new_figure(3.7 * len(panels), 2.7)
     for axes, (words, names) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
         for n, name in enumerate(names[:8]):
-            _draw(axes, *log.series[name], name, PALETTE[n % len(PALETTE)], smooth=words == "Losses")
-        style(axes, title=words if words != "Losses" or not title else f"{title}: losses", x="step")
-        if words == "Losses" and all((log.series[n][1] > 0).all() for n in names):
+            label = name.removeprefix("validation_")
+            _draw(axes, *log.series[name], label, PALETTE[n % len(PALETTE)], smooth=words == "Losses")
+        unit = "Dice" if words == "Validation" else ""
+        style(axes, title=words if words != "Losses" or not title else f"{title}: losses", x="step", y=unit)
+        if words == "Losses" and _spans_decades([log.series[n][1] for n in names]):
             axes.set_yscale("log")
         if len(names) > 1:
-            axes.legend(fontsize=7, frameon=False)
+            _legend(axes)
     return figure_png(figure)
 
 
@@ -105,8 +107,27 @@ def modality_curves(log: TrainingLog, titles: Mapping[str, str]) -> bytes | None
             color = PALETTE[order.index(modality) % len(PALETTE)]
             _draw(axes, *log.series[names[modality]], titles[modality], color, smooth=False)
         style(axes, title=family.replace("_", " ").capitalize(), x="step")
-        axes.legend(fontsize=7, frameon=False)
+        _legend(axes)
     return figure_png(figure)
+
+
+def _spans_decades(values: Sequence[np.ndarray]) -> bool:
+    """Whether a logarithmic axis tells more: all positive, and the largest more than ten times the least."""
+    least, most = min(float(v.min()) for v in values), max(float(v.max()) for v in values)
+    return least > 0 and most > 10 * least
+
+
+def _legend(axes) -> None:
+    """Below the axes, where it hides no curve."""
+    axes.legend(
+        fontsize=7,
+        frameon=False,
+        loc="upper center",
+        bbox_to_anchor=(0.5, -0.2),
+        ncols=4,
+        columnspacing=1.2,
+        handlelength=1.4,
+    )
 
 
 def _entry(line: str) -> dict:

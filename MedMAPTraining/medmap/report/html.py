@@ -29,7 +29,7 @@ nav { margin-top:14px; font-size:14px; } nav a { color:var(--accent); margin-rig
 .cards { display:grid; grid-template-columns:repeat(auto-fit,minmax(400px,1fr)); gap:18px; }
 .card { background:#fff; border:1px solid var(--rule); border-radius:8px; padding:18px 20px; }
 .card h3 { margin:0 0 2px; }
-.numbers { display:grid; grid-template-columns:repeat(auto-fit,minmax(96px,1fr)); gap:14px 20px; margin:12px 0 4px; }
+.numbers { display:grid; grid-template-columns:repeat(3,1fr); gap:14px 20px; margin:12px 0 4px; }
 .number b { display:block; font-size:27px; line-height:1.15; font-variant-numeric:tabular-nums; }
 .number span { color:var(--quiet); font-size:12.5px; }
 table { border-collapse:separate; border-spacing:2px; font-variant-numeric:tabular-nums; background:#fff;
@@ -151,5 +151,5 @@ def _distance(score: Mapping) -> str:
     undefined = (
         f' <small title="undefined in so many cases">({score["undefined"]})</small>' if score["undefined"] else ""
     )
-    spread = "" if score["sd"] is None else f" <small>± {score['sd']:.1f}</small>"
+    spread = "" if score["sd"] is None or score["n"] < 2 else f" <small>± {score['sd']:.1f}</small>"
     return f"<td>{score['mean']:.1f}{spread}{undefined}</td>"

@@ -94,7 +94,7 @@ def _head(page: Page, subsets: Sequence[Sequence[str]], task: Task) -> None:
 
 def _dice(page: Page, column: int, down: float, found: Mapping[str, float], task: Task) -> None:
     words = "  ".join(f"{100 * found[r.name]:.0f}" for r in task.regions if r.name in found)
-    page.text(_LEFT + column * (_CELL + _GAP) + _CELL / 2, down, words, 15, _INK, ha="center")
+    page.text(_LEFT + column * (_CELL + _GAP) + _CELL / 2, down, words, 16, _INK, ha="center")
 
 
 def _legend(page: Page, down: int, task: Task) -> None:

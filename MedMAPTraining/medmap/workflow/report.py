@@ -126,7 +126,7 @@ class _Builder:
             shown = {key: averages[key] for key in ("0 missing", "all subsets", "without T1ce") if key in averages}
             words = {"0 missing": "all scans", "all subsets": f"mean of {len(one.summary['subsets'])} sets"}
             numbers = {
-                f"{region.name}, {words.get(key, key)}": f"{scores[region.name]['mean']:.3f}"
+                f"{region.name} Dice, {words.get(key, key)}": f"{scores[region.name]['mean']:.3f}"
                 for key, scores in shown.items()
                 for region in self.task.regions
             }
@@ -140,7 +140,7 @@ class _Builder:
         named = [(_name(one), one.summary) for one in self.sources.evaluations]
         named += [(f"{one.id} (its card)", one.card["dice"]) for one in self.sources.bundles if one.card.get("dice")]
         for name, summary in named:
-            self.figures[f"table-{_slug(name)}"] = heat_map(summary, self.task, name)
+            self.figures[f"table-{_slug(name)}"] = heat_map(summary, self.task, _table_title(name, summary))
             parts.append(f"<h3>{html.escape(name)}</h3>" + html.subset_table(summary, self.task))
         parts += [self._by_missing(one) for one in self.sources.evaluations]
         if parts:
@@ -218,7 +218,9 @@ class _Builder:
                     )
                 else:
                     shown.append(html.paragraph(words))
-            parts.append(f'<h3>{html.escape(_name(one))}, all scans given</h3><div class="side">{"".join(shown)}</div>')
+            parts.append(
+                f'<h3>{html.escape(_name(one))}, all scans given, least mean Dice first</h3><div class="side">{"".join(shown)}</div>'
+            )
         return "".join(parts)
 
     def _pictures(self) -> str:
@@ -236,7 +238,8 @@ class _Builder:
             parts.append(self._figure(f"training-{log.name}", training_curves(log), "Training curves", caption))
             own = modality_curves(log, titles)
             if own:
-                parts.append(self._figure(f"modalities-{log.name}", own, "Figures by modality"))
+                caption = "What the objective says of each modality, step by step."
+                parts.append(self._figure(f"modalities-{log.name}", own, "Figures by modality", caption))
         return "".join(parts)
 
     def _methods(self) -> str:
@@ -321,6 +324,11 @@ def _cohort(one: Evaluation) -> str:
     return f"{count} case{'s' * (count != 1)}: {data}"
 
 
+def _table_title(name: str, summary: dict) -> str:
+    count = summary["cases"]
+    return f"{name}\nDice, mean ± SD over {count} case{'s' * (count != 1)}"
+
+
 def _slug(name: str) -> str:
     return re.sub(r"[^A-Za-z0-9.]+", "-", name).strip("-")
 
@@ -368,8 +376,9 @@ def _empties(named) -> list[str]:
     for name, summary in named:
         for region, counts in summary.get("empty", {}).items():
             if any(counts[key] for key in ("reference", "prediction", "emptied_by_rule")):
+                cases = f"{counts['reference']} case{'s' * (counts['reference'] != 1)}"
                 said.append(
-                    f"{name}, {region}: absent in the reference of {counts['reference']} cases; "
+                    f"{name}, {region}: absent in the reference of {cases}; "
                     f"{counts['prediction']} of {counts['predictions']} predictions found none "
                     f"({counts['both']} rightly); the small-region rule empties {counts['emptied_by_rule']}."
                 )
