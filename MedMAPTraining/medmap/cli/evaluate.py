@@ -114,9 +114,8 @@ def _mean_sd(score: dict) -> str:
 def _distance(score: dict) -> str:
     if score["mean"] is None:
         return "–"
-    return (
-        f"{score['mean']:.1f}" if score["sd"] is None or score["n"] < 2 else f"{score['mean']:.1f} ± {score['sd']:.1f}"
-    )
+    spread = "" if score["sd"] is None or score["n"] < 2 else f" ± {score['sd']:.1f}"
+    return f"{score['mean']:.1f}{spread}"
 
 
 def _print_tests(tests, ours: str, theirs: str, metric: str = "dice") -> None:
