@@ -218,9 +218,8 @@ class _Builder:
                     )
                 else:
                     shown.append(html.paragraph(words))
-            parts.append(
-                f'<h3>{html.escape(_name(one))}, all scans given, least mean Dice first</h3><div class="side">{"".join(shown)}</div>'
-            )
+            head = f"{html.escape(_name(one))}, all scans given, least mean Dice first"
+            parts.append(f'<h3>{head}</h3><div class="side">{"".join(shown)}</div>')
         return "".join(parts)
 
     def _pictures(self) -> str:
