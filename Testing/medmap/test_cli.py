@@ -345,3 +345,16 @@ def test_phantom_evaluate_and_train_work_together(tmp_path):
     assert len((tmp_path / "dice.csv").read_text().splitlines()) == 1 + 2 * 15 * 3
     assert "the training phantoms" in medmap("info", bundle).stdout.replace("\n", " ")
     assert "15" not in scored.stderr.splitlines()[-1:]
+
+
+def test_memory_is_asked_for_in_large_pages_unless_the_environment_says_otherwise(monkeypatch):
+    import importlib
+
+    entry = importlib.import_module("medmap.cli.main")
+    monkeypatch.setattr(entry, "app", lambda *arguments, **options: None)
+    monkeypatch.setenv("THP_MEM_ALLOC_ENABLE", "0")
+    entry.main()
+    assert os.environ["THP_MEM_ALLOC_ENABLE"] == "0"
+    monkeypatch.delenv("THP_MEM_ALLOC_ENABLE")
+    entry.main()
+    assert os.environ["THP_MEM_ALLOC_ENABLE"] == "1"
