@@ -18,7 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from medmap.errors import UnavailableError
+import medmap
+from medmap.errors import BundleError, UnavailableError
 
 REQUESTER = "MedMAP"
 REQUIREMENTS = Path(__file__).resolve().parents[1] / "Resources" / "requirements.txt"
@@ -79,15 +80,37 @@ def missing(path: str | Path = REQUIREMENTS) -> list[Requirement]:
     return [requirement for requirement in load(path) if not requirement.isMet()]
 
 
+def checkPackage(loaded: str | Path, module: str | Path = __file__) -> None:
+    """Refuse a ``medmap`` from somewhere else than this module's own: results would come from unknown code.
+
+    Args:
+        loaded: file of the imported package, ``medmap.__file__``.
+        module: a file of this module; the package lies beside it in an extension, in ``MedMAPTraining`` in a checkout.
+
+    Raises:
+        BundleError: it is another one; both places are named.
+    """
+    above = Path(module).resolve().parents
+    places = [place for place in (above[1] / "medmap", above[2] / "MedMAPTraining/medmap") if place.is_dir()]
+    found = Path(loaded).resolve().parent
+    if places and found != places[0]:
+        raise BundleError(
+            f"The Python package medmap was loaded from {found}, but this module's own lies in {places[0]}.",
+            "Uninstall the other one from Slicer's Python (pip uninstall medmap), then restart Slicer.",
+        )
+
+
 def ensure(installer: Installer, path: str | Path = REQUIREMENTS) -> bool:
-    """Make sure that every requirement of the file is met.
+    """Make sure that every requirement of the file is met, and that ``medmap`` is this module's own.
 
     Returns:
         True when they are, False when the user would not have them installed.
 
     Raises:
         UnavailableError: something is missing and cannot be installed, or Slicer must be restarted first.
+        BundleError: another ``medmap`` was loaded (``checkPackage``).
     """
+    checkPackage(medmap.__file__)
     lacking = missing(path)
     if lacking:
         names = ", ".join(map(str, lacking))

@@ -44,7 +44,7 @@ class Notice:
 
     Attributes:
         level: ``info``, ``warning``, or ``error`` for what Apply will refuse.
-        check: ``grid``, ``field-of-view``, ``overlap``, ``skull-strip``, ``same-image`` or ``unreadable``.
+        check: ``grid``, ``field-of-view``, ``overlap``, ``skull-strip``, ``modality``, ``same-image``, ``unreadable``.
         text: what was seen, one sentence.
         remedy: what the user can do; empty if nothing needs doing.
         modalities: which slots it is about.
@@ -212,7 +212,7 @@ def _byVoxels(task: Task, volumes: Mapping[str, Volume]) -> list[Notice]:
         notices += same or _run(checks.overlap, "overlap", pair, task, both)
     for title, volume in titled.items():
         notices += _run(checks.skull_strip, "skull-strip", {title: volume}, task, (names[title],))
-    return notices
+    return notices + _run(checks.modality, "modality", titled, task, tuple(volumes))
 
 
 def _run(check, kind: str, volumes: dict[str, Volume], task: Task, names: tuple[str, ...]) -> list[Notice]:

@@ -14,6 +14,7 @@ from typing import Literal
 
 import numpy as np
 
+from medmap.appearance import Look, doubts, look
 from medmap.brain import background_value, foreground
 from medmap.errors import InputDataError, UsageError
 from medmap.task import Task
@@ -127,6 +128,10 @@ class _Scan(Volume):
     @cached_property
     def brain_ml(self) -> float:
         return float(np.count_nonzero(self.brain)) * self.grid.voxel_ml
+
+    @cached_property
+    def look(self) -> Look | None:
+        return look(self, self.brain)
 
 
 def _scan(volume: Volume) -> _Scan:
@@ -266,6 +271,22 @@ def overlap(volumes: dict[str, Volume], task: Task) -> Iterator[Finding]:
             yield Finding("warning", "overlap", message, "Register the scans to each other first.")
 
 
+def modality(volumes: dict[str, Volume], task: Task) -> Iterator[Finding]:
+    """Warn when a brain scan looks like another modality than that of its slot (``medmap.appearance``).
+
+    Nothing is said of T1 against T1ce, of what is not skull-stripped, and of what is hardly a brain.
+    """
+    if not task.skull_stripped or task.organ != "brain":
+        return
+    scans = {task.find(name): _scan(volume) for name, volume in volumes.items()}
+    brains = {
+        name: scan.look for name, scan in scans.items() if scan.brain_ml >= BRAIN_ML[0] and not _more_than_brain(scan)
+    }
+    for names, seen in doubts(brains):
+        message = f"{' and '.join(task.modality(name).title for name in names)} {seen}."
+        yield Finding("warning", "modality", message, "Check that every scan is in the slot of its modality.")
+
+
 Check = Callable[[dict[str, Volume], Task], Iterable[Finding]]
 
 CHECKS: tuple[Check, ...] = (
@@ -276,6 +297,7 @@ CHECKS: tuple[Check, ...] = (
     overlap,
     grids,
     skull_strip,
+    modality,
     brain_volume,
     field_of_view,
     thick_slices,

@@ -93,3 +93,11 @@ def all_of(faults: Sequence[MedMAPError], cases: int) -> MedMAPError:
     shown = " ".join(fault.cause for fault in faults[:20])
     more = f" And {len(faults) - 20} more." if len(faults) > 20 else ""
     return type(faults[0])(f"{len(faults)} of {cases} cases cannot be used. {shown}{more}", "Mend or remove them.")
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether memory did not suffice: a device's, the interpreter's, or the CPU's, of which PyTorch tells in words."""
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return True
+    words = ("can't allocate memory", "not enough memory", "Cannot allocate memory")
+    return isinstance(error, RuntimeError) and any(word in str(error) for word in words)

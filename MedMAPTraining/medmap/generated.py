@@ -22,6 +22,7 @@ import torch
 from medmap.dataset import Augmentation, Batch
 from medmap.files import atomic_folder
 from medmap.missingness import Missingness
+from medmap.parallel import without_interrupts
 from medmap.phantom import Style, generate
 from medmap.phantom.fields import Draw
 from medmap.preprocess import PreprocessSpec
@@ -185,7 +186,8 @@ class GeneratedSampler:
         oldest = context.Value("q", step // self.plan.reuse)
         arguments = (oldest, self.plan, self.spec, self.anatomy, self.folder, os.getpid())
         process = context.Process(target=_keep_ahead, args=arguments, daemon=True)
-        process.start()
+        with without_interrupts():
+            process.start()
         self._ahead = (process, oldest)
 
     def close(self) -> None:

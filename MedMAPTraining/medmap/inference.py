@@ -15,7 +15,7 @@ from torch import Tensor
 
 from medmap.bundle import Bundle, Entry
 from medmap.checks import Finding, check_inputs
-from medmap.errors import Cancelled, UnavailableError
+from medmap.errors import Cancelled, UnavailableError, is_out_of_memory
 from medmap.memory import USABLE, available_bytes
 from medmap.metrics import region_volumes_ml
 from medmap.networks import Backbone
@@ -251,7 +251,9 @@ class Run:
                 for result in self._windows(network.to(self.device), prepared, subsets[done:]):
                     done += 1
                     yield result
-            except torch.OutOfMemoryError as error:
+            except (RuntimeError, MemoryError) as error:  # of a device or of the CPU
+                if not is_out_of_memory(error):
+                    raise
                 torch.cuda.empty_cache()
                 self._shrink(prepared, error)
 

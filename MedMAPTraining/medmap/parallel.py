@@ -12,8 +12,10 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import signal
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -239,3 +241,19 @@ def sum_over_processes(value: Tensor) -> Tensor:
     """
     several = torch.distributed.is_available() and torch.distributed.is_initialized()
     return _Sum.apply(value) if several and torch.distributed.get_world_size() > 1 else value
+
+
+@contextmanager
+def without_interrupts() -> Iterator[None]:
+    """Processes begun within this never see Ctrl-C, which a terminal sends to all of a command; the parent answers it.
+
+    Where there are no signal masks (Windows) it does nothing.
+    """
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)

@@ -24,6 +24,8 @@ ORDER = [
         "volume",
         "files",
         "brain",
+        "appearance_table",
+        "appearance",
     },
     {
         "checks",

@@ -9,7 +9,8 @@ import types
 
 import pytest
 
-from medmap.errors import UnavailableError
+import medmap
+from medmap.errors import BundleError, UnavailableError
 from MedMAPSegmentLib import dependencies
 from MedMAPSegmentLib.dependencies import Requirement, SlicerInstaller
 
@@ -178,3 +179,34 @@ def test_the_same_packages_as_the_standalone_package_needs(repository):
     project = tomllib.loads((repository / "MedMAPTraining/pyproject.toml").read_text())["project"]
     for requirement in dependencies.load(dependencies.REQUIREMENTS):
         assert str(requirement) in project["dependencies"]
+
+
+def test_67_another_medmap_than_the_modules_own_is_refused_with_both_places(tmp_path, lacking):
+    installed = tmp_path / "qt-scripted-modules"
+    (installed / "MedMAPSegmentLib").mkdir(parents=True)
+    (installed / "medmap").mkdir()
+    module = installed / "MedMAPSegmentLib/dependencies.py"
+    dependencies.checkPackage(installed / "medmap/__init__.py", module)
+    with pytest.raises(BundleError) as refused:
+        dependencies.checkPackage(tmp_path / "site-packages/medmap/__init__.py", module)
+    assert "site-packages" in refused.value.cause
+    assert "qt-scripted-modules" in refused.value.cause
+    assert refused.value.exit_code == 78
+    dependencies.checkPackage(medmap.__file__)  # here it is the checkout's
+
+
+def test_67_apply_asks_first(lacking, monkeypatch):
+    monkeypatch.setattr(medmap, "__file__", "/elsewhere/medmap/__init__.py")
+    installer = Recorder()
+    with pytest.raises(BundleError, match="elsewhere"):
+        dependencies.ensure(installer, lacking[0])
+    assert installer.calls == []
+
+
+def test_68_versions_below_the_floor_are_asked_for_by_their_exact_requirement(monkeypatch, tmp_path):
+    monkeypatch.setattr(importlib.metadata, "version", lambda name: "2.1.0")
+    path = tmp_path / "requirements.txt"
+    path.write_text("torch>=2.10\n")
+    installer = Recorder(agrees=False)
+    assert not dependencies.ensure(installer, path)
+    assert "torch>=2.10" in installer.calls[0][1]

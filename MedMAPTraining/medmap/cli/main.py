@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Annotated
 
 import typer
@@ -23,13 +27,36 @@ from medmap.cli import (  # noqa: F401 (each adds its commands)
     train,
 )
 from medmap.cli.base import app, err, out
-from medmap.errors import Cancelled, InternalError, MedMAPError, UnavailableError
+from medmap.errors import Cancelled, InternalError, MedMAPError, UnavailableError, is_out_of_memory
 
 
 def _fail(error: MedMAPError) -> int:
     err.print(f"error: {error.cause}", soft_wrap=True, markup=False)
     err.print(f"fix: {error.remedy}", soft_wrap=True, markup=False)
     return error.exit_code
+
+
+@contextmanager
+def _stops() -> Iterator[list[int]]:
+    """Ctrl-C and SIGTERM become a KeyboardInterrupt, which cleans up on its way out; yields the signals that came."""
+    came: list[int] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield came
+        return
+    owner = os.getpid()
+
+    def stop(number, frame) -> None:
+        if os.getpid() != owner:  # a forked worker leaves a terminal's Ctrl-C to its parent
+            return None if number == signal.SIGINT else os._exit(128 + number)
+        came.append(number)
+        raise KeyboardInterrupt
+
+    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield came
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def main() -> None:
@@ -39,30 +66,37 @@ def main() -> None:
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
     debug = "--debug" in sys.argv
     arguments = [a for a in sys.argv[1:] if a != "--debug"]
-    try:
-        app(arguments, prog_name="medmap", standalone_mode=True)
-    except MedMAPError as error:
-        if debug:
+    with _stops() as came:
+        try:
+            app(arguments, prog_name="medmap", standalone_mode=True)
+        except MedMAPError as error:
+            if debug:
+                raise
+            sys.exit(_fail(error))
+        except KeyboardInterrupt:
+            sys.exit(_fail(_STOPPED))
+        except SystemExit:
+            if came:  # the library that parses the command line turns a KeyboardInterrupt into a silent end
+                sys.exit(_fail(_STOPPED))
             raise
-        sys.exit(_fail(error))
-    except KeyboardInterrupt:
-        sys.exit(_fail(Cancelled()))
-    except ModuleNotFoundError as error:
-        if debug:
-            raise
+        except Exception as error:
+            if debug:
+                raise
+            sys.exit(_fail(_STOPPED if came else _worded(error)))
+
+
+_STOPPED = Cancelled("Stopped.", "What was finished is kept; the same command goes on from there, or begins anew.")
+
+
+def _worded(error: Exception) -> MedMAPError:
+    """What no part of the program has put into words."""
+    if isinstance(error, ModuleNotFoundError):
         library = {"torch": "PyTorch"}.get(error.name, error.name)
-        sys.exit(
-            _fail(
-                UnavailableError(f"{library} is not installed.", f"Install it: pip install {error.name or 'medmap'}.")
-            )
-        )
-    except Exception as error:
-        if debug:
-            raise
-        kind = type(error).__name__
-        sys.exit(
-            _fail(InternalError(f"Unexpected {kind}: {error}.", "Run again with --debug and report what it says."))
-        )
+        return UnavailableError(f"{library} is not installed.", f"Install it: pip install {error.name or 'medmap'}.")
+    if is_out_of_memory(error):
+        return UnavailableError("The memory does not suffice.", "Close other programs, or use a larger computer.")
+    kind = type(error).__name__
+    return InternalError(f"Unexpected {kind}: {error}.", "Run again with --debug and report what it says.")
 
 
 @app.callback(invoke_without_command=True)

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 import torch
@@ -24,8 +25,9 @@ from medmap.bundle import Bundle, default_bundle_path, load_bundle
 from medmap.errors import MedMAPError, OutputError
 from medmap.files import make_folder, write_text
 from medmap.layouts import Case, find_cases, is_bids
-from medmap.parallel import repeatable
+from medmap.parallel import repeatable, without_interrupts
 from medmap.task import Task
+from medmap.workflow import worker
 from medmap.workflow.segment import NAMES, Options, segment_files, sha256
 
 Row = dict[str, str | float | int]
@@ -104,6 +106,11 @@ def segment_cohort(source: Path, output: Path, options: CohortOptions, report: R
 
 def segment_job(job: Job) -> Row:
     """Segment one case, or see that it is done; whatever goes wrong becomes a row."""
+    with worker.working():
+        return _segment(job)
+
+
+def _segment(job: Job) -> Row:
     started = time.monotonic()
     try:
         if job.threads:
@@ -121,7 +128,7 @@ def segment_job(job: Job) -> Row:
                 bundle,
                 options,
                 progress=lambda fraction, text: None,
-                cancel=lambda: False,
+                cancel=worker.asked_to_stop,
                 names=job.names,
                 further=lambda found: sidecar(job.case.scans, job.dataset, found.reference) if job.dataset else {},
             )
@@ -234,9 +241,10 @@ def _by_processes(jobs: Sequence[Job], options: CohortOptions) -> Iterator[Row]:
     for job in jobs:
         waiting.put(job)
     stop, devices = threading.Event(), _devices(options)
+    lifeline, ours = multiprocessing.get_context("spawn").Pipe(duplex=False)
     cores = max(1, torch.get_num_threads() // len(devices)) if len(devices) > 1 else 0
     threads = [
-        threading.Thread(target=_serve, args=(waiting, rows, device, cores, stop), daemon=True)
+        threading.Thread(target=_serve, args=(waiting, rows, device, cores, stop, lifeline), daemon=True)
         for device in devices[: len(jobs)]
     ]
     for thread in threads:
@@ -244,13 +252,26 @@ def _by_processes(jobs: Sequence[Job], options: CohortOptions) -> Iterator[Row]:
     try:
         for _ in jobs:
             yield rows.get()
+    except BaseException:
+        stop.set()
+        ours.close()  # the cases under way are left where they are
+        raise
     finally:
         stop.set()
         for thread in threads:
             thread.join()
+        ours.close()
+        lifeline.close()
 
 
-def _serve(waiting: queue.SimpleQueue, rows: queue.SimpleQueue, device: str, cores: int, stop: threading.Event) -> None:
+def _serve(
+    waiting: queue.SimpleQueue,
+    rows: queue.SimpleQueue,
+    device: str,
+    cores: int,
+    stop: threading.Event,
+    lifeline: Connection,
+) -> None:
     """One worker: a process that keeps its model, made anew when it dies."""
     context, pool = multiprocessing.get_context("spawn"), None
     while not stop.is_set():
@@ -263,11 +284,17 @@ def _serve(waiting: queue.SimpleQueue, rows: queue.SimpleQueue, device: str, cor
         row = _failed(job, started, f"The worker's process died {TRIES} times. Is there enough memory?", 69)
         for _ in range(TRIES):
             try:
-                pool = pool or ProcessPoolExecutor(1, mp_context=context)
-                row = pool.submit(segment_job, job).result()
+                pool = pool or ProcessPoolExecutor(
+                    1, mp_context=context, initializer=worker.begin, initargs=(lifeline,)
+                )
+                with without_interrupts():
+                    future = pool.submit(segment_job, job)
+                row = future.result()
                 break
             except BrokenProcessPool:
                 pool = None
+                if stop.is_set():
+                    return
             except Exception as error:  # the rest must go on, whatever it is
                 row = _failed(job, started, f"The worker's process cannot be used: {error}.", 70)
                 break
