@@ -68,7 +68,7 @@ def interrupted(number, seed, ready, log: Path, *arguments) -> tuple[int, str]:
             end = time.monotonic() + LONGEST
             while not ready() and process.poll() is None and time.monotonic() < end:
                 time.sleep(0.01)
-            time.sleep(random.Random(seed).uniform(0.0, 0.5))
+            time.sleep(random.Random(seed).uniform(0.0, 0.3))
             os.killpg(process.pid, number)
             code = process.wait(LONGEST)
             _all_gone(process.pid)

@@ -127,9 +127,9 @@ def test_a_whole_head_takes_little_time():
     array = brain(shape=(240, 240, 155), spacing=1.0)
     times = []
     for _ in range(3):
-        start = time.perf_counter()
+        start = time.process_time()
         foreground(array)
-        times.append(time.perf_counter() - start)
+        times.append(time.process_time() - start)
     assert min(times) < 0.3
 
 

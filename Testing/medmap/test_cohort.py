@@ -141,7 +141,7 @@ def test_a_worker_that_dies_takes_only_its_own_case_along(monkeypatch, tmp_path)
     from medmap.layouts import Case
 
     class Forked(ProcessPoolExecutor):  # a fork knows this test's stand-in without importing it
-        def __init__(self, workers, *begins):
+        def __init__(self, workers, **begins):
             import multiprocessing
 
             super().__init__(workers, mp_context=multiprocessing.get_context("fork"))
