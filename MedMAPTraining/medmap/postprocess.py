@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from itertools import product
 
 import numpy as np
 import torch
@@ -221,15 +222,32 @@ def _same_lattice(canonical: Grid, working: Grid, start: np.ndarray) -> bool:
 
 
 def _sampled_classes(probability: Tensor, working: Grid, reference: Grid) -> Tensor:
-    """[I, J, K] most probable class at each reference voxel; slab by slab, so that memory stays small."""
+    """[I, J, K] most probable class at each reference voxel; slab by slab, so that memory stays small.
+
+    A point between voxels can only be tumour if one of them is nearly so: best + sum of the tumour's probabilities
+    above 1, which is convex. So only the box around such voxels is interpolated.
+    """
     # Background is sampled as 1 - tumour: outside the working grid everything sampled is 0, hence background.
     tumour = probability[1:]
     classes = torch.zeros(reference.shape, dtype=torch.int64)
-    for start in range(0, reference.shape[0], 32):
-        stop = min(start + 32, reference.shape[0])
+    box = bounding_box((tumour.amax(0) + tumour.sum(0) > 1 - 1e-4).numpy())
+    if box is None:
+        return classes
+    rows, *plane = _covering(box, working, reference)
+    for start in range(rows.start, rows.stop, 32):
+        part = (slice(start, min(start + 32, rows.stop)), *plane)
         affine = reference.affine.copy()
-        affine[:3, 3] += reference.affine[:3, 0] * start
-        slab = sample(tumour, working, Grid((stop - start, *reference.shape[1:]), affine))
+        affine[:3, 3] += affine[:3, :3] @ [s.start for s in part]
+        slab = sample(tumour, working, Grid(tuple(s.stop - s.start for s in part), affine))
         best, index = slab.max(0)
-        classes[start:stop] = torch.where(best > 1 - slab.sum(0), index + 1, 0)
+        classes[part] = torch.where(best > 1 - slab.sum(0), index + 1, 0)
     return classes
+
+
+def _covering(box: tuple[slice, ...], working: Grid, reference: Grid) -> tuple[slice, ...]:
+    """The part of the reference's grid that a box of the working grid, with a voxel around it, reaches."""
+    corners = np.array([(*corner, 1) for corner in product(*((s.start - 1, s.stop) for s in box))])
+    at = (np.linalg.solve(reference.affine, working.affine) @ corners.T)[:3]
+    low, high = np.floor(at.min(1)).astype(int), np.ceil(at.max(1)).astype(int) + 1
+    limits = zip(low, high, reference.shape, strict=True)
+    return tuple(slice(max(int(a), 0), max(min(int(b), n), 0)) for a, b, n in limits)

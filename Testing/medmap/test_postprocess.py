@@ -10,8 +10,10 @@ from hypothesis import strategies as st
 from scipy.ndimage import label
 
 from medmap.errors import BundleError, InternalError
+from medmap.geometry import sample
 from medmap.postprocess import (
     PostprocessSpec,
+    _sampled_classes,
     components,
     islands,
     label_map,
@@ -96,6 +98,28 @@ def test_a_speck_of_enhancement_becomes_what_else_it_may_be():
     logits[3, 2:9, 2:9, 2:8] = 6.0
     many = label_map(logits, prepared, PostprocessSpec(small_regions=0.4), BRATS)
     assert (many == 4).sum() == 7 * 7 * 6
+
+
+@pytest.mark.parametrize("turn", [0.0, 0.3])
+def test_only_the_box_around_the_tumour_is_interpolated_and_nothing_is_lost(turn):
+    """Against all voxels interpolated at once, on a finer, shifted or turned grid, with tumour at the border, too."""
+    torch.manual_seed(2)
+    working = Grid((14, 12, 16), np.diag([1.5, 1.5, 1.5, 1.0]))
+    cos, sin = np.cos(turn), np.sin(turn)
+    affine = np.array([[cos, -sin, 0, -1.3], [sin, cos, 0, 0.4], [0, 0, 1.0, -0.7], [0, 0, 0, 1]])
+    reference = Grid((22, 20, 25), affine)
+    coarse = torch.randn(1, 4, 4, 4, 4)
+    logits = 5 * torch.nn.functional.interpolate(coarse, size=working.shape, mode="trilinear")[0]
+    logits[0, :, :, :9] += 20.0
+    probability = torch.softmax(logits, 0)
+    everywhere = sample(probability[1:], working, reference)
+    best, index = everywhere.max(0)
+    expected = torch.where(best > 1 - everywhere.sum(0), index + 1, 0)
+    found = _sampled_classes(probability, working, reference)
+    assert torch.equal(found, expected)
+    assert 0 < int((found > 0).sum()) < found.numel() // 2
+    probability[0], probability[1:] = 1.0, 0.0
+    assert not _sampled_classes(probability, working, reference).any()
 
 
 def test_an_unknown_step_is_refused():
