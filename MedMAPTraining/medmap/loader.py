@@ -62,6 +62,13 @@ def batches(
     forks = "fork" in multiprocessing.get_all_start_methods()
     on_device = getattr(sampler, "device", torch.device("cpu")).type != "cpu"
     workers = workers if forks and not on_device else 0
+    parent = os.getpid()
+
+    def begin(worker: int) -> None:
+        # torch's own watch over the parent takes whoever that is by now for it: the system, if it was killed early.
+        if os.getppid() != parent:
+            os._exit(1)
+
     loader = DataLoader(
         _Pieces(sampler, piece, count, later),
         batch_size=None,
@@ -69,6 +76,7 @@ def batches(
         prefetch_factor=AHEAD if workers else None,
         # Samplers hold functions, which only a fork hands over; they keep off the device.
         multiprocessing_context="fork" if workers else None,
+        worker_init_fn=begin if workers else None,
         # A private generator: otherwise each loader would draw its seed from the stream that the networks draw from.
         generator=torch.Generator().manual_seed(seed),
         pin_memory=device.type == "cuda",

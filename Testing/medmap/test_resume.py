@@ -119,6 +119,7 @@ def test_workers_of_a_killed_training_end_with_it(cached_heads, tmp_path):
     before = time.monotonic()
     while not _children(process.pid) and process.is_alive() and time.monotonic() - before < 60:
         time.sleep(0.02)
+    time.sleep(1.0)  # beyond the worker's start
     workers = _children(process.pid)
     os.kill(process.pid, signal.SIGKILL)
     process.join()
