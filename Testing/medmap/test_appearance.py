@@ -17,7 +17,7 @@ SHAPE, SPACING = (56, 66, 56), 3.0
 
 @pytest.fixture(scope="module")
 def patient() -> dict[str, Volume]:
-    made = generate(9002, shape=SHAPE, spacing=SPACING)
+    made = generate(9010, shape=SHAPE, spacing=SPACING)
     return {name: Volume(image.numpy(), made.affine, name) for name, image in made.images.items()}
 
 
