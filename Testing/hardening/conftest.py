@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import json
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -107,3 +108,25 @@ def scans(tmp_path, volumes) -> Files:
     label[20:28, 18:26, 14:22] = 2
     nib.save(nib.Nifti1Image(label, AFFINE), folder / "seg.nii.gz")
     return Files(folder)
+
+
+@pytest.fixture
+def make_patients(tmp_path, make_head):
+    """``make_patients(steps)``: a folder with two small cases in BraTS layout, and a recipe of so many steps."""
+
+    def make(steps: int) -> Path:
+        for n in range(2):
+            folder = tmp_path / "data" / f"Case_{n}"
+            folder.mkdir(parents=True)
+            volumes = make_head(shape=(32, 36, 28), seed=n)
+            for name, volume in volumes.items():
+                image = nib.Nifti1Image(volume.array.astype(np.int16), volume.affine)
+                nib.save(image, folder / f"Case_{n}_{name}.nii.gz")
+            label = np.zeros(volumes["t1"].array.shape, np.uint8)
+            label[14:20, 14:20, 12:18] = 2
+            nib.save(nib.Nifti1Image(label, volumes["t1"].affine), folder / f"Case_{n}_seg.nii.gz")
+        small = {"patch": [16, 16, 16], "large_patch": [16, 16, 16], "preprocess": {"spacing": 2.0}, "steps": steps}
+        (tmp_path / "recipe.json").write_text(json.dumps({"network_options": {"widths": [4, 8]}, **small}))
+        return tmp_path
+
+    return make

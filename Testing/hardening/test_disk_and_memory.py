@@ -5,7 +5,6 @@ Writes that fail at each single call, and devices without memory, are simulated 
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import subprocess
@@ -46,20 +45,8 @@ def small_disk(tmp_path):
 
 
 @pytest.fixture
-def patients(tmp_path, make_head):
-    """Two small cases in BraTS layout, and a recipe of three steps."""
-    for n in range(2):
-        folder = tmp_path / "data" / f"Case_{n}"
-        folder.mkdir(parents=True)
-        volumes = make_head(shape=(32, 36, 28), seed=n)
-        for name, volume in volumes.items():
-            nib.save(nib.Nifti1Image(volume.array.astype(np.int16), volume.affine), folder / f"Case_{n}_{name}.nii.gz")
-        label = np.zeros(volumes["t1"].array.shape, np.uint8)
-        label[14:20, 14:20, 12:18] = 2
-        nib.save(nib.Nifti1Image(label, volumes["t1"].affine), folder / f"Case_{n}_seg.nii.gz")
-    small = {"patch": [16, 16, 16], "large_patch": [16, 16, 16], "preprocess": {"spacing": 2.0}, "steps": 3}
-    (tmp_path / "recipe.json").write_text(json.dumps({"network_options": {"widths": [4, 8]}, **small}))
-    return tmp_path
+def patients(make_patients):
+    return make_patients(3)
 
 
 def entries(folder: Path) -> list[str]:

@@ -8,7 +8,6 @@ work. The same command afterwards, in this process, must end with what an uninte
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import random
 import signal
@@ -17,8 +16,6 @@ import sys
 import time
 from pathlib import Path
 
-import nibabel as nib
-import numpy as np
 import pytest
 import torch
 
@@ -40,20 +37,8 @@ def moments(*few):
 
 
 @pytest.fixture
-def patients(tmp_path, make_head):
-    """Two small cases in BraTS layout, and a recipe of 40 steps."""
-    for n in range(2):
-        folder = tmp_path / "data" / f"Case_{n}"
-        folder.mkdir(parents=True)
-        volumes = make_head(shape=(32, 36, 28), seed=n)
-        for name, volume in volumes.items():
-            nib.save(nib.Nifti1Image(volume.array.astype(np.int16), volume.affine), folder / f"Case_{n}_{name}.nii.gz")
-        label = np.zeros(volumes["t1"].array.shape, np.uint8)
-        label[14:20, 14:20, 12:18] = 2
-        nib.save(nib.Nifti1Image(label, volumes["t1"].affine), folder / f"Case_{n}_seg.nii.gz")
-    small = {"patch": [16, 16, 16], "large_patch": [16, 16, 16], "preprocess": {"spacing": 2.0}, "steps": 40}
-    (tmp_path / "recipe.json").write_text(json.dumps({"network_options": {"widths": [4, 8]}, **small}))
-    return tmp_path
+def patients(make_patients):
+    return make_patients(40)
 
 
 def interrupted(number, seed, ready, log: Path, *arguments) -> tuple[int, str]:
