@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -68,6 +70,9 @@ def batches(
         # torch's own watch over the parent takes whoever that is by now for it: the system, if it was killed early.
         if os.getppid() != parent:
             os._exit(1)
+        # Success: of a worker that ends otherwise torch makes an exception in the parent, wherever that is by then.
+        signal.signal(signal.SIGTERM, lambda number, frame: os._exit(0))
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
 
     loader = DataLoader(
         _Pieces(sampler, piece, count, later),
@@ -81,8 +86,21 @@ def batches(
         generator=torch.Generator().manual_seed(seed),
         pin_memory=device.type == "cuda",
     )
-    for batch in loader:
+    with _blocked_while_forking(workers):
+        made = iter(loader)
+    for batch in made:
         yield batch.to(device).varied()
+
+
+@contextmanager
+def _blocked_while_forking(workers: int) -> Iterator[None]:
+    """A SIGTERM to the whole group waits until each worker can answer it; the parent gets its own afterwards."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM}) if workers else None
+    try:
+        yield
+    finally:
+        if before is not None:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def default_workers(device: str, processes: int) -> int:
