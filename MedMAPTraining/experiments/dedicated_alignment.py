@@ -19,6 +19,7 @@ import json
 import statistics
 import time
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -72,7 +73,8 @@ TEACHERS = {
 CO_TRAINED = replace(
     COMMON,
     network="SegResNet",
-    steps=120,
+    learning_rate=3e-3,
+    steps=80,
     network_options=SEGRESNET,
     objective="acn",
     objective_options={"discriminator_width": 8, "ramp_epochs": 1.0},
@@ -82,10 +84,13 @@ FULL = {
     "T*": {"full": {"stem": STEM}},
     "T* + P_*": {"full": {"stem": MIXED}},
 }
+ALL_SETS = tuple("+".join(subset) for subset in BRATS.table_order())
 METHODS = {
-    "protokd": (("alone", "none", "T*", "T* + P_*"), ("flair", "t1ce")),
-    "acn": (("none", "T* + P_*"), ("flair",)),
+    "protokd": (("none", "T* + P_*"), ALL_SETS),
+    "acn": (("none", "T* + P_*"), ALL_SETS),
+    "protokd-arms": (("alone", "none", "T*", "T* + P_*"), ("flair", "t1ce")),
 }
+"""By name: the arms and the sets of scans. The last one shares its runs with the first."""
 
 
 class Cohort:
@@ -187,6 +192,7 @@ def trained(recipe: Recipe, run: Path, cohort: Cohort, **options) -> tuple[Backb
     return averaged(run), time.process_time() - began
 
 
+@cache
 def teacher_of(arm: str, seed: int, root: Path, cohort: Cohort) -> tuple[Path, dict]:
     """A teacher's run, and its Dice from all scans and gap."""
     run = root / "runs" / f"teacher-{arm.replace('*', 's').replace(' ', '')}-{seed}"
@@ -233,24 +239,27 @@ def table(root: Path) -> str:
     """Mean ± SD over seeds in percent, the paired difference to the method without T*, and the gaps."""
     results = [json.loads(path.read_text(encoding="utf-8")) for path in sorted((root / "results").glob("*.json"))]
     lines = []
-    for method, (arms, subsets) in METHODS.items():
-        own = {(r["arm"], r["subset"], r["seed"]): r for r in results if r["method"] == method}
+    for name, (arms, subsets) in METHODS.items():
+        own = {(r["arm"], r["subset"], r["seed"]): r for r in results if r["method"] == name.split("-")[0]}
+        own = {key: r for key, r in own.items() if key[0] in arms and key[1] in subsets}
         seeds = sorted({seed for _, _, seed in own})
-        lines += ["", f"**{method}**", ""]
-        heads = ["arm", *subsets, "mean", "against none, per seed", "full, all scans", "gap"]
-        lines += ["| " + " | ".join(heads) + " |", "|---|" + "--:|" * (len(heads) - 1)]
-        values = {key: 100 * statistics.mean(r["dice"].values()) for key, r in own.items()}
-        complete = [s for s in seeds if all((arm, subset, s) in own for arm in arms for subset in subsets)]
-        means = {(a, s): statistics.mean(values[a, subset, s] for subset in subsets) for a in arms for s in complete}
-        for arm in arms:
-            cells = [_mean_sd([values[arm, subset, s] for s in complete]) for subset in subsets]
-            cells.append(_mean_sd([means[arm, s] for s in complete]))
-            cells.append(", ".join(f"{means[arm, s] - means['none', s]:+.1f}" for s in complete))
-            chosen = [own[arm, subset, s] for subset in subsets for s in complete if "teacher" in own[arm, subset, s]]
-            cells.append(_mean_sd([100 * statistics.mean(r["teacher"].values()) for r in chosen]))
-            cells.append(_mean_sd([r["gap"] for r in chosen], 2))
-            lines.append(f"| {arm} | " + " | ".join(cells) + " |")
-        lines += ["", f"{len(complete)} seeds; {sum(r['cpu'] for r in own.values()):.0f} s of CPU for the students."]
+        seeds = [s for s in seeds if all((arm, subset, s) in own for arm in arms for subset in subsets)]
+        lines += ["", f"**{name}**", "", "| scans | " + " | ".join(arms) + " |", "|---|" + "--:|" * len(arms)]
+        value = {key: 100 * statistics.mean(r["dice"].values()) for key, r in own.items()}
+        for subset in subsets:
+            cells = [_mean_sd([value[arm, subset, s] for s in seeds]) for arm in arms]
+            lines.append(f"| {subset} | " + " | ".join(cells) + " |")
+        mean = {(a, s): statistics.mean(value[a, subset, s] for subset in subsets) for a in arms for s in seeds}
+        rows = {
+            "mean": [_mean_sd([mean[arm, s] for s in seeds]) for arm in arms],
+            "against none, per seed": [", ".join(f"{mean[a, s] - mean['none', s]:+.1f}" for s in seeds) for a in arms],
+        }
+        shown = {a: [own[a, t, s] for t in subsets for s in seeds if "teacher" in own[a, t, s]] for a in arms}
+        taught = {a: [100 * statistics.mean(r["teacher"].values()) for r in shown[a]] for a in arms}
+        rows["teacher or full path, all scans"] = [_mean_sd(taught[arm]) for arm in arms]
+        rows["gap"] = [_mean_sd([r["gap"] for r in shown[arm]], 2) for arm in arms]
+        lines += [f"| {head} | " + " | ".join(cells) + " |" for head, cells in rows.items()]
+        lines += ["", f"{len(seeds)} seeds; {sum(r['cpu'] for r in own.values()):.0f} s of CPU for the students."]
     return "\n".join(lines)
 
 
@@ -289,7 +298,8 @@ def main() -> None:
         for subset in METHODS[method][1]
         for arm in METHODS[method][0]
     ]
-    for method, arm, subset, seed in jobs:
+    for name, arm, subset, seed in jobs:
+        method = name.split("-")[0]
         path = options.folder / "results" / f"{method}-{arm.replace('*', 's').replace(' ', '')}-{subset}-{seed}.json"
         if path.exists():
             continue

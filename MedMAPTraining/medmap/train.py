@@ -352,14 +352,19 @@ def make_objective(
     teacher: Backbone | None = None,
     held_out: Callable[[int], Batch] | None = None,
 ) -> Objective:
-    """The recipe's objective around its backbone, freshly initialised; without a sampler only to be loaded."""
-    options = _network_options(recipe, task)
+    """The recipe's objective around its backbone, freshly initialised; without a sampler only to be loaded.
+
+    Raises:
+        UsageError: the network cannot take patches of the recipe's size.
+    """
+    backbone = build_network(recipe.network, naming_modalities(_network_options(recipe, task), task.modality_names))
+    _check_patches(recipe, backbone)
     cases = sampler.case_ids if sampler else ()
     shown = {case: sampler.shows(case) for case in cases} if sampler else {}
     counts = {name: sum(bool(mask[m]) for mask in shown.values()) for m, name in enumerate(task.modality_names)}
     context = Context(
         task=task,
-        backbone=build_network(recipe.network, naming_modalities(options, task.modality_names)),
+        backbone=backbone,
         teacher=teacher,
         steps=recipe.steps,
         epoch_steps=recipe.epoch_steps or max(1, -(-len(cases) // recipe.batch)),
@@ -369,6 +374,15 @@ def make_objective(
     )
     objective = build_objective(recipe.objective, context, recipe.objective_options)
     return WithAnchor(objective, task, **recipe.alignment) if recipe.alignment else objective
+
+
+def _check_patches(recipe: Recipe, backbone: Backbone) -> None:
+    for patch in {recipe.patch, *([recipe.large_patch] if recipe.large_share else [])}:
+        if any(size % backbone.stride for size in patch):
+            raise UsageError(
+                f"Patches of {' x '.join(map(str, patch))} do not fit {recipe.network}.",
+                f"Give sizes that {backbone.stride} divides.",
+            )
 
 
 def _network_options(recipe: Recipe, task: Task) -> dict:

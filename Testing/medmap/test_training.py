@@ -257,6 +257,13 @@ def test_unknown_objectives_and_recipes_are_refused(tmp_path):
         Recipe.read(tmp_path / "none.json")
 
 
+def test_patches_that_the_network_cannot_halve_are_refused():
+    for sizes in ({"patch": (32, 32, 40)}, {"large_patch": (48, 40, 48)}):
+        with pytest.raises(UsageError, match=r"40.* do not fit SubsetUNet"):
+            make_objective(Recipe(**{"patch": (32, 32, 32), "large_patch": (48, 48, 48), **sizes}), BRATS)
+    make_objective(Recipe(patch=(32, 32, 32), large_patch=(48, 40, 48), large_share=0.0), BRATS)
+
+
 def test_a_recipe_survives_its_file(tmp_path):
     from dataclasses import asdict
 
