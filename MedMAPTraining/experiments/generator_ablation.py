@@ -33,11 +33,11 @@ from medmap.task import BRATS
 from medmap.train import train
 
 WEIGHTS = {"t1": 3, "t1ce": 3, "t2": 1.5, "flair": 2.5, "t1ce+flair": 2, "t1+t1ce+t2+flair": 2}
-HEADS = Generation(first_seed=5_000_000, pool=24, reuse=10**6, procedural=0.0)
+HEADS = Generation(first_seed=5_000_000, pool=16, reuse=10**6, procedural=0.0)
 RECIPE = Recipe(
     network_options={"widths": (12, 20, 32, 48)},
     missingness_options={"weights": WEIGHTS},
-    steps=400,
+    steps=300,
     batch=2,
     patch=(48, 48, 48),
     large_share=0.0,

@@ -172,11 +172,8 @@ def test_the_shipped_bundle_really_handles_missingness():
     subsets = load_bundle(default_bundle_path()).card["dice"]["subsets"]
     without = [scores["ET"]["mean"] for key, scores in subsets.items() if "t1ce" not in key]
     assert max(without) < 0.4, "ET is invisible without T1ce by construction: more than a guess would be a leak"
-    task = load_bundle(default_bundle_path()).task
-    for subset in task.subsets():
-        if "t1ce" not in subset:
-            more = task.subset_key([m for m in task.modality_names if m == "t1ce" or m in subset])
-            assert subsets[more]["ET"]["mean"] > subsets[task.subset_key(subset)]["ET"]["mean"] + 0.2
+    with_t1ce = [scores["ET"]["mean"] for key, scores in subsets.items() if "t1ce" in key]
+    assert min(with_t1ce) > max(without) + 0.2
     assert subsets["t2+flair"]["WT"]["mean"] > 0.75  # heads with people's anatomy are harder than procedural ones
 
 
