@@ -238,23 +238,26 @@ def draw(rows: list[dict], subsets: Sequence[str], path: Path) -> None:
 
     mean = means(rows)
     figure, axes = pyplot.subplots(len(FAULTS), 3, figsize=(9, 2.1 * len(FAULTS)), sharey=True, squeeze=False)
-    for line, (kind, fault) in zip(axes, FAULTS.items(), strict=True):
+    for number, (kind, fault) in enumerate(FAULTS.items()):
+        line = axes[number]
         for n, (axis, region) in enumerate(zip(line, REGIONS, strict=True)):
-            for subset in subsets:
+            for colour, subset in enumerate(subsets):
                 points = [
                     (0.0, ("clean", 0.0, subset)),
                     *((float(s), (kind, float(s), subset)) for s in fault.severities),
                 ]
                 points = [(x, mean[key][n]) for x, key in points if key in mean]
                 if len(points) > 1:
-                    axis.plot(*zip(*points, strict=True), marker="o", markersize=3, label=BRATS.subset_title(subset))
+                    title = BRATS.subset_title(subset)
+                    axis.plot(*zip(*points, strict=True), f"C{colour}o-", markersize=3, label=title)
+            axis.set_xticks([0, *fault.severities])
             axis.set_ylim(0, 1)
             axis.grid(alpha=0.3)
             axis.set_xlabel(fault.title.split(":")[0], fontsize=8)
             axis.tick_params(labelsize=8)
             if n == 0:
                 axis.set_ylabel("Dice", fontsize=8)
-            if line is axes[0]:
+            if number == 0:
                 axis.set_title(region, fontsize=10)
     handles, labels = axes[0][0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="lower center", ncols=len(labels), fontsize=8, frameon=False)
