@@ -211,9 +211,11 @@ def tables(rows: list[dict], given: argparse.Namespace) -> str:
     mean = means(rows)
     cases = sorted({row["case"] for row in rows})
     about = (
-        f"Bundle {rows[0]['bundle']} (working voxels); {len(cases)} case(s): {', '.join(cases)}; Dice WT / TC / ET.\n"
+        f"Bundle {rows[0]['bundle']} (working voxels); Dice WT / TC / ET, mean of\n"
+        f"{len(cases)} case(s): {', '.join(cases)}.\n"
         f"Made by `python MedMAPTraining/experiments/stress.py OUT{given.call}`.\n"
-        "So few cases show what breaks and what does not; their second decimal means nothing."
+        "So few cases show what breaks and what does not; their second decimal means nothing.\n"
+        "A region that a case lacks counts 1 if nothing of it is found, else 0."
     )
     lines = ["# What bad scans cost", "", about, "", "![Dice against severity](../Resources/stress.png)"]
     for kind, fault in FAULTS.items():
