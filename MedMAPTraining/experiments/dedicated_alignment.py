@@ -51,7 +51,6 @@ STEM = {"at": "input", "channels": 4}
 MIXED = {**STEM, "mixture": {"initial": {"t1ce": 2.0}}}
 P_STAR = {"anchor": "mixture", "tap": "stem"}
 VNET = {"widths": (8, 16, 32), "depths": (1, 1, 1), "norm": "instance"}
-SEGRESNET = {"width": 8, "blocks_down": (1, 1, 1), "blocks_up": (1, 1)}
 COMMON = Recipe(
     missingness="full",
     patch=PATCH,
@@ -72,10 +71,9 @@ TEACHERS = {
 }
 CO_TRAINED = replace(
     COMMON,
-    network="SegResNet",
-    learning_rate=3e-3,
-    steps=80,
-    network_options=SEGRESNET,
+    network="VNet",
+    steps=100,
+    network_options=VNET,
     objective="acn",
     objective_options={"discriminator_width": 8, "ramp_epochs": 1.0},
 )
@@ -218,7 +216,7 @@ def acn(arm: str, subset: str, seed: int, root: Path, cohort: Cohort) -> dict:
     recipe = replace(
         CO_TRAINED,
         seed=seed,
-        network_options={**SEGRESNET, "inputs": [BRATS.index(name) for name in subset.split("+")]},
+        network_options={**VNET, "inputs": [BRATS.index(name) for name in subset.split("+")]},
         objective_options={**CO_TRAINED.objective_options, **FULL[arm]},
         alignment=P_STAR if "P" in arm else {},
     )
