@@ -23,6 +23,7 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 
 from medmap.card import card_text, monai_metadata
+from medmap.doubt import NO_DOUBT, DoubtSpec
 from medmap.errors import BundleError, MissingInputError
 from medmap.files import atomic_folder
 from medmap.networks import Backbone, build_network
@@ -89,6 +90,7 @@ class Bundle:
         card: what people should know: data, training, the validated Dice per subset (``card["dice"]``).
         network_spec, network: of the first entry, which is the only one of most bundles.
         others: further networks, each made for one set of scans; see ``entries``.
+        doubt: which pieces it is too unsure of to show them.
     """
 
     id: str
@@ -101,6 +103,7 @@ class Bundle:
     network: Backbone
     postprocess: PostprocessSpec = NO_POSTPROCESSING
     others: tuple[tuple[NetworkSpec, Backbone], ...] = ()
+    doubt: DoubtSpec = NO_DOUBT
 
     @property
     def entries(self) -> tuple[Entry, ...]:
@@ -205,6 +208,7 @@ def load_bundle(path: str | os.PathLike) -> Bundle:
         )
         task, preprocess = Task.from_dict(own["task"]), PreprocessSpec.from_dict(own["preprocess"])
         postprocess = PostprocessSpec.from_dict(own["postprocess"])
+        doubt = DoubtSpec.from_dict(own.get("doubt", {}))
         card, identity = dict(own["card"]), f"{metadata['name']}-{metadata['version']}"
     except (KeyError, TypeError, ValueError) as error:
         raise BundleError(
@@ -215,7 +219,9 @@ def load_bundle(path: str | os.PathLike) -> Bundle:
         raise BundleError(f"The bundle {folder.name} holds no network.", "Export it again.")
     digest = hashlib.sha256(contents[SUMS]).hexdigest()
     first, *others = networks
-    bundle = Bundle(identity, digest, task, first[0], preprocess, inference, card, first[1], postprocess, tuple(others))
+    bundle = Bundle(
+        identity, digest, task, first[0], preprocess, inference, card, first[1], postprocess, tuple(others), doubt
+    )
     _load_weights(bundle, contents[WEIGHTS], folder.name)
     return bundle
 
@@ -233,6 +239,7 @@ def save_bundle(
     card: Mapping,
     postprocess: PostprocessSpec = NO_POSTPROCESSING,
     others: Sequence[tuple[NetworkSpec, Backbone]] = (),
+    doubt: DoubtSpec = NO_DOUBT,
     overwrite: bool = False,
 ) -> Path:
     """Write a bundle, all or nothing; weights are stored in half precision.
@@ -259,6 +266,7 @@ def save_bundle(
         **({"networks": stated} if others else {"network": stated[0]}),
         "preprocess": preprocess.to_dict(),
         "postprocess": postprocess.to_dict(),
+        **({"doubt": doubt.to_dict()} if doubt != NO_DOUBT else {}),
         "inference": {
             "window": list(inference.window),
             "overlap": inference.overlap,
@@ -275,6 +283,21 @@ def update_card(path: str | os.PathLike, changes: Mapping) -> Path:
     contents = _read_verified(Path(path))
     metadata = _parse_metadata(contents[METADATA])
     metadata["medmap"]["card"] = {**metadata["medmap"]["card"], **changes}
+    return _write(Path(path), metadata, contents[WEIGHTS], overwrite=True)
+
+
+def update_doubt(path: str | os.PathLike, doubt: DoubtSpec, *, version: str, change: str) -> Path:
+    """Replace how a bundle treats doubt, as a new version of it; weights stay byte for byte.
+
+    Args:
+        version: the new version; results differ from the old one's.
+        change: what is new, a line of the bundle's changelog.
+    """
+    contents = _read_verified(Path(path))
+    metadata = _parse_metadata(contents[METADATA])
+    metadata["medmap"]["doubt"] = doubt.to_dict()
+    metadata["version"] = version
+    metadata["changelog"] = {version: change, **metadata["changelog"]}
     return _write(Path(path), metadata, contents[WEIGHTS], overwrite=True)
 
 

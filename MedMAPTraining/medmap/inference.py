@@ -15,6 +15,7 @@ from torch import Tensor
 
 from medmap.bundle import Bundle, Entry
 from medmap.checks import Finding, check_inputs
+from medmap.doubt import without_doubtful
 from medmap.errors import Cancelled, UnavailableError, is_out_of_memory
 from medmap.memory import USABLE, available_bytes
 from medmap.metrics import region_volumes_ml
@@ -95,6 +96,7 @@ def segment(
         shown = " x ".join(map(str, run.window))
         message = f"Memory sufficed only for windows of {shown} voxels; labels may differ slightly."
         findings.append(Finding("warning", "memory", message, "Free memory on the device, or use the CPU."))
+    findings += doubt_warnings(run.left_out_ml.get(0, 0.0), bundle.task)
     if not labels.any():
         findings.append(
             Finding("warning", "result", f"No {bundle.task.target} was found.", "Review the scans yourself.")
@@ -104,6 +106,7 @@ def segment(
         "window": list(run.window),
         "working_grid": {"shape": list(prepared.grid.shape), "spacing_mm": bundle.preprocess.spacing}
         | ({"slices": True} if bundle.preprocess.slices else {}),
+        "left_out_ml": round(run.left_out_ml.get(0, 0.0), 2),
         "seconds": round(time.perf_counter() - started, 2),
     }
     report(1.0, "done")
@@ -164,6 +167,14 @@ def absence_warnings(names: Collection[str], task: Task) -> list[Finding]:
     ]
 
 
+def doubt_warnings(left_out_ml: float, task: Task) -> list[Finding]:
+    """What to say of pieces that were left out because the network was not sure of them."""
+    if left_out_ml < 0.05:
+        return []
+    message = f"{left_out_ml:.1f} ml that might be {task.target} were left out: the network is not sure of them."
+    return [Finding("warning", "doubt", message, "Look at the map of uncertainty, or add a scan.")]
+
+
 def resolve_device(device: str) -> torch.device:
     """``auto`` takes a CUDA device that computes. Raises UnavailableError for a device that is not there or fails."""
     if device == "auto" and not torch.cuda.is_available():
@@ -197,11 +208,13 @@ class Run:
 
     Attributes:
         window: size of the windows used, in working voxels.
+        left_out_ml: volume left out in doubt, by position of the subset; no entry where nothing was.
     """
 
     def __init__(self, bundle: Bundle, device: torch.device, progress: Progress, cancel: Cancel):
         self.bundle, self.device, self.progress, self.cancel = bundle, device, progress, cancel
         self.window: tuple[int, ...] = ()
+        self.left_out_ml: dict[int, float] = {}
         self._part = (0.0, 1.0)
 
     def logits(self, prepared: Prepared, subsets: Sequence[Sequence[str]]) -> list[Tensor]:
@@ -235,7 +248,14 @@ class Run:
         self._estimate(prepared)
         for n, (name, wanted) in enumerate(plan.items()):
             self._part = (n / len(plan), 1 / len(plan))
-            yield from zip(wanted.values(), self._fitting(networks[name], prepared, list(wanted)), strict=True)
+            answers = self._fitting(networks[name], prepared, list(wanted))
+            for (subset, positions), logits in zip(wanted.items(), answers, strict=True):
+                bundle = self.bundle
+                kept, left_out = without_doubtful(
+                    logits, prepared, subset, bundle.task, bundle.postprocess, bundle.doubt
+                )
+                self.left_out_ml.update(dict.fromkeys(positions, left_out) if left_out else {})
+                yield positions, kept
 
     def _estimate(self, prepared: Prepared) -> None:
         """On the CPU, the largest window for which the memory suffices, by what the bundle says it needs."""

@@ -43,6 +43,9 @@ ORDER = [
         "memory",
     },
     {
+        "doubt",
+    },
+    {
         "bundle",
     },
     {
@@ -106,7 +109,7 @@ ORDER = [
         "cli",
     },
 ]
-BORDER = 9
+BORDER = 10
 LAZY = {"metrics.py": {"scipy"}, "review.py": {"scipy"}, "segresnet.py": {"monai"}}
 HEAVY = {
     "nibabel": {"nifti", "nifti_header"},
