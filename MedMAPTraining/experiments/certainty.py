@@ -6,7 +6,7 @@ python MedMAPTraining/experiments/certainty.py choose OUT.json [OUT.json ...] [-
 ``measure`` segments generated cases, with or without tumours, from every set of scans, and notes every piece found: its
 certainty, its volume, and how much of it is tumour. ``choose`` takes for each set the certainty below which pieces are
 left out: the one with the most of (mean WT of the heads with tumour) - 1/4 (share of the heads without in which more
-than 2 ml are found); the lowest among equals, and never more than 0.99, since real scans are less like the generated
+than 2 ml are found); the lowest among equals, and never more than 0.98, since real scans are less like the generated
 ones than those are alike.
 """
 
@@ -29,7 +29,7 @@ from medmap.nifti import read_nifti
 from medmap.preprocess import prepare, to_grid
 from medmap.task import BRATS
 
-GRID = (0.0, 0.8, 0.85, 0.9, 0.925, 0.95, 0.96, 0.97, 0.98, 0.99)
+GRID = (0.0, 0.8, 0.85, 0.9, 0.925, 0.95, 0.96, 0.97, 0.98)
 LIMIT_ML, WEIGHT = 2.0, 0.25
 
 
