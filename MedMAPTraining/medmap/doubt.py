@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from medmap.errors import BundleError
-from medmap.postprocess import PostprocessSpec, components, islands, most_probable
+from medmap.postprocess import PostprocessSpec, components, islands_among, most_probable
 from medmap.preprocess import Prepared
 from medmap.task import Task
 
@@ -96,10 +96,11 @@ def pieces(logits: Tensor, prepared: Prepared, postprocess: PostprocessSpec) -> 
         prepared: gives the head.
         postprocess: says which islands do not count.
     """
-    found = (most_probable(logits) > 0) & prepared.brain
-    if postprocess.island_ml > 0:
-        found &= ~islands(found, prepared.grid.voxel_ml, postprocess)
-    numbers = components(found)
+    numbers = components((most_probable(logits) > 0) & prepared.brain)
+    counts = ~islands_among(numbers, prepared.grid.voxel_ml, postprocess)
+    counts[0] = False
+    numbers = (counts.cumsum(0) * counts)[numbers]
+    found = numbers > 0
     owner, probability = numbers[found], tumour_probability(logits[:, found])
     order = torch.argsort(probability)
     owner, probability = owner[order], probability[order]

@@ -92,12 +92,17 @@ def islands(mask: Tensor, voxel_ml: float, spec: PostprocessSpec) -> Tensor:
     box = bounding_box(mask.numpy())
     if box is not None:
         pieces = components(mask[box])
-        sizes = torch.bincount(pieces.flatten())
-        sizes[0] = 0
-        small = (sizes * voxel_ml < spec.island_ml) & (sizes < spec.island_share * sizes.max())
+        small = islands_among(pieces, voxel_ml, spec)
         if small.any():
             dropped[box] = mask[box] & small[pieces]
     return dropped
+
+
+def islands_among(pieces: Tensor, voxel_ml: float, spec: PostprocessSpec) -> Tensor:
+    """[n + 1] bool: which of the pieces numbered 0 (background) to n are islands that ``spec`` drops."""
+    sizes = torch.bincount(pieces.flatten())
+    sizes[0] = 0
+    return (sizes * voxel_ml < spec.island_ml) & (sizes < spec.island_share * sizes.max())
 
 
 def components(mask: Tensor) -> Tensor:
