@@ -172,7 +172,7 @@ def doubt_warnings(left_out_ml: float, task: Task) -> list[Finding]:
     if left_out_ml < 0.05:
         return []
     message = f"{left_out_ml:.1f} ml that might be {task.target} were left out: the network is not sure of them."
-    return [Finding("warning", "doubt", message, "Look at the map of uncertainty, or add a scan.")]
+    return [Finding("warning", "doubt", message, "Review the scans yourself, or add one.")]
 
 
 def resolve_device(device: str) -> torch.device:
