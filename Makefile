@@ -45,7 +45,7 @@ sbom: .venv/ready .tools/ready
 
 # The marker file is renewed when the dependencies change.
 .venv/ready: MedMAPTraining/pyproject.toml MedMAPTraining/constraints.txt
-	$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 10) and 'MedMAP needs Python 3.10 or newer: make PYTHON=...')"
+	$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11) and 'MedMAP needs Python 3.11 or newer: make PYTHON=...')"
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet --constraint MedMAPTraining/constraints.txt --editable "MedMAPTraining[test]"

@@ -55,13 +55,17 @@ class MedMAPSegment(ScriptedLoadableModule):
             'to each other. For research use only. See more in the <a href="https://github.com/medmap/SlicerMedMAP">'
             "documentation</a>."
         )
-        self.parent.acknowledgementText = _("Developed by the MedMAP contributors. License: Apache 2.0.")
+        self.parent.acknowledgementText = _(
+            "Developed by the MedMAP contributors. License: Apache 2.0."
+        )
         slicer.app.connect("startupCompleted()", self.onStartup)
 
     def onStartup(self):
         """Make the codes of the segments selectable, and offer the sample patient."""
         if hasattr(slicer.modules, "terminologies"):
-            slicer.modules.terminologies.logic().LoadTerminologyFromFile(self.resourcePath("MedMAP.term.json"))
+            slicer.modules.terminologies.logic().LoadTerminologyFromFile(
+                self.resourcePath("MedMAP.term.json")
+            )
         if hasattr(slicer.modules, "sampledata"):
             import SampleData
 
@@ -70,7 +74,9 @@ class MedMAPSegment(ScriptedLoadableModule):
                 self.resourcePath("Icons/MedMAPPhantom.png"),
                 slicer.mrmlScene,
                 ready=lambda: dependencies.ensure(dependencies.SlicerInstaller()),
-                loaded=lambda patient: slicer.util.setSliceViewerLayers(background=patient.volumes["t1ce"], fit=True),
+                loaded=lambda patient: slicer.util.setSliceViewerLayers(
+                    background=patient.volumes["t1ce"], fit=True
+                ),
                 failed=slicer.util.errorDisplay,
             )
 
@@ -119,10 +125,19 @@ class MedMAPSegmentWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.rebuild()
         self.addObserver(slicer.mrmlScene, slicer.mrmlScene.StartCloseEvent, self.onSceneStartClose)
         self.addObserver(slicer.mrmlScene, slicer.mrmlScene.EndCloseEvent, self.onSceneEndClose)
-        self.addObserver(slicer.mrmlScene, slicer.mrmlScene.StartImportEvent, self.onSceneStartImport)
+        self.addObserver(
+            slicer.mrmlScene, slicer.mrmlScene.StartImportEvent, self.onSceneStartImport
+        )
         # After the node selectors, which fill their lists anew and lose their choice then.
-        self.addObserver(slicer.mrmlScene, slicer.mrmlScene.EndImportEvent, self.onSceneImported, priority=-100.0)
-        self.addObserver(slicer.mrmlScene, slicer.mrmlScene.NodeAboutToBeRemovedEvent, self.onNodeGoes, priority=100.0)
+        self.addObserver(
+            slicer.mrmlScene, slicer.mrmlScene.EndImportEvent, self.onSceneImported, priority=-100.0
+        )
+        self.addObserver(
+            slicer.mrmlScene,
+            slicer.mrmlScene.NodeAboutToBeRemovedEvent,
+            self.onNodeGoes,
+            priority=100.0,
+        )
         self.addObserver(slicer.mrmlScene, slicer.mrmlScene.NodeRemovedEvent, self.onNodeRemoved)
         slicer.app.connect("aboutToQuit()", self.stopWork)
         self.initializeParameterNode()
@@ -197,16 +212,24 @@ class MedMAPSegmentWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         """Connect the widgets to a parameter node, or to none."""
         if self._parameters is not None:
             self._parameters.disconnectGui(self._guiTag)
-            self.removeObserver(self._parameters.parameterNode, vtk.vtkCommand.ModifiedEvent, self.update)
+            self.removeObserver(
+                self._parameters.parameterNode, vtk.vtkCommand.ModifiedEvent, self.update
+            )
         self._parameters = parameters
         if self._parameters is not None:
             # ``connectGui`` does the same but gives no tag, so that every earlier connection would go on writing.
-            named = {widget.property("SlicerParameterName"): widget for widget in vars(self.ui).values()}
-            self._guiTag = self._parameters.connectParametersToGui({n: w for n, w in named.items() if n})
+            named = {
+                widget.property("SlicerParameterName"): widget for widget in vars(self.ui).values()
+            }
+            self._guiTag = self._parameters.connectParametersToGui(
+                {n: w for n, w in named.items() if n}
+            )
             # The wrapper fills the combo box with its own short values.
             for index, text in enumerate((_("axial"), _("coronal"), _("sagittal"))):
                 self.ui.planeComboBox.setItemText(index, text)
-            self.addObserver(self._parameters.parameterNode, vtk.vtkCommand.ModifiedEvent, self.update)
+            self.addObserver(
+                self._parameters.parameterNode, vtk.vtkCommand.ModifiedEvent, self.update
+            )
         self.update()
 
     def parameters(self):
@@ -227,7 +250,11 @@ class MedMAPSegmentWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
     def choices(self):
         """Arguments for the logic, as chosen in the panel."""
         output = self._parameters.outputSegmentation
-        return {"inputs": self.inputs.read().used, "reference": self.reference(), "outputNode": output}
+        return {
+            "inputs": self.inputs.read().used,
+            "reference": self.reference(),
+            "outputNode": output,
+        }
 
     def rebuild(self):
         """Make everything fit the model: its task says which scans, labels and regions there are."""
@@ -287,8 +314,14 @@ class MedMAPSegmentTest(ScriptedLoadableModuleTest):
         transform.SetMatrixTransformToParent(matrix)
         reference.SetAndObserveTransformNodeID(transform.GetID())
         kji = slicer.util.arrayFromVolume(reference)
-        labels = np.select([kji > 600, kji > 450, kji > 350], [2, 4, 1], 0).astype(np.uint8).transpose(2, 1, 0)
-        result = SimpleNamespace(labels=labels, reference="flair", provenance={"made": "by the self test"})
+        labels = (
+            np.select([kji > 600, kji > 450, kji > 350], [2, 4, 1], 0)
+            .astype(np.uint8)
+            .transpose(2, 1, 0)
+        )
+        result = SimpleNamespace(
+            labels=labels, reference="flair", provenance={"made": "by the self test"}
+        )
         logic = SegmentationLogic(slicer.mrmlScene, lambda *args, **options: result, lambda: None)
 
         node = logic.process({"flair": reference}, device="cpu")
@@ -296,13 +329,18 @@ class MedMAPSegmentTest(ScriptedLoadableModuleTest):
         segmentation = node.GetSegmentation()
         assert list(segmentation.GetSegmentIDs()) == ["NCR", "ED", "ET"]
         assert node.GetTransformNodeID() == transform.GetID()
-        assert node.GetNodeReferenceID(node.GetReferenceImageGeometryReferenceRole()) == reference.GetID()
+        assert (
+            node.GetNodeReferenceID(node.GetReferenceImageGeometryReferenceRole())
+            == reference.GetID()
+        )
         for name, value in (("NCR", 1), ("ED", 2), ("ET", 4)):
             mask = slicer.util.arrayFromSegmentBinaryLabelmap(node, name, reference)
             assert np.array_equal(mask.transpose(2, 1, 0) > 0, labels == value), name
             assert segmentation.GetSegment(name).HasTag("TerminologyEntry"), name
         hierarchy = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(slicer.mrmlScene)
-        parents = [hierarchy.GetItemParent(hierarchy.GetItemByDataNode(n)) for n in (node, reference)]
+        parents = [
+            hierarchy.GetItemParent(hierarchy.GetItemByDataNode(n)) for n in (node, reference)
+        ]
         assert parents[0] == parents[1]
 
     def test_defaultModel(self):
@@ -322,7 +360,9 @@ class MedMAPSegmentTest(ScriptedLoadableModuleTest):
         if not self.modelCanRun():
             return
         if not hasattr(slicer.modules, "medmapsegment"):
-            logging.warning("The panel is not tested, because the module is not on the additional module paths.")
+            logging.warning(
+                "The panel is not tested, because the module is not on the additional module paths."
+            )
             return
         panel = slicer.modules.medmapsegment.widgetRepresentation().self()
         panel.initializeParameterNode()
@@ -351,7 +391,9 @@ class MedMAPSegmentTest(ScriptedLoadableModuleTest):
         reference = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLLabelMapVolumeNode", "reference")
         reference.CopyOrientation(volume)
         labels = labelsOf(ours, panel.logic.task)
-        slicer.util.updateVolumeFromArray(reference, np.ascontiguousarray(labels.transpose(2, 1, 0)))
+        slicer.util.updateVolumeFromArray(
+            reference, np.ascontiguousarray(labels.transpose(2, 1, 0))
+        )
         panel.ui.reviewSelector.setCurrentNode(reference)
         assert choices.nodeOf(panel.parameterNode(), choices.REFERENCE) is reference
         panel.ui.reviewButton.click()

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 import torch
 
-from medmap.bundle import InferenceSpec, NetworkSpec, load_bundle, save_bundle
-from medmap.dataset import Batch
+from medmap.bundle.loading import InferenceSpec, NetworkSpec, load_bundle, save_bundle
 from medmap.networks import build_network
 from medmap.preprocess import PreprocessSpec
 from medmap.task import BRATS
+from medmap.training.dataset import Batch
 from medmap.volume import Volume
 
 
@@ -30,7 +30,9 @@ def head(shape=(40, 48, 36), spacing=2.0, seed=0, noise=5.0) -> dict[str, Volume
     for n, name in enumerate(BRATS.modality_names):
         wave = np.sin((n + 2) * x + y) + np.cos((3 - n) * z)
         array = 300 + 100 * wave + (n + 1) * 80 * blob + rng.normal(0, noise, shape)
-        volumes[name] = Volume(np.where(inside, array, 0).astype(np.float32), affine, f"{name}.nii.gz")
+        volumes[name] = Volume(
+            np.where(inside, array, 0).astype(np.float32), affine, f"{name}.nii.gz"
+        )
     return volumes
 
 
@@ -74,7 +76,9 @@ def small_network(name, dims=3, **options):
     """A backbone in its small options, always with the same weights."""
     small = json.loads((Path(__file__).parent / "medmap/small_networks.json").read_text())
     torch.manual_seed(0)
-    return build_network(name, {"modalities": 4, "classes": 4, "spatial_dims": dims, **small[name], **options})
+    return build_network(
+        name, {"modalities": 4, "classes": 4, "spatial_dims": dims, **small[name], **options}
+    )
 
 
 def random_batch(
@@ -90,7 +94,13 @@ def random_batch(
     image = torch.randn(len(present), 4, *shape)
     image[~present] = torch.nan
     label = torch.randint(0, 4, (len(present), *shape))
-    return Batch(image, present, label, torch.ones_like(label, dtype=torch.bool), tuple("abc"[: len(present)]))
+    return Batch(
+        image,
+        present,
+        label,
+        torch.ones_like(label, dtype=torch.bool),
+        tuple("abc"[: len(present)]),
+    )
 
 
 @pytest.fixture
@@ -119,5 +129,7 @@ def cached_heads(tmp_path_factory):
         label[15:17, 11:14, 10:12] = 3
         np.save(folder / "label.npy", label * brain)
         np.save(folder / "brain.npy", brain.astype(np.uint8))
-        (folder / "spec.json").write_text(json.dumps({"modalities": list(volumes), "shown": list(volumes)}))
+        (folder / "spec.json").write_text(
+            json.dumps({"modalities": list(volumes), "shown": list(volumes)})
+        )
     return sorted(root.iterdir())

@@ -1,6 +1,6 @@
 """The subset card: what the chosen combination of scans is good for, as measured. No number is ever made up.
 
-The figures come from the bundle's own table (``medmap.evaluate.summarise``): the Dice of exactly this subset. A subset
+The figures come from the bundle's own table (``medmap.evaluation.summarise``): the Dice of exactly this subset. A subset
 that is not in the table, or whose entry is damaged, is "not validated".
 """
 
@@ -95,11 +95,17 @@ def subsetCard(task: Task, card: Mapping, names: Collection[str]) -> SubsetCard:
     absent = [modality for modality in task.modalities if modality.name not in set(names)]
     if not used:
         return SubsetCard("", "No scan is chosen.", (), (), "", ())
-    warnings = tuple(modality.warning_if_absent for modality in absent if modality.warning_if_absent)
+    warnings = tuple(
+        modality.warning_if_absent for modality in absent if modality.warning_if_absent
+    )
     title = f"{' + '.join(modality.title for modality in used)} ({len(used)} of {len(task.modalities)} scans)"
     scores = _scores(task, card, subset)
-    complete = _scores(task, card, task.subset_key(task.modality_names)) if scores and absent else ()
-    return SubsetCard(subset, title, scores, complete, _data(card, scores) if scores else "", warnings)
+    complete = (
+        _scores(task, card, task.subset_key(task.modality_names)) if scores and absent else ()
+    )
+    return SubsetCard(
+        subset, title, scores, complete, _data(card, scores) if scores else "", warnings
+    )
 
 
 def _scores(task: Task, card: Mapping, subset: str) -> tuple[Score, ...]:

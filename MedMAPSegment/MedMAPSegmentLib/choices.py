@@ -32,7 +32,10 @@ def choose(parameterNode, role: str, node) -> bool:
 
 def forget(parameterNode, node) -> bool:
     """Choose None wherever a node is chosen, whichever model the slot belongs to. Returns whether anything changed."""
-    roles = [parameterNode.GetNthNodeReferenceRole(n) for n in range(parameterNode.GetNumberOfNodeReferenceRoles())]
+    roles = [
+        parameterNode.GetNthNodeReferenceRole(n)
+        for n in range(parameterNode.GetNumberOfNodeReferenceRoles())
+    ]
     own = [role for role in roles if role == REFERENCE or role.startswith(_SCAN)]
     chosen = [role for role in own if nodeOf(parameterNode, role) is node]
     for role in chosen:
@@ -52,10 +55,14 @@ def scans(parameterNode, task: Task) -> dict[str, Any]:
 
 def leftOut(parameterNode) -> frozenset[str]:
     """Modalities that are not to be used although a volume may be chosen."""
-    return frozenset(name for name in (parameterNode.GetParameter(LEFT_OUT) or "").split(",") if name)
+    return frozenset(
+        name for name in (parameterNode.GetParameter(LEFT_OUT) or "").split(",") if name
+    )
 
 
 def leaveOut(parameterNode, modality: str, out: bool = True) -> None:
     """Leave a modality out, or use it again."""
-    names: Iterable[str] = leftOut(parameterNode) | {modality} if out else leftOut(parameterNode) - {modality}
+    names: Iterable[str] = (
+        leftOut(parameterNode) | {modality} if out else leftOut(parameterNode) - {modality}
+    )
     parameterNode.SetParameter(LEFT_OUT, ",".join(sorted(names)))

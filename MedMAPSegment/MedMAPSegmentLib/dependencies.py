@@ -71,7 +71,10 @@ class Installer(Protocol):
 
 def load(path: str | Path) -> list[Requirement]:
     """Requirements of a file: one ``name`` or ``name>=version`` a line; ``#`` starts a comment."""
-    lines = (line.partition("#")[0].strip() for line in Path(path).read_text(encoding="utf-8").splitlines())
+    lines = (
+        line.partition("#")[0].strip()
+        for line in Path(path).read_text(encoding="utf-8").splitlines()
+    )
     return [Requirement(*(part.strip() for part in line.split(">="))) for line in lines if line]
 
 
@@ -91,7 +94,11 @@ def checkPackage(loaded: str | Path, module: str | Path = __file__) -> None:
         BundleError: it is another one; both places are named.
     """
     above = Path(module).resolve().parents
-    places = [place for place in (above[1] / "medmap", above[2] / "MedMAPTraining/medmap") if place.is_dir()]
+    places = [
+        place
+        for place in (above[1] / "medmap", above[2] / "MedMAPTraining/medmap")
+        if place.is_dir()
+    ]
     found = Path(loaded).resolve().parent
     if places and found != places[0]:
         raise BundleError(
@@ -115,12 +122,16 @@ def ensure(installer: Installer, path: str | Path = REQUIREMENTS) -> bool:
     if lacking:
         names = ", ".join(map(str, lacking))
         if installer.isTesting():
-            raise UnavailableError(f"Not installed: {names}.", "Tests install nothing; install them beforehand.")
+            raise UnavailableError(
+                f"Not installed: {names}.", "Tests install nothing; install them beforehand."
+            )
         if not installer.confirm(_question(names)):
             return False
         _install(lacking, installer)
     if any(requirement.isLoadedTooOld() for requirement in load(path)):
-        raise UnavailableError("An older PyTorch is still loaded.", "Restart Slicer, then press Apply again.")
+        raise UnavailableError(
+            "An older PyTorch is still loaded.", "Restart Slicer, then press Apply again."
+        )
     return True
 
 
@@ -137,7 +148,9 @@ def _install(lacking: list[Requirement], installer: Installer) -> None:
     importlib.invalidate_caches()
     still = ", ".join(str(requirement) for requirement in lacking if not requirement.isMet())
     if still:
-        raise UnavailableError(f"Not usable after installation: {still}.", "Restart Slicer, then press Apply again.")
+        raise UnavailableError(
+            f"Not usable after installation: {still}.", "Restart Slicer, then press Apply again."
+        )
 
 
 def _reason(error: Exception) -> str:
@@ -186,7 +199,10 @@ class SlicerInstaller:
         except ImportError:
             return False
         install = PyTorchUtilsLogic().installTorch
-        wanted = {"askConfirmation": False, "torchVersionRequirement": str(requirement).removeprefix(requirement.name)}
+        wanted = {
+            "askConfirmation": False,
+            "torchVersionRequirement": str(requirement).removeprefix(requirement.name),
+        }
         accepted = inspect.signature(install).parameters  # its keywords have changed before
         install(**{name: value for name, value in wanted.items() if name in accepted})
         return True

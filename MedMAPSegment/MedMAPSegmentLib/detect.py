@@ -91,7 +91,9 @@ class Detection:
             if candidate is not None:
                 sure = f"{candidate.confidence:.0%} sure: {candidate.reason}"
                 lines.append(f"{modality.title}: '{candidate.node.GetName()}' ({sure}).")
-            lines += [question.text for question in self.questions if question.modality == modality.name]
+            lines += [
+                question.text for question in self.questions if question.modality == modality.name
+            ]
         return "\n".join(lines) or "No volume of the scene could be recognized by its name."
 
 
@@ -132,7 +134,11 @@ def databaseTags(database) -> TagLookup:
     def lookUp(node) -> dict[str, str]:
         instances = (node.GetAttribute("DICOM.instanceUIDs") or "").split()
         path = database.fileForInstance(instances[0]) if instances else ""
-        return {keyword: database.fileValue(path, tag) for keyword, tag in TAGS.items()} if path else {}
+        return (
+            {keyword: database.fileValue(path, tag) for keyword, tag in TAGS.items()}
+            if path
+            else {}
+        )
 
     return lookUp
 
@@ -147,7 +153,9 @@ def _kinds(task: Task) -> dict[str, str]:
     return result
 
 
-def _candidates(node, task: Task, kinds: Mapping[str, str], tags: TagLookup | None) -> tuple[list[Candidate], str]:
+def _candidates(
+    node, task: Task, kinds: Mapping[str, str], tags: TagLookup | None
+) -> tuple[list[Candidate], str]:
     """Slots that a node may fill; or none, and why."""
     if not node.IsA("vtkMRMLScalarVolumeNode"):
         return [], "not a volume"
@@ -170,7 +178,10 @@ def _candidates(node, task: Task, kinds: Mapping[str, str], tags: TagLookup | No
         if kind in kinds
     ]
     if not found and reading.chances:
-        return [], f"{' or '.join(TITLES[kind] for kind in reading.chances)}, which the model does not use"
+        return (
+            [],
+            f"{' or '.join(TITLES[kind] for kind in reading.chances)}, which the model does not use",
+        )
     found = found or _byAlias(node, dicom, task, kinds) or _byNumber(node, kinds)
     return found, "the name says nothing about the kind of scan"
 
@@ -179,7 +190,9 @@ def _dicom(node, tags: TagLookup | None) -> dict[str, str]:
     """DICOM values by keyword: from the lookup, the subject hierarchy's item, and the node's attributes."""
     values = {key: str(value) for key, value in (tags(node) if tags else {}).items() if value}
     scene = node.GetScene()
-    hierarchy = scene.GetFirstNodeByClass("vtkMRMLSubjectHierarchyNode") if scene is not None else None
+    hierarchy = (
+        scene.GetFirstNodeByClass("vtkMRMLSubjectHierarchyNode") if scene is not None else None
+    )
     item = hierarchy.GetItemByDataNode(node) if hierarchy is not None else 0
     for keyword in TAGS:
         name = f"DICOM.{keyword}"
@@ -198,7 +211,9 @@ def _read(node, dicom: Mapping[str, str], own: list[str], brainOnly: bool) -> tu
     reading = readSeries([*best, derived], agent, own, brainOnly)
     where = "name" if not best[1] or best[1] == best[0] else "name and series description"
     if not reading.chances and not reading.excluded and dicom.get("ProtocolName"):
-        return readSeries([*best, dicom["ProtocolName"]], agent, own, brainOnly), "name and protocol"
+        return readSeries(
+            [*best, dicom["ProtocolName"]], agent, own, brainOnly
+        ), "name and protocol"
     return reading, where
 
 
@@ -215,9 +230,15 @@ def _words(modality: Modality) -> tuple[str, ...]:
     return tuple(word.casefold() for word in (modality.name, *modality.aliases))
 
 
-def _byAlias(node, dicom: Mapping[str, str], task: Task, kinds: Mapping[str, str]) -> list[Candidate]:
+def _byAlias(
+    node, dicom: Mapping[str, str], task: Task, kinds: Mapping[str, str]
+) -> list[Candidate]:
     """Modalities whose name or alias is a whole word of the name or description."""
-    words = {word for text in (node.GetName() or "", dicom.get("SeriesDescription", "")) for word in splitWords(text)}
+    words = {
+        word
+        for text in (node.GetName() or "", dicom.get("SeriesDescription", ""))
+        for word in splitWords(text)
+    }
     found = []
     for modality in task.modalities:
         hits = [word for word in _words(modality) if word in words]
@@ -240,7 +261,10 @@ def _byNumber(node, kinds: Mapping[str, str]) -> list[Candidate]:
 
 def _assigned(candidates: list[Candidate], task: Task, ignored: tuple) -> Detection:
     """Fill each slot that has one clear candidate; ask about the others."""
-    clear = {c.node.GetID(): _clearlyBest([d for d in candidates if d.node is c.node]) for c in candidates}
+    clear = {
+        c.node.GetID(): _clearlyBest([d for d in candidates if d.node is c.node])
+        for c in candidates
+    }
     found: dict[str, Candidate] = {}
     for name in task.modality_names:
         best = _clearlyBest([c for c in candidates if c.modality == name])
@@ -264,12 +288,18 @@ def _clearlyBest(candidates: list[Candidate]) -> Candidate | None:
     return ordered[0] if ordered else None
 
 
-def _question(task: Task, name: str, open_: tuple[Candidate, ...], candidates: list[Candidate]) -> str:
+def _question(
+    task: Task, name: str, open_: tuple[Candidate, ...], candidates: list[Candidate]
+) -> str:
     title = task.modality(name).title
     if len(open_) > 1:
         *most, last = (f"'{c.node.GetName()}'" for c in open_)
         return f"{title}: {', '.join(most)} or {last}? Please choose."
     only = open_[0]
-    others = [task.modality(c.modality).title for c in candidates if c.node is only.node and c.modality != name]
+    others = [
+        task.modality(c.modality).title
+        for c in candidates
+        if c.node is only.node and c.modality != name
+    ]
     may = f"may be {' or '.join([title, *others])}" if others else f"may be {title}"
     return f"{title}: '{only.node.GetName()}' {may} ({only.reason}). Please choose."

@@ -29,7 +29,9 @@ class Device:
 def checkDevice(name: str) -> None:
     """Raises UsageError for what is no name of a device."""
     if re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", name) is None:
-        raise UsageError(f"'{name}' is not a device.", "Use one of auto, cpu, mps, cuda, cuda:0, cuda:1, ...")
+        raise UsageError(
+            f"'{name}' is not a device.", "Use one of auto, cpu, mps, cuda, cuda:0, cuda:1, ..."
+        )
 
 
 def listDevices() -> tuple[Device, ...]:
@@ -39,7 +41,11 @@ def listDevices() -> tuple[Device, ...]:
     if torch is None:
         automatic = "Automatic"
     else:
-        automatic = f"Automatic ({cards[0].text})" if cards and cards[0].name != "mps" else "Automatic (processor)"
+        automatic = (
+            f"Automatic ({cards[0].text})"
+            if cards and cards[0].name != "mps"
+            else "Automatic (processor)"
+        )
     return (Device(AUTO, automatic), *cards, Device(CPU, _processor()))
 
 
@@ -52,7 +58,9 @@ def _cards(torch) -> list[Device]:
     found = []
     if torch.cuda.is_available():
         for n in range(torch.cuda.device_count()):
-            found.append(Device(f"cuda:{n}", f"{torch.cuda.get_device_name(n)}, {_memory(torch, n)}"))
+            found.append(
+                Device(f"cuda:{n}", f"{torch.cuda.get_device_name(n)}, {_memory(torch, n)}")
+            )
     mps = getattr(torch.backends, "mps", None)
     if mps is not None and mps.is_available():
         found.append(Device("mps", "Apple graphics (MPS)"))

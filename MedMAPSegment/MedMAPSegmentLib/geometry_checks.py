@@ -15,8 +15,8 @@ import numpy as np
 import slicer.util
 
 from medmap import checks
-from medmap.brain import foreground
 from medmap.errors import InputDataError, MedMAPError
+from medmap.foreground import foreground
 from medmap.task import Task
 from medmap.volume import Grid, Volume
 
@@ -96,7 +96,9 @@ def gridOf(node) -> Grid:
     """
     shape = mrml.shapeOf(node)
     if shape is None:
-        raise InputDataError(f"The volume '{node.GetName()}' has no voxels.", "Choose another volume.")
+        raise InputDataError(
+            f"The volume '{node.GetName()}' has no voxels.", "Choose another volume."
+        )
     return Grid(shape, mrml._parentToWorld(node) @ mrml._ijkToRAS(node))
 
 
@@ -109,7 +111,10 @@ def finestOf(grids: Mapping[str, Grid]) -> str:
 
 
 def checkGeometry(
-    nodes: Mapping[str, Any], task: Task, reference: str | None = None, moduleNames: Iterable[str] = ()
+    nodes: Mapping[str, Any],
+    task: Task,
+    reference: str | None = None,
+    moduleNames: Iterable[str] = (),
 ) -> GeometryReport:
     """Check the scans that are used against each other.
 
@@ -136,7 +141,9 @@ def checkGeometry(
     notices += [_gridNotice(task, reference, name, grids) for name in moved]
     notices += _coverage(task, reference, moved, volumes, grids)
     notices += _byVoxels(task, volumes)
-    bare = tuple(n for notice in notices if notice.check == "skull-strip" for n in notice.modalities)
+    bare = tuple(
+        n for notice in notices if notice.check == "skull-strip" for n in notice.modalities
+    )
     offers = installedSkullStrippers(moduleNames) if bare else ()
     ordered = sorted(notices, key=lambda notice: ("error", "warning", "info").index(notice.level))
     return GeometryReport(reference, tuple(ordered), tuple(moved), bare, offers)
@@ -146,9 +153,13 @@ def _thinned(node, grid: Grid) -> Volume:
     """Every n-th voxel of a node as a volume at the same place; NaN and infinite become 0."""
     kji = slicer.util.arrayFromVolume(node)
     if kji.ndim != 3:
-        raise InputDataError(f"The volume '{node.GetName()}' has several values per voxel.", "Choose another one.")
+        raise InputDataError(
+            f"The volume '{node.GetName()}' has several values per voxel.", "Choose another one."
+        )
     step = max(1, int(np.ceil((kji.size / FEW_VOXELS) ** (1 / 3))))
-    steps = np.minimum(step, np.maximum(1, np.array(grid.shape) // 8))  # few thick slices stay as they are
+    steps = np.minimum(
+        step, np.maximum(1, np.array(grid.shape) // 8)
+    )  # few thick slices stay as they are
     ijk = kji.transpose(2, 1, 0)[tuple(slice(None, None, int(s)) for s in steps)]
     array = np.nan_to_num(np.array(ijk, np.float32), nan=0.0, posinf=0.0, neginf=0.0)
     return Volume(array, grid.affine @ np.diag([*map(float, steps), 1.0]), node.GetName())
@@ -166,7 +177,11 @@ def _gridNotice(task: Task, reference: str, name: str, grids: Mapping[str, Grid]
     else:
         how = f"{_described(a)} instead of {_described(b)}"
     return Notice(
-        "info", "grid", f"{one} lies on another grid than {other} ({how}): it will be resampled.", "", (name,)
+        "info",
+        "grid",
+        f"{one} lies on another grid than {other} ({how}): it will be resampled.",
+        "",
+        (name,),
     )
 
 
@@ -215,7 +230,9 @@ def _byVoxels(task: Task, volumes: Mapping[str, Volume]) -> list[Notice]:
     return notices + _run(checks.modality, "modality", titled, task, tuple(volumes))
 
 
-def _run(check, kind: str, volumes: dict[str, Volume], task: Task, names: tuple[str, ...]) -> list[Notice]:
+def _run(
+    check, kind: str, volumes: dict[str, Volume], task: Task, names: tuple[str, ...]
+) -> list[Notice]:
     try:
         return [Notice(f.level, kind, f.message, f.remedy, names) for f in check(volumes, task)]
     except MedMAPError as error:

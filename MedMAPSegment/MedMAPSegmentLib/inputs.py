@@ -77,7 +77,10 @@ class Inputs:
 
 
 def readSlots(
-    task: Task, chosen: Mapping[str, Any], leftOut: Collection[str] = (), reference: str | None = None
+    task: Task,
+    chosen: Mapping[str, Any],
+    leftOut: Collection[str] = (),
+    reference: str | None = None,
 ) -> Inputs:
     """State of every slot, and everything that is in the way.
 
@@ -105,7 +108,12 @@ def readSlots(
             slots.append(Slot(modality.name, modality.title, state, node, empty))
             problems += [] if empty else _unusable(node)
     inputs = Inputs(tuple(slots), ())
-    found = [*_nothingToUse(inputs), *dict.fromkeys(problems), *_usedTwice(inputs), *_noReference(inputs, reference)]
+    found = [
+        *_nothingToUse(inputs),
+        *dict.fromkeys(problems),
+        *_usedTwice(inputs),
+        *_noReference(inputs, reference),
+    ]
     return Inputs(inputs.slots, tuple(found))
 
 
@@ -133,7 +141,9 @@ def _unusable(node) -> list[str]:
         found.append(f"The volume '{name}' is a single slice; the whole scan is needed.")
     transform = node.GetParentTransformNode()
     if transform is not None and not transform.IsTransformToWorldLinear():
-        found.append(f"The volume '{name}' is under the non-linear transform '{transform.GetName()}'; harden it.")
+        found.append(
+            f"The volume '{name}' is under the non-linear transform '{transform.GetName()}'; harden it."
+        )
     return found
 
 
@@ -166,4 +176,6 @@ def _noReference(inputs: Inputs, reference: str | None) -> list[str]:
     if reference is None or reference in inputs.used:
         return []
     slot = inputs.slot(reference)
-    return [f"The result is wanted on the grid of {slot.title}, but {slot.title} is {slot.state.value}."]
+    return [
+        f"The result is wanted on the grid of {slot.title}, but {slot.title} is {slot.state.value}."
+    ]

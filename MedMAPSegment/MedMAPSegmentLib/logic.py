@@ -84,11 +84,15 @@ class SegmentationLogic:
             self._bundle = self._loadBundle()
         return self._bundle
 
-    def problems(self, inputs: Mapping[str, Any], reference: str | None = None, outputNode=None) -> list[str]:
+    def problems(
+        self, inputs: Mapping[str, Any], reference: str | None = None, outputNode=None
+    ) -> list[str]:
         """Every reason, as a sentence, why Apply cannot work; quick enough to be called after each click."""
         found = list(readSlots(self.task, inputs, (), reference).problems)
         if outputNode is not None and mrml.foreignSegments(outputNode):
-            found.append(f"'{outputNode.GetName()}' holds segments that MedMAP did not make; choose another output.")
+            found.append(
+                f"'{outputNode.GetName()}' holds segments that MedMAP did not make; choose another output."
+            )
         return found
 
     def prepare(
@@ -116,7 +120,10 @@ class SegmentationLogic:
         found = self.problems(inputs, reference, outputNode)
         if found:
             raise InputDataError(" ".join(found), "Change the choice and press Apply again.")
-        remarks = [Finding("warning", "constant", warning, "Check the volume.") for warning in slots.warnings]
+        remarks = [
+            Finding("warning", "constant", warning, "Check the volume.")
+            for warning in slots.warnings
+        ]
         return Request(
             volumes={name: mrml.volumeFromNode(node) for name, node in slots.used.items()},
             nodeIDs={name: node.GetID() for name, node in slots.used.items()},
@@ -228,7 +235,10 @@ def _withRemarks(result, remarks: tuple[Finding, ...]):
     """The result, with what preparing had to say in front of what the computation had to say."""
     if not remarks:
         return result
-    plain = [{"level": r.level, "check": r.check, "message": r.message, "remedy": r.remedy} for r in remarks]
+    plain = [
+        {"level": r.level, "check": r.check, "message": r.message, "remedy": r.remedy}
+        for r in remarks
+    ]
     provenance = {**result.provenance, "findings": [*plain, *result.provenance.get("findings", [])]}
     return replace(result, findings=(*remarks, *result.findings), provenance=provenance)
 
@@ -240,7 +250,7 @@ def _segment(volumes, bundle, **options):
 
 
 def _loadDefaultBundle():
-    from medmap.bundle import default_bundle_path, load_bundle
+    from medmap.bundle.loading import default_bundle_path, load_bundle
 
     return load_bundle(default_bundle_path())
 

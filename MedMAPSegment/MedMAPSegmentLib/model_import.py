@@ -17,14 +17,30 @@ from pathlib import Path
 from typing import BinaryIO
 
 from medmap.errors import BundleError, MissingInputError, OutputError, UsageError
-from medmap.files import atomic_folder
+from medmap.io.atomic import atomic_folder
 
 from . import dependencies
-from .models import LARGEST_TEXT, METADATA, SUMS, WEIGHTS, ModelEntry, describe, parseMetadata, readEntry, verifyFiles
+from .models import (
+    LARGEST_TEXT,
+    METADATA,
+    SUMS,
+    WEIGHTS,
+    ModelEntry,
+    describe,
+    parseMetadata,
+    readEntry,
+    verifyFiles,
+)
 
 LARGEST_WEIGHTS = 2 * 2**30
 MOST_FILES = 16
-_RESERVED = {"CON", "PRN", "AUX", "NUL", *(f"{port}{n}" for port in ("COM", "LPT") for n in range(10))}
+_RESERVED = {
+    "CON",
+    "PRN",
+    "AUX",
+    "NUL",
+    *(f"{port}{n}" for port in ("COM", "LPT") for n in range(10)),
+}
 """Names that no file can have on Windows."""
 
 Opener = Callable[[], BinaryIO]
@@ -62,7 +78,9 @@ def importModel(
         try:
             userFolder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise OutputError(f"{userFolder} cannot be made: {error.strerror}.", "Choose another folder.") from error
+            raise OutputError(
+                f"{userFolder} cannot be made: {error.strerror}.", "Choose another folder."
+            ) from error
         if target.exists() and not overwrite:
             return _present(files, target)
         with atomic_folder(target, overwrite=overwrite) as staging:
@@ -71,7 +89,9 @@ def importModel(
             try:
                 (verify or verifyFully)(staging)
             except BundleError as error:
-                raise BundleError(error.cause.replace(staging.name, source.name), error.remedy) from error
+                raise BundleError(
+                    error.cause.replace(staging.name, source.name), error.remedy
+                ) from error
             if _folderName({METADATA: partial((staging / METADATA).open, "rb")}) != name:
                 raise BundleError(f"{source.name} changed while it was read.", "Import it again.")
     return readEntry(target, name)
@@ -81,7 +101,7 @@ def verifyFully(path: Path) -> None:
     """Compare all hashes; where torch is installed, also build the network and load the weights strictly."""
     verifyFiles(path)
     if not dependencies.missing():
-        from medmap.bundle import load_bundle  # imports torch
+        from medmap.bundle.loading import load_bundle  # imports torch
 
         load_bundle(path)
 
@@ -97,17 +117,30 @@ def _opened(source: Path) -> Iterator[dict[str, Opener]]:
         try:
             with zipfile.ZipFile(source) as archive:
                 yield _inArchive(archive, source.name)
-        except (zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError, EOFError) as error:
-            raise BundleError(f"{source.name} is damaged or encrypted ({error}).", "Get the file again.") from error
+        except (
+            zipfile.BadZipFile,
+            zlib.error,
+            NotImplementedError,
+            RuntimeError,
+            EOFError,
+        ) as error:
+            raise BundleError(
+                f"{source.name} is damaged or encrypted ({error}).", "Get the file again."
+            ) from error
     else:
-        raise UsageError(f"{source.name} is neither a folder nor a .zip file.", "Choose a model's folder or its .zip.")
+        raise UsageError(
+            f"{source.name} is neither a folder nor a .zip file.",
+            "Choose a model's folder or its .zip.",
+        )
 
 
 def _inFolder(folder: Path) -> dict[str, Opener]:
     files: dict[str, Opener] = {}
     for path in sorted(p for p in folder.iterdir() if not p.name.startswith(".")):
         if path.is_symlink() or not path.is_file():
-            raise BundleError(f"{path.name} in {folder.name} is not a plain file.", "Choose a model's own folder.")
+            raise BundleError(
+                f"{path.name} in {folder.name} is not a plain file.", "Choose a model's own folder."
+            )
         files[_checkedName(path.name, folder.name)] = partial(path.open, "rb")
         _refuseLarge(path.name, path.stat().st_size)
     return _complete(files, folder.name)
@@ -119,11 +152,17 @@ def _inArchive(archive: zipfile.ZipFile, source: str) -> dict[str, Opener]:
     for info in archive.infolist():
         *above, name = info.filename.split("/")
         if "\\" in info.filename or ":" in info.filename or ".." in (*above, name):
-            raise BundleError(f"{source} holds '{info.filename}', which no model holds.", "Get the model again.")
-        if not name or name.startswith(".") or "__MACOSX" in above:  # folders, and what file managers add
+            raise BundleError(
+                f"{source} holds '{info.filename}', which no model holds.", "Get the model again."
+            )
+        if (
+            not name or name.startswith(".") or "__MACOSX" in above
+        ):  # folders, and what file managers add
             continue
         if stat.S_ISLNK(info.external_attr >> 16) or len(above) > 1:
-            raise BundleError(f"{source} holds '{info.filename}', which no model holds.", "Get the model again.")
+            raise BundleError(
+                f"{source} holds '{info.filename}', which no model holds.", "Get the model again."
+            )
         if above:
             _checkedName(above[0], source)
         folders.add(tuple(above))
@@ -132,24 +171,34 @@ def _inArchive(archive: zipfile.ZipFile, source: str) -> dict[str, Opener]:
         _refuseLarge(name, info.file_size)
         files[name] = partial(archive.open, info)
     if len(folders) > 1:
-        raise BundleError(f"{source} holds files of several folders.", "Import one model at a time.")
+        raise BundleError(
+            f"{source} holds files of several folders.", "Import one model at a time."
+        )
     return _complete(files, source)
 
 
 def _complete(files: dict[str, Opener], source: str) -> dict[str, Opener]:
     lacking = [name for name in (METADATA, WEIGHTS, SUMS) if name not in files]
     if lacking:
-        raise BundleError(f"{source} is not a MedMAP model: {', '.join(lacking)} missing.", "Choose another one.")
+        raise BundleError(
+            f"{source} is not a MedMAP model: {', '.join(lacking)} missing.", "Choose another one."
+        )
     if len(files) > MOST_FILES:
-        raise BundleError(f"{source} holds {len(files)} files, too many for a model.", "Choose another one.")
+        raise BundleError(
+            f"{source} holds {len(files)} files, too many for a model.", "Choose another one."
+        )
     return files
 
 
 def _checkedName(name: str, source: str) -> str:
     """A name that is safe on every system. Raises BundleError for any other."""
-    plain = re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,99}", name) is not None and not name.endswith(".")
+    plain = re.fullmatch(
+        r"[A-Za-z0-9][A-Za-z0-9._+-]{0,99}", name
+    ) is not None and not name.endswith(".")
     if not plain or name.split(".")[0].upper() in _RESERVED:
-        raise BundleError(f"{source} holds the name {name[:60]!r}, which no model has.", "Get the model again.")
+        raise BundleError(
+            f"{source} holds the name {name[:60]!r}, which no model has.", "Get the model again."
+        )
     return name
 
 
@@ -164,11 +213,15 @@ def _present(files: dict[str, Opener], target: Path) -> ModelEntry:
     """The entry that is there, if it is intact and the same model. Raises OutputError otherwise."""
     entry = readEntry(target, target.name)
     with files[SUMS]() as file:
-        same = (target / SUMS).is_file() and _read(file, LARGEST_TEXT, SUMS) == (target / SUMS).read_bytes()
+        same = (target / SUMS).is_file() and _read(file, LARGEST_TEXT, SUMS) == (
+            target / SUMS
+        ).read_bytes()
     if entry.verified and same:
         return entry
     state = "another model of that name" if entry.verified else "a damaged copy of it"
-    raise OutputError(f"There is {state} already: {target.name}.", "Delete it first, or allow replacing it.")
+    raise OutputError(
+        f"There is {state} already: {target.name}.", "Delete it first, or allow replacing it."
+    )
 
 
 def _limit(name: str) -> int:
@@ -177,7 +230,9 @@ def _limit(name: str) -> int:
 
 def _refuseLarge(name: str, size: int) -> None:
     if size > _limit(name):
-        raise BundleError(f"{name} has {size / 2**20:.0f} MiB, too much for a model.", "Choose another model.")
+        raise BundleError(
+            f"{name} has {size / 2**20:.0f} MiB, too much for a model.", "Choose another model."
+        )
 
 
 def _read(file: BinaryIO, most: int, name: str) -> bytes:

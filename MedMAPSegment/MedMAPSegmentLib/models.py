@@ -2,7 +2,7 @@
 
 A list entry is made from a bundle's ``metadata.json`` after every file was compared with ``SHA256SUMS``; torch is not
 imported, so that card and slots are there before the first Apply. Loading a model (``loaderOf``) verifies it once more
-with ``medmap.bundle.load_bundle``, on the very bytes that are used.
+with ``medmap.bundle.loading.load_bundle``, on the very bytes that are used.
 """
 
 from __future__ import annotations
@@ -72,7 +72,11 @@ class ModelEntry:
     def title(self) -> str:
         """As shown in the list."""
         state = "" if self.verified else ", damaged"
-        return f"{self.id} (default{state})" if self.isDefault else f"{self.id}{state and ' (damaged)'}"
+        return (
+            f"{self.id} (default{state})"
+            if self.isDefault
+            else f"{self.id}{state and ' (damaged)'}"
+        )
 
     @property
     def text(self) -> str:
@@ -87,11 +91,14 @@ def modelFolder(fallback: str | Path, environment: Mapping[str, str] = os.enviro
 
 
 def defaultPath(environment: Mapping[str, str] = os.environ) -> Path | None:
-    """Where the bundle lies that came with MedMAP, as ``medmap.bundle.default_bundle_path`` finds it, or None."""
+    """Where the bundle lies that came with MedMAP, as ``medmap.bundle.loading.default_bundle_path`` finds it, or None."""
     package = Path(medmap.__file__).resolve().parent
     named = environment.get("MEDMAP_BUNDLE")
     places = [Path(named)] if named else []
-    places += [package.parents[1] / "Resources/bundles/default", package.parent / "Resources/MedMAPBundles/default"]
+    places += [
+        package.parents[1] / "Resources/bundles/default",
+        package.parent / "Resources/MedMAPBundles/default",
+    ]
     return next((place for place in places if (place / METADATA).is_file()), None)
 
 
@@ -126,7 +133,12 @@ def readEntry(path: Path, key: str) -> ModelEntry:
     except MedMAPError as error:
         return ModelEntry(key, path, path.name, str(error))
     except OSError as error:
-        return ModelEntry(key, path, path.name, f"{path.name} cannot be read: {error.strerror}. Check its permissions.")
+        return ModelEntry(
+            key,
+            path,
+            path.name,
+            f"{path.name} cannot be read: {error.strerror}. Check its permissions.",
+        )
     return ModelEntry(key, path, identity, "", digest, card, task, sets, readme, size)
 
 
@@ -134,7 +146,7 @@ def loaderOf(entry: ModelEntry) -> Callable[[], Any]:
     """Function that verifies and loads an entry's bundle: what ``SegmentationLogic`` takes as ``loadBundle``."""
 
     def load():
-        from medmap.bundle import load_bundle  # imports torch, so not before Apply
+        from medmap.bundle.loading import load_bundle  # imports torch, so not before Apply
 
         return load_bundle(entry.path)
 
@@ -150,20 +162,29 @@ def deleteModel(entry: ModelEntry, userFolder: str | Path) -> None:
     """
     folder = Path(userFolder)
     if entry.isDefault:
-        raise UsageError("The default model belongs to MedMAP and cannot be deleted.", "Choose another model to use.")
-    if Path(os.path.abspath(entry.path)).parent != Path(os.path.abspath(folder)) or entry.path.name.startswith("."):
-        raise UsageError(f"{entry.id} does not lie in the folder of imported models.", "Delete it by hand.")
+        raise UsageError(
+            "The default model belongs to MedMAP and cannot be deleted.",
+            "Choose another model to use.",
+        )
+    if Path(os.path.abspath(entry.path)).parent != Path(
+        os.path.abspath(folder)
+    ) or entry.path.name.startswith("."):
+        raise UsageError(
+            f"{entry.id} does not lie in the folder of imported models.", "Delete it by hand."
+        )
     aside = folder / f".tmp-deleted-{secrets.token_hex(6)}"
     try:
         os.rename(entry.path, aside)
         aside.unlink() if aside.is_symlink() else shutil.rmtree(aside)
     except OSError as error:
         reason = error.strerror or str(error)
-        raise OutputError(f"{entry.id} could not be deleted: {reason}.", "Close programs that use it.") from error
+        raise OutputError(
+            f"{entry.id} could not be deleted: {reason}.", "Close programs that use it."
+        ) from error
 
 
 def verifyFiles(path: str | Path) -> tuple[dict, str, str]:
-    """Compare every file of a bundle with ``SHA256SUMS``, as ``medmap.bundle.verify_bundle`` does, without torch.
+    """Compare every file of a bundle with ``SHA256SUMS``, as ``medmap.bundle.loading.verify_bundle`` does, without torch.
 
     Returns:
         The metadata, the hash of ``SHA256SUMS`` and the text of the card.
@@ -172,14 +193,23 @@ def verifyFiles(path: str | Path) -> tuple[dict, str, str]:
         BundleError: not a bundle, or a file is missing, added or altered.
     """
     folder = Path(path)
-    present = {p.name: p for p in folder.iterdir() if not p.name.startswith(".")} if folder.is_dir() else {}
+    present = (
+        {p.name: p for p in folder.iterdir() if not p.name.startswith(".")}
+        if folder.is_dir()
+        else {}
+    )
     if SUMS not in present:
-        raise BundleError(f"{folder.name} is not a MedMAP model: it has no {SUMS}.", "Choose another folder.")
+        raise BundleError(
+            f"{folder.name} is not a MedMAP model: it has no {SUMS}.", "Choose another folder."
+        )
     sums = _text(present[SUMS])
     listed = _listed(sums, folder.name)
     odd = sorted(set(present) ^ {*listed, SUMS})
     if odd:
-        raise BundleError(f"{folder.name} has files missing or added: {', '.join(odd)}.", "Import the model again.")
+        raise BundleError(
+            f"{folder.name} has files missing or added: {', '.join(odd)}.",
+            "Import the model again.",
+        )
     for name, digest in listed.items():
         if _digest(present[name]) != digest:
             raise BundleError(
@@ -196,7 +226,9 @@ def parseMetadata(data: bytes) -> dict:
         metadata = json.loads(data)
         found = metadata["medmap"]["format"]
     except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise BundleError(f"{METADATA} is not a model description ({error}).", "Choose another model.") from error
+        raise BundleError(
+            f"{METADATA} is not a model description ({error}).", "Choose another model."
+        ) from error
     if found not in FORMATS:
         raise BundleError(
             f"The model has format {found}, this MedMAP reads {' and '.join(map(str, FORMATS))}.",
@@ -212,7 +244,9 @@ def describe(metadata: Mapping) -> tuple[str, Task, dict]:
         identity = f"{metadata['name']}-{metadata['version']}"
         return identity, Task.from_dict(own["task"]), dict(own["card"])
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise BundleError(f"{METADATA} lacks or garbles {error}.", "Choose another model.") from error
+        raise BundleError(
+            f"{METADATA} lacks or garbles {error}.", "Choose another model."
+        ) from error
 
 
 def setsOf(metadata: Mapping, task: Task) -> tuple[tuple[str, ...] | None, ...]:
@@ -221,9 +255,13 @@ def setsOf(metadata: Mapping, task: Task) -> tuple[tuple[str, ...] | None, ...]:
     try:
         options = [stated["options"] for stated in own.get("networks") or [own["network"]]]
         inputs = [one.get("inputs") for one in options]
-        return tuple(None if i is None else tuple(task.modality_names[m] for m in sorted(i)) for i in inputs)
+        return tuple(
+            None if i is None else tuple(task.modality_names[m] for m in sorted(i)) for i in inputs
+        )
     except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
-        raise BundleError(f"{METADATA} lacks or garbles {error}.", "Choose another model.") from error
+        raise BundleError(
+            f"{METADATA} lacks or garbles {error}.", "Choose another model."
+        ) from error
 
 
 @lru_cache(maxsize=64)
@@ -242,17 +280,30 @@ def _listed(sums: bytes, folder: str) -> dict[str, str]:
     listed = {}
     for line in sums.decode("ascii", "replace").removesuffix("\n").split("\n"):
         digest, _, name = line.partition("  ")
-        if len(digest) != 64 or set(digest) - set("0123456789abcdef") or not name or "/" in name or "\\" in name:
-            raise BundleError(f"{SUMS} of {folder} is damaged.", "Import the model again from its source.")
+        if (
+            len(digest) != 64
+            or set(digest) - set("0123456789abcdef")
+            or not name
+            or "/" in name
+            or "\\" in name
+        ):
+            raise BundleError(
+                f"{SUMS} of {folder} is damaged.", "Import the model again from its source."
+            )
         listed[name] = digest
     if not {METADATA, WEIGHTS} <= set(listed) or SUMS in listed:
-        raise BundleError(f"{folder} is not a MedMAP model: {SUMS} does not list its files.", "Choose another folder.")
+        raise BundleError(
+            f"{folder} is not a MedMAP model: {SUMS} does not list its files.",
+            "Choose another folder.",
+        )
     return listed
 
 
 def _text(path: Path) -> bytes:
     if path.stat().st_size > LARGEST_TEXT:
-        raise BundleError(f"{path.name} is too large to be part of a model.", "Choose another model.")
+        raise BundleError(
+            f"{path.name} is too large to be part of a model.", "Choose another model."
+        )
     return path.read_bytes()
 
 

@@ -20,7 +20,7 @@ import vtk
 from vtk.util.numpy_support import numpy_to_vtk, vtk_to_numpy
 
 from medmap.errors import InputDataError
-from medmap.files import check_output, write_bytes
+from medmap.io.atomic import check_output, write_bytes
 from medmap.volume import Grid
 
 from .scene import _placeBeside as placeBeside
@@ -81,7 +81,11 @@ def geometryOf(segmentationNode) -> Geometry:
     name = converter.GetReferenceImageGeometryParameterName()
     text = segmentationNode.GetSegmentation().GetConversionParameter(name)
     image = slicer.vtkOrientedImageData()
-    if not text or not converter.DeserializeImageGeometry(text, image, False) or min(image.GetDimensions()) < 1:
+    if (
+        not text
+        or not converter.DeserializeImageGeometry(text, image, False)
+        or min(image.GetDimensions()) < 1
+    ):
         raise InputDataError(
             f"The segmentation '{segmentationNode.GetName()}' does not say on which voxels it lies.",
             "Choose a segmentation made by MedMAP, or set its reference geometry in the Segment Editor.",
@@ -98,10 +102,18 @@ def geometryOf(segmentationNode) -> Geometry:
             "Harden the transform (Data module, right-click on the segmentation).",
         )
     shape = tuple(int(n) for n in image.GetDimensions())
-    return Geometry(shape, toArray(matrix) @ first, toArray(toWorld), segmentationNode.GetTransformNodeID(), text)
+    return Geometry(
+        shape,
+        toArray(matrix) @ first,
+        toArray(toWorld),
+        segmentationNode.GetTransformNodeID(),
+        text,
+    )
 
 
-def resampledNearest(image, imageToLocal: np.ndarray, parent, geometry: Geometry, geometryParent) -> np.ndarray:
+def resampledNearest(
+    image, imageToLocal: np.ndarray, parent, geometry: Geometry, geometryParent
+) -> np.ndarray:
     """Nearest voxel of an image at each voxel of a geometry; 0 outside.
 
     Args:
@@ -179,9 +191,15 @@ def orientedImage(values: np.ndarray, geometry: Geometry):
 
 def derivedNode(scene, className: str, role: str, segmentationNode):
     """The node of that role that belongs to a segmentation; None when there is none yet."""
-    nodes = (scene.GetNthNodeByClass(n, className) for n in range(scene.GetNumberOfNodesByClass(className)))
+    nodes = (
+        scene.GetNthNodeByClass(n, className)
+        for n in range(scene.GetNumberOfNodesByClass(className))
+    )
     for node in nodes:
-        if node.GetAttribute(ROLE) == role and node.GetNodeReferenceID(SEGMENTATION) == segmentationNode.GetID():
+        if (
+            node.GetAttribute(ROLE) == role
+            and node.GetNodeReferenceID(SEGMENTATION) == segmentationNode.GetID()
+        ):
             return node
     return None
 
@@ -201,7 +219,9 @@ def removeDerived(scene, segmentationNode) -> None:
     """Remove everything that was derived from a segmentation: tables, plots, errors, uncertainty."""
     nodes = [scene.GetNthNode(n) for n in range(scene.GetNumberOfNodes())]
     own = segmentationNode.GetID()
-    for node in [n for n in nodes if n.GetAttribute(ROLE) and n.GetNodeReferenceID(SEGMENTATION) == own]:
+    for node in [
+        n for n in nodes if n.GetAttribute(ROLE) and n.GetNodeReferenceID(SEGMENTATION) == own
+    ]:
         count = node.GetNumberOfDisplayNodes() if node.IsA("vtkMRMLDisplayableNode") else 0
         for display in [node.GetNthDisplayNode(n) for n in range(count)]:
             if display is not None:
@@ -281,9 +301,15 @@ def saveCsv(node, path: str | Path) -> Path:
     units = [node.GetColumnUnitLabel(name) or "" for name in names]
     text = io.StringIO(newline="")
     rows = csv.writer(text)
-    rows.writerow([f"{name} ({unit})" if unit else name for name, unit in zip(names, units, strict=True)])
+    rows.writerow(
+        [f"{name} ({unit})" if unit else name for name, unit in zip(names, units, strict=True)]
+    )
     for row in zip(*(columnOf(node, name) for name in names), strict=True):
-        rows.writerow(["" if isinstance(value, float) and math.isnan(value) else value for value in row])
+        rows.writerow(
+            ["" if isinstance(value, float) and math.isnan(value) else value for value in row]
+        )
     check_output(path, overwrite=True)
-    write_bytes(path, text.getvalue().encode("utf-8-sig"))  # the mark tells spreadsheets that it is UTF-8
+    write_bytes(
+        path, text.getvalue().encode("utf-8-sig")
+    )  # the mark tells spreadsheets that it is UTF-8
     return path

@@ -96,17 +96,30 @@ def sources(node, task: Task, override: Mapping[str, str] | None = None) -> tupl
         InputDataError: a volume without whole numbers or with several values per voxel.
         UsageError: an override names no source or no target.
     """
-    found = _valueSources(node, task, override or {}) if isLabelVolume(node) else _segmentSources(node, task)
+    found = (
+        _valueSources(node, task, override or {})
+        if isLabelVolume(node)
+        else _segmentSources(node, task)
+    )
     for key, target in (override or {}).items():
         if not any(key in (s.key, s.title) for s in found):
-            raise UsageError(f"The reference '{node.GetName()}' has no '{key}'.", "Choose the segments again.")
+            raise UsageError(
+                f"The reference '{node.GetName()}' has no '{key}'.", "Choose the segments again."
+            )
         if target != NOT_USED and target not in targets(task):
-            raise UsageError(f"'{target}' is no label or region.", f"Use one of {', '.join(targets(task))}.")
-        found = [Source(s.key, s.title, target, "chosen") if key in (s.key, s.title) else s for s in found]
+            raise UsageError(
+                f"'{target}' is no label or region.", f"Use one of {', '.join(targets(task))}."
+            )
+        found = [
+            Source(s.key, s.title, target, "chosen") if key in (s.key, s.title) else s
+            for s in found
+        ]
     return tuple(found)
 
 
-def labelsOn(node, segmentationNode, task: Task, override: Mapping[str, str] | None = None) -> OnGrid:
+def labelsOn(
+    node, segmentationNode, task: Task, override: Mapping[str, str] | None = None
+) -> OnGrid:
     """Bring a segmentation to the grid of ours, by nearest voxel, in the world, that is with parent transforms.
 
     Args:
@@ -133,36 +146,49 @@ def labelsOn(node, segmentationNode, task: Task, override: Mapping[str, str] | N
         values = _volumeOn(node, geometry, parent)
         masks = ((s, values == int(s.key)) for s in used)
     else:
-        masks = ((s, mask) for s, mask in _segmentsOn(node, [s.key for s in used], geometry, parent, used))
+        masks = (
+            (s, mask)
+            for s, mask in _segmentsOn(node, [s.key for s in used], geometry, parent, used)
+        )
     labels, overlapping = _painted(masks, geometry.shape, task)
     regions, findings = _coverage(node, found, task)
     if overlapping:
         message = f"Segments of '{node.GetName()}' overlap ({', '.join(overlapping)}); the later label was taken."
-        findings.append(Finding("warning", "reference", message, "Remove the overlap in the Segment Editor."))
+        findings.append(
+            Finding("warning", "reference", message, "Remove the overlap in the Segment Editor.")
+        )
     return OnGrid(labels, geometry, regions, found, tuple(findings))
 
 
 def _valueSources(node, task: Task, override: Mapping[str, str]) -> list[Source]:
     image = node.GetImageData()
     if shapeOf(node) is None or image.GetNumberOfScalarComponents() != 1:
-        raise InputDataError(f"The volume '{node.GetName()}' has no label in each voxel.", "Choose a label volume.")
+        raise InputDataError(
+            f"The volume '{node.GetName()}' has no label in each voxel.", "Choose a label volume."
+        )
     values = np.unique(vtk_to_numpy(image.GetPointData().GetScalars()))
     if values.size > 1000 or (values != np.round(values)).any():
         raise InputDataError(
-            f"The volume '{node.GetName()}' holds no labels but other numbers.", "Choose a label volume."
+            f"The volume '{node.GetName()}' holds no labels but other numbers.",
+            "Choose a label volume.",
         )
     values = values[values != 0].astype(int)
     open_ = np.array([v for v in values if not {str(v), f"value {v}"} & set(override)], int)
     masks = label_masks(open_, task)  # raises for values that the task does not know
     taken = {int(v): name for name, mask in masks.items() for v in open_[mask]}
-    return [Source(str(v), f"value {v}", taken.get(int(v), NOT_USED), "label value") for v in values]
+    return [
+        Source(str(v), f"value {v}", taken.get(int(v), NOT_USED), "label value") for v in values
+    ]
 
 
 def _segmentSources(node, task: Task) -> list[Source]:
     segmentation = node.GetSegmentation()
     segments = {key: segmentation.GetSegment(key) for key in segmentation.GetSegmentIDs()}
     numbers = _numbered({key: segment.GetName() for key, segment in segments.items()}, task)
-    return [Source(key, s.GetName(), *(numbers.get(key) or _taken(s, task))) for key, s in segments.items()]
+    return [
+        Source(key, s.GetName(), *(numbers.get(key) or _taken(s, task)))
+        for key, s in segments.items()
+    ]
 
 
 def _taken(segment, task: Task) -> tuple[str, str]:
@@ -181,13 +207,18 @@ def _taken(segment, task: Task) -> tuple[str, str]:
     if coded is not None and not named:
         return coded, "code"
     if coded is not None or named:
-        return NOT_USED, f"could be {' or '.join(dict.fromkeys([*named, *([coded] if coded else [])]))}"
+        return (
+            NOT_USED,
+            f"could be {' or '.join(dict.fromkeys([*named, *([coded] if coded else [])]))}",
+        )
     return NOT_USED, "not understood"
 
 
 def _named(name: str, task: Task) -> list[str]:
     """Labels and regions that a name may mean."""
-    text = " ".join(re.findall(r"[a-z0-9]+", name.lower().replace("oedema", "edema").replace("tumour", "tumor")))
+    text = " ".join(
+        re.findall(r"[a-z0-9]+", name.lower().replace("oedema", "edema").replace("tumour", "tumor"))
+    )
     titles = {x.title.lower(): x.name for x in (*task.regions, *task.labels)}
     names = {target.lower(): target for target in targets(task)}
     for known in (names, titles):
@@ -197,13 +228,18 @@ def _named(name: str, task: Task) -> list[str]:
     for target, pattern in _WORDS.items():
         if target in targets(task) and re.search(pattern, text):
             found.append(target)
-            text = re.sub(pattern, " | ", text)  # so that the "enhancing" of "non-enhancing" is not found again
+            text = re.sub(
+                pattern, " | ", text
+            )  # so that the "enhancing" of "non-enhancing" is not found again
     return found
 
 
 def _numbered(names: Mapping[str, str], task: Task) -> dict[str, tuple[str, str]]:
     """Segments that were imported from a label file without names ('Segment_4'): only if all names are of that kind."""
-    matches = {key: re.fullmatch(r"(?:segment|label|class)?[ _-]*(\d+)", n.strip(), re.I) for key, n in names.items()}
+    matches = {
+        key: re.fullmatch(r"(?:segment|label|class)?[ _-]*(\d+)", n.strip(), re.I)
+        for key, n in names.items()
+    }
     if not names or not all(matches.values()):
         return {}
     values = {key: int(match[1]) for key, match in matches.items()}
@@ -226,7 +262,9 @@ def _tag(segment, name: str) -> str:
 def _volumeOn(node, geometry: Geometry, parent) -> np.ndarray:
     matrix = vtk.vtkMatrix4x4()
     node.GetIJKToRASMatrix(matrix)
-    values = resampledNearest(node.GetImageData(), toArray(matrix), node.GetParentTransformNode(), geometry, parent)
+    values = resampledNearest(
+        node.GetImageData(), toArray(matrix), node.GetParentTransformNode(), geometry, parent
+    )
     return np.round(values).astype(int) if values.dtype.kind == "f" else values
 
 
@@ -236,10 +274,16 @@ def _segmentsOn(node, keys, geometry: Geometry, parent, used):
     for source, key in zip(used, keys, strict=True):
         shared = copy.GetSegment(key).GetRepresentation(_binaryName())
         mask = np.zeros(geometry.shape, bool)
-        if shared is not None and shared.GetNumberOfPoints() > 0 and shared.GetPointData().GetScalars() is not None:
+        if (
+            shared is not None
+            and shared.GetNumberOfPoints() > 0
+            and shared.GetPointData().GetScalars() is not None
+        ):
             matrix = vtk.vtkMatrix4x4()
             shared.GetImageToWorldMatrix(matrix)
-            layer = resampledNearest(shared, toArray(matrix), node.GetParentTransformNode(), geometry, parent)
+            layer = resampledNearest(
+                shared, toArray(matrix), node.GetParentTransformNode(), geometry, parent
+            )
             mask = layer == copy.GetSegment(key).GetLabelValue()
         yield source, mask
 
@@ -247,12 +291,16 @@ def _segmentsOn(node, keys, geometry: Geometry, parent, used):
 def _withLabelmaps(node, geometry: Geometry, parent):
     """The node's segmentation, or a copy with label maps where it has only surfaces: inputs are never changed."""
     segmentation = node.GetSegmentation()
-    if segmentation.GetNumberOfSegments() == 0 or segmentation.ContainsRepresentation(_binaryName()):
+    if segmentation.GetNumberOfSegments() == 0 or segmentation.ContainsRepresentation(
+        _binaryName()
+    ):
         return segmentation
     copy = slicer.vtkSegmentation()
     copy.DeepCopy(segmentation)
     between = vtk.vtkGeneralTransform()
-    slicer.vtkMRMLTransformNode.GetTransformBetweenNodes(parent, node.GetParentTransformNode(), between)
+    slicer.vtkMRMLTransformNode.GetTransformBetweenNodes(
+        parent, node.GetParentTransformNode(), between
+    )
     linear = linearPart(between)
     if linear is not None:
         image = slicer.vtkOrientedImageData()
@@ -260,7 +308,8 @@ def _withLabelmaps(node, geometry: Geometry, parent):
         image.SetImageToWorldMatrix(toMatrix(linear @ geometry.local))
         converter = slicer.vtkSegmentationConverter
         copy.SetConversionParameter(
-            converter.GetReferenceImageGeometryParameterName(), converter.SerializeImageGeometry(image)
+            converter.GetReferenceImageGeometryParameterName(),
+            converter.SerializeImageGeometry(image),
         )
     if not copy.CreateRepresentation(_binaryName()):
         raise InputDataError(
@@ -306,22 +355,30 @@ def _coverage(node, found, task: Task) -> tuple[tuple[str, ...], list[Finding]]:
     ignored = [s.title for s in found if not s.target]
     if ignored:
         message = f"Not used of '{node.GetName()}': {', '.join(ignored)}."
-        findings.append(Finding("info", "reference", message, "Assign them by hand if they matter."))
+        findings.append(
+            Finding("info", "reference", message, "Assign them by hand if they matter.")
+        )
     if used <= labels:
         absent = [label.title for label in task.labels if label.name not in used]
         if absent and not isLabelVolume(node):
             message = f"The reference '{node.GetName()}' has no segment for {', '.join(absent)}: counted as empty."
-            findings.append(Finding("warning", "reference", message, "Assign one by hand if there is one."))
+            findings.append(
+                Finding("warning", "reference", message, "Assign one by hand if there is one.")
+            )
         return tuple(r.name for r in task.regions), findings
     covered = {r.name for r in task.regions if _isCovered(r, used, task)}
     missing = [r.name for r in task.regions if r.name not in covered]
     if missing:
         message = f"The reference '{node.GetName()}' does not say what {', '.join(missing)} is: not scored."
-        findings.append(Finding("warning", "reference", message, "Assign a segment by hand if there is one."))
+        findings.append(
+            Finding("warning", "reference", message, "Assign a segment by hand if there is one.")
+        )
     return tuple(r.name for r in task.regions if r.name in covered), findings
 
 
 def _isCovered(region: Region, used: set[str], task: Task) -> bool:
-    parts = {r.name: set(r.labels) for r in task.regions} | {label.name: {label.name} for label in task.labels}
+    parts = {r.name: set(r.labels) for r in task.regions} | {
+        label.name: {label.name} for label in task.labels
+    }
     inside = [parts[name] for name in used if parts[name] <= set(region.labels)]
     return set(region.labels) <= set().union(*inside)

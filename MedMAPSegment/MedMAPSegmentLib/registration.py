@@ -100,13 +100,21 @@ def registerToReference(scene, moving, fixed, method: Method | None = None) -> R
 def readPair(moving, fixed) -> Pair:
     """Copy two volumes out of the scene. Raises as ``registerToReference`` does."""
     if moving is fixed:
-        raise UsageError(f"'{moving.GetName()}' cannot be registered to itself.", "Choose another reference.")
+        raise UsageError(
+            f"'{moving.GetName()}' cannot be registered to itself.", "Choose another reference."
+        )
     volumes = [mrml.volumeFromNode(node) for node in (fixed, moving)]
     for node, volume in zip((fixed, moving), volumes, strict=True):
         problem = affine_problem(volume.affine)
         if problem or min(volume.array.shape) < 4 or volume.array.min() == volume.array.max():
-            because = f"its voxel-to-world matrix {problem}" if problem else "it is too small or has no contrast"
-            raise InputDataError(f"'{node.GetName()}' cannot be registered: {because}.", "Choose another volume.")
+            because = (
+                f"its voxel-to-world matrix {problem}"
+                if problem
+                else "it is too small or has no contrast"
+            )
+            raise InputDataError(
+                f"'{node.GetName()}' cannot be registered: {because}.", "Choose another volume."
+            )
     start = np.eye(4)
     apart = _centre(volumes[0]) - _centre(volumes[1])
     if np.linalg.norm(apart) > FAR_MM:
@@ -122,7 +130,11 @@ def applyMovement(scene, pair: Pair, movement: np.ndarray) -> Registration:
     """
     movement = np.asarray(movement, dtype=float)
     degrees, shift = _size(movement, _centre(pair.moving))
-    beyond = _size(movement @ np.linalg.inv(pair.start), _centre(pair.fixed)) if np.isfinite(degrees) else (np.inf, 0)
+    beyond = (
+        _size(movement @ np.linalg.inv(pair.start), _centre(pair.fixed))
+        if np.isfinite(degrees)
+        else (np.inf, 0)
+    )
     if not (beyond[0] <= LARGEST_DEGREES and beyond[1] <= LARGEST_MM):
         raise InputDataError(
             f"'{pair.movingNode.GetName()}' could not be registered to '{pair.fixedNode.GetName()}'.",
@@ -130,13 +142,17 @@ def applyMovement(scene, pair: Pair, movement: np.ndarray) -> Registration:
         )
     moving = scene.GetNodeByID(pair.moving.name)
     if moving is None or scene.GetNodeByID(pair.fixed.name) is None:
-        raise InputDataError("A volume was removed during the registration.", "Choose the volumes again.")
+        raise InputDataError(
+            "A volume was removed during the registration.", "Choose the volumes again."
+        )
     previous = moving.GetTransformNodeID()
     toWorld = mrml._parentToWorld(moving)
     name = scene.GenerateUniqueName(f"{moving.GetName()} to {pair.fixedNode.GetName()}")
     transform = scene.AddNewNodeByClass("vtkMRMLLinearTransformNode", name)
     # World positions are to become movement @ toWorld @ x; toWorld itself stays the parent, for others use it, too.
-    slicer.util.updateTransformMatrixFromArray(transform, np.linalg.inv(toWorld) @ movement @ toWorld)
+    slicer.util.updateTransformMatrixFromArray(
+        transform, np.linalg.inv(toWorld) @ movement @ toWorld
+    )
     transform.SetAndObserveTransformNodeID(previous)
     transform.SetAttribute(MADE, pair.fixedNode.GetName())
     moving.SetAndObserveTransformNodeID(transform.GetID())
@@ -180,7 +196,10 @@ def brainsFit(scene, runCli: Callable[[dict], Any]) -> Method:
         try:
             # Command line modules see volumes without their parents, so they get stand-ins that lie in the world.
             volumes = [_standIn(scene, node) for node in (pair.fixedNode, pair.movingNode)]
-            start, found = (scene.AddNewNodeByClass("vtkMRMLLinearTransformNode", "MedMAP temporary") for _ in "ab")
+            start, found = (
+                scene.AddNewNodeByClass("vtkMRMLLinearTransformNode", "MedMAP temporary")
+                for _ in "ab"
+            )
             temporary += [*volumes, start, found]
             slicer.util.updateTransformMatrixFromArray(start, pair.start)
             cli = runCli(
@@ -195,7 +214,9 @@ def brainsFit(scene, runCli: Callable[[dict], Any]) -> Method:
             )
             temporary += [cli] if cli is not None else []
             if cli is not None and cli.GetStatus() & cli.ErrorsMask:
-                raise InternalError(f"BRAINSFit failed: {cli.GetErrorText()}", "Check that both scans show a brain.")
+                raise InternalError(
+                    f"BRAINSFit failed: {cli.GetErrorText()}", "Check that both scans show a brain."
+                )
             return slicer.util.arrayFromTransformMatrix(found)
         finally:
             for node in temporary:
@@ -232,7 +253,8 @@ def simpleItkRigid(pair: Pair) -> np.ndarray:
         sitk = importlib.import_module("SimpleITK")
     except ImportError as error:
         raise UnavailableError(
-            "SimpleITK, which registers the scans, is not installed.", "Use Slicer's General Registration (BRAINS)."
+            "SimpleITK, which registers the scans, is not installed.",
+            "Use Slicer's General Registration (BRAINS).",
         ) from error
     fixed, moving = (_image(sitk, volume) for volume in (pair.fixed, pair.moving))
     # ITK's transform leads from fixed to moving points, in LPS.
@@ -250,7 +272,9 @@ def simpleItkRigid(pair: Pair) -> np.ndarray:
     method.SetOptimizerAsRegularStepGradientDescent(2.0, 0.001, 300, 0.75, 1e-9)
     method.SetOptimizerScalesFromPhysicalShift()
     coarsest = min(fixed.GetSpacing())
-    method.SetShrinkFactorsPerLevel([max(1, int(level / coarsest + 0.5)) for level in (8.0, 4.0, 2.0)])
+    method.SetShrinkFactorsPerLevel(
+        [max(1, int(level / coarsest + 0.5)) for level in (8.0, 4.0, 2.0)]
+    )
     method.SetSmoothingSigmasPerLevel([4.0, 2.0, 1.0])
     method.SmoothingSigmasAreSpecifiedInPhysicalUnitsOn()
     method.SetInitialTransform(transform, inPlace=True)
@@ -258,7 +282,8 @@ def simpleItkRigid(pair: Pair) -> np.ndarray:
         method.Execute(fixed, moving)
     except RuntimeError as error:
         raise InputDataError(
-            "The scans could not be registered: they hardly overlap.", "Align them by hand first (Transforms module)."
+            "The scans could not be registered: they hardly overlap.",
+            "Align them by hand first (Transforms module).",
         ) from error
     backwards = np.eye(4)
     backwards[:3, :3] = np.array(transform.GetMatrix()).reshape(3, 3)
@@ -288,7 +313,9 @@ def _aroundBrain(sitk, image, margin_mm: float = 12.0):
     array = sitk.GetArrayFromImage(image)
     mask = sitk.GetImageFromArray(foreground(array)[0].astype(np.uint8))
     mask.CopyInformation(image)
-    return sitk.BinaryDilate(mask, [max(1, int(margin_mm / size + 0.5)) for size in image.GetSpacing()])
+    return sitk.BinaryDilate(
+        mask, [max(1, int(margin_mm / size + 0.5)) for size in image.GetSpacing()]
+    )
 
 
 def _centre(volume: Volume) -> np.ndarray:

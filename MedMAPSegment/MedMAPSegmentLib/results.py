@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from medmap.agreement import region_diameters
 from medmap.metrics import region_volumes_ml
-from medmap.review import region_diameters
 from medmap.task import Task
 from medmap.volume import Grid
 
@@ -40,7 +40,9 @@ def resultsTable(scene, segmentationNode, task: Task):
     columns = [
         Column("Region", [r.name for r in task.regions]),
         Column("Name", [r.title for r in task.regions]),
-        Column("Volume", [volumes[r.name] for r in task.regions], "ml", "Voxels times voxel volume"),
+        Column(
+            "Volume", [volumes[r.name] for r in task.regions], "ml", "Voxels times voxel volume"
+        ),
         Column(
             "Axial diameter",
             [diameters[r.name].axial_mm for r in task.regions],
@@ -70,7 +72,10 @@ def centreOf(labels: np.ndarray, grid: Grid) -> tuple[float, float, float]:
         labels: [I, J, K], not all zero.
         grid: where the voxels lie in the world.
     """
-    middle = [np.average(np.arange(n), weights=np.count_nonzero(labels, axis=others)) for n, others in _axes(labels)]
+    middle = [
+        np.average(np.arange(n), weights=np.count_nonzero(labels, axis=others))
+        for n, others in _axes(labels)
+    ]
     return tuple(float(x) for x in grid.affine[:3, :3] @ middle + grid.affine[:3, 3])
 
 

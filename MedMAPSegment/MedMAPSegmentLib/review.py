@@ -1,7 +1,7 @@
 """Review of a segmentation against a reference, in three steps as in ``logic``: collect, compute, apply.
 
 ``collect`` (main thread) copies both label maps out of the scene, ``compute`` (any thread) scores them with
-``medmap.review``, ``apply`` (main thread) puts tables, plot and error segmentation into the scene. Applying again for
+``medmap.agreement``, ``apply`` (main thread) puts tables, plot and error segmentation into the scene. Applying again for
 the same segmentation refreshes these nodes.
 """
 
@@ -16,16 +16,30 @@ from typing import Any
 import numpy as np
 import slicer
 
+from medmap.agreement import (
+    AGREEMENT,
+    EMPTY_RULE,
+    OURS_ONLY,
+    REFERENCE_ONLY,
+    Review,
+    error_map,
+    focus,
+    worst_slices,
+)
+from medmap.agreement import review as compare
 from medmap.checks import Finding
 from medmap.errors import Cancelled, InputDataError, UsageError
-from medmap.review import AGREEMENT, EMPTY_RULE, OURS_ONLY, REFERENCE_ONLY, Review, error_map, focus, worst_slices
-from medmap.review import review as compare
 from medmap.task import Task
 
 from .nodes import Column, Geometry, allOrNothing, derive, derivedNode, fillTable, orientedImage
 from .reference import Source, labelsOn
 
-ROLE_SCORES, ROLE_SLICES, ROLE_CHART, ROLE_ERRORS = "review scores", "review slices", "review chart", "review errors"
+ROLE_SCORES, ROLE_SLICES, ROLE_CHART, ROLE_ERRORS = (
+    "review scores",
+    "review slices",
+    "review chart",
+    "review errors",
+)
 REVIEW = "MedMAP.Review"
 """Attribute with what was compared, as JSON."""
 
@@ -108,7 +122,11 @@ class WorstSlice:
 
 
 def collect(
-    segmentationNode, referenceNode, task: Task, override: Mapping[str, str] | None = None, plane: str = "axial"
+    segmentationNode,
+    referenceNode,
+    task: Task,
+    override: Mapping[str, str] | None = None,
+    plane: str = "axial",
 ) -> Request:
     """Copy ours and the reference out of the scene, onto our grid; nothing in the scene changes.
 
@@ -162,7 +180,9 @@ def compute(request: Request, progress=None, cancelled=None) -> Review:
     return found
 
 
-def apply(scene, segmentationNode, request: Request, found: Review, region: str | None = None) -> ReviewNodes:
+def apply(
+    scene, segmentationNode, request: Request, found: Review, region: str | None = None
+) -> ReviewNodes:
     """Put a review into the scene, or refresh the one that is there for this segmentation.
 
     Args:
@@ -175,16 +195,25 @@ def apply(scene, segmentationNode, request: Request, found: Review, region: str 
     Raises:
         InputDataError: the segmentation is gone. No node has been added then, nor after any other exception.
     """
-    if segmentationNode is None or scene.GetNodeByID(segmentationNode.GetID()) is not segmentationNode:
-        raise InputDataError(f"The segmentation '{request.segmentationName}' is gone.", "Start the review again.")
+    if (
+        segmentationNode is None
+        or scene.GetNodeByID(segmentationNode.GetID()) is not segmentationNode
+    ):
+        raise InputDataError(
+            f"The segmentation '{request.segmentationName}' is gone.", "Start the review again."
+        )
     region = region or request.regions[0]
     image = _errorImage(request, region)
     name = request.segmentationName
     with allOrNothing(scene):
-        scores = derive(scene, "vtkMRMLTableNode", ROLE_SCORES, segmentationNode, f"{name} - review")
+        scores = derive(
+            scene, "vtkMRMLTableNode", ROLE_SCORES, segmentationNode, f"{name} - review"
+        )
         fillTable(scores, _scoreColumns(request, found))
         scores.SetDescription(EMPTY_RULE)
-        slices = derive(scene, "vtkMRMLTableNode", ROLE_SLICES, segmentationNode, f"{name} - Dice by slice")
+        slices = derive(
+            scene, "vtkMRMLTableNode", ROLE_SLICES, segmentationNode, f"{name} - Dice by slice"
+        )
         fillTable(slices, _sliceColumns(found))
         chart, series = _plot(scene, segmentationNode, request, slices)
         errors = _errors(scene, segmentationNode, request, region, image)
@@ -209,10 +238,14 @@ def nodesOf(scene, segmentationNode) -> ReviewNodes | None:
     if None in (scores, slices, chart, errors):
         return None
     nodes = [chart.GetNthPlotSeriesNode(n) for n in range(chart.GetNumberOfPlotSeriesNodes())]
-    return ReviewNodes(scores, slices, {node.GetYColumnName(): node for node in nodes}, chart, errors)
+    return ReviewNodes(
+        scores, slices, {node.GetYColumnName(): node for node in nodes}, chart, errors
+    )
 
 
-def worstSlice(request: Request, found: Review, region: str, rank: int = 0, by: str = "dice") -> WorstSlice | None:
+def worstSlice(
+    request: Request, found: Review, region: str, rank: int = 0, by: str = "dice"
+) -> WorstSlice | None:
     """The slice of that rank, worst first; past the last it starts again. None when no slice has the region.
 
     Args:
@@ -220,7 +253,7 @@ def worstSlice(request: Request, found: Review, region: str, rank: int = 0, by: 
         found: what ``compute`` returned.
         region: a region that was scored.
         rank: 0 for the worst, 1 for the next.
-        by: ``dice`` or ``voxels`` (see ``medmap.review.worst_slices``).
+        by: ``dice`` or ``voxels`` (see ``medmap.agreement.worst_slices``).
     """
     order = worst_slices(found.slices, region, by=by)
     if not order:
@@ -230,13 +263,17 @@ def worstSlice(request: Request, found: Review, region: str, rank: int = 0, by: 
     # One slice only: the whole error map would cost a second per click.
     part = [slice(None)] * 3
     part[axis] = slice(index, index + 1)
-    values = error_map(request.labels[tuple(part)], request.reference[tuple(part)], request.task, region)
+    values = error_map(
+        request.labels[tuple(part)], request.reference[tuple(part)], request.task, region
+    )
     wrong = values > AGREEMENT
     weights = np.zeros(request.labels.shape, bool)
     weights[tuple(part)] = wrong if wrong.any() else values > 0
     ras = focus(weights, request.geometry.grid, axis, index)
     score, count = found.slices.dice[region][index], found.slices.wrong_voxels[region][index]
-    return WorstSlice(index, float(score), int(count), tuple(float(c) for c in ras), rank, len(order))
+    return WorstSlice(
+        index, float(score), int(count), tuple(float(c) for c in ras), rank, len(order)
+    )
 
 
 def jumpTo(scene, ras) -> None:
@@ -253,7 +290,11 @@ def _emptiness(labels: np.ndarray, node) -> list[Finding]:
     if labels.any():
         return []
     message = f"The reference '{node.GetName()}' is empty on the grid of the segmentation."
-    return [Finding("warning", "reference", message, "Check that both belong to the same patient and place.")]
+    return [
+        Finding(
+            "warning", "reference", message, "Check that both belong to the same patient and place."
+        )
+    ]
 
 
 def _scoreColumns(request: Request, found: Review) -> list[Column]:
@@ -263,11 +304,28 @@ def _scoreColumns(request: Request, found: Review) -> list[Column]:
         Column("Region", [r.name for r in regions]),
         Column("Name", [r.title for r in regions]),
         Column("Dice", [s.dice for s in scores], "", EMPTY_RULE),
-        Column("Sensitivity", [s.sensitivity for s in scores], "", "Share of the reference that was found"),
-        Column("Precision", [s.precision for s in scores], "", "Share of our segmentation that is right"),
-        Column("HD95", [s.hd95_mm for s in scores], "mm", "95 % Hausdorff distance between the surfaces"),
+        Column(
+            "Sensitivity",
+            [s.sensitivity for s in scores],
+            "",
+            "Share of the reference that was found",
+        ),
+        Column(
+            "Precision",
+            [s.precision for s in scores],
+            "",
+            "Share of our segmentation that is right",
+        ),
+        Column(
+            "HD95",
+            [s.hd95_mm for s in scores],
+            "mm",
+            "95 % Hausdorff distance between the surfaces",
+        ),
         Column("Volume", [s.prediction_ml for s in scores], "ml", "Our segmentation"),
-        Column("Reference volume", [s.reference_ml for s in scores], "ml", "The reference on our grid"),
+        Column(
+            "Reference volume", [s.reference_ml for s in scores], "ml", "The reference on our grid"
+        ),
     ]
 
 
@@ -277,9 +335,17 @@ def _sliceColumns(found: Review) -> list[Column]:
     return [
         Column("Slice", shown, "", "Index along the slice axis, from 0"),
         Column("Position", slices.position_mm[shown], "mm", "Along the slice normal"),
-        *(Column(name, values[shown], "", f"Dice of {name} in the slice") for name, values in slices.dice.items()),
         *(
-            Column(f"{name} wrong", values[shown], "voxels", f"Voxels of {name} that only one of the two has")
+            Column(name, values[shown], "", f"Dice of {name} in the slice")
+            for name, values in slices.dice.items()
+        ),
+        *(
+            Column(
+                f"{name} wrong",
+                values[shown],
+                "voxels",
+                f"Voxels of {name} that only one of the two has",
+            )
             for name, values in slices.wrong_voxels.items()
         ),
     ]
@@ -290,7 +356,11 @@ def _plot(scene, segmentationNode, request: Request, table):
     series = {}
     for name, color in zip(request.regions, LINES * len(request.regions), strict=False):
         node = derive(
-            scene, "vtkMRMLPlotSeriesNode", f"review series {name}", segmentationNode, f"{name} Dice by slice"
+            scene,
+            "vtkMRMLPlotSeriesNode",
+            f"review series {name}",
+            segmentationNode,
+            f"{name} Dice by slice",
         )
         node.SetAndObserveTableNodeID(table.GetID())
         node.SetXColumnName("Position")
@@ -302,7 +372,11 @@ def _plot(scene, segmentationNode, request: Request, table):
         node.SetColor(*(c / 255.0 for c in color))
         series[name] = node
     chart = derive(
-        scene, "vtkMRMLPlotChartNode", ROLE_CHART, segmentationNode, f"{request.segmentationName} - Dice by slice"
+        scene,
+        "vtkMRMLPlotChartNode",
+        ROLE_CHART,
+        segmentationNode,
+        f"{request.segmentationName} - Dice by slice",
     )
     chart.RemoveAllPlotSeriesNodeIDs()
     for node in series.values():
@@ -317,14 +391,20 @@ def _plot(scene, segmentationNode, request: Request, table):
 
 def _errorImage(request: Request, region: str):
     if region not in request.regions:
-        raise UsageError(f"The reference does not say what {region} is.", f"Use {', '.join(request.regions)}.")
+        raise UsageError(
+            f"The reference does not say what {region} is.", f"Use {', '.join(request.regions)}."
+        )
     values = error_map(request.labels, request.reference, request.task, region)
     return orientedImage(values, request.geometry)
 
 
 def _errors(scene, segmentationNode, request: Request, region: str, image):
     node = derive(
-        scene, "vtkMRMLSegmentationNode", ROLE_ERRORS, segmentationNode, f"{request.segmentationName} - errors"
+        scene,
+        "vtkMRMLSegmentationNode",
+        ROLE_ERRORS,
+        segmentationNode,
+        f"{request.segmentationName} - errors",
     )
     segmentation = node.GetSegmentation()
     binary = slicer.vtkSegmentationConverter.GetSegmentationBinaryLabelmapRepresentationName()
@@ -356,6 +436,8 @@ def _record(request: Request) -> str:
         "reference": request.referenceName,
         "matches": [asdict(s) for s in request.sources],
         "empty rule": EMPTY_RULE,
-        "findings": [{"level": f.level, "message": f.message, "remedy": f.remedy} for f in request.findings],
+        "findings": [
+            {"level": f.level, "message": f.message, "remedy": f.remedy} for f in request.findings
+        ],
     }
     return json.dumps(record, sort_keys=True)

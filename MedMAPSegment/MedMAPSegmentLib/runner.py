@@ -96,10 +96,14 @@ class Job:
             state = self._attempt()
         except MedMAPError as error:
             self.error = error.with_traceback(None)
-        except BaseException as error:  # a worker thread that dies silently would leave the panel waiting for ever
+        except (
+            BaseException
+        ) as error:  # a worker thread that dies silently would leave the panel waiting for ever
             self.details = traceback.format_exc()
             self.error = InternalError(
-                f"Something unexpected went wrong: {type(error).__name__}: {error}.".replace("..", "."),
+                f"Something unexpected went wrong: {type(error).__name__}: {error}.".replace(
+                    "..", "."
+                ),
                 "Please report it together with the details.",
             )
         finally:

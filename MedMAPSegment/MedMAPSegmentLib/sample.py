@@ -45,7 +45,9 @@ class PhantomPatient:
         return [*self.volumes.values(), self.truth]
 
 
-def addPhantomPatient(scene, seed: int = SEED, task: Task = BRATS, name: str = SAMPLE_NAME) -> PhantomPatient:
+def addPhantomPatient(
+    scene, seed: int = SEED, task: Task = BRATS, name: str = SAMPLE_NAME
+) -> PhantomPatient:
     """Generate a patient and add it to a scene, grouped under one item of the subject hierarchy.
 
     Args:
@@ -61,7 +63,8 @@ def addPhantomPatient(scene, seed: int = SEED, task: Task = BRATS, name: str = S
         from medmap.phantom import generate  # imports torch
     except ImportError as error:
         raise UnavailableError(
-            "PyTorch, which computes the sample, is not installed.", "Install it with the PyTorch extension."
+            "PyTorch, which computes the sample, is not installed.",
+            "Install it with the PyTorch extension.",
         ) from error
     phantom = generate(seed, shape=SHAPE, spacing=SPACING_MM)
     made = f"medmap.phantom, seed {seed}"
@@ -70,7 +73,9 @@ def addPhantomPatient(scene, seed: int = SEED, task: Task = BRATS, name: str = S
         if modality.name in phantom.images:
             array = phantom.images[modality.name].numpy()
             title = f"{name} {modality.title}"
-            volumes[modality.name] = _add(scene, "vtkMRMLScalarVolumeNode", title, array, phantom.affine, made)
+            volumes[modality.name] = _add(
+                scene, "vtkMRMLScalarVolumeNode", title, array, phantom.affine, made
+            )
     values = np.array(task.label_values(), np.uint8)[phantom.label.numpy()]
     truth = _add(scene, "vtkMRMLLabelMapVolumeNode", f"{name} truth", values, phantom.affine, made)
     patient = PhantomPatient(volumes, truth)
@@ -143,7 +148,9 @@ def _group(scene, nodes: list, name: str) -> None:
     hierarchy = scene.GetFirstNodeByClass("vtkMRMLSubjectHierarchyNode")
     if hierarchy is None:
         return
-    study = hierarchy.CreateStudyItem(hierarchy.GetSceneItemID(), hierarchy.GenerateUniqueItemName(name))
+    study = hierarchy.CreateStudyItem(
+        hierarchy.GetSceneItemID(), hierarchy.GenerateUniqueItemName(name)
+    )
     for node in nodes:
         item = hierarchy.GetItemByDataNode(node)
         if item:

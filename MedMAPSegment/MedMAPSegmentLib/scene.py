@@ -44,7 +44,9 @@ def volumeFromNode(node) -> Volume:
             a NIfTI file behind the node that says otherwise (``storage.checkFile``).
     """
     if shapeOf(node) is None:
-        raise InputDataError(f"The volume '{node.GetName()}' has no voxels.", "Choose another volume.")
+        raise InputDataError(
+            f"The volume '{node.GetName()}' has no voxels.", "Choose another volume."
+        )
     if node.GetImageData().GetNumberOfScalarComponents() != 1:
         raise InputDataError(
             f"The volume '{node.GetName()}' has {node.GetImageData().GetNumberOfScalarComponents()} values per voxel.",
@@ -142,13 +144,17 @@ def labelsOf(node, task: Task) -> np.ndarray:
     """
     segmentation = node.GetSegmentation()
     geometry = slicer.vtkOrientedImageData()
-    text = segmentation.GetConversionParameter(slicer.vtkSegmentationConverter.GetReferenceImageGeometryParameterName())
+    text = segmentation.GetConversionParameter(
+        slicer.vtkSegmentationConverter.GetReferenceImageGeometryParameterName()
+    )
     slicer.vtkSegmentationConverter.DeserializeImageGeometry(text, geometry, False)
     labels = np.zeros(geometry.GetDimensions(), task.label_dtype)
     for label in task.labels:
         image = slicer.vtkOrientedImageData()
         if not node.GetBinaryLabelmapRepresentation(label.name, image):
-            raise InputDataError(f"The segmentation has no segment '{label.name}'.", "Run MedMAP Segment again.")
+            raise InputDataError(
+                f"The segmentation has no segment '{label.name}'.", "Run MedMAP Segment again."
+            )
         labels[_pasted(image, labels.shape)] = label.value
     return labels
 
@@ -228,10 +234,14 @@ def _fill(scene, node, referenceNode, segments: dict) -> None:
         # After the transform, because Slicer stores the geometry relative to the node's own parent.
         node.SetReferenceImageGeometryParameterFromVolumeNode(referenceNode)
         # The reference is what DICOM Segmentation export asks for.
-        node.SetNodeReferenceID(node.GetReferenceImageGeometryReferenceRole(), referenceNode.GetID())
+        node.SetNodeReferenceID(
+            node.GetReferenceImageGeometryReferenceRole(), referenceNode.GetID()
+        )
         for name, segment in segments.items():
             if not segmentation.AddSegment(segment, name):
-                raise InternalError(f"Slicer did not accept the segment '{name}'.", "Please report it.")
+                raise InternalError(
+                    f"Slicer did not accept the segment '{name}'.", "Please report it."
+                )
         _placeBeside(scene, node, referenceNode)
     finally:
         node.EndModify(wasModified)
@@ -328,4 +338,6 @@ def _ijkToRAS(node) -> np.ndarray:
 
 
 def _toArray(matrix) -> np.ndarray:
-    return np.array([[matrix.GetElement(r, c) for c in range(4)] for r in range(4)], dtype=np.float64)
+    return np.array(
+        [[matrix.GetElement(r, c) for c in range(4)] for r in range(4)], dtype=np.float64
+    )

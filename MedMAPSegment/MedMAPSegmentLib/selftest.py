@@ -36,7 +36,9 @@ def addSyntheticCase(scene, modalities=tuple(_CONTRAST), degrees: float = 20.0) 
     for name in modalities:
         node = scene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", f"synthetic {name}")
         node.SetIJKToRASMatrix(_placement(degrees))
-        slicer.util.updateVolumeFromArray(node, np.ascontiguousarray(_intensities(name).transpose(2, 1, 0)))
+        slicer.util.updateVolumeFromArray(
+            node, np.ascontiguousarray(_intensities(name).transpose(2, 1, 0))
+        )
         node.CreateDefaultDisplayNodes()
         nodes[name] = node
     return nodes
@@ -62,7 +64,10 @@ def _intensities(name: str) -> np.ndarray:
 
 def _placement(degrees: float):
     """IJKToRAS: axes left, posterior, superior as in BraTS, rotated, with the centre near the origin."""
-    c, s = math.cos(math.radians(degrees)) * SPACING_MM, math.sin(math.radians(degrees)) * SPACING_MM
+    c, s = (
+        math.cos(math.radians(degrees)) * SPACING_MM,
+        math.sin(math.radians(degrees)) * SPACING_MM,
+    )
     affine = np.diag([1.0, 1.0, 1.0, 1.0])
     affine[:3, :3] = [[-c, s, 0.0], [-s, -c, 0.0], [0.0, 0.0, SPACING_MM]]
     affine[:3, 3] = -affine[:3, :3] @ ((np.array(SHAPE) - 1) / 2)

@@ -33,9 +33,15 @@ _MEANINGS: dict[str, tuple[str, ...]] = _table(
         "flair t2f fla flr darkfluid": ("flair",),
         "tirm": ("tirm",),
         "mprage bravo fspgr spgr irspgr irfspgr": ("t1-sequence",),
-        "post postcontrast postgad postgd postkm gad gd gado gadolinium gadovist gadavist gadobutrol gddtpa": ("post",),
-        "dotarem clariscan multihance prohance magnevist omniscan enhanced plusc ce km mdc civ": ("post",),
-        "contrast contraste contrasto kontrast kontrastmittel kontrastem контраст контрастом 增强 造影": ("post",),
+        "post postcontrast postgad postgd postkm gad gd gado gadolinium gadovist gadavist gadobutrol gddtpa": (
+            "post",
+        ),
+        "dotarem clariscan multihance prohance magnevist omniscan enhanced plusc ce km mdc civ": (
+            "post",
+        ),
+        "contrast contraste contrasto kontrast kontrastmittel kontrastem контраст контрастом 增强 造影": (
+            "post",
+        ),
         "pre precontrast pregad pregd prekm unenhanced noncontrast nonenhanced minusc": ("pre",),
         "native nativ natif nativo nativa 平扫": ("pre",),
     }
@@ -49,7 +55,9 @@ _NEUTRAL = frozenset(
     )
 )
 """Words that say nothing about the contrast but are written together with those that do."""
-_NEGATIONS = _table({"no non not": 1, "without wo ohne sans sin senza bez zonder uden utan sem без pre": 2})
+_NEGATIONS = _table(
+    {"no non not": 1, "without wo ohne sans sin senza bez zonder uden utan sem без pre": 2}
+)
 """Words that turn a word for contrast agent into its opposite, and over how many words they reach."""
 _NOT_CONTRAST = frozenset(
     _table(
@@ -101,7 +109,10 @@ _REWRITES = tuple(
         (r"\+\s*/\s*-|-\s*/\s*\+|±|\bw\s*/\s*wo\b|\bw\s*/?\s*and\s*w\s*/?\s*o\b", " bothways "),
         (r"\bw[\s_]+wo\b|\bwith[\s_]+and[\s_]+without\b|\bmit[\s_]+und[\s_]+ohne\b", " bothways "),
         (r"\bw\s*/\s*o\b", " without "),
-        (r"(?<![a-z0-9])c\s*\+|\+\s*c(?![a-z0-9])|\+\s*(?=(gd|gad|km|contrast|kontrast|ce)(?![a-z0-9]))", " plusc "),
+        (
+            r"(?<![a-z0-9])c\s*\+|\+\s*c(?![a-z0-9])|\+\s*(?=(gd|gad|km|contrast|kontrast|ce)(?![a-z0-9]))",
+            " plusc ",
+        ),
         (r"(?<=t1)\s*\+|(?<=t1w)\s*\+", " plusc "),
         (r"(?<![a-z0-9])c\s*-(?=$|[\s_)])", " minusc "),
         (r"t2\s*\*|t2[\s_-]+star\b", " t2star "),
@@ -127,7 +138,9 @@ class Reading:
     excluded: str = ""
 
 
-def readSeries(texts: Iterable[str], agent: str = "", own: Sequence[str] = (), brainOnly: bool = True) -> Reading:
+def readSeries(
+    texts: Iterable[str], agent: str = "", own: Sequence[str] = (), brainOnly: bool = True
+) -> Reading:
     """Read the texts of one series together.
 
     Args:
@@ -188,7 +201,19 @@ def _isKnown(word: str) -> bool:
     return word in _MEANINGS or word in _EXCLUDED or word in _NEUTRAL
 
 
-_JOINED = {*_MEANINGS, *_NEUTRAL, "map", "maps", "mapping", "star", "rho", "seg", "segmentation", "mask", "label"}
+_JOINED = {
+    *_MEANINGS,
+    *_NEUTRAL,
+    "map",
+    "maps",
+    "mapping",
+    "star",
+    "rho",
+    "seg",
+    "segmentation",
+    "mask",
+    "label",
+}
 _JOINED -= {"fla", "flr", "civ", "mdc"}
 
 
@@ -248,7 +273,10 @@ def _negation(words: Sequence[str], n: int) -> str:
     """The word that negates ``words[n]``; empty if none does."""
     if words[n] in ("post", "plusc"):
         return ""
-    return next((words[n - far] for far in (1, 2) if n >= far and _NEGATIONS.get(words[n - far], 0) >= far), "")
+    return next(
+        (words[n - far] for far in (1, 2) if n >= far and _NEGATIONS.get(words[n - far], 0) >= far),
+        "",
+    )
 
 
 def _chances(flags: set[str], agent: bool) -> dict[str, float]:
@@ -280,4 +308,15 @@ def _chances(flags: set[str], agent: bool) -> dict[str, float]:
 
 
 def _isGiven(agent: str) -> bool:
-    return _folded(agent).strip() not in ("", "no", "none", "n", "false", "0", "nein", "non", "keines", "without")
+    return _folded(agent).strip() not in (
+        "",
+        "no",
+        "none",
+        "n",
+        "false",
+        "0",
+        "nein",
+        "non",
+        "keines",
+        "without",
+    )

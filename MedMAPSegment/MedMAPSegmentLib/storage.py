@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 
 from medmap.errors import InputDataError, MedMAPError
-from medmap.nifti_geometry import choose_affine
-from medmap.nifti_header import Header, read_header, read_verified
+from medmap.io.nifti_geometry import choose_affine
+from medmap.io.nifti_header import Header, read_header, read_verified
 from medmap.volume import Grid
 
 SAME_MM = 0.01
@@ -73,12 +73,17 @@ def _twin(path: Path) -> Path | None:
 
 def _sameVoxels(name: str, path: Path, voxels: np.ndarray, header: Header, data: bytearray) -> None:
     """Compare the voxels shown with those of the file."""
-    inFile = np.frombuffer(data, header.dtype, int(np.prod(header.shape)), header.offset).astype(float)
+    inFile = np.frombuffer(data, header.dtype, int(np.prod(header.shape)), header.offset).astype(
+        float
+    )
     if np.isfinite(header.slope) and header.slope != 0:
         inFile = inFile * header.slope + header.inter
     # Slicer may store a left-handed scan in another order, hence sorted; what was NaN has been replaced.
     shown = np.sort(voxels, axis=None)
-    if shown.size != inFile.size or np.isclose(shown, np.sort(np.nan_to_num(inFile)), 1e-4, 1e-4).mean() < 0.99:
+    if (
+        shown.size != inFile.size
+        or np.isclose(shown, np.sort(np.nan_to_num(inFile)), 1e-4, 1e-4).mean() < 0.99
+    ):
         raise InputDataError(
             f"{name}: the voxels shown are not those of its file {path.name}.",
             "Rename or move the file of the same name beside it, and load it again.",

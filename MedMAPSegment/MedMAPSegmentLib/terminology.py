@@ -24,7 +24,9 @@ def terminologyEntry(label: Label) -> str | None:
     """
     if label.code is None:
         return None
-    return "~".join((CONTEXT, _code(CATEGORY), _code(label.code), _NONE, REGION_CONTEXT, _code(REGION), _NONE))
+    return "~".join(
+        (CONTEXT, _code(CATEGORY), _code(label.code), _NONE, REGION_CONTEXT, _code(REGION), _NONE)
+    )
 
 
 def _code(code: Code) -> str:

@@ -14,11 +14,20 @@ import numpy as np
 import slicer
 import slicer.util
 
+from medmap.agreement import focus, heaviest_slices, slice_axis
 from medmap.errors import InputDataError
-from medmap.review import focus, heaviest_slices, slice_axis
 
 from .logic import computing
-from .nodes import Column, Geometry, allOrNothing, derive, derivedNode, fillTable, geometryOf, toMatrix
+from .nodes import (
+    Column,
+    Geometry,
+    allOrNothing,
+    derive,
+    derivedNode,
+    fillTable,
+    geometryOf,
+    toMatrix,
+)
 from .runner import Work
 
 ENTROPY, DISAGREEMENT, REGION_DISAGREEMENT = "entropy", "disagreement", "region disagreement"
@@ -31,7 +40,12 @@ DESCRIPTIONS = {
     DISAGREEMENT: "Share of the other combinations of scans that give the voxel another label, 0 to 1",
     REGION_DISAGREEMENT: "Share of the other combinations of scans that differ about the model's first region, 0 to 1",
 }
-KINDS = {"current": "Current", "leave-one-out": "One less", "add-back": "One more", "other": "Other"}
+KINDS = {
+    "current": "Current",
+    "leave-one-out": "One less",
+    "add-back": "One more",
+    "other": "Other",
+}
 
 # Two classes that are equally likely give 0.5 with four classes, so a wider window would hide what matters.
 _WINDOWS = {ENTROPY: (0.0, 0.5)}
@@ -88,7 +102,7 @@ def whatIfWork(
     """
 
     def work(progress, cancelled):
-        from medmap.whatif import what_if  # imports torch
+        from medmap.subset_comparison import what_if  # imports torch
 
         bundle = loadBundle()
         with computing():
@@ -106,13 +120,15 @@ def whatIfWork(
     return work
 
 
-def apply(scene, segmentationNode, found, maps: Sequence[str] = (ENTROPY, DISAGREEMENT)) -> WhatIfNodes:
+def apply(
+    scene, segmentationNode, found, maps: Sequence[str] = (ENTROPY, DISAGREEMENT)
+) -> WhatIfNodes:
     """Put what-if table and uncertainty overlays into the scene, or refresh those of this segmentation.
 
     Args:
         scene: vtkMRMLScene that takes the nodes.
         segmentationNode: the current result.
-        found: ``medmap.whatif.WhatIf``.
+        found: ``medmap.subset_comparison.WhatIf``.
         maps: which maps to show; those that were not computed are left out.
 
     Raises:
@@ -125,7 +141,11 @@ def apply(scene, segmentationNode, found, maps: Sequence[str] = (ENTROPY, DISAGR
         table = derive(scene, "vtkMRMLTableNode", ROLE_TABLE, segmentationNode, f"{name} - what if")
         fillTable(table, _columns(found))
         table.SetDescription(f"Compared with {_titles(found.current, found.task)} in the same run.")
-        shown = {m: _volume(scene, segmentationNode, geometry, m, found.maps[m]) for m in maps if m in found.maps}
+        shown = {
+            m: _volume(scene, segmentationNode, geometry, m, found.maps[m])
+            for m in maps
+            if m in found.maps
+        }
     return WhatIfNodes(table, shown)
 
 
@@ -134,15 +154,20 @@ def nodesOf(scene, segmentationNode) -> WhatIfNodes | None:
     table = derivedNode(scene, "vtkMRMLTableNode", ROLE_TABLE, segmentationNode)
     if table is None:
         return None
-    found = {m: derivedNode(scene, "vtkMRMLScalarVolumeNode", _role(m), segmentationNode) for m in DESCRIPTIONS}
+    found = {
+        m: derivedNode(scene, "vtkMRMLScalarVolumeNode", _role(m), segmentationNode)
+        for m in DESCRIPTIONS
+    }
     return WhatIfNodes(table, {m: node for m, node in found.items() if node is not None})
 
 
-def uncertainSlice(found, name: str = ENTROPY, rank: int = 0, plane: str = "axial") -> UncertainSlice | None:
+def uncertainSlice(
+    found, name: str = ENTROPY, rank: int = 0, plane: str = "axial"
+) -> UncertainSlice | None:
     """The slice of that rank, the largest sum of uncertainty first; past the last it starts again.
 
     Args:
-        found: ``medmap.whatif.WhatIf``.
+        found: ``medmap.subset_comparison.WhatIf``.
         name: which map.
         rank: 0 for the most uncertain.
         plane: ``axial``, ``coronal`` or ``sagittal``.
@@ -159,13 +184,20 @@ def uncertainSlice(found, name: str = ENTROPY, rank: int = 0, plane: str = "axia
         return None
     rank %= len(order)
     ras = focus(values, found.grid, axis, order[rank])
-    share = float(np.take(values, order[rank], axis).sum(dtype=np.float64) / values.sum(dtype=np.float64))
+    share = float(
+        np.take(values, order[rank], axis).sum(dtype=np.float64) / values.sum(dtype=np.float64)
+    )
     return UncertainSlice(order[rank], share, tuple(float(c) for c in ras), rank, len(order))
 
 
 def _checked(scene, segmentationNode, found) -> Geometry:
-    if segmentationNode is None or scene.GetNodeByID(segmentationNode.GetID()) is not segmentationNode:
-        raise InputDataError("The segmentation was removed during the computation.", "Press Apply again.")
+    if (
+        segmentationNode is None
+        or scene.GetNodeByID(segmentationNode.GetID()) is not segmentationNode
+    ):
+        raise InputDataError(
+            "The segmentation was removed during the computation.", "Press Apply again."
+        )
     geometry = geometryOf(segmentationNode)
     if geometry.grid.distance(found.grid) > 0.1 * geometry.grid.spacing.min():
         raise InputDataError(
@@ -185,8 +217,18 @@ def _columns(found) -> list[Column]:
         name, title = region.name, region.title
         columns += [
             Column(f"{name} volume", [v.volumes_ml[name] for v in rows], "ml", title),
-            Column(f"{name} change", [v.change_ml[name] for v in rows], "ml", f"{title}: minus the current volume"),
-            Column(f"{name} Dice", [v.dice[name] for v in rows], "", f"{title}: agreement with the current result"),
+            Column(
+                f"{name} change",
+                [v.change_ml[name] for v in rows],
+                "ml",
+                f"{title}: minus the current volume",
+            ),
+            Column(
+                f"{name} Dice",
+                [v.dice[name] for v in rows],
+                "",
+                f"{title}: agreement with the current result",
+            ),
         ]
     return columns
 

@@ -20,7 +20,9 @@ class CardSection(Section):
             return
         entry = self.panel.models.entry
         card = subsetCard(self.panel.logic.task, entry.card, found.used)
-        heads = [_("Region"), _("Dice, mean \u00b1 SD")] + ([_("with all scans")] if card.complete else [])
+        heads = [_("Region"), _("Dice, mean \u00b1 SD")] + (
+            [_("with all scans")] if card.complete else []
+        )
         complete = {score.region: score for score in card.complete}
         rows = []
         for score in card.scores:
@@ -47,5 +49,7 @@ class CardSection(Section):
             return []
         titles = task.titles(sets[chosen])
         return [
-            _("\u26a0 The model has no network for exactly these scans: {scans} will be used.").format(scans=titles)
+            _(
+                "\u26a0 The model has no network for exactly these scans: {scans} will be used."
+            ).format(scans=titles)
         ]

@@ -45,7 +45,9 @@ class ChecksSection(Section):
             self.clear()
         node = used.get(self._moving)
         self.ui.alignButton.enabled = idle and node is not None and len(used) > 1
-        self.ui.unalignButton.enabled = idle and node is not None and registration.isRegistered(node)
+        self.ui.unalignButton.enabled = (
+            idle and node is not None and registration.isRegistered(node)
+        )
 
     def onAlignChoice(self, index=0):
         """Another scan to align."""
@@ -85,9 +87,9 @@ class ChecksSection(Section):
             reference = self.report().reference
             name = self._moving
             if reference is None or name == reference:
-                self.ui.checksLabel.text = _("{title} is the reference scan itself; choose another one.").format(
-                    title=self.panel.logic.task.modality(name).title
-                )
+                self.ui.checksLabel.text = _(
+                    "{title} is the reference scan itself; choose another one."
+                ).format(title=self.panel.logic.task.modality(name).title)
                 return
             with waiting():
                 pair = registration.readPair(used[name], used[reference])

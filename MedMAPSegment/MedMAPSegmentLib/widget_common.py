@@ -107,7 +107,10 @@ def tableRows(tableNode, columns):
         return [], []
     table = tableNode.GetTable()
     found = [(table.GetColumnByName(name), form or numberText) for name, form in columns.items()]
-    rows = [[form(array.GetValue(row)) for array, form in found] for row in range(table.GetNumberOfRows())]
+    rows = [
+        [form(array.GetValue(row)) for array, form in found]
+        for row in range(table.GetNumberOfRows())
+    ]
     return rows, [tableNode.GetColumnDescription(name) or "" for name in columns]
 
 
@@ -119,7 +122,9 @@ def saveTable(tableNode, statusLabel):
         statusLabel: says where it was saved.
     """
     name = re.sub(r"[^\w .+-]", "_", tableNode.GetName()) + ".csv"
-    path = qt.QFileDialog.getSaveFileName(slicer.util.mainWindow(), _("Save the table"), name, _("Tables") + " (*.csv)")
+    path = qt.QFileDialog.getSaveFileName(
+        slicer.util.mainWindow(), _("Save the table"), name, _("Tables") + " (*.csv)"
+    )
     if not path:
         return
     with saying(_("The table could not be saved.")):

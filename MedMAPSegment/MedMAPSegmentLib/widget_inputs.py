@@ -47,7 +47,9 @@ class InputsSection(Section):
                 layout.addWidget(widget, row, column)
             self.slots[modality.name] = (checkBox, selector, state)
         self.ui.slotsFrame.layout().addWidget(self._rows)
-        before = self.ui.sampleButton  # Tab would come to what was made last at the very end of the panel
+        before = (
+            self.ui.sampleButton
+        )  # Tab would come to what was made last at the very end of the panel
         for checkBox, _selector, _state in self.slots.values():
             qt.QWidget.setTabOrder(before, checkBox)
             before = checkBox
@@ -56,7 +58,9 @@ class InputsSection(Section):
         checkBox = qt.QCheckBox(modality.title)
         checkBox.name = f"{modality.name}CheckBox"
         checkBox.checked = True
-        checkBox.toolTip = _("Untick to leave {title} out although a volume is chosen.").format(title=modality.title)
+        checkBox.toolTip = _("Untick to leave {title} out although a volume is chosen.").format(
+            title=modality.title
+        )
         selector = slicer.qMRMLNodeComboBox()
         selector.name = f"{modality.name}Selector"
         selector.nodeTypes = ["vtkMRMLScalarVolumeNode"]
@@ -66,13 +70,18 @@ class InputsSection(Section):
         selector.removeEnabled = False
         selector.renameEnabled = False
         selector.noneDisplay = _("(none)")
-        selector.toolTip = _("{title} scan. Leave empty if there is none.").format(title=modality.title)
+        selector.toolTip = _("{title} scan. Leave empty if there is none.").format(
+            title=modality.title
+        )
         selector.setSizePolicy(qt.QSizePolicy.Ignored, qt.QSizePolicy.Fixed)
         selector.setMRMLScene(slicer.mrmlScene)
         state = qt.QLabel()
         state.name = f"{modality.name}StateLabel"
         checkBox.connect("toggled(bool)", lambda used, name=modality.name: self.onUse(name, used))
-        selector.connect("currentNodeChanged(vtkMRMLNode*)", lambda node, name=modality.name: self.onNode(name, node))
+        selector.connect(
+            "currentNodeChanged(vtkMRMLNode*)",
+            lambda node, name=modality.name: self.onNode(name, node),
+        )
         return checkBox, selector, state
 
     def onUse(self, name, used):
@@ -120,7 +129,11 @@ class InputsSection(Section):
 
     @staticmethod
     def _word(state):
-        words = {SlotState.USED: _("used"), SlotState.MISSING: _("missing"), SlotState.LEFT_OUT: _("left out")}
+        words = {
+            SlotState.USED: _("used"),
+            SlotState.MISSING: _("missing"),
+            SlotState.LEFT_OUT: _("left out"),
+        }
         return words[state]
 
     def onDetect(self, clicked=False):
@@ -153,7 +166,9 @@ class InputsSection(Section):
         names = self.panel.logic.task.modality_names
         self._choose({name: node for name, node in patient.volumes.items() if name in names})
         choices.choose(self.panel.parameterNode(), choices.REFERENCE, patient.truth)
-        showText(self.ui.detectLabel, _("A synthetic patient, made on this computer. Not a person."))
+        showText(
+            self.ui.detectLabel, _("A synthetic patient, made on this computer. Not a person.")
+        )
         shown = patient.volumes.get("t1ce") or next(iter(patient.volumes.values()))
         slicer.util.setSliceViewerLayers(background=shown, fit=True)
         self.panel.update()

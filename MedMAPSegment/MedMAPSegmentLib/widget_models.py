@@ -36,7 +36,9 @@ class ModelsSection(Section):
     @staticmethod
     def folder():
         """Where imported models lie: beside Slicer's settings, unless $MEDMAP_MODEL_DIR says otherwise."""
-        return models.modelFolder(Path(slicer.app.slicerUserSettingsFilePath).parent / "MedMAP" / "models")
+        return models.modelFolder(
+            Path(slicer.app.slicerUserSettingsFilePath).parent / "MedMAP" / "models"
+        )
 
     def _use(self, entry):
         """Make an entry the one that segments."""
@@ -46,7 +48,11 @@ class ModelsSection(Section):
 
     def rebuild(self):
         """Show the list."""
-        fillCombo(self.ui.modelComboBox, [entry.title for entry in self.entries], self.entries.index(self.entry))
+        fillCombo(
+            self.ui.modelComboBox,
+            [entry.title for entry in self.entries],
+            self.entries.index(self.entry),
+        )
         self.ui.modelText.setPlainText(self.entry.text)
 
     def update(self):
@@ -55,9 +61,9 @@ class ModelsSection(Section):
         if chosen is not None and chosen.model != self.entry.key and not self.panel.isBusy():
             found = next((entry for entry in self.entries if entry.key == chosen.model), None)
             if found is None:
-                self.panel.ui.statusLabel.text = _("The model '{name}' is not here; the default is used.").format(
-                    name=chosen.model
-                )
+                self.panel.ui.statusLabel.text = _(
+                    "The model '{name}' is not here; the default is used."
+                ).format(name=chosen.model)
                 chosen.model = models.DEFAULT
                 return
             self._use(found)
@@ -76,12 +82,16 @@ class ModelsSection(Section):
 
     def onImportFolder(self, clicked=False):
         """Import a model from its folder."""
-        source = qt.QFileDialog.getExistingDirectory(slicer.util.mainWindow(), _("Folder of the model"))
+        source = qt.QFileDialog.getExistingDirectory(
+            slicer.util.mainWindow(), _("Folder of the model")
+        )
         self._import(source)
 
     def onImportFile(self, clicked=False):
         """Import a model from a .zip file."""
-        source = qt.QFileDialog.getOpenFileName(slicer.util.mainWindow(), _("Model file"), "", _("Models") + " (*.zip)")
+        source = qt.QFileDialog.getOpenFileName(
+            slicer.util.mainWindow(), _("Model file"), "", _("Models") + " (*.zip)"
+        )
         self._import(source)
 
     def _import(self, source):
@@ -90,7 +100,9 @@ class ModelsSection(Section):
         with saying(_("The model could not be imported.")), waiting():
             entry = importModel(source, self.folder())
             self._refresh(entry.key)
-            self.panel.ui.statusLabel.text = _("Imported and verified: {model}").format(model=entry.id)
+            self.panel.ui.statusLabel.text = _("Imported and verified: {model}").format(
+                model=entry.id
+            )
 
     def onShowFolder(self, clicked=False):
         """Open the folder of imported models in the file manager."""

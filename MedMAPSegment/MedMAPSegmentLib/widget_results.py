@@ -31,7 +31,11 @@ class ResultsSection(Section):
     def segmentation(self):
         """The latest result's vtkMRMLSegmentationNode, or None."""
         parameterNode = self.panel.parameterNode(always=True)
-        return inScene(choices.nodeOf(parameterNode, choices.RESULT)) if parameterNode is not None else None
+        return (
+            inScene(choices.nodeOf(parameterNode, choices.RESULT))
+            if parameterNode is not None
+            else None
+        )
 
     @property
     def provenance(self):
@@ -81,10 +85,21 @@ class ResultsSection(Section):
             self.ui.resultsLabel.text = f"\u26a0 {error}"
             fillTable(self.ui.resultsTable, [], [])
             return
-        columns = {"Region": None, "Name": None, "Volume": None, "Axial diameter": None, "Diameter": None}
+        columns = {
+            "Region": None,
+            "Name": None,
+            "Volume": None,
+            "Axial diameter": None,
+            "Diameter": None,
+        }
         heads = [_("Region"), _("ml"), _("Axial \u00d8 mm"), _("Longest \u00d8 mm")]
         rows, tips = tableRows(table, columns)
-        fillTable(self.ui.resultsTable, heads, [[f"{row[0]} ({row[1]})", *row[2:]] for row in rows], tips[1:])
+        fillTable(
+            self.ui.resultsTable,
+            heads,
+            [[f"{row[0]} ({row[1]})", *row[2:]] for row in rows],
+            tips[1:],
+        )
         self.ui.resultsLabel.text = self.describe(self.provenance)
         wasBlocked = self.ui.show3DButton.blockSignals(True)
         self.ui.show3DButton.checked = _hasSurfaces(node)
@@ -93,7 +108,11 @@ class ResultsSection(Section):
     def describe(self, provenance):
         """What a result is based on, and what to beware of, from its provenance."""
         task = self.panel.logic.task
-        used = [name for name in task.modality_names if name in provenance.get("modalities", {}).get("used", {})]
+        used = [
+            name
+            for name in task.modality_names
+            if name in provenance.get("modalities", {}).get("used", {})
+        ]
         lines = []
         if used:
             titles = " + ".join(task.modality(name).title for name in used)
@@ -104,12 +123,21 @@ class ResultsSection(Section):
         run = provenance.get("run", {})
         if "device" in run:
             text = _("Computed on: {device}").format(device=run["device"])
-            lines.append(text + (_(", {seconds:.1f} s").format(seconds=run["seconds"]) if "seconds" in run else ""))
+            lines.append(
+                text
+                + (
+                    _(", {seconds:.1f} s").format(seconds=run["seconds"])
+                    if "seconds" in run
+                    else ""
+                )
+            )
         if "bundle" in provenance:
             lines.append(_("Model: {model}").format(model=provenance["bundle"].get("id", "?")))
         for finding in provenance.get("findings", []):
             if finding.get("level") == "warning":
-                lines.append(f"\u26a0 {finding.get('message', '')} {finding.get('remedy', '')}".rstrip())
+                lines.append(
+                    f"\u26a0 {finding.get('message', '')} {finding.get('remedy', '')}".rstrip()
+                )
         return "\n".join(lines) or _("Nothing is recorded about how this was made.")
 
     def onShow3D(self, on):
@@ -129,7 +157,11 @@ class ResultsSection(Section):
     def onSave(self, clicked=False):
         """Save the table as a file."""
         node = self.segmentation
-        table = derivedNode(slicer.mrmlScene, "vtkMRMLTableNode", ROLE_RESULTS, node) if node is not None else None
+        table = (
+            derivedNode(slicer.mrmlScene, "vtkMRMLTableNode", ROLE_RESULTS, node)
+            if node is not None
+            else None
+        )
         if table is not None:
             saveTable(table, self.panel.ui.statusLabel)
 

@@ -54,7 +54,11 @@ class ReviewSection(Section):
     def reference(self):
         """The chosen reference node, or None."""
         parameterNode = self.panel.parameterNode(always=True)
-        return inScene(choices.nodeOf(parameterNode, choices.REFERENCE)) if parameterNode is not None else None
+        return (
+            inScene(choices.nodeOf(parameterNode, choices.REFERENCE))
+            if parameterNode is not None
+            else None
+        )
 
     @property
     def region(self):
@@ -82,7 +86,9 @@ class ReviewSection(Section):
         ready = ours is not None and reference is not None and reference is not ours
         self.ui.reviewButton.enabled = ready and not self.panel.isBusy()
         self.ui.reviewButton.toolTip = (
-            _("Dice, sensitivity, precision, HD95 and volumes; an error segmentation; the Dice of each slice.")
+            _(
+                "Dice, sensitivity, precision, HD95 and volumes; an error segmentation; the Dice of each slice."
+            )
             if ready
             else _("Needs a result of this panel and a reference that is not the result itself.")
         )
@@ -110,8 +116,12 @@ class ReviewSection(Section):
         for row, source in enumerate(found):
             box = qt.QComboBox()
             target = self._override.get(source.key, source.target)
-            fillCombo(box, options, options.index(target) if target in options else len(options) - 1)
-            box.connect("currentIndexChanged(int)", lambda index, name=source.key: self.onMatch(name, index))
+            fillCombo(
+                box, options, options.index(target) if target in options else len(options) - 1
+            )
+            box.connect(
+                "currentIndexChanged(int)", lambda index, name=source.key: self.onMatch(name, index)
+            )
             self.ui.matchesTable.setCellWidget(row, 1, box)
             qt.QWidget.setTabOrder(self._matchBoxes[-1] if row else self.ui.matchesTable, box)
             self._matchBoxes.append(box)
@@ -140,10 +150,24 @@ class ReviewSection(Section):
             "Volume": numberText,
             "Reference volume": numberText,
         }
-        heads = [_("Region"), _("Dice"), _("Sens."), _("Prec."), _("HD95 mm"), _("ml"), _("Ref. ml")]
-        fillTable(self.ui.reviewTable, heads, *tableRows(nodes.scores if nodes is not None else None, columns))
+        heads = [
+            _("Region"),
+            _("Dice"),
+            _("Sens."),
+            _("Prec."),
+            _("HD95 mm"),
+            _("ml"),
+            _("Ref. ml"),
+        ]
+        fillTable(
+            self.ui.reviewTable,
+            heads,
+            *tableRows(nodes.scores if nodes is not None else None, columns),
+        )
         showText(self.ui.worstSliceLabel, "")
-        if key != self._foundKey:  # from a loaded scene, or of another result: the labels are not at hand
+        if (
+            key != self._foundKey
+        ):  # from a loaded scene, or of another result: the labels are not at hand
             self._request = self._found = self._foundKey = None
             showText(self.ui.reviewLabel, review.EMPTY_RULE if nodes is not None else "")
 
@@ -152,7 +176,9 @@ class ReviewSection(Section):
         with saying(_("The comparison could not be started.")):
             ours, plane = self.panel.results.segmentation, self.panel.parameters().plane
             with waiting():
-                request = review.collect(ours, self.reference, self.panel.logic.task, self._override, plane)
+                request = review.collect(
+                    ours, self.reference, self.panel.logic.task, self._override, plane
+                )
             self.panel.run.startJob(
                 lambda progress, cancelled: review.compute(request, progress, cancelled),
                 lambda found: self.take(ours, request, found),
@@ -169,8 +195,13 @@ class ReviewSection(Section):
         names = ", ".join(title for _key, title, _color in review.ERRORS.values())
         lines = [
             _("Compared with '{name}'.").format(name=request.referenceName),
-            _("Error segmentation: {names}; the result itself is hidden meanwhile.").format(names=names.lower()),
-            *(f"{_sign(finding)}{finding.message} {finding.remedy}".rstrip() for finding in request.findings),
+            _("Error segmentation: {names}; the result itself is hidden meanwhile.").format(
+                names=names.lower()
+            ),
+            *(
+                f"{_sign(finding)}{finding.message} {finding.remedy}".rstrip()
+                for finding in request.findings
+            ),
             review.EMPTY_RULE,
         ]
         showText(self.ui.reviewLabel, "\n".join(lines))
@@ -186,9 +217,13 @@ class ReviewSection(Section):
 
     def onWorstSlice(self, clicked=False):
         """Go to the slice with the most wrong voxels; then to the next worst."""
-        shown = self.ui.worstSliceLabel  # beside the button: the status of a run may be out of sight
+        shown = (
+            self.ui.worstSliceLabel
+        )  # beside the button: the status of a run may be out of sight
         if self._found is None or self.region not in self._request.regions:
-            showText(shown, _("The reference does not say what {region} is.").format(region=self.region))
+            showText(
+                shown, _("The reference does not say what {region} is.").format(region=self.region)
+            )
             return
         self._rank += 1
         found = review.worstSlice(self._request, self._found, self.region, self._rank, by="voxels")
@@ -196,7 +231,9 @@ class ReviewSection(Section):
             showText(shown, _("No slice has this region in either."))
             return
         review.jumpTo(slicer.mrmlScene, found.ras)
-        text = _("{region}, slice {index} ({rank} of {count}): {wrong} wrong voxels, Dice {dice}").format(
+        text = _(
+            "{region}, slice {index} ({rank} of {count}): {wrong} wrong voxels, Dice {dice}"
+        ).format(
             region=self.region,
             index=found.index,
             rank=found.rank + 1,

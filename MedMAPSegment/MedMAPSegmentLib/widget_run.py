@@ -52,7 +52,10 @@ class RunSection(Section):
         """Scans whose grid the result can lie on."""
         task = self.panel.logic.task
         self._references = (AUTO, *task.modality_names)
-        fillCombo(self.ui.referenceComboBox, [_("Automatic (finest scan)"), *(m.title for m in task.modalities)])
+        fillCombo(
+            self.ui.referenceComboBox,
+            [_("Automatic (finest scan)"), *(m.title for m in task.modalities)],
+        )
 
     @property
     def isBusy(self):
@@ -89,8 +92,12 @@ class RunSection(Section):
         if chosen.device not in [device.name for device in self._devices]:
             # Asked once: asking a graphics card for its memory takes time and some of it.
             self._devices = self._devices or listDevices()
-            if chosen.device not in [device.name for device in self._devices]:  # of a loaded scene, or not known yet
-                self._devices += (Device(chosen.device, _("{name}, as chosen before").format(name=chosen.device)),)
+            if chosen.device not in [
+                device.name for device in self._devices
+            ]:  # of a loaded scene, or not known yet
+                self._devices += (
+                    Device(chosen.device, _("{name}, as chosen before").format(name=chosen.device)),
+                )
             fillCombo(self.ui.deviceComboBox, [device.text for device in self._devices])
         names = [device.name for device in self._devices]
         for comboBox, at in (
@@ -116,9 +123,9 @@ class RunSection(Section):
         lacking = dependencies.missing()
         if lacking:
             names = ", ".join(map(str, lacking))
-            self.ui.statusLabel.text = _("Not installed yet: {names}. Apply asks before it installs.").format(
-                names=names
-            )
+            self.ui.statusLabel.text = _(
+                "Not installed yet: {names}. Apply asks before it installs."
+            ).format(names=names)
             return
         with saying(_("PyTorch could not be loaded.")), waiting():
             importlib.import_module("torch")
@@ -159,14 +166,18 @@ class RunSection(Section):
         """Whether PyTorch is there, after asking for it to be installed if it is not."""
         if dependencies.ensure(self.installer):
             return True
-        self.ui.statusLabel.text = _("Nothing was installed; without PyTorch there is no segmentation.")
+        self.ui.statusLabel.text = _(
+            "Nothing was installed; without PyTorch there is no segmentation."
+        )
         return False
 
     def _offerProcessor(self, error, request):
         """Ask whether the processor shall do what another device could not; no question for other errors."""
         if not isinstance(error, UnavailableError) or request.device == CPU:
             return False
-        question = _("{error}\n\nCompute on the processor instead? This takes longer.").format(error=error)
+        question = _("{error}\n\nCompute on the processor instead? This takes longer.").format(
+            error=error
+        )
         if slicer.util.confirmYesNoDisplay(question, windowTitle="MedMAP Segment"):
             self.start(CPU)
         return True
@@ -186,7 +197,9 @@ class RunSection(Section):
         self._started = time.monotonic()
         self.ui.progressBar.value = 0
         self.ui.progressBar.setVisible(True)
-        self.ui.runCollapsibleButton.collapsed = False  # progress and Cancel are there, whoever started the job
+        self.ui.runCollapsibleButton.collapsed = (
+            False  # progress and Cancel are there, whoever started the job
+        )
         self.ui.statusLabel.text = ""
         self.panel.update()
         self._timer.start()
@@ -219,7 +232,9 @@ class RunSection(Section):
         if job.state is JobState.FAILED:
             self.ui.statusLabel.text = str(job.error)
             if failed is None or not failed(job.error):
-                slicer.util.errorDisplay(str(job.error), **({"detailedText": job.details} if job.details else {}))
+                slicer.util.errorDisplay(
+                    str(job.error), **({"detailedText": job.details} if job.details else {})
+                )
             return
         with saying(_("The result could not be put into the scene.")):
             done(resultOf(job))
@@ -243,7 +258,9 @@ class RunSection(Section):
     def noteDevice(self, asked, used):
         """Say it visibly when the processor had to do what was asked of any device."""
         fellBack = used == CPU and asked == AUTO
-        text = _("\u26a0 No usable graphics card was found: computed on the processor, which takes longer.")
+        text = _(
+            "\u26a0 No usable graphics card was found: computed on the processor, which takes longer."
+        )
         showText(self.ui.runNoteLabel, text if fellBack else "")
 
     def clear(self):

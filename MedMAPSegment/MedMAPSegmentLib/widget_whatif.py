@@ -34,7 +34,10 @@ class WhatIfSection(Section):
         self._found = None
         self._shown = None
         self._rank = -1
-        fillCombo(self.ui.mapComboBox, [_("Entropy of the prediction"), _("Disagreement of the combinations")])
+        fillCombo(
+            self.ui.mapComboBox,
+            [_("Entropy of the prediction"), _("Disagreement of the combinations")],
+        )
         self.ui.whatIfButton.connect("clicked(bool)", self.onWhatIf)
         self.ui.saveWhatIfButton.connect("clicked(bool)", self.onSave)
         self.ui.uncertaintyButton.connect("toggled(bool)", self.onShow)
@@ -71,7 +74,10 @@ class WhatIfSection(Section):
             columns |= {f"{name} change": changeText, f"{name} Dice": shortText}
         rows, tips = tableRows(nodes.table if nodes is not None else None, columns)
         paired = [
-            [title, *(f"{change} ({dice})" for change, dice in zip(row[2::2], row[3::2], strict=True))]
+            [
+                title,
+                *(f"{change} ({dice})" for change, dice in zip(row[2::2], row[3::2], strict=True)),
+            ]
             for title, row in _titled(rows)
         ]
         fillTable(self.ui.whatIfTable, [_("Scans"), *names], paired, tips[1::2])
@@ -79,7 +85,9 @@ class WhatIfSection(Section):
         if nodes is None:
             self._found = None
             showText(self.ui.whatIfLabel, "")
-            self.ui.uncertaintyButton.checked = False  # takes our overlay away, and no foreground of the user's
+            self.ui.uncertaintyButton.checked = (
+                False  # takes our overlay away, and no foreground of the user's
+            )
 
     def onWhatIf(self, clicked=False):
         """Segment from every combination of the scans, on the worker thread."""
@@ -101,18 +109,26 @@ class WhatIfSection(Section):
             if name not in task.modality_names or scans[name] is None:
                 title = task.modality(name).title if name in task.modality_names else _("A scan")
                 raise InputDataError(
-                    _("{title}, which the result was made from, is not chosen any more.").format(title=title),
+                    _("{title}, which the result was made from, is not chosen any more.").format(
+                        title=title
+                    ),
                     _("Choose it again, or press Apply for a new result."),
                 )
         with waiting():
             device = self.panel.parameters().device
-            return self.panel.logic.prepare(scans, made["reference"], device=device), made["reference"], used
+            return (
+                self.panel.logic.prepare(scans, made["reference"], device=device),
+                made["reference"],
+                used,
+            )
 
     def take(self, node, found):
         """Show what came out."""
         uncertainty.apply(slicer.mrmlScene, node, found)
         self._found, self._rank = found, -1
-        parts = [f"{name} {value:.2f}" for name, value in found.region_entropy.items() if value == value]
+        parts = [
+            f"{name} {value:.2f}" for name, value in found.region_entropy.items() if value == value
+        ]
         showText(
             self.ui.whatIfLabel,
             _(
@@ -120,7 +136,9 @@ class WhatIfSection(Section):
                 "uncertainty inside the regions (0 certain, 1 all classes alike): {parts}."
             ).format(parts=", ".join(parts) or "\u2013"),
         )
-        self.panel.ui.statusLabel.text = _("Compared {count} combinations.").format(count=len(found.variants))
+        self.panel.ui.statusLabel.text = _("Compared {count} combinations.").format(
+            count=len(found.variants)
+        )
         self.update()
 
     def onSave(self, clicked=False):
@@ -149,13 +167,19 @@ class WhatIfSection(Section):
     def onSlice(self, clicked=False):
         """Go to the most uncertain slice; then to the next."""
         self._rank += 1
-        found = uncertainty.uncertainSlice(self._found, self.map, self._rank) if self._found is not None else None
+        found = (
+            uncertainty.uncertainSlice(self._found, self.map, self._rank)
+            if self._found is not None
+            else None
+        )
         if found is None:
             showText(self.ui.uncertainSliceLabel, _("Nothing is uncertain."))
             return
         jumpTo(slicer.mrmlScene, found.ras)
         text = _("Slice {index} ({rank} of {count}): {share:.0%} of all uncertainty")
-        text = text.format(index=found.index, rank=found.rank + 1, count=found.count, share=found.share)
+        text = text.format(
+            index=found.index, rank=found.rank + 1, count=found.count, share=found.share
+        )
         showText(self.ui.uncertainSliceLabel, text)
 
     def clear(self):

@@ -20,12 +20,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from medmap.bundle import Bundle, load_bundle, update_doubt
-from medmap.doubt import NO_DOUBT, DoubtSpec, pieces
-from medmap.evaluate.scoring import supported_subsets
+from medmap.bundle.loading import Bundle, load_bundle, update_doubt
+from medmap.confidence import NO_DOUBT, DoubtSpec, pieces
+from medmap.evaluation.scoring import supported_subsets
 from medmap.inference import Run
-from medmap.layouts import find_cases
-from medmap.nifti import read_nifti
+from medmap.io.cohorts import find_cases
+from medmap.io.nifti import read_nifti
 from medmap.preprocess import prepare, to_grid
 from medmap.task import BRATS
 
@@ -39,17 +39,34 @@ def measure(bundle: Bundle, folder: Path) -> list[dict]:
     for case in find_cases(folder, BRATS):
         volumes, label = case.read(BRATS.modality_names), read_nifti(case.label, modality="seg")
         prepared = prepare(volumes, BRATS, bundle.preprocess, multiple=bundle.stride)
-        truth = to_grid((np.asarray(label.array) > 0).astype(np.float32), label.grid, prepared.grid) > 0.5
+        truth = (
+            to_grid((np.asarray(label.array) > 0).astype(np.float32), label.grid, prepared.grid)
+            > 0.5
+        )
         voxel_ml, subsets = prepared.grid.voxel_ml, supported_subsets(bundle, list(volumes))
-        run = Run(replace(bundle, doubt=NO_DOUBT), torch.device("cpu"), lambda fraction, text: None, lambda: False)
+        run = Run(
+            replace(bundle, doubt=NO_DOUBT),
+            torch.device("cpu"),
+            lambda fraction, text: None,
+            lambda: False,
+        )
         for positions, logits in run.each(prepared, subsets):
             numbers, certainty = pieces(logits, prepared, bundle.postprocess)
-            sizes = (torch.bincount(numbers.flatten(), minlength=len(certainty) + 1)[1:] * voxel_ml).tolist()
-            right = (torch.bincount(numbers[truth], minlength=len(certainty) + 1)[1:] * voxel_ml).tolist()
+            sizes = (
+                torch.bincount(numbers.flatten(), minlength=len(certainty) + 1)[1:] * voxel_ml
+            ).tolist()
+            right = (
+                torch.bincount(numbers[truth], minlength=len(certainty) + 1)[1:] * voxel_ml
+            ).tolist()
             found = list(zip(certainty, sizes, right, strict=True))
             key = BRATS.subset_key(subsets[positions[0]])
             records.append(
-                {"case": case.case_id, "subset": key, "true": float(truth.sum()) * voxel_ml, "pieces": found}
+                {
+                    "case": case.case_id,
+                    "subset": key,
+                    "true": float(truth.sum()) * voxel_ml,
+                    "pieces": found,
+                }
             )
         print(case.case_id, flush=True)
     return records
@@ -57,8 +74,12 @@ def measure(bundle: Bundle, folder: Path) -> list[dict]:
 
 def whole_tumour(records: list[dict], least: float) -> float:
     """Mean WT Dice of the heads with tumour if pieces less certain than ``least`` are left out."""
-    kept = [([p for p in r["pieces"] if p[0] >= least], r["true"]) for r in records if r["true"] > 0]
-    return float(np.mean([2 * sum(p[2] for p in k) / (sum(p[1] for p in k) + true) for k, true in kept]))
+    kept = [
+        ([p for p in r["pieces"] if p[0] >= least], r["true"]) for r in records if r["true"] > 0
+    ]
+    return float(
+        np.mean([2 * sum(p[2] for p in k) / (sum(p[1] for p in k) + true) for k, true in kept])
+    )
 
 
 def found_ml(records: list[dict], least: float) -> list[float]:
@@ -68,12 +89,16 @@ def found_ml(records: list[dict], least: float) -> list[float]:
 
 def worth(records: list[dict], least: float) -> float:
     """What ``choose`` wants most of."""
-    return whole_tumour(records, least) - WEIGHT * float(np.mean([v > LIMIT_ML for v in found_ml(records, least)]))
+    return whole_tumour(records, least) - WEIGHT * float(
+        np.mean([v > LIMIT_ML for v in found_ml(records, least)])
+    )
 
 
 def choose(records: list[dict]) -> DoubtSpec:
     """The doubt that suits these records; prints what it does to them."""
-    print("| scans | least certainty | WT of heads with tumour | heads without: above 2 ml | largest ml |")
+    print(
+        "| scans | least certainty | WT of heads with tumour | heads without: above 2 ml | largest ml |"
+    )
     print("|---|--:|--:|--:|--:|")
     least = {}
     for key in (BRATS.subset_key(subset) for subset in BRATS.table_order()):
@@ -98,7 +123,9 @@ def choose(records: list[dict]) -> DoubtSpec:
 
 def main() -> None:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     commands = parser.add_subparsers(dest="command", required=True)
     one = commands.add_parser("measure")
     one.add_argument("bundle", type=Path)

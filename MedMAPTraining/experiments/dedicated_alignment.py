@@ -26,22 +26,22 @@ import numpy as np
 import torch
 from torch.nn.functional import pad
 
-from medmap.alignment import MixtureAnchor
-from medmap.cache import cache_case
-from medmap.checkpoint import load_checkpoint
-from medmap.dataset import Augmentation, PatchSampler
+from medmap.commands.dedicated import load_teacher
+from medmap.commands.phantoms import write_phantoms
 from medmap.inference import gaussian_weight, window_boxes
-from medmap.layouts import find_cases
+from medmap.io.cohorts import find_cases
 from medmap.metrics import dice
-from medmap.missingness import full
 from medmap.networks import Backbone, build_network
 from medmap.networks.stem import InputMap
 from medmap.preprocess import PreprocessSpec
-from medmap.recipe import Recipe
 from medmap.task import BRATS
-from medmap.train import make_objective, train
-from medmap.workflow.dedicated import load_teacher
-from medmap.workflow.phantoms import write_phantoms
+from medmap.training.alignment import MixtureAnchor
+from medmap.training.cache import cache_case
+from medmap.training.checkpoint import load_checkpoint
+from medmap.training.dataset import Augmentation, PatchSampler
+from medmap.training.loop import make_objective, train
+from medmap.training.missingness import full
+from medmap.training.recipe import Recipe
 
 SPACING, TRAINED, TESTED = 4.0, 24, 14
 LEAST = 0.008
@@ -62,12 +62,16 @@ COMMON = Recipe(
     augmentation=Augmentation(foreground=0.9),
     preprocess=PreprocessSpec(spacing=SPACING),
 )
-TEACHER = replace(COMMON, network="VNet", steps=300, network_options={**VNET, "inputs": (0, 1, 2, 3)})
+TEACHER = replace(
+    COMMON, network="VNet", steps=300, network_options={**VNET, "inputs": (0, 1, 2, 3)}
+)
 STUDENT = replace(COMMON, network="VNet", steps=150, network_options=VNET)
 TEACHERS = {
     "none": TEACHER,
     "T*": replace(TEACHER, network_options={**TEACHER.network_options, "stem": STEM}),
-    "T* + P_*": replace(TEACHER, network_options={**TEACHER.network_options, "stem": MIXED}, alignment=P_STAR),
+    "T* + P_*": replace(
+        TEACHER, network_options={**TEACHER.network_options, "stem": MIXED}, alignment=P_STAR
+    ),
 }
 CO_TRAINED = replace(
     COMMON,
@@ -98,12 +102,23 @@ class Cohort:
         self.folders = {}
         for part, number, seed in (("train", TRAINED, 7000), ("test", TESTED, 9000)):
             if not (root / part).is_dir():
-                write_phantoms(root / part, number, seed, SPACING, False, "cpu", False, lambda fraction, text: None)
+                write_phantoms(
+                    root / part,
+                    number,
+                    seed,
+                    SPACING,
+                    False,
+                    "cpu",
+                    False,
+                    lambda fraction, text: None,
+                )
             cache = root / f"cache-{part}"
             cache.mkdir(exist_ok=True)
             cases = find_cases(root / part, BRATS)
             folders = [cache_case(case, BRATS, COMMON.preprocess, cache) for case in cases]
-            self.folders[part] = [f for f in folders if (np.load(f / "label.npy") > 0).mean() >= LEAST]
+            self.folders[part] = [
+                f for f in folders if (np.load(f / "label.npy") > 0).mean() >= LEAST
+            ]
 
     def sampler(self, seed: int) -> PatchSampler:
         return PatchSampler(self.folders["train"], full(BRATS), seed, COMMON.augmentation)
@@ -113,10 +128,13 @@ class Cohort:
         for folder in self.folders["test"]:
             image = np.stack([np.load(folder / f"{name}.npy") for name in BRATS.modality_names])
             arrays = [
-                torch.from_numpy(a) for a in (image, np.load(folder / "label.npy"), np.load(folder / "brain.npy"))
+                torch.from_numpy(a)
+                for a in (image, np.load(folder / "label.npy"), np.load(folder / "brain.npy"))
             ]
             missing = [-n % stride for n in arrays[1].shape]
-            image, label, brain = (pad(a, [0, missing[2], 0, missing[1], 0, missing[0]]) for a in arrays)
+            image, label, brain = (
+                pad(a, [0, missing[2], 0, missing[1], 0, missing[0]]) for a in arrays
+            )
             yield image.float()[None], label.numpy(), brain.bool()[None]
 
 
@@ -152,7 +170,10 @@ def gap(network: Backbone, cohort: Cohort) -> float:
     for image, _, brain in cohort.heads(network.stride):
         channels = {name: image[:, m : m + 1] for m, name in enumerate(names)}
         stemmed = "stem" in network.provides
-        latents = {n: network.encode(c, m)[0] if stemmed else c for m, (n, c) in enumerate(channels.items())}
+        latents = {
+            n: network.encode(c, m)[0] if stemmed else c
+            for m, (n, c) in enumerate(channels.items())
+        }
         values.append(float(anchor(latents, present, brain)))
     return statistics.mean(values)
 
@@ -161,7 +182,10 @@ def least_gap(cohort: Cohort, channels: int, steps: int = 150) -> tuple[float, f
     """The gap before and after T* is trained for P_* alone, on the test cases."""
     torch.manual_seed(0)
     stem, names = InputMap(3, channels), BRATS.modality_names
-    anchor, present = MixtureAnchor(names, initial={}), {name: torch.ones(1, dtype=torch.bool) for name in names}
+    anchor, present = (
+        MixtureAnchor(names, initial={}),
+        {name: torch.ones(1, dtype=torch.bool) for name in names},
+    )
     optimiser, heads, found = torch.optim.Adam(stem.parameters(), 1e-2), list(cohort.heads(1)), []
     for step in range(steps):
         image, _, brain = heads[step % len(heads)]
@@ -186,7 +210,9 @@ def trained(recipe: Recipe, run: Path, cohort: Cohort, **options) -> tuple[Backb
     """Train unless it is done; returns the network and the CPU seconds that it took now."""
     run.parent.mkdir(parents=True, exist_ok=True)
     began = time.process_time()
-    train(recipe, BRATS, cohort.sampler(recipe.seed), run, device="cpu", precision="fp32", **options)
+    train(
+        recipe, BRATS, cohort.sampler(recipe.seed), run, device="cpu", precision="fp32", **options
+    )
     return averaged(run), time.process_time() - began
 
 
@@ -235,29 +261,56 @@ def acn(arm: str, subset: str, seed: int, root: Path, cohort: Cohort) -> dict:
 
 def table(root: Path) -> str:
     """Mean ± SD over seeds in percent, the paired difference to the method without T*, and the gaps."""
-    results = [json.loads(path.read_text(encoding="utf-8")) for path in sorted((root / "results").glob("*.json"))]
+    results = [
+        json.loads(path.read_text(encoding="utf-8"))
+        for path in sorted((root / "results").glob("*.json"))
+    ]
     lines = []
     for name, (arms, subsets) in METHODS.items():
-        own = {(r["arm"], r["subset"], r["seed"]): r for r in results if r["method"] == name.split("-")[0]}
+        own = {
+            (r["arm"], r["subset"], r["seed"]): r
+            for r in results
+            if r["method"] == name.split("-")[0]
+        }
         own = {key: r for key, r in own.items() if key[0] in arms and key[1] in subsets}
         seeds = sorted({seed for _, _, seed in own})
-        seeds = [s for s in seeds if all((arm, subset, s) in own for arm in arms for subset in subsets)]
-        lines += ["", f"**{name}**", "", "| scans | " + " | ".join(arms) + " |", "|---|" + "--:|" * len(arms)]
+        seeds = [
+            s for s in seeds if all((arm, subset, s) in own for arm in arms for subset in subsets)
+        ]
+        lines += [
+            "",
+            f"**{name}**",
+            "",
+            "| scans | " + " | ".join(arms) + " |",
+            "|---|" + "--:|" * len(arms),
+        ]
         value = {key: 100 * statistics.mean(r["dice"].values()) for key, r in own.items()}
         for subset in subsets:
             cells = [_mean_sd([value[arm, subset, s] for s in seeds]) for arm in arms]
             lines.append(f"| {subset} | " + " | ".join(cells) + " |")
-        mean = {(a, s): statistics.mean(value[a, subset, s] for subset in subsets) for a in arms for s in seeds}
+        mean = {
+            (a, s): statistics.mean(value[a, subset, s] for subset in subsets)
+            for a in arms
+            for s in seeds
+        }
         rows = {
             "mean": [_mean_sd([mean[arm, s] for s in seeds]) for arm in arms],
-            "against none, per seed": [", ".join(f"{mean[a, s] - mean['none', s]:+.1f}" for s in seeds) for a in arms],
+            "against none, per seed": [
+                ", ".join(f"{mean[a, s] - mean['none', s]:+.1f}" for s in seeds) for a in arms
+            ],
         }
-        shown = {a: [own[a, t, s] for t in subsets for s in seeds if "teacher" in own[a, t, s]] for a in arms}
+        shown = {
+            a: [own[a, t, s] for t in subsets for s in seeds if "teacher" in own[a, t, s]]
+            for a in arms
+        }
         taught = {a: [100 * statistics.mean(r["teacher"].values()) for r in shown[a]] for a in arms}
         rows["teacher or full path, all scans"] = [_mean_sd(taught[arm]) for arm in arms]
         rows["gap"] = [_mean_sd([r["gap"] for r in shown[arm]], 2) for arm in arms]
         lines += [f"| {head} | " + " | ".join(cells) + " |" for head, cells in rows.items()]
-        lines += ["", f"{len(seeds)} seeds; {sum(r['cpu'] for r in own.values()):.0f} s of CPU for the students."]
+        lines += [
+            "",
+            f"{len(seeds)} seeds; {sum(r['cpu'] for r in own.values()):.0f} s of CPU for the students.",
+        ]
     return "\n".join(lines)
 
 
@@ -270,13 +323,19 @@ def _mean_sd(values: list[float], digits: int = 1) -> str:
 
 def main() -> None:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("folder", type=Path)
     parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=METHODS)
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
-    parser.add_argument("--minutes", type=float, default=6, help="start no further run after so long")
+    parser.add_argument(
+        "--minutes", type=float, default=6, help="start no further run after so long"
+    )
     parser.add_argument("--table", action="store_true")
-    parser.add_argument("--least", action="store_true", help="what alignment alone can do to the gap")
+    parser.add_argument(
+        "--least", action="store_true", help="what alignment alone can do to the gap"
+    )
     options = parser.parse_args()
     if options.table:
         print(table(options.folder))
@@ -298,7 +357,11 @@ def main() -> None:
     ]
     for name, arm, subset, seed in jobs:
         method = name.split("-")[0]
-        path = options.folder / "results" / f"{method}-{arm.replace('*', 's').replace(' ', '')}-{subset}-{seed}.json"
+        path = (
+            options.folder
+            / "results"
+            / f"{method}-{arm.replace('*', 's').replace(' ', '')}-{subset}-{seed}.json"
+        )
         if path.exists():
             continue
         if time.monotonic() - began > 60 * options.minutes:
@@ -306,8 +369,15 @@ def main() -> None:
             return
         run = {"protokd": protokd, "acn": acn}[method]
         result = run(arm, subset, seed, options.folder, cohort)
-        path.write_text(json.dumps({"method": method, "arm": arm, "subset": subset, "seed": seed, **result}))
-        print(path.stem, {k: round(100 * v, 1) for k, v in result["dice"].items()}, round(result["cpu"], 1), flush=True)
+        path.write_text(
+            json.dumps({"method": method, "arm": arm, "subset": subset, "seed": seed, **result})
+        )
+        print(
+            path.stem,
+            {k: round(100 * v, 1) for k, v in result["dice"].items()},
+            round(result["cpu"], 1),
+            flush=True,
+        )
 
 
 if __name__ == "__main__":

@@ -14,17 +14,17 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 
-from medmap.brain import bounding_box
-from medmap.bundle import Bundle, load_bundle
-from medmap.files import write_bytes
+from medmap.bundle.loading import Bundle, load_bundle
+from medmap.commands.phantoms import write_phantoms
+from medmap.foreground import bounding_box
 from medmap.inference import segment
-from medmap.layouts import find_cases
+from medmap.io.atomic import write_bytes
+from medmap.io.cohorts import find_cases
+from medmap.io.nifti import read_nifti
 from medmap.metrics import dice, region_masks
-from medmap.nifti import read_nifti
 from medmap.report.figures import figure_png, new_figure
-from medmap.report.tint import tint
+from medmap.report.label_overlay import tint
 from medmap.task import BRATS
-from medmap.workflow.phantoms import write_phantoms
 
 ROWS = (
     (9911, True, ("flair",), "A side that the coil brightens"),
@@ -50,7 +50,12 @@ def one(bundle: Bundle, folder: Path, scans: tuple[str, ...]) -> tuple[list[np.n
     shown = np.rot90(shown[box])[:, ::-1]  # the patient's right is on the left, as in every picture
     low, high = np.percentile(shown[shown != 0], (1, 99.5))
     grey = np.uint8(255 * np.clip((shown - low) / (high - low), 0, 1))
-    backdrop = np.repeat(np.where(shown != 0, grey, 0)[..., None], 3, -1).repeat(2, 0).repeat(2, 1).astype(np.uint8)
+    backdrop = (
+        np.repeat(np.where(shown != 0, grey, 0)[..., None], 3, -1)
+        .repeat(2, 0)
+        .repeat(2, 1)
+        .astype(np.uint8)
+    )
     pictures = [backdrop]
     for labels in (np.asarray(label.array), found.labels):
         plane = np.rot90(labels[:, :, k][box])[:, ::-1]
@@ -58,13 +63,17 @@ def one(bundle: Bundle, folder: Path, scans: tuple[str, ...]) -> tuple[list[np.n
         pictures.append(tint(backdrop, classes, 2.0))
     if not truth["WT"].any():
         return pictures, f"{found.volumes_ml['WT']:.0f} ml found, none there"
-    figures = " / ".join(f"{dice(masks[region.name], truth[region.name]):.2f}" for region in BRATS.regions)
+    figures = " / ".join(
+        f"{dice(masks[region.name], truth[region.name]):.2f}" for region in BRATS.regions
+    )
     return pictures, f"WT / TC / ET {figures}"
 
 
 def main() -> None:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("bundle", type=Path)
     parser.add_argument("out", type=Path)
     parser.add_argument("--anatomy", type=Path, required=True)
@@ -75,7 +84,15 @@ def main() -> None:
     for row, (seed, healthy, scans, title) in zip(axes, ROWS, strict=True):
         with TemporaryDirectory() as folder:
             write_phantoms(
-                Path(folder), 1, seed, 1.0, healthy, "cpu", True, lambda done, text: None, anatomy=given.anatomy
+                Path(folder),
+                1,
+                seed,
+                1.0,
+                healthy,
+                "cpu",
+                True,
+                lambda done, text: None,
+                anatomy=given.anatomy,
             )
             pictures, figures = one(bundle, Path(folder), scans)
         words = (f"{title}\n{BRATS.titles(scans)}", "truth", f"found\n{figures}")

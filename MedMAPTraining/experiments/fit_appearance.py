@@ -20,12 +20,12 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 
 from medmap import appearance
 from medmap.appearance import MODALITIES, NAMES, STRAY, beside_t2, doubtful, look, t2_odds
-from medmap.brain import foreground
-from medmap.layouts import find_cases
-from medmap.nifti import read_nifti
+from medmap.foreground import foreground
+from medmap.io.cohorts import find_cases
+from medmap.io.nifti import read_nifti
 from medmap.task import BRATS
 
-TABLE = Path(appearance.__file__).with_name("appearance_table.py")
+TABLE = Path(appearance.__file__).with_name("appearance_weights.py")
 RIDGE = 3.0
 EXCHANGES = (("t2", "flair"), ("t1", "t2"), ("t1ce", "t2"), ("t1", "flair"), ("t1ce", "flair"))
 
@@ -42,8 +42,15 @@ def seen_in(folder: Path, out: Path) -> dict[str, dict]:
             volume = read_nifti(path, modality=name)
             looks[name] = look(volume, foreground(volume.array)[0])
         looks = {name: seen for name, seen in looks.items() if seen is not None}
-        beside = {n: beside_t2(seen, looks["t2"]) for n, seen in looks.items() if n != "t2" and "t2" in looks}
-        result[case.case_id] = {"alone": {n: seen.features.tolist() for n, seen in looks.items()}, "beside": beside}
+        beside = {
+            n: beside_t2(seen, looks["t2"])
+            for n, seen in looks.items()
+            if n != "t2" and "t2" in looks
+        }
+        result[case.case_id] = {
+            "alone": {n: seen.features.tolist() for n, seen in looks.items()},
+            "beside": beside,
+        }
     kept.write_text(json.dumps(result))
     return result
 
@@ -94,9 +101,13 @@ def doubted(case: dict, slots: dict[str, str]) -> bool:
     """Whether anything is said when each slot holds the scan that is named."""
     alone, beside = case["alone"], case["beside"]
     besides = (
-        {slot: beside.get(name) for slot, name in slots.items() if slot != "t2"} if slots.get("t2") == "t2" else {}
+        {slot: beside.get(name) for slot, name in slots.items() if slot != "t2"}
+        if slots.get("t2") == "t2"
+        else {}
     )
-    return bool(doubtful({slot: t2_odds(np.array(alone[name])) for slot, name in slots.items()}, besides))
+    return bool(
+        doubtful({slot: t2_odds(np.array(alone[name])) for slot, name in slots.items()}, besides)
+    )
 
 
 def share(cases: list[dict], names: tuple[str, ...], one: str = "", other: str = "") -> str:
@@ -122,13 +133,22 @@ def count(title: str, found: dict[str, dict]) -> str:
         odds = [t2_odds(np.array(case["alone"][name])) for case in cases if name in case["alone"]]
         known = [value for value in odds if value is not None]
         margins += [value if name == "t2" else -value for value in known]
-        lines.append(f"| {name} | {sum(v > 0 for v in known)} | {sum(v <= 0 for v in known)} | {odds.count(None)} |")
+        lines.append(
+            f"| {name} | {sum(v > 0 for v in known)} | {sum(v <= 0 for v in known)} | {odds.count(None)} |"
+        )
     low = ", ".join(f"{q:.1f}" for q in np.percentile(margins, [0, 1, 5, 50]))
     lines += ["", f"Log-odds for the truth: least, 1 %, 5 %, median: {low}."]
-    both = [c["beside"]["flair"] - c["beside"][n] for c in cases for n in ("t1", "t1ce") if n in c["beside"]]
+    both = [
+        c["beside"]["flair"] - c["beside"][n]
+        for c in cases
+        for n in ("t1", "t1ce")
+        if n in c["beside"]
+    ]
     if both:
         low = ", ".join(f"{q:.2f}" for q in np.percentile(both, [0, 1, 5, 50]))
-        lines.append(f"FLAIR less T1 beside T2: least, 1 %, 5 %, median: {low} ({len(both)} pairs).")
+        lines.append(
+            f"FLAIR less T1 beside T2: least, 1 %, 5 %, median: {low} ({len(both)} pairs)."
+        )
     lines += ["", "| warned | all scans | these two alone |", "|---|--:|--:|"]
     right = sum(doubted(case, {name: name for name in case["alone"]}) for case in cases)
     single = sum(doubted(case, {name: name}) for case in cases for name in case["alone"])
@@ -146,7 +166,16 @@ def write(table: dict, about: str) -> None:
     head = f'"""Weights of ``medmap.appearance``, written by ``experiments/fit_appearance.py``.\n\n{about}\n"""'
     lines = [f"{name} = {json.dumps(value)}" for name, value in table.items()]
     TABLE.write_text(
-        "\n".join([head, "", "# fmt: off", *(piece for line in lines for piece in wrapped(line)), "# fmt: on", ""])
+        "\n".join(
+            [
+                head,
+                "",
+                "# fmt: off",
+                *(piece for line in lines for piece in wrapped(line)),
+                "# fmt: on",
+                "",
+            ]
+        )
     )
 
 
@@ -162,7 +191,9 @@ def wrapped(line: str, width: int = 116) -> list[str]:
 
 def main() -> None:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("out", type=Path)
     parser.add_argument("--fit", type=Path, action="append", default=[])
     parser.add_argument("--held", type=Path, action="append", default=[])
@@ -171,7 +202,11 @@ def main() -> None:
     given = parser.parse_args()
     given.out.mkdir(exist_ok=True)
     if given.fit:
-        cases = {f"{folder}/{name}": case for folder in given.fit for name, case in seen_in(folder, given.out).items()}
+        cases = {
+            f"{folder}/{name}": case
+            for folder in given.fit
+            for name, case in seen_in(folder, given.out).items()
+        }
         table = fit(cases)
         for name, value in table.items():
             setattr(appearance, name, value)

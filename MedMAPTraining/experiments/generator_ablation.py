@@ -18,19 +18,19 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-from medmap.bundle import load_bundle
-from medmap.dataset import Augmentation
-from medmap.evaluate.scoring import score_case
-from medmap.export import export
-from medmap.generated import GeneratedSampler, Generation
-from medmap.layouts import find_cases
-from medmap.missingness import random_subset
+from medmap.bundle.loading import load_bundle
+from medmap.evaluation.scoring import score_case
+from medmap.io.cohorts import find_cases
 from medmap.phantom import Style
 from medmap.phantom.labelmap import find_label_maps
 from medmap.preprocess import PreprocessSpec
-from medmap.recipe import Recipe
 from medmap.task import BRATS
-from medmap.train import train
+from medmap.training.dataset import Augmentation
+from medmap.training.export import export
+from medmap.training.generated import GeneratedSampler, Generation
+from medmap.training.loop import train
+from medmap.training.missingness import random_subset
+from medmap.training.recipe import Recipe
 
 WEIGHTS = {"t1": 3, "t1ce": 3, "t2": 1.5, "flair": 2.5, "t1ce+flair": 2, "t1+t1ce+t2+flair": 2}
 HEADS = Generation(first_seed=5_000_000, pool=16, reuse=10**6, procedural=0.0)
@@ -79,11 +79,22 @@ def run(arm: str, seed: int, root: Path, anatomy: Path, cases: Path) -> dict:
     began = time.process_time()
     train(recipe, BRATS, sampler, folder / "run", device="cpu", precision="fp32")
     spent = time.process_time() - began
-    export(folder / "run", recipe, BRATS, folder / "bundle", name=place, version="1.0.0", card={}, overwrite=True)
+    export(
+        folder / "run",
+        recipe,
+        BRATS,
+        folder / "bundle",
+        name=place,
+        version="1.0.0",
+        card={},
+        overwrite=True,
+    )
     bundle, found = load_bundle(folder / "bundle"), []
     for case in find_cases(cases, BRATS):
         rows = score_case(case, bundle)[0]
-        found += [{"case": r.case, "subset": r.subset, "region": r.region, "dice": r.dice} for r in rows]
+        found += [
+            {"case": r.case, "subset": r.subset, "region": r.region, "dice": r.dice} for r in rows
+        ]
     return {"arm": arm, "seed": seed, "cpu": spent, "rows": found}
 
 
@@ -104,7 +115,11 @@ def _cell(runs: list[list[dict]], subset: str) -> str:
     values = []
     for region in ("WT", "TC", "ET"):
         per_seed = [
-            statistics.mean(r["dice"] for r in rows if r["region"] == region and subset in (r["subset"], "all sets"))
+            statistics.mean(
+                r["dice"]
+                for r in rows
+                if r["region"] == region and subset in (r["subset"], "all sets")
+            )
             for rows in runs
         ]
         values.append(f"{statistics.mean(per_seed):.2f}")

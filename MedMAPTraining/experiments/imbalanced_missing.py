@@ -19,18 +19,18 @@ from pathlib import Path
 
 import torch
 
-from medmap.bundle import load_bundle
-from medmap.cache import cache_case
-from medmap.dataset import PatchSampler
-from medmap.evaluate import score_case
-from medmap.export import export
-from medmap.layouts import find_cases
-from medmap.missingness import build_missingness, full
+from medmap.bundle.loading import load_bundle
+from medmap.commands.phantoms import write_phantoms
+from medmap.evaluation import score_case
+from medmap.io.cohorts import find_cases
 from medmap.preprocess import PreprocessSpec
-from medmap.recipe import Recipe
 from medmap.task import BRATS
-from medmap.train import train
-from medmap.workflow.phantoms import write_phantoms
+from medmap.training.cache import cache_case
+from medmap.training.dataset import PatchSampler
+from medmap.training.export import export
+from medmap.training.loop import train
+from medmap.training.missingness import build_missingness, full
+from medmap.training.recipe import Recipe
 
 RATES = {"t1": 0.2, "t1ce": 0.4, "flair": 0.6, "t2": 0.8}
 SPACING, TRAINED, TESTED = 3.0, 20, 6
@@ -61,7 +61,9 @@ METHODS = {
     "moddrop": replace(BASE, missingness="dropped"),
     "pmr": replace(BASE, objective="pmr", objective_options=FUSED),
     "passion": replace(BASE, objective="passion", objective_options=FUSED),
-    "passion-released": replace(BASE, objective="passion", objective_options={"variant": "released", **FUSED}),
+    "passion-released": replace(
+        BASE, objective="passion", objective_options={"variant": "released", **FUSED}
+    ),
     "mckd-without": replace(OWN, objective_options={"alpha": 0.0}),
     "mckd": replace(OWN, objective_options={"alpha": 0.1, "meta_every": 20, "meta_batches": 5}),
 }
@@ -74,7 +76,9 @@ def cohort(folder: Path, number: int, seed: int) -> Path:
     """Synthetic patients, made once."""
     if not folder.is_dir():
         folder.parent.mkdir(parents=True, exist_ok=True)
-        write_phantoms(folder, number, seed, SPACING, False, "cpu", False, lambda fraction, text: None)
+        write_phantoms(
+            folder, number, seed, SPACING, False, "cpu", False, lambda fraction, text: None
+        )
     return folder
 
 
@@ -97,11 +101,16 @@ def run(root: Path, name: str, seed: int) -> dict:
     aside = recipe.hold_out(names)
     place = root / "runs" / f"{name}-{seed}"
     (place / "cache").mkdir(parents=True, exist_ok=True)
-    cached = [cache_case(c, BRATS, recipe.preprocess, place / "cache", missingness.ever(c.case_id)) for c in cases]
+    cached = [
+        cache_case(c, BRATS, recipe.preprocess, place / "cache", missingness.ever(c.case_id))
+        for c in cases
+    ]
     shown = [folder for folder in cached if folder.name not in aside]
     kept = [folder for folder in cached if folder.name in aside]
     sampler = PatchSampler(shown, missingness, seed, recipe.augmentation)
-    others = PatchSampler(kept, full(BRATS), 2**32 - 1 - seed, recipe.augmentation) if kept else None
+    others = (
+        PatchSampler(kept, full(BRATS), 2**32 - 1 - seed, recipe.augmentation) if kept else None
+    )
     log = []
     began = time.process_time()
     train(
@@ -115,20 +124,30 @@ def run(root: Path, name: str, seed: int) -> dict:
         report=lambda step, figures: log.append({"step": step, **figures}),
     )
     spent = time.process_time() - began
-    (place / "log.jsonl").write_text("\n".join(json.dumps(entry) for entry in log) + "\n", encoding="utf-8")
+    (place / "log.jsonl").write_text(
+        "\n".join(json.dumps(entry) for entry in log) + "\n", encoding="utf-8"
+    )
     if not (place / "bundle").is_dir():
-        export(place / "run", recipe, BRATS, place / "bundle", name="experiment", version="0", card={})
+        export(
+            place / "run", recipe, BRATS, place / "bundle", name="experiment", version="0", card={}
+        )
     bundle = load_bundle(place / "bundle")
     rows = [
-        row for case in find_cases(cohort(root / "test", TESTED, 9000), BRATS) for row in score_case(case, bundle)[0]
+        row
+        for case in find_cases(cohort(root / "test", TESTED, 9000), BRATS)
+        for row in score_case(case, bundle)[0]
     ]
     dice: dict[str, dict[str, float]] = {}
     for subset in {row.subset for row in rows}:
         dice[subset] = {
-            region: statistics.mean(row.dice for row in rows if (row.subset, row.region) == (subset, region))
+            region: statistics.mean(
+                row.dice for row in rows if (row.subset, row.region) == (subset, region)
+            )
             for region in REGIONS
         }
-    epochs = [entry for entry in log if any(key.startswith(("preference", "importance")) for key in entry)]
+    epochs = [
+        entry for entry in log if any(key.startswith(("preference", "importance")) for key in entry)
+    ]
     return {"method": name, "seed": seed, "cpu_seconds": spent, "dice": dice, "epochs": epochs}
 
 
@@ -136,17 +155,28 @@ def columns(result: dict) -> dict[str, float]:
     """What a table shows of one run, in percent: singles (mean of the regions), regions over all 15 subsets, mean."""
     dice = result["dice"]
     singles = {name: statistics.mean(dice[name].values()) for name in SINGLES}
-    regions = {region: statistics.mean(subset[region] for subset in dice.values()) for region in REGIONS}
-    return {k: 100 * v for k, v in {**singles, **regions, "mean": statistics.mean(regions.values())}.items()}
+    regions = {
+        region: statistics.mean(subset[region] for subset in dice.values()) for region in REGIONS
+    }
+    return {
+        k: 100 * v
+        for k, v in {**singles, **regions, "mean": statistics.mean(regions.values())}.items()
+    }
 
 
 def table(root: Path) -> str:
     """Mean and SD over the seeds, and per seed the difference of the mean to the group's first method."""
-    results = [json.loads(path.read_text(encoding="utf-8")) for path in sorted((root / "results").glob("*.json"))]
+    results = [
+        json.loads(path.read_text(encoding="utf-8"))
+        for path in sorted((root / "results").glob("*.json"))
+    ]
     heads = (*SINGLES, *REGIONS, "mean")
     lines = []
     for group in GROUPS:
-        lines += ["", "| method | " + " | ".join(heads) + " | difference of the mean, per seed | CPU s |"]
+        lines += [
+            "",
+            "| method | " + " | ".join(heads) + " | difference of the mean, per seed | CPU s |",
+        ]
         lines += ["|---|" + "--:|" * (len(heads) + 2)]
         first = {r["seed"]: columns(r)["mean"] for r in results if r["method"] == group[0]}
         for name in group:
@@ -155,7 +185,9 @@ def table(root: Path) -> str:
                 continue
             values = [columns(r) for r in own]
             cells = [_mean_sd([v[head] for v in values]) for head in heads]
-            deltas = [f"{columns(r)['mean'] - first[r['seed']]:+.1f}" for r in own if r["seed"] in first]
+            deltas = [
+                f"{columns(r)['mean'] - first[r['seed']]:+.1f}" for r in own if r["seed"] in first
+            ]
             seconds = statistics.mean(r["cpu_seconds"] for r in own)
             lines.append(f"| {name} | {' | '.join(cells)} | {', '.join(deltas)} | {seconds:.0f} |")
     return "\n".join(lines)
@@ -168,11 +200,15 @@ def _mean_sd(values: list[float]) -> str:
 
 def main() -> None:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("folder", type=Path)
     parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=METHODS)
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
-    parser.add_argument("--minutes", type=float, default=6, help="start no further run after so long")
+    parser.add_argument(
+        "--minutes", type=float, default=6, help="start no further run after so long"
+    )
     parser.add_argument("--table", action="store_true")
     options = parser.parse_args()
     if options.table:
@@ -191,7 +227,13 @@ def main() -> None:
                 return
             result = run(options.folder, name, seed)
             path.write_text(json.dumps(result), encoding="utf-8")
-            print(name, seed, {k: round(v, 1) for k, v in columns(result).items()}, round(result["cpu_seconds"]), "s")
+            print(
+                name,
+                seed,
+                {k: round(v, 1) for k, v in columns(result).items()},
+                round(result["cpu_seconds"]),
+                "s",
+            )
 
 
 if __name__ == "__main__":

@@ -8,12 +8,14 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from medmap.bundle import load_bundle, save_bundle
+from medmap.bundle.loading import load_bundle, save_bundle
 
 
 def main() -> None:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("bundle", type=Path)
     parser.add_argument("other", type=Path)
     parser.add_argument("out", type=Path)
@@ -21,9 +23,15 @@ def main() -> None:
     parser.add_argument("--version", required=True)
     given = parser.parse_args()
     one = load_bundle(given.bundle)
-    network, other = one.entries[0].network, load_bundle(given.other).entries[0].network.state_dict()
+    network, other = (
+        one.entries[0].network,
+        load_bundle(given.other).entries[0].network.state_dict(),
+    )
     network.load_state_dict(
-        {key: (value.float() + other[key].float()) / 2 for key, value in network.state_dict().items()}
+        {
+            key: (value.float() + other[key].float()) / 2
+            for key, value in network.state_dict().items()
+        }
     )
     save_bundle(
         given.out, name=given.name, version=given.version, task=one.task, network=network,

@@ -20,19 +20,19 @@ from pathlib import Path
 
 import torch
 
-from medmap.bundle import load_bundle
-from medmap.cache import cache_case
-from medmap.dataset import PatchSampler
-from medmap.evaluate import score_case
-from medmap.export import export
-from medmap.layouts import find_cases
-from medmap.missingness import full
-from medmap.modality_gap import collect_latents, gap_measures
+from medmap.bundle.loading import load_bundle
+from medmap.commands.phantoms import write_phantoms
+from medmap.evaluation import score_case
+from medmap.evaluation.modality_gap import collect_latents, gap_measures
+from medmap.io.cohorts import find_cases
 from medmap.preprocess import PreprocessSpec
-from medmap.recipe import Recipe
 from medmap.task import BRATS
-from medmap.train import train
-from medmap.workflow.phantoms import write_phantoms
+from medmap.training.cache import cache_case
+from medmap.training.dataset import PatchSampler
+from medmap.training.export import export
+from medmap.training.loop import train
+from medmap.training.missingness import full
+from medmap.training.recipe import Recipe
 
 SPACING, TRAINED, TESTED = 3.0, 20, 6
 BASE = Recipe(
@@ -71,7 +71,9 @@ def cohort(folder: Path, number: int, seed: int) -> Path:
     """Synthetic patients, made once."""
     if not folder.is_dir():
         folder.parent.mkdir(parents=True, exist_ok=True)
-        write_phantoms(folder, number, seed, SPACING, False, "cpu", False, lambda fraction, text: None)
+        write_phantoms(
+            folder, number, seed, SPACING, False, "cpu", False, lambda fraction, text: None
+        )
     return folder
 
 
@@ -82,7 +84,11 @@ def run(root: Path, arm: str, seed: int) -> dict:
     cache.mkdir(exist_ok=True)
     cases = find_cases(cohort(root / "train", TRAINED, 7000), BRATS)
     folders = [cache_case(case, BRATS, recipe.preprocess, cache) for case in cases]
-    sampler, log, began = PatchSampler(folders, full(BRATS), seed, recipe.augmentation), [], time.process_time()
+    sampler, log, began = (
+        PatchSampler(folders, full(BRATS), seed, recipe.augmentation),
+        [],
+        time.process_time(),
+    )
     train(
         recipe,
         BRATS,
@@ -94,13 +100,17 @@ def run(root: Path, arm: str, seed: int) -> dict:
     )
     spent = time.process_time() - began
     if not (place / "bundle").is_dir():
-        export(place / "run", recipe, BRATS, place / "bundle", name="experiment", version="0", card={})
+        export(
+            place / "run", recipe, BRATS, place / "bundle", name="experiment", version="0", card={}
+        )
     bundle = load_bundle(place / "bundle")
     tested = find_cases(cohort(root / "test", TESTED, 9000), BRATS)
     rows = [row for case in tested for row in score_case(case, bundle)[0]]
     dice = {
         subset: {
-            region: statistics.mean(row.dice for row in rows if (row.subset, row.region) == (subset, region))
+            region: statistics.mean(
+                row.dice for row in rows if (row.subset, row.region) == (subset, region)
+            )
             for region in REGIONS
         }
         for subset in sorted({row.subset for row in rows})
@@ -122,16 +132,24 @@ def columns(result: dict) -> dict[str, float]:
     """What the table shows of one run, Dice in percent: by number of scans, by region over all subsets, mean."""
     dice = result["dice"]
     mean = {subset: statistics.mean(regions.values()) for subset, regions in dice.items()}
-    found = {f"{n} scan{'s' * (n > 1)}": [v for s, v in mean.items() if s.count("+") == n - 1] for n in (1, 2, 3, 4)}
+    found = {
+        f"{n} scan{'s' * (n > 1)}": [v for s, v in mean.items() if s.count("+") == n - 1]
+        for n in (1, 2, 3, 4)
+    }
     found |= {region: [regions[region] for regions in dice.values()] for region in REGIONS}
-    found["ET without T1ce"] = [regions["ET"] for subset, regions in dice.items() if "t1ce" not in subset.split("+")]
+    found["ET without T1ce"] = [
+        regions["ET"] for subset, regions in dice.items() if "t1ce" not in subset.split("+")
+    ]
     found["mean of 15"] = list(mean.values())
     return {name: 100 * statistics.mean(values) for name, values in found.items()}
 
 
 def table(root: Path) -> str:
     """Mean ± SD over the seeds, and per seed the difference of the mean to ``none`` and to T* alone."""
-    results = [json.loads(path.read_text(encoding="utf-8")) for path in sorted((root / "results").glob("*.json"))]
+    results = [
+        json.loads(path.read_text(encoding="utf-8"))
+        for path in sorted((root / "results").glob("*.json"))
+    ]
     own = {(r["arm"], r["seed"]): r for r in results}
     arms = [arm for arm in ARMS if any(arm == a for a, _ in own)]
     seeds = sorted({seed for _, seed in own if all((arm, seed) in own for arm in arms)})
@@ -143,10 +161,16 @@ def table(root: Path) -> str:
         cells = [_mean_sd([value[arm, s][head] for s in seeds]) for head in heads]
         for other in ("none", "T*"):
             cells.append(
-                ", ".join(f"{value[arm, s]['mean of 15'] - value[other, s]['mean of 15']:+.1f}" for s in seeds)
+                ", ".join(
+                    f"{value[arm, s]['mean of 15'] - value[other, s]['mean of 15']:+.1f}"
+                    for s in seeds
+                )
             )
         lines.append(f"| {arm} | {' | '.join(cells)} |")
-    lines += ["", "| arm | centroid distance | MMD² | told apart | paired distance | weights, last epoch | CPU s |"]
+    lines += [
+        "",
+        "| arm | centroid distance | MMD² | told apart | paired distance | weights, last epoch | CPU s |",
+    ]
     lines.append("|---|--:|--:|--:|--:|---|--:|")
     for arm in arms:
         chosen = [own[arm, s] for s in seeds]
@@ -157,7 +181,11 @@ def table(root: Path) -> str:
         cells.append(f"{statistics.mean(r['cpu_seconds'] for r in chosen):.0f}")
         lines.append(f"| {arm} | {' | '.join(cells)} |")
     return "\n".join(
-        [*lines, "", f"Seeds {', '.join(map(str, seeds))}; {TRAINED} training and {TESTED} test patients."]
+        [
+            *lines,
+            "",
+            f"Seeds {', '.join(map(str, seeds))}; {TRAINED} training and {TESTED} test patients.",
+        ]
     )
 
 
@@ -168,11 +196,15 @@ def _mean_sd(values: list[float], digits: int = 1) -> str:
 
 def main() -> None:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("folder", type=Path)
     parser.add_argument("--arms", nargs="+", default=list(ARMS)[:5], choices=ARMS)
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
-    parser.add_argument("--minutes", type=float, default=6, help="start no further run after so long")
+    parser.add_argument(
+        "--minutes", type=float, default=6, help="start no further run after so long"
+    )
     parser.add_argument("--table", action="store_true")
     options = parser.parse_args()
     if options.table:
@@ -192,7 +224,13 @@ def main() -> None:
             result = run(options.folder, arm, seed)
             path.write_text(json.dumps(result), encoding="utf-8")
             figures = {k: round(v, 1) for k, v in columns(result).items()}
-            print(arm, seed, figures, {k: round(v, 3) for k, v in result["gap"].items()}, round(result["cpu_seconds"]))
+            print(
+                arm,
+                seed,
+                figures,
+                {k: round(v, 3) for k, v in result["gap"].items()},
+                round(result["cpu_seconds"]),
+            )
 
 
 if __name__ == "__main__":

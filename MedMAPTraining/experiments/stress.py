@@ -20,18 +20,18 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from medmap.brain import foreground
-from medmap.bundle import Bundle, default_bundle_path, load_bundle
+from medmap.bundle.loading import Bundle, default_bundle_path, load_bundle
+from medmap.commands.phantoms import write_phantoms
 from medmap.errors import MedMAPError
+from medmap.foreground import foreground
 from medmap.inference import segment_subsets
-from medmap.layouts import Case, find_cases
+from medmap.io.cohorts import Case, find_cases
+from medmap.io.nifti import read_nifti
 from medmap.metrics import dice, region_masks
-from medmap.nifti import read_nifti
 from medmap.phantom.artefacts import axis_operator
 from medmap.phantom.fields import apply_along
 from medmap.task import BRATS
 from medmap.volume import Volume
-from medmap.workflow.phantoms import write_phantoms
 
 ROOT = Path(__file__).resolve().parents[2]
 FIRST_SEED = 80000
@@ -53,14 +53,18 @@ def noise(volume: Volume, share: float, rng: np.random.Generator) -> Volume:
     array, brain, mean = inside(volume)
     real, imaginary = (rng.normal(0, share * mean, array.shape) for _ in range(2))
     noisy = np.hypot(array + real, imaginary)
-    return replace(volume, array=np.where(brain, np.maximum(noisy, 1e-3 * mean), 0).astype(np.float32))
+    return replace(
+        volume, array=np.where(brain, np.maximum(noisy, 1e-3 * mean), 0).astype(np.float32)
+    )
 
 
 def bias(volume: Volume, deviation: float, rng: np.random.Generator) -> Volume:
     """A smooth field of coils, the logarithm of which has so large a standard deviation within the brain."""
     array, brain, _ = inside(volume)
     axes = np.meshgrid(*(np.linspace(-1, 1, n) for n in array.shape), indexing="ij", sparse=True)
-    field = sum(rng.normal() * a + rng.normal() * a**2 for a in axes) + rng.normal() * axes[0] * axes[1]
+    field = (
+        sum(rng.normal() * a + rng.normal() * a**2 for a in axes) + rng.normal() * axes[0] * axes[1]
+    )
     field = (field - field[brain].mean()) / field[brain].std()
     return replace(volume, array=(array * np.exp(deviation * field)).astype(np.float32))
 
@@ -71,10 +75,17 @@ def along_axes(volume: Volume, operators: Sequence[tuple[int, float, float]]) ->
     image = torch.from_numpy(array.astype(np.float32))[None]
     weight = torch.from_numpy(brain.astype(np.float32))[None]
     for axis, sigma, thickness in operators:
-        operator = axis_operator(array.shape[axis], float(volume.grid.spacing[axis]), sigma, 0.0, thickness)
-        image, weight = apply_along(image, axis + 1, operator), apply_along(weight, axis + 1, operator)
+        operator = axis_operator(
+            array.shape[axis], float(volume.grid.spacing[axis]), sigma, 0.0, thickness
+        )
+        image, weight = (
+            apply_along(image, axis + 1, operator),
+            apply_along(weight, axis + 1, operator),
+        )
     smooth = (image / weight.clamp(min=1e-3))[0].numpy()  # background would darken the rim
-    return replace(volume, array=np.where(brain, np.maximum(smooth, 1e-3 * mean), 0).astype(np.float32))
+    return replace(
+        volume, array=np.where(brain, np.maximum(smooth, 1e-3 * mean), 0).astype(np.float32)
+    )
 
 
 def blur(volume: Volume, sigma: float, rng: np.random.Generator) -> Volume:
@@ -117,7 +128,9 @@ FAULTS = {
     "blur": Fault("blur, sigma in mm", (1.5, 3.0), blur),
     "thick": Fault("axial slices, mm", (4.0, 7.0), thick),
     "moved": Fault("misregistration, mm", (1.0, 2.0, 5.0), moved),
-    "wrong": Fault("wrong modality: 1 similar (T1/T1ce, T2/FLAIR), 2 other (T1/T2, T1ce/FLAIR)", (1, 2), None),
+    "wrong": Fault(
+        "wrong modality: 1 similar (T1/T1ce, T2/FLAIR), 2 other (T1/T2, T1ce/FLAIR)", (1, 2), None
+    ),
 }
 
 
@@ -137,7 +150,9 @@ def damaged(volumes: dict[str, Volume], kind: str, severity: float, seed: int) -
     return result
 
 
-def measure(case: Case, bundle: Bundle, kind: str, severity: float, subsets: Sequence[str], device: str) -> list[dict]:
+def measure(
+    case: Case, bundle: Bundle, kind: str, severity: float, subsets: Sequence[str], device: str
+) -> list[dict]:
     """Dice of every set of scans of one case with one fault."""
     seed = zlib.crc32(case.case_id.encode())
     volumes = damaged(case.read(BRATS.modality_names), kind, severity, seed)
@@ -148,13 +163,17 @@ def measure(case: Case, bundle: Bundle, kind: str, severity: float, subsets: Seq
     if not wanted:
         return []
     reference = next(n for n in ("t1ce", *volumes) if volumes[n].grid.distance(truth.grid) < 0.01)
-    found = segment_subsets(volumes, bundle, [s.split("+") for s in wanted], reference=reference, device=device)
+    found = segment_subsets(
+        volumes, bundle, [s.split("+") for s in wanted], reference=reference, device=device
+    )
     right = region_masks(truth.array, bundle.task)
     rows = []
     for subset in wanted:
         masks = region_masks(found[bundle.task.subset_key(subset.split("+"))], bundle.task)
         scores = {region: round(dice(masks[region], right[region]), 4) for region in REGIONS}
-        rows.append({"case": case.case_id, "fault": kind, "severity": severity, "scans": subset, **scores})
+        rows.append(
+            {"case": case.case_id, "fault": kind, "severity": severity, "scans": subset, **scores}
+        )
     return rows
 
 
@@ -171,9 +190,22 @@ def run(given: argparse.Namespace) -> list[dict]:
     if given.data is None:
         given.data = given.out / "phantoms"
         if not given.data.is_dir():
-            write_phantoms(given.data, given.cases, given.seed, given.spacing, False, "cpu", False, lambda f, t: None)
+            write_phantoms(
+                given.data,
+                given.cases,
+                given.seed,
+                given.spacing,
+                False,
+                "cpu",
+                False,
+                lambda f, t: None,
+            )
     path = given.out / "stress.csv"
-    rows = [row for row in csv.DictReader(path.open()) if row["bundle"] == mark] if path.exists() else []
+    rows = (
+        [row for row in csv.DictReader(path.open()) if row["bundle"] == mark]
+        if path.exists()
+        else []
+    )
     done = {(row["case"], row["fault"], float(row["severity"])) for row in rows}
     plan = [("clean", 0.0), *((k, s) for k, fault in FAULTS.items() for s in fault.severities)]
     with path.open("a", newline="") as file:
@@ -217,7 +249,13 @@ def tables(rows: list[dict], given: argparse.Namespace) -> str:
         "So few cases show what breaks and what does not; their second decimal means nothing.\n"
         "A region that a case lacks counts 1 if nothing of it is found, else 0."
     )
-    lines = ["# What bad scans cost", "", about, "", "![Dice against severity](../Resources/stress.png)"]
+    lines = [
+        "# What bad scans cost",
+        "",
+        about,
+        "",
+        "![Dice against severity](../Resources/stress.png)",
+    ]
     for kind, fault in FAULTS.items():
         lines += ["", f"**{fault.title}**", ""]
         lines += ["| scans | none | " + " | ".join(f"{s:g}" for s in fault.severities) + " |"]
@@ -225,7 +263,9 @@ def tables(rows: list[dict], given: argparse.Namespace) -> str:
         for subset in given.subsets:
             keys = [("clean", 0.0, subset), *((kind, float(s), subset) for s in fault.severities)]
             if any(key in mean for key in keys[1:]):
-                cells = [" / ".join(f"{x:.2f}" for x in mean[key]) if key in mean else "" for key in keys]
+                cells = [
+                    " / ".join(f"{x:.2f}" for x in mean[key]) if key in mean else "" for key in keys
+                ]
                 title = BRATS.subset_title(subset)
                 lines.append(f"| {title} | " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
@@ -239,7 +279,9 @@ def draw(rows: list[dict], subsets: Sequence[str], path: Path) -> None:
     from matplotlib import pyplot
 
     mean = means(rows)
-    figure, axes = pyplot.subplots(len(FAULTS), 3, figsize=(9, 2.1 * len(FAULTS)), sharey=True, squeeze=False)
+    figure, axes = pyplot.subplots(
+        len(FAULTS), 3, figsize=(9, 2.1 * len(FAULTS)), sharey=True, squeeze=False
+    )
     for number, (kind, fault) in enumerate(FAULTS.items()):
         line = axes[number]
         for n, (axis, region) in enumerate(zip(line, REGIONS, strict=True)):
@@ -269,21 +311,35 @@ def draw(rows: list[dict], subsets: Sequence[str], path: Path) -> None:
 
 def main() -> None:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("out", type=Path)
-    parser.add_argument("--data", type=Path, help="Labelled cases in BraTS layout [default: synthetic patients].")
+    parser.add_argument(
+        "--data", type=Path, help="Labelled cases in BraTS layout [default: synthetic patients]."
+    )
     parser.add_argument("--bundle", type=Path, default=default_bundle_path())
     parser.add_argument("--cases", type=int, default=2)
-    parser.add_argument("--seed", type=int, default=FIRST_SEED, help="Of the first synthetic patient.")
+    parser.add_argument(
+        "--seed", type=int, default=FIRST_SEED, help="Of the first synthetic patient."
+    )
     parser.add_argument("--spacing", type=float, default=2.0, help="Of the synthetic patients, mm.")
-    parser.add_argument("--working", type=float, help="Edge of the network's voxels in mm [default: the bundle's].")
+    parser.add_argument(
+        "--working", type=float, help="Edge of the network's voxels in mm [default: the bundle's]."
+    )
     parser.add_argument("--subsets", nargs="+", default=list(SUBSETS), metavar="T1CE+FLAIR")
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--document", action="store_true", help="Write MedMAPTraining/stress.md and its picture.")
+    parser.add_argument(
+        "--document", action="store_true", help="Write MedMAPTraining/stress.md and its picture."
+    )
     given = parser.parse_args()
-    given.subsets = [BRATS.subset_key([BRATS.find(word) for word in s.split("+")]) for s in given.subsets]
+    given.subsets = [
+        BRATS.subset_key([BRATS.find(word) for word in s.split("+")]) for s in given.subsets
+    ]
     given.call = "".join(
-        f" --{k} {getattr(given, k)}" for k in ("cases", "seed", "spacing", "working") if getattr(given, k)
+        f" --{k} {getattr(given, k)}"
+        for k in ("cases", "seed", "spacing", "working")
+        if getattr(given, k)
     )
     rows = run(given)
     text = tables(rows, given)

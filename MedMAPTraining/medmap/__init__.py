@@ -5,4 +5,6 @@ Importing the package imports nothing heavy: not torch, not MONAI, not nibabel. 
 
 __version__ = "0.1.0"
 
-NOTICE = "MedMAP is research software. It is not a medical device and is not approved for clinical use."
+NOTICE = (
+    "MedMAP is research software. It is not a medical device and is not approved for clinical use."
+)

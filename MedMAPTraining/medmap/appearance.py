@@ -18,7 +18,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from medmap.appearance_table import CONSTANT, DEVIATION, MEAN, WEIGHTS
+from medmap.appearance_weights import CONSTANT, DEVIATION, MEAN, WEIGHTS
 from medmap.volume import Volume
 
 MODALITIES = ("t1", "t1ce", "t2", "flair")
@@ -72,7 +72,7 @@ def look(volume: Volume, brain: np.ndarray) -> Look | None:
 
     Args:
         volume: the scan.
-        brain: [I, J, K] bool, as ``medmap.brain.foreground`` finds it.
+        brain: [I, J, K] bool, as ``medmap.foreground.foreground`` finds it.
     """
     steps = np.maximum(1, np.round(THIN_MM / volume.grid.spacing)).astype(int)
     part = tuple(slice(None, None, int(step)) for step in steps)
@@ -92,7 +92,9 @@ def look(volume: Volume, brain: np.ndarray) -> Look | None:
     tissue = inside & (np.nan_to_num(z, nan=-9.0) > CSF_Z)
     bulk = np.clip(z[tissue], -2, 2)
     around, _ = _layers(bulk - bulk.mean(), _depth(tissue, spacing)[tissue], FROM_CSF_MM)
-    counts = np.convolve(np.histogram(values, np.arange(-3, 3.01, 0.25))[0], [0.25, 0.5, 0.25], "same")
+    counts = np.convolve(
+        np.histogram(values, np.arange(-3, 3.01, 0.25))[0], [0.25, 0.5, 0.25], "same"
+    )
     tails = [*np.percentile(deepest, [3, 97]), *np.percentile(values, PERCENTILES)]
     features = np.array([*layers, *around, *tails, 10 * counts.max() / values.size])
     return Look(z, volume.affine @ np.diag([*steps.astype(float), 1.0]), features)
@@ -129,7 +131,9 @@ def beside_t2(one: Look, t2: Look) -> float | None:
     return float(np.corrcoef(a, b)[0, 1] - white)
 
 
-def doubtful(odds: Mapping[str, float | None], beside: Mapping[str, float | None]) -> list[tuple[tuple[str, ...], str]]:
+def doubtful(
+    odds: Mapping[str, float | None], beside: Mapping[str, float | None]
+) -> list[tuple[tuple[str, ...], str]]:
     """Scans that look like another modality than they are given for.
 
     Args:
@@ -143,13 +147,21 @@ def doubtful(odds: Mapping[str, float | None], beside: Mapping[str, float | None
     known = {name: value for name, value in odds.items() if value is not None}
     for name, value in known.items():
         if name != "t2" and value > 0 > known.get("t2", 0) and value - known["t2"] > SURE:
-            found.append(((name, "t2"), "look exchanged: CSF is bright in the first and dark in the second"))
+            found.append(
+                ((name, "t2"), "look exchanged: CSF is bright in the first and dark in the second")
+            )
     told = {name for names, _ in found for name in names}
     for name, value in known.items():
         if name not in told and (value < -SURE if name == "t2" else value > SURE):
-            ending = "looks more like T1 or FLAIR: its CSF is dark" if name == "t2" else "looks more like T2"
+            ending = (
+                "looks more like T1 or FLAIR: its CSF is dark"
+                if name == "t2"
+                else "looks more like T2"
+            )
             found.append(((name,), ending))
-    sure = {name for names, _ in found for name in names} | {name for name, value in odds.items() if value is None}
+    sure = {name for names, _ in found for name in names} | {
+        name for name, value in odds.items() if value is None
+    }
     flair = None if sure & {"t2", "flair"} else beside.get("flair")
     for name in ("t1", "t1ce"):
         other = None if name in sure else beside.get(name)
@@ -161,7 +173,11 @@ def doubtful(odds: Mapping[str, float | None], beside: Mapping[str, float | None
 def doubts(looks: Mapping[str, Look | None]) -> list[tuple[tuple[str, ...], str]]:
     """``doubtful`` of scans that were looked at, by modality name; what is not in ``MODALITIES`` is left out."""
     known = {name: seen for name, seen in looks.items() if seen is not None and name in MODALITIES}
-    beside = {name: beside_t2(seen, known["t2"]) for name, seen in known.items() if name != "t2" and "t2" in known}
+    beside = {
+        name: beside_t2(seen, known["t2"])
+        for name, seen in known.items()
+        if name != "t2" and "t2" in known
+    }
     return doubtful({name: t2_odds(seen.features) for name, seen in known.items()}, beside)
 
 
@@ -169,14 +185,20 @@ def _depth(mask: np.ndarray, spacing: np.ndarray) -> np.ndarray:
     """Distance in mm to the nearest place outside a mask along the three axes; infinite where the volume ends first."""
     result = np.full(mask.shape, np.inf)
     for axis, mm in enumerate(spacing):
-        at = np.arange(mask.shape[axis], dtype=float).reshape([-1 if a == axis else 1 for a in range(3)])
+        at = np.arange(mask.shape[axis], dtype=float).reshape(
+            [-1 if a == axis else 1 for a in range(3)]
+        )
         before = np.maximum.accumulate(np.where(mask, -np.inf, at), axis=axis)
-        after = np.flip(np.minimum.accumulate(np.flip(np.where(mask, np.inf, at), axis), axis=axis), axis)
+        after = np.flip(
+            np.minimum.accumulate(np.flip(np.where(mask, np.inf, at), axis), axis=axis), axis
+        )
         result = np.minimum(result, mm * np.minimum(at - before, after - at))
     return result
 
 
-def _layers(values: np.ndarray, depth: np.ndarray, borders: Sequence[float]) -> tuple[list[float], np.ndarray]:
+def _layers(
+    values: np.ndarray, depth: np.ndarray, borders: Sequence[float]
+) -> tuple[list[float], np.ndarray]:
     """Mean of each layer, and the values of the deepest one; a layer of hardly any voxels repeats the one above."""
     means, deepest = [], values
     for low, high in zip((0.0, *borders), (*borders, np.inf), strict=True):

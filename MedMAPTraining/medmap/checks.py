@@ -15,8 +15,8 @@ from typing import Literal
 import numpy as np
 
 from medmap.appearance import Look, doubts, look
-from medmap.brain import background_value, foreground
 from medmap.errors import InputDataError, UsageError
+from medmap.foreground import background_value, foreground
 from medmap.task import Task
 from medmap.volume import Grid, Volume
 
@@ -81,7 +81,9 @@ def replace_not_finite(array: np.ndarray, name: str) -> tuple[np.ndarray, tuple[
     if not count:
         return array, ()
     if count == array.size:
-        raise InputDataError(f"{name}: every voxel is NaN or infinite.", "Export the scan again, or leave it out.")
+        raise InputDataError(
+            f"{name}: every voxel is NaN or infinite.", "Export the scan again, or leave it out."
+        )
     if count > FEW_NOT_FINITE * array.size:
         raise InputDataError(
             f"{name}: {count} voxels ({count / array.size:.1%}) are NaN or infinite.",
@@ -89,7 +91,9 @@ def replace_not_finite(array: np.ndarray, name: str) -> tuple[np.ndarray, tuple[
         )
     value = background_value(array) or 0.0
     message = f"{name}: {count} voxels ({count / array.size:.2%}) are NaN or infinite and were set to {value:g}."
-    return np.where(bad, array.dtype.type(value), array), (Finding("warning", "not-finite", message),)
+    return np.where(bad, array.dtype.type(value), array), (
+        Finding("warning", "not-finite", message),
+    )
 
 
 def affine_problem(affine: np.ndarray) -> str | None:
@@ -145,13 +149,18 @@ def usable(volumes: dict[str, Volume], task: Task) -> Iterable[Finding]:
     for name, volume in volumes.items():
         if volume.array.ndim != 3 or min(volume.array.shape) < 2:
             raise InputDataError(
-                f"{name} has the shape {_times(volume.array.shape)}: MedMAP needs a 3-D volume.", "Give the whole scan."
+                f"{name} has the shape {_times(volume.array.shape)}: MedMAP needs a 3-D volume.",
+                "Give the whole scan.",
             )
         if not np.isfinite(volume.array).all():
-            raise InputDataError(f"{name} holds voxels that are NaN or infinite.", "Replace them first.")
+            raise InputDataError(
+                f"{name} holds voxels that are NaN or infinite.", "Replace them first."
+            )
         problem = affine_problem(np.asarray(volume.affine, dtype=float))
         if problem:
-            raise InputDataError(f"The voxel-to-world matrix of {name} {problem}.", "Export the scan again.")
+            raise InputDataError(
+                f"The voxel-to-world matrix of {name} {problem}.", "Export the scan again."
+            )
     return ()
 
 
@@ -160,10 +169,14 @@ def contrast(volumes: dict[str, Volume], task: Task) -> Iterable[Finding]:
     for name, volume in volumes.items():
         low, high = float(volume.array.min()), float(volume.array.max())
         if high - low <= LEAST_CONTRAST * max(abs(low), abs(high)):
-            raise InputDataError(f"{name} has no contrast: every voxel is {low:g}.", "Leave this modality out.")
+            raise InputDataError(
+                f"{name} has no contrast: every voxel is {low:g}.", "Leave this modality out."
+            )
         values = volume.array[_scan(volume).brain]
         if not values.size or values.min() == values.max():
-            raise InputDataError(f"{name} has no contrast within the {task.organ}.", "Leave this modality out.")
+            raise InputDataError(
+                f"{name} has no contrast within the {task.organ}.", "Leave this modality out."
+            )
     return ()
 
 
@@ -181,7 +194,9 @@ def same_image(volumes: dict[str, Volume], task: Task) -> Iterable[Finding]:
     """Refuse one image given for two modalities."""
     for (one, a), (two, b) in combinations(volumes.items(), 2):
         if a.array.shape == b.array.shape and np.array_equal(a.array, b.array):
-            raise InputDataError(f"{one} and {two} are the same image.", "Give each modality its own scan.")
+            raise InputDataError(
+                f"{one} and {two} are the same image.", "Give each modality its own scan."
+            )
     return ()
 
 
@@ -197,7 +212,10 @@ def skull_strip(volumes: dict[str, Volume], task: Task) -> Iterator[Finding]:
         if seen:
             message = f"{name} does not look skull-stripped: {seen}."
             yield Finding(
-                "warning", "skull-strip", message, "Skull-strip all scans first: the model knows brains only."
+                "warning",
+                "skull-strip",
+                message,
+                "Skull-strip all scans first: the model knows brains only.",
             )
 
 
@@ -213,7 +231,9 @@ def brain_volume(volumes: dict[str, Volume], task: Task) -> Iterator[Finding]:
         if _cut_faces(scan):
             yield Finding("info", "brain-volume", f"{seen}: part of a brain.")
         else:
-            yield Finding("warning", "brain-volume", f"{seen}.", "Check voxel size and skull-stripping.")
+            yield Finding(
+                "warning", "brain-volume", f"{seen}.", "Check voxel size and skull-stripping."
+            )
 
 
 def field_of_view(volumes: dict[str, Volume], task: Task) -> Iterator[Finding]:
@@ -241,7 +261,11 @@ def grids(volumes: dict[str, Volume], task: Task) -> Iterator[Finding]:
     """Warn when scans lie on different grids: they will be resampled."""
     different: list[tuple[Grid, list[str]]] = []
     for name, volume in volumes.items():
-        same = (names for grid, names in different if _voxels_apart(grid, volume.grid) <= SAME_GRID_VOXELS)
+        same = (
+            names
+            for grid, names in different
+            if _voxels_apart(grid, volume.grid) <= SAME_GRID_VOXELS
+        )
         names = next(same, None)
         if names is None:
             different.append((volume.grid, [name]))
@@ -251,7 +275,9 @@ def grids(volumes: dict[str, Volume], task: Task) -> Iterator[Finding]:
         return
     shown = "; ".join(f"{_listed(names)} {_described(grid)}" for grid, names in different)
     apart = _voxels_apart(different[0][0], different[1][0])
-    moved = f" (up to {apart:.1f} voxels apart)" if len(different) == 2 and np.isfinite(apart) else ""
+    moved = (
+        f" (up to {apart:.1f} voxels apart)" if len(different) == 2 and np.isfinite(apart) else ""
+    )
     message = f"The scans lie on different grids{moved}: {shown}. They are resampled to the reference scan."
     yield Finding("warning", "grids", message, "Resample them yourself to control how it is done.")
 
@@ -280,11 +306,15 @@ def modality(volumes: dict[str, Volume], task: Task) -> Iterator[Finding]:
         return
     scans = {task.find(name): _scan(volume) for name, volume in volumes.items()}
     brains = {
-        name: scan.look for name, scan in scans.items() if scan.brain_ml >= BRAIN_ML[0] and not _more_than_brain(scan)
+        name: scan.look
+        for name, scan in scans.items()
+        if scan.brain_ml >= BRAIN_ML[0] and not _more_than_brain(scan)
     }
     for names, seen in doubts(brains):
         message = f"{' and '.join(task.modality(name).title for name in names)} {seen}."
-        yield Finding("warning", "modality", message, "Check that every scan is in the slot of its modality.")
+        yield Finding(
+            "warning", "modality", message, "Check that every scan is in the slot of its modality."
+        )
 
 
 Check = Callable[[dict[str, Volume], Task], Iterable[Finding]]
@@ -320,7 +350,9 @@ def check_inputs(volumes: dict[str, Volume], task: Task) -> tuple[Finding, ...]:
         InputDataError: a scan cannot be used, two are the same image, or two show different places.
     """
     if not volumes:
-        raise UsageError("No scan was given.", f"Give at least one of {', '.join(task.modality_names)}.")
+        raise UsageError(
+            "No scan was given.", f"Give at least one of {', '.join(task.modality_names)}."
+        )
     ordered = {name: _scan(volumes[name]) for name in sorted(volumes, key=task.index)}
     notes = [note for volume in ordered.values() for note in volume.notes]
     return (*notes, *(finding for check in CHECKS for finding in check(ordered, task)))
@@ -330,7 +362,9 @@ def _overlap(a: _Scan, b: _Scan) -> float:
     """Share of the smaller brain's voxels that lie inside the other brain, from about 20 000 of them."""
     small, large = (a, b) if a.brain_ml <= b.brain_ml else (b, a)
     inside = np.flatnonzero(small.brain)
-    ijk = np.stack(np.unravel_index(inside[:: max(1, inside.size // 20000)], small.brain.shape), axis=1)
+    ijk = np.stack(
+        np.unravel_index(inside[:: max(1, inside.size // 20000)], small.brain.shape), axis=1
+    )
     to_other = np.linalg.inv(large.affine) @ small.affine
     other = np.rint(ijk @ to_other[:3, :3].T + to_other[:3, 3]).astype(int)
     other = other[((other >= 0) & (other < large.brain.shape)).all(axis=1)]
@@ -358,7 +392,9 @@ def _cut_faces(scan: _Scan) -> tuple[str, ...]:
         low, high = (("left", "right"), ("back", "front"), ("bottom", "top"))[world]
         if direction[world] < 0:
             low, high = high, low
-        found += [word for word, end in ((low, 0), (high, -1)) if profile[end] > CUT * profile.max()]
+        found += [
+            word for word, end in ((low, 0), (high, -1)) if profile[end] > CUT * profile.max()
+        ]
     return tuple(sorted(found))
 
 
@@ -366,7 +402,9 @@ def _voxels_apart(a: Grid, b: Grid) -> float:
     return a.distance(b) / float(a.spacing.min())
 
 
-def _grouped(volumes: dict[str, Volume], key: Callable[[Volume], tuple]) -> list[tuple[tuple, list[str]]]:
+def _grouped(
+    volumes: dict[str, Volume], key: Callable[[Volume], tuple]
+) -> list[tuple[tuple, list[str]]]:
     groups: dict[tuple, list[str]] = {}
     for name, volume in volumes.items():
         groups.setdefault(key(volume), []).append(name)

@@ -92,7 +92,9 @@ def all_of(faults: Sequence[MedMAPError], cases: int) -> MedMAPError:
         return faults[0]
     shown = " ".join(fault.cause for fault in faults[:20])
     more = f" And {len(faults) - 20} more." if len(faults) > 20 else ""
-    return type(faults[0])(f"{len(faults)} of {cases} cases cannot be used. {shown}{more}", "Mend or remove them.")
+    return type(faults[0])(
+        f"{len(faults)} of {cases} cases cannot be used. {shown}{more}", "Mend or remove them."
+    )
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -13,11 +13,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from medmap.bundle import Bundle, Entry
+from medmap.bundle.loading import Bundle, Entry
+from medmap.bundle.memory_estimate import USABLE, available_bytes
 from medmap.checks import Finding, check_inputs
-from medmap.doubt import without_doubtful
+from medmap.confidence import without_doubtful
 from medmap.errors import Cancelled, UnavailableError, is_out_of_memory
-from medmap.memory import USABLE, available_bytes
 from medmap.metrics import region_volumes_ml
 from medmap.networks import Backbone
 from medmap.postprocess import label_map
@@ -81,30 +81,52 @@ def segment(
     started = time.perf_counter()
     report = progress or (lambda fraction, text: None)
     report(0.0, "checking the scans")
-    volumes = {name: volumes[name] for name in bundle.task.modality_names if name in volumes} | dict(volumes)
+    volumes = {
+        name: volumes[name] for name in bundle.task.modality_names if name in volumes
+    } | dict(volumes)
     findings = list(check_inputs(volumes, bundle.task))
     entry = bundle.entry_for(volumes)
-    findings += [*unused_warnings(volumes, bundle.task, entry), *absence_warnings(entry.modalities, bundle.task)]
+    findings += [
+        *unused_warnings(volumes, bundle.task, entry),
+        *absence_warnings(entry.modalities, bundle.task),
+    ]
     place = resolve_device(device)
     report(0.05, "bringing the scans to one grid")
-    prepared = prepare(volumes, bundle.task, bundle.preprocess, reference=reference, multiple=bundle.stride)
-    run = Run(bundle, place, lambda fraction, text: report(0.15 + 0.75 * fraction, text), cancel or (lambda: False))
+    prepared = prepare(
+        volumes, bundle.task, bundle.preprocess, reference=reference, multiple=bundle.stride
+    )
+    run = Run(
+        bundle,
+        place,
+        lambda fraction, text: report(0.15 + 0.75 * fraction, text),
+        cancel or (lambda: False),
+    )
     logits = run.logits(prepared, [tuple(volumes)])[0]
     report(0.92, "returning to the reference scan's grid")
     labels = label_map(logits, prepared, bundle.postprocess, bundle.task)
     if run.window != window_for(bundle, prepared):
         shown = " x ".join(map(str, run.window))
         message = f"Memory sufficed only for windows of {shown} voxels; labels may differ slightly."
-        findings.append(Finding("warning", "memory", message, "Free memory on the device, or use the CPU."))
+        findings.append(
+            Finding("warning", "memory", message, "Free memory on the device, or use the CPU.")
+        )
     findings += doubt_warnings(run.left_out_ml.get(0, 0.0), bundle.task)
     if not labels.any():
         findings.append(
-            Finding("warning", "result", f"No {bundle.task.target} was found.", "Review the scans yourself.")
+            Finding(
+                "warning",
+                "result",
+                f"No {bundle.task.target} was found.",
+                "Review the scans yourself.",
+            )
         )
     details = {
         "device": str(place),
         "window": list(run.window),
-        "working_grid": {"shape": list(prepared.grid.shape), "spacing_mm": bundle.preprocess.spacing}
+        "working_grid": {
+            "shape": list(prepared.grid.shape),
+            "spacing_mm": bundle.preprocess.spacing,
+        }
         | ({"slices": True} if bundle.preprocess.slices else {}),
         "left_out_ml": round(run.left_out_ml.get(0, 0.0), 2),
         "seconds": round(time.perf_counter() - started, 2),
@@ -137,7 +159,9 @@ def segment_subsets(
         [I, J, K] label values by ``Task.subset_key``, on the reference scan's grid.
     """
     check_inputs(volumes, bundle.task)
-    prepared = prepare(volumes, bundle.task, bundle.preprocess, reference=reference, multiple=bundle.stride)
+    prepared = prepare(
+        volumes, bundle.task, bundle.preprocess, reference=reference, multiple=bundle.stride
+    )
     run = Run(bundle, resolve_device(device), lambda fraction, text: None, lambda: False)
     keys = [bundle.task.subset_key(subset) for subset in subsets]
     labels: dict[str, np.ndarray] = dict.fromkeys(keys)
@@ -163,7 +187,10 @@ def absence_warnings(names: Collection[str], task: Task) -> list[Finding]:
     """What a reader of the result must know about the scans that are missing."""
     absent = (m for m in task.modalities if m.name not in names and m.warning_if_absent)
     return [
-        Finding("warning", "missing-modality", m.warning_if_absent, f"Add {m.title} if there is one.") for m in absent
+        Finding(
+            "warning", "missing-modality", m.warning_if_absent, f"Add {m.title} if there is one."
+        )
+        for m in absent
     ]
 
 
@@ -186,7 +213,8 @@ def resolve_device(device: str) -> torch.device:
             return torch.device("cpu")
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
         raise UnavailableError(
-            f"The device '{device}' is not available here ({reason}).", "Choose the CPU (--device cpu)."
+            f"The device '{device}' is not available here ({reason}).",
+            "Choose the CPU (--device cpu).",
         ) from error
 
 
@@ -224,7 +252,9 @@ class Run:
             found.update(dict.fromkeys(positions, result))
         return [found[n] for n in range(len(subsets))]
 
-    def each(self, prepared: Prepared, subsets: Sequence[Sequence[str]]) -> Iterator[tuple[list[int], Tensor]]:
+    def each(
+        self, prepared: Prepared, subsets: Sequence[Sequence[str]]
+    ) -> Iterator[tuple[list[int], Tensor]]:
         """Logits one after the other, so that fifteen subsets need not be held at once where one window suffices.
 
         A GPU says itself when memory does not suffice, and smaller windows are tried; on the CPU it is estimated
@@ -260,10 +290,15 @@ class Run:
     def _estimate(self, prepared: Prepared) -> None:
         """On the CPU, the largest window for which the memory suffices, by what the bundle says it needs."""
         free = available_bytes() if self.device.type == "cpu" else None
-        while free is not None and math.prod(self.window) * self.bundle.inference.bytes_per_voxel > USABLE * free:
+        while (
+            free is not None
+            and math.prod(self.window) * self.bundle.inference.bytes_per_voxel > USABLE * free
+        ):
             self._shrink(prepared)
 
-    def _fitting(self, network: Backbone, prepared: Prepared, subsets: Sequence[tuple[str, ...]]) -> Iterator[Tensor]:
+    def _fitting(
+        self, network: Backbone, prepared: Prepared, subsets: Sequence[tuple[str, ...]]
+    ) -> Iterator[Tensor]:
         """The same of one network, with windows that the memory suffices for."""
         done = 0
         while done < len(subsets):
@@ -282,13 +317,23 @@ class Run:
         smaller = tuple(min(n, max(4 * stride, n // 2 // stride * stride)) for n in self.window)
         smaller = _all_slices(smaller, prepared)
         if smaller == self.window:
-            remedy = "Close other programs." if self.device.type == "cpu" else "Choose the CPU (--device cpu)."
-            raise UnavailableError("The memory does not suffice even for small windows.", remedy) from error
+            remedy = (
+                "Close other programs."
+                if self.device.type == "cpu"
+                else "Choose the CPU (--device cpu)."
+            )
+            raise UnavailableError(
+                "The memory does not suffice even for small windows.", remedy
+            ) from error
         self.window = smaller
 
     @torch.inference_mode()
-    def _windows(self, network: Backbone, prepared: Prepared, subsets: Sequence[tuple[str, ...]]) -> Iterator[Tensor]:
-        boxes = window_boxes(prepared.grid.shape, self.window, self.bundle.inference.overlap, self.bundle.stride)
+    def _windows(
+        self, network: Backbone, prepared: Prepared, subsets: Sequence[tuple[str, ...]]
+    ) -> Iterator[Tensor]:
+        boxes = window_boxes(
+            prepared.grid.shape, self.window, self.bundle.inference.overlap, self.bundle.stride
+        )
         if len(boxes) == 1:
             yield from self._window(network, prepared.image, prepared, subsets, 0, 1)
             return
@@ -297,7 +342,9 @@ class Run:
         sums = [torch.zeros((classes, *prepared.grid.shape)) for _ in subsets]
         total = torch.zeros(prepared.grid.shape)
         for n, box in enumerate(boxes):
-            part = self._window(network, prepared.image[(slice(None), *box)], prepared, subsets, n, len(boxes))
+            part = self._window(
+                network, prepared.image[(slice(None), *box)], prepared, subsets, n, len(boxes)
+            )
             total[box] += weight
             for result, logits in zip(sums, part, strict=True):
                 result[(slice(None), *box)] += weight * logits
@@ -305,7 +352,13 @@ class Run:
             yield sums.pop(0).div_(total)
 
     def _window(
-        self, network: Backbone, image: Tensor, prepared: Prepared, subsets: Sequence[Sequence[str]], n: int, of: int
+        self,
+        network: Backbone,
+        image: Tensor,
+        prepared: Prepared,
+        subsets: Sequence[Sequence[str]],
+        n: int,
+        of: int,
     ) -> Iterator[Tensor]:
         """Encode each modality of one window once, then decode every subset."""
         task = self.bundle.task
@@ -313,7 +366,10 @@ class Run:
         features: dict[int, list[Tensor]] = {}
         steps = len(needed) + len(subsets)
         for step, m in enumerate(needed):
-            self._tick((n + step / steps) / of, f"window {n + 1} of {of}: reading {task.modalities[m].title}")
+            self._tick(
+                (n + step / steps) / of,
+                f"window {n + 1} of {of}: reading {task.modalities[m].title}",
+            )
             features[m] = network.encode(as_batch(image[m], prepared.slice_axis).to(self.device), m)
         for step, subset in enumerate(subsets, len(needed)):
             self._tick((n + step / steps) / of, f"window {n + 1} of {of}: segmenting")
@@ -334,12 +390,16 @@ class Run:
 
 def window_for(bundle: Bundle, prepared: Prepared) -> tuple[int, ...]:
     """Size of the windows that a bundle wants, where memory suffices; slices all go through together."""
-    window = tuple(min(w, n) for w, n in zip(bundle.inference.window, prepared.grid.shape, strict=True))
+    window = tuple(
+        min(w, n) for w, n in zip(bundle.inference.window, prepared.grid.shape, strict=True)
+    )
     return _all_slices(window, prepared)
 
 
 def _all_slices(window: tuple[int, ...], prepared: Prepared) -> tuple[int, ...]:
-    return tuple(prepared.grid.shape[a] if a == prepared.slice_axis else w for a, w in enumerate(window))
+    return tuple(
+        prepared.grid.shape[a] if a == prepared.slice_axis else w for a, w in enumerate(window)
+    )
 
 
 def as_batch(image: Tensor, slice_axis: int | None) -> Tensor:
@@ -352,13 +412,18 @@ def as_volume(logits: Tensor, slice_axis: int | None) -> Tensor:
     return logits[0] if slice_axis is None else logits.transpose(0, 1).movedim(1, slice_axis + 1)
 
 
-def window_boxes(shape: Sequence[int], window: Sequence[int], overlap: float, stride: int) -> list[tuple[slice, ...]]:
+def window_boxes(
+    shape: Sequence[int], window: Sequence[int], overlap: float, stride: int
+) -> list[tuple[slice, ...]]:
     """Boxes of size ``window`` that cover ``shape``; starts are multiples of the stride, the last ends the volume."""
     starts = []
     for size, width in zip(shape, window, strict=True):
         step = max(stride, int(width * (1 - overlap)) // stride * stride)
         starts.append(sorted({*range(0, max(size - width, 0), step), max(size - width, 0)}))
-    return [tuple(slice(s, s + w) for s, w in zip(corner, window, strict=True)) for corner in product(*starts)]
+    return [
+        tuple(slice(s, s + w) for s, w in zip(corner, window, strict=True))
+        for corner in product(*starts)
+    ]
 
 
 def gaussian_weight(window: Sequence[int]) -> Tensor:

@@ -23,8 +23,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from medmap.brain import bounding_box
 from medmap.errors import InputDataError
+from medmap.foreground import bounding_box
 from medmap.task import Task
 from medmap.volume import Grid
 
@@ -104,7 +104,10 @@ def hd95(prediction: np.ndarray, reference: np.ndarray, spacing: Sequence[float]
     box = bounding_box(prediction | reference)
     if box is None:
         return 0.0
-    points = [np.argwhere(_surface(mask[box])) * np.asarray(spacing, float) for mask in (prediction, reference)]
+    points = [
+        np.argwhere(_surface(mask[box])) * np.asarray(spacing, float)
+        for mask in (prediction, reference)
+    ]
     if not (len(points[0]) and len(points[1])):
         return float("nan")
     # A tree of surface points instead of a distance transform: its cost does not grow with a far outlier's box.
@@ -136,10 +139,15 @@ def label_masks(labels: np.ndarray, task: Task) -> dict[str, np.ndarray]:
             f"The segmentation holds the label values {found}, which the task {task.name} does not know.",
             f"Relabel it to use only {expected}.",
         )
-    claimed = {label.name: [v for v, other in label.beside if (labels == other).any()] for label in task.labels}
+    claimed = {
+        label.name: [v for v, other in label.beside if (labels == other).any()]
+        for label in task.labels
+    }
     taken = {value for values in claimed.values() for value in values}
     return {
-        label.name: np.isin(labels, [label.value, *claimed[label.name], *(v for v in label.also if v not in taken)])
+        label.name: np.isin(
+            labels, [label.value, *claimed[label.name], *(v for v in label.also if v not in taken)]
+        )
         for label in task.labels
     }
 
@@ -152,7 +160,9 @@ def region_masks(labels: np.ndarray, task: Task) -> dict[str, np.ndarray]:
 
 def region_volumes_ml(labels: np.ndarray, task: Task, voxel_ml: float) -> dict[str, float]:
     """Volume of every region in ml: its voxels times ``voxel_ml``; errors as ``label_masks``."""
-    return {name: _count(mask) * float(voxel_ml) for name, mask in region_masks(labels, task).items()}
+    return {
+        name: _count(mask) * float(voxel_ml) for name, mask in region_masks(labels, task).items()
+    }
 
 
 def compare(

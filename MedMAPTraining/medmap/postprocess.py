@@ -10,10 +10,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from medmap.brain import bounding_box
 from medmap.errors import BundleError, InternalError
-from medmap.geometry import canonical_grid, restore_orientation, sample
+from medmap.foreground import bounding_box
 from medmap.preprocess import Prepared, place
+from medmap.resampling import canonical_grid, restore_orientation, sample
 from medmap.task import Task
 from medmap.volume import Grid
 
@@ -46,7 +46,8 @@ class PostprocessSpec:
             return PostprocessSpec(**{key: float(value) for key, value in data.items()})
         except (TypeError, ValueError) as error:
             raise BundleError(
-                f"The bundle's postprocessing is not understood ({error}).", "Use a newer MedMAP or export it again."
+                f"The bundle's postprocessing is not understood ({error}).",
+                "Use a newer MedMAP or export it again.",
             ) from error
 
 
@@ -126,7 +127,9 @@ def components(mask: Tensor) -> Tensor:
             break
         number = jumped
     numbered = torch.unique(number, return_inverse=True)[1]
-    numbered = numbered + int(number.min() > 0)  # without any background the first piece would be number 0
+    numbered = numbered + int(
+        number.min() > 0
+    )  # without any background the first piece would be number 0
     fine = numbered.repeat_interleave(2, 0).repeat_interleave(2, 1).repeat_interleave(2, 2)
     result[box] = torch.where(inner, fine[tuple(slice(n) for n in inner.shape)], 0)
     return result
@@ -138,7 +141,9 @@ def _largest_around(number: Tensor) -> Tensor:
         after, before = (torch.zeros_like(number.narrow(axis, 0, 1)) for _ in range(2))
         padded = torch.cat([before, number, after], axis)
         size = number.shape[axis]
-        number = torch.maximum(number, torch.maximum(padded.narrow(axis, 0, size), padded.narrow(axis, 2, size)))
+        number = torch.maximum(
+            number, torch.maximum(padded.narrow(axis, 0, size), padded.narrow(axis, 2, size))
+        )
     return number
 
 
@@ -163,13 +168,18 @@ def label_map(logits: Tensor, prepared: Prepared, spec: PostprocessSpec, task: T
         rest = logits[:, where].float()
         rest[gone] = -torch.inf
         classes[where] = rest.argmax(0)
-    return _as_values(place(classes, start, canonical_grid(prepared.reference_grid).shape), prepared, task)
+    return _as_values(
+        place(classes, start, canonical_grid(prepared.reference_grid).shape), prepared, task
+    )
 
 
 def _require_finite(logits: Tensor) -> None:
     """A single NaN or infinity makes the sum not finite; asking every voxel takes several times as long."""
     if not torch.isfinite(logits.sum(dtype=torch.float64)):
-        raise InternalError("The network's answer is not finite.", "Report this with the bundle's name and the device.")
+        raise InternalError(
+            "The network's answer is not finite.",
+            "Report this with the bundle's name and the device.",
+        )
 
 
 def _dropped(classes: Tensor, prepared: Prepared, spec: PostprocessSpec) -> Tensor:
@@ -194,13 +204,17 @@ def _too_small(classes: Tensor, prepared: Prepared, spec: PostprocessSpec, task:
 
 def _as_values(classes: Tensor, prepared: Prepared, task: Task) -> np.ndarray:
     values = np.array(task.label_values(), task.label_dtype)
-    return np.ascontiguousarray(restore_orientation(values[classes.numpy()], prepared.reference_grid))
+    return np.ascontiguousarray(
+        restore_orientation(values[classes.numpy()], prepared.reference_grid)
+    )
 
 
 def _shared_lattice(prepared: Prepared) -> np.ndarray | None:
     """[3] where the working grid starts in the reference's canonical one, if they are one lattice; else None."""
     canonical = canonical_grid(prepared.reference_grid)
-    offset = np.linalg.solve(prepared.grid.affine[:3, :3], prepared.grid.affine[:3, 3] - canonical.affine[:3, 3])
+    offset = np.linalg.solve(
+        prepared.grid.affine[:3, :3], prepared.grid.affine[:3, 3] - canonical.affine[:3, 3]
+    )
     start = np.round(offset).astype(int)
     return start if _same_lattice(canonical, prepared.grid, start) else None
 

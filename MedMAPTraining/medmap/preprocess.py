@@ -15,7 +15,7 @@ from torch import Tensor
 
 from medmap.checks import foreground
 from medmap.errors import BundleError, InputDataError, UsageError
-from medmap.geometry import canonical_axes, canonical_grid, reorient, sample
+from medmap.resampling import canonical_axes, canonical_grid, reorient, sample
 from medmap.task import Task
 from medmap.volume import Grid, Volume
 
@@ -50,10 +50,13 @@ class PreprocessSpec:
     def from_dict(data: Mapping) -> PreprocessSpec:
         """Rebuild; raises BundleError for unknown keys, since an unknown step cannot be honoured."""
         try:
-            return PreprocessSpec(**{k: tuple(v) if isinstance(v, list) else v for k, v in data.items()})
+            return PreprocessSpec(
+                **{k: tuple(v) if isinstance(v, list) else v for k, v in data.items()}
+            )
         except TypeError as error:
             raise BundleError(
-                f"The bundle's preprocessing is not understood ({error}).", "Use a newer MedMAP or export it again."
+                f"The bundle's preprocessing is not understood ({error}).",
+                "Use a newer MedMAP or export it again.",
             ) from error
 
 
@@ -82,7 +85,9 @@ class Prepared:
     slice_axis: int | None = None
 
 
-def normalise(array: np.ndarray, spec: PreprocessSpec, skull_stripped: bool = True) -> tuple[np.ndarray, np.ndarray]:
+def normalise(
+    array: np.ndarray, spec: PreprocessSpec, skull_stripped: bool = True
+) -> tuple[np.ndarray, np.ndarray]:
     """Z-score one scan over its own foreground.
 
     Args:
@@ -127,7 +132,12 @@ def choose_reference(volumes: Mapping[str, Volume]) -> str:
 
 
 def prepare(
-    volumes: Mapping[str, Volume], task: Task, spec: PreprocessSpec, *, reference: str | None = None, multiple: int = 1
+    volumes: Mapping[str, Volume],
+    task: Task,
+    spec: PreprocessSpec,
+    *,
+    reference: str | None = None,
+    multiple: int = 1,
 ) -> Prepared:
     """Bring the present scans of one patient into the network's space.
 
@@ -147,23 +157,39 @@ def prepare(
     reference = reference or choose_reference(volumes)
     if reference not in volumes:
         raise UsageError(
-            f"The reference '{reference}' is not among the given scans.", f"Choose one of {', '.join(volumes)}."
+            f"The reference '{reference}' is not among the given scans.",
+            f"Choose one of {', '.join(volumes)}.",
         )
     reference_grid = volumes[reference].grid
-    normalised = {name: normalise(volume.array, spec, task.skull_stripped) for name, volume in volumes.items()}
+    normalised = {
+        name: normalise(volume.array, spec, task.skull_stripped) for name, volume in volumes.items()
+    }
     slice_axis = None
     if spec.slices:
         grid, slice_axis = slice_grid(reference_grid, spec, multiple)
     else:
         lattice = working_lattice(reference_grid, spec.spacing)
-        grid = _crop(lattice, {n: (volumes[n].grid, mask) for n, (_, mask) in normalised.items()}, spec, multiple)
+        grid = _crop(
+            lattice,
+            {n: (volumes[n].grid, mask) for n, (_, mask) in normalised.items()},
+            spec,
+            multiple,
+        )
     image = torch.zeros((len(task.modalities), *grid.shape))
     brain = torch.zeros(grid.shape, dtype=torch.bool)
     for name, (array, mask) in normalised.items():
         image[task.index(name)] = to_grid(array, volumes[name].grid, grid, spec.slices)
         # Just below a half: where spacings are commensurate exact halves are common, and rounding must not decide.
         brain |= to_grid(mask.astype(np.float32), volumes[name].grid, grid, spec.slices) > 0.499
-    return Prepared(image, torch.tensor(task.presence(volumes)), brain, grid, reference, reference_grid, slice_axis)
+    return Prepared(
+        image,
+        torch.tensor(task.presence(volumes)),
+        brain,
+        grid,
+        reference,
+        reference_grid,
+        slice_axis,
+    )
 
 
 def slice_grid(reference: Grid, spec: PreprocessSpec, multiple: int) -> tuple[Grid, int]:
@@ -221,14 +247,18 @@ def _drift(canonical: Grid, spacing: float) -> float:
     return Grid(canonical.shape, exact).distance(canonical) / spacing
 
 
-def _crop(lattice: Grid, masks: Mapping[str, tuple[Grid, np.ndarray]], spec: PreprocessSpec, multiple: int) -> Grid:
+def _crop(
+    lattice: Grid, masks: Mapping[str, tuple[Grid, np.ndarray]], spec: PreprocessSpec, multiple: int
+) -> Grid:
     """The part of the lattice that holds the foreground of every present scan, with a margin, padded evenly."""
     corners = np.concatenate([_world_box(grid, mask) for grid, mask in masks.values()])
     index = (corners - lattice.affine[:3, 3]) / spec.spacing
     low = np.floor(index.min(0) - spec.margin / spec.spacing + 1e-3).astype(int)
     high = np.ceil(index.max(0) + spec.margin / spec.spacing - 1e-3).astype(int)
     blocks = -(-(high - low + 1) // multiple)
-    if multiple > 1 and (blocks == 1).all():  # one voxel at the coarsest level has no variance to normalise by
+    if (
+        multiple > 1 and (blocks == 1).all()
+    ):  # one voxel at the coarsest level has no variance to normalise by
         blocks += 1
     missing = blocks * multiple - (high - low + 1)
     low -= missing // 2
@@ -261,7 +291,9 @@ def to_grid(array: np.ndarray, source: Grid, target: Grid, slices: bool = False)
         return place(torch.from_numpy(np.ascontiguousarray(flipped)), whole, target.shape)
     # From the canonical order, so that every stored orientation interpolates in the same order of axes.
     nearest = slice_axis_of(canonical) if slices else None
-    return sample(torch.from_numpy(np.ascontiguousarray(flipped))[None], canonical, target, nearest)[0]
+    return sample(
+        torch.from_numpy(np.ascontiguousarray(flipped))[None], canonical, target, nearest
+    )[0]
 
 
 def _shifted(affine: np.ndarray, index: np.ndarray) -> np.ndarray:

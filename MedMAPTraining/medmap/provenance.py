@@ -9,12 +9,17 @@ import numpy as np
 import torch
 
 from medmap import NOTICE, __version__
-from medmap.bundle import Bundle, Entry
+from medmap.bundle.loading import Bundle, Entry
 from medmap.volume import Volume
 
 
 def provenance(
-    bundle: Bundle, volumes: Mapping[str, Volume], entry: Entry, findings: Sequence, reference: str, run: Mapping
+    bundle: Bundle,
+    volumes: Mapping[str, Volume],
+    entry: Entry,
+    findings: Sequence,
+    reference: str,
+    run: Mapping,
 ) -> dict:
     """JSON-ready record of one segmentation.
 
@@ -30,12 +35,21 @@ def provenance(
         "notice": NOTICE,
         "bundle": {"id": bundle.id, "sha256": bundle.sha256, "entry": entry.name},
         "modalities": {
-            "used": {name: volume.name for name, volume in volumes.items() if name in entry.modalities},
-            "not_used": {name: volume.name for name, volume in volumes.items() if name not in entry.modalities},
+            "used": {
+                name: volume.name for name, volume in volumes.items() if name in entry.modalities
+            },
+            "not_used": {
+                name: volume.name
+                for name, volume in volumes.items()
+                if name not in entry.modalities
+            },
             "missing": [name for name in bundle.task.modality_names if name not in volumes],
             "reference": reference,
         },
-        "findings": [{"level": f.level, "check": f.check, "message": f.message, "remedy": f.remedy} for f in findings],
+        "findings": [
+            {"level": f.level, "check": f.check, "message": f.message, "remedy": f.remedy}
+            for f in findings
+        ],
         "run": dict(run),
         "versions": {
             "medmap": __version__,

@@ -155,7 +155,10 @@ class Task:
 
     def table_order(self) -> tuple[tuple[str, ...], ...]:
         """All subsets in the order of the field's tables (``PUBLISHED_ORDER``), or as ``subsets`` where it has none."""
-        published = tuple(tuple(n for n in self.modality_names if n in s) for s in PUBLISHED_ORDER.get(self.name, ()))
+        published = tuple(
+            tuple(n for n in self.modality_names if n in s)
+            for s in PUBLISHED_ORDER.get(self.name, ())
+        )
         return published if set(published) == set(self.subsets()) else self.subsets()
 
     def subset_title(self, names) -> str:
@@ -210,7 +213,11 @@ def choose_set(sets: Sequence[Sequence[str] | None], given: Collection[str]) -> 
     Returns:
         Its position; None if the scans satisfy no network.
     """
-    used = {n: given if s is None else s for n, s in enumerate(sets) if (given if s is None else set(s) <= set(given))}
+    used = {
+        n: given if s is None else s
+        for n, s in enumerate(sets)
+        if (given if s is None else set(s) <= set(given))
+    }
     return max(used, key=lambda n: len(used[n]), default=None)
 
 
@@ -261,7 +268,15 @@ BRATS = Task(
             Code("NCIt", "C81175", "Non-Enhancing Lesion"),
         ),
         Label("ED", "Edema", 2, (), (), (111, 184, 210), Code("SCT", "79654002", "Edema")),
-        Label("ET", "Enhancing tumor", 4, (3,), (), (241, 214, 145), Code("NCIt", "C113842", "Enhancing Lesion")),
+        Label(
+            "ET",
+            "Enhancing tumor",
+            4,
+            (3,),
+            (),
+            (241, 214, 145),
+            Code("NCIt", "C113842", "Enhancing Lesion"),
+        ),
     ),
     regions=(
         Region("WT", "Whole tumor", ("NCR", "ED", "ET")),

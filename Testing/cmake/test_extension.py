@@ -68,8 +68,12 @@ endforeach()
 def tree(folder: Path) -> dict[str, str]:
     """Relative path -> SHA-256 of every file, compiled Python left out."""
     files = (p for p in folder.rglob("*") if p.is_file() and "__pycache__" not in p.parts)
-    files = (p for p in files if not any(part.startswith(".") for part in p.relative_to(folder).parts))
-    return {p.relative_to(folder).as_posix(): hashlib.sha256(p.read_bytes()).hexdigest() for p in files}
+    files = (
+        p for p in files if not any(part.startswith(".") for part in p.relative_to(folder).parts)
+    )
+    return {
+        p.relative_to(folder).as_posix(): hashlib.sha256(p.read_bytes()).hexdigest() for p in files
+    }
 
 
 @pytest.fixture(scope="module")
@@ -103,7 +107,9 @@ def built(tmp_path_factory, bundle) -> tuple[Path, Path]:
 
 
 def run(*command) -> None:
-    done = subprocess.run([str(part) for part in command], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [str(part) for part in command], capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stdout + done.stderr
 
 
@@ -133,11 +139,16 @@ def test_only_real_modules_lie_at_the_top(built):
 def test_the_bundle_lies_where_medmap_looks_for_it(built, bundle):
     pytest.importorskip("torch")
     for root in built:
-        code = "from medmap.bundle import default_bundle_path; print(default_bundle_path())"
+        code = "from medmap.bundle.loading import default_bundle_path; print(default_bundle_path())"
         environment = {name: value for name, value in os.environ.items() if name != "MEDMAP_BUNDLE"}
         environment["PYTHONPATH"] = str(root / MODULES)
         done = subprocess.run(
-            [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment, cwd=root
+            [sys.executable, "-c", code],
+            capture_output=True,
+            text=True,
+            check=True,
+            env=environment,
+            cwd=root,
         )
         assert tree(Path(done.stdout.strip())) == tree(bundle)
 
@@ -162,7 +173,11 @@ def test_the_self_test_is_registered_with_ctest(built):
 
 
 def test_every_file_of_the_module_is_listed():
-    text = (REPOSITORY / "MedMAPSegment/CMakeLists.txt").read_text().replace("${MODULE_NAME}", "MedMAPSegment")
+    text = (
+        (REPOSITORY / "MedMAPSegment/CMakeLists.txt")
+        .read_text()
+        .replace("${MODULE_NAME}", "MedMAPSegment")
+    )
     listed = set(re.findall(r"^\s+([\w./]+\.\w+)$", text, re.MULTILINE))
     present = set(tree(REPOSITORY / "MedMAPSegment")) - {"CMakeLists.txt"}
     assert present - listed == set()
@@ -170,7 +185,9 @@ def test_every_file_of_the_module_is_listed():
 
 
 def test_the_metadata_survives_cmake(built):
-    lines = dict(line.split("=", 1) for line in (built[0] / "metadata.txt").read_text().splitlines())
+    lines = dict(
+        line.split("=", 1) for line in (built[0] / "metadata.txt").read_text().splitlines()
+    )
     assert lines["DEPENDS"] == "PyTorch"
     assert ";" not in lines["DESCRIPTION"], "CMake would take it for a list"
     assert all(lines.values())

@@ -18,12 +18,28 @@ CMAKE = (REPOSITORY / "CMakeLists.txt").read_text(encoding="utf-8")
 README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
 ENTRY = REPOSITORY / "Resources/ExtensionsIndex/MedMAP.json"
 KEYS = {
-    *("$schema", "category", "scm_url", "scm_revision", "scm_type", "build_dependencies", "dicom_support_rule"),
+    *(
+        "$schema",
+        "category",
+        "scm_url",
+        "scm_revision",
+        "scm_type",
+        "build_dependencies",
+        "dicom_support_rule",
+    ),
     *("build_subdirectory", "enabled", "tier"),
 }
 ICON = r'set\s*\(EXTENSION_ICONURL\s*"([^"]+)"[ ]*\)'
 SCREENSHOTS = r'set\s*\(EXTENSION_SCREENSHOTURLS\s*"([^"]+)"\)'
-LICENCES = ("LICENSE", "LICENCE", "License.txt", "license.txt", "LICENSE.txt", "COPYING", "COPYING.txt")
+LICENCES = (
+    "LICENSE",
+    "LICENCE",
+    "License.txt",
+    "license.txt",
+    "LICENSE.txt",
+    "COPYING",
+    "COPYING.txt",
+)
 LARGEST_CLONE_MB = 100
 
 
@@ -77,7 +93,9 @@ class TestMetadata:
             assert re.search(rf'set\(EXTENSION_{name} "[^"]+"\)', CMAKE), name
 
     def test_all_addresses_are_of_one_repository(self):
-        owners = set(re.findall(r"https://(?:raw\.githubusercontent|github)\.com/([\w-]+/[\w-]+)", CMAKE))
+        owners = set(
+            re.findall(r"https://(?:raw\.githubusercontent|github)\.com/([\w-]+/[\w-]+)", CMAKE)
+        )
         assert len(owners) == 1
 
     def test_a_licence_has_one_of_the_known_names(self):
@@ -89,11 +107,17 @@ class TestMetadata:
         if not (REPOSITORY / ".git").exists():
             pytest.skip("not a git checkout")
         done = subprocess.run(
-            ["git", "count-objects", "-v"], cwd=REPOSITORY, capture_output=True, text=True, check=True
+            ["git", "count-objects", "-v"],
+            cwd=REPOSITORY,
+            capture_output=True,
+            text=True,
+            check=True,
         )
         counts = dict(line.split(": ") for line in done.stdout.splitlines())
         packed = (int(counts["size"]) + int(counts["size-pack"])) / 1024
-        listed = subprocess.run(["git", "ls-files", "-z"], cwd=REPOSITORY, capture_output=True, text=True, check=True)
+        listed = subprocess.run(
+            ["git", "ls-files", "-z"], cwd=REPOSITORY, capture_output=True, text=True, check=True
+        )
         files = [REPOSITORY / name for name in listed.stdout.split("\0") if name]
         checked_out = sum(f.stat().st_size for f in files if f.exists()) / 2**20
         assert packed + checked_out < LARGEST_CLONE_MB
@@ -122,7 +146,9 @@ class TestReadme:
         for picture in pictures:
             size_of_png(REPOSITORY / picture)
 
-    @pytest.mark.parametrize("words", ["How to cite", "Research use only", "Apache-2.0", "nothing is downloaded"])
+    @pytest.mark.parametrize(
+        "words", ["How to cite", "Research use only", "Apache-2.0", "nothing is downloaded"]
+    )
     def test_it_says(self, words):
         assert words in README
 
@@ -132,6 +158,14 @@ class TestReadme:
             .read_text(encoding="utf-8")
             .replace("&amp;", "")
         )
-        for button in ("Detect", "Load sample patient", "Apply", "Show 3D", "Undo", "Compare", "Worst slice"):
+        for button in (
+            "Detect",
+            "Load sample patient",
+            "Apply",
+            "Show 3D",
+            "Undo",
+            "Compare",
+            "Worst slice",
+        ):
             assert f"**{button}**" in README
             assert f"<string>{button}</string>" in ui

@@ -84,7 +84,9 @@ class Files:
         self.path(name).unlink()
         path = self.folder / f"{name}{suffix}"
         path.write_bytes(
-            gzip.compress(data, mtime=0) if (suffix.endswith(".gz") if packed is None else packed) else data
+            gzip.compress(data, mtime=0)
+            if (suffix.endswith(".gz") if packed is None else packed)
+            else data
         )
         return path
 
@@ -94,7 +96,10 @@ class Files:
 
     def hashes(self) -> dict[str, str]:
         """SHA-256 by file name."""
-        return {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in sorted(self.folder.iterdir())}
+        return {
+            p.name: hashlib.sha256(p.read_bytes()).hexdigest()
+            for p in sorted(self.folder.iterdir())
+        }
 
 
 @pytest.fixture
@@ -125,8 +130,15 @@ def make_patients(tmp_path, make_head):
             label = np.zeros(volumes["t1"].array.shape, np.uint8)
             label[14:20, 14:20, 12:18] = 2
             nib.save(nib.Nifti1Image(label, volumes["t1"].affine), folder / f"Case_{n}_seg.nii.gz")
-        small = {"patch": [16, 16, 16], "large_patch": [16, 16, 16], "preprocess": {"spacing": 2.0}, "steps": steps}
-        (tmp_path / "recipe.json").write_text(json.dumps({"network_options": {"widths": [4, 8]}, **small}))
+        small = {
+            "patch": [16, 16, 16],
+            "large_patch": [16, 16, 16],
+            "preprocess": {"spacing": 2.0},
+            "steps": steps,
+        }
+        (tmp_path / "recipe.json").write_text(
+            json.dumps({"network_options": {"widths": [4, 8]}, **small})
+        )
         return tmp_path
 
     return make

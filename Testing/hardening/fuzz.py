@@ -20,12 +20,12 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 
-from medmap.bundle import SUMS, load_bundle, save_bundle
+from medmap.bundle.loading import SUMS, load_bundle, save_bundle
 from medmap.checks import affine_problem
 from medmap.errors import MedMAPError
-from medmap.nifti import read_nifti
-from medmap.recipe import Recipe
-from medmap.splits import read_split
+from medmap.io.nifti import read_nifti
+from medmap.training.recipe import Recipe
+from medmap.training.splits import read_split
 
 SLOWEST_SECONDS = 10.0
 EXTREME = (b"\xff\xff\xff\xff", b"\0\0\0\0", b"\x7f\xff\xff\xff", b"\0\0\xc0\x7f", b"\0\0\x80\xff")
@@ -63,7 +63,13 @@ def changed(data: bytes, rng: np.random.Generator, span: int) -> bytes:
             result[at : at + 1] = bytes([rng.integers(256)])
         elif kind < 8:
             extreme = rng.choice(
-                [b"\xff\xff\xff\xff", b"\0\0\0\0", b"\x7f\xff\xff\xff", b"\0\0\xc0\x7f", b"\0\0\x80\xff"]
+                [
+                    b"\xff\xff\xff\xff",
+                    b"\0\0\0\0",
+                    b"\x7f\xff\xff\xff",
+                    b"\0\0\xc0\x7f",
+                    b"\0\0\x80\xff",
+                ]
             )
             result[at : at + 4] = bytes(extreme)
         elif kind == 8:
@@ -86,7 +92,11 @@ class Nifti:
         if kind == 0:  # damage within the compressed stream
             return self._put("a.nii.gz", changed(gzip.compress(data, mtime=0), rng, 10**9))
         data = changed(data, rng, 540 if kind < 3 else 10**9)
-        return self._put("a.nii.gz", gzip.compress(data, 1, mtime=0)) if kind == 1 else self._put("a.nii", data)
+        return (
+            self._put("a.nii.gz", gzip.compress(data, 1, mtime=0))
+            if kind == 1
+            else self._put("a.nii", data)
+        )
 
     def use(self, path: Path) -> None:
         """Read it; what is accepted has finite voxels at a possible place."""
@@ -150,7 +160,9 @@ class BundleContents(BundleFlips):
 class Texts:
     """Recipes and lists of cases: text that is never evaluated."""
 
-    RECIPE = json.dumps({"network": "SubsetUNet", "steps": 5, "patch": [16, 16, 16], "preprocess": {"spacing": 2.0}})
+    RECIPE = json.dumps(
+        {"network": "SubsetUNet", "steps": 5, "patch": [16, 16, 16], "preprocess": {"spacing": 2.0}}
+    )
     SPLIT = json.dumps({"train": ["a", "b"], "val": ["c"]})
 
     def __init__(self, folder: Path):
@@ -158,9 +170,11 @@ class Texts:
 
     def make(self, rng: np.random.Generator) -> Path:
         """Write one malformed text."""
-        name, text = [("recipe.json", self.RECIPE), ("split.json", self.SPLIT), ("split.csv", "case,part\na,train\n")][
-            rng.integers(3)
-        ]
+        name, text = [
+            ("recipe.json", self.RECIPE),
+            ("split.json", self.SPLIT),
+            ("split.csv", "case,part\na,train\n"),
+        ][rng.integers(3)]
         path = self.folder / name
         path.write_bytes(changed(text.encode(), rng, 10**9))
         return path
@@ -174,7 +188,7 @@ def tiny_bundle(folder: Path) -> Path:
     """A small, sound bundle."""
     import torch
 
-    from medmap.bundle import InferenceSpec, NetworkSpec
+    from medmap.bundle.loading import InferenceSpec, NetworkSpec
     from medmap.networks import build_network
     from medmap.preprocess import PreprocessSpec
     from medmap.task import BRATS
@@ -184,7 +198,9 @@ def tiny_bundle(folder: Path) -> Path:
     spec = NetworkSpec("SubsetUNet", options)
     parts = {"preprocess": PreprocessSpec(), "inference": InferenceSpec(), "card": {"data": "none"}}
     network = build_network("SubsetUNet", options)
-    return save_bundle(folder, name="tiny", version="1", task=BRATS, network=network, network_spec=spec, **parts)
+    return save_bundle(
+        folder, name="tiny", version="1", task=BRATS, network=network, network_spec=spec, **parts
+    )
 
 
 TARGETS: dict[str, tuple[Callable, float]] = {
@@ -196,7 +212,12 @@ TARGETS: dict[str, tuple[Callable, float]] = {
 """By name: what makes and uses malformed files, and its share of them."""
 
 
-def run(count: int | None = None, minutes: float | None = None, first: int = 0, findings: Path | None = None) -> dict:
+def run(
+    count: int | None = None,
+    minutes: float | None = None,
+    first: int = 0,
+    findings: Path | None = None,
+) -> dict:
     """Try files until there were ``count`` of them or the time is over.
 
     Returns:
@@ -210,7 +231,9 @@ def run(count: int | None = None, minutes: float | None = None, first: int = 0, 
             folder.mkdir()
             target, seed = build(folder), first
             until = None if minutes is None else share * 60 * minutes + time.monotonic()
-            while (count is None or seed - first < share * count) and (until is None or time.monotonic() < until):
+            while (count is None or seed - first < share * count) and (
+                until is None or time.monotonic() < until
+            ):
                 _try(target, np.random.default_rng([seed]), table[name], findings, f"{name}-{seed}")
                 seed += 1
     table["seconds"] = Counter(all=round(time.monotonic() - started))

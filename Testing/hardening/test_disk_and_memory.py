@@ -15,8 +15,8 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from medmap.checkpoint import load_checkpoint
-from medmap.workflow import cohort as cohorts
+from medmap.commands import cohort as cohorts
+from medmap.training.checkpoint import load_checkpoint
 
 
 @pytest.fixture
@@ -56,7 +56,17 @@ def entries(folder: Path) -> list[str]:
 def test_segment_leaves_nothing_on_a_full_disk(small_disk, patients, cli, tiny_bundle_path):
     disk, fill = small_disk
     scan = patients / "data/Case_0/Case_0_t1.nii.gz"
-    given = ["segment", "--t1", scan, "--bundle", tiny_bundle_path, "--device", "cpu", "-o", disk / "out"]
+    given = [
+        "segment",
+        "--t1",
+        scan,
+        "--bundle",
+        tiny_bundle_path,
+        "--device",
+        "cpu",
+        "-o",
+        disk / "out",
+    ]
     filler = fill(8 << 10)  # room for the label map, not for the picture
     ran = cli(*given)
     assert ran.code == 74, ran.err
@@ -68,7 +78,16 @@ def test_segment_leaves_nothing_on_a_full_disk(small_disk, patients, cli, tiny_b
 
 def test_training_keeps_its_checkpoint_on_a_full_disk(small_disk, patients, cli):
     disk, fill = small_disk
-    given = ["train", patients / "recipe.json", "--data", patients / "data", "--device", "cpu", "--save-every", "1"]
+    given = [
+        "train",
+        patients / "recipe.json",
+        "--data",
+        patients / "data",
+        "--device",
+        "cpu",
+        "--save-every",
+        "1",
+    ]
     given += ["--run", disk / "run", "--bundle", disk / "bundle"]
     assert cli(*given, "--minutes", "0").code == 0
     step = load_checkpoint(disk / "run")["step"]
@@ -84,11 +103,18 @@ def test_training_keeps_its_checkpoint_on_a_full_disk(small_disk, patients, cli)
     assert (disk / "bundle").is_dir()
 
 
-def test_an_evaluation_and_a_cohort_go_on_when_there_is_room(small_disk, patients, cli, tiny_bundle_path, monkeypatch):
-    monkeypatch.setattr(cohorts, "_by_processes", lambda jobs, options: map(cohorts.segment_job, jobs))
+def test_an_evaluation_and_a_cohort_go_on_when_there_is_room(
+    small_disk, patients, cli, tiny_bundle_path, monkeypatch
+):
+    monkeypatch.setattr(
+        cohorts, "_by_processes", lambda jobs, options: map(cohorts.segment_job, jobs)
+    )
     disk, fill = small_disk
     common = [patients / "data", "--bundle", tiny_bundle_path, "--device", "cpu", "-o"]
-    for command in (["evaluate", "--data", *common, disk / "scores"], ["segment-cohort", *common, disk / "labels"]):
+    for command in (
+        ["evaluate", "--data", *common, disk / "scores"],
+        ["segment-cohort", *common, disk / "labels"],
+    ):
         filler = fill(8 << 10)
         ran = cli(*command)
         assert ran.code in (1, 74), ran.err  # 1: a cohort says which of its cases failed
@@ -101,7 +127,7 @@ def test_an_evaluation_and_a_cohort_go_on_when_there_is_room(small_disk, patient
 
 STARVED = """
 import resource, sys
-import torch, medmap.workflow.segment
+import torch, medmap.commands.segment
 from medmap.cli import main
 taken = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
 resource.setrlimit(resource.RLIMIT_AS, (taken + int(sys.argv.pop(1)), resource.RLIM_INFINITY))
@@ -117,8 +143,24 @@ def test_memory_that_runs_out_is_said_in_words(tmp_path, make_head, tiny_bundle_
     """
     volume = make_head(shape=(112, 112, 112))["t1"]
     nib.save(nib.Nifti1Image(volume.array.astype(np.int16), volume.affine), tmp_path / "t1.nii")
-    given = ["segment", "--t1", tmp_path / "t1.nii", "--bundle", tiny_bundle_path, "--device", "cpu"]
-    command = [sys.executable, "-c", STARVED, str(150 << 20), *map(str, given), "-o", str(tmp_path / "out")]
+    given = [
+        "segment",
+        "--t1",
+        tmp_path / "t1.nii",
+        "--bundle",
+        tiny_bundle_path,
+        "--device",
+        "cpu",
+    ]
+    command = [
+        sys.executable,
+        "-c",
+        STARVED,
+        str(150 << 20),
+        *map(str, given),
+        "-o",
+        str(tmp_path / "out"),
+    ]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     ran = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=240)
     assert "Traceback" not in ran.stderr, ran.stderr

@@ -18,7 +18,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from medmap.bundle import SUMS
+from medmap.bundle.loading import SUMS
 from medmap.networks.subset_unet import SubsetUNet
 
 
@@ -27,7 +27,9 @@ def resummed(folder) -> None:
     import hashlib
 
     names = sorted(p.name for p in folder.iterdir() if p.name != SUMS)
-    lines = (f"{hashlib.sha256((folder / name).read_bytes()).hexdigest()}  {name}\n" for name in names)
+    lines = (
+        f"{hashlib.sha256((folder / name).read_bytes()).hexdigest()}  {name}\n" for name in names
+    )
     (folder / SUMS).write_text("".join(lines))
 
 
@@ -72,7 +74,10 @@ def first(tensors):
 BUNDLES = {
     "43 file missing": (lambda f: (f / "model.safetensors").unlink(), "model.safetensors"),
     "43 file added": (lambda f: (f / "extra.txt").write_text("x"), "extra.txt"),
-    "43 bad JSON": (lambda f: ((f / "metadata.json").write_text("{"), resummed(f)), "metadata.json"),
+    "43 bad JSON": (
+        lambda f: ((f / "metadata.json").write_text("{"), resummed(f)),
+        "metadata.json",
+    ),
     "43 newer format": (described(lambda own: own.update(format=9)), "format 9, this MedMAP reads"),
     "44 one bit": (flipped, "SHA-256"),
     "45 pickle": (pickled, "safetensors|weights"),
@@ -80,7 +85,10 @@ BUNDLES = {
     "46 shape": (weights(lambda t: t.update({first(t): t[first(t)].flatten()[:1].clone()})), "fit"),
     "46 key missing": (weights(lambda t: t.pop(first(t))), "fit|lack"),
     "46 key added": (weights(lambda t: t.update(surplus=torch.ones(2))), "fit|surplus"),
-    "46 network unknown": (described(lambda own: own["network"].update(name="os.system")), "unknown"),
+    "46 network unknown": (
+        described(lambda own: own["network"].update(name="os.system")),
+        "unknown",
+    ),
 }
 
 
@@ -106,8 +114,10 @@ def test_45_no_archive_is_ever_unpacked(cli, tmp_path):
     assert not (tmp_path.parent / "escaped.txt").exists()
 
 
-def test_40_scans_that_a_bundle_is_not_made_for(scans, cli, tmp_path, tiny_bundle, tiny_bundle_path):
-    from medmap.bundle import NetworkSpec, save_bundle
+def test_40_scans_that_a_bundle_is_not_made_for(
+    scans, cli, tmp_path, tiny_bundle, tiny_bundle_path
+):
+    from medmap.bundle.loading import NetworkSpec, save_bundle
     from medmap.networks import build_network
 
     options = {"modalities": 4, "classes": 4, "inputs": [0, 1], "widths": [4, 8]}
@@ -122,14 +132,18 @@ def test_40_scans_that_a_bundle_is_not_made_for(scans, cli, tmp_path, tiny_bundl
         inference=tiny_bundle.inference,
         card={},
     )
-    ran = cli("segment", "--t2", scans.path("t2"), "-o", tmp_path / "out", "--bundle", tmp_path / "fixed")
+    ran = cli(
+        "segment", "--t2", scans.path("t2"), "-o", tmp_path / "out", "--bundle", tmp_path / "fixed"
+    )
     assert ran.code == 78, ran.err
     assert "T1" in ran.error
     assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
-def test_48_a_device_that_is_not_there_is_never_replaced_in_silence(scans, cli, tmp_path, tiny_bundle_path):
+def test_48_a_device_that_is_not_there_is_never_replaced_in_silence(
+    scans, cli, tmp_path, tiny_bundle_path
+):
     given = ["--t1", scans.path("t1"), "--bundle", tiny_bundle_path, "--device", "cuda"]
     ran = cli("segment", *given, "-o", tmp_path / "out")
     assert ran.code == 69
@@ -152,7 +166,16 @@ def test_49_out_of_memory_at_the_nth_step_ends_in_a_result_that_says_so(
         return encode(self, image, modality)
 
     monkeypatch.setattr(SubsetUNet, "encode", short_of_memory)
-    given = ["--t1", scans.path("t1"), "--t2", scans.path("t2"), "--bundle", tiny_bundle_path, "--device", "cpu"]
+    given = [
+        "--t1",
+        scans.path("t1"),
+        "--t2",
+        scans.path("t2"),
+        "--bundle",
+        tiny_bundle_path,
+        "--device",
+        "cpu",
+    ]
     ran = cli("segment", *given, "-o", tmp_path / "out")
     assert ran.code == 0, ran.err
     assert "Memory sufficed only for windows" in " ".join(ran.err.split())
@@ -195,9 +218,20 @@ def test_52_no_tumour_is_a_result(scans, cli, tmp_path, tiny_bundle_path):
 
 
 @pytest.mark.parametrize("call", range(1, 7))
-def test_55_a_write_that_fails_at_the_nth_call_loses_nothing(call, scans, cli, tmp_path, tiny_bundle_path, monkeypatch):
+def test_55_a_write_that_fails_at_the_nth_call_loses_nothing(
+    call, scans, cli, tmp_path, tiny_bundle_path, monkeypatch
+):
     output = tmp_path / "out"
-    given = ["--t1", scans.path("t1"), "-o", output, "--bundle", tiny_bundle_path, "--device", "cpu"]
+    given = [
+        "--t1",
+        scans.path("t1"),
+        "-o",
+        output,
+        "--bundle",
+        tiny_bundle_path,
+        "--device",
+        "cpu",
+    ]
     output.mkdir()
     for name in ("segmentation.nii.gz", "overlay.png", "report.json"):
         (output / name).write_text("old")
@@ -226,12 +260,26 @@ def test_55_a_write_that_fails_at_the_nth_call_loses_nothing(call, scans, cli, t
 
 
 def python(code: str, *arguments, **options) -> subprocess.CompletedProcess:
-    return subprocess.run([sys.executable, "-c", code, *map(str, arguments)], capture_output=True, text=True, **options)
+    return subprocess.run(
+        [sys.executable, "-c", code, *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        **options,
+    )
 
 
 def test_55_a_disk_that_is_full(scans, tmp_path, tiny_bundle_path):
     """A real limit of the system: no file may grow beyond 200 bytes."""
-    command = [sys.executable, "-m", "medmap.cli", "segment", "--t1", scans.path("t1"), "-o", tmp_path / "out"]
+    command = [
+        sys.executable,
+        "-m",
+        "medmap.cli",
+        "segment",
+        "--t1",
+        scans.path("t1"),
+        "-o",
+        tmp_path / "out",
+    ]
     command += ["--bundle", tiny_bundle_path, "--device", "cpu"]
 
     def limited():
@@ -240,14 +288,25 @@ def test_55_a_disk_that_is_full(scans, tmp_path, tiny_bundle_path):
 
     # Python would leave cut files of its own beside the sources it compiles.
     clean = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1"}
-    ran = subprocess.run([*map(str, command)], capture_output=True, text=True, preexec_fn=limited, env=clean)
+    ran = subprocess.run(
+        [*map(str, command)], capture_output=True, text=True, preexec_fn=limited, env=clean
+    )
     assert ran.returncode == 74, ran.stderr
     assert "broke off" in ran.stderr
     assert not (tmp_path / "out").exists()
 
 
 def test_56_57_58_outputs(scans, cli, tmp_path, tiny_bundle_path):
-    given = ["segment", "--t1", scans.path("t1"), "--bundle", tiny_bundle_path, "--device", "cpu", "-o"]
+    given = [
+        "segment",
+        "--t1",
+        scans.path("t1"),
+        "--bundle",
+        tiny_bundle_path,
+        "--device",
+        "cpu",
+        "-o",
+    ]
     assert cli(*given, tmp_path / "no/such").code == 73
     (tmp_path / "file").write_text("kept")
     assert cli(*given, tmp_path / "file").code == 73
@@ -265,12 +324,25 @@ def test_56_57_58_outputs(scans, cli, tmp_path, tiny_bundle_path):
     assert cli(*given, tmp_path / ("x" * 300)).code == 73
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL], ids=lambda s: s.name)
+@pytest.mark.parametrize(
+    "number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL], ids=lambda s: s.name
+)
 def test_53_59_a_signal_leaves_all_or_nothing(number, scans, tmp_path, tiny_bundle_path):
     output = tmp_path / "out"
-    command = [sys.executable, "-m", "medmap.cli", "segment", "--t1", scans.path("t1"), "-o", output]
+    command = [
+        sys.executable,
+        "-m",
+        "medmap.cli",
+        "segment",
+        "--t1",
+        scans.path("t1"),
+        "-o",
+        output,
+    ]
     command += ["--bundle", tiny_bundle_path, "--device", "cpu"]
-    process = subprocess.Popen([*map(str, command)], stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [*map(str, command)], stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
     for line in process.stderr:
         if "window" in line:
             process.send_signal(number)
@@ -296,18 +368,38 @@ def cohort(tmp_path, make_head):
         folder.mkdir(parents=True)
         volumes = make_head(seed=n)
         for name, volume in volumes.items():
-            nib.save(nib.Nifti1Image(volume.array.astype(np.int16), volume.affine), folder / f"Case_{n}_{name}.nii.gz")
+            nib.save(
+                nib.Nifti1Image(volume.array.astype(np.int16), volume.affine),
+                folder / f"Case_{n}_{name}.nii.gz",
+            )
         label = np.zeros(volumes["t1"].array.shape, np.uint8)
         label[24:30, 18:26, 18:24] = 2
         nib.save(nib.Nifti1Image(label, volumes["t1"].affine), folder / f"Case_{n}_seg.nii.gz")
-    small = {"patch": [16, 16, 16], "large_patch": [16, 16, 16], "preprocess": {"spacing": 2.0}, "steps": 4}
-    (tmp_path / "recipe.json").write_text(json.dumps({"network_options": {"widths": [4, 8]}, **small}))
+    small = {
+        "patch": [16, 16, 16],
+        "large_patch": [16, 16, 16],
+        "preprocess": {"spacing": 2.0},
+        "steps": 4,
+    }
+    (tmp_path / "recipe.json").write_text(
+        json.dumps({"network_options": {"widths": [4, 8]}, **small})
+    )
     return tmp_path
 
 
 def training(cohort, *more):
     run, bundle = cohort / "run", cohort / "bundle"
-    return ["train", cohort / "recipe.json", "--data", cohort / "data", "--run", run, "--bundle", bundle, *more]
+    return [
+        "train",
+        cohort / "recipe.json",
+        "--data",
+        cohort / "data",
+        "--run",
+        run,
+        "--bundle",
+        bundle,
+        *more,
+    ]
 
 
 def test_61_a_run_of_another_recipe_names_what_differs(cohort, cli):
@@ -318,10 +410,16 @@ def test_61_a_run_of_another_recipe_names_what_differs(cohort, cli):
     assert not (cohort / "bundle").exists()
 
 
-def test_62_a_loss_that_is_not_finite_names_the_case_and_keeps_the_checkpoint(cohort, cli, monkeypatch):
+def test_62_a_loss_that_is_not_finite_names_the_case_and_keeps_the_checkpoint(
+    cohort, cli, monkeypatch
+):
     assert cli(*training(cohort, "--minutes", "0")).code == 0
     before = (cohort / "run/checkpoint.pt").read_bytes()
-    monkeypatch.setattr("medmap.train.sum", lambda losses: torch.full((), np.nan, requires_grad=True), raising=False)
+    monkeypatch.setattr(
+        "medmap.training.loop.sum",
+        lambda losses: torch.full((), np.nan, requires_grad=True),
+        raising=False,
+    )
     ran = cli(*training(cohort))
     assert ran.code == 70, ran.err
     assert "Case_" in ran.error
@@ -329,7 +427,7 @@ def test_62_a_loss_that_is_not_finite_names_the_case_and_keeps_the_checkpoint(co
 
 
 def test_60_two_trainings_in_one_folder_are_one_too_many(cohort, cli):
-    from medmap.files import only_one
+    from medmap.io.atomic import only_one
 
     (cohort / "run").mkdir()
     with only_one(cohort / "run"):
@@ -359,7 +457,14 @@ def test_63_all_faults_of_a_cohort_are_told_at_once_before_the_first_step(cohort
 )
 def test_65_a_case_in_two_parts_or_twice_is_refused(split, words, cohort, cli, tiny_bundle_path):
     (cohort / "split.json").write_text(json.dumps(split))
-    given = ["--data", cohort / "data", "--bundle", tiny_bundle_path, "--split", cohort / "split.json"]
+    given = [
+        "--data",
+        cohort / "data",
+        "--bundle",
+        tiny_bundle_path,
+        "--split",
+        cohort / "split.json",
+    ]
     ran = cli("evaluate", *given, "--part", "train")
     assert ran.code == 65, ran.err
     assert words in ran.error

@@ -12,9 +12,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from medmap.errors import InputDataError
+from medmap.io.nifti import read_nifti, write_labels, write_volume
+from medmap.io.nifti_header import parse_header
 from medmap.metrics import compare, region_volumes_ml
-from medmap.nifti import read_nifti, write_labels, write_volume
-from medmap.nifti_header import parse_header
 from medmap.task import BRATS
 from medmap.volume import Grid
 
@@ -24,20 +24,30 @@ sys.modules["fuzz"] = fuzz
 spec.loader.exec_module(fuzz)
 
 SETTINGS = settings(
-    max_examples=60, derandomize=True, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=60,
+    derandomize=True,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 
 
 def test_malformed_files_are_read_or_refused_in_words():
     table = fuzz.run(count=1500)
-    assert {name: row["wrong"] for name, row in table.items() if name != "seconds"} == dict.fromkeys(fuzz.TARGETS, 0)
+    assert {
+        name: row["wrong"] for name, row in table.items() if name != "seconds"
+    } == dict.fromkeys(fuzz.TARGETS, 0)
     assert table["bundle, one bit"]["accepted"] == 0
-    assert table["NIfTI"]["accepted"] > 50  # the damage is small enough that something is left to accept
+    assert (
+        table["NIfTI"]["accepted"] > 50
+    )  # the damage is small enough that something is left to accept
     assert table["NIfTI"]["refused 65"] > 300
 
 
 @settings(max_examples=400, derandomize=True, deadline=None)
-@given(st.binary(max_size=600), st.sampled_from([b"", b"\x5c\x01\0\0", b"\0\0\x01\x5c", b"\x1c\x02\0\0"]))
+@given(
+    st.binary(max_size=600),
+    st.sampled_from([b"", b"\x5c\x01\0\0", b"\0\0\x01\x5c", b"\x1c\x02\0\0"]),
+)
 def test_no_bytes_break_the_header(data, start):
     try:
         parse_header(start + data, "scan")
@@ -46,7 +56,9 @@ def test_no_bytes_break_the_header(data, start):
 
 
 @SETTINGS
-@given(st.integers(0, 10**6), st.tuples(*[st.integers(2, 9)] * 3), st.tuples(*[st.floats(0.3, 5)] * 3))
+@given(
+    st.integers(0, 10**6), st.tuples(*[st.integers(2, 9)] * 3), st.tuples(*[st.floats(0.3, 5)] * 3)
+)
 def test_reading_what_was_written_changes_nothing_however_often(tmp_path, seed, shape, spacing):
     array = np.random.default_rng(seed).normal(0, 100, shape).astype(np.float32)
     affine = np.diag([*np.float32(spacing), 1.0])
@@ -63,7 +75,11 @@ def test_reading_what_was_written_changes_nothing_however_often(tmp_path, seed, 
 @st.composite
 def label_maps(draw, shape=(9, 8, 7)):
     rng = np.random.default_rng(draw(st.integers(0, 10**6)))
-    array = rng.choice([0, 1, 2, 4], shape, p=draw(st.sampled_from([(1, 0, 0, 0), (0.7, 0.1, 0.1, 0.1), (0, 0, 1, 0)])))
+    array = rng.choice(
+        [0, 1, 2, 4],
+        shape,
+        p=draw(st.sampled_from([(1, 0, 0, 0), (0.7, 0.1, 0.1, 0.1), (0, 0, 1, 0)])),
+    )
     return array.astype(np.uint8)
 
 

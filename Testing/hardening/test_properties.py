@@ -11,15 +11,18 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from medmap.geometry import canonical_grid, reorient
 from medmap.inference import segment
-from medmap.nifti import read_nifti, write_labels
+from medmap.io.nifti import read_nifti, write_labels
 from medmap.preprocess import PreprocessSpec, normalise, to_grid
+from medmap.resampling import canonical_grid, reorient
 from medmap.task import BRATS
 from medmap.volume import Grid, Volume
 
 SOME = settings(
-    max_examples=10, derandomize=True, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=10,
+    derandomize=True,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 TURNS = st.tuples(st.permutations(range(3)), st.tuples(*[st.booleans()] * 3))
 
@@ -38,11 +41,16 @@ def turned(volume: Volume, turn) -> Volume:
 
 @SOME
 @given(TURNS, TURNS, st.sampled_from([("t1",), ("flair", "t1ce"), ("t1", "t1ce", "t2", "flair")]))
-def test_segmenting_turned_scans_is_turning_the_segmentation(volumes, tiny_bundle, reference_turn, other_turn, names):
+def test_segmenting_turned_scans_is_turning_the_segmentation(
+    volumes, tiny_bundle, reference_turn, other_turn, names
+):
     """Every scan may be stored in its own orientation; the result has that of the reference."""
     given_scans = {name: volumes[name] for name in names}
     expected = segment(given_scans, tiny_bundle, reference=names[0])
-    moved = {n: turned(v, reference_turn if n == names[0] else other_turn) for n, v in given_scans.items()}
+    moved = {
+        n: turned(v, reference_turn if n == names[0] else other_turn)
+        for n, v in given_scans.items()
+    }
     found = segment(moved, tiny_bundle, reference=names[0])
     back = turned(Volume(expected.labels, expected.grid.affine), reference_turn)
     assert np.allclose(found.grid.affine, back.affine)
@@ -57,7 +65,9 @@ def test_volumes_are_the_voxels_times_their_size(volumes, tiny_bundle, order, co
     size = float(abs(np.linalg.det(found.grid.affine[:3, :3]))) / 1000
     for region in BRATS.regions:
         values = [label.value for label in BRATS.labels if label.name in region.labels]
-        assert found.volumes_ml[region.name] == pytest.approx(np.isin(found.labels, values).sum() * size)
+        assert found.volumes_ml[region.name] == pytest.approx(
+            np.isin(found.labels, values).sum() * size
+        )
     assert found.volumes_ml["WT"] >= found.volumes_ml["TC"] >= found.volumes_ml["ET"]
 
 
@@ -81,7 +91,10 @@ def test_normalising_forgets_the_gain_and_resampling_twice_is_once(volumes, gain
     once, _ = normalise(volume.array, spec)
     scaled, _ = normalise(volume.array * np.float32(gain), spec)
     assert np.abs(scaled - once).max() < 1e-3
-    target = Grid((30, 36, 27), np.diag([spacing, spacing, spacing, 1.0]) + np.array([[0, 0, 0, -20]] * 3 + [[0] * 4]))
+    target = Grid(
+        (30, 36, 27),
+        np.diag([spacing, spacing, spacing, 1.0]) + np.array([[0, 0, 0, -20]] * 3 + [[0] * 4]),
+    )
     first = to_grid(once, volume.grid, target)
     assert np.array_equal(to_grid(first.numpy(), target, target), first)
 

@@ -19,8 +19,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from medmap.checkpoint import load_checkpoint
-from medmap.workflow import cohort as cohorts
+from medmap.commands import cohort as cohorts
+from medmap.training.checkpoint import load_checkpoint
 
 LONGEST = 240
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGKILL)
@@ -32,7 +32,10 @@ def moments(*few):
     marks = {pair: () if pair in few else pytest.mark.slow for pair in many}
     return pytest.mark.parametrize(
         ("number", "seed"),
-        [pytest.param(*pair, marks=mark, id=f"{pair[0].name}-{pair[1]}") for pair, mark in marks.items()],
+        [
+            pytest.param(*pair, marks=mark, id=f"{pair[0].name}-{pair[1]}")
+            for pair, mark in marks.items()
+        ],
     )
 
 
@@ -105,8 +108,15 @@ def _zombie(pid: int) -> bool:
 
 def digests(folder: Path, pattern: str = "*") -> dict[str, str]:
     """SHA-256 by name of the files below a folder; temporary ones, which only a kill leaves, are not results."""
-    files = [path for path in sorted(folder.rglob(pattern)) if path.is_file() and ".tmp-" not in str(path)]
-    return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+    files = [
+        path
+        for path in sorted(folder.rglob(pattern))
+        if path.is_file() and ".tmp-" not in str(path)
+    ]
+    return {
+        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in files
+    }
 
 
 def left_over(folder: Path) -> list[Path]:
@@ -115,16 +125,35 @@ def left_over(folder: Path) -> list[Path]:
 
 @moments((signal.SIGTERM, 1), (signal.SIGKILL, 2))
 def test_training_goes_on_to_the_same_bits(number, seed, patients, cli):
-    common = ["train", patients / "recipe.json", "--data", patients / "data", "--device", "cpu", "--precision", "fp32"]
+    common = [
+        "train",
+        patients / "recipe.json",
+        "--data",
+        patients / "data",
+        "--device",
+        "cpu",
+        "--precision",
+        "fp32",
+    ]
 
     def training(name):
-        return [*common, "--save-every", "1", "--run", patients / name, "--bundle", patients / f"{name}-bundle"]
+        return [
+            *common,
+            "--save-every",
+            "1",
+            "--run",
+            patients / name,
+            "--bundle",
+            patients / f"{name}-bundle",
+        ]
 
     def begun():
         return (patients / "run/checkpoint.pt").exists()
 
     code, _ = interrupted(number, seed, begun, patients / "log", *training("run"))
-    assert (patients / "run-bundle").exists() == (code == 0), "a bundle is there only when the steps are done"
+    assert (patients / "run-bundle").exists() == (code == 0), (
+        "a bundle is there only when the steps are done"
+    )
     assert code != 0, "the signal came too late to show anything"
     assert 0 < load_checkpoint(patients / "run")["step"] <= 40
     if number != signal.SIGKILL:
@@ -137,13 +166,24 @@ def test_training_goes_on_to_the_same_bits(number, seed, patients, cli):
 
 @moments((signal.SIGINT, 1))
 def test_an_evaluation_goes_on_to_the_same_table(number, seed, patients, cli, tiny_bundle_path):
-    common = ["evaluate", "--data", patients / "data", "--bundle", tiny_bundle_path, "--device", "cpu", "-o"]
+    common = [
+        "evaluate",
+        "--data",
+        patients / "data",
+        "--bundle",
+        tiny_bundle_path,
+        "--device",
+        "cpu",
+        "-o",
+    ]
 
     def begun():
         return (patients / "result/weights.json").exists()
 
     code, _ = interrupted(number, seed, begun, patients / "log", *common, patients / "result")
-    assert (patients / "result/scores.csv").exists() == (code == 0), "a table is there only when all is scored"
+    assert (patients / "result/scores.csv").exists() == (code == 0), (
+        "a table is there only when all is scored"
+    )
     if number != signal.SIGKILL:
         assert not left_over(patients)
     for name in ("result", "whole"):
@@ -158,7 +198,15 @@ def test_a_cohort_goes_on_where_it_was(number, seed, patients, cli, tiny_bundle_
     before = digests(patients / "data")
     lines = [f"case-{n},data/Case_{n % 2}/Case_{n % 2}_t1.nii.gz" for n in range(12)]
     (patients / "cohort.csv").write_text("\n".join(["case,t1", *lines]) + "\n")
-    common = ["segment-cohort", patients / "cohort.csv", "--bundle", tiny_bundle_path, "--device", "cpu", "-o"]
+    common = [
+        "segment-cohort",
+        patients / "cohort.csv",
+        "--bundle",
+        tiny_bundle_path,
+        "--device",
+        "cpu",
+        "-o",
+    ]
 
     def begun():
         return (patients / "out/results.csv").exists()
@@ -170,7 +218,9 @@ def test_a_cohort_goes_on_where_it_was(number, seed, patients, cli, tiny_bundle_
         assert len(files) == 3 or number == signal.SIGKILL
     if number != signal.SIGKILL:
         assert not left_over(patients)
-    monkeypatch.setattr(cohorts, "_by_processes", lambda jobs, options: map(cohorts.segment_job, jobs))
+    monkeypatch.setattr(
+        cohorts, "_by_processes", lambda jobs, options: map(cohorts.segment_job, jobs)
+    )
     again = cli(*common, patients / "out")
     assert again.code == 0, again.err
     assert "0 failed" in again.out

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from medmap.appearance import MODALITIES, NAMES, beside_t2, doubts, look
-from medmap.brain import foreground
 from medmap.checks import check_inputs, modality
+from medmap.foreground import foreground
 from medmap.phantom import generate
 from medmap.task import BRATS, MYOPS
 from medmap.volume import Volume
@@ -66,7 +66,9 @@ def test_stored_orientation_scale_and_offset_change_no_feature(patient):
     assert base.features.shape == (len(NAMES),)
     scaled = Volume(np.where(mask, 3 * volume.array + 50, 0), volume.affine)
     assert np.allclose(look(scaled, mask).features, base.features, atol=1e-4)
-    turned = Volume(np.ascontiguousarray(volume.array.transpose(2, 0, 1)), volume.affine[:, [2, 0, 1, 3]])
+    turned = Volume(
+        np.ascontiguousarray(volume.array.transpose(2, 0, 1)), volume.affine[:, [2, 0, 1, 3]]
+    )
     assert np.allclose(look(turned, foreground(turned.array)[0]).features, base.features, atol=1e-9)
 
 
@@ -81,7 +83,8 @@ def test_t1_and_flair_are_told_apart_beside_t2_alone(patient):
 def test_what_is_no_brain_is_not_judged(patient):
     rng = np.random.default_rng(0)
     speckle = Volume(
-        np.where(patient["t1"].array > 0, rng.normal(500, 80, SHAPE), 0).astype(np.float32), np.diag([3.0] * 3 + [1])
+        np.where(patient["t1"].array > 0, rng.normal(500, 80, SHAPE), 0).astype(np.float32),
+        np.diag([3.0] * 3 + [1]),
     )
     assert told({"flair": speckle}) == ""
     assert doubts({"flair": None}) == []

@@ -8,9 +8,16 @@ from itertools import permutations, product
 import numpy as np
 import pytest
 
-from medmap.brain import background_value, bounding_box
-from medmap.checks import CHECKS, Finding, affine_problem, check_inputs, foreground, replace_not_finite
+from medmap.checks import (
+    CHECKS,
+    Finding,
+    affine_problem,
+    check_inputs,
+    foreground,
+    replace_not_finite,
+)
 from medmap.errors import InputDataError, UsageError
+from medmap.foreground import background_value, bounding_box
 from medmap.task import BRATS
 from medmap.volume import Volume
 
@@ -25,7 +32,9 @@ def ellipsoid(semi_axes, shape=SHAPE, spacing=SPACING, shift=(0, 0, 0)) -> np.nd
     return (squares[0][:, None, None] + squares[1][None, :, None] + squares[2][None, None, :]) <= 1
 
 
-def brain(seed: int = 0, background: float = 0, shape=SHAPE, spacing=SPACING, shift=(0, 0, 0)) -> np.ndarray:
+def brain(
+    seed: int = 0, background: float = 0, shape=SHAPE, spacing=SPACING, shift=(0, 0, 0)
+) -> np.ndarray:
     inside = ellipsoid(BRAIN_MM, shape, spacing, shift)
     values = np.random.default_rng(seed).normal(500, 80, shape).round()
     return np.where(inside, values, background).astype(np.float32)
@@ -105,7 +114,9 @@ def test_not_finite_voxels_are_no_brain():
     assert foreground(np.full((3, 3, 3), np.nan))[1] == 0
 
 
-@pytest.mark.parametrize("array", [brain(background=-1.5), head(5.0), np.pad(brain() - 512.3, 4)[:, :, 30:]])
+@pytest.mark.parametrize(
+    "array", [brain(background=-1.5), head(5.0), np.pad(brain() - 512.3, 4)[:, :, 30:]]
+)
 def test_the_brain_moves_with_the_voxels(array):
     mask, value = foreground(array)
     for order, flips in product(permutations(range(3)), product((1, -1), repeat=3)):
@@ -152,7 +163,9 @@ def test_refuses_no_scan_and_unknown_names():
 
 @pytest.mark.parametrize("value", [0.0, 7.0, -3e4])
 def test_refuses_a_constant_volume_and_says_to_leave_it_out(value):
-    error = refused({"t1": volume(GOOD), "t2": volume(np.full(SHAPE, value, np.float32))}, "t2 has no contrast")
+    error = refused(
+        {"t1": volume(GOOD), "t2": volume(np.full(SHAPE, value, np.float32))}, "t2 has no contrast"
+    )
     assert error.remedy == "Leave this modality out."
     assert error.exit_code == 65
 
@@ -162,7 +175,10 @@ def test_refuses_a_mask_given_as_a_scan():
 
 
 def test_refuses_one_image_given_twice_and_names_both():
-    refused({"t2": volume(GOOD), "flair": volume(brain(1)), "t1": volume(GOOD.copy())}, "t1 and t2 are the same image")
+    refused(
+        {"t2": volume(GOOD), "flair": volume(brain(1)), "t1": volume(GOOD.copy())},
+        "t1 and t2 are the same image",
+    )
 
 
 def test_refuses_scans_of_different_places():
@@ -191,9 +207,13 @@ def test_refuses_volumes_that_a_scene_may_hold_but_no_scan(change, words):
 
 def test_an_oblique_matrix_in_float32_is_no_shear():
     c, s = np.cos(0.3), np.sin(0.3)
-    affine = np.array([[c, -s, 0, 9], [s, c, 0, 9], [0, 0, 5, 9], [0, 0, 0, 1]], np.float32).astype(float)
+    affine = np.array([[c, -s, 0, 9], [s, c, 0, 9], [0, 0, 5, 9], [0, 0, 0, 1]], np.float32).astype(
+        float
+    )
     assert affine_problem(affine) is None
-    assert "singular" in affine_problem(np.array([[1, 1, 0, 0], [1, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1.0]]))
+    assert "singular" in affine_problem(
+        np.array([[1, 1, 0, 0], [1, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1.0]])
+    )
     assert "not finite" in affine_problem(np.full((4, 4), np.nan))
 
 
@@ -206,7 +226,11 @@ def test_four_good_scans_give_nothing_to_say():
 
 
 def test_nothing_depends_on_the_order_given_and_nothing_is_changed():
-    volumes = {"flair": volume(GOOD), "t1": volume(brain(1)[:, :, 20:40], origin=(0, 0, 60)), "t2": volume(head(5))}
+    volumes = {
+        "flair": volume(GOOD),
+        "t1": volume(brain(1)[:, :, 20:40], origin=(0, 0, 60)),
+        "t2": volume(head(5)),
+    }
     before = {name: v.array.copy() for name, v in volumes.items()}
     findings = check_inputs(volumes, BRATS)
     assert findings == check_inputs(dict(reversed(volumes.items())), BRATS)
@@ -228,8 +252,14 @@ def test_a_head_is_told_from_a_brain(noise, quantised):
 
 
 def test_the_skull_strip_warning_says_what_was_seen():
-    assert "only 0% of its voxels are exact background" in only("skull-strip", {"t1": volume(head(9.0))}).message
-    assert "litres are not background; a brain has at most 2.2" in only("skull-strip", {"t1": volume(head(0))}).message
+    assert (
+        "only 0% of its voxels are exact background"
+        in only("skull-strip", {"t1": volume(head(9.0))}).message
+    )
+    assert (
+        "litres are not background; a brain has at most 2.2"
+        in only("skull-strip", {"t1": volume(head(0))}).message
+    )
 
 
 @pytest.mark.parametrize(
@@ -242,7 +272,11 @@ def test_a_stripped_scan_gives_no_skull_strip_warning(array):
 
 
 def test_scans_on_different_grids_are_named_with_their_grids():
-    volumes = {"t1ce": volume(GOOD), "flair": volume(brain(1)), "t2": volume(brain(2)[:, :, ::2], (3, 3, 6))}
+    volumes = {
+        "t1ce": volume(GOOD),
+        "flair": volume(brain(1)),
+        "t2": volume(brain(2)[:, :, ::2], (3, 3, 6)),
+    }
     finding = only("grids", volumes)
     assert finding.level == "warning"
     assert "t1ce and flair 80 x 80 x 60 at 3 x 3 x 3 mm" in finding.message
@@ -259,7 +293,9 @@ def test_a_tenth_of_a_voxel_is_the_same_grid(shift_mm, said):
 def test_scans_that_overlap_badly_are_told_with_the_share():
     volumes = {"t1": volume(GOOD), "t2": volume(brain(1, shift=(40, 0, 0)))}
     assert only("overlap", volumes).message.startswith("The brains in t1 and t2 overlap by 5")
-    assert ("warning", "overlap") not in ids({"t1": volume(GOOD), "t2": volume(brain(1, shift=(6, 0, 0)))})
+    assert ("warning", "overlap") not in ids(
+        {"t1": volume(GOOD), "t2": volume(brain(1, shift=(6, 0, 0)))}
+    )
 
 
 def test_overlap_is_measured_in_the_world_not_in_the_array():
@@ -277,10 +313,16 @@ def test_a_slab_lies_within_the_whole_brain():
 
 def test_a_cut_brain_is_told_by_anatomical_names():
     slab = GOOD[:, :, 25:36]
-    assert "cut at the bottom and top" in only("field-of-view", {"t1": volume(slab), "t2": volume(slab + 1)}).message
-    assert "t1 and t2: " in only("field-of-view", {"t1": volume(slab), "t2": volume(slab + 1)}).message
+    assert (
+        "cut at the bottom and top"
+        in only("field-of-view", {"t1": volume(slab), "t2": volume(slab + 1)}).message
+    )
+    assert (
+        "t1 and t2: " in only("field-of-view", {"t1": volume(slab), "t2": volume(slab + 1)}).message
+    )
     turned = Volume(
-        GOOD[:, 40:].transpose(1, 0, 2), np.array([[0, -3, 0, 0], [-3, 0, 0, 0], [0, 0, 3, 0], [0, 0, 0, 1.0]])
+        GOOD[:, 40:].transpose(1, 0, 2),
+        np.array([[0, -3, 0, 0], [-3, 0, 0, 0], [0, 0, 3, 0], [0, 0, 0, 1.0]]),
     )
     assert "cut at the front." in only("field-of-view", {"t1": turned}).message
 

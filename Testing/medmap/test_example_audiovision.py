@@ -21,8 +21,8 @@ FOLDER = Path(__file__).resolve().parents[2] / "MedMAPTraining/examples/audiovis
 def example():
     """The example's three files; what they add to MedMAP's tables is taken out again."""
     from medmap.networks import NETWORKS
-    from medmap.objectives import OBJECTIVES
-    from medmap.recipe import SCHEDULES
+    from medmap.training.objectives import OBJECTIVES
+    from medmap.training.recipe import SCHEDULES
 
     tables = (NETWORKS, OBJECTIVES, SCHEDULES)
     before = [dict(table) for table in tables]
@@ -49,7 +49,10 @@ def parts(example):
 
 
 def idx(array: np.ndarray) -> bytes:
-    return struct.pack(f">HBB{array.ndim}I", 0, 8, array.ndim, *array.shape) + array.astype(np.uint8).tobytes()
+    return (
+        struct.pack(f">HBB{array.ndim}I", 0, 8, array.ndim, *array.shape)
+        + array.astype(np.uint8).tobytes()
+    )
 
 
 def test_mnists_files_are_read_packed_or_not(example, tmp_path):
@@ -120,7 +123,11 @@ def test_a_tone_fills_the_band_it_lies_in(example):
 def test_parts_are_smils_and_no_picture_is_in_two_pairs(example):
     images, digits, sounds = example.data.synthetic()
     parts = example.data.pair(images, digits, sounds, seed=3)
-    assert {name: len(p.digit) for name, p in parts.items()} == {"train": 900, "meta": 150, "test": 450}
+    assert {name: len(p.digit) for name, p in parts.items()} == {
+        "train": 900,
+        "meta": 150,
+        "test": 450,
+    }
     for name, count in (("train", 90), ("meta", 15), ("test", 45)):
         assert np.bincount(parts[name].digit).tolist() == [count] * 10
     pictures = torch.cat([p.image[:, 0] for p in parts.values()]).flatten(1)
@@ -140,7 +147,9 @@ def test_an_epoch_shows_every_pair_once_and_the_sound_of_a_fixed_share(example, 
         for step in range(30):
             batch = sampler.batch(30 * epoch + step, 30)
             assert (batch.image[~batch.present] == 0).all()
-            assert {n for n, p in zip(batch.case_id, batch.present, strict=True) if p[1]} == heard & set(batch.case_id)
+            assert {
+                n for n, p in zip(batch.case_id, batch.present, strict=True) if p[1]
+            } == heard & set(batch.case_id)
             seen += batch.case_id
         assert sorted(seen) == sorted(sampler.case_ids)
     halves = [sampler.batch(7, 15, (), first) for first in (0, 15)]
@@ -186,13 +195,18 @@ def test_mckd_trains_on_pairs_and_beats_chance_with_pictures_alone(example, part
 
 
 def test_the_meta_step_of_pairs_moves_the_importance_alone(example, parts):
-    from medmap.objectives import Context
+    from medmap.training.objectives import Context
 
     meta = example.data.PairSampler(parts["meta"], 1.0, 0, 16)
     network = example.model.AudioVision()
     network.built_from = ("AudioVision", {})
     objective = example.model.ClassDistillation(
-        Context(task=example.data.AUDIOVISION, backbone=network, held_out=lambda n: meta.batch(n, 16), cases=900)
+        Context(
+            task=example.data.AUDIOVISION,
+            backbone=network,
+            held_out=lambda n: meta.batch(n, 16),
+            cases=900,
+        )
     )
     (importance,) = objective.groups()["meta"].parameters
     assert importance is objective.importance
@@ -203,7 +217,14 @@ def test_the_meta_step_of_pairs_moves_the_importance_alone(example, parts):
 
 def test_the_table_shows_mean_and_sd_beside_what_was_published(example):
     rows = [
-        {"audio": 0.05, "method": "MCKD", "seed": n, "image": 90 + n, "both": 95, "importance_image": 0.6}
+        {
+            "audio": 0.05,
+            "method": "MCKD",
+            "seed": n,
+            "image": 90 + n,
+            "both": 95,
+            "importance_image": 0.6,
+        }
         for n in range(3)
     ]
     text = example.table.table(rows)

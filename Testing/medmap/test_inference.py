@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from medmap.bundle import InferenceSpec
+from medmap.bundle.loading import InferenceSpec
 from medmap.errors import (
     BundleError,
     Cancelled,
@@ -20,10 +20,10 @@ from medmap.errors import (
     UnavailableError,
     UsageError,
 )
-from medmap.geometry import sample, sample_labels
 from medmap.inference import Run, gaussian_weight, segment, segment_subsets, window_boxes
 from medmap.networks import Backbone, Output, build_network
 from medmap.preprocess import prepare
+from medmap.resampling import sample, sample_labels
 from medmap.task import BRATS
 from medmap.volume import Grid, Volume
 
@@ -34,7 +34,9 @@ SUBSETS = [s for n in range(1, 5) for s in combinations(NAMES, n)]
 def turned(volume: Volume) -> Volume:
     """The same voxels at the same places, stored with axes S, L, A."""
     array = np.ascontiguousarray(volume.array.transpose(2, 0, 1)[:, ::-1])
-    change = np.array([[0, -1, 0, volume.array.shape[0] - 1], [0, 0, 1, 0], [1, 0, 0, 0], [0, 0, 0, 1.0]])
+    change = np.array(
+        [[0, -1, 0, volume.array.shape[0] - 1], [0, 0, 1, 0], [1, 0, 0, 0], [0, 0, 0, 1.0]]
+    )
     return Volume(array, volume.affine @ change, volume.name)
 
 
@@ -51,7 +53,9 @@ def test_any_subset_gives_labels_on_the_reference_grid(volumes, tiny_bundle, sub
 
 @pytest.mark.parametrize("subset", SUBSETS[:-1], ids="+".join)
 @pytest.mark.parametrize("content", ["noise", "nan", "huge"])
-def test_what_absent_scans_hold_changes_no_logit_no_crop_and_no_normalisation(volumes, tiny_bundle, subset, content):
+def test_what_absent_scans_hold_changes_no_logit_no_crop_and_no_normalisation(
+    volumes, tiny_bundle, subset, content
+):
     present = {name: volumes[name] for name in subset}
     expected = prepare(present, BRATS, tiny_bundle.preprocess, multiple=8)
     run = Run(tiny_bundle, torch.device("cpu"), lambda f, t: None, lambda: False)
@@ -59,7 +63,11 @@ def test_what_absent_scans_hold_changes_no_logit_no_crop_and_no_normalisation(vo
     filled = expected.image.clone()
     absent = ~expected.present
     noise = torch.randn(filled[absent].shape, generator=torch.Generator().manual_seed(0))
-    filled[absent] = {"noise": noise, "nan": torch.full_like(noise, float("nan")), "huge": noise * 1e6}[content]
+    filled[absent] = {
+        "noise": noise,
+        "nan": torch.full_like(noise, float("nan")),
+        "huge": noise * 1e6,
+    }[content]
     with torch.inference_mode():
         leaked = tiny_bundle.network(filled[None], expected.present[None]).logits[0]
     assert torch.equal(leaked, logits)
@@ -67,7 +75,9 @@ def test_what_absent_scans_hold_changes_no_logit_no_crop_and_no_normalisation(vo
 
 def test_the_order_of_the_scans_changes_nothing(volumes, tiny_bundle):
     backwards = {name: volumes[name] for name in reversed(NAMES)}
-    assert np.array_equal(segment(backwards, tiny_bundle).labels, segment(volumes, tiny_bundle).labels)
+    assert np.array_equal(
+        segment(backwards, tiny_bundle).labels, segment(volumes, tiny_bundle).labels
+    )
 
 
 def test_another_stored_orientation_gives_the_same_labels_at_the_same_places(volumes, tiny_bundle):
@@ -87,12 +97,16 @@ class Threshold(Backbone):
 
     def decode(self, features, present, want=()):
         mean = torch.stack([f[0] for f in features if f is not None]).mean(0)
-        return Output(torch.cat([torch.zeros_like(mean), mean - 2.5, 4 * (mean - 1.2), 9 * (mean - 1.8)], 1))
+        return Output(
+            torch.cat([torch.zeros_like(mean), mean - 2.5, 4 * (mean - 1.2), 9 * (mean - 1.8)], 1)
+        )
 
 
 @pytest.mark.parametrize("degrees", [7, 20, 45])
 @pytest.mark.parametrize("spacing", [(2, 2, 2), (1.6, 1.6, 3.0)], ids=str)
-def test_a_rotated_sampling_gives_the_same_segmentation_up_to_interpolation(make_head, tiny_bundle, degrees, spacing):
+def test_a_rotated_sampling_gives_the_same_segmentation_up_to_interpolation(
+    make_head, tiny_bundle, degrees, spacing
+):
     volumes = {name: v for name, v in make_head(noise=0).items() if name in ("t1ce", "flair")}
     bundle = replace(tiny_bundle, network=Threshold())
     source = volumes["t1ce"].grid
@@ -116,8 +130,13 @@ def test_a_rotated_sampling_gives_the_same_segmentation_up_to_interpolation(make
 def resampled(volume: Volume, grid: Grid) -> Volume:
     """A skull-stripped scan on another grid, with a sharp edge of the head."""
     array = sample(torch.from_numpy(volume.array)[None], volume.grid, grid)[0]
-    inside = sample(torch.from_numpy((volume.array != 0).astype(np.float32))[None], volume.grid, grid)[0] > 0.5
-    return Volume(torch.where(inside, array / inside, 0).nan_to_num(0).numpy(), grid.affine, volume.name)
+    inside = (
+        sample(torch.from_numpy((volume.array != 0).astype(np.float32))[None], volume.grid, grid)[0]
+        > 0.5
+    )
+    return Volume(
+        torch.where(inside, array / inside, 0).nan_to_num(0).numpy(), grid.affine, volume.name
+    )
 
 
 def test_scans_on_different_grids_meet_on_the_reference(make_head, tiny_bundle):
@@ -125,7 +144,9 @@ def test_scans_on_different_grids_meet_on_the_reference(make_head, tiny_bundle):
     result = segment({"t1ce": fine["t1ce"], "flair": coarse["flair"]}, tiny_bundle)
     assert result.labels.shape == fine["t1ce"].array.shape
     assert any(f.check == "grids" for f in result.findings)
-    chosen = segment({"t1ce": fine["t1ce"], "flair": coarse["flair"]}, tiny_bundle, reference="flair")
+    chosen = segment(
+        {"t1ce": fine["t1ce"], "flair": coarse["flair"]}, tiny_bundle, reference="flair"
+    )
     assert chosen.labels.shape == coarse["flair"].array.shape
 
 
@@ -136,7 +157,9 @@ def test_all_subsets_at_once_equal_each_alone(volumes, tiny_bundle):
         assert np.array_equal(together[BRATS.subset_key(subset)], alone)
 
 
-def test_windows_are_encoded_once_a_modality_and_decoded_once_a_subset(volumes, tiny_bundle, monkeypatch):
+def test_windows_are_encoded_once_a_modality_and_decoded_once_a_subset(
+    volumes, tiny_bundle, monkeypatch
+):
     calls = []
     network = tiny_bundle.network
     encode, decode = network.encode, network.decode
@@ -185,7 +208,9 @@ def test_sliding_windows_equal_monais_at_the_same_windows(volumes, tiny_bundle):
 def test_cancelling_stops_between_steps(volumes, tiny_bundle):
     told = []
     with pytest.raises(Cancelled):
-        segment(volumes, tiny_bundle, progress=lambda f, t: told.append(f), cancel=lambda: len(told) > 3)
+        segment(
+            volumes, tiny_bundle, progress=lambda f, t: told.append(f), cancel=lambda: len(told) > 3
+        )
     assert max(told) < 0.9
 
 
@@ -222,7 +247,9 @@ def test_memory_that_never_suffices_is_said_in_words(volumes, tiny_bundle, monke
 
 def test_answers_that_are_not_finite_are_never_shown(volumes, tiny_bundle, monkeypatch):
     encode = tiny_bundle.network.encode
-    monkeypatch.setattr(tiny_bundle.network, "encode", lambda x, m: [f * float("nan") for f in encode(x, m)])
+    monkeypatch.setattr(
+        tiny_bundle.network, "encode", lambda x, m: [f * float("nan") for f in encode(x, m)]
+    )
     with pytest.raises(InternalError, match="finite"):
         segment({"t1": volumes["t1"]}, tiny_bundle)
 
@@ -232,8 +259,14 @@ def test_answers_that_are_not_finite_are_never_shown(volumes, tiny_bundle, monke
     [
         (lambda v: {}, UsageError),
         (lambda v: {"pd": v["t1"]}, UsageError),
-        (lambda v: {"t1": v["t1"], "t2": Volume(v["t1"].array.copy(), v["t1"].affine, "copy")}, MedMAPError),
-        (lambda v: {"t1": Volume(np.zeros_like(v["t1"].array), v["t1"].affine, "zero")}, InputDataError),
+        (
+            lambda v: {"t1": v["t1"], "t2": Volume(v["t1"].array.copy(), v["t1"].affine, "copy")},
+            MedMAPError,
+        ),
+        (
+            lambda v: {"t1": Volume(np.zeros_like(v["t1"].array), v["t1"].affine, "zero")},
+            InputDataError,
+        ),
         (
             lambda v: {
                 "t1": v["t1"],
@@ -260,11 +293,15 @@ def test_an_unknown_device_is_refused(volumes, tiny_bundle):
         segment({"t1": volumes["t1"]}, tiny_bundle, device="gpu9")
 
 
-def test_a_device_that_lists_itself_but_computes_nothing_is_refused_with_the_reason(volumes, tiny_bundle, monkeypatch):
+def test_a_device_that_lists_itself_but_computes_nothing_is_refused_with_the_reason(
+    volumes, tiny_bundle, monkeypatch
+):
     """A card that is too new for this PyTorch: found, but no kernel runs."""
 
     def fail(*args):
-        raise RuntimeError("CUDA error: no kernel image is available for execution on the device\nCompile with ...")
+        raise RuntimeError(
+            "CUDA error: no kernel image is available for execution on the device\nCompile with ..."
+        )
 
     monkeypatch.setattr(torch.nn.functional, "conv3d", fail)
     with pytest.raises(UnavailableError, match=r"no kernel image .* device\)\. Choose the CPU"):
@@ -274,7 +311,10 @@ def test_a_device_that_lists_itself_but_computes_nothing_is_refused_with_the_rea
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a CUDA device")
 def test_automatic_falls_back_when_a_card_is_there_but_fails(volumes, tiny_bundle, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    assert segment({"t1": volumes["t1"]}, tiny_bundle, device="auto").provenance["run"]["device"] == "cpu"
+    assert (
+        segment({"t1": volumes["t1"]}, tiny_bundle, device="auto").provenance["run"]["device"]
+        == "cpu"
+    )
 
 
 def test_no_socket_is_opened(volumes, tiny_bundle, monkeypatch):
@@ -300,7 +340,13 @@ def test_a_gpu_gives_the_labels_of_the_cpu(volumes, tiny_bundle):
 
 
 def test_a_network_for_one_fixed_set_refuses_to_do_without_a_scan_of_it(volumes, tiny_bundle):
-    bundle = replace(tiny_bundle, network=build_network("UNet", {"inputs": [1, 3], "widths": [4, 6, 8]}).eval())
+    bundle = replace(
+        tiny_bundle, network=build_network("UNet", {"inputs": [1, 3], "widths": [4, 6, 8]}).eval()
+    )
     with pytest.raises(BundleError, match="T1ce, FLAIR, and FLAIR is missing"):
         segment({"t1ce": volumes["t1ce"], "t2": volumes["t2"]}, bundle)
-    assert segment({"t1ce": volumes["t1ce"], "flair": volumes["flair"]}, bundle).labels.shape == (40, 48, 36)
+    assert segment({"t1ce": volumes["t1ce"], "flair": volumes["flair"]}, bundle).labels.shape == (
+        40,
+        48,
+        36,
+    )

@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 from monai.metrics import compute_dice, compute_hausdorff_distance
 from scipy.ndimage import gaussian_filter
 
-from medmap.brain import bounding_box
 from medmap.errors import InputDataError
+from medmap.foreground import bounding_box
 from medmap.metrics import (
     compare,
     dice,
@@ -90,20 +90,32 @@ def test_dice_is_the_one_of_monai(seed):
 def test_hd95_is_the_one_of_monai(seed, spacing):
     prediction, reference = blob(seed), blob(seed + 100, share=0.1 + 0.1 * seed)
     theirs = compute_hausdorff_distance(
-        as_monai(prediction), as_monai(reference), include_background=True, percentile=95, spacing=list(spacing)
+        as_monai(prediction),
+        as_monai(reference),
+        include_background=True,
+        percentile=95,
+        spacing=list(spacing),
     )
     assert hd95(prediction, reference, spacing) == pytest.approx(float(theirs), rel=1e-5)
 
 
 def test_hd95_agrees_with_comparing_every_pair_of_surface_voxels():
-    prediction, reference, spacing = blob(1, (12, 11, 10)), blob(2, (12, 11, 10)), np.array([1.0, 2.0, 0.5])
+    prediction, reference, spacing = (
+        blob(1, (12, 11, 10)),
+        blob(2, (12, 11, 10)),
+        np.array([1.0, 2.0, 0.5]),
+    )
 
     def surface(mask):
         padded = np.pad(mask, 1)
         return [
             p
             for p in np.argwhere(mask)
-            if not all(padded[tuple(p + 1 + step * axis)] for axis in np.eye(3, dtype=int) for step in (-1, 1))
+            if not all(
+                padded[tuple(p + 1 + step * axis)]
+                for axis in np.eye(3, dtype=int)
+                for step in (-1, 1)
+            )
         ]
 
     a, b = (np.array(surface(mask)) * spacing for mask in (prediction, reference))
@@ -141,7 +153,9 @@ def test_far_empty_space_changes_nothing():
     assert hd95(*wide, (1, 1, 1)) == hd95(np.pad(a, 1), np.pad(b, 1), (1, 1, 1))
 
 
-@pytest.mark.parametrize("score", [dice, sensitivity, precision, lambda a, b: hd95(a, b, (1, 1, 1))])
+@pytest.mark.parametrize(
+    "score", [dice, sensitivity, precision, lambda a, b: hd95(a, b, (1, 1, 1))]
+)
 def test_refuses_masks_of_two_shapes(score):
     with pytest.raises(InputDataError, match=r"\(6, 6, 6\).*\(6, 6, 5\)"):
         score(EMPTY, EMPTY[..., :5])
@@ -177,7 +191,12 @@ def test_compare_scores_every_region_in_mm_and_ml():
     prediction = np.roll(reference, 2, axis=2)
     scores = compare(prediction, reference, BRATS, grid(reference.shape, (1, 1, 2)))
     assert list(scores) == ["WT", "TC", "ET"]
-    assert scores["WT"].dice == scores["WT"].precision == scores["WT"].sensitivity == pytest.approx(6 / 8)
+    assert (
+        scores["WT"].dice
+        == scores["WT"].precision
+        == scores["WT"].sensitivity
+        == pytest.approx(6 / 8)
+    )
     assert scores["TC"].dice == pytest.approx(2 / 4)
     assert scores["WT"].hd95_mm == pytest.approx(4.0)
     assert scores["WT"].reference_ml == scores["WT"].prediction_ml == pytest.approx(8**3 * 2 / 1000)
@@ -215,7 +234,10 @@ def test_compare_does_not_change_its_inputs_and_its_scores_go_into_json():
 
 @pytest.mark.parametrize("wrong", ["prediction", "reference"])
 def test_compare_refuses_what_does_not_lie_on_the_grid(wrong):
-    arrays = {"prediction": np.zeros((4, 4, 4), np.uint8), "reference": np.zeros((4, 4, 4), np.uint8)}
+    arrays = {
+        "prediction": np.zeros((4, 4, 4), np.uint8),
+        "reference": np.zeros((4, 4, 4), np.uint8),
+    }
     arrays[wrong] = np.zeros((4, 4, 5), np.uint8)
     with pytest.raises(InputDataError, match=f"The {wrong} has the shape"):
         compare(arrays["prediction"], arrays["reference"], BRATS, grid((4, 4, 4)))
@@ -235,7 +257,9 @@ def test_everything_but_hd95_works_without_scipy():
         "assert not {'scipy', 'torch', 'monai', 'nibabel'} & sys.modules.keys()"
     )
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
-    assert subprocess.run([sys.executable, "-c", code], env=environment, check=False).returncode == 0
+    assert (
+        subprocess.run([sys.executable, "-c", code], env=environment, check=False).returncode == 0
+    )
 
 
 @pytest.mark.parametrize(
@@ -256,19 +280,31 @@ def test_a_thousand_random_pairs_score_as_in_monai_empty_ones_included():
     rng = np.random.default_rng(2024)
     pairs, empty = [], {"both": 0, "prediction": 0, "reference": 0}
     for n in range(1000):
-        masks = [gaussian_filter(rng.standard_normal((9, 8, 7)), rng.uniform(0.4, 1.6)) for _ in range(2)]
+        masks = [
+            gaussian_filter(rng.standard_normal((9, 8, 7)), rng.uniform(0.4, 1.6)) for _ in range(2)
+        ]
         shares = rng.uniform(0.02, 0.6, 2)
-        prediction, reference = (m > np.quantile(m, 1 - share) for m, share in zip(masks, shares, strict=True))
-        if n % 10 == 0:  # of a thousand: 100 without prediction, 100 without reference, 34 of them without either
+        prediction, reference = (
+            m > np.quantile(m, 1 - share) for m, share in zip(masks, shares, strict=True)
+        )
+        if (
+            n % 10 == 0
+        ):  # of a thousand: 100 without prediction, 100 without reference, 34 of them without either
             prediction[:] = False
         if n % 10 == 1 or n % 30 == 0:
             reference[:] = False
         pairs.append((prediction, reference))
-    ours, theirs = (torch.from_numpy(np.stack(side))[:, None].float() for side in zip(*pairs, strict=True))
+    ours, theirs = (
+        torch.from_numpy(np.stack(side))[:, None].float() for side in zip(*pairs, strict=True)
+    )
     spacing = (1.0, 1.5, 3.0)
     dices = compute_dice(ours, theirs, include_background=True, ignore_empty=False)[:, 0].numpy()
-    distances = compute_hausdorff_distance(ours, theirs, include_background=True, percentile=95, spacing=list(spacing))
-    for (prediction, reference), score, distance in zip(pairs, dices, distances[:, 0].numpy(), strict=True):
+    distances = compute_hausdorff_distance(
+        ours, theirs, include_background=True, percentile=95, spacing=list(spacing)
+    )
+    for (prediction, reference), score, distance in zip(
+        pairs, dices, distances[:, 0].numpy(), strict=True
+    ):
         assert dice(prediction, reference) == pytest.approx(score, abs=1e-6)
         found = hd95(prediction, reference, spacing)
         if prediction.any() and reference.any():

@@ -11,25 +11,25 @@ import numpy as np
 import pytest
 import torch
 
-from medmap.bundle import InferenceSpec, NetworkSpec, load_bundle, save_bundle
+from medmap.bundle.loading import InferenceSpec, NetworkSpec, load_bundle, save_bundle
 from medmap.checks import check_inputs
-from medmap.dataset import Augmentation, PatchSampler, cache_case, find_cases, rotated
+from medmap.commands.phantoms import write_hearts
+from medmap.commands.segment import Options, segment_files
+from medmap.commands.training import TrainOptions, train_bundle
 from medmap.errors import MissingInputError, UsageError
 from medmap.inference import Run, segment, segment_subsets
+from medmap.io.nifti import read_nifti
 from medmap.metrics import label_masks
-from medmap.missingness import build_missingness
 from medmap.networks import NETWORKS, build_network
-from medmap.nifti import read_nifti
 from medmap.phantom import generate_heart
 from medmap.postprocess import PostprocessSpec, labels_on_reference
 from medmap.preprocess import PreprocessSpec, prepare, slice_axis_of
-from medmap.recipe import Recipe
+from medmap.subset_comparison import what_if
 from medmap.task import BRATS, MYOPS, MYOPS_ANATOMY, Task, find_task
+from medmap.training.dataset import Augmentation, PatchSampler, cache_case, find_cases, rotated
+from medmap.training.missingness import build_missingness
+from medmap.training.recipe import Recipe
 from medmap.volume import Volume
-from medmap.whatif import what_if
-from medmap.workflow.phantoms import write_hearts
-from medmap.workflow.segment import Options, segment_files
-from medmap.workflow.training import TrainOptions, train_bundle
 
 SPEC = PreprocessSpec(spacing=4.0, slices=True, field=256.0)
 NAMES = MYOPS.modality_names
@@ -80,7 +80,12 @@ def test_the_task_has_seven_subsets_and_the_challenges_values():
     assert MYOPS.label_values() == (0, 200, 500, 600, 1220, 2221)
     assert MYOPS.label_dtype == np.int16
     assert BRATS.label_dtype == np.uint8
-    assert [MYOPS.find(word) for word in ("C0", "de", "T2", "bSSFP")] == ["bssfp", "lge", "t2", "bssfp"]
+    assert [MYOPS.find(word) for word in ("C0", "de", "T2", "bSSFP")] == [
+        "bssfp",
+        "lge",
+        "t2",
+        "bssfp",
+    ]
     assert find_task("myops") is MYOPS
 
 
@@ -90,13 +95,22 @@ def test_the_task_survives_its_bundle(task):
 
 
 def test_a_task_of_an_older_bundle_is_a_brain():
-    data = {k: v for k, v in BRATS.to_dict().items() if k not in ("organ", "target", "skull_stripped")}
+    data = {
+        k: v for k, v in BRATS.to_dict().items() if k not in ("organ", "target", "skull_stripped")
+    }
     assert Task.from_dict(data) == BRATS
 
 
 def test_passions_targets_take_scar_and_oedema_as_myocardium():
     values = np.array([0, 200, 500, 600, 1220, 2221])
-    assert label_masks(values, MYOPS_ANATOMY)["MYO"].tolist() == [False, True, False, False, True, True]
+    assert label_masks(values, MYOPS_ANATOMY)["MYO"].tolist() == [
+        False,
+        True,
+        False,
+        False,
+        True,
+        True,
+    ]
 
 
 # --- phantom and layout ----------------------------------------------------------------------------------------------
@@ -104,7 +118,9 @@ def test_passions_targets_take_scar_and_oedema_as_myocardium():
 
 def test_a_phantom_has_the_challenges_names_values_and_one_grid(challenge):
     scans = {p.name for p in (challenge / "train25").iterdir()}
-    assert scans == {f"myops_training_{n}_{m}.nii.gz" for n in (101, 102) for m in ("C0", "DE", "T2")}
+    assert scans == {
+        f"myops_training_{n}_{m}.nii.gz" for n in (101, 102) for m in ("C0", "DE", "T2")
+    }
     label = nib.load(challenge / "train25_myops_gd/myops_training_101_gd.nii.gz")
     assert set(np.unique(label.dataobj)) <= set(MYOPS.label_values())
     assert {200, 500, 600} <= set(np.unique(label.dataobj))
@@ -180,7 +196,9 @@ def test_a_folder_of_brains_holds_no_hearts(tmp_path):
 def turned(volume: Volume) -> Volume:
     """The same voxels at the same places, stored with other axes."""
     array = np.ascontiguousarray(volume.array.transpose(2, 0, 1)[:, ::-1])
-    change = np.array([[0, -1, 0, volume.array.shape[0] - 1], [0, 0, 1, 0], [1, 0, 0, 0], [0, 0, 0, 1.0]])
+    change = np.array(
+        [[0, -1, 0, volume.array.shape[0] - 1], [0, 0, 1, 0], [1, 0, 0, 0], [0, 0, 0, 1.0]]
+    )
     return Volume(array, volume.affine @ change, volume.name)
 
 
@@ -221,7 +239,9 @@ def test_labels_come_back_to_their_places(challenge, hearts, spacing, turn):
     from medmap.preprocess import to_grid
 
     masks = [truth.array == v for v in MYOPS.label_values()]
-    probability = torch.stack([to_grid(m.astype(np.float32), truth.grid, prepared.grid, True) for m in masks])
+    probability = torch.stack(
+        [to_grid(m.astype(np.float32), truth.grid, prepared.grid, True) for m in masks]
+    )
     back = labels_on_reference(probability, prepared, MYOPS)
     assert back.dtype == np.int16
     heart = (truth.array > 0) | (back > 0)
@@ -237,7 +257,11 @@ def test_across_thick_slices_nothing_is_interpolated(hearts):
     numbered = np.broadcast_to(np.arange(1.0, count + 1), source.array.shape).astype(np.float32)
     noise = np.random.default_rng(0).normal(0, 1e-3, numbered.shape).astype(np.float32)
     prepared = prepare(
-        {"bssfp": source, "lge": Volume(numbered + noise, shifted)}, MYOPS, SPEC, reference="bssfp", multiple=4
+        {"bssfp": source, "lge": Volume(numbered + noise, shifted)},
+        MYOPS,
+        SPEC,
+        reference="bssfp",
+        multiple=4,
     )
     seen = prepared.image[MYOPS.index("lge")].movedim(prepared.slice_axis, 0)[:, 20:44, 20:44]
     levels = seen.flatten(1).mean(1)
@@ -298,7 +322,11 @@ def test_backbones_in_two_dimensions_do_not_leak(name, subset):
 
 
 def test_checks_of_brains_do_not_look_at_hearts(hearts):
-    assert not {f.check for f in check_inputs(hearts, MYOPS)} & {"skull-strip", "brain-volume", "field-of-view"}
+    assert not {f.check for f in check_inputs(hearts, MYOPS)} & {
+        "skull-strip",
+        "brain-volume",
+        "field-of-view",
+    }
     assert "skull-strip" in {f.check for f in check_inputs({"t2": hearts["t2"]}, BRATS)}
 
 
@@ -316,7 +344,10 @@ def test_rotating_moves_image_and_label_alike():
 def test_batches_are_slices_and_never_show_what_is_absent(challenge, tmp_path):
     folders = [cache_case(case, MYOPS, SPEC, tmp_path) for case in find_cases(challenge, MYOPS)]
     sampler = PatchSampler(
-        folders, build_missingness("random-subset", MYOPS, {}), 0, Augmentation(rotate=20.0, flip=0.0)
+        folders,
+        build_missingness("random-subset", MYOPS, {}),
+        0,
+        Augmentation(rotate=20.0, flip=0.0),
     )
     seen = set()
     for step in range(8):
@@ -389,7 +420,7 @@ def test_what_if_takes_hearts(hearts, bundle):
 
 
 def test_the_axis_across_slices_is_that_of_the_largest_voxels(hearts):
-    from medmap.geometry import canonical_grid
+    from medmap.resampling import canonical_grid
 
     grid = canonical_grid(hearts["t2"].grid)
     assert grid.spacing[slice_axis_of(grid)] == pytest.approx(max(grid.spacing))
@@ -398,9 +429,11 @@ def test_the_axis_across_slices_is_that_of_the_largest_voxels(hearts):
 def test_the_split_is_that_of_myops_net():
     from pathlib import Path
 
-    from medmap.splits import read_split
+    from medmap.training.splits import read_split
 
-    split = read_split(Path(__file__).resolve().parents[2] / "MedMAPTraining/recipes/splits/myops2020.json")
+    split = read_split(
+        Path(__file__).resolve().parents[2] / "MedMAPTraining/recipes/splits/myops2020.json"
+    )
     assert split["val"] == tuple(f"myops_training_{n}" for n in (101, 106, 111, 116, 121))
     assert len(split["train"]) == 20
     assert not set(split["train"]) & set(split["val"])
@@ -429,14 +462,16 @@ def test_the_picture_of_a_stack_shows_its_slices(challenge, hearts, tmp_path):
     save_overlay(tmp_path / "a.png", arrays, labels, truth.grid, MYOPS, reference_labels=labels)
     picture = np.asarray(Image.open(tmp_path / "a.png"))
     assert picture.shape[0] > 300
-    colours = np.array([label.color for label in MYOPS.labels if (labels == label.value).sum() > 30])
+    colours = np.array(
+        [label.color for label in MYOPS.labels if (labels == label.value).sum() > 30]
+    )
     for colour in colours:
         assert (np.abs(picture[..., :3].astype(int) - colour).max(-1) < 12).sum() > 20
 
 
 @pytest.mark.parametrize("name", ["subset_unet", "anatomy_mmformer"])
 def test_the_recipes_name_task_split_and_slices(name):
-    from medmap.published import find_split, recipes_folder
+    from medmap.training.published import find_split, recipes_folder
 
     recipe = Recipe.read(recipes_folder() / "myops" / f"{name}.json")
     assert find_task(recipe.task) in (MYOPS, MYOPS_ANATOMY)
@@ -447,7 +482,7 @@ def test_the_recipes_name_task_split_and_slices(name):
 
 @pytest.mark.parametrize("name", ["subset_unet", "anatomy_mmformer"])
 def test_the_recipes_train_stop_go_on_and_export(name, challenge, tmp_path):
-    from medmap.published import recipes_folder
+    from medmap.training.published import recipes_folder
 
     recipe = Recipe.read(recipes_folder() / "myops" / f"{name}.json")
     small = json.loads((Path(__file__).parent / "small_networks.json").read_text())[recipe.network]
@@ -462,8 +497,13 @@ def test_the_recipes_train_stop_go_on_and_export(name, challenge, tmp_path):
     )
     (tmp_path / "r.json").write_text(json.dumps(asdict(recipe)))
     for minutes, steps in ((0.0, 1), (None, 2)):
-        options = TrainOptions(recipe=tmp_path / "r.json", precision="fp32", device="cpu", minutes=minutes)
-        assert train_bundle(tmp_path / "run", challenge, tmp_path / "bundle", options, quiet) == (steps, 2)
+        options = TrainOptions(
+            recipe=tmp_path / "r.json", precision="fp32", device="cpu", minutes=minutes
+        )
+        assert train_bundle(tmp_path / "run", challenge, tmp_path / "bundle", options, quiet) == (
+            steps,
+            2,
+        )
     loaded = load_bundle(tmp_path / "bundle")
     assert loaded.task == find_task(recipe.task)
     found = segment({"lge": find_cases(challenge, MYOPS)[0].read()["lge"]}, loaded)

@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 from scipy.ndimage import label
 
 from medmap.errors import BundleError, InternalError
-from medmap.geometry import sample
 from medmap.postprocess import (
     PostprocessSpec,
     _sampled_classes,
@@ -22,6 +21,7 @@ from medmap.postprocess import (
     probabilities,
 )
 from medmap.preprocess import Prepared
+from medmap.resampling import sample
 from medmap.task import BRATS
 from medmap.volume import Grid
 
@@ -68,7 +68,9 @@ def test_pieces_are_those_of_scipy_where_gaps_are_wide(seed, density):
     ours = components(torch.from_numpy(mask)).numpy()
     theirs, count = label(mask, np.ones((3, 3, 3)))
     assert ours.max() == count
-    assert len({(a, b) for a, b in zip(ours.ravel(), theirs.ravel(), strict=True)}) == count + (not mask.all())
+    assert len({(a, b) for a, b in zip(ours.ravel(), theirs.ravel(), strict=True)}) == count + (
+        not mask.all()
+    )
 
 
 def test_a_long_winding_piece_is_one():
@@ -84,7 +86,9 @@ def test_a_speck_of_enhancement_becomes_what_else_it_may_be():
     shape = (12, 12, 12)
     brain = torch.ones(shape, dtype=torch.bool)
     grid = Grid(shape, np.eye(4))
-    prepared = Prepared(torch.zeros(4, *shape), torch.ones(4, dtype=torch.bool), brain, grid, "t1", grid)
+    prepared = Prepared(
+        torch.zeros(4, *shape), torch.ones(4, dtype=torch.bool), brain, grid, "t1", grid
+    )
     logits = torch.zeros(4, *shape)
     logits[2, 2:9, 2:9, 2:9] = 3.0
     logits[3, 4, 4, 2:8] = 6.0
@@ -149,7 +153,12 @@ def test_labels_from_logits_are_those_from_probabilities(spacing, island_ml):
     moved = np.eye(4)
     moved[0, 3] = -spacing * (shape[0] - 1) if spacing == 1.0 else -30.0
     prepared = Prepared(
-        torch.zeros(4, *shape), torch.ones(4, dtype=torch.bool), brain, Grid(shape, moved), "t1", reference
+        torch.zeros(4, *shape),
+        torch.ones(4, dtype=torch.bool),
+        brain,
+        Grid(shape, moved),
+        "t1",
+        reference,
     )
     spec = PostprocessSpec(island_ml, 0.5)
     expected = labels_on_reference(probabilities(logits, prepared, spec, BRATS), prepared, BRATS)

@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from medmap.errors import InputDataError, UsageError
-from medmap.geometry import canonical_axes, reorient, restore_orientation, sample, sample_labels
 from medmap.postprocess import labels_on_reference
 from medmap.preprocess import PreprocessSpec, choose_reference, normalise, prepare
+from medmap.resampling import canonical_axes, reorient, restore_orientation, sample, sample_labels
 from medmap.task import BRATS
 from medmap.volume import Grid, Volume
 
@@ -71,7 +71,9 @@ def test_labels_come_back_voxel_for_voxel_where_nothing_was_interpolated(volumes
     truth = np.where(normalise(scan.array, SPEC)[1], rng.integers(0, 4, scan.array.shape), 0)
     from medmap.preprocess import to_grid
 
-    hot = torch.stack([to_grid((truth == c).astype(np.float32), scan.grid, prepared.grid) for c in range(4)])
+    hot = torch.stack(
+        [to_grid((truth == c).astype(np.float32), scan.grid, prepared.grid) for c in range(4)]
+    )
     labels = labels_on_reference(hot, prepared, BRATS)
     assert np.array_equal(labels, np.array([0, 1, 2, 4])[truth])
     assert labels.dtype == np.uint8
@@ -93,16 +95,27 @@ def test_a_ball_returns_to_its_place_from_any_grid(angles, spacing, order, flips
     world = ijk @ affine[:3, :3].T + affine[:3, 3]
     head = np.linalg.norm(world, axis=-1) < 28
     ball = np.linalg.norm(world - [6, -5, 4], axis=-1) < 11
-    scan = Volume(np.where(head, 100 + world[..., 0] + 50 * ball, 0).astype(np.float32), affine, "ball")
+    scan = Volume(
+        np.where(head, 100 + world[..., 0] + 50 * ball, 0).astype(np.float32), affine, "ball"
+    )
     scan = stored(scan, order, flips)
     ball = stored(Volume(ball.astype(np.float32), affine), order, flips).array > 0.5
     prepared = prepare({"t1": scan}, BRATS, SPEC, multiple=8)
     centres = torch.stack(
-        torch.meshgrid(*(torch.arange(n, dtype=torch.float64) for n in prepared.grid.shape), indexing="ij"), -1
+        torch.meshgrid(
+            *(torch.arange(n, dtype=torch.float64) for n in prepared.grid.shape), indexing="ij"
+        ),
+        -1,
     )
-    position = centres @ torch.tensor(prepared.grid.affine[:3, :3]).T + torch.tensor(prepared.grid.affine[:3, 3])
-    inside = torch.clamp((11 - (position - torch.tensor([6.0, -5.0, 4.0])).norm(dim=-1)) / 2 + 0.5, 0, 1).float()
-    probability = torch.stack([1 - inside, inside, torch.zeros_like(inside), torch.zeros_like(inside)])
+    position = centres @ torch.tensor(prepared.grid.affine[:3, :3]).T + torch.tensor(
+        prepared.grid.affine[:3, 3]
+    )
+    inside = torch.clamp(
+        (11 - (position - torch.tensor([6.0, -5.0, 4.0])).norm(dim=-1)) / 2 + 0.5, 0, 1
+    ).float()
+    probability = torch.stack(
+        [1 - inside, inside, torch.zeros_like(inside), torch.zeros_like(inside)]
+    )
     labels = labels_on_reference(probability, prepared, BRATS)
     overlap = 2 * (ball & (labels == 1)).sum() / (ball.sum() + (labels == 1).sum())
     assert labels.shape == scan.array.shape
@@ -122,7 +135,9 @@ def rotation(a: float, b: float, c: float) -> np.ndarray:
 
 def test_the_finest_scan_is_the_reference_and_t1ce_wins_among_equals(make_head):
     fine, coarse = make_head(spacing=2.0), make_head(shape=(20, 24, 18), spacing=4.0)
-    assert choose_reference({"flair": fine["flair"], "t1ce": fine["t1ce"], "t1": fine["t1"]}) == "t1ce"
+    assert (
+        choose_reference({"flair": fine["flair"], "t1ce": fine["t1ce"], "t1": fine["t1"]}) == "t1ce"
+    )
     assert choose_reference({"flair": fine["flair"], "t1ce": coarse["t1ce"]}) == "flair"
 
 
@@ -158,7 +173,9 @@ def test_reorienting_and_back_is_the_identity():
 
 
 def test_sampling_a_linear_field_is_exact():
-    source = Grid((12, 10, 8), np.array([[0, 2.0, 0, -5], [1.5, 0, 0, 3], [0, 0, -1.0, 2], [0, 0, 0, 1]]))
+    source = Grid(
+        (12, 10, 8), np.array([[0, 2.0, 0, -5], [1.5, 0, 0, 3], [0, 0, -1.0, 2], [0, 0, 0, 1]])
+    )
     ijk = np.stack(np.meshgrid(*(np.arange(n) for n in source.shape), indexing="ij"), -1)
     world = ijk @ source.affine[:3, :3].T + source.affine[:3, 3]
     field = torch.tensor(world @ [1.0, -2.0, 0.5], dtype=torch.float32)

@@ -15,7 +15,9 @@ def test_brats_has_fifteen_subsets_small_ones_first():
 
 
 def test_a_subset_has_one_name_whatever_the_order():
-    assert BRATS.subset_key(["flair", "t1ce"]) == BRATS.subset_key(("t1ce", "flair")) == "t1ce+flair"
+    assert (
+        BRATS.subset_key(["flair", "t1ce"]) == BRATS.subset_key(("t1ce", "flair")) == "t1ce+flair"
+    )
     assert BRATS.presence(["flair", "t1"]) == (True, False, False, True)
 
 

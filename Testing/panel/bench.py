@@ -16,7 +16,9 @@ import time
 from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-sys.path[:0] = [str(REPOSITORY / folder) for folder in ("MedMAPTraining", "MedMAPSegment", "Testing")]
+sys.path[:0] = [
+    str(REPOSITORY / folder) for folder in ("MedMAPTraining", "MedMAPSegment", "Testing")
+]
 
 import standin  # noqa: E402
 
@@ -75,7 +77,9 @@ class Bench:
 
 def main() -> int:
     """Print the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--runs", type=int, default=3)
     options = parser.parse_args()
     bench = Bench()
@@ -93,11 +97,19 @@ def main() -> int:
         turns.append(rate)
         gaps.append(longest)
     one, worker = statistics.median(inline), statistics.median(threaded)
-    print(f"one segmentation inline (four scans, processor)   {one:7.2f} s, median of {options.runs}")
-    print(f"the same by Apply, with Slicer's event loop        {worker:7.2f} s = {worker / one:.2f} x   (bar 1.2)")
-    print(f"turns of the event loop a second                   {min(turns):7.1f}, least of {options.runs}  (bar 20)")
+    print(
+        f"one segmentation inline (four scans, processor)   {one:7.2f} s, median of {options.runs}"
+    )
+    print(
+        f"the same by Apply, with Slicer's event loop        {worker:7.2f} s = {worker / one:.2f} x   (bar 1.2)"
+    )
+    print(
+        f"turns of the event loop a second                   {min(turns):7.1f}, least of {options.runs}  (bar 20)"
+    )
     print(f"longest turn (putting the result into the scene)   {max(gaps):7.2f} s")
-    print(f"Cancel until ready                                 {bench.cancel():7.2f} s (one window: {one:.2f} s)")
+    print(
+        f"Cancel until ready                                 {bench.cancel():7.2f} s (one window: {one:.2f} s)"
+    )
     panel.ui.applyButton.click()
     bench.follow()
     panel.ui.whatIfButton.click()
@@ -105,7 +117,9 @@ def main() -> int:
     seconds, rate, _ = bench.follow()
     busy = time.process_time() - busy
     count = panel.ui.whatIfTable.rowCount
-    print(f"what if, {count} combinations of four scans           {seconds:7.2f} s = {seconds / one:.2f} x   (bar 4)")
+    print(
+        f"what if, {count} combinations of four scans           {seconds:7.2f} s = {seconds / one:.2f} x   (bar 4)"
+    )
     print(f"the same in processor time, on a busy machine      {busy:7.2f} s = {busy / cpu:.2f} x")
     failures = [*bench.application.errors, *bench.application.desk.texts()]
     bench.application.uninstall()

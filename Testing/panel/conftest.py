@@ -32,7 +32,9 @@ for folder in ("MedMAPTraining", "MedMAPSegment", "Testing"):
 @pytest.fixture(scope="session")
 def loadable():
     """Skips, with the reason, where the stand-ins cannot be loaded. In a process of its own: Qt aborts on failure."""
-    done = subprocess.run([sys.executable, "-c", PROBE], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", PROBE], capture_output=True, text=True, check=False
+    )
     if done.returncode != 0:
         reason = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
         assert os.environ.get("MEDMAP_REQUIRE_PANEL") != "1", reason
@@ -70,15 +72,23 @@ def computation():
         name = options.get("reference") or next(iter(volumes))
         low, middle, high = 350, 450, 600
         array = volumes[name].array
-        labels = np.select([array > high, array > middle, array > low], [2, 4, 1], 0).astype(np.uint8)
-        findings = [{"level": f.level, "message": f.message, "remedy": f.remedy} for f in held.findings]
+        labels = np.select([array > high, array > middle, array > low], [2, 4, 1], 0).astype(
+            np.uint8
+        )
+        findings = [
+            {"level": f.level, "message": f.message, "remedy": f.remedy} for f in held.findings
+        ]
         provenance = {
             "modalities": {"used": dict.fromkeys(volumes, ""), "reference": name},
             "run": {"device": held.device},
             "findings": findings,
         }
         return SimpleNamespace(
-            labels=labels, grid=volumes[name].grid, reference=name, findings=held.findings, provenance=provenance
+            labels=labels,
+            grid=volumes[name].grid,
+            reference=name,
+            findings=held.findings,
+            provenance=provenance,
         )
 
     held.segment = segment
@@ -135,14 +145,18 @@ def result(panel, patient, choose, finish):
 def small_bundle(tmp_path_factory):
     """Function that saves an untrained, seeded network for a task and returns the bundle's folder."""
     torch = pytest.importorskip("torch")
-    from medmap.bundle import InferenceSpec, NetworkSpec, save_bundle
+    from medmap.bundle.loading import InferenceSpec, NetworkSpec, save_bundle
     from medmap.networks import build_network
     from medmap.preprocess import PreprocessSpec
     from medmap.task import BRATS
 
     def saved(task=BRATS, name="small", spacing=4.0):
         torch.manual_seed(3)
-        options = {"modalities": len(task.modalities), "classes": task.num_classes, "widths": [8, 8, 8]}
+        options = {
+            "modalities": len(task.modalities),
+            "classes": task.num_classes,
+            "widths": [8, 8, 8],
+        }
         return save_bundle(
             tmp_path_factory.mktemp("bundles") / name,
             name=name,

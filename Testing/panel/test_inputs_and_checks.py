@@ -25,7 +25,12 @@ class TestSlots:
     def test_every_slot_says_its_state(self, panel, patient, choose):
         choose(flair=patient["flair"], t2=patient["t2"])
         panel.inputs.slots["t2"][0].click()
-        assert states(panel) == {"t1": "missing", "t1ce": "missing", "t2": "left out", "flair": "used"}
+        assert states(panel) == {
+            "t1": "missing",
+            "t1ce": "missing",
+            "t2": "left out",
+            "flair": "used",
+        }
 
     def test_a_left_out_scan_is_not_used(self, panel, patient, choose, finish, computation):
         choose(flair=patient["flair"], t2=patient["t2"])
@@ -39,7 +44,9 @@ class TestSlots:
         assert not panel.ui.applyButton.enabled
         assert "one slot only" in panel.ui.applyButton.toolTip
 
-    def test_an_empty_volume_counts_as_missing_and_says_so(self, panel, patient, choose, application):
+    def test_an_empty_volume_counts_as_missing_and_says_so(
+        self, panel, patient, choose, application
+    ):
         choose(flair=patient["flair"], t1=flat(application))
         assert states(panel)["t1"] == "missing \u26a0"
         assert "'flat' is 0 everywhere" in panel.ui.cardNoteLabel.text
@@ -52,7 +59,9 @@ class TestSlots:
         assert panel.inputs.slots["t1"][1].currentNode() is None
         assert not panel.ui.applyButton.enabled
 
-    def test_a_removed_volume_that_is_not_chosen_changes_nothing(self, panel, patient, choose, application):
+    def test_a_removed_volume_that_is_not_chosen_changes_nothing(
+        self, panel, patient, choose, application
+    ):
         choose(flair=patient["flair"])
         application.scene.RemoveNode(patient["t1"])
         assert states(panel)["flair"] == "used"
@@ -68,7 +77,9 @@ class TestSlots:
         assert states(panel)["t1"] == "missing"
         assert panel.inputs.slots["t1"][1].currentNode() is None
 
-    def test_the_slots_come_from_the_task_of_the_model(self, panel, patient, small_bundle, application):
+    def test_the_slots_come_from_the_task_of_the_model(
+        self, panel, patient, small_bundle, application
+    ):
         from dataclasses import replace
 
         from medmap.task import BRATS, Modality
@@ -84,7 +95,11 @@ class TestSlots:
         panel.ui.importFolderButton.click()
         assert list(panel.inputs.slots) == ["cine", "t2", "lge"]
         assert states(panel) == {"cine": "missing", "t2": "used", "lge": "missing"}
-        assert [panel.ui.referenceComboBox.itemText(n) for n in range(4)][1:] == ["Cine", "T2", "LGE"]
+        assert [panel.ui.referenceComboBox.itemText(n) for n in range(4)][1:] == [
+            "Cine",
+            "T2",
+            "LGE",
+        ]
         assert "Without LGE no scar." in panel.ui.cardNoteLabel.text
         assert panel.ui.applyButton.enabled, panel.ui.applyButton.toolTip
         assert not panel.ui.sampleButton.enabled, "the sample is a brain"
@@ -93,7 +108,9 @@ class TestSlots:
 class TestDetect:
     def test_the_slots_are_filled_and_the_reason_is_said(self, panel, patient):
         panel.ui.detectButton.click()
-        assert {name: selector.currentNode() for name, (_, selector, _) in panel.inputs.slots.items()} == patient
+        assert {
+            name: selector.currentNode() for name, (_, selector, _) in panel.inputs.slots.items()
+        } == patient
         assert "% sure" in panel.ui.detectLabel.text
 
     def test_two_volumes_that_fit_are_asked_about(self, panel, patient, application):
@@ -110,7 +127,9 @@ class TestSample:
         assert set(states(panel).values()) == {"used"}
         assert panel.review.reference.GetClassName() == "vtkMRMLLabelMapVolumeNode"
         assert panel.ui.applyButton.enabled
-        shown = application.scene.GetFirstNodeByClass("vtkMRMLSliceCompositeNode").GetBackgroundVolumeID()
+        shown = application.scene.GetFirstNodeByClass(
+            "vtkMRMLSliceCompositeNode"
+        ).GetBackgroundVolumeID()
         assert application.scene.GetNodeByID(shown).GetName() == "MedMAP phantom T1ce"
 
     def test_it_is_in_the_sample_data_module(self, panel, application, monkeypatch):
@@ -139,7 +158,9 @@ class TestCard:
         choose(flair=patient["flair"])
         assert "Without T1ce" in panel.ui.cardNoteLabel.text
 
-    def test_an_unmeasured_set_is_not_validated(self, panel, patient, choose, small_bundle, application):
+    def test_an_unmeasured_set_is_not_validated(
+        self, panel, patient, choose, small_bundle, application
+    ):
         application.desk.answers["getExistingDirectory"] = str(small_bundle())
         panel.ui.importFolderButton.click()
         choose(flair=patient["flair"])
@@ -153,7 +174,7 @@ class TestNetworks:
     @pytest.fixture
     def several(self, panel, patient, application, tmp_path):
         torch = pytest.importorskip("torch")
-        from medmap.bundle import InferenceSpec, NetworkSpec, save_bundle
+        from medmap.bundle.loading import InferenceSpec, NetworkSpec, save_bundle
         from medmap.networks import build_network
         from medmap.preprocess import PreprocessSpec
         from medmap.task import BRATS
@@ -182,7 +203,9 @@ class TestNetworks:
         panel.ui.importFolderButton.click()
         assert panel.models.entry.id == "several-1"
 
-    def test_the_set_that_will_be_used_is_said_when_it_is_another(self, panel, several, patient, choose):
+    def test_the_set_that_will_be_used_is_said_when_it_is_another(
+        self, panel, several, patient, choose
+    ):
         choose(t1ce=patient["t1ce"], t2=patient["t2"])
         note = panel.ui.cardNoteLabel
         assert "no network for exactly these scans: T1ce will be used" in note.text
@@ -226,7 +249,9 @@ class TestChecks:
         assert "up to 7.0 mm apart): it will be resampled" in panel.ui.checksLabel.text
         finish()
 
-    def test_an_installed_skull_stripping_module_is_offered(self, panel, patient, choose, application):
+    def test_an_installed_skull_stripping_module_is_offered(
+        self, panel, patient, choose, application
+    ):
         import slicer.util
 
         array = slicer.util.arrayFromVolume(patient["flair"])
@@ -277,8 +302,22 @@ class TestKeyboard:
             if widget is start:
                 break
         assert widget is start
-        order = ["detectButton", "sampleButton", "t1CheckBox", "t1ceCheckBox", "t2CheckBox", "flairCheckBox"]
-        order += ["checkButton", "deviceComboBox", "applyButton", "show3DButton", "planeComboBox", "reviewButton"]
+        order = [
+            "detectButton",
+            "sampleButton",
+            "t1CheckBox",
+            "t1ceCheckBox",
+            "t2CheckBox",
+            "flairCheckBox",
+        ]
+        order += [
+            "checkButton",
+            "deviceComboBox",
+            "applyButton",
+            "show3DButton",
+            "planeComboBox",
+            "reviewButton",
+        ]
         order += ["whatIfButton", "modelComboBox", "deleteButton"]
         assert [name for name in names if name in order] == order
 
@@ -286,5 +325,11 @@ class TestKeyboard:
         from PySide6.QtCore import Qt
 
         for name, widget in vars(panel.ui).items():
-            if widget.className() in ("QPushButton", "QComboBox", "QCheckBox", "QTableWidget", "QPlainTextEdit"):
+            if widget.className() in (
+                "QPushButton",
+                "QComboBox",
+                "QCheckBox",
+                "QTableWidget",
+                "QPlainTextEdit",
+            ):
                 assert widget.focusPolicy & Qt.FocusPolicy.TabFocus.value, name

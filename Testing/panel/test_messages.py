@@ -64,7 +64,9 @@ class TestInstalling:
             (OSError("Name or service not known"), "Name or service not known"),
         ],
     )
-    def test_without_internet_it_says_what_failed_and_what_to_do(self, ready, installer, application, error, words):
+    def test_without_internet_it_says_what_failed_and_what_to_do(
+        self, ready, installer, application, error, words
+    ):
         def fail(requirements):
             raise error
 
@@ -76,11 +78,15 @@ class TestInstalling:
         assert "non-zero exit status" not in said(application)
         assert not ready.isBusy()
 
-    def test_an_installation_that_changed_nothing_asks_for_a_restart(self, ready, installer, application):
+    def test_an_installation_that_changed_nothing_asks_for_a_restart(
+        self, ready, installer, application
+    ):
         ready.ui.applyButton.click()
         assert "Not usable after installation: torch>=2.10. Restart Slicer" in said(application)
 
-    def test_an_old_pytorch_that_is_loaded_already_asks_for_a_restart(self, ready, installer, application, monkeypatch):
+    def test_an_old_pytorch_that_is_loaded_already_asks_for_a_restart(
+        self, ready, installer, application, monkeypatch
+    ):
         monkeypatch.setattr(dependencies, "missing", lambda *path: [])
         monkeypatch.setattr(Requirement, "isLoadedTooOld", lambda self: True)
         ready.ui.applyButton.click()
@@ -102,7 +108,8 @@ class TestDevices:
         self, ready, application, computation, finish
     ):
         computation.error = UnavailableError(
-            "The device 'cuda:0' is not available here (CUDA error: no kernel image is available).", "Choose the CPU."
+            "The device 'cuda:0' is not available here (CUDA error: no kernel image is available).",
+            "Choose the CPU.",
         )
         application.desk.answers["message"] = application.qt.QMessageBox.Yes
         ready.ui.applyButton.click()
@@ -125,7 +132,7 @@ class TestInputs:
         pytest.importorskip("torch")
         import slicer.util
 
-        from medmap.bundle import load_bundle
+        from medmap.bundle.loading import load_bundle
         from MedMAPSegmentLib.logic import _segment
 
         bundle = load_bundle(small_bundle())
@@ -160,12 +167,17 @@ class TestInputs:
 class TestModels:
     def test_a_model_that_turns_out_damaged_while_loading_is_said(self, ready, application, finish):
         def damaged():
-            raise BundleError("model.safetensors is not the file that was published.", "Import the model again.")
+            raise BundleError(
+                "model.safetensors is not the file that was published.", "Import the model again."
+            )
 
         ready.logic.setModel(damaged, ready.logic.task)
         ready.ui.applyButton.click()
         finish()
-        assert said(application) == "model.safetensors is not the file that was published. Import the model again."
+        assert (
+            said(application)
+            == "model.safetensors is not the file that was published. Import the model again."
+        )
 
     def test_pickled_weights_are_refused_unopened(self, panel, application, tmp_path):
         """A ``.pt`` file is a .zip archive, too."""
@@ -181,7 +193,9 @@ class TestModels:
 
         monkeypatch.setattr(models, "defaultPath", lambda: None)
         panel = application.open(panel_file())
-        panel.inputs.slots["flair"][1].setCurrentNode(addSyntheticCase(application.scene, ("flair",))["flair"])
+        panel.inputs.slots["flair"][1].setCurrentNode(
+            addSyntheticCase(application.scene, ("flair",))["flair"]
+        )
         assert not panel.ui.applyButton.enabled
         assert "The default model was not found" in panel.ui.applyButton.toolTip
         assert "The default model was not found" in panel.ui.cardNoteLabel.text
@@ -204,7 +218,9 @@ class TestUnexpected:
         assert details.startswith("Traceback")
 
     def test_what_was_foreseen_needs_no_details(self, ready, application, computation, finish):
-        computation.error = UnavailableError("The memory does not suffice.", "Close other programs.")
+        computation.error = UnavailableError(
+            "The memory does not suffice.", "Close other programs."
+        )
         application.desk.answers["message"] = application.qt.QMessageBox.No
         ready.ui.applyButton.click()
         finish()

@@ -27,7 +27,9 @@ def opened(application, monkeypatch):
 
 
 @pytest.mark.parametrize("spacing", [2.5, 5.0])
-def test_a_new_default_bundle_of_another_spacing_needs_no_change(opened, application, small_bundle, spacing):
+def test_a_new_default_bundle_of_another_spacing_needs_no_change(
+    opened, application, small_bundle, spacing
+):
     from MedMAPSegmentLib.scene import provenanceOf
     from MedMAPSegmentLib.selftest import addSyntheticCase
 
@@ -53,7 +55,7 @@ class TestHeart:
 
     @pytest.fixture
     def panel(self, application, tmp_path):
-        from medmap.bundle import InferenceSpec, NetworkSpec, save_bundle
+        from medmap.bundle.loading import InferenceSpec, NetworkSpec, save_bundle
         from medmap.networks import build_network
         from medmap.preprocess import PreprocessSpec
 
@@ -92,12 +94,16 @@ class TestHeart:
             return node
 
         for modality, name in (("bssfp", "C0"), ("lge", "DE"), ("t2", "T2")):
-            add("vtkMRMLScalarVolumeNode", f"myops_training_101_{name}", heart.images[modality].numpy())
+            add(
+                "vtkMRMLScalarVolumeNode",
+                f"myops_training_101_{name}",
+                heart.images[modality].numpy(),
+            )
         values = np.array(MYOPS.label_values(), np.int16)[heart.label.numpy()]
         return add("vtkMRMLLabelMapVolumeNode", "expert", values)
 
     def test_from_detect_to_all_combinations(self, panel, truth, application, tmp_path):
-        from medmap.bundle import load_bundle
+        from medmap.bundle.loading import load_bundle
         from medmap.inference import segment
         from medmap.metrics import dice, region_masks
         from MedMAPSegmentLib.scene import labelsOf, volumeFromNode
@@ -130,12 +136,18 @@ class TestHeart:
         assert "Based on: bSSFP + LGE" in ui.resultsLabel.text
 
         ui.reviewSelector.setCurrentNode(truth)
-        targets = [ui.matchesTable.cellWidget(row, 1).currentText for row in range(ui.matchesTable.rowCount)]
+        targets = [
+            ui.matchesTable.cellWidget(row, 1).currentText
+            for row in range(ui.matchesTable.rowCount)
+        ]
         assert targets == [label.name for label in MYOPS.labels]
         ui.reviewButton.click()
         finish()
         ours, theirs = region_masks(labels, MYOPS), region_masks(labelled(truth), MYOPS)
-        shown = {ui.reviewTable.item(row, 0).text(): ui.reviewTable.item(row, 1).text() for row in range(5)}
+        shown = {
+            ui.reviewTable.item(row, 0).text(): ui.reviewTable.item(row, 1).text()
+            for row in range(5)
+        }
         assert shown == {name: f"{dice(ours[name], theirs[name]):.3f}" for name in ours}
 
         panel.inputs.slots["t2"][0].click()

@@ -47,12 +47,19 @@ class TestReview:
         panel.ui.reviewButton.click()
         assert not panel.ui.runCollapsibleButton.collapsed, "progress and Cancel are in it"
         finish()
-        shown = dict(zip(texts(panel.ui.reviewTable, 0), texts(panel.ui.reviewTable, 1), strict=True))
+        shown = dict(
+            zip(texts(panel.ui.reviewTable, 0), texts(panel.ui.reviewTable, 1), strict=True)
+        )
         task = panel.logic.task
         ours, theirs = region_masks(reviewed.labels, task), region_masks(reviewed.reference, task)
-        assert shown == {name: f"{dice(ours[name], theirs[name]):.3f}" for name in ("WT", "TC", "ET")}
+        assert shown == {
+            name: f"{dice(ours[name], theirs[name]):.3f}" for name in ("WT", "TC", "ET")
+        }
         assert "Both empty" in panel.ui.reviewLabel.text
-        assert application.scene.GetFirstNodeByName(f"{panel.results.segmentation.GetName()} - errors") is not None
+        assert (
+            application.scene.GetFirstNodeByName(f"{panel.results.segmentation.GetName()} - errors")
+            is not None
+        )
 
     def test_what_a_value_means_can_be_overridden(self, panel, reviewed, finish):
         assert texts(panel.ui.matchesTable, 0) == ["value 1", "value 2", "value 4"]
@@ -62,11 +69,20 @@ class TestReview:
         panel.ui.reviewButton.click()
         finish()
         assert "\nNot used of 'expert': value 4." in panel.ui.reviewLabel.text
-        sensitivity = dict(zip(texts(panel.ui.reviewTable, 0), texts(panel.ui.reviewTable, 2), strict=True))
+        sensitivity = dict(
+            zip(texts(panel.ui.reviewTable, 0), texts(panel.ui.reviewTable, 2), strict=True)
+        )
         assert sensitivity["ET"] in ("1.000", "\u2013"), "nothing of ET is in the reference now"
-        assert dict(zip(texts(panel.ui.reviewTable, 0), texts(panel.ui.reviewTable, 1), strict=True))["ET"] == "0.000"
+        assert (
+            dict(zip(texts(panel.ui.reviewTable, 0), texts(panel.ui.reviewTable, 1), strict=True))[
+                "ET"
+            ]
+            == "0.000"
+        )
 
-    def test_worst_slice_moves_the_views_and_the_plot_is_shown(self, panel, reviewed, finish, application):
+    def test_worst_slice_moves_the_views_and_the_plot_is_shown(
+        self, panel, reviewed, finish, application
+    ):
         panel.ui.reviewButton.click()
         finish()
         logic = application.app.layoutManager().mrmlSliceLogics().GetItemAsObject(0)
@@ -83,10 +99,14 @@ class TestReview:
         panel.ui.reviewButton.click()
         finish()
         panel.ui.regionComboBox.currentIndex = 2
-        errors = application.scene.GetFirstNodeByName(f"{panel.results.segmentation.GetName()} - errors")
+        errors = application.scene.GetFirstNodeByName(
+            f"{panel.results.segmentation.GetName()} - errors"
+        )
         assert errors.GetSegmentation().GetSegment("ours").GetName() == "ET: Ours only"
 
-    def test_a_reference_on_another_grid_under_a_transform_is_the_same(self, panel, reviewed, finish, application):
+    def test_a_reference_on_another_grid_under_a_transform_is_the_same(
+        self, panel, reviewed, finish, application
+    ):
         """The same labels at half the voxel size, moved with the transform that moves them: Dice stays."""
         import slicer.util
         import vtk
@@ -115,7 +135,9 @@ class TestReview:
         panel.ui.reviewSelector.setCurrentNode(patient["t1ce"])
         assert "holds no labels" in panel.ui.reviewLabel.text
 
-    def test_the_scores_are_saved_in_full_with_their_units(self, panel, reviewed, finish, application, tmp_path):
+    def test_the_scores_are_saved_in_full_with_their_units(
+        self, panel, reviewed, finish, application, tmp_path
+    ):
         assert not panel.ui.saveReviewButton.enabled
         panel.ui.reviewButton.click()
         finish()
@@ -144,7 +166,7 @@ class TestWalk:
     @pytest.fixture
     def walked(self, panel, patient, finish, small_bundle):
         pytest.importorskip("torch")
-        from medmap.bundle import load_bundle
+        from medmap.bundle.loading import load_bundle
         from MedMAPSegmentLib.logic import _segment
 
         bundle = load_bundle(small_bundle())
@@ -161,15 +183,21 @@ class TestWalk:
 
         used = {name: volumeFromNode(node) for name, node in patient.items() if name != "t2"}
         expected = segment(used, walked, device="cpu")
-        assert np.array_equal(labelsOf(panel.results.segmentation, panel.logic.task), expected.labels)
+        assert np.array_equal(
+            labelsOf(panel.results.segmentation, panel.logic.task), expected.labels
+        )
         assert f"Model: {walked.id}" in panel.ui.resultsLabel.text
 
-    def test_what_if_tries_all_fifteen_and_shows_uncertainty(self, panel, walked, finish, application):
+    def test_what_if_tries_all_fifteen_and_shows_uncertainty(
+        self, panel, walked, finish, application
+    ):
         panel.ui.whatIfButton.click()
         finish(120)
         assert panel.ui.whatIfTable.rowCount == 15
         first = ["T1 + T1ce + FLAIR", "without FLAIR", "without T1ce", "without T1", "with T2, too"]
-        assert texts(panel.ui.whatIfTable, 0)[:5] == first, "the current one, then what is one step away"
+        assert texts(panel.ui.whatIfTable, 0)[:5] == first, (
+            "the current one, then what is one step away"
+        )
         assert len(set(texts(panel.ui.whatIfTable, 0))) == 15
         assert texts(panel.ui.whatIfTable, 1)[0] == "+0.0 (1.00)"
         panel.ui.uncertaintyButton.click()
@@ -200,10 +228,15 @@ class TestWalk:
         finish(120)
         assert composite.GetForegroundVolumeID() == patient["t1"].GetID()
 
-    def test_what_if_says_when_a_scan_of_the_result_is_gone(self, panel, walked, application, patient):
+    def test_what_if_says_when_a_scan_of_the_result_is_gone(
+        self, panel, walked, application, patient
+    ):
         application.scene.RemoveNode(patient["t1"])
         panel.ui.whatIfButton.click()
-        assert "T1, which the result was made from, is not chosen any more" in application.desk.texts()[0]
+        assert (
+            "T1, which the result was made from, is not chosen any more"
+            in application.desk.texts()[0]
+        )
 
 
 class TestModels:

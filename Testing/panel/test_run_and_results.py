@@ -30,7 +30,9 @@ class TestApply:
         choose(flair=patient["flair"])
         assert panel.ui.applyButton.enabled
 
-    def test_volumes_diameters_and_warnings_are_shown(self, ready, application, computation, finish):
+    def test_volumes_diameters_and_warnings_are_shown(
+        self, ready, application, computation, finish
+    ):
         computation.findings = (
             Finding("warning", "x", "Without T1ce, ET is a guess.", "Add T1ce."),
             Finding("info", "y", "unimportant"),
@@ -49,7 +51,9 @@ class TestApply:
         assert ready.ui.applyButton.text == "&Apply"
         assert not ready.ui.progressBar.isVisible()
 
-    def test_it_becomes_cancel_and_cancel_leaves_the_scene_alone(self, ready, application, computation, finish):
+    def test_it_becomes_cancel_and_cancel_leaves_the_scene_alone(
+        self, ready, application, computation, finish
+    ):
         computation.go.clear()
         ready.ui.applyButton.click()
         assert ready.ui.applyButton.text == "Cancel"
@@ -99,8 +103,12 @@ def test_the_time_left_is_said_as_soon_as_it_can_be(panel, fraction, seconds, wo
 
 
 class TestFailure:
-    @pytest.mark.parametrize("error", [InputDataError("The scan is empty.", "Choose another."), ValueError("bug")])
-    def test_it_is_shown_and_the_panel_is_ready_again(self, ready, application, computation, finish, error):
+    @pytest.mark.parametrize(
+        "error", [InputDataError("The scan is empty.", "Choose another."), ValueError("bug")]
+    )
+    def test_it_is_shown_and_the_panel_is_ready_again(
+        self, ready, application, computation, finish, error
+    ):
         computation.error = error
         ready.ui.applyButton.click()
         finish()
@@ -111,8 +119,12 @@ class TestFailure:
         finish()
         assert results(application) == 1
 
-    def test_too_little_memory_on_the_card_offers_the_processor(self, ready, application, computation, finish):
-        computation.error = UnavailableError("The device's memory does not suffice.", "Choose the CPU.")
+    def test_too_little_memory_on_the_card_offers_the_processor(
+        self, ready, application, computation, finish
+    ):
+        computation.error = UnavailableError(
+            "The device's memory does not suffice.", "Choose the CPU."
+        )
         application.desk.answers["message"] = application.qt.QMessageBox.Yes
         ready.ui.applyButton.click()
         finish()
@@ -120,8 +132,12 @@ class TestFailure:
         assert [options["device"] for _, options in computation.calls] == ["auto", "cpu"]
         assert results(application) == 1
 
-    def test_who_declines_the_processor_gets_no_second_message(self, ready, application, computation, finish):
-        computation.error = UnavailableError("The device's memory does not suffice.", "Choose the CPU.")
+    def test_who_declines_the_processor_gets_no_second_message(
+        self, ready, application, computation, finish
+    ):
+        computation.error = UnavailableError(
+            "The device's memory does not suffice.", "Choose the CPU."
+        )
         application.desk.answers["message"] = application.qt.QMessageBox.No
         ready.ui.applyButton.click()
         finish()
@@ -135,7 +151,9 @@ class TestFailure:
         assert not ready.isBusy()
         assert "PyTorch" in ready.ui.statusLabel.text
 
-    def test_a_missing_pytorch_is_named_and_devices_are_not_looked_for(self, ready, application, monkeypatch):
+    def test_a_missing_pytorch_is_named_and_devices_are_not_looked_for(
+        self, ready, application, monkeypatch
+    ):
         monkeypatch.setattr(application.module.dependencies, "missing", lambda: ["torch>=2.10"])
         ready.ui.findDevicesButton.click()
         assert "Not installed yet: torch>=2.10" in ready.ui.statusLabel.text
@@ -170,7 +188,9 @@ class TestResult:
         assert ready.results.segmentation is first
         assert first.GetDisplayNode().GetVisibility()
         assert results(application) == 1
-        assert application.scene.GetNumberOfNodesByClass("vtkMRMLTableNode") == 1, "the table of the other is gone"
+        assert application.scene.GetNumberOfNodesByClass("vtkMRMLTableNode") == 1, (
+            "the table of the other is gone"
+        )
         ready.ui.undoButton.click()
         assert ready.results.segmentation is None
         assert not ready.ui.undoButton.enabled
@@ -193,7 +213,9 @@ class TestResult:
         assert np.array_equal(labelsOf(node, ready.logic.task), before)
         assert "Based on: FLAIR" in ready.ui.resultsLabel.text
 
-    def test_an_output_that_was_removed_is_not_replaced_by_another_result(self, ready, application, finish):
+    def test_an_output_that_was_removed_is_not_replaced_by_another_result(
+        self, ready, application, finish
+    ):
         """A node selector would take the neighbour, whose segments the next Apply would then overwrite."""
         for _ in range(2):
             ready.ui.applyButton.click()
@@ -211,7 +233,9 @@ class TestResult:
         panel.ui.show3DButton.click()
         assert not result.GetSegmentation().ContainsRepresentation("Closed surface")
 
-    def test_the_table_is_saved_and_what_cannot_be_written_is_said(self, panel, result, application, tmp_path):
+    def test_the_table_is_saved_and_what_cannot_be_written_is_said(
+        self, panel, result, application, tmp_path
+    ):
         application.desk.answers["getSaveFileName"] = str(tmp_path / "volumes.csv")
         panel.ui.saveResultsButton.click()
         head, first = (tmp_path / "volumes.csv").read_text("utf-8-sig").splitlines()[:2]
@@ -237,7 +261,10 @@ class TestResult:
         labels = labelsOf(result, panel.logic.task)
         scene = application.scene
         scene.SetRootDirectory(str(tmp_path))
-        for class_name, suffix in (("vtkMRMLSegmentationNode", "seg.nrrd"), ("vtkMRMLScalarVolumeNode", "nrrd")):
+        for class_name, suffix in (
+            ("vtkMRMLSegmentationNode", "seg.nrrd"),
+            ("vtkMRMLScalarVolumeNode", "nrrd"),
+        ):
             for n in range(scene.GetNumberOfNodesByClass(class_name)):
                 node = scene.GetNthNodeByClass(n, class_name)
                 assert node.AddDefaultStorageNode(str(tmp_path / f"{node.GetID()}.{suffix}"))
@@ -270,8 +297,16 @@ class TestLooks:
         """Slicer's module panel is never narrower than its contents' least width."""
         before = panel.parent.minimumSizeHint.width()
         assert before < 430
-        for label in (panel.ui.cardNoteLabel, panel.ui.statusLabel, panel.ui.resultsLabel, panel.ui.checksLabel):
-            label.text = "Without contrast, enhancing tumor is not visible, and what is shown is a guess. " * 8
+        for label in (
+            panel.ui.cardNoteLabel,
+            panel.ui.statusLabel,
+            panel.ui.resultsLabel,
+            panel.ui.checksLabel,
+        ):
+            label.text = (
+                "Without contrast, enhancing tumor is not visible, and what is shown is a guess. "
+                * 8
+            )
         panel.parent.layout().activate()
         assert panel.parent.minimumSizeHint.width() <= before
 
@@ -297,7 +332,9 @@ class TestLifeCycle:
         assert ready.ui.resultsLabel.text == "No result yet."
         assert not ready.ui.applyButton.enabled
 
-    def test_a_removed_input_is_said_when_the_result_comes(self, ready, patient, application, computation, finish):
+    def test_a_removed_input_is_said_when_the_result_comes(
+        self, ready, patient, application, computation, finish
+    ):
         computation.go.clear()
         ready.ui.applyButton.click()
         application.scene.RemoveNode(patient["flair"])
@@ -306,7 +343,9 @@ class TestLifeCycle:
         assert "was removed during the computation" in application.desk.texts()[0]
         assert results(application) == 0
 
-    def test_a_computation_goes_on_while_another_module_is_open(self, ready, application, computation, finish):
+    def test_a_computation_goes_on_while_another_module_is_open(
+        self, ready, application, computation, finish
+    ):
         computation.go.clear()
         ready.ui.applyButton.click()
         ready.exit()
@@ -328,13 +367,17 @@ class TestLifeCycle:
         assert ready.ui.planeComboBox.currentIndex == 2
         ready.exit()
         ready.ui.planeComboBox.setCurrentIndex(1)
-        assert ready.logic.getParameterNode().plane == "sagittal", "nothing is connected while the panel is not shown"
+        assert ready.logic.getParameterNode().plane == "sagittal", (
+            "nothing is connected while the panel is not shown"
+        )
 
     def test_closing_down_shows_nothing_any_more(self, ready, application, monkeypatch):
         shown = []
         for section in ready.sections:
             monkeypatch.setattr(section, "update", lambda: shown.append(1))
-        application.app.connect("aboutToQuit()", ready.stopWork)  # the one that the teardown takes away
+        application.app.connect(
+            "aboutToQuit()", ready.stopWork
+        )  # the one that the teardown takes away
         ready.cleanup()
         assert not shown
 

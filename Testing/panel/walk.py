@@ -15,7 +15,9 @@ import time
 from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-sys.path[:0] = [str(REPOSITORY / folder) for folder in ("MedMAPTraining", "MedMAPSegment", "Testing")]
+sys.path[:0] = [
+    str(REPOSITORY / folder) for folder in ("MedMAPTraining", "MedMAPSegment", "Testing")
+]
 
 import numpy as np  # noqa: E402
 import standin  # noqa: E402
@@ -62,14 +64,16 @@ def show_views(application, panel, side):
     slicer.util.setSliceViewerLayers(background=background, fit=True)
     logics = application.app.layoutManager().logics
     logics = [logics.GetItemAsObject(n) for n in range(3)]
-    return views.four_views(application.app.applicationLogic(), application.scene, logics, position, side)
+    return views.four_views(
+        application.app.applicationLogic(), application.scene, logics, position, side
+    )
 
 
 def medmap_labels(files: dict[str, str]):
     """Labels that the package gives for the same files, on the reference's own voxels."""
-    from medmap.bundle import default_bundle_path, load_bundle
+    from medmap.bundle.loading import default_bundle_path, load_bundle
     from medmap.inference import segment
-    from medmap.nifti import read_nifti
+    from medmap.io.nifti import read_nifti
 
     volumes = {name: read_nifti(path) for name, path in files.items()}
     return segment(volumes, load_bundle(default_bundle_path()), device="cpu").labels
@@ -77,7 +81,9 @@ def medmap_labels(files: dict[str, str]):
 
 def main() -> int:
     """The walk."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("pictures", type=Path)
     parser.add_argument("--truth")
     parser.add_argument("--no-what-if", action="store_true", help="leave the many combinations out")
@@ -99,7 +105,9 @@ def main() -> int:
         started = time.monotonic()
         turns = application.wait(lambda: not panel.isBusy(), 3600)
         seconds = time.monotonic() - started
-        print(f"{what}: {seconds:.1f} s, {turns / seconds:.0f} turns of the event loop a second; {ui.statusLabel.text}")
+        print(
+            f"{what}: {seconds:.1f} s, {turns / seconds:.0f} turns of the event loop a second; {ui.statusLabel.text}"
+        )
 
     def beside(name: str, *sections: str) -> None:
         if not drawable:

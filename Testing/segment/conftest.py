@@ -86,7 +86,9 @@ def mrml(scene):
     def volume(ijk, affine=None, name="scan"):
         """Scalar volume node with array [I, J, K]."""
         node = scene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", name)
-        slicer.util.updateVolumeFromArray(node, np.ascontiguousarray(np.asarray(ijk).transpose(2, 1, 0)))
+        slicer.util.updateVolumeFromArray(
+            node, np.ascontiguousarray(np.asarray(ijk).transpose(2, 1, 0))
+        )
         node.SetIJKToRASMatrix(matrix(np.eye(4) if affine is None else affine))
         return node
 

@@ -17,13 +17,15 @@ def entry(mean, sd=0.05, n=20):
 
 @pytest.fixture
 def card():
-    """A card as ``medmap.evaluate.summarise`` makes it, of three subsets."""
+    """A card as ``medmap.evaluation.summarise`` makes it, of three subsets."""
     subsets = {
         "flair": {"WT": entry(0.85), "TC": entry(0.5, 0.2), "ET": entry(0.2, 0.25)},
         "t1ce+flair": {"WT": entry(0.8912, 0.0456), "TC": entry(0.84), "ET": entry(0.8)},
         "t1+t1ce+t2+flair": {"WT": entry(0.92), "TC": entry(0.87), "ET": entry(0.81)},
     }
-    return {"dice": {"data": "generated phantoms, seeds 9000-9019", "cases": 20, "subsets": subsets}}
+    return {
+        "dice": {"data": "generated phantoms, seeds 9000-9019", "cases": 20, "subsets": subsets}
+    }
 
 
 def test_figures_are_those_of_exactly_this_subset(card):
@@ -54,10 +56,14 @@ def test_a_subset_that_is_not_in_the_table_is_not_validated(card):
     assert not shown.validated
     assert shown.scores == shown.complete == ()
     assert NOT_VALIDATED in shown.text
-    assert not any(character.isdigit() for line in shown.text.splitlines()[1:2] for character in line)
+    assert not any(
+        character.isdigit() for line in shown.text.splitlines()[1:2] for character in line
+    )
 
 
-@pytest.mark.parametrize("broken", [{}, {"dice": None}, {"dice": []}, {"dice": {"subsets": "none"}}, {"dice": {}}])
+@pytest.mark.parametrize(
+    "broken", [{}, {"dice": None}, {"dice": []}, {"dice": {"subsets": "none"}}, {"dice": {}}]
+)
 def test_a_bundle_without_a_table_is_not_validated(broken):
     assert NOT_VALIDATED in subsetCard(BRATS, broken, ["flair"]).text
 
@@ -84,7 +90,9 @@ def test_a_damaged_entry_is_not_validated_rather_than_shown(card, change):
     assert subsetCard(BRATS, damaged, ["flair"]).validated
 
 
-@pytest.mark.parametrize(("n", "said"), [(None, "number of cases unknown"), (1, "1 case ("), (True, "unknown")])
+@pytest.mark.parametrize(
+    ("n", "said"), [(None, "number of cases unknown"), (1, "1 case ("), (True, "unknown")]
+)
 def test_the_number_of_cases_is_that_of_the_subset_or_unknown(card, n, said):
     for scores in card["dice"]["subsets"]["flair"].values():
         scores["n"] = n
@@ -111,7 +119,10 @@ def test_no_scan_is_no_combination(card):
 
 
 def test_other_tasks_have_their_own_regions_and_warnings():
-    modalities = (Modality("c0", "bSSFP"), Modality("de", "LGE", (), "Without LGE, scar is not visible."))
+    modalities = (
+        Modality("c0", "bSSFP"),
+        Modality("de", "LGE", (), "Without LGE, scar is not visible."),
+    )
     task = Task("heart", modalities, (), (Region("scar", "Scar", ()),))
     card = {"dice": {"data": "x", "cases": 3, "subsets": {"c0": {"scar": entry(0.4, 0.1, 3)}}}}
     shown = subsetCard(task, card, ["c0"])
@@ -122,10 +133,12 @@ def test_other_tasks_have_their_own_regions_and_warnings():
 
 
 def test_the_table_of_the_evaluation_is_understood():
-    from medmap.evaluate import Row, summarise
+    from medmap.evaluation import Row, summarise
 
     rows = [
-        Row(f"c{n}", "+".join(s), region, dice + 0.1 * n, dice, 3.0, 3.0, 1.0, 1.0, 5.0, 5.0, 373.13)
+        Row(
+            f"c{n}", "+".join(s), region, dice + 0.1 * n, dice, 3.0, 3.0, 1.0, 1.0, 5.0, 5.0, 373.13
+        )
         for n in range(2)
         for s in BRATS.subsets()
         for region, dice in (("WT", 0.8), ("TC", 0.5), ("ET", 0.6))

@@ -44,7 +44,9 @@ def test_modalities_are_left_out_by_name(node):
 
 
 def test_a_saved_scene_brings_the_choices_back(scene, node, mrml, tmp_path):
-    choices.choose(node, choices.scanRole("t1ce"), mrml.volume(np.ones((2, 2, 2)), name="gadolinium"))
+    choices.choose(
+        node, choices.scanRole("t1ce"), mrml.volume(np.ones((2, 2, 2)), name="gadolinium")
+    )
     choices.leaveOut(node, "t1ce")
     scene.SetURL(str(tmp_path / "saved.mrml"))
     assert scene.Commit()
@@ -57,12 +59,21 @@ def test_a_saved_scene_brings_the_choices_back(scene, node, mrml, tmp_path):
 
 
 def test_a_node_that_goes_is_forgotten_in_every_slot_and_nowhere_else(scene, node, mrml):
-    one, other = (mrml.volume(np.zeros((2, 2, 2), np.float32), name=name) for name in ("one", "other"))
-    for role, chosen in (("scan_t1", one), ("scan_cine", one), (choices.REFERENCE, one), ("scan_flair", other)):
+    one, other = (
+        mrml.volume(np.zeros((2, 2, 2), np.float32), name=name) for name in ("one", "other")
+    )
+    for role, chosen in (
+        ("scan_t1", one),
+        ("scan_cine", one),
+        (choices.REFERENCE, one),
+        ("scan_flair", other),
+    ):
         choices.choose(node, role, chosen)
     choices.choose(node, choices.RESULT, one)
     assert choices.forget(node, one)
-    assert [choices.nodeOf(node, role) for role in ("scan_t1", "scan_cine", choices.REFERENCE)] == [None] * 3
+    assert [choices.nodeOf(node, role) for role in ("scan_t1", "scan_cine", choices.REFERENCE)] == [
+        None
+    ] * 3
     assert choices.nodeOf(node, "scan_flair") is other
     assert choices.nodeOf(node, choices.RESULT) is one, "no selector shows it"
     assert not choices.forget(node, one)

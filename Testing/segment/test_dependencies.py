@@ -19,7 +19,13 @@ class Recorder:
     """An installer that notes what it is asked; ``after`` runs when something is installed."""
 
     def __init__(self, testing=False, agrees=True, extension=False, after=lambda: None):
-        self.testing, self.agrees, self.extension, self.after, self.calls = testing, agrees, extension, after, []
+        self.testing, self.agrees, self.extension, self.after, self.calls = (
+            testing,
+            agrees,
+            extension,
+            after,
+            [],
+        )
 
     def isTesting(self):
         return self.testing
@@ -51,7 +57,10 @@ def lacking(tmp_path, monkeypatch):
 
 
 def test_reads_names_and_floors(lacking):
-    assert dependencies.load(lacking[0]) == [Requirement("torch", "2.10"), Requirement("safetensors")]
+    assert dependencies.load(lacking[0]) == [
+        Requirement("torch", "2.10"),
+        Requirement("safetensors"),
+    ]
 
 
 @pytest.mark.parametrize(
@@ -69,7 +78,8 @@ def test_a_requirement_is_met_by_files_and_metadata_together(name, minimum, met)
 
 
 @pytest.mark.parametrize(
-    ("version", "met"), [("2.10.0", True), ("2.10", True), ("2.9.1", False), ("2.10.0+cu126", True), ("10.0", True)]
+    ("version", "met"),
+    [("2.10.0", True), ("2.10", True), ("2.9.1", False), ("2.10.0+cu126", True), ("10.0", True)],
 )
 def test_versions_compare_as_numbers(monkeypatch, version, met):
     monkeypatch.setattr(importlib.metadata, "version", lambda name: version)
@@ -146,7 +156,9 @@ def test_asks_for_a_restart_when_an_old_version_is_loaded(lacking, monkeypatch):
         dependencies.ensure(Recorder(), path)
 
 
-def _of_2024(self, askConfirmation=False, forceComputationBackend=None, torchVersionRequirement=None):
+def _of_2024(
+    self, askConfirmation=False, forceComputationBackend=None, torchVersionRequirement=None
+):
     return {"askConfirmation": askConfirmation, "torchVersionRequirement": torchVersionRequirement}
 
 
@@ -161,7 +173,9 @@ def _bare(self):
 @pytest.mark.parametrize("signature", [_of_2024, _renamed, _bare])
 def test_only_keywords_that_the_pytorch_extension_knows_are_passed(monkeypatch, signature):
     seen = []
-    known = functools.wraps(signature)(lambda *args, **kwargs: seen.append(signature(*args, **kwargs)))
+    known = functools.wraps(signature)(
+        lambda *args, **kwargs: seen.append(signature(*args, **kwargs))
+    )
     module = types.ModuleType("PyTorchUtils")
     module.PyTorchUtilsLogic = type("PyTorchUtilsLogic", (), {"installTorch": known})
     monkeypatch.setitem(sys.modules, "PyTorchUtils", module)
@@ -203,7 +217,9 @@ def test_67_apply_asks_first(lacking, monkeypatch):
     assert installer.calls == []
 
 
-def test_68_versions_below_the_floor_are_asked_for_by_their_exact_requirement(monkeypatch, tmp_path):
+def test_68_versions_below_the_floor_are_asked_for_by_their_exact_requirement(
+    monkeypatch, tmp_path
+):
     monkeypatch.setattr(importlib.metadata, "version", lambda name: "2.1.0")
     path = tmp_path / "requirements.txt"
     path.write_text("torch>=2.10\n")

@@ -24,12 +24,19 @@ def named(mrml):
 
 def found(nodes, task=BRATS, tags=None):
     detection = detectModalities(nodes, task, tags)
-    return {name: candidate.node.GetName() for name, candidate in detection.found.items()}, detection
+    return {
+        name: candidate.node.GetName() for name, candidate in detection.found.items()
+    }, detection
 
 
 CASES = {
     "BraTS 2020": ("X_t1", "X_t1ce", "X_t2", "X_flair"),
-    "BraTS 2023": ("BraTS-GLI-00001-000-t1n", "BraTS-GLI-1-t1c", "BraTS-GLI-1-t2w", "BraTS-GLI-1-t2f"),
+    "BraTS 2023": (
+        "BraTS-GLI-00001-000-t1n",
+        "BraTS-GLI-1-t1c",
+        "BraTS-GLI-1-t2w",
+        "BraTS-GLI-1-t2f",
+    ),
     "Siemens": ("t1_se_tra", "t1_mprage_sag_KM", "t2_tse_tra", "t2_tirm_tra_dark-fluid"),
     "GE": ("3: Ax T1", "9: Ax T1 POST", "4: Ax T2 PROPELLER", "5: Ax T2 FLAIR"),
     "Philips": ("301: T1W_SE", "901: T1W_3D_TFE +C", "401: T2W_TSE", "501: FLAIR_longTR"),
@@ -55,7 +62,11 @@ class TestScenes:
         assert {n: c.node.GetID() for n, c in forward.found.items()} == {
             n: c.node.GetID() for n, c in backward.found.items()
         }
-        assert [q.modality for q in forward.questions] == [q.modality for q in backward.questions] == ["t1"]
+        assert (
+            [q.modality for q in forward.questions]
+            == [q.modality for q in backward.questions]
+            == ["t1"]
+        )
 
     def test_two_volumes_for_one_slot_are_a_question(self, named):
         slots, detection = found(named("Ax T1 POST", "MPRAGE +C", "Ax T2"))
@@ -108,8 +119,14 @@ class TestScenes:
         assert contents() == before
 
     def test_label_maps_and_vector_volumes_are_no_input(self, scene):
-        classes = ("vtkMRMLLabelMapVolumeNode", "vtkMRMLVectorVolumeNode", "vtkMRMLDiffusionWeightedVolumeNode")
-        nodes = [scene.AddNewNodeByClass(name, "T1") for name in (*classes, "vtkMRMLLinearTransformNode")]
+        classes = (
+            "vtkMRMLLabelMapVolumeNode",
+            "vtkMRMLVectorVolumeNode",
+            "vtkMRMLDiffusionWeightedVolumeNode",
+        )
+        nodes = [
+            scene.AddNewNodeByClass(name, "T1") for name in (*classes, "vtkMRMLLinearTransformNode")
+        ]
         detection = detectModalities(nodes, BRATS)
         assert not detection.found
         assert [why for _, why in detection.ignored] == [
@@ -138,11 +155,15 @@ class TestDicom:
 
         (node,) = named("Series 5")
         hierarchy = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(scene)
-        item = hierarchy.GetItemByDataNode(node) or hierarchy.CreateItem(hierarchy.GetSceneItemID(), node)
+        item = hierarchy.GetItemByDataNode(node) or hierarchy.CreateItem(
+            hierarchy.GetSceneItemID(), node
+        )
         hierarchy.SetItemAttribute(item, "DICOM.SeriesDescription", "t1_mprage_KM")
         assert found([node])[0] == {"t1ce": "Series 5"}
 
-    def test_a_recorded_contrast_agent_makes_a_t1_a_t1ce_when_the_name_says_nothing_else(self, named):
+    def test_a_recorded_contrast_agent_makes_a_t1_a_t1ce_when_the_name_says_nothing_else(
+        self, named
+    ):
         (node,) = named("Ax T1")
         node.SetAttribute("DICOM.ContrastBolusAgent", "Gadovist 8 ml")
         slots, detection = found([node])
@@ -209,7 +230,11 @@ class TestOtherTasks:
     def test_slots_come_from_the_task(self, named):
         heart = Task(
             "heart",
-            (Modality("c0", "bSSFP", ("bssfp",)), Modality("de", "LGE", ("lge",)), BRATS.modality("t2")),
+            (
+                Modality("c0", "bSSFP", ("bssfp",)),
+                Modality("de", "LGE", ("lge",)),
+                BRATS.modality("t2"),
+            ),
             (),
             (),
         )

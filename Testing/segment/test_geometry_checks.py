@@ -59,7 +59,10 @@ def scans(mrml):
     """Function: modality -> volume node with a head of that contrast, all on one grid."""
 
     def make(*names, **options):
-        return {n: mrml.volume(head(BRATS.index(n), **options), options.get("affine", AFFINE), name=n) for n in names}
+        return {
+            n: mrml.volume(head(BRATS.index(n), **options), options.get("affine", AFFINE), name=n)
+            for n in names
+        }
 
     return make
 
@@ -71,12 +74,16 @@ def checksOf(report, level=None):
 class TestGrids:
     def test_scans_on_one_grid_need_no_words(self, scans):
         report = checkGeometry(scans("t1", "t1ce", "t2", "flair"), BRATS)
-        assert [n for n in report.notices if n.check != "modality"] == []  # the contrasts of these eggs are nobody's
+        assert [
+            n for n in report.notices if n.check != "modality"
+        ] == []  # the contrasts of these eggs are nobody's
         assert [line for line in report.text.splitlines() if "look exchanged" not in line] == []
         assert report.resampled == ()
         assert report.reference == "t1ce"
 
-    @pytest.mark.parametrize(("voxels", "silent"), [(0.0, True), (0.05, True), (0.09, True), (0.12, False), (1, False)])
+    @pytest.mark.parametrize(
+        ("voxels", "silent"), [(0.0, True), (0.05, True), (0.09, True), (0.12, False), (1, False)]
+    )
     def test_a_tenth_of_a_voxel_is_silent_and_more_is_said(self, mrml, voxels, silent):
         shifted = AFFINE.copy()
         shifted[1, 3] += voxels * SPACING
@@ -124,9 +131,17 @@ class TestGrids:
         preprocess = pytest.importorskip("medmap.preprocess")
         rng = np.random.default_rng(1)
         for _ in range(50):
-            sizes = {name: rng.choice([1.0, 1.001, 1.2, 3.0], 3) for name in rng.permutation(BRATS.modality_names)[:3]}
-            grids = {str(name): Grid((2, 2, 2), np.diag([*size, 1.0])) for name, size in sizes.items()}
-            volumes = {name: Volume(np.zeros((2, 2, 2), np.float32), grid.affine) for name, grid in grids.items()}
+            sizes = {
+                name: rng.choice([1.0, 1.001, 1.2, 3.0], 3)
+                for name in rng.permutation(BRATS.modality_names)[:3]
+            }
+            grids = {
+                str(name): Grid((2, 2, 2), np.diag([*size, 1.0])) for name, size in sizes.items()
+            }
+            volumes = {
+                name: Volume(np.zeros((2, 2, 2), np.float32), grid.affine)
+                for name, grid in grids.items()
+            }
             assert finestOf(grids) == preprocess.choose_reference(volumes)
 
     def test_grids_are_those_of_the_copied_volumes(self, scans, mrml):
@@ -216,7 +231,10 @@ class TestSkull:
         import time
 
         large = np.repeat(np.repeat(np.repeat(head(0), 5, 0), 5, 1), 4, 2)
-        nodes = {name: mrml.volume(large + n, np.diag([0.8, 0.8, 1.0, 1.0])) for n, name in enumerate(("t1", "t2"))}
+        nodes = {
+            name: mrml.volume(large + n, np.diag([0.8, 0.8, 1.0, 1.0]))
+            for n, name in enumerate(("t1", "t2"))
+        }
         before = time.process_time()
         assert checkGeometry(nodes, BRATS).reference == "t1"
         assert time.process_time() - before < 2

@@ -17,7 +17,10 @@ from MedMAPSegmentLib.logic import SegmentationLogic  # noqa: E402
 from MedMAPSegmentLib.sample import addPhantomPatient  # noqa: E402
 from MedMAPSegmentLib.scene import labelsOf, provenanceOf  # noqa: E402
 
-pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device"),
+]
 
 SAME = 0.999
 """Least share of voxels with the same label: convolutions add up in another order, which decides ties only."""
@@ -48,8 +51,14 @@ def test_labels_are_those_of_the_processor_and_memory_is_given_back(logic, scans
     kept = torch.cuda.memory_reserved() / MIB
     weights = sum(p.numel() * p.element_size() for p in logic.bundle().network.parameters()) / MIB
     same = float((ours["cpu"] == ours["cuda"]).mean())
-    print(f"\n{torch.cuda.get_device_name()}: processor {seconds[0]:.2f} s, first run {seconds[1]:.2f} s, ", end="")
-    print(f"second {seconds[2]:.2f} s; peak {peak:.0f} MiB, kept {kept:.0f} MiB (weights {weights:.0f}); ", end="")
+    print(
+        f"\n{torch.cuda.get_device_name()}: processor {seconds[0]:.2f} s, first run {seconds[1]:.2f} s, ",
+        end="",
+    )
+    print(
+        f"second {seconds[2]:.2f} s; peak {peak:.0f} MiB, kept {kept:.0f} MiB (weights {weights:.0f}); ",
+        end="",
+    )
     print(f"{same:.5f} of the voxels have the processor's label")
     assert same >= SAME
     assert kept <= weights + 64, "cached memory is for volume rendering again"

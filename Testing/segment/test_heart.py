@@ -9,7 +9,7 @@ slicer = pytest.importorskip("slicer")
 
 import torch  # noqa: E402
 
-from medmap.bundle import InferenceSpec, NetworkSpec, load_bundle, save_bundle  # noqa: E402
+from medmap.bundle.loading import InferenceSpec, NetworkSpec, load_bundle, save_bundle  # noqa: E402
 from medmap.networks import build_network  # noqa: E402
 from medmap.phantom import generate_heart  # noqa: E402
 from medmap.preprocess import PreprocessSpec  # noqa: E402
@@ -42,8 +42,15 @@ def bundle(tmp_path_factory):
 @pytest.fixture
 def nodes(mrml):
     heart = generate_heart(5, spacing=4.0)
-    names = {"bssfp": "myops_training_101_C0", "lge": "myops_training_101_DE", "t2": "myops_training_101_T2"}
-    return {m: mrml.volume(heart.images[m].numpy(), heart.affine, names[m]) for m in MYOPS.modality_names}
+    names = {
+        "bssfp": "myops_training_101_C0",
+        "lge": "myops_training_101_DE",
+        "t2": "myops_training_101_T2",
+    }
+    return {
+        m: mrml.volume(heart.images[m].numpy(), heart.affine, names[m])
+        for m in MYOPS.modality_names
+    }
 
 
 def test_the_slots_are_the_three_of_the_models_task(bundle, nodes):

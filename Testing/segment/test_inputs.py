@@ -13,7 +13,9 @@ pytest.importorskip("slicer")
 from MedMAPSegmentLib.inputs import SlotState, emptiness, readSlots
 
 RAMP = np.arange(3 * 4 * 5, dtype=np.float32).reshape(3, 4, 5)
-THREE = Task("heart", (Modality("c0", "bSSFP"), Modality("de", "LGE"), Modality("t2", "T2")), (), ())
+THREE = Task(
+    "heart", (Modality("c0", "bSSFP"), Modality("de", "LGE"), Modality("t2", "T2")), (), ()
+)
 
 
 @pytest.fixture
@@ -99,7 +101,10 @@ def test_changed_voxels_are_noticed(node):
     [
         (lambda node: {}, "Choose at least one volume."),
         (lambda node: {"t1": None}, "Choose at least one volume."),
-        (lambda node: {"t1": node("z", np.zeros((3, 4, 5)))}, "None of the chosen volumes shows anything"),
+        (
+            lambda node: {"t1": node("z", np.zeros((3, 4, 5)))},
+            "None of the chosen volumes shows anything",
+        ),
     ],
 )
 def test_without_a_usable_scan_apply_is_off(node, make, said):
@@ -115,7 +120,9 @@ def test_leaving_everything_out_is_said_in_its_own_words(node):
 def test_the_same_node_twice_is_refused(node):
     same = node("scan")
     inputs = readSlots(BRATS, {"t1": same, "t1ce": same, "flair": node("other")})
-    assert inputs.problems == ("'scan' is chosen for T1 and T1ce; each volume can fill one slot only.",)
+    assert inputs.problems == (
+        "'scan' is chosen for T1 and T1ce; each volume can fill one slot only.",
+    )
 
 
 def test_the_same_node_is_fine_where_one_of_the_slots_is_left_out(node):

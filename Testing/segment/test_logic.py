@@ -31,9 +31,15 @@ def scans(mrml):
 
     def make(*names, **constant):
         rng = np.random.default_rng(0)
-        nodes = {name: mrml.volume(rng.normal(size=SHAPE).astype(np.float32), name=f"scan {name}") for name in names}
+        nodes = {
+            name: mrml.volume(rng.normal(size=SHAPE).astype(np.float32), name=f"scan {name}")
+            for name in names
+        }
         nodes.update(
-            {name: mrml.volume(np.full(SHAPE, value), name=f"flat {name}") for name, value in constant.items()}
+            {
+                name: mrml.volume(np.full(SHAPE, value), name=f"flat {name}")
+                for name, value in constant.items()
+            }
         )
         return nodes
 
@@ -46,7 +52,9 @@ def fake(make_result):
     calls = []
 
     def segment(volumes, bundle, *, reference, device, progress, cancel):
-        calls.append({"volumes": volumes, "bundle": bundle, "reference": reference, "device": device})
+        calls.append(
+            {"volumes": volumes, "bundle": bundle, "reference": reference, "device": device}
+        )
         if progress is not None:
             progress(0.5, "half")
         if cancel is not None and cancel():
@@ -123,7 +131,9 @@ def test_a_volume_in_three_slots_is_named_once(logic, scans):
     assert len(logic.problems({"t1": node, "t1ce": node, "flair": node})) == 1
 
 
-@pytest.mark.parametrize(("options", "word"), [({"reference": "pd"}, "pd"), ({"device": "tpu"}, "tpu")])
+@pytest.mark.parametrize(
+    ("options", "word"), [({"reference": "pd"}, "pd"), ({"device": "tpu"}, "tpu")]
+)
 def test_unknown_words_are_refused(logic, scans, options, word):
     with pytest.raises(UsageError, match=word):
         logic.prepare(scans("t1"), **options)
@@ -146,7 +156,9 @@ def test_a_constant_volume_counts_as_missing_and_is_reported(logic, fake, scans)
 def test_remarks_come_before_the_findings_of_the_computation(logic, scans, make_result):
     request = logic.prepare(scans("t1", flair=0.0))
     later = Finding("info", "x", "later")
-    logic._segment = lambda *args, **options: make_result(np.zeros(SHAPE, np.uint8), "t1", findings=(later,))
+    logic._segment = lambda *args, **options: make_result(
+        np.zeros(SHAPE, np.uint8), "t1", findings=(later,)
+    )
     assert logic.compute(request).findings == (*request.remarks, later)
 
 
@@ -238,7 +250,9 @@ def test_the_thread_gives_the_same_as_waiting(logic, scans):
     job = logic.start(request, runner)
     assert job.poll(10) is JobState.DONE
     threaded = logic.apply(request, resultOf(job))
-    assert np.array_equal(module.labelsOf(threaded, BRATS), module.labelsOf(logic.process(nodes), BRATS))
+    assert np.array_equal(
+        module.labelsOf(threaded, BRATS), module.labelsOf(logic.process(nodes), BRATS)
+    )
     assert [text for _, text in job.takeMessages()] == ["loading the model", "half"]
     assert runner.shutdown()
 
@@ -249,7 +263,9 @@ def calls_into_vtk(work):
 
     def watch(frame, event, argument):
         owner = getattr(argument, "__self__", None)
-        if event == "c_call" and (type(owner).__module__ or "").startswith(("vtkmodules", "slicer_core")):
+        if event == "c_call" and (type(owner).__module__ or "").startswith(
+            ("vtkmodules", "slicer_core")
+        ):
             seen.append(argument.__name__)
 
     def watched(progress, cancelled):
@@ -268,7 +284,9 @@ def calls_into_vtk(work):
 def test_the_worker_thread_touches_no_vtk(logic, scans):
     node = scans("t1")["t1"]
     assert calls_into_vtk(logic.work(logic.prepare({"t1": node}))) == []
-    assert calls_into_vtk(lambda progress, cancelled: node.GetName()) == ["GetName"]  # the watch does see
+    assert calls_into_vtk(lambda progress, cancelled: node.GetName()) == [
+        "GetName"
+    ]  # the watch does see
 
 
 def test_a_removed_reference_is_reported_and_nothing_added(scene, logic, scans, contents):

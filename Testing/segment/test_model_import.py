@@ -125,7 +125,9 @@ class TestImport:
             "tiny/METADATA.JSON",
         ],
     )
-    def test_an_archive_with_a_name_that_no_model_has_is_refused(self, bundle, user, tmp_path, name):
+    def test_an_archive_with_a_name_that_no_model_has_is_refused(
+        self, bundle, user, tmp_path, name
+    ):
         path = zipped(bundle, tmp_path / "m.zip", "tiny/")
         with zipfile.ZipFile(path, "a") as archive:
             archive.writestr(name, "x")
@@ -153,7 +155,9 @@ class TestImport:
         path = zipped(bundle, tmp_path / "m.zip")
         with pytest.raises(BundleError, match="too much for a model"):
             bring(path, user)
-        monkeypatch.setattr(model_import, "_refuseLarge", _only_when_copied(model_import._refuseLarge))
+        monkeypatch.setattr(
+            model_import, "_refuseLarge", _only_when_copied(model_import._refuseLarge)
+        )
         with pytest.raises(BundleError, match="too much for a model"):
             bring(path, user)
         assert not user.exists() or not list(user.iterdir())
@@ -244,7 +248,7 @@ class TestImport:
         assert readEntry(entry.path, entry.key).verified
 
     def test_weights_that_no_network_takes_are_refused_where_torch_is(self, bundle, user):
-        pytest.importorskip("medmap.bundle")
+        pytest.importorskip("medmap.bundle.loading")
         with pytest.raises(BundleError, match="source"):
             importModel(bundle, user)
         assert list(user.iterdir()) == []
@@ -262,7 +266,7 @@ def _only_when_copied(check):
 
 def test_a_real_bundle_is_imported_with_its_network_and_loads(tmp_path, user):
     torch = pytest.importorskip("torch")
-    from medmap.bundle import InferenceSpec, NetworkSpec, save_bundle
+    from medmap.bundle.loading import InferenceSpec, NetworkSpec, save_bundle
     from medmap.networks import build_network
     from medmap.preprocess import PreprocessSpec
 

@@ -108,7 +108,9 @@ class TestList:
         assert not entry.verified
         assert "was not found beside this MedMAP" in entry.text
 
-    @pytest.mark.parametrize("name", ["metadata.json", "model.safetensors", "README.md", "SHA256SUMS"])
+    @pytest.mark.parametrize(
+        "name", ["metadata.json", "model.safetensors", "README.md", "SHA256SUMS"]
+    )
     def test_a_changed_file_is_noticed_the_next_time(self, default, user, bundle, name):
         entry = bring(bundle, user)
         data = bytearray((entry.path / name).read_bytes())
@@ -124,16 +126,22 @@ class TestList:
     @pytest.mark.parametrize(
         ("damage", "said"),
         [
-            (lambda f: (f / "model.safetensors").unlink(), "files missing or added: model.safetensors"),
+            (
+                lambda f: (f / "model.safetensors").unlink(),
+                "files missing or added: model.safetensors",
+            ),
             (lambda f: (f / "evil.py").write_text("x"), "files missing or added: evil.py"),
             (lambda f: (f / "SHA256SUMS").unlink(), "has no SHA256SUMS"),
             (lambda f: (f / "SHA256SUMS").write_text("nonsense"), "is damaged"),
             (lambda f: (f / "SHA256SUMS").write_text("0" * 64 + "  ../x\n"), "is damaged"),
-            (lambda f: (f / "SHA256SUMS").write_text("0" * 64 + "  README.md\n"), "does not list its files"),
+            (
+                lambda f: (f / "SHA256SUMS").write_text("0" * 64 + "  README.md\n"),
+                "does not list its files",
+            ),
         ],
     )
     def test_damage_is_judged_as_the_core_judges_it(self, bundle, damage, said):
-        core = pytest.importorskip("medmap.bundle")
+        core = pytest.importorskip("medmap.bundle.loading")
         verifyFiles(bundle)
         core.verify_bundle(bundle)
         damage(bundle)
@@ -160,7 +168,7 @@ class TestList:
         assert said in entry.error
 
     def test_the_default_is_looked_for_where_the_core_looks(self, tmp_path, default, monkeypatch):
-        core = pytest.importorskip("medmap.bundle")
+        core = pytest.importorskip("medmap.bundle.loading")
         assert core.FORMATS == models.FORMATS
         assert (core.METADATA, core.WEIGHTS, core.CARD, core.SUMS) == (
             models.METADATA,
@@ -188,7 +196,12 @@ class TestList:
             "e = listModels(sys.argv[3], sys.argv[4]); assert e[0].verified, e[0].error;"
             "assert not {'torch', 'safetensors', 'slicer', 'vtk'} & set(sys.modules)"
         )
-        paths = [str(repository / "MedMAPTraining"), str(repository / "MedMAPSegment"), str(user), str(default)]
+        paths = [
+            str(repository / "MedMAPTraining"),
+            str(repository / "MedMAPSegment"),
+            str(user),
+            str(default),
+        ]
         subprocess.run([sys.executable, "-c", code, *paths], check=True)
 
 
@@ -247,4 +260,6 @@ def test_the_sets_that_the_networks_are_made_for_are_known_without_loading(tmp_p
 @pytest.mark.parametrize("inputs", [[9], "t1", 3, [None]])
 def test_garbled_sets_are_refused(tmp_path, inputs):
     stated = {"name": "UNet", "options": {"inputs": inputs}}
-    assert "lacks or garbles" in readEntry(makeBundle(tmp_path / "bad", network=stated), "bad").error
+    assert (
+        "lacks or garbles" in readEntry(makeBundle(tmp_path / "bad", network=stated), "bad").error
+    )

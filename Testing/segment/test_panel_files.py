@@ -48,7 +48,11 @@ def sources(folder):
 
 def panel_sources(folder):
     """The files that may use Qt."""
-    return [path for path in sources(folder) if path.name == "MedMAPSegment.py" or path.name.startswith("widget")]
+    return [
+        path
+        for path in sources(folder)
+        if path.name == "MedMAPSegment.py" or path.name.startswith("widget")
+    ]
 
 
 def file_scope_imports(tree):
@@ -95,7 +99,12 @@ def test_what_broke_other_extensions_is_not_used(folder, word):
 def test_the_four_classes_are_there_and_the_file_is_short(folder):
     text = (folder / "MedMAPSegment.py").read_text(encoding="utf-8")
     classes = {node.name for node in ast.parse(text).body if isinstance(node, ast.ClassDef)}
-    assert {"MedMAPSegment", "MedMAPSegmentWidget", "MedMAPSegmentLogic", "MedMAPSegmentTest"} <= classes
+    assert {
+        "MedMAPSegment",
+        "MedMAPSegmentWidget",
+        "MedMAPSegmentLogic",
+        "MedMAPSegmentTest",
+    } <= classes
     assert len(text.splitlines()) <= 400
 
 
@@ -103,7 +112,11 @@ def test_translated_texts_are_literals(folder):
     count = 0
     for path in panel_sources(folder):
         tree = ast.parse(path.read_text(encoding="utf-8"))
-        calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "_"]
+        calls = [
+            node
+            for node in ast.walk(tree)
+            if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "_"
+        ]
         for call in calls:
             assert len(call.args) == 1
             assert isinstance(call.args[0], ast.Constant), f"{path.name}, line {call.lineno}"
@@ -135,7 +148,9 @@ def test_no_widget_call_happens_in_the_library_on_slicers_scene(folder):
     for path in [p for p in sources(folder)[1:] if not p.name.startswith("widget")]:
         tree = ast.parse(path.read_text(encoding="utf-8"))
         used = {
-            n.attr for n in ast.walk(tree) if isinstance(n, ast.Attribute) and getattr(n.value, "id", "") == "slicer"
+            n.attr
+            for n in ast.walk(tree)
+            if isinstance(n, ast.Attribute) and getattr(n.value, "id", "") == "slicer"
         }
         allowed = {"app"} if path.name == "dependencies.py" else set()
         assert not used & ({"mrmlScene", "modules", "app"} - allowed), path.name
@@ -143,12 +158,20 @@ def test_no_widget_call_happens_in_the_library_on_slicers_scene(folder):
 
 def parameters(folder):
     tree = ast.parse((folder / "MedMAPSegment.py").read_text(encoding="utf-8"))
-    node = next(n for n in tree.body if isinstance(n, ast.ClassDef) and n.name == "MedMAPSegmentParameterNode")
+    node = next(
+        n
+        for n in tree.body
+        if isinstance(n, ast.ClassDef) and n.name == "MedMAPSegmentParameterNode"
+    )
     return {item.target.id for item in node.body if isinstance(item, ast.AnnAssign)}
 
 
 def test_every_bound_widget_has_its_parameter(folder, panel):
-    bound = [p.find("string").text for p in panel.iter("property") if p.get("name") == "SlicerParameterName"]
+    bound = [
+        p.find("string").text
+        for p in panel.iter("property")
+        if p.get("name") == "SlicerParameterName"
+    ]
     assert bound
     assert set(bound) <= parameters(folder)
 
@@ -182,7 +205,9 @@ def test_every_mrml_widget_learns_about_the_scene(panel):
         assert connection.find("sender").text == top.get("name")
         assert connection.find("signal").text == "mrmlSceneChanged(vtkMRMLScene*)"
         assert connection.find("slot").text == "setMRMLScene(vtkMRMLScene*)"
-    assert wired == {w.get("name") for w in panel.iter("widget") if w.get("class") == "qMRMLNodeComboBox"}
+    assert wired == {
+        w.get("name") for w in panel.iter("widget") if w.get("class") == "qMRMLNodeComboBox"
+    }
 
 
 def test_every_slot_may_stay_empty(panel):
@@ -197,12 +222,24 @@ def test_every_widget_that_the_code_names_exists_and_every_one_is_used(folder, p
     used = set()
     for path in panel_sources(folder):
         for n in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            if isinstance(n, ast.Attribute) and "ui" in (getattr(n.value, "attr", ""), getattr(n.value, "id", "")):
+            if isinstance(n, ast.Attribute) and "ui" in (
+                getattr(n.value, "attr", ""),
+                getattr(n.value, "id", ""),
+            ):
                 used.add(n.attr)
     widgets = {w.get("name"): w.get("class") for w in panel.iter("widget")}
     assert used <= set(widgets)
-    bound = {w.get("name") for w in panel.iter("widget") for p in w if p.get("name") == "SlicerParameterName"}
-    acting = {name for name, cls in widgets.items() if cls not in ("QLabel", "ctkCollapsibleButton", "qMRMLWidget")}
+    bound = {
+        w.get("name")
+        for w in panel.iter("widget")
+        for p in w
+        if p.get("name") == "SlicerParameterName"
+    }
+    acting = {
+        name
+        for name, cls in widgets.items()
+        if cls not in ("QLabel", "ctkCollapsibleButton", "qMRMLWidget")
+    }
     assert acting - used - bound == set()
 
 
@@ -214,7 +251,11 @@ def test_the_research_notice_is_always_in_sight(panel):
 
 def test_resources_that_the_code_names_exist(folder):
     tree = ast.parse((folder / "MedMAPSegment.py").read_text(encoding="utf-8"))
-    calls = [n for n in ast.walk(tree) if isinstance(n, ast.Call) and getattr(n.func, "attr", "") == "resourcePath"]
+    calls = [
+        n
+        for n in ast.walk(tree)
+        if isinstance(n, ast.Call) and getattr(n.func, "attr", "") == "resourcePath"
+    ]
     assert calls
     for call in calls:
         assert (folder / "Resources" / call.args[0].value).is_file()
@@ -247,7 +288,9 @@ def opened(folder, code, *paths):
     """Run code in a fresh interpreter that has stand-ins for what slicer-core lacks."""
     pytest.importorskip("slicer")
     head = f"{FAKES}\nsys.path[:0] = {[str(path) for path in (folder, *paths)]!r}\n"
-    done = subprocess.run([sys.executable, "-c", head + code], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", head + code], capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -269,7 +312,9 @@ def test_a_medmap_that_can_be_imported_already_is_left_alone(folder, tmp_path):
     import shutil
 
     shutil.copytree(
-        folder.parent / "MedMAPTraining/medmap", tmp_path / "medmap", ignore=shutil.ignore_patterns("__pycache__")
+        folder.parent / "MedMAPTraining/medmap",
+        tmp_path / "medmap",
+        ignore=shutil.ignore_patterns("__pycache__"),
     )
     code = "before = list(sys.path); import MedMAPSegment, medmap; print(medmap.__file__, sys.path == before)"
     assert opened(folder, code, tmp_path).split() == [str(tmp_path / "medmap/__init__.py"), "True"]

@@ -56,8 +56,12 @@ def drawn(scene):
             segment.SetName(title)
             segment.SetLabelValue(1)
             if title in dict(codes):
-                segment.SetTag("TerminologyEntry", f"context~SCT^1^x~{dict(codes)[title]}~^^~other~^^~^^")
-            segment.AddRepresentation("Binary labelmap", nodes.orientedImage(mask.astype(np.uint8), geometry))
+                segment.SetTag(
+                    "TerminologyEntry", f"context~SCT^1^x~{dict(codes)[title]}~^^~other~^^~^^"
+                )
+            segment.AddRepresentation(
+                "Binary labelmap", nodes.orientedImage(mask.astype(np.uint8), geometry)
+            )
             node.GetSegmentation().AddSegment(segment, f"id {title}")
         return node
 
@@ -79,7 +83,11 @@ NAMES = {
     "names": {"NCR": "NCR", "ED": "ED", "ET": "ET"},
     "titles": {label.name: label.title for label in BRATS.labels},
     "British": {"NCR": "Necrotic core", "ED": "Peritumoural oedema", "ET": "Enhancing tumour"},
-    "non-enhancing": {"NCR": "non-enhancing tumor core (NET)", "ED": "SNFH", "ET": "GD-enhancing tumor"},
+    "non-enhancing": {
+        "NCR": "non-enhancing tumor core (NET)",
+        "ED": "SNFH",
+        "ET": "GD-enhancing tumor",
+    },
     "numbers": {"NCR": "Segment_1", "ED": "Segment_2", "ET": "Segment_4"},
     "numbers of 2023": {"NCR": "1", "ED": "Label 2", "ET": "3"},
 }
@@ -95,7 +103,11 @@ def test_segments_are_matched_by_name(segmentation, drawn, theirs, names):
 
 
 def test_segments_are_matched_by_code_when_the_name_says_nothing(segmentation, drawn, theirs):
-    codes = [("a", "SCT^6574001^Necrosis"), ("b", "SCT^79654002^Edema"), ("c", "NCIt^C113842^Enhancing Lesion")]
+    codes = [
+        ("a", "SCT^6574001^Necrosis"),
+        ("b", "SCT^79654002^Edema"),
+        ("c", "NCIt^C113842^Enhancing Lesion"),
+    ]
     node = drawn(dict(zip("abc", split(theirs).values(), strict=True)), codes=codes)
     request = review.collect(segmentation, node, BRATS)
     assert np.array_equal(request.reference, theirs)
@@ -104,11 +116,15 @@ def test_segments_are_matched_by_code_when_the_name_says_nothing(segmentation, d
 
 def test_nested_regions_are_taken_apart(segmentation, drawn, theirs):
     masks = region_masks(theirs, BRATS)
-    node = drawn({"Enhancing tumor": masks["ET"], "Tumor core": masks["TC"], "Whole tumor": masks["WT"]})
+    node = drawn(
+        {"Enhancing tumor": masks["ET"], "Tumor core": masks["TC"], "Whole tumor": masks["WT"]}
+    )
     assert np.array_equal(review.collect(segmentation, node, BRATS).reference, theirs)
 
 
-def test_regions_that_the_reference_does_not_speak_about_are_not_scored(segmentation, drawn, theirs, ours):
+def test_regions_that_the_reference_does_not_speak_about_are_not_scored(
+    segmentation, drawn, theirs, ours
+):
     node = drawn({"Whole tumour": theirs > 0})
     request = review.collect(segmentation, node, BRATS)
     found = review.compute(request)
@@ -126,13 +142,17 @@ def test_a_missing_label_counts_as_empty_and_is_said(segmentation, drawn, theirs
 
 
 @pytest.mark.parametrize("names", [("lesion", "x"), ("tumor", "edema and enhancing")])
-def test_ambiguous_names_are_asked_for_not_guessed(scene, segmentation, drawn, theirs, contents, names):
+def test_ambiguous_names_are_asked_for_not_guessed(
+    scene, segmentation, drawn, theirs, contents, names
+):
     node = drawn(dict(zip(names, (theirs == 4, theirs == 2), strict=True)))
     before = contents()
     with pytest.raises(InputDataError, match=f"'{names[0]}'"):
         review.collect(segmentation, node, BRATS)
     assert contents() == before
-    request = review.collect(segmentation, node, BRATS, override={names[0]: "ET", f"id {names[1]}": "ED"})
+    request = review.collect(
+        segmentation, node, BRATS, override={names[0]: "ET", f"id {names[1]}": "ED"}
+    )
     assert set(np.unique(request.reference)) == {0, 2, 4}
     assert {s.reason for s in request.sources} == {"chosen"}
 
@@ -143,7 +163,9 @@ def test_code_and_name_that_contradict_are_not_used(drawn, theirs):
     assert (source.target, source.reason) == ("", "could be ED or ET")
 
 
-def test_an_override_beats_every_match_and_two_segments_can_be_one_label(segmentation, drawn, theirs):
+def test_an_override_beats_every_match_and_two_segments_can_be_one_label(
+    segmentation, drawn, theirs
+):
     masks = {"ET": theirs == 4, "necrosis": theirs == 1, "cyst": theirs == 2}
     request = review.collect(segmentation, drawn(masks), BRATS, override={"cyst": "NCR", "ET": ""})
     assert np.array_equal(request.reference, np.isin(theirs, (1, 2)).astype(np.uint8))
@@ -165,7 +187,9 @@ def test_unknown_label_values_are_named_and_can_be_assigned(scene, mrml, segment
 
 
 def test_a_scan_is_no_reference(scene, mrml, segmentation):
-    node = mrml.volume(np.random.default_rng(0).normal(size=SHAPE).astype(np.float32), AFFINE, name="T1")
+    node = mrml.volume(
+        np.random.default_rng(0).normal(size=SHAPE).astype(np.float32), AFFINE, name="T1"
+    )
     with pytest.raises(InputDataError, match="'T1' holds no labels"):
         review.collect(segmentation, node, BRATS)
 
@@ -173,7 +197,9 @@ def test_a_scan_is_no_reference(scene, mrml, segmentation):
 class TestOtherGrids:
     """The reference lies on another lattice, under transforms, or both; the world decides."""
 
-    def test_a_finer_flipped_lattice_of_the_same_tumour_scores_one(self, scene, mrml, segmentation, ours):
+    def test_a_finer_flipped_lattice_of_the_same_tumour_scores_one(
+        self, scene, mrml, segmentation, ours
+    ):
         fine = np.repeat(np.repeat(np.repeat(ours, 2, 0), 2, 1), 2, 2)[::-1]
         change = np.diag([-0.5, 0.5, 0.5, 1.0])
         change[:3, 3] = [SHAPE[0] - 1 + 0.25, -0.25, -0.25]
@@ -185,11 +211,15 @@ class TestOtherGrids:
     @pytest.mark.parametrize("moved", ["ours", "theirs", "both"])
     def test_parent_transforms_of_either_are_honoured(self, scene, mrml, segmentation, ours, moved):
         outer = mrml.transform([[0, -1, 0, 5], [1, 0, 0, 6], [0, 0, 1, 7], [0, 0, 0, 1]])
-        inner = mrml.transform([[0, 0, 1, 3], [0, 1, 0, 0], [-1, 0, 0, 2], [0, 0, 0, 1]], parent=outer)
+        inner = mrml.transform(
+            [[0, 0, 1, 3], [0, 1, 0, 0], [-1, 0, 0, 2], [0, 0, 0, 1]], parent=outer
+        )
         matrix = vtk.vtkMatrix4x4()
         inner.GetMatrixTransformToWorld(matrix)
         world = nodes.toArray(matrix)
-        affine = {"ours": world @ AFFINE, "theirs": np.linalg.inv(world) @ AFFINE, "both": AFFINE}[moved]
+        affine = {"ours": world @ AFFINE, "theirs": np.linalg.inv(world) @ AFFINE, "both": AFFINE}[
+            moved
+        ]
         node = labelVolume(scene, mrml, ours, affine)
         if moved in ("ours", "both"):
             segmentation.SetAndObserveTransformNodeID(inner.GetID())
@@ -197,7 +227,9 @@ class TestOtherGrids:
             node.SetAndObserveTransformNodeID(inner.GetID())
         assert np.array_equal(review.collect(segmentation, node, BRATS).reference, ours)
 
-    def test_a_reference_under_a_bent_transform_is_resampled_point_by_point(self, scene, mrml, segmentation, theirs):
+    def test_a_reference_under_a_bent_transform_is_resampled_point_by_point(
+        self, scene, mrml, segmentation, theirs
+    ):
         bent = mrml.warp()
         node = labelVolume(scene, mrml, theirs, AFFINE)
         node.SetAndObserveTransformNodeID(bent.GetID())
@@ -207,12 +239,16 @@ class TestOtherGrids:
         rng, agree = np.random.default_rng(1), []
         for ijk in rng.integers(0, SHAPE, (300, 3)):
             world = (AFFINE @ [*ijk, 1])[:3]
-            index = np.round((np.linalg.inv(AFFINE) @ [*inverse.TransformPoint(world), 1])[:3]).astype(int)
+            index = np.round(
+                (np.linalg.inv(AFFINE) @ [*inverse.TransformPoint(world), 1])[:3]
+            ).astype(int)
             inside = ((index >= 0) & (index < SHAPE)).all()
             agree.append(found[tuple(ijk)] == (theirs[tuple(index)] if inside else 0))
         assert np.mean(agree) > 0.98
 
-    def test_our_segmentation_under_a_bent_transform_is_refused(self, scene, mrml, segmentation, theirs):
+    def test_our_segmentation_under_a_bent_transform_is_refused(
+        self, scene, mrml, segmentation, theirs
+    ):
         node = labelVolume(scene, mrml, theirs, AFFINE)
         segmentation.SetAndObserveTransformNodeID(mrml.warp().GetID())
         with pytest.raises(InputDataError, match="non-linear"):

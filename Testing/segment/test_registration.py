@@ -151,7 +151,9 @@ class TestApplying:
         ],
         ids=["stretched", "mirrored", "not finite", "turned too far", "moved too far"],
     )
-    def test_an_impossible_movement_is_refused_and_the_scene_is_unchanged(self, scene, pair, contents, wrong):
+    def test_an_impossible_movement_is_refused_and_the_scene_is_unchanged(
+        self, scene, pair, contents, wrong
+    ):
         before = contents()
         with pytest.raises(InputDataError, match="'t2' could not be registered to 't1ce'"):
             registerToReference(scene, *pair, known(wrong))
@@ -167,7 +169,9 @@ class TestApplying:
         with pytest.raises(UsageError, match="itself"):
             registerToReference(scene, pair[0], pair[0], known(np.eye(4)))
         with pytest.raises(InputDataError, match="'flat' cannot be registered"):
-            registerToReference(scene, mrml.volume(np.ones((9, 9, 9)), name="flat"), pair[0], known(np.eye(4)))
+            registerToReference(
+                scene, mrml.volume(np.ones((9, 9, 9)), name="flat"), pair[0], known(np.eye(4))
+            )
 
     def test_scans_far_apart_begin_with_their_centres_together(self, pair, mrml):
         moving, fixed = pair
@@ -189,7 +193,9 @@ class TestBrainsFit:
                 node = scene.GetNodeByID(parameters[name])
                 assert node.GetTransformNodeID() is None
                 seen[f"{name} grid"] = gridOf(node)
-            slicer.util.updateTransformMatrixFromArray(scene.GetNodeByID(parameters["linearTransform"]), answer)
+            slicer.util.updateTransformMatrixFromArray(
+                scene.GetNodeByID(parameters["linearTransform"]), answer
+            )
             cli = _commandLineModuleNode(0x40 if failed else 0x10)
             scene.AddNode(cli)
             return cli
@@ -246,13 +252,22 @@ def test_without_simpleitk_the_error_says_what_to_use_instead(monkeypatch):
         simpleItkRigid(Pair(volume, volume, None, None, np.eye(4)))
 
 
-@pytest.mark.skipif(importlib.util.find_spec("SimpleITK") is None, reason="SimpleITK is not installed")
+@pytest.mark.skipif(
+    importlib.util.find_spec("SimpleITK") is None, reason="SimpleITK is not installed"
+)
 class TestSimpleItk:
     @pytest.mark.parametrize(
         ("fixed", "moving", "degrees", "shift"),
-        [("t1ce", "t2", 4, 5), ("flair", "t1", -4, 5), ("t1ce", "t1ce", 8, 12), ("t2", "flair", 0, 0)],
+        [
+            ("t1ce", "t2", 4, 5),
+            ("flair", "t1", -4, 5),
+            ("t1ce", "t1ce", 8, 12),
+            ("t2", "flair", 0, 0),
+        ],
     )
-    def test_a_known_movement_is_found_to_within_a_millimetre(self, scene, mrml, fixed, moving, degrees, shift):
+    def test_a_known_movement_is_found_to_within_a_millimetre(
+        self, scene, mrml, fixed, moving, degrees, shift
+    ):
         truth = moved(degrees, shift)
         stays = mrml.volume(head(fixed), affine(), name=fixed)
         goes = mrml.volume(head(moving), np.linalg.inv(truth) @ affine(), name="moving")
@@ -262,14 +277,16 @@ class TestSimpleItk:
         assert checkGeometry({"t1": stays, "t2": goes}, BRATS).text.count("overlap") == 0
 
     def test_thick_oblique_slices_under_a_transform_are_registered_too(self, scene, mrml):
-        from medmap.geometry import sample
+        from medmap.resampling import sample
         from medmap.volume import Grid
 
         truth, parent = moved(-4, 5), moved(25, 60, axis=(0, 1, 0))
         thick = moved(12, 0, axis=(1, 0, 0)) @ np.diag([2.5, 2.5, 6.0, 1.0])
         thick[:3, 3] -= thick[:3, :3] @ (np.array([70, 80, 30]) - 1) / 2
         source = phantom().images["t2"][None]
-        sliced = sample(source, Grid(source.shape[1:], affine()), Grid((70, 80, 30), thick))[0].numpy()
+        sliced = sample(source, Grid(source.shape[1:], affine()), Grid((70, 80, 30), thick))[
+            0
+        ].numpy()
         stays = mrml.volume(head("t1ce"), affine(), name="fixed")
         goes = mrml.volume(sliced, np.linalg.inv(truth @ parent) @ thick, name="moving")
         goes.SetAndObserveTransformNodeID(mrml.transform(parent).GetID())

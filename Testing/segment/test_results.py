@@ -7,9 +7,9 @@ import json
 import numpy as np
 import pytest
 
+from medmap.agreement import region_diameters
 from medmap.errors import InputDataError
 from medmap.metrics import region_volumes_ml
-from medmap.review import region_diameters
 from medmap.task import BRATS
 from medmap.volume import Grid
 
@@ -40,11 +40,20 @@ def segmentation(scene, mrml, make_result, labels):
 def test_volumes_and_diameters_are_those_of_medmap(scene, segmentation, labels):
     table = results.resultsTable(scene, segmentation, BRATS)
     grid = Grid(labels.shape, AFFINE)
-    volumes, diameters = region_volumes_ml(labels, BRATS, grid.voxel_ml), region_diameters(labels, BRATS, grid)
+    volumes, diameters = (
+        region_volumes_ml(labels, BRATS, grid.voxel_ml),
+        region_diameters(labels, BRATS, grid),
+    )
     assert nodes.columnOf(table, "Region") == REGIONS
-    np.testing.assert_allclose(nodes.columnOf(table, "Volume"), [volumes[r] for r in REGIONS], rtol=1e-6)
-    np.testing.assert_allclose(nodes.columnOf(table, "Axial diameter"), [diameters[r].axial_mm for r in REGIONS])
-    np.testing.assert_allclose(nodes.columnOf(table, "Diameter"), [diameters[r].longest_mm for r in REGIONS])
+    np.testing.assert_allclose(
+        nodes.columnOf(table, "Volume"), [volumes[r] for r in REGIONS], rtol=1e-6
+    )
+    np.testing.assert_allclose(
+        nodes.columnOf(table, "Axial diameter"), [diameters[r].axial_mm for r in REGIONS]
+    )
+    np.testing.assert_allclose(
+        nodes.columnOf(table, "Diameter"), [diameters[r].longest_mm for r in REGIONS]
+    )
     assert table.GetColumnUnitLabel("Volume") == "ml"
     assert table.GetColumnUnitLabel("Diameter") == "mm"
 
@@ -85,7 +94,9 @@ def test_two_segmentations_have_two_tables(scene, mrml, make_result, labels, seg
     assert nodes.columnOf(tables[1], "Volume") == nodes.columnOf(tables[1], "Diameter") == [0, 0, 0]
 
 
-def test_the_table_lies_beside_the_segmentation_and_repeats_its_provenance(scene, mrml, make_result, labels):
+def test_the_table_lies_beside_the_segmentation_and_repeats_its_provenance(
+    scene, mrml, make_result, labels
+):
     volume = mrml.volume(np.ones(labels.shape, np.float32))
     hierarchy = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(scene)
     study = hierarchy.CreateStudyItem(hierarchy.GetSceneItemID(), "study")
@@ -121,9 +132,13 @@ def test_a_bent_segmentation_is_refused_in_words(scene, mrml, segmentation):
         results.resultsTable(scene, segmentation, BRATS)
 
 
-def test_saving_and_loading_the_scene_brings_back_numbers_codes_and_provenance(scene, segmentation, labels, tmp_path):
+def test_saving_and_loading_the_scene_brings_back_numbers_codes_and_provenance(
+    scene, segmentation, labels, tmp_path
+):
     table = results.resultsTable(scene, segmentation, BRATS)
-    expected = {name: nodes.columnOf(table, name) for name in ("Region", "Name", "Volume", "Axial diameter")}
+    expected = {
+        name: nodes.columnOf(table, name) for name in ("Region", "Name", "Volume", "Axial diameter")
+    }
     provenance = mrmlScene.provenanceOf(segmentation)
     loaded = reloaded(scene, tmp_path, {segmentation: "s.seg.nrrd", table: "t.tsv"})
     node = loaded.GetNodeByID(segmentation.GetID())
@@ -133,7 +148,11 @@ def test_saving_and_loading_the_scene_brings_back_numbers_codes_and_provenance(s
             values if isinstance(values[0], str) else pytest.approx(values, rel=1e-5)
         )
     assert again.GetColumnUnitLabel("Volume") == "ml"
-    assert mrmlScene.provenanceOf(node) == json.loads(again.GetAttribute(mrmlScene.PROVENANCE)) == provenance
+    assert (
+        mrmlScene.provenanceOf(node)
+        == json.loads(again.GetAttribute(mrmlScene.PROVENANCE))
+        == provenance
+    )
     assert np.array_equal(mrmlScene.labelsOf(node, BRATS), labels)
     for name in ("NCR", "ED", "ET"):
         assert node.GetSegmentation().GetSegment(name).HasTag("TerminologyEntry")

@@ -10,9 +10,9 @@ import torch
 from monai.metrics import compute_dice
 
 from medmap import metrics
+from medmap.agreement import EMPTY_RULE, error_map
 from medmap.errors import Cancelled, InputDataError, UsageError
 from medmap.metrics import region_masks
-from medmap.review import EMPTY_RULE, error_map
 from medmap.task import BRATS
 from medmap.volume import Grid
 
@@ -61,7 +61,9 @@ def drawn(scene):
             segment = slicer.vtkSegment()
             segment.SetName(title)
             segment.SetLabelValue(1)
-            segment.AddRepresentation("Binary labelmap", nodes.orientedImage(mask.astype(np.uint8), geometry))
+            segment.AddRepresentation(
+                "Binary labelmap", nodes.orientedImage(mask.astype(np.uint8), geometry)
+            )
             node.GetSegmentation().AddSegment(segment, f"id {title}")
         return node
 
@@ -83,9 +85,21 @@ def test_label_volumes_of_both_conventions_score_as_medmap_metrics(
     found = review.compute(request)
     expected = metrics.compare(ours, theirs, BRATS, Grid(SHAPE, AFFINE))
     for name in REGIONS:
-        for field in ("dice", "sensitivity", "precision", "hd95_mm", "prediction_ml", "reference_ml"):
-            assert getattr(found.scores[name], field) == pytest.approx(getattr(expected[name], field), rel=1e-6)
-        masks = [torch.from_numpy(region_masks(x, BRATS)[name])[None, None].float() for x in (ours, theirs)]
+        for field in (
+            "dice",
+            "sensitivity",
+            "precision",
+            "hd95_mm",
+            "prediction_ml",
+            "reference_ml",
+        ):
+            assert getattr(found.scores[name], field) == pytest.approx(
+                getattr(expected[name], field), rel=1e-6
+            )
+        masks = [
+            torch.from_numpy(region_masks(x, BRATS)[name])[None, None].float()
+            for x in (ours, theirs)
+        ]
         assert found.scores[name].dice == pytest.approx(float(compute_dice(*masks)), abs=1e-6)
 
 
@@ -106,7 +120,11 @@ def shown(scene, segmentation, drawn, theirs):
 def test_the_score_table_holds_the_scores_and_states_the_rule(shown):
     _, found, made = shown
     assert nodes.columnOf(made.scores, "Region") == REGIONS
-    for column, field in (("Dice", "dice"), ("HD95", "hd95_mm"), ("Reference volume", "reference_ml")):
+    for column, field in (
+        ("Dice", "dice"),
+        ("HD95", "hd95_mm"),
+        ("Reference volume", "reference_ml"),
+    ):
         expected = [getattr(found.scores[r], field) for r in REGIONS]
         np.testing.assert_allclose(nodes.columnOf(made.scores, column), expected)
     assert made.scores.GetDescription() == EMPTY_RULE
@@ -116,7 +134,9 @@ def test_the_score_table_holds_the_scores_and_states_the_rule(shown):
 
 
 @pytest.mark.parametrize("region", REGIONS)
-def test_the_error_segmentation_has_three_named_coloured_segments(scene, segmentation, shown, ours, theirs, region):
+def test_the_error_segmentation_has_three_named_coloured_segments(
+    scene, segmentation, shown, ours, theirs, region
+):
     request, _, made = shown
     node = review.showErrors(scene, segmentation, request, region)
     assert node is made.errors
@@ -131,7 +151,9 @@ def test_the_error_segmentation_has_three_named_coloured_segments(scene, segment
         mask = mrmlScene._pasted(kji, SHAPE)
         assert np.array_equal(mask, expected == value), key
     assert len(colors) == 3
-    np.testing.assert_allclose(nodes.geometryOf(node).grid.affine, nodes.geometryOf(segmentation).grid.affine)
+    np.testing.assert_allclose(
+        nodes.geometryOf(node).grid.affine, nodes.geometryOf(segmentation).grid.affine
+    )
 
 
 def test_the_plot_shows_the_slice_table(shown):
@@ -143,7 +165,9 @@ def test_the_plot_shows_the_slice_table(shown):
         assert series.GetTableNode() is made.slices
         assert (series.GetXColumnName(), series.GetYColumnName()) == ("Position", region)
         index = nodes.columnOf(made.slices, "Slice")
-        np.testing.assert_allclose(nodes.columnOf(made.slices, region), found.slices.dice[region][index])
+        np.testing.assert_allclose(
+            nodes.columnOf(made.slices, region), found.slices.dice[region][index]
+        )
 
 
 def test_the_worst_slice_is_where_slicer_must_jump_to(scene, shown, theirs, ours):
@@ -173,7 +197,9 @@ def test_reviewing_again_refreshes_the_nodes(scene, segmentation, shown, drawn, 
     assert review.nodesOf(scene, segmentation) == made
 
 
-@pytest.mark.parametrize("step", ["fillTable", "_scoreColumns", "_sliceColumns", "_plot", "_errors", "_record"])
+@pytest.mark.parametrize(
+    "step", ["fillTable", "_scoreColumns", "_sliceColumns", "_plot", "_errors", "_record"]
+)
 def test_a_failure_adds_no_node(scene, segmentation, drawn, theirs, contents, monkeypatch, step):
     request = review.collect(segmentation, drawn(split(theirs)), BRATS)
     found = review.compute(request)
@@ -226,14 +252,21 @@ def test_empty_against_empty_is_full_agreement(scene, mrml, make_result):
     assert review.worstSlice(request, found, "WT") is None
 
 
-@pytest.mark.parametrize(("value", "text"), [(0.91234, "0.912"), (float("nan"), "–"), (1.0, "1.000")])
+@pytest.mark.parametrize(
+    ("value", "text"), [(0.91234, "0.912"), (float("nan"), "–"), (1.0, "1.000")]
+)
 def test_scores_are_written_short(value, text):
     assert review.scoreText(value) == text
 
 
 def test_everything_comes_back_after_saving_the_scene(scene, segmentation, shown, tmp_path):
     _, found, made = shown
-    files = {segmentation: "s.seg.nrrd", made.scores: "a.tsv", made.slices: "b.tsv", made.errors: "e.seg.nrrd"}
+    files = {
+        segmentation: "s.seg.nrrd",
+        made.scores: "a.tsv",
+        made.slices: "b.tsv",
+        made.errors: "e.seg.nrrd",
+    }
     for node, name in files.items():
         node.AddDefaultStorageNode()
         node.GetStorageNode().SetFileName(str(tmp_path / name))
@@ -249,9 +282,15 @@ def test_everything_comes_back_after_saving_the_scene(scene, segmentation, shown
         nodes.columnOf(loaded.scores, "Dice"), [found.scores[r].dice for r in REGIONS], rtol=1e-5
     )
     for region in REGIONS:
-        before, after = (np.array(nodes.columnOf(t, region), float) for t in (made.slices, loaded.slices))
+        before, after = (
+            np.array(nodes.columnOf(t, region), float) for t in (made.slices, loaded.slices)
+        )
         np.testing.assert_allclose(after, before, rtol=1e-5)
         assert loaded.series[region].GetTableNode() is loaded.slices
     assert json.loads(loaded.scores.GetAttribute(review.REVIEW))["reference"] == "manual"
     assert loaded.scores.GetDescription() == EMPTY_RULE
-    assert list(loaded.errors.GetSegmentation().GetSegmentIDs()) == ["agreement", "ours", "reference"]
+    assert list(loaded.errors.GetSegmentation().GetSegmentIDs()) == [
+        "agreement",
+        "ours",
+        "reference",
+    ]

@@ -47,7 +47,11 @@ def test_a_known_error_surfaces_with_cause_and_remedy(runner):
 
     job = finish(runner.start(work))
     assert job.state is JobState.FAILED
-    assert (job.error.cause, job.error.remedy, job.details) == ("The scan is empty.", "Choose another.", "")
+    assert (job.error.cause, job.error.remedy, job.details) == (
+        "The scan is empty.",
+        "Choose another.",
+        "",
+    )
 
 
 @pytest.mark.parametrize("error", [ValueError("bad shape"), MemoryError(), SystemExit(1)])

@@ -17,11 +17,11 @@ slicer = pytest.importorskip("slicer")
 torch = pytest.importorskip("torch")
 nib = pytest.importorskip("nibabel")
 
-from medmap.bundle import Bundle, InferenceSpec, NetworkSpec  # noqa: E402
+from medmap.bundle.loading import Bundle, InferenceSpec, NetworkSpec  # noqa: E402
 from medmap.errors import BundleError  # noqa: E402
 from medmap.inference import segment  # noqa: E402
+from medmap.io.nifti import read_nifti  # noqa: E402
 from medmap.networks import build_network  # noqa: E402
-from medmap.nifti import read_nifti  # noqa: E402
 from medmap.preprocess import PreprocessSpec  # noqa: E402
 from MedMAPSegmentLib import scene as module  # noqa: E402
 from MedMAPSegmentLib.logic import SegmentationLogic  # noqa: E402
@@ -35,7 +35,9 @@ def bundle():
     spec = NetworkSpec("SubsetUNet", {"widths": [4, 8, 8]})
     network = build_network(spec.name, spec.options).eval()
     inference = InferenceSpec(window=(64, 64, 64))
-    return Bundle("tiny-1", "0" * 64, BRATS, spec, PreprocessSpec(spacing=4.0), inference, {}, network)
+    return Bundle(
+        "tiny-1", "0" * 64, BRATS, spec, PreprocessSpec(spacing=4.0), inference, {}, network
+    )
 
 
 def turned(degrees=(0, 0, 0)):
@@ -105,7 +107,9 @@ def from_files(paths, bundle, **options):
 
 def from_nodes(scene, nodes, bundle, **options):
     """Labels of the segmentation node and the affine of its reference, parent transform included."""
-    node = SegmentationLogic(scene, loadBundle=lambda: bundle).process(nodes, device="cpu", **options)
+    node = SegmentationLogic(scene, loadBundle=lambda: bundle).process(
+        nodes, device="cpu", **options
+    )
     reference = node.GetNodeReference(node.GetReferenceImageGeometryReferenceRole())
     return module.labelsOf(node, BRATS), module.volumeFromNode(reference).affine
 
@@ -130,7 +134,9 @@ def test_the_panel_gives_the_labels_of_the_command_line(scene, mrml, case, bundl
     paths = case(**grids)
     expected = from_files(paths, bundle)
     assert len(np.unique(expected.labels)) > 1
-    labels, affine = from_nodes(scene, {name: mrml.load(path) for name, path in paths.items()}, bundle)
+    labels, affine = from_nodes(
+        scene, {name: mrml.load(path) for name, path in paths.items()}, bundle
+    )
     assert np.mean(in_file_order(labels, affine, expected.grid) != expected.labels) <= share
 
 
@@ -142,7 +148,9 @@ def test_slicer_does_turn_left_handed_grids_over(mrml, case):
     assert np.array_equal(volume.array[:, :, ::-1], read_nifti(path).array)
 
 
-def test_a_parent_transform_on_all_scans_moves_the_result_and_changes_nothing_else(scene, mrml, case, bundle):
+def test_a_parent_transform_on_all_scans_moves_the_result_and_changes_nothing_else(
+    scene, mrml, case, bundle
+):
     paths = case(t1ce="BraTS", flair="BraTS")
     expected = from_files(paths, bundle)
     shift = np.eye(4)
@@ -152,10 +160,14 @@ def test_a_parent_transform_on_all_scans_moves_the_result_and_changes_nothing_el
     for node in nodes.values():
         node.SetAndObserveTransformNodeID(moved.GetID())
     labels, affine = from_nodes(scene, nodes, bundle)
-    assert np.array_equal(in_file_order(labels, np.linalg.inv(shift) @ affine, expected.grid), expected.labels)
+    assert np.array_equal(
+        in_file_order(labels, np.linalg.inv(shift) @ affine, expected.grid), expected.labels
+    )
 
 
-def test_a_parent_transform_that_aligns_the_scans_equals_aligned_files(scene, mrml, case, bundle, tmp_path):
+def test_a_parent_transform_that_aligns_the_scans_equals_aligned_files(
+    scene, mrml, case, bundle, tmp_path
+):
     """A FLAIR that lies elsewhere in its file, with the registration as parent transform, counts as registered."""
     paths = case(t1ce="RAS", flair="oblique, thick slices")
     expected = from_files(paths, bundle, reference="t1ce")
@@ -166,7 +178,9 @@ def test_a_parent_transform_that_aligns_the_scans_equals_aligned_files(scene, mr
     nib.save(elsewhere, tmp_path / "elsewhere.nii.gz")
     flair = mrml.load(tmp_path / "elsewhere.nii.gz")
     flair.SetAndObserveTransformNodeID(mrml.transform(np.linalg.inv(away)).GetID())
-    labels, affine = from_nodes(scene, {"t1ce": mrml.load(paths["t1ce"]), "flair": flair}, bundle, reference="t1ce")
+    labels, affine = from_nodes(
+        scene, {"t1ce": mrml.load(paths["t1ce"]), "flair": flair}, bundle, reference="t1ce"
+    )
     found = in_file_order(labels, affine, expected.grid)
     # Matrices in files have single precision.
     assert np.mean(found != expected.labels) < ALMOST
@@ -182,7 +196,7 @@ sys.path[:0] = [{str(repository / "MedMAPSegment")!r}, {str(repository / "MedMAP
 import slicer
 from MedMAPSegmentLib.logic import SegmentationLogic
 from MedMAPSegmentLib.selftest import addSyntheticCase
-from medmap.bundle import Bundle, InferenceSpec, NetworkSpec
+from medmap.bundle.loading import Bundle, InferenceSpec, NetworkSpec
 from medmap.networks import build_network
 from medmap.preprocess import PreprocessSpec
 from medmap.task import BRATS
@@ -212,7 +226,9 @@ def test_a_bundle_of_dedicated_networks_works_in_the_panel_and_says_which_it_use
     torch.manual_seed(0)
     networks = []
     for inputs in ([1], [1, 3]):
-        spec = NetworkSpec("UNet", {"modalities": 4, "classes": 4, "widths": [4, 6], "inputs": inputs})
+        spec = NetworkSpec(
+            "UNet", {"modalities": 4, "classes": 4, "widths": [4, 6], "inputs": inputs}
+        )
         networks.append((spec, build_network(spec.name, spec.options).eval()))
     (spec, network), *others = networks
     settings = (BRATS, spec, PreprocessSpec(spacing=4.0), InferenceSpec(), {}, network)

@@ -15,7 +15,7 @@ import pytest
 slicer = pytest.importorskip("slicer")
 
 from medmap.errors import MedMAPError  # noqa: E402
-from medmap.nifti import read_nifti  # noqa: E402
+from medmap.io.nifti import read_nifti  # noqa: E402
 from MedMAPSegmentLib import scene as mrmlScene  # noqa: E402
 
 SHAPE = (14, 12, 10)
@@ -30,7 +30,9 @@ def voxels(dtype=np.int16):
     return array.astype(dtype)
 
 
-def saved(array=None, affine=AFFINE, cls=nib.Nifti1Image, endian="<", codes=(1, 1), qform=None, **fields):
+def saved(
+    array=None, affine=AFFINE, cls=nib.Nifti1Image, endian="<", codes=(1, 1), qform=None, **fields
+):
     array = voxels() if array is None else array
     header = cls.header_class(endianness=endian)
     header.set_data_dtype(array.dtype)
@@ -175,7 +177,11 @@ def by_slicer(path, scene):
 @pytest.fixture
 def written(tmp_path):
     def write(name):
-        suffix = ".nii.gz" if name.startswith("gz") != name.endswith(("named nii", "named gz")) else ".nii"
+        suffix = (
+            ".nii.gz"
+            if name.startswith("gz") != name.endswith(("named nii", "named gz"))
+            else ".nii"
+        )
         path = tmp_path / f"scan{suffix}"
         path.write_bytes(FILES[name])
         return path

@@ -56,7 +56,13 @@ class Logic:
         loadFileProperties=None,
         checksums=None,
     ):
-        source = Source(uris, fileNames, nodeNames, customDownloader=customDownloader, thumbnail=thumbnailFileName)
+        source = Source(
+            uris,
+            fileNames,
+            nodeNames,
+            customDownloader=customDownloader,
+            thumbnail=thumbnailFileName,
+        )
         Logic.sources[category, sampleName] = source
 
 
@@ -97,7 +103,8 @@ def test_the_truth_has_the_values_of_the_tasks_files(patient):
 def test_enhancing_tumour_is_bright_in_t1ce_and_edema_in_flair(patient):
     truth = volumeFromNode(patient.truth).array
     mean = {
-        n: [float(volumeFromNode(v).array[truth == k].mean()) for k in (1, 2, 4)] for n, v in patient.volumes.items()
+        n: [float(volumeFromNode(v).array[truth == k].mean()) for k in (1, 2, 4)]
+        for n, v in patient.volumes.items()
     }
     brain = {
         n: float(volumeFromNode(v).array[(truth == 0) & (volumeFromNode(v).array > 0)].mean())
@@ -130,7 +137,9 @@ def test_it_is_the_same_every_time_and_loads_twice_without_a_clash(scene, patien
         assert np.array_equal(volumeFromNode(node).array, volumeFromNode(again.volumes[name]).array)
     names = [node.GetName() for node in (*patient.nodes, *again.nodes)]
     assert len(set(names)) == 10
-    assert {q.modality for q in detectModalities(volumesOf(scene), BRATS).questions} == set(BRATS.modality_names)
+    assert {q.modality for q in detectModalities(volumesOf(scene), BRATS).questions} == set(
+        BRATS.modality_names
+    )
 
 
 def test_the_nodes_say_that_they_are_synthetic_and_lie_together(scene, patient):
@@ -140,7 +149,9 @@ def test_the_nodes_say_that_they_are_synthetic_and_lie_together(scene, patient):
     parents = {hierarchy.GetItemParent(hierarchy.GetItemByDataNode(node)) for node in patient.nodes}
     assert len(parents) == 1
     assert hierarchy.GetItemName(parents.pop()).startswith("MedMAP phantom")
-    assert all("medmap.phantom, seed" in node.GetAttribute(sample.SYNTHETIC) for node in patient.nodes)
+    assert all(
+        "medmap.phantom, seed" in node.GetAttribute(sample.SYNTHETIC) for node in patient.nodes
+    )
 
 
 def test_a_scene_without_a_subject_hierarchy_will_do(scene, monkeypatch):

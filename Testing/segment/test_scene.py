@@ -34,7 +34,9 @@ def placed(matrix, spacing=(1.0, 1.0, 1.0), origin=(0.0, 0.0, 0.0)):
 AFFINES = {
     "identity": np.eye(4),
     "BraTS": placed(np.diag([-1.0, -1.0, 1.0, 1.0]), origin=(120, 119, -8)),
-    "oblique and anisotropic": placed(rotation(17) @ rotation(-9, 0), (0.9, 0.9, 3.0), (-80, 12.5, 40)),
+    "oblique and anisotropic": placed(
+        rotation(17) @ rotation(-9, 0), (0.9, 0.9, 3.0), (-80, 12.5, 40)
+    ),
     "left-handed": placed(np.diag([-1.0, 1.0, 1.0, 1.0]), (1, 1, 2), (5, 6, 7)),
     "permuted axes": placed(np.eye(4)[:, [2, 0, 1, 3]], (1, 2, 3), (1, 2, 3)),
 }
@@ -93,7 +95,9 @@ class TestVolumeFromNode:
 
     def test_the_same_as_after_hardening_the_transform(self, mrml, ramp, affine):
         node = mrml.volume(ramp, affine)
-        node.SetAndObserveTransformNodeID(mrml.transform(placed(rotation(30), origin=(10, -20, 5))).GetID())
+        node.SetAndObserveTransformNodeID(
+            mrml.transform(placed(rotation(30), origin=(10, -20, 5))).GetID()
+        )
         before = module.volumeFromNode(node)
         node.HardenTransform()
         after = module.volumeFromNode(node)
@@ -103,7 +107,9 @@ class TestVolumeFromNode:
     def test_a_non_linear_transform_is_refused_in_words(self, mrml, ramp):
         node = mrml.volume(ramp, name="T1")
         node.SetAndObserveTransformNodeID(mrml.warp().GetID())
-        with pytest.raises(InputDataError, match="'T1' is under the non-linear transform 'bent'") as caught:
+        with pytest.raises(
+            InputDataError, match="'T1' is under the non-linear transform 'bent'"
+        ) as caught:
             module.volumeFromNode(node)
         assert "Harden" in caught.value.remedy
 
@@ -150,7 +156,9 @@ class TestVolumeFromNode:
         image.SetExtent(2, 6, 1, 6, 3, 9)
         node.SetAndObserveImageData(image)
         volume = module.volumeFromNode(node)
-        np.testing.assert_allclose((volume.affine @ [0, 0, 0, 1])[:3], world(node, (2, 1, 3)), atol=1e-9)
+        np.testing.assert_allclose(
+            (volume.affine @ [0, 0, 0, 1])[:3], world(node, (2, 1, 3)), atol=1e-9
+        )
 
 
 class TestSegmentationFromResult:
@@ -158,7 +166,9 @@ class TestSegmentationFromResult:
     def reference(self, mrml, labels, affine):
         return mrml.volume(np.ones(labels.shape, np.float32), affine, name="FLAIR")
 
-    def test_one_named_coloured_coded_segment_per_label(self, scene, reference, make_result, labels):
+    def test_one_named_coloured_coded_segment_per_label(
+        self, scene, reference, make_result, labels
+    ):
         node = module.segmentationFromResult(scene, reference, make_result(labels, "flair"), BRATS)
         segmentation = node.GetSegmentation()
         assert list(segmentation.GetSegmentIDs()) == ["NCR", "ED", "ET"]
@@ -177,7 +187,9 @@ class TestSegmentationFromResult:
             assert entry.GetRegionObject().GetCodeMeaning() == "Brain"
         assert segmentation.GetNumberOfLayers() == 1
 
-    def test_segments_lie_on_the_reference_voxel_for_voxel(self, scene, mrml, reference, make_result, labels):
+    def test_segments_lie_on_the_reference_voxel_for_voxel(
+        self, scene, mrml, reference, make_result, labels
+    ):
         outer = mrml.transform(placed(rotation(25), origin=(7, 8, 9)))
         reference.SetAndObserveTransformNodeID(outer.GetID())
         node = module.segmentationFromResult(scene, reference, make_result(labels, "flair"), BRATS)
@@ -202,14 +214,20 @@ class TestSegmentationFromResult:
         assert node.GetNodeReference(node.GetReferenceImageGeometryReferenceRole()) is reference
         assert np.array_equal(module.labelsOf(node, BRATS), labels)
 
-    def test_a_label_that_was_not_found_still_gets_its_empty_segment(self, scene, reference, make_result, labels):
+    def test_a_label_that_was_not_found_still_gets_its_empty_segment(
+        self, scene, reference, make_result, labels
+    ):
         labels[labels == 4] = 0
         node = module.segmentationFromResult(scene, reference, make_result(labels, "flair"), BRATS)
         assert node.GetSegmentation().GetNumberOfSegments() == 3
         assert np.array_equal(module.labelsOf(node, BRATS), labels)
 
-    def test_an_empty_result_gives_three_empty_segments(self, scene, reference, make_result, labels):
-        node = module.segmentationFromResult(scene, reference, make_result(labels * 0, "flair"), BRATS)
+    def test_an_empty_result_gives_three_empty_segments(
+        self, scene, reference, make_result, labels
+    ):
+        node = module.segmentationFromResult(
+            scene, reference, make_result(labels * 0, "flair"), BRATS
+        )
         assert node.GetSegmentation().GetNumberOfSegments() == 3
         assert not module.labelsOf(node, BRATS).any()
 
@@ -222,14 +240,18 @@ def tag(segment, name):
 
 @pytest.fixture
 def reference(mrml, labels):
-    return mrml.volume(np.ones(labels.shape, np.float32), AFFINES["oblique and anisotropic"], name="FLAIR")
+    return mrml.volume(
+        np.ones(labels.shape, np.float32), AFFINES["oblique and anisotropic"], name="FLAIR"
+    )
 
 
 PROVENANCE = {"bundle": "a|b", "path": "C:\\x\n", "note": 'é ~^:;&<>"', "run": {"device": "cpu"}}
 
 
 def test_provenance_is_on_the_node_and_on_every_segment(scene, reference, make_result, labels):
-    node = module.segmentationFromResult(scene, reference, make_result(labels, "flair", provenance=PROVENANCE), BRATS)
+    node = module.segmentationFromResult(
+        scene, reference, make_result(labels, "flair", provenance=PROVENANCE), BRATS
+    )
     assert module.provenanceOf(node) == PROVENANCE
     for label in BRATS.labels:
         text = tag(node.GetSegmentation().GetSegment(label.name), module.PROVENANCE)
@@ -238,7 +260,9 @@ def test_provenance_is_on_the_node_and_on_every_segment(scene, reference, make_r
 
 
 def test_everything_survives_a_seg_nrrd_file(scene, reference, make_result, labels, tmp_path):
-    node = module.segmentationFromResult(scene, reference, make_result(labels, "flair", provenance=PROVENANCE), BRATS)
+    node = module.segmentationFromResult(
+        scene, reference, make_result(labels, "flair", provenance=PROVENANCE), BRATS
+    )
     storage = slicer.vtkMRMLSegmentationStorageNode()
     storage.SetFileName(str(tmp_path / "result.seg.nrrd"))
     assert storage.WriteData(node)
@@ -255,7 +279,9 @@ def test_everything_survives_a_seg_nrrd_file(scene, reference, make_result, labe
 
 
 def test_everything_survives_saving_the_scene(scene, reference, make_result, labels, tmp_path):
-    node = module.segmentationFromResult(scene, reference, make_result(labels, "flair", provenance=PROVENANCE), BRATS)
+    node = module.segmentationFromResult(
+        scene, reference, make_result(labels, "flair", provenance=PROVENANCE), BRATS
+    )
     path = str(tmp_path / "scene.mrml")
     scene.SetURL(path)
     assert scene.Commit(path)
@@ -266,7 +292,9 @@ def test_everything_survives_saving_the_scene(scene, reference, make_result, lab
     assert json.loads(loaded.GetAttribute(module.PROVENANCE)) == PROVENANCE
 
 
-def test_the_result_lies_beside_the_reference_in_the_subject_hierarchy(scene, reference, make_result, labels):
+def test_the_result_lies_beside_the_reference_in_the_subject_hierarchy(
+    scene, reference, make_result, labels
+):
     hierarchy = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(scene)
     study = hierarchy.CreateStudyItem(hierarchy.GetSceneItemID(), "study")
     hierarchy.CreateItem(study, reference)
@@ -282,7 +310,9 @@ def test_without_a_subject_hierarchy_none_is_made(scene, reference, make_result,
 
 def test_a_second_result_does_not_touch_the_first(scene, reference, make_result, labels):
     first = module.segmentationFromResult(scene, reference, make_result(labels, "flair"), BRATS)
-    second = module.segmentationFromResult(scene, reference, make_result(labels * 0, "flair"), BRATS)
+    second = module.segmentationFromResult(
+        scene, reference, make_result(labels * 0, "flair"), BRATS
+    )
     assert first.GetName() != second.GetName()
     assert np.array_equal(module.labelsOf(first, BRATS), labels)
 
@@ -296,7 +326,9 @@ def test_a_chosen_node_is_refilled(scene, reference, mrml, make_result, labels):
     old.SetTag(module.MADE_BY, "of another task")
     node.GetSegmentation().AddSegment(old, "OLD")
     count = scene.GetNumberOfNodes()
-    assert module.segmentationFromResult(scene, other, make_result(smaller, "t1"), BRATS, node) is node
+    assert (
+        module.segmentationFromResult(scene, other, make_result(smaller, "t1"), BRATS, node) is node
+    )
     assert scene.GetNumberOfNodes() == count
     assert list(node.GetSegmentation().GetSegmentIDs()) == ["NCR", "ED", "ET"]
     assert np.array_equal(module.labelsOf(node, BRATS), smaller)
@@ -319,7 +351,9 @@ def test_labels_of_another_shape_are_refused(scene, reference, make_result, labe
 
 
 @pytest.mark.parametrize("step", ["_placeBeside", "_provenanceText", "_labelImage"])
-def test_a_failure_leaves_the_scene_as_it_was(scene, reference, make_result, labels, monkeypatch, contents, step):
+def test_a_failure_leaves_the_scene_as_it_was(
+    scene, reference, make_result, labels, monkeypatch, contents, step
+):
     def fail(*args):
         raise RuntimeError("out of luck")
 
@@ -330,8 +364,12 @@ def test_a_failure_leaves_the_scene_as_it_was(scene, reference, make_result, lab
     assert contents() == before
 
 
-def test_a_failure_leaves_a_chosen_node_as_it_was(scene, reference, mrml, make_result, labels, monkeypatch):
-    node = module.segmentationFromResult(scene, reference, make_result(labels, "flair", provenance={"n": 1}), BRATS)
+def test_a_failure_leaves_a_chosen_node_as_it_was(
+    scene, reference, mrml, make_result, labels, monkeypatch
+):
+    node = module.segmentationFromResult(
+        scene, reference, make_result(labels, "flair", provenance={"n": 1}), BRATS
+    )
     other = mrml.volume(np.ones(labels.shape, np.float32))
 
     def fail(*args):
@@ -347,7 +385,9 @@ def test_a_failure_leaves_a_chosen_node_as_it_was(scene, reference, mrml, make_r
 
 def test_the_codes_of_all_segments_are_in_the_terminology_that_ships(repository, scene):
     logic = slicer.vtkSlicerTerminologiesModuleLogic()
-    name = logic.LoadTerminologyFromFile(str(repository / "MedMAPSegment/Resources/MedMAP.term.json"))
+    name = logic.LoadTerminologyFromFile(
+        str(repository / "MedMAPSegment/Resources/MedMAP.term.json")
+    )
     category = slicer.vtkSlicerTerminologyCategory()
     assert logic.GetNumberOfCategoriesInTerminology(name) == 1
     assert logic.GetNthCategoryInTerminology(name, 0, category)

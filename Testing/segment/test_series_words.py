@@ -210,7 +210,9 @@ def test_a_word_inside_another_word_says_nothing(word, around):
 def test_the_turkish_locale_changes_nothing():
     before = locale.setlocale(locale.LC_ALL)
     try:
-        locale.setlocale(locale.LC_ALL, next(n for n in ("tr_TR.UTF-8", "C.UTF-8", "C") if _exists(n)))
+        locale.setlocale(
+            locale.LC_ALL, next(n for n in ("tr_TR.UTF-8", "C.UTF-8", "C") if _exists(n))
+        )
         assert [slot(name) for _, name in ROWS] == [expected for expected, _ in ROWS]
     finally:
         locale.setlocale(locale.LC_ALL, before)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from medmap.bundle import InferenceSpec, NetworkSpec, load_bundle, save_bundle
+from medmap.bundle.loading import InferenceSpec, NetworkSpec, load_bundle, save_bundle
 from medmap.errors import Cancelled, InputDataError
 from medmap.networks import build_network
 from medmap.preprocess import PreprocessSpec
@@ -63,7 +63,9 @@ def run(scene, mrml, bundle):
         assert job.state is JobState.DONE, job.error or job.details
         _once.update(result=logic.compute(request), found=job.result)
     segmentation = logic.apply(request, _once["result"])
-    return SimpleNamespace(segmentation=segmentation, found=_once["found"], scans=scans, request=request, moved=moved)
+    return SimpleNamespace(
+        segmentation=segmentation, found=_once["found"], scans=scans, request=request, moved=moved
+    )
 
 
 def test_the_table_has_a_row_for_each_of_fifteen_combinations(scene, run):
@@ -74,7 +76,9 @@ def test_the_table_has_a_row_for_each_of_fifteen_combinations(scene, run):
     assert nodes.columnOf(table, "Kind")[0] == "Current"
     for region in ("WT", "TC", "ET"):
         volumes = np.array(nodes.columnOf(table, f"{region} volume"))
-        np.testing.assert_allclose(nodes.columnOf(table, f"{region} change"), volumes - volumes[0], atol=1e-9)
+        np.testing.assert_allclose(
+            nodes.columnOf(table, f"{region} change"), volumes - volumes[0], atol=1e-9
+        )
         assert nodes.columnOf(table, f"{region} Dice")[0] == 1.0
     assert table.GetColumnUnitLabel("WT change") == "ml"
 
@@ -173,7 +177,9 @@ def test_everything_comes_back_after_saving_the_scene(scene, run, tmp_path):
     )
     for name, node in loaded.volumes.items():
         assert node.GetAttribute(uncertainty.UNCERTAINTY) == name
-        np.testing.assert_allclose(mrmlScene.volumeFromNode(node).array, run.found.maps[name], atol=1e-6)
+        np.testing.assert_allclose(
+            mrmlScene.volumeFromNode(node).array, run.found.maps[name], atol=1e-6
+        )
 
 
 def test_importing_needs_no_torch(repository):

@@ -48,7 +48,9 @@ class Desk:
             return ask
 
         names = ("getOpenFileName", "getExistingDirectory", "getSaveFileName")
-        self.file_dialog = type("QFileDialog", (), {name: staticmethod(asked(name)) for name in names})
+        self.file_dialog = type(
+            "QFileDialog", (), {name: staticmethod(asked(name)) for name in names}
+        )
         opened = staticmethod(lambda url: desk.calls.append(("openUrl", url.toString())) or True)
         self.services = type("QDesktopServices", (), {"openUrl": opened})
 
@@ -200,7 +202,9 @@ class Application(_Signals):
 
     def userSettings(self):
         """Settings that end with the test."""
-        return QtCore.QSettings(str(Path(self._folder.name) / "settings.ini"), QtCore.QSettings.Format.IniFormat)
+        return QtCore.QSettings(
+            str(Path(self._folder.name) / "settings.ini"), QtCore.QSettings.Format.IniFormat
+        )
 
 
 class _PanelParent(QMRMLWidget):
@@ -237,11 +241,15 @@ class Standin:
         if isinstance(owner, dict):
             old = owner.get(name, _NOTHING)
             owner[name] = value
-            self._undo.append(lambda: owner.pop(name) if old is _NOTHING else owner.__setitem__(name, old))
+            self._undo.append(
+                lambda: owner.pop(name) if old is _NOTHING else owner.__setitem__(name, old)
+            )
         else:
             old = owner.__dict__.get(name, _NOTHING)
             setattr(owner, name, value)
-            self._undo.append(lambda: delattr(owner, name) if old is _NOTHING else setattr(owner, name, old))
+            self._undo.append(
+                lambda: delattr(owner, name) if old is _NOTHING else setattr(owner, name, old)
+            )
 
     def _note(self, kind, error, trace) -> None:
         self.errors.append("".join(traceback.format_exception(kind, error, trace)))
@@ -277,7 +285,10 @@ class Standin:
         """The application's subject hierarchy plugins put every data node into the tree."""
         if node.IsA("vtkMRMLDisplayableNode") or node.IsA("vtkMRMLTableNode"):
             hierarchy = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(self.scene)
-            if not node.GetHideFromEditors() and hierarchy.GetItemByDataNode(node) == hierarchy.GetInvalidItemID():
+            if (
+                not node.GetHideFromEditors()
+                and hierarchy.GetItemByDataNode(node) == hierarchy.GetInvalidItemID()
+            ):
                 hierarchy.CreateItem(hierarchy.GetSceneItemID(), node)
 
     def _modules(self) -> None:
@@ -290,18 +301,31 @@ class Standin:
         self._put(sys.modules, "qt", self.qt)
         module("ctk", **CTK, ctkMessageBox=self.qt.QMessageBox)
         roles = ("", "Widget", "Logic", "Test")
-        bases = {f"ScriptedLoadableModule{role}": getattr(scripted, f"ScriptedLoadableModule{role}") for role in roles}
+        bases = {
+            f"ScriptedLoadableModule{role}": getattr(scripted, f"ScriptedLoadableModule{role}")
+            for role in roles
+        }
         module("slicer.ScriptedLoadableModule", **bases)
         module("slicer.i18n", tr=lambda text: text, translate=lambda context, text: text)
-        names = ("parameterNodeWrapper", "Choice", "WithinRange", "Default")  # what the panel may use of it
+        names = (
+            "parameterNodeWrapper",
+            "Choice",
+            "WithinRange",
+            "Default",
+        )  # what the panel may use of it
         module("slicer.parameterNodeWrapper", **{name: getattr(parameters, name) for name in names})
         register = SimpleNamespace(registerCustomSampleDataSource=self._registerSample)
         module("SampleData", SampleDataLogic=register)
         for name, cls in QMRML.items():
             self._put(slicer, name, cls)
-        kept = {name.lower(): SimpleNamespace(logic=lambda logic=logic: logic) for name, logic in self.logics.items()}
+        kept = {
+            name.lower(): SimpleNamespace(logic=lambda logic=logic: logic)
+            for name, logic in self.logics.items()
+        }
         self.charts: list = []
-        kept["plots"] = SimpleNamespace(logic=lambda: SimpleNamespace(ShowChartInLayout=self.charts.append))
+        kept["plots"] = SimpleNamespace(
+            logic=lambda: SimpleNamespace(ShowChartInLayout=self.charts.append)
+        )
         kept["sampledata"] = SimpleNamespace(name="SampleData")
         self._put(slicer, "modules", SimpleNamespace(**kept))
 
@@ -374,7 +398,11 @@ class Standin:
             self.app.processEvents()
         # Word-wrapped labels have their height only once their width is known.
         layout = QtWidgets.QWidget.layout(parent)
-        height = layout.totalHeightForWidth(width) if layout.hasHeightForWidth() else layout.sizeHint().height()
+        height = (
+            layout.totalHeightForWidth(width)
+            if layout.hasHeightForWidth()
+            else layout.sizeHint().height()
+        )
         QtWidgets.QWidget.resize(parent, width, max(height, 100))
         for _ in range(4):
             self.app.processEvents()

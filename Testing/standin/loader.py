@@ -18,7 +18,9 @@ class QUiLoader(QtUiTools.QUiLoader):
         """Widget described by an open QFile."""
         tree = ElementTree.fromstring(bytes(file.readAll()).decode())
         names = {w.get("class") for w in tree.iter("widget")}
-        strange = [n for n in names if n not in CTK and n not in QMRML and not hasattr(QtWidgets, n)]
+        strange = [
+            n for n in names if n not in CTK and n not in QMRML and not hasattr(QtWidgets, n)
+        ]
         if strange:
             raise RuntimeError(f"The stand-ins know no {', '.join(strange)}")
         connections = tree.find("connections")
@@ -49,5 +51,7 @@ class QUiLoader(QtUiTools.QUiLoader):
             assert found is not None, f"The .ui file connects {name}, which it does not have"
             return found
 
-        signal, slot = (re.sub(r"\(.*", "", connection.find(kind).text) for kind in ("signal", "slot"))
+        signal, slot = (
+            re.sub(r"\(.*", "", connection.find(kind).text) for kind in ("signal", "slot")
+        )
         getattr(named("sender"), signal).connect(getattr(named("receiver"), slot))

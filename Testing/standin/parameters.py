@@ -41,15 +41,25 @@ class _Member:
     """One annotated member: how it is kept and which widgets may show it."""
 
     def __init__(self, name: str, annotated, value):
-        parts = typing.get_args(annotated) if typing.get_origin(annotated) is typing.Annotated else (annotated,)
+        parts = (
+            typing.get_args(annotated)
+            if typing.get_origin(annotated) is typing.Annotated
+            else (annotated,)
+        )
         self.name, self.kind, self.notes = name, parts[0], parts[1:]
         # Slicer's wrapper accepts a union of node classes but then cannot write None, so a panel must not use one.
         self.isNode = isinstance(self.kind, type) and issubclass(self.kind, vtk.vtkObject)
         if not self.isNode and self.kind not in (str, bool, int, float):
-            raise TypeError(f"The stand-in does not restate parameters of type {self.kind} ({name})")
+            raise TypeError(
+                f"The stand-in does not restate parameters of type {self.kind} ({name})"
+            )
         self.kinds = (self.kind,)
         given = [note.value for note in self.notes if isinstance(note, Default)]
-        self.default = value if value is not None else (given[0] if given else None if self.isNode else self.kind())
+        self.default = (
+            value
+            if value is not None
+            else (given[0] if given else None if self.isNode else self.kind())
+        )
         self.check(self.default)
 
     def note(self, kind):
@@ -60,7 +70,9 @@ class _Member:
         """Raises ValueError or TypeError for a value that the member cannot have."""
         if value is None and not self.isNode:
             raise ValueError(f"{self.name} cannot be None")
-        if value is not None and not isinstance(value, (*self.kinds, int) if self.kind is float else self.kinds):
+        if value is not None and not isinstance(
+            value, (*self.kinds, int) if self.kind is float else self.kinds
+        ):
             raise TypeError(f"{self.name} is a {self.kind}, not {value!r}")
         choice, bounds = self.note(Choice), self.note(WithinRange)
         if choice is not None and value not in choice.choices:
@@ -102,7 +114,10 @@ class _Bound:
         kind = widget.className()
         wanted = {
             "qMRMLNodeComboBox": (member.isNode, "currentNodeChanged(vtkMRMLNode*)"),
-            "QComboBox": (member.kind is str and member.note(Choice) is not None, "currentIndexChanged(int)"),
+            "QComboBox": (
+                member.kind is str and member.note(Choice) is not None,
+                "currentIndexChanged(int)",
+            ),
             "QCheckBox": (member.kind is bool, "toggled(bool)"),
             "QSpinBox": (member.kind is int, "valueChanged(int)"),
             "QLineEdit": (member.kind is str, "textChanged(QString)"),
@@ -151,7 +166,11 @@ def _init(self, parameterNode, prefix=None):
 
 
 def _connectGui(self, gui):
-    found = {widget.property(PROPERTY): widget for widget in vars(gui).values() if hasattr(widget, "property")}
+    found = {
+        widget.property(PROPERTY): widget
+        for widget in vars(gui).values()
+        if hasattr(widget, "property")
+    }
     # Slicer's own gives no tag back here, so that nothing can be disconnected: a panel must bear that.
     _connectParametersToGui(self, {name: widget for name, widget in found.items() if name})
 
@@ -200,7 +219,9 @@ def _disconnectGui(self, tag):
 def parameterNodeWrapper(cls):
     """Class decorator."""
     hints = typing.get_type_hints(cls, include_extras=True)
-    cls.allParameters = {name: _Member(name, hint, cls.__dict__.get(name)) for name, hint in hints.items()}
+    cls.allParameters = {
+        name: _Member(name, hint, cls.__dict__.get(name)) for name, hint in hints.items()
+    }
     for name, member in cls.allParameters.items():
         setattr(
             cls,
@@ -210,14 +231,35 @@ def parameterNodeWrapper(cls):
                 lambda self, value, member=member: member.write(self.parameterNode, value),
             ),
         )
-    reserved = ("default", "isCached", "dataType", "getValue", "setValue", "connectGui", "connectParametersToGui")
-    reserved += ("disconnectGui", "StartModify", "EndModify", "Modified", "AddObserver", "RemoveObserver")
+    reserved = (
+        "default",
+        "isCached",
+        "dataType",
+        "getValue",
+        "setValue",
+        "connectGui",
+        "connectParametersToGui",
+    )
+    reserved += (
+        "disconnectGui",
+        "StartModify",
+        "EndModify",
+        "Modified",
+        "AddObserver",
+        "RemoveObserver",
+    )
     assert not set(reserved) & set(hints), "names that the wrapper keeps for itself"
     cls.__init__ = _init
-    cls.connectGui, cls.connectParametersToGui, cls.disconnectGui = _connectGui, _connectParametersToGui, _disconnectGui
+    cls.connectGui, cls.connectParametersToGui, cls.disconnectGui = (
+        _connectGui,
+        _connectParametersToGui,
+        _disconnectGui,
+    )
     cls.StartModify = lambda self: self.parameterNode.StartModify()
     cls.EndModify = lambda self, wasModified: self.parameterNode.EndModify(wasModified)
     cls.Modified = lambda self: self.parameterNode.Modified()
-    cls.AddObserver = lambda self, event, method, priority=0.0: self.parameterNode.AddObserver(event, method, priority)
+    cls.AddObserver = lambda self, event, method, priority=0.0: self.parameterNode.AddObserver(
+        event, method, priority
+    )
     cls.RemoveObserver = lambda self, tag: self.parameterNode.RemoveObserver(tag)
     return cls

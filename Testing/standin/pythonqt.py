@@ -15,8 +15,27 @@ from functools import cache
 from PySide6 import QtCore, QtGui, QtWidgets
 
 REVIEWED = (
-    *("QApplication", "QCheckBox", "QComboBox", "QCursor", "QDialog", "QFile", "QGridLayout", "QLabel", "QPushButton"),
-    *("QSettings", "QSizePolicy", "QTableWidget", "QTableWidgetItem", "QTimer", "QUrl", "QVBoxLayout", "QWidget"),
+    *(
+        "QApplication",
+        "QCheckBox",
+        "QComboBox",
+        "QCursor",
+        "QDialog",
+        "QFile",
+        "QGridLayout",
+        "QLabel",
+        "QPushButton",
+    ),
+    *(
+        "QSettings",
+        "QSizePolicy",
+        "QTableWidget",
+        "QTableWidgetItem",
+        "QTimer",
+        "QUrl",
+        "QVBoxLayout",
+        "QWidget",
+    ),
 )
 """Classes whose use by the panel (or by ``slicer.util``) was compared with PythonQt's; others are not offered."""
 
@@ -30,7 +49,11 @@ def plain(value):
     """A value as PythonQt hands it over: enums as integers, string lists as tuples."""
     if isinstance(value, Flag | Enum):
         return value.value
-    return tuple(value) if isinstance(value, list) and all(isinstance(v, str) for v in value) else value
+    return (
+        tuple(value)
+        if isinstance(value, list) and all(isinstance(v, str) for v in value)
+        else value
+    )
 
 
 def _arity(slot: Callable) -> int | None:
@@ -41,7 +64,10 @@ def _arity(slot: Callable) -> int | None:
         return None
     if inspect.Parameter.VAR_POSITIONAL in kinds:
         return None
-    return sum(kind in (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD) for kind in kinds)
+    return sum(
+        kind in (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+        for kind in kinds
+    )
 
 
 class Manners:
@@ -52,7 +78,10 @@ class Manners:
             return super().__getattribute__(name)
         if name == "name":
             return super().__getattribute__("objectName")()
-        if name in ("connect", "disconnect"):  # PySide6 answers these itself before it looks at the class
+        if name in (
+            "connect",
+            "disconnect",
+        ):  # PySide6 answers these itself before it looks at the class
             return types.MethodType(getattr(type(self), name), self)
         meta = super().__getattribute__("metaObject")()
         here = meta.indexOfProperty(name)
@@ -68,7 +97,9 @@ class Manners:
         return value
 
     def __getattr__(self, name: str):
-        if not name.startswith("_") and name.encode() in [bytes(n) for n in self.dynamicPropertyNames()]:
+        if not name.startswith("_") and name.encode() in [
+            bytes(n) for n in self.dynamicPropertyNames()
+        ]:
             return plain(self.property(name))
         raise AttributeError(f"{type(self).__name__} has no attribute named '{name}'")
 
@@ -81,7 +112,9 @@ class Manners:
         meta = self.metaObject()
         here = meta.indexOfProperty(name)
         if here < 0:
-            raise AttributeError(f"{type(self).__name__}.{name}: creating new attributes on C++ objects is not allowed")
+            raise AttributeError(
+                f"{type(self).__name__}.{name}: creating new attributes on C++ objects is not allowed"
+            )
         declared = meta.property(here)
         if not declared.isWritable():
             raise ValueError(f"{type(self).__name__}.{name} cannot be set")
@@ -93,7 +126,9 @@ class Manners:
 
     def connect(self, signature: str, slot: Callable, *inner) -> bool:
         """Connect a signal given by its signature; the slot gets as many arguments as it takes."""
-        if inner or not isinstance(signature, str):  # how PySide6 carries out ``object.signal.connect(slot)``
+        if inner or not isinstance(
+            signature, str
+        ):  # how PySide6 carries out ``object.signal.connect(slot)``
             return QtCore.QObject.connect(signature, slot, *inner)
         normal = QtCore.QMetaObject.normalizedSignature(signature)
         normal = normal.decode() if isinstance(normal, bytes) else bytes(normal).decode()

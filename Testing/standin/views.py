@@ -20,7 +20,10 @@ SOLIDS = ("vtkMRMLSegmentationsDisplayableManager3D",)
 def can_render() -> bool:
     """True when an offscreen window can be drawn; asked in a process of its own."""
     code = "import vtk; w = vtk.vtkRenderWindow(); w.SetOffScreenRendering(1); w.Render()"
-    return subprocess.run([sys.executable, "-c", code], capture_output=True, check=False).returncode == 0
+    return (
+        subprocess.run([sys.executable, "-c", code], capture_output=True, check=False).returncode
+        == 0
+    )
 
 
 def slice_view(application, logic, position, size=(320, 320)) -> np.ndarray:
@@ -55,7 +58,9 @@ def slice_view(application, logic, position, size=(320, 320)) -> np.ndarray:
 
 def solid_view(application, scene, size=(320, 320), azimuth=-60.0, elevation=15.0) -> np.ndarray:
     """[H, W, 3] uint8: the surfaces of the scene's visible segmentations."""
-    node = scene.GetFirstNodeByClass("vtkMRMLViewNode") or scene.AddNewNodeByClass("vtkMRMLViewNode", "View1")
+    node = scene.GetFirstNodeByClass("vtkMRMLViewNode") or scene.AddNewNodeByClass(
+        "vtkMRMLViewNode", "View1"
+    )
     window, renderer = _window(size)
     renderer.SetBackground(0.75, 0.76, 0.91)
     renderer.SetBackground2(0.45, 0.47, 0.75)
@@ -75,8 +80,12 @@ def solid_view(application, scene, size=(320, 320), azimuth=-60.0, elevation=15.
 
 def four_views(application, scene, logics, position, side) -> np.ndarray:
     """[2 side, 2 side, 3] uint8: axial, 3D, coronal and sagittal, as Slicer's Four-Up layout shows them."""
-    red, green, yellow = (slice_view(application, logic, position, (side, side)) for logic in logics)
-    return np.vstack([np.hstack([red, solid_view(application, scene, (side, side))]), np.hstack([green, yellow])])
+    red, green, yellow = (
+        slice_view(application, logic, position, (side, side)) for logic in logics
+    )
+    return np.vstack(
+        [np.hstack([red, solid_view(application, scene, (side, side))]), np.hstack([green, yellow])]
+    )
 
 
 def _window(size):
@@ -111,4 +120,8 @@ def _drawn(window) -> np.ndarray:
     grab.Update()
     image = grab.GetOutput()
     width, height, _ = image.GetDimensions()
-    return vtk_to_numpy(image.GetPointData().GetScalars()).reshape(height, width, -1)[::-1, :, :3].copy()
+    return (
+        vtk_to_numpy(image.GetPointData().GetScalars())
+        .reshape(height, width, -1)[::-1, :, :3]
+        .copy()
+    )

@@ -110,7 +110,9 @@ class QMRMLNodeComboBox(Manners, QtWidgets.QWidget):
         self._standin_tags = []
         if scene is not None:
             self._standin_tags = [
-                scene.AddObserver(scene.NodeAddedEvent, lambda caller, event: self._refresh(), 10.0),
+                scene.AddObserver(
+                    scene.NodeAddedEvent, lambda caller, event: self._refresh(), 10.0
+                ),
                 scene.AddObserver(scene.NodeAboutToBeRemovedEvent, self._leaving, -10.0),
                 scene.AddObserver(scene.EndCloseEvent, lambda caller, event: self._refresh()),
                 scene.AddObserver(scene.EndImportEvent, lambda caller, event: self._read()),
@@ -154,7 +156,11 @@ class QMRMLNodeComboBox(Manners, QtWidgets.QWidget):
 
     def _refresh(self) -> None:
         scene = self._standin_scene
-        nodes = [scene.GetNthNode(n) for n in range(scene.GetNumberOfNodes())] if scene is not None else []
+        nodes = (
+            [scene.GetNthNode(n) for n in range(scene.GetNumberOfNodes())]
+            if scene is not None
+            else []
+        )
         self._standin_nodes = [node for node in nodes if node is not None and self._fits(node)]
         current = self._standin_current if self._standin_current in self._standin_nodes else None
         self._fill()
@@ -191,7 +197,11 @@ class QMRMLNodeComboBox(Manners, QtWidgets.QWidget):
             box.addItem(node.GetName())
         offset = 1 if values["noneEnabled"] else 0
         current = self._standin_current
-        at = self._standin_nodes.index(current) + offset if current in self._standin_nodes else offset - 1
+        at = (
+            self._standin_nodes.index(current) + offset
+            if current in self._standin_nodes
+            else offset - 1
+        )
         box.setCurrentIndex(at)
         box.blockSignals(wasBlocked)
 
@@ -229,7 +239,9 @@ class CtkCollapsibleButton(Manners, QtWidgets.QWidget):
         self._standin_collapsed = False
         button = QtWidgets.QToolButton(self)
         button.setToolButtonStyle(QtCore.Qt.ToolButtonStyle.ToolButtonTextBesideIcon)
-        button.setSizePolicy(QtWidgets.QSizePolicy.Policy.Expanding, QtWidgets.QSizePolicy.Policy.Fixed)
+        button.setSizePolicy(
+            QtWidgets.QSizePolicy.Policy.Expanding, QtWidgets.QSizePolicy.Policy.Fixed
+        )
         button.setAutoRaise(False)
         button.setText(text)
         button.clicked.connect(self._clicked)
@@ -275,7 +287,9 @@ class CtkCollapsibleButton(Manners, QtWidgets.QWidget):
 
     def _show(self):
         button, collapsed = self._standin_button, self._standin_collapsed
-        button.setArrowType(QtCore.Qt.ArrowType.RightArrow if collapsed else QtCore.Qt.ArrowType.DownArrow)
+        button.setArrowType(
+            QtCore.Qt.ArrowType.RightArrow if collapsed else QtCore.Qt.ArrowType.DownArrow
+        )
         # As CTK does it: the contents keep their own visibility, so a hidden child stays hidden when opened again.
         limit = button.sizeHint().height() + 6 if collapsed else 16777215
         QtWidgets.QWidget.setMaximumHeight(self, limit)

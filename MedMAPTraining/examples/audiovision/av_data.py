@@ -18,9 +18,9 @@ import torch
 from scipy.fft import dct
 from scipy.io import wavfile
 
-from medmap.dataset import Batch
 from medmap.errors import InputDataError, MissingInputError
 from medmap.task import Label, Modality, Task
+from medmap.training.dataset import Batch
 
 SPEAKERS = ("jackson", "nicolas", "theo")
 PARTS = {"test": range(15), "train": range(15, 45), "meta": range(45, 50)}
@@ -63,7 +63,9 @@ def read_idx(path: Path) -> np.ndarray:
     try:
         data = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
     except (OSError, EOFError) as error:
-        raise MissingInputError(f"{path.name} cannot be read.", "Give the folder that holds MNIST's files.") from error
+        raise MissingInputError(
+            f"{path.name} cannot be read.", "Give the folder that holds MNIST's files."
+        ) from error
     if data[:3] != b"\0\0\x08" or len(data) < 4 + 4 * data[3]:
         raise InputDataError(f"{path.name} is not in MNIST's format.", "Download it again.")
     shape = np.frombuffer(data, ">u4", data[3], 4).astype(int)
@@ -81,7 +83,9 @@ def read_mnist(folder: Path) -> tuple[np.ndarray, np.ndarray]:
             images.append(read_idx(files[0][0]))
             digits.append(read_idx(files[1][0]))
     if not images:
-        raise MissingInputError(f"{folder.name} holds no MNIST files.", "Expected t10k-images-idx3-ubyte.gz and so on.")
+        raise MissingInputError(
+            f"{folder.name} holds no MNIST files.", "Expected t10k-images-idx3-ubyte.gz and so on."
+        )
     return np.concatenate(images), np.concatenate(digits)
 
 
@@ -112,7 +116,10 @@ def mfcc(samples: np.ndarray, legacy: bool = True) -> np.ndarray:
 @cache
 def mel_filters(rate: int, points: int, bands: int) -> np.ndarray:
     """[bands, points / 2 + 1] triangles on Slaney's mel scale, each of area 1 (Auditory Toolbox, 1998)."""
-    step, log_step = 200 / 3, np.log(6.4) / 27  # linear below 1000 Hz, which is 15 mel; logarithmic above
+    step, log_step = (
+        200 / 3,
+        np.log(6.4) / 27,
+    )  # linear below 1000 Hz, which is 15 mel; logarithmic above
 
     def to_mel(hz):
         return np.where(hz < 1000, hz / step, 15 + np.log(np.maximum(hz, 1) / 1000) / log_step)
@@ -141,16 +148,22 @@ def read_sounds(folder: Path, legacy: bool = True) -> dict[tuple[int, str, int],
             rate, samples = wavfile.read(path)
         except (OSError, ValueError) as error:
             raise MissingInputError(
-                f"{path.name} cannot be read.", "Give the folder 'recordings' of the Free Spoken Digit Dataset."
+                f"{path.name} cannot be read.",
+                "Give the folder 'recordings' of the Free Spoken Digit Dataset.",
             ) from error
         if rate != 8000 or samples.ndim != 1:
-            raise InputDataError(f"{path.name} is not mono at 8 kHz.", "Use the recordings as published.")
+            raise InputDataError(
+                f"{path.name} is not mono at 8 kHz.", "Use the recordings as published."
+            )
         found[key] = mfcc(samples / 2**15, legacy)
     return found
 
 
 def pair(
-    images: np.ndarray, digits: np.ndarray, sounds: dict[tuple[int, str, int], np.ndarray], seed: int
+    images: np.ndarray,
+    digits: np.ndarray,
+    sounds: dict[tuple[int, str, int], np.ndarray],
+    seed: int,
 ) -> dict[str, Pairs]:
     """Parts ``train``, ``meta`` and ``test``; the seed draws the pictures and which picture goes with which sound.
 
@@ -162,7 +175,9 @@ def pair(
         keys = [key for key in sounds if key[0] == digit]
         mine = rng.permutation(np.flatnonzero(digits == digit))
         if len(mine) < len(keys):
-            raise InputDataError(f"There are only {len(mine)} pictures of the digit {digit}.", f"Give {len(keys)}.")
+            raise InputDataError(
+                f"There are only {len(mine)} pictures of the digit {digit}.", f"Give {len(keys)}."
+            )
         for key, n in zip(keys, mine, strict=False):
             part = next(part for part, numbers in PARTS.items() if key[2] in numbers)
             both = np.zeros((2, IMAGE, IMAGE), np.float32)
@@ -170,13 +185,27 @@ def pair(
             both[1, :SOUND, :SOUND] = sounds[key]
             parts[part][0].append(both)
             parts[part][1].append(digit)
-    return {part: Pairs(torch.from_numpy(np.stack(both)), torch.tensor(digit)) for part, (both, digit) in parts.items()}
+    return {
+        part: Pairs(torch.from_numpy(np.stack(both)), torch.tensor(digit))
+        for part, (both, digit) in parts.items()
+    }
 
 
 def synthetic(per_speaker: int = 50, seed: int = 0) -> tuple[np.ndarray, np.ndarray, dict]:
     """A stand-in in the shape of the real data: glyphs of a seven-segment display, and tones of one pitch a digit."""
     rng = np.random.default_rng(seed)
-    segments = ("abcdef", "bc", "abged", "abgcd", "fgbc", "afgcd", "afgedc", "abc", "abcdefg", "abcdfg")
+    segments = (
+        "abcdef",
+        "bc",
+        "abged",
+        "abgcd",
+        "fgbc",
+        "afgcd",
+        "afgedc",
+        "abc",
+        "abcdefg",
+        "abcdfg",
+    )
     bars = {"a": (0, 0, 0, 8), "b": (0, 8, 8, 8), "c": (8, 8, 16, 8), "d": (16, 0, 16, 8)}
     bars |= {"e": (8, 0, 16, 0), "f": (0, 0, 8, 0), "g": (8, 0, 8, 8)}
     images, digits, sounds = [], [], {}
@@ -227,4 +256,6 @@ class PairSampler:
         present = self.present[chosen]
         image = torch.where(present[..., None, None], self.pairs.image[chosen], 0.0)
         names = tuple(str(int(n)) for n in chosen)
-        return Batch(image, present, self.pairs.digit[chosen], torch.ones(size, dtype=torch.bool), names)
+        return Batch(
+            image, present, self.pairs.digit[chosen], torch.ones(size, dtype=torch.bool), names
+        )

@@ -14,10 +14,10 @@ from torch import Tensor, nn
 
 from medmap.networks import NETWORKS, Backbone, Output
 from medmap.networks.base import Features
-from medmap.networks.resnet_aspp import fill_absent, present_mean
-from medmap.objectives import OBJECTIVES
-from medmap.objectives.mckd import ModalityDistillation
-from medmap.recipe import SCHEDULES
+from medmap.networks.resnet_aspp_encoder import fill_absent, present_mean
+from medmap.training.objectives import OBJECTIVES
+from medmap.training.objectives.mckd import ModalityDistillation
+from medmap.training.recipe import SCHEDULES
 
 FEATURES = 160
 
@@ -44,7 +44,9 @@ class AudioVision(Backbone):
         self.sound = nn.Sequential(
             *layers, nn.MaxPool2d(2, 4), nn.Dropout(0.25), nn.Flatten(), nn.Linear(320, FEATURES)
         )
-        self.head = nn.Sequential(nn.Linear(2 * FEATURES, 64), nn.ReLU(), nn.Dropout(0.6), nn.Linear(64, classes))
+        self.head = nn.Sequential(
+            nn.Linear(2 * FEATURES, 64), nn.ReLU(), nn.Dropout(0.6), nn.Linear(64, classes)
+        )
 
     def encode(self, image: Tensor, modality: int) -> Features:
         """[B, 1, 28, 28] -> [B, 160]. Pairs without the modality are all zero; batch statistics do not see them."""
@@ -52,10 +54,14 @@ class AudioVision(Backbone):
         result = image.new_zeros(len(image), FEATURES)
         if here.any():
             shown = image[here]
-            result[here] = self.image(shown) if modality == 0 else self.sound(shown[..., :SOUND, :SOUND])
+            result[here] = (
+                self.image(shown) if modality == 0 else self.sound(shown[..., :SOUND, :SOUND])
+            )
         return [result]
 
-    def decode(self, features: Sequence[Features | None], present: Tensor, want: Sequence[str] = ()) -> Output:
+    def decode(
+        self, features: Sequence[Features | None], present: Tensor, want: Sequence[str] = ()
+    ) -> Output:
         """Logits [B, classes] of the two features, the absent one filled with the mean of those present."""
         maps = [None if f is None else f[-1] for f in features]
         filled = fill_absent(maps, present_mean(maps, present), present)

@@ -19,10 +19,10 @@ import numpy as np
 import torch
 from av_data import AUDIOVISION, Pairs, PairSampler, pair, read_mnist, read_sounds, synthetic
 
-from medmap.checkpoint import load_checkpoint
 from medmap.networks import build_network
-from medmap.recipe import Recipe
-from medmap.train import train
+from medmap.training.checkpoint import load_checkpoint
+from medmap.training.loop import train
+from medmap.training.recipe import Recipe
 
 EPOCHS = 60
 PUBLISHED = {
@@ -83,7 +83,9 @@ def table(rows: list[dict]) -> str:
     """Mean ± SD over seeds, beside the published numbers."""
 
     def cell(audio: float, method: str, column: str = "image") -> str:
-        values = [float(r[column]) for r in rows if float(r["audio"]) == audio and r["method"] == method]
+        values = [
+            float(r[column]) for r in rows if float(r["audio"]) == audio and r["method"] == method
+        ]
         if not values:
             return "–"
         return f"{np.mean(values):.2f} ± {np.std(values, ddof=1) if len(values) > 1 else 0:.2f} (n={len(values)})"
@@ -93,14 +95,26 @@ def table(rows: list[dict]) -> str:
         "|---|---|---|---|---|---|---|",
     ]
     for audio, published in PUBLISHED.items():
-        weights = [float(r["importance_image"]) for r in rows if float(r["audio"]) == audio and r["method"] == "MCKD"]
+        weights = [
+            float(r["importance_image"])
+            for r in rows
+            if float(r["audio"]) == audio and r["method"] == "MCKD"
+        ]
         share = f"{np.mean(weights):.2f} ± {np.std(weights):.2f}" if weights else "–"
         ours = (cell(audio, "mean-fill"), cell(audio, "MCKD"), share)
-        lines.append(f"| {audio:.0%} | " + " | ".join((*ours, *(f"{p:.2f}" for p in published.values()))) + " |")
+        lines.append(
+            f"| {audio:.0%} | "
+            + " | ".join((*ours, *(f"{p:.2f}" for p in published.values())))
+            + " |"
+        )
     lines += ["", f"Image only: {cell(0.0, 'mean-fill')}, published {BOUNDS['image only']}."]
-    lines.append(f"Both in training and test: {cell(1.0, 'mean-fill', 'both')}, published {BOUNDS['both']}.")
+    lines.append(
+        f"Both in training and test: {cell(1.0, 'mean-fill', 'both')}, published {BOUNDS['both']}."
+    )
     error = 100 * (0.94 * 0.06 / 450) ** 0.5
-    lines.append(f"Standard error of 94 % right of 450 test pairs: {error:.1f}; one pair is {100 / 450:.2f}.")
+    lines.append(
+        f"Standard error of 94 % right of 450 test pairs: {error:.1f}; one pair is {100 / 450:.2f}."
+    )
     return "\n".join(lines)
 
 
@@ -113,14 +127,25 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--epochs", type=int, default=EPOCHS)
     parser.add_argument("--minutes", type=float, help="begin no training after this time")
-    parser.add_argument("--proper", action="store_true", help="MFCC from all samples instead of SMIL's")
+    parser.add_argument(
+        "--proper", action="store_true", help="MFCC from all samples instead of SMIL's"
+    )
     options = parser.parse_args()
-    rows = list(csv.DictReader(options.results.open(encoding="utf-8"))) if options.results.exists() else []
+    rows = (
+        list(csv.DictReader(options.results.open(encoding="utf-8")))
+        if options.results.exists()
+        else []
+    )
     done = {(float(r["audio"]), r["method"], int(r["seed"])) for r in rows}
-    plan = [(a, m, s) for m in ("MCKD", "mean-fill") for s in range(options.seeds) for a in PUBLISHED]
+    plan = [
+        (a, m, s) for m in ("MCKD", "mean-fill") for s in range(options.seeds) for a in PUBLISHED
+    ]
     plan += [(a, "mean-fill", s) for s in range(options.seeds) for a in (0.0, 1.0)]
     if options.mnist and options.sounds:
-        images, digits, sounds = *read_mnist(options.mnist), read_sounds(options.sounds, not options.proper)
+        images, digits, sounds = (
+            *read_mnist(options.mnist),
+            read_sounds(options.sounds, not options.proper),
+        )
     else:
         print("No data given: glyphs and tones.")
         images, digits, sounds = synthetic()
@@ -136,7 +161,9 @@ def main() -> None:
             writer = csv.DictWriter(file, list(rows[0]))
             writer.writeheader()
             writer.writerows(rows)
-        print(f"audio {audio:.0%}, {method}, seed {seed}: {found['image']:.2f} %, {time.monotonic() - started:.0f} s")
+        print(
+            f"audio {audio:.0%}, {method}, seed {seed}: {found['image']:.2f} %, {time.monotonic() - started:.0f} s"
+        )
     print(table(rows))
 
 

@@ -2,7 +2,13 @@
 
 from medmap.bench.inference import bench_infer, bench_subsets, published_way
 from medmap.bench.measure import Cost, cost_table, isolated, timed
-from medmap.bench.networks import NetworkRow, bench_networks, count_gflop, measure_network, networks_table
+from medmap.bench.networks import (
+    NetworkRow,
+    bench_networks,
+    count_gflop,
+    measure_network,
+    networks_table,
+)
 from medmap.bench.peer import load_peer
 from medmap.bench.windows import bench_window
 

@@ -19,17 +19,17 @@ import torch
 
 from medmap.bench.measure import Cost, isolated, timed
 from medmap.bench.peer import load_peer
-from medmap.cache import cache_case, load_case, prepare_case, slices_first
-from medmap.dataset import Augmentation, PatchSampler
-from medmap.files import make_folder
+from medmap.commands.phantoms import write_phantoms
 from medmap.inference import resolve_device
-from medmap.layouts import Case, find_cases
-from medmap.missingness import full
+from medmap.io.atomic import make_folder
+from medmap.io.cohorts import Case, find_cases
 from medmap.preprocess import PreprocessSpec
-from medmap.recipe import Recipe
 from medmap.task import BRATS
-from medmap.train import make_objective
-from medmap.workflow.phantoms import write_phantoms
+from medmap.training.cache import cache_case, load_case, prepare_case, slices_first
+from medmap.training.dataset import Augmentation, PatchSampler
+from medmap.training.loop import make_objective
+from medmap.training.missingness import full
+from medmap.training.recipe import Recipe
 
 SPEC = PreprocessSpec()
 MODEL = "training step of the model"
@@ -60,7 +60,9 @@ class FromFiles(PatchSampler):
         case = self.cases[folder.name]
         names = [name for name in BRATS.modality_names if name in case.scans]
         prepared, label = prepare_case(case, BRATS, self.spec, names)
-        image, label, brain = (slices_first(t, prepared).numpy() for t in (prepared.image, label, prepared.brain))
+        image, label, brain = (
+            slices_first(t, prepared).numpy() for t in (prepared.image, label, prepared.brain)
+        )
         self._tumour[folder] = _sparse(label)
         return list(image), label, brain.astype(np.uint8), prepared.present.numpy()
 
@@ -97,9 +99,15 @@ def bench_data(
     """
     place, rows = str(resolve_device(device)), []
     with tempfile.TemporaryDirectory() as folder:
-        cases = [case for case in find_cases(data or _made(Path(folder), spacing, progress), BRATS) if case.label]
+        cases = [
+            case
+            for case in find_cases(data or _made(Path(folder), spacing, progress), BRATS)
+            if case.label
+        ]
         progress("preparing the cases")
-        folders = [cache_case(case, BRATS, SPEC, make_folder(Path(folder) / "cache")) for case in cases]
+        folders = [
+            cache_case(case, BRATS, SPEC, make_folder(Path(folder) / "cache")) for case in cases
+        ]
         for name in WAYS:
             progress(name)
             rows.append(isolated(name, _batches, name, cases, folders, patch, batch, repeats))
@@ -107,11 +115,26 @@ def bench_data(
             progress(against)
             rows.append(isolated(against, _peer, against, cases, patch, batch, repeats))
         progress(MODEL)
-        step = isolated(MODEL, _step, network, network_options or {}, folders, patch, batch, place, min(repeats, 3))
-    return [*(_beside(row, step) for row in rows), replace(step, note=f"{network}, patches of {patch}³, batch {batch}")]
+        step = isolated(
+            MODEL,
+            _step,
+            network,
+            network_options or {},
+            folders,
+            patch,
+            batch,
+            place,
+            min(repeats, 3),
+        )
+    return [
+        *(_beside(row, step) for row in rows),
+        replace(step, note=f"{network}, patches of {patch}³, batch {batch}"),
+    ]
 
 
-def sampler_of(way: str, cases: Sequence[Case], folders: Sequence[Path], spec: PreprocessSpec = SPEC) -> PatchSampler:
+def sampler_of(
+    way: str, cases: Sequence[Case], folders: Sequence[Path], spec: PreprocessSpec = SPEC
+) -> PatchSampler:
     """The sampler of one of ``WAYS``; all draw the same patches of cases that were prepared as ``spec`` says."""
     arguments = (folders, full(BRATS), 0, Augmentation())
     if WAYS[way] is FromFiles:
@@ -128,7 +151,12 @@ WAYS: dict[str, type[PatchSampler]] = {
 
 def _made(folder: Path, spacing: float, progress: Callable[[str], None]) -> Path:
     progress("making two synthetic patients")
-    options = {"healthy": False, "device": "cpu", "overwrite": False, "report": lambda fraction, text: None}
+    options = {
+        "healthy": False,
+        "device": "cpu",
+        "overwrite": False,
+        "report": lambda fraction, text: None,
+    }
     write_phantoms(folder / "data", 2, 2030, spacing, **options)
     return folder / "data"
 
@@ -141,11 +169,19 @@ def _sparse(label: np.ndarray) -> np.ndarray:
 
 def _beside(row: Cost, step: Cost) -> Cost:
     """The row with its share of the step. On a GPU both are wall-clock time."""
-    here, there = (row.seconds, step.seconds) if step.device != "cpu" else (row.cpu_seconds, step.cpu_seconds)
-    return replace(row, note=f"{100 * here / there:.1f} % of the step") if here is not None and there else row
+    here, there = (
+        (row.seconds, step.seconds) if step.device != "cpu" else (row.cpu_seconds, step.cpu_seconds)
+    )
+    return (
+        replace(row, note=f"{100 * here / there:.1f} % of the step")
+        if here is not None and there
+        else row
+    )
 
 
-def _batches(way: str, cases, folders, patch: int, batch: int, repeats: int, spec: PreprocessSpec = SPEC) -> Cost:
+def _batches(
+    way: str, cases, folders, patch: int, batch: int, repeats: int, spec: PreprocessSpec = SPEC
+) -> Cost:
     sampler, numbers = sampler_of(way, cases, folders, spec), iter(range(1_000_000))
     return timed(way, lambda: sampler.batch(next(numbers), batch, (patch,) * 3), "cpu", repeats)
 
@@ -161,7 +197,15 @@ def _peer(target: str, cases: Sequence[Case], patch: int, batch: int, repeats: i
     return timed(target, work, "cpu", repeats)
 
 
-def _step(network: str, options: dict, folders: Sequence[Path], patch: int, batch: int, device: str, repeats) -> Cost:
+def _step(
+    network: str,
+    options: dict,
+    folders: Sequence[Path],
+    patch: int,
+    batch: int,
+    device: str,
+    repeats,
+) -> Cost:
     place, recipe = torch.device(device), Recipe(network=network, network_options=options)
     sampler = sampler_of("memory-mapped cache", (), folders)
     objective = make_objective(recipe, BRATS, sampler).to(place).train()

@@ -21,11 +21,11 @@ import torch
 
 from medmap.bench.measure import Cost, isolated, timed
 from medmap.bench.peer import load_peer
-from medmap.bundle import Bundle, InferenceSpec, load_bundle
+from medmap.bundle.loading import Bundle, InferenceSpec, load_bundle
 from medmap.errors import UsageError
 from medmap.inference import resolve_device, segment, segment_subsets, window_boxes
+from medmap.io.nifti import read_nifti, write_labels, write_volume
 from medmap.networks import build_network
-from medmap.nifti import read_nifti, write_labels, write_volume
 from medmap.phantom import generate
 from medmap.postprocess import labels_on_reference
 from medmap.preprocess import Prepared, PreprocessSpec, prepare
@@ -79,13 +79,18 @@ def bench_infer(
     """
     unknown = [s for s in schemes if s not in SCHEMES]
     if unknown:
-        raise UsageError(f"The scheme '{unknown[0]}' is unknown.", f"Use some of {', '.join(SCHEMES)}.")
+        raise UsageError(
+            f"The scheme '{unknown[0]}' is unknown.", f"Use some of {', '.join(SCHEMES)}."
+        )
     place = str(resolve_device(device))
     with tempfile.TemporaryDirectory() as folder:
         files = dict(scans) if scans else write_patient(Path(folder), spacing=spacing)
         order = [n for n in ("flair", "t1ce", "t1", "t2") if n in files] or sorted(files)
         if max(present) > len(order):
-            raise UsageError(f"There are {len(order)} scans, not {max(present)}.", "Ask for no more than there are.")
+            raise UsageError(
+                f"There are {len(order)} scans, not {max(present)}.",
+                "Ask for no more than there are.",
+            )
         costs = []
         for scheme in schemes:
             for count in present if scheme != "published" else present[:1]:
@@ -120,7 +125,10 @@ def bench_subsets(
     with tempfile.TemporaryDirectory() as folder:
         files = dict(scans) if scans else write_patient(Path(folder), spacing=spacing)
         costs = []
-        for name, work in (("one segmentation of all scans", _one), ("every subset of the scans", _all)):
+        for name, work in (
+            ("one segmentation of all scans", _one),
+            ("every subset of the scans", _all),
+        ):
             progress(name)
             costs.append(isolated(name, work, name, files, bundle, place, repeats))
         if against:
@@ -130,7 +138,9 @@ def bench_subsets(
         return costs
 
 
-def published_way(volumes: Mapping[str, Volume], task: Task, device: str = "cpu", network=None) -> np.ndarray:
+def published_way(
+    volumes: Mapping[str, Volume], task: Task, device: str = "cpu", network=None
+) -> np.ndarray:
     """Labels of one patient by mmFormer as it is released: see the module's docstring.
 
     Args:
@@ -159,20 +169,29 @@ def _at_least(prepared: Prepared, size: int) -> Prepared:
     missing = [max(0, size - n) for n in prepared.grid.shape]
     pad = [0, missing[2], 0, missing[1], 0, missing[0]]
     image, brain = (torch.nn.functional.pad(t, pad) for t in (prepared.image, prepared.brain))
-    return replace(prepared, image=image, brain=brain, grid=Grid(tuple(brain.shape), prepared.grid.affine))
+    return replace(
+        prepared, image=image, brain=brain, grid=Grid(tuple(brain.shape), prepared.grid.affine)
+    )
 
 
-def _from_files(name: str, scheme: str, files: dict[str, Path], bundle: Path, device: str, repeats: int) -> Cost:
+def _from_files(
+    name: str, scheme: str, files: dict[str, Path], bundle: Path, device: str, repeats: int
+) -> Cost:
     loaded = load_bundle(bundle) if scheme != "published" else None
     if scheme == "windows":
         loaded = replace(loaded, inference=InferenceSpec((WINDOW,) * 3, OVERLAP))
     network = build_network("mmFormer", {"window": WINDOW}) if scheme == "published" else None
 
     def work() -> str:
-        volumes = {modality: read_nifti(path, modality=modality) for modality, path in files.items()}
+        volumes = {
+            modality: read_nifti(path, modality=modality) for modality, path in files.items()
+        }
         if scheme == "published":
             grid = next(iter(volumes.values())).grid
-            labels, note = published_way(volumes, BRATS, device, network), "all four encoders, whatever is present"
+            labels, note = (
+                published_way(volumes, BRATS, device, network),
+                "all four encoders, whatever is present",
+            )
         else:
             result = segment(volumes, loaded, device=device)
             labels, grid = result.labels, result.grid
@@ -188,7 +207,9 @@ def _peer(name: str, target: str, files: dict[str, Path], device: str, repeats: 
     peer = load_peer(target)
 
     def work() -> str:
-        volumes = {modality: read_nifti(path, modality=modality) for modality, path in files.items()}
+        volumes = {
+            modality: read_nifti(path, modality=modality) for modality, path in files.items()
+        }
         labels = _ask(peer, volumes)
         with tempfile.TemporaryDirectory() as folder:
             grid = next(iter(volumes.values())).grid
@@ -198,7 +219,9 @@ def _peer(name: str, target: str, files: dict[str, Path], device: str, repeats: 
     return timed(name, work, device, repeats)
 
 
-def _peer_all(name: str, target: str, files: dict[str, Path], bundle: Path, device: str, repeats: int) -> Cost:
+def _peer_all(
+    name: str, target: str, files: dict[str, Path], bundle: Path, device: str, repeats: int
+) -> Cost:
     peer, (volumes, loaded) = load_peer(target), _read(files, bundle)
     subsets = [s for s in loaded.task.subsets() if set(s) <= set(volumes)]
 
@@ -213,7 +236,9 @@ def _peer_all(name: str, target: str, files: dict[str, Path], bundle: Path, devi
 def _ask(peer: Callable, volumes: Mapping[str, Volume]) -> np.ndarray:
     """A peer's labels of one patient. Raises ValueError for another shape than the scans'."""
     grid = next(iter(volumes.values())).grid
-    labels = np.asarray(peer({modality: volume.array for modality, volume in volumes.items()}, grid.affine))
+    labels = np.asarray(
+        peer({modality: volume.array for modality, volume in volumes.items()}, grid.affine)
+    )
     if labels.shape != grid.shape:
         raise ValueError(f"the peer returned {labels.shape}, not {grid.shape}")
     return labels
@@ -227,7 +252,9 @@ def _read(files: Mapping[str, Path], bundle: Path) -> tuple[dict[str, Volume], B
 
 def _one(name: str, files: dict[str, Path], bundle: Path, device: str, repeats: int) -> Cost:
     volumes, loaded = _read(files, bundle)
-    return timed(name, lambda: segment(volumes, loaded, device=device), device, repeats, warm_up=repeats > 1)
+    return timed(
+        name, lambda: segment(volumes, loaded, device=device), device, repeats, warm_up=repeats > 1
+    )
 
 
 def _all(name: str, files: dict[str, Path], bundle: Path, device: str, repeats: int) -> Cost:

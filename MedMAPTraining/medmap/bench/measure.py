@@ -53,7 +53,9 @@ class Cost:
         return None if None in pair or not pair[1] else pair[0] / pair[1]
 
 
-def timed(name: str, work: Callable[[], object], device: str, repeats: int, *, warm_up: bool = True) -> Cost:
+def timed(
+    name: str, work: Callable[[], object], device: str, repeats: int, *, warm_up: bool = True
+) -> Cost:
     """Run ``work`` repeatedly in this process; what it returns as text becomes the note."""
     place, found, note = torch.device(device), [], ""
     for _ in range(repeats + warm_up):
@@ -65,7 +67,14 @@ def timed(name: str, work: Callable[[], object], device: str, repeats: int, *, w
     middle = statistics.median_low([seconds for seconds, _ in found])
     cpu = next(cpu for seconds, cpu in found if seconds == middle)
     return Cost(
-        name, middle, cpu, peak_mib(place), note, device=device, threads=torch.get_num_threads(), repeats=repeats
+        name,
+        middle,
+        cpu,
+        peak_mib(place),
+        note,
+        device=device,
+        threads=torch.get_num_threads(),
+        repeats=repeats,
     )
 
 
@@ -73,18 +82,33 @@ def isolated(name: str, work: Callable[..., Cost], *arguments) -> Cost:
     """``work(*arguments)`` in a fresh process with this one's number of threads; a failure becomes a row."""
     threads = torch.get_num_threads()
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(1, mp_context=context, initializer=torch.set_num_threads, initargs=(threads,)) as pool:
+    with ProcessPoolExecutor(
+        1, mp_context=context, initializer=torch.set_num_threads, initargs=(threads,)
+    ) as pool:
         try:
             return pool.submit(work, *arguments).result()
         except BrokenProcessPool:
-            return Cost(name, failure="ended by the system, probably out of memory", threads=threads)
+            return Cost(
+                name, failure="ended by the system, probably out of memory", threads=threads
+            )
         except MedMAPError as error:
             return Cost(name, failure=error.cause, threads=threads)
-        except (MemoryError, RuntimeError, ValueError, TypeError, ImportError, AttributeError) as error:
-            return Cost(name, failure=(str(error) or type(error).__name__).splitlines()[0], threads=threads)
+        except (
+            MemoryError,
+            RuntimeError,
+            ValueError,
+            TypeError,
+            ImportError,
+            AttributeError,
+        ) as error:
+            return Cost(
+                name, failure=(str(error) or type(error).__name__).splitlines()[0], threads=threads
+            )
 
 
-def cost_table(title: str, costs: Sequence[Cost], base: Cost, base_words: str, caption: str = "") -> Table:
+def cost_table(
+    title: str, costs: Sequence[Cost], base: Cost, base_words: str, caption: str = ""
+) -> Table:
     """Costs as a table for a terminal; the ratio says how many times ``base`` each takes."""
     device = ", ".join(sorted({cost.device for cost in costs}))
     threads = "/".join(sorted({str(cost.threads) for cost in costs}))
@@ -103,5 +127,7 @@ def cost_table(title: str, costs: Sequence[Cost], base: Cost, base_words: str, c
             "–" if cost.peak_mib is None else f"{cost.peak_mib:,.0f}",
             "–" if ratio is None else f"{ratio:.2f}",
         )
-        table.add_row(cost.name, *figures, cost.failure or cost.note, style="dim" if cost.failure else None)
+        table.add_row(
+            cost.name, *figures, cost.failure or cost.note, style="dim" if cost.failure else None
+        )
     return table

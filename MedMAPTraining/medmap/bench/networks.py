@@ -108,9 +108,13 @@ def bench_networks(
     chosen = sorted(NETWORKS) if names is None else list(names)
     unknown = [name for name in chosen if name not in NETWORKS]
     if unknown:
-        raise UsageError(f"The network '{unknown[0]}' is unknown.", f"Use some of {', '.join(sorted(NETWORKS))}.")
+        raise UsageError(
+            f"The network '{unknown[0]}' is unknown.", f"Use some of {', '.join(sorted(NETWORKS))}."
+        )
     if min([*sizes, *modalities, repeats], default=0) < 1:
-        raise UsageError("Sizes, numbers of modalities and repeats must be positive.", "Correct the numbers.")
+        raise UsageError(
+            "Sizes, numbers of modalities and repeats must be positive.", "Correct the numbers."
+        )
     place = str(resolve_device(device))
     measure = _isolated if isolate else _measured
     rows = []
@@ -119,7 +123,9 @@ def bench_networks(
             for present in modalities:
                 if progress:
                     progress(f"{name}, {size}³, {present} present")
-                rows.append(measure(name, (options or {}).get(name, {}), size, present, place, repeats))
+                rows.append(
+                    measure(name, (options or {}).get(name, {}), size, present, place, repeats)
+                )
     for size in sizes if against else ():
         for present in modalities:
             if progress:
@@ -141,9 +147,12 @@ def measure_network(
     network = build_network(name, options).eval()
     if present > network.modalities:
         raise UsageError(
-            f"{name} has {network.modalities} modalities, not {present}.", "Ask for no more than there are."
+            f"{name} has {network.modalities} modalities, not {present}.",
+            "Ask for no more than there are.",
         )
-    gflop, encoder_gflop, encoder_ratio = count_gflop(name, options, _rounded(size, network.stride), present)
+    gflop, encoder_gflop, encoder_ratio = count_gflop(
+        name, options, _rounded(size, network.stride), present
+    )
     place = torch.device(device)
     network = network.to(place)
     image = _image(network, size, place)
@@ -169,7 +178,9 @@ def measure_network(
     )
 
 
-def count_gflop(name: str, options: dict, size: int, present: int) -> tuple[float, float, float | None]:
+def count_gflop(
+    name: str, options: dict, size: int, present: int
+) -> tuple[float, float, float | None]:
     """Arithmetic of one pass; size a multiple of the stride.
 
     Counted on the meta device, which knows shapes and no numbers: on a CPU the counter does not see fused attention.
@@ -204,7 +215,16 @@ def networks_table(rows: Sequence[NetworkRow]) -> Table:
         "In brackets after the encoders' GFLOP: their share of what all modalities cost.",
     )
     table.add_column("network")
-    for title in ("window", "M params", "present", "GFLOP", "in encoders", "seconds", "in encoders", "peak MiB"):
+    for title in (
+        "window",
+        "M params",
+        "present",
+        "GFLOP",
+        "in encoders",
+        "seconds",
+        "in encoders",
+        "peak MiB",
+    ):
         table.add_column(title, justify="right")
     previous = None
     for row in rows:
@@ -224,7 +244,9 @@ def _cells(row: NetworkRow) -> list[str]:
         f"{row.parameters / 1e6:.2f}" if row.parameters else "–",
         str(row.present),
         _short(row.gflop) if row.gflop else "–",
-        "–" if row.encoder_ratio is None else f"{_short(row.encoder_gflop)} ({row.encoder_ratio:.0%})",
+        "–"
+        if row.encoder_ratio is None
+        else f"{_short(row.encoder_gflop)} ({row.encoder_ratio:.0%})",
         f"{_short(row.seconds)} ({_short(row.fastest)} to {_short(row.slowest)})",
         "–" if row.encoder_ratio is None else _short(row.encoder_seconds),
         "–" if row.peak_mib is None else f"{row.peak_mib:,.0f}",
@@ -236,7 +258,9 @@ def _short(number: float) -> str:
     return f"{number:.0f}" if number >= 100 else f"{number:.3g}"
 
 
-def measure_peer(target: str, size: int, present: int, device: str = "cpu", repeats: int = 3) -> NetworkRow:
+def measure_peer(
+    target: str, size: int, present: int, device: str = "cpu", repeats: int = 3
+) -> NetworkRow:
     """A peer's network in this process: seconds and memory only, since nothing else is known of it."""
     peer, place = load_peer(target), torch.device(device)
     image = torch.randn(1, len(BRATS.modalities), *(size,) * 3, device=place)
@@ -250,14 +274,27 @@ def measure_peer(target: str, size: int, present: int, device: str = "cpu", repe
     middle, threads = statistics.median(times[1:]), torch.get_num_threads()
     extremes = {"fastest": min(times[1:]), "slowest": max(times[1:])}
     peak = peak_mib(place)
-    return NetworkRow(target, size, present, seconds=middle, **extremes, peak_mib=peak, threads=threads, device=device)
+    return NetworkRow(
+        target,
+        size,
+        present,
+        seconds=middle,
+        **extremes,
+        peak_mib=peak,
+        threads=threads,
+        device=device,
+    )
 
 
-def _isolated(name: str, options: dict | None, size: int, present: int, device: str, repeats: int) -> NetworkRow:
+def _isolated(
+    name: str, options: dict | None, size: int, present: int, device: str, repeats: int
+) -> NetworkRow:
     """``measure_network`` in a fresh process; what goes wrong there becomes the row's ``failure``."""
     threads = torch.get_num_threads()
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(1, mp_context=context, initializer=torch.set_num_threads, initargs=(threads,)) as pool:
+    with ProcessPoolExecutor(
+        1, mp_context=context, initializer=torch.set_num_threads, initargs=(threads,)
+    ) as pool:
         try:
             return pool.submit(_measured, name, options, size, present, device, repeats).result()
         except BrokenProcessPool:
@@ -265,7 +302,9 @@ def _isolated(name: str, options: dict | None, size: int, present: int, device: 
             return NetworkRow(name, size, present, threads=threads, device=device, failure=reason)
 
 
-def _measured(name: str, options: dict | None, size: int, present: int, device: str, repeats: int) -> NetworkRow:
+def _measured(
+    name: str, options: dict | None, size: int, present: int, device: str, repeats: int
+) -> NetworkRow:
     """One failure must not end the table, so every error becomes a row. Without options it is a peer's."""
     try:
         if options is None:
@@ -273,15 +312,23 @@ def _measured(name: str, options: dict | None, size: int, present: int, device: 
         return measure_network(name, options, size, present, device, repeats)
     except MedMAPError as error:
         reason = error.cause
-    except (MemoryError, RuntimeError, ValueError) as error:  # RuntimeError: also torch's, when memory does not suffice
+    except (
+        MemoryError,
+        RuntimeError,
+        ValueError,
+    ) as error:  # RuntimeError: also torch's, when memory does not suffice
         reason = (str(error) or type(error).__name__).splitlines()[0]
-    return NetworkRow(name, size, present, threads=torch.get_num_threads(), device=device, failure=reason)
+    return NetworkRow(
+        name, size, present, threads=torch.get_num_threads(), device=device, failure=reason
+    )
 
 
 def _image(network: Backbone, size: int, device: torch.device) -> Tensor:
     """[1, M, *S] of noise, every side rounded up to a multiple of the stride."""
     side = _rounded(size, network.stride)
-    return torch.randn(1, network.modalities, *(side,) * getattr(network, "spatial_dims", 3), device=device)
+    return torch.randn(
+        1, network.modalities, *(side,) * getattr(network, "spatial_dims", 3), device=device
+    )
 
 
 def _rounded(size: int, stride: int) -> int:
@@ -289,7 +336,10 @@ def _rounded(size: int, stride: int) -> int:
 
 
 def _encode(network: Backbone, image: Tensor, present: int) -> list:
-    return [network.encode(image[:, m : m + 1], m) if m < present else None for m in range(network.modalities)]
+    return [
+        network.encode(image[:, m : m + 1], m) if m < present else None
+        for m in range(network.modalities)
+    ]
 
 
 def _mask(network: Backbone, image: Tensor, present: int) -> Tensor:

@@ -21,13 +21,18 @@ def load_peer(target: str) -> Callable:
     """
     place, _, name = target.partition(":") if ".py:" not in target else target.rpartition(":")
     try:
-        found = getattr(_from_file(Path(place)) if place.endswith(".py") else _module(place), name or "segment")
+        found = getattr(
+            _from_file(Path(place)) if place.endswith(".py") else _module(place), name or "segment"
+        )
     except (ImportError, AttributeError, OSError, SyntaxError) as error:
         raise UsageError(
-            f"{target} cannot be loaded ({error}).", "Write module:callable or file.py:callable, as in peer.py:segment."
+            f"{target} cannot be loaded ({error}).",
+            "Write module:callable or file.py:callable, as in peer.py:segment.",
         ) from error
     if not callable(found):
-        raise UsageError(f"{target} cannot be called.", "Name a function, such as labels = f(scans, affine).")
+        raise UsageError(
+            f"{target} cannot be called.", "Name a function, such as labels = f(scans, affine)."
+        )
     return found
 
 

@@ -23,16 +23,16 @@ from torch import Tensor, nn
 
 from medmap.bench.networks import now
 from medmap.bench.peer import load_peer
-from medmap.dataset import Batch, PatchSampler
 from medmap.inference import resolve_device
-from medmap.missingness import random_subset
 from medmap.networks import Output
-from medmap.objectives import passion
-from medmap.objectives.students import Students, decode_together
-from medmap.parallel import Team, launch
-from medmap.recipe import Recipe
 from medmap.task import BRATS
-from medmap.train import Engine, Training, make_objective
+from medmap.training.dataset import Batch, PatchSampler
+from medmap.training.distributed import Team, launch
+from medmap.training.loop import Engine, Training, make_objective
+from medmap.training.missingness import random_subset
+from medmap.training.objectives import passion
+from medmap.training.objectives.self_distillation import Students, decode_together
+from medmap.training.recipe import Recipe
 
 METHODS: dict[str, tuple[str, dict]] = {
     "plain": ("plain", {}),
@@ -127,8 +127,12 @@ def bench_training(
             apart = _apart(recipe, folders, theirs)
             for way, engine, size in (("published", theirs, 1), ("ours", ours, batch)):
                 say(f"{method}, {way}")
-                timed = _timed(replace(recipe, batch=size), folders, engine, way == "published", steps)
-                rows.append(TrainingRow(method, way, engine.precision, size, engine.workers, *timed, apart))
+                timed = _timed(
+                    replace(recipe, batch=size), folders, engine, way == "published", steps
+                )
+                rows.append(
+                    TrainingRow(method, way, engine.precision, size, engine.workers, *timed, apart)
+                )
         if against:
             say(against)
             rows.append(_peer(against, base, folders, resolve_device(device), steps))
@@ -137,9 +141,22 @@ def bench_training(
 
 def training_table(rows: Sequence[TrainingRow]) -> list[list[str]]:
     """Rows for people: a header, then one row each, with the ratio of samples a second to the published way."""
-    table = [["method", "way", "step (s)", "samples / s", "ratio", "waiting for data", "peak MiB", "losses apart"]]
+    table = [
+        [
+            "method",
+            "way",
+            "step (s)",
+            "samples / s",
+            "ratio",
+            "waiting for data",
+            "peak MiB",
+            "losses apart",
+        ]
+    ]
     published = {row.method: row.samples for row in rows if row.way == "published"}
-    first = next(iter(published.values()), None)  # a peer's step is told as a ratio to the first method's
+    first = next(
+        iter(published.values()), None
+    )  # a peer's step is told as a ratio to the first method's
     for row in rows:
         how = f"{row.way}: {row.precision}, batch {row.batch}, {row.workers} workers"
         peak = "" if row.peak_mib is None else f"{row.peak_mib:.0f}"
@@ -169,12 +186,22 @@ def _timed(
             before = now
         cuda = training.device.type == "cuda"
         peak = torch.cuda.max_memory_allocated(training.device) / 2**20 if cuda else None
-    return statistics.median(seconds), recipe.batch * len(seconds) / sum(seconds), sum(waiting) / sum(seconds), peak
+    return (
+        statistics.median(seconds),
+        recipe.batch * len(seconds) / sum(seconds),
+        sum(waiting) / sum(seconds),
+        peak,
+    )
 
 
-def _peer(target: str, recipe: Recipe, folders: Sequence[Path], device: torch.device, steps: int) -> TrainingRow:
+def _peer(
+    target: str, recipe: Recipe, folders: Sequence[Path], device: torch.device, steps: int
+) -> TrainingRow:
     """A peer's steps, one sample each, made between them as the published way does."""
-    peer, sampler = load_peer(target), PatchSampler(folders, random_subset(BRATS), recipe.seed, recipe.augmentation)
+    peer, sampler = (
+        load_peer(target),
+        PatchSampler(folders, random_subset(BRATS), recipe.seed, recipe.augmentation),
+    )
     seconds, waiting, warm = [], [], max(1, steps // 5)
     for step in range(warm + steps):
         began = now(device)
@@ -185,7 +212,12 @@ def _peer(target: str, recipe: Recipe, folders: Sequence[Path], device: torch.de
             seconds.append(now(device) - began)
             waiting.append(made - began)
     peak = torch.cuda.max_memory_allocated(device) / 2**20 if device.type == "cuda" else None
-    figures = (statistics.median(seconds), len(seconds) / sum(seconds), sum(waiting) / sum(seconds), peak)
+    figures = (
+        statistics.median(seconds),
+        len(seconds) / sum(seconds),
+        sum(waiting) / sum(seconds),
+        peak,
+    )
     return TrainingRow("a peer's", target, "as it is", 1, 0, *figures, None)
 
 
@@ -207,7 +239,9 @@ def _apart(recipe: Recipe, folders: Sequence[Path], engine: Engine, steps: int =
 
 
 @contextlib.contextmanager
-def _training(recipe: Recipe, folders: Sequence[Path], engine: Engine, published: bool) -> Iterator[Training]:
+def _training(
+    recipe: Recipe, folders: Sequence[Path], engine: Engine, published: bool
+) -> Iterator[Training]:
     """A training in a folder that vanishes, the published way or ours."""
     kind = EveryEncoder if published else PatchSampler
     sampler = kind(folders, random_subset(BRATS), recipe.seed, recipe.augmentation)
@@ -243,11 +277,16 @@ def decode_in_turn(
         shown = torch.zeros_like(present[:1])
         shown[0, modality] = True
         one = [
-            None if levels is None else [level[sample : sample + 1] * (m == modality) for level in levels]
+            None
+            if levels is None
+            else [level[sample : sample + 1] * (m == modality) for level in levels]
             for m, levels in enumerate(features)
         ]
         if deepest and modality in deepest and features[deepest[modality]] is not None:
-            one[modality] = [*one[modality][:-1], features[deepest[modality]][-1][sample : sample + 1]]
+            one[modality] = [
+                *one[modality][:-1],
+                features[deepest[modality]][-1][sample : sample + 1],
+            ]
         alone.append(network.decode(one, shown, want))
     if not alone:
         return teacher, teacher
@@ -260,7 +299,9 @@ def decode_in_turn(
 
 def _joined(values: list):
     if isinstance(values[0], list):
-        return [None if level[0] is None else torch.cat(level) for level in zip(*values, strict=True)]
+        return [
+            None if level[0] is None else torch.cat(level) for level in zip(*values, strict=True)
+        ]
     return torch.cat(values)
 
 
@@ -271,12 +312,17 @@ def _cases(root: Path, shape: Sequence[int], count: int = 4) -> list[Path]:
         folder = root / f"case-{n}"
         folder.mkdir()
         for name in BRATS.modality_names:
-            np.save(folder / f"{name}.npy", rng.standard_normal(shape, np.float32).astype(np.float16))
+            np.save(
+                folder / f"{name}.npy", rng.standard_normal(shape, np.float32).astype(np.float16)
+            )
         label = np.zeros(shape, np.uint8)
         for index, part in enumerate((3, 4, 6), 1):
-            label[tuple(slice(size // 2 - size // (2 * part), size // 2 + size // (2 * part)) for size in shape)] = (
-                index
-            )
+            label[
+                tuple(
+                    slice(size // 2 - size // (2 * part), size // 2 + size // (2 * part))
+                    for size in shape
+                )
+            ] = index
         np.save(folder / "label.npy", label)
         np.save(folder / "brain.npy", np.ones(shape, np.uint8))
         (folder / "spec.json").write_text(

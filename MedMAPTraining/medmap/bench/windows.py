@@ -45,21 +45,40 @@ def bench_window(
         UsageError: the network is unknown or does not fit the sizes.
     """
     if network not in NETWORKS:
-        raise UsageError(f"The network '{network}' is unknown.", f"Use some of {', '.join(sorted(NETWORKS))}.")
-    place, arguments = str(resolve_device(device)), (network, options or {}, size, window, overlap, present)
+        raise UsageError(
+            f"The network '{network}' is unknown.", f"Use some of {', '.join(sorted(NETWORKS))}."
+        )
+    place, arguments = (
+        str(resolve_device(device)),
+        (network, options or {}, size, window, overlap, present),
+    )
     names = ("ours", "MONAI, present only", "MONAI, as it is called")
     costs = [isolated(name, _measure, name, *arguments, place, repeats) for name in names]
     if against:
-        costs.append(isolated(against, _peer, against, network, options or {}, size, present, place, repeats))
+        costs.append(
+            isolated(against, _peer, against, network, options or {}, size, present, place, repeats)
+        )
     return costs
 
 
-def _measure(name: str, network: str, options: dict, size, window, overlap, present, device: str, repeats: int) -> Cost:
+def _measure(
+    name: str,
+    network: str,
+    options: dict,
+    size,
+    window,
+    overlap,
+    present,
+    device: str,
+    repeats: int,
+) -> Cost:
     torch.manual_seed(0)
     built = build_network(network, options).eval().to(device)
     if size % built.stride or window % built.stride:
         raise UsageError(f"{network} needs sizes divisible by {built.stride}.", "Choose others.")
-    image = torch.randn(1, built.modalities, size, size, size, generator=torch.Generator().manual_seed(1))
+    image = torch.randn(
+        1, built.modalities, size, size, size, generator=torch.Generator().manual_seed(1)
+    )
     ways = {"ours": _ours, "MONAI, present only": _monai_skipping, "MONAI, as it is called": _monai}
     kept = {}
 
@@ -69,11 +88,19 @@ def _measure(name: str, network: str, options: dict, size, window, overlap, pres
     cost = timed(name, work, device, repeats, warm_up=repeats > 1)
     if name == "ours":
         return cost
-    difference = (kept["logits"] - _ours(built, image, window, overlap, present, torch.device(device))).abs().max()
-    return Cost(**{**cost.__dict__, "note": f"differs from ours by at most {float(difference):.1g}"})
+    difference = (
+        (kept["logits"] - _ours(built, image, window, overlap, present, torch.device(device)))
+        .abs()
+        .max()
+    )
+    return Cost(
+        **{**cost.__dict__, "note": f"differs from ours by at most {float(difference):.1g}"}
+    )
 
 
-def _peer(target: str, network: str, options: dict, size: int, present: int, device: str, repeats: int) -> Cost:
+def _peer(
+    target: str, network: str, options: dict, size: int, present: int, device: str, repeats: int
+) -> Cost:
     peer, modalities = load_peer(target), build_network(network, options).modalities
     image = torch.randn(1, modalities, size, size, size, generator=torch.Generator().manual_seed(1))
     image[:, present:] = 0
@@ -86,7 +113,9 @@ def _peer(target: str, network: str, options: dict, size: int, present: int, dev
 
 
 @torch.inference_mode()
-def _ours(network: Backbone, image, window: int, overlap: float, present: int, device) -> torch.Tensor:
+def _ours(
+    network: Backbone, image, window: int, overlap: float, present: int, device
+) -> torch.Tensor:
     """The loop of ``inference.Run`` on a bare network."""
     total, weights = torch.zeros((network.classes, *image.shape[2:])), torch.zeros(image.shape[2:])
     weight = gaussian_weight((window,) * 3)
@@ -99,18 +128,31 @@ def _ours(network: Backbone, image, window: int, overlap: float, present: int, d
 
 
 def _predict(network: Backbone, part, present: int) -> torch.Tensor:
-    features = [network.encode(part[:, m : m + 1], m) if m < present else None for m in range(network.modalities)]
+    features = [
+        network.encode(part[:, m : m + 1], m) if m < present else None
+        for m in range(network.modalities)
+    ]
     mask = torch.arange(network.modalities, device=part.device)[None] < present
     return network.decode(features, mask.expand(len(part), -1)).logits
 
 
-def _monai_skipping(network: Backbone, image, window: int, overlap: float, present: int, device) -> torch.Tensor:
+def _monai_skipping(
+    network: Backbone, image, window: int, overlap: float, present: int, device
+) -> torch.Tensor:
     return _slide(lambda part: _predict(network, part, present), image, window, overlap, device)
 
 
-def _monai(network: Backbone, image, window: int, overlap: float, present: int, device) -> torch.Tensor:
+def _monai(
+    network: Backbone, image, window: int, overlap: float, present: int, device
+) -> torch.Tensor:
     mask = torch.arange(network.modalities, device=device)[None] < present
-    return _slide(lambda part: network(part, mask.expand(len(part), -1)).logits, image, window, overlap, device)
+    return _slide(
+        lambda part: network(part, mask.expand(len(part), -1)).logits,
+        image,
+        window,
+        overlap,
+        device,
+    )
 
 
 @torch.inference_mode()

@@ -13,9 +13,13 @@ from medmap.cli.base import Overwrite, app, out, showing_progress
 
 @app.command()
 def analyse(
-    bundles: Annotated[list[Path], typer.Argument(help="Bundles to compare, such as before and after alignment.")],
+    bundles: Annotated[
+        list[Path], typer.Argument(help="Bundles to compare, such as before and after alignment.")
+    ],
     data: Annotated[Path, typer.Option(help="Folder of cases that have every scan.")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for latents.json and tsne.png.")],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="Folder for latents.json and tsne.png.")
+    ],
     tap: Annotated[
         Optional[str],  # noqa: UP045
         typer.Option(help="stem or mod_bottleneck [default: where T* stands, or mod_bottleneck]."),
@@ -26,7 +30,7 @@ def analyse(
     overwrite: Overwrite = False,
 ) -> None:
     """Measure and draw how far apart the scans lie in the latent space of each bundle."""
-    from medmap.workflow.analysis import AnalyseOptions, analyse_bundles
+    from medmap.commands.analysis import AnalyseOptions, analyse_bundles
 
     options = AnalyseOptions(tap, cases, places, seed, overwrite)
     with showing_progress() as report:

@@ -26,13 +26,19 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
-bench = typer.Typer(help="Measure cost: ratios from one run.", no_args_is_help=True, rich_markup_mode=None)
+bench = typer.Typer(
+    help="Measure cost: ratios from one run.", no_args_is_help=True, rich_markup_mode=None
+)
 app.add_typer(bench, name="bench")
 
 Scan = Annotated[Optional[Path], typer.Option(metavar="FILE")]  # noqa: UP045 (typer evaluates annotations on 3.10)
-BundleOption = Annotated[Optional[Path], typer.Option("--bundle", help="Bundle folder [default: the one shipped].")]  # noqa: UP045
+BundleOption = Annotated[
+    Path | None, typer.Option("--bundle", help="Bundle folder [default: the one shipped].")
+]
 Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps or auto.")]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace results that are already there.")]
+Overwrite = Annotated[
+    bool, typer.Option("--overwrite", help="Replace results that are already there.")
+]
 
 
 @contextmanager
@@ -48,7 +54,12 @@ def showing_progress() -> Iterator:
 
         yield plain
         return
-    columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
     with Progress(*columns, console=err, transient=True) as bar:
         task = bar.add_task("", total=1.0)
         yield lambda fraction, text: bar.update(task, completed=fraction, description=text)
@@ -74,6 +85,6 @@ def interrupts() -> Iterator:
 
 def loaded_bundle(path: Path | None):
     """The bundle of that folder, or the one that ships."""
-    from medmap.bundle import default_bundle_path, load_bundle
+    from medmap.bundle.loading import default_bundle_path, load_bundle
 
     return load_bundle(path or default_bundle_path())

@@ -18,7 +18,10 @@ def bench_networks(
     repeats: Annotated[int, typer.Option(min=1, help="Timed passes; the median counts.")] = 3,
     against: Annotated[
         Optional[str],  # noqa: UP045
-        typer.Option(metavar="PATH", help="A peer's network, file.py:callable: callable(image [1, 4, S, S, S])."),
+        typer.Option(
+            metavar="PATH",
+            help="A peer's network, file.py:callable: callable(image [1, 4, S, S, S]).",
+        ),
     ] = None,
     device: Device = "cpu",
 ) -> None:
@@ -50,7 +53,9 @@ def bench_infer(
     flair: Scan = None,
     bundle: BundleOption = None,
     present: Annotated[str, typer.Option(help="Numbers of scans.")] = "1,2,4",
-    schemes: Annotated[str, typer.Option(help="Of ours, windows and published.")] = "ours,windows,published",
+    schemes: Annotated[
+        str, typer.Option(help="Of ours, windows and published.")
+    ] = "ours,windows,published",
     against: Against = None,
     repeats: Repeats = 3,
     spacing: Spacing = 1.0,
@@ -62,9 +67,13 @@ def bench_infer(
     mmFormer as it is released, in such windows, all four encoders always run (minutes on a CPU).
     """
     from medmap import bench as measure
-    from medmap.bundle import default_bundle_path
+    from medmap.bundle.loading import default_bundle_path
 
-    given = {name: path for name, path in (("t1", t1), ("t1ce", t1ce), ("t2", t2), ("flair", flair)) if path}
+    given = {
+        name: path
+        for name, path in (("t1", t1), ("t1ce", t1ce), ("t2", t2), ("flair", flair))
+        if path
+    }
     numbers = _numbers(present, "--present 1,2,4")
     costs = measure.bench_infer(
         given,
@@ -79,11 +88,15 @@ def bench_infer(
     )
     full = [cost for cost in costs if cost.name.startswith(f"ours, {max(numbers)}")]
     base = full[0] if full else costs[0]
-    out.print(measure.cost_table("One patient, from files to a label map", costs, base, f"'{base.name}'"))
+    out.print(
+        measure.cost_table("One patient, from files to a label map", costs, base, f"'{base.name}'")
+    )
     for cost in costs:
         slow = next((c for c in costs if c.name.startswith("published")), None)
         if slow and cost.name.startswith("ours") and (ratio := slow.ratio(cost)):
-            out.print(f"{cost.name}: {ratio:.1f} times less than the published way.", soft_wrap=True)
+            out.print(
+                f"{cost.name}: {ratio:.1f} times less than the published way.", soft_wrap=True
+            )
 
 
 @bench.command("subsets")
@@ -100,9 +113,13 @@ def bench_subsets(
 ) -> None:
     """Every subset of one patient's scans, each scan encoded once, against one segmentation of all of them."""
     from medmap import bench as measure
-    from medmap.bundle import default_bundle_path
+    from medmap.bundle.loading import default_bundle_path
 
-    given = {name: path for name, path in (("t1", t1), ("t1ce", t1ce), ("t2", t2), ("flair", flair)) if path}
+    given = {
+        name: path
+        for name, path in (("t1", t1), ("t1ce", t1ce), ("t2", t2), ("flair", flair))
+        if path
+    }
     costs = measure.bench_subsets(
         given,
         bundle or default_bundle_path(),
@@ -112,7 +129,11 @@ def bench_subsets(
         spacing=spacing,
         progress=_tell,
     )
-    out.print(measure.cost_table("Every subset of the scans, from arrays to labels", costs, costs[0], "one"))
+    out.print(
+        measure.cost_table(
+            "Every subset of the scans, from arrays to labels", costs, costs[0], "one"
+        )
+    )
 
 
 @bench.command("window")
@@ -120,11 +141,15 @@ def bench_window(
     network: Annotated[str, typer.Argument(help="A backbone.")] = "SubsetUNet",
     size: Annotated[int, typer.Option(min=16, help="Side of the cube, in voxels.")] = 128,
     window: Annotated[int, typer.Option(min=16, help="Side of the windows, in voxels.")] = 96,
-    overlap: Annotated[float, typer.Option(min=0.0, max=0.9, help="Share that neighbours have in common.")] = 0.5,
+    overlap: Annotated[
+        float, typer.Option(min=0.0, max=0.9, help="Share that neighbours have in common.")
+    ] = 0.5,
     present: Annotated[int, typer.Option(min=1, help="Number of scans present.")] = 2,
     against: Annotated[
         Optional[str],  # noqa: UP045
-        typer.Option(metavar="PATH", help="A peer's way over the cube, file.py:callable: callable(image)."),
+        typer.Option(
+            metavar="PATH", help="A peer's way over the cube, file.py:callable: callable(image)."
+        ),
     ] = None,
     repeats: Repeats = 1,
     device: Device = "cpu",
@@ -132,7 +157,13 @@ def bench_window(
     """Our sliding window against MONAI's: same network, windows and weights; the note says how far outputs differ."""
     from medmap import bench as measure
 
-    arguments = {"size": size, "window": window, "overlap": overlap, "present": present, "against": against}
+    arguments = {
+        "size": size,
+        "window": window,
+        "overlap": overlap,
+        "present": present,
+        "against": against,
+    }
     costs = measure.bench_window(network, **arguments, device=device, repeats=repeats)
     words = f"{network}, {present} scans, windows of {window}³ over {size}³, overlap {overlap:g}"
     out.print(measure.cost_table(words, costs, costs[0], "ours"))
@@ -142,14 +173,21 @@ def bench_window(
 def bench_data(
     data: Annotated[
         Optional[Path],  # noqa: UP045
-        typer.Option(help="Folder of cases with labels, in BraTS layout; two synthetic ones unless given."),
+        typer.Option(
+            help="Folder of cases with labels, in BraTS layout; two synthetic ones unless given."
+        ),
     ] = None,
-    network: Annotated[str, typer.Option(help="Backbone whose training step is the measure.")] = "mmFormer",
+    network: Annotated[
+        str, typer.Option(help="Backbone whose training step is the measure.")
+    ] = "mmFormer",
     patch: Annotated[int, typer.Option(min=16, help="Side of the patches, in voxels.")] = 80,
     batch: Annotated[int, typer.Option(min=1, help="Patches a step.")] = 1,
     against: Annotated[
         Optional[str],  # noqa: UP045
-        typer.Option(metavar="PATH", help="A peer's loader of one patch: callable({modality: path}, label, patch)."),
+        typer.Option(
+            metavar="PATH",
+            help="A peer's loader of one patch: callable({modality: path}, label, patch).",
+        ),
     ] = None,
     repeats: Repeats = 5,
     spacing: Spacing = 1.0,
@@ -171,7 +209,9 @@ def _numbers(text: str, example: str) -> tuple[int, ...]:
     try:
         return tuple(int(number) for number in text.split(","))
     except ValueError:
-        raise UsageError(f"'{text}' is no list of numbers.", f"Write for instance {example}.") from None
+        raise UsageError(
+            f"'{text}' is no list of numbers.", f"Write for instance {example}."
+        ) from None
 
 
 def _tell(text: str) -> None:

@@ -12,17 +12,29 @@ from medmap.cli.base import Device, bench, err, out
 
 @bench.command("train")
 def bench_train(
-    methods: Annotated[list[str] | None, typer.Argument(help="plain, auxiliary, PASSION [default: all].")] = None,
+    methods: Annotated[
+        list[str] | None, typer.Argument(help="plain, auxiliary, PASSION [default: all].")
+    ] = None,
     network: Annotated[str, typer.Option(help="Backbone.")] = "mmFormer",
     patch: Annotated[int, typer.Option(min=16, help="Side of the patches, in voxels.")] = 80,
-    batch: Annotated[int, typer.Option(min=1, help="Samples a step of our way; the published way has 1.")] = 4,
-    precision: Annotated[str, typer.Option(help="Of our way [default: bf16 on a GPU, fp32 on a CPU].")] = "",
-    workers: Annotated[int, typer.Option(min=0, help="Processes that make batches ahead, of our way.")] = 4,
+    batch: Annotated[
+        int, typer.Option(min=1, help="Samples a step of our way; the published way has 1.")
+    ] = 4,
+    precision: Annotated[
+        str, typer.Option(help="Of our way [default: bf16 on a GPU, fp32 on a CPU].")
+    ] = "",
+    workers: Annotated[
+        int, typer.Option(min=0, help="Processes that make batches ahead, of our way.")
+    ] = 4,
     steps: Annotated[int, typer.Option(min=2, help="Timed steps of each way.")] = 10,
-    compiled: Annotated[bool, typer.Option("--compile", help="Compile the network of our way.")] = False,
+    compiled: Annotated[
+        bool, typer.Option("--compile", help="Compile the network of our way.")
+    ] = False,
     against: Annotated[
         Optional[str],  # noqa: UP045
-        typer.Option(metavar="PATH", help="A peer's training step, file.py:callable: callable(image, label)."),
+        typer.Option(
+            metavar="PATH", help="A peer's training step, file.py:callable: callable(image, label)."
+        ),
     ] = None,
     device: Device = "auto",
 ) -> None:
@@ -33,7 +45,9 @@ def bench_train(
 
     unknown = set(methods or ()) - set(METHODS)
     if unknown:
-        raise UsageError(f"The method '{sorted(unknown)[0]}' is unknown.", f"Use some of {', '.join(METHODS)}.")
+        raise UsageError(
+            f"The method '{sorted(unknown)[0]}' is unknown.", f"Use some of {', '.join(METHODS)}."
+        )
     rows = bench_training(
         methods or tuple(METHODS),
         network=network,

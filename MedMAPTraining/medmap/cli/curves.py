@@ -13,11 +13,15 @@ from medmap.cli.base import Overwrite, app, out
 @app.command()
 def curves(
     run: Annotated[Path, typer.Argument(help="Folder of a training (medmap train --run).")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="The PNG file to write.")] = Path("curves.png"),
-    losses: Annotated[bool, typer.Option("--losses", help="Draw losses and learning rate instead.")] = False,
+    output: Annotated[Path, typer.Option("--output", "-o", help="The PNG file to write.")] = Path(
+        "curves.png"
+    ),
+    losses: Annotated[
+        bool, typer.Option("--losses", help="Draw losses and learning rate instead.")
+    ] = False,
     overwrite: Overwrite = False,
 ) -> None:
     """Draw what a training logged of each modality (relative preference, importance), or else its losses."""
-    from medmap.workflow.curves import draw_curves
+    from medmap.commands.curves import draw_curves
 
     out.print(f"Curves in {draw_curves(run, output, losses=losses, overwrite=overwrite)}")

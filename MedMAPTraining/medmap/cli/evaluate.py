@@ -8,41 +8,80 @@ from typing import Annotated, Optional
 import typer
 from rich.table import Table
 
-from medmap.cli.base import BundleOption, Device, Overwrite, app, err, interrupts, out, showing_progress
+from medmap.cli.base import (
+    BundleOption,
+    Device,
+    Overwrite,
+    app,
+    err,
+    interrupts,
+    out,
+    showing_progress,
+)
 
 
 @app.command()
 def evaluate(
-    data: Annotated[Path, typer.Option(help="Folder of cases in the layout of the bundle's task, with labels.")],
+    data: Annotated[
+        Path, typer.Option(help="Folder of cases in the layout of the bundle's task, with labels.")
+    ],
     bundle: BundleOption = None,
     output: Annotated[
         Optional[Path],  # noqa: UP045
         typer.Option(
-            "--output", "-o", help="Folder for scores, tables and pictures; a stopped evaluation goes on there."
+            "--output",
+            "-o",
+            help="Folder for scores, tables and pictures; a stopped evaluation goes on there.",
         ),
     ] = None,
     split: Annotated[
         Optional[Path],  # noqa: UP045
-        typer.Option(help='Split file: {"train": [...], "val": [...], "test": [...]}, CSV (case, part), or val.txt.'),
+        typer.Option(
+            help='Split file: {"train": [...], "val": [...], "test": [...]}, CSV (case, part), or val.txt.'
+        ),
     ] = None,
-    part: Annotated[str, typer.Option(help="Which part of the split: choose models on val, score test once.")] = "val",
+    part: Annotated[
+        str, typer.Option(help="Which part of the split: choose models on val, score test once.")
+    ] = "val",
     against: Annotated[
         Optional[Path],  # noqa: UP045
-        typer.Option(help="Another bundle's evaluation of the same cases (its folder): adds paired tests."),
+        typer.Option(
+            help="Another bundle's evaluation of the same cases (its folder): adds paired tests."
+        ),
     ] = None,
-    table: Annotated[Optional[Path], typer.Option(help="Write every score as CSV to this file.")] = None,  # noqa: UP045
-    data_statement: Annotated[str, typer.Option(help="What the data are, for the table.")] = "not stated",
-    update_card: Annotated[bool, typer.Option(help="Write the tables into the bundle's card.")] = False,
-    limits: Annotated[str, typer.Option(help="Known limits, for the card; with --update-card.")] = "",
-    pictures: Annotated[bool, typer.Option(help="Keep one slice of every case for the report.")] = True,
+    table: Annotated[
+        Path | None, typer.Option(help="Write every score as CSV to this file.")
+    ] = None,
+    data_statement: Annotated[
+        str, typer.Option(help="What the data are, for the table.")
+    ] = "not stated",
+    update_card: Annotated[
+        bool, typer.Option(help="Write the tables into the bundle's card.")
+    ] = False,
+    limits: Annotated[
+        str, typer.Option(help="Known limits, for the card; with --update-card.")
+    ] = "",
+    pictures: Annotated[
+        bool, typer.Option(help="Keep one slice of every case for the report.")
+    ] = True,
     overwrite: Overwrite = False,
     device: Device = "auto",
 ) -> None:
     """Score every subset of scans on a cohort: Dice, HD95 and volumes, in tables as papers print them."""
-    from medmap.workflow.evaluation import EvaluateOptions, evaluate_bundle
+    from medmap.commands.evaluation import EvaluateOptions, evaluate_bundle
 
     options = EvaluateOptions(
-        output, table, split, part, against, data_statement, update_card, limits, pictures, overwrite, device
+        output,
+        table,
+        split,
+        part,
+        against,
+        data_statement,
+        update_card,
+        limits,
+        pictures,
+        overwrite,
+        device,
     )
     with showing_progress() as report, interrupts() as cancel:
         found = evaluate_bundle(data, bundle, options, report, cancel)
@@ -57,20 +96,27 @@ def evaluate(
 
 @app.command()
 def compare(
-    ours: Annotated[Path, typer.Argument(help="Evaluation of A: a folder of medmap evaluate --output.")],
+    ours: Annotated[
+        Path, typer.Argument(help="Evaluation of A: a folder of medmap evaluate --output.")
+    ],
     theirs: Annotated[Path, typer.Argument(help="Evaluation of B on the same cases.")],
-    output: Annotated[Optional[Path], typer.Option("--output", "-o", help="Write the tests as CSV.")] = None,  # noqa: UP045
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Write the tests as CSV.")
+    ] = None,
     metric: Annotated[
-        str, typer.Option(help="dice or hd95_mm; dice_rule, hd95_rule_mm: after the small-region rule.")
+        str,
+        typer.Option(help="dice or hd95_mm; dice_rule, hd95_rule_mm: after the small-region rule."),
     ] = "dice",
 ) -> None:
     """Is A better than B on the same cases? Paired tests, corrected, with effect sizes and confidence intervals."""
+    from medmap.commands.evaluation import compare_evaluations
     from medmap.errors import UsageError
-    from medmap.evaluate.significance import METRICS
-    from medmap.workflow.evaluation import compare_evaluations
+    from medmap.evaluation.significance import METRICS
 
     if metric not in METRICS:
-        raise UsageError(f"'{metric}' is not a score to compare.", f"Use one of {', '.join(METRICS)}.")
+        raise UsageError(
+            f"'{metric}' is not a score to compare.", f"Use one of {', '.join(METRICS)}."
+        )
     tests, _ = compare_evaluations(ours, theirs, output, metric)
     _print_tests(tests, "A", "B", metric)
 
@@ -86,7 +132,11 @@ def _print_summary(task, summary: dict) -> None:
             grid.add_column(name, justify="right")
     for kind in ("subsets", "averages"):
         for name, scores in summary[kind].items():
-            words = task.subset_title(name) if kind == "subsets" else f"mean, {name} ({scores[regions[0]]['subsets']})"
+            words = (
+                task.subset_title(name)
+                if kind == "subsets"
+                else f"mean, {name} ({scores[regions[0]]['subsets']})"
+            )
             grid.add_row(
                 words,
                 *(_mean_sd(scores[r]) for r in regions),
@@ -119,12 +169,28 @@ def _distance(score: dict) -> str:
 
 
 def _print_tests(tests, ours: str, theirs: str, metric: str = "dice") -> None:
-    from medmap.evaluate.significance import METHOD
+    from medmap.evaluation.significance import METHOD
 
-    words = {"dice": "Dice", "dice_rule": "Dice, rule", "hd95_mm": "HD95 in mm", "hd95_rule_mm": "HD95 in mm, rule"}
+    words = {
+        "dice": "Dice",
+        "dice_rule": "Dice, rule",
+        "hd95_mm": "HD95 in mm",
+        "hd95_rule_mm": "HD95 in mm, rule",
+    }
     grid = Table(title=f"Paired tests of {words[metric]}: {ours} against {theirs}")
     grid.add_column("scans")
-    for name in ("region", "cases", ours, theirs, "difference (95 % CI)", "effect", "p", "Holm", "BH", "better/worse"):
+    for name in (
+        "region",
+        "cases",
+        ours,
+        theirs,
+        "difference (95 % CI)",
+        "effect",
+        "p",
+        "Holm",
+        "BH",
+        "better/worse",
+    ):
         grid.add_column(name, justify="right")
     for n, test in enumerate(tests):
         if n and test.kind != tests[n - 1].kind:

@@ -85,22 +85,32 @@ def main() -> None:
             sys.exit(_fail(_STOPPED if came else _worded(error)))
 
 
-_STOPPED = Cancelled("Stopped.", "What was finished is kept; the same command goes on from there, or begins anew.")
+_STOPPED = Cancelled(
+    "Stopped.", "What was finished is kept; the same command goes on from there, or begins anew."
+)
 
 
 def _worded(error: Exception) -> MedMAPError:
     """What no part of the program has put into words."""
     if isinstance(error, ModuleNotFoundError):
         library = {"torch": "PyTorch"}.get(error.name, error.name)
-        return UnavailableError(f"{library} is not installed.", f"Install it: pip install {error.name or 'medmap'}.")
+        return UnavailableError(
+            f"{library} is not installed.", f"Install it: pip install {error.name or 'medmap'}."
+        )
     if is_out_of_memory(error):
-        return UnavailableError("The memory does not suffice.", "Close other programs, or use a larger computer.")
+        return UnavailableError(
+            "The memory does not suffice.", "Close other programs, or use a larger computer."
+        )
     kind = type(error).__name__
-    return InternalError(f"Unexpected {kind}: {error}.", "Run again with --debug and report what it says.")
+    return InternalError(
+        f"Unexpected {kind}: {error}.", "Run again with --debug and report what it says."
+    )
 
 
 @app.callback(invoke_without_command=True)
-def _version(version: Annotated[bool, typer.Option("--version", help="Show the version and leave.")] = False) -> None:
+def _version(
+    version: Annotated[bool, typer.Option("--version", help="Show the version and leave.")] = False,
+) -> None:
     if version:
         out.print(f"medmap {__version__}. {NOTICE}", soft_wrap=True)
         raise typer.Exit()

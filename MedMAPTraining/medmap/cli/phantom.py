@@ -13,15 +13,21 @@ from medmap.errors import UsageError
 
 @app.command()
 def phantom(
-    output: Annotated[Path, typer.Argument(help="Folder for the cases, in BraTS layout or MyoPS2020's.")],
+    output: Annotated[
+        Path, typer.Argument(help="Folder for the cases, in BraTS layout or MyoPS2020's.")
+    ],
     count: Annotated[int, typer.Option(min=1, help="How many patients.")] = 1,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the first; the next ones follow.")] = 0,
     spacing: Annotated[float, typer.Option(min=0.5, max=4.0, help="Voxel size in mm.")] = 1.0,
     healthy: Annotated[bool, typer.Option("--healthy", help="Without a tumour.")] = False,
-    task: Annotated[str, typer.Option(help="BraTS: brains with a tumour; MyoPS: hearts after an infarct.")] = "BraTS",
+    task: Annotated[
+        str, typer.Option(help="BraTS: brains with a tumour; MyoPS: hearts after an infarct.")
+    ] = "BraTS",
     anatomy: Annotated[
         Path | None,
-        typer.Option(help="Label map with FreeSurfer ids, or a folder of them, instead of the procedural head."),
+        typer.Option(
+            help="Label map with FreeSurfer ids, or a folder of them, instead of the procedural head."
+        ),
     ] = None,
     layout: Annotated[
         str,
@@ -36,8 +42,8 @@ def phantom(
 
     Brains come skull-stripped in four contrasts, hearts as stacks of thick slices in three.
     """
+    from medmap.commands.phantoms import write_hearts, write_phantoms
     from medmap.task import BRATS, find_task
-    from medmap.workflow.phantoms import write_hearts, write_phantoms
 
     brains = find_task(task) is BRATS
     if healthy and not brains:
@@ -46,7 +52,9 @@ def phantom(
         raise UsageError("--layout is for brains.", "Leave it out.")
     with showing_progress() as report:
         if brains:
-            write_phantoms(output, count, seed, spacing, healthy, device, overwrite, report, anatomy, layout)
+            write_phantoms(
+                output, count, seed, spacing, healthy, device, overwrite, report, anatomy, layout
+            )
         else:
             write_hearts(output, count, seed, spacing, device, overwrite, report)
     out.print(f"{count} synthetic case{'s' * (count > 1)} in {output}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated
 
 import typer
 
@@ -14,16 +14,26 @@ from medmap.cli.base import Overwrite, app, out, showing_progress
 def report(
     sources: Annotated[
         list[Path],
-        typer.Argument(help="Evaluations (medmap evaluate --output), bundles, training runs, PNG files, in any order."),
+        typer.Argument(
+            help="Evaluations (medmap evaluate --output), bundles, training runs, PNG files, in any order."
+        ),
     ],
-    output: Annotated[Path, typer.Option("--output", "-o", help="The page to write.")] = Path("report.html"),
-    figures: Annotated[Optional[Path], typer.Option(help="Also write every figure as a PNG into this folder.")] = None,  # noqa: UP045
-    title: Annotated[str, typer.Option(help="Title of the page.")] = "Segmentation with missing scans",
+    output: Annotated[Path, typer.Option("--output", "-o", help="The page to write.")] = Path(
+        "report.html"
+    ),
+    figures: Annotated[
+        Path | None, typer.Option(help="Also write every figure as a PNG into this folder.")
+    ] = None,
+    title: Annotated[
+        str, typer.Option(help="Title of the page.")
+    ] = "Segmentation with missing scans",
     overwrite: Overwrite = False,
 ) -> None:
     """Write one self-contained HTML page: tables, comparisons with tests, pictures, worst cases, training curves."""
-    from medmap.workflow.report import write_report
+    from medmap.commands.report import write_report
 
     with showing_progress() as progress:
-        page = write_report(sources, output, title=title, figures=figures, overwrite=overwrite, report=progress)
+        page = write_report(
+            sources, output, title=title, figures=figures, overwrite=overwrite, report=progress
+        )
     out.print(f"Report in {page}")

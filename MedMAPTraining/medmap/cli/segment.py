@@ -26,7 +26,10 @@ from medmap.errors import UsageError
 
 @app.command()
 def segment(
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the results; its last level is created.")],
+    output: Annotated[
+        Path,
+        typer.Option("--output", "-o", help="Folder for the results; its last level is created."),
+    ],
     t1: Scan = None,
     t1ce: Scan = None,
     t2: Scan = None,
@@ -34,7 +37,9 @@ def segment(
     scan: Annotated[
         Optional[list[str]],  # noqa: UP045
         typer.Option(
-            "--scan", metavar="NAME=FILE", help="A scan of any bundle's task, such as lge=LGE.nii.gz; repeat."
+            "--scan",
+            metavar="NAME=FILE",
+            help="A scan of any bundle's task, such as lge=LGE.nii.gz; repeat.",
         ),
     ] = None,
     reference: Annotated[
@@ -49,14 +54,22 @@ def segment(
     device: Device = "auto",
     truth: Annotated[
         Optional[Path],  # noqa: UP045
-        typer.Option(help="Reference labels on any grid: adds Dice to the output and the picture.", metavar="FILE"),
+        typer.Option(
+            help="Reference labels on any grid: adds Dice to the output and the picture.",
+            metavar="FILE",
+        ),
     ] = None,
     affine: Annotated[
         Optional[str],  # noqa: UP045
-        typer.Option(help="sform or qform: which to believe in files where the two contradict each other."),
+        typer.Option(
+            help="sform or qform: which to believe in files where the two contradict each other."
+        ),
     ] = None,
     assume_orientation: Annotated[
-        bool, typer.Option(help="Accept files that do not say how they lie in space (i right, j front, k top).")
+        bool,
+        typer.Option(
+            help="Accept files that do not say how they lie in space (i right, j front, k top)."
+        ),
     ] = False,
     overwrite: Overwrite = False,
 ) -> None:
@@ -66,16 +79,25 @@ def segment(
     report.json (volumes, checks, provenance). Bundles of other tasks take --scan; medmap info names their scans.
     """
     given = {"t1": t1, "t1ce": t1ce, "t2": t2, "flair": flair}
-    scans = [(name, path) for name, path in given.items() if path is not None] + [_named(text) for text in scan or []]
+    scans = [(name, path) for name, path in given.items() if path is not None] + [
+        _named(text) for text in scan or []
+    ]
     if not scans:
-        raise UsageError("No scan was given.", "Give at least one of --t1, --t1ce, --t2, --flair, or --scan NAME=FILE.")
-    from medmap.workflow.segment import Options, segment_files
+        raise UsageError(
+            "No scan was given.",
+            "Give at least one of --t1, --t1ce, --t2, --flair, or --scan NAME=FILE.",
+        )
+    from medmap.commands.segment import Options, segment_files
 
     options = Options(reference, device, truth, affine, assume_orientation, overwrite)
     with interrupts() as cancelled:
         with showing_progress() as report:
-            result = segment_files(scans, output, bundle, options, progress=report, cancel=cancelled)
-        _print_result(result)  # Ctrl-C comes too late now: the files are there, and it is said where
+            result = segment_files(
+                scans, output, bundle, options, progress=report, cancel=cancelled
+            )
+        _print_result(
+            result
+        )  # Ctrl-C comes too late now: the files are there, and it is said where
 
 
 def _named(text: str) -> tuple[str, Path]:
@@ -88,7 +110,7 @@ def _named(text: str) -> tuple[str, Path]:
 @app.command()
 def info(bundle: Annotated[Optional[Path], typer.Argument(help="Bundle folder.")] = None) -> None:  # noqa: UP045
     """Show what a bundle is, what it has seen and how well it does for each set of scans."""
-    from medmap.bundle import ANY
+    from medmap.bundle.loading import ANY
 
     loaded = loaded_bundle(bundle)
     out.print(f"[bold]{loaded.id}[/bold]  SHA-256 {loaded.sha256}")
@@ -100,13 +122,17 @@ def info(bundle: Annotated[Optional[Path], typer.Argument(help="Bundle folder.")
     for entry in loaded.entries:
         parameters = sum(p.numel() for p in entry.network.parameters())
         takes = "any set of scans" if entry.name == ANY else loaded.task.titles(entry.modalities)
-        out.print(f"Network: {entry.network_spec.name}, {parameters / 1e6:.2f} M parameters, for {takes}")
+        out.print(
+            f"Network: {entry.network_spec.name}, {parameters / 1e6:.2f} M parameters, for {takes}"
+        )
     table = loaded.card.get("dice")
     if not table:
         out.print("Validation: none.")
         return
     regions = [region.name for region in loaded.task.regions]
-    grid = Table("scans", *regions, title=f"Dice, mean ± SD over {table['cases']} cases: {table['data']}")
+    grid = Table(
+        "scans", *regions, title=f"Dice, mean ± SD over {table['cases']} cases: {table['data']}"
+    )
     for subset, scores in table["subsets"].items():
         grid.add_row(subset, *(f"{scores[r]['mean']:.3f} ± {scores[r]['sd']:.3f}" for r in regions))
     out.print(grid)
@@ -126,10 +152,17 @@ def _print_result(result) -> None:
             err.print(f"warning: {finding.message} {finding.remedy}".rstrip(), soft_wrap=True)
     used = result.segmentation.provenance["modalities"]
     unused = f"   not used: {', '.join(used['not_used'])}" if used["not_used"] else ""
-    out.print(f"used: {', '.join(used['used'])}   missing: {', '.join(used['missing']) or 'none'}{unused}")
-    table = Table("region", "volume (ml)", *(["Dice", "HD95 (mm)", "reference (ml)"] if result.scores else []))
+    out.print(
+        f"used: {', '.join(used['used'])}   missing: {', '.join(used['missing']) or 'none'}{unused}"
+    )
+    table = Table(
+        "region", "volume (ml)", *(["Dice", "HD95 (mm)", "reference (ml)"] if result.scores else [])
+    )
     for region in result.segmentation.task.regions:
-        cells = [f"{region.name} ({region.title})", f"{result.segmentation.volumes_ml[region.name]:.1f}"]
+        cells = [
+            f"{region.name} ({region.title})",
+            f"{result.segmentation.volumes_ml[region.name]:.1f}",
+        ]
         if result.scores:
             score = result.scores[region.name]
             distance = f"{score.hd95_mm:.1f}" if score.hd95_mm == score.hd95_mm else "not defined"

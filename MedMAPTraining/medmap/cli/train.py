@@ -11,7 +11,9 @@ from medmap.cli.base import Device, Overwrite, app, out, showing_progress
 
 RecipeArgument = Annotated[
     Optional[str],  # noqa: UP045
-    typer.Argument(help="Recipe: a JSON file, or a name that medmap recipes lists [default: MedMAP's own]."),
+    typer.Argument(
+        help="Recipe: a JSON file, or a name that medmap recipes lists [default: MedMAP's own]."
+    ),
 ]
 Teacher = Annotated[
     Optional[Path],  # noqa: UP045
@@ -26,10 +28,16 @@ Subsets = Annotated[
     ),
 ]
 Start = Annotated[
-    Path | None, typer.Option("--from", help="Bundle whose weights to begin with: fine-tuning on your own cases.")
+    Path | None,
+    typer.Option(
+        "--from", help="Bundle whose weights to begin with: fine-tuning on your own cases."
+    ),
 ]
 Anatomy = Annotated[
-    Path | None, typer.Option(help="Without --data: label map with FreeSurfer ids, or a folder of them, for heads.")
+    Path | None,
+    typer.Option(
+        help="Without --data: label map with FreeSurfer ids, or a folder of them, for heads."
+    ),
 ]
 Data = Annotated[
     Path | None,
@@ -47,27 +55,39 @@ Split = Annotated[
 ]
 Minutes = Annotated[Optional[float], typer.Option(help="Stop after so long; call again to go on.")]  # noqa: UP045
 Precision = Annotated[str, typer.Option(help="bf16, fp16 or fp32.")]
-Devices = Annotated[int, typer.Option(min=1, help="GPUs (or CPU processes) of this machine to train on.")]
+Devices = Annotated[
+    int, typer.Option(min=1, help="GPUs (or CPU processes) of this machine to train on.")
+]
 Workers = Annotated[Optional[int], typer.Option(min=0, help="Processes that make batches ahead.")]  # noqa: UP045
 SaveEvery = Annotated[int, typer.Option(min=1, help="Steps between checkpoints.")]
-ValidateEvery = Annotated[int, typer.Option(min=0, help="Steps between validations; 0: twenty in all.")]
+ValidateEvery = Annotated[
+    int, typer.Option(min=0, help="Steps between validations; 0: twenty in all.")
+]
 Compiled = Annotated[bool, typer.Option("--compile", help="Compile the network (torch.compile).")]
-ChannelsLast = Annotated[bool, typer.Option("--channels-last", help="Keep channels innermost in memory.")]
+ChannelsLast = Annotated[
+    bool, typer.Option("--channels-last", help="Keep channels innermost in memory.")
+]
 
 
 @app.command()
 def train(
     recipe: RecipeArgument = None,
     *,
-    run: Annotated[Path, typer.Option(help="Folder of the run: checkpoint, log. An unfinished run is resumed.")],
+    run: Annotated[
+        Path, typer.Option(help="Folder of the run: checkpoint, log. An unfinished run is resumed.")
+    ],
     data: Data = None,
-    bundle: Annotated[Path, typer.Option(help="Where to export the bundle when the steps are done.")],
+    bundle: Annotated[
+        Path, typer.Option(help="Where to export the bundle when the steps are done.")
+    ],
     teacher: Teacher = None,
     subset: Subsets = None,
     start: Start = None,
     anatomy: Anatomy = None,
-    steps: Annotated[Optional[int], typer.Option(min=1, help="Instead of the recipe's number of steps.")] = None,  # noqa: UP045
-    seed: Annotated[Optional[int], typer.Option(min=0, help="Instead of the recipe's seed.")] = None,  # noqa: UP045
+    steps: Annotated[
+        int | None, typer.Option(min=1, help="Instead of the recipe's number of steps.")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="Instead of the recipe's seed.")] = None,
     split: Split = None,
     minutes: Minutes = None,
     precision: Precision = "bf16",
@@ -80,16 +100,18 @@ def train(
     channels_last: ChannelsLast = False,
     name: Annotated[str, typer.Option(help="Name of the bundle.")] = "medmap-custom",
     version: Annotated[str, typer.Option(help="Version of the bundle.")] = "1.0.0",
-    data_statement: Annotated[str, typer.Option(help="What the data are, for the card.")] = "not stated",
+    data_statement: Annotated[
+        str, typer.Option(help="What the data are, for the card.")
+    ] = "not stated",
     overwrite: Overwrite = False,
 ) -> None:
     """Train and export a bundle. Safe to interrupt and call again.
 
     KD-Net, PMKL, ProtoKD, SMU-Net and ACN train one network a set of scans; all of them become one bundle.
     """
-    from medmap.loader import default_workers
-    from medmap.parallel import is_first
-    from medmap.workflow.training import TrainOptions, train_bundle
+    from medmap.commands.training import TrainOptions, train_bundle
+    from medmap.training.distributed import is_first
+    from medmap.training.loader import default_workers
 
     options = TrainOptions(
         recipe=recipe,

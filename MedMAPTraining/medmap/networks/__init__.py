@@ -48,7 +48,10 @@ def build_network(name: str, options: dict) -> Backbone:
         BundleError: the name or an option is unknown.
     """
     if name not in NETWORKS:
-        raise BundleError(f"The network '{name}' is unknown.", f"This version knows {', '.join(sorted(NETWORKS))}.")
+        raise BundleError(
+            f"The network '{name}' is unknown.",
+            f"This version knows {', '.join(sorted(NETWORKS))}.",
+        )
     try:
         own = {key: value for key, value in options.items() if key != "stem"}
         stem = options.get("stem")
@@ -56,4 +59,6 @@ def build_network(name: str, options: dict) -> Backbone:
         network.built_from = (name, dict(options))
         return network
     except TypeError as error:
-        raise BundleError(f"The options of the network {name} do not fit ({error}).", "Correct the options.") from error
+        raise BundleError(
+            f"The options of the network {name} do not fit ({error}).", "Correct the options."
+        ) from error

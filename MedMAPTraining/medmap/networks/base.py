@@ -77,7 +77,8 @@ class Backbone(nn.Module):
         """
         if tap not in ("stem", "mod_bottleneck") or tap not in self.provides:
             raise UsageError(
-                f"{type(self).__name__} has no '{tap}' of every modality.", "Give it a stem, or choose another tap."
+                f"{type(self).__name__} has no '{tap}' of every modality.",
+                "Give it a stem, or choose another tap.",
             )
         return features[0 if tap == "stem" else -1]
 
@@ -85,7 +86,9 @@ class Backbone(nn.Module):
         """Segmentations from each modality alone (``Output.aux["separate"]``), where the network has such a decoder."""
         return []
 
-    def decode(self, features: Sequence[Features | None], present: Tensor, want: Sequence[str] = ()) -> Output:
+    def decode(
+        self, features: Sequence[Features | None], present: Tensor, want: Sequence[str] = ()
+    ) -> Output:
         """Fuse and decode.
 
         Args:
@@ -97,7 +100,11 @@ class Backbone(nn.Module):
         raise NotImplementedError
 
     def forward(
-        self, image: Tensor, present: Tensor, want: Sequence[str] = (), known: Sequence[int] | None = None
+        self,
+        image: Tensor,
+        present: Tensor,
+        want: Sequence[str] = (),
+        known: Sequence[int] | None = None,
     ) -> Output:
         """Segment a batch whose samples may have different modalities.
 

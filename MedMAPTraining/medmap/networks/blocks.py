@@ -18,7 +18,9 @@ class ConvNormAct(nn.Sequential):
 
     def __init__(self, dims: int, inputs: int, outputs: int, kernel: int = 3, stride: int = 1):
         super().__init__(
-            CONV[dims](inputs, outputs, kernel, stride=stride, padding=(kernel - 1) // 2, bias=False),
+            CONV[dims](
+                inputs, outputs, kernel, stride=stride, padding=(kernel - 1) // 2, bias=False
+            ),
             NORM[dims](outputs, affine=True),
             nn.LeakyReLU(0.01, inplace=True),
         )
@@ -40,7 +42,9 @@ class ResidualBlock(nn.Module):
 
 def upsample(x: Tensor, scale: int = 2) -> Tensor:
     """Linear up-sampling by an integer factor; [B, C, *S] -> [B, C, *scale*S]."""
-    return nn.functional.interpolate(x, scale_factor=scale, mode=LINEAR_MODE[x.ndim - 2], align_corners=False)
+    return nn.functional.interpolate(
+        x, scale_factor=scale, mode=LINEAR_MODE[x.ndim - 2], align_corners=False
+    )
 
 
 def pixel_shuffle(x: Tensor, scale: int) -> Tensor:
@@ -63,4 +67,8 @@ def mask_absent(x: Tensor, present: Tensor) -> Tensor:
 
     ``torch.where`` and not a product: NaN * 0 is NaN, and what is absent may hold anything.
     """
-    return torch.where(present.reshape(-1, *(1,) * (x.ndim - 1)), x, torch.zeros((), dtype=x.dtype, device=x.device))
+    return torch.where(
+        present.reshape(-1, *(1,) * (x.ndim - 1)),
+        x,
+        torch.zeros((), dtype=x.dtype, device=x.device),
+    )

@@ -49,7 +49,9 @@ class FixedSubset(Backbone):
         self.inputs = tuple(range(modalities)) if inputs is None else _positions(inputs, modalities)
         self.needs: frozenset[int] | None = None if inputs is None else frozenset(self.inputs)
         if replicate < 1:
-            raise BundleError(f"The option replicate is {replicate}, not a positive number.", "Leave it out.")
+            raise BundleError(
+                f"The option replicate is {replicate}, not a positive number.", "Leave it out."
+            )
         self.replicate = replicate
         self.channels = replicate * len(self.inputs) * modality_channels
 
@@ -61,12 +63,16 @@ class FixedSubset(Backbone):
         """The image as it is: [B, 1, *S] -> [[B, 1, *S]]."""
         return [image]
 
-    def decode(self, features: Sequence[Features | None], present: Tensor, want: Sequence[str] = ()) -> Output:
+    def decode(
+        self, features: Sequence[Features | None], present: Tensor, want: Sequence[str] = ()
+    ) -> Output:
         """Stack the modalities that the network is made for, zero where absent, and segment them."""
         some = next((f[0] for f in features if f is not None), None)
         if some is None:
             raise ValueError("at least one modality is needed")
-        stack = [torch.zeros_like(some) if features[m] is None else features[m][0] for m in self.inputs]
+        stack = [
+            torch.zeros_like(some) if features[m] is None else features[m][0] for m in self.inputs
+        ]
         return self.segment(torch.cat(stack * self.replicate, 1), want)
 
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from medmap.networks.base import Backbone, Features, Output
 from medmap.networks.blocks import CONV
-from medmap.networks.lineage import LevelFusion, ResidualEncoder, SeparateDecoder, UpBlock
+from medmap.networks.rfnet_blocks import LevelFusion, ResidualEncoder, SeparateDecoder, UpBlock
 from medmap.networks.transformer import LearnedPositions, TransformerLayer, to_tokens, to_volume
 
 Level = Sequence[Tensor | None]
@@ -33,11 +33,23 @@ class MaskedTransformer(nn.Module):
     """
 
     def __init__(
-        self, dims: int, modalities: int, channels: int, depth: int, heads: int, mlp: int, grid: int, drop: float
+        self,
+        dims: int,
+        modalities: int,
+        channels: int,
+        depth: int,
+        heads: int,
+        mlp: int,
+        grid: int,
+        drop: float,
     ):
         super().__init__()
-        self.layers = nn.ModuleList(TransformerLayer(channels, heads, mlp, drop) for _ in range(depth))
-        self.positions = nn.ModuleList(LearnedPositions(dims, channels, grid) for _ in range(modalities + 1))
+        self.layers = nn.ModuleList(
+            TransformerLayer(channels, heads, mlp, drop) for _ in range(depth)
+        )
+        self.positions = nn.ModuleList(
+            LearnedPositions(dims, channels, grid) for _ in range(modalities + 1)
+        )
         self.fusion_tokens = LearnedPositions(dims, channels, grid)
         nn.init.normal_(self.fusion_tokens.weight)
 
@@ -50,7 +62,9 @@ class MaskedTransformer(nn.Module):
             inputs.append(tokens + positions)
         return inputs
 
-    def fuse(self, inputs: Sequence[Features], present: Tensor, grid: Sequence[int]) -> tuple[Tensor, Tensor]:
+    def fuse(
+        self, inputs: Sequence[Features], present: Tensor, grid: Sequence[int]
+    ) -> tuple[Tensor, Tensor]:
         """Fusion tokens as a volume, and where in every modality they looked.
 
         Args:
@@ -63,9 +77,14 @@ class MaskedTransformer(nn.Module):
             fusion tokens to a token, summed over heads and fusion tokens; no gradient; 0 where absent.
         """
         batch, modalities = present.shape
-        positions, tokens = self.positions[-1].at(grid), self.fusion_tokens.at(grid).expand(batch, -1, -1)
+        positions, tokens = (
+            self.positions[-1].at(grid),
+            self.fusion_tokens.at(grid).expand(batch, -1, -1),
+        )
         number = tokens.shape[1]
-        allowed = torch.cat([present, present.new_ones(batch, 1)], 1).repeat_interleave(number, 1)[:, None, None]
+        allowed = torch.cat([present, present.new_ones(batch, 1)], 1).repeat_interleave(number, 1)[
+            :, None, None
+        ]
         spatial = None
         for n, layer in enumerate(self.layers):
             others = [stream[n] for stream in inputs]
@@ -140,7 +159,9 @@ class ChannelAttention(nn.Module):
     def _tokens(blocks: nn.ModuleList, level: Level, like: Tensor) -> Tensor:
         """[B, M*C, L]; what is absent is masked afterwards, so zeros stand for what was not encoded."""
         pairs = zip(blocks, level, strict=True)
-        return torch.cat([torch.zeros_like(like) if f is None else block(f).flatten(2) for block, f in pairs], 1)
+        return torch.cat(
+            [torch.zeros_like(like) if f is None else block(f).flatten(2) for block, f in pairs], 1
+        )
 
 
 class ChannelFusion(nn.Module):
@@ -148,7 +169,9 @@ class ChannelFusion(nn.Module):
 
     def __init__(self, dims: int, modalities: int, channels: int, blocks: int):
         super().__init__()
-        self.blocks = nn.ModuleList(ChannelAttention(dims, modalities, channels) for _ in range(blocks))
+        self.blocks = nn.ModuleList(
+            ChannelAttention(dims, modalities, channels) for _ in range(blocks)
+        )
 
     def forward(self, x: Tensor, level: Level, present: Tensor) -> Tensor:
         """x [B, C, *S], the level, present [B, M] bool -> [B, C, *S]."""
@@ -207,10 +230,14 @@ class M2FTrans(Backbone):
         self.levels, self.stride = len(widths), 2 ** (len(widths) - 1)
         dims, grid = spatial_dims, max(window // self.stride, 1)
         self.encoders = nn.ModuleList(ResidualEncoder(dims, widths) for _ in range(modalities))
-        self.transformer = MaskedTransformer(dims, modalities, widths[-1], depth, heads, mlp_width, grid, dropout)
+        self.transformer = MaskedTransformer(
+            dims, modalities, widths[-1], depth, heads, mlp_width, grid, dropout
+        )
         fine, deep = widths[:-CHANNEL_LEVELS], widths[-CHANNEL_LEVELS:]
         self.fusions = nn.ModuleList(LevelFusion(dims, modalities, width) for width in fine)
-        self.channel_fusions = nn.ModuleList(ChannelFusion(dims, modalities, width, blocks) for width in deep)
+        self.channel_fusions = nn.ModuleList(
+            ChannelFusion(dims, modalities, width, blocks) for width in deep
+        )
         pairs = zip(widths[1:], widths[:-1], strict=True)
         self.ups = nn.ModuleList(UpBlock(dims, coarse, fine) for coarse, fine in pairs)
         self.head = CONV[dims](widths[0], classes, 1)
@@ -237,7 +264,9 @@ class M2FTrans(Backbone):
         """Segmentations from each modality alone; see ``Backbone.separately``."""
         return self.separate.each([f if f is None else f[: self.levels] for f in features])
 
-    def decode(self, features: Sequence[Features | None], present: Tensor, want: Sequence[str] = ()) -> Output:
+    def decode(
+        self, features: Sequence[Features | None], present: Tensor, want: Sequence[str] = ()
+    ) -> Output:
         """Fuse what is present and decode; see ``Backbone.decode``."""
         known = [f for f in features if f is not None]
         weighted, x = self._weighted(features, known, present)
@@ -254,7 +283,11 @@ class M2FTrans(Backbone):
             decoded.insert(0, x)
         wants_deep = self.training or "deep" in want
         wants_separate = (self.training and "separate" not in self.skip) or "mod_logits" in want
-        deep = [head(d) for head, d in zip(self.deep_heads, decoded, strict=True)] if wants_deep else []
+        deep = (
+            [head(d) for head, d in zip(self.deep_heads, decoded, strict=True)]
+            if wants_deep
+            else []
+        )
         separate = self.separately(features) if wants_separate else []
         taps = {
             "stem": [f[0] for f in known],
@@ -279,5 +312,10 @@ class M2FTrans(Backbone):
             size = known[0][level].shape[2:]
             weight = nn.functional.interpolate(spatial, size=size, mode="nearest")
             weight = weight.to(known[0][level].dtype)
-            weighted.append([None if f is None else f[level] * weight[:, m : m + 1] for m, f in enumerate(features)])
+            weighted.append(
+                [
+                    None if f is None else f[level] * weight[:, m : m + 1]
+                    for m, f in enumerate(features)
+                ]
+            )
         return weighted, fused

@@ -14,7 +14,12 @@ import torch
 from torch import Tensor
 
 from medmap.networks.base import Features, Output
-from medmap.networks.resnet_aspp import ResNetASPPBackbone, fill_absent, present_mean, sum_levels
+from medmap.networks.resnet_aspp_encoder import (
+    ResNetASPPBackbone,
+    fill_absent,
+    present_mean,
+    sum_levels,
+)
 
 
 class MCKD(ResNetASPPBackbone):
@@ -34,7 +39,9 @@ class MCKD(ResNetASPPBackbone):
             80x160x160.
     """
 
-    provides: ClassVar[frozenset[str]] = frozenset({"stem", "mod_bottleneck", "bottleneck", "decoder"})
+    provides: ClassVar[frozenset[str]] = frozenset(
+        {"stem", "mod_bottleneck", "bottleneck", "decoder"}
+    )
 
     def __init__(
         self,
@@ -53,7 +60,9 @@ class MCKD(ResNetASPPBackbone):
         skips, bottleneck = self.shared(image)
         return [*self.decoder.project(skips, modality), bottleneck]
 
-    def decode(self, features: Sequence[Features | None], present: Tensor, want: Sequence[str] = ()) -> Output:
+    def decode(
+        self, features: Sequence[Features | None], present: Tensor, want: Sequence[str] = ()
+    ) -> Output:
         """Fill the absent bottlenecks with the mean of the present ones and decode; see ``Backbone.decode``."""
         maps = [None if f is None else f[-1] for f in features]
         fused = torch.cat(fill_absent(maps, present_mean(maps, present), present), 1)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from medmap.networks.base import Backbone, Features, Output
 from medmap.networks.blocks import CONV
-from medmap.networks.lineage import LevelFusion, ResidualEncoder, SeparateDecoder, UpBlock
+from medmap.networks.rfnet_blocks import LevelFusion, ResidualEncoder, SeparateDecoder, UpBlock
 from medmap.networks.transformer import LearnedPositions, TransformerLayer, to_tokens, to_volume
 
 
@@ -20,7 +20,17 @@ class IntraTransformer(nn.Module):
     Positions are added at the input of every layer. The inter-modal transformer adds the same ones again.
     """
 
-    def __init__(self, dims: int, channels: int, width: int, depth: int, heads: int, mlp: int, grid: int, drop: float):
+    def __init__(
+        self,
+        dims: int,
+        channels: int,
+        width: int,
+        depth: int,
+        heads: int,
+        mlp: int,
+        grid: int,
+        drop: float,
+    ):
         super().__init__()
         self.project = CONV[dims](channels, width, 1)
         self.positions = LearnedPositions(dims, width, grid)
@@ -45,7 +55,16 @@ class InterTransformer(nn.Module):
             gets M neighbouring tokens of one modality instead of its own tokens of all. For comparison only.
     """
 
-    def __init__(self, modalities: int, width: int, depth: int, heads: int, mlp: int, drop: float, scrambled: bool):
+    def __init__(
+        self,
+        modalities: int,
+        width: int,
+        depth: int,
+        heads: int,
+        mlp: int,
+        drop: float,
+        scrambled: bool,
+    ):
         super().__init__()
         self.modalities, self.scrambled = modalities, scrambled
         self.layers = nn.ModuleList(TransformerLayer(width, heads, mlp, drop) for _ in range(depth))
@@ -125,13 +144,20 @@ class MMFormer(Backbone):
             ResidualEncoder(dims, widths, pre_norm=True, inputs=modality_channels) for _ in each
         )
         self.intra = nn.ModuleList(
-            IntraTransformer(dims, widths[-1], token_width, depth, heads, mlp_width, grid, dropout) for _ in each
+            IntraTransformer(dims, widths[-1], token_width, depth, heads, mlp_width, grid, dropout)
+            for _ in each
         )
-        self.inter = InterTransformer(modalities, token_width, depth, heads, mlp_width, dropout, scrambled_bottleneck)
+        self.inter = InterTransformer(
+            modalities, token_width, depth, heads, mlp_width, dropout, scrambled_bottleneck
+        )
         self.project = CONV[dims](modalities * token_width, modalities * widths[-1], 1)
-        self.fusions = nn.ModuleList(LevelFusion(dims, modalities, w, pre_norm=True) for w in widths)
+        self.fusions = nn.ModuleList(
+            LevelFusion(dims, modalities, w, pre_norm=True) for w in widths
+        )
         pairs = zip(widths[1:], widths[:-1], strict=True)
-        self.ups = nn.ModuleList(UpBlock(dims, coarse, fine, pre_norm=True) for coarse, fine in pairs)
+        self.ups = nn.ModuleList(
+            UpBlock(dims, coarse, fine, pre_norm=True) for coarse, fine in pairs
+        )
         self.head = CONV[dims](widths[0], classes, 1)
         self.deep_heads = nn.ModuleList(CONV[dims](w, classes, 1) for w in widths[1:])
         self.separate = SeparateDecoder(dims, classes, widths, pre_norm=True)
@@ -156,10 +182,15 @@ class MMFormer(Backbone):
         """Segmentations from each modality alone; see ``Backbone.separately``."""
         return self.separate.each([f if f is None else f[:-1] for f in features])
 
-    def decode(self, features: Sequence[Features | None], present: Tensor, want: Sequence[str] = ()) -> Output:
+    def decode(
+        self, features: Sequence[Features | None], present: Tensor, want: Sequence[str] = ()
+    ) -> Output:
         """Fuse what is present and decode; see ``Backbone.decode``."""
         known = [f for f in features if f is not None]
-        fused = [fusion([f if f is None else f[n] for f in features]) for n, fusion in enumerate(self.fusions[:-1])]
+        fused = [
+            fusion([f if f is None else f[n] for f in features])
+            for n, fusion in enumerate(self.fusions[:-1])
+        ]
         bottleneck = self._bottleneck([f if f is None else f[-1] for f in features])
         x, decoded = bottleneck, [bottleneck]
         for up, skip in zip(reversed(self.ups), reversed(fused), strict=True):
@@ -167,7 +198,11 @@ class MMFormer(Backbone):
             decoded.insert(0, x)
         wants_deep = self.training or "deep" in want
         wants_separate = (self.training and "separate" not in self.skip) or "mod_logits" in want
-        deep = [head(d) for head, d in zip(self.deep_heads, decoded[1:], strict=True)] if wants_deep else []
+        deep = (
+            [head(d) for head, d in zip(self.deep_heads, decoded[1:], strict=True)]
+            if wants_deep
+            else []
+        )
         separate = self.separately(features) if wants_separate else []
         taps = {
             "stem": [f[0] for f in known],

@@ -15,7 +15,14 @@ from torch import Tensor, nn
 
 from medmap.networks.base import Backbone, Features, Output
 from medmap.networks.blocks import CONV
-from medmap.networks.lineage import SLOPE, LevelFusion, LineageConv, ResidualEncoder, SeparateDecoder, UpBlock
+from medmap.networks.rfnet_blocks import (
+    SLOPE,
+    LevelFusion,
+    LineageConv,
+    ResidualEncoder,
+    SeparateDecoder,
+    UpBlock,
+)
 
 Level = Sequence[Tensor | None]
 """One level of the encoders: one [B, C, *S] a modality, zero for samples without it, None where no sample has it."""
@@ -28,7 +35,9 @@ class RegionPrediction(nn.Module):
     deepest level, -> 1-wide ``hidden`` -> 1-wide ``classes`` logits. PRM and RFM see the same level.
     """
 
-    def __init__(self, dims: int, modalities: int, classes: int, channels: int, hidden: int, deepest: bool):
+    def __init__(
+        self, dims: int, modalities: int, classes: int, channels: int, hidden: int, deepest: bool
+    ):
         super().__init__()
         self.embed = LevelFusion(dims, modalities, channels, max(1, channels // 4), channels)
         self.reduce = LineageConv(dims, channels if deepest else 2 * channels, hidden, 1)
@@ -54,7 +63,9 @@ class RegionFusion(nn.Module):
         super().__init__()
         self.weights = nn.ModuleList(
             nn.Sequential(
-                nn.Linear(modalities * channels + 1, hidden), nn.LeakyReLU(SLOPE), nn.Linear(hidden, modalities)
+                nn.Linear(modalities * channels + 1, hidden),
+                nn.LeakyReLU(SLOPE),
+                nn.Linear(hidden, modalities),
             )
             for _ in range(classes)
         )
@@ -66,7 +77,9 @@ class RegionFusion(nn.Module):
         """The level and region probabilities [B, classes, *S] -> [B, C, *S]."""
         weights = self._modality_weights(level, probability)
         sums = [self._weighted_sum(level, weights[:, k]) for k in range(len(self.weights))]
-        regions = [probability[:, k : k + 1].to(total.dtype) * total for k, total in enumerate(sums)]
+        regions = [
+            probability[:, k : k + 1].to(total.dtype) * total for k, total in enumerate(sums)
+        ]
         return torch.cat([self.regions(regions), self.shortcut(level)], 1)
 
     def _modality_weights(self, level: Level, probability: Tensor) -> Tensor:
@@ -81,7 +94,9 @@ class RegionFusion(nn.Module):
             if feature is not None:
                 means[m] = torch.bmm(share.to(feature.dtype), feature.flatten(2).transpose(1, 2))
         described = torch.cat([*means, mean[..., None].to(known.dtype)], 2)
-        return torch.stack([mlp(described[:, k]).sigmoid() for k, mlp in enumerate(self.weights)], 1)
+        return torch.stack(
+            [mlp(described[:, k]).sigmoid() for k, mlp in enumerate(self.weights)], 1
+        )
 
     @staticmethod
     def _weighted_sum(level: Level, weights: Tensor) -> Tensor:
@@ -89,7 +104,10 @@ class RegionFusion(nn.Module):
         total: Tensor | None = None
         for m, feature in enumerate(level):
             if feature is not None:
-                term = weights[:, m].reshape(-1, *(1,) * (feature.ndim - 1)).to(feature.dtype) * feature
+                term = (
+                    weights[:, m].reshape(-1, *(1,) * (feature.ndim - 1)).to(feature.dtype)
+                    * feature
+                )
                 total = term if total is None else total + term
         if total is None:
             raise ValueError("at least one modality is needed")
@@ -143,7 +161,9 @@ class RFNet(Backbone):
             RegionPrediction(dims, modalities, classes, width, region_hidden, level == deepest)
             for level, width in enumerate(widths)
         )
-        self.fusions = nn.ModuleList(RegionFusion(dims, modalities, classes, width, weight_hidden) for width in widths)
+        self.fusions = nn.ModuleList(
+            RegionFusion(dims, modalities, classes, width, weight_hidden) for width in widths
+        )
         pairs = zip(widths[1:], widths[:-1], strict=True)
         self.ups = nn.ModuleList(UpBlock(dims, coarse, fine) for coarse, fine in pairs)
         self.head = CONV[dims](widths[0], classes, 1)
@@ -156,7 +176,9 @@ class RFNet(Backbone):
         """Segmentations from each modality alone; see ``Backbone.separately``."""
         return self.separate.each(features)
 
-    def decode(self, features: Sequence[Features | None], present: Tensor, want: Sequence[str] = ()) -> Output:
+    def decode(
+        self, features: Sequence[Features | None], present: Tensor, want: Sequence[str] = ()
+    ) -> Output:
         """Region-aware fusion from the deepest level up; see ``Backbone.decode``.
 
         ``present`` is not looked at: what is absent is zero in every term, and its weight multiplies zero.

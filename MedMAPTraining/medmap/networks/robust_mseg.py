@@ -64,13 +64,19 @@ class ImageDecoder(nn.Module):
 
     def __init__(self, dims: int, channels: int, ups: int, style: int, hidden: int = 128):
         super().__init__()
-        self.describe = nn.Sequential(nn.Linear(style, hidden), nn.ReLU(), nn.Linear(hidden, hidden), nn.ReLU())
+        self.describe = nn.Sequential(
+            nn.Linear(style, hidden), nn.ReLU(), nn.Linear(hidden, hidden), nn.ReLU()
+        )
         self.scale, self.shift = nn.Linear(hidden, channels), nn.Linear(hidden, channels)
         self.blocks = nn.ModuleList(AdaptiveResidualBlock(dims, channels) for _ in range(4))
         layers: list[nn.Module] = []
         for _ in range(ups):
             half = max(1, channels // 2)
-            layers += [nn.Upsample(scale_factor=2), CONV[dims](channels, half, 5, padding=2), nn.GroupNorm(1, half)]
+            layers += [
+                nn.Upsample(scale_factor=2),
+                CONV[dims](channels, half, 5, padding=2),
+                nn.GroupNorm(1, half),
+            ]
             layers.append(nn.ReLU())
             channels = half
         self.up = nn.Sequential(*layers, CONV[dims](channels, 1, 7, padding=3))
@@ -122,7 +128,9 @@ class RobustMSeg(GatedUNet):
     ):
         super().__init__(modalities, classes, spatial_dims, widths)
         count = modalities if reconstruct else 0
-        self.style_encoders = nn.ModuleList(StyleEncoder(spatial_dims, style_width, style) for _ in range(count))
+        self.style_encoders = nn.ModuleList(
+            StyleEncoder(spatial_dims, style_width, style) for _ in range(count)
+        )
         self.image_decoders = nn.ModuleList(
             ImageDecoder(spatial_dims, widths[-1], len(widths) - 1, style) for _ in range(count)
         )
@@ -134,7 +142,9 @@ class RobustMSeg(GatedUNet):
             levels.insert(-1, self.style_encoders[modality](image))
         return levels
 
-    def decode(self, features: Sequence[Features | None], present: Tensor, want: Sequence[str] = ()) -> Output:
+    def decode(
+        self, features: Sequence[Features | None], present: Tensor, want: Sequence[str] = ()
+    ) -> Output:
         """Gated fusion and decoding, in training also the drawing; see ``Backbone.decode``."""
         if not self._draws():
             return super().decode(features, present, want)
@@ -146,7 +156,9 @@ class RobustMSeg(GatedUNet):
         aux = {"reconstruction": [], "divergence": []}
         for code, decoder in zip(codes, self.image_decoders, strict=True):
             mean, log_variance = unknown if code is None else code
-            noise = torch.randn(fused.shape[0], decoder.describe[0].in_features, device=fused.device)
+            noise = torch.randn(
+                fused.shape[0], decoder.describe[0].in_features, device=fused.device
+            )
             style = mean + (log_variance / 2).exp() * noise
             aux["reconstruction"].append(decoder(fused, style.to(fused.dtype)))
             aux["divergence"].append(None if code is None else style_divergence(mean, log_variance))

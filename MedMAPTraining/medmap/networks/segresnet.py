@@ -92,7 +92,9 @@ class SegResNet(FixedSubset):
         taps = {"bottleneck": x}
         if self.style is not None:
             x, taps["style"] = self.style(entries[-2], entries[-1], x)
-        for up, stage, skip in zip(self.net.up_samples, self.net.up_layers, reversed(levels[:-1]), strict=True):
+        for up, stage, skip in zip(
+            self.net.up_samples, self.net.up_layers, reversed(levels[:-1]), strict=True
+        ):
             x = stage(up(x) + skip)
         taps["decoder"] = x
         return Output(self.net.conv_final(x), {name: taps[name] for name in want})
@@ -123,6 +125,7 @@ def _monai_segresnet() -> type[nn.Module]:
         from monai.networks.nets import SegResNet as MonaiSegResNet
     except ImportError as error:
         raise UnavailableError(
-            "The network SegResNet needs MONAI, which is not installed here.", "Install it: pip install monai."
+            "The network SegResNet needs MONAI, which is not installed here.",
+            "Install it: pip install monai.",
         ) from error
     return MonaiSegResNet

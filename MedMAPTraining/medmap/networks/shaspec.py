@@ -14,7 +14,13 @@ from torch import Tensor, nn
 
 from medmap.errors import BundleError
 from medmap.networks.base import Features, Output
-from medmap.networks.resnet_aspp import FILLS, ResNetASPPBackbone, StandardisedConv, fill_absent, sum_levels
+from medmap.networks.resnet_aspp_encoder import (
+    FILLS,
+    ResNetASPPBackbone,
+    StandardisedConv,
+    fill_absent,
+    sum_levels,
+)
 
 
 class ShaSpec(ResNetASPPBackbone):
@@ -49,7 +55,9 @@ class ShaSpec(ResNetASPPBackbone):
         BundleError: an option is unknown.
     """
 
-    provides: ClassVar[frozenset[str]] = frozenset({"stem", "mod_bottleneck", "bottleneck", "decoder"})
+    provides: ClassVar[frozenset[str]] = frozenset(
+        {"stem", "mod_bottleneck", "bottleneck", "decoder"}
+    )
 
     def __init__(
         self,
@@ -83,10 +91,14 @@ class ShaSpec(ResNetASPPBackbone):
         fused = shared + self.compose(torch.cat([shared, specific], 1))
         return [*self.decoder.project(skips, modality), specific, shared, fused]
 
-    def decode(self, features: Sequence[Features | None], present: Tensor, want: Sequence[str] = ()) -> Output:
+    def decode(
+        self, features: Sequence[Features | None], present: Tensor, want: Sequence[str] = ()
+    ) -> Output:
         """Fill the absent bottlenecks with what the present ones share and decode; see ``Backbone.decode``."""
         shared = [None if f is None else f[-2] for f in features]
-        fused = fill_absent([None if f is None else f[-1] for f in features], self.fill(shared, present), present)
+        fused = fill_absent(
+            [None if f is None else f[-1] for f in features], self.fill(shared, present), present
+        )
         bottleneck = torch.cat(fused, 1)
         logits, x = self.decoder(bottleneck, sum_levels(features, len(self.blocks)))
         known = [f for f in features if f is not None]
@@ -96,7 +108,11 @@ class ShaSpec(ResNetASPPBackbone):
             "bottleneck": bottleneck,
             "decoder": x,
         }
-        aux = {"shared": shared, "domain": [self._classify(f) for f in features]} if self.training else {}
+        aux = (
+            {"shared": shared, "domain": [self._classify(f) for f in features]}
+            if self.training
+            else {}
+        )
         return Output(logits, {name: taps[name] for name in want}, aux)
 
     def _classify(self, features: Features | None) -> Tensor | None:

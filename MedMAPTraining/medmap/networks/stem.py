@@ -133,9 +133,15 @@ class Stemmed(Backbone):
     ):
         super().__init__()
         self.base, self.maps, self.mixture = base, nn.ModuleList(maps), mixture
-        self.modalities, self.classes, self.spatial_dims = modalities, base.classes, base.spatial_dims
+        self.modalities, self.classes, self.spatial_dims = (
+            modalities,
+            base.classes,
+            base.spatial_dims,
+        )
         self.place, self.combine, self.stride = place, combine, base.stride
-        self.needs = None if base.needs is None else frozenset(m for m in base.needs if m < modalities)
+        self.needs = (
+            None if base.needs is None else frozenset(m for m in base.needs if m < modalities)
+        )
         own = {"stem"} if place == "input" else set()
         self.provides = (base.provides - ({"stem"} if combine == "mean" else set())) | own
 
@@ -170,10 +176,14 @@ class Stemmed(Backbone):
     def separately(self, features: Sequence[Features | None]) -> list[Tensor | None]:
         """Segmentations from each modality alone; see ``Backbone.separately``."""
         if self.place == "input":
-            features = [f if f is None else f[1:] for f in features] if self.combine == "concat" else []
+            features = (
+                [f if f is None else f[1:] for f in features] if self.combine == "concat" else []
+            )
         return self.base.separately(features) if features else []
 
-    def decode(self, features: Sequence[Features | None], present: Tensor, want: Sequence[str] = ()) -> Output:
+    def decode(
+        self, features: Sequence[Features | None], present: Tensor, want: Sequence[str] = ()
+    ) -> Output:
         """Fuse what is present and decode; see ``Backbone.decode``."""
         if self.place != "input":
             return self.base.decode(features, present, want)
@@ -183,14 +193,18 @@ class Stemmed(Backbone):
         else:
             inner = [None if f is None else f[1:] for f in features]
             if self.mixture is not None:
-                inner.append(self.base.encode(self._mixed(features, self.mixture(present)), self.modalities))
+                inner.append(
+                    self.base.encode(self._mixed(features, self.mixture(present)), self.modalities)
+                )
                 present = torch.cat([present, present.new_ones(present.shape[0], 1)], 1)
             output = self.base.decode(inner, present, behind)
         if "stem" in want:
             output.taps["stem"] = [f[0] for f in features if f is not None]
         return output
 
-    def _decode_mean(self, features: Sequence[Features | None], present: Tensor, want: Sequence[str]) -> Output:
+    def _decode_mean(
+        self, features: Sequence[Features | None], present: Tensor, want: Sequence[str]
+    ) -> Output:
         share = present.float() / present.sum(1, keepdim=True).clamp(min=1)
         whole = self.base.encode(self._mixed(features, share), 0)
         return self.base.decode([whole], present.any(1, keepdim=True), want)
@@ -225,17 +239,22 @@ def with_stem(build: type[Backbone], options: Mapping, stem: Mapping) -> Stemmed
     place, sharing = stem.pop("at", "mod_bottleneck"), stem.pop("sharing", "shared")
     if place not in PLACES or sharing not in SHARINGS:
         raise BundleError(
-            f"T* cannot be '{sharing}' at '{place}'.", f"Use {' or '.join(SHARINGS)}, at {' or '.join(PLACES)}."
+            f"T* cannot be '{sharing}' at '{place}'.",
+            f"Use {' or '.join(SHARINGS)}, at {' or '.join(PLACES)}.",
         )
     modalities = options.get("modalities", 4)
     count = 1 if sharing == "shared" else modalities
     if place == "input":
         return _at_input(build, options, modalities, count, **stem)
     if stem:
-        raise BundleError(f"T* at {place} has no option {', '.join(sorted(stem))}.", "Leave it out.")
+        raise BundleError(
+            f"T* at {place} has no option {', '.join(sorted(stem))}.", "Leave it out."
+        )
     base = build(**options)
     if place not in base.provides:
-        raise BundleError(f"{build.__name__} has no latent a modality at '{place}'.", "Put the stem at the input.")
+        raise BundleError(
+            f"{build.__name__} has no latent a modality at '{place}'.", "Put the stem at the input."
+        )
     channels = _channels(base)
     hidden = channels * modalities if sharing == "shared" else channels
     maps = [ResidualMap(base.spatial_dims, channels, hidden) for _ in range(count)]
@@ -261,7 +280,8 @@ def _at_input(
 ) -> Stemmed:
     if combine not in COMBINES or (combine == "mean" and mixture):
         raise BundleError(
-            f"The stem's combine is '{combine}'.", f"Use {' or '.join(COMBINES)}; a mixture needs concat."
+            f"The stem's combine is '{combine}'.",
+            f"Use {' or '.join(COMBINES)}; a mixture needs concat.",
         )
     needs = options.get("inputs")
     if combine == "mean":
@@ -275,7 +295,9 @@ def _at_input(
         options["modality_channels"] = channels
     base = build(**options)
     maps = [InputMap(base.spatial_dims, channels) for _ in range(count)]
-    network = Stemmed(base, modalities, maps, "input", combine, Mixture(**mixture) if mixture else None)
+    network = Stemmed(
+        base, modalities, maps, "input", combine, Mixture(**mixture) if mixture else None
+    )
     if combine == "mean" and needs is not None:
         network.needs = frozenset(needs)
     return network

@@ -54,7 +54,9 @@ class SubsetFusion(nn.Module):
     def __init__(self, dims: int, modalities: int, channels: int):
         super().__init__()
         self.norm = NORM[dims](channels, affine=True)
-        self.film = nn.Sequential(nn.Linear(modalities, 32), nn.LeakyReLU(0.01), nn.Linear(32, 2 * channels))
+        self.film = nn.Sequential(
+            nn.Linear(modalities, 32), nn.LeakyReLU(0.01), nn.Linear(32, 2 * channels)
+        )
         nn.init.zeros_(self.film[-1].weight)
         nn.init.zeros_(self.film[-1].bias)
         self.act = nn.LeakyReLU(0.01, inplace=True)
@@ -79,18 +81,28 @@ class SubsetUNet(Backbone):
         widths: channels of the levels at strides 2, 4, 8, ...
     """
 
-    provides: ClassVar[frozenset[str]] = frozenset({"stem", "mod_bottleneck", "bottleneck", "decoder", "deep"})
+    provides: ClassVar[frozenset[str]] = frozenset(
+        {"stem", "mod_bottleneck", "bottleneck", "decoder", "deep"}
+    )
 
     def __init__(
-        self, modalities: int = 4, classes: int = 4, spatial_dims: int = 3, widths: Sequence[int] = (32, 48, 64, 96)
+        self,
+        modalities: int = 4,
+        classes: int = 4,
+        spatial_dims: int = 3,
+        widths: Sequence[int] = (32, 48, 64, 96),
     ):
         super().__init__()
         self.modalities, self.classes, self.spatial_dims = modalities, classes, spatial_dims
         self.stride = 2 ** len(widths)
         self.encoders = nn.ModuleList(Encoder(spatial_dims, widths) for _ in range(modalities))
-        self.fusions = nn.ModuleList(SubsetFusion(spatial_dims, modalities, width) for width in widths)
+        self.fusions = nn.ModuleList(
+            SubsetFusion(spatial_dims, modalities, width) for width in widths
+        )
         conv = CONV[spatial_dims]
-        self.reduce = nn.ModuleList(conv(coarse, fine, 1, bias=False) for fine, coarse in pairwise(widths))
+        self.reduce = nn.ModuleList(
+            conv(coarse, fine, 1, bias=False) for fine, coarse in pairwise(widths)
+        )
         self.merge = nn.ModuleList(ResidualBlock(spatial_dims, width) for width in widths[:-1])
         self.head = conv(widths[0], classes * 2**spatial_dims, 1)
         self.deep_heads = nn.ModuleList(conv(width, classes, 1) for width in widths[1:-1])
@@ -99,17 +111,25 @@ class SubsetUNet(Backbone):
         """[B, 1, *S] -> levels at strides 2, 4, 8, 16."""
         return self.encoders[modality](image)
 
-    def decode(self, features: Sequence[Features | None], present: Tensor, want: Sequence[str] = ()) -> Output:
+    def decode(
+        self, features: Sequence[Features | None], present: Tensor, want: Sequence[str] = ()
+    ) -> Output:
         """Fuse what is present and decode; see ``Backbone.decode``."""
         known = [f for f in features if f is not None]
-        fused = [fusion([f[level] for f in known], present) for level, fusion in enumerate(self.fusions)]
+        fused = [
+            fusion([f[level] for f in known], present) for level, fusion in enumerate(self.fusions)
+        ]
         x, decoded = fused[-1], []
         for level in reversed(range(len(self.merge))):
             x = self.merge[level](upsample(self.reduce[level](x)) + fused[level])
             decoded.insert(0, x)
         logits = pixel_shuffle(self.head(x), 2)
         wants_deep = self.training or "deep" in want
-        deep = [head(d) for head, d in zip(self.deep_heads, decoded[1:], strict=True)] if wants_deep else []
+        deep = (
+            [head(d) for head, d in zip(self.deep_heads, decoded[1:], strict=True)]
+            if wants_deep
+            else []
+        )
         taps = {
             "stem": [f[0] for f in known],
             "mod_bottleneck": [f[-1] for f in known],
@@ -117,4 +137,6 @@ class SubsetUNet(Backbone):
             "decoder": x,
             "deep": deep,
         }
-        return Output(logits, {name: taps[name] for name in want}, {"deep": deep} if self.training else {})
+        return Output(
+            logits, {name: taps[name] for name in want}, {"deep": deep} if self.training else {}
+        )

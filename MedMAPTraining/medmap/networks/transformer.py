@@ -42,7 +42,9 @@ class LearnedPositions(nn.Module):
         weight = self.weight
         if tuple(grid) != self.grid:
             mode = LINEAR_MODE[len(self.grid)]
-            weight = nn.functional.interpolate(weight, size=tuple(grid), mode=mode, align_corners=False)
+            weight = nn.functional.interpolate(
+                weight, size=tuple(grid), mode=mode, align_corners=False
+            )
         return to_tokens(weight)
 
 
@@ -109,11 +111,19 @@ class TransformerLayer(nn.Module):
         self.drop = nn.Dropout(dropout)
         self.norm_mlp = nn.LayerNorm(channels)
         self.mlp = nn.Sequential(
-            nn.Linear(channels, mlp), nn.GELU(), nn.Dropout(dropout), nn.Linear(mlp, channels), nn.Dropout(dropout)
+            nn.Linear(channels, mlp),
+            nn.GELU(),
+            nn.Dropout(dropout),
+            nn.Linear(mlp, channels),
+            nn.Dropout(dropout),
         )
 
     def forward(
-        self, x: Tensor, others: Sequence[Tensor] = (), allowed: Tensor | None = None, weights: bool = False
+        self,
+        x: Tensor,
+        others: Sequence[Tensor] = (),
+        allowed: Tensor | None = None,
+        weights: bool = False,
     ) -> tuple[Tensor, Tensor | None]:
         """x [B, N, C] -> [B, N, C], and the attention weights if asked for.
 

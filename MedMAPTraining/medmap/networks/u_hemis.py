@@ -43,7 +43,9 @@ class HemisEncoder(nn.Module):
         self.blocks = nn.ModuleList()
         inputs = widths[0]
         for width, output in zip(widths, outputs, strict=True):
-            self.blocks.append(nn.Sequential(NormActConv(dims, inputs, width), NormActConv(dims, width, output)))
+            self.blocks.append(
+                nn.Sequential(NormActConv(dims, inputs, width), NormActConv(dims, width, output))
+            )
             inputs = output
         self.pool = POOL[dims](2)
 
@@ -99,27 +101,40 @@ class UHeMIS(Backbone):
         widths: even channel numbers at strides 1, 2, 4, ...; a modality's features have half of them.
     """
 
-    provides: ClassVar[frozenset[str]] = frozenset({"stem", "mod_bottleneck", "bottleneck", "decoder"})
+    provides: ClassVar[frozenset[str]] = frozenset(
+        {"stem", "mod_bottleneck", "bottleneck", "decoder"}
+    )
 
     def __init__(
-        self, modalities: int = 4, classes: int = 4, spatial_dims: int = 3, widths: Sequence[int] = (8, 16, 32, 64)
+        self,
+        modalities: int = 4,
+        classes: int = 4,
+        spatial_dims: int = 3,
+        widths: Sequence[int] = (8, 16, 32, 64),
     ):
         super().__init__()
         self.modalities, self.classes, self.spatial_dims = modalities, classes, spatial_dims
         self.stride = 2 ** (len(widths) - 1)
         halves = [width // 2 for width in widths]
-        self.encoders = nn.ModuleList(HemisEncoder(spatial_dims, widths, halves) for _ in range(modalities))
+        self.encoders = nn.ModuleList(
+            HemisEncoder(spatial_dims, widths, halves) for _ in range(modalities)
+        )
         self.decoder = HemisDecoder(spatial_dims, widths, [2 * half for half in halves], classes)
 
     def encode(self, image: Tensor, modality: int) -> Features:
         """[B, 1, *S] -> levels at strides 1, 2, 4, 8."""
         return self.encoders[modality](image)
 
-    def decode(self, features: Sequence[Features | None], present: Tensor, want: Sequence[str] = ()) -> Output:
+    def decode(
+        self, features: Sequence[Features | None], present: Tensor, want: Sequence[str] = ()
+    ) -> Output:
         """Mean and variance of what is present, then one U-Net decoder; see ``Backbone.decode``."""
         known = [m for m, f in enumerate(features) if f is not None]
         depth = len(features[known[0]])
-        fused = [mean_and_variance([features[m][level] for m in known], present[:, known]) for level in range(depth)]
+        fused = [
+            mean_and_variance([features[m][level] for m in known], present[:, known])
+            for level in range(depth)
+        ]
         logits, decoded = self.decoder(fused)
         taps = {
             "stem": [features[m][0] for m in known],
@@ -140,7 +155,12 @@ def mean_and_variance(features: Sequence[Tensor], present: Tensor) -> Tensor:
     Returns:
         [B, 2C, *S]: mean, then variance.
     """
-    count = present.sum(1).clamp(min=1).to(features[0].dtype).reshape(-1, *(1,) * (features[0].ndim - 1))
+    count = (
+        present.sum(1)
+        .clamp(min=1)
+        .to(features[0].dtype)
+        .reshape(-1, *(1,) * (features[0].ndim - 1))
+    )
     mean = sum(features[1:], features[0]) / count
     squares = [mask_absent((f - mean).square(), present[:, n]) for n, f in enumerate(features)]
     return torch.cat([mean, sum(squares[1:], squares[0]) / count], 1)

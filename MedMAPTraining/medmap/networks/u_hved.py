@@ -49,7 +49,9 @@ class UHVED(Backbone):
         reconstruct: build the image decoders, which only training uses.
     """
 
-    provides: ClassVar[frozenset[str]] = frozenset({"stem", "mod_bottleneck", "bottleneck", "decoder"})
+    provides: ClassVar[frozenset[str]] = frozenset(
+        {"stem", "mod_bottleneck", "bottleneck", "decoder"}
+    )
 
     def __init__(
         self,
@@ -63,21 +65,29 @@ class UHVED(Backbone):
         self.modalities, self.classes, self.spatial_dims = modalities, classes, spatial_dims
         self.stride = 2 ** (len(widths) - 1)
         halves = [width // 2 for width in widths]
-        self.encoders = nn.ModuleList(HemisEncoder(spatial_dims, widths, widths) for _ in range(modalities))
+        self.encoders = nn.ModuleList(
+            HemisEncoder(spatial_dims, widths, widths) for _ in range(modalities)
+        )
         self.decoder = HemisDecoder(spatial_dims, widths, halves, classes)
         self.image_decoders = nn.ModuleList(
-            HemisDecoder(spatial_dims, widths, halves, 1) for _ in range(modalities if reconstruct else 0)
+            HemisDecoder(spatial_dims, widths, halves, 1)
+            for _ in range(modalities if reconstruct else 0)
         )
 
     def encode(self, image: Tensor, modality: int) -> Features:
         """[B, 1, *S] -> [mu; log sigma^2] at strides 1, 2, 4, 8."""
         return self.encoders[modality](image)
 
-    def decode(self, features: Sequence[Features | None], present: Tensor, want: Sequence[str] = ()) -> Output:
+    def decode(
+        self, features: Sequence[Features | None], present: Tensor, want: Sequence[str] = ()
+    ) -> Output:
         """Product of what is present and the prior, then the decoders; see ``Backbone.decode``."""
         known = [m for m, f in enumerate(features) if f is not None]
         here = present[:, known]
-        levels = [[split_gaussian(features[m][level]) for m in known] for level in range(len(features[known[0]]))]
+        levels = [
+            [split_gaussian(features[m][level]) for m in known]
+            for level in range(len(features[known[0]]))
+        ]
         posteriors = [product_of_gaussians(level, here) for level in levels]
         dtype = features[known[0]][0].dtype
         latent = [(sample(q) if self.training else q.mean).to(dtype) for q in posteriors]
@@ -86,7 +96,8 @@ class UHVED(Backbone):
         if self.training:
             aux["reconstruction"] = [decoder(latent)[0] for decoder in self.image_decoders]
             aux["divergence"] = [
-                posterior_divergence(level, here, q) for level, q in zip(levels, posteriors, strict=True)
+                posterior_divergence(level, here, q)
+                for level, q in zip(levels, posteriors, strict=True)
             ]
         taps = {
             "stem": [features[m][0] for m in known],

@@ -19,8 +19,8 @@ from medmap.errors import BundleError
 from medmap.networks.base import Backbone, Features, Output
 from medmap.networks.blocks import CONV, NORM
 from medmap.networks.fixed_subset import FixedSubset
-from medmap.networks.lineage import sum_over_modalities
-from medmap.networks.resnet_aspp import fill_absent, present_mean
+from medmap.networks.resnet_aspp_encoder import fill_absent, present_mean
+from medmap.networks.rfnet_blocks import sum_over_modalities
 
 WIDTHS = (16, 32, 64, 128)
 
@@ -53,7 +53,9 @@ class UNetEncoder(nn.Module):
         self.first, self.body = nn.ModuleList(), nn.ModuleList()
         for level, width in enumerate(widths):
             self.first.append(UNetConv(dims, inputs, width, stride=2 if level else 1))
-            self.body.append(nn.Sequential(UNetConv(dims, width, width), UNetConv(dims, width, width)))
+            self.body.append(
+                nn.Sequential(UNetConv(dims, width, width), UNetConv(dims, width, width))
+            )
             inputs = width
 
     def forward(self, x: Tensor) -> Features:
@@ -77,11 +79,15 @@ class UNetDecoder(nn.Module):
         self.up, self.merge = nn.ModuleList(), nn.ModuleList()
         for fine, coarse in pairwise(widths):
             self.up.append(UNetConv(dims, coarse, fine))
-            self.merge.append(nn.Sequential(UNetConv(dims, 2 * fine, fine), UNetConv(dims, fine, fine, kernel=1)))
+            self.merge.append(
+                nn.Sequential(UNetConv(dims, 2 * fine, fine), UNetConv(dims, fine, fine, kernel=1))
+            )
 
     def forward(self, levels: Features) -> Tensor:
         x = levels[-1]
-        for up, merge, skip in zip(reversed(self.up), reversed(self.merge), reversed(levels[:-1]), strict=True):
+        for up, merge, skip in zip(
+            reversed(self.up), reversed(self.merge), reversed(levels[:-1]), strict=True
+        ):
             x = up(nn.functional.interpolate(x, scale_factor=2, mode="nearest"))
             x = merge(torch.cat([x, skip], 1))
         return x
@@ -107,7 +113,10 @@ class GatedFusion(nn.Module):
 
     def forward(self, features: Sequence[Tensor | None]) -> Tensor:
         """features: one [B, C, *S] a modality, zero for samples without it, None where no sample has it -> the same."""
-        padded = [None if f is None else nn.functional.pad(f, self.border, mode="reflect") for f in features]
+        padded = [
+            None if f is None else nn.functional.pad(f, self.border, mode="reflect")
+            for f in features
+        ]
         gates = self.gate_norm(sum_over_modalities(self.gate, padded)).sigmoid()
         gated = [None if f is None else f * gates[:, m : m + 1] for m, f in enumerate(features)]
         return self.act(self.mix_norm(sum_over_modalities(self.mix, gated)))
@@ -169,7 +178,9 @@ class GatedUNet(Backbone):
         BundleError: there is no such fill.
     """
 
-    provides: ClassVar[frozenset[str]] = frozenset({"stem", "mod_bottleneck", "bottleneck", "decoder"})
+    provides: ClassVar[frozenset[str]] = frozenset(
+        {"stem", "mod_bottleneck", "bottleneck", "decoder"}
+    )
 
     def __init__(
         self,
@@ -182,11 +193,22 @@ class GatedUNet(Backbone):
     ):
         super().__init__()
         if fill not in ("none", "mean"):
-            raise BundleError(f"GatedUNet cannot fill absent bottlenecks by '{fill}'.", "Use none or mean.")
-        self.modalities, self.classes, self.spatial_dims, self.fill = modalities, classes, spatial_dims, fill
+            raise BundleError(
+                f"GatedUNet cannot fill absent bottlenecks by '{fill}'.", "Use none or mean."
+            )
+        self.modalities, self.classes, self.spatial_dims, self.fill = (
+            modalities,
+            classes,
+            spatial_dims,
+            fill,
+        )
         self.stride = 2 ** (len(widths) - 1)
-        self.encoders = nn.ModuleList(UNetEncoder(spatial_dims, modality_channels, widths) for _ in range(modalities))
-        self.fusions = nn.ModuleList(GatedFusion(spatial_dims, modalities, width) for width in widths)
+        self.encoders = nn.ModuleList(
+            UNetEncoder(spatial_dims, modality_channels, widths) for _ in range(modalities)
+        )
+        self.fusions = nn.ModuleList(
+            GatedFusion(spatial_dims, modalities, width) for width in widths
+        )
         self.decoder = UNetDecoder(spatial_dims, widths)
         self.head = CONV[spatial_dims](widths[0], classes, 1)
         initialise(self)
@@ -195,10 +217,15 @@ class GatedUNet(Backbone):
         """[B, 1, *S] -> levels at strides 1, 2, 4, ..."""
         return self.encoders[modality](image)
 
-    def decode(self, features: Sequence[Features | None], present: Tensor, want: Sequence[str] = ()) -> Output:
+    def decode(
+        self, features: Sequence[Features | None], present: Tensor, want: Sequence[str] = ()
+    ) -> Output:
         """Fuse every level and decode; see ``Backbone.decode``."""
         known = [f for f in features if f is not None]
-        levels = [[None if f is None else f[level] for f in features] for level in range(len(self.fusions))]
+        levels = [
+            [None if f is None else f[level] for f in features]
+            for level in range(len(self.fusions))
+        ]
         if self.fill == "mean":
             levels[-1] = fill_absent(levels[-1], present_mean(levels[-1], present), present)
         fused = [fusion(level) for fusion, level in zip(self.fusions, levels, strict=True)]

@@ -52,28 +52,45 @@ class VNet(FixedSubset):
     ):
         super().__init__(modalities, classes, spatial_dims, inputs, replicate, modality_channels)
         if norm not in NORMS:
-            raise BundleError(f"The normalisation '{norm}' is unknown.", f"Use {' or '.join(NORMS)}.")
+            raise BundleError(
+                f"The normalisation '{norm}' is unknown.", f"Use {' or '.join(NORMS)}."
+            )
         if len(widths) != len(depths):
-            raise BundleError(f"{len(widths)} widths do not fit {len(depths)} depths.", "Give one of each a level.")
+            raise BundleError(
+                f"{len(widths)} widths do not fit {len(depths)} depths.",
+                "Give one of each a level.",
+            )
         self.stride = 2 ** (len(widths) - 1)
         dims = spatial_dims
 
-        def block(layer: type[nn.Module], fan_in: int, fan_out: int, kernel: int, **options) -> nn.Sequential:
+        def block(
+            layer: type[nn.Module], fan_in: int, fan_out: int, kernel: int, **options
+        ) -> nn.Sequential:
             convolution = layer(fan_in, fan_out, kernel, bias=False, **options)
-            return nn.Sequential(convolution, NORMS[norm][dims](fan_out, affine=True), nn.ReLU(inplace=True))
+            return nn.Sequential(
+                convolution, NORMS[norm][dims](fan_out, affine=True), nn.ReLU(inplace=True)
+            )
 
         def stage(fan_in: int, width: int, depth: int) -> nn.Sequential:
             sizes = [fan_in, *[width] * depth]
-            return nn.Sequential(*(block(CONV[dims], sizes[n], width, 3, padding=1) for n in range(depth)))
+            return nn.Sequential(
+                *(block(CONV[dims], sizes[n], width, 3, padding=1) for n in range(depth))
+            )
 
         self.down_stages = nn.ModuleList(
             stage(width if level else self.channels, width, depth)
             for level, (width, depth) in enumerate(zip(widths, depths, strict=True))
         )
         pairs = list(pairwise(widths))
-        self.downs = nn.ModuleList(block(CONV[dims], fine, coarse, 2, stride=2) for fine, coarse in pairs)
-        self.ups = nn.ModuleList(block(TRANSPOSED[dims], coarse, fine, 2, stride=2) for fine, coarse in pairs)
-        self.up_stages = nn.ModuleList(stage(w, w, d) for w, d in zip(widths[:-1], depths[:-1], strict=True))
+        self.downs = nn.ModuleList(
+            block(CONV[dims], fine, coarse, 2, stride=2) for fine, coarse in pairs
+        )
+        self.ups = nn.ModuleList(
+            block(TRANSPOSED[dims], coarse, fine, 2, stride=2) for fine, coarse in pairs
+        )
+        self.up_stages = nn.ModuleList(
+            stage(w, w, d) for w, d in zip(widths[:-1], depths[:-1], strict=True)
+        )
         self.head = CONV[dims](widths[0], classes, 1)
 
     def segment(self, image: Tensor, want: Sequence[str] = ()) -> Output:
@@ -87,7 +104,9 @@ class VNet(FixedSubset):
             skips.append(x)
             x = stage(down(x))
         taps = {"bottleneck": x}
-        for up, stage, skip in zip(reversed(self.ups), reversed(self.up_stages), reversed(skips), strict=True):
+        for up, stage, skip in zip(
+            reversed(self.ups), reversed(self.up_stages), reversed(skips), strict=True
+        ):
             x = stage(up(x) + skip)
         taps["decoder"] = x
         return Output(self.head(x), {name: taps[name] for name in want})

@@ -26,12 +26,44 @@ BROAD = Lattice((-110.0, -121.0, -110.0), 11.0, (21, 23, 21))
 """A coarser one for fields that vary over many centimetres."""
 
 CHANNELS = (
-    *("cerebrum", "sheet", "ventricle", "striatum", "pallidum", "thalamus", "cerebellum", "stem", "hull"),
-    *("fold", "fold_slope", "sulcus_depth", "vein", "vein_slope", "trunk", "choroid", "hyper", "thickness"),
+    *(
+        "cerebrum",
+        "sheet",
+        "ventricle",
+        "striatum",
+        "pallidum",
+        "thalamus",
+        "cerebellum",
+        "stem",
+        "hull",
+    ),
+    *(
+        "fold",
+        "fold_slope",
+        "sulcus_depth",
+        "vein",
+        "vein_slope",
+        "trunk",
+        "choroid",
+        "hyper",
+        "thickness",
+    ),
 )
 
 TISSUES = (
-    *("csf", "ventricle", "gm", "wm", "striatum", "pallidum", "thalamus", "cb_gm", "stem", "vessel", "choroid"),
+    *(
+        "csf",
+        "ventricle",
+        "gm",
+        "wm",
+        "striatum",
+        "pallidum",
+        "thalamus",
+        "cb_gm",
+        "stem",
+        "vessel",
+        "choroid",
+    ),
     *("wmh", "ed", "solid", "necrosis", "blood"),
 )
 _ROW = {name: row for row, name in enumerate(TISSUES)}
@@ -69,7 +101,9 @@ class Atlas:
         """[N] mm right of the midline (left is negative)."""
         return template[0]
 
-    def tissues(self, template: torch.Tensor, width: float, squeeze: torch.Tensor | float = 0.0) -> dict:
+    def tissues(
+        self, template: torch.Tensor, width: float, squeeze: torch.Tensor | float = 0.0
+    ) -> dict:
         """Healthy tissues at [3, N] template positions; see the function ``tissues``."""
         return tissues(self, template, width, squeeze)
 
@@ -86,7 +120,10 @@ def _ellipsoid(p: torch.Tensor, centre: tuple, radii: tuple) -> torch.Tensor:
 
 def _tube(p: torch.Tensor, a: tuple, b: tuple, ra: float, rb: float) -> torch.Tensor:
     """Signed distance (positive inside) to a round segment whose radius runs from ra to rb."""
-    start, along = p.new_tensor(a).view(3, 1, 1, 1), p.new_tensor([q - w for w, q in zip(a, b, strict=True)])
+    start, along = (
+        p.new_tensor(a).view(3, 1, 1, 1),
+        p.new_tensor([q - w for w, q in zip(a, b, strict=True)]),
+    )
     rel = p - start
     t = (rel * along.view(3, 1, 1, 1)).sum(0).div(along.square().sum()).clamp(0.0, 1.0)
     return ra + (rb - ra) * t - (rel - along.view(3, 1, 1, 1) * t).square().sum(0).sqrt()
@@ -106,7 +143,9 @@ def _cut(a: torch.Tensor, b: torch.Tensor, blend: float) -> torch.Tensor:
 def build_atlas(draw: Draw, device: torch.device | str) -> Atlas:
     """Draw one head's template."""
     p = HALF.points(device)
-    age = draw.uniform()  # widens ventricles and sulci and brings white-matter hyperintensities, as years do
+    age = (
+        draw.uniform()
+    )  # widens ventricles and sulci and brings white-matter hyperintensities, as years do
     habit = {
         "age": age,
         "sulcus": 0.15 + 0.75 * age * draw.uniform(0.5, 1.0) + draw.uniform(0.0, 0.25),
@@ -134,12 +173,20 @@ def _brain_shapes(p: torch.Tensor, draw: Draw) -> dict[str, torch.Tensor]:
     _, y, z = p
     j = partial(draw.normal, 0.0)
     main = _ellipsoid(p, (0.0, 0.0, 18.0 + j(1)), (67.0 + j(2), 87.0 + j(2), 60.0 + j(2)))
-    taper = 0.055 * y.clamp(min=0.0) ** 1.25 * 0.35  # the frontal lobes are narrower than the parietal
-    floor = torch.where(y > 0, -20.0 + 0.06 * y, -20.0 - 0.13 * y)  # the orbital roof and the tentorium
+    taper = (
+        0.055 * y.clamp(min=0.0) ** 1.25 * 0.35
+    )  # the frontal lobes are narrower than the parietal
+    floor = torch.where(
+        y > 0, -20.0 + 0.06 * y, -20.0 - 0.13 * y
+    )  # the orbital roof and the tentorium
     main = _cut(main - taper, z - floor, 14.0)
-    temporal = _ellipsoid(p, (43.0 + j(1), 6.0 + j(2), -19.0 + j(1)), (24.0 + j(1), 47.0 + j(2), 25.0 + j(1)))
+    temporal = _ellipsoid(
+        p, (43.0 + j(1), 6.0 + j(2), -19.0 + j(1)), (24.0 + j(1), 47.0 + j(2), 25.0 + j(1))
+    )
     cerebrum = _union(main, temporal, 8.0)
-    lobe = _ellipsoid(p, (22.0, -50.0 + j(2), -40.0 + j(1)), (31.0 + j(1), 28.0 + j(1), 22.0 + j(1)))
+    lobe = _ellipsoid(
+        p, (22.0, -50.0 + j(2), -40.0 + j(1)), (31.0 + j(1), 28.0 + j(1), 22.0 + j(1))
+    )
     vermis = _ellipsoid(p, (0.0, -48.0, -36.0), (13.0, 24.0, 22.0))
     cerebellum = torch.minimum(_union(lobe, vermis, 6.0), -cerebrum - 1.2)
     stem = _tube(p, (0.0, -4.0, 2.0), (0.0, -22.0, -68.0), 15.0, 8.5)
@@ -155,7 +202,15 @@ def _deep_shapes(p: torch.Tensor, draw: Draw, age: float) -> dict[str, torch.Ten
         "bend": ((19.0, -20.0, 21.0), 5.2), "atrium": ((26.0, -29.0, 10.0), 6.6), "back": ((23.0, -58.0, 6.0), 1.8),
         "inferior": ((36.0, -10.0, -13.0), 2.2), "end": ((33.0, 8.0, -20.0), 1.2),
     }  # fmt: skip
-    links = ("tip horn", "horn body", "body bend", "bend atrium", "atrium back", "atrium inferior", "inferior end")
+    links = (
+        "tip horn",
+        "horn body",
+        "body bend",
+        "bend atrium",
+        "atrium back",
+        "atrium inferior",
+        "inferior end",
+    )
     lateral, flat = None, (1.25, 1.0, 0.8)  # higher than wide
     squeezed = p * p.new_tensor(flat).view(3, 1, 1, 1)
     for link in links:
@@ -184,7 +239,9 @@ def _deep_shapes(p: torch.Tensor, draw: Draw, age: float) -> dict[str, torch.Ten
 
 
 def _choroid(p: torch.Tensor, atrium: tuple, size: float, draw: Draw) -> torch.Tensor:
-    glomus = _ellipsoid(p, (atrium[0] - 1.0, atrium[1] + 3.0, atrium[2]), (2.6 * size, 5.0 * size, 3.2 * size))
+    glomus = _ellipsoid(
+        p, (atrium[0] - 1.0, atrium[1] + 3.0, atrium[2]), (2.6 * size, 5.0 * size, 3.2 * size)
+    )
     strand = _tube(p, (8.0, 10.0, 18.0), (18.0, -20.0, 17.0), 0.8, 1.2)
     return torch.maximum(glomus, strand) + draw.uniform(-0.8, 0.6)
 
@@ -199,18 +256,24 @@ def _fissures(p: torch.Tensor, draw: Draw) -> torch.Tensor:
     beyond = torch.maximum(y - 42.0, -38.0 - y).clamp(min=0.0)
     inner = draw.uniform(36.0, 40.0)
     sylvian = (across.square() + (inner - x).clamp(min=0.0).square() + beyond.square()).sqrt()
-    insula = ((x - inner).square() + (across.abs() - 11.0).clamp(min=0.0).square() + beyond.square()).sqrt()
+    insula = (
+        (x - inner).square() + (across.abs() - 11.0).clamp(min=0.0).square() + beyond.square()
+    ).sqrt()
     return torch.minimum(falx, torch.minimum(sylvian, insula))
 
 
-def _folding(p: torch.Tensor, draw: Draw, depth: torch.Tensor, device: torch.device | str) -> dict[str, torch.Tensor]:
+def _folding(
+    p: torch.Tensor, draw: Draw, depth: torch.Tensor, device: torch.device | str
+) -> dict[str, torch.Tensor]:
     """The field whose zero sheets are sulci, drawn so that the sheets run down from the surface."""
     field = random_field(draw, HALF, draw.uniform(17.0, 22.0), 0.2, device)
     deep = depth.clamp(0.0, 30.0)
     middle = p.new_tensor((20.0, 0.0, 12.0)).view(3, 1, 1, 1)
     outward = p - middle
     outward = outward / outward.square().sum(0).sqrt().clamp(min=5.0)
-    lifted = p + 0.75 * deep * outward  # walls follow the way out: the same field value along most of the depth
+    lifted = (
+        p + 0.75 * deep * outward
+    )  # walls follow the way out: the same field value along most of the depth
     fold = sample(field[None], HALF, lifted.reshape(3, -1)).reshape(p.shape[1:])
     slope = torch.stack(torch.gradient(fold, spacing=HALF.step)).square().sum(0).sqrt()
     reach = 16.0 + draw.uniform(0.0, 6.0) + 6.0 * random_field(draw, HALF, 35.0, device=device)
@@ -237,7 +300,12 @@ def _vasculature(p: torch.Tensor, draw: Draw, hull: torch.Tensor) -> dict[str, t
 
 
 def place(
-    draw: Draw, device: torch.device | str, angle_deg: float, shift_mm: float, warp_mm: float, size: tuple[float, float]
+    draw: Draw,
+    device: torch.device | str,
+    angle_deg: float,
+    shift_mm: float,
+    warp_mm: float,
+    size: tuple[float, float],
 ) -> torch.Tensor:
     """[3, *WORLD.shape] template position of every coarse world position: rotation, shear, scale, shift, warp."""
     angles = [math.radians(draw.uniform(-angle_deg, angle_deg)) for _ in range(3)]
@@ -248,20 +316,30 @@ def place(
         turn[b, b] = turn[c, c] = math.cos(angle)
         turn[b, c], turn[c, b] = -math.sin(angle), math.sin(angle)
         linear = turn @ linear
-    shear = torch.tensor([[draw.normal(0.0, 0.012) if i != j else 0.0 for j in range(3)] for i in range(3)])
+    shear = torch.tensor(
+        [[draw.normal(0.0, 0.012) if i != j else 0.0 for j in range(3)] for i in range(3)]
+    )
     size = draw.uniform(*size)
-    scale = torch.diag(torch.tensor([1.0 / (size * (1.0 + draw.normal(0.0, 0.02))) for _ in range(3)]))
+    scale = torch.diag(
+        torch.tensor([1.0 / (size * (1.0 + draw.normal(0.0, 0.02))) for _ in range(3)])
+    )
     matrix = (scale.double() @ (linear + shear.double())).to(device, torch.float32)
-    shift = torch.tensor([draw.normal(0.0, shift_mm / 2) for _ in range(3)], device=device, dtype=torch.float32)
+    shift = torch.tensor(
+        [draw.normal(0.0, shift_mm / 2) for _ in range(3)], device=device, dtype=torch.float32
+    )
     shift[2] -= 8.0  # the brain's extent is not centred on the commissures' height
     world = WORLD.points(device)
     moved = (matrix @ (world - shift.view(3, 1, 1, 1)).reshape(3, -1)).reshape(world.shape)
     strength = draw.uniform(0.4 * warp_mm, warp_mm)
-    warp = torch.stack([random_field(draw, BROAD, draw.uniform(60.0, 110.0), device=device) for _ in range(3)])
+    warp = torch.stack(
+        [random_field(draw, BROAD, draw.uniform(60.0, 110.0), device=device) for _ in range(3)]
+    )
     return moved + strength * upsample(warp, BROAD, WORLD.axes(device))
 
 
-def tissues(atlas: Atlas, template: torch.Tensor, width: float, squeeze: torch.Tensor | float = 0.0) -> dict:
+def tissues(
+    atlas: Atlas, template: torch.Tensor, width: float, squeeze: torch.Tensor | float = 0.0
+) -> dict:
     """Cut a head into healthy tissues.
 
     Args:
@@ -294,7 +372,9 @@ def tissues(atlas: Atlas, template: torch.Tensor, width: float, squeeze: torch.T
     paint(parts, "wmh", hyperintensities(m, habit) * parts[_ROW["wm"]])
     paint(parts, "ventricle", cover(m["ventricle"], width))
     paint(parts, "choroid", cover(torch.minimum(m["choroid"], m["ventricle"] + 0.8), width))
-    course = (torch.minimum(to_wall, m["hull"].abs()).square() + (m["vein"] / m["vein_slope"]).square()).sqrt()
+    course = (
+        torch.minimum(to_wall, m["hull"].abs()).square() + (m["vein"] / m["vein_slope"]).square()
+    ).sqrt()
     veins = cover(habit["vein_radius"] - course, width) * cover(m["sulcus_depth"] - depth, 4.0)
     veins = veins * torch.sigmoid((m["thickness"] - habit["vein_share"]) / 0.25)
     paint(parts, "vessel", torch.maximum(veins, cover(m["trunk"], width)))
@@ -312,10 +392,16 @@ def paint(parts: torch.Tensor, name: str, weight: torch.Tensor) -> None:
     parts[_ROW[name]].add_(weight)
 
 
-def _paint_cerebellum(parts: torch.Tensor, template: torch.Tensor, m: dict, habit: dict, width: float) -> None:
+def _paint_cerebellum(
+    parts: torch.Tensor, template: torch.Tensor, m: dict, habit: dict, width: float
+) -> None:
     y, z = template[1] + 34.0, template[2] + 36.0
     radius = (y.square() + z.square()).sqrt()
-    wall = (torch.sin(habit["folia"] * torch.atan2(z, -y) + 0.8 * m["thickness"])).abs() * radius / habit["folia"]
+    wall = (
+        (torch.sin(habit["folia"] * torch.atan2(z, -y) + 0.8 * m["thickness"])).abs()
+        * radius
+        / habit["folia"]
+    )
     depth = m["cerebellum"]
     fold = (wall.square() + (depth - 10.0).clamp(min=0.0).square()).sqrt() - 0.25
     pial = torch.minimum(depth, fold)
@@ -326,7 +412,11 @@ def _paint_cerebellum(parts: torch.Tensor, template: torch.Tensor, m: dict, habi
 
 def hyperintensities(m: dict, habit: dict) -> torch.Tensor:
     """Caps, bands and a broad haze along the ventricles, spots in deep white matter: bright in FLAIR, not tumour."""
-    caps = habit["caps"] * torch.exp(-(-m["ventricle"]).clamp(min=0.0) / 2.5) * (1.0 + 0.4 * m["hyper"])
+    caps = (
+        habit["caps"]
+        * torch.exp(-(-m["ventricle"]).clamp(min=0.0) / 2.5)
+        * (1.0 + 0.4 * m["hyper"])
+    )
     haze = habit["haze"] * torch.exp(-(-m["ventricle"]).clamp(min=0.0) / habit["haze_mm"])
     caps = torch.maximum(caps, haze * (1.0 + 0.2 * m["hyper"]))
     near = torch.exp(-((-m["ventricle"] - 12.0).clamp(min=0.0)) / 10.0)

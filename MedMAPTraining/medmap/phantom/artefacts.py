@@ -12,7 +12,9 @@ from medmap.phantom.fields import Draw, apply_along, cover, random_field, upsamp
 from medmap.phantom.style import Style
 
 
-def axis_operator(count: int, spacing: float, sigma_mm: float, shift_mm: float, slice_mm: float) -> torch.Tensor:
+def axis_operator(
+    count: int, spacing: float, sigma_mm: float, shift_mm: float, slice_mm: float
+) -> torch.Tensor:
     """[count, count] matrix for one axis: Gaussian blur and shift, then slices of ``slice_mm`` resampled linearly."""
     at = torch.arange(count, dtype=torch.float64) * spacing
     sigma = max(sigma_mm, 0.3 * spacing)
@@ -22,9 +24,15 @@ def axis_operator(count: int, spacing: float, sigma_mm: float, shift_mm: float, 
         return blur.float()
     number = max(math.ceil(count * spacing / slice_mm), 2)
     middle = (torch.arange(number, dtype=torch.float64) + 0.5) * slice_mm - 0.5 * spacing
-    inside = (1.0 - ((at[None, :] - middle[:, None]).abs() - 0.5 * slice_mm) / spacing - 0.5).clamp(0.0, 1.0)
+    inside = (1.0 - ((at[None, :] - middle[:, None]).abs() - 0.5 * slice_mm) / spacing - 0.5).clamp(
+        0.0, 1.0
+    )
     take = inside / inside.sum(1, keepdim=True).clamp(min=1e-6)
-    give = 1.0 - (at[:, None].clamp(min=float(middle[0]), max=float(middle[-1])) - middle[None, :]).abs() / slice_mm
+    give = (
+        1.0
+        - (at[:, None].clamp(min=float(middle[0]), max=float(middle[-1])) - middle[None, :]).abs()
+        / slice_mm
+    )
     return (give.clamp(min=0.0) @ take @ blur).float()
 
 
@@ -33,7 +41,9 @@ def ghosts(count: int, spacing: float, strength: float, distance_mm: float) -> t
     hop = max(1, round(distance_mm / spacing))
     copies = torch.zeros(count, count)
     if hop < count:
-        copies += torch.diag(torch.ones(count - hop), hop) + torch.diag(torch.ones(count - hop), -hop)
+        copies += torch.diag(torch.ones(count - hop), hop) + torch.diag(
+            torch.ones(count - hop), -hop
+        )
     return (1.0 - strength) * torch.eye(count) + 0.5 * strength * copies
 
 
@@ -58,10 +68,18 @@ def degrade(
     out, record = [], []
     for row in range(images.shape[0]):
         flair_or_t2 = row >= 2
-        thick = draw.uniform(2.0, 7.0) if draw.chance(style.thick_slices * (1.0 if flair_or_t2 else 0.45)) else 0.0
+        thick = (
+            draw.uniform(2.0, 7.0)
+            if draw.chance(style.thick_slices * (1.0 if flair_or_t2 else 0.45))
+            else 0.0
+        )
         normal = 2 if draw.chance(0.65) else int(draw.uniform(0, 2.999))
         sigma = draw.uniform(0.25, 0.85) if draw.chance(0.85) else draw.uniform(0.85, 1.5)
-        moved = (draw.uniform(0.02, 0.12), draw.uniform(4.0, 30.0)) if draw.chance(style.motion) else (0.0, 0.0)
+        moved = (
+            (draw.uniform(0.02, 0.12), draw.uniform(4.0, 30.0))
+            if draw.chance(style.motion)
+            else (0.0, 0.0)
+        )
         phase = 0 if draw.chance(0.5) else 1
         gamma = math.exp(draw.uniform(math.log(style.gamma[0]), math.log(style.gamma[1])))
         noise = draw.uniform(*style.noise)
@@ -72,7 +90,9 @@ def degrade(
             image = _rician(draw, image, 1.5 * noise)
         for a in range(3):
             shift = draw.uniform(-style.shift_mm, style.shift_mm)
-            operator = axis_operator(image.shape[a + 1], spacing, sigma, shift, thick if a == normal else 0.0)
+            operator = axis_operator(
+                image.shape[a + 1], spacing, sigma, shift, thick if a == normal else 0.0
+            )
             if a == phase and moved[0]:
                 operator = ghosts(image.shape[a + 1], spacing, *moved) @ operator
             image = apply_along(image, a + 1, operator.to(image))
@@ -83,7 +103,9 @@ def degrade(
         if draw.chance(0.15):  # a site that saturates its brightest voxels
             image = image.clamp(max=draw.uniform(1.5, 3.0))
         out.append(image[0])
-        record.append({"slice_mm": thick, "gamma": gamma, "noise": noise, "bias": bias, "motion": moved[0]})
+        record.append(
+            {"slice_mm": thick, "gamma": gamma, "noise": noise, "bias": bias, "motion": moved[0]}
+        )
     return torch.stack(out), record
 
 
@@ -101,7 +123,12 @@ def leave_residue(draw: Draw, parts: torch.Tensor, hull: torch.Tensor, field: to
 
 
 def strip(
-    draw: Draw, hull: torch.Tensor, pial: torch.Tensor, edge: torch.Tensor, height: torch.Tensor, style: Style
+    draw: Draw,
+    hull: torch.Tensor,
+    pial: torch.Tensor,
+    edge: torch.Tensor,
+    height: torch.Tensor,
+    style: Style,
 ) -> torch.Tensor:
     """[N] bool: what an imperfect skull-stripping keeps, from signed distances and a unit-variance field ``edge``.
 

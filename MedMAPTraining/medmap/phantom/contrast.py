@@ -51,7 +51,12 @@ TABLE: dict[str, dict[str, tuple[float, float, float]]] = {
 ENHANCED = (1.65, 0.6, 3.3)
 """z of enhancing tumour in T1ce."""
 
-LOW_GRADE = {"t1": (-0.75, -1.6, 0.0), "t1ce": (-0.75, -1.6, 0.0), "t2": (1.7, 0.9, 2.8), "flair": (0.9, 0.3, 1.8)}
+LOW_GRADE = {
+    "t1": (-0.75, -1.6, 0.0),
+    "t1ce": (-0.75, -1.6, 0.0),
+    "t2": (1.7, 0.9, 2.8),
+    "flair": (0.9, 0.3, 1.8),
+}
 """The core of a glioma that does not enhance: darker in T1 and brighter in T2 than oedema, and sharply bounded."""
 
 SHARPNESS = {"t1": (1.8, 3.6), "t1ce": (1.8, 3.8), "t2": (1.4, 2.5), "flair": (1.8, 3.4)}
@@ -65,19 +70,25 @@ def draw_means(draw: Draw, style: Style, enhancing: bool = True) -> dict[str, di
     Without contrast agent in a tissue T1ce shows what T1 shows, so its draws follow those of T1.
     """
     jitter = style.jitter
-    means = {m: {t: draw.around(*row, widen=jitter) for t, row in TABLE[m].items()} for m in MODALITIES}
+    means = {
+        m: {t: draw.around(*row, widen=jitter) for t, row in TABLE[m].items()} for m in MODALITIES
+    }
     for t, (middle, _, _) in TABLE["t1ce"].items():
         if t not in ("vessel", "choroid"):
             same = 0.8 * (means["t1"][t] - TABLE["t1"][t][0])
             means["t1ce"][t] = middle + same + 0.6 * (means["t1ce"][t] - middle)
-    means["flair"]["necrosis"] = draw.uniform(-1.6, 0.2) if draw.chance(0.45) else draw.uniform(0.3, 1.4)
+    means["flair"]["necrosis"] = (
+        draw.uniform(-1.6, 0.2) if draw.chance(0.45) else draw.uniform(0.3, 1.4)
+    )
     if not enhancing:
         stray = draw.normal()
         for m, (middle, low, high) in LOW_GRADE.items():
             towards = stray if m in ("t2", "flair") else -stray
             reach = (high - middle) if towards > 0 else (middle - low)
             means[m]["solid"] = middle + jitter * reach * (0.4 * towards + draw.normal(0.0, 0.3))
-        if draw.chance(0.2):  # the mismatch sign: bright in T2, largely suppressed in FLAIR but for a rim
+        if draw.chance(
+            0.2
+        ):  # the mismatch sign: bright in T2, largely suppressed in FLAIR but for a rim
             means["flair"]["solid"] = draw.uniform(-0.3, 0.5)
     elif draw.chance(0.4):  # a core that only T1ce tells from oedema
         for m in MODALITIES:
@@ -128,7 +139,15 @@ def _weaken(t1ce: dict[str, float], draw: Draw, style: Style) -> None:
         t1ce["ed"] = max(t1ce["ed"], level - draw.uniform(0.0, 0.4))
 
 
-_GRAIN = {"csf": 0.10, "ventricle": 0.04, "vessel": 0.4, "choroid": 0.4, "ed": 0.24, "solid": 0.30, "necrosis": 0.32}
+_GRAIN = {
+    "csf": 0.10,
+    "ventricle": 0.04,
+    "vessel": 0.4,
+    "choroid": 0.4,
+    "ed": 0.24,
+    "solid": 0.30,
+    "necrosis": 0.32,
+}
 """Standard deviation in z of each tissue's texture; 0.10 for the others. (What is measured within a tissue, GM .55-.85,
 WM .4-.5, ED .5-.75, is mostly partial volume, bias and noise, which come later.)"""
 _SICK = [row for row, t in enumerate(TISSUES) if t in ("ed", "solid", "necrosis", "blood", "wmh")]
@@ -159,11 +178,17 @@ def signals(
     means = draw_means(draw, style, takes_up)
     table = torch.tensor([[means[m][t] for t in TISSUES] for m in MODALITIES], device=parts.device)
     grain = torch.tensor(
-        [[_GRAIN.get(t, 0.18) * draw.uniform(0.3, 1.6) for t in TISSUES] for _ in MODALITIES], device=parts.device
+        [[_GRAIN.get(t, 0.18) * draw.uniform(0.3, 1.6) for t in TISSUES] for _ in MODALITIES],
+        device=parts.device,
     )
     z = table @ parts
-    for rows, coarse in ((_HEALTHY, 0.3), (_SICK, 0.6)):  # broad clouds in healthy tissue would look like lesions
-        weights = torch.tensor([[draw.normal() * coarse**k for k in range(len(textures))] for _ in MODALITIES])
+    for rows, coarse in (
+        (_HEALTHY, 0.3),
+        (_SICK, 0.6),
+    ):  # broad clouds in healthy tissue would look like lesions
+        weights = torch.tensor(
+            [[draw.normal() * coarse**k for k in range(len(textures))] for _ in MODALITIES]
+        )
         weights = weights / weights.square().sum(1, keepdim=True).sqrt().clamp(min=0.1)
         z += (grain[:, rows] @ parts[rows]) * (weights.to(parts.device) @ textures)
     glow = means["t1ce"]["enhancing"] - means["t1ce"]["solid"]

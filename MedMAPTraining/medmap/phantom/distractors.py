@@ -10,7 +10,12 @@ from medmap.phantom.fields import Draw
 
 
 def add_distractors(
-    draw: Draw, parts: torch.Tensor, world: torch.Tensor, hull: torch.Tensor, rough: torch.Tensor, probability: float
+    draw: Draw,
+    parts: torch.Tensor,
+    world: torch.Tensor,
+    hull: torch.Tensor,
+    rough: torch.Tensor,
+    probability: float,
 ) -> None:
     """Paint lacunes (a cavity with a gliotic border) and bleedings into a head, in place.
 

@@ -29,7 +29,9 @@ class Draw:
 
     def uniform(self, low: float = 0.0, high: float = 1.0) -> float:
         """One number, uniform between low and high."""
-        return low + (high - low) * float(torch.rand((), generator=self._generator, dtype=torch.float64))
+        return low + (high - low) * float(
+            torch.rand((), generator=self._generator, dtype=torch.float64)
+        )
 
     def normal(self, mean: float = 0.0, sd: float = 1.0) -> float:
         """One number, normal, cut at 2.5 sd so that no case is absurd."""
@@ -67,7 +69,10 @@ class Lattice:
 
     def axes(self, device: torch.device | str = "cpu") -> list[torch.Tensor]:
         """Three 1-D tensors: the mm positions along each axis."""
-        return [o + self.step * torch.arange(n, device=device) for o, n in zip(self.origin, self.shape, strict=True)]
+        return [
+            o + self.step * torch.arange(n, device=device)
+            for o, n in zip(self.origin, self.shape, strict=True)
+        ]
 
     def points(self, device: torch.device | str = "cpu") -> torch.Tensor:
         """[3, *shape] mm positions."""
@@ -75,7 +80,11 @@ class Lattice:
 
 
 def random_field(
-    draw: Draw, lattice: Lattice, wavelength: float, spread: float = 0.35, device: torch.device | str = "cpu"
+    draw: Draw,
+    lattice: Lattice,
+    wavelength: float,
+    spread: float = 0.35,
+    device: torch.device | str = "cpu",
 ) -> torch.Tensor:
     """Band-limited Gaussian random field of zero mean and unit variance, periodic over the lattice.
 
@@ -97,15 +106,21 @@ def random_field(
     return torch.fft.irfftn(noise * band, s=lattice.shape)
 
 
-def _band(shape: tuple[int, int, int], step: float, wavelength: float, spread: float) -> torch.Tensor:
+def _band(
+    shape: tuple[int, int, int], step: float, wavelength: float, spread: float
+) -> torch.Tensor:
     """Half spectrum of the filter, scaled so that unit white noise keeps unit variance."""
     last = shape[2]
     axes = [torch.fft.fftfreq(n, d=step) for n in shape[:2]] + [torch.fft.rfftfreq(last, d=step)]
-    kx, ky, kz = (axis.square().view([-1 if a == b else 1 for b in range(3)]) for a, axis in enumerate(axes))
+    kx, ky, kz = (
+        axis.square().view([-1 if a == b else 1 for b in range(3)]) for a, axis in enumerate(axes)
+    )
     squared = (kx + ky + kz) * wavelength**2
     squared[0, 0, 0] = 1e-18
     band = torch.exp(-0.125 * (torch.log(squared) / spread) ** 2)
-    twice = torch.full((band.shape[2],), 2.0, dtype=torch.float64)  # the other half of the spectrum mirrors this one
+    twice = torch.full(
+        (band.shape[2],), 2.0, dtype=torch.float64
+    )  # the other half of the spectrum mirrors this one
     twice[0] = 1.0
     if last % 2 == 0:
         twice[-1] = 1.0
@@ -115,9 +130,14 @@ def _band(shape: tuple[int, int, int], step: float, wavelength: float, spread: f
 
 def sample(maps: torch.Tensor, lattice: Lattice, points: torch.Tensor) -> torch.Tensor:
     """Linear interpolation of [C, *lattice.shape] at [3, N] mm positions -> [C, N]; clamped to the edge."""
-    scaled = [2.0 * (points[a] - lattice.origin[a]) / (lattice.step * (lattice.shape[a] - 1)) - 1.0 for a in (2, 1, 0)]
+    scaled = [
+        2.0 * (points[a] - lattice.origin[a]) / (lattice.step * (lattice.shape[a] - 1)) - 1.0
+        for a in (2, 1, 0)
+    ]
     grid = torch.stack(scaled, dim=-1)[None, None, None]
-    out = functional.grid_sample(maps[None], grid, mode="bilinear", padding_mode="border", align_corners=True)
+    out = functional.grid_sample(
+        maps[None], grid, mode="bilinear", padding_mode="border", align_corners=True
+    )
     return out[0, :, 0, 0]
 
 

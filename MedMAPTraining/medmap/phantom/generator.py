@@ -79,12 +79,16 @@ def generate(
     affine[:3, 3] = -0.5 * spacing * (np.array(shape) - 1)
     # Positions in mm do not survive half precision, so a caller's autocast must not reach the interpolation.
     with torch.no_grad(), torch.autocast(device.type, enabled=False):
-        return _generate(int(seed), tuple(shape), float(spacing), device, tumour, style, affine, tuple(anatomy))
+        return _generate(
+            int(seed), tuple(shape), float(spacing), device, tumour, style, affine, tuple(anatomy)
+        )
 
 
 def _generate(seed, shape, spacing, device, tumour, style, affine, anatomy) -> Phantom:
     atlas, warp, size = _head(Draw(seed, "anatomy"), device, anatomy)
-    template = place(Draw(seed, "placement"), device, style.angle_deg, style.head_shift_mm, warp, size)
+    template = place(
+        Draw(seed, "placement"), device, style.angle_deg, style.head_shift_mm, warp, size
+    )
     plan = growth = None
     if tumour:
         draw = Draw(seed, "tumour")
@@ -112,12 +116,16 @@ def _head(draw: Draw, device: torch.device, anatomy: tuple[Path, ...]):
     """The head, and how far (mm) and to which range of sizes it may be warped."""
     if not anatomy:
         return build_atlas(draw, device), 2.6, (0.89, 0.985)
-    from medmap.phantom.labelmap import build_label_atlas  # reads files: not needed for a procedural head
+    from medmap.phantom.labelmap import (
+        build_label_atlas,  # reads files: not needed for a procedural head
+    )
 
     return build_label_atlas(draw, anatomy, device), 4.5, (0.92, 1.08)
 
 
-def _head_box(atlas: Atlas, template: torch.Tensor, axes: list[torch.Tensor]) -> tuple[slice, slice, slice]:
+def _head_box(
+    atlas: Atlas, template: torch.Tensor, axes: list[torch.Tensor]
+) -> tuple[slice, slice, slice]:
     """The part of the grid that holds the head, so that nothing is computed on air."""
     head = (atlas.hull(template.reshape(3, -1)) > -5.0).reshape(WORLD.shape).nonzero()
     low, high = head.amin(0), head.amax(0)
@@ -126,7 +134,9 @@ def _head_box(atlas: Atlas, template: torch.Tensor, axes: list[torch.Tensor]) ->
         first, last = (WORLD.origin[a] + WORLD.step * float(v[a]) for v in (low, high))
         inside = ((axis >= first) & (axis <= last)).nonzero()
         if not len(inside):
-            raise UsageError("The field of view holds no head.", "Give more voxels or a larger spacing.")
+            raise UsageError(
+                "The field of view holds no head.", "Give more voxels or a larger spacing."
+            )
         box.append(slice(int(inside[0]), int(inside[-1]) + 1))
     return tuple(box)
 
@@ -204,7 +214,9 @@ def _compose(parts: torch.Tensor, lesion: dict[str, torch.Tensor]) -> torch.Tens
     return label
 
 
-def _pad(part: torch.Tensor, shape: tuple[int, int, int], box: tuple[slice, slice, slice]) -> torch.Tensor:
+def _pad(
+    part: torch.Tensor, shape: tuple[int, int, int], box: tuple[slice, slice, slice]
+) -> torch.Tensor:
     whole = torch.zeros(shape, dtype=part.dtype, device=part.device)
     whole[box] = part
     return whole

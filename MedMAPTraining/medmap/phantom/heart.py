@@ -59,7 +59,9 @@ def generate_heart(seed: int, *, spacing: float = 1.0, device: torch.device | st
         UsageError: a spacing that no such scan has.
     """
     if not 0.5 <= spacing <= 4.0:
-        raise UsageError(f"A heart at {spacing} mm cannot be made.", "Give a spacing between 0.5 and 4 mm.")
+        raise UsageError(
+            f"A heart at {spacing} mm cannot be made.", "Give a spacing between 0.5 and 4 mm."
+        )
     with torch.no_grad(), torch.autocast(torch.device(device).type, enabled=False):
         return _generate(int(seed), float(spacing), torch.device(device))
 
@@ -107,8 +109,14 @@ def _shape(draw: Draw, length: float) -> dict:
         "wall": draw.uniform(8.0, 12.0),
         "wave": [(draw.uniform(0, 0.05), draw.uniform(-math.pi, math.pi)) for _ in range(3)],
         "septum": septum,
-        "right": (cavity * draw.uniform(1.15, 1.45), draw.uniform(0.75, 0.95), draw.uniform(0.7, 0.85)),
-        "papillary": [(septum + math.pi + s * draw.uniform(0.7, 1.1), draw.uniform(3.0, 5.0)) for s in (-1, 1)],
+        "right": (
+            cavity * draw.uniform(1.15, 1.45),
+            draw.uniform(0.75, 0.95),
+            draw.uniform(0.7, 0.85),
+        ),
+        "papillary": [
+            (septum + math.pi + s * draw.uniform(0.7, 1.1), draw.uniform(3.0, 5.0)) for s in (-1, 1)
+        ],
         # Half widths of the sector along the circumference and the axis, and how far it reaches through the wall.
         "scar": (
             scar,
@@ -126,14 +134,27 @@ def _thorax(draw: Draw) -> dict:
         "body": (draw.uniform(150, 185), draw.uniform(105, 125)),
         "fat": draw.uniform(8, 22),
         "lung": [
-            (s * draw.uniform(75, 90), draw.uniform(0, 20), draw.uniform(48, 60), draw.uniform(55, 75)) for s in (-1, 1)
+            (
+                s * draw.uniform(75, 90),
+                draw.uniform(0, 20),
+                draw.uniform(48, 60),
+                draw.uniform(55, 75),
+            )
+            for s in (-1, 1)
         ],
-        "liver": (draw.uniform(-70, -40), draw.uniform(-85, -70), draw.uniform(60, 80), draw.uniform(25, 35)),
+        "liver": (
+            draw.uniform(-70, -40),
+            draw.uniform(-85, -70),
+            draw.uniform(60, 80),
+            draw.uniform(25, 35),
+        ),
         "aorta": (draw.uniform(45, 65), draw.uniform(-45, -20), draw.uniform(10, 14)),
     }
 
 
-def _polar(shape: dict, x: torch.Tensor, y: torch.Tensor, z: torch.Tensor) -> tuple[torch.Tensor, ...]:
+def _polar(
+    shape: dict, x: torch.Tensor, y: torch.Tensor, z: torch.Tensor
+) -> tuple[torch.Tensor, ...]:
     """Radius, angle about the left ventricle's axis, and the place along it (0 base, 1 apex) on the grid [I, J, K]."""
     along = (z / shape["length"] + 0.42)[None, None, :]
     dx = x[:, None, None] - shape["centre"][0] - shape["lean"][0] * z[None, None, :]
@@ -141,7 +162,9 @@ def _polar(shape: dict, x: torch.Tensor, y: torch.Tensor, z: torch.Tensor) -> tu
     return torch.hypot(dx, dy), torch.atan2(dy, dx), along.expand(len(x), len(y), len(z))
 
 
-def _walls(shape: dict, angle: torch.Tensor, along: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def _walls(
+    shape: dict, angle: torch.Tensor, along: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Radius of the inner and of the outer border of the left ventricle's wall, in mm."""
     taper = (1 - along.clamp(0, 0.97) ** 2.2).sqrt()
     wave = sum(a * torch.cos((n + 2) * angle + p) for n, (a, p) in enumerate(shape["wave"]))
@@ -150,7 +173,9 @@ def _walls(shape: dict, angle: torch.Tensor, along: torch.Tensor) -> tuple[torch
     return inner, torch.where(along > 0.97, -1.0, outer)
 
 
-def _parts(shape: dict, thorax: dict, x: torch.Tensor, y: torch.Tensor, z: torch.Tensor, width: float) -> torch.Tensor:
+def _parts(
+    shape: dict, thorax: dict, x: torch.Tensor, y: torch.Tensor, z: torch.Tensor, width: float
+) -> torch.Tensor:
     """Share of every tissue in every voxel, [tissues, I, J, K]."""
     radius, angle, along = _polar(shape, x, y, z)
     inner, outer = _walls(shape, angle, along)
@@ -183,16 +208,23 @@ def _parts(shape: dict, thorax: dict, x: torch.Tensor, y: torch.Tensor, z: torch
     for where, size in shape["papillary"]:
         px, py = 0.6 * inner * math.cos(where), 0.6 * inner * math.sin(where)
         near = torch.hypot(radius * torch.cos(angle) - px, radius * torch.sin(angle) - py)
-        lay("myocardium", 0.9 * cover(torch.minimum(size * (1 - along) - near, inner - radius), width))
+        lay(
+            "myocardium",
+            0.9 * cover(torch.minimum(size * (1 - along) - near, inner - radius), width),
+        )
     return parts
 
 
-def _ellipse(x: torch.Tensor, y: torch.Tensor, cx: float, cy: float, a: float, b: float) -> torch.Tensor:
+def _ellipse(
+    x: torch.Tensor, y: torch.Tensor, cx: float, cy: float, a: float, b: float
+) -> torch.Tensor:
     """About the distance in mm inside the border."""
     return (1 - torch.hypot((x - cx) / a, (y - cy) / b)) * min(a, b)
 
 
-def _right(shape: dict, x: torch.Tensor, y: torch.Tensor, z: torch.Tensor, along: torch.Tensor) -> torch.Tensor:
+def _right(
+    shape: dict, x: torch.Tensor, y: torch.Tensor, z: torch.Tensor, along: torch.Tensor
+) -> torch.Tensor:
     """mm inside the right ventricle: an ellipse behind the septum, from which the left ventricle is cut later."""
     size, flat, end = shape["right"]
     scale = (1 - (along / end).clamp(0, 1) ** 2).clamp(min=1e-4).sqrt()
@@ -212,10 +244,14 @@ def _infarct(shape: dict, radius, angle, along, inner, outer) -> tuple[torch.Ten
     middle = 0.5 * (inner + outer).clamp(min=1)
     more_wide, more_tall = shape["around"]
     up = along - 0.45 - height
-    oedema = torch.minimum((wide + more_wide - apart.abs()) * middle, (tall + more_tall - up.abs()) * 60)
+    oedema = torch.minimum(
+        (wide + more_wide - apart.abs()) * middle, (tall + more_tall - up.abs()) * 60
+    )
     ragged = 0.12 * torch.cos(5 * angle + 3 * where)
     depth = inner + (through + ragged) * (outer - inner).clamp(min=0) - radius
-    scar = torch.minimum(torch.minimum((wide - apart.abs()) * middle, (tall - up.abs()) * 60), depth)
+    scar = torch.minimum(
+        torch.minimum((wide - apart.abs()) * middle, (tall - up.abs()) * 60), depth
+    )
     return oedema, scar
 
 
@@ -268,7 +304,9 @@ def _scanned(draw: Draw, images: torch.Tensor, axes: list[torch.Tensor]) -> torc
     return torch.stack(out)
 
 
-def _affine(draw: Draw, shape: tuple[int, int, int], spacing: tuple[float, float, float]) -> np.ndarray:
+def _affine(
+    draw: Draw, shape: tuple[int, int, int], spacing: tuple[float, float, float]
+) -> np.ndarray:
     """Short-axis slices: their normal runs along the heart's axis, to the left, to the front and down."""
     normal = np.array([-0.65, 0.55, -0.52]) + [draw.uniform(-0.08, 0.08) for _ in range(3)]
     normal /= np.linalg.norm(normal)

@@ -17,10 +17,10 @@ import numpy as np
 import torch
 
 from medmap.errors import InputDataError, MissingInputError
-from medmap.geometry import reorient
-from medmap.nifti import read_nifti
+from medmap.io.nifti import read_nifti
 from medmap.phantom.anatomy import TISSUES, hyperintensities, paint
 from medmap.phantom.fields import Draw, Lattice, cover, random_field, sample
+from medmap.resampling import reorient
 
 IDS: dict[str, tuple[int, ...]] = {
     "wm": (2, 41, 7, 46, 78, 79, 85, *range(251, 256), *range(3000, 5000)),
@@ -37,8 +37,46 @@ IDS: dict[str, tuple[int, ...]] = {
 }
 """Tissue -> ids of FreeSurfer's colour table (surfer.nmr.mgh.harvard.edu, FreeSurferColorLUT)."""
 
-LEFT = (2, 3, 4, 5, 7, 8, 9, 10, 11, 12, 13, 17, 18, 25, 26, 28, *range(1000, 2000), *range(3000, 4000))
-RIGHT = (41, 42, 43, 44, 46, 47, 48, 49, 50, 51, 52, 53, 54, 57, 58, 60, *range(2000, 3000), *range(4000, 5000))
+LEFT = (
+    2,
+    3,
+    4,
+    5,
+    7,
+    8,
+    9,
+    10,
+    11,
+    12,
+    13,
+    17,
+    18,
+    25,
+    26,
+    28,
+    *range(1000, 2000),
+    *range(3000, 4000),
+)
+RIGHT = (
+    41,
+    42,
+    43,
+    44,
+    46,
+    47,
+    48,
+    49,
+    50,
+    51,
+    52,
+    53,
+    54,
+    57,
+    58,
+    60,
+    *range(2000, 3000),
+    *range(4000, 5000),
+)
 
 THALAMI = (0.0, -3.0, 8.0)
 """Middle between the thalami in the template's frame."""
@@ -69,10 +107,15 @@ class LabelMap:
 def find_label_maps(path: str | Path) -> tuple[Path, ...]:
     """A NIfTI file, or every one of a folder, sorted by name. Raises MissingInputError when there is none."""
     path = Path(path)
-    found = sorted(p for p in path.iterdir() if p.name.endswith((".nii", ".nii.gz"))) if path.is_dir() else [path]
+    found = (
+        sorted(p for p in path.iterdir() if p.name.endswith((".nii", ".nii.gz")))
+        if path.is_dir()
+        else [path]
+    )
     if not found or not found[0].is_file():
         raise MissingInputError(
-            f"There is no label map at {path}.", "Give a NIfTI file with FreeSurfer ids, or a folder of such files."
+            f"There is no label map at {path}.",
+            "Give a NIfTI file with FreeSurfer ids, or a folder of such files.",
         )
     return tuple(found)
 
@@ -88,12 +131,16 @@ def read_label_map(path: Path) -> LabelMap:
     array, grid = reorient(np.asarray(volume.array), volume.grid)
     ids = np.rint(array).astype(np.int32)
     if np.abs(grid.spacing - 1.0).max() > 0.35:
-        raise InputDataError(f"The label map {path.name} does not have voxels of about 1 mm.", "Resample it to 1 mm.")
+        raise InputDataError(
+            f"The label map {path.name} does not have voxels of about 1 mm.", "Resample it to 1 mm."
+        )
     occupied = (ids > 0) & (ids < 500) & (ids != 24) | (ids >= 1000)
     if not occupied.any():
         raise InputDataError(f"The label map {path.name} is empty.", "Choose another file.")
     lines = (occupied.any(axis=(1, 2)), occupied.any(axis=(0, 2)), occupied.any(axis=(0, 1)))
-    box = tuple(slice(max(int(w.argmax()) - 14, 0), len(w) - int(w[::-1].argmax()) + 14) for w in lines)
+    box = tuple(
+        slice(max(int(w.argmax()) - 14, 0), len(w) - int(w[::-1].argmax()) + 14) for w in lines
+    )
     ids = ids[box]
     tissue = _tissue_rows(ids)
     if not all((tissue == TISSUES.index(name)).sum() > 50_000 for name in ("wm", "gm")):
@@ -161,7 +208,12 @@ def _distances(ids: np.ndarray, tissue: np.ndarray, coarse: Lattice) -> np.ndarr
     else:
         side = np.broadcast_to(coarse.axes()[0].numpy()[:, None, None], ids.shape)
     ventricle = signed(tissue == rows["ventricle"], 0.5)
-    maps = (signed(closed(brain, 8.0), 0.8), signed(closed(brain & ~hind, 8.0), 0.5), ventricle, side)
+    maps = (
+        signed(closed(brain, 8.0), 0.8),
+        signed(closed(brain & ~hind, 8.0), 0.5),
+        ventricle,
+        side,
+    )
     return np.stack(maps).astype(np.float32)
 
 
@@ -201,7 +253,9 @@ class LabelAtlas:
         """[N] mm right of the midline (left is negative)."""
         return sample(self.distances[3:], self.prepared.coarse, template)[0]
 
-    def tissues(self, template: torch.Tensor, width: float, squeeze: torch.Tensor | float = 0.0) -> dict:
+    def tissues(
+        self, template: torch.Tensor, width: float, squeeze: torch.Tensor | float = 0.0
+    ) -> dict:
         """Tissue fractions and distances; see ``anatomy.tissues``."""
         hull, _, ventricle, side = sample(self.distances, self.prepared.coarse, template)
         parts = sample(self.parts, self.prepared.lattice, template)
@@ -214,12 +268,16 @@ class LabelAtlas:
         known = {"ventricle": ventricle, "hyper": hyper}
         paint(parts, "wmh", hyperintensities(known, self.habit) * parts[rows["wm"]])
         self._paint_choroid(parts, ventricle, hyper, template)
-        course = (torch.minimum(hull.abs(), 6.0 * (1.0 - csf)).square() + (vein / slope).square()).sqrt()
+        course = (
+            torch.minimum(hull.abs(), 6.0 * (1.0 - csf)).square() + (vein / slope).square()
+        ).sqrt()
         veins = cover(self.habit["vein_radius"] - course, width) * cover(12.0 - hull, 4.0)
         veins = veins * torch.sigmoid((thickness - self.habit["vein_share"]) / 0.25)
         upper = (template[2] > 0.0) | (template[1] < -60.0)
         sinus = self.habit["sinus"] - (side.square() + (hull - 1.0).square()).sqrt()
-        paint(parts, "vessel", torch.maximum(veins, cover(sinus, width) * upper) * (0.3 + 0.7 * csf))
+        paint(
+            parts, "vessel", torch.maximum(veins, cover(sinus, width) * upper) * (0.3 + 0.7 * csf)
+        )
         return {"parts": parts, "hull": hull, "ventricle": ventricle, "pial": 2.0 * (0.5 - csf)}
 
     def _paint_choroid(self, parts, ventricle, hyper, template) -> None:
@@ -247,7 +305,13 @@ def build_label_atlas(draw: Draw, paths: Sequence[Path], device: torch.device | 
     }
     wavelengths = (draw.uniform(9.0, 16.0), 25.0, draw.uniform(22.0, 34.0))
     hyper, thickness, vein = (random_field(draw, FIELDS, w, device=device) for w in wavelengths)
-    slope = torch.stack(torch.gradient(vein, spacing=FIELDS.step)).square().sum(0).sqrt().clamp(min=0.02)
+    slope = (
+        torch.stack(torch.gradient(vein, spacing=FIELDS.step))
+        .square()
+        .sum(0)
+        .sqrt()
+        .clamp(min=0.02)
+    )
     fields = torch.stack([hyper, thickness, vein, slope])
     parts = _fractions(prepared.tissue.to(device), draw.uniform(0.45, 0.75))
     return LabelAtlas(prepared, parts, prepared.distances.to(device), fields, habit)
@@ -262,14 +326,18 @@ def _mirrored(prepared: LabelMap) -> LabelMap:
 
     distances = prepared.distances.flip(1).clone()
     distances[3] *= -1.0
-    return LabelMap(prepared.tissue.flip(0), turned(prepared.lattice), distances, turned(prepared.coarse))
+    return LabelMap(
+        prepared.tissue.flip(0), turned(prepared.lattice), distances, turned(prepared.coarse)
+    )
 
 
 def _fractions(tissue: torch.Tensor, sigma: float) -> torch.Tensor:
     """[len(TISSUES), *S] fractions: each tissue's voxels blurred by ``sigma`` mm; all that is no tissue is CSF."""
     side = math.exp(-0.5 / sigma**2)
     middle, side = 1.0 / (1.0 + 2.0 * side), side / (1.0 + 2.0 * side)
-    rows = [int(row) for row in torch.unique(tissue).tolist() if row not in (255, TISSUES.index("csf"))]
+    rows = [
+        int(row) for row in torch.unique(tissue).tolist() if row not in (255, TISSUES.index("csf"))
+    ]
     hard = torch.stack([(tissue == row).float() for row in rows])
     for axis in (1, 2, 3):
         soft = hard * middle

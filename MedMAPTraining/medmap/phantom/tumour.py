@@ -17,7 +17,15 @@ import torch
 from medmap.phantom.anatomy import TISSUES, WORLD, Atlas
 from medmap.phantom.fields import Draw, random_field, sample
 
-_SPREAD = {"wm": 1.0, "wmh": 1.0, "stem": 0.45, "thalamus": 0.35, "striatum": 0.25, "pallidum": 0.25, "gm": 0.16}
+_SPREAD = {
+    "wm": 1.0,
+    "wmh": 1.0,
+    "stem": 0.45,
+    "thalamus": 0.35,
+    "striatum": 0.25,
+    "pallidum": 0.25,
+    "gm": 0.16,
+}
 """How fast oedema advances in each tissue, relative to white matter; elsewhere (CSF, cerebellum) hardly at all."""
 
 
@@ -79,12 +87,21 @@ def _radius(ml: float) -> float:
     return (ml * 1000.0 * 3.0 / (4.0 * math.pi)) ** (1.0 / 3.0)
 
 
-def _positions(draw: Draw, atlas: Atlas, count: int, total_ml: float) -> tuple[tuple[float, float, float], ...]:
+def _positions(
+    draw: Draw, atlas: Atlas, count: int, total_ml: float
+) -> tuple[tuple[float, float, float], ...]:
     """Places in the cerebrum's white matter, the further ones near the first."""
     deepest = 12.0 + 0.35 * _radius(total_ml)
-    tried = [(draw.uniform(-60, 60), draw.uniform(-78, 78), draw.uniform(-38, 70)) for _ in range(400)]
+    tried = [
+        (draw.uniform(-60, 60), draw.uniform(-78, 78), draw.uniform(-38, 70)) for _ in range(400)
+    ]
     m = atlas.at(torch.tensor(tried, device=atlas.device).T.contiguous())
-    fits = (m["cerebrum"] > 4.0) & (m["cerebrum"] < max(deepest, 26.0)) & (m["ventricle"] < -3.0) & (m["sheet"] > 4.0)
+    fits = (
+        (m["cerebrum"] > 4.0)
+        & (m["cerebrum"] < max(deepest, 26.0))
+        & (m["ventricle"] < -3.0)
+        & (m["sheet"] > 4.0)
+    )
     found: list[tuple[float, float, float]] = []
     for p, fit in zip(tried, fits.tolist(), strict=True):
         apart = not found or 24.0 < math.dist(p, found[0]) < 65.0
@@ -93,7 +110,9 @@ def _positions(draw: Draw, atlas: Atlas, count: int, total_ml: float) -> tuple[t
     return tuple(found or [(32.0, -5.0, 28.0)])
 
 
-def push_aside(plan: Plan, atlas: Atlas, template: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor]]:
+def push_aside(
+    plan: Plan, atlas: Atlas, template: torch.Tensor
+) -> tuple[torch.Tensor, list[torch.Tensor]]:
     """Mass effect: near each focus, tissue gives way radially as an incompressible medium would, fading with distance.
 
     Args:
@@ -116,8 +135,12 @@ def push_aside(plan: Plan, atlas: Atlas, template: torch.Tensor) -> tuple[torch.
         fade = torch.exp(-((r - mass).clamp(min=0.0) / 38.0).square())
         before = (r**3 - (mass**3) * fade).clamp(min=0.0) ** (1.0 / 3.0)
         before = torch.maximum(before, 0.25 * r)
-        here = sample(template, WORLD, (centre.view(3, 1, 1, 1) + out * (before / r)).reshape(3, -1))
-        held = atlas.hull(template.reshape(3, -1)).reshape(r.shape).div(16.0).clamp(0.0, 1.0)  # the skull stays
+        here = sample(
+            template, WORLD, (centre.view(3, 1, 1, 1) + out * (before / r)).reshape(3, -1)
+        )
+        held = (
+            atlas.hull(template.reshape(3, -1)).reshape(r.shape).div(16.0).clamp(0.0, 1.0)
+        )  # the skull stays
         template = template + held * (here.reshape(template.shape) - template)
     return template, centres
 
@@ -136,7 +159,9 @@ class Growth:
     reach: float
 
 
-def grow(draw: Draw, plan: Plan, atlas: Atlas, template: torch.Tensor, centres: list[torch.Tensor]) -> Growth:
+def grow(
+    draw: Draw, plan: Plan, atlas: Atlas, template: torch.Tensor, centres: list[torch.Tensor]
+) -> Growth:
     """Shape the core and let the oedema spread from it along white matter, on the coarse lattice."""
     device = template.device
     field = partial(random_field, draw, WORLD, device=device)
@@ -151,8 +176,19 @@ def grow(draw: Draw, plan: Plan, atlas: Atlas, template: torch.Tensor, centres: 
     takes = parts[[TISSUES.index(n) for n in ("wm", "stem", "thalamus", "wmh")]].sum(0) > 0.4
     costs = arrival[takes.reshape(WORLD.shape) & (core < 0) & (arrival < 900)]
     reach = float(costs.kthvalue(min(budget, costs.numel()))[0]) if costs.numel() else 1.0
-    maps = {"core": core, "arrival": arrival, "rim": field(18.0), "gaps": field(24.0), "nodules": field(11.0)}
-    maps |= {"outer": field(15.0), "necrosis": field(13.0), "ragged": field(8.0), "blood": field(14.0)}
+    maps = {
+        "core": core,
+        "arrival": arrival,
+        "rim": field(18.0),
+        "gaps": field(24.0),
+        "nodules": field(11.0),
+    }
+    maps |= {
+        "outer": field(15.0),
+        "necrosis": field(13.0),
+        "ragged": field(8.0),
+        "blood": field(14.0),
+    }
     return Growth(torch.stack(list(maps.values())), tuple(maps), reach)
 
 
@@ -174,7 +210,9 @@ def _core_level(draw: Draw, plan: Plan, centres: list[torch.Tensor], field) -> t
     level = None
     for centre, share in zip(centres, plan.shares, strict=False):
         radius = _radius(plan.core_ml * share / sum(plan.shares))
-        axes = torch.tensor([math.exp(draw.normal(0.0, 0.18)) for _ in range(3)], device=world.device)
+        axes = torch.tensor(
+            [math.exp(draw.normal(0.0, 0.18)) for _ in range(3)], device=world.device
+        )
         axes = axes / axes.prod() ** (1.0 / 3.0)
         turn = torch.linalg.qr(draw.white(3, 3))[0].to(world.device)
         out = (turn @ (world - centre.view(3, 1, 1, 1)).reshape(3, -1)).reshape(world.shape)
@@ -205,7 +243,14 @@ def _fit(level: torch.Tensor, room: torch.Tensor, ml: float) -> torch.Tensor:
     return torch.minimum(level - flat.kthvalue(kept)[0], room)
 
 
-def _spread(plan: Plan, parts, template: torch.Tensor, side: torch.Tensor, core: torch.Tensor, noise: torch.Tensor):
+def _spread(
+    plan: Plan,
+    parts,
+    template: torch.Tensor,
+    side: torch.Tensor,
+    core: torch.Tensor,
+    noise: torch.Tensor,
+):
     """Arrival cost (mm of white matter) from the core by relaxation over 26 neighbours."""
     speed = torch.full_like(parts[0], 0.03)
     for name, value in _SPREAD.items():
@@ -223,12 +268,20 @@ def _spread(plan: Plan, parts, template: torch.Tensor, side: torch.Tensor, core:
 
 
 def _relax(arrival: torch.Tensor, cost: torch.Tensor, rounds: int) -> torch.Tensor:
-    steps = [(a, b, c) for a in (-1, 0, 1) for b in (-1, 0, 1) for c in (-1, 0, 1) if (a, b, c) > (0, 0, 0)]
+    steps = [
+        (a, b, c)
+        for a in (-1, 0, 1)
+        for b in (-1, 0, 1)
+        for c in (-1, 0, 1)
+        if (a, b, c) > (0, 0, 0)
+    ]
     for _ in range(rounds):
         new = arrival.clone()
         for step in steps:
             near, far = _windows(step)
-            price = 0.5 * WORLD.step * math.sqrt(sum(s * s for s in step)) * (cost[near] + cost[far])
+            price = (
+                0.5 * WORLD.step * math.sqrt(sum(s * s for s in step)) * (cost[near] + cost[far])
+            )
             torch.minimum(new[near], arrival[far] + price, out=new[near])
             torch.minimum(new[far], arrival[near] + price, out=new[far])
         arrival = new
@@ -241,7 +294,9 @@ def _windows(step: tuple[int, int, int]) -> tuple[tuple[slice, ...], tuple[slice
     return near, far
 
 
-def at_points(plan: Plan, growth: Growth, world: torch.Tensor, parts: torch.Tensor, fine: torch.Tensor) -> dict:
+def at_points(
+    plan: Plan, growth: Growth, world: torch.Tensor, parts: torch.Tensor, fine: torch.Tensor
+) -> dict:
     """The tumour at points.
 
     Args:
@@ -260,7 +315,9 @@ def at_points(plan: Plan, growth: Growth, world: torch.Tensor, parts: torch.Tens
     depth = m["core"] + 0.5 * fine
     core = torch.sigmoid(depth / 0.45)
     open_ = (habit["rim_open"] - m["gaps"] + 0.6).neg()  # below zero the rim is missing
-    thick = plan.rim_mm * torch.exp(habit["rim_variation"] * m["rim"]) * (open_ / 0.5).clamp(0.0, 1.0)
+    thick = (
+        plan.rim_mm * torch.exp(habit["rim_variation"] * m["rim"]) * (open_ / 0.5).clamp(0.0, 1.0)
+    )
     start = (habit["outer"] + 1.6 * m["outer"]).clamp(min=0.0) * min(1.0, plan.rim_mm / 3.0)
     shell = torch.minimum(depth - start, start + thick.clamp(max=9.0) - depth)
     knots = 3.0 * (m["nodules"] - habit["nodules"])
@@ -269,10 +326,22 @@ def at_points(plan: Plan, growth: Growth, world: torch.Tensor, parts: torch.Tens
     necrosis = torch.sigmoid(wet / 0.8) * core * habit["necrosis"]
     blood = torch.sigmoid((m["blood"] - 1.5) / 0.1) * core * habit["blood"]
     rows = {name: parts[TISSUES.index(name)] for name in _SPREAD}
-    lets = rows["wm"] + rows["wmh"] + 0.8 * (rows["stem"] + rows["thalamus"]) + habit["cortex"] * rows["gm"]
+    lets = (
+        rows["wm"]
+        + rows["wmh"]
+        + 0.8 * (rows["stem"] + rows["thalamus"])
+        + habit["cortex"] * rows["gm"]
+    )
     lets = (lets + 0.6 * (rows["striatum"] + rows["pallidum"])).clamp(0.0, 1.0)
     edge = growth.reach - m["arrival"] + 1.2 * fine
     ed = torch.sigmoid(edge / habit["soft"]) * lets
     if not plan.enhancing:
         enhancing = torch.zeros_like(enhancing)
-    return {"ed": ed, "core": core, "necrosis": necrosis, "blood": blood, "enhancing": enhancing, "reach": edge}
+    return {
+        "ed": ed,
+        "core": core,
+        "necrosis": necrosis,
+        "blood": blood,
+        "enhancing": enhancing,
+        "reach": edge,
+    }

@@ -35,7 +35,11 @@ class TrainingLog:
     def losses(self) -> list[str]:
         """Names of the losses, the total first."""
         special = {name for family in self.modality_figures.values() for name in family.values()}
-        found = [n for n in self.series if n not in special and n != "learning_rate" and n not in self.validation]
+        found = [
+            n
+            for n in self.series
+            if n not in special and n != "learning_rate" and n not in self.validation
+        ]
         return sorted(found, key=lambda name: (name != "loss", found.index(name)))
 
     @property
@@ -66,26 +70,50 @@ def read_log(path: str | Path, modalities: Sequence[str]) -> TrainingLog:
     for line in lines:
         entry = _entry(line)
         for name, value in entry.items():
-            if name not in _NOT_DRAWN and isinstance(value, (int, float)) and not isinstance(value, bool):
-                points.setdefault(name, {})[int(entry["step"])] = float(value)  # a resumed run repeats steps
+            if (
+                name not in _NOT_DRAWN
+                and isinstance(value, (int, float))
+                and not isinstance(value, bool)
+            ):
+                points.setdefault(name, {})[int(entry["step"])] = float(
+                    value
+                )  # a resumed run repeats steps
     if not points:
-        raise InputDataError(f"{path.parent.name}/{path.name} holds no step.", "Give the log of a training.")
-    series = {name: (np.array(sorted(p)), np.array([p[s] for s in sorted(p)])) for name, p in points.items()}
+        raise InputDataError(
+            f"{path.parent.name}/{path.name} holds no step.", "Give the log of a training."
+        )
+    series = {
+        name: (np.array(sorted(p)), np.array([p[s] for s in sorted(p)]))
+        for name, p in points.items()
+    }
     return TrainingLog(path.parent.name, series, _families(series, modalities))
 
 
 def training_curves(log: TrainingLog, title: str = "") -> bytes:
     """Losses (faint: every step, strong: running mean), learning rate, validation where it was measured."""
-    panels = [("Losses", log.losses), ("Validation", log.validation), ("Learning rate", ["learning_rate"])]
+    panels = [
+        ("Losses", log.losses),
+        ("Validation", log.validation),
+        ("Learning rate", ["learning_rate"]),
+    ]
     panels = [(words, [n for n in names if n in log.series]) for words, names in panels]
     panels = [(words, names) for words, names in panels if names]
     figure = new_figure(3.7 * len(panels), 2.7)
-    for axes, (words, names) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
+    for axes, (words, names) in zip(
+        figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True
+    ):
         for n, name in enumerate(names[:8]):
             label = name.removeprefix("validation_")
-            _draw(axes, *log.series[name], label, PALETTE[n % len(PALETTE)], smooth=words == "Losses")
+            _draw(
+                axes, *log.series[name], label, PALETTE[n % len(PALETTE)], smooth=words == "Losses"
+            )
         unit = "Dice" if words == "Validation" else ""
-        style(axes, title=words if words != "Losses" or not title else f"{title}: losses", x="step", y=unit)
+        style(
+            axes,
+            title=words if words != "Losses" or not title else f"{title}: losses",
+            x="step",
+            y=unit,
+        )
         if words == "Losses" and _spans_decades([log.series[n][1] for n in names]):
             axes.set_yscale("log")
         if len(names) > 1:
@@ -149,10 +177,14 @@ def _families(series: Mapping, modalities: Sequence[str]) -> dict[str, dict[str,
     return {family: names for family, names in found.items() if len(names) > 1}
 
 
-def _draw(axes, steps: np.ndarray, values: np.ndarray, label: str, color: str, *, smooth: bool) -> None:
+def _draw(
+    axes, steps: np.ndarray, values: np.ndarray, label: str, color: str, *, smooth: bool
+) -> None:
     width = max(1, len(values) // 40)
     if smooth and width > 1:
         axes.plot(steps, values, color=color, linewidth=0.5, alpha=0.25)
-        values = np.convolve(np.pad(values, (width - 1, 0), mode="edge"), np.ones(width) / width, "valid")
+        values = np.convolve(
+            np.pad(values, (width - 1, 0), mode="edge"), np.ones(width) / width, "valid"
+        )
     marker = "o" if len(values) <= 12 else None
     axes.plot(steps, values, color=color, linewidth=1.6, label=label, marker=marker, markersize=3)

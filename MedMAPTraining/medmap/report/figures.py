@@ -16,7 +16,9 @@ INK, QUIET, RULE = "#1d2a33", "#66757f", "#d9e0e4"
 PALETTE = ("#1f77a4", "#c8553d", "#c2920e", "#5b8c3a", "#7b5aa6", "#3f4f5a")
 """Colours of regions, modalities and lines, in order; told apart under red-green colour blindness by lightness, too."""
 
-HEAT = LinearSegmentedColormap.from_list("medmap", ["#f4efe6", "#b9d9cf", "#4fa79b", "#12665f", "#083d3a"])
+HEAT = LinearSegmentedColormap.from_list(
+    "medmap", ["#f4efe6", "#b9d9cf", "#4fa79b", "#12665f", "#083d3a"]
+)
 """Dice 0 to 1."""
 
 _DPI = 160
@@ -57,7 +59,7 @@ def heat_map(summary: Mapping, task: Task, title: str) -> bytes:
     """The subset table as a picture: a row a subset with dots for its scans, a column a region, Dice in every cell.
 
     Args:
-        summary: as ``medmap.evaluate.summarise`` makes it; a bundle card's older tables without averages will do.
+        summary: as ``medmap.evaluation.summarise`` makes it; a bundle card's older tables without averages will do.
         task: of the bundle.
         title: above the picture.
     """
@@ -72,13 +74,31 @@ def heat_map(summary: Mapping, task: Task, title: str) -> bytes:
         if n < len(subsets):
             _dots(axes, down, name.split("+"), task)
         else:
-            axes.text(left - 0.12, down, f"mean, {name}", ha="right", va="center", fontsize=8, color=INK)
+            axes.text(
+                left - 0.12, down, f"mean, {name}", ha="right", va="center", fontsize=8, color=INK
+            )
         for column, region in enumerate(regions):
             _cell(axes, left + column, down, scores[region])
     for n, modality in enumerate(scans):
-        axes.text(0.3 + 0.42 * n - 0.3, -0.75, modality.title, ha="center", fontsize=7.5, color=QUIET, rotation=35)
+        axes.text(
+            0.3 + 0.42 * n - 0.3,
+            -0.75,
+            modality.title,
+            ha="center",
+            fontsize=7.5,
+            color=QUIET,
+            rotation=35,
+        )
     for column, region in enumerate(regions):
-        axes.text(left + column + 0.45, -0.75, region, ha="center", fontsize=9, color=INK, fontweight="bold")
+        axes.text(
+            left + column + 0.45,
+            -0.75,
+            region,
+            ha="center",
+            fontsize=9,
+            color=INK,
+            fontweight="bold",
+        )
     axes.set_xlim(-1.35 if averages else -0.3, left + len(regions))
     axes.set_ylim(len(rows) + 0.1, -1.3)
     axes.axis("off")
@@ -89,18 +109,41 @@ def heat_map(summary: Mapping, task: Task, title: str) -> bytes:
 def _dots(axes, down: float, names: Sequence[str], task: Task) -> None:
     for n, modality in enumerate(task.modalities):
         there = modality.name in names
-        axes.plot(0.42 * n, down, "o", markersize=6, color=INK if there else "white", markeredgecolor=INK, mew=0.8)
+        axes.plot(
+            0.42 * n,
+            down,
+            "o",
+            markersize=6,
+            color=INK if there else "white",
+            markeredgecolor=INK,
+            mew=0.8,
+        )
 
 
 def _cell(axes, across: float, down: float, score: Mapping) -> None:
     mean = score["mean"]
-    axes.fill_between([across, across + 0.94], down - 0.46, down + 0.46, color=HEAT(mean), linewidth=0)
+    axes.fill_between(
+        [across, across + 0.94], down - 0.46, down + 0.46, color=HEAT(mean), linewidth=0
+    )
     color = "white" if mean > 0.5 else INK
-    axes.text(across + 0.45, down, f"{mean:.3f}", ha="right", va="center", fontsize=8.5, color=color, fontweight="bold")
-    axes.text(across + 0.49, down, f"± {score['sd']:.2f}", ha="left", va="center", fontsize=7, color=color)
+    axes.text(
+        across + 0.45,
+        down,
+        f"{mean:.3f}",
+        ha="right",
+        va="center",
+        fontsize=8.5,
+        color=color,
+        fontweight="bold",
+    )
+    axes.text(
+        across + 0.49, down, f"± {score['sd']:.2f}", ha="left", va="center", fontsize=7, color=color
+    )
 
 
-def by_missing(values: Mapping[int, Mapping[str, Sequence[float]]], regions: Sequence[str]) -> bytes:
+def by_missing(
+    values: Mapping[int, Mapping[str, Sequence[float]]], regions: Sequence[str]
+) -> bytes:
     """Dice against the number of missing scans: one panel a region, a dot a case and its median, quartiles as a bar.
 
     Args:
@@ -114,10 +157,23 @@ def by_missing(values: Mapping[int, Mapping[str, Sequence[float]]], regions: Seq
         for missing, found in values.items():
             points = np.asarray(found[region], float)
             axes.plot(
-                missing + rng.uniform(-0.16, 0.16, len(points)), points, "o", ms=3.2, color=color, alpha=0.45, mew=0
+                missing + rng.uniform(-0.16, 0.16, len(points)),
+                points,
+                "o",
+                ms=3.2,
+                color=color,
+                alpha=0.45,
+                mew=0,
             )
             low, middle, high = np.percentile(points, (25, 50, 75))
-            axes.plot([missing, missing], [low, high], color=color, linewidth=5, alpha=0.35, solid_capstyle="butt")
+            axes.plot(
+                [missing, missing],
+                [low, high],
+                color=color,
+                linewidth=5,
+                alpha=0.35,
+                solid_capstyle="butt",
+            )
             axes.plot([missing - 0.26, missing + 0.26], [middle, middle], color=color, linewidth=2)
         axes.set_xticks(list(values))
         axes.set_ylim(-0.02, 1.02)
@@ -126,7 +182,11 @@ def by_missing(values: Mapping[int, Mapping[str, Sequence[float]]], regions: Seq
 
 
 def forest(
-    tests: Sequence[Mapping], labels: Mapping[str, str], regions: Sequence[str], ours: str, theirs: str
+    tests: Sequence[Mapping],
+    labels: Mapping[str, str],
+    regions: Sequence[str],
+    ours: str,
+    theirs: str,
 ) -> bytes:
     """Differences with confidence intervals, a panel a region; filled where Holm's correction leaves p < 0.05.
 
@@ -146,7 +206,9 @@ def forest(
             if test["low"] is not None:
                 axes.plot([test["low"], test["high"]], [down, down], color=color, linewidth=1.6)
             face = color if found else "white"
-            axes.plot(test["difference"], down, "o", ms=5, color=face, markeredgecolor=color, mew=1.4)
+            axes.plot(
+                test["difference"], down, "o", ms=5, color=face, markeredgecolor=color, mew=1.4
+            )
         style(
             axes,
             title=region,

@@ -55,7 +55,9 @@ def page(title: str, lead: str, sections: Sequence[tuple[str, str]], foot: str) 
     """The whole page; sections are (title, HTML), those without HTML are left out. Texts besides are escaped here."""
     shown = [(words, body) for words, body in sections if body]
     links = "".join(f'<a href="#s{n}">{escape(words)}</a>' for n, (words, _) in enumerate(shown))
-    bodies = "".join(f'<h2 id="s{n}">{escape(words)}</h2>{body}' for n, (words, body) in enumerate(shown))
+    bodies = "".join(
+        f'<h2 id="s{n}">{escape(words)}</h2>{body}' for n, (words, body) in enumerate(shown)
+    )
     return (
         '<!DOCTYPE html><html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width">'
@@ -90,16 +92,27 @@ def score_card(title: str, words: str, numbers: Mapping[str, str]) -> str:
 
 def bullets(lines: Sequence[str]) -> str:
     """A list of plain texts."""
-    return f'<ul class="quiet">{"".join(f"<li>{escape(line)}</li>" for line in lines)}</ul>' if lines else ""
+    return (
+        f'<ul class="quiet">{"".join(f"<li>{escape(line)}</li>" for line in lines)}</ul>'
+        if lines
+        else ""
+    )
 
 
-def plain_table(head: Sequence[str], rows: Sequence[Sequence[str]], bold: Sequence[bool] = ()) -> str:
+def plain_table(
+    head: Sequence[str], rows: Sequence[Sequence[str]], bold: Sequence[bool] = ()
+) -> str:
     """A table of texts, the first column names; rows marked bold stand out."""
-    titles = "".join(f"<th{' class=name' if not n else ''}>{escape(words)}</th>" for n, words in enumerate(head))
+    titles = "".join(
+        f"<th{' class=name' if not n else ''}>{escape(words)}</th>" for n, words in enumerate(head)
+    )
     lines = []
     for n, row in enumerate(rows):
         kind = " found" if n < len(bold) and bold[n] else ""
-        cells = "".join(f'<td class="{"name" if not c else kind}">{escape(words)}</td>' for c, words in enumerate(row))
+        cells = "".join(
+            f'<td class="{"name" if not c else kind}">{escape(words)}</td>'
+            for c, words in enumerate(row)
+        )
         lines.append(f"<tr>{cells}</tr>")
     return f'<div class="scroll"><table><thead><tr>{titles}</tr></thead><tbody>{"".join(lines)}</tbody></table></div>'
 
@@ -134,7 +147,9 @@ def subset_table(summary: Mapping, task: Task) -> str:
     for n, (name, scores) in enumerate(summary.get("averages", {}).items()):
         words = f"mean, {name} ({scores[regions[0]]['subsets']} subset{'s' * (scores[regions[0]]['subsets'] != 1)})"
         label = f'<td class="name" colspan="{len(task.modalities)}">{escape(words)}</td>'
-        lines.append(f"<tr{' class=first' if not n else ''}>{label}{cells('averages', name, scores)}</tr>")
+        lines.append(
+            f"<tr{' class=first' if not n else ''}>{label}{cells('averages', name, scores)}</tr>"
+        )
     return f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{"".join(lines)}</tbody></table></div>'
 
 
@@ -149,7 +164,9 @@ def _distance(score: Mapping) -> str:
     if score["mean"] is None:
         return "<td>–</td>"
     undefined = (
-        f' <small title="undefined in so many cases">({score["undefined"]})</small>' if score["undefined"] else ""
+        f' <small title="undefined in so many cases">({score["undefined"]})</small>'
+        if score["undefined"]
+        else ""
     )
     spread = "" if score["sd"] is None or score["n"] < 2 else f" <small>± {score['sd']:.1f}</small>"
     return f"<td>{score['mean']:.1f}{spread}{undefined}</td>"

@@ -47,9 +47,16 @@ def draw_latents(panels: Sequence[LatentPanel]) -> bytes:
             axis.set_xticks([])
             axis.set_yticks([])
             axis.legend(
-                loc="upper center", bbox_to_anchor=(0.5, 0), ncols=4, fontsize=8, markerscale=2.5, frameon=False
+                loc="upper center",
+                bbox_to_anchor=(0.5, 0),
+                ncols=4,
+                fontsize=8,
+                markerscale=2.5,
+                frameon=False,
             )
-    figure.supxlabel("t-SNE of the latents of single scans; one point is one place of one patient", fontsize=9)
+    figure.supxlabel(
+        "t-SNE of the latents of single scans; one point is one place of one patient", fontsize=9
+    )
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png")
     return buffer.getvalue()

@@ -16,11 +16,11 @@ from matplotlib.patheffects import withStroke
 from PIL import Image
 
 from medmap.errors import InputDataError, UsageError
-from medmap.files import write_bytes
+from medmap.io.atomic import write_bytes
 from medmap.metrics import RegionScore, dice, label_masks, region_masks
+from medmap.report.label_overlay import tint
 from medmap.report.page import AMBER, GREY, WHITE, Page, png
 from medmap.report.planes import Case, Plane, cut, prepare
-from medmap.report.tint import tint
 from medmap.task import Region, Task
 from medmap.volume import Grid, Volume
 
@@ -109,24 +109,37 @@ def save_overlay(
         OutputError: the file cannot be written.
     """
     used, absent = _names(scans, missing, task)
-    arrays = {name: _on_grid(getattr(scans[name], "array", scans[name]), grid, name) for name in used}
+    arrays = {
+        name: _on_grid(getattr(scans[name], "array", scans[name]), grid, name) for name in used
+    }
     prediction = _on_grid(prediction, grid, "The prediction")
-    reference = None if reference_labels is None else _on_grid(reference_labels, grid, "The reference")
+    reference = (
+        None if reference_labels is None else _on_grid(reference_labels, grid, "The reference")
+    )
     case = prepare(arrays, prediction, reference, grid, task)
     if reference is not None and scores is None:
         scores = _dice_only(prediction, reference, task, grid.voxel_ml)
-    notes = _Notes(title, absent, _volumes(prediction, task, grid.voxel_ml, volumes_ml or {}), scores or {})
+    notes = _Notes(
+        title, absent, _volumes(prediction, task, grid.voxel_ml, volumes_ml or {}), scores or {}
+    )
     write_bytes(path, png(_draw(case, task, notes)))
 
 
 def _names(scans: Mapping, missing: Sequence[str], task: Task) -> tuple[list[str], list[str]]:
     """Names of used and absent modalities in the task's order."""
-    given, lost = {task.modality_names[task.index(n)] for n in scans}, {n for n in missing if task.index(n) >= 0}
+    given, lost = (
+        {task.modality_names[task.index(n)] for n in scans},
+        {n for n in missing if task.index(n) >= 0},
+    )
     if not given:
-        raise UsageError("There is no scan to draw.", "Give at least one of the scans that were used.")
+        raise UsageError(
+            "There is no scan to draw.", "Give at least one of the scans that were used."
+        )
     if given & lost:
         both = ", ".join(sorted(given & lost))
-        raise UsageError(f"{both} is both given and called missing.", "Take it out of one of the two.")
+        raise UsageError(
+            f"{both} is both given and called missing.", "Take it out of one of the two."
+        )
     return sorted(given, key=task.index), [n for n in task.modality_names if n not in given]
 
 
@@ -140,16 +153,29 @@ def _on_grid(array: np.ndarray, grid: Grid, what: str) -> np.ndarray:
     return array
 
 
-def _volumes(labels: np.ndarray, task: Task, voxel_ml: float, given: Mapping[str, float]) -> dict[str, float]:
+def _volumes(
+    labels: np.ndarray, task: Task, voxel_ml: float, given: Mapping[str, float]
+) -> dict[str, float]:
     """ml of every label and region; a name that is both (ET) is the same voxels."""
     masks = {**label_masks(labels, task), **region_masks(labels, task)}
-    return {name: float(given.get(name, np.count_nonzero(mask) * voxel_ml)) for name, mask in masks.items()}
+    return {
+        name: float(given.get(name, np.count_nonzero(mask) * voxel_ml))
+        for name, mask in masks.items()
+    }
 
 
-def _dice_only(prediction: np.ndarray, reference: np.ndarray, task: Task, voxel_ml: float) -> dict[str, RegionScore]:
+def _dice_only(
+    prediction: np.ndarray, reference: np.ndarray, task: Task, voxel_ml: float
+) -> dict[str, RegionScore]:
     ours, theirs, nan = region_masks(prediction, task), region_masks(reference, task), float("nan")
-    sizes = {name: [np.count_nonzero(masks[name]) * voxel_ml for masks in (ours, theirs)] for name in ours}
-    return {name: RegionScore(dice(ours[name], theirs[name]), nan, nan, nan, *sizes[name]) for name in ours}
+    sizes = {
+        name: [np.count_nonzero(masks[name]) * voxel_ml for masks in (ours, theirs)]
+        for name in ours
+    }
+    return {
+        name: RegionScore(dice(ours[name], theirs[name]), nan, nan, nan, *sizes[name])
+        for name in ours
+    }
 
 
 # --- panels -------------------------------------------------------------------------------------------------------
@@ -157,17 +183,27 @@ def _dice_only(prediction: np.ndarray, reference: np.ndarray, task: Task, voxel_
 
 def _panel(column: str, plane: Plane, case: Case, task: Task, scale: float) -> np.ndarray:
     """[H, W, 3] uint8: one scan, or one kind of overlay on the backdrop."""
-    size = tuple(max(1, round(float(case.extent_mm[axis]) * scale)) for axis in (plane.across, plane.down))
+    size = tuple(
+        max(1, round(float(case.extent_mm[axis]) * scale)) for axis in (plane.across, plane.down)
+    )
     if column in case.scans:
         return _grey(column, plane, case, size)
     backdrop = _grey(_backdrop(case), plane, case, size)
     if column == "agreement":
         names = _widest(task).labels
-        ours, theirs = (_any(masks, names, plane, case) for masks in (case.prediction, case.reference))
-        classes = [(ours & theirs, AGREE), (ours & ~theirs, ONLY_PREDICTION), (theirs & ~ours, ONLY_REFERENCE)]
+        ours, theirs = (
+            _any(masks, names, plane, case) for masks in (case.prediction, case.reference)
+        )
+        classes = [
+            (ours & theirs, AGREE),
+            (ours & ~theirs, ONLY_PREDICTION),
+            (theirs & ~ours, ONLY_REFERENCE),
+        ]
     else:
         masks = case.prediction if column == "prediction" else case.reference
-        classes = [(cut(masks[label.name], plane, case.position), label.color) for label in task.labels]
+        classes = [
+            (cut(masks[label.name], plane, case.position), label.color) for label in task.labels
+        ]
     return tint(backdrop, classes, 2 if scale >= 2 else 1.4)
 
 
@@ -186,8 +222,12 @@ def _any(masks: dict, names: Sequence[str], plane: Plane, case: Case) -> np.ndar
 
 def _grey(name: str, plane: Plane, case: Case, size: tuple[int, int]) -> np.ndarray:
     low, high, empty = case.windows[name]
-    picture = np.nan_to_num(cut(case.scans[name], plane, case.position).astype(np.float32), nan=empty)
-    picture[picture == empty] = low  # z-scored scans may keep a background of 0, which the window would show as grey
+    picture = np.nan_to_num(
+        cut(case.scans[name], plane, case.position).astype(np.float32), nan=empty
+    )
+    picture[picture == empty] = (
+        low  # z-scored scans may keep a background of 0, which the window would show as grey
+    )
     picture = np.clip((picture - low) / (high - low), 0, 1)
     picture = np.asarray(Image.fromarray(picture).resize(size, Image.Resampling.BICUBIC))
     return np.repeat(np.uint8(np.clip(picture, 0, 1) * 255 + 0.5)[..., None], 3, axis=2)
@@ -206,11 +246,21 @@ def _layout(case: Case, columns: int) -> _Layout:
 
 
 def _draw(case: Case, task: Task, notes: _Notes) -> Page:
-    columns = [*case.scans, "prediction", *(("reference", "agreement") if case.reference is not None else ())]
+    columns = [
+        *case.scans,
+        "prediction",
+        *(("reference", "agreement") if case.reference is not None else ()),
+    ]
     layout = _layout(case, len(columns))
-    warnings = [task.modality(n).warning_if_absent for n in notes.absent if task.modality(n).warning_if_absent]
+    warnings = [
+        task.modality(n).warning_if_absent
+        for n in notes.absent
+        if task.modality(n).warning_if_absent
+    ]
     more = 28 * max(0, len(task.labels) - 3, len(task.regions) - 3)
-    page = Page(np.full((layout.bottom + 184 + more + 24 * len(warnings), layout.width, 3), _PAGE, np.uint8))
+    page = Page(
+        np.full((layout.bottom + 184 + more + 24 * len(warnings), layout.width, 3), _PAGE, np.uint8)
+    )
     _header(page, layout, list(case.scans), task, notes)
     for number, column in enumerate(columns):
         _column_title(page, layout, number, column, task)
@@ -241,7 +291,9 @@ def _draw(case: Case, task: Task, notes: _Notes) -> Page:
 def _header(page: Page, layout: _Layout, used: list[str], task: Task, notes: _Notes) -> None:
     room = layout.width // 15
     title = " ".join(notes.title.split()) or f"{task.name} segmentation"
-    page.text(layout.left, 28, title if len(title) <= room else title[: room - 1] + "…", 18, weight="bold")
+    page.text(
+        layout.left, 28, title if len(title) <= room else title[: room - 1] + "…", 18, weight="bold"
+    )
     page.text(layout.left, 64, "Scans", 12, GREY)
     for number, modality in enumerate(task.modalities):
         there = modality.name in used
@@ -265,7 +317,10 @@ def _place(page: Page, layout: _Layout, column: int, row: int, panel: np.ndarray
     x, y = layout.corner(column, row)
     page.fill(x, y, layout.cell_width, layout.cell_heights[row], _CELL)
     panel = panel[: layout.cell_heights[row], : layout.cell_width]
-    down, across = y + (layout.cell_heights[row] - panel.shape[0]) // 2, x + (layout.cell_width - panel.shape[1]) // 2
+    down, across = (
+        y + (layout.cell_heights[row] - panel.shape[0]) // 2,
+        x + (layout.cell_width - panel.shape[1]) // 2,
+    )
     page.pixels[down : down + panel.shape[0], across : across + panel.shape[1]] = panel
 
 
@@ -282,7 +337,11 @@ def _row_titles(page: Page, layout: _Layout, case: Case) -> None:
         letter = ("RL", "AP", "SI")[plane.normal][0 if mm >= 0 else 1]
         height = layout.cell_heights[row]
         volume = plane.at is None
-        words = f"{plane.title}   {letter} {abs(mm):.0f} mm" if volume and height >= 170 else plane.title
+        words = (
+            f"{plane.title}   {letter} {abs(mm):.0f} mm"
+            if volume and height >= 170
+            else plane.title
+        )
         x, y = layout.left / 2, layout.corner(0, row)[1] + height / 2
         page.text(x, y, words, 12 if height >= 90 else 10, rotation=90, ha="center")
 
@@ -298,12 +357,21 @@ def _legend(page: Page, layout: _Layout, compared: bool, task: Task, notes: _Not
         page.text(left + 480, top, "Regions", 12, weight="bold")
         for number, region in enumerate(task.regions):
             page.text(left + 480, top + 30 + 28 * number, f"{region.title} ({region.name})")
-            page.text(left + 830, top + 30 + 28 * number, f"{notes.volumes[region.name]:.1f} ml", ha="right")
+            page.text(
+                left + 830,
+                top + 30 + 28 * number,
+                f"{notes.volumes[region.name]:.1f} ml",
+                ha="right",
+            )
         return
     _table(page, left + 480, top, task, notes.scores)
     right = layout.width - 250
     page.text(right, top, f"Agreement, {_widest(task).name}", 12, weight="bold")
-    kinds = ((AGREE, "Both"), (ONLY_PREDICTION, "Prediction only"), (ONLY_REFERENCE, "Reference only"))
+    kinds = (
+        (AGREE, "Both"),
+        (ONLY_PREDICTION, "Prediction only"),
+        (ONLY_REFERENCE, "Reference only"),
+    )
     for number, (color, words) in enumerate(kinds):
         page.swatch(right, top + 30 + 28 * number, color, words)
 
@@ -318,7 +386,9 @@ def _table(page: Page, x: int, y: int, task: Task, scores: Mapping[str, RegionSc
         ("Pred. ml", "prediction_ml", 1),
         ("Ref. ml", "reference_ml", 1),
     ]
-    shown = [c for c in columns if any(math.isfinite(getattr(score, c[1])) for score in scores.values())]
+    shown = [
+        c for c in columns if any(math.isfinite(getattr(score, c[1])) for score in scores.values())
+    ]
     page.text(x, y, "Against the reference", 12, weight="bold")
     for column, (words, _, _) in enumerate(shown):
         page.text(x + 280 + 94 * column, y, words, 12, GREY, ha="right")
@@ -336,6 +406,13 @@ def _table(page: Page, x: int, y: int, task: Task, scores: Mapping[str, RegionSc
 def _footer(page: Page, layout: _Layout, backdrop: str) -> None:
     height, width = page.pixels.shape[:2]
     page.fill(layout.left, height - 40, width - layout.left - 10, 1, (70, 74, 80))
-    page.text(layout.left, height - 20, "Research use only — not for clinical use", 11, WHITE, weight="bold")
+    page.text(
+        layout.left,
+        height - 20,
+        "Research use only — not for clinical use",
+        11,
+        WHITE,
+        weight="bold",
+    )
     words = f"Patient's right on the left · one scale for all panels · overlays on {backdrop}"
     page.text(width - 10, height - 20, words, 10, GREY, ha="right")

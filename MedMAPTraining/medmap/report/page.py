@@ -22,7 +22,9 @@ class Page:
     pixels: np.ndarray
     texts: list[dict] = field(default_factory=list)
 
-    def text(self, x: float, y: float, words: str, size: float = 12, color: str = WHITE, **more) -> None:
+    def text(
+        self, x: float, y: float, words: str, size: float = 12, color: str = WHITE, **more
+    ) -> None:
         """Remember a text; ``more`` goes to matplotlib."""
         self.texts.append({"x": x, "y": y, "s": words, "fontsize": size, "color": color, **more})
 
@@ -39,10 +41,16 @@ class Page:
 def png(page: Page) -> bytes:
     """The page as a PNG without metadata, so that the same page is the same bytes."""
     height, width = page.pixels.shape[:2]
-    figure = Figure(figsize=((width + 0.5) / _DPI, (height + 0.5) / _DPI), dpi=_DPI, facecolor="none")
+    figure = Figure(
+        figsize=((width + 0.5) / _DPI, (height + 0.5) / _DPI), dpi=_DPI, facecolor="none"
+    )
     canvas = FigureCanvasAgg(figure)
     for text in page.texts:
-        style = {"va": "center" if "rotation" in text else "center_baseline", "family": "DejaVu Sans", **text}
+        style = {
+            "va": "center" if "rotation" in text else "center_baseline",
+            "family": "DejaVu Sans",
+            **text,
+        }
         # parse_math off: a case may be called "a$b$c". transform None: positions are pixels, counted from the bottom.
         figure.text(**{**style, "y": height - text["y"]}, parse_math=False, transform=None)
     canvas.draw()

@@ -12,9 +12,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from medmap.brain import bounding_box
-from medmap.geometry import canonical_grid, reorient
+from medmap.foreground import bounding_box
 from medmap.metrics import label_masks
+from medmap.resampling import canonical_grid, reorient
 from medmap.task import Task
 from medmap.volume import Grid
 
@@ -134,7 +134,8 @@ def _stack_box(labelled: np.ndarray, spacing: np.ndarray, axis: int) -> tuple[sl
         return (slice(None),) * 3
     margin = np.ceil(_AROUND_MM / spacing).astype(int)
     wide = (
-        slice(max(0, s.start - m), min(n, s.stop + m)) for s, m, n in zip(found, margin, labelled.shape, strict=True)
+        slice(max(0, s.start - m), min(n, s.stop + m))
+        for s, m, n in zip(found, margin, labelled.shape, strict=True)
     )
     return tuple(slice(0, labelled.shape[a]) if a == axis else s for a, s in enumerate(wide))
 

@@ -14,11 +14,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from medmap.brain import bounding_box, foreground
 from medmap.errors import InputDataError
-from medmap.files import write_bytes
-from medmap.geometry import reorient, sample
+from medmap.foreground import bounding_box, foreground
+from medmap.io.atomic import write_bytes
 from medmap.report.planes import PLANES, cut, find_foreground, window_of
+from medmap.resampling import reorient, sample
 from medmap.volume import Grid, Volume
 
 _MARGIN = 4
@@ -45,7 +45,9 @@ class Slice:
     title: str
 
 
-def take_slice(case: str, volumes: Mapping[str, Volume], truth: Volume, predictions: Mapping[str, np.ndarray]) -> Slice:
+def take_slice(
+    case: str, volumes: Mapping[str, Volume], truth: Volume, predictions: Mapping[str, np.ndarray]
+) -> Slice:
     """The slice with the largest area of the reference (or, where that is empty, of any prediction).
 
     Axial for voxels that are nearly cubic; otherwise the plane that was acquired, across the longest voxel edge.
@@ -61,12 +63,19 @@ def take_slice(case: str, volumes: Mapping[str, Volume], truth: Volume, predicti
     spacing = canonical.spacing
     normal = int(np.argmax(spacing)) if spacing.max() > 1.5 * spacing.min() else 2
     plane = next(plane for plane in PLANES if plane.normal == normal)
-    tumour = labels != 0 if labels.any() else np.logical_or.reduce([a != 0 for a in turned.values()] or [labels != 0])
+    tumour = (
+        labels != 0
+        if labels.any()
+        else np.logical_or.reduce([a != 0 for a in turned.values()] or [labels != 0])
+    )
     areas = tumour.sum(axis=tuple(axis for axis in range(3) if axis != normal))
     position = [n // 2 for n in labels.shape]
     if areas.any():
         position[normal] = int(np.argmax(areas))
-    scans = {name: _grey(_on_grid(volume, truth.grid), truth.grid, plane, position) for name, volume in volumes.items()}
+    scans = {
+        name: _grey(_on_grid(volume, truth.grid), truth.grid, plane, position)
+        for name, volume in volumes.items()
+    }
     seen = np.logical_or.reduce([picture > 0 for picture in scans.values()])
     box = _grown(bounding_box(seen), seen.shape)
     mm = float((canonical.affine @ [*position, 1])[normal])
@@ -74,7 +83,9 @@ def take_slice(case: str, volumes: Mapping[str, Volume], truth: Volume, predicti
         case=case,
         scans={name: picture[box] for name, picture in scans.items()},
         reference=cut(labels, plane, position).astype(np.int32)[box],
-        predictions={key: cut(array, plane, position).astype(np.int32)[box] for key, array in turned.items()},
+        predictions={
+            key: cut(array, plane, position).astype(np.int32)[box] for key, array in turned.items()
+        },
         spacing=(float(spacing[plane.down]), float(spacing[plane.across])),
         title=f"{plane.title.lower()}, {('RL', 'AP', 'SI')[normal][0 if mm >= 0 else 1]} {abs(mm):.0f} mm",
     )
@@ -86,7 +97,9 @@ def save_slice(path: Path, kept: Slice) -> None:
     arrays |= {f"prediction:{key}": picture for key, picture in kept.predictions.items()}
     about = json.dumps({"case": kept.case, "spacing": kept.spacing, "title": kept.title}).encode()
     buffer = io.BytesIO()
-    np.savez_compressed(buffer, reference=kept.reference, about=np.frombuffer(about, np.uint8), **arrays)
+    np.savez_compressed(
+        buffer, reference=kept.reference, about=np.frombuffer(about, np.uint8), **arrays
+    )
     write_bytes(path, buffer.getvalue())
 
 
@@ -102,9 +115,13 @@ def load_slice(path: Path) -> Slice:
             kind, _, key = name.partition(":")
             kinds[kind][key] = array
         spacing = (float(about["spacing"][0]), float(about["spacing"][1]))
-        return Slice(about["case"], kinds["scan"], reference, kinds["prediction"], spacing, about["title"])
+        return Slice(
+            about["case"], kinds["scan"], reference, kinds["prediction"], spacing, about["title"]
+        )
     except (OSError, KeyError, ValueError, TypeError) as error:
-        raise InputDataError(f"The picture {path.name} cannot be read ({error}).", "Evaluate again.") from error
+        raise InputDataError(
+            f"The picture {path.name} cannot be read ({error}).", "Evaluate again."
+        ) from error
 
 
 def _on_grid(volume: Volume, grid: Grid) -> np.ndarray:
@@ -128,4 +145,7 @@ def _grey(array: np.ndarray, grid: Grid, plane, position) -> np.ndarray:
 def _grown(box: tuple[slice, ...] | None, shape: tuple[int, ...]) -> tuple[slice, ...]:
     if box is None:
         return tuple(slice(0, n) for n in shape)
-    return tuple(slice(max(0, s.start - _MARGIN), min(n, s.stop + _MARGIN)) for s, n in zip(box, shape, strict=True))
+    return tuple(
+        slice(max(0, s.start - _MARGIN), min(n, s.stop + _MARGIN))
+        for s, n in zip(box, shape, strict=True)
+    )

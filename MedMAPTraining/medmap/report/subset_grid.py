@@ -8,16 +8,18 @@ import numpy as np
 from PIL import Image
 
 from medmap.metrics import label_masks
+from medmap.report.label_overlay import tint
 from medmap.report.page import Page, png
 from medmap.report.slices import Slice
-from medmap.report.tint import tint
 from medmap.task import Task
 
 _PAPER, _INK, _QUIET = (255, 255, 255), "#1d2a33", "#66757f"
 _CELL, _GAP, _LEFT, _TOP, _UNDER = 150, 6, 40, 112, 40
 
 
-def subset_grid(slices: Sequence[Slice], scores: Mapping[str, Mapping[str, Mapping[str, float]]], task: Task) -> bytes:
+def subset_grid(
+    slices: Sequence[Slice], scores: Mapping[str, Mapping[str, Mapping[str, float]]], task: Task
+) -> bytes:
     """A PNG: a row a case, columns the reference and every subset; the picture beneath is a scan of that subset.
 
     Args:
@@ -25,10 +27,18 @@ def subset_grid(slices: Sequence[Slice], scores: Mapping[str, Mapping[str, Mappi
         scores: case -> subset key -> region -> Dice of the whole volume, 0..1.
         task: order, titles, colours.
     """
-    subsets = [s for s in task.table_order() if any(task.subset_key(s) in kept.predictions for kept in slices)]
+    subsets = [
+        s
+        for s in task.table_order()
+        if any(task.subset_key(s) in kept.predictions for kept in slices)
+    ]
     heights = [_height(kept) for kept in slices]
     width = _LEFT + (len(subsets) + 1) * (_CELL + _GAP) + 10
-    page = Page(np.full((_TOP + sum(heights) + len(slices) * (_GAP + _UNDER) + 44, width, 3), _PAPER, np.uint8))
+    page = Page(
+        np.full(
+            (_TOP + sum(heights) + len(slices) * (_GAP + _UNDER) + 44, width, 3), _PAPER, np.uint8
+        )
+    )
     _head(page, subsets, task)
     top = _TOP
     for kept, height in zip(slices, heights, strict=True):
@@ -66,13 +76,21 @@ def _height(kept: Slice) -> int:
 
 
 def _grey(kept: Slice, name: str) -> np.ndarray:
-    picture = Image.fromarray(kept.scans[name]).resize((_CELL, _height(kept)), Image.Resampling.BICUBIC)
+    picture = Image.fromarray(kept.scans[name]).resize(
+        (_CELL, _height(kept)), Image.Resampling.BICUBIC
+    )
     return np.repeat(np.asarray(picture)[..., None], 3, axis=2)
 
 
-def _overlay(kept: Slice, subset: Sequence[str] | None, labels: np.ndarray, task: Task) -> np.ndarray:
+def _overlay(
+    kept: Slice, subset: Sequence[str] | None, labels: np.ndarray, task: Task
+) -> np.ndarray:
     """Labels over the last scan of the subset in the task's order (for BraTS FLAIR, which shows all of the tumour)."""
-    names = [name for name in task.modality_names if name in kept.scans and (subset is None or name in subset)]
+    names = [
+        name
+        for name in task.modality_names
+        if name in kept.scans and (subset is None or name in subset)
+    ]
     masks = label_masks(labels, task)
     classes = [(masks[label.name], label.color) for label in task.labels]
     return tint(_grey(kept, names[-1]), classes, 1.2)

@@ -1,0 +1,342 @@
+"""``medmap segment-cohort``: many patients, on one machine or many; one failed case never stops the rest."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import functools
+import io
+import json
+import multiprocessing
+import queue
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass, replace
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+import torch
+
+from medmap.bundle.loading import Bundle, default_bundle_path, load_bundle
+from medmap.commands import worker
+from medmap.commands.segment import NAMES, Options, segment_files, sha256
+from medmap.errors import MedMAPError, OutputError
+from medmap.io.atomic import make_folder, write_text
+from medmap.io.bids import BidsNames, sidecar, write_dataset
+from medmap.io.cohorts import Case, find_cases, is_bids
+from medmap.task import Task
+from medmap.training.distributed import repeatable, without_interrupts
+
+Row = dict[str, str | float | int]
+Report = Callable[[float, str], None]
+RESULTS = "results.csv"
+TRIES = 2
+"""How often a case is given to a worker whose process dies over it."""
+
+
+@dataclass(frozen=True)
+class CohortOptions:
+    """Options of ``medmap segment-cohort``; see its help."""
+
+    bundle: Path | None = None
+    device: str = "auto"
+    workers: int = 0
+    ray: str | None = None
+    again: bool = False
+
+
+@dataclass(frozen=True)
+class Job:
+    """One case and where its result goes; small enough to be sent to another machine.
+
+    Attributes:
+        case: with absolute paths.
+        folder: of the result.
+        names: of its files, as ``medmap.commands.segment.NAMES``.
+        root: of the cohort's results.
+        bundle: folder of the bundle.
+        device: where to compute.
+        again: whether a finished result is made anew.
+        dataset: root of the BIDS data set that the scans are from; None for other layouts.
+        threads: of this machine's processor for one worker; 0 leaves it to the machine.
+    """
+
+    case: Case
+    folder: Path
+    names: dict[str, str]
+    root: Path
+    bundle: Path
+    device: str
+    again: bool
+    dataset: Path | None = None
+    threads: int = 0
+
+
+def segment_cohort(source: Path, output: Path, options: CohortOptions, report: Report) -> list[Row]:
+    """Segment every case of a table or folder; returns the rows of ``results.csv``, in the order of the cases.
+
+    What an earlier run has finished is recognised by the hashes in its report (inputs, bundle, label map) and kept.
+
+    Raises:
+        MissingInputError, InputDataError: the cohort itself cannot be read.
+        BundleError: the bundle is not intact.
+        OutputError: the folder cannot be written.
+    """
+    path = (options.bundle or default_bundle_path()).resolve()
+    bundle = load_bundle(path)
+    cases = find_cases(source, bundle.task)
+    if source.is_dir() and output.resolve() == source.resolve():
+        raise OutputError(
+            "The results would lie among the scans.",
+            "Choose another folder: inputs stay as they are.",
+        )
+    make_folder(output)
+    bids = source.is_dir() and is_bids(source)
+    if bids:
+        write_dataset(output, bundle.task, bundle.id)
+    jobs = [_job(case, output.resolve(), source, path, options, bids) for case in cases]
+    run = _by_ray(jobs, options.ray) if options.ray is not None else _by_processes(jobs, options)
+    rows: dict[str, Row] = {}
+    for done, row in enumerate(run, 1):
+        rows[str(row["case"])] = row
+        _write(output / RESULTS, [rows[c.case_id] for c in cases if c.case_id in rows], bundle.task)
+        report(
+            done / len(jobs),
+            f"{row['case']}: {row['state']}" + (f" ({row['error']})" if row["error"] else ""),
+        )
+    return [rows[case.case_id] for case in cases]
+
+
+def segment_job(job: Job) -> Row:
+    """Segment one case, or see that it is done; whatever goes wrong becomes a row."""
+    with worker.working():
+        return _segment(job)
+
+
+def _segment(job: Job) -> Row:
+    started = time.monotonic()
+    try:
+        if job.threads:
+            torch.set_num_threads(job.threads)
+        job.case.check()
+        bundle = _bundle(job.bundle)
+        report = None if job.again else _finished(job, bundle)
+        state = "kept" if report else "done"
+        if report is None:
+            _folders(job)
+            options = Options(device=job.device, overwrite=True)
+            segment_files(
+                job.case.scans,
+                job.folder,
+                bundle,
+                options,
+                progress=lambda fraction, text: None,
+                cancel=worker.asked_to_stop,
+                names=job.names,
+                further=lambda found: (
+                    sidecar(job.case.scans, job.dataset, found.reference) if job.dataset else {}
+                ),
+            )
+            report = json.loads((job.folder / job.names["report"]).read_text(encoding="utf-8"))
+        return _row(job, state, started, report)
+    except MedMAPError as error:
+        _remove_empty(job)
+        return _failed(job, started, f"{error.cause} {error.remedy}", error.exit_code)
+    except Exception as error:  # an unforeseen fault of one case is no reason to lose a night
+        _remove_empty(job)
+        return _failed(job, started, f"Unexpected {type(error).__name__}: {error}", 70)
+
+
+def _job(
+    case: Case, output: Path, source: Path, bundle: Path, options: CohortOptions, bids: bool
+) -> Job:
+    scans = {name: path.resolve() for name, path in case.scans.items()}
+    absolute = Case(case.case_id, scans, case.label, case.fault)
+    folder, names = output / case.case_id, NAMES
+    if bids:
+        where = BidsNames(case.case_id)
+        folder, names = output / where.folder, where.files
+    dataset = source.resolve() if bids else None
+    return Job(
+        absolute, folder, dict(names), output, bundle, options.device, options.again, dataset
+    )
+
+
+@functools.lru_cache(maxsize=1)
+def _bundle(path: Path) -> Bundle:
+    """The bundle, verified and loaded once a process."""
+    return load_bundle(path)
+
+
+def _folders(job: Job) -> None:
+    for folder in reversed([job.folder, *job.folder.parents]):
+        if job.root in folder.parents and not folder.is_dir():
+            folder.mkdir(exist_ok=True)
+
+
+def _remove_empty(job: Job) -> None:
+    """Take back the folders of a case that has left nothing in them."""
+    with contextlib.suppress(OSError):  # one that holds something stays
+        for folder in [job.folder, *job.folder.parents]:
+            if job.root not in folder.parents:
+                return
+            folder.rmdir()
+
+
+def _finished(job: Job, bundle: Bundle) -> dict | None:
+    """The report of an earlier run if it is of the same files and bundle and its label map is intact."""
+    try:
+        report = json.loads((job.folder / job.names["report"]).read_text(encoding="utf-8"))
+        same = report["bundle"]["sha256"] == bundle.sha256
+        same = same and report["label_map_sha256"] == sha256(job.folder / job.names["label map"])
+        same = same and report["input_sha256"] == {
+            name: sha256(path) for name, path in job.case.scans.items()
+        }
+        return report if same else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _row(job: Job, state: str, started: float, report: dict) -> Row:
+    findings = [
+        f["message"] for f in report["findings"] if f["level"] != "info"
+    ]  # all of them are in the report
+    return {
+        "case": job.case.case_id,
+        "state": state,
+        "scans": "+".join(report["modalities"]["used"]),
+        **{f"{name}_ml": ml for name, ml in report["volumes_ml"].items()},
+        "findings": " | ".join(findings),
+        "seconds": round(time.monotonic() - started, 2),
+        "error": "",
+        "exit_code": 0,
+        "label_map": (job.folder / job.names["label map"]).relative_to(job.root).as_posix(),
+    }
+
+
+def _failed(job: Job, started: float, error: str, code: int) -> Row:
+    return {
+        "case": job.case.case_id,
+        "state": "failed",
+        "scans": "+".join(job.case.scans),
+        "findings": "",
+        "seconds": round(time.monotonic() - started, 2),
+        "error": error,
+        "exit_code": code,
+        "label_map": "",
+    }
+
+
+def _write(path: Path, rows: Sequence[Row], task: Task) -> None:
+    """The table so far, whole at any moment."""
+    volumes = [f"{region.name}_ml" for region in task.regions]
+    columns = [
+        "case",
+        "state",
+        "scans",
+        *volumes,
+        "findings",
+        "seconds",
+        "error",
+        "exit_code",
+        "label_map",
+    ]
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_text(path, text.getvalue())
+
+
+def _devices(options: CohortOptions) -> list[str]:
+    """The device of each worker: one a GPU, or as many as asked for on the CPU."""
+    gpus = torch.cuda.device_count() if options.device in ("auto", "cuda") else 0
+    if gpus:
+        return [f"cuda:{n % gpus}" for n in range(options.workers or gpus)]
+    return [options.device] * max(1, options.workers)
+
+
+def _by_processes(jobs: Sequence[Job], options: CohortOptions) -> Iterator[Row]:
+    """Rows as they come, from workers that are a process each: one that dies takes only its own case along."""
+    repeatable()
+    waiting: queue.SimpleQueue[Job] = queue.SimpleQueue()
+    rows: queue.SimpleQueue[Row] = queue.SimpleQueue()
+    for job in jobs:
+        waiting.put(job)
+    stop, devices = threading.Event(), _devices(options)
+    lifeline, ours = multiprocessing.get_context("spawn").Pipe(duplex=False)
+    cores = max(1, torch.get_num_threads() // len(devices)) if len(devices) > 1 else 0
+    threads = [
+        threading.Thread(
+            target=_serve, args=(waiting, rows, device, cores, stop, lifeline), daemon=True
+        )
+        for device in devices[: len(jobs)]
+    ]
+    for thread in threads:
+        thread.start()
+    try:
+        for _ in jobs:
+            yield rows.get()
+    except BaseException:
+        stop.set()
+        ours.close()  # the cases under way are left where they are
+        raise
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join()
+        ours.close()
+        lifeline.close()
+
+
+def _serve(
+    waiting: queue.SimpleQueue,
+    rows: queue.SimpleQueue,
+    device: str,
+    cores: int,
+    stop: threading.Event,
+    lifeline: Connection,
+) -> None:
+    """One worker: a process that keeps its model, made anew when it dies."""
+    context, pool = multiprocessing.get_context("spawn"), None
+    while not stop.is_set():
+        try:
+            job = waiting.get_nowait()
+        except queue.Empty:
+            break
+        job = replace(job, device=device, threads=cores)
+        started = time.monotonic()
+        row = _failed(
+            job, started, f"The worker's process died {TRIES} times. Is there enough memory?", 69
+        )
+        for _ in range(TRIES):
+            try:
+                pool = pool or ProcessPoolExecutor(
+                    1, mp_context=context, initializer=worker.begin, initargs=(lifeline,)
+                )
+                with without_interrupts():
+                    future = pool.submit(segment_job, job)
+                row = future.result()
+                break
+            except BrokenProcessPool:
+                pool = None
+                if stop.is_set():
+                    return
+            except Exception as error:  # the rest must go on, whatever it is
+                row = _failed(job, started, f"The worker's process cannot be used: {error}.", 70)
+                break
+        rows.put(row)
+    if pool:
+        pool.shutdown()
+
+
+def _by_ray(jobs: Sequence[Job], address: str) -> Iterator[Row]:
+    """Rows as they come from the machines of a Ray cluster, which see the same folders as this one."""
+    from medmap.commands.ray_cluster import on_cluster
+
+    yield from on_cluster(
+        segment_job, jobs, address, lambda job, why: _failed(job, time.monotonic(), why, 69)
+    )

@@ -1,0 +1,34 @@
+"""``medmap curves``: what a training logged, as one picture."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from medmap.errors import MissingInputError
+from medmap.io.atomic import check_output, write_bytes
+from medmap.report.curves import modality_curves, read_log, training_curves
+from medmap.task import find_task
+from medmap.training.recipe import Recipe
+
+
+def draw_curves(run: Path, output: Path, *, losses: bool = False, overwrite: bool = False) -> Path:
+    """Draw relative preference, importance and other figures of each modality over a training's steps.
+
+    Args:
+        run: folder of a training, with ``recipe.json`` and ``log.jsonl``.
+        output: the PNG file.
+        losses: draw losses, validation and learning rate instead, as happens where no figures of modalities are logged.
+        overwrite: replace it.
+
+    Raises:
+        MissingInputError: the folder holds no training.
+        OutputError: the picture exists.
+    """
+    check_output(output, overwrite=overwrite)
+    if not (run / "recipe.json").is_file() or not (run / "log.jsonl").is_file():
+        raise MissingInputError(f"{run} holds no training.", "Give the folder of --run.")
+    task = find_task(Recipe.read(run / "recipe.json").task)
+    log = read_log(run / "log.jsonl", task.modality_names)
+    picture = None if losses else modality_curves(log, {m.name: m.title for m in task.modalities})
+    write_bytes(output, picture or training_curves(log, run.name))
+    return output

@@ -1,0 +1,284 @@
+"""``medmap evaluate`` and ``medmap compare``: a cohort and a bundle to scores, tables, tests and the bundle's card."""
+
+from __future__ import annotations
+
+import csv
+import io
+import platform
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from medmap import __version__
+from medmap.bundle.loading import Bundle, default_bundle_path, load_bundle, update_card
+from medmap.errors import Cancelled, InputDataError, MedMAPError, MissingInputError, UsageError
+from medmap.evaluation import (
+    Evaluation,
+    PairedTest,
+    Row,
+    Store,
+    compare,
+    identity,
+    read_rows,
+    score_case,
+    significance,
+    summarise,
+    write_rows,
+)
+from medmap.evaluation.store import SCORES
+from medmap.inference import resolve_device
+from medmap.io.atomic import write_text
+from medmap.report.slices import take_slice
+from medmap.task import Task
+from medmap.training.dataset import Case, find_cases
+from medmap.training.splits import earlier_scorings, ledger, note_scored, part_of, read_split
+
+Report = Callable[[float, str], None]
+
+
+@dataclass(frozen=True)
+class EvaluateOptions:
+    """Options of ``medmap evaluate`` besides data and bundle; see its help."""
+
+    output: Path | None = None
+    table: Path | None = None
+    split: Path | None = None
+    part: str = "val"
+    against: Path | None = None
+    data_statement: str = "not stated"
+    update_card: bool = False
+    limits: str = ""
+    pictures: bool = True
+    overwrite: bool = False
+    device: str = "auto"
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """What ``medmap evaluate`` found: the bundle's task, the summary, paired tests if asked for, and what to know.
+
+    Where test was scored, ``scoring`` says for the how manyth time with these weights.
+    """
+
+    task: Task
+    summary: dict
+    tests: list[PairedTest]
+    warnings: list[str]
+    scoring: str = ""
+
+
+def evaluate_bundle(
+    data: Path,
+    bundle: Path | None,
+    options: EvaluateOptions,
+    report: Report,
+    cancel: Callable[[], bool] = lambda: False,
+) -> Evaluated:
+    """Score a bundle on a cohort; writes folder, CSV and card where asked.
+
+    Raises:
+        InputDataError: cases cannot be scored (the others are, and stay in the output folder), or the split names cases
+            that are not there.
+        Cancelled: ``cancel`` said so; scored cases stay in the output folder.
+    """
+    path = bundle or default_bundle_path()
+    loaded, weights = load_bundle(path), identity(path)
+    cases = _chosen(data, options, loaded.task)
+    other = _rows_of(options.against) if options.against else None
+    store = Store(options.output, weights, overwrite=options.overwrite) if options.output else None
+    warnings = _mind_test(options, loaded.id, weights, len(cases), store)
+    scoring = _scoring(options, weights)
+    rows = _score_all(cases, loaded, options, store, report, cancel)
+    summary = summarise(rows, loaded.task, options.data_statement) | {
+        "part": options.part if options.split else ""
+    }
+    tests = compare(rows, other, loaded.task) if other is not None else []
+    _write(rows, summary, tests, loaded, weights, path, options, store, scoring)
+    return Evaluated(loaded.task, summary, tests, warnings, scoring)
+
+
+def compare_evaluations(
+    ours: Path, theirs: Path, output: Path | None, metric: str
+) -> tuple[list[PairedTest], Task]:
+    """Paired tests of two evaluations (folders of ``medmap evaluate``); a CSV of them where asked."""
+    first, second = Evaluation.read(ours), Evaluation.read(theirs)
+    if (
+        first.task.modality_names != second.task.modality_names
+        or first.task.regions != second.task.regions
+    ):
+        raise InputDataError(
+            "The two evaluations are of different tasks.", "Compare bundles of one task."
+        )
+    tests = compare(first.rows, second.rows, first.task, metric=metric)
+    if output:
+        write_tests(output, tests)
+    return tests, first.task
+
+
+def write_tests(path: Path, tests: Sequence[PairedTest]) -> None:
+    """Paired tests as CSV, atomically."""
+    buffer = io.StringIO()
+    writer = csv.DictWriter(buffer, list(tests[0].to_dict()), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(test.to_dict() for test in tests)
+    write_text(path, buffer.getvalue())
+
+
+def _chosen(data: Path, options: EvaluateOptions, task: Task) -> list[Case]:
+    """The cohort's cases, or those of one part of the split."""
+    cases = find_cases(data, task)
+    if options.split:
+        wanted = part_of(read_split(options.split), options.part)
+        known = {case.case_id: case for case in cases}
+        missing = [name for name in wanted if name not in known]
+        if missing:
+            raise InputDataError(
+                f"{len(missing)} cases of the split are not in {data.name}, such as {', '.join(missing[:3])}.",
+                "Complete the folder or correct the split: a part must be scored as a whole.",
+            )
+        return [known[name] for name in wanted]
+    if not any(case.label for case in cases):
+        raise MissingInputError(
+            f"No case in {data.name} has reference labels.", "Add <case>_seg.nii.gz."
+        )
+    return cases
+
+
+def _mind_test(
+    options: EvaluateOptions, bundle: str, weights: str, cases: int, store: Store | None
+) -> list[str]:
+    """Write down that test is scored, and warn where it was scored before. Going on with a stopped one is not again."""
+    if not options.split or options.part != "test":
+        return []
+    if store is not None and store.begun:
+        return []
+    earlier = earlier_scorings(options.split, weights)
+    warnings = []
+    if earlier:
+        warnings.append(
+            f"Test was scored {len(earlier)} time(s) before with these weights, first on {earlier[0]['when']}. "
+            "Choose between models on validation (--part val); report the first scoring of test."
+        )
+    try:
+        note_scored(options.split, bundle=bundle, identity=weights, cases=cases)
+    except OSError:
+        warnings.append(
+            "That test is scored could not be written down beside the split: its folder is read-only."
+        )
+    return warnings
+
+
+def _scoring(options: EvaluateOptions, weights: str) -> str:
+    """How often test has been scored with these weights, this time included; empty for other parts."""
+    if not options.split or options.part != "test":
+        return ""
+    count = len(earlier_scorings(options.split, weights))
+    if not count:
+        return "Scoring of test, not written down: the split's folder is read-only."
+    return f"Scoring {count} of test with these weights, by {ledger(options.split).name}."
+
+
+def _score_all(
+    cases: Sequence[Case],
+    bundle: Bundle,
+    options: EvaluateOptions,
+    store: Store | None,
+    report: Report,
+    cancel,
+) -> list[Row]:
+    """Rows of every case; those that were stored before are not computed again."""
+    device, rows, failed = str(resolve_device(options.device)), [], []
+    for n, case in enumerate(cases):
+        if cancel():
+            kept = "Call the same command again to go on." if store else "Nothing was written."
+            raise Cancelled(f"Stopped after {n} of {len(cases)} cases.", kept)
+        report(n / len(cases), f"{case.case_id} ({n + 1} of {len(cases)})")
+        found = store.done(case) if store else None
+        if found is None:
+            try:
+                found, volumes, truth, predicted = score_case(case, bundle, device)
+            except (InputDataError, MissingInputError, UsageError) as error:
+                failed.append(f"{case.case_id}: {error.cause}")
+                continue
+            if store:
+                picture = (
+                    take_slice(case.case_id, volumes, truth, predicted)
+                    if options.pictures
+                    else None
+                )
+                store.add(case, found, picture)
+        rows += found
+    if failed:
+        raise _failure(failed, len(cases), store is not None)
+    return rows
+
+
+def _failure(failed: list[str], of: int, stored: bool) -> MedMAPError:
+    """A table over fewer cases than were asked for would be a different table, so none is written."""
+    shown = " ".join(failed[:3]) + (" ..." if len(failed) > 3 else "")
+    kept = "; the other cases are kept and not scored again" if stored else ""
+    return InputDataError(
+        f"{len(failed)} of {of} cases could not be scored. {shown}",
+        f"Correct or remove them and call again{kept}.",
+    )
+
+
+def _write(
+    rows,
+    summary,
+    tests,
+    bundle: Bundle,
+    weights: str,
+    path: Path,
+    options: EvaluateOptions,
+    store,
+    scoring: str,
+) -> None:
+    about = {
+        "bundle": bundle.id,
+        "weights": weights,
+        "network": ", ".join(dict.fromkeys(entry.network_spec.name for entry in bundle.entries)),
+        "data": options.data_statement,
+        "part": options.part if options.split else "",
+        "scoring": scoring,
+        "device": options.device,
+        "when": datetime.now(UTC).isoformat(timespec="seconds"),
+        "versions": {
+            "medmap": __version__,
+            "torch": torch.__version__,
+            "numpy": np.__version__,
+            "python": platform.python_version(),
+        },
+    }
+    comparison = {}
+    if tests:
+        against = _title_of(options.against)
+        shown = [test.to_dict() for test in tests if test.kind == "average"]
+        comparison = {
+            "comparison": {"against": against, "method": significance.METHOD, "tests": shown}
+        }
+    if store:
+        store.finish(about | comparison, bundle.task, rows, summary)
+        if tests:
+            write_tests(store.folder / "comparison.csv", tests)
+    if options.table:
+        write_rows(options.table, rows)
+    if options.update_card:
+        limits = {"limits": options.limits} if options.limits else {}
+        update_card(path, {"dice": summary, **comparison, **limits})
+
+
+def _rows_of(path: Path) -> list[Row]:
+    """Scores of another evaluation: its folder or its CSV."""
+    return read_rows(path / SCORES) if path.is_dir() else read_rows(path)
+
+
+def _title_of(path: Path) -> str:
+    try:
+        return Evaluation.read(path).title
+    except MedMAPError:
+        return path.stem

@@ -1,0 +1,30 @@
+"""How good a bundle is: scores of every subset on a cohort, tables as papers print them, paired tests."""
+
+from medmap.evaluation.scoring import (
+    Row,
+    identity,
+    read_rows,
+    score_case,
+    supported_subsets,
+    write_rows,
+)
+from medmap.evaluation.significance import PairedTest, compare
+from medmap.evaluation.store import Evaluation, Store
+from medmap.evaluation.summary import groups, summarise, table, table_csv
+
+__all__ = [
+    "Evaluation",
+    "PairedTest",
+    "Row",
+    "Store",
+    "compare",
+    "groups",
+    "identity",
+    "read_rows",
+    "score_case",
+    "summarise",
+    "supported_subsets",
+    "table",
+    "table_csv",
+    "write_rows",
+]

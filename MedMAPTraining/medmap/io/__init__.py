@@ -1,0 +1,1 @@
+"""Files: atomic writes, NIfTI, BIDS and the layouts of cohorts."""

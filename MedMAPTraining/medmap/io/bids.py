@@ -1,0 +1,77 @@
+"""Results as a BIDS derivative data set (BIDS 1.10, "Segmentations"): names, description, table of labels."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from medmap import __version__
+from medmap.io.atomic import write_json, write_text
+from medmap.task import Task
+
+VERSION = "1.10.0"
+
+
+@dataclass(frozen=True)
+class BidsNames:
+    """Where the results of a case lie; ``case`` is ``sub-x`` or ``sub-x_ses-y``.
+
+    ``space-orig``: the label map is on the grid of one of the case's own scans, which its sidecar names.
+    """
+
+    case: str
+
+    @property
+    def folder(self) -> Path:
+        """Below the data set's root: ``sub-x/[ses-y/]anat``."""
+        return Path(*self.case.split("_"), "anat")
+
+    @property
+    def files(self) -> dict[str, str]:
+        """Names of the files by what they are."""
+        stem = f"{self.case}_space-orig_desc-medmap_dseg"
+        return {"label map": f"{stem}.nii.gz", "picture": f"{stem}.png", "report": f"{stem}.json"}
+
+
+def sidecar(scans: Mapping[str, Path], root: Path, reference: str) -> dict:
+    """What BIDS wants beside a label map: the scans it comes from, and the one on whose grid it lies.
+
+    Args:
+        scans: files by modality.
+        root: of the data set that they are from.
+        reference: modality whose grid carries the labels.
+    """
+    names = {name: f"bids::{path.relative_to(root).as_posix()}" for name, path in scans.items()}
+    return {
+        "Sources": list(names.values()),
+        "SpatialReference": {"orig": names[reference]},
+        "Manual": False,
+    }
+
+
+def write_dataset(root: Path, task: Task, bundle: str) -> None:
+    """Write ``dataset_description.json`` and the table of labels, which holds for every label map below.
+
+    Raises OutputError or IOFailure.
+    """
+    description = {
+        "Name": f"MedMAP segmentations ({task.name})",
+        "BIDSVersion": VERSION,
+        "DatasetType": "derivative",
+        "GeneratedBy": [
+            {
+                "Name": "MedMAP",
+                "Version": __version__,
+                "Description": f"Bundle {bundle}. Research use only.",
+            }
+        ],
+    }
+    write_json(root / "dataset_description.json", description)
+    lines = ["index\tname\tabbreviation\tcolor", "0\tBackground\tBG\t#000000"]
+    for label in task.labels:
+        colour = "#" + "".join(f"{part:02X}" for part in label.color)
+        lines.append(f"{label.value}\t{label.title}\t{label.name}\t{colour}")
+    write_text(root / "desc-medmap_dseg.tsv", "\n".join(lines) + "\n")
+    # Pictures beside label maps are no part of BIDS.
+    write_text(root / ".bidsignore", "*_dseg.png\nresults.csv\n")

@@ -1,0 +1,199 @@
+"""NIfTI files in and out. The only module of the package that imports nibabel."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import math
+import os
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+
+from medmap.checks import Finding, replace_not_finite
+from medmap.errors import InputDataError, InternalError, UsageError
+from medmap.io import atomic
+from medmap.io.nifti_geometry import choose_affine
+from medmap.io.nifti_header import Header, read_header, read_verified
+from medmap.volume import Grid, Volume
+
+INTENSITIES = (1e-12, 1e15)
+"""The brightest voxel lies between: beyond, squares leave the range of float32; no scanner writes such values."""
+
+
+def read_nifti(
+    path: str | os.PathLike,
+    *,
+    modality: str = "",
+    affine: str | None = None,
+    assume_orientation: bool = False,
+) -> Volume:
+    """Read one scan, every byte of it, or say in one sentence why not.
+
+    Args:
+        path: a .nii or .nii.gz file, NIfTI-1 or NIfTI-2; opened for reading only.
+        modality: canonical name, to begin messages with.
+        affine: None, or ``sform`` or ``qform`` as chosen by the user where the two contradict each other; without
+            effect on a file that has only one of them.
+        assume_orientation: accept a file that does not say how it lies in space (i right, j front, k top).
+
+    Returns:
+        Volume: array [I, J, K] float32 in the file's voxel order (C-contiguous), intensity scaling applied, all
+        finite; affine [4, 4] float64 in mm; name without folders; notes: which affine was used, a squeezed frame,
+        an ignored scaling, replaced voxels.
+
+    Raises:
+        MissingInputError: no such file, not a regular file, or it may not be read.
+        InputDataError: not NIfTI, damaged, truncated, not one 3-D image, of an impossible or contradictory geometry,
+            or with impossible intensities.
+        UsageError: ``affine`` is something else.
+        IOFailure: reading broke off.
+    """
+    name = Path(path).name
+    label = f"{modality} ({name})" if modality else name
+    header, data = read_verified(path, label)
+    matrix, placed = choose_affine(header, label, affine, assume_orientation)
+    notes = [placed]
+    if len(header.dims) > 3:
+        shown = " x ".join(str(n) for n in header.dims)
+        notes.append(
+            Finding("warning", "frames", f"{label} is stored as {shown}: read as one 3-D volume.")
+        )
+    array = _intensities(header, data, label, notes)
+    return Volume(array, matrix, name, tuple(notes))
+
+
+def write_labels(
+    path: str | os.PathLike, labels: np.ndarray, grid: Grid, like: str | os.PathLike | None = None
+) -> None:
+    """Write a label map as NIfTI-1 uint8 or int16, atomically; the same labels give the same bytes.
+
+    Args:
+        path: ends in .nii or .nii.gz; an existing file is replaced (``atomic.check_output`` asks before).
+        labels: [I, J, K] uint8, or int16 where values exceed 255 (``Task.label_dtype``).
+        grid: where the labels lie; becomes sform and qform (code 1) without ``like``.
+        like: the scan that the labels belong to. Its sform, qform, codes, voxel size and units are copied bit for bit
+            (as float32 from NIfTI-2), so that every program places both alike. Descriptions, names and extensions
+            are not: they may name a patient.
+
+    Raises:
+        UsageError: the name does not end in .nii or .nii.gz.
+        InternalError: labels, grid and ``like`` do not belong together.
+        OutputError, IOFailure: it cannot be written.
+    """
+    if labels.dtype not in (np.uint8, np.int16) or labels.shape != grid.shape:
+        raise InternalError(
+            f"Labels of {labels.shape} {labels.dtype} do not fit a grid of {grid.shape}.",
+            "Please report this.",
+        )
+    header = _new_header(labels, grid.affine)
+    if like is not None:
+        _copy_geometry(header, read_header(like), grid)
+    _write(path, header, labels)
+
+
+def write_volume(path: str | os.PathLike, array: np.ndarray, affine: np.ndarray) -> None:
+    """Write intensities as NIfTI-1, atomically: int16 when all are whole numbers that fit, float32 otherwise.
+
+    Args:
+        path: ends in .nii or .nii.gz; an existing file is replaced.
+        array: [I, J, K] numbers.
+        affine: [4, 4] voxel -> world RAS in mm, stored as float32 in sform and qform (code 1).
+
+    Raises:
+        UsageError: the name does not end in .nii or .nii.gz.
+        OutputError, IOFailure: it cannot be written.
+    """
+    whole = bool(np.all((array == np.rint(array)) & (np.abs(array) < 2**15)))
+    array = array.astype(np.int16 if whole else np.float32)
+    _write(path, _new_header(array, affine), array)
+
+
+def _intensities(header: Header, data: bytearray, label: str, notes: list[Finding]) -> np.ndarray:
+    values = np.frombuffer(data, header.dtype, math.prod(header.dims), header.offset).reshape(
+        header.shape, order="F"
+    )
+    slope, inter = _scaling(header, label, notes)
+    if (slope, inter) != (1.0, 0.0):
+        with np.errstate(all="ignore"):
+            values = values.astype(np.float64) * slope + inter
+    _check_range(values, label)
+    with np.errstate(invalid="ignore"):  # signalling NaN
+        array = values.astype(np.float32, order="C")
+    array, replaced = replace_not_finite(array, label)
+    notes.extend(replaced)
+    return array
+
+
+def _scaling(header: Header, label: str, notes: list[Finding]) -> tuple[float, float]:
+    """Slope and intercept to apply. A slope of 0 means "none" by the standard; NaN is how nibabel spells that."""
+    slope, inter = header.slope, header.inter
+    if np.isfinite([slope, inter]).all() and slope != 0:
+        return slope, inter
+    if not (slope == 0 and inter == 0) and not (np.isnan(slope) and np.isnan(inter)):
+        message = f"{label}: the header's intensity scaling {slope:g} * x + {inter:g} makes no sense and was ignored."
+        notes.append(Finding("warning", "scaling", message))
+    return 1.0, 0.0
+
+
+def _check_range(values: np.ndarray, label: str) -> None:
+    finite = np.isfinite(values)
+    largest = max(
+        float(values.max(where=finite, initial=0)), -float(values.min(where=finite, initial=0))
+    )
+    if largest > INTENSITIES[1] or 0 < largest < INTENSITIES[0]:
+        raise InputDataError(
+            f"{label}: intensities reach {largest:.1e}, which no scan has.",
+            "The scaling in the header is damaged: export the scan again.",
+        )
+
+
+def _new_header(array: np.ndarray, affine: np.ndarray) -> nib.Nifti1Header:
+    header = nib.Nifti1Header()
+    header.set_data_shape(array.shape)
+    header.set_data_dtype(array.dtype)
+    header.set_xyzt_units("mm")
+    header.set_qform(affine, code=1)
+    header.set_sform(affine, code=1)
+    header["vox_offset"] = 352
+    header["scl_slope"], header["scl_inter"] = 1, 0
+    return header
+
+
+def _copy_geometry(header: nib.Nifti1Header, like: Header, grid: Grid) -> None:
+    places = [affine for affine in (like.sform, like.qform) if affine is not None] or [
+        like.unoriented
+    ]
+    if not any(Grid(like.shape, affine).distance(grid) < 0.01 for affine in places):
+        raise InternalError(
+            "The result does not lie on the grid of the scan it belongs to.", "Please report this."
+        )
+    header["pixdim"][:4] = like.pixdim
+    header["xyzt_units"] = like.units & 0x3F
+    header["qform_code"], header["sform_code"] = like.qform_code, like.sform_code
+    header["quatern_b"], header["quatern_c"], header["quatern_d"] = like.quatern
+    header["qoffset_x"], header["qoffset_y"], header["qoffset_z"] = like.qoffset
+    header["srow_x"], header["srow_y"], header["srow_z"] = like.srow
+
+
+def _write(path: str | os.PathLike, header: nib.Nifti1Header, array: np.ndarray) -> None:
+    name = Path(path).name.lower()
+    if not name.endswith((".nii", ".nii.gz")):
+        raise UsageError(
+            f"{Path(path).name} does not end in .nii or .nii.gz.", "Give it such a name."
+        )
+    content = (
+        header.binaryblock
+        + bytes(4)
+        + array.astype(array.dtype.newbyteorder("<")).tobytes(order="F")
+    )
+    if name.endswith(".gz"):
+        packed = io.BytesIO()
+        # Neither name nor time goes into the gzip header: the same labels give the same bytes.
+        with gzip.GzipFile(
+            filename="", mode="wb", fileobj=packed, mtime=0, compresslevel=5
+        ) as stream:
+            stream.write(content)
+        content = packed.getvalue()
+    atomic.write_bytes(path, content)

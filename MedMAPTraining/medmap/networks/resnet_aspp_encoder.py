@@ -1,0 +1,340 @@
+"""The skeleton that ShaSpec and MCKD share: a weight-standardised ResNet-50 with ASPP, and a decoder over modalities.
+
+Fixed by the published description: ResNet-50 bottleneck stages of 64/128/256/320 planes (256/512/1024/1280 channels)
+with 3, 4, 6, 3 blocks, a 7-wide stem with stride (1, 2, 2) and max-pooling; 1x1 1280 -> 256 and atrous spatial pyramid
+pooling (Chen et al., DeepLabv3, 2017, section 3.3) with rates 1, 2, 4, 8 and an image-pool branch; a decoder that
+concatenates the modalities' 256-channel bottlenecks, with transposed 2-wide convolutions to 256, 128, 64, 32 channels
+and 1x1 skips over the concatenated modalities; affine instance norm, LeakyReLU(0.01), weight standardisation (Qiao et
+al., 2019, Eq. 2-4).
+
+What the description leaves open, the counted parameters (43.7 M, 187.7 M) and operations (754 and 1379 GFLOP at
+80x160x160) settle, and this file agrees with both to their last digit: the branch of rate 1 is one voxel wide, a
+decoder level ends in one block of two 3-wide convolutions, the stride of a stage is in its 3-wide convolution. Chosen
+here, since neither count tells: post-norm blocks; a norm after up-sampling plus skip (standardised weights have no
+gain: the sum would grow with the root of the fan-in); plain weights where no norm follows (image pool, head) and in the
+transposed convolutions. The image-pool branch has no norm, since an instance norm over one voxel erases it.
+
+What belongs to one modality is computed once a modality: a 1x1 convolution over concatenated modalities is a sum of one
+term each, so the skips' terms are part of ``encode``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from medmap.errors import BundleError
+from medmap.networks.base import Backbone, Features
+from medmap.networks.blocks import CONV, LINEAR_MODE, NORM
+
+CONVOLVE = {2: functional.conv2d, 3: functional.conv3d}
+TRANSPOSED = {2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}
+POOL = {2: nn.MaxPool2d, 3: nn.MaxPool3d}
+
+
+def standardise(weight: Tensor, eps: float = 1e-5) -> Tensor:
+    """Zero mean and unit variance for each output channel (Qiao et al., 2019, Eq. 2-4); [O, I, *K] -> same."""
+    variance, mean = torch.var_mean(
+        weight, dim=tuple(range(1, weight.ndim)), keepdim=True, correction=0
+    )
+    return (weight - mean) * torch.rsqrt(variance + eps)
+
+
+class StandardisedConv(nn.Module):
+    """Bias-free convolution whose weight is standardised; [B, I, *S] -> [B, O, *S / stride]."""
+
+    def __init__(
+        self,
+        dims: int,
+        inputs: int,
+        outputs: int,
+        kernel: int = 1,
+        stride: int | Sequence[int] = 1,
+        dilation: int = 1,
+    ):
+        super().__init__()
+        self.stride, self.dilation, self.padding = stride, dilation, dilation * (kernel // 2)
+        self.weight = nn.Parameter(torch.empty(outputs, inputs, *(kernel,) * dims))
+        nn.init.kaiming_normal_(self.weight, a=0.01)
+        self.convolve = CONVOLVE[dims]
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.convolve(
+            x, standardise(self.weight), None, self.stride, self.padding, self.dilation
+        )
+
+
+class ModalityConv(StandardisedConv):
+    """The term of one modality in a 1x1 convolution over the concatenated modalities.
+
+    The weight is that of the whole convolution, [O, M * I, 1, ...], standardised as a whole. Without a bias, the term
+    of a zero (absent) modality is zero.
+    """
+
+    def __init__(self, dims: int, modalities: int, inputs: int, outputs: int):
+        super().__init__(dims, modalities * inputs, outputs)
+        self.inputs = inputs
+
+    def forward(self, x: Tensor, modality: int) -> Tensor:
+        """x [B, I, *S] -> [B, O, *S]; the sum over modalities is the convolution."""
+        return self.convolve(
+            x, standardise(self.weight)[:, modality * self.inputs : (modality + 1) * self.inputs]
+        )
+
+
+def conv_norm(
+    dims: int, inputs: int, outputs: int, kernel: int = 1, act: bool = True, **options
+) -> nn.Sequential:
+    """Standardised convolution -> affine instance norm (-> LeakyReLU)."""
+    layers = [
+        StandardisedConv(dims, inputs, outputs, kernel, **options),
+        NORM[dims](outputs, affine=True),
+    ]
+    return nn.Sequential(*layers, *([nn.LeakyReLU(0.01, inplace=True)] if act else []))
+
+
+class Shortcut(nn.Module):
+    """``act(shortcut(x) + body(x))``; the residual form of all blocks here."""
+
+    def __init__(self, body: nn.Module, shortcut: nn.Module):
+        super().__init__()
+        self.body, self.shortcut, self.act = body, shortcut, nn.LeakyReLU(0.01, inplace=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.act(self.shortcut(x) + self.body(x))
+
+
+def bottleneck(dims: int, inputs: int, planes: int, stride: int) -> Shortcut:
+    """Widths 1, 3 (strided), 1 to 4 * planes (He et al., CVPR 2016, Fig. 5); a projection where shapes differ."""
+    body = nn.Sequential(
+        conv_norm(dims, inputs, planes),
+        conv_norm(dims, planes, planes, 3, stride=stride),
+        conv_norm(dims, planes, 4 * planes, act=False),
+    )
+    same = inputs == 4 * planes and stride == 1
+    shortcut = (
+        nn.Identity() if same else conv_norm(dims, inputs, 4 * planes, act=False, stride=stride)
+    )
+    return Shortcut(body, shortcut)
+
+
+def basic(dims: int, channels: int) -> Shortcut:
+    """Two 3-wide convolutions and an identity."""
+    body = nn.Sequential(
+        conv_norm(dims, channels, channels, 3), conv_norm(dims, channels, channels, 3, act=False)
+    )
+    return Shortcut(body, nn.Identity())
+
+
+@dataclass(frozen=True)
+class Widths:
+    """Channels of the skeleton.
+
+    Attributes:
+        stem: channels of the stem.
+        planes: inner channels of the stages, fine to coarse; a stage gives four times as many.
+        features: channels of the bottleneck F, and of each ASPP branch.
+        decoder: channels of the decoder's levels, fine to coarse; as many as stages.
+    """
+
+    stem: int
+    planes: tuple[int, ...]
+    features: int
+    decoder: tuple[int, ...]
+
+    @classmethod
+    def scaled(cls, width: float, stages: int) -> Widths:
+        """The published channels times ``width`` (1 = published), for the first ``stages`` of the four stages."""
+
+        def channels(published: int) -> int:
+            return max(2, round(published * width))
+
+        planes = (64, 128, 256, 320)[:stages]
+        return cls(
+            channels(64),
+            tuple(map(channels, planes)),
+            channels(256),
+            tuple(channels(32 * 2**n) for n in range(stages)),
+        )
+
+    @property
+    def skips(self) -> tuple[int, ...]:
+        """Channels of the skips: the stem's, then all stages' but the last."""
+        return (self.stem, *(4 * planes for planes in self.planes[:-1]))
+
+
+class ASPP(nn.Module):
+    """Atrous spatial pyramid pooling; [B, F, *S] -> [B, F, *S]."""
+
+    def __init__(self, dims: int, channels: int, rates: Sequence[int] = (1, 2, 4, 8)):
+        super().__init__()
+        self.branches = nn.ModuleList(
+            conv_norm(dims, channels, channels, 1 if rate == 1 else 3, dilation=rate)
+            for rate in rates
+        )
+        self.pool = nn.Sequential(
+            CONV[dims](channels, channels, 1, bias=False), nn.LeakyReLU(0.01, inplace=True)
+        )
+        self.merge = conv_norm(dims, (len(rates) + 1) * channels, channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        pooled = self.pool(x.mean(tuple(range(2, x.ndim)), keepdim=True))
+        return self.merge(
+            torch.cat([*(branch(x) for branch in self.branches), pooled.expand_as(x)], 1)
+        )
+
+
+class ResNetASPP(nn.Module):
+    """Encoder of one single-channel scan.
+
+    [B, 1, *S] -> the skips (stem at ``stem_stride``, then stages at 2, 4, 8, ... times that) and the bottleneck
+    [B, F, *S / (stem_stride * 2**stages)].
+    """
+
+    def __init__(
+        self, dims: int, widths: Widths, blocks: Sequence[int], stem_stride: Sequence[int]
+    ):
+        super().__init__()
+        self.stem = conv_norm(dims, 1, widths.stem, 7, stride=tuple(stem_stride))
+        self.pool = POOL[dims](3, stride=2, padding=1)
+        self.stages = nn.ModuleList()
+        inputs = widths.stem
+        for level, (planes, count) in enumerate(zip(widths.planes, blocks, strict=True)):
+            stage = []
+            for n in range(count):
+                stage.append(bottleneck(dims, inputs, planes, 2 if n == 0 and level > 0 else 1))
+                inputs = 4 * planes
+            self.stages.append(nn.Sequential(*stage))
+        self.reduce = conv_norm(dims, inputs, widths.features)
+        self.aspp = ASPP(dims, widths.features)
+
+    def forward(self, x: Tensor) -> tuple[list[Tensor], Tensor]:
+        x = self.stem(x)
+        skips = [x]
+        x = self.pool(x)
+        for stage in self.stages:
+            x = stage(x)
+            skips.append(x)
+        return skips[:-1], self.aspp(self.reduce(skips[-1]))
+
+
+class Decoder(nn.Module):
+    """Bottlenecks of all modalities and the sum of the skips' terms -> logits at the image's resolution."""
+
+    def __init__(
+        self, dims: int, modalities: int, classes: int, widths: Widths, stem_stride: Sequence[int]
+    ):
+        super().__init__()
+        self.terms = nn.ModuleList(
+            ModalityConv(dims, modalities, inputs, outputs)
+            for inputs, outputs in zip(widths.skips, widths.decoder, strict=True)
+        )
+        coarser = (*widths.decoder[1:], modalities * widths.features)
+        self.ups = nn.ModuleList(
+            TRANSPOSED[dims](inputs, outputs, 2, stride=2, bias=False)
+            for inputs, outputs in zip(coarser, widths.decoder, strict=True)
+        )
+        self.norms = nn.ModuleList(NORM[dims](width, affine=True) for width in widths.decoder)
+        self.blocks = nn.ModuleList(basic(dims, width) for width in widths.decoder)
+        self.act = nn.LeakyReLU(0.01, inplace=True)
+        self.head = CONV[dims](widths.decoder[0], classes, 1)
+        self.stem_stride = tuple(float(n) for n in stem_stride)
+
+    def project(self, skips: Sequence[Tensor], modality: int) -> Features:
+        """What one modality adds to each level, fine to coarse."""
+        return [term(skip, modality) for term, skip in zip(self.terms, skips, strict=True)]
+
+    def forward(self, x: Tensor, skips: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+        """x [B, M * F, *s] and the summed terms, fine to coarse -> logits [B, classes, *S], last features."""
+        for level in reversed(range(len(self.ups))):
+            x = self.blocks[level](self.act(self.norms[level](self.ups[level](x) + skips[level])))
+        logits = functional.interpolate(
+            self.head(x),
+            scale_factor=self.stem_stride,
+            mode=LINEAR_MODE[x.ndim - 2],
+            align_corners=False,
+        )
+        return logits, x
+
+
+class ResNetASPPBackbone(Backbone):
+    """What ShaSpec and MCKD have in common: the options and the decoder.
+
+    ``stride`` is 32 as published. Windows must be larger than that along some axis: an instance norm needs two voxels.
+
+    Raises:
+        BundleError: the number of stages or of strides cannot be.
+    """
+
+    def __init__(
+        self,
+        modalities: int,
+        classes: int,
+        spatial_dims: int,
+        width: float,
+        blocks: Sequence[int],
+        stem_stride: Sequence[int] | None,
+    ):
+        super().__init__()
+        self.modalities, self.classes, self.spatial_dims = modalities, classes, spatial_dims
+        self.blocks = tuple(blocks)
+        self.stem_stride = (
+            tuple(stem_stride) if stem_stride is not None else (1, 2, 2)[-spatial_dims:]
+        )
+        if not 1 <= len(self.blocks) <= 4 or len(self.stem_stride) != spatial_dims:
+            raise BundleError(
+                f"{len(self.blocks)} stages and {len(self.stem_stride)} strides of the stem do not make this network.",
+                f"Give one to four numbers as 'blocks' and {spatial_dims} as 'stem_stride'.",
+            )
+        self.stride = max(self.stem_stride) * 2 ** len(blocks)
+        self.widths = Widths.scaled(width, len(blocks))
+        self.decoder = Decoder(spatial_dims, modalities, classes, self.widths, self.stem_stride)
+
+    def encoder(self) -> ResNetASPP:
+        """A new encoder with this network's options."""
+        return ResNetASPP(self.spatial_dims, self.widths, self.blocks, self.stem_stride)
+
+
+def sum_levels(features: Sequence[Features | None], levels: int) -> list[Tensor]:
+    """Sum each of the first ``levels`` levels over the modalities that were encoded."""
+    known = [f for f in features if f is not None]
+    totals = known[0][:levels]
+    for other in known[1:]:
+        totals = [total + level for total, level in zip(totals, other[:levels], strict=True)]
+    return totals
+
+
+def present_mean(maps: Sequence[Tensor | None], present: Tensor) -> Tensor:
+    """Mean over the present modalities; maps: [B, F, *s], zero where absent, None where not encoded; present [B, M]."""
+    known = [m for m in maps if m is not None]
+    total = known[0]
+    for other in known[1:]:
+        total = total + other
+    count = present.sum(1).clamp(min=1).to(total.dtype)
+    return total / count.reshape(-1, *(1,) * (total.ndim - 1))
+
+
+def present_first(maps: Sequence[Tensor | None], present: Tensor) -> Tensor:
+    """The map of the first present modality in task order; arguments as in ``present_mean``."""
+    first = present & (present.cumsum(1) == 1)
+    known = [(m, value) for m, value in enumerate(maps) if value is not None]
+    chosen = torch.zeros_like(known[0][1])
+    for m, value in known:
+        chosen = torch.where(first[:, m].reshape(-1, *(1,) * (value.ndim - 1)), value, chosen)
+    return chosen
+
+
+FILLS = {"mean": present_mean, "first": present_first}
+
+
+def fill_absent(maps: Sequence[Tensor | None], filling: Tensor, present: Tensor) -> list[Tensor]:
+    """Maps with ``filling`` where the modality is absent; every entry [B, F, *s]."""
+    filled = []
+    for m, value in enumerate(maps):
+        here = present[:, m].reshape(-1, *(1,) * (filling.ndim - 1))
+        filled.append(filling if value is None else torch.where(here, value, filling))
+    return filled

@@ -1,0 +1,226 @@
+"""Parts that RFNet, mmFormer and M2FTrans have in common. Shapes are [B, C, *S] with two or three spatial axes S.
+
+RFNet (Ding et al., ICCV 2021) set the pattern: one residual encoder a modality, one decoder that all modalities share
+as an auxiliary task, and at every level a fusion of the concatenated modalities by 1-, 3- and 1-wide convolutions.
+mmFormer (Zhang et al., MICCAI 2022) uses it with the normalisation in front of the convolution, M2FTrans (Shi et al.,
+JBHI 2024) with one more level. Instance normalisation has neither weights nor running statistics, LeakyReLU has slope
+0.2, padding reflects, convolutions have a bias (the published parameter counts contain it).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from medmap.networks.base import Features
+from medmap.networks.blocks import CONV, LINEAR_MODE, NORM
+
+SLOPE = 0.2
+
+
+def upsample_aligned(x: Tensor, scale: int = 2) -> Tensor:
+    """Linear up-sampling whose corner voxels keep their place, as this family has it; [B, C, *S] -> [B, C, *scale*S].
+
+    Not ``blocks.upsample``: with aligned corners the result depends on the size of the window.
+    """
+    return nn.functional.interpolate(
+        x, scale_factor=scale, mode=LINEAR_MODE[x.ndim - 2], align_corners=True
+    )
+
+
+class LineageConv(nn.Module):
+    """conv -> IN -> LReLU(0.2), or with ``pre_norm`` IN -> LReLU(0.2) -> conv; [B, inputs, *S] -> [B, outputs, *S].
+
+    With an even size, ``stride`` 2 halves it. Reflection needs at least two voxels along every axis.
+    """
+
+    def __init__(
+        self,
+        dims: int,
+        inputs: int,
+        outputs: int,
+        kernel: int = 3,
+        stride: int = 1,
+        *,
+        pre_norm: bool = False,
+    ):
+        super().__init__()
+        padding = (kernel - 1) // 2
+        mode = "reflect" if padding else "zeros"
+        self.pre_norm = pre_norm
+        self.conv = CONV[dims](
+            inputs, outputs, kernel, stride=stride, padding=padding, padding_mode=mode
+        )
+        self.norm = NORM[dims](inputs if pre_norm else outputs)
+        self.act = nn.LeakyReLU(SLOPE)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.pre_norm:
+            return self.conv(self.act(self.norm(x)))
+        return self.act(self.norm(self.conv(x)))
+
+
+class ModalityConv(nn.Module):
+    """``LineageConv`` of width 1 over the concatenation of M modalities, as the sum of one term a modality.
+
+    The same function and the same weights ([outputs, M * channels, 1, ...], in task order) as concatenating and
+    convolving; but a modality left out costs nothing, and gives the same bits as one that is zero: normalisation and
+    LeakyReLU keep zero at zero, and so does a convolution without its bias, which is added once at the end.
+    """
+
+    def __init__(
+        self, dims: int, modalities: int, channels: int, outputs: int, *, pre_norm: bool = False
+    ):
+        super().__init__()
+        self.pre_norm = pre_norm
+        self.conv = CONV[dims](modalities * channels, outputs, 1)
+        self.norm = NORM[dims](channels if pre_norm else outputs)
+        self.act = nn.LeakyReLU(SLOPE)
+
+    def forward(self, features: Sequence[Tensor | None]) -> Tensor:
+        """features: one [B, channels, *S] a modality, zero for samples without it, None where no sample has it."""
+        total = sum_over_modalities(self.conv, [self._prepare(f) for f in features])
+        return total if self.pre_norm else self.act(self.norm(total))
+
+    def _prepare(self, feature: Tensor | None) -> Tensor | None:
+        return self.act(self.norm(feature)) if self.pre_norm and feature is not None else feature
+
+
+def sum_over_modalities(conv: nn.Conv2d | nn.Conv3d, features: Sequence[Tensor | None]) -> Tensor:
+    """A zero-padded convolution of stride 1 over the concatenation of M equally wide features; -> [B, outputs, *S].
+
+    One term a modality, added in task order, None counting as zero; the bias is added once. Raises ValueError where
+    all features are None.
+    """
+    function = {4: nn.functional.conv2d, 5: nn.functional.conv3d}[conv.weight.ndim]
+    total: Tensor | None = None
+    for m, feature in enumerate(features):
+        if feature is None:
+            continue
+        channels = feature.shape[1]
+        term = function(
+            feature, conv.weight[:, m * channels : (m + 1) * channels], padding=conv.padding
+        )
+        total = term if total is None else total + term
+    if total is None:
+        raise ValueError("at least one modality is needed")
+    if conv.bias is None:
+        return total
+    return total + conv.bias.reshape(1, -1, *(1,) * (total.ndim - 2)).to(total.dtype)
+
+
+class LevelFusion(nn.Module):
+    """Fuse one level: 1-wide over M concatenated modalities -> ``hidden``, 3-wide, 1-wide -> ``outputs``.
+
+    mmFormer and M2FTrans: hidden = outputs = channels. RFNet: see ``rfnet``.
+    """
+
+    def __init__(
+        self,
+        dims: int,
+        modalities: int,
+        channels: int,
+        hidden: int | None = None,
+        outputs: int | None = None,
+        *,
+        pre_norm: bool = False,
+    ):
+        super().__init__()
+        hidden = hidden or channels
+        self.first = ModalityConv(dims, modalities, channels, hidden, pre_norm=pre_norm)
+        self.second = LineageConv(dims, hidden, hidden, pre_norm=pre_norm)
+        self.third = LineageConv(dims, hidden, outputs or channels, 1, pre_norm=pre_norm)
+
+    def forward(self, features: Sequence[Tensor | None]) -> Tensor:
+        """features as for ``ModalityConv`` -> [B, outputs, *S]; with a bias in it, so not zero where they are."""
+        return self.third(self.second(self.first(features)))
+
+
+class ResidualEncoder(nn.Module):
+    """One modality: [B, inputs, *S] -> one [B, widths[l], *S / 2**l] per level.
+
+    A level is ``x = first(x); x + third(second(x))`` with 3-wide convolutions; ``first`` has stride 2 from the second
+    level on. With ``pre_norm`` the very first convolution is a plain one: the image is normalised already.
+    """
+
+    def __init__(
+        self, dims: int, widths: Sequence[int], *, pre_norm: bool = False, inputs: int = 1
+    ):
+        super().__init__()
+        self.first, self.body = nn.ModuleList(), nn.ModuleList()
+        for level, width in enumerate(widths):
+            if level == 0 and pre_norm:
+                self.first.append(CONV[dims](inputs, width, 3, padding=1, padding_mode="reflect"))
+            else:
+                stride = 1 if level == 0 else 2
+                self.first.append(
+                    LineageConv(dims, inputs, width, stride=stride, pre_norm=pre_norm)
+                )
+            convs = (LineageConv(dims, width, width, pre_norm=pre_norm) for _ in range(2))
+            self.body.append(nn.Sequential(*convs))
+            inputs = width
+
+    def forward(self, x: Tensor) -> Features:
+        levels = []
+        for first, body in zip(self.first, self.body, strict=True):
+            x = first(x)
+            x = x + body(x)
+            levels.append(x)
+        return levels
+
+
+class UpBlock(nn.Module):
+    """From one level to the next finer one: up-sample and halve (``raise_``), then merge with the skip (``merge``).
+
+    ``raise_``: [B, coarse, *S] -> [B, fine, *2S] by linear up-sampling and a 3-wide convolution;
+    ``merge``: [B, fine, *S] with the skip [B, fine, *S] -> [B, fine, *S] by a 3-wide and a 1-wide convolution.
+    """
+
+    def __init__(self, dims: int, coarse: int, fine: int, *, pre_norm: bool = False):
+        super().__init__()
+        self.up = LineageConv(dims, coarse, fine, pre_norm=pre_norm)
+        self.mix = LineageConv(dims, 2 * fine, fine, pre_norm=pre_norm)
+        self.out = LineageConv(dims, fine, fine, 1, pre_norm=pre_norm)
+
+    def raise_(self, x: Tensor) -> Tensor:
+        return self.up(upsample_aligned(x))
+
+    def merge(self, x: Tensor, skip: Tensor) -> Tensor:
+        return self.out(self.mix(torch.cat([x, skip], 1)))
+
+    def forward(self, x: Tensor, skip: Tensor) -> Tensor:
+        return self.merge(self.raise_(x), skip)
+
+
+class SeparateDecoder(nn.Module):
+    """The U-Net decoder that all modalities share: it segments from one modality's encoder features alone.
+
+    An auxiliary task of training only; it keeps every encoder useful by itself.
+    """
+
+    def __init__(self, dims: int, classes: int, widths: Sequence[int], *, pre_norm: bool = False):
+        super().__init__()
+        pairs = zip(widths[1:], widths[:-1], strict=True)
+        self.ups = nn.ModuleList(
+            UpBlock(dims, coarse, fine, pre_norm=pre_norm) for coarse, fine in pairs
+        )
+        self.head = CONV[dims](widths[0], classes, 1)
+
+    def forward(self, features: Features) -> Tensor:
+        """One encoder's levels, fine to coarse -> logits [B, classes, *S]."""
+        x = features[-1]
+        for up, skip in zip(reversed(self.ups), reversed(features[:-1]), strict=True):
+            x = up(x, skip)
+        return self.head(x)
+
+    def each(self, features: Sequence[Features | None]) -> list[Tensor | None]:
+        """Logits of every modality (``Output.aux["separate"]``), None where it was not encoded.
+
+        One call on the stacked batch: nothing here couples samples, and the number of launched kernels is that of one.
+        """
+        known = [m for m, f in enumerate(features) if f is not None]
+        stacked = [torch.cat(level) for level in zip(*(features[m] for m in known), strict=True)]
+        logits = self.forward(stacked).chunk(len(known))
+        return [logits[known.index(m)] if m in known else None for m in range(len(features))]

@@ -1,0 +1,286 @@
+"""Anchors: what the latents of all modalities are drawn to, P_k, P_* and P_N of MedMAP.
+
+Source: MedMAP (arXiv 2408.09465, Eq. 11-13) and its conference version. Each anchor has a sound form, which is the
+default, and the forms that were printed, whose flaws the class names. Mean squares are per element: with the printed
+sums over voxels and channels alpha = 1/8 would leave the segmentation no say.
+
+Latents come as one tensor a modality, by name, with the names that a sample has; what is absent has no influence. The
+sound forms normalise latents before they compare them: T* can otherwise shrink all latents at no cost, since whatever
+follows it normalises, and the loss vanishes with nothing aligned. They look at the brain only.
+
+What to expect: with the sound or the printed P_*, the best weights for any given latents are equal ones (setting the
+gradient of Eq. 13 to zero gives sum_i w_i z_i = mean z). Weights therefore say nothing about a modality's worth,
+unless the network uses the mixture for its task as well (the stem's ``mixture``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from medmap.errors import UsageError
+from medmap.networks.stem import Mixture
+
+EPS = 1e-5
+
+
+class Anchor(nn.Module):
+    """Distance of the latents from an anchor.
+
+    Args:
+        names: modalities of the task; the only ones that latents may bear.
+        reduction: ``mean`` over the modalities that a sample has, or ``sum`` (the official fragment's).
+    """
+
+    def __init__(self, names: Sequence[str], reduction: str = "mean"):
+        super().__init__()
+        if reduction not in ("mean", "sum"):
+            raise UsageError(f"The reduction '{reduction}' is unknown.", "Use mean or sum.")
+        self.names, self.reduction = tuple(names), reduction
+
+    def forward(
+        self,
+        latents: Mapping[str, Tensor],
+        present: Mapping[str, Tensor],
+        brain: Tensor | None = None,
+    ) -> Tensor:
+        """The loss, a scalar >= 0 in the sound forms; zero where no sample can be aligned.
+
+        Args:
+            latents: z_j [B, C, *s] by name of the modality; others count as absent.
+            present: [B] bool by name.
+            brain: [B, *S] bool at any resolution, or None for everywhere.
+        """
+        some = next(iter(latents.values()))
+        nothing = torch.zeros(some.shape[0], dtype=torch.bool, device=some.device)
+        here = torch.stack([present[n] if n in latents else nothing for n in self.names], 1)
+        z = torch.stack([latents.get(n, some).float() for n in self.names], 1).flatten(3)
+        z = torch.where(here[:, :, None, None], z, torch.zeros_like(z))
+        with torch.autocast(
+            some.device.type, enabled=False
+        ):  # moments and products in full precision
+            return self.loss(z, here, foreground(brain, some).flatten(1)[:, None, None])
+
+    def loss(self, z: Tensor, here: Tensor, inside: Tensor) -> Tensor:
+        """z [B, J, C, N] float32, zero where absent; here [B, J] bool; inside [B, 1, 1, N] bool -> scalar."""
+        raise NotImplementedError
+
+    def weights(self) -> dict[str, float]:
+        """Weights worth logging, by name; most anchors have none."""
+        return {}
+
+    def _over_modalities(self, error: Tensor, here: Tensor, valid: Tensor) -> Tensor:
+        """Errors [B, J] -> mean over the valid samples of their mean (or sum) over the modalities they have."""
+        each = torch.where(here, error, torch.zeros_like(error)).sum(1)
+        if self.reduction == "mean":
+            each = each / here.sum(1).clamp(min=1)
+        return torch.where(valid, each, torch.zeros_like(each)).sum() / valid.sum().clamp(min=1)
+
+
+class PeerAnchor(Anchor):
+    """P_k: one modality is the anchor of the others.
+
+    ``sound``: mean_j MSE(n(z_j), n(z_k)) with n the normalisation of every channel over the brain. ``eq12``, as
+    printed: without n, over all voxels. That is scale-dependent (see the module), and pairs voxels, so it is feature
+    matching rather than the matching of distributions that it is derived from.
+
+    Args:
+        names, reduction: see ``Anchor``.
+        k: the anchor's name; samples without it are not aligned. T1ce gave the best teacher in the conference version.
+        form: ``sound`` or ``eq12``.
+        detach: keep the anchor from moving towards the others; as printed it moves.
+    """
+
+    def __init__(
+        self,
+        names: Sequence[str],
+        k: str = "t1ce",
+        form: str = "sound",
+        detach: bool = False,
+        reduction: str = "mean",
+    ):
+        super().__init__(names, reduction)
+        _check_form(form, ("sound", "eq12"))
+        if k not in self.names:
+            raise UsageError(
+                f"The anchor '{k}' is not a modality.", f"Use one of {', '.join(self.names)}."
+            )
+        self.k, self.sound, self.detach = self.names.index(k), form == "sound", detach
+
+    def loss(self, z: Tensor, here: Tensor, inside: Tensor) -> Tensor:
+        z, inside = _comparable(z, inside, self.sound)
+        anchor = z[:, self.k : self.k + 1]
+        error = _mean_square(z - (anchor.detach() if self.detach else anchor), inside)
+        return self._over_modalities(
+            error, here, here[:, self.k] & (here.sum(1) > 1) & _somewhere(inside)
+        )
+
+
+class MixtureAnchor(Anchor):
+    """P_*: a learnable mixture of all modalities is the anchor.
+
+    ``sound``: mean_j MSE(n(z_j), sum_i w_i n(z_i)), w a softmax over the modalities that the sample has. ``eq13``, as
+    printed: raw weights that start at 1 for FLAIR and 0 elsewhere, no n, all voxels: scale-dependent, and once the
+    weights do not add up to one even identical latents pay, which shrinking all latents avoids. ``conference``:
+    sum_j w_j MSE(z_j, z_k) with free weights, as printed there: the loss has no lower bound (w_j goes to minus
+    infinity and then pushes latents apart) and w_k receives no gradient at all, so that it ends as the largest.
+
+    Args:
+        names, reduction: see ``Anchor``.
+        form: ``sound``, ``eq13`` or ``conference``.
+        initial: starting values of the weights by name; the default is 2 for T1ce before the softmax (0.71), FLAIR 1
+            in ``eq13``, 1 everywhere in ``conference`` (its published weights add up to about 4).
+        k: the peer of the conference form.
+        detach: keep the mixture from moving towards the modalities; its weights then do not learn here.
+        mixture: weights to share with a network that uses them too.
+    """
+
+    def __init__(
+        self,
+        names: Sequence[str],
+        form: str = "sound",
+        initial: Mapping[str, float] | None = None,
+        k: str = "t1ce",
+        detach: bool = False,
+        reduction: str = "mean",
+        mixture: Mixture | None = None,
+    ):
+        super().__init__(names, reduction)
+        _check_form(form, ("sound", "eq13", "conference"))
+        starts = {
+            "sound": {"t1ce": 2.0},
+            "eq13": {"flair": 1.0},
+            "conference": dict.fromkeys(self.names, 1.0),
+        }
+        if initial is None:
+            initial = {name: value for name, value in starts[form].items() if name in self.names}
+        self.form, self.detach = form, detach
+        self.k = self.names.index(k) if k in self.names else 0
+        own = ("softmax", True) if form == "sound" else ("raw", False)
+        self.mixture = mixture if mixture is not None else Mixture(self.names, initial, *own)
+
+    def loss(self, z: Tensor, here: Tensor, inside: Tensor) -> Tensor:
+        z, inside = _comparable(z, inside, self.form == "sound")
+        w, several = self.mixture(here), (here.sum(1) > 1) & _somewhere(inside)
+        if self.form == "conference":
+            error = _mean_square(z - z[:, self.k : self.k + 1], inside)
+            each = torch.where(here, w * error, torch.zeros_like(error)).sum(1)
+            valid = several & here[:, self.k]
+            return torch.where(valid, each, torch.zeros_like(each)).sum() / valid.sum().clamp(min=1)
+        anchor = torch.einsum("bj,bjcn->bcn", w, z)[:, None]
+        error = _mean_square(z - (anchor.detach() if self.detach else anchor), inside)
+        return self._over_modalities(error, here, several)
+
+    def weights(self) -> dict[str, float]:
+        """The mixture's weights."""
+        return self.mixture.named()
+
+
+class NormalAnchor(Anchor):
+    """P_N: the standard normal distribution is the anchor of every modality.
+
+    ``sound``: mean over channels and modalities of KL(N(mu, sigma²) || N(0, 1)) = (sigma² + mu² - 1 - ln sigma²) / 2,
+    the moments taken over the brain voxels of all samples that have the modality (where they come from is not
+    printed). ``printed``: 2 ln(1/v) + v² + mu²/2 - 1/2 with v the "variance". Its minimum lies at the same place but
+    is 1/2, not 0, and around it v is bound far too tightly; with v the standard deviation (``printed-std``) the mean
+    counts half as much as it should.
+
+    Nothing pulls the modalities towards each other, only each towards the same moments; one modality alone has a loss.
+
+    Args:
+        names, reduction: see ``Anchor``.
+        form: ``sound``, ``printed`` or ``printed-std``.
+    """
+
+    def __init__(self, names: Sequence[str], form: str = "sound", reduction: str = "mean"):
+        super().__init__(names, reduction)
+        _check_form(form, ("sound", "printed", "printed-std"))
+        self.form = form
+
+    def loss(self, z: Tensor, here: Tensor, inside: Tensor) -> Tensor:
+        counted = (inside & here[:, :, None, None]).float()
+        number = counted.sum((0, 3)).clamp(min=1)
+        mean = (z * counted).sum((0, 3)) / number
+        variance = ((z - mean[None, :, :, None]).square() * counted).sum((0, 3)) / number
+        divergence = normal_divergence(mean, variance, self.form).mean(1)
+        valid = counted.flatten(2).any(2).any(0)
+        total = torch.where(valid, divergence, torch.zeros_like(divergence)).sum()
+        return total / valid.sum().clamp(min=1) if self.reduction == "mean" else total
+
+
+ANCHORS: dict[str, type[Anchor]] = {
+    "peer": PeerAnchor,
+    "mixture": MixtureAnchor,
+    "normal": NormalAnchor,
+}
+"""By name: P_k, P_*, P_N."""
+
+
+def build_anchor(
+    name: str, names: Sequence[str], mixture: Mixture | None = None, **options
+) -> Anchor:
+    """An anchor from plain data, as a recipe states it. Raises UsageError for an unknown name or option."""
+    if name not in ANCHORS:
+        raise UsageError(f"The anchor '{name}' is unknown.", f"Use one of {', '.join(ANCHORS)}.")
+    if name == "mixture" and mixture is not None:
+        options["mixture"] = mixture
+    try:
+        return ANCHORS[name](names, **options)
+    except TypeError as error:
+        raise UsageError(
+            f"The options of the anchor {name} do not fit ({error}).", "Correct them."
+        ) from error
+
+
+def normal_divergence(mean: Tensor, variance: Tensor, form: str = "sound") -> Tensor:
+    """KL(N(mean, variance) || N(0, 1)) element by element, or what was printed for it; see ``NormalAnchor``."""
+    variance = variance + 1e-6
+    if form == "sound":
+        return (variance + mean.square() - 1 - variance.log()) / 2
+    v = variance if form == "printed" else variance.sqrt()
+    return -2 * v.log() + v.square() + mean.square() / 2 - 0.5
+
+
+def foreground(brain: Tensor | None, latent: Tensor) -> Tensor:
+    """Where a latent's voxel is mostly brain: brain [B, *S] -> [B, *s] bool, everywhere where brain is None."""
+    size = latent.shape[2:]
+    if brain is None:
+        return torch.ones(latent.shape[0], *size, dtype=torch.bool, device=latent.device)
+    if brain.shape[1:] == size:
+        return brain
+    pool = {2: nn.functional.adaptive_avg_pool2d, 3: nn.functional.adaptive_avg_pool3d}[len(size)]
+    return pool(brain[:, None].float(), size)[:, 0] >= 0.5
+
+
+def normalise(z: Tensor, inside: Tensor) -> Tensor:
+    """Every channel to mean 0 and variance 1 over a sample's voxels inside; z [B, J, C, N], inside [B, 1, 1, N]."""
+    counted = inside.float()
+    number = counted.sum(3, keepdim=True).clamp(min=1)
+    mean = (z * counted).sum(3, keepdim=True) / number
+    centred = z - mean
+    variance = (centred.square() * counted).sum(3, keepdim=True) / number
+    return centred / (variance + EPS).sqrt()
+
+
+def _comparable(z: Tensor, inside: Tensor, sound: bool) -> tuple[Tensor, Tensor]:
+    return (normalise(z, inside), inside) if sound else (z, torch.ones_like(inside))
+
+
+def _mean_square(difference: Tensor, inside: Tensor) -> Tensor:
+    """[B, J, C, N] -> [B, J]: mean over channels and the voxels inside."""
+    counted = inside.float()
+    total = (difference.square() * counted).sum((2, 3))
+    return total / (difference.shape[2] * counted.sum((2, 3)).clamp(min=1))
+
+
+def _somewhere(inside: Tensor) -> Tensor:
+    return inside.flatten(1).any(1)
+
+
+def _check_form(form: str, forms: Sequence[str]) -> None:
+    if form not in forms:
+        raise UsageError(
+            f"The anchor's form '{form}' is unknown.", f"Use one of {', '.join(forms)}."
+        )

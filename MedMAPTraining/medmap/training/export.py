@@ -1,0 +1,76 @@
+"""From a run to a bundle: the network that validation chose, or the last one where nothing was validated."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+
+from medmap.bundle.loading import InferenceSpec, NetworkSpec, save_bundle
+from medmap.bundle.memory_estimate import bytes_per_voxel
+from medmap.errors import BundleError
+from medmap.networks import Backbone, build_network
+from medmap.preprocess import PreprocessSpec
+from medmap.task import Task
+from medmap.training.checkpoint import load_best, load_checkpoint
+from medmap.training.recipe import Recipe
+
+WHOLE_SLICES = InferenceSpec(window=(512, 512, 512))
+"""Slices go through in one pass."""
+
+
+def export(
+    run: str | Path | Sequence[str | Path],
+    recipe: Recipe,
+    task: Task,
+    bundle: str | Path,
+    *,
+    name: str,
+    version: str,
+    card: dict,
+    overwrite: bool = False,
+) -> Path:
+    """Write averaged weights as a bundle: of a run, or of one run a set of scans.
+
+    Of each run, the weights of its best validation, or of its last step where nothing was validated; the card's
+    ``selection`` says which. Raises BundleError when a run has no intact checkpoint.
+    """
+    networks, selection, steps = [], {}, 0
+    for folder in [Path(run)] if isinstance(run, (str, Path)) else map(Path, run):
+        state = load_best(folder) or load_checkpoint(folder)
+        if state is None:
+            raise BundleError(f"The run {folder.name} has no checkpoint.", "Train first.")
+        network = build_network(*state["network"])
+        network.load_state_dict(state["average"])
+        networks.append((NetworkSpec(*network.built_from), network))
+        steps = state["step"]
+        selection[folder.name] = state.get("selection") or {
+            "step": steps,
+            "by": "last step, nothing was validated",
+        }
+    (spec, network), *others = networks
+    return save_bundle(
+        bundle,
+        name=name,
+        version=version,
+        task=task,
+        network=network,
+        network_spec=spec,
+        others=others,
+        preprocess=recipe.preprocess,
+        inference=inference_spec(recipe.preprocess, network),
+        postprocess=recipe.postprocess,
+        card={
+            **card,
+            "steps": steps,
+            "selection": selection if others else next(iter(selection.values())),
+            "recipe": asdict(recipe),
+        },
+        overwrite=overwrite,
+    )
+
+
+def inference_spec(preprocess: PreprocessSpec, network: Backbone) -> InferenceSpec:
+    """How a freshly trained network is run: whole heads or slices where memory suffices."""
+    spec = WHOLE_SLICES if preprocess.slices else InferenceSpec()
+    return replace(spec, bytes_per_voxel=bytes_per_voxel(network))

@@ -1,0 +1,117 @@
+"""ACN: a full and a missing path trained together, with entropy and knowledge adversaries and knowledge transfer."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import softplus
+
+from medmap.networks.blocks import CONV
+from medmap.training.dataset import Batch
+from medmap.training.objectives.adversary import Discriminator, deceive, tell_apart
+from medmap.training.objectives.base import Context
+from medmap.training.objectives.cotraining import CoTraining
+from medmap.training.objectives.dedicated import tap_channels
+
+LEAST_VARIANCE = 1e-5
+
+
+class ACN(CoTraining):
+    """Wang et al., "ACN: Adversarial Co-training Network for Brain Tumor Segmentation with Missing Modalities", MICCAI
+    2021. Both paths' Dice and consistency (``CoTraining``), and
+
+    - EnA: the student's map of entropy should pass for the full path's;
+    - KnA: so should its bottleneck;
+    - MMI: the mutual information between the bottlenecks, bounded from below with a Gaussian whose mean is read off
+      the student's (``InformationHead``).
+
+    The released code compares the student with itself in MMI: its value does not depend on the full path at all. Here
+    the target is the full path's bottleneck, as the paper has it.
+
+    Args:
+        full: options of the full path's network that differ from the student's.
+        full_dice, student_dice, consistency, ramp_epochs: see ``CoTraining``.
+        entropy, knowledge, information: weights of EnA, KnA, MMI.
+        coupled: let MMI move the full path towards the student too; otherwise it moves the student and the head only.
+        entropy_of: ``softmax``, or ``sigmoids``, the released softmax over outputs that went through a sigmoid before.
+        discriminator_width: channels of the first layer of the entropy discriminator.
+    """
+
+    def __init__(
+        self,
+        context: Context,
+        full: Mapping | None = None,
+        full_dice: float = 0.2,
+        student_dice: float = 0.8,
+        consistency: float = 10.0,
+        ramp_epochs: float = 20.0,
+        entropy: float = 1e-3,
+        knowledge: float = 2e-4,
+        information: float = 0.5,
+        coupled: bool = False,
+        entropy_of: str = "softmax",
+        discriminator_width: int = 64,
+    ):
+        super().__init__(context, full, full_dice, student_dice, consistency, ramp_epochs)
+        self.require_taps("bottleneck")
+        self.entropy, self.knowledge, self.information = entropy, knowledge, information
+        self.coupled, self.sigmoids = coupled, entropy_of == "sigmoids"
+        dims, channels = self.student.spatial_dims, tap_channels(self.student, "bottleneck")
+        widths = [discriminator_width * 2**n for n in range(4)]
+        self.adversaries["entropy"] = Discriminator(
+            dims, (self.student.classes, *widths), 4, (2,) * 5
+        )
+        self.adversaries["knowledge"] = Discriminator(
+            dims, (channels, 2 * channels, 4 * channels), 3, (1, 1, 2)
+        )
+        self.information_head = InformationHead(dims, channels)
+
+    def steps(self, batch: Batch, progress: float) -> Iterator[tuple[str, dict[str, Tensor]]]:
+        """A step of ``main``, then one of ``disc``."""
+        full, student = self.both(batch)
+        losses = self.segmentation(full.logits.float(), student.logits.float(), batch, progress)
+        known, missing = full.taps["bottleneck"].float(), student.taps["bottleneck"].float()
+        sure, unsure = (
+            self._entropy_map(full.logits.float()),
+            self._entropy_map(student.logits.float()),
+        )
+        goal = known if self.coupled else known.detach()
+        losses["information"] = self.information * self.information_head(missing, goal)
+        losses["entropy"] = self.entropy * deceive(self.adversaries["entropy"], unsure)
+        losses["knowledge"] = self.knowledge * deceive(self.adversaries["knowledge"], missing)
+        yield "main", losses
+        self.adversaries.requires_grad_(True)
+        yield (
+            "disc",
+            {
+                "entropy_disc": tell_apart(self.adversaries["entropy"], sure, unsure),
+                "knowledge_disc": tell_apart(self.adversaries["knowledge"], known, missing),
+            },
+        )
+
+    def _entropy_map(self, logits: Tensor) -> Tensor:
+        """[B, C, *S] -p log p / log C of every class: the parts of an entropy between 0 and 1."""
+        p = (logits.sigmoid() if self.sigmoids else logits).softmax(1)
+        return torch.special.entr(p) / math.log(logits.shape[1])
+
+
+class InformationHead(nn.Module):
+    """Variational information distillation (Ahn et al., CVPR 2019): -log q(full | missing), a Gaussian q.
+
+    Its mean is three 1-wide convolutions without bias and with ReLU between them; its variance is one a channel,
+    softplus(rho) + 1e-5, 5 at the start.
+    """
+
+    def __init__(self, dims: int, channels: int):
+        super().__init__()
+        layers = [CONV[dims](channels, channels, 1, bias=False) for _ in range(3)]
+        self.mean = nn.Sequential(layers[0], nn.ReLU(), layers[1], nn.ReLU(), layers[2])
+        self.rho = nn.Parameter(torch.full((channels,), math.log(math.expm1(5.0 - LEAST_VARIANCE))))
+
+    def forward(self, missing: Tensor, full: Tensor) -> Tensor:
+        """Mean of ((mean - full)² / variance + ln variance) / 2; both [B, C, *S]."""
+        variance = (softplus(self.rho) + LEAST_VARIANCE).reshape(-1, *(1,) * (missing.ndim - 2))
+        return 0.5 * ((self.mean(missing) - full).square() / variance + variance.log()).mean()

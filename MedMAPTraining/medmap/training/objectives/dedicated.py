@@ -1,0 +1,115 @@
+"""What dedicated methods share: one network for one set of modalities, taught with complete cases."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from medmap.errors import BundleError, InputDataError, UsageError
+from medmap.networks import Backbone, Output
+from medmap.training.dataset import Batch
+from medmap.training.objectives.base import Context, Frozen, Objective
+
+
+class Dedicated(Objective):
+    """Base of objectives that train the network of one set of modalities (``student``) and show others what is missing.
+
+    Batches are complete, and so is what the method's other network sees. The student, a ``FixedSubset`` network with
+    ``inputs``, takes its own modalities out of them and cannot see more.
+
+    Raises:
+        BundleError: the network is made for any set of modalities.
+        InputDataError: a case lacks a modality.
+    """
+
+    dedicated = True
+
+    def __init__(self, context: Context):
+        super().__init__()
+        if context.backbone.needs is None:
+            raise BundleError(
+                f"{type(self).__name__} trains a network for one set of scans, and this one is made for any.",
+                "Use UNet, VNet or SegResNet and name the set (--subset, or the option inputs of the network).",
+            )
+        lacking = {name: context.cases - number for name, number in context.cases_with.items()}
+        if any(lacking.values()):
+            found = ", ".join(f"{number} lack {name}" for name, number in lacking.items() if number)
+            raise InputDataError(
+                f"{type(self).__name__} learns from complete cases, and of {context.cases} cases {found}.",
+                "Leave incomplete cases out, or use a method for incomplete data.",
+            )
+        self.student = context.backbone
+        self.epochs = context.steps / context.epoch_steps
+
+    def require_complete(self, batch: Batch) -> None:
+        """Raises InputDataError when a sample lacks a modality."""
+        if not bool(batch.present.all()):
+            raise InputDataError(
+                f"{type(self).__name__} learns from complete cases, and a sample of {', '.join(batch.case_id)} is not.",
+                "Set the recipe's missingness to full.",
+            )
+
+    def deploy(self) -> Backbone:
+        """The student."""
+        return self.student
+
+
+class Distilling(Dedicated):
+    """Base of dedicated methods with a frozen teacher that sees every modality.
+
+    Args:
+        wanted: names of the taps that are compared.
+
+    Raises:
+        UsageError: there is no teacher.
+        BundleError: it segments something else, or lacks a tap.
+    """
+
+    def __init__(self, context: Context, wanted: Sequence[str]):
+        super().__init__(context)
+        if context.teacher is None:
+            raise UsageError(
+                f"{type(self).__name__} distils from a teacher, and none was given.",
+                "Train one on complete cases first and give its bundle or run (--teacher).",
+            )
+        if (context.teacher.classes, context.teacher.modalities) != (
+            self.student.classes,
+            self.student.modalities,
+        ):
+            raise BundleError(
+                "Teacher and student are made for different tasks.",
+                "Train a teacher for this task.",
+            )
+        self.wanted, self.teacher = tuple(wanted), Frozen(context.teacher)
+        for network in (context.teacher, self.student):
+            lacking = set(self.wanted) - network.provides
+            if lacking:
+                raise BundleError(
+                    f"{type(network).__name__} does not provide {', '.join(sorted(lacking))}.",
+                    "Use another network.",
+                )
+
+    def both(self, batch: Batch) -> tuple[Output, Output]:
+        """What the student says of its own modalities, and the teacher, in evaluation mode, of all."""
+        self.require_complete(batch)
+        with torch.no_grad():
+            taught = self.teacher.on(batch)(batch.image, batch.present, self.wanted)
+        return self.student(batch.image, batch.present, self.wanted), taught
+
+    def aligned(self) -> Backbone:
+        """Nothing: alignment belongs to the teacher's own training. Raises UsageError."""
+        raise UsageError(
+            "A student is not aligned.", "Align the teacher, and train the student from it."
+        )
+
+
+def tap_channels(network: Backbone, tap: str) -> int:
+    """Channels of a network's tap, found by one pass over an empty window."""
+    training = network.training
+    image = torch.zeros(1, network.modalities, *(2 * network.stride,) * network.spatial_dims)
+    present = torch.ones(1, network.modalities, dtype=torch.bool)
+    with torch.no_grad():
+        found = network.eval()(image, present, (tap,)).taps[tap].shape[1]
+    network.train(training)
+    return found

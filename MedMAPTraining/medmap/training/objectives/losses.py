@@ -1,0 +1,238 @@
+"""Losses that several objectives share: overlap, cross-entropy, distillation, prototypes, divergences.
+
+Logits and features are [B, K, *S] with two or three spatial axes, labels [B, *S] class indices. Everything is computed
+in float32, whatever comes in. Switches follow the papers that each objective names.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from itertools import pairwise
+
+import torch
+from torch import Tensor
+from torch.nn.functional import interpolate, normalize, one_hot
+
+from medmap.networks.blocks import LINEAR_MODE
+
+
+def one_hot_classes(label: Tensor, classes: int) -> Tensor:
+    """[B, *S] class indices -> [B, K, *S] float32."""
+    return one_hot(label, classes).movedim(-1, 1).float()
+
+
+def dice_loss(
+    probability: Tensor,
+    target: Tensor,
+    *,
+    background: bool = True,
+    squared: bool = False,
+    over_batch: bool = True,
+    smooth: float = 0.0,
+    eps: float = 1e-7,
+) -> Tensor:
+    """Mean over classes of 1 - (2 sum p t + smooth) / (sum p^q + sum t^q + smooth + eps), q = 2 where ``squared``.
+
+    Args:
+        probability, target: [B, K, *S]; the target is one-hot, or soft for distillation.
+        background: whether class 0 counts.
+        squared: V-Net's denominator (Milletari et al., 3DV 2016), ProtoKD's and SMU-Net's.
+        over_batch: sum over the batch before the quotient, else one quotient a sample.
+        smooth: with 0 a class that is absent from the target costs a constant 1 (RFNet's lineage).
+        eps: keeps an empty class from dividing by zero.
+    """
+    axes = (0, *range(2, probability.ndim)) if over_batch else tuple(range(2, probability.ndim))
+    p, t = (x.float() if background else x[:, 1:].float() for x in (probability, target))
+    overlap = (p * t).sum(axes)
+    size = (p.square() + t.square() if squared else p + t).sum(axes)
+    return (1 - (2 * overlap + smooth) / (size + smooth + eps)).mean()
+
+
+def class_weights(label: Tensor, classes: int) -> Tensor:
+    """1 - (voxels of the class / voxels), per sample: [B, *S] -> [B, K] (the lineage's weighted cross-entropy)."""
+    share = one_hot_classes(label, classes).flatten(2).mean(2)
+    return 1 - share
+
+
+def weighted_cross_entropy(
+    logits: Tensor, label: Tensor, weights: Tensor | None = None, *, clip: float = 0.0
+) -> Tensor:
+    """Mean over voxels of -w_c log p_c for the true class c.
+
+    Args:
+        logits: [B, K, *S].
+        label: [B, *S].
+        weights: [K] or [B, K]; None: ``class_weights`` of these labels.
+        clip: smallest p whose log is taken, as the lineage clips at 0.005: the gradient is then exactly zero wherever
+            the true class has less, so hard voxels teach nothing. 0 takes the log-softmax.
+    """
+    logp = logits.float().log_softmax(1)
+    if clip:
+        logp = logp.exp().clamp(clip, 1).log()
+    w = (
+        class_weights(label, logits.shape[1])
+        if weights is None
+        else weights.float().expand(*logits.shape[:2])
+    )
+    truth = logp.gather(1, label[:, None])[:, 0]
+    return -(w.gather(1, label.flatten(1)).reshape(label.shape) * truth).mean()
+
+
+def cross_entropy_and_dice(logits: Tensor, label: Tensor, *, clip: float = 0.0, **dice) -> Tensor:
+    """``weighted_cross_entropy`` + ``dice_loss`` of the softmax: what every method of the RFNet lineage trains on."""
+    target = one_hot_classes(label, logits.shape[1])
+    return weighted_cross_entropy(logits, label, clip=clip) + dice_loss(
+        logits.float().softmax(1), target, **dice
+    )
+
+
+def resize_label(label: Tensor, size: Sequence[int]) -> Tensor:
+    """[B, *S] -> [B, *size], nearest neighbour."""
+    if label.shape[1:] == torch.Size(size):
+        return label
+    return interpolate(label[:, None].float(), size=tuple(size), mode="nearest")[:, 0].long()
+
+
+def resize_logits(logits: Tensor, size: Sequence[int]) -> Tensor:
+    """[B, K, *S] -> [B, K, *size], linear."""
+    if logits.shape[2:] == torch.Size(size):
+        return logits
+    return interpolate(
+        logits, size=tuple(size), mode=LINEAR_MODE[logits.ndim - 2], align_corners=False
+    )
+
+
+def soft_kl(
+    student: Tensor,
+    teacher: Tensor,
+    temperature: float = 1.0,
+    *,
+    weight: Tensor | None = None,
+    over_classes: str = "sum",
+    squared_temperature: bool = False,
+    entropy: bool = False,
+    reverse: bool = False,
+    per_sample: bool = False,
+    clip: float = 0.0,
+) -> Tensor:
+    """KL(softmax(teacher / T) || softmax(student / T)), per voxel, then the (weighted) mean over voxels and samples.
+
+    The teacher receives no gradient.
+
+    Args:
+        student, teacher: logits [B, K, *S].
+        temperature: T.
+        weight: [B, *S] weight of a voxel: sum(w KL) / sum(w), zero where all weights are (PMKL's mask).
+        over_classes: ``sum``, or ``mean`` for the K times smaller mean over all elements (ProtoKD, PASSION).
+        squared_temperature: times T², which keeps gradients comparable between temperatures (Hinton et al., 2015).
+        entropy: the cross-entropy H(teacher, student) instead, same gradient (PMKL).
+        reverse: KL(student || teacher) instead (PASSION's paper).
+        per_sample: [B], the mean over each sample's voxels; without a weight.
+        clip: smallest probability (PASSION's 0.005).
+    """
+    logs, logt = ((x.float() / temperature).log_softmax(1) for x in (student, teacher.detach()))
+    if clip:
+        logs, logt = (x.exp().clamp(clip, 1).log() for x in (logs, logt))
+    if reverse:
+        logs, logt = logt, logs
+    each = (logt.exp() * ((0 if entropy else logt) - logs)).sum(1)
+    each = each / student.shape[1] if over_classes == "mean" else each
+    each = each * temperature**2 if squared_temperature else each
+    if weight is None:
+        return each.flatten(1).mean(1) if per_sample else each.mean()
+    total = weight.sum()
+    return torch.where(
+        total > 0, (weight * each).sum() / total.clamp(min=1e-12), torch.zeros_like(total)
+    )
+
+
+def class_means(
+    feature: Tensor, label: Tensor, classes: int, eps: float = 1e-5
+) -> tuple[Tensor, Tensor]:
+    """Prototypes: the mean feature of every class of a sample.
+
+    Args:
+        feature: [B, C, *S].
+        label: [B, *S].
+        classes: K.
+        eps: added to the number of voxels.
+
+    Returns:
+        [B, K, C], zero for a class that a sample lacks; and [B, K] bool, True where it has it.
+    """
+    member = one_hot_classes(label, classes).flatten(2)
+    count = member.sum(2)
+    return matrix_product(member, feature.flatten(2).mT) / (count[..., None] + eps), count > 0
+
+
+def similarity_maps(feature: Tensor, means: Tensor, eps: float = 1e-5) -> Tensor:
+    """Cosine similarity of every voxel's feature to every prototype; [B, C, *S] and [B, K, C] -> [B, K, *S]."""
+    maps = matrix_product(
+        normalize(means, dim=2, eps=eps), normalize(feature.float().flatten(2), dim=1, eps=eps)
+    )
+    return maps.reshape(*means.shape[:2], *feature.shape[2:])
+
+
+def matrix_product(one: Tensor, other: Tensor) -> Tensor:
+    """one @ other in float32, which autocast would make bfloat16."""
+    with torch.autocast(one.device.type, enabled=False):
+        return one.float() @ other.float()
+
+
+def gaussian_kl(mean: Tensor, log_variance: Tensor) -> Tensor:
+    """KL(N(mean, variance) || N(0, 1)), element by element."""
+    return (mean.square() + log_variance.exp() - 1 - log_variance) / 2
+
+
+def present_mean(values: Sequence[Tensor | None], present: Tensor) -> Tensor:
+    """Mean of per-sample values over the modalities that are present.
+
+    Args:
+        values: one [B] a modality, None where no sample has it.
+        present: [B, M] bool.
+
+    Returns:
+        A scalar, zero where nothing is present.
+    """
+    total, count = (
+        present.new_zeros((), dtype=torch.float32),
+        present.new_zeros((), dtype=torch.float32),
+    )
+    for value, here in zip(values, present.unbind(1), strict=True):
+        if value is not None:
+            total = (
+                total
+                + torch.where(
+                    here, value.float(), torch.zeros_like(value, dtype=torch.float32)
+                ).sum()
+            )
+            count = count + here.sum()
+    return total / count.clamp(min=1)
+
+
+def ring_l1(features: Sequence[Tensor | None], present: Tensor) -> Tensor:
+    """L1 between neighbours in the ring of modalities (ShaSpec), mean over elements, summed over the pairs.
+
+    Only pairs of which a sample has both count, averaged over the batch; the released code also compares the features
+    of empty images.
+    """
+    number = len(features)
+    ring = (
+        [(n, (n + 1) % number) for n in range(number)]
+        if number > 2
+        else list(pairwise(range(number)))
+    )
+    total = present.new_zeros((), dtype=torch.float32)
+    for i, j in ring:
+        if features[i] is not None and features[j] is not None:
+            both = present[:, i] & present[:, j]
+            distance = (features[i].float() - features[j].float()).abs().flatten(1).mean(1)
+            total = total + torch.where(both, distance, torch.zeros_like(distance)).mean()
+    return total
+
+
+def consistency_ramp(progress: float, length: float = 1.0) -> float:
+    """exp(-5 (1 - t)²), t = progress / length up to 1 (Laine and Aila, ICLR 2017); ACN and SMU-Net weigh with it."""
+    t = min(progress / length, 1.0) if length > 0 else 1.0
+    return math.exp(-5 * (1 - t) ** 2)

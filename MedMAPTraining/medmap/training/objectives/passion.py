@@ -1,0 +1,267 @@
+"""PASSION: the fused prediction teaches each modality alone, and slow modalities are taught more.
+
+Shi, Shang, Sun, Yu, Yang, Yan: "PASSION: Towards Effective Incomplete Multi-Modal Medical Image Segmentation with
+Imbalanced Missing Rates", ACM MM 2024.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
+
+import torch
+from torch import Tensor
+
+from medmap.errors import UsageError
+from medmap.networks import Output
+from medmap.training.dataset import Batch
+from medmap.training.objectives.base import Context
+from medmap.training.objectives.losses import class_means, resize_label, similarity_maps, soft_kl
+from medmap.training.objectives.self_distillation import Students, decode_together, encode_present
+from medmap.training.objectives.sls import SharedLatentSpace
+
+
+@dataclass(frozen=True)
+class Deviations:
+    """Where the released code does otherwise than the paper writes; each can be chosen alone.
+
+    Attributes:
+        forward_kl: KL(teacher || student) instead of KL(student || teacher).
+        squared_temperature: the divergence times T^2.
+        deep_distillation: the deep levels are distilled too, each with half the weight of the finer one (1/2, 1/4...).
+        class_mean: divergence and prototype loss are means over the classes instead of sums, and the distance is the
+            mean of |S_s - S_t| instead of the sum over classes of its Euclidean norm.
+        rate_as_weight: beta starts at 1 and 1 / (1 - missing rate) is a constant factor of every modality's losses,
+            instead of where beta starts.
+        separate: each modality's own decoder learns as well, of the modalities with delta = 1, weighted by beta.
+        epoch_preference: relative preference of an epoch from mean distances instead of the mean over samples.
+        scheduled: the step of beta is 0.01 * 1.5^n in the n-th hundred epochs (from n = 1), beta is kept within
+            0.1..4 and its norm constant; instead of a constant step and beta >= 0.
+        batch_delta: delta per batch instead of per sample (the same for a batch of one).
+        t2_with_t1_tokens: the T2 student of mmFormer has T1's deepest tokens; a slip, for comparison only.
+    """
+
+    forward_kl: bool = False
+    squared_temperature: bool = False
+    deep_distillation: bool = False
+    class_mean: bool = False
+    rate_as_weight: bool = False
+    separate: bool = False
+    epoch_preference: bool = False
+    scheduled: bool = False
+    batch_delta: bool = False
+    t2_with_t1_tokens: bool = False
+
+
+PAPER = Deviations()
+RELEASED = Deviations(
+    **{field.name: field.name != "t2_with_t1_tokens" for field in fields(Deviations)}
+)
+"""All of them but the slip, which only mmFormer has."""
+
+
+class Passion(SharedLatentSpace):
+    """L = L_fuse + pixel * sum_m beta_m L_pixel^m + prototype * sum_m delta_m L_proto^m (Eq. 14), mean over samples.
+
+    The teacher of a sample is the fused decoder on all modalities it has, its students the same decoder on one of
+    them; encoders run once, the decoder once on teachers and students together.
+
+    * L_pixel (Eq. 4): divergence of outputs softened with T.
+    * L_proto (Eq. 5-7): squared difference of the maps of cosine similarity to each sample's own class means.
+    * Relative preference (Eq. 8-10): RP_m = 1 - D_m / mean D, D_m the distance of those maps; positive: ahead.
+    * delta_m = 1 where RP_m < 0 (task-wise); beta_m starts at 1 / (1 - missing rate) and goes down by 0.01 times the
+      mean RP_m of each epoch (gradient-wise).
+
+    Sums over voxels, as printed, would grow with the patch: means over voxels are taken, as in the released code. A
+    sample with one modality has nothing to distil and no preference. Logarithms are of softmax, not of probabilities
+    clipped at 0.005, and every class of a sample counts, also one that another sample of the batch lacks.
+
+    Per epoch are logged ``preference_<modality>`` and ``beta_<modality>``.
+
+    Args:
+        context: with how many cases show each modality.
+        variant: ``paper`` or ``released`` (all ``Deviations`` but the slip).
+        pixel, prototype: weights of the two losses.
+        temperature: T.
+        rate: step of beta.
+        deep, deep_decay, clip: of the fused loss, see ``SharedLatentSpace``; 1/2, 1/4, ... as released.
+        deviations: single ``Deviations`` by name, over the variant.
+
+    Raises:
+        UsageError: the variant is unknown, or the network has no ``decoder`` tap.
+        TypeError: a deviation is unknown.
+    """
+
+    def __init__(
+        self,
+        context: Context,
+        variant: str = "paper",
+        pixel: float = 0.5,
+        prototype: float = 0.1,
+        temperature: float = 4.0,
+        rate: float = 0.01,
+        deep: float = 0.5,
+        deep_decay: float = 0.5,
+        clip: float = 0.0,
+        **deviations: bool,
+    ):
+        if variant not in ("paper", "released") or "decoder" not in context.backbone.provides:
+            raise UsageError(
+                f"PASSION cannot train {type(context.backbone).__name__} as '{variant}'.",
+                "Use variant paper or released, and a network with the tap 'decoder'.",
+            )
+        base = RELEASED if variant == "released" else PAPER
+        options = Deviations(**{**base.__dict__, **deviations})
+        super().__init__(context, separate=0.0, deep=deep, deep_decay=deep_decay, clip=clip)
+        self.options, self.pixel, self.prototype = options, pixel, prototype
+        self.temperature, self.rate = temperature, rate
+        self.names, self.classes = context.task.modality_names, context.task.num_classes
+        self.backbone.skip = frozenset({"separate"})
+        # 1 / (1 - missing rate): how many cases there are for one that shows the modality.
+        share = [
+            context.cases_with.get(name, 0) / context.cases if context.cases else 0.0
+            for name in self.names
+        ]
+        scarcity = torch.tensor([1 / s if s else 1.0 for s in share])
+        ones = torch.ones_like(scarcity)
+        self.register_buffer("weight", scarcity if self.options.rate_as_weight else ones)
+        self.register_buffer(
+            "beta", ones.clone() if self.options.rate_as_weight else scarcity.clone()
+        )
+        for name in ("preference_sum", "distance_sum", "seen"):
+            self.register_buffer(name, torch.zeros(len(self.names)))
+        self.deepest = None
+        if self.options.t2_with_t1_tokens:
+            self.deepest = {context.task.index("t2"): context.task.index("t1")}
+
+    def steps(self, batch: Batch, progress: float) -> Iterator[tuple[str, dict[str, Tensor]]]:
+        """One step of the group ``main``."""
+        features, students = encode_present(self.backbone, batch), Students.of(batch.present)
+        teacher, alone = decode_together(
+            self.backbone, features, batch.present, students, ("decoder",), self.deepest
+        )
+        losses = self.fused(teacher, batch)
+        distance = torch.zeros(batch.present.shape, device=batch.image.device)
+        if len(students):
+            pixel = self._pixel(alone, teacher, students)
+            prototype, far = self._prototype(alone, teacher, batch.label, students)
+            distance = students.table(far, distance)
+            preference = relative_preference(distance)
+            delta = task_mask(preference, whole_batch=self.options.batch_delta)
+            self._remember(distance, preference, students)
+            pixel, prototype = students.table(pixel, distance), students.table(prototype, distance)
+            losses["pixel"] = self.pixel * self._weighted(self.beta * pixel)
+            losses["prototype"] = self.prototype * self._weighted(delta * prototype)
+            if self.options.separate:
+                losses |= self._separately(features, batch, delta)
+        yield "main", losses
+
+    def _weighted(self, table: Tensor) -> Tensor:
+        """[B, M] -> sum over modalities, mean over samples."""
+        return (self.weight * table).sum(1).mean()
+
+    def _pixel(self, alone: Output, teacher: Output, students: Students) -> Tensor:
+        """L_pixel of every student, [R]."""
+        pairs = [(alone.logits, teacher.logits, 1.0)]
+        if self.options.deep_distillation:
+            deep = zip(alone.aux.get("deep", []), teacher.aux.get("deep", []), strict=True)
+            pairs += [(s, t, 0.5**level) for level, (s, t) in enumerate(deep, 1)]
+        return sum(
+            weight
+            * soft_kl(
+                student,
+                truth[students.sample],
+                self.temperature,
+                reverse=not self.options.forward_kl,
+                squared_temperature=self.options.squared_temperature,
+                over_classes="mean" if self.options.class_mean else "sum",
+                per_sample=True,
+            )
+            for student, truth, weight in pairs
+        )
+
+    def _prototype(
+        self, alone: Output, teacher: Output, label: Tensor, students: Students
+    ) -> tuple[Tensor, Tensor]:
+        """L_proto and D of every student, [R] each; D without a gradient."""
+        feature = alone.taps["decoder"]
+        label = resize_label(label, feature.shape[2:])
+        with torch.no_grad():
+            wanted, there = prototype_maps(teacher.taps["decoder"], label, self.classes)
+        own, _ = prototype_maps(feature, label[students.sample], self.classes)
+        there = there[students.sample].float()
+        difference = (own - wanted[students.sample]).flatten(2)
+        squares = difference.square()
+        loss = (there * squares.mean(2)).sum(1)
+        with torch.no_grad():
+            if self.options.class_mean:
+                far = (there * difference.abs().mean(2)).sum(1) / there.sum(1)
+            else:
+                far = (there * squares.sum(2).sqrt()).sum(1)
+        return loss / there.sum(1) if self.options.class_mean else loss, far
+
+    def _separately(self, features: list, batch: Batch, delta: Tensor) -> dict[str, Tensor]:
+        """Each modality's own segmentation, of the samples where delta is 1, weighted by beta."""
+        total = batch.image.new_zeros(())
+        for m, logits in enumerate(self.backbone.separately(features)):
+            here = batch.present[:, m] & (delta[:, m] > 0)
+            if logits is not None and here.any():
+                label = resize_label(batch.label, logits.shape[2:])
+                loss = self._loss(logits[here], label[here]) * here.float().mean()
+                total = total + self.weight[m] * self.beta[m] * loss
+        return {"separate": total}
+
+    def _remember(self, distance: Tensor, preference: Tensor, students: Students) -> None:
+        self.preference_sum += preference.sum(0)
+        self.distance_sum += distance.sum(0)
+        self.seen += students.table(
+            torch.ones_like(distance[0, 0]).expand(len(students)), distance
+        ).sum(0)
+
+    def epoch_end(self, epoch: int) -> dict[str, float]:
+        """Update beta from the epoch's relative preference; returns both by name."""
+        seen = self.seen.clamp(min=1)
+        preference = self.preference_sum / seen
+        if self.options.epoch_preference:
+            preference = relative_preference((self.distance_sum / seen)[None])[0]
+        if self.options.scheduled:
+            self.beta = scheduled_beta(self.beta, preference, epoch, self.rate)
+        else:
+            self.beta = (self.beta - self.rate * preference).clamp(min=0)
+        for buffer in (self.preference_sum, self.distance_sum, self.seen):
+            buffer.zero_()
+        figures = {f"preference_{name}": float(preference[m]) for m, name in enumerate(self.names)}
+        return figures | {f"beta_{name}": float(self.beta[m]) for m, name in enumerate(self.names)}
+
+
+def prototype_maps(feature: Tensor, label: Tensor, classes: int) -> tuple[Tensor, Tensor]:
+    """Cosine of every voxel with the sample's own class means (Eq. 5, 6): [B, K, *S]; and [B, K] bool, what it has."""
+    means, there = class_means(feature, label, classes)
+    return similarity_maps(feature, means), there
+
+
+def relative_preference(distance: Tensor) -> Tensor:
+    """RP_m = 1 - D_m / mean D over the modalities that have a distance (Eq. 9).
+
+    Args:
+        distance: [B, M], zero where there is none.
+
+    Returns:
+        [B, M]: positive ahead, negative behind, 0 where there is no distance.
+    """
+    there = distance > 0
+    mean = distance.sum(1, keepdim=True) / there.sum(1, keepdim=True).clamp(min=1)
+    return torch.where(there, 1 - distance / mean.clamp(min=1e-12), torch.zeros_like(distance))
+
+
+def task_mask(preference: Tensor, whole_batch: bool = False) -> Tensor:
+    """delta = 1 where a modality lags behind (RP < 0), [B, M] float; for the batch as a whole as released."""
+    lag = preference.sum(0, keepdim=True).expand_as(preference) if whole_batch else preference
+    return (lag < 0).float()
+
+
+def scheduled_beta(beta: Tensor, preference: Tensor, epoch: int, rate: float = 0.01) -> Tensor:
+    """The released update of beta: growing steps, clipped to 0.1..4, norm kept at the root of the number (2 for 4)."""
+    step = rate * 1.5 ** (epoch // 100 + 1)
+    beta = (beta - step * preference).clamp(0.1, 4.0)
+    return beta * len(beta) ** 0.5 / beta.norm()

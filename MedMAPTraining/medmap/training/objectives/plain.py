@@ -1,0 +1,45 @@
+"""Segmentation under whatever modalities a sample shows: Dice + cross-entropy with deep supervision."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from torch import Tensor
+from torch.nn.functional import interpolate
+
+from medmap.networks import Backbone
+from medmap.training.dataset import Batch
+from medmap.training.objectives.base import Context, Objective
+from medmap.training.objectives.segmentation_loss import BatchDiceCE
+
+
+class Plain(Objective):
+    """DiceCE on the output, and on each auxiliary output with half the weight of the finer one (nnU-Net's scheme).
+
+    Dice is taken over the whole batch and without the background, so that a patch without a class is no special case.
+
+    Args:
+        context: what objectives are built from.
+        smooth: voxels of the finest output, as ``BatchDiceCE`` takes them.
+    """
+
+    def __init__(self, context: Context, smooth: float = 1e-5):
+        super().__init__()
+        self.backbone = context.backbone
+        self.backbone.skip = frozenset({"separate"})
+        self.loss = BatchDiceCE(smooth)
+
+    def steps(self, batch: Batch, progress: float) -> Iterator[tuple[str, dict[str, Tensor]]]:
+        """One step of the group ``main``."""
+        output = self.backbone(batch.image, batch.present, known=batch.known)
+        label = batch.label[:, None]
+        losses = {"segmentation": self.loss(output.logits.float(), label)}
+        for level, logits in enumerate(output.aux.get("deep", []), 1):
+            target = interpolate(label.float(), size=logits.shape[2:], mode="nearest")
+            share = target[0].numel() / label[0].numel()
+            losses[f"deep{level}"] = self.loss(logits.float(), target, share) * 0.5**level
+        yield "main", losses
+
+    def deploy(self) -> Backbone:
+        """The backbone itself."""
+        return self.backbone

@@ -1,0 +1,86 @@
+"""SMU-Net: a full and a missing path trained together; content and style of the missing one are matched."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+from torch import Tensor
+from torch.nn.functional import mse_loss
+
+from medmap.training.dataset import Batch
+from medmap.training.objectives.adversary import Discriminator, deceive, tell_apart
+from medmap.training.objectives.base import Context
+from medmap.training.objectives.cotraining import CoTraining
+from medmap.training.objectives.dedicated import tap_channels
+from medmap.training.objectives.losses import matrix_product
+
+
+class SMUNet(CoTraining):
+    """Azad et al., "SMU-Net: Style Matching U-Net for Brain Tumor Segmentation with Missing Modalities", MIDL 2022.
+
+    Both paths' Dice and consistency (``CoTraining``); the mean square between the bottlenecks (content); the mean
+    square between the Gram matrices of the styles; and the missing path's style should pass for the full path's. The
+    networks are ``SegResNet`` with ``style``.
+
+    Args:
+        full: options of the full path's network that differ from the student's.
+        full_dice, student_dice, consistency, ramp_epochs: see ``CoTraining``.
+        content, gram, style: weights of the three further terms.
+        coupled: let content and Gram move the full path towards the student too, as released.
+        released_gram: one matrix over batch and channels, divided once more by 4 C² (D H)², which makes the term
+            vanish for patches of any size, instead of one a sample over its voxels.
+        discriminator_width: channels of the first layer of the discriminator.
+    """
+
+    def __init__(
+        self,
+        context: Context,
+        full: Mapping | None = None,
+        full_dice: float = 0.4,
+        student_dice: float = 0.6,
+        consistency: float = 10.0,
+        ramp_epochs: float = 20.0,
+        content: float = 0.2,
+        gram: float = 1e-4,
+        style: float = 2e-4,
+        coupled: bool = False,
+        released_gram: bool = False,
+        discriminator_width: int = 64,
+    ):
+        super().__init__(context, full, full_dice, student_dice, consistency, ramp_epochs)
+        self.require_taps("bottleneck", "style")
+        self.content, self.gram, self.style = content, gram, style
+        self.coupled, self.released_gram = coupled, released_gram
+        widths = [discriminator_width * 2**n for n in range(3)]
+        channels = (tap_channels(self.student, "style"), *widths)
+        self.adversaries["style"] = Discriminator(
+            self.student.spatial_dims, channels, 4, (2, 2, 2, 1)
+        )
+
+    def steps(self, batch: Batch, progress: float) -> Iterator[tuple[str, dict[str, Tensor]]]:
+        """A step of ``main``, then one of ``disc``."""
+        full, student = self.both(batch)
+        losses = self.segmentation(full.logits.float(), student.logits.float(), batch, progress)
+        content, style = full.taps["bottleneck"].float(), full.taps["style"].float()
+        missing = student.taps["style"].float()
+        if not self.coupled:
+            content, style = content.detach(), style.detach()
+        losses["content"] = self.content * mse_loss(student.taps["bottleneck"].float(), content)
+        losses["gram"] = self.gram * gram_loss(missing, style, self.released_gram)
+        losses["style"] = self.style * deceive(self.adversaries["style"], missing)
+        yield "main", losses
+        self.adversaries.requires_grad_(True)
+        yield "disc", {"style_disc": tell_apart(self.adversaries["style"], style, missing)}
+
+
+def gram_loss(one: Tensor, other: Tensor, released: bool = False) -> Tensor:
+    """Mean square between Gram matrices, how channels go together (Gatys et al., CVPR 2016); features [B, C, *S]."""
+    batch, channels, *space = one.shape
+    if not released:
+        first, second = (
+            matrix_product(f, f.mT) / f.shape[2] for f in (one.flatten(2), other.flatten(2))
+        )
+        return mse_loss(first, second)
+    flat = [f.reshape(batch * channels, -1) for f in (one, other)]
+    first, second = (matrix_product(f, f.T) / f.numel() for f in flat)
+    return (first - second).square().sum() / (4 * channels**2 * (space[0] * space[1]) ** 2)

@@ -1,0 +1,183 @@
+"""A recipe: everything that determines a training besides the data."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from medmap.errors import BundleError, MissingInputError, UsageError
+from medmap.postprocess import PostprocessSpec
+from medmap.preprocess import PreprocessSpec
+from medmap.training.dataset import Augmentation
+from medmap.training.generated import Generation
+
+ISLANDS = PostprocessSpec(island_ml=1.0, island_share=0.1, small_regions=0.4)
+"""Of 123 BraTS tumours, 95 % have at most two pieces of more than 1 ml; what is smaller, beside a large tumour, is
+mostly skull base or vessel. Less than 200 mm³ of enhancement is mostly a vessel, too."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything that determines a training besides the data.
+
+    Attributes:
+        about: for people: what it is, where its numbers come from, what is known of its results.
+        task: of the data, as in ``medmap.task.TASKS``.
+        network, network_options: backbone by name, as in ``medmap.networks.NETWORKS``.
+        objective, objective_options: as in ``medmap.training.objectives.OBJECTIVES``.
+        alignment: anchor, tap, alpha and the anchor's options (``medmap.training.objectives.WithAnchor``); empty aligns nothing.
+            T* is a part of the network: its option ``stem`` (``medmap.networks.stem.with_stem``).
+        missingness, missingness_options: as in ``medmap.training.missingness.PROTOCOLS``.
+        subsets: sets of scans (``t1ce+flair``) that get a network each, from methods that make one a set; empty: every
+            set, or one network for any.
+        split: file, or name of a file in ``recipes/splits``, whose part ``train`` is trained on; "" trains on all.
+        held_out_cases: cases kept out of training for objectives that learn on two levels: their names, or how many
+            (drawn by the seed).
+        steps: batches in all; an objective may take several optimiser steps on each.
+        epoch_steps: batches an epoch (objectives update slow state at its end); 0 takes one pass over the cases.
+        batch: patches a step, over all processes.
+        accumulate: the step's patches go through the network in so many equal passes, one after the other; their mean
+            gradient is stepped. For batches that do not fit into memory; losses over a batch are then losses over a
+            pass.
+        patch: voxels of a patch, multiples of the network's stride; two numbers where the preprocessing is in slices.
+        large_patch, large_share: this share of the steps, spread evenly, uses patches this large: instance
+            normalisation takes its statistics over the patch, and inference passes whole heads through in one.
+        optimiser, optimiser_options: as in ``medmap.training.loop.OPTIMISERS``, with keyword arguments of torch's class.
+        learning_rate, weight_decay, schedule: of every optimiser group that states no others (``objectives.Group``);
+            schedules as in ``SCHEDULES``.
+        ema: decay of the exponential moving average of the weights, which is what is exported; 0 exports the last.
+        clip: largest norm of the gradient; 0 does not clip.
+        seed: of weights, patches, augmentation and missingness.
+        augmentation, preprocess, postprocess: how patches are varied, and what the bundle does before and after.
+        generation: which heads are generated, for a training without cases on disk; None with cases.
+    """
+
+    about: str = ""
+    task: str = "BraTS"
+    network: str = "SubsetUNet"
+    network_options: dict = field(default_factory=dict)
+    objective: str = "plain"
+    objective_options: dict = field(default_factory=dict)
+    alignment: dict = field(default_factory=dict)
+    missingness: str = "random-subset"
+    missingness_options: dict = field(default_factory=dict)
+    subsets: tuple[str, ...] = ()
+    split: str = ""
+    held_out_cases: int | tuple[str, ...] = 0
+    steps: int = 6000
+    epoch_steps: int = 0
+    batch: int = 1
+    accumulate: int = 1
+    patch: tuple[int, ...] = (80, 80, 80)
+    large_patch: tuple[int, ...] = (128, 144, 128)
+    large_share: float = 0.2
+    optimiser: str = "adamw"
+    optimiser_options: dict = field(default_factory=dict)
+    learning_rate: float = 1e-3
+    weight_decay: float = 1e-2
+    schedule: str = "cosine"
+    ema: float = 0.998
+    clip: float = 5.0
+    seed: int = 0
+    augmentation: Augmentation = field(default_factory=Augmentation)
+    preprocess: PreprocessSpec = field(default_factory=PreprocessSpec)
+    postprocess: PostprocessSpec = ISLANDS
+    generation: Generation | None = None
+
+    def digest(self) -> str:
+        """Hash of what determines the training, by which a resumed run knows that it is the same one."""
+        content = {key: value for key, value in asdict(self).items() if key != "about"}
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+    def patch_at(self, step: int) -> tuple[int, ...]:
+        """Size of the patches of a step: every 1 / large_share-th is a large one."""
+        large = int((step + 1) * self.large_share) > int(step * self.large_share)
+        return self.large_patch if large else self.patch
+
+    def hold_out(self, cases: Sequence[str]) -> frozenset[str]:
+        """Those of the cases that are kept out. Raises UsageError for a name that is not there, or if none is left."""
+        wanted = self.held_out_cases
+        if isinstance(wanted, int):
+            rng = np.random.default_rng([self.seed, len(cases)])
+            wanted = tuple(sorted(cases)[n] for n in rng.permutation(len(cases))[:wanted])
+        unknown = set(wanted) - set(cases)
+        if unknown or len(wanted) >= len(cases):
+            raise UsageError(
+                f"The recipe keeps {', '.join(sorted(unknown)) or len(wanted)} of {len(cases)} cases out of training.",
+                "Name cases that are there, and leave some to train on (held_out_cases).",
+            )
+        return frozenset(wanted)
+
+    @staticmethod
+    def from_dict(data: Mapping) -> Recipe:
+        """A recipe from plain data. Raises TypeError for a field that there is not."""
+        nested = {
+            "augmentation": Augmentation,
+            "preprocess": PreprocessSpec,
+            "postprocess": PostprocessSpec,
+            "generation": Generation.from_dict,
+        }
+        data = {
+            key: nested[key](**_tuples(value)) if key in nested and value is not None else value
+            for key, value in data.items()
+        }
+        return Recipe(**_tuples(data))
+
+    @staticmethod
+    def read(path: str | Path) -> Recipe:
+        """A recipe from a JSON file with these fields. Raises MissingInputError or BundleError."""
+        try:
+            return Recipe.from_dict(json.loads(Path(path).read_text(encoding="utf-8")))
+        except FileNotFoundError:
+            raise MissingInputError(
+                f"There is no recipe {Path(path).name}.", "Check the path."
+            ) from None
+        except (ValueError, TypeError) as error:
+            raise BundleError(
+                f"The recipe {Path(path).name} is not understood ({error}).", "Correct it."
+            ) from error
+
+
+def _tuples(data: dict) -> dict:
+    return {key: tuple(value) if isinstance(value, list) else value for key, value in data.items()}
+
+
+def cosine(step: int, steps: int) -> float:
+    """Linear warm-up over the first 2 % of the steps, then a cosine to zero (Loshchilov and Hutter, ICLR 2017)."""
+    warm = max(1, steps // 50)
+    if step < warm:
+        return (step + 1) / warm
+    return 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, steps - warm)))
+
+
+def poly(step: int, steps: int) -> float:
+    """(1 - step / steps)^0.9, the schedule of DeepLab and of most of the methods compared here, per step."""
+    return max(0.0, 1 - step / steps) ** 0.9
+
+
+def constant(step: int, steps: int) -> float:
+    """No decay."""
+    return 1.0
+
+
+SCHEDULES: dict[str, Callable[[int, int], float]] = {
+    "cosine": cosine,
+    "poly": poly,
+    "constant": constant,
+}
+"""Factor on the learning rate, by (step, steps)."""
+
+
+def learning_rate(base: float, schedule: str, step: int, steps: int) -> float:
+    """The rate of a step. Raises UsageError for an unknown schedule."""
+    if schedule not in SCHEDULES:
+        raise UsageError(
+            f"The schedule '{schedule}' is unknown.", f"Use one of {', '.join(SCHEDULES)}."
+        )
+    return base * SCHEDULES[schedule](step, steps)

@@ -1,0 +1,104 @@
+"""U-HeMIS against what is published."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from monai.losses import DiceCELoss
+
+from medmap.networks.u_hemis import UHeMIS, mean_and_variance
+
+SMALL = {"widths": (4, 8, 16)}
+PRESENT = torch.tensor([[True, False, True, False], [False, True, False, False]])
+
+
+def count(module) -> int:
+    return sum(p.numel() for p in module.parameters())
+
+
+def fixed(network):
+    """Weights from a formula: no random numbers, hence the same on every machine."""
+    with torch.no_grad():
+        for n, (_, p) in enumerate(sorted(network.named_parameters())):
+            wave = torch.sin(torch.arange(p.numel(), dtype=torch.float64) * 0.7 + n)
+            scale = (2 / p[0].numel()) ** 0.5 if p.ndim > 1 else 0.5
+            p.copy_((wave * scale + (0.5 if p.ndim == 1 else 0)).reshape(p.shape))
+    return network.eval()
+
+
+def waves(*shape):
+    return (
+        torch.sin(torch.arange(torch.Size(shape).numel(), dtype=torch.float64) * 0.37)
+        .float()
+        .reshape(shape)
+    )
+
+
+def test_it_has_the_published_parameters():
+    with torch.device("meta"):
+        network = UHeMIS()
+    assert count(network) == 565_892
+    assert round(count(network) / 1e6, 2) == 0.57
+
+
+def test_a_modality_has_half_the_channels_of_a_level_and_the_fusion_all():
+    network = UHeMIS(**SMALL).eval()
+    with torch.no_grad():
+        taps = network(
+            torch.randn(1, 4, 16, 16, 16), PRESENT[:1], want=("mod_bottleneck", "bottleneck")
+        ).taps
+    assert [tuple(t.shape) for t in taps["mod_bottleneck"]] == [(1, 8, 4, 4, 4)] * 4
+    assert taps["bottleneck"].shape == (1, 16, 4, 4, 4)
+
+
+@pytest.mark.parametrize(("dims", "size"), [(3, (8, 24, 16)), (2, (24, 40))])
+def test_shapes_in_three_and_two_dimensions_and_with_more_classes_than_modalities(dims, size):
+    network = UHeMIS(modalities=3, classes=5, spatial_dims=dims, **SMALL)
+    output = network(torch.randn(2, 3, *size), PRESENT[:, :3], want=sorted(network.provides))
+    assert output.logits.shape == (2, 5, *size)
+    assert output.taps["decoder"].shape == (2, 2, *size)
+
+
+def test_the_logits_of_fixed_weights_are_pinned():
+    with torch.no_grad():
+        logits = fixed(UHeMIS(**SMALL))(waves(2, 4, 16, 16, 16), PRESENT).logits
+    assert logits.std((0, 2, 3, 4)).tolist() == pytest.approx(
+        [0.39306, 0.48254, 0.23013, 0.56000], abs=1e-4
+    )
+    assert logits[:, 1, 3, 5, 7].tolist() == pytest.approx([0.44962, 0.50760], abs=1e-4)
+
+
+@pytest.mark.parametrize("subset", [(0,), (1, 3), (0, 1, 2), (0, 1, 2, 3)])
+def test_moments_are_those_of_the_present_modalities_alone(subset):
+    features = torch.randn(4, 2, 3, 5, 5, 5)
+    present = torch.tensor([[m in subset for m in range(4)]] * 2)
+    blanked = [f if m in subset else torch.zeros_like(f) for m, f in enumerate(features)]
+    chosen = features[list(subset)]
+    expected = torch.cat([chosen.mean(0), chosen.var(0, unbiased=False)], 1)
+    torch.testing.assert_close(mean_and_variance(blanked, present), expected)
+
+
+def test_the_order_of_modalities_with_the_same_encoder_does_not_matter():
+    network = UHeMIS(**SMALL).eval()
+    for encoder in network.encoders[1:]:
+        encoder.load_state_dict(network.encoders[0].state_dict())
+    image, everything = torch.randn(1, 4, 16, 16, 16), torch.ones(1, 4, dtype=torch.bool)
+    with torch.no_grad():
+        swapped = network(image[:, [3, 1, 0, 2]], everything).logits
+        torch.testing.assert_close(swapped, network(image, everything).logits)
+
+
+def test_the_loss_falls():
+    torch.manual_seed(0)
+    network = UHeMIS(spatial_dims=2, **SMALL).train()
+    image = torch.randn(2, 4, 16, 24)
+    label = (image[:, :1] + 0.5 * image[:, 2:3] > 0.8).long()
+    loss = DiceCELoss(to_onehot_y=True, softmax=True)
+    optimiser = torch.optim.Adam(network.parameters(), 0.01)
+    losses = []
+    for _ in range(30):
+        losses.append(loss(network(image, PRESENT).logits, label))
+        optimiser.zero_grad()
+        losses[-1].backward()
+        optimiser.step()
+    assert losses[-1] < 0.7 * losses[0]

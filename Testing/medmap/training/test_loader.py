@@ -1,0 +1,66 @@
+"""The workers of a loader: same batches as without them, and a quiet end."""
+
+import multiprocessing
+import signal
+import subprocess
+from dataclasses import dataclass
+
+import pytest
+import torch
+
+from medmap.training.loader import Piece, batches
+
+pytestmark = pytest.mark.skipif(
+    "fork" not in multiprocessing.get_all_start_methods(), reason="workers need fork"
+)
+
+
+@dataclass
+class Numbers:
+    values: torch.Tensor
+
+    def to(self, device):
+        return self
+
+    def varied(self):
+        return self
+
+
+class Counting:
+    def batch(self, step, size, patch, first):
+        return Numbers(torch.arange(first, first + size) + 10 * step)
+
+
+def pieces(number: int) -> Piece:
+    return Piece(number, 0, 2, (8, 8, 8))
+
+
+def started(count: int, workers: int):
+    return batches(Counting(), pieces, count, workers=workers, device=torch.device("cpu"), seed=0)
+
+
+def test_workers_change_no_batch():
+    one, two = ([batch.values.tolist() for batch in started(5, workers)] for workers in (0, 2))
+    assert one == two == [[10 * step, 10 * step + 1] for step in range(5)]
+
+
+def test_a_worker_that_is_told_to_stop_ends_well():
+    """Any other end of a worker becomes an exception of torch's, wherever its parent is by then."""
+    before = set(multiprocessing.active_children())
+    made = started(1000, 2)
+    next(made)
+    workers = set(multiprocessing.active_children()) - before
+    assert len(workers) == 2
+    # By somebody else: a parent's own signal torch takes for its shutting down.
+    subprocess.run(["kill", "-TERM", *(str(worker.pid) for worker in workers)], check=True)
+    for worker in workers:
+        worker.join(10)
+        assert worker.exitcode == 0
+    made.close()
+
+
+def test_the_parent_hears_its_own_signals():
+    made = started(10, 1)
+    next(made)
+    assert signal.SIGTERM not in signal.pthread_sigmask(signal.SIG_BLOCK, ())
+    made.close()

@@ -1,0 +1,445 @@
+"""Published rows: their splits, their names, and that each trains, stops, goes on and exports."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from dataclasses import asdict, replace
+from itertools import combinations
+from pathlib import Path
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from medmap.bundle.loading import load_bundle
+from medmap.commands.dedicated import load_teacher, parts_of
+from medmap.commands.phantoms import LAYOUTS, write_phantoms
+from medmap.commands.training import TrainOptions, cases_of, train_bundle
+from medmap.errors import BundleError, InputDataError, MissingInputError, UsageError
+from medmap.networks import build_network
+from medmap.task import BRATS
+from medmap.training.checkpoint import load_checkpoint
+from medmap.training.dataset import PatchSampler, cache_case, find_cases
+from medmap.training.export import export
+from medmap.training.loop import train
+from medmap.training.missingness import build_missingness
+from medmap.training.published import find_recipe, find_split, merge, published_rows, recipes_folder
+from medmap.training.recipe import Recipe
+from medmap.training.splits import read_split
+
+ROWS = {
+    name: row
+    for name, row in published_rows().items()
+    if name.startswith(("journal-", "conference-"))
+}
+"""MedMAP's own; the others' have tests beside their objectives."""
+SMALL = json.loads((Path(__file__).parents[1] / "small_networks.json").read_text())
+
+
+# ------------------------------------------------------------------------------------------------------- splits
+
+
+@pytest.mark.parametrize(
+    ("name", "counts"),
+    [
+        ("brats2018_protokd", (200, 28, 57)),
+        ("brats2018_uhved_1", (199, 29, 57)),
+        ("brats2018_uhved_2", (199, 29, 57)),
+        ("brats2018_uhved_3", (199, 29, 57)),
+        ("brats2020_rfnet", (219, 50, 100)),
+    ],
+)
+def test_splits_are_complete_and_disjoint(name, counts):
+    split = read_split(find_split(name))
+    parts = [set(split[part]) for part in ("train", "val", "test")]
+    assert tuple(map(len, parts)) == counts
+    assert all(not a & b for a, b in combinations(parts, 2))
+    union = set.union(*parts)
+    assert union == (
+        {f"BraTS20_Training_{n:03d}" for n in range(1, 370)}
+        if "2020" in name
+        else set.union(*(set(v) for v in read_split(find_split("brats2018_protokd")).values()))
+    )
+
+
+def test_the_splits_are_those_that_were_published():
+    """Hashes and overlaps are facts of the published lists; ours are sorted, so the hash is that of the sorted list."""
+    split = read_split(find_split("brats2018_protokd"))
+    found = {
+        part: hashlib.sha256("\n".join(sorted(names)).encode()).hexdigest()[:16]
+        for part, names in split.items()
+    }
+    assert found == HASHES
+    tests = [set(read_split(find_split(f"brats2018_uhved_{n}"))["test"]) for n in (1, 2, 3)]
+    assert [len(a & b) for a, b in combinations(tests, 2)] == [14, 9, 14]
+    assert len(set.union(*tests)) == 137
+
+
+HASHES = {"train": "4f25352d27f08262", "val": "39c18114a0fca92a", "test": "5a005ec127fbbce9"}
+
+
+def test_a_split_that_the_data_do_not_hold_is_refused(tmp_path):
+    with pytest.raises(MissingInputError, match="brats2018_protokd"):
+        find_split("nowhere")
+    with pytest.raises(InputDataError, match="200"):
+        cases_of([], "brats2018_protokd")
+
+
+# ---------------------------------------------------------------------------------------------------------- rows
+
+
+def test_the_papers_tables_are_there():
+    for method in ("pmkl", "mmformer", "acn"):
+        for anchor in ("none", "pn", "pk", "pmix"):
+            for data in ("brats2018", "brats2020"):
+                assert f"journal-{method}-{anchor}-{data}" in ROWS
+    for method in ("kdnet", "pmkl", "protokd", "smunet"):
+        for anchor in ("none", "tstar", "pn", "pk", "pmix"):
+            assert f"conference-{method}-{anchor}" in ROWS
+        for anchor in ("none", "pmix"):
+            assert ROWS[f"conference-{method}-{anchor}-all-sets"].recipe.subsets == ()
+    assert {"journal-encoder-none", "journal-encoder-nonshared", "journal-encoder-tstar"} <= set(
+        ROWS
+    )
+    assert {f"conference-single-teacher-{scan}" for scan in BRATS.modality_names} <= set(ROWS)
+
+
+@pytest.mark.parametrize("name", sorted(ROWS))
+def test_a_row_says_what_it_reproduces_and_is_what_it_says(name):
+    row = ROWS[name]
+    assert row.source in row.recipe.about
+    assert row.cost
+    assert row.notes
+    assert find_split(row.recipe.split)
+    assert not row.teacher or row.teacher in ROWS
+    anchor = {"pn": "normal", "pk": "peer", "pmix": "mixture"}
+    aligned = ROWS[row.teacher].recipe if row.teacher else row.recipe
+    expected = next((anchor[part] for part in name.split("-") if part in anchor), None)
+    assert aligned.alignment.get("anchor") == expected
+    for _, part in parts_of(row.recipe, BRATS):
+        assert Recipe.from_dict(json.loads(json.dumps(asdict(part)))).digest() == part.digest()
+    taught = row.recipe.objective in ("kd-net", "pmkl", "protokd")
+    assert bool(row.teacher) is taught
+
+
+def test_published_figures_belong_to_rows():
+    for path in (recipes_folder() / "tables").glob("medmap_*.json"):
+        assert set(json.loads(path.read_text())["published"]) <= set(ROWS)
+
+
+def test_what_is_installed_has_every_recipe():
+    folder = recipes_folder()
+    project = (folder.parent / "pyproject.toml").read_text()
+    for path in folder.rglob("*"):
+        if path.is_file():
+            inner = path.parent.relative_to(folder.parent).as_posix()
+            assert f'"share/medmap/{inner}" = ["{inner}/*' in project, (
+                f"{inner} is not in pyproject's data-files"
+            )
+
+
+def test_recipes_are_found_by_name_and_by_file(tmp_path):
+    recipe, row = find_recipe("journal-mmformer-pk-brats2020")
+    assert row.name == "journal-mmformer-pk-brats2020"
+    (tmp_path / "own.json").write_text(json.dumps(asdict(recipe)))
+    assert find_recipe(tmp_path / "own.json")[0].digest() == recipe.digest()
+    assert find_recipe("rfnet")[0].network == "RFNet"
+    with pytest.raises(MissingInputError, match="medmap recipes"):
+        find_recipe("nothing")
+
+
+def test_a_student_without_its_teacher_is_told_how(tmp_path):
+    options = TrainOptions(recipe="journal-pmkl-pk-brats2018")
+    with pytest.raises(UsageError, match="journal-pmkl-teacher-pk-brats2018"):
+        train_bundle(
+            tmp_path / "run", tmp_path, tmp_path / "bundle", options, lambda fraction, text: None
+        )
+
+
+def test_a_table_that_is_not_understood_is_refused(tmp_path):
+    (tmp_path / "parts.json").write_text('{"parts": {"a": {"netwerk": "UNet"}}}')
+    row = {"name": "x", "title": "x", "table": "x", "use": ["a"]}
+    (tmp_path / "t.json").write_text(json.dumps({"source": "s", "rows": [row]}))
+    with pytest.raises(BundleError, match="netwerk"):
+        published_rows(tmp_path)
+
+
+def test_parts_merge_key_by_key():
+    assert merge({"a": {"b": 1, "c": [1]}, "notes": ["x"]}, {"a": {"c": [2]}, "notes": ["y"]}) == {
+        "a": {"b": 1, "c": [2]},
+        "notes": ["x", "y"],
+    }
+
+
+def test_the_list_of_recipes_names_each_once_in_full():
+    from medmap.cli.main import app
+
+    shown = CliRunner().invoke(app, ["recipes"])
+    assert shown.exit_code == 0
+    words = shown.stdout.split()
+    assert all(words.count(name) == 1 for name in ROWS)
+    assert "70.58" in CliRunner().invoke(app, ["recipes", "journal-mmformer-pmix-brats2018"]).stdout
+
+
+# ------------------------------------------------------------------------------------------------ layouts on disk
+
+
+@pytest.mark.parametrize("layout", sorted(LAYOUTS))
+def test_a_release_is_found_as_it_is_downloaded(layout, tmp_path):
+    write_phantoms(
+        tmp_path, 2, 7, 4.0, False, "cpu", False, lambda fraction, text: None, layout=layout
+    )
+    cases = find_cases(tmp_path, BRATS)
+    assert len(cases) == 2
+    for case in cases:
+        assert set(case.scans) == set(BRATS.modality_names)
+        assert case.label is not None
+        cache = tmp_path / "cache"
+        cache.mkdir(exist_ok=True)
+    if layout == "brats2018":
+        assert {p.name for p in (tmp_path / "MICCAI_BraTS_2018_Data_Training").iterdir()} == {
+            "HGG",
+            "LGG",
+        }
+        cases[0].label.rename(cases[0].label.with_name("W39_1998.09.19_Segm.nii.gz"))
+        assert find_cases(tmp_path, BRATS)[0].label is not None, (
+            "the odd name of a case of BraTS2020"
+        )
+
+
+def test_labels_mean_the_same_in_every_release(tmp_path):
+    from medmap.training.dataset import read_label
+
+    maps = []
+    for layout in ("brats2018", "brats2023"):
+        write_phantoms(
+            tmp_path / layout,
+            1,
+            7,
+            4.0,
+            False,
+            "cpu",
+            False,
+            lambda fraction, text: None,
+            layout=layout,
+        )
+        case = find_cases(tmp_path / layout, BRATS)[0]
+        maps.append(read_label(case.label, BRATS, case.read(["t1"])["t1"].array.shape))
+    assert (maps[0] == maps[1]).all()
+    assert set(maps[0].flat) == {0, 1, 2, 3}
+
+
+def test_two_patients_of_one_name_are_refused(tmp_path):
+    for grade in ("HGG", "LGG"):
+        (tmp_path / "data" / grade / "A").mkdir(parents=True)
+        for scan in ("t1", "t2"):
+            (tmp_path / "data" / grade / "A" / f"A_{scan}.nii.gz").touch()
+    with pytest.raises(InputDataError, match="named A"):
+        find_cases(tmp_path / "data", BRATS)
+
+
+# ---------------------------------------------------------------------------------------------------- trainings
+
+
+def shrunk(recipe: Recipe, steps: int) -> Recipe:
+    """The same recipe in everything but its sizes."""
+    options = dict(recipe.objective_options)
+    if recipe.objective in ("acn", "smu-net"):
+        options["discriminator_width"] = 4
+    return replace(
+        recipe,
+        network_options={**recipe.network_options, **SMALL[recipe.network]},
+        objective_options=options,
+        preprocess=replace(recipe.preprocess, spacing=4.0),
+        patch=(16,) * 3,
+        large_patch=(16,) * 3,
+        batch=min(recipe.batch, 2),
+        steps=steps,
+        epoch_steps=1,
+        split="",
+    )
+
+
+def computation(name: str) -> str:
+    """What rows have in common that differ in their data, split and sets of scans only."""
+    row = ROWS[name]
+    aligned = ROWS[row.teacher].recipe if row.teacher else row.recipe
+    parts = [
+        (
+            r.network,
+            r.network_options,
+            r.objective,
+            r.objective_options,
+            r.alignment,
+            r.optimiser,
+            r.batch,
+        )
+        for r in (row.recipe, aligned)
+    ]
+    return json.dumps(parts)
+
+
+def representative(name: str) -> str:
+    """The first of the rows with the same computation."""
+    return next(other for other in ROWS if computation(other) == computation(name))
+
+
+def different_rows() -> list[str]:
+    """Rows that differ in more than their data."""
+    return sorted({representative(name) for name in ROWS})
+
+
+@pytest.fixture(scope="module")
+def cohort(tmp_path_factory):
+    root = tmp_path_factory.mktemp("cohort")
+    write_phantoms(
+        root / "data",
+        2,
+        40,
+        4.0,
+        False,
+        "cpu",
+        False,
+        lambda fraction, text: None,
+        layout="brats2018",
+    )
+    cases, caches = find_cases(root / "data", BRATS), {}
+
+    def sampler(recipe: Recipe) -> PatchSampler:
+        key = recipe.preprocess
+        if key not in caches:
+            (root / str(len(caches))).mkdir()
+            caches[key] = [cache_case(case, BRATS, key, root / str(len(caches))) for case in cases]
+        missingness = build_missingness(recipe.missingness, BRATS, recipe.missingness_options, [])
+        return PatchSampler(caches[key], missingness, recipe.seed, recipe.augmentation)
+
+    return sampler
+
+
+def fast_or_slow(name: str):
+    """Two networks and their adversaries on large patches cost most: of their four anchors, two run every time."""
+    cotrained = ROWS[name].recipe.objective in ("acn", "smu-net")
+    return (
+        pytest.param(name, marks=pytest.mark.slow)
+        if cotrained and name.split("-")[2] in ("pn", "pk", "tstar")
+        else name
+    )
+
+
+@pytest.mark.parametrize("name", [fast_or_slow(name) for name in different_rows()])
+def test_every_recipe_trains_stops_goes_on_to_the_same_weights_and_exports(name, cohort, tmp_path):
+    row = ROWS[name]
+    chosen = row.recipe.subsets[:1] or ("t1ce",)
+    (subset, recipe) = parts_of(
+        shrunk(row.recipe, 2), BRATS, chosen if row.teacher or row.recipe.subsets else ()
+    )[0]
+    if recipe.objective == "acn" and not subset:
+        (subset, recipe) = parts_of(shrunk(row.recipe, 2), BRATS, ("flair",))[0]
+    teacher = None
+    if row.teacher:
+        torch.manual_seed(0)
+        taught = shrunk(ROWS[row.teacher].recipe, 2)
+        run = tmp_path / "teacher"
+        train(taught, BRATS, cohort(taught), run, device="cpu", precision="fp32", minutes=0.0)
+        teacher = load_teacher(run, taught, BRATS)
+    settings = {"device": "cpu", "precision": "fp32", "teacher": teacher}
+    figures = []
+    note = lambda step, f: figures.append(f)  # noqa: E731
+    assert train(recipe, BRATS, cohort(recipe), tmp_path / "whole", report=note, **settings) == 2
+    if recipe.alignment:
+        assert all(f["align"] > 0 for f in figures)
+    assert train(recipe, BRATS, cohort(recipe), tmp_path / "broken", minutes=0.0, **settings) == 1
+    assert train(recipe, BRATS, cohort(recipe), tmp_path / "broken", **settings) == 2
+    whole, broken = (load_checkpoint(tmp_path / run)["objective"] for run in ("whole", "broken"))
+    assert all(torch.equal(whole[key], broken[key]) for key in whole)
+    export(tmp_path / "whole", recipe, BRATS, tmp_path / "bundle", name=name, version="0", card={})
+    network = load_bundle(tmp_path / "bundle").network
+    assert type(network) is type(build_network(*network.built_from))
+    if subset:
+        assert network.needs == {BRATS.index(scan) for scan in subset.split("+")}
+
+
+def test_a_release_as_downloaded_trains_on_its_split(tmp_path):
+    write_phantoms(
+        tmp_path / "data",
+        3,
+        7,
+        4.0,
+        False,
+        "cpu",
+        False,
+        lambda fraction, text: None,
+        layout="brats2019",
+    )
+    names = [case.case_id for case in find_cases(tmp_path / "data", BRATS)]
+    (tmp_path / "split.json").write_text(
+        json.dumps({"train": names[:2], "val": [], "test": names[2:]})
+    )
+    recipe = shrunk(ROWS["journal-mmformer-pmix-brats2018"].recipe, 2)
+    (tmp_path / "recipe.json").write_text(json.dumps(asdict(recipe)))
+    options = TrainOptions(
+        recipe=tmp_path / "recipe.json",
+        split=str(tmp_path / "split.json"),
+        device="cpu",
+        precision="fp32",
+    )
+    quiet = lambda fraction, text: None  # noqa: E731
+    assert train_bundle(
+        tmp_path / "run", tmp_path / "data", tmp_path / "bundle", options, quiet
+    ) == (2, 2)
+    assert {p.name for p in (tmp_path / "run/cache").iterdir()} == set(names[:2]), (
+        "test cases are not even prepared"
+    )
+    figures = [json.loads(line) for line in (tmp_path / "run/log.jsonl").read_text().splitlines()]
+    assert all(f"w_{name}" in figures[-1] for name in BRATS.modality_names), (
+        "weights by name, each epoch"
+    )
+    assert load_bundle(tmp_path / "bundle").card["recipe"]["alignment"]["anchor"] == "mixture"
+
+
+@pytest.fixture(scope="module")
+def fifty_steps(tmp_path_factory):
+    """Train rows as the command does, each once and at small sizes; a student's teacher is its own row's bundle."""
+    root, bundles, quiet = tmp_path_factory.mktemp("fifty"), {}, lambda fraction, text: None
+    write_phantoms(root / "data", 2, 40, 4.0, False, "cpu", False, quiet, layout="brats2018")
+
+    def bundle_of(name: str) -> Path:
+        row = ROWS[name]
+        if name in bundles:
+            return bundles[name]
+        bundles[name] = root / f"{name}-bundle"
+        (root / f"{name}.json").write_text(json.dumps(asdict(shrunk(row.recipe, 50))))
+        options = {"teacher": bundle_of(representative(row.teacher))} if row.teacher else {}
+        if row.teacher or row.recipe.objective in ("acn", "smu-net"):
+            options["subsets"] = ("t1ce",)
+        for stop, steps in ((0.0, 1), (None, 50)):  # stopped after its first step, then to the end
+            chosen = TrainOptions(
+                recipe=root / f"{name}.json",
+                device="cpu",
+                precision="fp32",
+                minutes=stop,
+                **options,
+            )
+            assert train_bundle(root / name, root / "data", bundles[name], chosen, quiet) == (
+                steps,
+                50,
+            )
+        return bundles[name]
+
+    return bundle_of
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", different_rows())
+def test_every_recipe_trains_fifty_steps_from_a_folder_to_a_bundle(name, fifty_steps):
+    """By the command's own way: folder of a release, stop, go on, bundle. Rows that differ in data only are one."""
+    bundle = fifty_steps(name)
+    loaded = load_bundle(bundle)
+    assert loaded.card["steps"] == 50
+    run = bundle.with_name(name)
+    logs = [run / "log.jsonl"] if (run / "log.jsonl").is_file() else sorted(run.glob("*/log.jsonl"))
+    lines = [json.loads(line) for log in logs for line in log.read_text().splitlines()]
+    assert len(lines) == 50
+    assert all(math.isfinite(value) for line in lines for value in line.values())
