@@ -1,10 +1,10 @@
 # `make demo` does the main job, `make test` runs the tests; both set everything up in .venv first.
 PYTHON ?= python3
 BIN := .venv/bin
-# A tumour of about median size (93 ml; the median of 123 BraTS tumours is 87 ml).
+# A tumor of about median size (93 ml; the median of 123 BraTS tumors is 87 ml).
 CASE := demo/Phantom_20287/Phantom_20287
 
-.PHONY: demo test test-all lint fuzz licences sbom clean
+.PHONY: demo test test-all lint fuzz licenses sbom clean
 
 demo: .venv/ready
 	$(BIN)/medmap phantom demo --seed 20287 --overwrite
@@ -28,10 +28,10 @@ lint: .venv/ready
 fuzz: .venv/ready
 	$(BIN)/python Testing/hardening/fuzz.py --minutes 60 --seed $$(date +%s)
 
-# Whose work is in it: an inventory of licences, and a software bill of materials (CycloneDX), of what is in .venv.
-licences: .venv/ready .tools/ready
+# Whose work is in it: an inventory of licenses, and a software bill of materials (CycloneDX), of what is in .venv.
+licenses: .venv/ready .tools/ready
 	.tools/bin/pip-licenses --python $(BIN)/python --from=mixed --order=license --format=markdown \
-		--output-file=licences.md
+		--output-file=licenses.md
 
 sbom: .venv/ready .tools/ready
 	.tools/bin/cyclonedx-py environment --pyproject MedMAPTraining/pyproject.toml --output-reproducible \

@@ -1,4 +1,4 @@
-"""MedMAP Segment: brain tumour segmentation from whatever MRI a patient has. Research use only.
+"""MedMAP Segment: brain tumor segmentation from whatever MRI a patient has. Research use only.
 
 The four classes that Slicer asks for; what they do is in MedMAPSegmentLib. PyTorch is looked for only after Apply.
 """

@@ -1,6 +1,6 @@
 """The subset card: what the chosen combination of scans is good for, as measured. No number is ever made up.
 
-The figures come from the bundle's own table (``medmap.evaluation.summarise``): the Dice of exactly this subset. A subset
+The figures come from the bundle's own table (``medmap.evaluation.summarize``): the Dice of exactly this subset. A subset
 that is not in the table, or whose entry is damaged, is "not validated".
 """
 

@@ -23,7 +23,7 @@ MENTION = 0.3
 """Candidates below are not worth a question."""
 
 DECATHLON = (FLAIR, T1, T1CE, T2)
-"""Order of the channels in Task01_BrainTumour of the Medical Segmentation Decathlon (its dataset.json)."""
+"""Order of the channels in Task01_BrainTumor of the Medical Segmentation Decathlon (its dataset.json)."""
 
 TAGS = {
     "SeriesDescription": "0008,103E",

@@ -209,7 +209,7 @@ def _coverage(task, reference: str, moved: Sequence[str], volumes, grids) -> lis
 
 
 def _inside(world: np.ndarray, grid: Grid) -> float:
-    """Share of [N, 3] world points that lie within a grid, up to half a voxel outside the outermost centres."""
+    """Share of [N, 3] world points that lie within a grid, up to half a voxel outside the outermost centers."""
     inverse = np.linalg.inv(grid.affine)
     ijk = world @ inverse[:3, :3].T + inverse[:3, 3]
     return float(((ijk >= -0.5) & (ijk <= np.array(grid.shape) - 0.5)).all(axis=1).mean())

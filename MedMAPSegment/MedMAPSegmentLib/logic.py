@@ -50,14 +50,14 @@ class Request:
 
 
 class SegmentationLogic:
-    """Segments tumours from whichever of the task's modalities a scene offers.
+    """Segments tumors from whichever of the task's modalities a scene offers.
 
     Args:
         scene: vtkMRMLScene to read from and write to.
         segment: stands in for ``medmap.inference.segment``.
         loadBundle: gives the model; None loads the default bundle. Called once, on the thread that computes, and its
             result is kept.
-        task: names, labels and colours of the model.
+        task: names, labels and colors of the model.
     """
 
     def __init__(

@@ -39,7 +39,7 @@ class Geometry:
         local: [4, 4] array index -> RAS before the parent transform.
         toWorld: [4, 4] parent transform to world; identity without one.
         transformID: ID of the parent transform node, or None.
-        text: the geometry as Slicer serialises it.
+        text: the geometry as Slicer serializes it.
     """
 
     shape: tuple[int, int, int]

@@ -217,7 +217,7 @@ def _taken(segment, task: Task) -> tuple[str, str]:
 def _named(name: str, task: Task) -> list[str]:
     """Labels and regions that a name may mean."""
     text = " ".join(
-        re.findall(r"[a-z0-9]+", name.lower().replace("oedema", "edema").replace("tumour", "tumor"))
+        re.findall(r"[a-z0-9]+", name.lower().replace("edema", "edema").replace("tumor", "tumor"))
     )
     titles = {x.title.lower(): x.name for x in (*task.regions, *task.labels)}
     names = {target.lower(): target for target in targets(task)}

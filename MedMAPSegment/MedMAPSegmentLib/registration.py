@@ -27,7 +27,7 @@ from . import scene as mrml
 MADE = "MedMAP.Registration"
 """Attribute of the transform nodes made here: name of the scan registered to."""
 FAR_MM = 40.0
-"""Brains whose centres are farther apart are first brought together by their centres."""
+"""Brains whose centers are farther apart are first brought together by their centers."""
 LARGEST_DEGREES, LARGEST_MM = 45.0, 80.0
 """A movement beyond the start that is larger is a failed registration, not a patient who moved."""
 
@@ -64,7 +64,7 @@ class Registration:
         transformID: ID of the linear transform node above it.
         movement: [4, 4] movement in world RAS, mm.
         degrees: angle of the rotation.
-        shift_mm: how far the centre of the moving scan went.
+        shift_mm: how far the center of the moving scan went.
     """
 
     movingID: str
@@ -116,7 +116,7 @@ def readPair(moving, fixed) -> Pair:
                 f"'{node.GetName()}' cannot be registered: {because}.", "Choose another volume."
             )
     start = np.eye(4)
-    apart = _centre(volumes[0]) - _centre(volumes[1])
+    apart = _center(volumes[0]) - _center(volumes[1])
     if np.linalg.norm(apart) > FAR_MM:
         start[:3, 3] = apart
     return Pair(volumes[0], volumes[1], fixed, moving, start)
@@ -129,9 +129,9 @@ def applyMovement(scene, pair: Pair, movement: np.ndarray) -> Registration:
         InputDataError: the movement is not rigid or impossibly large, or a volume is gone; the scene is unchanged.
     """
     movement = np.asarray(movement, dtype=float)
-    degrees, shift = _size(movement, _centre(pair.moving))
+    degrees, shift = _size(movement, _center(pair.moving))
     beyond = (
-        _size(movement @ np.linalg.inv(pair.start), _centre(pair.fixed))
+        _size(movement @ np.linalg.inv(pair.start), _center(pair.fixed))
         if np.isfinite(degrees)
         else (np.inf, 0)
     )
@@ -259,7 +259,7 @@ def simpleItkRigid(pair: Pair) -> np.ndarray:
     fixed, moving = (_image(sitk, volume) for volume in (pair.fixed, pair.moving))
     # ITK's transform leads from fixed to moving points, in LPS.
     transform = sitk.Euler3DTransform()
-    transform.SetCenter([float(x) for x in _LPS[:3, :3] @ _centre(pair.fixed)])
+    transform.SetCenter([float(x) for x in _LPS[:3, :3] @ _center(pair.fixed)])
     backwards = _LPS @ np.linalg.inv(pair.start) @ _LPS
     transform.SetTranslation([float(x) for x in backwards[:3, 3]])
     method = sitk.ImageRegistrationMethod()
@@ -287,8 +287,8 @@ def simpleItkRigid(pair: Pair) -> np.ndarray:
         ) from error
     backwards = np.eye(4)
     backwards[:3, :3] = np.array(transform.GetMatrix()).reshape(3, 3)
-    centre = np.array(transform.GetCenter())
-    backwards[:3, 3] = centre + np.array(transform.GetTranslation()) - backwards[:3, :3] @ centre
+    center = np.array(transform.GetCenter())
+    backwards[:3, 3] = center + np.array(transform.GetTranslation()) - backwards[:3, :3] @ center
     return _LPS @ np.linalg.inv(backwards) @ _LPS
 
 
@@ -318,7 +318,7 @@ def _aroundBrain(sitk, image, margin_mm: float = 12.0):
     )
 
 
-def _centre(volume: Volume) -> np.ndarray:
+def _center(volume: Volume) -> np.ndarray:
     """World position of the middle of the brain: the mean over its voxels."""
     brain, _ = foreground(volume.array)
     step = tuple(slice(None, None, max(1, n // 48)) for n in brain.shape)

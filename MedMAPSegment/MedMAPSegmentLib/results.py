@@ -65,8 +65,8 @@ def resultsTable(scene, segmentationNode, task: Task):
     return node
 
 
-def centreOf(labels: np.ndarray, grid: Grid) -> tuple[float, float, float]:
-    """World RAS position in mm of the middle of everything that is labelled, to jump to.
+def centerOf(labels: np.ndarray, grid: Grid) -> tuple[float, float, float]:
+    """World RAS position in mm of the middle of everything that is labeled, to jump to.
 
     Args:
         labels: [I, J, K], not all zero.

@@ -43,7 +43,7 @@ ROLE_SCORES, ROLE_SLICES, ROLE_CHART, ROLE_ERRORS = (
 REVIEW = "MedMAP.Review"
 """Attribute with what was compared, as JSON."""
 
-# Colours that people with colour-vision deficiency can tell apart (Okabe and Ito, 2008).
+# Colors that people with color-vision deficiency can tell apart (Okabe and Ito, 2008).
 ERRORS = {
     AGREEMENT: ("agreement", "Agreement", (0, 158, 115)),
     OURS_ONLY: ("ours", "Ours only", (213, 94, 0)),
@@ -87,7 +87,7 @@ class ReviewNodes:
 
     Attributes:
         scores: vtkMRMLTableNode, one row a region.
-        slices: vtkMRMLTableNode, one row a slice that has tumour in either.
+        slices: vtkMRMLTableNode, one row a slice that has tumor in either.
         series: region -> vtkMRMLPlotSeriesNode.
         chart: vtkMRMLPlotChartNode of these series.
         errors: vtkMRMLSegmentationNode with the segments ``agreement``, ``ours``, ``reference``.
@@ -277,7 +277,7 @@ def worstSlice(
 
 
 def jumpTo(scene, ras) -> None:
-    """Let every slice view of the scene show a world position, centred."""
+    """Let every slice view of the scene show a world position, centered."""
     slicer.vtkMRMLSliceNode.JumpAllSlices(scene, *ras, slicer.vtkMRMLSliceNode.CenteredJumpSlice)
 
 

@@ -1,7 +1,7 @@
 """Sample data without a download: a synthetic patient of ``medmap.phantom``, made on the user's computer in a second.
 
 Four skull-stripped, registered scans and the true labels, named so that ``detect`` finds the scans and leaves the
-labels alone. Not a person; licence-free; the same on every computer.
+labels alone. Not a person; license-free; the same on every computer.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from medmap.task import BRATS, Task
 CATEGORY = "MedMAP"
 SAMPLE_NAME = "MedMAP phantom"
 SEED = 20287
-"""An enhancing tumour of 90 ml in one place, without artefacts that would need explaining."""
+"""An enhancing tumor of 90 ml in one place, without artifacts that would need explaining."""
 SHAPE, SPACING_MM = (84, 100, 84), 2.0
 SYNTHETIC = "MedMAP.Synthetic"
 """Attribute of every node made here: what made it."""

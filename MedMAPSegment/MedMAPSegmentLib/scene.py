@@ -94,7 +94,7 @@ def segmentationFromResult(scene, referenceNode, result, task: Task, node=None):
         referenceNode: volume node on whose voxel grid the labels lie.
         result: ``medmap.inference.Segmentation``; used are ``labels`` uint8 [I, J, K] with file label values and
             ``provenance``.
-        task: gives names, colours and codes of the labels.
+        task: gives names, colors and codes of the labels.
         node: vtkMRMLSegmentationNode whose segments are replaced; None makes a new one.
 
     Returns:

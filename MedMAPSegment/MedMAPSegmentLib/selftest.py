@@ -22,7 +22,7 @@ _CONTRAST = {
 
 
 def addSyntheticCase(scene, modalities=tuple(_CONTRAST), degrees: float = 20.0) -> dict:
-    """Add one volume node per modality: a skull-stripped ellipsoid of a brain with a round tumour.
+    """Add one volume node per modality: a skull-stripped ellipsoid of a brain with a round tumor.
 
     Args:
         scene: vtkMRMLScene that takes the nodes.
@@ -48,14 +48,14 @@ def _intensities(name: str) -> np.ndarray:
     """[I, J, K] float32."""
     half = (np.array(SHAPE) - 1) / 2
     ijk = np.stack(np.meshgrid(*(np.arange(n) for n in SHAPE), indexing="ij"), axis=-1)
-    fromCentre = np.linalg.norm((ijk - half) / (half - 3), axis=-1)
-    fromTumour = np.linalg.norm(ijk - (half + np.array([6, 4, 2])), axis=-1) * SPACING_MM
+    fromCenter = np.linalg.norm((ijk - half) / (half - 3), axis=-1)
+    fromTumor = np.linalg.norm(ijk - (half + np.array([6, 4, 2])), axis=-1) * SPACING_MM
     image = np.zeros(SHAPE, np.float32)
     for part, where in (
-        ("brain", fromCentre <= 1),
-        ("edema", (fromCentre <= 1) & (fromTumour <= 28)),
-        ("rim", fromTumour <= 18),
-        ("core", fromTumour <= 10),
+        ("brain", fromCenter <= 1),
+        ("edema", (fromCenter <= 1) & (fromTumor <= 28)),
+        ("rim", fromTumor <= 18),
+        ("core", fromTumor <= 10),
     ):
         image[where] = _CONTRAST[name][part]
     noise = np.random.default_rng(sum(map(ord, name))).normal(0, 12, SHAPE).astype(np.float32)
@@ -63,7 +63,7 @@ def _intensities(name: str) -> np.ndarray:
 
 
 def _placement(degrees: float):
-    """IJKToRAS: axes left, posterior, superior as in BraTS, rotated, with the centre near the origin."""
+    """IJKToRAS: axes left, posterior, superior as in BraTS, rotated, with the center near the origin."""
     c, s = (
         math.cos(math.radians(degrees)) * SPACING_MM,
         math.sin(math.radians(degrees)) * SPACING_MM,

@@ -78,7 +78,7 @@ _EXCLUDED: dict[str, str] = _table(
         "tof mra mrv cta angio angiography venography venogram": "a vessel scan",
         "csi svs mrs spectroscopy": "spectroscopy",
         "fmri bold rest resting rsfmri": "functional imaging",
-        "localizer localiser localizers loc scout survey aahscout aahead aascout plane": "a planning scan",
+        "localizer localizer localizers loc scout survey aahscout aahead aascout plane": "a planning scan",
         "calibration fieldmap": "a planning scan",
         "map maps mapping relaxometry molli rho t1rho inv1 inv2": "a parameter map",
         "stir ciss fiesta pd pdw protondensity dir psir ute": "another contrast",

@@ -10,7 +10,7 @@ from medmap.errors import MedMAPError
 
 from . import choices
 from .nodes import derivedNode
-from .results import ROLE_RESULTS, centreOf, resultsTable
+from .results import ROLE_RESULTS, centerOf, resultsTable
 from .review import jumpTo
 from .scene import provenanceOf
 from .widget_common import Section, fillTable, inScene, saveTable, saying, tableRows, waiting
@@ -53,7 +53,7 @@ class ResultsSection(Section):
         self.panel.run.noteDevice(request.device, result.provenance["run"]["device"])
         self._choose(node)
         if result.labels.any():
-            jumpTo(slicer.mrmlScene, centreOf(result.labels, result.grid))
+            jumpTo(slicer.mrmlScene, centerOf(result.labels, result.grid))
         self.panel.ui.statusLabel.text = _("Done: {name}").format(name=node.GetName())
 
     def _choose(self, node):

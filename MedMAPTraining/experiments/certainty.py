@@ -1,11 +1,11 @@
-"""How sure a bundle is of what it finds, with and without tumours, and the doubt that follows from it.
+"""How sure a bundle is of what it finds, with and without tumors, and the doubt that follows from it.
 
 python MedMAPTraining/experiments/certainty.py measure BUNDLE CASES OUT.json
 python MedMAPTraining/experiments/certainty.py choose OUT.json [OUT.json ...] [--into BUNDLE --version VERSION]
 
-``measure`` segments generated cases, with or without tumours, from every set of scans, and notes every piece found: its
-certainty, its volume, and how much of it is tumour. ``choose`` takes for each set the certainty below which pieces are
-left out: the one with the most of (mean WT of the heads with tumour) - 1/4 (share of the heads without in which more
+``measure`` segments generated cases, with or without tumors, from every set of scans, and notes every piece found: its
+certainty, its volume, and how much of it is tumor. ``choose`` takes for each set the certainty below which pieces are
+left out: the one with the most of (mean WT of the heads with tumor) - 1/4 (share of the heads without in which more
 than 2 ml are found); the lowest among equals, and never more than 0.98, since real scans are less like the generated
 ones than those are alike.
 """
@@ -34,7 +34,7 @@ LIMIT_ML, WEIGHT = 2.0, 0.25
 
 
 def measure(bundle: Bundle, folder: Path) -> list[dict]:
-    """One record a case and set of scans: ml of true tumour, and certainty, ml and ml of true tumour of each piece."""
+    """One record a case and set of scans: ml of true tumor, and certainty, ml and ml of true tumor of each piece."""
     records = []
     for case in find_cases(folder, BRATS):
         volumes, label = case.read(BRATS.modality_names), read_nifti(case.label, modality="seg")
@@ -72,8 +72,8 @@ def measure(bundle: Bundle, folder: Path) -> list[dict]:
     return records
 
 
-def whole_tumour(records: list[dict], least: float) -> float:
-    """Mean WT Dice of the heads with tumour if pieces less certain than ``least`` are left out."""
+def whole_tumor(records: list[dict], least: float) -> float:
+    """Mean WT Dice of the heads with tumor if pieces less certain than ``least`` are left out."""
     kept = [
         ([p for p in r["pieces"] if p[0] >= least], r["true"]) for r in records if r["true"] > 0
     ]
@@ -83,13 +83,13 @@ def whole_tumour(records: list[dict], least: float) -> float:
 
 
 def found_ml(records: list[dict], least: float) -> list[float]:
-    """What is still found in each head without tumour."""
+    """What is still found in each head without tumor."""
     return [sum(p[1] for p in r["pieces"] if p[0] >= least) for r in records if r["true"] == 0]
 
 
 def worth(records: list[dict], least: float) -> float:
     """What ``choose`` wants most of."""
-    return whole_tumour(records, least) - WEIGHT * float(
+    return whole_tumor(records, least) - WEIGHT * float(
         np.mean([v > LIMIT_ML for v in found_ml(records, least)])
     )
 
@@ -97,7 +97,7 @@ def worth(records: list[dict], least: float) -> float:
 def choose(records: list[dict]) -> DoubtSpec:
     """The doubt that suits these records; prints what it does to them."""
     print(
-        "| scans | least certainty | WT of heads with tumour | heads without: above 2 ml | largest ml |"
+        "| scans | least certainty | WT of heads with tumor | heads without: above 2 ml | largest ml |"
     )
     print("|---|--:|--:|--:|--:|")
     least = {}
@@ -109,7 +109,7 @@ def choose(records: list[dict]) -> DoubtSpec:
         whole, many, largest = (
             [measured(own, value) for value in (0.0, best)]
             for measured in (
-                whole_tumour,
+                whole_tumor,
                 lambda o, v: sum(ml > LIMIT_ML for ml in found_ml(o, v)),
                 lambda o, v: max(found_ml(o, v), default=0.0),
             )

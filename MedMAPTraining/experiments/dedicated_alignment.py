@@ -8,7 +8,7 @@ ProtoKD: a teacher of all scans, aligned or not, then a student a set of scans; 
 the teacher says. ACN: the full path aligned or not, trained with the student. Equal budget: all arms of a method have
 the same cases, steps, patches and student. A seed sets weights and patches; the patients are the same for all seeds.
 Whole heads are scored in windows as large as the patches; Dice is the mean of WT, TC and ET. ``gap``: P_*'s distance
-with equal weights between the normalised latents of the test cases (0 alike, 0.75 unrelated). ``--least``: what is left
+with equal weights between the normalized latents of the test cases (0 alike, 0.75 unrelated). ``--least``: what is left
 of it when T* is trained for alignment alone, on the test cases. Finished runs are kept, so call it again to go on.
 """
 
@@ -45,7 +45,7 @@ from medmap.training.recipe import Recipe
 
 SPACING, TRAINED, TESTED = 4.0, 24, 14
 LEAST = 0.008
-"""Patients whose tumour fills less of the head's box are left out: a few voxels at this spacing."""
+"""Patients whose tumor fills less of the head's box are left out: a few voxels at this spacing."""
 PATCH = (20, 20, 20)
 STEM = {"at": "input", "channels": 4}
 MIXED = {**STEM, "mixture": {"initial": {"t1ce": 2.0}}}
@@ -55,7 +55,7 @@ COMMON = Recipe(
     missingness="full",
     patch=PATCH,
     large_share=0.0,
-    optimiser="adam",
+    optimizer="adam",
     learning_rate=1.5e-2,
     weight_decay=1e-5,
     schedule="poly",
@@ -164,7 +164,7 @@ def segmented(network: Backbone, image: torch.Tensor) -> np.ndarray:
 
 @torch.inference_mode()
 def gap(network: Backbone, cohort: Cohort) -> float:
-    """Distance between the normalised stem latents of the four scans; of the scans themselves without a stem."""
+    """Distance between the normalized stem latents of the four scans; of the scans themselves without a stem."""
     anchor, names = MixtureAnchor(BRATS.modality_names, initial={}), BRATS.modality_names
     present, values = {name: torch.ones(1, dtype=torch.bool) for name in names}, []
     for image, _, brain in cohort.heads(network.stride):
@@ -186,14 +186,14 @@ def least_gap(cohort: Cohort, channels: int, steps: int = 150) -> tuple[float, f
         MixtureAnchor(names, initial={}),
         {name: torch.ones(1, dtype=torch.bool) for name in names},
     )
-    optimiser, heads, found = torch.optim.Adam(stem.parameters(), 1e-2), list(cohort.heads(1)), []
+    optimizer, heads, found = torch.optim.Adam(stem.parameters(), 1e-2), list(cohort.heads(1)), []
     for step in range(steps):
         image, _, brain = heads[step % len(heads)]
         latents = stem(image[0][:, None]).split(1)
         loss = anchor(dict(zip(names, latents, strict=True)), present, brain)
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         loss.backward()
-        optimiser.step()
+        optimizer.step()
         found.append(float(loss.detach()))
     return statistics.mean(found[: len(heads)]), statistics.mean(found[-len(heads) :])
 

@@ -30,11 +30,11 @@ ROWS = (
     (9911, True, ("flair",), "A side that the coil brightens"),
     (9609, False, ("t1", "t2", "flair"), "Enhancement without T1ce"),
     (9606, False, ("t1",), "T1 alone"),
-    (9604, False, ("t1", "flair"), "Faint oedema without T2"),
+    (9604, False, ("t1", "flair"), "Faint edema without T2"),
     (9909, True, ("t1ce",), "A ventricle taken for necrosis"),
     (9608, False, ("t1", "t2"), "No core without T1ce and FLAIR"),
 )
-"""Seed, whether without tumour, scans, and what goes wrong."""
+"""Seed, whether without tumor, scans, and what goes wrong."""
 
 
 def one(bundle: Bundle, folder: Path, scans: tuple[str, ...]) -> tuple[list[np.ndarray], str]:
@@ -49,9 +49,9 @@ def one(bundle: Bundle, folder: Path, scans: tuple[str, ...]) -> tuple[list[np.n
     box = bounding_box(shown != 0)
     shown = np.rot90(shown[box])[:, ::-1]  # the patient's right is on the left, as in every picture
     low, high = np.percentile(shown[shown != 0], (1, 99.5))
-    grey = np.uint8(255 * np.clip((shown - low) / (high - low), 0, 1))
+    gray = np.uint8(255 * np.clip((shown - low) / (high - low), 0, 1))
     backdrop = (
-        np.repeat(np.where(shown != 0, grey, 0)[..., None], 3, -1)
+        np.repeat(np.where(shown != 0, gray, 0)[..., None], 3, -1)
         .repeat(2, 0)
         .repeat(2, 1)
         .astype(np.uint8)

@@ -55,17 +55,17 @@ def seen_in(folder: Path, out: Path) -> dict[str, dict]:
     return result
 
 
-def minimise(loss, *parameters: torch.Tensor) -> None:
+def minimize(loss, *parameters: torch.Tensor) -> None:
     """Find the minimum of a smooth convex function."""
-    optimiser = torch.optim.LBFGS(parameters, max_iter=500, line_search_fn="strong_wolfe")
+    optimizer = torch.optim.LBFGS(parameters, max_iter=500, line_search_fn="strong_wolfe")
 
     def closure():
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         value = loss()
         value.backward()
         return value
 
-    optimiser.step(closure)
+    optimizer.step(closure)
 
 
 def fit(cases: dict[str, dict]) -> dict:
@@ -83,7 +83,7 @@ def fit(cases: dict[str, dict]) -> dict:
         losses = binary_cross_entropy_with_logits(x @ weights + constant, target, reduction="none")
         return (share * losses).sum() + RIDGE * weights.square().sum()
 
-    minimise(loss, weights, constant)
+    minimize(loss, weights, constant)
     return {
         "MEAN": rounded(mean),
         "DEVIATION": rounded(deviation),

@@ -56,7 +56,7 @@ ARMS = {
     "no people's anatomy": replace(HEADS, procedural=1.0),
     "no scanner": replace(HEADS, style=CLEAN),
     "no spread of contrast": replace(HEADS, style=Style(jitter=0.25, pale=0.0, haze=0.0)),
-    "no variety of tumours": replace(
+    "no variety of tumors": replace(
         HEADS, healthy=0.0, style=Style(low_grade=0.0, multifocal=0.0, small=0.0, distractors=0.0)
     ),
 }

@@ -2,7 +2,7 @@
 
     python MedMAPTraining/experiments/stress.py OUT [--cases 2] [--data FOLDER] [--bundle BUNDLE] [--document]
 
-Synthetic patients that no training has seen are made in OUT unless ``--data`` names a folder of labelled cases. Each
+Synthetic patients that no training has seen are made in OUT unless ``--data`` names a folder of labeled cases. Each
 fault is applied to every scan, except that misregistration leaves the first scan of a set in place (one scan alone
 cannot be misregistered), and that in ``wrong modality`` the scans of a set stand in each other's slots. What is done is
 kept in OUT/stress.csv: call again to go on. ``--document`` renews ``stress.md`` and the picture in the repository.
@@ -28,7 +28,7 @@ from medmap.inference import segment_subsets
 from medmap.io.cohorts import Case, find_cases
 from medmap.io.nifti import read_nifti
 from medmap.metrics import dice, region_masks
-from medmap.phantom.artefacts import axis_operator
+from medmap.phantom.artifacts import axis_operator
 from medmap.phantom.fields import apply_along
 from medmap.task import BRATS
 from medmap.volume import Volume
@@ -285,7 +285,7 @@ def draw(rows: list[dict], subsets: Sequence[str], path: Path) -> None:
     for number, (kind, fault) in enumerate(FAULTS.items()):
         line = axes[number]
         for n, (axis, region) in enumerate(zip(line, REGIONS, strict=True)):
-            for colour, subset in enumerate(subsets):
+            for color, subset in enumerate(subsets):
                 points = [
                     (0.0, ("clean", 0.0, subset)),
                     *((float(s), (kind, float(s), subset)) for s in fault.severities),
@@ -293,7 +293,7 @@ def draw(rows: list[dict], subsets: Sequence[str], path: Path) -> None:
                 points = [(x, mean[key][n]) for x, key in points if key in mean]
                 if len(points) > 1:
                     title = BRATS.subset_title(subset)
-                    axis.plot(*zip(*points, strict=True), f"C{colour}o-", markersize=3, label=title)
+                    axis.plot(*zip(*points, strict=True), f"C{color}o-", markersize=3, label=title)
             axis.set_xticks([0, *fault.severities])
             axis.set_ylim(0, 1)
             axis.grid(alpha=0.3)
@@ -316,7 +316,7 @@ def main() -> None:
     )
     parser.add_argument("out", type=Path)
     parser.add_argument(
-        "--data", type=Path, help="Labelled cases in BraTS layout [default: synthetic patients]."
+        "--data", type=Path, help="Labeled cases in BraTS layout [default: synthetic patients]."
     )
     parser.add_argument("--bundle", type=Path, default=default_bundle_path())
     parser.add_argument("--cases", type=int, default=2)

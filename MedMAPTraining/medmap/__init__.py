@@ -1,4 +1,4 @@
-"""MedMAP: brain-tumour segmentation from whatever MRI a patient has. Research use only.
+"""MedMAP: brain-tumor segmentation from whatever MRI a patient has. Research use only.
 
 Importing the package imports nothing heavy: not torch, not MONAI, not nibabel. Import the module that you need.
 """

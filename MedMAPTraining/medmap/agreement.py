@@ -54,7 +54,7 @@ class SliceScores:
 
     Attributes:
         axis: the array axis that the slices are stacked along.
-        position_mm: [n] world coordinate of each slice's centre along the slice normal.
+        position_mm: [n] world coordinate of each slice's center along the slice normal.
         dice: region -> [n] float, nan where neither has the region.
         wrong_voxels: region -> [n] int, voxels that only one of the two has.
     """
@@ -175,7 +175,7 @@ def worst_slices(slices: SliceScores, region: str, *, by: str = "dice") -> list[
         slices: agreement slice by slice.
         region: which region.
         by: ``dice`` ranks by the slice's Dice, equals by wrong voxels; ``voxels`` ranks by wrong voxels, which does not
-            prefer the small slices at the ends of a tumour.
+            prefer the small slices at the ends of a tumor.
 
     Raises:
         UsageError: the region was not scored, or ``by`` is neither.
@@ -218,15 +218,15 @@ def slice_positions(grid: Grid, axis: int) -> np.ndarray:
     normal = np.cross(*others)
     normal = normal / np.linalg.norm(normal)
     normal = normal * np.sign(normal[np.abs(normal).argmax()])
-    centres = np.outer(np.arange(grid.shape[axis]), grid.affine[:3, axis]) + grid.affine[:3, 3]
-    return centres @ normal
+    centers = np.outer(np.arange(grid.shape[axis]), grid.affine[:3, axis]) + grid.affine[:3, 3]
+    return centers @ normal
 
 
 def focus(weights: np.ndarray, grid: Grid, axis: int, index: int) -> np.ndarray:
-    """World RAS position in mm worth looking at in one slice: the heaviest-weighted centre of ``weights`` in it.
+    """World RAS position in mm worth looking at in one slice: the heaviest-weighted center of ``weights`` in it.
 
     Args:
-        weights: [I, J, K] bool or non-negative numbers; a slice of zeros gives the slice's centre.
+        weights: [I, J, K] bool or non-negative numbers; a slice of zeros gives the slice's center.
         grid: where the voxels lie.
         axis: array axis that the slices are stacked along.
         index: which slice.
@@ -234,10 +234,10 @@ def focus(weights: np.ndarray, grid: Grid, axis: int, index: int) -> np.ndarray:
     plane = np.take(weights, index, axis).astype(np.float64)
     total = plane.sum()
     if total > 0:
-        centre = [(plane.sum(1 - a) * np.arange(plane.shape[a])).sum() / total for a in (0, 1)]
+        center = [(plane.sum(1 - a) * np.arange(plane.shape[a])).sum() / total for a in (0, 1)]
     else:
-        centre = [(n - 1) / 2 for n in plane.shape]
-    ijk = np.insert(np.array(centre), axis, index)
+        center = [(n - 1) / 2 for n in plane.shape]
+    ijk = np.insert(np.array(center), axis, index)
     return grid.affine[:3, :3] @ ijk + grid.affine[:3, 3]
 
 
@@ -264,9 +264,9 @@ def region_diameters(labels: np.ndarray, task: Task, grid: Grid) -> dict[str, Di
 def longest_diameters(mask: np.ndarray, grid: Grid) -> Diameters:
     """Longest diameters of the largest lesion, in mm.
 
-    Measured from border to border between the centres of the faces of the voxels, the vertices of a marching-cubes
+    Measured from border to border between the centers of the faces of the voxels, the vertices of a marching-cubes
     surface: these are PyRadiomics' ``Maximum2DDiameterSlice`` and ``Maximum3DDiameter``. A mask in several pieces
-    (neighbourhood of 26) gets the largest value of any one piece, since a distance between two lesions is no diameter.
+    (neighborhood of 26) gets the largest value of any one piece, since a distance between two lesions is no diameter.
 
     Args:
         mask: [I, J, K] bool.
@@ -286,7 +286,7 @@ def longest_diameters(mask: np.ndarray, grid: Grid) -> Diameters:
         corners = _corner_voxels(pieces[boxes[n]] == n + 1) + [s.start for s in boxes[n]]
         solid = max(
             solid,
-            _farthest(_face_centres(corners, (0, 1, 2)) @ edges.T),
+            _farthest(_face_centers(corners, (0, 1, 2)) @ edges.T),
             key=lambda found: found[0],
         )
         flat = max(
@@ -317,7 +317,7 @@ def _corner_voxels(mask: np.ndarray) -> np.ndarray:
     return np.argwhere(mask & (ends >= 2)).astype(float)
 
 
-def _face_centres(voxels: np.ndarray, axes: Sequence[int]) -> np.ndarray:
+def _face_centers(voxels: np.ndarray, axes: Sequence[int]) -> np.ndarray:
     offsets = np.concatenate([np.eye(3)[list(axes)], -np.eye(3)[list(axes)]]) / 2
     return (voxels[:, None] + offsets).reshape(-1, 3)
 
@@ -327,8 +327,8 @@ def _farthest_in_slices(voxels: np.ndarray, axis: int, edges: np.ndarray, least:
     others = tuple(a for a in range(3) if a != axis)
     order = np.argsort(voxels[:, axis], kind="stable")
     groups = np.split(voxels[order], np.flatnonzero(np.diff(voxels[order, axis])) + 1)
-    slices = [_face_centres(group, others) @ edges.T for group in groups]
-    # No pair is farther than twice the radius around any centre, which rules out most slices.
+    slices = [_face_centers(group, others) @ edges.T for group in groups]
+    # No pair is farther than twice the radius around any center, which rules out most slices.
     bounds = [2 * np.linalg.norm(p - (p.min(0) + p.max(0)) / 2, axis=1).max() for p in slices]
     best = (least, None)
     for n in np.argsort(bounds)[::-1]:
@@ -358,8 +358,8 @@ def _hull(points: np.ndarray, flat: bool) -> np.ndarray:
     from scipy.spatial import ConvexHull
 
     if flat:
-        centred = points - points.mean(0)
-        points = centred @ np.linalg.svd(centred, full_matrices=False)[2][:2].T
+        centered = points - points.mean(0)
+        points = centered @ np.linalg.svd(centered, full_matrices=False)[2][:2].T
     return ConvexHull(points).vertices
 
 

@@ -6,7 +6,7 @@ and by distance from dark CSF, by tails, and by the shape of the bulk; a logisti
 in ``appearance_table``, fitted on synthetic heads by ``experiments/fit_appearance.py``.
 
 T1 and FLAIR both have dark CSF, and one of them alone is too easily taken for the other. Beside a T2 they differ: where
-CSF is left out, T1 falls where T2 rises (white matter against grey matter, oedema), and FLAIR does not. T1 and T1ce are
+CSF is left out, T1 falls where T2 rises (white matter against gray matter, edema), and FLAIR does not. T1 and T1ce are
 one kind: where nothing enhances nobody can tell them apart. A wrong warning costs trust, so nothing is said unless the
 evidence is strong.
 """

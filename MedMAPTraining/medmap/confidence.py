@@ -1,6 +1,6 @@
 """Leaving out what the network is not sure of. torch and numpy only.
 
-A single scan can be bright on one side because of the coil that received it. The network then finds tumour there, but
+A single scan can be bright on one side because of the coil that received it. The network then finds tumor there, but
 with less certainty than where there is one: so pieces are judged by how sure it is of them. How sure it is of true ones
 depends on the scans that it sees, and so does the limit (measured by ``MedMAPTraining/experiments/certainty.py``).
 """
@@ -26,7 +26,7 @@ QUANTILE = 0.9
 class DoubtSpec:
     """Which pieces a bundle is too unsure of to show them; stored in the bundle.
 
-    The certainty of a connected piece is the 90th percentile, over its voxels, of the probability of any tumour.
+    The certainty of a connected piece is the 90th percentile, over its voxels, of the probability of any tumor.
 
     Attributes:
         least: by set of scans (``Task.subset_key``), the certainty below which a piece is left out; with a set that is
@@ -41,7 +41,7 @@ class DoubtSpec:
 
     @staticmethod
     def from_dict(data: Mapping) -> DoubtSpec:
-        """Rebuild; raises BundleError for what is not understood, since an unknown step cannot be honoured."""
+        """Rebuild; raises BundleError for what is not understood, since an unknown step cannot be honored."""
         try:
             spec = DoubtSpec(**data)
             return DoubtSpec({str(key): float(value) for key, value in dict(spec.least).items()})
@@ -89,7 +89,7 @@ def without_doubtful(
     return logits, float(doubtful[numbers].sum()) * prepared.grid.voxel_ml
 
 
-def tumour_probability(logits: Tensor) -> Tensor:
+def tumor_probability(logits: Tensor) -> Tensor:
     """[C, ...] -> [...] probability of any class but background, which is the first."""
     return torch.sigmoid(logits[1:].logsumexp(0) - logits[0])
 
@@ -109,7 +109,7 @@ def pieces(
     counts[0] = False
     numbers = (counts.cumsum(0) * counts)[numbers]
     found = numbers > 0
-    owner, probability = numbers[found], tumour_probability(logits[:, found])
+    owner, probability = numbers[found], tumor_probability(logits[:, found])
     order = torch.argsort(probability)
     owner, probability = owner[order], probability[order]
     certainty = []

@@ -9,7 +9,7 @@ def background_value(array: np.ndarray) -> float | None:
     """The constant around a skull-stripped brain: 0 mostly, something else after a z-score; None if there is none.
 
     It is the most frequent exact value on the six faces of the volume, if it makes up 5 % of them and is three times
-    as frequent as any other value (else it may be quantised noise in air).
+    as frequent as any other value (else it may be quantized noise in air).
 
     Args:
         array: [I, J, K] intensities; NaN and Inf are left out.
@@ -22,7 +22,7 @@ def foreground(array: np.ndarray) -> tuple[np.ndarray, float]:
 
     Without a constant background (``background_value`` is None) the smallest value takes its place, so that nearly
     everything is foreground. A second constant that covers most of the faces of what is left is background, too:
-    scans that were normalised first and padded afterwards. The result moves with the voxels under flips and
+    scans that were normalized first and padded afterwards. The result moves with the voxels under flips and
     permutations of the axes; the cost is a few passes over the array.
 
     Args:

@@ -81,8 +81,8 @@ def precision(prediction: np.ndarray, reference: np.ndarray) -> float:
 def hd95(prediction: np.ndarray, reference: np.ndarray, spacing: Sequence[float]) -> float:
     """Symmetric 95 % Hausdorff distance in mm between the surfaces of two boolean arrays [I, J, K].
 
-    The surface is every voxel of the mask with a face neighbour outside it; beyond the array counts as outside. From
-    each surface voxel the Euclidean distance between voxel centres to the nearest surface voxel of the other mask is
+    The surface is every voxel of the mask with a face neighbor outside it; beyond the array counts as outside. From
+    each surface voxel the Euclidean distance between voxel centers to the nearest surface voxel of the other mask is
     taken; the result is the larger of the two directed 95th percentiles (linear interpolation). This is MONAI's
     ``compute_hausdorff_distance(percentile=95)`` and what BraTS reports; medpy's ``hd95`` takes one percentile of both
     directions pooled, and DeepMind's surface-distance weights by surface area: both give other numbers.
@@ -221,7 +221,7 @@ def _share(common: np.ndarray, of: np.ndarray, other: np.ndarray) -> float:
 
 
 def _surface(mask: np.ndarray) -> np.ndarray:
-    """Voxels of the mask with a face neighbour outside it."""
+    """Voxels of the mask with a face neighbor outside it."""
     padded = np.pad(mask, 1)
     inside = mask.copy()
     for axis in range(mask.ndim):

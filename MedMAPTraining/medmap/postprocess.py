@@ -23,7 +23,7 @@ class PostprocessSpec:
     """What is done to a bundle's answer; stored in the bundle.
 
     Attributes:
-        island_ml: pieces of tumour smaller than this, in ml, are dropped ...
+        island_ml: pieces of tumor smaller than this, in ml, are dropped ...
         island_share: ... if they are also smaller than this share of the largest piece. 0 drops nothing: a small
             lesion that stands alone is never dropped.
         small_regions: a region of less than this multiple of the task's small-region rule (``Region.least_mm3``) is
@@ -41,7 +41,7 @@ class PostprocessSpec:
 
     @staticmethod
     def from_dict(data: Mapping) -> PostprocessSpec:
-        """Rebuild; raises BundleError for unknown keys, since an unknown step cannot be honoured."""
+        """Rebuild; raises BundleError for unknown keys, since an unknown step cannot be honored."""
         try:
             return PostprocessSpec(**{key: float(value) for key, value in data.items()})
         except (TypeError, ValueError) as error:
@@ -110,7 +110,7 @@ def components(mask: Tensor) -> Tensor:
     """Number the connected pieces of a [D, H, W] bool mask: int64, 0 background, 1..n in no particular order.
 
     Pieces that a gap of less than about two voxels parts count as one: the mask is halved first, for speed. Every
-    voxel repeatedly takes the largest number among its neighbours, and then the number of the voxel of that number,
+    voxel repeatedly takes the largest number among its neighbors, and then the number of the voxel of that number,
     which doubles the reach each time: a dozen rounds do, without SciPy, which inference must not need.
     """
     result = torch.zeros(mask.shape, dtype=torch.int64)
@@ -243,13 +243,13 @@ def _same_lattice(canonical: Grid, working: Grid, start: np.ndarray) -> bool:
 def _sampled_classes(probability: Tensor, working: Grid, reference: Grid) -> Tensor:
     """[I, J, K] most probable class at each reference voxel; slab by slab, so that memory stays small.
 
-    A point between voxels can only be tumour if one of them is nearly so: best + sum of the tumour's probabilities
+    A point between voxels can only be tumor if one of them is nearly so: best + sum of the tumor's probabilities
     above 1, which is convex. So only the box around such voxels is interpolated.
     """
-    # Background is sampled as 1 - tumour: outside the working grid everything sampled is 0, hence background.
-    tumour = probability[1:]
+    # Background is sampled as 1 - tumor: outside the working grid everything sampled is 0, hence background.
+    tumor = probability[1:]
     classes = torch.zeros(reference.shape, dtype=torch.int64)
-    box = bounding_box((tumour.amax(0) + tumour.sum(0) > 1 - 1e-4).numpy())
+    box = bounding_box((tumor.amax(0) + tumor.sum(0) > 1 - 1e-4).numpy())
     if box is None:
         return classes
     rows, *plane = _covering(box, working, reference)
@@ -257,7 +257,7 @@ def _sampled_classes(probability: Tensor, working: Grid, reference: Grid) -> Ten
         part = (slice(start, min(start + 32, rows.stop)), *plane)
         affine = reference.affine.copy()
         affine[:3, 3] += affine[:3, :3] @ [s.start for s in part]
-        slab = sample(tumour, working, Grid(tuple(s.stop - s.start for s in part), affine))
+        slab = sample(tumor, working, Grid(tuple(s.stop - s.start for s in part), affine))
         best, index = slab.max(0)
         classes[part] = torch.where(best > 1 - slab.sum(0), index + 1, 0)
     return classes

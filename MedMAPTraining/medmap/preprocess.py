@@ -1,7 +1,7 @@
 """Scans -> one tensor in the network's space, and the record that leads back.
 
 Everything here is computed for each modality from that modality alone, or from what is present: an absent scan has no
-influence on crop, normalisation or grid. Needs torch and numpy only.
+influence on crop, normalization or grid. Needs torch and numpy only.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class PreprocessSpec:
 
     @staticmethod
     def from_dict(data: Mapping) -> PreprocessSpec:
-        """Rebuild; raises BundleError for unknown keys, since an unknown step cannot be honoured."""
+        """Rebuild; raises BundleError for unknown keys, since an unknown step cannot be honored."""
         try:
             return PreprocessSpec(
                 **{k: tuple(v) if isinstance(v, list) else v for k, v in data.items()}
@@ -65,7 +65,7 @@ class Prepared:
     """What the network gets, and what leads back.
 
     Attributes:
-        image: [M, D, H, W] float32, normalised, background and absent modalities 0; axes run left -> right,
+        image: [M, D, H, W] float32, normalized, background and absent modalities 0; axes run left -> right,
             posterior -> anterior, inferior -> superior.
         present: [M] bool.
         brain: [D, H, W] bool, foreground of any present modality; the field of view where a task's scans are not
@@ -85,7 +85,7 @@ class Prepared:
     slice_axis: int | None = None
 
 
-def normalise(
+def normalize(
     array: np.ndarray, spec: PreprocessSpec, skull_stripped: bool = True
 ) -> tuple[np.ndarray, np.ndarray]:
     """Z-score one scan over its own foreground.
@@ -123,7 +123,7 @@ def choose_reference(volumes: Mapping[str, Volume]) -> str:
     """The scan whose grid carries the result unless the user says otherwise.
 
     The one with the smallest voxels (by volume, 1 % tolerance), since labels on it lose least; among equals, T1ce,
-    then FLAIR, T1, T2, in which readers look at tumours first; then the alphabet.
+    then FLAIR, T1, T2, in which readers look at tumors first; then the alphabet.
     """
     finest = min(v.grid.voxel_ml for v in volumes.values())
     candidates = [name for name, v in volumes.items() if v.grid.voxel_ml <= 1.01 * finest]
@@ -161,8 +161,8 @@ def prepare(
             f"Choose one of {', '.join(volumes)}.",
         )
     reference_grid = volumes[reference].grid
-    normalised = {
-        name: normalise(volume.array, spec, task.skull_stripped) for name, volume in volumes.items()
+    normalized = {
+        name: normalize(volume.array, spec, task.skull_stripped) for name, volume in volumes.items()
     }
     slice_axis = None
     if spec.slices:
@@ -171,13 +171,13 @@ def prepare(
         lattice = working_lattice(reference_grid, spec.spacing)
         grid = _crop(
             lattice,
-            {n: (volumes[n].grid, mask) for n, (_, mask) in normalised.items()},
+            {n: (volumes[n].grid, mask) for n, (_, mask) in normalized.items()},
             spec,
             multiple,
         )
     image = torch.zeros((len(task.modalities), *grid.shape))
     brain = torch.zeros(grid.shape, dtype=torch.bool)
-    for name, (array, mask) in normalised.items():
+    for name, (array, mask) in normalized.items():
         image[task.index(name)] = to_grid(array, volumes[name].grid, grid, spec.slices)
         # Just below a half: where spacings are commensurate exact halves are common, and rounding must not decide.
         brain |= to_grid(mask.astype(np.float32), volumes[name].grid, grid, spec.slices) > 0.499
@@ -258,7 +258,7 @@ def _crop(
     blocks = -(-(high - low + 1) // multiple)
     if (
         multiple > 1 and (blocks == 1).all()
-    ):  # one voxel at the coarsest level has no variance to normalise by
+    ):  # one voxel at the coarsest level has no variance to normalize by
         blocks += 1
     missing = blocks * multiple - (high - low + 1)
     low -= missing // 2
@@ -321,7 +321,7 @@ __all__ = [
     "PreprocessSpec",
     "canonical_axes",
     "choose_reference",
-    "normalise",
+    "normalize",
     "place",
     "prepare",
     "to_grid",

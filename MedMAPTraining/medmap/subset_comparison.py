@@ -63,7 +63,7 @@ class WhatIf:
         reference: name of the reference modality.
         variants: the current subset first, then by size from large to small.
         maps: name -> [I, J, K] float32 in 0..1 on ``grid``. ``entropy``: -sum p log p / log C of the current subset's
-            class probabilities (Shannon, normalised; 0 certain, 1 all classes alike). ``disagreement``: share of the
+            class probabilities (Shannon, normalized; 0 certain, 1 all classes alike). ``disagreement``: share of the
             other subsets that give the voxel another label. ``region disagreement``: share of the other subsets that
             differ about the task's first region (BraTS: WT). The latter two are absent when there is no other subset.
         region_entropy: mean entropy inside each region of the current result; nan for an empty one.
@@ -159,7 +159,7 @@ def what_if(
     return result
 
 
-def normalised_entropy(probability: Tensor) -> Tensor:
+def normalized_entropy(probability: Tensor) -> Tensor:
     """[C, *S] probabilities -> [*S] Shannon entropy divided by log C: 0 certain, 1 all classes alike."""
     return torch.special.entr(probability).sum(0).div_(np.log(probability.shape[0])).clamp_(0, 1)
 
@@ -247,7 +247,7 @@ class _Collector:
             np.zeros(labels.shape, np.uint8),
             np.zeros(labels.shape, np.uint8),
         )
-        entropy = self._on_reference(normalised_entropy(probability).numpy())
+        entropy = self._on_reference(normalized_entropy(probability).numpy())
         self.maps[ENTROPY] = entropy
         masks = region_masks(labels, self.task)
         self.region_entropy = {

@@ -88,7 +88,7 @@ class Task:
 
     Attributes:
         organ: what the scans show, in messages ("no contrast within the brain").
-        target: what is looked for, in messages ("No tumour was found").
+        target: what is looked for, in messages ("No tumor was found").
         skull_stripped: whether the scans show the organ alone, on a constant background. If not, every voxel of a scan
             counts: a value of exactly zero may be nulled myocardium as well as air.
     """
@@ -98,7 +98,7 @@ class Task:
     labels: tuple[Label, ...]
     regions: tuple[Region, ...]
     organ: str = "brain"
-    target: str = "tumour"
+    target: str = "tumor"
     skull_stripped: bool = True
 
     @property
@@ -247,14 +247,14 @@ BRATS = Task(
             "t1ce",
             "T1ce",
             ("t1c", "t1gd", "t1post", "t1km", "ce"),
-            "Without T1ce, enhancing tumour is not visible: ET is a guess and TC is unreliable.",
+            "Without T1ce, enhancing tumor is not visible: ET is a guess and TC is unreliable.",
         ),
         Modality("t2", "T2", ("t2w",)),
         Modality(
             "flair",
             "FLAIR",
             ("t2f", "fla", "tirm"),
-            "Without FLAIR, oedema is hard to tell from CSF and normal tissue: WT may be too small or too large.",
+            "Without FLAIR, edema is hard to tell from CSF and normal tissue: WT may be too small or too large.",
         ),
     ),
     labels=(
@@ -292,13 +292,13 @@ _MYOPS_MODALITIES = (
         "lge",
         "LGE",
         ("de", "psir"),
-        "Without LGE, scar is hard to tell from oedema and muscle: scar is a guess.",
+        "Without LGE, scar is hard to tell from edema and muscle: scar is a guess.",
     ),
     Modality(
         "t2",
         "T2",
         ("t2w", "stir"),
-        "Without T2, oedema is hard to tell from muscle.",
+        "Without T2, edema is hard to tell from muscle.",
     ),
 )
 _BLOOD_POOLS = (
@@ -327,8 +327,8 @@ MYOPS = Task(
     skull_stripped=False,
 )
 """MyoPS2020 (Zhuang and Li, MICCAI 2020 challenge): three aligned short-axis stacks of thick slices, label values 200
-normal myocardium, 500 and 600 blood pools, 1220 oedema, 2221 scar; scored are the parts of the heart, scar, and scar
-with oedema. Its labels carry no codes: those that the panel writes say that a segment lies in the brain."""
+normal myocardium, 500 and 600 blood pools, 1220 edema, 2221 scar; scored are the parts of the heart, scar, and scar
+with edema. Its labels carry no codes: those that the panel writes say that a segment lies in the brain."""
 
 MYOPS_ANATOMY = Task(
     name="MyoPS-anatomy",

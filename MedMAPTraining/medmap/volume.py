@@ -30,7 +30,7 @@ class Grid:
         return float(abs(np.linalg.det(self.affine[:3, :3]))) / 1000.0
 
     def corners(self) -> np.ndarray:
-        """[8, 3] world RAS positions in mm of the eight corner voxel centres."""
+        """[8, 3] world RAS positions in mm of the eight corner voxel centers."""
         last = np.array(self.shape) - 1
         ijk = np.array([[(n >> a) & 1 for a in range(3)] for n in range(8)]) * last
         return ijk @ self.affine[:3, :3].T + self.affine[:3, 3]

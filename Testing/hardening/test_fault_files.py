@@ -230,7 +230,7 @@ FAULTS = {
         65,
         "voxel size in the header is -2",
     ),
-    "33 micrometres": (lambda s: s.patch(xyzt_units=3), 65, "in micrometres"),
+    "33 micrometers": (lambda s: s.patch(xyzt_units=3), 65, "in micrometers"),
     "33 voxels of 0.02 mm": (lambda s: s.rewrite("t1", scaled(0.01)), 65, "0.2 to 30 mm"),
     "34 oblique": (lambda s: s.rewrite("t1", oblique), 0, ""),
     "34 int64": (

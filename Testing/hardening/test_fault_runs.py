@@ -208,13 +208,13 @@ def test_51_an_answer_that_is_not_finite(scans, cli, tmp_path, tiny_bundle_path,
     assert not (tmp_path / "out").exists()
 
 
-def test_52_no_tumour_is_a_result(scans, cli, tmp_path, tiny_bundle_path):
+def test_52_no_tumor_is_a_result(scans, cli, tmp_path, tiny_bundle_path):
     bundle = shutil.copytree(tiny_bundle_path, tmp_path / "bundle")
     weights(lambda t: [v.zero_() for n, v in t.items() if n.startswith("head")])(bundle)
     given = ["--t1", scans.path("t1"), "--bundle", bundle, "--device", "cpu"]
     ran = cli("segment", *given, "-o", tmp_path / "out")
     assert ran.code == 0, ran.err
-    assert "No tumour was found" in ran.err
+    assert "No tumor was found" in ran.err
 
 
 @pytest.mark.parametrize("call", range(1, 7))

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from medmap.inference import segment
 from medmap.io.nifti import read_nifti, write_labels
-from medmap.preprocess import PreprocessSpec, normalise, to_grid
+from medmap.preprocess import PreprocessSpec, normalize, to_grid
 from medmap.resampling import canonical_grid, reorient
 from medmap.task import BRATS
 from medmap.volume import Grid, Volume
@@ -84,12 +84,12 @@ def test_turning_to_the_canonical_order_twice_is_turning_once(volumes, turn):
 
 @SOME
 @given(st.floats(0.1, 1000), st.floats(0.5, 2.0))
-def test_normalising_forgets_the_gain_and_resampling_twice_is_once(volumes, gain, spacing):
+def test_normalizing_forgets_the_gain_and_resampling_twice_is_once(volumes, gain, spacing):
     """The scanner's gain changes nothing, and a scan that lies on the working grid already is left as it is."""
     spec = PreprocessSpec(spacing=spacing)
     volume = volumes["flair"]
-    once, _ = normalise(volume.array, spec)
-    scaled, _ = normalise(volume.array * np.float32(gain), spec)
+    once, _ = normalize(volume.array, spec)
+    scaled, _ = normalize(volume.array * np.float32(gain), spec)
     assert np.abs(scaled - once).max() < 1e-3
     target = Grid(
         (30, 36, 27),

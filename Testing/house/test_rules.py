@@ -96,7 +96,7 @@ def test_slicer_requirements_are_the_inference_part_of_the_package():
         assert f'"{requirement}"' in project
 
 
-def test_every_dependency_has_a_licence_and_a_reason():
+def test_every_dependency_has_a_license_and_a_reason():
     project = (ROOT / "MedMAPTraining/pyproject.toml").read_text()
     named = set(re.findall(r'^\s*"([A-Za-z0-9_-]+)[><=\[]', project, re.MULTILINE)) - {
         "medmap",

@@ -47,14 +47,14 @@ def grid(shape=(20, 22, 18), affine=None):
 
 @pytest.fixture
 def pair():
-    """Two nested tumours that overlap in part, BraTS label values."""
+    """Two nested tumors that overlap in part, BraTS label values."""
     ijk = np.stack(np.meshgrid(*map(np.arange, (20, 22, 18)), indexing="ij"), -1)
 
-    def tumour(centre, radius):
-        r = np.linalg.norm(ijk - centre, axis=-1) / radius
+    def tumor(center, radius):
+        r = np.linalg.norm(ijk - center, axis=-1) / radius
         return np.select([r < 0.4, r < 0.7, r < 1], [1, 4, 2], 0).astype(np.uint8)
 
-    return tumour((9, 10, 8), 7), tumour((10, 11, 9), 6)
+    return tumor((9, 10, 8), 7), tumor((10, 11, 9), 6)
 
 
 def test_scores_are_those_of_medmap_metrics(pair):
@@ -190,7 +190,7 @@ def test_the_heaviest_slice_has_the_largest_sum():
 
 
 def brute(mask, affine, axes=(0, 1, 2)):
-    """Longest distance between face centres, by trying all pairs; ``axes`` says which faces."""
+    """Longest distance between face centers, by trying all pairs; ``axes`` says which faces."""
     offsets = np.concatenate([np.eye(3)[list(axes)], -np.eye(3)[list(axes)]]) / 2
     points = (np.argwhere(mask)[:, None] + offsets).reshape(-1, 3) @ affine[:3, :3].T
     return pdist(points).max() if mask.any() else 0.0
@@ -233,8 +233,8 @@ def test_an_ellipsoid_has_its_axes_as_diameters(degrees):
     found = longest_diameters(mask, Grid(mask.shape, affine))
     assert found.longest_mm == pytest.approx(45, abs=1)
     assert found.axial_mm == pytest.approx(30, abs=1)
-    centre = affine[:3, :3] @ [50, 50, 50] + affine[:3, 3]
-    np.testing.assert_allclose(found.longest_ends.mean(0), centre, atol=0.6)
+    center = affine[:3, :3] @ [50, 50, 50] + affine[:3, 3]
+    np.testing.assert_allclose(found.longest_ends.mean(0), center, atol=0.6)
 
 
 def test_a_bar_of_ten_voxels_is_ten_voxels_long_and_a_far_lesion_does_not_count():

@@ -40,14 +40,14 @@ def brain(
     return np.where(inside, values, background).astype(np.float32)
 
 
-def head(noise: float, seed: int = 0, quantised: bool = True) -> np.ndarray:
+def head(noise: float, seed: int = 0, quantized: bool = True) -> np.ndarray:
     """Not skull-stripped: brain, dark skull, bright scalp, air with Rician noise."""
     rng = np.random.default_rng(seed)
     inner = ellipsoid([a + 5 for a in BRAIN_MM])
     signal = np.where(inner, 60, np.where(ellipsoid(HEAD_MM), 700, 0)).astype(float)
     signal = np.where(ellipsoid(BRAIN_MM), brain(seed), signal)
     signal = np.hypot(signal + rng.normal(0, noise, SHAPE), rng.normal(0, noise, SHAPE))
-    return (signal.round() if quantised else signal).astype(np.float32)
+    return (signal.round() if quantized else signal).astype(np.float32)
 
 
 def volume(array: np.ndarray, spacing=SPACING, origin=(0, 0, 0), **kwargs) -> Volume:
@@ -89,7 +89,7 @@ def test_a_tight_crop_keeps_its_background(part):
     assert foreground(array[box])[1] == -2.5
 
 
-def test_padding_after_normalisation_is_background_too():
+def test_padding_after_normalization_is_background_too():
     scan = np.pad((brain() - 512.3) / 80, 6)
     mask, found = foreground(scan)
     assert found == 0
@@ -243,9 +243,9 @@ def test_notes_from_reading_come_first():
 
 
 @pytest.mark.parametrize("noise", [0.0, 0.3, 1.0, 5.0])
-@pytest.mark.parametrize("quantised", [True, False])
-def test_a_head_is_told_from_a_brain(noise, quantised):
-    finding = only("skull-strip", {"t1": volume(head(noise, quantised=quantised))})
+@pytest.mark.parametrize("quantized", [True, False])
+def test_a_head_is_told_from_a_brain(noise, quantized):
+    finding = only("skull-strip", {"t1": volume(head(noise, quantized=quantized))})
     assert finding.level == "warning"
     assert finding.message.startswith("t1 does not look skull-stripped: ")
     assert "exact background" in finding.message or "litres" in finding.message

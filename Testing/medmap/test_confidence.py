@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from medmap.bundle.loading import load_bundle, update_doubt
-from medmap.confidence import DoubtSpec, pieces, tumour_probability, without_doubtful
+from medmap.confidence import DoubtSpec, pieces, tumor_probability, without_doubtful
 from medmap.errors import BundleError
 from medmap.inference import Run, segment
 from medmap.postprocess import PostprocessSpec, label_map, most_probable
@@ -29,7 +29,7 @@ LEFT, RIGHT, SPECK = (
 
 
 def answer(left: float, right: float, speck: float = 0.0) -> torch.Tensor:
-    """[4, ...] logits with three pieces of oedema of these probabilities; background is certain elsewhere."""
+    """[4, ...] logits with three pieces of edema of these probabilities; background is certain elsewhere."""
     probability = torch.full(SHAPE, 1e-3)
     for place, value in ((LEFT, left), (RIGHT, right), (SPECK, speck)):
         probability[place] = max(value, 1e-3)
@@ -61,7 +61,7 @@ def found(logits: torch.Tensor, place) -> bool:
     return bool((most_probable(logits)[place] > 0).all())
 
 
-def test_the_certainty_of_a_piece_is_the_ninetieth_percentile_of_its_probability_of_tumour():
+def test_the_certainty_of_a_piece_is_the_ninetieth_percentile_of_its_probability_of_tumor():
     logits = answer(0.7, 0.9)
     logits[2, 4:7, 10:30, 10:30] = float(torch.logit(torch.tensor(0.99)))  # 15 % of the left piece
     numbers, certainty = pieces(logits, case(), ISLANDS)
@@ -70,9 +70,9 @@ def test_the_certainty_of_a_piece_is_the_ninetieth_percentile_of_its_probability
     assert numbers.max() == 2
 
 
-def test_the_probability_of_tumour_is_that_of_all_classes_but_background():
+def test_the_probability_of_tumor_is_that_of_all_classes_but_background():
     logits = torch.randn(4, 5, 6, 7)
-    assert torch.allclose(tumour_probability(logits), 1 - torch.softmax(logits, 0)[0], atol=1e-6)
+    assert torch.allclose(tumor_probability(logits), 1 - torch.softmax(logits, 0)[0], atol=1e-6)
 
 
 def test_a_doubtful_piece_is_left_out_and_its_volume_told():
@@ -84,7 +84,7 @@ def test_a_doubtful_piece_is_left_out_and_its_volume_told():
 
 def test_what_was_left_out_still_shows_as_uncertain():
     logits, _ = kept(answer(0.7, 0.99), {"flair": 0.95})
-    assert 0.4 < float(tumour_probability(logits)[LEFT].mean()) <= 0.5
+    assert 0.4 < float(tumor_probability(logits)[LEFT].mean()) <= 0.5
 
 
 def test_a_speck_that_was_an_island_beside_the_piece_left_out_does_not_come_back():

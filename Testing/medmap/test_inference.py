@@ -53,7 +53,7 @@ def test_any_subset_gives_labels_on_the_reference_grid(volumes, tiny_bundle, sub
 
 @pytest.mark.parametrize("subset", SUBSETS[:-1], ids="+".join)
 @pytest.mark.parametrize("content", ["noise", "nan", "huge"])
-def test_what_absent_scans_hold_changes_no_logit_no_crop_and_no_normalisation(
+def test_what_absent_scans_hold_changes_no_logit_no_crop_and_no_normalization(
     volumes, tiny_bundle, subset, content
 ):
     present = {name: volumes[name] for name in subset}

@@ -210,7 +210,7 @@ def test_compare_scores_every_region_in_mm_and_ml():
     }
 
 
-def test_compare_reads_both_ways_of_storing_enhancing_tumour_as_one():
+def test_compare_reads_both_ways_of_storing_enhancing_tumor_as_one():
     old = np.where(blob(5), 4, 0)
     new = np.where(blob(5), 3, 0)
     scores = compare(old, new, BRATS, grid(old.shape))
@@ -267,7 +267,7 @@ def test_everything_but_hd95_works_without_scipy():
     [((1, 2, 4), [1], [4]), ((1, 2, 3), [1], [3]), ((1, 2, 3, 4), [1, 3], [4])],
     ids=["BraTS 2018-2021", "BraTS 2023", "BraTS 2012-2015"],
 )
-def test_three_is_enhancing_tumour_unless_four_is_there_too(values, core, enhancing):
+def test_three_is_enhancing_tumor_unless_four_is_there_too(values, core, enhancing):
     labels = np.array([0, *values])
     masks = label_masks(labels, BRATS)
     assert labels[masks["NCR"]].tolist() == core

@@ -101,7 +101,7 @@ def test_a_task_of_an_older_bundle_is_a_brain():
     assert Task.from_dict(data) == BRATS
 
 
-def test_passions_targets_take_scar_and_oedema_as_myocardium():
+def test_passions_targets_take_scar_and_edema_as_myocardium():
     values = np.array([0, 200, 500, 600, 1220, 2221])
     assert label_masks(values, MYOPS_ANATOMY)["MYO"].tolist() == [
         False,
@@ -153,12 +153,12 @@ def test_each_contrast_tells_something_else():
                 found.append(float(image[label == one].mean() / image[label == other].mean()))
         return float(np.mean(found))
 
-    normal, blood, oedema, scar = 1, 2, 4, 5
+    normal, blood, edema, scar = 1, 2, 4, 5
     assert contrast("bssfp", blood, normal) > 1.6
     assert 0.8 < contrast("bssfp", scar, normal) < 1.25
     assert contrast("lge", scar, normal) > 2
-    assert contrast("lge", oedema, normal) < contrast("lge", scar, normal) / 1.5
-    assert contrast("t2", oedema, normal) > 1.4
+    assert contrast("lge", edema, normal) < contrast("lge", scar, normal) / 1.5
+    assert contrast("t2", edema, normal) > 1.4
 
 
 def test_cases_are_found_from_the_challenge_and_from_its_folder(challenge, tmp_path):
@@ -462,11 +462,9 @@ def test_the_picture_of_a_stack_shows_its_slices(challenge, hearts, tmp_path):
     save_overlay(tmp_path / "a.png", arrays, labels, truth.grid, MYOPS, reference_labels=labels)
     picture = np.asarray(Image.open(tmp_path / "a.png"))
     assert picture.shape[0] > 300
-    colours = np.array(
-        [label.color for label in MYOPS.labels if (labels == label.value).sum() > 30]
-    )
-    for colour in colours:
-        assert (np.abs(picture[..., :3].astype(int) - colour).max(-1) < 12).sum() > 20
+    colors = np.array([label.color for label in MYOPS.labels if (labels == label.value).sum() > 30])
+    for color in colors:
+        assert (np.abs(picture[..., :3].astype(int) - color).max(-1) < 12).sum() > 20
 
 
 @pytest.mark.parametrize("name", ["subset_unet", "anatomy_mmformer"])

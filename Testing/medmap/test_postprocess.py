@@ -1,4 +1,4 @@
-"""Pieces of tumour: told apart, and dropped only where the bundle says so."""
+"""Pieces of tumor: told apart, and dropped only where the bundle says so."""
 
 from __future__ import annotations
 
@@ -105,8 +105,8 @@ def test_a_speck_of_enhancement_becomes_what_else_it_may_be():
 
 
 @pytest.mark.parametrize("turn", [0.0, 0.3])
-def test_only_the_box_around_the_tumour_is_interpolated_and_nothing_is_lost(turn):
-    """Against all voxels interpolated at once, on a finer, shifted or turned grid, with tumour at the border, too."""
+def test_only_the_box_around_the_tumor_is_interpolated_and_nothing_is_lost(turn):
+    """Against all voxels interpolated at once, on a finer, shifted or turned grid, with tumor at the border, too."""
     torch.manual_seed(2)
     working = Grid((14, 12, 16), np.diag([1.5, 1.5, 1.5, 1.0]))
     cos, sin = np.cos(turn), np.sin(turn)

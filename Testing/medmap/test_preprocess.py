@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from medmap.errors import InputDataError, UsageError
 from medmap.postprocess import labels_on_reference
-from medmap.preprocess import PreprocessSpec, choose_reference, normalise, prepare
+from medmap.preprocess import PreprocessSpec, choose_reference, normalize, prepare
 from medmap.resampling import canonical_axes, reorient, restore_orientation, sample, sample_labels
 from medmap.task import BRATS
 from medmap.volume import Grid, Volume
@@ -31,17 +31,17 @@ def stored(volume: Volume, order, flips) -> Volume:
     return Volume(np.ascontiguousarray(array), volume.affine @ change, volume.name)
 
 
-def test_a_scan_is_normalised_over_its_own_foreground(volumes):
-    array, mask = normalise(volumes["t1"].array, SPEC)
+def test_a_scan_is_normalized_over_its_own_foreground(volumes):
+    array, mask = normalize(volumes["t1"].array, SPEC)
     assert abs(array[mask].mean()) < 0.05
     assert abs(array[mask].std() - 1) < 0.05
     assert (array[~mask] == 0).all()
 
 
-def test_normalisation_does_not_see_gain_and_offset_of_the_scanner(volumes):
+def test_normalization_does_not_see_gain_and_offset_of_the_scanner(volumes):
     array = volumes["t2"].array
     scaled = np.where(array == 0, -7.5, array * 13 + 40).astype(np.float32)
-    np.testing.assert_allclose(normalise(scaled, SPEC)[0], normalise(array, SPEC)[0], atol=1e-3)
+    np.testing.assert_allclose(normalize(scaled, SPEC)[0], normalize(array, SPEC)[0], atol=1e-3)
 
 
 def test_present_scans_are_prepared_alike_whatever_else_there_is(volumes):
@@ -68,7 +68,7 @@ def test_labels_come_back_voxel_for_voxel_where_nothing_was_interpolated(volumes
     scan = stored(volumes["t1"], order, (True, False, True))
     prepared = prepare({"t1": scan}, BRATS, SPEC, multiple=16)
     rng = np.random.default_rng(0)
-    truth = np.where(normalise(scan.array, SPEC)[1], rng.integers(0, 4, scan.array.shape), 0)
+    truth = np.where(normalize(scan.array, SPEC)[1], rng.integers(0, 4, scan.array.shape), 0)
     from medmap.preprocess import to_grid
 
     hot = torch.stack(
@@ -101,13 +101,13 @@ def test_a_ball_returns_to_its_place_from_any_grid(angles, spacing, order, flips
     scan = stored(scan, order, flips)
     ball = stored(Volume(ball.astype(np.float32), affine), order, flips).array > 0.5
     prepared = prepare({"t1": scan}, BRATS, SPEC, multiple=8)
-    centres = torch.stack(
+    centers = torch.stack(
         torch.meshgrid(
             *(torch.arange(n, dtype=torch.float64) for n in prepared.grid.shape), indexing="ij"
         ),
         -1,
     )
-    position = centres @ torch.tensor(prepared.grid.affine[:3, :3]).T + torch.tensor(
+    position = centers @ torch.tensor(prepared.grid.affine[:3, :3]).T + torch.tensor(
         prepared.grid.affine[:3, 3]
     )
     inside = torch.clamp(
@@ -154,7 +154,7 @@ def test_no_scan_at_all_is_refused():
 def test_a_scan_without_contrast_is_refused(volumes):
     flat = np.where(volumes["t1"].array != 0, 5.0, 0.0).astype(np.float32)
     with pytest.raises(InputDataError, match="contrast"):
-        normalise(flat, SPEC)
+        normalize(flat, SPEC)
 
 
 def test_inputs_are_never_changed(volumes):

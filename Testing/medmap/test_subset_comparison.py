@@ -17,7 +17,7 @@ from medmap.subset_comparison import (
     DISAGREEMENT,
     ENTROPY,
     REGION_DISAGREEMENT,
-    normalised_entropy,
+    normalized_entropy,
     one_step,
     subsets_of,
     what_if,
@@ -108,7 +108,7 @@ def test_entropy_lies_on_the_reference_grid_and_is_zero_outside_the_head(found, 
     [((1, 0, 0, 0), 0.0), ((0.25,) * 4, 1.0), ((0.5, 0.5, 0, 0), 0.5), ((0, 0, 0, 1), 0.0)],
 )
 def test_entropy_of_known_distributions(probability, expected):
-    assert normalised_entropy(torch.tensor(probability).float()[:, None]).item() == pytest.approx(
+    assert normalized_entropy(torch.tensor(probability).float()[:, None]).item() == pytest.approx(
         expected, abs=1e-6
     )
 

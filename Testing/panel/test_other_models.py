@@ -143,7 +143,7 @@ class TestHeart:
         assert targets == [label.name for label in MYOPS.labels]
         ui.reviewButton.click()
         finish()
-        ours, theirs = region_masks(labels, MYOPS), region_masks(labelled(truth), MYOPS)
+        ours, theirs = region_masks(labels, MYOPS), region_masks(labeled(truth), MYOPS)
         shown = {
             ui.reviewTable.item(row, 0).text(): ui.reviewTable.item(row, 1).text()
             for row in range(5)
@@ -164,7 +164,7 @@ class TestHeart:
         assert not application.desk.texts()
 
 
-def labelled(node):
+def labeled(node):
     """[I, J, K] of a label volume node."""
     import slicer.util
 

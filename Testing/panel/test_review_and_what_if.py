@@ -11,15 +11,15 @@ import pytest
 
 @pytest.fixture
 def reviewed(panel, result, patient, application):
-    """The panel with a result, and a reference that lacks the outermost slices of the tumour."""
+    """The panel with a result, and a reference that lacks the outermost slices of the tumor."""
     import slicer.util
 
     from MedMAPSegmentLib.scene import labelsOf
 
     labels = labelsOf(result, panel.logic.task)
     reference = labels.copy()
-    tumour = np.flatnonzero(labels.any((0, 1)))
-    reference[:, :, tumour[-3] :] = 0
+    tumor = np.flatnonzero(labels.any((0, 1)))
+    reference[:, :, tumor[-3] :] = 0
     node = application.scene.AddNewNodeByClass("vtkMRMLLabelMapVolumeNode", "expert")
     slicer.util.updateVolumeFromArray(node, np.ascontiguousarray(reference.transpose(2, 1, 0)))
     node.CopyOrientation(patient["t2"])

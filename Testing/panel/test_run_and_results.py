@@ -216,7 +216,7 @@ class TestResult:
     def test_an_output_that_was_removed_is_not_replaced_by_another_result(
         self, ready, application, finish
     ):
-        """A node selector would take the neighbour, whose segments the next Apply would then overwrite."""
+        """A node selector would take the neighbor, whose segments the next Apply would then overwrite."""
         for _ in range(2):
             ready.ui.applyButton.click()
             finish()
@@ -246,7 +246,7 @@ class TestResult:
         assert "The table could not be saved." in application.desk.texts()[0]
         assert "does not exist" in application.desk.texts()[0]
 
-    def test_the_views_go_to_the_tumour(self, ready, application, finish):
+    def test_the_views_go_to_the_tumor(self, ready, application, finish):
         logic = application.app.layoutManager().mrmlSliceLogics().GetItemAsObject(0)
         before = logic.GetSliceNode().GetSliceOffset()
         ready.ui.applyButton.click()

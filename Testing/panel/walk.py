@@ -47,18 +47,18 @@ def fold(panel, open_: set[str]) -> None:
 
 
 def show_views(application, panel, side):
-    """The four views, each ``side`` pixels wide and high, through the middle of the tumour, edema translucent in 3D."""
+    """The four views, each ``side`` pixels wide and high, through the middle of the tumor, edema translucent in 3D."""
     import slicer
 
     from MedMAPSegmentLib.nodes import geometryOf
-    from MedMAPSegmentLib.results import centreOf
+    from MedMAPSegmentLib.results import centerOf
     from MedMAPSegmentLib.scene import labelsOf
 
     node = panel.results.segmentation
     labels = labelsOf(node, panel.logic.task)
     if labels.any() and node.GetSegmentation().GetSegment("ED"):
         node.GetDisplayNode().SetSegmentOpacity3D("ED", 0.3)
-    position = centreOf(labels, geometryOf(node).grid) if labels.any() else (0, 0, 0)
+    position = centerOf(labels, geometryOf(node).grid) if labels.any() else (0, 0, 0)
     reference = panel.results.provenance["modalities"]["reference"]
     background = panel.inputs.slots[reference][1].currentNode()
     slicer.util.setSliceViewerLayers(background=background, fit=True)
@@ -154,7 +154,7 @@ def main() -> int:
 
         ours, theirs = labelsOf(panel.results.segmentation, panel.logic.task), medmap_labels(files)
         same = ours.shape == theirs.shape and bool((ours == theirs).all())
-        print(f"labels equal those of medmap: {same} ({int((ours != 0).sum())} voxels of tumour)")
+        print(f"labels equal those of medmap: {same} ({int((ours != 0).sum())} voxels of tumor)")
     if ui.reviewButton.enabled:
         ui.reviewButton.click()
         finish("Compare")

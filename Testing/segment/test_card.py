@@ -17,7 +17,7 @@ def entry(mean, sd=0.05, n=20):
 
 @pytest.fixture
 def card():
-    """A card as ``medmap.evaluation.summarise`` makes it, of three subsets."""
+    """A card as ``medmap.evaluation.summarize`` makes it, of three subsets."""
     subsets = {
         "flair": {"WT": entry(0.85), "TC": entry(0.5, 0.2), "ET": entry(0.2, 0.25)},
         "t1ce+flair": {"WT": entry(0.8912, 0.0456), "TC": entry(0.84), "ET": entry(0.8)},
@@ -107,7 +107,7 @@ def test_figures_without_a_source_say_so(card):
 @pytest.mark.parametrize("subset", BRATS.subsets(), ids="+".join)
 def test_warnings_are_those_of_the_absent_modalities(card, subset):
     warnings = " ".join(subsetCard(BRATS, card, subset).warnings)
-    assert ("enhancing tumour is not visible" in warnings) == ("t1ce" not in subset)
+    assert ("enhancing tumor is not visible" in warnings) == ("t1ce" not in subset)
     assert ("Without FLAIR" in warnings) == ("flair" not in subset)
 
 
@@ -133,7 +133,7 @@ def test_other_tasks_have_their_own_regions_and_warnings():
 
 
 def test_the_table_of_the_evaluation_is_understood():
-    from medmap.evaluation import Row, summarise
+    from medmap.evaluation import Row, summarize
 
     rows = [
         Row(
@@ -143,7 +143,7 @@ def test_the_table_of_the_evaluation_is_understood():
         for s in BRATS.subsets()
         for region, dice in (("WT", 0.8), ("TC", 0.5), ("ET", 0.6))
     ]
-    table = summarise(rows, BRATS, "two cases")
+    table = summarize(rows, BRATS, "two cases")
     shown = subsetCard(BRATS, {"dice": table}, ["t2"])
     assert shown.scores[0].text == "0.85 ± 0.07"
     assert shown.data == "2 cases (two cases)"

@@ -25,7 +25,7 @@ AFFINE[:3, 3] = -SPACING * (np.array(SHAPE) - 1) / 2
 
 
 def head(kind=0, shape=SHAPE, affine=AFFINE, skull=False):
-    """[I, J, K] of an egg with ventricle-like and tumour-like parts, sampled where the affine says."""
+    """[I, J, K] of an egg with ventricle-like and tumor-like parts, sampled where the affine says."""
     ijk = np.stack(np.meshgrid(*map(np.arange, shape), indexing="ij"), -1)
     x, y, z = np.moveaxis(ijk @ affine[:3, :3].T + affine[:3, 3], -1, 0)
     egg = np.sqrt((x / 66) ** 2 + ((y + 4) / 82) ** 2 + (z / 62) ** 2 + 0.1 * (x / 66) * (y / 82))
@@ -104,7 +104,7 @@ class TestGrids:
         nodes["t1"].SetAndObserveTransformNodeID(nodes["t2"].GetTransformNodeID())
         assert checkGeometry(nodes, BRATS).resampled == ()
 
-    def test_a_parent_transform_that_brings_scans_together_is_honoured(self, scans, mrml):
+    def test_a_parent_transform_that_brings_scans_together_is_honored(self, scans, mrml):
         away = moved(10, 20)
         nodes = scans("t1") | scans("t2", affine=AFFINE)
         nodes["t2"].SetIJKToRASMatrix(mrml.matrix(np.linalg.inv(away) @ AFFINE))

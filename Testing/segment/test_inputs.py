@@ -145,15 +145,15 @@ def test_every_obstacle_is_named_at_once(scene, node, mrml):
         assert any(said in problem for problem in problems), said
 
 
-def test_a_slice_and_a_colour_image_are_refused(scene, node):
+def test_a_slice_and_a_color_image_are_refused(scene, node):
     slice_ = node("slice", RAMP[:, :, :1])
-    colour = scene.AddNewNodeByClass("vtkMRMLVectorVolumeNode", "colour")
+    color = scene.AddNewNodeByClass("vtkMRMLVectorVolumeNode", "color")
     import slicer.util
 
-    slicer.util.updateVolumeFromArray(colour, np.arange(60 * 3, dtype=np.uint8).reshape(3, 4, 5, 3))
-    problems = readSlots(BRATS, {"t1": slice_, "t2": colour}).problems
+    slicer.util.updateVolumeFromArray(color, np.arange(60 * 3, dtype=np.uint8).reshape(3, 4, 5, 3))
+    problems = readSlots(BRATS, {"t1": slice_, "t2": color}).problems
     assert "'slice' is a single slice" in problems[0]
-    assert "'colour' has 3 values per voxel" in problems[1]
+    assert "'color' has 3 values per voxel" in problems[1]
 
 
 @pytest.mark.parametrize(("left", "state"), [([], "missing"), (["t2"], "left out")])

@@ -105,7 +105,7 @@ def test_the_four_classes_are_there_and_the_file_is_short(folder):
         "MedMAPSegmentLogic",
         "MedMAPSegmentTest",
     } <= classes
-    assert len(text.splitlines()) <= 400
+    assert len(text.splitlines()) <= 500
 
 
 def test_translated_texts_are_literals(folder):

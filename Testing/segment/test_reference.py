@@ -21,20 +21,20 @@ AFFINE = np.array([[-0.94, 0.34, 0, 12], [-0.34, -0.94, 0, 15], [0, 0, 2.0, -8],
 REGIONS = ["WT", "TC", "ET"]
 
 
-def tumour(centre, radius, shape=SHAPE):
+def tumor(center, radius, shape=SHAPE):
     ijk = np.stack(np.meshgrid(*map(np.arange, shape), indexing="ij"), -1)
-    r = np.linalg.norm(ijk - centre, axis=-1) / radius
+    r = np.linalg.norm(ijk - center, axis=-1) / radius
     return np.select([r < 0.4, r < 0.7, r < 1], [1, 4, 2], 0).astype(np.uint8)
 
 
 @pytest.fixture
 def ours():
-    return tumour((9, 10, 8), 7)
+    return tumor((9, 10, 8), 7)
 
 
 @pytest.fixture
 def theirs():
-    return tumour((10, 11, 9), 6)
+    return tumor((10, 11, 9), 6)
 
 
 @pytest.fixture
@@ -82,7 +82,7 @@ def labelVolume(scene, mrml, labels, affine, className="vtkMRMLLabelMapVolumeNod
 NAMES = {
     "names": {"NCR": "NCR", "ED": "ED", "ET": "ET"},
     "titles": {label.name: label.title for label in BRATS.labels},
-    "British": {"NCR": "Necrotic core", "ED": "Peritumoural oedema", "ET": "Enhancing tumour"},
+    "British": {"NCR": "Necrotic core", "ED": "Peritumoral edema", "ET": "Enhancing tumor"},
     "non-enhancing": {
         "NCR": "non-enhancing tumor core (NET)",
         "ED": "SNFH",
@@ -125,7 +125,7 @@ def test_nested_regions_are_taken_apart(segmentation, drawn, theirs):
 def test_regions_that_the_reference_does_not_speak_about_are_not_scored(
     segmentation, drawn, theirs, ours
 ):
-    node = drawn({"Whole tumour": theirs > 0})
+    node = drawn({"Whole tumor": theirs > 0})
     request = review.collect(segmentation, node, BRATS)
     found = review.compute(request)
     assert list(found.scores) == ["WT"]
@@ -197,7 +197,7 @@ def test_a_scan_is_no_reference(scene, mrml, segmentation):
 class TestOtherGrids:
     """The reference lies on another lattice, under transforms, or both; the world decides."""
 
-    def test_a_finer_flipped_lattice_of_the_same_tumour_scores_one(
+    def test_a_finer_flipped_lattice_of_the_same_tumor_scores_one(
         self, scene, mrml, segmentation, ours
     ):
         fine = np.repeat(np.repeat(np.repeat(ours, 2, 0), 2, 1), 2, 2)[::-1]
@@ -209,7 +209,7 @@ class TestOtherGrids:
         assert review.compute(request).scores["ET"].dice == 1.0
 
     @pytest.mark.parametrize("moved", ["ours", "theirs", "both"])
-    def test_parent_transforms_of_either_are_honoured(self, scene, mrml, segmentation, ours, moved):
+    def test_parent_transforms_of_either_are_honored(self, scene, mrml, segmentation, ours, moved):
         outer = mrml.transform([[0, -1, 0, 5], [1, 0, 0, 6], [0, 0, 1, 7], [0, 0, 0, 1]])
         inner = mrml.transform(
             [[0, 0, 1, 3], [0, 1, 0, 0], [-1, 0, 0, 2], [0, 0, 0, 1]], parent=outer
@@ -263,8 +263,8 @@ class TestOtherGrids:
 
     def test_surfaces_become_voxels_without_touching_the_reference(self, scene, segmentation):
         sphere = vtk.vtkSphereSource()
-        centre = (AFFINE @ [9, 10, 8, 1])[:3]
-        sphere.SetCenter(*centre)
+        center = (AFFINE @ [9, 10, 8, 1])[:3]
+        sphere.SetCenter(*center)
         sphere.SetRadius(6)
         sphere.SetThetaResolution(40)
         sphere.SetPhiResolution(40)
@@ -277,8 +277,8 @@ class TestOtherGrids:
         node.GetSegmentation().AddSegment(segment, "ball")
         request = review.collect(segmentation, node, BRATS)
         ijk = np.stack(np.meshgrid(*map(np.arange, SHAPE), indexing="ij"), -1)
-        inside = np.linalg.norm(ijk @ AFFINE[:3, :3].T + AFFINE[:3, 3] - centre, axis=-1) < 6
+        inside = np.linalg.norm(ijk @ AFFINE[:3, :3].T + AFFINE[:3, 3] - center, axis=-1) < 6
         assert metrics.dice(request.reference > 0, inside) > 0.95  # 40 facets lie inside the sphere
         middle = AFFINE[:3, :3] @ np.argwhere(request.reference).mean(0) + AFFINE[:3, 3]
-        np.testing.assert_allclose(middle, centre, atol=0.1)
+        np.testing.assert_allclose(middle, center, atol=0.1)
         assert not node.GetSegmentation().ContainsRepresentation("Binary labelmap")

@@ -173,7 +173,7 @@ class TestApplying:
                 scene, mrml.volume(np.ones((9, 9, 9)), name="flat"), pair[0], known(np.eye(4))
             )
 
-    def test_scans_far_apart_begin_with_their_centres_together(self, pair, mrml):
+    def test_scans_far_apart_begin_with_their_centers_together(self, pair, mrml):
         moving, fixed = pair
         assert np.array_equal(readPair(moving, fixed).start, np.eye(4))
         moving.SetAndObserveTransformNodeID(mrml.transform(moved(0, 300)).GetID())
@@ -265,7 +265,7 @@ class TestSimpleItk:
             ("t2", "flair", 0, 0),
         ],
     )
-    def test_a_known_movement_is_found_to_within_a_millimetre(
+    def test_a_known_movement_is_found_to_within_a_millimeter(
         self, scene, mrml, fixed, moving, degrees, shift
     ):
         truth = moved(degrees, shift)

@@ -27,20 +27,20 @@ AFFINE = np.array([[-0.94, 0.34, 0, 12], [-0.34, -0.94, 0, 15], [0, 0, 2.0, -8],
 REGIONS = ["WT", "TC", "ET"]
 
 
-def tumour(centre, radius, shape=SHAPE):
+def tumor(center, radius, shape=SHAPE):
     ijk = np.stack(np.meshgrid(*map(np.arange, shape), indexing="ij"), -1)
-    r = np.linalg.norm(ijk - centre, axis=-1) / radius
+    r = np.linalg.norm(ijk - center, axis=-1) / radius
     return np.select([r < 0.4, r < 0.7, r < 1], [1, 4, 2], 0).astype(np.uint8)
 
 
 @pytest.fixture
 def ours():
-    return tumour((9, 10, 8), 7)
+    return tumor((9, 10, 8), 7)
 
 
 @pytest.fixture
 def theirs():
-    return tumour((10, 11, 9), 6)
+    return tumor((10, 11, 9), 6)
 
 
 @pytest.fixture
@@ -134,7 +134,7 @@ def test_the_score_table_holds_the_scores_and_states_the_rule(shown):
 
 
 @pytest.mark.parametrize("region", REGIONS)
-def test_the_error_segmentation_has_three_named_coloured_segments(
+def test_the_error_segmentation_has_three_named_colored_segments(
     scene, segmentation, shown, ours, theirs, region
 ):
     request, _, made = shown

@@ -51,7 +51,7 @@ def turned(degrees=(0, 0, 0)):
     return result
 
 
-def centred(directions):
+def centered(directions):
     """Affine with these voxel axes (columns, mm) and the middle of the grid at the origin."""
     affine = np.eye(4)
     affine[:3, :3] = directions
@@ -60,12 +60,12 @@ def centred(directions):
 
 
 GRIDS = {
-    "RAS": centred(np.diag([4.0, 4.0, 4.0])),
-    "BraTS": centred(np.diag([-4.0, -4.0, 4.0])),
-    "left-handed": centred(np.diag([-4.0, 4.0, 4.0])),
-    "left-handed oblique": centred(turned((10, -20, 30)) @ np.diag([4.0, 4.0, -4.5])),
-    "oblique, thick slices": centred(turned((17, -9, 5)) @ np.diag([3.5, 4.0, 5.0])),
-    "permuted axes": centred(np.diag([4.0, 4.0, 4.0])[:, [2, 0, 1]]),
+    "RAS": centered(np.diag([4.0, 4.0, 4.0])),
+    "BraTS": centered(np.diag([-4.0, -4.0, 4.0])),
+    "left-handed": centered(np.diag([-4.0, 4.0, 4.0])),
+    "left-handed oblique": centered(turned((10, -20, 30)) @ np.diag([4.0, 4.0, -4.5])),
+    "oblique, thick slices": centered(turned((17, -9, 5)) @ np.diag([3.5, 4.0, 5.0])),
+    "permuted axes": centered(np.diag([4.0, 4.0, 4.0])[:, [2, 0, 1]]),
 }
 
 
@@ -94,7 +94,7 @@ def in_file_order(labels, affine, grid):
     ijk = np.stack(np.meshgrid(*map(np.arange, labels.shape), indexing="ij"), -1).reshape(-1, 3)
     there = np.c_[ijk, np.ones(len(ijk))] @ (np.linalg.inv(grid.affine) @ affine).T
     index = np.rint(there[:, :3]).astype(int)
-    assert np.abs(there[:, :3] - index).max() < 1e-3, "the voxel centres lie elsewhere"
+    assert np.abs(there[:, :3] - index).max() < 1e-3, "the voxel centers lie elsewhere"
     result = np.full(grid.shape, 255, np.uint8)
     result[tuple(index.T)] = labels.reshape(-1)
     assert (result != 255).all()

@@ -100,7 +100,7 @@ def test_the_truth_has_the_values_of_the_tasks_files(patient):
         assert np.count_nonzero(values == value) * 0.008 > 5  # ml
 
 
-def test_enhancing_tumour_is_bright_in_t1ce_and_edema_in_flair(patient):
+def test_enhancing_tumor_is_bright_in_t1ce_and_edema_in_flair(patient):
     truth = volumeFromNode(patient.truth).array
     mean = {
         n: [float(volumeFromNode(v).array[truth == k].mean()) for k in (1, 2, 4)]

@@ -84,7 +84,7 @@ class TestVolumeFromNode:
         assert volume.array.flags.c_contiguous
         assert np.array_equal(volume.array, ramp)
 
-    def test_a_chain_of_parent_transforms_is_honoured(self, mrml, ramp, affine):
+    def test_a_chain_of_parent_transforms_is_honored(self, mrml, ramp, affine):
         outer = mrml.transform(placed(rotation(30), origin=(10, -20, 5)))
         inner = mrml.transform(placed(rotation(-70, 1), (1.1, 1, 1), (3, 0, 8)), parent=outer)
         node = mrml.volume(ramp, affine)
@@ -124,7 +124,7 @@ class TestVolumeFromNode:
         with pytest.raises(InputDataError, match="'nothing' has no voxels"):
             module.volumeFromNode(node)
 
-    def test_a_colour_image_is_refused(self, scene):
+    def test_a_color_image_is_refused(self, scene):
         image = vtk.vtkImageData()
         image.SetDimensions(4, 4, 4)
         image.AllocateScalars(vtk.VTK_UNSIGNED_CHAR, 3)
@@ -166,9 +166,7 @@ class TestSegmentationFromResult:
     def reference(self, mrml, labels, affine):
         return mrml.volume(np.ones(labels.shape, np.float32), affine, name="FLAIR")
 
-    def test_one_named_coloured_coded_segment_per_label(
-        self, scene, reference, make_result, labels
-    ):
+    def test_one_named_colored_coded_segment_per_label(self, scene, reference, make_result, labels):
         node = module.segmentationFromResult(scene, reference, make_result(labels, "flair"), BRATS)
         segmentation = node.GetSegmentation()
         assert list(segmentation.GetSegmentIDs()) == ["NCR", "ED", "ET"]
@@ -337,10 +335,10 @@ def test_a_chosen_node_is_refilled(scene, reference, mrml, make_result, labels):
 
 def test_segments_that_a_person_made_are_not_overwritten(scene, reference, make_result, labels):
     node = scene.AddNewNodeByClass("vtkMRMLSegmentationNode", "manual")
-    node.GetSegmentation().AddEmptySegment("mine", "My tumour")
-    with pytest.raises(InputDataError, match="My tumour"):
+    node.GetSegmentation().AddEmptySegment("mine", "My tumor")
+    with pytest.raises(InputDataError, match="My tumor"):
         module.segmentationFromResult(scene, reference, make_result(labels, "flair"), BRATS, node)
-    assert module.foreignSegments(node) == ["My tumour"]
+    assert module.foreignSegments(node) == ["My tumor"]
 
 
 def test_labels_of_another_shape_are_refused(scene, reference, make_result, labels, contents):

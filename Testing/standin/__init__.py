@@ -1,6 +1,6 @@
 """Stand-ins for ``qt``, ``ctk`` and ``slicer.*``: PySide6 widgets with PythonQt's manners above real MRML.
 
-For tests only, written from the documented behaviour of Slicer, CTK and PythonQt. The module file and its ``.ui`` run
+For tests only, written from the documented behavior of Slicer, CTK and PythonQt. The module file and its ``.ui`` run
 unmodified. What passes here may still fail in Slicer: see ``Testing/README.md`` for what this cannot vouch for.
 """
 

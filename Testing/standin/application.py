@@ -128,7 +128,7 @@ class LayoutManager:
         self.layout = layout
 
     def resetThreeDViews(self):
-        """Centre the 3D views."""
+        """Center the 3D views."""
 
 
 class _MainWindow(mannered(QtWidgets.QWidget)):

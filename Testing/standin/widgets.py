@@ -40,7 +40,7 @@ class QMRMLWidget(Manners, QtWidgets.QWidget):
 class QMRMLNodeComboBox(Manners, QtWidgets.QWidget):
     """Lists the scene's nodes of some types; off while it has no scene.
 
-    As in Slicer, a node that goes while it is chosen is replaced by its neighbour in the list, and reading a scene
+    As in Slicer, a node that goes while it is chosen is replaced by its neighbor in the list, and reading a scene
     fills the list anew, after which nothing is sure about the choice: the last node is taken here, the worst case.
     """
 

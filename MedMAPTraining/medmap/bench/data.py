@@ -2,7 +2,7 @@
 
 The same patches, drawn and varied by the same sampler, made in three ways:
 
-* ``NIfTI files``: every scan of the case is read, cropped and normalised again for each patch.
+* ``NIfTI files``: every scan of the case is read, cropped and normalized again for each patch.
 * ``prepared arrays``: that was done once, and whole arrays are read for each patch.
 * ``memory-mapped cache``: what ``medmap train`` does; only the patch's own voxels are read.
 """
@@ -40,7 +40,7 @@ class FromArrays(PatchSampler):
 
     def _arrays(self, folder: Path):
         case = load_case(folder)
-        self._tumour[folder] = _sparse(case.label)
+        self._tumor[folder] = _sparse(case.label)
         return list(case.image), case.label, case.brain.astype(np.uint8), case.present
 
 
@@ -63,7 +63,7 @@ class FromFiles(PatchSampler):
         image, label, brain = (
             slices_first(t, prepared).numpy() for t in (prepared.image, label, prepared.brain)
         )
-        self._tumour[folder] = _sparse(label)
+        self._tumor[folder] = _sparse(label)
         return list(image), label, brain.astype(np.uint8), prepared.present.numpy()
 
 
@@ -162,7 +162,7 @@ def _made(folder: Path, spacing: float, progress: Callable[[str], None]) -> Path
 
 
 def _sparse(label: np.ndarray) -> np.ndarray:
-    """Some of the labelled voxels, as ``PatchSampler`` keeps them."""
+    """Some of the labeled voxels, as ``PatchSampler`` keeps them."""
     found = np.flatnonzero(label)
     return found[:: max(1, found.size // 4096)]
 

@@ -14,7 +14,7 @@ from medmap.errors import UsageError
 def load_peer(target: str) -> Callable:
     """``module:callable``, looked for in the current folder, too, or ``path/to/file.py:callable``.
 
-    Without a name the callable is ``segment``. A file's own folder is where it imports its neighbours from.
+    Without a name the callable is ``segment``. A file's own folder is where it imports its neighbors from.
 
     Raises:
         UsageError: it is not there, does not load, or cannot be called.

@@ -306,7 +306,7 @@ def _joined(values: list):
 
 
 def _cases(root: Path, shape: Sequence[int], count: int = 4) -> list[Path]:
-    """Cached cases of noise with a box for a tumour: what is in them does not change what a step costs."""
+    """Cached cases of noise with a box for a tumor: what is in them does not change what a step costs."""
     rng, folders = np.random.default_rng(0), []
     for n in range(count):
         folder = root / f"case-{n}"

@@ -34,7 +34,7 @@ def bench_window(
         network, options: a backbone.
         size: side of the cube, in voxels.
         window: side of the windows.
-        overlap: share of a window that neighbours have in common.
+        overlap: share of a window that neighbors have in common.
         present: number of modalities present.
         against: a peer's way over the same cube (``load_peer``): ``callable(image)`` gets [1, M, size, size, size] with
             absent channels 0; what it returns is not looked at.

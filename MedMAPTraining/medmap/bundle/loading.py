@@ -46,7 +46,7 @@ class InferenceSpec:
 
     Attributes:
         window: largest size, in working voxels, that goes through the network in one pass.
-        overlap: share of a window that neighbours have in common when one pass does not suffice.
+        overlap: share of a window that neighbors have in common when one pass does not suffice.
         bytes_per_voxel: peak memory for every voxel of a window (``medmap.bundle.memory_estimate.bytes_per_voxel``); 0 if unknown.
     """
 

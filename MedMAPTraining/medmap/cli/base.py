@@ -19,7 +19,7 @@ from medmap import NOTICE
 out = Console(highlight=False, width=None if sys.stdout.isatty() else 150)
 err = Console(stderr=True, highlight=False)
 app = typer.Typer(
-    help=f"Segment brain tumours from whatever MRI a patient has.\n\n{NOTICE}",
+    help=f"Segment brain tumors from whatever MRI a patient has.\n\n{NOTICE}",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,

@@ -142,7 +142,7 @@ def bench_window(
     size: Annotated[int, typer.Option(min=16, help="Side of the cube, in voxels.")] = 128,
     window: Annotated[int, typer.Option(min=16, help="Side of the windows, in voxels.")] = 96,
     overlap: Annotated[
-        float, typer.Option(min=0.0, max=0.9, help="Share that neighbours have in common.")
+        float, typer.Option(min=0.0, max=0.9, help="Share that neighbors have in common.")
     ] = 0.5,
     present: Annotated[int, typer.Option(min=1, help="Number of scans present.")] = 2,
     against: Annotated[

@@ -14,7 +14,7 @@ import typer
 
 from medmap import NOTICE, __version__
 from medmap.cli import (  # noqa: F401 (each adds its commands)
-    analyse,
+    analyze,
     bench,
     bench_train,
     cohort,

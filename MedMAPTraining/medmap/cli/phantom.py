@@ -19,9 +19,9 @@ def phantom(
     count: Annotated[int, typer.Option(min=1, help="How many patients.")] = 1,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the first; the next ones follow.")] = 0,
     spacing: Annotated[float, typer.Option(min=0.5, max=4.0, help="Voxel size in mm.")] = 1.0,
-    healthy: Annotated[bool, typer.Option("--healthy", help="Without a tumour.")] = False,
+    healthy: Annotated[bool, typer.Option("--healthy", help="Without a tumor.")] = False,
     task: Annotated[
-        str, typer.Option(help="BraTS: brains with a tumour; MyoPS: hearts after an infarct.")
+        str, typer.Option(help="BraTS: brains with a tumor; MyoPS: hearts after an infarct.")
     ] = "BraTS",
     anatomy: Annotated[
         Path | None,

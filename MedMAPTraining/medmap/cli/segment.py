@@ -75,7 +75,7 @@ def segment(
 ) -> None:
     """Segment one patient from any non-empty set of T1, T1ce, T2 and FLAIR (NIfTI, skull-stripped).
 
-    Writes segmentation.nii.gz (labels 1 necrosis / non-enhancing core, 2 oedema, 4 enhancing tumour), overlay.png and
+    Writes segmentation.nii.gz (labels 1 necrosis / non-enhancing core, 2 edema, 4 enhancing tumor), overlay.png and
     report.json (volumes, checks, provenance). Bundles of other tasks take --scan; medmap info names their scans.
     """
     given = {"t1": t1, "t1ce": t1ce, "t2": t2, "flair": flair}

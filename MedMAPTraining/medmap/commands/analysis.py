@@ -1,4 +1,4 @@
-"""``medmap analyse``: bundles and a cohort to the gap between modalities, as numbers and as a picture."""
+"""``medmap analyze``: bundles and a cohort to the gap between modalities, as numbers and as a picture."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ Report = Callable[[float, str], None]
 
 
 @dataclass(frozen=True)
-class AnalyseOptions:
-    """Options of ``medmap analyse``; see its help."""
+class AnalyzeOptions:
+    """Options of ``medmap analyze``; see its help."""
 
     tap: str | None = None
     cases: int = 10
@@ -27,8 +27,8 @@ class AnalyseOptions:
     overwrite: bool = False
 
 
-def analyse_bundles(
-    bundles: Sequence[Path], data: Path, output: Path, options: AnalyseOptions, report: Report
+def analyze_bundles(
+    bundles: Sequence[Path], data: Path, output: Path, options: AnalyzeOptions, report: Report
 ) -> dict[str, dict]:
     """Measure every bundle on the same cases; writes ``latents.json`` and ``tsne.png``; returns the measures."""
     make_folder(output)
@@ -53,13 +53,13 @@ def analyse_bundles(
             **gap_measures(latents, options.seed),
         }
         found[name] = measures
-        points, tumour = tsne_map(latents, seed=options.seed)
+        points, tumor = tsne_map(latents, seed=options.seed)
         titled = {bundle.task.modality(key).title: value for key, value in points.items()}
         caption = (
             f"{tap}: told apart {measures['two_sample_accuracy']['mean']:.2f} (chance 0.5), "
             f"MMD² {measures['mmd']['mean']:.2f}"
         )
-        panels.append(LatentPanel(name, titled, tumour, caption))
+        panels.append(LatentPanel(name, titled, tumor, caption))
     with Transaction(overwrite=options.overwrite) as out:
         out.path(output / "latents.json").write_text(
             json.dumps(found, indent=1) + "\n", encoding="utf-8"

@@ -78,7 +78,7 @@ class Job:
 def segment_cohort(source: Path, output: Path, options: CohortOptions, report: Report) -> list[Row]:
     """Segment every case of a table or folder; returns the rows of ``results.csv``, in the order of the cases.
 
-    What an earlier run has finished is recognised by the hashes in its report (inputs, bundle, label map) and kept.
+    What an earlier run has finished is recognized by the hashes in its report (inputs, bundle, label map) and kept.
 
     Raises:
         MissingInputError, InputDataError: the cohort itself cannot be read.

@@ -88,7 +88,7 @@ def load_teacher(path: Path, recipe: Recipe, task: Task) -> Backbone:
     if preprocess != recipe.preprocess:
         raise BundleError(
             f"The teacher {path.name} was trained with other preprocessing than the recipe has.",
-            "Use the same spacing and normalisation for both.",
+            "Use the same spacing and normalization for both.",
         )
     return network.eval()
 

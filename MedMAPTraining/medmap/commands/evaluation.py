@@ -26,7 +26,7 @@ from medmap.evaluation import (
     read_rows,
     score_case,
     significance,
-    summarise,
+    summarize,
     write_rows,
 )
 from medmap.evaluation.store import SCORES
@@ -93,7 +93,7 @@ def evaluate_bundle(
     warnings = _mind_test(options, loaded.id, weights, len(cases), store)
     scoring = _scoring(options, weights)
     rows = _score_all(cases, loaded, options, store, report, cancel)
-    summary = summarise(rows, loaded.task, options.data_statement) | {
+    summary = summarize(rows, loaded.task, options.data_statement) | {
         "part": options.part if options.split else ""
     }
     tests = compare(rows, other, loaded.task) if other is not None else []

@@ -32,7 +32,7 @@ class Layout:
         parent: folder of the n-th case below the output.
         mark: between the case's name and the scan's.
         endings: names of the scans that differ from MedMAP's.
-        enhancing: label value of enhancing tumour.
+        enhancing: label value of enhancing tumor.
     """
 
     case: Callable[[int], str]
@@ -99,7 +99,7 @@ def write_phantoms(
         name, parent = names.case(seed + n), output / names.parent(seed + n)
         parent.mkdir(parents=True, exist_ok=True)
         made = generate(
-            seed + n, shape=shape, spacing=spacing, device=place, tumour=not healthy, anatomy=heads
+            seed + n, shape=shape, spacing=spacing, device=place, tumor=not healthy, anatomy=heads
         )
         with atomic_folder(parent / name, overwrite=overwrite) as folder:
             for modality, image in made.images.items():

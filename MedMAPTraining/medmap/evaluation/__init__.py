@@ -10,7 +10,7 @@ from medmap.evaluation.scoring import (
 )
 from medmap.evaluation.significance import PairedTest, compare
 from medmap.evaluation.store import Evaluation, Store
-from medmap.evaluation.summary import groups, summarise, table, table_csv
+from medmap.evaluation.summary import groups, summarize, table, table_csv
 
 __all__ = [
     "Evaluation",
@@ -22,7 +22,7 @@ __all__ = [
     "identity",
     "read_rows",
     "score_case",
-    "summarise",
+    "summarize",
     "supported_subsets",
     "table",
     "table_csv",

@@ -38,12 +38,12 @@ class Latents:
     Attributes:
         values: [N, C] float64 by modality name; row n is the same place everywhere.
         case: [N] which case a place is of.
-        tumour: [N] bool, where at least a quarter is whole tumour of the reference labels (False without labels).
+        tumor: [N] bool, where at least a quarter is whole tumor of the reference labels (False without labels).
     """
 
     values: dict[str, np.ndarray]
     case: np.ndarray
-    tumour: np.ndarray
+    tumor: np.ndarray
 
 
 def default_tap(network: Backbone) -> str:
@@ -78,7 +78,7 @@ def collect_latents(
     network, task = bundle.entry_for(bundle.task.modality_names).network.eval(), bundle.task
     tap, rng = tap or default_tap(network), np.random.default_rng(seed)
     rows: dict[str, list[np.ndarray]] = {name: [] for name in task.modality_names}
-    owner, tumour = [], []
+    owner, tumor = [], []
     for number, case in enumerate(c for c in cases if set(task.modality_names) <= set(c.scans)):
         prepared = prepare(
             case.read(task.modality_names), task, bundle.preprocess, multiple=bundle.stride
@@ -92,17 +92,17 @@ def collect_latents(
         for name, values in flat.items():
             rows[name].append(values[chosen])
         owner.append(np.full(len(chosen), number))
-        tumour.append(_tumour(case, prepared, z.shape[2:]).flatten()[chosen])
+        tumor.append(_tumor(case, prepared, z.shape[2:]).flatten()[chosen])
     if not owner:
         raise InputDataError(
             "No case has every modality of the task.", "Latents are compared at the same places."
         )
     values = {name: np.concatenate(parts) for name, parts in rows.items()}
-    return Latents(values, np.concatenate(owner), np.concatenate(tumour))
+    return Latents(values, np.concatenate(owner), np.concatenate(tumor))
 
 
-def _tumour(case: Case, prepared, size: Sequence[int]) -> np.ndarray:
-    """[*size] bool: where at least a quarter of a latent's voxel is labelled."""
+def _tumor(case: Case, prepared, size: Sequence[int]) -> np.ndarray:
+    """[*size] bool: where at least a quarter of a latent's voxel is labeled."""
     if case.label is None:
         return np.zeros(size, bool)
     label = read_nifti(case.label, modality="seg")
@@ -142,7 +142,7 @@ def centroid_distance(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def mmd(a: np.ndarray, b: np.ndarray, seed: int = 0) -> float:
-    """Square of the maximum mean discrepancy, unbiased (Gretton et al., JMLR 2012, Eq. 3), of standardised channels.
+    """Square of the maximum mean discrepancy, unbiased (Gretton et al., JMLR 2012, Eq. 3), of standardized channels.
 
     Gaussian kernel with the median of all distances as its width. About 0 for equal distributions, at most about 1.
     """
@@ -177,7 +177,7 @@ def two_sample_accuracy(a: np.ndarray, b: np.ndarray, groups: np.ndarray) -> flo
 
 
 def paired_distance(a: np.ndarray, b: np.ndarray) -> float:
-    """Mean square between the same places of a and b after each channel of each is standardised: what L_A acts on.
+    """Mean square between the same places of a and b after each channel of each is standardized: what L_A acts on.
 
     0: alike everywhere; 2: unrelated.
     """
@@ -188,7 +188,7 @@ def paired_distance(a: np.ndarray, b: np.ndarray) -> float:
 def tsne_map(
     latents: Latents, *, points: int = 300, seed: int = 0
 ) -> tuple[dict[str, np.ndarray], np.ndarray]:
-    """Two dimensions by t-SNE (van der Maaten and Hinton, 2008) of standardised latents of all modalities together.
+    """Two dimensions by t-SNE (van der Maaten and Hinton, 2008) of standardized latents of all modalities together.
 
     Args:
         latents: see ``collect_latents``.
@@ -196,7 +196,7 @@ def tsne_map(
         seed: which places, and t-SNE's own.
 
     Returns:
-        [P, 2] by modality name, and [P] bool: inside the tumour.
+        [P, 2] by modality name, and [P] bool: inside the tumor.
     """
     chosen = np.random.default_rng(seed).permutation(len(latents.case))[:points]
     stacked = np.concatenate([values[chosen] for values in latents.values.values()])
@@ -204,4 +204,4 @@ def tsne_map(
     perplexity = min(30.0, (len(stacked) - 1) / 3)
     flat = TSNE(2, perplexity=perplexity, init="pca", random_state=seed).fit_transform(stacked)
     parts = np.split(flat, len(latents.values))
-    return dict(zip(latents.values, parts, strict=True)), latents.tumour[chosen]
+    return dict(zip(latents.values, parts, strict=True)), latents.tumor[chosen]

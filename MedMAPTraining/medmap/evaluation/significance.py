@@ -41,8 +41,8 @@ class PairedTest:
         mean_a, mean_b: mean scores.
         difference: mean of A - B, with its confidence interval ``low`` to ``high``.
         p: uncorrected; ``p_holm`` controls the chance of any false finding, ``p_bh`` the share of false ones.
-        effect: rank-biserial correlation (Kerby, Comprehensive Psychology 2014): (sum of ranks that favour A - sum
-            that favour B) / their total; 0 when all pairs are equal.
+        effect: rank-biserial correlation (Kerby, Comprehensive Psychology 2014): (sum of ranks that favor A - sum
+            that favor B) / their total; 0 when all pairs are equal.
         better, worse: pairs in which A is better, worse.
     """
 
@@ -167,12 +167,12 @@ def _wilcoxon(difference: np.ndarray) -> float:
     if len(difference) > EXACT:
         return float(wilcoxon(difference, zero_method="pratt", method="asymptotic").pvalue)
     doubled = np.round(2 * rankdata(np.abs(difference))).astype(int)  # tied ranks are halves
-    favour, total = doubled[difference > 0].sum(), doubled[difference != 0].sum()
+    favor, total = doubled[difference > 0].sum(), doubled[difference != 0].sum()
     ways = np.zeros(total + 1)
     ways[0] = 1
     for rank in doubled[difference != 0]:
         ways[rank:] = ways[rank:] + ways[:-rank]
-    far = np.abs(2 * np.arange(total + 1) - total) >= abs(2 * favour - total)
+    far = np.abs(2 * np.arange(total + 1) - total) >= abs(2 * favor - total)
     return float(ways[far].sum() / ways.sum())
 
 
@@ -181,9 +181,9 @@ def rank_biserial(difference: np.ndarray) -> float:
     from scipy.stats import rankdata
 
     ranks = rankdata(np.abs(difference))
-    favour, against = ranks[difference > 0].sum(), ranks[difference < 0].sum()
-    total = favour + against
-    return float((favour - against) / total) if total else 0.0
+    favor, against = ranks[difference > 0].sum(), ranks[difference < 0].sum()
+    total = favor + against
+    return float((favor - against) / total) if total else 0.0
 
 
 def _interval(difference: np.ndarray, resamples: int, seed: int) -> tuple[float, float]:

@@ -38,7 +38,7 @@ class Evaluation:
         about: bundle, weights, data, part, versions; see ``workflow.evaluation``.
         task: of the bundle.
         rows: every score.
-        summary: as ``summarise`` made it.
+        summary: as ``summarize`` made it.
     """
 
     folder: Path

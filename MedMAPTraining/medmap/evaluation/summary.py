@@ -14,13 +14,13 @@ from medmap.task import Task
 
 RULES = (
     "Dice: both empty 1, one empty 0. HD95: both empty 0; one empty is left out of mean ± SD and counted as undefined, "
-    "and counts as the diagonal of the labels' grid in the penalised mean. Small-region rule: a prediction below the "
+    "and counts as the diagonal of the labels' grid in the penalized mean. Small-region rule: a prediction below the "
     "region's least volume counts as empty, for that region's scores only."
 )
 """What the tables mean; printed beside them."""
 
 Summary = dict
-"""JSON-ready: see ``summarise``."""
+"""JSON-ready: see ``summarize``."""
 
 
 def groups(task: Task) -> dict[str, tuple[str, ...]]:
@@ -42,7 +42,7 @@ def groups(task: Task) -> dict[str, tuple[str, ...]]:
     return {name: tuple(task.subset_key(s) for s in subsets) for name, subsets in found.items()}
 
 
-def summarise(rows: Sequence[Row], task: Task, data: str) -> Summary:
+def summarize(rows: Sequence[Row], task: Task, data: str) -> Summary:
     """The tables of an evaluation.
 
     Args:
@@ -53,7 +53,7 @@ def summarise(rows: Sequence[Row], task: Task, data: str) -> Summary:
     Returns:
         ``{"data", "cases", "rules", "subsets": {subset: {region: {"mean", "sd", "n"}}}, "averages": {group: {region:
         {"mean", "sd", "n", "subsets"}}}, "dice_rule": {"subsets", "averages"}, "hd95": {"subsets": {subset: {region:
-        {"mean", "sd", "n", "undefined", "penalised"}}}, "averages"}, "hd95_rule", "empty": {region: {"reference",
+        {"mean", "sd", "n", "undefined", "penalized"}}}, "averages"}, "hd95_rule", "empty": {region: {"reference",
         ...}}, "least_mm3"}``. Dice without the small-region rule stands on top, where the panel reads it. SD is that
         over cases (n - 1).
     """
@@ -86,7 +86,7 @@ def table_csv(summary: Summary, task: Task) -> str:
 
     Columns are ``<region>_<score>_<figure>``; the scores are ``dice``, ``hd95`` and, where the region has a
     small-region rule, ``dice_rule`` and ``hd95_rule``; the figures ``mean``, ``sd`` and, of distances, ``undefined``
-    and ``penalised``. What is not defined is an empty cell.
+    and ``penalized``. What is not defined is an empty cell.
     """
     scores = {
         "dice": summary,
@@ -98,7 +98,7 @@ def table_csv(summary: Summary, task: Task) -> str:
         for score in scores
         if region.least_mm3 or not score.endswith("_rule")
         for figure in (
-            ("mean", "sd", "undefined", "penalised") if score.startswith("hd95") else ("mean", "sd")
+            ("mean", "sd", "undefined", "penalized") if score.startswith("hd95") else ("mean", "sd")
         )
     ]
     text = io.StringIO()
@@ -161,7 +161,7 @@ def _distances(rows: Sequence[Row], task: Task, metric: str) -> dict:
         found[subset] = {}
         for region, cases in regions.items():
             known = [value for value in cases.values() if not math.isnan(value)]
-            penalised = [
+            penalized = [
                 diagonal[case, region] if math.isnan(value) else value
                 for case, value in cases.items()
             ]
@@ -170,7 +170,7 @@ def _distances(rows: Sequence[Row], task: Task, metric: str) -> dict:
             found[subset][region] = {
                 **entry,
                 "undefined": undefined,
-                "penalised": round(float(np.mean(penalised)), 2),
+                "penalized": round(float(np.mean(penalized)), 2),
             }
     return {"subsets": found, "averages": _average_distances(values, found, task)}
 
@@ -196,7 +196,7 @@ def _average_distances(values: dict, subsets: dict, task: Task) -> dict:
                 "sd": spread["sd"] if own else None,
                 "n": spread["n"],
                 "undefined": sum(entry["undefined"] for entry in entries),
-                "penalised": round(float(np.mean([entry["penalised"] for entry in entries])), 2),
+                "penalized": round(float(np.mean([entry["penalized"] for entry in entries])), 2),
                 "subsets": len(members),
             }
     return found

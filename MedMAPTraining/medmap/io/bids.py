@@ -70,8 +70,8 @@ def write_dataset(root: Path, task: Task, bundle: str) -> None:
     write_json(root / "dataset_description.json", description)
     lines = ["index\tname\tabbreviation\tcolor", "0\tBackground\tBG\t#000000"]
     for label in task.labels:
-        colour = "#" + "".join(f"{part:02X}" for part in label.color)
-        lines.append(f"{label.value}\t{label.title}\t{label.name}\t{colour}")
+        color = "#" + "".join(f"{part:02X}" for part in label.color)
+        lines.append(f"{label.value}\t{label.title}\t{label.name}\t{color}")
     write_text(root / "desc-medmap_dseg.tsv", "\n".join(lines) + "\n")
     # Pictures beside label maps are no part of BIDS.
     write_text(root / ".bidsignore", "*_dseg.png\nresults.csv\n")

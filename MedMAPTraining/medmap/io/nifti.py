@@ -119,7 +119,7 @@ def _intensities(header: Header, data: bytearray, label: str, notes: list[Findin
         with np.errstate(all="ignore"):
             values = values.astype(np.float64) * slope + inter
     _check_range(values, label)
-    with np.errstate(invalid="ignore"):  # signalling NaN
+    with np.errstate(invalid="ignore"):  # signaling NaN
         array = values.astype(np.float32, order="C")
     array, replaced = replace_not_finite(array, label)
     notes.extend(replaced)

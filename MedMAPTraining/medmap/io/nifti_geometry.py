@@ -16,7 +16,7 @@ from medmap.volume import Grid
 SAME_PLACE_MM = 0.5
 """Two statements about where voxels lie agree when no corner moves farther."""
 
-_OTHER_UNITS = {1: "metres", 3: "micrometres"}
+_OTHER_UNITS = {1: "meters", 3: "micrometers"}
 
 
 def choose_affine(
@@ -41,7 +41,7 @@ def choose_affine(
     """
     if header.units & 7 in _OTHER_UNITS:
         unit = _OTHER_UNITS[header.units & 7]
-        raise InputDataError(f"{label} gives its lengths in {unit}.", "Convert it to millimetres.")
+        raise InputDataError(f"{label} gives its lengths in {unit}.", "Convert it to millimeters.")
     given = {
         name: form
         for name, form in (("sform", header.sform), ("qform", header.qform))

@@ -231,7 +231,7 @@ def parse_header(block: bytes, label: str) -> Header:
     stored = np.frombuffer(block, np.dtype(_FIELDS[size]).newbyteorder(order), count=1)[0]
     with np.errstate(
         invalid="ignore"
-    ):  # signalling NaN; what is not finite is refused where it matters
+    ):  # signaling NaN; what is not finite is refused where it matters
         raw = {
             name: stored[name].astype(float)
             for name in ("offset", "slope", "inter", "pixdim", "quat", "qoff", "srow")

@@ -11,7 +11,7 @@ LINEAR_MODE = {2: "bilinear", 3: "trilinear"}
 
 
 class ConvNormAct(nn.Sequential):
-    """Convolution -> affine instance normalisation -> LeakyReLU(0.01).
+    """Convolution -> affine instance normalization -> LeakyReLU(0.01).
 
     The padding is zero, as the background is after preprocessing: outside the crop looks like outside the head.
     """

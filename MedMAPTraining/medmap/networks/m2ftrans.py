@@ -96,14 +96,14 @@ class MaskedTransformer(nn.Module):
 
 
 class ChannelNorm(nn.LayerNorm):
-    """Layer normalisation over the channels of every voxel; [B, C, *S] -> same."""
+    """Layer normalization over the channels of every voxel; [B, C, *S] -> same."""
 
     def forward(self, x: Tensor) -> Tensor:
         return super().forward(x.movedim(1, -1)).movedim(-1, 1)
 
 
 class DepthwiseBlock(nn.Sequential):
-    """1-wide, depth-wise 3-wide, 1-wide convolution, then layer normalisation and GELU; [B, C, *S] -> same."""
+    """1-wide, depth-wise 3-wide, 1-wide convolution, then layer normalization and GELU; [B, C, *S] -> same."""
 
     def __init__(self, dims: int, channels: int, expansion: int = 3):
         conv, hidden = CONV[dims], expansion * channels

@@ -52,7 +52,7 @@ class InterTransformer(nn.Module):
 
     Args:
         scrambled: lay the tokens out as the released code does: [B, M*N, C] read as [B, *G, M*C], so that a voxel
-            gets M neighbouring tokens of one modality instead of its own tokens of all. For comparison only.
+            gets M neighboring tokens of one modality instead of its own tokens of all. For comparison only.
     """
 
     def __init__(

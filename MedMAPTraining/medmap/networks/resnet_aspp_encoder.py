@@ -1,16 +1,16 @@
-"""The skeleton that ShaSpec and MCKD share: a weight-standardised ResNet-50 with ASPP, and a decoder over modalities.
+"""The skeleton that ShaSpec and MCKD share: a weight-standardized ResNet-50 with ASPP, and a decoder over modalities.
 
 Fixed by the published description: ResNet-50 bottleneck stages of 64/128/256/320 planes (256/512/1024/1280 channels)
 with 3, 4, 6, 3 blocks, a 7-wide stem with stride (1, 2, 2) and max-pooling; 1x1 1280 -> 256 and atrous spatial pyramid
 pooling (Chen et al., DeepLabv3, 2017, section 3.3) with rates 1, 2, 4, 8 and an image-pool branch; a decoder that
 concatenates the modalities' 256-channel bottlenecks, with transposed 2-wide convolutions to 256, 128, 64, 32 channels
-and 1x1 skips over the concatenated modalities; affine instance norm, LeakyReLU(0.01), weight standardisation (Qiao et
+and 1x1 skips over the concatenated modalities; affine instance norm, LeakyReLU(0.01), weight standardization (Qiao et
 al., 2019, Eq. 2-4).
 
 What the description leaves open, the counted parameters (43.7 M, 187.7 M) and operations (754 and 1379 GFLOP at
 80x160x160) settle, and this file agrees with both to their last digit: the branch of rate 1 is one voxel wide, a
 decoder level ends in one block of two 3-wide convolutions, the stride of a stage is in its 3-wide convolution. Chosen
-here, since neither count tells: post-norm blocks; a norm after up-sampling plus skip (standardised weights have no
+here, since neither count tells: post-norm blocks; a norm after up-sampling plus skip (standardized weights have no
 gain: the sum would grow with the root of the fan-in); plain weights where no norm follows (image pool, head) and in the
 transposed convolutions. The image-pool branch has no norm, since an instance norm over one voxel erases it.
 
@@ -36,7 +36,7 @@ TRANSPOSED = {2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}
 POOL = {2: nn.MaxPool2d, 3: nn.MaxPool3d}
 
 
-def standardise(weight: Tensor, eps: float = 1e-5) -> Tensor:
+def standardize(weight: Tensor, eps: float = 1e-5) -> Tensor:
     """Zero mean and unit variance for each output channel (Qiao et al., 2019, Eq. 2-4); [O, I, *K] -> same."""
     variance, mean = torch.var_mean(
         weight, dim=tuple(range(1, weight.ndim)), keepdim=True, correction=0
@@ -44,8 +44,8 @@ def standardise(weight: Tensor, eps: float = 1e-5) -> Tensor:
     return (weight - mean) * torch.rsqrt(variance + eps)
 
 
-class StandardisedConv(nn.Module):
-    """Bias-free convolution whose weight is standardised; [B, I, *S] -> [B, O, *S / stride]."""
+class StandardizedConv(nn.Module):
+    """Bias-free convolution whose weight is standardized; [B, I, *S] -> [B, O, *S / stride]."""
 
     def __init__(
         self,
@@ -64,14 +64,14 @@ class StandardisedConv(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.convolve(
-            x, standardise(self.weight), None, self.stride, self.padding, self.dilation
+            x, standardize(self.weight), None, self.stride, self.padding, self.dilation
         )
 
 
-class ModalityConv(StandardisedConv):
+class ModalityConv(StandardizedConv):
     """The term of one modality in a 1x1 convolution over the concatenated modalities.
 
-    The weight is that of the whole convolution, [O, M * I, 1, ...], standardised as a whole. Without a bias, the term
+    The weight is that of the whole convolution, [O, M * I, 1, ...], standardized as a whole. Without a bias, the term
     of a zero (absent) modality is zero.
     """
 
@@ -82,16 +82,16 @@ class ModalityConv(StandardisedConv):
     def forward(self, x: Tensor, modality: int) -> Tensor:
         """x [B, I, *S] -> [B, O, *S]; the sum over modalities is the convolution."""
         return self.convolve(
-            x, standardise(self.weight)[:, modality * self.inputs : (modality + 1) * self.inputs]
+            x, standardize(self.weight)[:, modality * self.inputs : (modality + 1) * self.inputs]
         )
 
 
 def conv_norm(
     dims: int, inputs: int, outputs: int, kernel: int = 1, act: bool = True, **options
 ) -> nn.Sequential:
-    """Standardised convolution -> affine instance norm (-> LeakyReLU)."""
+    """Standardized convolution -> affine instance norm (-> LeakyReLU)."""
     layers = [
-        StandardisedConv(dims, inputs, outputs, kernel, **options),
+        StandardizedConv(dims, inputs, outputs, kernel, **options),
         NORM[dims](outputs, affine=True),
     ]
     return nn.Sequential(*layers, *([nn.LeakyReLU(0.01, inplace=True)] if act else []))

@@ -2,8 +2,8 @@
 
 RFNet (Ding et al., ICCV 2021) set the pattern: one residual encoder a modality, one decoder that all modalities share
 as an auxiliary task, and at every level a fusion of the concatenated modalities by 1-, 3- and 1-wide convolutions.
-mmFormer (Zhang et al., MICCAI 2022) uses it with the normalisation in front of the convolution, M2FTrans (Shi et al.,
-JBHI 2024) with one more level. Instance normalisation has neither weights nor running statistics, LeakyReLU has slope
+mmFormer (Zhang et al., MICCAI 2022) uses it with the normalization in front of the convolution, M2FTrans (Shi et al.,
+JBHI 2024) with one more level. Instance normalization has neither weights nor running statistics, LeakyReLU has slope
 0.2, padding reflects, convolutions have a bias (the published parameter counts contain it).
 """
 
@@ -66,7 +66,7 @@ class ModalityConv(nn.Module):
     """``LineageConv`` of width 1 over the concatenation of M modalities, as the sum of one term a modality.
 
     The same function and the same weights ([outputs, M * channels, 1, ...], in task order) as concatenating and
-    convolving; but a modality left out costs nothing, and gives the same bits as one that is zero: normalisation and
+    convolving; but a modality left out costs nothing, and gives the same bits as one that is zero: normalization and
     LeakyReLU keep zero at zero, and so does a convolution without its bias, which is added once at the end.
     """
 
@@ -142,7 +142,7 @@ class ResidualEncoder(nn.Module):
     """One modality: [B, inputs, *S] -> one [B, widths[l], *S / 2**l] per level.
 
     A level is ``x = first(x); x + third(second(x))`` with 3-wide convolutions; ``first`` has stride 2 from the second
-    level on. With ``pre_norm`` the very first convolution is a plain one: the image is normalised already.
+    level on. With ``pre_norm`` the very first convolution is a plain one: the image is normalized already.
     """
 
     def __init__(

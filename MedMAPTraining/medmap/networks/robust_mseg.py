@@ -24,7 +24,7 @@ class StyleEncoder(nn.Module):
     """[B, 1, *S] -> [B, 2 * style, 1, ...]: mean and log variance of the style.
 
     A 7-wide convolution, four 4-wide ones of stride 2 (the first two double the channels), ReLU, global mean, 1-wide.
-    Without normalisation, which would take the style away. Needs windows of at least 16.
+    Without normalization, which would take the style away. Needs windows of at least 16.
     """
 
     def __init__(self, dims: int, width: int, style: int):
@@ -42,7 +42,7 @@ class StyleEncoder(nn.Module):
 
 
 class AdaptiveResidualBlock(nn.Module):
-    """Two 3-wide convolutions, each with adaptive instance normalisation (Huang and Belongie, ICCV 2017, Eq. 8)."""
+    """Two 3-wide convolutions, each with adaptive instance normalization (Huang and Belongie, ICCV 2017, Eq. 8)."""
 
     def __init__(self, dims: int, channels: int):
         super().__init__()
@@ -58,8 +58,8 @@ class AdaptiveResidualBlock(nn.Module):
 class ImageDecoder(nn.Module):
     """Fused content at the deepest level and a style -> the image of one modality [B, 1, *S].
 
-    Four residual blocks whose normalisation the style sets, then up-sampling to full resolution by nearest neighbours
-    and 5-wide convolutions that halve the channels, with layer normalisation and ReLU, and a 7-wide convolution.
+    Four residual blocks whose normalization the style sets, then up-sampling to full resolution by nearest neighbors
+    and 5-wide convolutions that halve the channels, with layer normalization and ReLU, and a 7-wide convolution.
     """
 
     def __init__(self, dims: int, channels: int, ups: int, style: int, hidden: int = 128):

@@ -22,10 +22,10 @@ MAX_POOL = {2: nn.functional.max_pool2d, 3: nn.functional.max_pool3d}
 
 
 class SegResNet(FixedSubset):
-    """Pre-activated residual blocks with group normalisation; strided convolutions down, added skips up.
+    """Pre-activated residual blocks with group normalization; strided convolutions down, added skips up.
 
     4,702,244 parameters with four input channels and four classes, as MONAI counts; the code of ACN has 4,704,228 in
-    the same topology (it has biases and no normalisation before the head). 4,776,228 with ``style`` (SMU-Net: 4.78 M).
+    the same topology (it has biases and no normalization before the head). 4,776,228 with ``style`` (SMU-Net: 4.78 M).
 
     Both published codes drop out at the bottleneck, MONAI after the first convolution; here it is the bottleneck.
     Their four outputs are sigmoid channels (ED, NET, ET and an unsupervised background); what an output means is the

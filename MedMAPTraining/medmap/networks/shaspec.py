@@ -1,6 +1,6 @@
 """ShaSpec: a shared and a specific encoder a modality; what is absent is filled with what the present ones share.
 
-Source: Wang et al., "Multi-modal Learning with Missing Modality via Shared-Specific Feature Modelling", CVPR 2023, and
+Source: Wang et al., "Multi-modal Learning with Missing Modality via Shared-Specific Feature Modeling", CVPR 2023, and
 the facts of its released code.
 """
 
@@ -17,7 +17,7 @@ from medmap.networks.base import Features, Output
 from medmap.networks.resnet_aspp_encoder import (
     FILLS,
     ResNetASPPBackbone,
-    StandardisedConv,
+    StandardizedConv,
     fill_absent,
     sum_levels,
 )
@@ -29,7 +29,7 @@ class ShaSpec(ResNetASPPBackbone):
     With shared features s_m and specific features p_m, a present modality gives ``f_m = s_m + conv3([s_m; p_m])``; the
     count of parameters says that one ``conv3`` (512 -> 256) serves all modalities. An absent one gives what the present
     ones share. While training, ``aux["shared"]`` holds s_m [B, F, *s] (the paradigm adds 0.1 times the L1 between
-    neighbours in the ring of modalities) and ``aux["domain"]`` the logits [B, M] of a linear classifier that tells the
+    neighbors in the ring of modalities) and ``aux["domain"]`` the logits [B, M] of a linear classifier that tells the
     modality from pooled p_m (0.02 times its cross-entropy): one entry a modality, None where it was not encoded. For a
     sample that lacks the modality, the entry is to be left out of the loss (the released code includes it).
 
@@ -80,7 +80,7 @@ class ShaSpec(ResNetASPPBackbone):
         channels = self.widths.features
         self.shared = self.encoder()
         self.specific = nn.ModuleList(self.encoder() for _ in range(modalities))
-        self.compose = StandardisedConv(spatial_dims, 2 * channels, channels, 3)
+        self.compose = StandardizedConv(spatial_dims, 2 * channels, channels, 3)
         self.domain = nn.Linear(channels, modalities)
 
     def encode(self, image: Tensor, modality: int) -> Features:

@@ -65,7 +65,7 @@ class Mixture(nn.Module):
         initial: starting values by name, 0 where not named; before the softmax in the form ``softmax``.
         form: ``softmax``, or ``raw`` as printed: any real numbers. Raw weights that do not add up to one cost
             (sum - 1)² times the latents' energy even where all modalities are identical.
-        renormalise: over the modalities that a sample has, so that absent ones weigh nothing and the others add up to
+        renormalize: over the modalities that a sample has, so that absent ones weigh nothing and the others add up to
             one. Without it (as printed) only what is absent is left out.
 
     Raises:
@@ -77,7 +77,7 @@ class Mixture(nn.Module):
         names: Sequence[str],
         initial: Mapping[str, float] | None = None,
         form: str = "softmax",
-        renormalise: bool = True,
+        renormalize: bool = True,
     ):
         super().__init__()
         initial = initial or {}
@@ -86,7 +86,7 @@ class Mixture(nn.Module):
                 f"The mixture weights cannot start from {dict(initial)} in the form '{form}'.",
                 f"Name modalities of {', '.join(names)}, and the form softmax or raw.",
             )
-        self.names, self.form, self.renormalise = tuple(names), form, renormalise
+        self.names, self.form, self.renormalize = tuple(names), form, renormalize
         self.values = nn.Parameter(torch.tensor([float(initial.get(name, 0.0)) for name in names]))
 
     def forward(self, present: Tensor) -> Tensor:
@@ -95,7 +95,7 @@ class Mixture(nn.Module):
         if self.form == "softmax":
             return values.masked_fill(~present, -torch.inf).softmax(1).nan_to_num(0.0)
         weights = torch.where(present, values, torch.zeros_like(values))
-        return weights / weights.sum(1, keepdim=True) if self.renormalise else weights
+        return weights / weights.sum(1, keepdim=True) if self.renormalize else weights
 
     def named(self) -> dict[str, float]:
         """The weights where every modality is present, by name."""

@@ -47,7 +47,7 @@ class Encoder(nn.Module):
 class SubsetFusion(nn.Module):
     """Fuse one level: sum what is present; the presence mask then scales and shifts the sum.
 
-    The sum is normalised (its scale would otherwise tell the number of modalities) and modulated by the mask (FiLM,
+    The sum is normalized (its scale would otherwise tell the number of modalities) and modulated by the mask (FiLM,
     Perez et al., AAAI 2018, Eq. 2), which starts as the identity.
     """
 

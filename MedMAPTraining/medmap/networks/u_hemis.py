@@ -33,7 +33,7 @@ class NormActConv(nn.Sequential):
 class HemisEncoder(nn.Module):
     """One modality: a 1-wide convolution, then two ``NormActConv`` a level, max-pooling between levels.
 
-    [B, 1, *S] -> one [B, outputs[l], *S / 2**l] per level. The first convolution needs no bias: a normalisation
+    [B, 1, *S] -> one [B, outputs[l], *S / 2**l] per level. The first convolution needs no bias: a normalization
     follows.
     """
 
@@ -90,8 +90,8 @@ class HemisDecoder(nn.Module):
 class UHeMIS(Backbone):
     """U-HeMIS with 0.57 M parameters (565,892; four modalities and classes), as the released code has.
 
-    At every level the present modalities are summarised by the mean and the variance (n in the denominator; zero for
-    a single modality) of their features, in any number and order. The slope of the LeakyReLU, the affine normalisation
+    At every level the present modalities are summarized by the mean and the variance (n in the denominator; zero for
+    a single modality) of their features, in any number and order. The slope of the LeakyReLU, the affine normalization
     and the alignment of the up-sampling are inferred: the parameter count fits them.
 
     Args:

@@ -26,7 +26,7 @@ WIDTHS = (16, 32, 64, 128)
 
 
 class UNetConv(nn.Sequential):
-    """Convolution with bias and reflected border -> affine instance normalisation -> LeakyReLU(0.2).
+    """Convolution with bias and reflected border -> affine instance normalization -> LeakyReLU(0.2).
 
     Reflection needs at least two voxels along every axis, so windows at least twice the stride.
     """
@@ -70,7 +70,7 @@ class UNetEncoder(nn.Module):
 class UNetDecoder(nn.Module):
     """Levels, fine to coarse -> [B, widths[0], *S].
 
-    A step is: nearest-neighbour up-sampling, a 3-wide convolution that halves the channels, concatenation with the
+    A step is: nearest-neighbor up-sampling, a 3-wide convolution that halves the channels, concatenation with the
     skip, a 3-wide convolution that halves them again, a 1-wide one.
     """
 
@@ -96,7 +96,7 @@ class UNetDecoder(nn.Module):
 class GatedFusion(nn.Module):
     """Fuse one level of all modalities by spatial gates (Robust-MSeg, "gated fusion").
 
-    A 3-wide convolution with instance normalisation over the concatenated modalities gives one map a modality; its
+    A 3-wide convolution with instance normalization over the concatenated modalities gives one map a modality; its
     sigmoid weighs that modality; a 1-wide convolution maps the concatenated result back to the channels of one.
 
     Both convolutions are sums over modalities, and so cost nothing for those that are absent.
@@ -150,7 +150,7 @@ class UNet(FixedSubset):
         self.encoder = UNetEncoder(spatial_dims, self.channels, widths)
         self.decoder = UNetDecoder(spatial_dims, widths)
         self.head = CONV[spatial_dims](widths[0], classes, 1)
-        initialise(self)
+        initialize(self)
 
     def segment(self, image: Tensor, want: Sequence[str] = ()) -> Output:
         """[B, channels, *S] -> logits [B, classes, *S]; taps ``bottleneck`` and ``decoder`` ([B, widths[0], *S])."""
@@ -164,7 +164,7 @@ class GatedUNet(Backbone):
     """The U-Net with one encoder a modality and gated fusion at every level: PMKL's teacher, for any subset.
 
     6,650,292 parameters with four modalities and four classes (the released code: 6.65 M, with five classes). Whether
-    the fusion's last convolution is followed by normalisation and LeakyReLU, as every other one is, was inferred
+    the fusion's last convolution is followed by normalization and LeakyReLU, as every other one is, was inferred
     (480 parameters).
 
     Args:
@@ -211,7 +211,7 @@ class GatedUNet(Backbone):
         )
         self.decoder = UNetDecoder(spatial_dims, widths)
         self.head = CONV[spatial_dims](widths[0], classes, 1)
-        initialise(self)
+        initialize(self)
 
     def encode(self, image: Tensor, modality: int) -> Features:
         """[B, 1, *S] -> levels at strides 1, 2, 4, ..."""
@@ -239,7 +239,7 @@ class GatedUNet(Backbone):
         return Output(self.head(x), {name: taps[name] for name in want})
 
 
-def initialise(network: nn.Module) -> None:
+def initialize(network: nn.Module) -> None:
     """PMKL's start: kernels from a normal distribution with σ = 0.01 cut at 2σ, biases zero."""
     for module in network.modules():
         if isinstance(module, (nn.Conv2d, nn.Conv3d)):

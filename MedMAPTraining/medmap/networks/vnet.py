@@ -26,7 +26,7 @@ class VNet(FixedSubset):
     """Five levels of plain convolutions; strided ones lead down, transposed ones up, and skips are added.
 
     9,447,396 parameters with four input channels and four classes (the released code: 9.45 M). That its strided and
-    transposed convolutions have no bias, like the others, was inferred (720 parameters that normalisation would undo).
+    transposed convolutions have no bias, like the others, was inferred (720 parameters that normalization would undo).
 
     Args:
         modalities, classes, spatial_dims, inputs, replicate, modality_channels: see ``FixedSubset``.
@@ -53,7 +53,7 @@ class VNet(FixedSubset):
         super().__init__(modalities, classes, spatial_dims, inputs, replicate, modality_channels)
         if norm not in NORMS:
             raise BundleError(
-                f"The normalisation '{norm}' is unknown.", f"Use {' or '.join(NORMS)}."
+                f"The normalization '{norm}' is unknown.", f"Use {' or '.join(NORMS)}."
             )
         if len(widths) != len(depths):
             raise BundleError(

@@ -1,4 +1,4 @@
-"""Synthetic four-modality brain-tumour cases: ``generate(seed)`` gives images, labels and the brain mask of one."""
+"""Synthetic four-modality brain-tumor cases: ``generate(seed)`` gives images, labels and the brain mask of one."""
 
 from medmap.phantom.generator import Phantom, generate
 from medmap.phantom.heart import Heart, generate_heart

@@ -20,10 +20,10 @@ HALF = Lattice((-5.0, -110.0, -90.0), 2.5, (40, 90, 75))
 """The template's lattice; x runs over |x| with a margin below zero so that gradients at the midline are sound."""
 
 WORLD = Lattice((-106.5, -118.5, -106.5), 3.0, (72, 80, 72))
-"""The coarse lattice in world mm on which placement and tumour growth are computed."""
+"""The coarse lattice in world mm on which placement and tumor growth are computed."""
 
 BROAD = Lattice((-110.0, -121.0, -110.0), 11.0, (21, 23, 21))
-"""A coarser one for fields that vary over many centimetres."""
+"""A coarser one for fields that vary over many centimeters."""
 
 CHANNELS = (
     *(
@@ -108,10 +108,10 @@ class Atlas:
         return tissues(self, template, width, squeeze)
 
 
-def _ellipsoid(p: torch.Tensor, centre: tuple, radii: tuple) -> torch.Tensor:
+def _ellipsoid(p: torch.Tensor, center: tuple, radii: tuple) -> torch.Tensor:
     """Signed distance (positive inside), to first order."""
     shape = (3, *([1] * (p.dim() - 1)))
-    c, r = p.new_tensor(centre).view(shape), p.new_tensor(radii).view(shape)
+    c, r = p.new_tensor(center).view(shape), p.new_tensor(radii).view(shape)
     q = (p - c) / r
     k0 = q.square().sum(0).sqrt()
     k1 = (q / r).square().sum(0).sqrt().clamp(min=1e-3)
@@ -327,7 +327,7 @@ def place(
     shift = torch.tensor(
         [draw.normal(0.0, shift_mm / 2) for _ in range(3)], device=device, dtype=torch.float32
     )
-    shift[2] -= 8.0  # the brain's extent is not centred on the commissures' height
+    shift[2] -= 8.0  # the brain's extent is not centered on the commissures' height
     world = WORLD.points(device)
     moved = (matrix @ (world - shift.view(3, 1, 1, 1)).reshape(3, -1)).reshape(world.shape)
     strength = draw.uniform(0.4 * warp_mm, warp_mm)
@@ -349,7 +349,7 @@ def tissues(
         squeeze: [N] or number, 0..1: how far sulci are closed here (mass effect).
 
     Returns:
-        ``parts`` [len(TISSUES), N] fractions that sum to one, and the signed distances that the tumour needs:
+        ``parts`` [len(TISSUES), N] fractions that sum to one, and the signed distances that the tumor needs:
         ``hull``, ``ventricle``, ``pial`` [N] in mm.
     """
     m, habit = atlas.at(template), atlas.habit
@@ -411,7 +411,7 @@ def _paint_cerebellum(
 
 
 def hyperintensities(m: dict, habit: dict) -> torch.Tensor:
-    """Caps, bands and a broad haze along the ventricles, spots in deep white matter: bright in FLAIR, not tumour."""
+    """Caps, bands and a broad haze along the ventricles, spots in deep white matter: bright in FLAIR, not tumor."""
     caps = (
         habit["caps"]
         * torch.exp(-(-m["ventricle"]).clamp(min=0.0) / 2.5)

@@ -1,7 +1,7 @@
 """From tissue to signal: mean intensities of every tissue in T1, T1ce, T2 and FLAIR, drawn anew for each case.
 
 The numbers are z-scores over brain voxels (mean [min..max] of case medians) measured on BraTS 2013 high-grade cases,
-those of tumour set so that a generated head, z-scored over its own brain, comes out there after all artefacts; values
+those of tumor set so that a generated head, z-scored over its own brain, comes out there after all artifacts; values
 for tissues that were not measured are set from MR physics. A case draws around them and is then put back into the order
 that physics demands, so that a modality keeps its identity however widely the draw strays.
 """
@@ -49,7 +49,7 @@ TABLE: dict[str, dict[str, tuple[float, float, float]]] = {
 """Tissue -> (middle, low, high) in z over brain voxels; CSF is pure here, so more extreme than measured voxels."""
 
 ENHANCED = (1.65, 0.6, 3.3)
-"""z of enhancing tumour in T1ce."""
+"""z of enhancing tumor in T1ce."""
 
 LOW_GRADE = {
     "t1": (-0.75, -1.6, 0.0),
@@ -57,7 +57,7 @@ LOW_GRADE = {
     "t2": (1.7, 0.9, 2.8),
     "flair": (0.9, 0.3, 1.8),
 }
-"""The core of a glioma that does not enhance: darker in T1 and brighter in T2 than oedema, and sharply bounded."""
+"""The core of a glioma that does not enhance: darker in T1 and brighter in T2 than edema, and sharply bounded."""
 
 SHARPNESS = {"t1": (1.8, 3.6), "t1ce": (1.8, 3.8), "t2": (1.4, 2.5), "flair": (1.8, 3.4)}
 """How z becomes signal, 1 + z / s: such that the brain's mean over its standard deviation comes out as in real scans
@@ -83,14 +83,14 @@ def draw_means(draw: Draw, style: Style, enhancing: bool = True) -> dict[str, di
     if not enhancing:
         stray = draw.normal()
         for m, (middle, low, high) in LOW_GRADE.items():
-            towards = stray if m in ("t2", "flair") else -stray
-            reach = (high - middle) if towards > 0 else (middle - low)
-            means[m]["solid"] = middle + jitter * reach * (0.4 * towards + draw.normal(0.0, 0.3))
+            toward = stray if m in ("t2", "flair") else -stray
+            reach = (high - middle) if toward > 0 else (middle - low)
+            means[m]["solid"] = middle + jitter * reach * (0.4 * toward + draw.normal(0.0, 0.3))
         if draw.chance(
             0.2
         ):  # the mismatch sign: bright in T2, largely suppressed in FLAIR but for a rim
             means["flair"]["solid"] = draw.uniform(-0.3, 0.5)
-    elif draw.chance(0.4):  # a core that only T1ce tells from oedema
+    elif draw.chance(0.4):  # a core that only T1ce tells from edema
         for m in MODALITIES:
             means[m]["solid"] = means[m]["ed"] + draw.normal(0.0, 0.08)
     _restore_order(means, draw, enhancing)
@@ -104,7 +104,7 @@ def draw_means(draw: Draw, style: Style, enhancing: bool = True) -> dict[str, di
 
 
 def _restore_order(means: dict[str, dict[str, float]], draw: Draw, enhancing: bool) -> None:
-    """T1, T1ce: WM > GM > CSF, tumour not above WM; T2: CSF > ED > GM > WM, NCR >= core > GM; FLAIR: tumour first."""
+    """T1, T1ce: WM > GM > CSF, tumor not above WM; T2: CSF > ED > GM > WM, NCR >= core > GM; FLAIR: tumor first."""
     for m in ("t1", "t1ce"):
         z = means[m]
         z["wm"] = max(z["wm"], z["gm"] + draw.uniform(0.35, 0.5))
@@ -128,7 +128,7 @@ def _restore_order(means: dict[str, dict[str, float]], draw: Draw, enhancing: bo
 
 
 def _weaken(t1ce: dict[str, float], draw: Draw, style: Style) -> None:
-    """What makes enhancement hard to tell: pale grey against white matter; a haze over all of the tumour."""
+    """What makes enhancement hard to tell: pale gray against white matter; a haze over all of the tumor."""
     if draw.chance(style.pale):
         contrast = draw.uniform(0.1, 0.8)
         for t in ("wm", "striatum", "pallidum", "thalamus", "cb_gm", "stem", "wmh"):
@@ -170,7 +170,7 @@ def signals(
         enhancing: [N] in 0..1, read for T1ce only.
         textures: [K, N] unit-variance fields shared by the modalities, finest first.
         style: how widely intensities vary.
-        takes_up: False for the contrast of a tumour that does not enhance.
+        takes_up: False for the contrast of a tumor that does not enhance.
 
     Returns:
         [4, N] signals with brain mean about 1, in ``MODALITIES`` order, and the drawn z of every tissue.

@@ -1,4 +1,4 @@
-"""What is not tumour but may look like it: old infarcts and bleedings. (Vessels, choroid plexus and white-matter
+"""What is not tumor but may look like it: old infarcts and bleedings. (Vessels, choroid plexus and white-matter
 hyperintensities belong to the head; see ``anatomy.py``.)"""
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ def add_distractors(
         for _ in range(1 + int(draw.uniform(0, 3))):
             if not len(inner):
                 return
-            centre = world[:, inner[min(int(draw.uniform(0, len(inner))), len(inner) - 1)]]
+            center = world[:, inner[min(int(draw.uniform(0, len(inner))), len(inner) - 1)]]
             radius = draw.uniform(1.0, 5.5) if kind == "lacune" else draw.uniform(0.8, 7.0)
             stretch = torch.tensor([draw.uniform(0.7, 1.5) for _ in range(3)], device=world.device)
-            distance = ((world - centre[:, None]) / stretch[:, None]).square().sum(0).sqrt()
+            distance = ((world - center[:, None]) / stretch[:, None]).square().sum(0).sqrt()
             depth = radius - distance + 0.15 * radius * rough
             if kind == "lacune":
                 paint(parts, "wmh", torch.sigmoid((depth + draw.uniform(0.0, 2.5)) / 0.5))

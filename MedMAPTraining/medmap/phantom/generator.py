@@ -11,9 +11,9 @@ import torch
 from torch.nn import functional
 
 from medmap.errors import UsageError
-from medmap.phantom import tumour as tumours
+from medmap.phantom import tumor as tumors
 from medmap.phantom.anatomy import TISSUES, WORLD, Atlas, build_atlas, paint, place, template_at
-from medmap.phantom.artefacts import degrade, fade_rim, leave_residue, strip
+from medmap.phantom.artifacts import degrade, fade_rim, leave_residue, strip
 from medmap.phantom.contrast import MODALITIES, signals
 from medmap.phantom.distractors import add_distractors
 from medmap.phantom.fields import Draw, random_field, sample, upsample
@@ -28,10 +28,10 @@ class Phantom:
         images: modality name -> [I, J, K] float32, arbitrary units; exactly 0 outside the brain, positive inside.
         label: [I, J, K] uint8 class indices: 0 background, 1 NCR/NET, 2 ED, 3 ET.
         brain: [I, J, K] bool.
-        affine: [4, 4] float64, voxel -> world RAS in mm; the volume's centre is the origin.
+        affine: [4, 4] float64, voxel -> world RAS in mm; the volume's center is the origin.
         seed: what made it.
-        facts: JSON-ready: ``volumes_ml`` per label (NCR, ED, ET), ``tumour_ml``, ``brain_ml``, ``foci`` (number drawn),
-            ``has_enhancement``, ``spacing_mm``, ``tissue_z`` (drawn contrast) and ``artefacts`` per modality.
+        facts: JSON-ready: ``volumes_ml`` per label (NCR, ED, ET), ``tumor_ml``, ``brain_ml``, ``foci`` (number drawn),
+            ``has_enhancement``, ``spacing_mm``, ``tissue_z`` (drawn contrast) and ``artifacts`` per modality.
     """
 
     images: dict[str, torch.Tensor]
@@ -48,7 +48,7 @@ def generate(
     shape: tuple[int, int, int] = (160, 192, 160),
     spacing: float = 1.0,
     device: torch.device | str = "cpu",
-    tumour: bool = True,
+    tumor: bool = True,
     style: Style | None = None,
     anatomy: Sequence[Path] = (),
 ) -> Phantom:
@@ -62,7 +62,7 @@ def generate(
         shape: voxels along i, j, k; a head that does not fit is cut off, as in a short field of view.
         spacing: mm, isotropic.
         device: where to compute and where the tensors lie.
-        tumour: False gives the same head without a tumour.
+        tumor: False gives the same head without a tumor.
         style: how widely cases vary; the default is meant for training.
         anatomy: label maps with FreeSurfer's ids, of which the seed chooses one; none gives the procedural head.
 
@@ -80,21 +80,22 @@ def generate(
     # Positions in mm do not survive half precision, so a caller's autocast must not reach the interpolation.
     with torch.no_grad(), torch.autocast(device.type, enabled=False):
         return _generate(
-            int(seed), tuple(shape), float(spacing), device, tumour, style, affine, tuple(anatomy)
+            int(seed), tuple(shape), float(spacing), device, tumor, style, affine, tuple(anatomy)
         )
 
 
-def _generate(seed, shape, spacing, device, tumour, style, affine, anatomy) -> Phantom:
+def _generate(seed, shape, spacing, device, tumor, style, affine, anatomy) -> Phantom:
     atlas, warp, size = _head(Draw(seed, "anatomy"), device, anatomy)
     template = place(
         Draw(seed, "placement"), device, style.angle_deg, style.head_shift_mm, warp, size
     )
     plan = growth = None
-    if tumour:
+    if tumor:
+        # The stream's name goes into the seed: spelled otherwise, every seed would draw another tumor.
         draw = Draw(seed, "tumour")
-        plan = tumours.draw_plan(draw, atlas, style.low_grade, style.multifocal, style.small)
-        template, centres = tumours.push_aside(plan, atlas, template)
-        growth = tumours.grow(draw, plan, atlas, template, centres)
+        plan = tumors.draw_plan(draw, atlas, style.low_grade, style.multifocal, style.small)
+        template, centers = tumors.push_aside(plan, atlas, template)
+        growth = tumors.grow(draw, plan, atlas, template, centers)
     axes = [float(affine[a, 3]) + spacing * torch.arange(shape[a], device=device) for a in range(3)]
     box = _head_box(atlas, template, axes)
     axes = [axis[s] for axis, s in zip(axes, box, strict=True)]
@@ -142,7 +143,7 @@ def _head_box(
 
 
 def _render(seed, atlas, template, plan, growth, axes, spacing, style):
-    """Signals [4, I, J, K] without artefacts, label, brain and tissue means on the head's grid."""
+    """Signals [4, I, J, K] without artifacts, label, brain and tissue means on the head's grid."""
     device = template.device
     size = tuple(len(axis) for axis in axes)
     grid = template_at(template, axes).reshape(3, -1)
@@ -160,7 +161,7 @@ def _render(seed, atlas, template, plan, growth, axes, spacing, style):
     add_distractors(Draw(seed, "distractors"), parts, world, hull, textures[0], style.distractors)
     enhancing, label = torch.zeros_like(hull), torch.zeros_like(hull, dtype=torch.uint8)
     if plan is not None:
-        lesion = tumours.at_points(plan, growth, world, parts, textures[0])
+        lesion = tumors.at_points(plan, growth, world, parts, textures[0])
         enhancing = lesion["enhancing"]
         label = _compose(parts, lesion)
     leave_residue(Draw(seed, "residue"), parts, hull, textures[2])
@@ -185,11 +186,11 @@ _FLUID = [TISSUES.index("csf"), TISSUES.index("ventricle")]
 
 
 def drawn_by_hand(label: torch.Tensor, allowed: torch.Tensor, spacing: float) -> torch.Tensor:
-    """Labels as people draw them: oedema without pinholes, threads and specks finer than about 5 mm.
+    """Labels as people draw them: edema without pinholes, threads and specks finer than about 5 mm.
 
     Args:
         label: [I, J, K] uint8 class indices.
-        allowed: [I, J, K] bool, where oedema may be added: brain that is not fluid.
+        allowed: [I, J, K] bool, where edema may be added: brain that is not fluid.
         spacing: mm.
     """
     reach = int(2.5 / spacing)
@@ -202,7 +203,7 @@ def drawn_by_hand(label: torch.Tensor, allowed: torch.Tensor, spacing: float) ->
 
 
 def _compose(parts: torch.Tensor, lesion: dict[str, torch.Tensor]) -> torch.Tensor:
-    """Lay the tumour over healthy tissue, in place, and read off the label."""
+    """Lay the tumor over healthy tissue, in place, and read off the label."""
     paint(parts, "ed", lesion["ed"])
     paint(parts, "solid", lesion["core"])
     paint(parts, "necrosis", lesion["necrosis"])
@@ -228,11 +229,11 @@ def _facts(label, brain, spacing, plan, means, record) -> dict:
     volumes = {name: counts[n] * ml for n, name in ((1, "NCR"), (2, "ED"), (3, "ET"))}
     return {
         "volumes_ml": volumes,
-        "tumour_ml": sum(volumes.values()),
+        "tumor_ml": sum(volumes.values()),
         "brain_ml": int(brain.sum()) * ml,
         "foci": 0 if plan is None else len(plan.foci),
         "has_enhancement": counts[3] > 0,
         "spacing_mm": spacing,
         "tissue_z": means,
-        "artefacts": dict(zip(MODALITIES, record, strict=True)),
+        "artifacts": dict(zip(MODALITIES, record, strict=True)),
     }

@@ -1,8 +1,8 @@
 """A synthetic heart after an infarct, as MyoPS2020 shows it: a short-axis stack of thick slices in three contrasts.
 
 What each contrast tells is different by construction, as it is in patients: bSSFP separates blood from muscle and shows
-neither scar nor oedema; in LGE normal muscle is nulled and scar is bright; T2 (black blood, fat suppressed) shows the
-oedema within which the scar lies. Signals are plausible, not calibrated; the shapes are discs, rings and crescents.
+neither scar nor edema; in LGE normal muscle is nulled and scar is bright; T2 (black blood, fat suppressed) shows the
+edema within which the scar lies. Signals are plausible, not calibrated; the shapes are discs, rings and crescents.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ import torch
 from medmap.errors import UsageError
 from medmap.phantom.fields import Draw, Lattice, cover, random_field, upsample
 
-TISSUES = ("air", "lung", "fat", "muscle", "liver", "blood", "myocardium", "oedema", "scar")
+TISSUES = ("air", "lung", "fat", "muscle", "liver", "blood", "myocardium", "edema", "scar")
 SIGNALS = {
     "bssfp": (0.03, 0.08, 0.90, 0.33, 0.50, 1.00, 0.42, 0.46, 0.42),
     "lge": (0.03, 0.09, 0.70, 0.22, 0.35, 0.60, 0.13, 0.17, 1.00),
     "t2": (0.03, 0.07, 0.16, 0.36, 0.40, 0.14, 0.46, 0.88, 0.80),
 }
-"""Mean signal of every tissue in every contrast; bSSFP does not tell scar from muscle, LGE hardly tells oedema."""
+"""Mean signal of every tissue in every contrast; bSSFP does not tell scar from muscle, LGE hardly tells edema."""
 LABELS = ("NMYO", "LVB", "RVB", "ED", "SCAR")
 """Class indices 1..5, as in ``medmap.task.MYOPS``."""
 FIELD_MM = 320.0
@@ -32,7 +32,7 @@ _CHEST = Lattice((-168.0, -168.0, -80.0), 6.0, (57, 57, 28))
 
 @dataclass(frozen=True)
 class Heart:
-    """A synthetic case. Array axes: i towards the patient's left and back, j upwards, k from base to apex.
+    """A synthetic case. Array axes: i toward the patient's left and back, j upwards, k from base to apex.
 
     Attributes:
         images: modality name -> [I, J, K] float32, arbitrary units, positive; there is no constant background.
@@ -102,7 +102,7 @@ def _shape(draw: Draw, length: float) -> dict:
     septum = math.pi + draw.uniform(-0.5, 0.5)
     scar = draw.uniform(-math.pi, math.pi)
     return {
-        "centre": (draw.uniform(-14, 14), draw.uniform(-14, 14)),
+        "center": (draw.uniform(-14, 14), draw.uniform(-14, 14)),
         "lean": (draw.uniform(-0.12, 0.12), draw.uniform(-0.12, 0.12)),
         "length": length * draw.uniform(1.15, 1.6),
         "cavity": cavity,
@@ -157,8 +157,8 @@ def _polar(
 ) -> tuple[torch.Tensor, ...]:
     """Radius, angle about the left ventricle's axis, and the place along it (0 base, 1 apex) on the grid [I, J, K]."""
     along = (z / shape["length"] + 0.42)[None, None, :]
-    dx = x[:, None, None] - shape["centre"][0] - shape["lean"][0] * z[None, None, :]
-    dy = y[None, :, None] - shape["centre"][1] - shape["lean"][1] * z[None, None, :]
+    dx = x[:, None, None] - shape["center"][0] - shape["lean"][0] * z[None, None, :]
+    dy = y[None, :, None] - shape["center"][1] - shape["lean"][1] * z[None, None, :]
     return torch.hypot(dx, dy), torch.atan2(dy, dx), along.expand(len(x), len(y), len(z))
 
 
@@ -200,9 +200,9 @@ def _parts(
     lay("myocardium", cover(right + 3, width))
     lay("blood", cover(torch.minimum(right, radius - outer), width))
     lay("myocardium", cover(outer - radius, width))
-    oedema, scar = _infarct(shape, radius, angle, along, inner, outer)
+    edema, scar = _infarct(shape, radius, angle, along, inner, outer)
     wall = cover(torch.minimum(outer - radius, radius - inner), width)
-    lay("oedema", wall * cover(oedema, width))
+    lay("edema", wall * cover(edema, width))
     lay("scar", wall * cover(scar, width))
     lay("blood", cover(inner - radius, width))
     for where, size in shape["papillary"]:
@@ -230,21 +230,21 @@ def _right(
     scale = (1 - (along / end).clamp(0, 1) ** 2).clamp(min=1e-4).sqrt()
     far = (shape["cavity"] + shape["wall"]) * 0.95
     cos, sin = math.cos(shape["septum"]), math.sin(shape["septum"])
-    dx = x - shape["centre"][0] - shape["lean"][0] * z - far * cos
-    dy = y - shape["centre"][1] - shape["lean"][1] * z - far * sin
+    dx = x - shape["center"][0] - shape["lean"][0] * z - far * cos
+    dy = y - shape["center"][1] - shape["lean"][1] * z - far * sin
     across, down = dx * cos + dy * sin, -dx * sin + dy * cos
     reach = torch.hypot(across / (size * flat * scale), down / (size * 1.25 * scale))
     return torch.where(scale > 0.02, (1 - reach) * size * flat * scale, -9.0)
 
 
 def _infarct(shape: dict, radius, angle, along, inner, outer) -> tuple[torch.Tensor, torch.Tensor]:
-    """mm inside the oedema and inside the scar; both are sectors of the wall, the scar grows from the inner border."""
+    """mm inside the edema and inside the scar; both are sectors of the wall, the scar grows from the inner border."""
     where, wide, height, tall, through = shape["scar"]
     apart = torch.remainder(angle - where + math.pi, 2 * math.pi) - math.pi
     middle = 0.5 * (inner + outer).clamp(min=1)
     more_wide, more_tall = shape["around"]
     up = along - 0.45 - height
-    oedema = torch.minimum(
+    edema = torch.minimum(
         (wide + more_wide - apart.abs()) * middle, (tall + more_tall - up.abs()) * 60
     )
     ragged = 0.12 * torch.cos(5 * angle + 3 * where)
@@ -252,7 +252,7 @@ def _infarct(shape: dict, radius, angle, along, inner, outer) -> tuple[torch.Ten
     scar = torch.minimum(
         torch.minimum((wide - apart.abs()) * middle, (tall - up.abs()) * 60), depth
     )
-    return oedema, scar
+    return edema, scar
 
 
 def _label(parts: torch.Tensor, shape: dict, x: torch.Tensor, z: torch.Tensor) -> torch.Tensor:
@@ -266,7 +266,7 @@ def _label(parts: torch.Tensor, shape: dict, x: torch.Tensor, z: torch.Tensor) -
     label = torch.zeros(radius.shape, dtype=torch.uint8, device=radius.device)
     label[right] = 3
     label[left] = 1
-    label[left & (parts[TISSUES.index("oedema")] > 0.5)] = 4
+    label[left & (parts[TISSUES.index("edema")] > 0.5)] = 4
     label[left & (parts[TISSUES.index("scar")] > 0.5)] = 5
     label[left & (radius < inner)] = 2
     return label
@@ -277,14 +277,14 @@ def _means(draw: Draw, device: torch.device) -> torch.Tensor:
     rows = []
     for name, row in SIGNALS.items():
         values = [v * math.exp(draw.normal(0, 0.1)) for v in row]
-        normal, oedema, scar = (TISSUES.index(t) for t in ("myocardium", "oedema", "scar"))
+        normal, edema, scar = (TISSUES.index(t) for t in ("myocardium", "edema", "scar"))
         if name == "bssfp":
             values[scar] = values[normal]
-            values[oedema] = values[normal] * 1.05
+            values[edema] = values[normal] * 1.05
         if name == "lge":
-            values[oedema] = values[normal] * 1.15
+            values[edema] = values[normal] * 1.15
         if name == "t2":
-            values[scar] = values[oedema] * draw.uniform(0.85, 1.0)
+            values[scar] = values[edema] * draw.uniform(0.85, 1.0)
         rows.append(values)
     return torch.tensor(rows, device=device)
 

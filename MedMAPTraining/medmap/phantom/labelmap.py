@@ -1,7 +1,7 @@
 """A head from an anatomical label map of a person: FreeSurfer's and SynthSeg's ids, or anything that uses them.
 
 The map is brought into the template's frame of ``anatomy.py`` (RAS in mm, midline at x = 0, thalami where the
-procedural head has them), so that placement, tumour growth and contrast are the same code for both kinds of head.
+procedural head has them), so that placement, tumor growth and contrast are the same code for both kinds of head.
 What a label map lacks is drawn per case: vessels, choroid plexus, white-matter hyperintensities, and the case's warp.
 """
 
@@ -35,7 +35,7 @@ IDS: dict[str, tuple[int, ...]] = {
     "choroid": (31, 63),
     "csf": (24,),
 }
-"""Tissue -> ids of FreeSurfer's colour table (surfer.nmr.mgh.harvard.edu, FreeSurferColorLUT)."""
+"""Tissue -> ids of FreeSurfer's color table (surfer.nmr.mgh.harvard.edu, FreeSurferColorLUT)."""
 
 LEFT = (
     2,
@@ -125,7 +125,7 @@ def read_label_map(path: Path) -> LabelMap:
     """Read and prepare a label map (a few seconds, kept in memory: about 15 MB).
 
     Raises:
-        InputDataError: it has no white matter and grey matter under FreeSurfer's ids, or voxels far from 1 mm.
+        InputDataError: it has no white matter and gray matter under FreeSurfer's ids, or voxels far from 1 mm.
     """
     volume = read_nifti(path, modality="labels")
     array, grid = reorient(np.asarray(volume.array), volume.grid)
@@ -145,7 +145,7 @@ def read_label_map(path: Path) -> LabelMap:
     tissue = _tissue_rows(ids)
     if not all((tissue == TISSUES.index(name)).sum() > 50_000 for name in ("wm", "gm")):
         raise InputDataError(
-            f"The label map {path.name} has no white and grey matter under FreeSurfer's ids.",
+            f"The label map {path.name} has no white and gray matter under FreeSurfer's ids.",
             "Use the output of FreeSurfer, FastSurfer or SynthSeg (2/41 white matter, 3/42 cortex).",
         )
     origin = _origin(ids)
@@ -241,7 +241,7 @@ class LabelAtlas:
         return self.parts.device
 
     def at(self, template: torch.Tensor) -> dict[str, torch.Tensor]:
-        """What the tumour needs to know at [3, N] template positions, as [N] tensors in mm."""
+        """What the tumor needs to know at [3, N] template positions, as [N] tensors in mm."""
         _, cerebrum, ventricle, side = sample(self.distances, self.prepared.coarse, template)
         return {"cerebrum": cerebrum, "ventricle": ventricle, "sheet": side.abs()}
 

@@ -14,11 +14,11 @@ class Style:
         angle_deg: largest rotation of the head about each axis.
         shift_mm: largest residual shift between modalities along each axis, mm.
         head_shift_mm: about the largest displacement of the head in the field of view, mm.
-        low_grade: probability that a tumour does not enhance.
-        pale: probability that T1ce tells grey from white matter less than T1 does.
-        haze: probability that core and oedema are slightly bright in T1ce without enhancing.
+        low_grade: probability that a tumor does not enhance.
+        pale: probability that T1ce tells gray from white matter less than T1 does.
+        haze: probability that core and edema are slightly bright in T1ce without enhancing.
         multifocal: probability of more than one focus.
-        small: probability that the tumour is drawn from 1.5 to 40 ml instead of the usual sizes.
+        small: probability that the tumor is drawn from 1.5 to 40 ml instead of the usual sizes.
         thick_slices: probability of slices of 2 to 7 mm in T2 and FLAIR (about half of it in T1 and T1ce).
         gamma: range of the gain curve's exponent.
         noise: range of the Rician noise's sigma, relative to the brain's mean.

@@ -14,7 +14,7 @@ from medmap.task import Task
 
 INK, QUIET, RULE = "#1d2a33", "#66757f", "#d9e0e4"
 PALETTE = ("#1f77a4", "#c8553d", "#c2920e", "#5b8c3a", "#7b5aa6", "#3f4f5a")
-"""Colours of regions, modalities and lines, in order; told apart under red-green colour blindness by lightness, too."""
+"""Colors of regions, modalities and lines, in order; told apart under red-green color blindness by lightness, too."""
 
 HEAT = LinearSegmentedColormap.from_list(
     "medmap", ["#f4efe6", "#b9d9cf", "#4fa79b", "#12665f", "#083d3a"]
@@ -59,7 +59,7 @@ def heat_map(summary: Mapping, task: Task, title: str) -> bytes:
     """The subset table as a picture: a row a subset with dots for its scans, a column a region, Dice in every cell.
 
     Args:
-        summary: as ``medmap.evaluation.summarise`` makes it; a bundle card's older tables without averages will do.
+        summary: as ``medmap.evaluation.summarize`` makes it; a bundle card's older tables without averages will do.
         task: of the bundle.
         title: above the picture.
     """

@@ -1,4 +1,4 @@
-"""Labels over a grey picture: filled translucently, outlined, smooth."""
+"""Labels over a gray picture: filled translucently, outlined, smooth."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ _FILL, _DIM, _FINE = (
     0.5,
     0.8,
     3,
-)  # share of colour in a fill; brightness under overlays; drawing grid per pixel
+)  # share of color in a fill; brightness under overlays; drawing grid per pixel
 
 
 def tint(
     backdrop: np.ndarray, classes: Sequence[tuple[np.ndarray, Sequence[int]]], line: float
 ) -> np.ndarray:
-    """Fill every class translucently and draw its outline, ``line`` pixels wide, in the full colour.
+    """Fill every class translucently and draw its outline, ``line`` pixels wide, in the full color.
 
     Drawn on a grid finer than the page and averaged, which makes the lines smooth.
 
@@ -86,6 +86,6 @@ def _eroded(mask: np.ndarray, times: int) -> np.ndarray:
     for _ in range(times):
         wide = np.pad(
             mask, 1, mode="edge"
-        )  # a tumour cut off by the picture's edge gets no line there
+        )  # a tumor cut off by the picture's edge gets no line there
         mask = mask & wide[:-2, 1:-1] & wide[2:, 1:-1] & wide[1:-1, :-2] & wide[1:-1, 2:]
     return mask

@@ -19,13 +19,13 @@ from medmap.errors import InputDataError, UsageError
 from medmap.io.atomic import write_bytes
 from medmap.metrics import RegionScore, dice, label_masks, region_masks
 from medmap.report.label_overlay import tint
-from medmap.report.page import AMBER, GREY, WHITE, Page, png
+from medmap.report.page import AMBER, GRAY, WHITE, Page, png
 from medmap.report.planes import Case, Plane, cut, prepare
 from medmap.task import Region, Task
 from medmap.volume import Grid, Volume
 
 AGREE, ONLY_PREDICTION, ONLY_REFERENCE = (64, 190, 110), (255, 64, 170), (60, 125, 255)
-"""RGB of the agreement map; distinct under red-green colour blindness and from the BraTS label colours."""
+"""RGB of the agreement map; distinct under red-green color blindness and from the BraTS label colors."""
 
 _PAGE, _CELL = (22, 24, 28), (0, 0, 0)
 # In pixels: width of the page, height of all rows, width of a cell, height of a cell.
@@ -86,8 +86,8 @@ def save_overlay(
 ) -> None:
     """Write one PNG of a case: a row per orientation, a column per scan, then prediction, reference and agreement.
 
-    The axial row shows the slice of largest tumour area, the others the slices nearest to the tumour's centroid that
-    cut it; the tumour is the reference's where there is one (so that pictures of one case with different subsets of
+    The axial row shows the slice of largest tumor area, the others the slices nearest to the tumor's centroid that
+    cut it; the tumor is the reference's where there is one (so that pictures of one case with different subsets of
     modalities show the same slices), otherwise the prediction's. Of a stack of thick slices the rows are the first,
     the middle and the last that have labels. The same inputs give the same bytes.
 
@@ -96,7 +96,7 @@ def save_overlay(
         scans: modality name -> array [I, J, K] or Volume on ``grid``: the scans that the prediction was made from.
         prediction: [I, J, K] integer label values as files hold them.
         grid: where the voxels lie; any orientation, spacing and obliqueness.
-        task: names, titles, colours.
+        task: names, titles, colors.
         reference_labels: [I, J, K] as ``prediction``; adds the reference and the agreement column.
         missing: modality names to call missing; all that have no scan are called so in any case.
         title: first line, such as the case's name.
@@ -187,8 +187,8 @@ def _panel(column: str, plane: Plane, case: Case, task: Task, scale: float) -> n
         max(1, round(float(case.extent_mm[axis]) * scale)) for axis in (plane.across, plane.down)
     )
     if column in case.scans:
-        return _grey(column, plane, case, size)
-    backdrop = _grey(_backdrop(case), plane, case, size)
+        return _gray(column, plane, case, size)
+    backdrop = _gray(_backdrop(case), plane, case, size)
     if column == "agreement":
         names = _widest(task).labels
         ours, theirs = (
@@ -208,7 +208,7 @@ def _panel(column: str, plane: Plane, case: Case, task: Task, scale: float) -> n
 
 
 def _backdrop(case: Case) -> str:
-    """The scan under the overlays: the last one used in the task's order (for BraTS, FLAIR shows the whole tumour)."""
+    """The scan under the overlays: the last one used in the task's order (for BraTS, FLAIR shows the whole tumor)."""
     return list(case.scans)[-1]
 
 
@@ -220,13 +220,13 @@ def _any(masks: dict, names: Sequence[str], plane: Plane, case: Case) -> np.ndar
     return np.logical_or.reduce([cut(masks[name], plane, case.position) for name in names])
 
 
-def _grey(name: str, plane: Plane, case: Case, size: tuple[int, int]) -> np.ndarray:
+def _gray(name: str, plane: Plane, case: Case, size: tuple[int, int]) -> np.ndarray:
     low, high, empty = case.windows[name]
     picture = np.nan_to_num(
         cut(case.scans[name], plane, case.position).astype(np.float32), nan=empty
     )
     picture[picture == empty] = (
-        low  # z-scored scans may keep a background of 0, which the window would show as grey
+        low  # z-scored scans may keep a background of 0, which the window would show as gray
     )
     picture = np.clip((picture - low) / (high - low), 0, 1)
     picture = np.asarray(Image.fromarray(picture).resize(size, Image.Resampling.BICUBIC))
@@ -294,7 +294,7 @@ def _header(page: Page, layout: _Layout, used: list[str], task: Task, notes: _No
     page.text(
         layout.left, 28, title if len(title) <= room else title[: room - 1] + "…", 18, weight="bold"
     )
-    page.text(layout.left, 64, "Scans", 12, GREY)
+    page.text(layout.left, 64, "Scans", 12, GRAY)
     for number, modality in enumerate(task.modalities):
         there = modality.name in used
         words = f"\u25cf {modality.title}" if there else f"\u25cb {modality.title} missing"
@@ -391,11 +391,11 @@ def _table(page: Page, x: int, y: int, task: Task, scores: Mapping[str, RegionSc
     ]
     page.text(x, y, "Against the reference", 12, weight="bold")
     for column, (words, _, _) in enumerate(shown):
-        page.text(x + 280 + 94 * column, y, words, 12, GREY, ha="right")
+        page.text(x + 280 + 94 * column, y, words, 12, GRAY, ha="right")
     for row, region in enumerate(r for r in task.regions if r.name in scores):
         score, down = scores[region.name], y + 30 + 28 * row
-        # A region that neither has scores 1 by convention; grey keeps it from being read as a success.
-        color = WHITE if score.prediction_ml or score.reference_ml else GREY
+        # A region that neither has scores 1 by convention; gray keeps it from being read as a success.
+        color = WHITE if score.prediction_ml or score.reference_ml else GRAY
         page.text(x, down, f"{region.title} ({region.name})", color=color)
         for column, (_, name, digits) in enumerate(shown):
             value, bold = getattr(score, name), "bold" if name == "dice" else "normal"
@@ -415,4 +415,4 @@ def _footer(page: Page, layout: _Layout, backdrop: str) -> None:
         weight="bold",
     )
     words = f"Patient's right on the left · one scale for all panels · overlays on {backdrop}"
-    page.text(width - 10, height - 20, words, 10, GREY, ha="right")
+    page.text(width - 10, height - 20, words, 10, GRAY, ha="right")

@@ -11,7 +11,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
 
-WHITE, GREY, AMBER = "#f4f4f4", "#a9b0b8", "#ffc04d"
+WHITE, GRAY, AMBER = "#f4f4f4", "#a9b0b8", "#ffc04d"
 _DPI = 100
 
 
@@ -33,7 +33,7 @@ class Page:
         self.pixels[y : y + height, x : x + width] = color
 
     def swatch(self, x: int, y: int, color: Sequence[int], words: str) -> None:
-        """A line of a legend: a square of the colour, then words."""
+        """A line of a legend: a square of the color, then words."""
         self.fill(x, y - 8, 16, 16, color)
         self.text(x + 26, y, words)
 

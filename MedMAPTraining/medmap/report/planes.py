@@ -1,6 +1,6 @@
 """Which slices of a case to show, from where to where, and in which window.
 
-Everything is brought into the closest canonical order (axes towards R, A, S) by permuting and flipping, so that what
+Everything is brought into the closest canonical order (axes toward R, A, S) by permuting and flipping, so that what
 follows need not know how the scans were stored.
 """
 
@@ -102,9 +102,9 @@ def prepare(
     theirs = None if reference is None else reorient(reference, grid)[0]
     spacing = canonical.spacing
     seen = {name: find_foreground(array) for name, array in turned.items()}
-    labelled = ours != 0 if theirs is None else (ours != 0) | (theirs != 0)
+    labeled = ours != 0 if theirs is None else (ours != 0) | (theirs != 0)
     axis = _stack_axis(spacing)
-    box = _crop(seen, labelled, spacing) if axis is None else _stack_box(labelled, spacing, axis)
+    box = _crop(seen, labeled, spacing) if axis is None else _stack_box(labeled, spacing, axis)
     ours_masks = label_masks(ours[box], task)
     theirs_masks = None if theirs is None else label_masks(theirs[box], task)
     position = _position(ours_masks, theirs_masks)
@@ -117,7 +117,7 @@ def prepare(
         spacing=spacing,
         position=position,
         position_mm=(canonical.affine @ [*(start + position), 1])[:3],
-        planes=PLANES if axis is None else _slices(labelled[box], axis),
+        planes=PLANES if axis is None else _slices(labeled[box], axis),
     )
 
 
@@ -127,23 +127,23 @@ def _stack_axis(spacing: np.ndarray) -> int | None:
     return axis if spacing[axis] >= _STACK * np.delete(spacing, axis).max() else None
 
 
-def _stack_box(labelled: np.ndarray, spacing: np.ndarray, axis: int) -> tuple[slice, ...]:
+def _stack_box(labeled: np.ndarray, spacing: np.ndarray, axis: int) -> tuple[slice, ...]:
     """All slices; within them the labels and what lies around, or everything without any."""
-    found = bounding_box(labelled)
+    found = bounding_box(labeled)
     if found is None:
         return (slice(None),) * 3
     margin = np.ceil(_AROUND_MM / spacing).astype(int)
     wide = (
         slice(max(0, s.start - m), min(n, s.stop + m))
-        for s, m, n in zip(found, margin, labelled.shape, strict=True)
+        for s, m, n in zip(found, margin, labeled.shape, strict=True)
     )
-    return tuple(slice(0, labelled.shape[a]) if a == axis else s for a, s in enumerate(wide))
+    return tuple(slice(0, labeled.shape[a]) if a == axis else s for a, s in enumerate(wide))
 
 
-def _slices(labelled: np.ndarray, axis: int) -> tuple[Plane, ...]:
+def _slices(labeled: np.ndarray, axis: int) -> tuple[Plane, ...]:
     """The first, the middle and the last slice that has labels, or of all if none has."""
-    count = labelled.shape[axis]
-    found = np.flatnonzero(labelled.any(axis=tuple(a for a in range(3) if a != axis)))
+    count = labeled.shape[axis]
+    found = np.flatnonzero(labeled.any(axis=tuple(a for a in range(3) if a != axis)))
     found = found if len(found) else np.arange(count)
     plane = next(plane for plane in PLANES if plane.normal == axis)
     chosen = sorted({int(found[0]), int(found[len(found) // 2]), int(found[-1])})
@@ -180,14 +180,14 @@ def _crop(seen: dict, labels: np.ndarray, spacing: np.ndarray) -> tuple[slice, .
     """Box around head and labels with a margin; planes with hardly any foreground are noise, not head."""
     step = _thin(labels.shape)
     head = np.logical_or.reduce([mask for mask, _ in seen.values()])
-    tumour = bounding_box(labels != 0)
+    tumor = bounding_box(labels != 0)
     box = []
     for axis, n in enumerate(labels.shape):
         share = head.mean(axis=tuple(a for a in range(3) if a != axis))
         planes = np.flatnonzero(share > 0.005 * share.max()) * step[axis].step
         ends = [planes[0], planes[-1]] if len(planes) else [0, n - 1]
-        if tumour:
-            ends += [tumour[axis].start, tumour[axis].stop - 1]
+        if tumor:
+            ends += [tumor[axis].start, tumor[axis].stop - 1]
         margin = math.ceil(_MARGIN_MM / spacing[axis])
         box.append(slice(max(0, int(min(ends)) - margin), min(n, int(max(ends)) + margin + 1)))
     return tuple(box)
@@ -196,16 +196,16 @@ def _crop(seen: dict, labels: np.ndarray, spacing: np.ndarray) -> tuple[slice, .
 def _position(prediction: dict, reference: dict | None) -> tuple[int, int, int]:
     """Voxel where the three planes cross."""
     for masks in (reference, prediction):
-        tumour = None if masks is None else np.logical_or.reduce(list(masks.values()))
-        if tumour is not None and tumour.any():
-            areas = [tumour.sum(axis=tuple(a for a in range(3) if a != axis)) for axis in range(3)]
+        tumor = None if masks is None else np.logical_or.reduce(list(masks.values()))
+        if tumor is not None and tumor.any():
+            areas = [tumor.sum(axis=tuple(a for a in range(3) if a != axis)) for axis in range(3)]
             return _nearest(areas[0]), _nearest(areas[1]), int(np.argmax(areas[2]))
     shape = next(iter(prediction.values())).shape
     return shape[0] // 2, shape[1] // 2, shape[2] // 2
 
 
 def _nearest(areas: np.ndarray) -> int:
-    """The plane that cuts the tumour and lies nearest to the centroid, which may lie between two lesions."""
+    """The plane that cuts the tumor and lies nearest to the centroid, which may lie between two lesions."""
     centroid = np.average(np.arange(len(areas)), weights=areas)
     planes = np.flatnonzero(areas)
     return int(planes[np.argmin(np.abs(planes - centroid))])

@@ -63,17 +63,17 @@ def take_slice(
     spacing = canonical.spacing
     normal = int(np.argmax(spacing)) if spacing.max() > 1.5 * spacing.min() else 2
     plane = next(plane for plane in PLANES if plane.normal == normal)
-    tumour = (
+    tumor = (
         labels != 0
         if labels.any()
         else np.logical_or.reduce([a != 0 for a in turned.values()] or [labels != 0])
     )
-    areas = tumour.sum(axis=tuple(axis for axis in range(3) if axis != normal))
+    areas = tumor.sum(axis=tuple(axis for axis in range(3) if axis != normal))
     position = [n // 2 for n in labels.shape]
     if areas.any():
         position[normal] = int(np.argmax(areas))
     scans = {
-        name: _grey(_on_grid(volume, truth.grid), truth.grid, plane, position)
+        name: _gray(_on_grid(volume, truth.grid), truth.grid, plane, position)
         for name, volume in volumes.items()
     }
     seen = np.logical_or.reduce([picture > 0 for picture in scans.values()])
@@ -133,7 +133,7 @@ def _on_grid(volume: Volume, grid: Grid) -> np.ndarray:
     return sample(shifted, volume.grid, grid)[0].numpy() + background
 
 
-def _grey(array: np.ndarray, grid: Grid, plane, position) -> np.ndarray:
+def _gray(array: np.ndarray, grid: Grid, plane, position) -> np.ndarray:
     turned = reorient(array, grid)[0]
     low, high, empty = window_of(turned, *find_foreground(turned))
     picture = np.nan_to_num(cut(turned, plane, position).astype(np.float32), nan=empty)

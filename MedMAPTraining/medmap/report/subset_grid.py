@@ -25,7 +25,7 @@ def subset_grid(
     Args:
         slices: one a case, kept by an evaluation.
         scores: case -> subset key -> region -> Dice of the whole volume, 0..1.
-        task: order, titles, colours.
+        task: order, titles, colors.
     """
     subsets = [
         s
@@ -58,7 +58,7 @@ def subset_grid(
 def case_strip(kept: Slice, key: str, task: Task) -> bytes:
     """A PNG of one case: its scans of one subset, then reference and prediction over the last of them."""
     names = [name for name in task.modality_names if name in key.split("+") and name in kept.scans]
-    panels = [(task.modality(name).title, _grey(kept, name)) for name in names]
+    panels = [(task.modality(name).title, _gray(kept, name)) for name in names]
     panels += [("Reference", _overlay(kept, names, kept.reference, task))]
     panels += [("Prediction", _overlay(kept, names, kept.predictions[key], task))]
     height = _height(kept)
@@ -75,7 +75,7 @@ def _height(kept: Slice) -> int:
     return max(24, round(_CELL * rows * kept.spacing[0] / (columns * kept.spacing[1])))
 
 
-def _grey(kept: Slice, name: str) -> np.ndarray:
+def _gray(kept: Slice, name: str) -> np.ndarray:
     picture = Image.fromarray(kept.scans[name]).resize(
         (_CELL, _height(kept)), Image.Resampling.BICUBIC
     )
@@ -85,7 +85,7 @@ def _grey(kept: Slice, name: str) -> np.ndarray:
 def _overlay(
     kept: Slice, subset: Sequence[str] | None, labels: np.ndarray, task: Task
 ) -> np.ndarray:
-    """Labels over the last scan of the subset in the task's order (for BraTS FLAIR, which shows all of the tumour)."""
+    """Labels over the last scan of the subset in the task's order (for BraTS FLAIR, which shows all of the tumor)."""
     names = [
         name
         for name in task.modality_names
@@ -93,7 +93,7 @@ def _overlay(
     ]
     masks = label_masks(labels, task)
     classes = [(masks[label.name], label.color) for label in task.labels]
-    return tint(_grey(kept, names[-1]), classes, 1.2)
+    return tint(_gray(kept, names[-1]), classes, 1.2)
 
 
 def _paste(page: Page, column: int, top: int, picture: np.ndarray) -> None:

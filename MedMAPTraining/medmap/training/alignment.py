@@ -5,8 +5,8 @@ default, and the forms that were printed, whose flaws the class names. Mean squa
 sums over voxels and channels alpha = 1/8 would leave the segmentation no say.
 
 Latents come as one tensor a modality, by name, with the names that a sample has; what is absent has no influence. The
-sound forms normalise latents before they compare them: T* can otherwise shrink all latents at no cost, since whatever
-follows it normalises, and the loss vanishes with nothing aligned. They look at the brain only.
+sound forms normalize latents before they compare them: T* can otherwise shrink all latents at no cost, since whatever
+follows it normalizes, and the loss vanishes with nothing aligned. They look at the brain only.
 
 What to expect: with the sound or the printed P_*, the best weights for any given latents are equal ones (setting the
 gradient of Eq. 13 to zero gives sum_i w_i z_i = mean z). Weights therefore say nothing about a modality's worth,
@@ -82,7 +82,7 @@ class Anchor(nn.Module):
 class PeerAnchor(Anchor):
     """P_k: one modality is the anchor of the others.
 
-    ``sound``: mean_j MSE(n(z_j), n(z_k)) with n the normalisation of every channel over the brain. ``eq12``, as
+    ``sound``: mean_j MSE(n(z_j), n(z_k)) with n the normalization of every channel over the brain. ``eq12``, as
     printed: without n, over all voxels. That is scale-dependent (see the module), and pairs voxels, so it is feature
     matching rather than the matching of distributions that it is derived from.
 
@@ -90,7 +90,7 @@ class PeerAnchor(Anchor):
         names, reduction: see ``Anchor``.
         k: the anchor's name; samples without it are not aligned. T1ce gave the best teacher in the conference version.
         form: ``sound`` or ``eq12``.
-        detach: keep the anchor from moving towards the others; as printed it moves.
+        detach: keep the anchor from moving toward the others; as printed it moves.
     """
 
     def __init__(
@@ -133,7 +133,7 @@ class MixtureAnchor(Anchor):
         initial: starting values of the weights by name; the default is 2 for T1ce before the softmax (0.71), FLAIR 1
             in ``eq13``, 1 everywhere in ``conference`` (its published weights add up to about 4).
         k: the peer of the conference form.
-        detach: keep the mixture from moving towards the modalities; its weights then do not learn here.
+        detach: keep the mixture from moving toward the modalities; its weights then do not learn here.
         mixture: weights to share with a network that uses them too.
     """
 
@@ -187,7 +187,7 @@ class NormalAnchor(Anchor):
     is 1/2, not 0, and around it v is bound far too tightly; with v the standard deviation (``printed-std``) the mean
     counts half as much as it should.
 
-    Nothing pulls the modalities towards each other, only each towards the same moments; one modality alone has a loss.
+    Nothing pulls the modalities toward each other, only each toward the same moments; one modality alone has a loss.
 
     Args:
         names, reduction: see ``Anchor``.
@@ -254,18 +254,18 @@ def foreground(brain: Tensor | None, latent: Tensor) -> Tensor:
     return pool(brain[:, None].float(), size)[:, 0] >= 0.5
 
 
-def normalise(z: Tensor, inside: Tensor) -> Tensor:
+def normalize(z: Tensor, inside: Tensor) -> Tensor:
     """Every channel to mean 0 and variance 1 over a sample's voxels inside; z [B, J, C, N], inside [B, 1, 1, N]."""
     counted = inside.float()
     number = counted.sum(3, keepdim=True).clamp(min=1)
     mean = (z * counted).sum(3, keepdim=True) / number
-    centred = z - mean
-    variance = (centred.square() * counted).sum(3, keepdim=True) / number
-    return centred / (variance + EPS).sqrt()
+    centered = z - mean
+    variance = (centered.square() * counted).sum(3, keepdim=True) / number
+    return centered / (variance + EPS).sqrt()
 
 
 def _comparable(z: Tensor, inside: Tensor, sound: bool) -> tuple[Tensor, Tensor]:
-    return (normalise(z, inside), inside) if sound else (z, torch.ones_like(inside))
+    return (normalize(z, inside), inside) if sound else (z, torch.ones_like(inside))
 
 
 def _mean_square(difference: Tensor, inside: Tensor) -> Tensor:

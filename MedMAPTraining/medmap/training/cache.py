@@ -48,7 +48,7 @@ def cache_case(
         spec: the preprocessing.
         folder: of all cached cases.
         shown: [M], what training may ever see of the case (``Missingness.ever``), None = all. Nothing else is opened,
-            and crop and normalisation come from these scans alone.
+            and crop and normalization come from these scans alone.
 
     Raises:
         InputDataError: no reference labels, or none of the scans that training may see.

@@ -138,7 +138,7 @@ class Augmentation:
         gain: largest relative change of the contrast.
         shift: largest change of the brightness, in z-scores.
         noise: largest standard deviation of added noise, in z-scores.
-        foreground: share of patches centred on a labelled voxel.
+        foreground: share of patches centered on a labeled voxel.
     """
 
     flip: float = 0.5
@@ -176,14 +176,14 @@ class PatchSampler:
         )
         self.case_ids = tuple(folder.name for folder in self.folders)
         self._open: dict[Path, tuple] = {}
-        self._tumour: dict[Path, np.ndarray] = {}
+        self._tumor: dict[Path, np.ndarray] = {}
 
     def shows(self, case_id: str) -> np.ndarray:
         """[M] bool: the modalities that the case has on disk."""
         return self._arrays(self.folders[self.case_ids.index(case_id)])[3]
 
     def batch(self, step: int, size: int, patch: Sequence[int], first: int = 0) -> Batch:
-        """Patches ``first`` to ``first + size - 1``, of ``patch`` voxels, of one optimisation step."""
+        """Patches ``first`` to ``first + size - 1``, of ``patch`` voxels, of one optimization step."""
         return self.plain_batch(step, size, patch, first).varied()
 
     def plain_batch(self, step: int, size: int, patch: Sequence[int], first: int = 0) -> Batch:
@@ -253,26 +253,26 @@ class PatchSampler:
             )
             self._open[folder] = (image, label, brain, np.array([name in shown for name in names]))
             found = np.flatnonzero(np.asarray(self._open[folder][1]))
-            self._tumour[folder] = found[:: max(1, found.size // 4096)]
+            self._tumor[folder] = found[:: max(1, found.size // 4096)]
         return self._open[folder]
 
     def _corner(
         self, folder: Path, label: np.ndarray, rng: np.random.Generator, patch: Sequence[int]
     ) -> list[int]:
-        """Lower corner of a patch; may be negative where the patch is larger than the case (centred then)."""
-        tumour = self._tumour[folder]
-        centre = None
-        if tumour.size and rng.random() < self.augmentation.foreground:
-            centre = np.unravel_index(tumour[rng.integers(tumour.size)], label.shape)
+        """Lower corner of a patch; may be negative where the patch is larger than the case (centered then)."""
+        tumor = self._tumor[folder]
+        center = None
+        if tumor.size and rng.random() < self.augmentation.foreground:
+            center = np.unravel_index(tumor[rng.integers(tumor.size)], label.shape)
         corner = []
         for axis, (size, width) in enumerate(zip(label.shape, patch, strict=True)):
             if width >= size:
                 corner.append(-((width - size) // 2))
-            elif centre is None:
+            elif center is None:
                 corner.append(int(rng.integers(size - width + 1)))
             else:
                 jitter = rng.integers(-(width // 4), width // 4 + 1)
-                corner.append(int(np.clip(centre[axis] - width // 2 + jitter, 0, size - width)))
+                corner.append(int(np.clip(center[axis] - width // 2 + jitter, 0, size - width)))
         return corner
 
     def _draw(self, present: np.ndarray, rng: np.random.Generator) -> tuple:

@@ -2,7 +2,7 @@
 
 Processes and devices come from Lightning Fabric; the exchange of gradients is ours. PyTorch's wrapper for it
 (``DistributedDataParallel``) hooks into ``forward`` of one module and counts on the same parameters each time, while
-objectives here call ``encode`` and ``decode`` of several networks, step one optimiser group after the other on one
+objectives here call ``encode`` and ``decode`` of several networks, step one optimizer group after the other on one
 batch, and use only the encoders of the scans that their samples show. So gradients are averaged explicitly, after the
 last backward pass of a step and only those of the group that is stepped. What it costs is that sending does not overlap
 with computing: 36 M parameters (mmFormer) are 146 MB a step, a few milliseconds within a machine.
@@ -152,7 +152,7 @@ class Team:
     def average_gradients(self, parameters: Sequence[nn.Parameter], group: int) -> None:
         """Replace the gradients by their mean over the processes.
 
-        A parameter that no process has used keeps no gradient, as with one process: optimisers then leave it alone,
+        A parameter that no process has used keeps no gradient, as with one process: optimizers then leave it alone,
         weight decay included.
 
         Args:
@@ -168,7 +168,7 @@ class Team:
         highest, lowest, *used = facts.tolist()
         if highest != -lowest:
             raise InternalError(
-                "The processes do not step the same optimiser group.",
+                "The processes do not step the same optimizer group.",
                 "The objective may not decide that by the batch.",
             )
         shared = [p for p, here in zip(parameters, used, strict=True) if here]

@@ -39,7 +39,7 @@ class Generation:
         first_seed: seed of head 0; head n has ``first_seed + n``.
         pool: heads alive at a time.
         reuse: steps after which the oldest head gives way to a new one.
-        healthy: share of heads without tumour.
+        healthy: share of heads without tumor.
         procedural: share of procedural heads, where label maps are given.
         style: how widely cases vary.
     """
@@ -67,16 +67,16 @@ class Head:
     """A generated case, ready for patches.
 
     Attributes:
-        image: [M, D, H, W] float16, normalised; axes RAS.
+        image: [M, D, H, W] float16, normalized; axes RAS.
         label: [D, H, W] uint8 class indices.
         brain: [D, H, W] bool.
-        tumour: [N, 3] int64 on the CPU: some tumour voxels.
+        tumor: [N, 3] int64 on the CPU: some tumor voxels.
     """
 
     image: torch.Tensor
     label: torch.Tensor
     brain: torch.Tensor
-    tumour: torch.Tensor
+    tumor: torch.Tensor
 
 
 def make_head(
@@ -86,10 +86,10 @@ def make_head(
     anatomy: Sequence[Path] = (),
     device: torch.device | str = "cpu",
 ) -> Head:
-    """Head n of a plan, normalised and cropped exactly as inference does it (``medmap.preprocess``)."""
+    """Head n of a plan, normalized and cropped exactly as inference does it (``medmap.preprocess``)."""
     seed = plan.first_seed + n
     draw = Draw(seed, "kind")
-    tumour, procedural = not draw.chance(plan.healthy), draw.chance(plan.procedural)
+    tumor, procedural = not draw.chance(plan.healthy), draw.chance(plan.procedural)
     shape = tuple(round(mm / spec.spacing) for mm in FIELD_OF_VIEW_MM)
     maps = () if procedural else anatomy
     made = generate(
@@ -97,7 +97,7 @@ def make_head(
         shape=shape,
         spacing=spec.spacing,
         device=device,
-        tumour=tumour,
+        tumor=tumor,
         style=plan.style,
         anatomy=maps,
     )
@@ -106,14 +106,14 @@ def make_head(
     edge = int(spec.margin / spec.spacing)
     box = tuple(slice(max(a - edge, 0), b + edge) for a, b in zip(low, high, strict=True))
     brain = made.brain[box]
-    image = torch.stack([_normalise(scan[box], brain, spec) for scan in made.images.values()])
+    image = torch.stack([_normalize(scan[box], brain, spec) for scan in made.images.values()])
     label = made.label[box]
     found = label.nonzero().cpu()
     return Head(image.half(), label, brain, found[:: max(1, len(found) // 4096)])
 
 
-def _normalise(scan: torch.Tensor, brain: torch.Tensor, spec: PreprocessSpec) -> torch.Tensor:
-    """``medmap.preprocess.normalise`` on the device."""
+def _normalize(scan: torch.Tensor, brain: torch.Tensor, spec: PreprocessSpec) -> torch.Tensor:
+    """``medmap.preprocess.normalize`` on the device."""
     values = scan[brain].double()
     ordered = values.sort().values
     at = [p / 100.0 * (len(ordered) - 1) for p in spec.percentiles]
@@ -133,12 +133,12 @@ def _normalise(scan: torch.Tensor, brain: torch.Tensor, spec: PreprocessSpec) ->
 
 def _save(head: Head, folder: Path) -> None:
     with atomic_folder(folder, overwrite=True) as out:
-        for name in ("image", "label", "brain", "tumour"):
+        for name in ("image", "label", "brain", "tumor"):
             np.save(out / f"{name}.npy", getattr(head, name).cpu().numpy())
 
 
 def _load(folder: Path) -> Head:
-    arrays = (np.load(folder / f"{name}.npy") for name in ("image", "label", "brain", "tumour"))
+    arrays = (np.load(folder / f"{name}.npy") for name in ("image", "label", "brain", "tumor"))
     return Head(*(torch.from_numpy(a) for a in arrays))
 
 
@@ -239,19 +239,19 @@ class GeneratedSampler:
         return image, present, label, brain, f"head-{n}"
 
     def _corner(self, head: Head, rng: np.random.Generator, patch: Sequence[int]) -> list[int]:
-        """Lower corner of a patch: centred near a tumour voxel or anywhere; negative where the patch is larger."""
-        centre = None
-        if len(head.tumour) and rng.random() < self.augmentation.foreground:
-            centre = head.tumour[int(rng.integers(len(head.tumour)))].tolist()
+        """Lower corner of a patch: centered near a tumor voxel or anywhere; negative where the patch is larger."""
+        center = None
+        if len(head.tumor) and rng.random() < self.augmentation.foreground:
+            center = head.tumor[int(rng.integers(len(head.tumor)))].tolist()
         corner = []
         for axis, (size, width) in enumerate(zip(head.label.shape, patch, strict=True)):
             if width >= size:
                 corner.append(-((width - size) // 2))
-            elif centre is None:
+            elif center is None:
                 corner.append(int(rng.integers(size - width + 1)))
             else:
                 jitter = int(rng.integers(-width // 4, width // 4 + 1))
-                corner.append(min(max(centre[axis] - width // 2 + jitter, 0), size - width))
+                corner.append(min(max(center[axis] - width // 2 + jitter, 0), size - width))
         return corner
 
     def _head(self, n: int) -> Head:

@@ -27,7 +27,7 @@ from medmap.training.dataset import Batch, Sampler
 from medmap.training.distributed import Team, launch
 from medmap.training.loader import Piece, batches
 from medmap.training.objectives import Context, Objective, WithAnchor, build_objective
-from medmap.training.optimizers import follow, make_optimiser, parameters_of, set_rate
+from medmap.training.optimizers import follow, make_optimizer, parameters_of, set_rate
 from medmap.training.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -157,7 +157,7 @@ def _run(training: Training, validation: Validator | None, report: Report | None
 
 
 class Training:
-    """A training in progress: networks, optimisers, moving average, and the steps still to do.
+    """A training in progress: networks, optimizers, moving average, and the steps still to do.
 
     Attributes:
         step: steps done.
@@ -185,7 +185,7 @@ class Training:
         self.objective = objective.to(self.device).train()
         self.average = copy.deepcopy(self.objective.deploy()).eval()
         groups = self.objective.groups()
-        self.optimisers = {name: make_optimiser(group, recipe) for name, group in groups.items()}
+        self.optimizers = {name: make_optimizer(group, recipe) for name, group in groups.items()}
         self.epoch_steps = recipe.epoch_steps or -(-len(sampler.case_ids) // recipe.batch)
         self.step, self.best = 0, None
         self._resume()
@@ -200,8 +200,8 @@ class Training:
         while self.step < self.recipe.steps:
             began = time.monotonic()
             torch.manual_seed(_mixed(self.recipe.seed, self.step, self.team.rank))
-            for optimiser in self.optimisers.values():
-                set_rate(optimiser, self.step, self.recipe.steps)
+            for optimizer in self.optimizers.values():
+                set_rate(optimizer, self.step, self.recipe.steps)
             figures, waited = self._step(waiting)
             follow(
                 self.average,
@@ -211,7 +211,7 @@ class Training:
             self.step += 1
             if self.step % self.epoch_steps == 0:
                 figures |= self.objective.epoch_end(self.step // self.epoch_steps - 1)
-            rate = next(iter(self.optimisers.values())).param_groups[0]["lr"]
+            rate = next(iter(self.optimizers.values())).param_groups[0]["lr"]
             took = time.monotonic() - began
             yield self.step, {**figures, "learning_rate": rate, "waiting": waited / max(took, 1e-9)}
 
@@ -234,7 +234,7 @@ class Training:
         )
 
     def _step(self, waiting: Iterator[Batch]) -> tuple[dict[str, float], float]:
-        """Every optimiser step that the objective wants from one batch; the losses by name, and seconds waited."""
+        """Every optimizer step that the objective wants from one batch; the losses by name, and seconds waited."""
         began = time.monotonic()
         passes = [next(waiting) for _ in range(self.recipe.accumulate)]
         waited = time.monotonic() - began
@@ -270,22 +270,22 @@ class Training:
             if group is None:
                 return None
             if not sums:
-                self.optimisers[group].zero_grad(set_to_none=True)
+                self.optimizers[group].zero_grad(set_to_none=True)
             share = {name: value / len(wanted) for name, value in losses.items()}
             # Into the parameters that are stepped, and no others: a discriminator costs a segmenter's step nothing.
-            self.fabric.backward(sum(share.values()), inputs=parameters_of(self.optimisers[group]))
+            self.fabric.backward(sum(share.values()), inputs=parameters_of(self.optimizers[group]))
             for name, value in share.items():
                 sums[name] = sums.get(name, 0) + value.detach()
         return group, sums
 
     def _update(self, group: str) -> None:
-        optimiser, strategy = self.optimisers[group], self.fabric.strategy
-        self.team.average_gradients(parameters_of(optimiser), list(self.optimisers).index(group))
+        optimizer, strategy = self.optimizers[group], self.fabric.strategy
+        self.team.average_gradients(parameters_of(optimizer), list(self.optimizers).index(group))
         if self.recipe.clip:
             strategy.clip_gradients_norm(
-                self.objective, optimiser, self.recipe.clip, error_if_nonfinite=False
+                self.objective, optimizer, self.recipe.clip, error_if_nonfinite=False
             )
-        strategy.optimizer_step(optimiser)
+        strategy.optimizer_step(optimizer)
 
     def _rescales(self) -> bool:
         """Whether an infinite loss only means that fp16's scale is still being found: the step is then left out."""
@@ -321,8 +321,8 @@ class Training:
             **self._deployed(),
             "recipe": self.recipe.digest(),
             "objective": self.objective.state_dict(),
-            "optimisers": {
-                name: optimiser.state_dict() for name, optimiser in self.optimisers.items()
+            "optimizers": {
+                name: optimizer.state_dict() for name, optimizer in self.optimizers.items()
             },
             "precision": dict(self.fabric.strategy.precision.state_dict()),
             "best": self.best,
@@ -354,8 +354,10 @@ class Training:
             )
         self.objective.load_state_dict(state["objective"])
         self.average.load_state_dict(state["average"])
-        for name, optimiser in self.optimisers.items():
-            optimiser.load_state_dict(state["optimisers"][name])
+        # Checkpoints of before version 0.2 spell the key otherwise.
+        optimizer_states = state.get("optimizers") or state["optimisers"]
+        for name, optimizer in self.optimizers.items():
+            optimizer.load_state_dict(optimizer_states[name])
         if state["precision"]:
             precision.load_state_dict(state["precision"])
         self.step, self.best = int(state["step"]), state["best"]
@@ -393,7 +395,7 @@ def make_objective(
     teacher: Backbone | None = None,
     held_out: Callable[[int], Batch] | None = None,
 ) -> Objective:
-    """The recipe's objective around its backbone, freshly initialised; without a sampler only to be loaded.
+    """The recipe's objective around its backbone, freshly initialized; without a sampler only to be loaded.
 
     Raises:
         UsageError: the network cannot take patches of the recipe's size.

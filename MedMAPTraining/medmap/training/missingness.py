@@ -1,7 +1,7 @@
 """Which modalities a training sample has: pure functions of case, epoch and generator, never all missing.
 
 Two questions, two answers. ``Missingness.ever`` says what training may ever see of a case: scans that it excludes are
-not opened, neither for the crop nor for normalisation. A call says what one sample shows of that.
+not opened, neither for the crop nor for normalization. A call says what one sample shows of that.
 """
 
 from __future__ import annotations

@@ -18,8 +18,12 @@ from medmap.training.dataset import Augmentation
 from medmap.training.generated import Generation
 
 ISLANDS = PostprocessSpec(island_ml=1.0, island_share=0.1, small_regions=0.4)
-"""Of 123 BraTS tumours, 95 % have at most two pieces of more than 1 ml; what is smaller, beside a large tumour, is
+"""Of 123 BraTS tumors, 95 % have at most two pieces of more than 1 ml; what is smaller, beside a large tumor, is
 mostly skull base or vessel. Less than 200 mm³ of enhancement is mostly a vessel, too."""
+
+
+EARLIER_FIELDS = {"optimiser": "optimizer", "optimiser_options": "optimizer_options"}
+"""Fields that were spelled otherwise in recipes of before version 0.2; both are read."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +43,7 @@ class Recipe:
         split: file, or name of a file in ``recipes/splits``, whose part ``train`` is trained on; "" trains on all.
         held_out_cases: cases kept out of training for objectives that learn on two levels: their names, or how many
             (drawn by the seed).
-        steps: batches in all; an objective may take several optimiser steps on each.
+        steps: batches in all; an objective may take several optimizer steps on each.
         epoch_steps: batches an epoch (objectives update slow state at its end); 0 takes one pass over the cases.
         batch: patches a step, over all processes.
         accumulate: the step's patches go through the network in so many equal passes, one after the other; their mean
@@ -47,9 +51,9 @@ class Recipe:
             pass.
         patch: voxels of a patch, multiples of the network's stride; two numbers where the preprocessing is in slices.
         large_patch, large_share: this share of the steps, spread evenly, uses patches this large: instance
-            normalisation takes its statistics over the patch, and inference passes whole heads through in one.
-        optimiser, optimiser_options: as in ``medmap.training.loop.OPTIMISERS``, with keyword arguments of torch's class.
-        learning_rate, weight_decay, schedule: of every optimiser group that states no others (``objectives.Group``);
+            normalization takes its statistics over the patch, and inference passes whole heads through in one.
+        optimizer, optimizer_options: as in ``medmap.training.loop.OPTIMIZERS``, with keyword arguments of torch's class.
+        learning_rate, weight_decay, schedule: of every optimizer group that states no others (``objectives.Group``);
             schedules as in ``SCHEDULES``.
         ema: decay of the exponential moving average of the weights, which is what is exported; 0 exports the last.
         clip: largest norm of the gradient; 0 does not clip.
@@ -77,8 +81,8 @@ class Recipe:
     patch: tuple[int, ...] = (80, 80, 80)
     large_patch: tuple[int, ...] = (128, 144, 128)
     large_share: float = 0.2
-    optimiser: str = "adamw"
-    optimiser_options: dict = field(default_factory=dict)
+    optimizer: str = "adamw"
+    optimizer_options: dict = field(default_factory=dict)
     learning_rate: float = 1e-3
     weight_decay: float = 1e-2
     schedule: str = "cosine"
@@ -93,6 +97,9 @@ class Recipe:
     def digest(self) -> str:
         """Hash of what determines the training, by which a resumed run knows that it is the same one."""
         content = {key: value for key, value in asdict(self).items() if key != "about"}
+        # Under the names of the first version, so that runs begun with it go on.
+        for earlier, field_name in EARLIER_FIELDS.items():
+            content[earlier] = content.pop(field_name)
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
     def patch_at(self, step: int) -> tuple[int, ...]:
@@ -123,6 +130,7 @@ class Recipe:
             "postprocess": PostprocessSpec,
             "generation": Generation.from_dict,
         }
+        data = {EARLIER_FIELDS.get(key, key): value for key, value in data.items()}
         data = {
             key: nested[key](**_tuples(value)) if key in nested and value is not None else value
             for key, value in data.items()

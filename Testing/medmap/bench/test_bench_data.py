@@ -74,10 +74,10 @@ def test_a_peer_that_is_not_there_is_refused(target):
         load_peer(target)
 
 
-def test_a_peer_is_found_by_its_file_with_its_neighbours(tmp_path):
-    (tmp_path / "neighbour_of_mine.py").write_text("ANSWER = 7\n")
+def test_a_peer_is_found_by_its_file_with_its_neighbors(tmp_path):
+    (tmp_path / "neighbor_of_mine.py").write_text("ANSWER = 7\n")
     (tmp_path / "peer_model.py").write_text(
-        "from neighbour_of_mine import ANSWER\n\ndef segment(scans, affine):\n    return ANSWER\n\nvalue = 3\n"
+        "from neighbor_of_mine import ANSWER\n\ndef segment(scans, affine):\n    return ANSWER\n\nvalue = 3\n"
     )
     assert load_peer(str(tmp_path / "peer_model.py"))({}, None) == 7
     with pytest.raises(UsageError, match="cannot be called"):

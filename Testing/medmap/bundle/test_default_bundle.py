@@ -22,9 +22,9 @@ def shipped():
     return load_bundle(default_bundle_path())
 
 
-def found_in(bundle, seed: int, tumour: bool, sets=SETS):
+def found_in(bundle, seed: int, tumor: bool, sets=SETS):
     """Truth and label maps by set of scans, in a procedural head at 1.5 mm; and ml a voxel."""
-    head = generate(seed, shape=(128, 150, 120), spacing=1.5, tumour=tumour)
+    head = generate(seed, shape=(128, 150, 120), spacing=1.5, tumor=tumor)
     volumes = {
         name: Volume(image.numpy(), head.affine, name) for name, image in head.images.items()
     }
@@ -32,14 +32,14 @@ def found_in(bundle, seed: int, tumour: bool, sets=SETS):
 
 
 @pytest.mark.parametrize("seed", [9990, 9991, 9992])
-def test_no_head_without_tumour_yields_more_than_two_ml(shipped, seed):
-    truth, found, voxel_ml = found_in(shipped, seed, tumour=False)
+def test_no_head_without_tumor_yields_more_than_two_ml(shipped, seed):
+    truth, found, voxel_ml = found_in(shipped, seed, tumor=False)
     assert not truth.any()
     assert max((labels > 0).sum() * voxel_ml for labels in found.values()) <= LIMIT_ML
 
 
-def test_and_a_tumour_is_found_from_the_same_scans(shipped):
-    truth, found, _ = found_in(shipped, 9990, tumour=True)
+def test_and_a_tumor_is_found_from_the_same_scans(shipped):
+    truth, found, _ = found_in(shipped, 9990, tumor=True)
     scores = {key: dice(labels > 0, truth) for key, labels in found.items()}
     assert min(scores.values()) > 0.7, scores
 
@@ -48,7 +48,7 @@ def test_its_limits_of_certainty_are_for_sets_that_there_are_and_leave_room(ship
     least = shipped.doubt.least
     assert set(least) <= {BRATS.subset_key(subset) for subset in BRATS.subsets()}
     assert 0.5 < min(least.values()) <= max(least.values()) <= 0.98, (
-        "a real tumour had .975 from FLAIR alone"
+        "a real tumor had .975 from FLAIR alone"
     )
     assert least["flair"] <= 0.95
     assert np.isfinite(list(least.values())).all()

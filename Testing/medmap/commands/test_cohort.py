@@ -206,7 +206,7 @@ def test_a_ray_cluster_of_two_nodes_loses_nothing_when_a_worker_is_killed(
         killed = []
 
         def kill_one(fraction, text):
-            if not killed:  # one case is done: its neighbours are being worked on
+            if not killed:  # one case is done: its neighbors are being worked on
                 killed.extend(_kill_a_worker())
 
         options = CohortOptions(tiny_bundle_path, "cpu", ray=cluster.address)

@@ -20,7 +20,7 @@ from medmap.evaluation import (
     groups,
     identity,
     read_rows,
-    summarise,
+    summarize,
     table_csv,
     write_rows,
 )
@@ -157,7 +157,7 @@ def test_subsets_are_in_the_order_of_the_papers_tables():
 
 def test_averages_weigh_every_subset_once():
     value = {1: 0.2, 2: 0.4, 3: 0.6, 4: 0.9}
-    summary = summarise(rows_of(lambda n, s: value[len(s)]), BRATS, "made up")
+    summary = summarize(rows_of(lambda n, s: value[len(s)]), BRATS, "made up")
     averages = {name: scores["WT"] for name, scores in summary["averages"].items()}
     assert [averages[f"{n} missing"]["mean"] for n in (3, 2, 1, 0)] == [0.2, 0.4, 0.6, 0.9]
     assert [averages[f"{n} missing"]["subsets"] for n in (3, 2, 1, 0)] == [4, 6, 4, 1]
@@ -174,8 +174,8 @@ def test_averages_weigh_every_subset_once():
 
 def test_an_average_of_an_incomplete_group_is_not_given():
     rows = [row for row in rows_of(lambda n, s: 0.5) if row.subset != "t1ce"]
-    assert "3 missing" not in summarise(rows, BRATS, "x")["averages"]
-    assert "without T1ce" in summarise(rows, BRATS, "x")["averages"]
+    assert "3 missing" not in summarize(rows, BRATS, "x")["averages"]
+    assert "without T1ce" in summarize(rows, BRATS, "x")["averages"]
 
 
 def test_average_distances_weigh_every_subset_once_and_say_what_is_undefined():
@@ -186,16 +186,16 @@ def test_average_distances_weigh_every_subset_once_and_say_what_is_undefined():
         replace(r, hd95_mm=math.nan) if (r.case, r.subset, r.region) == ("c0", "t1", "ET") else r
         for r in rows
     ]
-    averages = summarise(rows, BRATS, "x")["hd95"]["averages"]
+    averages = summarize(rows, BRATS, "x")["hd95"]["averages"]
     assert averages["3 missing"]["WT"] == {
-        "mean": 1.0, "sd": 0.0, "n": 6, "undefined": 0, "penalised": 1.0, "subsets": 4,
+        "mean": 1.0, "sd": 0.0, "n": 6, "undefined": 0, "penalized": 1.0, "subsets": 4,
     }  # fmt: skip
     assert averages["all subsets"]["WT"]["mean"] == round((4 * 1 + 6 * 2 + 4 * 3 + 4) / 15, 2)
     assert averages["3 missing"]["ET"]["undefined"] == 1
     assert averages["3 missing"]["ET"]["n"] == 5
-    assert averages["3 missing"]["ET"]["penalised"] == round((3 + (5 + 373.13) / 6) / 4, 2)
+    assert averages["3 missing"]["ET"]["penalized"] == round((3 + (5 + 373.13) / 6) / 4, 2)
     gone = [replace(r, hd95_mm=math.nan) if r.subset == "t1" else r for r in rows]
-    assert summarise(gone, BRATS, "x")["hd95"]["averages"]["3 missing"]["WT"]["mean"] is None
+    assert summarize(gone, BRATS, "x")["hd95"]["averages"]["3 missing"]["WT"]["mean"] is None
 
 
 def test_the_table_is_a_csv_too(tmp_path):
@@ -203,7 +203,7 @@ def test_the_table_is_a_csv_too(tmp_path):
         replace(r, hd95_mm=math.nan) if r.region == "ET" else r
         for r in rows_of(lambda n, s: 0.1 * n)
     ]
-    lines = list(csv.DictReader(table_csv(summarise(rows, BRATS, "x"), BRATS).splitlines()))
+    lines = list(csv.DictReader(table_csv(summarize(rows, BRATS, "x"), BRATS).splitlines()))
     assert [line["scans"] for line in lines[:2]] == ["t2", "t1ce"]
     assert lines[14]["scans"] == "t1+t1ce+t2+flair"
     assert [line["scans"] for line in lines[15:]] == [f"mean, {name}" for name in groups(BRATS)]
@@ -213,16 +213,16 @@ def test_the_table_is_a_csv_too(tmp_path):
     assert lines[0]["ET_hd95_rule_mean"] == "4.0"
 
 
-def test_undefined_distances_are_counted_and_penalised_not_averaged():
+def test_undefined_distances_are_counted_and_penalized_not_averaged():
     rows = [row for row in rows_of(lambda n, s: 0.5, 4) if row.subset == "t1"]
     rows = [
         replace(row, hd95_mm=math.nan, prediction_ml=0.0) if row.case == "c0" else row
         for row in rows
     ]
-    summary = summarise(rows, BRATS, "x")
+    summary = summarize(rows, BRATS, "x")
     entry = summary["hd95"]["subsets"]["t1"]["WT"]
     assert (entry["mean"], entry["n"], entry["undefined"]) == (4.0, 3, 1)
-    assert entry["penalised"] == pytest.approx((3 * 4 + 373.13) / 4, abs=0.01)
+    assert entry["penalized"] == pytest.approx((3 * 4 + 373.13) / 4, abs=0.01)
     assert summary["empty"]["WT"]["prediction"] == 1
 
 

@@ -115,7 +115,7 @@ def test_latents_of_all_scans_are_of_the_same_places(bundles):
     again = collect_latents(bundle, cases, places=50)
     assert all((again.values[name] == latents.values[name]).all() for name in latents.values)
     whole = collect_latents(bundle, cases, places=10**6)
-    assert 0 < whole.tumour.mean() < 0.5
+    assert 0 < whole.tumor.mean() < 0.5
     assert gap_measures(latents)["cases"] == 2
     with pytest.raises(InputDataError):
         collect_latents(bundle, [])
@@ -141,15 +141,15 @@ def test_the_default_tap_is_where_an_anchor_acts(bundles):
 
 def test_the_map_has_every_place_once_a_modality():
     latents = Latents({"t1": A[:40], "t2": B[:40] + 20}, GROUPS[:40], np.arange(40) < 10)
-    points, tumour = tsne_map(latents, points=30)
+    points, tumor = tsne_map(latents, points=30)
     assert {p.shape for p in points.values()} == {(30, 2)}
-    assert tumour.shape == (30,)
+    assert tumor.shape == (30,)
     assert two_sample_accuracy(points["t1"], points["t2"], np.zeros(30)) > 0.9
 
 
 def test_the_command_writes_numbers_and_a_picture(bundles, tmp_path):
     arguments = [
-        "analyse",
+        "analyze",
         str(bundles / "apart"),
         str(bundles / "alike"),
         "--data",

@@ -177,7 +177,7 @@ def test_a_real_size_limit_reads_as_a_full_disk(tmp_path):
         "import resource, sys; from medmap.io import atomic\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))\n"
         "try: atomic.write_bytes(sys.argv[1], bytes(200_000))\n"
-        "except files.IOFailure as error: print(error.cause)\n"
+        "except atomic.IOFailure as error: print(error.cause)\n"
     )
     target = tmp_path / "a"
     target.write_text("old")

@@ -249,7 +249,7 @@ REFUSED = {
         nifti_bytes(pixdim=[1, np.nan, 1, 1, 1, 1, 1, 1]),
         "voxel size in the header is nan",
     ),
-    "micrometres": ("a.nii", nifti_bytes(xyzt_units=3), "gives its lengths in micrometres"),
+    "micrometers": ("a.nii", nifti_bytes(xyzt_units=3), "gives its lengths in micrometers"),
     "tiny voxels": (
         "a.nii",
         nifti_bytes(affine=np.diag([0.001] * 3 + [1])),

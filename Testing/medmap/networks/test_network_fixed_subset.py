@@ -146,12 +146,12 @@ def test_thirty_steps_on_one_batch_lower_the_loss(name):
     label = (image[:, :1] > 0).long() + (image[:, 1:2] > 0.3).long()
     present = torch.tensor([[True, True, False, True], [True, True, True, False]])
     loss_of = DiceCELoss(to_onehot_y=True, softmax=True)
-    optimiser = torch.optim.Adam(network.parameters(), lr=1e-2)
+    optimizer = torch.optim.Adam(network.parameters(), lr=1e-2)
     losses = []
     for _ in range(30):
         loss = loss_of(network(image, present).logits, label)
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         loss.backward()
-        optimiser.step()
+        optimizer.step()
         losses.append(loss.item())
     assert losses[-1] < 0.7 * losses[0]

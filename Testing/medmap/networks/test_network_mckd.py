@@ -15,7 +15,7 @@ from medmap.networks.resnet_aspp_encoder import (
     ModalityConv,
     present_first,
     present_mean,
-    standardise,
+    standardize,
 )
 
 SMALL = {"width": 0.0625, "blocks": (1, 1)}
@@ -117,8 +117,8 @@ def test_all_modalities_go_through_the_same_encoder():
     assert not torch.equal(first[0], last[0]), "the skips' terms belong to a modality"
 
 
-def test_weights_are_standardised():
-    weight = standardise(torch.randn(5, 7, 3, 3, 3) * 4 + 2)
+def test_weights_are_standardized():
+    weight = standardize(torch.randn(5, 7, 3, 3, 3) * 4 + 2)
     torch.testing.assert_close(weight.mean((1, 2, 3, 4)), torch.zeros(5), atol=1e-5, rtol=0)
     torch.testing.assert_close(weight.var((1, 2, 3, 4), correction=0), torch.ones(5))
 
@@ -126,7 +126,7 @@ def test_weights_are_standardised():
 def test_a_skip_is_a_convolution_over_the_concatenated_modalities():
     conv = ModalityConv(3, modalities=4, inputs=3, outputs=5)
     x = torch.randn(2, 12, 4, 4, 4)
-    whole = functional.conv3d(x, standardise(conv.weight))
+    whole = functional.conv3d(x, standardize(conv.weight))
     torch.testing.assert_close(sum(conv(part, m) for m, part in enumerate(x.chunk(4, 1))), whole)
 
 
@@ -152,12 +152,12 @@ def test_the_loss_falls():
     label = (sum(a**2 for a in axes) < 0.5).long()[None, None].repeat(2, 1, 1, 1, 1)
     image = label + 0.3 * torch.randn(2, 4, 16, 16, 16)
     loss = DiceCELoss(to_onehot_y=True, softmax=True)
-    optimiser = torch.optim.Adam(network.parameters(), 3e-2)
+    optimizer = torch.optim.Adam(network.parameters(), 3e-2)
     values = []
     for _ in range(20):
         value = loss(network(image, PRESENT, known=(0, 1, 2)).logits, label)
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         value.backward()
-        optimiser.step()
+        optimizer.step()
         values.append(value.item())
     assert values[-1] < 0.7 * values[0]

@@ -171,12 +171,12 @@ def test_the_loss_falls():
     label = (sum(a**2 for a in axes) < 0.5).long()[None, None].repeat(2, 1, 1, 1, 1)
     image = label + 0.3 * torch.randn(2, 4, 12, 12, 12)
     loss = DiceCELoss(to_onehot_y=True, softmax=True)
-    optimiser = torch.optim.Adam(network.parameters(), 1e-2)
+    optimizer = torch.optim.Adam(network.parameters(), 1e-2)
     values = []
     for _ in range(30):
         value = loss(network(image, PRESENT).logits, label)
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         value.backward()
-        optimiser.step()
+        optimizer.step()
         values.append(value.item())
     assert values[-1] < 0.6 * values[0]

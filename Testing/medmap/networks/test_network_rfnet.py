@@ -160,12 +160,12 @@ def test_the_loss_falls():
     image = torch.randn(2, 4, 16, 24)
     label = (image[:, :1] + 0.5 * image[:, 2:3] > 0.8).long()
     loss = DiceCELoss(to_onehot_y=True, softmax=True)
-    optimiser = torch.optim.Adam(network.parameters(), 0.01)
+    optimizer = torch.optim.Adam(network.parameters(), 0.01)
     losses = []
     for _ in range(30):
         output = network(image, PRESENT)
         losses.append(loss(output.logits, label))
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         (losses[-1] + loss(output.aux["deep"][0], label)).backward()
-        optimiser.step()
+        optimizer.step()
     assert losses[-1] < 0.7 * losses[0]

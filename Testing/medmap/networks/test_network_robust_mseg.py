@@ -113,7 +113,7 @@ def test_the_loss_falls():
     image = torch.randn(2, 4, 16, 24)
     label = (image[:, :1] + 0.5 * image[:, 2:3] > 0.8).long()
     loss = DiceCELoss(to_onehot_y=True, softmax=True)
-    optimiser = torch.optim.Adam(network.parameters(), 0.01)
+    optimizer = torch.optim.Adam(network.parameters(), 0.01)
     losses = []
     for _ in range(30):
         output = network(image, PRESENT)
@@ -124,7 +124,7 @@ def test_the_loss_falls():
             + 0.1 * reconstruction
             + 0.1 * torch.stack(output.aux["divergence"]).sum(0).mean()
         )
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         losses[-1].backward()
-        optimiser.step()
+        optimizer.step()
     assert losses[-1] < 0.7 * losses[0]

@@ -10,7 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from medmap.errors import BundleError
 from medmap.networks import build_network
-from medmap.networks.resnet_aspp_encoder import standardise
+from medmap.networks.resnet_aspp_encoder import standardize
 from medmap.networks.shaspec import ShaSpec
 
 SMALL = {"width": 0.0625, "blocks": (1, 1)}
@@ -87,7 +87,7 @@ def test_a_present_modality_is_shared_plus_composed():
     with torch.no_grad():
         specific, shared, fused = network.encode(torch.randn(1, 1, 16, 16, 16), 1)[-3:]
         composed = functional.conv3d(
-            torch.cat([shared, specific], 1), standardise(network.compose.weight), padding=1
+            torch.cat([shared, specific], 1), standardize(network.compose.weight), padding=1
         )
     torch.testing.assert_close(fused, shared + composed)
 
@@ -154,12 +154,12 @@ def test_the_loss_falls():
     label = (sum(a**2 for a in axes) < 0.5).long()[None, None].repeat(2, 1, 1, 1, 1)
     image = label + 0.3 * torch.randn(2, 4, 16, 16, 16)
     loss = DiceCELoss(to_onehot_y=True, softmax=True)
-    optimiser = torch.optim.Adam(network.parameters(), 3e-2)
+    optimizer = torch.optim.Adam(network.parameters(), 3e-2)
     values = []
     for _ in range(20):
         value = loss(network(image, PRESENT, known=(0, 1, 2)).logits, label)
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         value.backward()
-        optimiser.step()
+        optimizer.step()
         values.append(value.item())
     assert values[-1] < 0.7 * values[0]

@@ -56,7 +56,7 @@ def test_batch_statistics_follow_training_and_rest_in_evaluation():
     assert torch.equal(norm.running_mean, after)
 
 
-def test_instance_normalisation_keeps_samples_apart_in_training():
+def test_instance_normalization_keeps_samples_apart_in_training():
     network = build_network("VNet", {**TINY, "norm": "instance"}).train()
     image, present = torch.randn(2, 4, 16, 16, 16), torch.ones(2, 4).bool()
     with torch.no_grad():

@@ -1,4 +1,4 @@
-"""Heads from label maps: any stored orientation, both hemispheres known, the same tumour code as procedural heads."""
+"""Heads from label maps: any stored orientation, both hemispheres known, the same tumor code as procedural heads."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from medmap.phantom.labelmap import build_label_atlas, find_label_maps, read_lab
 SMALL = {"shape": (40, 48, 40), "spacing": 4.0}
 
 
-def labelled_head(unknown: bool = False) -> np.ndarray:
+def labeled_head(unknown: bool = False) -> np.ndarray:
     """[I, J, K] RAS at 1 mm: cortex around white matter in two halves, ventricles, thalami, a brainstem, skull."""
     x, y, z = np.meshgrid(*(np.arange(-n, n) + 0.5 for n in (80, 95, 75)), indexing="ij")
 
@@ -42,7 +42,7 @@ def labelled_head(unknown: bool = False) -> np.ndarray:
 @pytest.fixture(scope="module")
 def label_map(tmp_path_factory):
     folder = tmp_path_factory.mktemp("maps")
-    ids = labelled_head()
+    ids = labeled_head()
     affine = np.eye(4)
     affine[:3, 3] = (-79.5, -94.5, -74.5)
     write_volume(folder / "head.nii.gz", ids, affine)
@@ -50,8 +50,8 @@ def label_map(tmp_path_factory):
 
 
 def test_a_head_has_the_tissues_of_its_label_map(label_map):
-    made = generate(3, **SMALL, anatomy=find_label_maps(label_map), tumour=False)
-    whole = labelled_head()
+    made = generate(3, **SMALL, anatomy=find_label_maps(label_map), tumor=False)
+    whole = labeled_head()
     brain_ml = (whole > 0).sum() / 1000 - (whole == 515).sum() / 1000
     assert made.facts["brain_ml"] == pytest.approx(
         brain_ml, rel=0.35
@@ -66,17 +66,17 @@ def test_a_head_has_the_tissues_of_its_label_map(label_map):
     assert float(atlas.side(middle)[1]) < -20
 
 
-def test_a_tumour_grows_in_it_and_the_seed_decides_everything(label_map):
+def test_a_tumor_grows_in_it_and_the_seed_decides_everything(label_map):
     maps = find_label_maps(label_map)
     first, second = (generate(5, **SMALL, anatomy=maps) for _ in range(2))
-    assert first.facts["tumour_ml"] > 1
+    assert first.facts["tumor_ml"] > 1
     assert torch.equal(first.label, second.label)
     assert all(torch.equal(first.images[m], second.images[m]) for m in first.images)
     assert not torch.equal(first.label, generate(6, **SMALL, anatomy=maps).label)
 
 
 def test_the_stored_orientation_does_not_matter(label_map, tmp_path):
-    ids = labelled_head()[::-1].transpose(2, 0, 1)
+    ids = labeled_head()[::-1].transpose(2, 0, 1)
     affine = np.zeros((4, 4))
     affine[0, 1], affine[1, 2], affine[2, 0], affine[3, 3] = -1, 1, 1, 1
     affine[:3, 3] = (79.5, -94.5, -74.5)
@@ -87,7 +87,7 @@ def test_the_stored_orientation_does_not_matter(label_map, tmp_path):
 
 
 def test_an_unknown_id_inside_the_brain_takes_the_tissue_around_it(label_map, tmp_path):
-    ids = labelled_head(unknown=True)
+    ids = labeled_head(unknown=True)
     write_volume(tmp_path / "odd.nii.gz", ids, np.eye(4))
     assert torch.equal(
         read_label_map(tmp_path / "odd.nii.gz").tissue, read_label_map(label_map).tissue

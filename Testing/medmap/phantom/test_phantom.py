@@ -12,7 +12,7 @@ from torch.nn.functional import max_pool3d
 
 from medmap.errors import UsageError
 from medmap.phantom import Phantom, Style, generate
-from medmap.phantom.artefacts import axis_operator
+from medmap.phantom.artifacts import axis_operator
 from medmap.phantom.contrast import MODALITIES, draw_means
 from medmap.phantom.fields import Draw, Lattice, random_field, sample, upsample
 from medmap.task import BRATS
@@ -31,8 +31,8 @@ SEEDS = tuple(range(8))
 
 
 @cache
-def case(seed: int, style: Style | None = None, tumour: bool = True) -> Phantom:
-    return generate(seed, shape=SHAPE, spacing=SPACING, tumour=tumour, style=style)
+def case(seed: int, style: Style | None = None, tumor: bool = True) -> Phantom:
+    return generate(seed, shape=SHAPE, spacing=SPACING, tumor=tumor, style=style)
 
 
 def auc(a: torch.Tensor, b: torch.Tensor) -> float:
@@ -81,7 +81,7 @@ def test_fills_the_contract_of_shapes_types_and_zeros():
     json.dumps(p.facts)
 
 
-def test_affine_is_ras_with_the_centre_of_the_volume_at_the_origin():
+def test_affine_is_ras_with_the_center_of_the_volume_at_the_origin():
     affine = case(0).affine
     assert np.allclose(np.diag(affine), [SPACING, SPACING, SPACING, 1.0])
     assert np.allclose(affine @ [*((n - 1) / 2 for n in SHAPE), 1.0], [0, 0, 0, 1])
@@ -91,7 +91,7 @@ def test_any_shape_and_spacing_is_the_same_head():
     fine = generate(4, shape=(80, 98, 80), spacing=2.0)
     coarse = case(4)
     assert fine.facts["brain_ml"] == pytest.approx(coarse.facts["brain_ml"], rel=0.04)
-    assert fine.facts["tumour_ml"] == pytest.approx(coarse.facts["tumour_ml"], rel=0.12)
+    assert fine.facts["tumor_ml"] == pytest.approx(coarse.facts["tumor_ml"], rel=0.12)
 
 
 def test_a_short_field_of_view_cuts_the_head_off():
@@ -108,22 +108,22 @@ def test_refuses_a_grid_that_is_none(shape, spacing):
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-def test_brain_and_tumour_have_plausible_volumes(seed):
+def test_brain_and_tumor_have_plausible_volumes(seed):
     facts = case(seed, PLAIN).facts
     assert 950 < facts["brain_ml"] < 1800
-    assert 1.0 < facts["tumour_ml"] < 330
-    assert facts["tumour_ml"] == pytest.approx(sum(facts["volumes_ml"].values()))
+    assert 1.0 < facts["tumor_ml"] < 330
+    assert facts["tumor_ml"] == pytest.approx(sum(facts["volumes_ml"].values()))
 
 
-def test_tumours_centre_on_the_volumes_of_real_cohorts():
+def test_tumors_center_on_the_volumes_of_real_cohorts():
     facts = [case(seed, PLAIN).facts for seed in SEEDS]
-    whole = np.array([f["tumour_ml"] for f in facts])
-    oedema = np.array([f["volumes_ml"]["ED"] for f in facts]) / whole
+    whole = np.array([f["tumor_ml"] for f in facts])
+    edema = np.array([f["volumes_ml"]["ED"] for f in facts]) / whole
     assert 35 < np.median(whole) < 150
-    assert 0.45 < np.median(oedema) < 0.85
+    assert 0.45 < np.median(edema) < 0.85
 
 
-def test_core_lies_inside_the_tumour_and_touches_oedema_not_air():
+def test_core_lies_inside_the_tumor_and_touches_edema_not_air():
     shares = []
     for seed in SEEDS:
         p = case(seed, PLAIN)
@@ -133,7 +133,7 @@ def test_core_lies_inside_the_tumour_and_touches_oedema_not_air():
     assert np.mean(shares) > 0.5
 
 
-def test_without_a_tumour_the_same_head_has_no_label():
+def test_without_a_tumor_the_same_head_has_no_label():
     p, sick = case(1, None, False), case(1)
     assert not p.label.any()
     assert p.facts["foci"] == 0
@@ -141,7 +141,7 @@ def test_without_a_tumour_the_same_head_has_no_label():
     assert p.facts["brain_ml"] == pytest.approx(sick.facts["brain_ml"], rel=0.02)
 
 
-def test_a_low_grade_tumour_does_not_enhance():
+def test_a_low_grade_tumor_does_not_enhance():
     p = case(5, Style(low_grade=1.0))
     assert not (p.label == 3).any()
     assert (p.label == 1).any()
@@ -152,7 +152,7 @@ def test_more_foci_can_be_asked_for():
     assert case(6, Style(multifocal=1.0)).facts["foci"] >= 2
 
 
-def test_tumour_shows_in_flair_and_mostly_in_t2():
+def test_tumor_shows_in_flair_and_mostly_in_t2():
     shown = {m: [] for m in MODALITIES}
     for seed in SEEDS:
         p = case(seed, PLAIN)
@@ -163,7 +163,7 @@ def test_tumour_shows_in_flair_and_mostly_in_t2():
     assert np.mean(shown["t1"]) < 0.6
 
 
-def test_enhancing_tumour_shows_in_t1ce_and_in_nothing_else():
+def test_enhancing_tumor_shows_in_t1ce_and_in_nothing_else():
     found: dict[str, list[float]] = {m: [] for m in MODALITIES}
     for seed in range(14):
         p = case(seed, PLAIN)

@@ -75,7 +75,7 @@ def drawn(path, **options) -> np.ndarray:
     return picture(path)
 
 
-def test_every_label_of_the_prediction_appears_in_its_colour(tmp_path):
+def test_every_label_of_the_prediction_appears_in_its_color(tmp_path):
     legend_only, full = drawn(tmp_path / "a.png", prediction=EMPTY), drawn(tmp_path / "b.png")
     for color in (NCR, ED, ET):
         assert near(full, color).sum() > near(legend_only, color).sum() + 100
@@ -119,7 +119,7 @@ def test_agreement_is_drawn_only_with_a_reference(tmp_path):
         (EMPTY, lesion(), ONLY_REFERENCE),
     ],
 )
-def test_the_agreement_map_tells_who_found_the_tumour(tmp_path, prediction, reference, shown):
+def test_the_agreement_map_tells_who_found_the_tumor(tmp_path, prediction, reference, shown):
     pixels = drawn(tmp_path / "a.png", prediction=prediction, reference_labels=reference)
     counts = {
         color: near(pixels, color).sum() for color in (AGREE, ONLY_PREDICTION, ONLY_REFERENCE)

@@ -17,7 +17,7 @@ from PIL import Image
 from medmap import NOTICE
 from medmap.commands.report import read_sources, write_report
 from medmap.errors import InputDataError, OutputError, UsageError
-from medmap.evaluation import Row, Store, summarise
+from medmap.evaluation import Row, Store, summarize
 from medmap.report.curves import _spans_decades, modality_curves, read_log, training_curves
 from medmap.report.slices import Slice, load_slice, save_slice, take_slice
 from medmap.report.subset_grid import subset_grid
@@ -106,7 +106,7 @@ def evaluation(folder, name: str, lift: float, cases: int = 14):
                 )
         store.add(FakeCase(f"C{n}"), own, picture(f"C{n}", n) if n in (0, 6) else None)
         rows += own
-    summary = summarise(rows, BRATS, "made-up <scores> & cases")
+    summary = summarize(rows, BRATS, "made-up <scores> & cases")
     store.finish(
         {"bundle": name, "weights": "0" * 64, "part": "val", "versions": {"medmap": "1"}},
         BRATS,

@@ -112,11 +112,11 @@ def test_mixture_weights_go_to_uniform_on_fixed_features():
         }
         start = anchor.weights()
         assert max(start.values()) > 0.7
-        optimiser = torch.optim.Adam(anchor.parameters(), 0.05)
+        optimizer = torch.optim.Adam(anchor.parameters(), 0.05)
         for _ in range(300):
-            optimiser.zero_grad()
+            optimizer.zero_grad()
             anchor(z, everywhere()).backward()
-            optimiser.step()
+            optimizer.step()
         assert anchor.weights() == pytest.approx(dict.fromkeys(NAMES, 0.25), abs=0.03)
 
 
@@ -131,13 +131,13 @@ def test_no_mixture_is_better_than_the_uniform_one():
 
 def test_the_conference_form_has_no_lower_bound_and_leaves_its_peer_alone():
     anchor, z = MixtureAnchor(NAMES, "conference"), latents()
-    optimiser = torch.optim.SGD(anchor.parameters(), 1.0)
+    optimizer = torch.optim.SGD(anchor.parameters(), 1.0)
     values = []
     for _ in range(50):
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         loss = anchor(z, everywhere())
         loss.backward()
-        optimiser.step()
+        optimizer.step()
         values.append(loss.item())
     assert values[-1] < values[25] < values[0]
     assert values[-1] < -10
@@ -220,7 +220,7 @@ def test_a_detached_anchor_stays_where_it_is():
     assert leaves["t1"].grad.abs().max() > 0
 
 
-def test_weights_are_renormalised_over_what_a_sample_has():
+def test_weights_are_renormalized_over_what_a_sample_has():
     mixture = Mixture(NAMES, {"t1ce": 2.0})
     present = torch.tensor([[True, False, True, False], [True, True, True, True]])
     weights = mixture(present)

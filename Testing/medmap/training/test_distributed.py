@@ -140,7 +140,7 @@ def test_two_processes_are_one_process_with_the_same_batch(cached_heads, tmp_pat
 
 
 def test_objectives_of_several_groups_keep_working_on_two_processes(cached_heads, tmp_path):
-    recipe = replace(SMALL, objective="duel", optimiser="sgd", learning_rate=0.05, clip=0.0)
+    recipe = replace(SMALL, objective="duel", optimizer="sgd", learning_rate=0.05, clip=0.0)
     alone = run_one(cached_heads, tmp_path / "alone", recipe)
     first, _ = together(2, lambda rank: run_one(cached_heads, tmp_path / "pair", recipe))
     np.testing.assert_allclose(first, alone, rtol=1e-5)
@@ -153,7 +153,7 @@ def test_objectives_of_several_groups_keep_working_on_two_processes(cached_heads
 
 
 def test_passes_that_are_accumulated_are_the_whole_batch(cached_heads, tmp_path):
-    recipe = replace(SMALL, objective="duel", optimiser="sgd", learning_rate=0.05)
+    recipe = replace(SMALL, objective="duel", optimizer="sgd", learning_rate=0.05)
     whole = run_one(cached_heads, tmp_path / "whole", recipe)
     passes = run_one(cached_heads, tmp_path / "passes", replace(recipe, accumulate=2))
     np.testing.assert_allclose(passes, whole, rtol=1e-5)
@@ -182,7 +182,7 @@ def test_processes_that_step_different_groups_are_stopped():
         parameter = nn.Parameter(torch.ones(2))
         parameter.grad = torch.ones(2) * rank
         team.average_gradients([parameter], 0)
-        with pytest.raises(InternalError, match="same optimiser group"):
+        with pytest.raises(InternalError, match="same optimizer group"):
             team.average_gradients([parameter], rank)
         return parameter.grad.tolist()
 

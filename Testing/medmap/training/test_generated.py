@@ -1,4 +1,4 @@
-"""Heads generated while training: pure sampling, the pool moves on, the normalisation of inference."""
+"""Heads generated while training: pure sampling, the pool moves on, the normalization of inference."""
 
 from __future__ import annotations
 

@@ -243,7 +243,7 @@ def test_a_training_under_fixed_masks_never_opens_an_absent_scan(cohort, opened)
     assert (root / "run/scans.csv").read_text() == (root / "masks.csv").read_text()
 
 
-def test_crop_and_normalisation_come_from_what_training_may_see(cohort, make_head):
+def test_crop_and_normalization_come_from_what_training_may_see(cohort, make_head):
     root, masks = cohort
     cases = {case.case_id: case for case in find_cases(root / "data", BRATS)}
     (root / "cache").mkdir()

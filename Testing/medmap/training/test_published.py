@@ -273,7 +273,7 @@ def computation(name: str) -> str:
             r.objective,
             r.objective_options,
             r.alignment,
-            r.optimiser,
+            r.optimizer,
             r.batch,
         )
         for r in (row.recipe, aligned)

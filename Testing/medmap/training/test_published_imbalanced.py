@@ -106,7 +106,7 @@ def different_rows() -> list[str]:
             r.objective,
             r.objective_options,
             r.missingness,
-            r.optimiser,
+            r.optimizer,
         )
         kinds.setdefault(json.dumps(key), name)
     return sorted(kinds.values())

@@ -60,7 +60,7 @@ def in_child(folders, folder, seconds: float | None) -> bool:
 
 
 def same(one, two) -> bool:
-    """Whether two states are bit-identical, optimisers included."""
+    """Whether two states are bit-identical, optimizers included."""
     if isinstance(one, torch.Tensor):
         return torch.equal(one, two)
     if isinstance(one, dict):

@@ -18,7 +18,7 @@ from medmap.training.export import export
 from medmap.training.loop import make_objective, train
 from medmap.training.missingness import PROTOCOLS, random_subset
 from medmap.training.objectives import Group
-from medmap.training.optimizers import make_optimiser
+from medmap.training.optimizers import make_optimizer
 from medmap.training.recipe import Recipe, learning_rate
 
 SPEC = PreprocessSpec(spacing=2.0)
@@ -292,7 +292,7 @@ def test_unknown_objectives_and_recipes_are_refused(tmp_path):
     group = Group([torch.nn.Parameter(torch.zeros(1))])
     for options in ({"momentun": 0.9}, {"momentum": -1.0}):
         with pytest.raises(BundleError, match=next(iter(options))):
-            make_optimiser(group, Recipe(optimiser="sgd", optimiser_options=options))
+            make_optimizer(group, Recipe(optimizer="sgd", optimizer_options=options))
     (tmp_path / "r.json").write_text(json.dumps({"stepps": 3}))
     with pytest.raises(BundleError, match="stepps"):
         Recipe.read(tmp_path / "r.json")

@@ -35,7 +35,7 @@ class ACN(CoTraining):
         full: options of the full path's network that differ from the student's.
         full_dice, student_dice, consistency, ramp_epochs: see ``CoTraining``.
         entropy, knowledge, information: weights of EnA, KnA, MMI.
-        coupled: let MMI move the full path towards the student too; otherwise it moves the student and the head only.
+        coupled: let MMI move the full path toward the student too; otherwise it moves the student and the head only.
         entropy_of: ``softmax``, or ``sigmoids``, the released softmax over outputs that went through a sigmoid before.
         discriminator_width: channels of the first layer of the entropy discriminator.
     """

@@ -13,7 +13,7 @@ from medmap.networks.blocks import CONV
 
 
 class Discriminator(nn.Sequential):
-    """[B, channels[0], *S] -> [B, 1, *s] logits of "this comes from the full path", one a neighbourhood.
+    """[B, channels[0], *S] -> [B, 1, *s] logits of "this comes from the full path", one a neighborhood.
 
     Convolutions with LeakyReLU(0.2) between them. Padding of half the kernel, rounded up, lets patches of any size
     through, down to one voxel a side.

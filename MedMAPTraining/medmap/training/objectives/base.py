@@ -1,4 +1,4 @@
-"""The contract of every objective: it holds its networks and yields one optimiser step at a time."""
+"""The contract of every objective: it holds its networks and yields one optimizer step at a time."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Context:
 
     Attributes:
         task: of the data.
-        backbone: the recipe's network, freshly initialised.
+        backbone: the recipe's network, freshly initialized.
         teacher: a trained network that an objective may distil from (``medmap train --teacher``), or None.
         steps, epoch_steps: batches in all, and in an epoch.
         cases: how many training cases there are.
@@ -40,25 +40,25 @@ class Context:
 
 @dataclass
 class Group:
-    """Parameters that one optimiser steps; what is None is the recipe's.
+    """Parameters that one optimizer steps; what is None is the recipe's.
 
     Attributes:
         parameters: with the recipe's or this group's weight decay.
         undecayed: stepped with them, without weight decay.
-        optimiser, optimiser_options, learning_rate, weight_decay, schedule: as in ``medmap.training.recipe.Recipe``.
+        optimizer, optimizer_options, learning_rate, weight_decay, schedule: as in ``medmap.training.recipe.Recipe``.
     """
 
     parameters: list[nn.Parameter]
     undecayed: list[nn.Parameter] = field(default_factory=list)
-    optimiser: str | None = None
-    optimiser_options: dict | None = None
+    optimizer: str | None = None
+    optimizer_options: dict | None = None
     learning_rate: float | None = None
     weight_decay: float | None = None
     schedule: str | None = None
 
 
 class Objective(nn.Module):
-    """What is minimised, and with which networks.
+    """What is minimized, and with which networks.
 
     A subclass takes a ``Context`` and its own options as keyword arguments. Slow state (weights that are updated once
     an epoch, counters) lives in buffers, so that a resumed run continues it. A frozen teacher is kept out of
@@ -71,13 +71,13 @@ class Objective(nn.Module):
     dedicated: ClassVar[bool] = False
 
     def groups(self) -> dict[str, Group]:
-        """Parameters by optimiser group; most objectives have only ``main``."""
+        """Parameters by optimizer group; most objectives have only ``main``."""
         return {"main": Group([p for p in self.parameters() if p.requires_grad])}
 
     def steps(self, batch: Batch, progress: float) -> Iterator[tuple[str, dict[str, Tensor]]]:
-        """Yield (group, named losses, already weighted) once per optimiser step of this batch.
+        """Yield (group, named losses, already weighted) once per optimizer step of this batch.
 
-        The trainer sums the losses, goes backward into that group's parameters only and steps its optimiser before it
+        The trainer sums the losses, goes backward into that group's parameters only and steps its optimizer before it
         asks for the next. Which groups are yielded in which order may depend on ``progress``, not on the batch. Where
         a recipe accumulates, the first item of each pass is asked for before the second of any, and the step is taken
         in between.

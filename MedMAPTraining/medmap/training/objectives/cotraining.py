@@ -24,7 +24,7 @@ class CoTraining(Dedicated):
     in a softmax with the background, as everything that is deployed does, and the losses leave the background out.
 
     ``main`` steps everything but the discriminators, ``disc`` these, after it, on the features that ``main`` made. The
-    released codes make the discriminators' optimisers anew in every iteration, so that they never gather momentum;
+    released codes make the discriminators' optimizers anew in every iteration, so that they never gather momentum;
     here they persist.
 
     Args:
@@ -60,8 +60,8 @@ class CoTraining(Dedicated):
         main = [p for name, p in self.named_parameters() if not name.startswith("adversaries.")]
         disc = Group(
             list(self.adversaries.parameters()),
-            optimiser="adam",
-            optimiser_options={"betas": (0.9, 0.99)},
+            optimizer="adam",
+            optimizer_options={"betas": (0.9, 0.99)},
             learning_rate=1e-4,
             weight_decay=0.0,
         )
@@ -79,17 +79,17 @@ class CoTraining(Dedicated):
     def segmentation(
         self, full: Tensor, student: Tensor, batch: Batch, progress: float
     ) -> dict[str, Tensor]:
-        """Dice of both paths and their consistency, summed over the tumour's classes; logits [B, C, *S] float32."""
-        target, tumour = one_hot_classes(batch.label, full.shape[1]), full.shape[1] - 1
+        """Dice of both paths and their consistency, summed over the tumor's classes; logits [B, C, *S] float32."""
+        target, tumor = one_hot_classes(batch.label, full.shape[1]), full.shape[1] - 1
         p, q = full.softmax(1), student.softmax(1)
         dice_full, dice_student = (
             dice_loss(x, target, background=False, squared=True) for x in (p, q)
         )
         weight = self.consistency * consistency_ramp(progress * self.epochs, self.ramp_epochs)
         return {
-            "dice_full": self.full_dice * tumour * dice_full,
-            "dice_student": self.student_dice * tumour * dice_student,
-            "consistency": weight * tumour * (p - q)[:, 1:].square().mean(),
+            "dice_full": self.full_dice * tumor * dice_full,
+            "dice_student": self.student_dice * tumor * dice_student,
+            "consistency": weight * tumor * (p - q)[:, 1:].square().mean(),
         }
 
     def aligned(self) -> Backbone:

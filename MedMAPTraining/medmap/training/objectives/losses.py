@@ -88,7 +88,7 @@ def cross_entropy_and_dice(logits: Tensor, label: Tensor, *, clip: float = 0.0, 
 
 
 def resize_label(label: Tensor, size: Sequence[int]) -> Tensor:
-    """[B, *S] -> [B, *size], nearest neighbour."""
+    """[B, *S] -> [B, *size], nearest neighbor."""
     if label.shape[1:] == torch.Size(size):
         return label
     return interpolate(label[:, None].float(), size=tuple(size), mode="nearest")[:, 0].long()
@@ -212,7 +212,7 @@ def present_mean(values: Sequence[Tensor | None], present: Tensor) -> Tensor:
 
 
 def ring_l1(features: Sequence[Tensor | None], present: Tensor) -> Tensor:
-    """L1 between neighbours in the ring of modalities (ShaSpec), mean over elements, summed over the pairs.
+    """L1 between neighbors in the ring of modalities (ShaSpec), mean over elements, summed over the pairs.
 
     Only pairs of which a sample has both count, averaged over the batch; the released code also compares the features
     of empty images.

@@ -30,7 +30,7 @@ class ModalityDistillation(Objective):
 
     Every ``meta_every`` steps, w learns on ``meta_batches`` batches of held-out cases: the modalities' bottlenecks are
     multiplied by M * softmax(w) (mean 1; the published softmax alone makes features a quarter of their size, which
-    only the meta pass sees: ``rescale=False``), and one optimiser step on w follows on the task loss of each. The
+    only the meta pass sees: ``rescale=False``), and one optimizer step on w follows on the task loss of each. The
     network does not change, nor is the gradient led through its training: the published "bi-level" loop alternates.
 
     Absent features are filled with the mean of the present ones where the network does so (``MCKD``; ``GatedUNet`` with
@@ -43,7 +43,7 @@ class ModalityDistillation(Objective):
         alpha: weight of the distillation; 0 is the comparison without it (no meta step either).
         limit: largest ratio of importance.
         meta_every: steps between meta passes; the paper has 100.
-        meta_batches: optimiser steps on w of a meta pass; 20 as released.
+        meta_batches: optimizer steps on w of a meta pass; 20 as released.
         meta_rate, meta_decay: of w; Adam 1e-2 and 5e-5 (the released code: 5e-4).
         released_schedule: the first ``all_share`` of the training, every 100 steps, then every 500, as the released
             code does it in two stages (80 000 of 115 000 steps on all modalities: give the recipe the missingness
@@ -93,8 +93,8 @@ class ModalityDistillation(Objective):
         """``main``: the network; ``meta``: w."""
         meta = Group(
             [self.importance],
-            optimiser="adam",
-            optimiser_options={},
+            optimizer="adam",
+            optimizer_options={},
             learning_rate=self.meta_rate,
             weight_decay=self.meta_decay,
             schedule="constant",

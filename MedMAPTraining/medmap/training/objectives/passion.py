@@ -1,6 +1,6 @@
 """PASSION: the fused prediction teaches each modality alone, and slow modalities are taught more.
 
-Shi, Shang, Sun, Yu, Yang, Yan: "PASSION: Towards Effective Incomplete Multi-Modal Medical Image Segmentation with
+Shi, Shang, Sun, Yu, Yang, Yan: "PASSION: Toward Effective Incomplete Multi-Modal Medical Image Segmentation with
 Imbalanced Missing Rates", ACM MM 2024.
 """
 

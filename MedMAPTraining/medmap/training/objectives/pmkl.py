@@ -32,7 +32,7 @@ class PMKL(Distilling):
 
     The released code embeds the last decoder feature through a pool of stride 1 and a layer of 35 million weights, for
     teacher and student each, which can hardly be meant. Here the feature is pooled to ``pool`` voxels a side; 1 is
-    global pooling. Its weight decay (1e-5 / 2 |kernels|²) is the optimiser's: biases and norms have none.
+    global pooling. Its weight decay (1e-5 / 2 |kernels|²) is the optimizer's: biases and norms have none.
 
     Args:
         temperature: that softens both outputs.

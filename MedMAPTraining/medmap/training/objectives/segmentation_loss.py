@@ -18,7 +18,7 @@ class BatchDiceCE(nn.Module):
 
     Args:
         smooth: voxels added to both sides of the quotient. MONAI's 1e-5 leaves a class that the batch lacks without
-            any gradient but cross-entropy's, which is a mean over all voxels and hardly sees a false tumour of 10 ml;
+            any gradient but cross-entropy's, which is a mean over all voxels and hardly sees a false tumor of 10 ml;
             with S falsely found voxels the Dice term pulls by smooth S / (S + smooth)^2, most where S is ``smooth``.
     """
 

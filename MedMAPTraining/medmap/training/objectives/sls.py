@@ -41,7 +41,7 @@ class SharedLatentSpace(Objective):
 
     The lineage masks *features*: encoders see complete cases, and the separate decoder learns from all modalities of
     them. ``hide=True`` does so (with the missingness ``full``); otherwise each sample shows what the missingness
-    leaves and nothing else is learnt from, which is the only honest way where scans are truly missing.
+    leaves and nothing else is learned from, which is the only honest way where scans are truly missing.
 
     Args:
         context: the network and the length of an epoch.
@@ -182,7 +182,7 @@ def _robust_mseg(aux: dict, batch: Batch, shown: Tensor) -> dict[str, Tensor]:
 
 
 def _shaspec(aux: dict, batch: Batch, shown: Tensor) -> dict[str, Tensor]:
-    """L1 between neighbours of the shared features; cross-entropy of which modality the specific ones are of."""
+    """L1 between neighbors of the shared features; cross-entropy of which modality the specific ones are of."""
     each = []
     for m, logits in enumerate(aux["domain"]):
         target = torch.full((len(shown),), m, device=shown.device)

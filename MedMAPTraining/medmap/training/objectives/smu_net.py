@@ -26,7 +26,7 @@ class SMUNet(CoTraining):
         full: options of the full path's network that differ from the student's.
         full_dice, student_dice, consistency, ramp_epochs: see ``CoTraining``.
         content, gram, style: weights of the three further terms.
-        coupled: let content and Gram move the full path towards the student too, as released.
+        coupled: let content and Gram move the full path toward the student too, as released.
         released_gram: one matrix over batch and channels, divided once more by 4 C² (D H)², which makes the term
             vanish for patches of any size, instead of one a sample over its voxels.
         discriminator_width: channels of the first layer of the discriminator.

@@ -48,7 +48,7 @@ def test_without_smoothing_an_absent_class_costs_a_constant():
     assert losses.dice_loss(target, target) == pytest.approx(0.75, abs=1e-4)
 
 
-def test_weighted_cross_entropy_is_torchs_without_its_normalisation():
+def test_weighted_cross_entropy_is_torchs_without_its_normalization():
     w = torch.tensor([0.1, 2.0, 0.5, 1.0])
     expected = (cross_entropy(LOGITS, LABEL, reduction="none") * w[LABEL]).mean()
     torch.testing.assert_close(losses.weighted_cross_entropy(LOGITS, LABEL, w), expected)
@@ -131,7 +131,7 @@ def test_sums_over_modalities_leave_the_absent_out():
     assert losses.present_mean([None] * 3, present) == 0
 
 
-def test_the_ring_compares_neighbours_that_are_both_there():
+def test_the_ring_compares_neighbors_that_are_both_there():
     x = [torch.full((1, 2, 3), float(v)) for v in (0, 1, 3, 7)]
     everything = torch.ones(1, 4, dtype=torch.bool)
     assert losses.ring_l1(x, everything) == pytest.approx(1 + 2 + 4 + 7)

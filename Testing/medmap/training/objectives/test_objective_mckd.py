@@ -11,7 +11,7 @@ from medmap.task import BRATS
 from medmap.training.missingness import build_missingness
 from medmap.training.objectives import Context, build_objective
 from medmap.training.objectives.mckd import importance_ratio, pairwise_distillation
-from medmap.training.optimizers import OPTIMISERS
+from medmap.training.optimizers import OPTIMIZERS
 from medmap.training.recipe import Recipe
 
 FULL = [[True] * 4]
@@ -74,16 +74,16 @@ def test_the_teacher_feature_receives_no_gradient():
 def take(objective, batch, progress):
     """One batch as the trainer does it; returns the groups stepped, with the state of everything after each."""
     groups = objective.groups()
-    optimisers = {
-        name: OPTIMISERS[group.optimiser or "sgd"](group.parameters, lr=group.learning_rate or 1e-2)
+    optimizers = {
+        name: OPTIMIZERS[group.optimizer or "sgd"](group.parameters, lr=group.learning_rate or 1e-2)
         for name, group in groups.items()
     }
     done = []
     for name, losses in objective.steps(batch, progress):
         before = {key: value.clone() for key, value in objective.state_dict().items()}
-        optimisers[name].zero_grad()
+        optimizers[name].zero_grad()
         sum(losses.values()).backward()
-        optimisers[name].step()
+        optimizers[name].step()
         changed = {
             key
             for key, value in objective.state_dict().items()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -83,27 +85,29 @@ def test_beta_starts_at_one_over_one_minus_the_missing_rate_and_follows_the_pref
 
 @pytest.mark.parametrize("dims", [2, 3])
 @pytest.mark.parametrize("name", BACKBONES)
-def test_one_call_of_the_decoder_is_the_same_as_one_a_student(name, dims, network, make_batch):
-    net = network(name, dims, **({"dropout": 0.0} if name in ("mmFormer", "M2FTrans") else {}))
+def test_one_call_of_the_decoder_equals_one_call_per_student(name, dims, network, make_batch):
+    """In float64: the two ways add up in another order, and how far they differ in float32 depends on the processor."""
+    options = {"dropout": 0.0} if name in ("mmFormer", "M2FTrans") else {}
+    net = network(name, dims, **options).double()
     batch = make_batch(dims)
-    features, students = encode_present(net, batch), Students.of(batch.present)
-    assert list(zip(students.sample.tolist(), students.modality.tolist(), strict=True)) == [
-        (0, 0), (0, 1), (0, 3), (2, 0), (2, 3),
-    ]  # fmt: skip
+    batch = replace(batch, image=batch.image.double())
+    features = encode_present(net, batch)
+    students = Students.of(batch.present)
+    pairs = list(zip(students.sample.tolist(), students.modality.tolist(), strict=True))
+    assert pairs == [(0, 0), (0, 1), (0, 3), (2, 0), (2, 3)]
     teacher, alone = decode_together(net, features, batch.present, students, ("decoder",))
     naive = net(batch.image, batch.present, ("decoder",))
-    torch.testing.assert_close(teacher.logits, naive.logits, rtol=1e-4, atol=1e-5)
-    torch.testing.assert_close(teacher.taps["decoder"], naive.taps["decoder"], rtol=1e-4, atol=1e-5)
-    for row, (b, m) in enumerate(zip(students.sample, students.modality, strict=True)):
+    torch.testing.assert_close(teacher.logits, naive.logits)
+    torch.testing.assert_close(teacher.taps["decoder"], naive.taps["decoder"])
+    for row, (sample, modality) in enumerate(pairs):
         only = torch.zeros(1, 4, dtype=torch.bool)
-        only[0, m] = True
-        expected = net(batch.image[b : b + 1], only, ("decoder",))
-        torch.testing.assert_close(alone.logits[row], expected.logits[0], rtol=1e-4, atol=1e-5)
-        torch.testing.assert_close(
-            alone.taps["decoder"][row], expected.taps["decoder"][0], rtol=1e-4, atol=1e-5
-        )
-        for mine, its in zip(alone.aux.get("deep", []), expected.aux.get("deep", []), strict=True):
-            torch.testing.assert_close(mine[row], its[0], rtol=1e-4, atol=1e-5)
+        only[0, modality] = True
+        expected = net(batch.image[sample : sample + 1], only, ("decoder",))
+        torch.testing.assert_close(alone.logits[row], expected.logits[0])
+        torch.testing.assert_close(alone.taps["decoder"][row], expected.taps["decoder"][0])
+        deep_pairs = zip(alone.aux.get("deep", []), expected.aux.get("deep", []), strict=True)
+        for together, single in deep_pairs:
+            torch.testing.assert_close(together[row], single[0])
 
 
 @pytest.mark.parametrize("dims", [2, 3])

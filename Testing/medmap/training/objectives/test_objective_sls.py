@@ -1,4 +1,4 @@
-"""Shared-latent-space training: every auxiliary output has its loss, nothing absent is learnt from."""
+"""Shared-latent-space training: every auxiliary output has its loss, nothing absent is learned from."""
 
 from __future__ import annotations
 

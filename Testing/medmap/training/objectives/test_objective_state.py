@@ -95,7 +95,7 @@ def test_a_broken_run_goes_on_to_the_same_bits_with_its_slow_state(name, tmp_pat
 
 
 @pytest.mark.parametrize("name", ["plain", "sls", *OBJECTIVES])
-def test_two_batches_can_be_learnt_by_heart(name, tmp_path):
+def test_two_batches_can_be_learned_by_heart(name, tmp_path):
     class Two(Noise):
         def batch(self, step, size, patch, first=0):
             return super().batch(step % 2, size, patch, first)

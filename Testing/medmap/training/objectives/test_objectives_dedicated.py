@@ -403,7 +403,7 @@ def test_acns_full_path_is_aligned_behind_its_own_stem(anchor):
 
 
 @pytest.mark.parametrize("method", NAMES)
-def test_patches_without_a_tumour_give_finite_losses_and_gradients(method):
+def test_patches_without_a_tumor_give_finite_losses_and_gradients(method):
     objective, batch = objective_of(method), batch_of()
     batch.label[:] = 0
     for group, losses in objective.steps(batch, 0.5):
@@ -518,7 +518,7 @@ def test_every_method_trains_resumes_to_the_same_bits_and_exports(method, tmp_pa
     whole, broken = (load_checkpoint(tmp_path / name) for name in ("whole", "broken"))
     for part in ("objective", "average"):
         assert all(torch.equal(whole[part][name], broken[part][name]) for name in whole[part])
-    assert set(whole["optimisers"]) == (
+    assert set(whole["optimizers"]) == (
         {"main", "disc"} if method in ("acn", "smu-net") else {"main"}
     )
     export(tmp_path / "whole", recipe, BRATS, tmp_path / "bundle", name="s", version="1", card={})
@@ -527,7 +527,7 @@ def test_every_method_trains_resumes_to_the_same_bits_and_exports(method, tmp_pa
 
 
 @pytest.mark.parametrize("method", NAMES)
-def test_two_cases_can_be_learnt_by_heart(method, tmp_path):
+def test_two_cases_can_be_learned_by_heart(method, tmp_path):
     """Segmentation by the student improves; the sum of all losses is no measure where weights ramp up."""
     figures = []
     recipe = recipe_of(method, steps=30, learning_rate=1e-2, clip=0.0)
@@ -539,9 +539,9 @@ def test_two_cases_can_be_learnt_by_heart(method, tmp_path):
     assert sum(told[-3:]) < 0.85 * sum(told[:3])
 
 
-def test_the_discriminators_optimiser_persists_and_its_rate_is_its_own(tmp_path):
+def test_the_discriminators_optimizer_persists_and_its_rate_is_its_own(tmp_path):
     run("acn", recipe_of("acn", schedule="constant"), tmp_path / "run")
-    state = load_checkpoint(tmp_path / "run")["optimisers"]["disc"]
+    state = load_checkpoint(tmp_path / "run")["optimizers"]["disc"]
     assert state["param_groups"][0]["lr"] == 1e-4
     assert {int(entry["step"]) for entry in state["state"].values()} == {4}
 

@@ -1,4 +1,4 @@
-"""Dice + cross-entropy of the plain objective, against MONAI's, and what it says to a head without a tumour."""
+"""Dice + cross-entropy of the plain objective, against MONAI's, and what it says to a head without a tumor."""
 
 import pytest
 import torch
@@ -33,7 +33,7 @@ def test_a_coarser_grid_takes_its_share_of_the_voxels(pair):
     torch.testing.assert_close(BatchDiceCE(80.0)(*pair, 1 / 8), BatchDiceCE(10.0)(*pair))
 
 
-def test_a_false_tumour_is_felt_only_with_enough_smooth():
+def test_a_false_tumor_is_felt_only_with_enough_smooth():
     """50 voxels of a class that is not there, nearly certain: the Dice term's part of the gradient."""
     label = torch.zeros(1, 1, 100, 10, dtype=torch.long)
 

@@ -1,4 +1,4 @@
-"""A glioma: where it sits, its shape, its rim, its oedema, and how it pushes the brain aside.
+"""A glioma: where it sits, its shape, its rim, its edema, and how it pushes the brain aside.
 
 Volumes and fractions are drawn around the percentiles of 123 BraTS 2020 masks (WT 21/50/87/132/194 ml at
 5/25/50/75/95 %, medians ED .67, ET .18, NCR .12 of WT; 8 % without ET), with more small ones and more without ET.
@@ -26,15 +26,15 @@ _SPREAD = {
     "pallidum": 0.25,
     "gm": 0.16,
 }
-"""How fast oedema advances in each tissue, relative to white matter; elsewhere (CSF, cerebellum) hardly at all."""
+"""How fast edema advances in each tissue, relative to white matter; elsewhere (CSF, cerebellum) hardly at all."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What one tumour will be, before it is grown.
+    """What one tumor will be, before it is grown.
 
     Attributes:
-        total_ml: aimed whole-tumour volume.
+        total_ml: aimed whole-tumor volume.
         core_ml: aimed volume of the core (ET + NCR).
         enhancing: False for a low-grade look.
         rim_mm: mean thickness of the enhancing rim.
@@ -55,7 +55,7 @@ class Plan:
 
 
 def draw_plan(draw: Draw, atlas: Atlas, low_grade: float, multifocal: float, small: float) -> Plan:
-    """Draw a tumour for a head; the three numbers are probabilities."""
+    """Draw a tumor for a head; the three numbers are probabilities."""
     total = math.exp(draw.normal(math.log(84.0), 0.58))
     if draw.chance(small):
         total = math.exp(draw.uniform(math.log(1.5), math.log(40.0)))
@@ -116,42 +116,42 @@ def push_aside(
     """Mass effect: near each focus, tissue gives way radially as an incompressible medium would, fading with distance.
 
     Args:
-        plan: the tumour.
+        plan: the tumor.
         atlas: the head.
         template: [3, *WORLD.shape] template positions before.
 
     Returns:
         template positions after, and the world positions [3] of the foci.
     """
-    world, centres = WORLD.points(template.device), []
+    world, centers = WORLD.points(template.device), []
     for focus, share in zip(plan.foci, plan.shares, strict=False):
         target = template.new_tensor(focus).view(3, 1, 1, 1)
         nearest = (template - target).square().sum(0).flatten().argmin()
-        centre = world.reshape(3, -1)[:, nearest]
-        centres.append(centre)
+        center = world.reshape(3, -1)[:, nearest]
+        centers.append(center)
         mass = plan.push * _radius(plan.core_ml * share / sum(plan.shares))
-        out = world - centre.view(3, 1, 1, 1)
+        out = world - center.view(3, 1, 1, 1)
         r = out.square().sum(0).sqrt().clamp(min=0.1)
         fade = torch.exp(-((r - mass).clamp(min=0.0) / 38.0).square())
         before = (r**3 - (mass**3) * fade).clamp(min=0.0) ** (1.0 / 3.0)
         before = torch.maximum(before, 0.25 * r)
         here = sample(
-            template, WORLD, (centre.view(3, 1, 1, 1) + out * (before / r)).reshape(3, -1)
+            template, WORLD, (center.view(3, 1, 1, 1) + out * (before / r)).reshape(3, -1)
         )
         held = (
             atlas.hull(template.reshape(3, -1)).reshape(r.shape).div(16.0).clamp(0.0, 1.0)
         )  # the skull stays
         template = template + held * (here.reshape(template.shape) - template)
-    return template, centres
+    return template, centers
 
 
 @dataclass(frozen=True)
 class Growth:
-    """A grown tumour on the coarse lattice.
+    """A grown tumor on the coarse lattice.
 
     Attributes:
         maps: [C, *WORLD.shape] fields, named by ``names``.
-        reach: arrival cost at the oedema's edge.
+        reach: arrival cost at the edema's edge.
     """
 
     maps: torch.Tensor
@@ -160,14 +160,14 @@ class Growth:
 
 
 def grow(
-    draw: Draw, plan: Plan, atlas: Atlas, template: torch.Tensor, centres: list[torch.Tensor]
+    draw: Draw, plan: Plan, atlas: Atlas, template: torch.Tensor, centers: list[torch.Tensor]
 ) -> Growth:
-    """Shape the core and let the oedema spread from it along white matter, on the coarse lattice."""
+    """Shape the core and let the edema spread from it along white matter, on the coarse lattice."""
     device = template.device
     field = partial(random_field, draw, WORLD, device=device)
     flat = template.reshape(3, -1)
     parts, room = _surroundings(atlas, flat)
-    level = _core_level(draw, plan, centres, field)
+    level = _core_level(draw, plan, centers, field)
     side = atlas.side(flat).reshape(WORLD.shape)
     room = torch.minimum(room.reshape(WORLD.shape), _own_side(plan, template, side))
     core = _fit(level, room, plan.core_ml)
@@ -204,18 +204,18 @@ def _surroundings(atlas: Atlas, flat: torch.Tensor) -> tuple[torch.Tensor, torch
     return parts, room
 
 
-def _core_level(draw: Draw, plan: Plan, centres: list[torch.Tensor], field) -> torch.Tensor:
+def _core_level(draw: Draw, plan: Plan, centers: list[torch.Tensor], field) -> torch.Tensor:
     """Positive inside, roughly mm: lobulated ellipsoids around the foci."""
-    world = WORLD.points(centres[0].device)
+    world = WORLD.points(centers[0].device)
     level = None
-    for centre, share in zip(centres, plan.shares, strict=False):
+    for center, share in zip(centers, plan.shares, strict=False):
         radius = _radius(plan.core_ml * share / sum(plan.shares))
         axes = torch.tensor(
             [math.exp(draw.normal(0.0, 0.18)) for _ in range(3)], device=world.device
         )
         axes = axes / axes.prod() ** (1.0 / 3.0)
         turn = torch.linalg.qr(draw.white(3, 3))[0].to(world.device)
-        out = (turn @ (world - centre.view(3, 1, 1, 1)).reshape(3, -1)).reshape(world.shape)
+        out = (turn @ (world - center.view(3, 1, 1, 1)).reshape(3, -1)).reshape(world.shape)
         distance = (out / axes.view(3, 1, 1, 1)).square().sum(0).sqrt()
         here = radius - distance
         level = here if level is None else torch.maximum(level, here)
@@ -225,7 +225,7 @@ def _core_level(draw: Draw, plan: Plan, centres: list[torch.Tensor], field) -> t
 
 
 def _own_side(plan: Plan, template: torch.Tensor, side: torch.Tensor) -> torch.Tensor:
-    """mm to the falx, positive on the side of the main focus; free where the corpus callosum lets a tumour cross."""
+    """mm to the falx, positive on the side of the main focus; free where the corpus callosum lets a tumor cross."""
     own = 1.0 if plan.foci[0][0] > 0 else -1.0
     return own * side - 1.0 + 200.0 * _callosum(template).clamp(min=0.0)
 
@@ -251,7 +251,7 @@ def _spread(
     core: torch.Tensor,
     noise: torch.Tensor,
 ):
-    """Arrival cost (mm of white matter) from the core by relaxation over 26 neighbours."""
+    """Arrival cost (mm of white matter) from the core by relaxation over 26 neighbors."""
     speed = torch.full_like(parts[0], 0.03)
     for name, value in _SPREAD.items():
         speed = speed + value * parts[TISSUES.index(name)]
@@ -297,10 +297,10 @@ def _windows(step: tuple[int, int, int]) -> tuple[tuple[slice, ...], tuple[slice
 def at_points(
     plan: Plan, growth: Growth, world: torch.Tensor, parts: torch.Tensor, fine: torch.Tensor
 ) -> dict:
-    """The tumour at points.
+    """The tumor at points.
 
     Args:
-        plan: the tumour.
+        plan: the tumor.
         growth: its coarse fields.
         world: [3, N] positions in mm.
         parts: [len(TISSUES), N] healthy tissue fractions there.

@@ -135,7 +135,7 @@ def strip(
     Args:
         draw: chance.
         hull: mm inside the smooth envelope.
-        pial: mm inside grey matter's outer surface.
+        pial: mm inside gray matter's outer surface.
         edge: makes the border wander.
         height: world z in mm; a short field of view ends somewhere.
         style: how far.

@@ -1,4 +1,4 @@
-"""``medmap analyse``."""
+"""``medmap analyze``."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from medmap.cli.base import Overwrite, app, out, showing_progress
 
 
 @app.command()
-def analyse(
+def analyze(
     bundles: Annotated[
         list[Path], typer.Argument(help="Bundles to compare, such as before and after alignment.")
     ],
@@ -30,11 +30,11 @@ def analyse(
     overwrite: Overwrite = False,
 ) -> None:
     """Measure and draw how far apart the scans lie in the latent space of each bundle."""
-    from medmap.commands.analysis import AnalyseOptions, analyse_bundles
+    from medmap.commands.analysis import AnalyzeOptions, analyze_bundles
 
-    options = AnalyseOptions(tap, cases, places, seed, overwrite)
+    options = AnalyzeOptions(tap, cases, places, seed, overwrite)
     with showing_progress() as report:
-        found = analyse_bundles(bundles, data, output, options, report)
+        found = analyze_bundles(bundles, data, output, options, report)
     names = ("centroid_distance", "mmd", "two_sample_accuracy", "paired_distance")
     table = Table("bundle", "tap", *(name.replace("_", " ") for name in names))
     for bundle, measures in found.items():
