@@ -1,32 +1,53 @@
-"""What can go wrong, in words: one sentence of cause, one of remedy, and the exit code of the command line.
+"""Errors that a user can meet: one sentence of cause, one of remedy, and an exit code.
 
-Exit codes follow ``sysexits.h`` where it has one (65 bad data, 66 no such input, 69 device unavailable, 70 internal,
-73 cannot create output, 74 input/output failure, 78 bad configuration or bundle), 2 for wrong usage and 130 for Ctrl-C.
+Exit codes follow ``sysexits.h`` where it has one (65 bad data, 66 no such input, 69 unavailable,
+70 internal, 73 cannot create output, 74 input/output failure, 78 bad configuration or bundle);
+2 stands for wrong usage and 130 for Ctrl-C.
+
+Causes and remedies name no command-line option and no button, because the command line and the
+3D Slicer panel show the same errors. An error that an option can solve names it in ``option``.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
+LISTED_ERRORS = 20
+"""``combined_error`` spells out this many causes and counts the others."""
+
+_OUT_OF_MEMORY = ("can't allocate memory", "not enough memory", "Cannot allocate memory")
+"""PyTorch raises a plain RuntimeError with one of these texts when the CPU's memory is exhausted."""
+
 
 class MedMAPError(Exception):
-    """Base of every error that a user can meet.
+    """Base class of every error that a user can meet.
 
     Args:
         cause: one sentence: what was found, where, and what was expected.
-        remedy: one sentence: what the user can do about it.
+        remedy: one sentence: what the user can do about it, neutral to the interface.
+        option: the command-line option that carries out the remedy, without dashes (``device``, or
+            ``device cpu`` where one value is meant). The command line shows it behind the remedy,
+            other interfaces ignore it.
     """
 
     exit_code = 70
 
-    def __init__(self, cause: str, remedy: str):
+    def __init__(self, cause: str, remedy: str, option: str | None = None):
         super().__init__(f"{cause} {remedy}")
         self.cause = cause
         self.remedy = remedy
+        self.option = option
 
     def __reduce__(self) -> tuple:
-        """Come back whole from another process: by default only the joined text would."""
-        return type(self), (self.cause, self.remedy)
+        """Keep all fields when the error is pickled; the default would keep the joined text only."""
+        return type(self), (self.cause, self.remedy, self.option)
+
+    @property
+    def command_line_remedy(self) -> str:
+        """The remedy with the option: ``Choose the CPU (--device cpu).``"""
+        if self.option is None:
+            return self.remedy
+        return f"{self.remedy.removesuffix('.')} (--{self.option})."
 
 
 class UsageError(MedMAPError):
@@ -54,7 +75,7 @@ class UnavailableError(MedMAPError):
 
 
 class InternalError(MedMAPError):
-    """Something that should not happen did; worth a report."""
+    """A condition that should never occur; worth a bug report."""
 
     exit_code = 70
 
@@ -82,24 +103,41 @@ class Cancelled(MedMAPError):
 
     exit_code = 130
 
-    def __init__(self, cause: str = "Cancelled.", remedy: str = "Nothing was written."):
-        super().__init__(cause, remedy)
+    def __init__(
+        self,
+        cause: str = "Cancelled.",
+        remedy: str = "Nothing was written.",
+        option: str | None = None,
+    ):
+        super().__init__(cause, remedy, option)
 
 
-def all_of(faults: Sequence[MedMAPError], cases: int) -> MedMAPError:
-    """One error that names every fault of a cohort, so that a user mends them in one go; the first one as it is."""
-    if len(faults) == 1:
-        return faults[0]
-    shown = " ".join(fault.cause for fault in faults[:20])
-    more = f" And {len(faults) - 20} more." if len(faults) > 20 else ""
-    return type(faults[0])(
-        f"{len(faults)} of {cases} cases cannot be used. {shown}{more}", "Mend or remove them."
+def combined_error(errors: Sequence[MedMAPError], case_count: int) -> MedMAPError:
+    """Combine the errors of a cohort into one, so that a user can fix all cases at once.
+
+    Args:
+        errors: at least one; a single error is returned unchanged.
+        case_count: number of cases that were looked at.
+
+    Returns:
+        An error of the first one's class that lists the first ``LISTED_ERRORS`` causes.
+    """
+    if len(errors) == 1:
+        return errors[0]
+    causes = " ".join(error.cause for error in errors[:LISTED_ERRORS])
+    hidden_count = len(errors) - LISTED_ERRORS
+    if hidden_count > 0:
+        causes += f" And {hidden_count} more."
+    return type(errors[0])(
+        f"{len(errors)} of {case_count} cases cannot be used. {causes}", "Fix or remove them."
     )
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether memory did not suffice: a device's, the interpreter's, or the CPU's, of which PyTorch tells in words."""
+    """Whether an exception means that the memory of a device or of the system is exhausted."""
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return True
-    words = ("can't allocate memory", "not enough memory", "Cannot allocate memory")
-    return isinstance(error, RuntimeError) and any(word in str(error) for word in words)
+    if not isinstance(error, RuntimeError):
+        return False
+    message = str(error)
+    return any(text in message for text in _OUT_OF_MEMORY)

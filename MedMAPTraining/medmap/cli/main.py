@@ -32,7 +32,7 @@ from medmap.errors import Cancelled, InternalError, MedMAPError, UnavailableErro
 
 def _fail(error: MedMAPError) -> int:
     err.print(f"error: {error.cause}", soft_wrap=True, markup=False)
-    err.print(f"fix: {error.remedy}", soft_wrap=True, markup=False)
+    err.print(f"fix: {error.command_line_remedy}", soft_wrap=True, markup=False)
     return error.exit_code
 
 

@@ -18,7 +18,7 @@ from medmap.errors import (
     MissingInputError,
     OutputError,
     UsageError,
-    all_of,
+    combined_error,
 )
 from medmap.inference import resolve_device
 from medmap.io.atomic import make_folder
@@ -264,7 +264,7 @@ def cache_cases(
         for type_, cause, remedy in team.gather([(type(e), e.cause, e.remedy) for e in faults])
     ]
     if faults:
-        raise all_of(faults, len(cases))
+        raise combined_error(faults, len(cases))
     return [cache / case.case_id for case in cases]
 
 
