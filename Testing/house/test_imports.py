@@ -39,8 +39,8 @@ ORDER = [
         "training.distributed",
     },
     {"io"},
-    {"training.cache"},
-    {"training.dataset", "training.generated"},
+    {"training.cache", "training.augmentation"},
+    {"training.dataset", "training.generated", "training.sources"},
     {
         "training.objectives",
         "training.checkpoint",

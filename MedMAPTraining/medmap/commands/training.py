@@ -35,6 +35,7 @@ from medmap.training.loop import Engine, train
 from medmap.training.missingness import build_missingness, full, write_masks
 from medmap.training.published import find_recipe, find_split, require_teacher
 from medmap.training.recipe import Recipe
+from medmap.training.sources import GENERATED, MixedSampler, by_tumor, require_sources
 from medmap.training.splits import part_of, read_split
 from medmap.training.validation import Validation
 
@@ -99,8 +100,9 @@ def train_bundle(
     team, done, started = Team(fabric), 0, time.monotonic()
     report = report if team.first else lambda fraction, text: None
     if data:
-        recipe = replace(recipe, generation=None)
-        data_of = _given(recipe, task, data, run, team, report)
+        if GENERATED not in recipe.sources:
+            recipe = replace(recipe, generation=None)
+        data_of = _given(recipe, task, data, run, options, team, report)
     else:
         options = replace(options, workers=0)  # heads are made ahead in another way
         data_of = _generated(recipe, task, run, options, team)
@@ -141,7 +143,7 @@ def _train_one(
 ) -> int:
     """Train one network, with a log; returns the steps done."""
     sampler = shared["sampler"]
-    waits = isinstance(sampler, GeneratedSampler)
+    waits = hasattr(sampler, "seconds")
     with TrainingLog(
         run, recipe.steps, report, lambda: {"waited": sampler.seconds} if waits else {}
     ) as log:
@@ -155,17 +157,28 @@ def _generated(recipe: Recipe, task: Task, run: Path, options: TrainOptions, tea
             "The recipe is for a data set's cases.",
             "Name their folder with --data, or say --split none.",
         )
+    require_sources(recipe.sources, None)
     _make_run(run, team)
     return {
         "sampler": generated_patches(recipe, task, run, options.device, options.anatomy, team.rank)
     }
 
 
-def _given(recipe: Recipe, task: Task, data: Path, run: Path, team: Team, report: Report) -> dict:
+def _given(
+    recipe: Recipe,
+    task: Task,
+    data: Path,
+    run: Path,
+    options: TrainOptions,
+    team: Team,
+    report: Report,
+) -> dict:
     """Where batches come from with data: patches of the cases, held-out batches, and validation if the split has it."""
     cases = cases_of(find_cases(data, task), recipe.split)
     _make_run(run, team)
     sampler, held_out = cached_patches(recipe, task, cases["train"], run, report, team)
+    if recipe.sources:
+        sampler = mixed(recipe, task, sampler, run, options, team)
     found = {"sampler": sampler, "held_out": held_out}
     if cases.get("val"):
         folders = cache_cases(cases["val"], task, recipe.preprocess, run / "cache", team, report)
@@ -234,6 +247,25 @@ def cached_patches(
     # They show all that may be seen of them; the seed's complement keeps the two draws apart.
     others = PatchSampler(folders[1], full(task), 2**32 - 1 - recipe.seed, recipe.augmentation)
     return sampler, lambda n: others.batch(n, recipe.batch, recipe.patch)
+
+
+def mixed(
+    recipe: Recipe, task: Task, sampler: PatchSampler, run: Path, options: TrainOptions, team: Team
+) -> MixedSampler:
+    """The sources of a recipe, of which the cases' sampler becomes one or two. Raises UsageError for an empty one."""
+    folders = by_tumor(sampler.folders)
+    require_sources(recipe.sources, folders)
+    samplers: dict[str, Sampler] = {}
+    for name in recipe.sources:
+        if name == GENERATED:
+            samplers[name] = generated_patches(
+                recipe, task, run, options.device, options.anatomy, team.rank
+            )
+        else:
+            samplers[name] = PatchSampler(
+                folders[name], sampler.missingness, recipe.seed, recipe.augmentation
+            )
+    return MixedSampler(samplers, recipe.sources, recipe.seed)
 
 
 def cache_cases(

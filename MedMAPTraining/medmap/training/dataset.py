@@ -14,6 +14,7 @@ from torch import Tensor
 
 from medmap.errors import InputDataError
 from medmap.io.cohorts import Case, find_cases
+from medmap.training.augmentation import StandardAugmentation, acquired, deformed
 from medmap.training.cache import cache_case, read_label
 from medmap.training.missingness import Missingness
 
@@ -139,6 +140,7 @@ class Augmentation:
         shift: largest change of the brightness, in z-scores.
         noise: largest standard deviation of added noise, in z-scores.
         foreground: share of patches centered on a labeled voxel.
+        standard: further transforms (``StandardAugmentation``); None applies none of them.
     """
 
     flip: float = 0.5
@@ -147,6 +149,15 @@ class Augmentation:
     noise: float = 0.15
     foreground: float = 0.6
     rotate: float = 0.0
+    standard: StandardAugmentation | None = None
+
+    @staticmethod
+    def from_dict(standard: dict | None = None, **numbers) -> Augmentation:
+        """From the plain data of a recipe. Raises TypeError for an unknown key."""
+        if standard is None:
+            return Augmentation(**numbers)
+        values = {key: tuple(v) if isinstance(v, list) else v for key, v in standard.items()}
+        return Augmentation(**numbers, standard=StandardAugmentation(**values))
 
 
 class PatchSampler:
@@ -210,6 +221,8 @@ class PatchSampler:
         present = self._present(folder, step, available, rng)
         box = (*(1,) * (label.ndim - len(patch)), *patch)
         low = self._corner(folder, label, rng, box)
+        if self.augmentation.standard is not None:
+            return self._standard_sample(folder, present, low, patch, rng)
         sample = np.zeros((len(image), *box), np.float32)
         for m in np.flatnonzero(present):
             sample[m] = _cut(image[m], low, box)
@@ -223,6 +236,40 @@ class PatchSampler:
             degrees = self.augmentation.rotate * rng.uniform(-1, 1)
             sample, label, brain = (rotated(a, degrees) for a in (sample, label, brain))
         return sample, present, label, brain, folder.name, self._draw(present, rng)
+
+    def _standard_sample(
+        self,
+        folder: Path,
+        present: np.ndarray,
+        low: Sequence[int],
+        patch: Sequence[int],
+        rng: np.random.Generator,
+    ) -> tuple:
+        """A patch under the standard augmentation; gain, shift, noise and mirroring follow as for any other."""
+        spec = self.augmentation.standard
+        image, label, brain, _ = self._arrays(folder)
+        box = (*(1,) * (label.ndim - len(patch)), *patch)
+        shown = [scan if there else None for scan, there in zip(image, present, strict=True)]
+        result = deformed(shown, label, brain, low, box, spec, rng)
+        if result is None:
+            sample = torch.zeros((len(image), *box))
+            for m in np.flatnonzero(present):
+                sample[m] = torch.from_numpy(_cut(image[m], low, box).astype(np.float32))
+            classes, inside = _cut(label, low, box), _cut(brain, low, box).astype(bool)
+        else:
+            sample, classes, inside = result[0], result[1].numpy(), result[2].numpy()
+        renewed = acquired(sample, present, spec, rng)
+        gain, shift, noise, flip, seed = self._draw(present, rng)
+        gain[renewed], shift[renewed] = 1.0, 0.0
+        values = (sample.numpy().reshape(-1, *patch), classes.reshape(patch), inside.reshape(patch))
+        return (
+            values[0],
+            present,
+            values[1],
+            values[2],
+            folder.name,
+            (gain, shift, noise, flip, seed),
+        )
 
     def _present(
         self, folder: Path, step: int, available: np.ndarray, rng: np.random.Generator

@@ -59,7 +59,9 @@ class Recipe:
         clip: largest norm of the gradient; 0 does not clip.
         seed: of weights, patches, augmentation and missingness.
         augmentation, preprocess, postprocess: how patches are varied, and what the bundle does before and after.
-        generation: which heads are generated, for a training without cases on disk; None with cases.
+        generation: which heads are generated, for a training without cases on disk; None with cases alone.
+        sources: weight of each source of samples by name (``medmap.sources.SOURCES``), ``cases``, ``tumor_free`` and
+            ``generated``; empty takes every case alike, or generated ones where no cases are given.
     """
 
     about: str = ""
@@ -93,6 +95,7 @@ class Recipe:
     preprocess: PreprocessSpec = field(default_factory=PreprocessSpec)
     postprocess: PostprocessSpec = ISLANDS
     generation: Generation | None = None
+    sources: dict[str, float] = field(default_factory=dict)
 
     def digest(self) -> str:
         """Hash of what determines the training, by which a resumed run knows that it is the same one."""
@@ -100,6 +103,11 @@ class Recipe:
         # Under the names of the first version, so that runs begun with it go on.
         for earlier, field_name in EARLIER_FIELDS.items():
             content[earlier] = content.pop(field_name)
+        # Fields that came later count only where they are used: runs that are older than they are can be resumed.
+        if not self.sources:
+            del content["sources"]
+        if self.augmentation.standard is None:
+            del content["augmentation"]["standard"]
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
     def patch_at(self, step: int) -> tuple[int, ...]:
@@ -125,7 +133,7 @@ class Recipe:
     def from_dict(data: Mapping) -> Recipe:
         """A recipe from plain data. Raises TypeError for a field that there is not."""
         nested = {
-            "augmentation": Augmentation,
+            "augmentation": Augmentation.from_dict,
             "preprocess": PreprocessSpec,
             "postprocess": PostprocessSpec,
             "generation": Generation.from_dict,

@@ -1,0 +1,290 @@
+"""Augmentation of labeled cases by geometry and acquisition: nnU-Net's transforms, one pass for the geometry.
+
+Everything is drawn from the generator of one sample, so a sample stays a pure function of seed, step and number.
+Voxels that are exactly 0 in a scan (background, absent modalities) stay exactly 0.
+
+Transforms and their ranges follow Isensee et al., nnU-Net, Nature Methods 2021, Supplementary Note 2; thick slices
+along one axis and the bias field follow Billot et al., SynthSeg, Medical Image Analysis 2023.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.functional import grid_sample, interpolate
+
+BACKGROUND_Z = (3.0, 6.0)
+"""Distance of the mean of a brain from zero intensity, in its standard deviations: a bias field multiplies
+intensities, and z-scores no longer show where zero was."""
+
+CONTROL_SPACING = 24
+"""Voxels between the control points of an elastic deformation."""
+
+
+@dataclass(frozen=True)
+class StandardAugmentation:
+    """Strength of each transform. Chances are per patch for geometry, per modality for everything else.
+
+    Attributes:
+        geometry: chance of rotation and scaling together.
+        rotation: largest angle about each axis in degrees.
+        scaling: largest logarithm of the scale.
+        elastic: chance of an elastic deformation.
+        displacement: standard deviation of the control points in voxels.
+        blur: chance of a Gaussian blur.
+        blur_sigma: its range in voxels.
+        thick: chance of thick slices along one random axis.
+        thickness: their range in voxels.
+        gamma: chance of a gamma curve, which keeps mean and standard deviation.
+        gamma_log: largest logarithm of the exponent.
+        inverted: share of the gamma curves that act on the inverted scan.
+        bias: chance of a bias field.
+        bias_log: standard deviation of the logarithm of its control points.
+        cut: chance of a shortened field of view; never of all present modalities.
+        cut_share: largest share of the patch that a shortened field of view lacks.
+        renewed: chance that a scan gets its z-score anew, instead of a changed contrast and brightness.
+    """
+
+    geometry: float = 0.8
+    rotation: float = 20.0
+    scaling: float = 0.2
+    elastic: float = 0.3
+    displacement: float = 2.5
+    blur: float = 0.15
+    blur_sigma: tuple[float, float] = (0.5, 1.0)
+    thick: float = 0.2
+    thickness: tuple[float, float] = (2.0, 4.0)
+    gamma: float = 0.5
+    gamma_log: float = 0.5
+    inverted: float = 0.1
+    bias: float = 0.5
+    bias_log: float = 0.1
+    cut: float = 0.05
+    cut_share: float = 0.25
+    renewed: float = 0.5
+
+
+def deformed(
+    images: Sequence[np.ndarray | None],
+    label: np.ndarray,
+    brain: np.ndarray,
+    low: Sequence[int],
+    patch: Sequence[int],
+    spec: StandardAugmentation,
+    rng: np.random.Generator,
+) -> tuple[Tensor, Tensor, Tensor] | None:
+    """A rotated, scaled and elastically deformed patch, interpolated once from the whole case.
+
+    Args:
+        images: M scans [D, H, W] of one case, None where the patch does not show the modality.
+        label: [D, H, W] class indices.
+        brain: [D, H, W] mask.
+        low: lower corner of the undeformed patch in the case; may be negative.
+        patch: [3] voxels; an axis of one voxel (a slice) is left as it is.
+        spec: strength.
+        rng: of this sample.
+
+    Returns:
+        [M, *patch] float32 images (trilinear), [*patch] int64 label and [*patch] bool brain (nearest neighbor); None
+        where the draw deforms nothing.
+    """
+    position = positions(low, patch, spec, rng)
+    if position is None:
+        return None
+    box, grid = _sampling_grid(position, label.shape)
+    classes = torch.from_numpy(np.stack([label[box], brain[box]]).astype(np.float32))
+    nearest = grid_sample(classes[None], grid, mode="nearest", align_corners=True)[0]
+    result_label, result_brain = nearest[0].long(), nearest[1] > 0.5
+    result = torch.zeros((len(images), *patch))
+    shown = [m for m, image in enumerate(images) if image is not None]
+    for m in shown:
+        scan = torch.from_numpy(images[m][box].astype(np.float32))
+        result[m] = grid_sample(scan[None, None], grid, align_corners=True)[0, 0]
+        result[m] *= result_brain
+    return result, result_label, result_brain
+
+
+def positions(
+    low: Sequence[int], patch: Sequence[int], spec: StandardAugmentation, rng: np.random.Generator
+) -> Tensor | None:
+    """[D, H, W, 3] positions in the case, in voxels, of a patch's voxels; None for no deformation."""
+    moves, bends = rng.random() < spec.geometry, rng.random() < spec.elastic
+    angles = np.radians(spec.rotation) * rng.uniform(-1, 1, 3)
+    zoom = math.exp(spec.scaling * rng.uniform(-1, 1))
+    matrix = _matrix(angles, zoom, patch) if moves else np.eye(3)
+    control = [max(2, round(size / CONTROL_SPACING) + 1) for size in patch]
+    bend = rng.standard_normal((3, *control)).astype(np.float32) * spec.displacement
+    if not moves and not bends:
+        return None
+    middle = [(size - 1) / 2 for size in patch]
+    lines = [
+        torch.arange(size, dtype=torch.float32) - half
+        for size, half in zip(patch, middle, strict=True)
+    ]
+    position = torch.empty((*patch, 3))
+    for axis in range(3):
+        d, h, w = (float(matrix[axis, n]) * lines[n] for n in range(3))
+        plane = d[:, None] + h[None, :] + (low[axis] + middle[axis])
+        torch.add(plane[:, :, None], w, out=position[..., axis])
+    if bends:
+        fields = interpolate(
+            torch.from_numpy(bend)[None], size=tuple(patch), mode="trilinear", align_corners=True
+        )[0]
+        for axis in range(3):
+            if patch[axis] > 1:
+                position[..., axis] += fields[axis]
+    return position
+
+
+def _matrix(angles: np.ndarray, zoom: float, patch: Sequence[int]) -> np.ndarray:
+    """[3, 3] rotation about the three axes over the scale; a slice turns and scales within its own plane only."""
+    matrix = np.eye(3)
+    flat = [axis for axis in range(3) if patch[axis] == 1]
+    for axis in range(3):
+        if flat and axis not in flat:
+            continue
+        one, other = (n for n in range(3) if n != axis)
+        turn = np.eye(3)
+        turn[one, one] = turn[other, other] = math.cos(angles[axis])
+        turn[one, other], turn[other, one] = -math.sin(angles[axis]), math.sin(angles[axis])
+        matrix = turn @ matrix
+    scale = np.array([1.0 if axis in flat else 1.0 / zoom for axis in range(3)])
+    return matrix * scale[:, None]
+
+
+def _sampling_grid(position: Tensor, shape: Sequence[int]) -> tuple[tuple[slice, ...], Tensor]:
+    """The part of a case that the positions touch, and the positions as ``grid_sample`` takes them for that part."""
+    flat = position.reshape(-1, 3)
+    lowest, highest = flat.amin(0).floor().long().tolist(), flat.amax(0).ceil().long().tolist()
+    box = []
+    for axis, size in enumerate(shape):
+        start = min(max(lowest[axis], 0), size - 1)
+        box.append(slice(start, max(min(highest[axis] + 1, size), start + 1)))
+    grid = torch.empty_like(position)
+    for axis, part in enumerate(box):
+        width = max(part.stop - part.start - 1, 1)
+        torch.mul(position[..., axis], 2 / width, out=grid[..., 2 - axis])
+        grid[..., 2 - axis] -= 2 * part.start / width + 1
+    return tuple(box), grid[None]
+
+
+def acquired(
+    image: Tensor, present: np.ndarray, spec: StandardAugmentation, rng: np.random.Generator
+) -> np.ndarray:
+    """Vary how each present modality was acquired, in place.
+
+    Args:
+        image: [M, D, H, W] z-scores of one patch; background 0.
+        present: [M] bool.
+        spec: strength.
+        rng: of this sample.
+
+    Returns:
+        [M] bool: the modalities whose z-score was renewed, which should keep their contrast and brightness.
+    """
+    shown = np.flatnonzero(present)
+    uncut = len(shown)
+    renewed = np.zeros(len(present), bool)
+    for m in shown:
+        scan = image[m]
+        if rng.random() < spec.cut and uncut > 1:
+            _shorten(scan, spec, rng)
+            uncut -= 1
+        mask = (scan != 0).float()
+        count = float(mask.sum())
+        if count == 0:
+            continue
+        if rng.random() < spec.blur:
+            sigma = rng.uniform(*spec.blur_sigma)
+            scan.copy_(_blurred(scan, sigma) / _blurred(mask, sigma).clamp_(min=1e-3))
+        if rng.random() < spec.thick:
+            axis, thickness = int(rng.integers(3)), rng.uniform(*spec.thickness)
+            scan.copy_(
+                _thick(scan, axis, thickness) / _thick(mask, axis, thickness).clamp_(min=1e-3)
+            )
+        if rng.random() < spec.bias:
+            _shade(scan, spec.bias_log, rng)
+        scan.mul_(mask)
+        if rng.random() < spec.gamma:
+            exponent = math.exp(spec.gamma_log * rng.uniform(-1, 1))
+            _bend_intensities(scan, mask, count, exponent, inverted=rng.random() < spec.inverted)
+        renewed[m] = rng.random() < spec.renewed
+        if renewed[m]:
+            mean, deviation = _moments(scan, count)
+            scan.sub_(mean).div_(deviation).mul_(mask)
+    return renewed
+
+
+def _shorten(scan: Tensor, spec: StandardAugmentation, rng: np.random.Generator) -> None:
+    """Zero one end of the scan along a random axis."""
+    axis, at_end = int(rng.integers(3)), rng.random() < 0.5
+    size = scan.shape[axis]
+    lacking = int(size * spec.cut_share * rng.random())
+    scan.narrow(axis, size - lacking if at_end else 0, lacking).zero_()
+
+
+def _blurred(scan: Tensor, sigma: float) -> Tensor:
+    """Gaussian blur by shifted sums, zeros from outside: one channel is too few for a convolution to be fast."""
+    radius = max(1, math.ceil(2 * sigma))
+    weights = [math.exp(-0.5 * (n / sigma) ** 2) for n in range(radius + 1)]
+    total = weights[0] + 2 * sum(weights[1:])
+    for axis in range(scan.ndim):
+        size = scan.shape[axis]
+        if size <= radius:
+            continue
+        result = scan * (weights[0] / total)
+        for n in range(1, radius + 1):
+            share = weights[n] / total
+            result.narrow(axis, n, size - n).add_(scan.narrow(axis, 0, size - n), alpha=share)
+            result.narrow(axis, 0, size - n).add_(scan.narrow(axis, n, size - n), alpha=share)
+        scan = result
+    return scan
+
+
+def _thick(scan: Tensor, axis: int, thickness: float) -> Tensor:
+    """Means over slices of this thickness in voxels, interpolated back to the grid."""
+    size = list(scan.shape)
+    size[axis] = max(1, round(size[axis] / thickness))
+    slices = interpolate(scan[None, None], size=tuple(size), mode="area")
+    return interpolate(slices, size=tuple(scan.shape), mode="trilinear", align_corners=False)[0, 0]
+
+
+def _shade(scan: Tensor, amount: float, rng: np.random.Generator) -> None:
+    """Multiply the intensities behind the z-scores with a smooth field."""
+    control = torch.from_numpy(rng.standard_normal((4, 4, 4)).astype(np.float32) * amount)
+    field = interpolate(
+        control[None, None], size=tuple(scan.shape), mode="trilinear", align_corners=True
+    )[0, 0]
+    offset = rng.uniform(*BACKGROUND_Z)
+    scan.add_(offset).mul_(field.exp_()).sub_(offset)
+
+
+def _bend_intensities(
+    scan: Tensor, mask: Tensor, count: float, exponent: float, *, inverted: bool
+) -> None:
+    """A gamma curve between the smallest and the largest value; mean and standard deviation of the brain stay."""
+    low, high = float(scan.min()), float(scan.max())
+    extent = max(high - low, 1e-6)
+    mean, deviation = _moments(scan, count)
+    scan.sub_(low).div_(extent)
+    if inverted:
+        scan.neg_().add_(1)
+    scan.clamp_(min=1e-6).pow_(exponent)
+    if inverted:
+        scan.neg_().add_(1)
+    scan.mul_(mask)
+    curved_mean, curved_deviation = _moments(scan, count)
+    scale = deviation / curved_deviation
+    scan.sub_(curved_mean).mul_(scale).add_(mean).mul_(mask)
+
+
+def _moments(scan: Tensor, count: float) -> tuple[float, float]:
+    """Mean and standard deviation over the brain of a scan that is 0 elsewhere."""
+    mean = float(scan.sum()) / count
+    square = float(scan.square().sum()) / count
+    return mean, math.sqrt(max(square - mean**2, 1e-6))

@@ -1,0 +1,127 @@
+"""Several sources of training samples in fixed proportions, without state: real, tumor-free and generated cases."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from medmap.errors import UsageError
+from medmap.training.dataset import Batch, Sampler
+
+CASES, TUMOR_FREE, GENERATED = "cases", "tumor_free", "generated"
+SOURCES = (CASES, TUMOR_FREE, GENERATED)
+"""What a recipe's ``sources`` may name: labeled cases with a tumor, cases whose label is empty, generated cases."""
+
+_STREAM = 0x50C5
+"""Keeps the choice of the source apart from the samplers' own draws, which begin with the same seed and step."""
+
+
+class MixedSampler:
+    """Takes each sample from one of several samplers, chosen at random in fixed proportions.
+
+    The source of a sample is a pure function of seed, step and the sample's number, and so is the sample.
+
+    Args:
+        samplers: by name of the source.
+        shares: weight of each source, of the same names; only proportions matter.
+        seed: of the choice.
+    """
+
+    def __init__(self, samplers: Mapping[str, Sampler], shares: Mapping[str, float], seed: int):
+        self.samplers, self.seed = dict(samplers), seed
+        weights = np.array([float(shares[name]) for name in self.samplers])
+        self._bounds = np.cumsum(weights / weights.sum())
+        self._source_by_case = {}
+        for name, sampler in self.samplers.items():
+            self._source_by_case.update(dict.fromkeys(sampler.case_ids, name))
+        self.case_ids = tuple(self._source_by_case)
+
+    @property
+    def device(self) -> torch.device:
+        """Where batches are assembled: a GPU as soon as one source works there."""
+        devices = [
+            getattr(sampler, "device", torch.device("cpu")) for sampler in self.samplers.values()
+        ]
+        return next((device for device in devices if device.type != "cpu"), torch.device("cpu"))
+
+    @property
+    def seconds(self) -> float:
+        """Seconds that training has waited for generated cases."""
+        return sum(getattr(sampler, "seconds", 0.0) for sampler in self.samplers.values())
+
+    def shows(self, case_id: str) -> np.ndarray:
+        """[M] bool: the modalities that training may ever show of a case."""
+        return self.samplers[self._source_by_case[case_id]].shows(case_id)
+
+    def source(self, step: int, number: int) -> str:
+        """Name of the source that a step's sample comes from."""
+        draw = np.random.default_rng([self.seed, step, number, _STREAM]).random()
+        return list(self.samplers)[int(np.searchsorted(self._bounds[:-1], draw, side="right"))]
+
+    def batch(self, step: int, size: int, patch: Sequence[int], first: int = 0) -> Batch:
+        """Samples ``first`` to ``first + size - 1`` of a step, [size, M, *patch]."""
+        singles = []
+        for number in range(first, first + size):
+            sampler = self.samplers[self.source(step, number)]
+            singles.append(sampler.batch(step, 1, patch, number).to(self.device))
+        return concatenated(singles)
+
+
+def concatenated(batches: Sequence[Batch]) -> Batch:
+    """One batch of several, in order; their random variation has been carried out already."""
+    if len(batches) == 1:
+        return batches[0]
+    tensors = {}
+    for field in fields(Batch):
+        values = [getattr(batch, field.name) for batch in batches]
+        if isinstance(values[0], torch.Tensor):
+            tensors[field.name] = torch.cat(values)
+    case_ids = sum((batch.case_id for batch in batches), ())
+    shown = set().union(*(batch.known or () for batch in batches))
+    return Batch(case_id=case_ids, known=tuple(sorted(shown)), **tensors)
+
+
+def by_tumor(folders: Sequence[Path]) -> dict[str, list[Path]]:
+    """Cached cases with a tumor and without one, by name of the source."""
+    sorted_folders = {CASES: [], TUMOR_FREE: []}
+    for folder in folders:
+        has_tumor = np.load(folder / "label.npy", mmap_mode="r").any()
+        sorted_folders[CASES if has_tumor else TUMOR_FREE].append(folder)
+    return sorted_folders
+
+
+def require_sources(
+    shares: Mapping[str, float], folders: Mapping[str, Sequence[Path]] | None
+) -> None:
+    """Check a recipe's sources before training.
+
+    Args:
+        shares: weight of each source by name.
+        folders: cached cases by source; None without ``--data``.
+
+    Raises:
+        UsageError: an unknown source, a weight that is not positive, or a source without cases.
+    """
+    unknown = sorted(set(shares) - set(SOURCES))
+    if unknown or any(not share > 0 for share in shares.values()):
+        raise UsageError(
+            f"The sources {dict(shares)} are not understood.",
+            f"Give positive weights to some of {', '.join(SOURCES)}.",
+        )
+    for name in (CASES, TUMOR_FREE):
+        if name not in shares:
+            continue
+        if folders is None:
+            raise UsageError(
+                f"The recipe's source '{name}' needs cases.", "Name their folder with --data."
+            )
+        if not folders[name]:
+            kind = "with a tumor" if name == CASES else "without a tumor (an empty label)"
+            raise UsageError(
+                f"The recipe's source '{name}' needs cases {kind}, and there are none to train on.",
+                f"Add some, or remove '{name}' from the recipe's sources.",
+            )
