@@ -18,7 +18,7 @@ from medmap import checks
 from medmap.errors import InputDataError, MedMAPError
 from medmap.foreground import foreground
 from medmap.task import Task
-from medmap.volume import Grid, Volume
+from medmap.volume import Grid, Volume, choose_reference
 
 from . import scene as mrml
 
@@ -26,8 +26,6 @@ FEW_VOXELS = 400_000
 """Voxels to look at of each scan."""
 COVERED = 0.80
 """Less than this share of the reference's brain within another scan's field of view is worth a warning."""
-REFERENCE_ORDER = ("t1ce", "flair", "t1", "t2")
-"""Preferred reference among equally fine scans, as in ``medmap.preprocess.choose_reference``."""
 
 SKULL_STRIPPERS = {
     "HDBrainExtractionTool": "HD Brain Extraction",
@@ -102,14 +100,6 @@ def gridOf(node) -> Grid:
     return Grid(shape, mrml._parentToWorld(node) @ mrml._ijkToRAS(node))
 
 
-def finestOf(grids: Mapping[str, Grid]) -> str:
-    """The scan whose grid carries the result unless the user says otherwise, as ``medmap.preprocess`` chooses it."""
-    finest = min(grid.voxel_ml for grid in grids.values())
-    order = {name: n for n, name in enumerate(REFERENCE_ORDER)}
-    candidates = [name for name, grid in grids.items() if grid.voxel_ml <= 1.01 * finest]
-    return min(candidates, key=lambda name: (order.get(name, len(order)), name))
-
-
 def checkGeometry(
     nodes: Mapping[str, Any],
     task: Task,
@@ -136,7 +126,7 @@ def checkGeometry(
             notices.append(Notice("error", "unreadable", error.cause, error.remedy, (name,)))
     if not grids:
         return GeometryReport(None, tuple(notices))
-    reference = reference if reference in grids else finestOf(grids)
+    reference = reference if reference in grids else choose_reference(grids)
     moved = [n for n in grids if n != reference and not _sameGrid(grids[reference], grids[n])]
     notices += [_gridNotice(task, reference, name, grids) for name in moved]
     notices += _coverage(task, reference, moved, volumes, grids)

@@ -17,7 +17,7 @@ from medmap.checks import foreground
 from medmap.errors import BundleError, InputDataError, UsageError
 from medmap.resampling import canonical_axes, canonical_grid, reorient, sample
 from medmap.task import Task
-from medmap.volume import Grid, Volume
+from medmap.volume import Grid, Volume, choose_reference
 
 
 @dataclass(frozen=True)
@@ -119,18 +119,6 @@ def normalize(
     return result, mask
 
 
-def choose_reference(volumes: Mapping[str, Volume]) -> str:
-    """The scan whose grid carries the result unless the user says otherwise.
-
-    The one with the smallest voxels (by volume, 1 % tolerance), since labels on it lose least; among equals, T1ce,
-    then FLAIR, T1, T2, in which readers look at tumors first; then the alphabet.
-    """
-    finest = min(v.grid.voxel_ml for v in volumes.values())
-    candidates = [name for name, v in volumes.items() if v.grid.voxel_ml <= 1.01 * finest]
-    order = {name: n for n, name in enumerate(("t1ce", "flair", "t1", "t2"))}
-    return min(candidates, key=lambda name: (order.get(name, len(order)), name))
-
-
 def prepare(
     volumes: Mapping[str, Volume],
     task: Task,
@@ -145,7 +133,8 @@ def prepare(
         volumes: scans by modality name; absent ones are simply not there.
         task: names and order of the modalities.
         spec: the bundle's preprocessing.
-        reference: modality whose grid carries the result; None chooses (see ``choose_reference``).
+        reference: modality whose grid carries the result; None chooses
+            (see ``medmap.volume.choose_reference``).
         multiple: sizes are padded to multiples of this (the network's stride).
 
     Raises:
@@ -154,7 +143,8 @@ def prepare(
     """
     if not volumes:
         raise UsageError("No scan was given.", "Give at least one modality.")
-    reference = reference or choose_reference(volumes)
+    grids = {name: volume.grid for name, volume in volumes.items()}
+    reference = reference or choose_reference(grids)
     if reference not in volumes:
         raise UsageError(
             f"The reference '{reference}' is not among the given scans.",
@@ -320,7 +310,6 @@ __all__ = [
     "Prepared",
     "PreprocessSpec",
     "canonical_axes",
-    "choose_reference",
     "normalize",
     "place",
     "prepare",

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
+
+REFERENCE_ORDER = ("t1ce", "flair", "t1", "t2")
+"""Preferred references among equally fine grids: the sequences in which readers look at tumors."""
+REFERENCE_TOLERANCE = 1.01
+"""Grids whose voxels are at most this many times as large as the smallest count as equally fine."""
 
 
 @dataclass(frozen=True)
@@ -62,3 +68,20 @@ class Volume:
     def grid(self) -> Grid:
         """The grid that the voxels lie on."""
         return Grid(tuple(int(n) for n in self.array.shape), self.affine)
+
+
+def choose_reference(grids: Mapping[str, Grid]) -> str:
+    """Choose the modality whose grid carries the result unless the user chooses another.
+
+    Labels lose least detail on the grid with the smallest voxels (by volume, 1 % tolerance). Among
+    equally fine grids ``REFERENCE_ORDER`` decides, then the alphabet.
+
+    Args:
+        grids: modality name -> grid, at least one.
+    """
+    smallest_ml = min(grid.voxel_ml for grid in grids.values())
+    finest = [
+        name for name, grid in grids.items() if grid.voxel_ml <= REFERENCE_TOLERANCE * smallest_ml
+    ]
+    rank = {name: position for position, name in enumerate(REFERENCE_ORDER)}
+    return min(finest, key=lambda name: (rank.get(name, len(rank)), name))

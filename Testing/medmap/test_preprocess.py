@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 
 from medmap.errors import InputDataError, UsageError
 from medmap.postprocess import labels_on_reference
-from medmap.preprocess import PreprocessSpec, choose_reference, normalize, prepare
+from medmap.preprocess import PreprocessSpec, normalize, prepare
 from medmap.resampling import canonical_axes, reorient, restore_orientation, sample, sample_labels
 from medmap.task import BRATS
-from medmap.volume import Grid, Volume
+from medmap.volume import Grid, Volume, choose_reference
 
 SPEC = PreprocessSpec(spacing=2.0)
 
@@ -134,11 +134,10 @@ def rotation(a: float, b: float, c: float) -> np.ndarray:
 
 
 def test_the_finest_scan_is_the_reference_and_t1ce_wins_among_equals(make_head):
-    fine, coarse = make_head(spacing=2.0), make_head(shape=(20, 24, 18), spacing=4.0)
-    assert (
-        choose_reference({"flair": fine["flair"], "t1ce": fine["t1ce"], "t1": fine["t1"]}) == "t1ce"
-    )
-    assert choose_reference({"flair": fine["flair"], "t1ce": coarse["t1ce"]}) == "flair"
+    fine = make_head(spacing=2.0)["t1"].grid
+    coarse = make_head(shape=(20, 24, 18), spacing=4.0)["t1"].grid
+    assert choose_reference({"flair": fine, "t1ce": fine, "t1": fine}) == "t1ce"
+    assert choose_reference({"flair": fine, "t1ce": coarse}) == "flair"
 
 
 def test_a_reference_that_was_not_given_is_refused(volumes):

@@ -6,14 +6,12 @@ import numpy as np
 import pytest
 
 from medmap.task import BRATS
-from medmap.volume import Grid, Volume
 
 pytest.importorskip("slicer")
 
 from MedMAPSegmentLib import registration
 from MedMAPSegmentLib.geometry_checks import (
     checkGeometry,
-    finestOf,
     gridOf,
     installedSkullStrippers,
 )
@@ -127,22 +125,18 @@ class TestGrids:
         assert report.reference == "t2"
         assert report.resampled == ("t1",)
 
-    def test_the_same_scan_is_the_reference_as_in_the_computation(self):
+    def test_the_same_scan_is_the_reference_as_in_the_computation(self, mrml):
         preprocess = pytest.importorskip("medmap.preprocess")
         rng = np.random.default_rng(1)
-        for _ in range(50):
-            sizes = {
-                name: rng.choice([1.0, 1.001, 1.2, 3.0], 3)
-                for name in rng.permutation(BRATS.modality_names)[:3]
-            }
-            grids = {
-                str(name): Grid((2, 2, 2), np.diag([*size, 1.0])) for name, size in sizes.items()
-            }
-            volumes = {
-                name: Volume(np.zeros((2, 2, 2), np.float32), grid.affine)
-                for name, grid in grids.items()
-            }
-            assert finestOf(grids) == preprocess.choose_reference(volumes)
+        for _ in range(25):
+            nodes = {}
+            for name in rng.permutation(BRATS.modality_names)[:3]:
+                size = rng.choice([1.0, 1.001, 1.2, 3.0], 3)
+                array = rng.normal(100, 20, (6, 6, 6)).astype(np.float32)
+                nodes[str(name)] = mrml.volume(array, np.diag([*size, 1.0]))
+            volumes = {name: volumeFromNode(node) for name, node in nodes.items()}
+            prepared = preprocess.prepare(volumes, BRATS, preprocess.PreprocessSpec())
+            assert checkGeometry(nodes, BRATS).reference == prepared.reference
 
     def test_grids_are_those_of_the_copied_volumes(self, scans, mrml):
         (node,) = scans("t1").values()
