@@ -13,7 +13,8 @@ from medmap.bundle.loading import InferenceSpec, NetworkSpec, load_bundle, save_
 from medmap.networks import build_network
 from medmap.preprocess import PreprocessSpec
 from medmap.task import BRATS
-from medmap.training.dataset import Batch
+from medmap.training.batch import Batch
+from medmap.training.cache import write_case_record
 from medmap.volume import Volume
 
 
@@ -42,7 +43,7 @@ def volumes() -> dict[str, Volume]:
 
 
 @pytest.fixture
-def make_head():
+def make_case():
     return head
 
 
@@ -129,7 +130,5 @@ def cached_heads(tmp_path_factory):
         label[15:17, 11:14, 10:12] = 3
         np.save(folder / "label.npy", label * brain)
         np.save(folder / "brain.npy", brain.astype(np.uint8))
-        (folder / "spec.json").write_text(
-            json.dumps({"modalities": list(volumes), "shown": list(volumes)})
-        )
+        write_case_record(folder, list(volumes), list(volumes))
     return sorted(root.iterdir())

@@ -39,9 +39,10 @@ from medmap.training.alignment import MixtureAnchor
 from medmap.training.cache import cache_case
 from medmap.training.checkpoint import load_checkpoint
 from medmap.training.dataset import Augmentation, PatchSampler
-from medmap.training.loop import make_objective, train
+from medmap.training.loop import train
 from medmap.training.missingness import full
 from medmap.training.recipe import Recipe
+from medmap.training.setup import make_objective
 
 SPACING, TRAINED, TESTED = 4.0, 24, 14
 LEAST = 0.008

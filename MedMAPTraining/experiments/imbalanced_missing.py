@@ -102,7 +102,7 @@ def run(root: Path, name: str, seed: int) -> dict:
     place = root / "runs" / f"{name}-{seed}"
     (place / "cache").mkdir(parents=True, exist_ok=True)
     cached = [
-        cache_case(c, BRATS, recipe.preprocess, place / "cache", missingness.ever(c.case_id))
+        cache_case(c, BRATS, recipe.preprocess, place / "cache", missingness.available(c.case_id))
         for c in cases
     ]
     shown = [folder for folder in cached if folder.name not in aside]

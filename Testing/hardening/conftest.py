@@ -116,14 +116,14 @@ def scans(tmp_path, volumes) -> Files:
 
 
 @pytest.fixture
-def make_patients(tmp_path, make_head):
+def make_patients(tmp_path, make_case):
     """``make_patients(steps)``: a folder with two small cases in BraTS layout, and a recipe of so many steps."""
 
     def make(steps: int) -> Path:
         for n in range(2):
             folder = tmp_path / "data" / f"Case_{n}"
             folder.mkdir(parents=True)
-            volumes = make_head(shape=(32, 36, 28), seed=n)
+            volumes = make_case(shape=(32, 36, 28), seed=n)
             for name, volume in volumes.items():
                 image = nib.Nifti1Image(volume.array.astype(np.int16), volume.affine)
                 nib.save(image, folder / f"Case_{n}_{name}.nii.gz")

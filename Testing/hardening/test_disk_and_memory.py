@@ -136,12 +136,12 @@ main()
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="limits of address space are Linux'")
-def test_memory_that_runs_out_is_said_in_words(tmp_path, make_head, tiny_bundle_path):
+def test_memory_that_runs_out_is_said_in_words(tmp_path, make_case, tiny_bundle_path):
     """The address space may grow by 150 MB after everything is imported; 112³ voxels of eight channels want more.
 
     With 40 MB OpenBLAS ends the process by itself (exit code 1, in its own words), before Python is asked.
     """
-    volume = make_head(shape=(112, 112, 112))["t1"]
+    volume = make_case(shape=(112, 112, 112))["t1"]
     nib.save(nib.Nifti1Image(volume.array.astype(np.int16), volume.affine), tmp_path / "t1.nii")
     given = [
         "segment",

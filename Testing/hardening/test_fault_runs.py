@@ -359,14 +359,14 @@ def test_53_59_a_signal_leaves_all_or_nothing(number, scans, tmp_path, tiny_bund
 
 
 @pytest.fixture
-def cohort(tmp_path, make_head):
+def cohort(tmp_path, make_case):
     """Two small cases in BraTS layout, and a recipe of four steps."""
     import nibabel as nib
 
     for n in range(2):
         folder = tmp_path / "data" / f"Case_{n}"
         folder.mkdir(parents=True)
-        volumes = make_head(seed=n)
+        volumes = make_case(seed=n)
         for name, volume in volumes.items():
             nib.save(
                 nib.Nifti1Image(volume.array.astype(np.int16), volume.affine),

@@ -140,7 +140,7 @@ def test_parts_are_smils_and_no_picture_is_in_two_pairs(example):
 
 def test_an_epoch_shows_every_pair_once_and_the_sound_of_a_fixed_share(example, parts):
     sampler = example.data.PairSampler(parts["train"], 0.15, 0, 30)
-    heard = {name for name in sampler.case_ids if sampler.shows(name)[1]}
+    heard = {name for name in sampler.case_ids if sampler.available(name)[1]}
     assert len(heard) == 135
     for epoch in (0, 1):
         seen: list[str] = []

@@ -105,9 +105,9 @@ class Threshold(Backbone):
 @pytest.mark.parametrize("degrees", [7, 20, 45])
 @pytest.mark.parametrize("spacing", [(2, 2, 2), (1.6, 1.6, 3.0)], ids=str)
 def test_a_rotated_sampling_gives_the_same_segmentation_up_to_interpolation(
-    make_head, tiny_bundle, degrees, spacing
+    make_case, tiny_bundle, degrees, spacing
 ):
-    volumes = {name: v for name, v in make_head(noise=0).items() if name in ("t1ce", "flair")}
+    volumes = {name: v for name, v in make_case(noise=0).items() if name in ("t1ce", "flair")}
     bundle = replace(tiny_bundle, network=Threshold())
     source = volumes["t1ce"].grid
     angle = np.deg2rad(degrees)
@@ -139,8 +139,8 @@ def resampled(volume: Volume, grid: Grid) -> Volume:
     )
 
 
-def test_scans_on_different_grids_meet_on_the_reference(make_head, tiny_bundle):
-    fine, coarse = make_head(), make_head(shape=(30, 36, 14), spacing=2.7)
+def test_scans_on_different_grids_meet_on_the_reference(make_case, tiny_bundle):
+    fine, coarse = make_case(), make_case(shape=(30, 36, 14), spacing=2.7)
     result = segment({"t1ce": fine["t1ce"], "flair": coarse["flair"]}, tiny_bundle)
     assert result.labels.shape == fine["t1ce"].array.shape
     assert any(f.check == "grids" for f in result.findings)

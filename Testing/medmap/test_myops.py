@@ -18,6 +18,7 @@ from medmap.commands.segment import Options, segment_files
 from medmap.commands.training import TrainOptions, train_bundle
 from medmap.errors import MissingInputError, UsageError
 from medmap.inference import Run, segment, segment_subsets
+from medmap.io.cohorts import find_cases
 from medmap.io.nifti import read_nifti
 from medmap.metrics import label_masks
 from medmap.networks import NETWORKS, build_network
@@ -26,7 +27,8 @@ from medmap.postprocess import PostprocessSpec, labels_on_reference
 from medmap.preprocess import PreprocessSpec, prepare, slice_axis_of
 from medmap.subset_comparison import what_if
 from medmap.task import BRATS, MYOPS, MYOPS_ANATOMY, Task, find_task
-from medmap.training.dataset import Augmentation, PatchSampler, cache_case, find_cases, rotated
+from medmap.training.cache import cache_case
+from medmap.training.dataset import Augmentation, PatchSampler, rotated
 from medmap.training.missingness import build_missingness
 from medmap.training.recipe import Recipe
 from medmap.volume import Volume

@@ -133,9 +133,9 @@ def rotation(a: float, b: float, c: float) -> np.ndarray:
     return result
 
 
-def test_the_finest_scan_is_the_reference_and_t1ce_wins_among_equals(make_head):
-    fine = make_head(spacing=2.0)["t1"].grid
-    coarse = make_head(shape=(20, 24, 18), spacing=4.0)["t1"].grid
+def test_the_finest_scan_is_the_reference_and_t1ce_wins_among_equals(make_case):
+    fine = make_case(spacing=2.0)["t1"].grid
+    coarse = make_case(shape=(20, 24, 18), spacing=4.0)["t1"].grid
     assert choose_reference({"flair": fine, "t1ce": fine, "t1": fine}) == "t1ce"
     assert choose_reference({"flair": fine, "t1ce": coarse}) == "flair"
 

@@ -128,10 +128,10 @@ def test_the_map_is_where_the_scan_is_whatever_its_orientation(volumes, tiny_bun
     np.testing.assert_allclose(other.maps[ENTROPY], back, atol=2e-4)
 
 
-def test_a_coarser_reference_gets_its_own_grid(make_head, tiny_bundle):
+def test_a_coarser_reference_gets_its_own_grid(make_case, tiny_bundle):
     scans = {
-        "t1ce": make_head()["t1ce"],
-        "flair": make_head(shape=(30, 36, 14), spacing=2.7)["flair"],
+        "t1ce": make_case()["t1ce"],
+        "flair": make_case(shape=(30, 36, 14), spacing=2.7)["flair"],
     }
     result = what_if(scans, tiny_bundle, reference="flair")
     assert result.maps[ENTROPY].shape == result.labels.shape == (30, 36, 14)

@@ -20,7 +20,7 @@ from scipy.io import wavfile
 
 from medmap.errors import InputDataError, MissingInputError
 from medmap.task import Label, Modality, Task
-from medmap.training.dataset import Batch
+from medmap.training.batch import Batch
 
 SPEAKERS = ("jackson", "nicolas", "theo")
 PARTS = {"test": range(15), "train": range(15, 45), "meta": range(45, 50)}
@@ -243,7 +243,7 @@ class PairSampler:
         self.present = torch.from_numpy(np.stack([np.ones(count, bool), heard], 1))
         self.case_ids = tuple(str(n) for n in range(count))
 
-    def shows(self, case_id: str) -> np.ndarray:
+    def available(self, case_id: str) -> np.ndarray:
         """[2] bool: image, and whether the pair has sound."""
         return self.present[int(case_id)].numpy()
 

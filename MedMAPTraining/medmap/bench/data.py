@@ -25,11 +25,11 @@ from medmap.io.atomic import make_folder
 from medmap.io.cohorts import Case, find_cases
 from medmap.preprocess import PreprocessSpec
 from medmap.task import BRATS
-from medmap.training.cache import cache_case, load_case, prepare_case, slices_first
-from medmap.training.dataset import Augmentation, PatchSampler
-from medmap.training.loop import make_objective
+from medmap.training.cache import PreparedArrays, cache_case, open_case, prepare_case, slices_first
+from medmap.training.dataset import Augmentation, PatchSampler, sparse_voxels
 from medmap.training.missingness import full
 from medmap.training.recipe import Recipe
+from medmap.training.setup import make_objective
 
 SPEC = PreprocessSpec()
 MODEL = "training step of the model"
@@ -38,10 +38,12 @@ MODEL = "training step of the model"
 class FromArrays(PatchSampler):
     """Reads all of a case's prepared arrays for every patch."""
 
-    def _arrays(self, folder: Path):
-        case = load_case(folder)
-        self._tumor[folder] = _sparse(case.label)
-        return list(case.image), case.label, case.brain.astype(np.uint8), case.present
+    def _case(self, folder: Path) -> PreparedArrays:
+        mapped = open_case(folder)
+        label = np.array(mapped.label)
+        self._tumor_voxels[folder] = sparse_voxels(label)
+        image = tuple(mapped.dense_image())
+        return replace(mapped, image=image, label=label, brain=np.array(mapped.brain))
 
 
 class FromFiles(PatchSampler):
@@ -56,15 +58,20 @@ class FromFiles(PatchSampler):
         super().__init__(*arguments)
         self.cases, self.spec = cases, spec
 
-    def _arrays(self, folder: Path):
+    def _case(self, folder: Path) -> PreparedArrays:
         case = self.cases[folder.name]
         names = [name for name in BRATS.modality_names if name in case.scans]
         prepared, label = prepare_case(case, BRATS, self.spec, names)
-        image, label, brain = (
-            slices_first(t, prepared).numpy() for t in (prepared.image, label, prepared.brain)
+        classes = slices_first(label, prepared).numpy()
+        brain = slices_first(prepared.brain, prepared).numpy().astype(np.uint8)
+        self._tumor_voxels[folder] = sparse_voxels(classes)
+        return PreparedArrays(
+            case_id=folder.name,
+            image=tuple(slices_first(prepared.image, prepared).numpy()),
+            available=prepared.present.numpy(),
+            label=classes,
+            brain=brain,
         )
-        self._tumor[folder] = _sparse(label)
-        return list(image), label, brain.astype(np.uint8), prepared.present.numpy()
 
 
 def bench_data(
@@ -159,12 +166,6 @@ def _made(folder: Path, spacing: float, progress: Callable[[str], None]) -> Path
     }
     write_phantoms(folder / "data", 2, 2030, spacing, **options)
     return folder / "data"
-
-
-def _sparse(label: np.ndarray) -> np.ndarray:
-    """Some of the labeled voxels, as ``PatchSampler`` keeps them."""
-    found = np.flatnonzero(label)
-    return found[:: max(1, found.size // 4096)]
 
 
 def _beside(row: Cost, step: Cost) -> Cost:

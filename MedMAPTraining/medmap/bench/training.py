@@ -9,7 +9,6 @@ sample a step, both ways give the same losses on the same samples.
 from __future__ import annotations
 
 import contextlib
-import json
 import statistics
 import tempfile
 import time
@@ -26,13 +25,16 @@ from medmap.bench.peer import load_peer
 from medmap.inference import resolve_device
 from medmap.networks import Output
 from medmap.task import BRATS
-from medmap.training.dataset import Batch, PatchSampler
+from medmap.training.batch import Batch
+from medmap.training.cache import write_case_record
+from medmap.training.dataset import PatchSampler
 from medmap.training.distributed import Team, launch
-from medmap.training.loop import Engine, Training, make_objective
+from medmap.training.loop import RuntimeOptions, Training
 from medmap.training.missingness import random_subset
 from medmap.training.objectives import passion
 from medmap.training.objectives.self_distillation import Students, decode_together
 from medmap.training.recipe import Recipe
+from medmap.training.setup import make_objective
 
 METHODS: dict[str, tuple[str, dict]] = {
     "plain": ("plain", {}),
@@ -118,8 +120,10 @@ def bench_training(
             schedule="constant",
             learning_rate=1e-4,
         )
-        ours = Engine(device=device, precision=precision, workers=workers, compiled=compiled)
-        theirs = Engine(device=device, precision="fp32")
+        ours = RuntimeOptions(
+            device=device, precision=precision, workers=workers, compiled=compiled
+        )
+        theirs = RuntimeOptions(device=device, precision="fp32")
         for method in methods:
             objective, options = METHODS[method]
             recipe = replace(base, objective=objective, objective_options=options)
@@ -170,7 +174,7 @@ def training_table(rows: Sequence[TrainingRow]) -> list[list[str]]:
 
 
 def _timed(
-    recipe: Recipe, folders: Sequence[Path], engine: Engine, published: bool, steps: int
+    recipe: Recipe, folders: Sequence[Path], engine: RuntimeOptions, published: bool, steps: int
 ) -> tuple[float, float, float, float | None]:
     """Seconds a step, samples a second, share of waiting, and peak memory in MiB."""
     warm = max(1, steps // 5)
@@ -221,7 +225,9 @@ def _peer(
     return TrainingRow("a peer's", target, "as it is", 1, 0, *figures, None)
 
 
-def _apart(recipe: Recipe, folders: Sequence[Path], engine: Engine, steps: int = 2) -> float:
+def _apart(
+    recipe: Recipe, folders: Sequence[Path], engine: RuntimeOptions, steps: int = 2
+) -> float:
     """Largest relative difference of the losses, step by step, of the published way and ours on the same samples.
 
     Without dropout: the two ways draw its random numbers for different tensors, and no two draws could be compared.
@@ -240,7 +246,7 @@ def _apart(recipe: Recipe, folders: Sequence[Path], engine: Engine, steps: int =
 
 @contextlib.contextmanager
 def _training(
-    recipe: Recipe, folders: Sequence[Path], engine: Engine, published: bool
+    recipe: Recipe, folders: Sequence[Path], engine: RuntimeOptions, published: bool
 ) -> Iterator[Training]:
     """A training in a folder that vanishes, the published way or ours."""
     kind = EveryEncoder if published else PatchSampler
@@ -264,8 +270,8 @@ class EveryEncoder(PatchSampler):
 
     def batch(self, step: int, size: int, patch: Sequence[int], first: int = 0) -> Batch:
         """As ``PatchSampler.batch``."""
-        made = PatchSampler.plain_batch(self, step, size, patch, first).varied()
-        return replace(made, known=tuple(range(made.present.shape[1])))
+        made = PatchSampler.plain_batch(self, step, size, patch, first).augmented()
+        return replace(made, modalities=tuple(range(made.present.shape[1])))
 
 
 def decode_in_turn(
@@ -325,8 +331,6 @@ def _cases(root: Path, shape: Sequence[int], count: int = 4) -> list[Path]:
             ] = index
         np.save(folder / "label.npy", label)
         np.save(folder / "brain.npy", np.ones(shape, np.uint8))
-        (folder / "spec.json").write_text(
-            json.dumps({"modalities": BRATS.modality_names, "shown": BRATS.modality_names})
-        )
+        write_case_record(folder, BRATS.modality_names, BRATS.modality_names)
         folders.append(folder)
     return folders

@@ -28,7 +28,7 @@ from medmap.io.atomic import make_folder, write_text
 from medmap.io.bids import BidsNames, sidecar, write_dataset
 from medmap.io.cohorts import Case, find_cases, is_bids
 from medmap.task import Task
-from medmap.training.distributed import repeatable, without_interrupts
+from medmap.training.distributed import make_main_module_respawnable, without_interrupts
 
 Row = dict[str, str | float | int]
 Report = Callable[[float, str], None]
@@ -261,7 +261,7 @@ def _devices(options: CohortOptions) -> list[str]:
 
 def _by_processes(jobs: Sequence[Job], options: CohortOptions) -> Iterator[Row]:
     """Rows as they come, from workers that are a process each: one that dies takes only its own case along."""
-    repeatable()
+    make_main_module_respawnable()
     waiting: queue.SimpleQueue[Job] = queue.SimpleQueue()
     rows: queue.SimpleQueue[Row] = queue.SimpleQueue()
     for job in jobs:

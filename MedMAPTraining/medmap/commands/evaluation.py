@@ -32,9 +32,9 @@ from medmap.evaluation import (
 from medmap.evaluation.store import SCORES
 from medmap.inference import resolve_device
 from medmap.io.atomic import write_text
+from medmap.io.cohorts import Case, find_cases
 from medmap.report.slices import take_slice
 from medmap.task import Task
-from medmap.training.dataset import Case, find_cases
 from medmap.training.splits import earlier_scorings, ledger, note_scored, part_of, read_split
 
 Report = Callable[[float, str], None]

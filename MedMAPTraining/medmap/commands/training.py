@@ -25,14 +25,16 @@ from medmap.io.atomic import make_folder
 from medmap.io.cohorts import Case, find_cases
 from medmap.preprocess import PreprocessSpec
 from medmap.task import Task, find_task
+from medmap.training.batch import Batch, Sampler
 from medmap.training.cache import cache_case
-from medmap.training.dataset import Batch, PatchSampler, Sampler
+from medmap.training.dataset import PatchSampler
 from medmap.training.distributed import Team, launch
 from medmap.training.export import export
 from medmap.training.generated import GeneratedSampler
 from medmap.training.log import TrainingLog
-from medmap.training.loop import Engine, train
+from medmap.training.loop import train
 from medmap.training.missingness import build_missingness, full, write_masks
+from medmap.training.options import RuntimeOptions
 from medmap.training.published import find_recipe, find_split, require_teacher
 from medmap.training.recipe import Recipe
 from medmap.training.sources import GENERATED, MixedSampler, by_tumor, require_sources
@@ -76,9 +78,9 @@ class TrainOptions:
     data_statement: str = "not stated"
     overwrite: bool = False
 
-    def engine(self) -> Engine:
+    def engine(self) -> RuntimeOptions:
         """How the training is run, as ``medmap.training.loop`` wants it."""
-        return Engine(**{f.name: getattr(self, f.name) for f in fields(Engine)})
+        return RuntimeOptions(**{f.name: getattr(self, f.name) for f in fields(RuntimeOptions)})
 
 
 def train_bundle(
@@ -139,7 +141,7 @@ def train_bundle(
 
 
 def _train_one(
-    run: Path, recipe: Recipe, task: Task, shared: dict, engine: Engine, report: Report
+    run: Path, recipe: Recipe, task: Task, shared: dict, engine: RuntimeOptions, report: Report
 ) -> int:
     """Train one network, with a log; returns the steps done."""
     sampler = shared["sampler"]
@@ -147,7 +149,7 @@ def _train_one(
     with TrainingLog(
         run, recipe.steps, report, lambda: {"waited": sampler.seconds} if waits else {}
     ) as log:
-        return train(recipe, task, run=run, **shared, engine=engine, report=log)
+        return train(recipe, task, run=run, **shared, options=engine, report=log)
 
 
 def _generated(recipe: Recipe, task: Task, run: Path, options: TrainOptions, team: Team) -> dict:
@@ -232,10 +234,10 @@ def cached_patches(
     names = [case.case_id for case in cases]
     missingness = build_missingness(recipe.missingness, task, recipe.missingness_options, names)
     if team.first:
-        write_masks(run / "scans.csv", task, {name: missingness.ever(name) for name in names})
+        write_masks(run / "scans.csv", task, {name: missingness.available(name) for name in names})
     aside = recipe.hold_out(names)
     made = cache_cases(
-        cases, task, recipe.preprocess, run / "cache", team, report, missingness.ever
+        cases, task, recipe.preprocess, run / "cache", team, report, missingness.available
     )
     folders = {
         kept: [f for f, name in zip(made, names, strict=True) if (name in aside) == kept]
@@ -275,7 +277,7 @@ def cache_cases(
     cache: Path,
     team: Team,
     report: Report,
-    ever: Callable[[str], Sequence[bool]] | None = None,
+    available: Callable[[str], Sequence[bool]] | None = None,
 ) -> list[Path]:
     """Prepare cases for training, each process its share; returns their folders when all are there.
 
@@ -284,20 +286,22 @@ def cache_cases(
     if team.first:
         make_folder(cache)
     team.wait()
+    folders: list[tuple[str, str]] = []
     faults: list[tuple[type[MedMAPError], str, str]] = []
     for n in range(team.rank, len(cases), team.size):
+        case = cases[n]
         report(0.0, f"preparing case {n + 1} of {len(cases)}")
         try:
-            cache_case(cases[n], task, spec, cache, ever(cases[n].case_id) if ever else None)
+            visible = available(case.case_id) if available else None
+            folder = cache_case(case, task, spec, cache, visible)
+            folders.append((case.case_id, str(folder)))
         except (InputDataError, MissingInputError) as error:
-            faults.append(type(error)(f"{cases[n].case_id}: {error.cause}", error.remedy))
-    faults = [
-        type_(cause, remedy)
-        for type_, cause, remedy in team.gather([(type(e), e.cause, e.remedy) for e in faults])
-    ]
-    if faults:
-        raise combined_error(faults, len(cases))
-    return [cache / case.case_id for case in cases]
+            faults.append((type(error), f"{case.case_id}: {error.cause}", error.remedy))
+    all_faults = [kind(cause, remedy) for kind, cause, remedy in team.gather(faults)]
+    if all_faults:
+        raise combined_error(all_faults, len(cases))
+    folder_of = dict(team.gather(folders))
+    return [Path(folder_of[case.case_id]) for case in cases]
 
 
 def describe(task: Task, subsets: Sequence[str] = ()) -> str:

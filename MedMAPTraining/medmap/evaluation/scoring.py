@@ -17,10 +17,10 @@ from medmap.bundle.loading import CARD, METADATA, SUMS, Bundle, verify_bundle
 from medmap.errors import InputDataError
 from medmap.inference import segment_subsets
 from medmap.io.atomic import write_text
+from medmap.io.cohorts import Case
 from medmap.io.nifti import read_nifti
 from medmap.metrics import RegionScore, compare
 from medmap.task import Region, Task
-from medmap.training.dataset import Case
 from medmap.volume import Grid, Volume
 
 

@@ -15,9 +15,9 @@ from medmap.errors import InputDataError, MissingInputError, OutputError
 from medmap.evaluation.scoring import Row, read_rows, row_from, write_rows
 from medmap.evaluation.summary import table_csv
 from medmap.io.atomic import make_folder, write_json, write_text
+from medmap.io.cohorts import Case
 from medmap.report.slices import Slice, load_slice, save_slice
 from medmap.task import Task
-from medmap.training.dataset import Case
 
 FORMAT = 1
 ABOUT, SCORES, TABLE, CASES, PICTURES = (

@@ -12,7 +12,9 @@ FORMATS = {4: torch.channels_last, 5: torch.channels_last_3d}
 
 def as_channels_last(image: Tensor) -> Tensor:
     """The same numbers, channels innermost in memory."""
-    return image.contiguous(memory_format=FORMATS[image.ndim]) if image.ndim in FORMATS else image
+    if image.ndim not in FORMATS:
+        return image
+    return image.contiguous(memory_format=FORMATS[image.ndim])
 
 
 def channels_last(module: nn.Module) -> None:
@@ -26,7 +28,7 @@ def channels_last(module: nn.Module) -> None:
 def compile_backbone(network: Backbone) -> None:
     """Compile ``encode`` and ``decode``, in place; names and weights stay as they are.
 
-    Every modality and every set of missing encoders is a graph of its own, compiled when it is first met.
+    Every modality and every subset has a graph of its own, compiled on first use.
     """
     torch._dynamo.config.recompile_limit = max(64, torch._dynamo.config.recompile_limit)
     network.encode = torch.compile(network.encode)

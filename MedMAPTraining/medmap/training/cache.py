@@ -1,9 +1,16 @@
-"""Cases on disk -> prepared arrays, once; memory-mapped from then on."""
+"""Prepared cases on disk: arrays on the working grid, written once and memory-mapped from then on.
+
+The cache is addressed by content: the folder of a case is named by a hash of everything its arrays
+depend on, the bytes of scans and labels included. A corrected label, another data folder with the
+same case names or another preprocessing therefore never meets stale arrays, and several runs share
+one cache.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,121 +24,276 @@ from medmap.io.cohorts import Case
 from medmap.io.nifti import read_nifti
 from medmap.metrics import label_masks
 from medmap.preprocess import Prepared, PreprocessSpec, prepare, to_grid
+from medmap.resampling import canonical_grid, sample_labels
 from medmap.task import Task
+from medmap.volume import Grid, Volume
+
+FORMAT = 2
+"""Of the stored arrays; part of the hash, so that arrays of another format are prepared again."""
+
+SAME_GRID_VOXELS = 0.1
+"""Grids that agree this well at every corner count as one, as for the scans of a case."""
+
+_CHUNK_BYTES = 1 << 20
 
 
-def read_label(path: Path, task: Task, shape: Sequence[int]) -> np.ndarray:
-    """[I, J, K] class indices of a label file. Raises InputDataError for unknown values or another shape."""
-    array = read_nifti(path, modality="seg").array
-    if array.shape != tuple(shape):
+def read_label(path: Path, task: Task, volumes: Mapping[str, Volume], target: Grid) -> np.ndarray:
+    """Reference labels of a case as class indices on the grid of its reference scan.
+
+    The labels are taken by their place in the world, never by array index alone: files that store the
+    same voxels in another orientation (LPS beside RAS) are turned to match.
+
+    Args:
+        path: label file.
+        task: says which values mean what.
+        volumes: the scans of the case by modality name; the labels lie on the grid of one of them.
+        target: grid of the result.
+
+    Returns:
+        [I, J, K] uint8 class indices.
+
+    Raises:
+        InputDataError: unknown values, or a grid that none of the scans has.
+    """
+    labels = read_nifti(path, modality="seg")
+    if not any(_same_voxels(labels.grid, volume.grid) for volume in volumes.values()):
         raise InputDataError(
-            f"{path.name} has {array.shape} voxels, its scan {tuple(shape)}.",
-            "Use the labels drawn on that scan.",
+            f"{path.name} lies on the grid of none of the scans of its case.",
+            "Use the labels drawn on one of the scans, with their original header.",
         )
-    classes = np.zeros(array.shape, np.uint8)
-    for index, mask in enumerate(label_masks(array, task).values(), 1):
+    classes = np.zeros(labels.array.shape, np.uint8)
+    for index, mask in enumerate(label_masks(labels.array, task).values(), 1):
         classes[mask] = index
-    return classes
+    if labels.grid.shape == target.shape and _apart(labels.grid, target) <= SAME_GRID_VOXELS:
+        return classes
+    return sample_labels(classes, labels.grid, target)
+
+
+def _same_voxels(a: Grid, b: Grid) -> bool:
+    """Whether two grids hold the same voxels, in whatever order of axes they are stored."""
+    first = canonical_grid(a)
+    second = canonical_grid(b)
+    return first.shape == second.shape and _apart(first, second) <= SAME_GRID_VOXELS
+
+
+def _apart(a: Grid, b: Grid) -> float:
+    """Largest distance between corners of two grids, in voxels."""
+    return a.distance(b) / float(a.spacing.min())
+
+
+def content_hash(
+    case: Case, task: Task, spec: PreprocessSpec, names: Sequence[str], hashes: Mapping[Path, str]
+) -> str:
+    """Hash of everything that the prepared arrays of a case depend on.
+
+    Args:
+        case: with reference labels.
+        task: names modalities and labels.
+        spec: the preprocessing.
+        names: modalities that are prepared.
+        hashes: SHA-256 by file, of the scans and the labels (``hash_files``).
+
+    Returns:
+        32 hexadecimal digits.
+    """
+    content = {
+        "format": FORMAT,
+        "task": task.to_dict(),
+        "spec": spec.to_dict(),
+        "scans": {name: hashes[case.scans[name]] for name in names},
+        "label": hashes[case.label],
+    }
+    text = json.dumps(content, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+def sha256_of(path: Path) -> str:
+    """SHA-256 of a file, read in chunks."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(_CHUNK_BYTES):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def hash_files(paths: Sequence[Path], earlier: Mapping[str, Sequence]) -> dict[str, list]:
+    """Size, time of change and SHA-256 of files; unchanged ones are not read again.
+
+    Args:
+        paths: the files.
+        earlier: result of an earlier call, by path.
+
+    Returns:
+        ``[size, mtime_ns, sha256]`` by path, JSON-ready.
+    """
+    records = {}
+    for path in paths:
+        status = path.stat()
+        record = earlier.get(str(path))
+        if record is None or record[:2] != [status.st_size, status.st_mtime_ns]:
+            record = [status.st_size, status.st_mtime_ns, sha256_of(path)]
+        records[str(path)] = list(record)
+    return records
+
+
+def modalities_of(case: Case, task: Task, available: Sequence[bool] | None) -> list[str]:
+    """Modalities of a case that training may see, in the task's order.
+
+    Args:
+        case: a case on disk.
+        task: names the modalities.
+        available: [M], what training may ever see of the case (``Missingness.available``); None = all.
+
+    Raises:
+        InputDataError: no reference labels, or none of the scans that training may see.
+    """
+    if case.label is None:
+        raise InputDataError(
+            f"The case {case.case_id} has no reference labels.", "Add <case>_seg.nii.gz."
+        )
+    if available is None:
+        allowed = list(task.modality_names)
+    else:
+        pairs = zip(task.modality_names, available, strict=True)
+        allowed = [name for name, is_available in pairs if is_available]
+    names = [name for name in allowed if name in case.scans]
+    if not names:
+        raise InputDataError(
+            f"The case {case.case_id} has none of the scans that training may see "
+            f"({', '.join(allowed)}).",
+            "Add one, leave the case out, or change the missingness.",
+        )
+    return names
 
 
 def cache_case(
-    case: Case, task: Task, spec: PreprocessSpec, folder: Path, shown: Sequence[bool] | None = None
+    case: Case,
+    task: Task,
+    spec: PreprocessSpec,
+    cache: Path,
+    available: Sequence[bool] | None = None,
+    hashes: Mapping[Path, str] | None = None,
 ) -> Path:
-    """Prepare one case and store it for training: <modality>.npy [D, H, W] float16 each, label.npy and brain.npy uint8.
+    """Prepare one case and store it for training.
 
-    Does nothing when it was done before with the same preprocessing and the same modalities. Where the
-    preprocessing is in slices, D runs across them.
+    Stored are <modality>.npy [D, H, W] float16 of each modality, label.npy and brain.npy uint8. Where
+    the preprocessing is in slices, D runs across them. Nothing is done when the same content has been
+    prepared before.
 
     Args:
         case: with reference labels.
         task: names the modalities.
         spec: the preprocessing.
-        folder: of all cached cases.
-        shown: [M], what training may ever see of the case (``Missingness.ever``), None = all. Nothing else is opened,
-            and crop and normalization come from these scans alone.
+        cache: folder of all prepared cases.
+        available: [M], what training may ever see of the case; None = all. Nothing else is opened, and
+            crop and normalization come from these scans alone.
+        hashes: SHA-256 of the case's files, if they are known already.
+
+    Returns:
+        The case's folder, ``<cache>/<content hash>/<case id>``.
 
     Raises:
         InputDataError: no reference labels, or none of the scans that training may see.
     """
-    allowed = (
-        [n for n, may in zip(task.modality_names, shown, strict=True) if may]
-        if shown is not None
-        else case.scans
-    )
-    names = [name for name in task.modality_names if name in case.scans and name in allowed]
-    target = folder / case.case_id
-    stamp = json.dumps({"spec": spec.to_dict(), "modalities": task.modality_names, "shown": names})
-    if target.is_dir() and (target / "spec.json").read_text() == stamp:
+    names = modalities_of(case, task, available)
+    if hashes is None:
+        files = [case.label, *(case.scans[name] for name in names)]
+        hashes = {path: sha256_of(path) for path in files}
+    target = cache / content_hash(case, task, spec, names, hashes) / case.case_id
+    if (target / "case.json").is_file():
         return target
-    if case.label is None:
-        raise InputDataError(
-            f"The case {case.case_id} has no reference labels.", "Add <case>_seg.nii.gz."
-        )
-    if not names:
-        raise InputDataError(
-            f"The case {case.case_id} has none of the scans that training may see ({', '.join(allowed)}).",
-            "Add one, leave the case out, or change the missingness.",
-        )
     prepared, label = prepare_case(case, task, spec, names)
-    with atomic_folder(target, overwrite=True) as out:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_folder(target, overwrite=True) as folder:
         for name in names:
-            np.save(
-                out / f"{name}.npy",
-                slices_first(prepared.image[task.index(name)], prepared).numpy().astype(np.float16),
-            )
-        np.save(out / "label.npy", slices_first(label, prepared).numpy())
-        np.save(out / "brain.npy", slices_first(prepared.brain, prepared).numpy().astype(np.uint8))
-        (out / "spec.json").write_text(stamp)
+            image = slices_first(prepared.image[task.index(name)], prepared)
+            np.save(folder / f"{name}.npy", image.numpy().astype(np.float16))
+        np.save(folder / "label.npy", slices_first(label, prepared).numpy())
+        np.save(
+            folder / "brain.npy", slices_first(prepared.brain, prepared).numpy().astype(np.uint8)
+        )
+        write_case_record(folder, task.modality_names, names)
     return target
+
+
+def write_case_record(folder: Path, modalities: Sequence[str], available: Sequence[str]) -> None:
+    """Write ``case.json``: the modalities of the task in order, and those that the case has."""
+    record = {"modalities": list(modalities), "available": list(available)}
+    (folder / "case.json").write_text(json.dumps(record))
 
 
 def prepare_case(
     case: Case, task: Task, spec: PreprocessSpec, names: Sequence[str]
 ) -> tuple[Prepared, Tensor]:
-    """A case from its files: the named scans as a network takes them, and [D, H, W] uint8 class indices beside them.
+    """A case from its files: the named scans as a network takes them, and its labels beside them.
 
-    Raises InputDataError for scans or labels that cannot be used.
+    Returns:
+        The prepared scans, and [D, H, W] uint8 class indices on the same grid.
+
+    Raises:
+        InputDataError: scans or labels that cannot be used.
     """
-    prepared = prepare(case.read(names), task, spec)
-    classes = read_label(case.label, task, prepared.reference_grid.shape)
-    one_hot = [
-        to_grid(
-            (classes == c).astype(np.float32), prepared.reference_grid, prepared.grid, spec.slices
-        )
-        for c in range(1, task.num_classes)
-    ]
-    stacked = torch.stack(one_hot)
-    return prepared, torch.where(stacked.sum(0) > 0.5, stacked.argmax(0) + 1, 0).to(torch.uint8)
+    volumes = case.read(names)
+    prepared = prepare(volumes, task, spec)
+    reference_grid = prepared.reference_grid
+    classes = read_label(case.label, task, volumes, reference_grid)
+    shares = []
+    for index in range(1, task.num_classes):
+        mask = (classes == index).astype(np.float32)
+        shares.append(to_grid(mask, reference_grid, prepared.grid, spec.slices))
+    # A voxel is labeled where the labels together fill more than half of it, with the largest share.
+    stacked = torch.stack(shares)
+    is_labeled = stacked.sum(0) > 0.5
+    label = torch.where(is_labeled, stacked.argmax(0) + 1, 0).to(torch.uint8)
+    return prepared, label
 
 
 @dataclass(frozen=True)
-class CachedCase:
-    """A cached case in memory.
+class PreparedArrays:
+    """The arrays of one prepared case, memory-mapped.
 
     Attributes:
-        image: [M, D, H, W] float32; absent modalities 0.
-        present: [M] bool.
+        case_id: name of the case.
+        image: M arrays [D, H, W] float16, None for modalities that the case lacks.
+        available: [M] bool.
         label: [D, H, W] uint8 class indices.
-        brain: [D, H, W] bool.
+        brain: [D, H, W] uint8, 1 inside the brain.
     """
 
-    image: np.ndarray
-    present: np.ndarray
+    case_id: str
+    image: tuple[np.ndarray | None, ...]
+    available: np.ndarray
     label: np.ndarray
     brain: np.ndarray
 
-
-def load_case(folder: Path) -> CachedCase:
-    """Read all of a case that ``cache_case`` has stored."""
-    stored = json.loads((folder / "spec.json").read_text())
-    present = np.array([name in stored["shown"] for name in stored["modalities"]])
-    label, brain = np.load(folder / "label.npy"), np.load(folder / "brain.npy").astype(bool)
-    image = np.zeros((len(present), *label.shape), np.float32)
-    for m in np.flatnonzero(present):
-        image[m] = np.load(folder / f"{stored['modalities'][m]}.npy")
-    return CachedCase(image, present, label, brain)
+    def dense_image(self) -> np.ndarray:
+        """[M, D, H, W] float32 in memory; absent modalities 0."""
+        dense = np.zeros((len(self.image), *self.label.shape), np.float32)
+        for m in np.flatnonzero(self.available):
+            dense[m] = self.image[m]
+        return dense
 
 
-def slices_first(x: Tensor, prepared: Prepared) -> Tensor:
-    """[..., D, H, W] on the working grid, with the axis across slices (if there is one) in front of the other two."""
-    return x if prepared.slice_axis is None else x.movedim(prepared.slice_axis - 3, -3)
+def open_case(folder: Path) -> PreparedArrays:
+    """The arrays that ``cache_case`` has stored in a folder."""
+    record = json.loads((folder / "case.json").read_text())
+    image = []
+    for name in record["modalities"]:
+        if name in record["available"]:
+            image.append(np.load(folder / f"{name}.npy", mmap_mode="r"))
+        else:
+            image.append(None)
+    return PreparedArrays(
+        case_id=folder.name,
+        image=tuple(image),
+        available=np.array([scan is not None for scan in image]),
+        label=np.load(folder / "label.npy", mmap_mode="r"),
+        brain=np.load(folder / "brain.npy", mmap_mode="r"),
+    )
+
+
+def slices_first(tensor: Tensor, prepared: Prepared) -> Tensor:
+    """[..., D, H, W] on the working grid, with the axis across slices (if any) in front of the others."""
+    if prepared.slice_axis is None:
+        return tensor
+    return tensor.movedim(prepared.slice_axis - 3, -3)

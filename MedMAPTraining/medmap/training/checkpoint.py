@@ -1,4 +1,4 @@
-"""Training state on disk: written atomically with its hash, two generations kept, verified before it is used."""
+"""Training state on disk: written atomically with its hash, two generations, verified before it is used."""
 
 from __future__ import annotations
 
@@ -8,25 +8,28 @@ import io
 import json
 import logging
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from medmap.errors import BundleError
 from medmap.io.atomic import write_bytes
 
-LAST, PREVIOUS, BEST = "checkpoint.pt", "checkpoint-previous.pt", "best.pt"
-PART_BYTES = 16 << 20
-"""A larger state is spread over files of at most this size, so that a run can be kept where large files cannot."""
+LAST = "checkpoint.pt"
+PREVIOUS = "checkpoint-previous.pt"
+BEST = "best.pt"
 
-_MARK, _PARTS = b"MEDMAP-SHA256:", b"MEDMAP-PARTS:"
+_MARK = b"MEDMAP-SHA256:"
+_PARTS = b"MEDMAP-PARTS:"
 _log = logging.getLogger(__name__)
 
 
 def save_checkpoint(folder: Path, state: dict) -> Path:
-    """Write ``checkpoint.pt`` and keep the one before; a kill at any moment leaves at least one that loads.
+    """Write ``checkpoint.pt`` and keep the one before; a kill at any moment leaves one that loads.
 
-    What exceeds ``PART_BYTES`` lies in parts beside it, which the file names.
+    The file is one that ``torch.load`` reads, with a SHA-256 behind it.
 
     Args:
         folder: the run's folder.
@@ -36,40 +39,52 @@ def save_checkpoint(folder: Path, state: dict) -> Path:
     last = folder / LAST
     if last.exists():
         os.replace(last, folder / PREVIOUS)
-    _write(last, data)
+    write_bytes(last, data)
+    _remove_unnamed_parts(folder)
     return last
 
 
 def save_best(folder: Path, state: dict) -> Path:
-    """Write ``best.pt``, the network that validation likes best; the one before stays until this one is whole."""
+    """Write ``best.pt``, the network of the best validation; the one before stays until this one is whole."""
     path = folder / BEST
-    _write(path, _sealed(state))
+    write_bytes(path, _sealed(state))
+    _remove_unnamed_parts(folder)
     return path
 
 
 def load_checkpoint(folder: Path) -> dict | None:
-    """The newest intact state of a run, or None when the run has none yet.
+    """The newest usable state of a run, or None when the run has none yet.
+
+    A state is usable if it is whole and all its numbers are finite.
 
     Raises:
-        BundleError: checkpoints exist but none is intact.
+        BundleError: checkpoints exist but none is usable.
     """
-    found = [folder / name for name in (LAST, PREVIOUS) if (folder / name).exists()]
-    for path in found:
+    paths = [folder / name for name in (LAST, PREVIOUS) if (folder / name).exists()]
+    for path in paths:
         state = _opened(path)
-        if state is not None:
+        if state is None:
+            fault = "is damaged"
+        elif not _is_finite(state):
+            fault = "holds numbers that are not finite"
+        else:
             return state
         _log.warning(
-            "%s of the run %s is damaged; the one before it is taken.", path.name, folder.name
+            "%s of the run %s %s; the one before it is taken.", path.name, folder.name, fault
         )
-    if found:
+    if paths:
         raise BundleError(
-            f"No checkpoint in {folder.name} is intact.", "Start the run again in a new folder."
+            f"No checkpoint in {folder.name} is usable.", "Start the run again in a new folder."
         )
     return None
 
 
 def load_best(folder: Path) -> dict | None:
-    """What ``save_best`` wrote, or None when the run has not been validated. Raises BundleError if it is damaged."""
+    """What ``save_best`` wrote, or None when the run has not been validated.
+
+    Raises:
+        BundleError: it is damaged.
+    """
     path = folder / BEST
     if not path.exists():
         return None
@@ -95,20 +110,45 @@ def _sealed(state: dict) -> bytes:
     return data + _MARK + hashlib.sha256(data).digest()
 
 
-def _write(path: Path, data: bytes) -> None:
-    """The parts first, then the file that names them, then away with parts that no file names any more."""
-    if len(data) > PART_BYTES:
-        stem, names = hashlib.sha256(data).hexdigest()[:16], []
-        for n, start in enumerate(range(0, len(data), PART_BYTES)):
-            names.append(f"{stem}-{n:03d}.part")
-            write_bytes(path.parent / names[-1], data[start : start + PART_BYTES])
-        data = _PARTS + json.dumps(names).encode()
-    write_bytes(path, data)
-    named = {n for file in (LAST, PREVIOUS, BEST) for n in _part_names(path.parent / file)}
-    for part in path.parent.glob("*.part"):
-        if part.name not in named:
-            with contextlib.suppress(OSError):
-                part.unlink()
+def _opened(path: Path) -> dict | None:
+    data = _read(path)
+    seal = len(_MARK) + hashlib.sha256().digest_size
+    body = data[:-seal]
+    mark = data[-seal : -seal + len(_MARK)]
+    digest = data[-seal + len(_MARK) :]
+    if mark != _MARK or hashlib.sha256(body).digest() != digest:
+        return None
+    return torch.load(io.BytesIO(body), map_location="cpu", weights_only=True)
+
+
+def _is_finite(state: object) -> bool:
+    return all(bool(torch.isfinite(tensor).all()) for tensor in _floats(state))
+
+
+def _floats(state: object) -> Iterator[Tensor]:
+    """Every floating-point tensor of a nested state."""
+    if isinstance(state, Tensor):
+        if state.is_floating_point():
+            yield state
+    elif isinstance(state, dict):
+        for value in state.values():
+            yield from _floats(value)
+    elif isinstance(state, list | tuple):
+        for value in state:
+            yield from _floats(value)
+
+
+# Runs of before version 0.2 spread a large state over parts, which the file names. They are still read.
+
+
+def _read(path: Path) -> bytes:
+    names = _part_names(path)
+    try:
+        if not names:
+            return path.read_bytes()
+        return b"".join((path.parent / name).read_bytes() for name in names)
+    except FileNotFoundError:
+        return b""
 
 
 def _part_names(path: Path) -> list[str]:
@@ -123,21 +163,11 @@ def _part_names(path: Path) -> list[str]:
     return [Path(str(name)).name for name in names]
 
 
-def _read(path: Path) -> bytes:
-    names = _part_names(path)
-    try:
-        return (
-            b"".join((path.parent / name).read_bytes() for name in names)
-            if names
-            else path.read_bytes()
-        )
-    except FileNotFoundError:
-        return b""
-
-
-def _opened(path: Path) -> dict | None:
-    data = _read(path)
-    body, mark, digest = data[: -32 - len(_MARK)], data[-32 - len(_MARK) : -32], data[-32:]
-    if mark != _MARK or hashlib.sha256(body).digest() != digest:
-        return None
-    return torch.load(io.BytesIO(body), map_location="cpu", weights_only=True)
+def _remove_unnamed_parts(folder: Path) -> None:
+    named: set[str] = set()
+    for name in (LAST, PREVIOUS, BEST):
+        named.update(_part_names(folder / name))
+    for part in folder.glob("*.part"):
+        if part.name not in named:
+            with contextlib.suppress(OSError):
+                part.unlink()

@@ -1,137 +1,27 @@
-"""Cached cases -> patches. Sampling is stateless: seed, step and the sample's number determine everything."""
+"""Patches of prepared cases. Sampling is stateless: seed, step and sample number determine it."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from medmap.errors import InputDataError
-from medmap.io.cohorts import Case, find_cases
 from medmap.training.augmentation import StandardAugmentation, acquired, deformed
-from medmap.training.cache import cache_case, read_label
+from medmap.training.batch import AugmentationParams, Batch
+from medmap.training.cache import PreparedArrays, open_case
 from medmap.training.missingness import Missingness
 
-__all__ = [
-    "Augmentation",
-    "Batch",
-    "Case",
-    "PatchSampler",
-    "Sampler",
-    "Variation",
-    "cache_case",
-    "find_cases",
-    "read_label",
-]
-
-
-@dataclass(frozen=True)
-class Batch:
-    """What a network trains on.
-
-    Attributes:
-        image: [B, M, *S] float32; absent channels are zero.
-        present: [B, M] bool, True = present.
-        label: [B, *S] int64 class indices.
-        brain: [B, *S] bool.
-        case_id: B names.
-        known: positions of the modalities that some sample has, for ``Backbone.forward``; None where nobody knows
-            without asking the device.
-        variation: what is still to be done to the image (``varied``); None when nothing is.
-    """
-
-    image: Tensor
-    present: Tensor
-    label: Tensor
-    brain: Tensor
-    case_id: tuple[str, ...]
-    known: tuple[int, ...] | None = None
-    variation: Variation | None = None
-
-    def to(self, device: torch.device) -> Batch:
-        """The same batch on another device."""
-        known = self.known
-        if known is None and self.present.device.type == "cpu":
-            known = tuple(self.present.any(0).nonzero().flatten().tolist())
-        return replace(self._each(lambda t: t.to(device, non_blocking=True)), known=known)
-
-    def pin_memory(self, device: object = None) -> Batch:
-        """The same batch in page-locked memory, from which copies to a GPU overlap with computing."""
-        return self._each(lambda t: t.pin_memory() if t.device.type == "cpu" else t)
-
-    def varied(self) -> Batch:
-        """The batch with its variation carried out, on the device where it lies."""
-        return self if self.variation is None else self.variation.applied(self)
-
-    def _each(self, change: Callable[[Tensor], Tensor]) -> Batch:
-        names = ("image", "present", "label", "brain")
-        return replace(self, **{name: change(getattr(self, name)) for name in names})
-
-
-@dataclass(frozen=True)
-class Variation:
-    """How the samples of a batch are varied at random: drawn already, carried out where the batch lies.
-
-    Attributes:
-        gain, shift, noise: [B, M] factor, offset and standard deviation of the noise, in z-scores.
-        flip: B times whether left and right change places.
-        seed: B seeds of the noise.
-    """
-
-    gain: np.ndarray
-    shift: np.ndarray
-    noise: np.ndarray
-    flip: tuple[bool, ...]
-    seed: tuple[int, ...]
-
-    def applied(self, batch: Batch) -> Batch:
-        """The batch, varied. What is exactly 0 (background, absent modalities) stays 0."""
-        image, label, brain = torch.zeros_like(batch.image), batch.label, batch.brain
-        for n, seed in enumerate(self.seed):
-            generator = torch.Generator(image.device).manual_seed(seed)
-            for m in np.flatnonzero(self.noise[n] >= 0):
-                scan = batch.image[n, m]
-                noise = torch.randn(scan.shape, generator=generator, device=scan.device).mul_(
-                    float(self.noise[n, m])
-                )
-                varied = noise.add_(scan, alpha=float(self.gain[n, m])).add_(
-                    float(self.shift[n, m])
-                )
-                image[n, m] = varied.masked_fill_(scan == 0, 0)
-        if any(self.flip):
-            label, brain = label.clone(), brain.clone()
-            across = -(label.ndim - 1)
-            for n in np.flatnonzero(self.flip):
-                for tensor in (image, label, brain):
-                    tensor[n] = tensor[n].flip(across)
-        return replace(batch, image=image, label=label, brain=brain, variation=None)
-
-
-class Sampler(Protocol):
-    """Where a training takes its batches from: cases on disk, generated ones, slices."""
-
-    case_ids: tuple[str, ...]
-
-    def shows(self, case_id: str) -> np.ndarray:
-        """[M] bool: the modalities that training may ever show of a case."""
-
-    def batch(self, step: int, size: int, patch: Sequence[int], first: int = 0) -> Batch:
-        """Samples ``first`` to ``first + size - 1`` of a step.
-
-        Each sample is a pure function of the sampler's seed, the step and its own number, so that several processes,
-        each with its part of the step, see together what one process would see.
-        """
+MOST_TUMOR_VOXELS = 4096
+"""Voxels of a tumor that patches may be centered on: enough to cover it, few enough to hold in memory."""
 
 
 @dataclass(frozen=True)
 class Augmentation:
-    """How much a training patch is varied, drawn per patch (and per modality for intensities).
+    """How strongly a training patch is augmented, drawn per patch (per modality for intensities).
 
     Attributes:
         flip: probability of mirroring left and right.
@@ -156,20 +46,45 @@ class Augmentation:
         """From the plain data of a recipe. Raises TypeError for an unknown key."""
         if standard is None:
             return Augmentation(**numbers)
-        values = {key: tuple(v) if isinstance(v, list) else v for key, v in standard.items()}
+        values = {}
+        for key, value in standard.items():
+            values[key] = tuple(value) if isinstance(value, list) else value
         return Augmentation(**numbers, standard=StandardAugmentation(**values))
 
 
+@dataclass(frozen=True)
+class _Draw:
+    """Random numbers of one sample's contrast, noise and side; arrays are [M]."""
+
+    gain: np.ndarray
+    shift: np.ndarray
+    noise: np.ndarray
+    flip: bool
+    seed: int
+
+
+@dataclass(frozen=True)
+class _Patch:
+    """One sample: [M, *S] float32, [M] bool, [*S] classes and [*S] bool."""
+
+    image: np.ndarray
+    present: np.ndarray
+    label: np.ndarray
+    brain: np.ndarray
+    case_id: str
+    draw: _Draw
+
+
 class PatchSampler:
-    """Random patches of cached cases, or of their slices where a patch has two sides.
+    """Random patches of prepared cases, or of their slices where a patch has two sides.
 
     A sample is a pure function of seed, step and its number.
 
     Args:
-        folders: cached cases (``cache_case``).
+        folders: prepared cases (``medmap.training.cache.cache_case``).
         missingness: which modalities a sample shows.
         seed: of everything drawn.
-        augmentation: how patches are varied.
+        augmentation: how strongly patches are augmented.
     """
 
     def __init__(
@@ -179,162 +94,186 @@ class PatchSampler:
         seed: int,
         augmentation: Augmentation,
     ):
-        self.folders, self.missingness, self.seed, self.augmentation = (
-            list(folders),
-            missingness,
-            seed,
-            augmentation,
-        )
+        self.folders = list(folders)
+        self.missingness = missingness
+        self.seed = seed
+        self.augmentation = augmentation
         self.case_ids = tuple(folder.name for folder in self.folders)
-        self._open: dict[Path, tuple] = {}
-        self._tumor: dict[Path, np.ndarray] = {}
+        self._cases: dict[Path, PreparedArrays] = {}
+        self._tumor_voxels: dict[Path, np.ndarray] = {}
 
-    def shows(self, case_id: str) -> np.ndarray:
+    def available(self, case_id: str) -> np.ndarray:
         """[M] bool: the modalities that the case has on disk."""
-        return self._arrays(self.folders[self.case_ids.index(case_id)])[3]
+        folder = self.folders[self.case_ids.index(case_id)]
+        return self._case(folder).available
 
     def batch(self, step: int, size: int, patch: Sequence[int], first: int = 0) -> Batch:
         """Patches ``first`` to ``first + size - 1``, of ``patch`` voxels, of one optimization step."""
-        return self.plain_batch(step, size, patch, first).varied()
+        return self.plain_batch(step, size, patch, first).augmented()
 
     def plain_batch(self, step: int, size: int, patch: Sequence[int], first: int = 0) -> Batch:
-        """The same patches with their random variation drawn, but not yet carried out."""
-        numbers = range(first, first + size)
-        samples = [
-            self._sample(np.random.default_rng([self.seed, step, n]), step, patch) for n in numbers
-        ]
-        image, present, label, brain, names, drawn = zip(*samples, strict=True)
-        gain, shift, noise, flip, seed = zip(*drawn, strict=True)
+        """The same patches with their contrast, noise and side drawn, but not yet applied."""
+        samples = []
+        for number in range(first, first + size):
+            rng = np.random.default_rng([self.seed, step, number])
+            samples.append(self._sample(rng, step, patch))
+        present = np.stack([sample.present for sample in samples])
+        label = np.stack([sample.label for sample in samples])
+        draws = [sample.draw for sample in samples]
         return Batch(
-            torch.from_numpy(np.stack(image)),
-            torch.from_numpy(np.stack(present)),
-            torch.from_numpy(np.stack(label).astype(np.int64)),
-            torch.from_numpy(np.stack(brain)),
-            names,
-            tuple(np.flatnonzero(np.any(present, axis=0)).tolist()),
-            Variation(np.stack(gain), np.stack(shift), np.stack(noise), flip, seed),
+            image=torch.from_numpy(np.stack([sample.image for sample in samples])),
+            present=torch.from_numpy(present),
+            label=torch.from_numpy(label.astype(np.int64)),
+            brain=torch.from_numpy(np.stack([sample.brain for sample in samples])),
+            case_id=tuple(sample.case_id for sample in samples),
+            modalities=tuple(np.flatnonzero(present.any(axis=0)).tolist()),
+            augmentation=AugmentationParams(
+                gain=np.stack([draw.gain for draw in draws]),
+                shift=np.stack([draw.shift for draw in draws]),
+                noise=np.stack([draw.noise for draw in draws]),
+                flip=tuple(draw.flip for draw in draws),
+                seed=tuple(draw.seed for draw in draws),
+            ),
         )
 
-    def _sample(self, rng: np.random.Generator, step: int, patch: Sequence[int]) -> tuple:
+    def _sample(self, rng: np.random.Generator, step: int, patch: Sequence[int]) -> _Patch:
         folder = self.folders[rng.integers(len(self.folders))]
-        image, label, brain, available = self._arrays(folder)
-        present = self._present(folder, step, available, rng)
-        box = (*(1,) * (label.ndim - len(patch)), *patch)
-        low = self._corner(folder, label, rng, box)
+        case = self._case(folder)
+        present = self._present(folder, step, case.available, rng)
+        # A slice is a box of one voxel's thickness in the case.
+        box = (*(1,) * (case.label.ndim - len(patch)), *patch)
+        corner = self._corner(folder, case.label.shape, rng, box)
         if self.augmentation.standard is not None:
-            return self._standard_sample(folder, present, low, patch, rng)
-        sample = np.zeros((len(image), *box), np.float32)
+            return self._standard_sample(case, present, corner, patch, rng)
+        image = np.zeros((len(case.image), *box), np.float32)
         for m in np.flatnonzero(present):
-            sample[m] = _cut(image[m], low, box)
-        label, brain = _cut(label, low, box), _cut(brain, low, box).astype(bool)
-        sample, label, brain = (
-            sample.reshape(-1, *patch),
-            label.reshape(patch),
-            brain.reshape(patch),
-        )
+            image[m] = _crop(case.image[m], corner, box)
+        image = image.reshape(-1, *patch)
+        label = _crop(case.label, corner, box).reshape(patch)
+        brain = _crop(case.brain, corner, box).astype(bool).reshape(patch)
         if self.augmentation.rotate and len(patch) == 2:
             degrees = self.augmentation.rotate * rng.uniform(-1, 1)
-            sample, label, brain = (rotated(a, degrees) for a in (sample, label, brain))
-        return sample, present, label, brain, folder.name, self._draw(present, rng)
+            image = rotated(image, degrees)
+            label = rotated(label, degrees)
+            brain = rotated(brain, degrees)
+        draw = self._draw(present, rng)
+        return _Patch(image, present, label, brain, folder.name, draw)
 
     def _standard_sample(
         self,
-        folder: Path,
+        case: PreparedArrays,
         present: np.ndarray,
-        low: Sequence[int],
+        corner: Sequence[int],
         patch: Sequence[int],
         rng: np.random.Generator,
-    ) -> tuple:
-        """A patch under the standard augmentation; gain, shift, noise and mirroring follow as for any other."""
+    ) -> _Patch:
+        """A patch under the standard augmentation; contrast, noise and side follow as for any other."""
         spec = self.augmentation.standard
-        image, label, brain, _ = self._arrays(folder)
-        box = (*(1,) * (label.ndim - len(patch)), *patch)
-        shown = [scan if there else None for scan, there in zip(image, present, strict=True)]
-        result = deformed(shown, label, brain, low, box, spec, rng)
+        box = (*(1,) * (case.label.ndim - len(patch)), *patch)
+        scans = []
+        for scan, is_present in zip(case.image, present, strict=True):
+            scans.append(scan if is_present else None)
+        result = deformed(scans, case.label, case.brain, corner, box, spec, rng)
         if result is None:
-            sample = torch.zeros((len(image), *box))
+            image = torch.zeros((len(case.image), *box))
             for m in np.flatnonzero(present):
-                sample[m] = torch.from_numpy(_cut(image[m], low, box).astype(np.float32))
-            classes, inside = _cut(label, low, box), _cut(brain, low, box).astype(bool)
+                patch_values = _crop(case.image[m], corner, box).astype(np.float32)
+                image[m] = torch.from_numpy(patch_values)
+            label = _crop(case.label, corner, box)
+            brain = _crop(case.brain, corner, box).astype(bool)
         else:
-            sample, classes, inside = result[0], result[1].numpy(), result[2].numpy()
-        renewed = acquired(sample, present, spec, rng)
-        gain, shift, noise, flip, seed = self._draw(present, rng)
-        gain[renewed], shift[renewed] = 1.0, 0.0
-        values = (sample.numpy().reshape(-1, *patch), classes.reshape(patch), inside.reshape(patch))
-        return (
-            values[0],
+            image = result[0]
+            label = result[1].numpy()
+            brain = result[2].numpy()
+        renewed = acquired(image, present, spec, rng)
+        draw = self._draw(present, rng)
+        # A renewed z-score would undo a change of contrast and brightness.
+        draw.gain[renewed] = 1.0
+        draw.shift[renewed] = 0.0
+        return _Patch(
+            image.numpy().reshape(-1, *patch),
             present,
-            values[1],
-            values[2],
-            folder.name,
-            (gain, shift, noise, flip, seed),
+            label.reshape(patch),
+            brain.reshape(patch),
+            case.case_id,
+            draw,
         )
 
     def _present(
         self, folder: Path, step: int, available: np.ndarray, rng: np.random.Generator
     ) -> np.ndarray:
-        """What a sample shows. Draws that miss what is on disk are repeated: alike stays alike among what is left."""
+        """What a sample shows.
+
+        Draws that miss what is on disk are repeated: subsets that are equally likely stay equally
+        likely among what the case has.
+        """
         for _ in range(1000):
             present = available & self.missingness(folder.name, step // len(self.folders), rng)
             if present.any():
                 return present
         raise InputDataError(
-            f"The case {folder.name} has none of the scans that the missingness shows.",
+            f"The case {folder.name} has none of the modalities that the missingness shows.",
             "Leave it out, or change the missingness.",
         )
 
-    def _arrays(
-        self, folder: Path
-    ) -> tuple[list[np.ndarray | None], np.ndarray, np.ndarray, np.ndarray]:
-        """Images by modality (None = not there), label, brain, and [M] bool: what is there."""
-        if folder not in self._open:
-            stored = json.loads((folder / "spec.json").read_text())
-            names, shown = stored["modalities"], stored["shown"]
-            image = [
-                np.load(folder / f"{name}.npy", mmap_mode="r") if name in shown else None
-                for name in names
-            ]
-            label, brain = (
-                np.load(folder / f"{name}.npy", mmap_mode="r") for name in ("label", "brain")
-            )
-            self._open[folder] = (image, label, brain, np.array([name in shown for name in names]))
-            found = np.flatnonzero(np.asarray(self._open[folder][1]))
-            self._tumor[folder] = found[:: max(1, found.size // 4096)]
-        return self._open[folder]
+    def _case(self, folder: Path) -> PreparedArrays:
+        if folder not in self._cases:
+            self._cases[folder] = open_case(folder)
+            self._tumor_voxels[folder] = sparse_voxels(np.asarray(self._cases[folder].label))
+        return self._cases[folder]
 
     def _corner(
-        self, folder: Path, label: np.ndarray, rng: np.random.Generator, patch: Sequence[int]
+        self, folder: Path, shape: Sequence[int], rng: np.random.Generator, box: Sequence[int]
     ) -> list[int]:
-        """Lower corner of a patch; may be negative where the patch is larger than the case (centered then)."""
-        tumor = self._tumor[folder]
+        """Lower corner of a patch; negative where the patch is larger than the case, to center it."""
+        voxels = self._tumor_voxels[folder]
         center = None
-        if tumor.size and rng.random() < self.augmentation.foreground:
-            center = np.unravel_index(tumor[rng.integers(tumor.size)], label.shape)
+        if voxels.size and rng.random() < self.augmentation.foreground:
+            center = np.unravel_index(voxels[rng.integers(voxels.size)], shape)
         corner = []
-        for axis, (size, width) in enumerate(zip(label.shape, patch, strict=True)):
+        for axis, (size, width) in enumerate(zip(shape, box, strict=True)):
             if width >= size:
                 corner.append(-((width - size) // 2))
             elif center is None:
                 corner.append(int(rng.integers(size - width + 1)))
             else:
                 jitter = rng.integers(-(width // 4), width // 4 + 1)
-                corner.append(int(np.clip(center[axis] - width // 2 + jitter, 0, size - width)))
+                start = center[axis] - width // 2 + jitter
+                corner.append(int(np.clip(start, 0, size - width)))
         return corner
 
-    def _draw(self, present: np.ndarray, rng: np.random.Generator) -> tuple:
-        """Gain, shift and noise by modality (noise -1: absent), whether to flip, and the noise's seed."""
-        amount = self.augmentation
-        gain = 1 + amount.gain * rng.uniform(-1, 1, len(present))
-        shift = amount.shift * rng.uniform(-1, 1, len(present))
-        noise = np.where(present, amount.noise * rng.random(len(present)), -1)
-        return gain, shift, noise, bool(rng.random() < amount.flip), int(rng.integers(2**62))
+    def _draw(self, present: np.ndarray, rng: np.random.Generator) -> _Draw:
+        strength = self.augmentation
+        count = len(present)
+        return _Draw(
+            gain=1 + strength.gain * rng.uniform(-1, 1, count),
+            shift=strength.shift * rng.uniform(-1, 1, count),
+            noise=np.where(present, strength.noise * rng.random(count), -1),
+            flip=bool(rng.random() < strength.flip),
+            seed=int(rng.integers(2**62)),
+        )
+
+
+def sparse_voxels(label: np.ndarray) -> np.ndarray:
+    """Flat indices of at most ``MOST_TUMOR_VOXELS`` labeled voxels, evenly taken."""
+    voxels = np.flatnonzero(label)
+    return voxels[:: max(1, voxels.size // MOST_TUMOR_VOXELS)]
 
 
 def rotated(array: np.ndarray, degrees: float) -> np.ndarray:
-    """[..., H, W] about its middle, zeros from outside; linear for floats, the nearest pixel for labels and masks."""
+    """Rotate slices about their middle; zeros come in from outside.
+
+    Args:
+        array: [..., H, W]; interpolated linearly if float32, by the nearest pixel otherwise.
+        degrees: counterclockwise.
+
+    Returns:
+        The same shape and dtype.
+    """
     height, width = array.shape[-2:]
-    cos, sin = np.cos(np.radians(degrees)), np.sin(np.radians(degrees))
+    cos = np.cos(np.radians(degrees))
+    sin = np.sin(np.radians(degrees))
+    # affine_grid works in units of half the side, hence the ratios of the sides.
     theta = torch.tensor(
         [[[cos, -sin * height / width, 0], [sin * width / height, cos, 0]]], dtype=torch.float32
     )
@@ -345,12 +284,15 @@ def rotated(array: np.ndarray, degrees: float) -> np.ndarray:
     return turned.reshape(array.shape).numpy().astype(array.dtype)
 
 
-def _cut(array: np.ndarray, low: Sequence[int], patch: Sequence[int]) -> np.ndarray:
-    """A patch from ``low``; zeros where it sticks out."""
-    source = tuple(
-        slice(max(c, 0), min(c + w, n)) for c, w, n in zip(low, patch, array.shape, strict=True)
-    )
-    target = tuple(slice(s.start - c, s.stop - c) for s, c in zip(source, low, strict=True))
-    result = np.zeros(tuple(patch), array.dtype)
-    result[target] = array[source]
+def _crop(array: np.ndarray, corner: Sequence[int], box: Sequence[int]) -> np.ndarray:
+    """The box that begins at ``corner``; zeros where it sticks out of the array."""
+    source = []
+    target = []
+    for start, width, size in zip(corner, box, array.shape, strict=True):
+        low = max(start, 0)
+        high = min(start + width, size)
+        source.append(slice(low, high))
+        target.append(slice(low - start, high - start))
+    result = np.zeros(tuple(box), array.dtype)
+    result[tuple(target)] = array[tuple(source)]
     return result

@@ -1,4 +1,4 @@
-"""One training on several processes: who there is, gradients in common, facts in common.
+"""One training on several processes: launching them, averaging gradients, sharing decisions.
 
 Processes and devices come from Lightning Fabric; the exchange of gradients is ours. PyTorch's wrapper for it
 (``DistributedDataParallel``) hooks into ``forward`` of one module and counts on the same parameters each time, while
@@ -30,7 +30,14 @@ if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
 PRECISIONS = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
-"""Names of numerical precisions, ours to Fabric's; bf16 and fp16 compute under autocast, weights stay in fp32."""
+"""Numerical precisions, our names to Fabric's; bf16 and fp16 compute under autocast, weights stay in fp32."""
+
+AUTO = "auto"
+"""The precision that the device computes fast and safely."""
+
+SMALLEST_DEEPEST_GRID = 3
+"""Voxels per side of the deepest feature maps below which bf16 is not safe on a CPU: with torch 2.13 and
+AVX512-BF16, weight gradients of 3 x 3 x 3 convolutions on such maps read uninitialized memory."""
 
 PATIENCE = timedelta(hours=3)
 """How long a process waits for the others: one may be preparing cases or validating meanwhile."""
@@ -39,15 +46,39 @@ BUCKET = 32 << 20
 """Elements that are sent in one message."""
 
 
-def launch(device: str = "auto", precision: str = "bf16", devices: int = 1) -> Fabric:
+def choose_precision(precision: str, device: torch.device, deepest_grid: int) -> str:
+    """Resolve ``auto``.
+
+    Args:
+        precision: as in ``PRECISIONS``, or ``auto``.
+        device: where the network is trained.
+        deepest_grid: voxels along the shortest side of the deepest feature map.
+
+    Returns:
+        bf16 on GPUs, and on CPUs that compute it (AVX512-BF16 or AMX) where the feature maps are large
+        enough for it to be safe; fp32 elsewhere. CPUs without such instructions take ten times as long.
+    """
+    if precision != AUTO:
+        return precision
+    if device.type != "cpu":
+        return "bf16"
+    capabilities = getattr(torch.cpu, "get_capabilities", dict)()
+    computes_bf16 = capabilities.get("avx512_bf16", False) or capabilities.get("amx_bf16", False)
+    if computes_bf16 and deepest_grid >= SMALLEST_DEEPEST_GRID:
+        return "bf16"
+    return "fp32"
+
+
+def launch(device: str = "auto", precision: str = "fp32", devices: int = 1) -> Fabric:
     """Join (or start) the processes of a training.
 
-    Under ``torchrun``, ``fabric run`` or Slurm's ``srun`` the processes are there already, and how many is read from
-    the environment. Otherwise ``devices`` processes are started on this machine by running the same command again.
+    Under ``torchrun``, ``fabric run`` or Slurm's ``srun`` the processes exist already, and the
+    environment names their number. Otherwise ``devices`` processes are started on this machine by
+    running the same command again.
 
     Args:
         device: torch device, or ``auto``; with several processes only its kind counts.
-        precision: ``bf16``, ``fp16`` or ``fp32``.
+        precision: ``bf16``, ``fp16`` or ``fp32``; ``auto`` is bf16 on a GPU and fp32 on a CPU.
         devices: processes on this machine where no launcher has started them.
 
     Raises:
@@ -57,54 +88,63 @@ def launch(device: str = "auto", precision: str = "bf16", devices: int = 1) -> F
     from lightning_fabric import Fabric
     from lightning_fabric.strategies import DDPStrategy
 
+    torch_device = resolve_device(device)
+    precision = choose_precision(precision, torch_device, deepest_grid=0)
     if precision not in PRECISIONS:
         raise UsageError(
-            f"The precision '{precision}' is unknown.", f"Use one of {', '.join(PRECISIONS)}."
+            f"The precision '{precision}' is unknown.",
+            f"Use one of {', '.join([AUTO, *PRECISIONS])}.",
         )
-    nodes, local = _launched() or (1, devices)
-    place = resolve_device(device)
-    if place.type == "cuda" and local > torch.cuda.device_count():
+    nodes, processes = _launched() or (1, devices)
+    if torch_device.type == "cuda" and processes > torch.cuda.device_count():
         raise UnavailableError(
-            f"{local} processes were asked for, but there are {torch.cuda.device_count()} CUDA devices.",
-            "Start one process a device, or choose --device cpu.",
+            f"{processes} processes were requested, but there are {torch.cuda.device_count()} "
+            "CUDA devices.",
+            "Start one process per device, or choose the CPU.",
+            option="device",
         )
-    chosen = (
-        [place.index]
-        if place.type == "cuda" and place.index is not None and nodes * local == 1
-        else local
-    )
-    settings: dict[str, Any] = {"accelerator": place.type, "devices": chosen, "num_nodes": nodes}
-    if nodes * local > 1:
+    is_single = nodes * processes == 1
+    if torch_device.type == "cuda" and torch_device.index is not None and is_single:
+        chosen_devices: int | list[int] = [torch_device.index]
+    else:
+        chosen_devices = processes
+    settings: dict[str, Any] = {
+        "accelerator": torch_device.type,
+        "devices": chosen_devices,
+        "num_nodes": nodes,
+    }
+    if not is_single:
         settings["strategy"] = DDPStrategy(timeout=PATIENCE)
-    launched = (
-        os.environ.get("LT_CLI_USED") == "1"
-    )  # by ``fabric run``, which has its own options for these
-    if launched:
+        make_main_module_respawnable()
+    # ``fabric run`` has launched the processes, and has options of its own for all of these.
+    is_launched_by_fabric = os.environ.get("LT_CLI_USED") == "1"
+    if is_launched_by_fabric:
         settings = {}
-    if nodes * local > 1:
-        repeatable()
     fabric = Fabric(precision=PRECISIONS[precision], **settings)
-    if not launched:
+    if not is_launched_by_fabric:
         fabric.launch()
     return fabric
 
 
 def _launched() -> tuple[int, int] | None:
-    """(machines, processes a machine) as a launcher says them in the environment, or None."""
-    said = os.environ
-    if "TORCHELASTIC_RUN_ID" in said:
-        local = int(said["LOCAL_WORLD_SIZE"])
-        return int(said["WORLD_SIZE"]) // local, local
-    if int(said.get("SLURM_NTASKS", 1)) > 1 and "SLURM_PROCID" in said:
-        nodes = int(said.get("SLURM_NNODES", 1))
-        return nodes, int(said["SLURM_NTASKS"]) // nodes
+    """(machines, processes per machine) as a launcher names them in the environment, or None."""
+    environment = os.environ
+    if "TORCHELASTIC_RUN_ID" in environment:
+        processes = int(environment["LOCAL_WORLD_SIZE"])
+        return int(environment["WORLD_SIZE"]) // processes, processes
+    tasks = int(environment.get("SLURM_NTASKS", 1))
+    if tasks > 1 and "SLURM_PROCID" in environment:
+        nodes = int(environment.get("SLURM_NNODES", 1))
+        return nodes, tasks // nodes
     return None
 
 
-def repeatable() -> None:
-    """Make this process's main program one that fresh processes can begin with.
+def make_main_module_respawnable() -> None:
+    """Name the module that fresh processes have to begin with.
 
-    The script ``medmap`` need not be a Python file, nor guarded against being run once more when it is imported.
+    ``multiprocessing`` and Fabric start a process by importing the main module anew. The console script
+    ``medmap`` is no importable file on every system (Windows has an .exe), and importing it would run
+    the command once more; the module behind it is importable and guarded.
     """
     main = sys.modules["__main__"]
     if main.__spec__ is None and Path(sys.argv[0]).stem == "medmap":
@@ -112,11 +152,9 @@ def repeatable() -> None:
 
 
 def is_first() -> bool:
-    """Whether this process is the one that speaks and writes, as far as the environment says before ``launch``."""
-    return all(
-        os.environ.get(name, "0") == "0"
-        for name in ("RANK", "SLURM_PROCID", "LOCAL_RANK", "NODE_RANK")
-    )
+    """Whether this process reports and writes files, as far as the environment tells before ``launch``."""
+    names = ("RANK", "SLURM_PROCID", "LOCAL_RANK", "NODE_RANK")
+    return all(os.environ.get(name, "0") == "0" for name in names)
 
 
 class Team:
@@ -128,11 +166,14 @@ class Team:
     """
 
     def __init__(self, fabric: Fabric):
-        self.fabric, self.rank, self.size = fabric, fabric.global_rank, fabric.world_size
-        # Facts that the host decides on travel beside the device's queue, so that asking does not drain it.
-        self._host = (
-            torch.distributed.new_group(backend="gloo", timeout=PATIENCE) if self.size > 1 else None
-        )
+        self.fabric = fabric
+        self.rank = fabric.global_rank
+        self.size = fabric.world_size
+        # Decisions of the host travel in a group of their own: over the device's group each of them
+        # would wait until everything queued on the GPU is computed.
+        self._host = None
+        if self.size > 1:
+            self._host = torch.distributed.new_group(backend="gloo", timeout=PATIENCE)
 
     @property
     def first(self) -> bool:
@@ -140,11 +181,12 @@ class Team:
         return self.rank == 0
 
     def share(self, count: int) -> tuple[int, int]:
-        """(first, size) of this process's part of ``count`` samples. Raises UsageError if they cannot be dealt out."""
+        """(first, size) of this process's part of ``count`` samples. Raises UsageError if they do not divide evenly."""
         if count % self.size:
             raise UsageError(
-                f"{count} patches cannot be dealt out evenly to {self.size} processes.",
-                "Choose a batch that is a multiple of the processes (times the passes, where a recipe accumulates).",
+                f"{count} patches cannot be divided evenly among {self.size} processes.",
+                "Choose a batch that is a multiple of the processes (times the micro-batches, where a "
+                "recipe accumulates gradients).",
             )
         size = count // self.size
         return self.rank * size, size
@@ -161,25 +203,38 @@ class Team:
         """
         if self.size == 1:
             return
-        facts = torch.tensor(
-            [group, -group, *(p.grad is not None for p in parameters)], dtype=torch.int32
-        )
-        torch.distributed.all_reduce(facts, torch.distributed.ReduceOp.MAX, group=self._host)
-        highest, lowest, *used = facts.tolist()
-        if highest != -lowest:
+        has_gradient = [parameter.grad is not None for parameter in parameters]
+        # One message: the group and its negative, whose maxima agree only if all groups are the same,
+        # and which parameters some process has used.
+        message = torch.tensor([group, -group, *has_gradient], dtype=torch.int32)
+        torch.distributed.all_reduce(message, torch.distributed.ReduceOp.MAX, group=self._host)
+        highest, negative_lowest, *is_used = message.tolist()
+        if highest != -negative_lowest:
             raise InternalError(
                 "The processes do not step the same optimizer group.",
                 "The objective may not decide that by the batch.",
             )
-        shared = [p for p, here in zip(parameters, used, strict=True) if here]
-        for p in shared:
-            p.grad = torch.zeros_like(p) if p.grad is None else p.grad
-        self._average([p.grad for p in shared])
+        gradients = []
+        for parameter, used in zip(parameters, is_used, strict=True):
+            if not used:
+                continue
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+            gradients.append(parameter.grad)
+        self._average(gradients)
 
     def average_buffers(self, module: nn.Module) -> None:
         """Replace floating-point buffers (running statistics, slow weights) by their mean over the processes."""
         if self.size > 1:
             self._average([b for b in module.buffers() if b.dtype.is_floating_point])
+
+    def any(self, value: bool) -> bool:
+        """Whether the value is true on some process."""
+        if self.size == 1:
+            return value
+        flag = torch.tensor([value], dtype=torch.int32)
+        torch.distributed.all_reduce(flag, torch.distributed.ReduceOp.MAX, group=self._host)
+        return bool(flag.item())
 
     def mean(self, value: Tensor) -> Tensor:
         """Mean of a tensor over the processes, without a gradient."""
@@ -195,7 +250,10 @@ class Team:
             return rows
         parts: list = [None] * self.size
         torch.distributed.all_gather_object(parts, rows, group=self._host)
-        return [row for part in parts for row in part]
+        gathered = []
+        for part in parts:
+            gathered += part
+        return gathered
 
     def from_first(self, value: Any) -> Any:
         """What the first process holds, on every process."""
@@ -255,8 +313,11 @@ def sum_over_processes(value: Tensor) -> Tensor:
     For losses that are no mean over samples, such as a Dice over the batch: built on sums over all processes, they are
     the loss of one process with the whole batch. Every process must call it equally often.
     """
-    several = torch.distributed.is_available() and torch.distributed.is_initialized()
-    return _Sum.apply(value) if several and torch.distributed.get_world_size() > 1 else value
+    if not torch.distributed.is_available() or not torch.distributed.is_initialized():
+        return value
+    if torch.distributed.get_world_size() == 1:
+        return value
+    return _Sum.apply(value)
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""From a run to a bundle: the network that validation chose, or the last one where nothing was validated."""
+"""From a run to a bundle: the network of the best validation, or the last one without validation."""
 
 from __future__ import annotations
 
@@ -30,25 +30,32 @@ def export(
     card: dict,
     overwrite: bool = False,
 ) -> Path:
-    """Write averaged weights as a bundle: of a run, or of one run a set of scans.
+    """Write averaged weights as a bundle: of one run, or of several, one per modality subset.
 
-    Of each run, the weights of its best validation, or of its last step where nothing was validated; the card's
-    ``selection`` says which. Raises BundleError when a run has no intact checkpoint.
+    Of each run, the weights of its best validation, or of its last step without validation; the card's
+    ``selection`` names the step.
+
+    Raises:
+        BundleError: a run has no intact checkpoint.
     """
-    networks, selection, steps = [], {}, 0
-    for folder in [Path(run)] if isinstance(run, (str, Path)) else map(Path, run):
+    folders = [Path(run)] if isinstance(run, str | Path) else [Path(folder) for folder in run]
+    networks = []
+    selections = {}
+    steps = 0
+    for folder in folders:
         state = load_best(folder) or load_checkpoint(folder)
         if state is None:
-            raise BundleError(f"The run {folder.name} has no checkpoint.", "Train first.")
+            raise BundleError(
+                f"The run {folder.name} has no checkpoint.", "Train until its first checkpoint."
+            )
         network = build_network(*state["network"])
         network.load_state_dict(state["average"])
         networks.append((NetworkSpec(*network.built_from), network))
         steps = state["step"]
-        selection[folder.name] = state.get("selection") or {
-            "step": steps,
-            "by": "last step, nothing was validated",
-        }
+        last_step = {"step": steps, "by": "last step, nothing was validated"}
+        selections[folder.name] = state.get("selection") or last_step
     (spec, network), *others = networks
+    selection = selections if others else next(iter(selections.values()))
     return save_bundle(
         bundle,
         name=name,
@@ -60,17 +67,12 @@ def export(
         preprocess=recipe.preprocess,
         inference=inference_spec(recipe.preprocess, network),
         postprocess=recipe.postprocess,
-        card={
-            **card,
-            "steps": steps,
-            "selection": selection if others else next(iter(selection.values())),
-            "recipe": asdict(recipe),
-        },
+        card={**card, "steps": steps, "selection": selection, "recipe": asdict(recipe)},
         overwrite=overwrite,
     )
 
 
 def inference_spec(preprocess: PreprocessSpec, network: Backbone) -> InferenceSpec:
-    """How a freshly trained network is run: whole heads or slices where memory suffices."""
+    """How a freshly trained network is run: whole brain volumes or slices where memory suffices."""
     spec = WHOLE_SLICES if preprocess.slices else InferenceSpec()
     return replace(spec, bytes_per_voxel=bytes_per_voxel(network))

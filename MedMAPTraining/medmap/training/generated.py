@@ -1,14 +1,17 @@
-"""Generated heads as training data, made while training: a sampler with the interface of ``PatchSampler``.
+"""Generated cases as training data, made on the fly: a sampler with the interface of ``PatchSampler``.
 
-Heads are numbered; head n is a pure function of the seed and n. At step s the heads from s // reuse on, ``pool`` of
-them, are alive, and a sample takes one: so a sample is still a pure function of seed, step and its number, and no head
-serves for longer than pool * reuse steps. On a GPU heads are made and kept there. On a CPU a background process makes
-them ahead of need into a folder; what it does not make in time, the training process makes itself.
+Cases are numbered; case n is a pure function of the seed and n. At step s the cases from s // reuse
+on, ``pool`` of them, are alive, and a sample takes one: so a sample is still a pure function of seed,
+step and its number, and no case serves for longer than pool * reuse steps. On a GPU cases are made
+and held there. On a CPU a background process makes them ahead of need into a folder; what it does not
+make in time, the training process makes itself.
 """
 
 from __future__ import annotations
 
 import multiprocessing
+import multiprocessing.process
+import multiprocessing.sharedctypes
 import os
 import shutil
 import time
@@ -24,23 +27,35 @@ from medmap.phantom import Style, generate
 from medmap.phantom.fields import Draw
 from medmap.preprocess import PreprocessSpec
 from medmap.task import Task
-from medmap.training.dataset import Augmentation, Batch
+from medmap.training.batch import Batch
+from medmap.training.dataset import MOST_TUMOR_VOXELS, Augmentation
 from medmap.training.distributed import without_interrupts
 from medmap.training.missingness import Missingness
 
 FIELD_OF_VIEW_MM = (160, 192, 160)
 
+MOST_IN_MEMORY = 16
+"""Cases held in memory where they also lie on disk."""
+
+CASES_AHEAD = 8
+"""Cases that the background process makes beyond those that are alive."""
+
+
+def case_name(number: int | str) -> str:
+    """Name of a generated case. Part of random streams: another name would draw other subsets."""
+    return f"head-{number}"
+
 
 @dataclass(frozen=True)
 class Generation:
-    """What heads are made for a training; part of a recipe.
+    """Which cases are generated for a training; part of a recipe.
 
     Attributes:
-        first_seed: seed of head 0; head n has ``first_seed + n``.
-        pool: heads alive at a time.
-        reuse: steps after which the oldest head gives way to a new one.
-        healthy: share of heads without tumor.
-        procedural: share of procedural heads, where label maps are given.
+        first_seed: seed of case 0; case n has ``first_seed + n``.
+        pool: cases alive at a time.
+        reuse: steps after which the oldest case gives way to a new one.
+        healthy: share of tumor-free cases.
+        procedural: share of procedural cases, where label maps are given.
         style: how widely cases vary.
     """
 
@@ -52,18 +67,21 @@ class Generation:
     style: Style = field(default_factory=Style)
 
     def seeds(self, steps: int) -> tuple[int, int]:
-        """Seeds of the first and the last head that a training of so many steps may see."""
-        return self.first_seed, self.first_seed + (steps - 1) // self.reuse + self.pool - 1
+        """Seeds of the first and the last case that a training of so many steps may see."""
+        last = self.first_seed + (steps - 1) // self.reuse + self.pool - 1
+        return self.first_seed, last
 
     @staticmethod
     def from_dict(style: dict | None = None, **numbers) -> Generation:
         """From the plain data of a recipe. Raises TypeError for an unknown key."""
-        ranges = {k: tuple(v) if isinstance(v, list) else v for k, v in (style or {}).items()}
+        ranges = {}
+        for key, value in (style or {}).items():
+            ranges[key] = tuple(value) if isinstance(value, list) else value
         return Generation(**numbers, style=Style(**ranges))
 
 
 @dataclass(frozen=True)
-class Head:
+class GeneratedCase:
     """A generated case, ready for patches.
 
     Attributes:
@@ -79,85 +97,97 @@ class Head:
     tumor: torch.Tensor
 
 
-def make_head(
-    n: int,
+def make_case(
+    number: int,
     plan: Generation,
     spec: PreprocessSpec,
     anatomy: Sequence[Path] = (),
     device: torch.device | str = "cpu",
-) -> Head:
-    """Head n of a plan, normalized and cropped exactly as inference does it (``medmap.preprocess``)."""
-    seed = plan.first_seed + n
+) -> GeneratedCase:
+    """A case of a plan, normalized and cropped exactly as inference does it (``medmap.preprocess``)."""
+    seed = plan.first_seed + number
     draw = Draw(seed, "kind")
-    tumor, procedural = not draw.chance(plan.healthy), draw.chance(plan.procedural)
-    shape = tuple(round(mm / spec.spacing) for mm in FIELD_OF_VIEW_MM)
-    maps = () if procedural else anatomy
-    made = generate(
+    has_tumor = not draw.chance(plan.healthy)
+    is_procedural = draw.chance(plan.procedural)
+    patient = generate(
         seed,
-        shape=shape,
+        shape=tuple(round(mm / spec.spacing) for mm in FIELD_OF_VIEW_MM),
         spacing=spec.spacing,
         device=device,
-        tumor=tumor,
+        tumor=has_tumor,
         style=plan.style,
-        anatomy=maps,
+        anatomy=() if is_procedural else anatomy,
     )
-    where = made.brain.nonzero()
-    low, high = where.amin(0).tolist(), (where.amax(0) + 1).tolist()
-    edge = int(spec.margin / spec.spacing)
-    box = tuple(slice(max(a - edge, 0), b + edge) for a, b in zip(low, high, strict=True))
-    brain = made.brain[box]
-    image = torch.stack([_normalize(scan[box], brain, spec) for scan in made.images.values()])
-    label = made.label[box]
-    found = label.nonzero().cpu()
-    return Head(image.half(), label, brain, found[:: max(1, len(found) // 4096)])
+    box = _box_around(patient.brain, int(spec.margin / spec.spacing))
+    brain = patient.brain[box]
+    scans = [_normalize(scan[box], brain, spec) for scan in patient.images.values()]
+    label = patient.label[box]
+    voxels = label.nonzero().cpu()
+    every = max(1, len(voxels) // MOST_TUMOR_VOXELS)
+    return GeneratedCase(torch.stack(scans).half(), label, brain, voxels[::every])
+
+
+def _box_around(brain: torch.Tensor, margin: int) -> tuple[slice, ...]:
+    """The box around a mask with a margin of so many voxels, within the volume."""
+    voxels = brain.nonzero()
+    low = voxels.amin(0).tolist()
+    high = (voxels.amax(0) + 1).tolist()
+    box = []
+    for start, stop in zip(low, high, strict=True):
+        box.append(slice(max(start - margin, 0), stop + margin))
+    return tuple(box)
 
 
 def _normalize(scan: torch.Tensor, brain: torch.Tensor, spec: PreprocessSpec) -> torch.Tensor:
-    """``medmap.preprocess.normalize`` on the device."""
+    """The z-score of ``medmap.preprocess.normalize``, on the device."""
     values = scan[brain].double()
     ordered = values.sort().values
-    at = [p / 100.0 * (len(ordered) - 1) for p in spec.percentiles]
-    low, high = (
-        torch.lerp(ordered[int(a)], ordered[min(int(a) + 1, len(ordered) - 1)], a - int(a))
-        for a in at
-    )
+    low, high = (_percentile(ordered, percent) for percent in spec.percentiles)
     inner = values[(values >= low) & (values <= high)]
-    out = torch.zeros_like(scan)
-    out[brain] = (
-        ((values - inner.mean()) / inner.std(correction=0).clamp(min=1e-9))
-        .clamp(*spec.clip)
-        .to(out.dtype)
-    )
-    return out
+    deviation = inner.std(correction=0).clamp(min=1e-9)
+    scores = ((values - inner.mean()) / deviation).clamp(*spec.clip)
+    result = torch.zeros_like(scan)
+    result[brain] = scores.to(result.dtype)
+    return result
 
 
-def _save(head: Head, folder: Path) -> None:
+def _percentile(ordered: torch.Tensor, percent: float) -> torch.Tensor:
+    """Percentile of sorted values with linear interpolation, as numpy defines it."""
+    position = percent / 100.0 * (len(ordered) - 1)
+    below = int(position)
+    above = min(below + 1, len(ordered) - 1)
+    return torch.lerp(ordered[below], ordered[above], position - below)
+
+
+def _save(case: GeneratedCase, folder: Path) -> None:
     with atomic_folder(folder, overwrite=True) as out:
         for name in ("image", "label", "brain", "tumor"):
-            np.save(out / f"{name}.npy", getattr(head, name).cpu().numpy())
+            np.save(out / f"{name}.npy", getattr(case, name).cpu().numpy())
 
 
-def _load(folder: Path) -> Head:
-    arrays = (np.load(folder / f"{name}.npy") for name in ("image", "label", "brain", "tumor"))
-    return Head(*(torch.from_numpy(a) for a in arrays))
+def _load(folder: Path) -> GeneratedCase:
+    arrays = {}
+    for name in ("image", "label", "brain", "tumor"):
+        arrays[name] = torch.from_numpy(np.load(folder / f"{name}.npy"))
+    return GeneratedCase(**arrays)
 
 
 class GeneratedSampler:
-    """Patches of heads that are generated while the training runs.
+    """Patches of cases that are generated while the training runs.
 
     Args:
-        plan: which heads.
+        plan: which cases.
         task: names and order of the modalities.
         spec: the bundle's preprocessing.
         missingness: which modalities a sample shows.
         seed: of patches and missingness.
-        augmentation: of patches; only ``flip`` and ``foreground`` are used, the rest is the generator's.
-        anatomy: label maps; none gives procedural heads only.
-        device: where heads are made and kept.
-        folder: keep heads here instead of in memory, and let a background process make them ahead (CPU).
+        augmentation: of patches; only ``flip`` and ``foreground`` are used, the generator does the rest.
+        anatomy: label maps; none gives procedural cases only.
+        device: where cases are made and held.
+        folder: hold cases here instead of in memory, and let a background process make them ahead (CPU).
 
     Attributes:
-        seconds: time that training has waited for heads.
+        seconds: time that training has waited for cases.
     """
 
     def __init__(
@@ -173,21 +203,21 @@ class GeneratedSampler:
         device: torch.device | str = "cpu",
         folder: Path | None = None,
     ):
-        self.plan, self.task, self.spec, self.missingness, self.seed = (
-            plan,
-            task,
-            spec,
-            missingness,
-            seed,
-        )
+        self.plan = plan
+        self.task = task
+        self.spec = spec
+        self.missingness = missingness
+        self.seed = seed
         self.augmentation = augmentation or Augmentation()
-        self.anatomy, self.device, self.folder = tuple(anatomy), torch.device(device), folder
-        self.case_ids = tuple(f"head-{n}" for n in range(plan.pool))
+        self.anatomy = tuple(anatomy)
+        self.device = torch.device(device)
+        self.folder = folder
+        self.case_ids = tuple(case_name(number) for number in range(plan.pool))
         self.seconds = 0.0
-        self._heads: dict[int, Head] = {}
-        self._ahead: tuple | None = None
+        self._cases: dict[int, GeneratedCase] = {}
+        self._ahead: _Ahead | None = None
 
-    def shows(self, case_id: str) -> np.ndarray:
+    def available(self, case_id: str) -> np.ndarray:
         """[M] bool: every modality."""
         return np.ones(len(self.task.modalities), bool)
 
@@ -195,116 +225,166 @@ class GeneratedSampler:
         """Patches ``first`` to ``first + size - 1`` of a step, on the sampler's device."""
         oldest = step // self.plan.reuse
         self._forget(oldest)
-        rngs = [np.random.default_rng([self.seed, step, n]) for n in range(first, first + size)]
-        samples = [self._sample(oldest, step, rng, patch) for rng in rngs]
-        image, present, label, brain, names = zip(*samples, strict=True)
-        present = torch.from_numpy(np.stack(present)).to(self.device)
-        return Batch(torch.stack(image), present, torch.stack(label), torch.stack(brain), names)
+        singles = []
+        for number in range(first, first + size):
+            rng = np.random.default_rng([self.seed, step, number])
+            singles.append(self._sample(oldest, step, rng, patch))
+        present = np.stack([single.present for single in singles])
+        return Batch(
+            image=torch.stack([single.image for single in singles]),
+            present=torch.from_numpy(present).to(self.device),
+            label=torch.stack([single.label for single in singles]),
+            brain=torch.stack([single.brain for single in singles]),
+            case_id=tuple(single.case_id for single in singles),
+        )
 
     def start_ahead(self, step: int) -> None:
-        """Start the background process that makes heads ahead of need; it ends with this one."""
+        """Start the background process that makes cases ahead of need; it ends with this one."""
         if self.folder is None or self._ahead is not None:
             return
         context = multiprocessing.get_context("spawn")
         oldest = context.Value("q", step // self.plan.reuse)
         arguments = (oldest, self.plan, self.spec, self.anatomy, self.folder, os.getpid())
-        process = context.Process(target=_keep_ahead, args=arguments, daemon=True)
+        process = context.Process(target=_make_ahead, args=arguments, daemon=True)
         with without_interrupts():
             process.start()
-        self._ahead = (process, oldest)
+        self._ahead = _Ahead(process, oldest)
 
     def close(self) -> None:
         """End the background process."""
         if self._ahead is not None:
-            self._ahead[0].terminate()
-            self._ahead[0].join()
+            self._ahead.process.terminate()
+            self._ahead.process.join()
             self._ahead = None
 
     def _sample(
         self, oldest: int, step: int, rng: np.random.Generator, patch: Sequence[int]
-    ) -> tuple:
-        n = oldest + int(rng.integers(self.plan.pool))
-        head = self._head(n)
-        present = np.asarray(self.missingness(f"head-{n}", step, rng), bool)
-        low = self._corner(head, rng, patch)
+    ) -> _Sample:
+        number = oldest + int(rng.integers(self.plan.pool))
+        case = self._case(number)
+        present = np.asarray(self.missingness(case_name(number), step, rng), bool)
+        corner = self._corner(case, rng, patch)
         image = torch.zeros((len(present), *patch), device=self.device)
         for m in np.flatnonzero(present):
-            _paste(image[m], head.image[m], low)
+            _paste(image[m], case.image[m], corner)
         label = torch.zeros(tuple(patch), dtype=torch.int64, device=self.device)
         brain = torch.zeros(tuple(patch), dtype=torch.bool, device=self.device)
-        _paste(label, head.label, low)
-        _paste(brain, head.brain, low)
+        _paste(label, case.label, corner)
+        _paste(brain, case.brain, corner)
         if rng.random() < self.augmentation.flip:
-            image, label, brain = (t.flip(-3) for t in (image, label, brain))
-        return image, present, label, brain, f"head-{n}"
+            image = image.flip(-3)
+            label = label.flip(-3)
+            brain = brain.flip(-3)
+        return _Sample(image, present, label, brain, case_name(number))
 
-    def _corner(self, head: Head, rng: np.random.Generator, patch: Sequence[int]) -> list[int]:
-        """Lower corner of a patch: centered near a tumor voxel or anywhere; negative where the patch is larger."""
+    def _corner(
+        self, case: GeneratedCase, rng: np.random.Generator, patch: Sequence[int]
+    ) -> list[int]:
+        """Lower corner of a patch: near a tumor voxel or anywhere; negative where the patch is larger."""
         center = None
-        if len(head.tumor) and rng.random() < self.augmentation.foreground:
-            center = head.tumor[int(rng.integers(len(head.tumor)))].tolist()
+        if len(case.tumor) and rng.random() < self.augmentation.foreground:
+            center = case.tumor[int(rng.integers(len(case.tumor)))].tolist()
         corner = []
-        for axis, (size, width) in enumerate(zip(head.label.shape, patch, strict=True)):
+        for axis, (size, width) in enumerate(zip(case.label.shape, patch, strict=True)):
             if width >= size:
                 corner.append(-((width - size) // 2))
             elif center is None:
                 corner.append(int(rng.integers(size - width + 1)))
             else:
                 jitter = int(rng.integers(-width // 4, width // 4 + 1))
-                corner.append(min(max(center[axis] - width // 2 + jitter, 0), size - width))
+                start = center[axis] - width // 2 + jitter
+                corner.append(min(max(start, 0), size - width))
         return corner
 
-    def _head(self, n: int) -> Head:
-        if n in self._heads:
-            return self._heads[n]
+    def _case(self, number: int) -> GeneratedCase:
+        if number in self._cases:
+            return self._cases[number]
         started = time.monotonic()
-        kept = self.folder / f"head-{n}" if self.folder else None
-        if kept is not None and kept.is_dir():
-            head = _load(kept)
+        folder = None
+        if self.folder is not None:
+            folder = self.folder / case_name(number)
+        if folder is not None and folder.is_dir():
+            case = _load(folder)
         else:
-            head = make_head(n, self.plan, self.spec, self.anatomy, self.device)
-            if kept is not None:
-                _save(head, kept)
-        self._heads[n] = head
-        if self.folder is not None and len(self._heads) > 16:  # the rest waits on disk
-            self._heads.pop(next(iter(self._heads)))
+            case = make_case(number, self.plan, self.spec, self.anatomy, self.device)
+            if folder is not None:
+                _save(case, folder)
+        self._cases[number] = case
+        if folder is not None and len(self._cases) > MOST_IN_MEMORY:
+            oldest_loaded = next(iter(self._cases))
+            self._cases.pop(oldest_loaded)
         self.seconds += time.monotonic() - started
-        return head
+        return case
 
     def _forget(self, oldest: int) -> None:
-        for n in [n for n in self._heads if n < oldest]:
-            del self._heads[n]
+        """Drop cases whose time is over."""
+        for number in list(self._cases):
+            if number < oldest:
+                del self._cases[number]
         if self._ahead is not None:
-            self._ahead[1].value = oldest
+            self._ahead.oldest.value = oldest
 
 
-def _paste(target: torch.Tensor, source: torch.Tensor, low: Sequence[int]) -> None:
-    """Copy the part of ``source`` from ``low`` that ``target`` covers, in place."""
-    take, put = [], []
-    for c, w, n in zip(low, target.shape, source.shape, strict=True):
-        take.append(slice(max(c, 0), min(c + w, n)))
-        put.append(slice(max(c, 0) - c, min(c + w, n) - c))
-    target[tuple(put)] = source[tuple(take)].to(target.dtype)
+@dataclass(frozen=True)
+class _Sample:
+    """One patch: [M, *S] image, [M] bool, [*S] label and brain, name of its case."""
+
+    image: torch.Tensor
+    present: np.ndarray
+    label: torch.Tensor
+    brain: torch.Tensor
+    case_id: str
 
 
-def _keep_ahead(
+@dataclass(frozen=True)
+class _Ahead:
+    """The background process, and the number of the oldest case that is alive, shared with it."""
+
+    process: multiprocessing.process.BaseProcess
+    oldest: multiprocessing.sharedctypes.Synchronized
+
+
+def _paste(target: torch.Tensor, source: torch.Tensor, corner: Sequence[int]) -> None:
+    """Copy the part of ``source`` from ``corner`` that ``target`` covers, in place."""
+    source_box = []
+    target_box = []
+    for start, width, size in zip(corner, target.shape, source.shape, strict=True):
+        low = max(start, 0)
+        high = min(start + width, size)
+        source_box.append(slice(low, high))
+        target_box.append(slice(low - start, high - start))
+    target[tuple(target_box)] = source[tuple(source_box)].to(target.dtype)
+
+
+def _make_ahead(
     oldest, plan: Generation, spec: PreprocessSpec, anatomy, folder: Path, parent: int
 ) -> None:
-    """In a process of its own: make the heads that are wanted now or soon, delete others.
+    """In a process of its own: make the cases that are needed now or soon, delete others.
 
-    It gives way, but not to everything: starved by other programs it would leave its work to the training process.
+    It gives way to other programs, but not to everything: starved it would leave its work to the
+    training process.
     """
     os.nice(5)
     torch.set_num_threads(1)
     while os.getppid() == parent:
-        now = oldest.value
-        for old in folder.glob("head-*"):
-            number = old.name.removeprefix("head-")
-            if number.isdigit() and int(number) < now:
-                shutil.rmtree(old, ignore_errors=True)
-        wanted = (n for n in range(now, now + plan.pool + 8) if not (folder / f"head-{n}").is_dir())
-        n = next(wanted, None)
-        if n is None:
+        first = oldest.value
+        _delete_before(first, folder)
+        number = _first_missing(first, first + plan.pool + CASES_AHEAD, folder)
+        if number is None:
             time.sleep(2.0)
         else:
-            _save(make_head(n, plan, spec, anatomy), folder / f"head-{n}")
+            _save(make_case(number, plan, spec, anatomy), folder / case_name(number))
+
+
+def _delete_before(first: int, folder: Path) -> None:
+    for path in folder.glob(case_name("*")):
+        number = path.name.removeprefix(case_name(""))
+        if number.isdigit() and int(number) < first:
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def _first_missing(start: int, stop: int, folder: Path) -> int | None:
+    for number in range(start, stop):
+        if not (folder / case_name(number)).is_dir():
+            return number
+    return None

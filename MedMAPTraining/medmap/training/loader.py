@@ -1,4 +1,4 @@
-"""Batches ahead of time: made by worker processes by number, so that how many there are changes nothing."""
+"""Batches ahead of time: worker processes make them by number, so that the number of workers changes nothing."""
 
 from __future__ import annotations
 
@@ -8,20 +8,25 @@ import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+from medmap.errors import UnavailableError
 from medmap.inference import resolve_device
-from medmap.training.dataset import Batch, Sampler
+from medmap.training.batch import Batch, Sampler
 
 AHEAD = 3
-"""Batches that each worker keeps ready."""
+"""Batches that each worker holds ready."""
+
+SHARED_MEMORY = Path("/dev/shm")
+"""Where workers hand batches over on Linux; containers often give it 64 MB."""
 
 
 @dataclass(frozen=True)
-class Piece:
-    """What one forward pass of one process gets: these samples of this step, in patches of this size."""
+class MicroBatch:
+    """What one forward pass of one process takes: these samples of this step, in patches of this size."""
 
     step: int
     first: int
@@ -29,91 +34,152 @@ class Piece:
     patch: tuple[int, ...]
 
 
-class _Pieces(Dataset):
-    def __init__(self, sampler: Sampler, piece: Callable[[int], Piece], count: int, later: bool):
-        self.sampler, self.piece, self.count, self.later = sampler, piece, count, later
+class _MicroBatches(Dataset):
+    def __init__(
+        self,
+        sampler: Sampler,
+        micro_batch: Callable[[int], MicroBatch],
+        count: int,
+        augments_on_device: bool,
+    ):
+        self.sampler = sampler
+        self.micro_batch = micro_batch
+        self.count = count
+        self.augments_on_device = augments_on_device
 
     def __len__(self) -> int:
         return self.count
 
     def __getitem__(self, number: int) -> Batch:
-        piece = self.piece(number)
-        make = self.sampler.plain_batch if self.later else self.sampler.batch
-        return make(piece.step, piece.size, piece.patch, piece.first)
+        micro_batch = self.micro_batch(number)
+        make = self.sampler.plain_batch if self.augments_on_device else self.sampler.batch
+        return make(micro_batch.step, micro_batch.size, micro_batch.patch, micro_batch.first)
 
 
 def batches(
     sampler: Sampler,
-    piece: Callable[[int], Piece],
+    micro_batch: Callable[[int], MicroBatch],
     count: int,
     *,
     workers: int,
     device: torch.device,
     seed: int,
 ) -> Iterator[Batch]:
-    """The batches of the first ``count`` pieces, in order, on the device.
+    """The batches of the first ``count`` micro-batches, in order, on the device.
 
-    A batch is a pure function of its piece, so neither the number of workers nor a break of the training changes it.
-    With a GPU a sampler that can give batches without their random variation (``plain_batch``) has it computed there;
-    the drawn gains and shifts are the same, the noise comes from the device's generator.
+    A batch is a pure function of its micro-batch, so neither the number of workers nor a break of the
+    training changes it. With a GPU a sampler that can give batches without their augmentation
+    (``plain_batch``) has it computed there; the drawn gains and shifts are the same, the noise comes from
+    the device's generator.
 
     Args:
         sampler: where batches come from.
-        piece: what is wanted, by number.
+        micro_batch: what is needed, by number.
         count: how many there are.
-        workers: processes that work ahead; 0 makes each batch when it is asked for, as do systems without ``fork`` and
-            samplers that work on the device (``device``).
+        workers: processes that work ahead; 0 makes each batch when it is needed, as do systems without
+            ``fork`` and samplers that work on the device (``device``).
         device: where the batches go.
         seed: of the workers' own generators, which samplers do not use.
+
+    Raises:
+        UnavailableError: the shared memory of the system cannot hold the workers' batches.
     """
-    later = device.type == "cuda" and getattr(sampler, "plain_batch", None) is not None
-    forks = "fork" in multiprocessing.get_all_start_methods()
-    on_device = getattr(sampler, "device", torch.device("cpu")).type != "cpu"
-    workers = workers if forks and not on_device else 0
+    has_plain_batches = getattr(sampler, "plain_batch", None) is not None
+    augments_on_device = device.type == "cuda" and has_plain_batches
+    can_fork = "fork" in multiprocessing.get_all_start_methods()
+    works_on_device = getattr(sampler, "device", torch.device("cpu")).type != "cpu"
+    if not can_fork or works_on_device:
+        workers = 0
+    if workers and count:
+        _require_shared_memory(sampler, micro_batch, count, workers)
     parent = os.getpid()
 
-    def begin(worker: int) -> None:
-        # torch's own watch over the parent takes whoever that is by now for it: the system, if it was killed early.
+    def start_worker(worker: int) -> None:
+        # torch's own watch compares with the parent at this moment, which is the system already if
+        # the real one was killed early.
         if os.getppid() != parent:
             os._exit(1)
-        # Success: of a worker that ends otherwise torch makes an exception in the parent, wherever that is by then.
+        # Exit code 0: torch turns any other end of a worker into an exception in the parent, at
+        # whatever line the parent happens to be.
         signal.signal(signal.SIGTERM, lambda number, frame: os._exit(0))
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
 
     loader = DataLoader(
-        _Pieces(sampler, piece, count, later),
+        _MicroBatches(sampler, micro_batch, count, augments_on_device),
         batch_size=None,
         num_workers=workers,
         prefetch_factor=AHEAD if workers else None,
         # Samplers hold functions, which only a fork hands over; they keep off the device.
         multiprocessing_context="fork" if workers else None,
-        worker_init_fn=begin if workers else None,
-        # A private generator: otherwise each loader would draw its seed from the stream that the networks draw from.
+        worker_init_fn=start_worker if workers else None,
+        # A private generator: otherwise each loader would draw its seed from the stream that the
+        # networks draw from.
         generator=torch.Generator().manual_seed(seed),
         pin_memory=device.type == "cuda",
     )
-    with _blocked_while_forking(workers):
-        made = iter(loader)
-    for batch in made:
-        yield batch.to(device).varied()
+    with _sigterm_blocked_while_forking(workers):
+        host_batches = iter(loader)
+    for batch in host_batches:
+        yield batch.to(device).augmented()
+
+
+def _require_shared_memory(
+    sampler: Sampler, micro_batch: Callable[[int], MicroBatch], count: int, workers: int
+) -> None:
+    """Workers would wait for ever, or die by a signal, where shared memory is too small.
+
+    The largest of the next batches is estimated from one sample: image, label and brain of a patch.
+    """
+    if not SHARED_MEMORY.is_dir():
+        return
+    free = shared_memory_bytes()
+    channels = len(sampler.available(sampler.case_ids[0]))
+    largest = 0
+    for number in range(min(count, 100)):
+        needed = micro_batch(number)
+        voxels = needed.size
+        for side in needed.patch:
+            voxels *= side
+        # float32 image, int64 label, bool brain
+        largest = max(largest, voxels * (4 * channels + 8 + 1))
+    ready = workers * (AHEAD + 1) * largest
+    if ready > free:
+        raise UnavailableError(
+            f"The shared memory of this system has {free / 2**20:.0f} MiB free, and {workers} workers "
+            f"need {ready / 2**20:.0f} MiB.",
+            "Train without workers, or give the container more (docker run --ipc=host or --shm-size).",
+            option="workers",
+        )
+
+
+def shared_memory_bytes() -> int:
+    """Free bytes of /dev/shm."""
+    status = os.statvfs(SHARED_MEMORY)
+    return status.f_bavail * status.f_frsize
 
 
 @contextmanager
-def _blocked_while_forking(workers: int) -> Iterator[None]:
+def _sigterm_blocked_while_forking(workers: int) -> Iterator[None]:
     """A SIGTERM to the whole group waits until each worker can answer it; the parent gets its own afterwards."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM}) if workers else None
+    if not workers:
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
     try:
         yield
     finally:
-        if before is not None:
-            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def default_workers(device: str, processes: int) -> int:
-    """Workers a process: up to eight cores each for a GPU; on a CPU, where they would take the network's cores, one."""
-    cores = (
-        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    )
+    """Workers per process: up to eight cores each for a GPU, at most one on a CPU.
+
+    On a CPU more workers would take the cores that the network computes on.
+    """
+    if hasattr(os, "sched_getaffinity"):
+        cores = len(os.sched_getaffinity(0))
+    else:
+        cores = os.cpu_count() or 1
     if resolve_device(device).type == "cpu":
         return 1 if cores > processes else 0
     return max(1, min(8, cores // processes - 1))

@@ -1,4 +1,4 @@
-"""What a training says of itself: a line of JSON a step, the same as curves for TensorBoard, and the time left."""
+"""The log of a training: a line of JSON per step, the same as curves for TensorBoard, and the time left."""
 
 from __future__ import annotations
 
@@ -9,61 +9,70 @@ from pathlib import Path
 from medmap.io.atomic import write_text
 
 Report = Callable[[float, str], None]
-LOG, CURVES = "log.jsonl", "tensorboard"
+LOG = "log.jsonl"
+CURVES = "tensorboard"
 
 
 class TrainingLog:
     """Writes ``log.jsonl`` and ``tensorboard/`` of a run; also a report for ``medmap.training.loop.train``.
 
-    A run that was killed goes on from its last checkpoint, and so does its log: what was said of later steps is taken
-    back, so that every step is there once.
+    A run that was killed goes on from its last checkpoint, and so does its log: lines of later steps
+    are removed, so that every step is there once.
 
     Args:
         run: the run's folder.
         steps: of the whole training.
-        report: told the share that is done, and a line for people, after every step.
-        further: figures to add to each step.
+        report: called with the share of the work done, and a line for people, after every step.
+        extra_figures: gives figures to add to each step.
     """
 
     def __init__(
-        self, run: Path, steps: int, report: Report, further: Callable[[], dict] | None = None
+        self,
+        run: Path,
+        steps: int,
+        report: Report,
+        extra_figures: Callable[[], dict] | None = None,
     ):
-        self.run, self.steps, self.report, self.further = (
-            run,
-            steps,
-            report,
-            further or (lambda: {}),
-        )
-        self._file = self._curves = self._began = None
+        self.run = run
+        self.steps = steps
+        self.report = report
+        self.extra_figures = extra_figures
+        self._file = None
+        self._curves = None
+        self._first_step = 0
+        self._first_seconds = 0.0
 
     def __enter__(self) -> TrainingLog:
         return self
 
-    def __exit__(self, *error) -> None:
-        for sink in (self._file, self._curves):
-            if sink:
-                sink.close()
+    def __exit__(self, *error: object) -> None:
+        if self._file is not None:
+            self._file.close()
+            self._curves.close()
 
     def __call__(self, step: int, figures: dict) -> None:
         """Write the figures of a step."""
         if self._file is None:
             self._open(step)
-        figures = figures | self.further()
-        self._file.write(
-            json.dumps({"step": step, **{k: round(v, 5) for k, v in figures.items()}}) + "\n"
-        )
+            self._first_step = step
+            self._first_seconds = figures["seconds"]
+        if self.extra_figures is not None:
+            figures = figures | self.extra_figures()
+        record = {"step": step}
         for name, value in figures.items():
-            part = "validation" if name.startswith("validation_") else "training"
-            self._curves.add_scalar(f"{part}/{name.removeprefix('validation_')}", value, step)
+            record[name] = round(value, 5)
+            group = "validation" if name.startswith("validation_") else "training"
+            self._curves.add_scalar(f"{group}/{name.removeprefix('validation_')}", value, step)
+        self._file.write(json.dumps(record) + "\n")
         self.report(step / self.steps, self._line(step, figures))
 
     def _open(self, step: int) -> None:
         path = self.run / LOG
         if path.exists():
             lines = path.read_text(encoding="utf-8").splitlines()
-            kept = [line for line in lines if 0 < _step_of(line) < step]
-            if len(kept) < len(lines):
-                write_text(path, "".join(line + "\n" for line in kept))
+            earlier = [line for line in lines if 0 < _step_of(line) < step]
+            if len(earlier) < len(lines):
+                write_text(path, "".join(line + "\n" for line in earlier))
         from torch.utils.tensorboard import SummaryWriter
 
         self._file = path.open("a", buffering=1, encoding="utf-8")
@@ -73,18 +82,18 @@ class TrainingLog:
         line = f"step {step} of {self.steps}, loss {figures['loss']:.3f}"
         if "validation_dice" in figures:
             line += f", validation Dice {figures['validation_dice']:.3f}"
-        if self._began is None:
-            self._began = (step, figures["seconds"])
-        elif step > self._began[0]:
-            pace = (figures["seconds"] - self._began[1]) / (step - self._began[0])
-            line += f", {duration(pace * (self.steps - step))} left"
+        steps_timed = step - self._first_step
+        if steps_timed > 0:
+            seconds_per_step = (figures["seconds"] - self._first_seconds) / steps_timed
+            line += f", {duration(seconds_per_step * (self.steps - step))} left"
         return line
 
 
 def _step_of(line: str) -> int:
     try:
         return int(json.loads(line)["step"])
-    except (ValueError, KeyError, TypeError):  # the last line of a killed run may be half written
+    except (ValueError, KeyError, TypeError):
+        # The last line of a killed run may be half written.
         return 0
 
 

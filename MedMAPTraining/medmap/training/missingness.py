@@ -1,6 +1,6 @@
 """Which modalities a training sample has: pure functions of case, epoch and generator, never all missing.
 
-Two questions, two answers. ``Missingness.ever`` says what training may ever see of a case: scans that it excludes are
+Two questions, two answers. ``Missingness.available`` says what training may ever see of a case: scans that it excludes are
 not opened, neither for the crop nor for normalization. A call says what one sample shows of that.
 """
 
@@ -32,11 +32,11 @@ class Missingness:
 
     Attributes:
         draw: what one sample shows.
-        ever: what training may ever see of a case, [M] bool by its name.
+        available: what training may ever see of a case, [M] bool by its name.
     """
 
     draw: Draw
-    ever: Callable[[str], np.ndarray]
+    available: Callable[[str], np.ndarray]
 
     def __call__(self, case_id: str, epoch: int, rng: np.random.Generator) -> np.ndarray:
         """[M] bool for one sample."""
@@ -183,7 +183,7 @@ def dropped(
         mask[[m for n, m in enumerate(left) if chosen >> n & 1]] = True
         return mask
 
-    return Missingness(draw, base.ever)
+    return Missingness(draw, base.available)
 
 
 def staged(
@@ -207,7 +207,7 @@ def staged(
     after = build_missingness(then, task, dict(then_options or {}), cases)
     return Missingness(
         lambda case_id, epoch, rng: (before if epoch < until else after)(case_id, epoch, rng),
-        lambda case_id: before.ever(case_id) | after.ever(case_id),
+        lambda case_id: before.available(case_id) | after.available(case_id),
     )
 
 

@@ -1,6 +1,8 @@
-"""Optimizers of objectives' groups, their learning rates, and the moving average of the weights."""
+"""Optimizers of objectives' groups, their learning rates, and the exponential moving average (EMA) of the weights."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import torch
 from torch import nn
@@ -28,28 +30,36 @@ def make_optimizer(group: Group, recipe: Recipe) -> torch.optim.Optimizer:
         raise UsageError(
             f"The optimizer '{name}' is unknown.", f"Use one of {', '.join(OPTIMIZERS)}."
         )
-    base = recipe.learning_rate if group.learning_rate is None else group.learning_rate
-    decay = recipe.weight_decay if group.weight_decay is None else group.weight_decay
-    options = (
-        recipe.optimizer_options if group.optimizer_options is None else group.optimizer_options
-    )
+    rate = _first_set(group.learning_rate, recipe.learning_rate)
+    decay = _first_set(group.weight_decay, recipe.weight_decay)
+    options = _first_set(group.optimizer_options, recipe.optimizer_options)
     parameters = [{"params": group.parameters, "weight_decay": decay}]
     if group.undecayed:
         parameters.append({"params": group.undecayed, "weight_decay": 0.0})
     try:
-        optimizer = OPTIMIZERS[name](parameters, lr=base, **options)
+        optimizer = OPTIMIZERS[name](parameters, lr=rate, **options)
     except (TypeError, ValueError, RuntimeError) as error:
         raise BundleError(
-            f"The options of the optimizer {name} do not fit ({error}).", "Correct them."
+            f"The options of the optimizer {name} do not fit ({error}).",
+            "Give options that torch's class of that name takes.",
         ) from error
-    for own in optimizer.param_groups:
-        own["base"], own["schedule"] = base, group.schedule or recipe.schedule
+    for parameter_group in optimizer.param_groups:
+        parameter_group["base"] = rate
+        parameter_group["schedule"] = group.schedule or recipe.schedule
     return optimizer
+
+
+def _first_set(value: Any, default: Any) -> Any:
+    """The group's value, or the recipe's where the group states none."""
+    return default if value is None else value
 
 
 def parameters_of(optimizer: torch.optim.Optimizer) -> list[nn.Parameter]:
     """Every parameter that an optimizer steps."""
-    return [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    parameters: list[nn.Parameter] = []
+    for group in optimizer.param_groups:
+        parameters += group["params"]
+    return parameters
 
 
 def set_rate(optimizer: torch.optim.Optimizer, step: int, steps: int) -> None:
@@ -63,11 +73,10 @@ def follow(average: nn.Module, model: nn.Module, decay: float) -> None:
     """Move an exponential moving average of the weights one step toward them; counters are copied."""
     pairs = list(zip(average.state_dict().values(), model.state_dict().values(), strict=True))
     floating = [pair for pair in pairs if pair[0].dtype.is_floating_point]
-    if (
-        floating
-    ):  # all in one call: hundreds of small ones would cost a GPU more than the step's arithmetic
-        slow, fast = zip(*floating, strict=True)
-        torch._foreach_lerp_(slow, fast, 1 - decay)
+    if floating:
+        # All in one call: hundreds of small ones would cost a GPU more than the step's arithmetic.
+        slow_weights, fast_weights = zip(*floating, strict=True)
+        torch._foreach_lerp_(slow_weights, fast_weights, 1 - decay)
     for slow, fast in pairs:
         if not slow.dtype.is_floating_point:
             slow.copy_(fast)

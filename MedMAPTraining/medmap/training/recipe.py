@@ -17,9 +17,10 @@ from medmap.preprocess import PreprocessSpec
 from medmap.training.dataset import Augmentation
 from medmap.training.generated import Generation
 
-ISLANDS = PostprocessSpec(island_ml=1.0, island_share=0.1, small_regions=0.4)
-"""Of 123 BraTS tumors, 95 % have at most two pieces of more than 1 ml; what is smaller, beside a large tumor, is
-mostly skull base or vessel. Less than 200 mm³ of enhancement is mostly a vessel, too."""
+SMALL_COMPONENT_REMOVAL = PostprocessSpec(island_ml=1.0, island_share=0.1, small_regions=0.4)
+"""Small components are removed: of 123 BraTS tumors, 95 % have at most two components of more than 1 ml,
+and a smaller one beside a large tumor is mostly skull base or vessel. Less than 200 mm³ of enhancement
+is mostly a vessel, too."""
 
 
 EARLIER_FIELDS = {"optimiser": "optimizer", "optimiser_options": "optimizer_options"}
@@ -35,33 +36,43 @@ class Recipe:
         task: of the data, as in ``medmap.task.TASKS``.
         network, network_options: backbone by name, as in ``medmap.networks.NETWORKS``.
         objective, objective_options: as in ``medmap.training.objectives.OBJECTIVES``.
-        alignment: anchor, tap, alpha and the anchor's options (``medmap.training.objectives.WithAnchor``); empty aligns nothing.
-            T* is a part of the network: its option ``stem`` (``medmap.networks.stem.with_stem``).
+        alignment: anchor, tap, alpha and the anchor's options
+            (``medmap.training.objectives.WithAnchor``); empty aligns nothing. T* is a part of the
+            network: its option ``stem`` (``medmap.networks.stem.with_stem``).
         missingness, missingness_options: as in ``medmap.training.missingness.PROTOCOLS``.
-        subsets: sets of scans (``t1ce+flair``) that get a network each, from methods that make one a set; empty: every
-            set, or one network for any.
-        split: file, or name of a file in ``recipes/splits``, whose part ``train`` is trained on; "" trains on all.
-        held_out_cases: cases kept out of training for objectives that learn on two levels: their names, or how many
-            (drawn by the seed).
+        subsets: modality subsets (``t1ce+flair``) that get a network each, from methods that make one
+            per subset; empty: every subset, or one network for any.
+        split: file, or name of a file in ``recipes/splits``, whose part ``train`` is trained on; ""
+            trains on all.
+        held_out_cases: cases kept out of training for objectives that learn on two levels: their
+            names, or how many (drawn by the seed).
         steps: batches in all; an objective may take several optimizer steps on each.
-        epoch_steps: batches an epoch (objectives update slow state at its end); 0 takes one pass over the cases.
-        batch: patches a step, over all processes.
-        accumulate: the step's patches go through the network in so many equal passes, one after the other; their mean
-            gradient is stepped. For batches that do not fit into memory; losses over a batch are then losses over a
-            pass.
-        patch: voxels of a patch, multiples of the network's stride; two numbers where the preprocessing is in slices.
-        large_patch, large_share: this share of the steps, spread evenly, uses patches this large: instance
-            normalization takes its statistics over the patch, and inference passes whole heads through in one.
-        optimizer, optimizer_options: as in ``medmap.training.loop.OPTIMIZERS``, with keyword arguments of torch's class.
-        learning_rate, weight_decay, schedule: of every optimizer group that states no others (``objectives.Group``);
-            schedules as in ``SCHEDULES``.
-        ema: decay of the exponential moving average of the weights, which is what is exported; 0 exports the last.
+        epoch_steps: batches per epoch (objectives update slow state at its end); 0 takes one pass over
+            the cases.
+        batch: patches per step, over all processes.
+        accumulate: gradient accumulation: a step's patches go through the network in so many equal
+            micro-batches, whose mean gradient is stepped. For batches that do not fit into memory;
+            losses over a batch are then losses over a micro-batch.
+        patch: voxels of a patch, multiples of the network's stride; two numbers where the
+            preprocessing is in slices.
+        large_patch, large_share: this share of the steps, spread evenly, uses patches this large:
+            instance normalization takes its statistics over the patch, and inference passes whole
+            brain volumes through in one.
+        optimizer, optimizer_options: as in ``medmap.training.optimizers.OPTIMIZERS``, with keyword
+            arguments of torch's class.
+        learning_rate, weight_decay, schedule: of every optimizer group that states no others
+            (``objectives.Group``); schedules as in ``SCHEDULES``.
+        ema: decay of the exponential moving average of the weights, which is what is exported; 0
+            exports the last.
         clip: largest norm of the gradient; 0 does not clip.
         seed: of weights, patches, augmentation and missingness.
-        augmentation, preprocess, postprocess: how patches are varied, and what the bundle does before and after.
-        generation: which heads are generated, for a training without cases on disk; None with cases alone.
-        sources: weight of each source of samples by name (``medmap.sources.SOURCES``), ``cases``, ``tumor_free`` and
-            ``generated``; empty takes every case alike, or generated ones where no cases are given.
+        augmentation, preprocess, postprocess: how patches are augmented, and what the bundle does
+            before and after.
+        generation: which cases are generated, for a training without cases on disk; None with cases
+            alone.
+        sources: weight of each source of samples by name (``medmap.training.sources.SOURCES``):
+            ``cases``, ``tumor_free`` and ``generated``; empty takes every case alike, or generated
+            ones where no cases are given.
     """
 
     about: str = ""
@@ -93,7 +104,7 @@ class Recipe:
     seed: int = 0
     augmentation: Augmentation = field(default_factory=Augmentation)
     preprocess: PreprocessSpec = field(default_factory=PreprocessSpec)
-    postprocess: PostprocessSpec = ISLANDS
+    postprocess: PostprocessSpec = SMALL_COMPONENT_REMOVAL
     generation: Generation | None = None
     sources: dict[str, float] = field(default_factory=dict)
 
@@ -103,7 +114,7 @@ class Recipe:
         # Under the names of the first version, so that runs begun with it go on.
         for earlier, field_name in EARLIER_FIELDS.items():
             content[earlier] = content.pop(field_name)
-        # Fields that came later count only where they are used: runs that are older than they are can be resumed.
+        # Fields that came later count only where they are used: older runs can be resumed.
         if not self.sources:
             del content["sources"]
         if self.augmentation.standard is None:
@@ -115,35 +126,45 @@ class Recipe:
         large = int((step + 1) * self.large_share) > int(step * self.large_share)
         return self.large_patch if large else self.patch
 
-    def hold_out(self, cases: Sequence[str]) -> frozenset[str]:
-        """Those of the cases that are kept out. Raises UsageError for a name that is not there, or if none is left."""
-        wanted = self.held_out_cases
-        if isinstance(wanted, int):
-            rng = np.random.default_rng([self.seed, len(cases)])
-            wanted = tuple(sorted(cases)[n] for n in rng.permutation(len(cases))[:wanted])
-        unknown = set(wanted) - set(cases)
-        if unknown or len(wanted) >= len(cases):
+    def hold_out(self, case_ids: Sequence[str]) -> frozenset[str]:
+        """Names of the cases that are kept out of training.
+
+        Raises:
+            UsageError: a name is not among the cases, or no case remains to train on.
+        """
+        if isinstance(self.held_out_cases, int):
+            rng = np.random.default_rng([self.seed, len(case_ids)])
+            order = rng.permutation(len(case_ids))[: self.held_out_cases]
+            ordered = sorted(case_ids)
+            names = tuple(ordered[n] for n in order)
+        else:
+            names = self.held_out_cases
+        unknown = set(names) - set(case_ids)
+        if unknown or len(names) >= len(case_ids):
+            listed = ", ".join(sorted(unknown)) or str(len(names))
             raise UsageError(
-                f"The recipe keeps {', '.join(sorted(unknown)) or len(wanted)} of {len(cases)} cases out of training.",
-                "Name cases that are there, and leave some to train on (held_out_cases).",
+                f"The recipe keeps {listed} of {len(case_ids)} cases out of training.",
+                "Name cases of the data, and leave some to train on (held_out_cases).",
             )
-        return frozenset(wanted)
+        return frozenset(names)
 
     @staticmethod
     def from_dict(data: Mapping) -> Recipe:
-        """A recipe from plain data. Raises TypeError for a field that there is not."""
+        """A recipe from plain data. Raises TypeError for an unknown field."""
         nested = {
             "augmentation": Augmentation.from_dict,
             "preprocess": PreprocessSpec,
             "postprocess": PostprocessSpec,
             "generation": Generation.from_dict,
         }
-        data = {EARLIER_FIELDS.get(key, key): value for key, value in data.items()}
-        data = {
-            key: nested[key](**_tuples(value)) if key in nested and value is not None else value
-            for key, value in data.items()
-        }
-        return Recipe(**_tuples(data))
+        values = {}
+        for key, value in data.items():
+            field_name = EARLIER_FIELDS.get(key, key)
+            if field_name in nested and value is not None:
+                values[field_name] = nested[field_name](**_tuples(value))
+            else:
+                values[field_name] = value
+        return Recipe(**_tuples(values))
 
     @staticmethod
     def read(path: str | Path) -> Recipe:
@@ -152,24 +173,66 @@ class Recipe:
             return Recipe.from_dict(json.loads(Path(path).read_text(encoding="utf-8")))
         except FileNotFoundError:
             raise MissingInputError(
-                f"There is no recipe {Path(path).name}.", "Check the path."
+                f"There is no recipe {Path(path).name}.", "Check the path of the recipe."
             ) from None
         except (ValueError, TypeError) as error:
             raise BundleError(
-                f"The recipe {Path(path).name} is not understood ({error}).", "Correct it."
+                f"The recipe {Path(path).name} cannot be read: {error}.",
+                "Write JSON with the fields of medmap.training.recipe.Recipe.",
             ) from error
 
 
 def _tuples(data: dict) -> dict:
-    return {key: tuple(value) if isinstance(value, list) else value for key, value in data.items()}
+    values = {}
+    for key, value in data.items():
+        values[key] = tuple(value) if isinstance(value, list) else value
+    return values
+
+
+def check_numbers(recipe: Recipe) -> None:
+    """Refuse numbers that no training can be made with. Raises UsageError, naming the field."""
+    counts = {"steps": recipe.steps, "batch": recipe.batch, "accumulate": recipe.accumulate}
+    for name, value in counts.items():
+        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+            raise UsageError(
+                f"The recipe's {name} is {value!r}.", f"Give {name} as a whole number from 1 on."
+            )
+    patches = {"patch": recipe.patch, "large_patch": recipe.large_patch}
+    for name, patch in patches.items():
+        is_sized = isinstance(patch, tuple) and len(patch) in (2, 3)
+        if not is_sized or any(not isinstance(side, int) or side < 1 for side in patch):
+            raise UsageError(
+                f"The recipe's {name} is {patch!r}.", f"Give {name} as two or three whole numbers."
+            )
+    numbers = {
+        "learning_rate": recipe.learning_rate,
+        "weight_decay": recipe.weight_decay,
+        "ema": recipe.ema,
+        "clip": recipe.clip,
+        "preprocess.spacing": recipe.preprocess.spacing,
+    }
+    for name, number in numbers.items():
+        is_number = isinstance(number, int | float) and not isinstance(number, bool)
+        if not is_number or not math.isfinite(number) or number < 0:
+            raise UsageError(
+                f"The recipe's {name} is {number!r}.",
+                f"Give {name} as a number that is not negative.",
+            )
+    if recipe.preprocess.spacing == 0:
+        raise UsageError("The recipe's preprocess.spacing is 0.", "Give it in mm.")
+    if recipe.schedule not in SCHEDULES:
+        raise UsageError(
+            f"The schedule '{recipe.schedule}' is unknown.", f"Use one of {', '.join(SCHEDULES)}."
+        )
 
 
 def cosine(step: int, steps: int) -> float:
     """Linear warm-up over the first 2 % of the steps, then a cosine to zero (Loshchilov and Hutter, ICLR 2017)."""
-    warm = max(1, steps // 50)
-    if step < warm:
-        return (step + 1) / warm
-    return 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, steps - warm)))
+    warm_up = max(1, steps // 50)
+    if step < warm_up:
+        return (step + 1) / warm_up
+    angle = math.pi * (step - warm_up) / max(1, steps - warm_up)
+    return 0.5 * (1 + math.cos(angle))
 
 
 def poly(step: int, steps: int) -> float:

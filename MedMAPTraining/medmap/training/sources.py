@@ -10,9 +10,11 @@ import numpy as np
 import torch
 
 from medmap.errors import UsageError
-from medmap.training.dataset import Batch, Sampler
+from medmap.training.batch import Batch, Sampler
 
-CASES, TUMOR_FREE, GENERATED = "cases", "tumor_free", "generated"
+CASES = "cases"
+TUMOR_FREE = "tumor_free"
+GENERATED = "generated"
 SOURCES = (CASES, TUMOR_FREE, GENERATED)
 """What a recipe's ``sources`` may name: labeled cases with a tumor, cases whose label is empty, generated cases."""
 
@@ -32,7 +34,8 @@ class MixedSampler:
     """
 
     def __init__(self, samplers: Mapping[str, Sampler], shares: Mapping[str, float], seed: int):
-        self.samplers, self.seed = dict(samplers), seed
+        self.samplers = dict(samplers)
+        self.seed = seed
         weights = np.array([float(shares[name]) for name in self.samplers])
         self._bounds = np.cumsum(weights / weights.sum())
         self._source_by_case = {}
@@ -53,9 +56,9 @@ class MixedSampler:
         """Seconds that training has waited for generated cases."""
         return sum(getattr(sampler, "seconds", 0.0) for sampler in self.samplers.values())
 
-    def shows(self, case_id: str) -> np.ndarray:
+    def available(self, case_id: str) -> np.ndarray:
         """[M] bool: the modalities that training may ever show of a case."""
-        return self.samplers[self._source_by_case[case_id]].shows(case_id)
+        return self.samplers[self._source_by_case[case_id]].available(case_id)
 
     def source(self, step: int, number: int) -> str:
         """Name of the source that a step's sample comes from."""
@@ -81,8 +84,10 @@ def concatenated(batches: Sequence[Batch]) -> Batch:
         if isinstance(values[0], torch.Tensor):
             tensors[field.name] = torch.cat(values)
     case_ids = sum((batch.case_id for batch in batches), ())
-    shown = set().union(*(batch.known or () for batch in batches))
-    return Batch(case_id=case_ids, known=tuple(sorted(shown)), **tensors)
+    modalities: set[int] = set()
+    for batch in batches:
+        modalities.update(batch.modalities or ())
+    return Batch(case_id=case_ids, modalities=tuple(sorted(modalities)), **tensors)
 
 
 def by_tumor(folders: Sequence[Path]) -> dict[str, list[Path]]:

@@ -17,7 +17,7 @@ from medmap.networks import Backbone
 from medmap.postprocess import most_probable
 from medmap.preprocess import Prepared, PreprocessSpec
 from medmap.task import Task
-from medmap.training.cache import load_case
+from medmap.training.cache import open_case
 from medmap.training.export import inference_spec
 from medmap.volume import Grid
 
@@ -51,28 +51,27 @@ class Validation:
 
     def score(self, network: Backbone, device: torch.device, case: int) -> dict[str, float]:
         """Mean Dice of one case over its subsets: of each region by name, and of all regions as ``dice``."""
-        stored = load_case(self.folders[case])
+        stored = open_case(self.folders[case])
+        brain = np.asarray(stored.brain).astype(bool)
         bundle = self._bundle(network)
         names = [
             name
-            for name, here in zip(self.task.modality_names, stored.present, strict=True)
+            for name, here in zip(self.task.modality_names, stored.available, strict=True)
             if here
         ]
         subsets = self._subsets(names, case, bundle)
         prepared = _padded(
-            stored.image, stored.present, stored.brain, network.stride, self.preprocess
+            stored.dense_image(), stored.available, brain, network.stride, self.preprocess
         )
         values = np.array([0, *(label.value for label in self.task.labels)])
-        truth = region_masks(values[stored.label], self.task)
+        truth = region_masks(values[np.asarray(stored.label)], self.task)
         inside = tuple(slice(n) for n in stored.label.shape)
         scores: dict[str, list[float]] = {region.name: [] for region in self.task.regions}
         for logits in Run(bundle, device, lambda fraction, text: None, lambda: False).logits(
             prepared, subsets
         ):
             classes = most_probable(logits.float()).numpy()[inside]
-            for name, mask in region_masks(
-                values[np.where(stored.brain, classes, 0)], self.task
-            ).items():
+            for name, mask in region_masks(values[np.where(brain, classes, 0)], self.task).items():
                 scores[name].append(dice(mask, truth[name]))
         means = {name: float(np.mean(found)) for name, found in scores.items()}
         return {"dice": float(np.mean(list(means.values()))), **means}

@@ -19,10 +19,10 @@ SPEC = PreprocessSpec(spacing=2.0)
 
 
 @pytest.fixture
-def cases(tmp_path, make_head):
+def cases(tmp_path, make_case):
     """Two small patients, and the folders of their prepared arrays."""
     for n in range(2):
-        folder, volumes = tmp_path / f"cases/Case_{n}", make_head((28, 32, 26), seed=n)
+        folder, volumes = tmp_path / f"cases/Case_{n}", make_case((28, 32, 26), seed=n)
         folder.mkdir(parents=True)
         for name, volume in volumes.items():
             write_volume(

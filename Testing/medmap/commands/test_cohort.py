@@ -23,12 +23,12 @@ def quiet(fraction, text):
 
 
 @pytest.fixture
-def bids(tmp_path, make_head):
+def bids(tmp_path, make_case):
     """Three subjects: one with T1w and FLAIR, one with a damaged file, one with contrast-enhanced T1w in a session."""
     root = tmp_path / "bids"
     root.mkdir()
     (root / "dataset_description.json").write_text('{"Name": "heads", "BIDSVersion": "1.10.0"}')
-    volumes = make_head(shape=(32, 36, 28))
+    volumes = make_case(shape=(32, 36, 28))
 
     def put(name, modality):
         path = root / name
@@ -180,14 +180,14 @@ def test_a_worker_that_dies_takes_only_its_own_case_along(monkeypatch, tmp_path)
 
 @pytest.mark.slow
 def test_a_ray_cluster_of_two_nodes_loses_nothing_when_a_worker_is_killed(
-    make_head, tmp_path, tiny_bundle_path, monkeypatch
+    make_case, tmp_path, tiny_bundle_path, monkeypatch
 ):
     monkeypatch.setenv("RAY_worker_niceness", "0")  # on a busy machine nice workers would starve
     monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
     ray = pytest.importorskip("ray")
     from ray.cluster_utils import Cluster
 
-    volumes = make_head(shape=(32, 36, 28))
+    volumes = make_case(shape=(32, 36, 28))
     lines = ["case,t1"]
     for n in range(8):
         write_volume(

@@ -26,9 +26,9 @@ from medmap.evaluation import (
 )
 from medmap.evaluation.scoring import score_labels
 from medmap.evaluation.significance import _wilcoxon, rank_biserial
+from medmap.io.cohorts import find_cases
 from medmap.io.nifti import write_labels, write_volume
 from medmap.task import BRATS, Task
-from medmap.training.dataset import find_cases
 from medmap.training.splits import earlier_scorings, ledger, part_of, read_split
 from medmap.volume import Grid
 
@@ -59,12 +59,12 @@ def rows_of(scores, cases=6, region="WT"):
 
 
 @pytest.fixture
-def cohort(tmp_path, make_head):
+def cohort(tmp_path, make_case):
     """Three patients with labels; the last one has T1ce and FLAIR only."""
     folder = tmp_path / "cohort"
     folder.mkdir()
     for n in range(3):
-        volumes = make_head((28, 32, 26), seed=n)
+        volumes = make_case((28, 32, 26), seed=n)
         (folder / f"Case_{n}").mkdir()
         for name, volume in volumes.items():
             if n < 2 or name in ("t1ce", "flair"):

@@ -11,10 +11,12 @@ import pytest
 from medmap.bundle.loading import load_bundle
 from medmap.commands.phantoms import write_phantoms
 from medmap.inference import segment
+from medmap.io.cohorts import find_cases
 from medmap.networks import NETWORKS
 from medmap.preprocess import PreprocessSpec
 from medmap.task import BRATS
-from medmap.training.dataset import PatchSampler, cache_case, find_cases
+from medmap.training.cache import cache_case
+from medmap.training.dataset import PatchSampler
 from medmap.training.export import export
 from medmap.training.loop import train
 from medmap.training.missingness import random_subset

@@ -21,10 +21,10 @@ from medmap.training.alignment import (
     foreground,
     normal_divergence,
 )
-from medmap.training.dataset import Batch
-from medmap.training.loop import make_objective
+from medmap.training.batch import Batch
 from medmap.training.objectives import WithAnchor
 from medmap.training.recipe import Recipe
+from medmap.training.setup import make_objective
 
 NAMES = BRATS.modality_names
 FORMS = [

@@ -17,8 +17,8 @@ from medmap.errors import BundleError, InputDataError, MissingInputError, UsageE
 from medmap.preprocess import PreprocessSpec
 from medmap.task import BRATS
 from medmap.training.checkpoint import load_checkpoint
-from medmap.training.loop import make_objective
 from medmap.training.recipe import Recipe
+from medmap.training.setup import make_objective
 
 SMALL = json.loads((Path(__file__).parents[1] / "small_networks.json").read_text())
 TEACHER = Recipe(

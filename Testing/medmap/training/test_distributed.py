@@ -55,7 +55,7 @@ class Duel(Objective):
 
     def steps(self, batch, progress):
         self.seen += batch.label.float().mean()
-        logits = self.backbone(batch.image, batch.present, known=batch.known).logits
+        logits = self.backbone(batch.image, batch.present, known=batch.modalities).logits
         probability = logits.softmax(1)
         yield (
             "main",
@@ -190,12 +190,12 @@ def test_processes_that_step_different_groups_are_stopped():
 
 
 def test_a_batch_that_cannot_be_dealt_out_is_refused(cached_heads, tmp_path):
-    with pytest.raises(UsageError, match="equal passes"):
+    with pytest.raises(UsageError, match="equal micro-batches"):
         run_one(cached_heads, tmp_path / "a", replace(SMALL, accumulate=3))
     answers = together(
         2, lambda rank: run_one(cached_heads, tmp_path / "b", replace(SMALL, batch=3))
     )
-    assert all("cannot be dealt out evenly to 2 processes" in answer for answer in answers)
+    assert all("cannot be divided evenly among 2 processes" in answer for answer in answers)
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])

@@ -14,7 +14,7 @@ from medmap.errors import UsageError
 from medmap.phantom import Style, generate
 from medmap.preprocess import PreprocessSpec, prepare
 from medmap.task import BRATS
-from medmap.training.generated import FIELD_OF_VIEW_MM, GeneratedSampler, Generation, make_head
+from medmap.training.generated import FIELD_OF_VIEW_MM, GeneratedSampler, Generation, make_case
 from medmap.training.loop import train
 from medmap.training.missingness import random_subset
 from medmap.training.recipe import Recipe
@@ -54,12 +54,12 @@ def test_absent_scans_are_zero_and_the_pool_moves_on():
         seen[step] = set(batch.case_id)
     alive = {step: {f"head-{step // 3 + n}" for n in range(2)} for step in seen}
     assert all(seen[step] <= alive[step] for step in seen)
-    assert set(sampler._heads) <= {2, 3}
+    assert set(sampler._cases) <= {2, 3}
     assert sampler.seconds > 0
 
 
 def test_a_head_is_what_inference_would_see():
-    head = make_head(1, PLAN, SPEC)
+    head = make_case(1, PLAN, SPEC)
     shape = tuple(round(mm / SPEC.spacing) for mm in FIELD_OF_VIEW_MM)
     made = generate(51, shape=shape, spacing=SPEC.spacing)
     volumes = {name: Volume(image.numpy(), made.affine) for name, image in made.images.items()}
@@ -133,7 +133,7 @@ def test_a_background_process_makes_heads_ahead(tmp_path):
     sampler = sampling(folder=tmp_path)
     sampler.start_ahead(0)
     try:
-        process = sampler._ahead[0]
+        process = sampler._ahead.process
         for _ in range(6000):  # the process gives way to others
             if (tmp_path / "head-2").is_dir():
                 break

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import pytest
 import torch
 
-from medmap.training.loader import Piece, batches
+from medmap.errors import UnavailableError
+from medmap.training.loader import MicroBatch, batches
 
 pytestmark = pytest.mark.skipif(
     "fork" not in multiprocessing.get_all_start_methods(), reason="workers need fork"
@@ -22,17 +23,22 @@ class Numbers:
     def to(self, device):
         return self
 
-    def varied(self):
+    def augmented(self):
         return self
 
 
 class Counting:
+    case_ids = ("case",)
+
+    def available(self, case_id):
+        return [True]
+
     def batch(self, step, size, patch, first):
         return Numbers(torch.arange(first, first + size) + 10 * step)
 
 
-def pieces(number: int) -> Piece:
-    return Piece(number, 0, 2, (8, 8, 8))
+def pieces(number: int) -> MicroBatch:
+    return MicroBatch(number, 0, 2, (8, 8, 8))
 
 
 def started(count: int, workers: int):
@@ -64,3 +70,14 @@ def test_the_parent_hears_its_own_signals():
     next(made)
     assert signal.SIGTERM not in signal.pthread_sigmask(signal.SIG_BLOCK, ())
     made.close()
+
+
+def test_too_little_shared_memory_is_refused_before_a_worker_starts(monkeypatch):
+    """Workers would wait for ever, or die by a signal: Docker gives containers 64 MB."""
+    monkeypatch.setattr("medmap.training.loader.shared_memory_bytes", lambda: 64 << 10)
+    wide = lambda number: MicroBatch(number, 0, 2, (64, 64, 64))  # noqa: E731
+    incoming = batches(Counting(), wide, 3, workers=1, device=torch.device("cpu"), seed=0)
+    with pytest.raises(UnavailableError, match="shared memory") as error:
+        next(incoming)
+    assert "without workers" in error.value.remedy
+    assert error.value.exit_code == 69

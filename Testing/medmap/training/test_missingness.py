@@ -11,10 +11,12 @@ import pytest
 
 from medmap.commands.training import TrainOptions, train_bundle
 from medmap.errors import BundleError, InputDataError, MissingInputError, UsageError
+from medmap.io.cohorts import find_cases
 from medmap.io.nifti import write_labels, write_volume
 from medmap.preprocess import PreprocessSpec
 from medmap.task import BRATS
-from medmap.training.dataset import Augmentation, PatchSampler, cache_case, find_cases
+from medmap.training.cache import cache_case
+from medmap.training.dataset import Augmentation, PatchSampler
 from medmap.training.missingness import (
     build_missingness,
     dedicated,
@@ -50,9 +52,9 @@ def test_fixed_masks_depend_on_seed_and_names_alone():
     other = fixed(BRATS, CASES, RATES, 4)
     for case in CASES:
         masks = [protocol(case, epoch, np.random.default_rng(epoch)) for epoch in range(5)]
-        assert all((mask == protocol.ever(case)).all() for mask in masks)
-        assert (masks[0] == again.ever(case)).all()
-    assert any((protocol.ever(case) != other.ever(case)).any() for case in CASES)
+        assert all((mask == protocol.available(case)).all() for mask in masks)
+        assert (masks[0] == again.available(case)).all()
+    assert any((protocol.available(case) != other.available(case)).any() for case in CASES)
 
 
 def test_fixed_patterns_look_independent():
@@ -83,7 +85,7 @@ def test_tables_of_passion_are_read_by_name(tmp_path):
     cases = ["BraTS20_Training_002", "BraTS20_Training_338", "Brats18_2013_0_1"]
     protocol = build_missingness("fixed", BRATS, {"table": str(path)}, cases)
     shown = [
-        {n for n, s in zip(BRATS.modality_names, protocol.ever(case), strict=True) if s}
+        {n for n, s in zip(BRATS.modality_names, protocol.available(case), strict=True) if s}
         for case in cases
     ]
     assert shown == [{"flair", "t1ce", "t1"}, {"t2"}, {"t1ce"}]
@@ -142,11 +144,11 @@ def test_dedicated_shows_what_is_named_and_dropped_a_part_of_what_another_leaves
     base = fixed(BRATS, CASES, RATES, 1)
     rng = np.random.default_rng(0)
     for case in CASES:
-        assert (protocol.ever(case) == base.ever(case)).all()
+        assert (protocol.available(case) == base.available(case)).all()
         masks = np.array([protocol(case, 0, rng) for _ in range(20)])
         assert masks.any(1).all()
-        assert not masks[:, ~base.ever(case)].any()
-    three = next(case for case in CASES if base.ever(case).sum() == 3)
+        assert not masks[:, ~base.available(case)].any()
+    three = next(case for case in CASES if base.available(case).sum() == 3)
     patterns, counts = np.unique(
         [protocol(three, 0, rng) for _ in range(3500)], axis=0, return_counts=True
     )
@@ -166,7 +168,7 @@ def test_unknown_protocols_and_options_are_refused():
 
 
 @pytest.fixture
-def cohort(tmp_path, make_head):
+def cohort(tmp_path, make_case):
     """Four cases; absent scans under the table of masks are garbage on disk."""
     masks = dict(
         zip("abcd", [("t1",), ("t1ce", "flair"), ("t2", "t1"), BRATS.modality_names], strict=True)
@@ -179,7 +181,7 @@ def cohort(tmp_path, make_head):
     for n, (case, shown) in enumerate(masks.items()):
         folder = tmp_path / "data" / case
         folder.mkdir(parents=True)
-        volumes = make_head(seed=n)
+        volumes = make_case(seed=n)
         for name, volume in volumes.items():
             path = folder / f"{case}_{name}.nii.gz"
             if name in shown:
@@ -232,10 +234,7 @@ def test_a_training_under_fixed_masks_never_opens_an_absent_scan(cohort, opened)
     train_bundle(root / "run", root / "data", root / "bundle", options, lambda fraction, text: None)
     scans = {Path(name).name for name in opened if name.endswith(".nii.gz") and "seg" not in name}
     assert scans == {f"{case}_{name}.nii.gz" for case, shown in masks.items() for name in shown}
-    cached = {
-        path.relative_to(root / "run/cache").as_posix()
-        for path in (root / "run/cache").rglob("*.npy")
-    }
+    cached = {f"{path.parent.name}/{path.name}" for path in (root / "run/cache").rglob("*.npy")}
     expected = {
         f"{case}/{name}.npy" for case, shown in masks.items() for name in (*shown, "label", "brain")
     }
@@ -243,7 +242,7 @@ def test_a_training_under_fixed_masks_never_opens_an_absent_scan(cohort, opened)
     assert (root / "run/scans.csv").read_text() == (root / "masks.csv").read_text()
 
 
-def test_crop_and_normalization_come_from_what_training_may_see(cohort, make_head):
+def test_crop_and_normalization_come_from_what_training_may_see(cohort, make_case):
     root, masks = cohort
     cases = {case.case_id: case for case in find_cases(root / "data", BRATS)}
     (root / "cache").mkdir()
@@ -261,7 +260,7 @@ def test_a_batch_under_fixed_masks_is_the_same_subset_every_epoch(cohort):
     protocol = fixed(BRATS, list("abcd"), table=str(root / "masks.csv"))
     (root / "cache").mkdir()
     folders = [
-        cache_case(case, BRATS, SPEC, root / "cache", protocol.ever(case.case_id))
+        cache_case(case, BRATS, SPEC, root / "cache", protocol.available(case.case_id))
         for case in find_cases(root / "data", BRATS)
     ]
     sampler = PatchSampler(folders, protocol, 0, Augmentation())
@@ -270,7 +269,7 @@ def test_a_batch_under_fixed_masks_is_the_same_subset_every_epoch(cohort):
         for case, present in zip(batch.case_id, batch.present, strict=True):
             assert tuple(present.tolist()) == BRATS.presence(masks[case])
         assert (batch.image[~batch.present] == 0).all()
-    assert (sampler.shows("b") == np.array(BRATS.presence(masks["b"]))).all()
+    assert (sampler.available("b") == np.array(BRATS.presence(masks["b"]))).all()
 
 
 def test_another_mask_prepares_a_case_anew(cohort):
@@ -291,7 +290,7 @@ def test_a_case_without_any_scan_to_show_is_refused(cohort):
         cache_case(case, BRATS, SPEC, root / "cache", BRATS.presence(["t2"]))
     folder = cache_case(case, BRATS, SPEC, root / "cache", BRATS.presence(["t1"]))
     sampler = PatchSampler([folder], dedicated(BRATS, show=["flair"]), 0, Augmentation())
-    with pytest.raises(InputDataError, match="none of the scans that the missingness shows"):
+    with pytest.raises(InputDataError, match="none of the modalities that the missingness shows"):
         sampler.batch(0, 1, (16, 16, 16))
 
 

@@ -56,7 +56,7 @@ def test_a_row_is_what_it_says(name):
     if parts[0] == "passion":
         assert recipe.objective == objective.get(parts[-1], "sls")
         assert (recipe.missingness == "dropped") is (parts[-1] == "moddrop")
-        shown = torch.tensor([protocol.ever(case).tolist() for case in split]).float()
+        shown = torch.tensor([protocol.available(case).tolist() for case in split]).float()
         missing = dict(zip(task.modality_names, (1 - shown.mean(0)).tolist(), strict=True))
         for modality, rate in wanted_rates(parts).items():
             assert abs(missing[modality] - rate) <= 0.5 / len(split) + 1e-6

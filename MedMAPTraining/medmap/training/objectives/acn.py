@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.functional import softplus
 
 from medmap.networks.blocks import CONV
-from medmap.training.dataset import Batch
+from medmap.training.batch import Batch
 from medmap.training.objectives.adversary import Discriminator, deceive, tell_apart
 from medmap.training.objectives.base import Context
 from medmap.training.objectives.cotraining import CoTraining

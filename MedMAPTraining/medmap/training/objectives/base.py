@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from medmap.networks import Backbone
 from medmap.task import Task
-from medmap.training.dataset import Batch
+from medmap.training.batch import Batch
 
 
 @dataclass(frozen=True)

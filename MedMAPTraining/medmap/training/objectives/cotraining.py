@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from medmap.errors import BundleError
 from medmap.networks import Backbone, Output, build_network
 from medmap.networks.stem import naming_modalities
-from medmap.training.dataset import Batch
+from medmap.training.batch import Batch
 from medmap.training.objectives.base import Context, Group
 from medmap.training.objectives.dedicated import Dedicated
 from medmap.training.objectives.losses import consistency_ramp, dice_loss, one_hot_classes

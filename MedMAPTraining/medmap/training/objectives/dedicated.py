@@ -8,7 +8,7 @@ import torch
 
 from medmap.errors import BundleError, InputDataError, UsageError
 from medmap.networks import Backbone, Output
-from medmap.training.dataset import Batch
+from medmap.training.batch import Batch
 from medmap.training.objectives.base import Context, Frozen, Objective
 
 

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from medmap.errors import BundleError
-from medmap.training.dataset import Batch
+from medmap.training.batch import Batch
 from medmap.training.objectives.base import Context
 from medmap.training.objectives.dedicated import Distilling
 from medmap.training.objectives.losses import dice_loss, one_hot_classes, soft_kl

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from medmap.errors import UsageError
 from medmap.networks import Backbone
 from medmap.networks.base import Features
-from medmap.training.dataset import Batch
+from medmap.training.batch import Batch
 from medmap.training.objectives.base import Context, Group, Objective
 from medmap.training.objectives.losses import cross_entropy_and_dice
 from medmap.training.objectives.self_distillation import encode_present

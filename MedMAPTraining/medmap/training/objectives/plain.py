@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from medmap.networks import Backbone
-from medmap.training.dataset import Batch
+from medmap.training.batch import Batch
 from medmap.training.objectives.base import Context, Objective
 from medmap.training.objectives.segmentation_loss import BatchDiceCE
 
@@ -31,7 +31,7 @@ class Plain(Objective):
 
     def steps(self, batch: Batch, progress: float) -> Iterator[tuple[str, dict[str, Tensor]]]:
         """One step of the group ``main``."""
-        output = self.backbone(batch.image, batch.present, known=batch.known)
+        output = self.backbone(batch.image, batch.present, known=batch.modalities)
         label = batch.label[:, None]
         losses = {"segmentation": self.loss(output.logits.float(), label)}
         for level, logits in enumerate(output.aux.get("deep", []), 1):

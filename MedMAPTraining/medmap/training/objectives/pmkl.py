@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import adaptive_avg_pool2d, adaptive_avg_pool3d, cross_entropy, normalize
 
-from medmap.training.dataset import Batch
+from medmap.training.batch import Batch
 from medmap.training.objectives.base import Context, Group
 from medmap.training.objectives.dedicated import Distilling, tap_channels
 from medmap.training.objectives.losses import (

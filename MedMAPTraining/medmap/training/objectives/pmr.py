@@ -14,7 +14,7 @@ from torch import Tensor
 
 from medmap.errors import UsageError
 from medmap.networks import Backbone
-from medmap.training.dataset import Batch
+from medmap.training.batch import Batch
 from medmap.training.objectives.base import Context
 from medmap.training.objectives.losses import class_means, one_hot_classes, resize_label
 from medmap.training.objectives.self_distillation import Students, decode_together, encode_present

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from medmap.training.dataset import Batch
+from medmap.training.batch import Batch
 from medmap.training.objectives.base import Context
 from medmap.training.objectives.dedicated import Distilling
 from medmap.training.objectives.losses import (

@@ -11,7 +11,7 @@ from torch import Tensor
 from medmap.networks import Backbone, Output
 from medmap.networks.base import Features
 from medmap.networks.blocks import mask_absent
-from medmap.training.dataset import Batch
+from medmap.training.batch import Batch
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class Students:
 def encode_present(network: Backbone, batch: Batch) -> list[Features | None]:
     """Features of every modality that a sample of the batch has, zero for the samples without it."""
     features: list[Features | None] = [None] * network.modalities
-    known = batch.known
+    known = batch.modalities
     if known is None:  # on a CPU asking costs nothing; a GPU would have to be waited for
         on_cpu = batch.present.device.type == "cpu"
         known = (

@@ -18,7 +18,7 @@ from medmap.networks.blocks import mask_absent
 from medmap.networks.robust_mseg import RobustMSeg
 from medmap.networks.shaspec import ShaSpec
 from medmap.networks.u_hved import UHVED
-from medmap.training.dataset import Batch
+from medmap.training.batch import Batch
 from medmap.training.objectives.base import Context, Objective
 from medmap.training.objectives.losses import (
     cross_entropy_and_dice,
@@ -122,7 +122,7 @@ class SharedLatentSpace(Objective):
         return self.backbone
 
     def _forward(self, batch: Batch) -> Output:
-        return self.backbone(batch.image, batch.present, known=batch.known)
+        return self.backbone(batch.image, batch.present, known=batch.modalities)
 
     def _hidden(self, batch: Batch) -> tuple[Output, Tensor]:
         """Encode all that is there, let the fusion see a random subset of it, the separate decoder everything."""

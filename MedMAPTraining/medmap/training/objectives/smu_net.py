@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from torch import Tensor
 from torch.nn.functional import mse_loss
 
-from medmap.training.dataset import Batch
+from medmap.training.batch import Batch
 from medmap.training.objectives.adversary import Discriminator, deceive, tell_apart
 from medmap.training.objectives.base import Context
 from medmap.training.objectives.cotraining import CoTraining

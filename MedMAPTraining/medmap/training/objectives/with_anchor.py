@@ -12,7 +12,7 @@ from medmap.networks import Backbone
 from medmap.networks.base import Features
 from medmap.task import Task
 from medmap.training.alignment import build_anchor
-from medmap.training.dataset import Batch
+from medmap.training.batch import Batch
 from medmap.training.objectives.base import Group, Objective
 
 

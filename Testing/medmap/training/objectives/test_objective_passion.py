@@ -9,7 +9,7 @@ import torch
 
 from medmap.errors import BundleError, UsageError
 from medmap.task import BRATS
-from medmap.training.dataset import Batch
+from medmap.training.batch import Batch
 from medmap.training.objectives import Context, build_objective
 from medmap.training.objectives.passion import (
     PAPER,

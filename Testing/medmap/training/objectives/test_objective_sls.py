@@ -10,10 +10,10 @@ import torch
 
 from medmap.networks import NETWORKS
 from medmap.task import BRATS
-from medmap.training.dataset import Batch
-from medmap.training.loop import make_objective
+from medmap.training.batch import Batch
 from medmap.training.objectives.losses import cross_entropy_and_dice
 from medmap.training.recipe import Recipe
+from medmap.training.setup import make_objective
 
 SMALL = json.loads((Path(__file__).parents[2] / "small_networks.json").read_text())
 EXTRA = {

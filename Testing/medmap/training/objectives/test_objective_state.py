@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from medmap.task import BRATS
+from medmap.training.batch import Batch
 from medmap.training.checkpoint import load_checkpoint
-from medmap.training.dataset import Batch
 from medmap.training.loop import train
 from medmap.training.missingness import fixed
 from medmap.training.recipe import Recipe
@@ -30,15 +30,15 @@ class Noise:
 
     case_ids = CASES
 
-    def shows(self, case_id):
-        return SHOWN.ever(case_id)
+    def available(self, case_id):
+        return SHOWN.available(case_id)
 
     def batch(self, step, size, patch, first=0):
         generator = torch.Generator().manual_seed(step)
         names = [CASES[(step + n) % len(CASES)] for n in range(first, first + size)]
         image = torch.randn((size, 4, *patch), generator=generator)
         label = (image.sum(1) > 1).long() + (image.sum(1) > 3).long()
-        present = torch.from_numpy(np.array([self.shows(name) for name in names]))
+        present = torch.from_numpy(np.array([self.available(name) for name in names]))
         image = torch.where(present[..., None, None, None], image, torch.zeros(()))
         return Batch(image, present, label, torch.ones_like(label, dtype=torch.bool), tuple(names))
 

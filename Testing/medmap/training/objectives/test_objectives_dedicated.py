@@ -16,8 +16,8 @@ from medmap.errors import BundleError, InputDataError, UsageError
 from medmap.networks import build_network
 from medmap.preprocess import PreprocessSpec
 from medmap.task import BRATS
+from medmap.training.batch import Batch
 from medmap.training.checkpoint import load_checkpoint
-from medmap.training.dataset import Batch
 from medmap.training.export import export
 from medmap.training.loop import train
 from medmap.training.objectives import OBJECTIVES, Context, WithAnchor, build_objective
@@ -469,7 +469,7 @@ class Blobs:
 
     case_ids = ("case0", "case1")
 
-    def shows(self, case_id):
+    def available(self, case_id):
         return [True] * 4
 
     def batch(self, step, size, patch, *first):
