@@ -76,10 +76,13 @@ def saying(failed):
 def fillTable(widget, heads, rows, tips=()):
     """Show texts in a table widget, which is hidden while there is nothing to show.
 
+    The table takes the width that the panel has and asks for none: a table that asks for the width of its contents,
+    with a last column that stretches, widens the dock, which stretches the column, which widens the dock.
+
     Args:
         widget: QTableWidget.
         heads: headings.
-        rows: one list of texts a row.
+        rows: one list of texts per row.
         tips: tool tip of each column.
     """
     widget.setRowCount(len(rows))
@@ -91,8 +94,18 @@ def fillTable(widget, heads, rows, tips=()):
             if column < len(tips) and tips[column]:
                 item.setToolTip(tips[column])
             widget.setItem(row, column, item)
-    widget.setVisible(bool(rows))  # first, for only a visible table stretches its last column
-    widget.resizeColumnsToContents()
+    widget.setVisible(bool(rows))
+    fitColumns(widget)
+
+
+def fitColumns(widget):
+    """Numbers get the width that they need; the first column takes what is left and wraps its texts."""
+    header = widget.horizontalHeader()
+    for column in range(widget.columnCount):
+        first = column == 0
+        mode = qt.QHeaderView.Stretch if first else qt.QHeaderView.ResizeToContents
+        header.setSectionResizeMode(column, mode)
+    widget.verticalHeader().setSectionResizeMode(qt.QHeaderView.ResizeToContents)
     widget.resizeRowsToContents()
 
 

@@ -15,6 +15,7 @@ from .widget_common import (
     Section,
     fillCombo,
     fillTable,
+    fitColumns,
     inScene,
     numberText,
     saveTable,
@@ -125,8 +126,7 @@ class ReviewSection(Section):
             self.ui.matchesTable.setCellWidget(row, 1, box)
             qt.QWidget.setTabOrder(self._matchBoxes[-1] if row else self.ui.matchesTable, box)
             self._matchBoxes.append(box)
-        self.ui.matchesTable.resizeColumnsToContents()
-        self.ui.matchesTable.resizeRowsToContents()
+        fitColumns(self.ui.matchesTable)
 
     def onMatch(self, key, index):
         """A segment of the reference is something else."""

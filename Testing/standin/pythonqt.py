@@ -23,6 +23,7 @@ REVIEWED = (
         "QDialog",
         "QFile",
         "QGridLayout",
+        "QHeaderView",
         "QLabel",
         "QPushButton",
     ),
