@@ -50,8 +50,8 @@ class MedMAPSegment(ScriptedLoadableModule):
         self.parent.dependencies = ["Segmentations", "Terminologies"]
         self.parent.contributors = ["MedMAP contributors"]
         self.parent.helpText = _(
-            "Segments brain tumors (edema, enhancing tumor, necrosis and non-enhancing core) from whichever of T1, "
-            "T1ce, T2 and FLAIR there are: any of the 15 combinations. The scans must be skull-stripped and aligned "
+            "Segments brain tumors (edema, enhancing tumor, necrosis and non-enhancing core) from any subset of T1, "
+            "T1ce, T2 and FLAIR. The volumes must be skull-stripped and aligned "
             'to each other. For research use only. See more in the <a href="https://github.com/medmap/SlicerMedMAP">'
             "documentation</a>."
         )

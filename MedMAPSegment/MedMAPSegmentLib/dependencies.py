@@ -103,7 +103,7 @@ def checkPackage(loaded: str | Path, module: str | Path = __file__) -> None:
     if places and found != places[0]:
         raise BundleError(
             f"The Python package medmap was loaded from {found}, but this module's own lies in {places[0]}.",
-            "Uninstall the other one from Slicer's Python (pip uninstall medmap), then restart Slicer.",
+            "Uninstall the other one from Slicer's Python, then restart Slicer.",
         )
 
 
@@ -123,7 +123,8 @@ def ensure(installer: Installer, path: str | Path = REQUIREMENTS) -> bool:
         names = ", ".join(map(str, lacking))
         if installer.isTesting():
             raise UnavailableError(
-                f"Not installed: {names}.", "Tests install nothing; install them beforehand."
+                f"Not installed: {names}.",
+                "Nothing is installed while Slicer tests itself; install the packages first.",
             )
         if not installer.confirm(_question(names)):
             return False
@@ -156,15 +157,19 @@ def _install(lacking: list[Requirement], installer: Installer) -> None:
 def _reason(error: Exception) -> str:
     """What went wrong, without the command line that failed: pip's own words stand in the console."""
     if isinstance(error, subprocess.CalledProcessError):
-        return f"pip ended with status {error.returncode}, and Slicer's Python console says why"
+        return (
+            f"pip ended with status {error.returncode}; see Slicer's Python console for the reason"
+        )
     return str(error).strip().rstrip(".") or type(error).__name__
 
 
 def _question(names: str) -> str:
     return (
         f"MedMAP Segment needs Python packages that are not installed yet: {names}.\n\n"
-        "PyTorch is large (0.2 to 3 GB, depending on the computer) and is downloaded from the internet into Slicer's "
-        "own Python. Slicer does not respond meanwhile. Your images are not sent anywhere.\n\nInstall now?"
+        "PyTorch is downloaded from the internet into Slicer's own Python. The download is 0.2 to 3 GB and takes up "
+        "to 6 GB on disk: most on Linux, where the version for graphics cards is installed. The PyTorch "
+        "extension chooses a smaller version for a computer without a graphics card; install it first if you have "
+        "none. Your images are not sent anywhere.\n\nInstall now?"
     )
 
 

@@ -44,7 +44,7 @@ def listDevices() -> tuple[Device, ...]:
         automatic = (
             f"Automatic ({cards[0].text})"
             if cards and cards[0].name != "mps"
-            else "Automatic (processor)"
+            else "Automatic (CPU)"
         )
     return (Device(AUTO, automatic), *cards, Device(CPU, _processor()))
 

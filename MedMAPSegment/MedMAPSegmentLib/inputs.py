@@ -22,7 +22,7 @@ class SlotState(Enum):
 
     USED = "used"
     MISSING = "missing"
-    LEFT_OUT = "left out"
+    LEFT_OUT = "excluded"
 
 
 @dataclass(frozen=True)
@@ -123,7 +123,7 @@ def emptiness(node) -> str:
         return ""
     low, high = node.GetImageData().GetPointData().GetScalars().GetFiniteRange(0)
     if low > high:
-        return f"'{node.GetName()}' holds no number at all and counts as missing."
+        return f"'{node.GetName()}' contains no valid number and counts as missing."
     if high - low > LEAST_CONTRAST * max(abs(low), abs(high)):
         return ""
     return f"'{node.GetName()}' is {low:g} everywhere and counts as missing."
@@ -138,7 +138,7 @@ def _unusable(node) -> list[str]:
     if components != 1:
         found.append(f"The volume '{name}' has {components} values per voxel; one is needed.")
     if min(mrml.shapeOf(node)) < 2:
-        found.append(f"The volume '{name}' is a single slice; the whole scan is needed.")
+        found.append(f"The volume '{name}' is a single slice; a 3D volume is needed.")
     transform = node.GetParentTransformNode()
     if transform is not None and not transform.IsTransformToWorldLinear():
         found.append(
@@ -151,10 +151,10 @@ def _nothingToUse(inputs: Inputs) -> list[str]:
     if inputs.used:
         return []
     if any(slot.warning for slot in inputs.slots):
-        return ["None of the chosen volumes shows anything; choose another one."]
+        return ["None of the selected volumes has any contrast; select another volume."]
     if any(slot.node is not None for slot in inputs.slots):
-        return ["Every chosen volume is left out; use at least one."]
-    return ["Choose at least one volume."]
+        return ["Every selected volume is excluded; include at least one."]
+    return ["Select at least one volume."]
 
 
 def _usedTwice(inputs: Inputs) -> list[str]:
@@ -166,7 +166,7 @@ def _usedTwice(inputs: Inputs) -> list[str]:
             titles.setdefault(slot.node.GetID(), []).append(slot.title)
             names[slot.node.GetID()] = slot.node.GetName()
     return [
-        f"'{names[key]}' is chosen for {' and '.join(found)}; each volume can fill one slot only."
+        f"'{names[key]}' is selected for {' and '.join(found)}; each volume can be used for one modality only."
         for key, found in titles.items()
         if len(found) > 1
     ]
@@ -176,6 +176,4 @@ def _noReference(inputs: Inputs, reference: str | None) -> list[str]:
     if reference is None or reference in inputs.used:
         return []
     slot = inputs.slot(reference)
-    return [
-        f"The result is wanted on the grid of {slot.title}, but {slot.title} is {slot.state.value}."
-    ]
+    return [f"The output geometry is set to {slot.title}, but {slot.title} is {slot.state.value}."]

@@ -47,13 +47,13 @@ def resultsTable(scene, segmentationNode, task: Task):
             "Axial diameter",
             [diameters[r.name].axial_mm for r in task.regions],
             "mm",
-            "Longest diameter within one axial slice of one connected piece",
+            "Longest diameter within one axial slice of a connected component",
         ),
         Column(
             "Diameter",
             [diameters[r.name].longest_mm for r in task.regions],
             "mm",
-            "Longest diameter in any direction of one connected piece",
+            "Longest diameter in any direction of a connected component",
         ),
     ]
     with allOrNothing(scene):

@@ -21,7 +21,7 @@ class CardSection(Section):
         entry = self.panel.models.entry
         card = subsetCard(self.panel.logic.task, entry.card, found.used)
         heads = [_("Region"), _("Dice, mean \u00b1 SD")] + (
-            [_("with all scans")] if card.complete else []
+            [_("All modalities")] if card.complete else []
         )
         complete = {score.region: score for score in card.complete}
         rows = []
@@ -44,12 +44,12 @@ class CardSection(Section):
         task, sets = self.panel.logic.task, self.panel.models.entry.sets
         chosen = choose_set(sets, used)
         if chosen is None:
-            return [_("\u26a0 The model has no network for these scans.")] if used else []
+            return [_("\u26a0 The model does not support this modality subset.")] if used else []
         if sets[chosen] is None or set(sets[chosen]) == set(used):
             return []
         titles = task.titles(sets[chosen])
         return [
             _(
-                "\u26a0 The model has no network for exactly these scans: {scans} will be used."
+                "\u26a0 The model has no network for exactly this modality subset: only {scans} will be used."
             ).format(scans=titles)
         ]

@@ -55,7 +55,7 @@ class ChecksSection(Section):
 
     def onCheck(self, clicked=False):
         """Check now."""
-        with saying(_("The scans could not be checked.")), waiting():
+        with saying(_("The input check failed.")), waiting():
             self.report()
 
     def report(self):
@@ -63,15 +63,15 @@ class ChecksSection(Section):
         used = self.panel.inputs.read().used
         modules = slicer.app.moduleManager().modulesNames()
         report = checkGeometry(used, self.panel.logic.task, self.panel.reference(), modules)
-        self.ui.checksLabel.text = report.text or _("Nothing to complain about.")
+        self.ui.checksLabel.text = report.text or _("No problems found.")
         self._checked, self._strippers = self._key(used), report.skullStrippers
         self.ui.stripButton.enabled = bool(self._strippers)
         if self._strippers:
             self.ui.stripButton.toolTip = _("Open {title}.").format(title=self._strippers[0][1])
         elif report.notStripped:
             self.ui.checksLabel.text += "\n" + _(
-                "No skull-stripping module is installed: HD Brain Extraction and Swiss Skull Stripper are in the "
-                "Extensions Manager."
+                "No skull-stripping module is installed. HD Brain Extraction and Swiss Skull Stripper are available in "
+                "the Extensions Manager."
             )
         return report
 
@@ -82,13 +82,13 @@ class ChecksSection(Section):
 
     def onAlign(self, clicked=False):
         """Align the chosen scan with the reference scan: BRAINSFit, or SimpleITK on the worker thread."""
-        with saying(_("The scan could not be aligned.")):
+        with saying(_("Alignment failed.")):
             used = self.panel.inputs.read().used
             reference = self.report().reference
             name = self._moving
             if reference is None or name == reference:
                 self.ui.checksLabel.text = _(
-                    "{title} is the reference scan itself; choose another one."
+                    "{title} is the reference volume; select another volume to align."
                 ).format(title=self.panel.logic.task.modality(name).title)
                 return
             with waiting():
@@ -128,7 +128,7 @@ class ChecksSection(Section):
         """Nothing was checked."""
         self._checked = self._strippers = None
         self.ui.stripButton.enabled = False
-        self.ui.checksLabel.text = _("Not checked yet; Apply checks, too.")
+        self.ui.checksLabel.text = _("Not checked yet (checks also run on Apply).")
 
     @staticmethod
     def _key(used):

@@ -58,9 +58,9 @@ class InputsSection(Section):
         checkBox = qt.QCheckBox(modality.title)
         checkBox.name = f"{modality.name}CheckBox"
         checkBox.checked = True
-        checkBox.toolTip = _("Untick to leave {title} out although a volume is chosen.").format(
-            title=modality.title
-        )
+        checkBox.toolTip = _(
+            "Clear this box to exclude {title} even if a volume is selected."
+        ).format(title=modality.title)
         selector = slicer.qMRMLNodeComboBox()
         selector.name = f"{modality.name}Selector"
         selector.nodeTypes = ["vtkMRMLScalarVolumeNode"]
@@ -70,7 +70,7 @@ class InputsSection(Section):
         selector.removeEnabled = False
         selector.renameEnabled = False
         selector.noneDisplay = _("(none)")
-        selector.toolTip = _("{title} scan. Leave empty if there is none.").format(
+        selector.toolTip = _("{title} volume. Leave empty if it was not acquired.").format(
             title=modality.title
         )
         selector.setSizePolicy(qt.QSizePolicy.Ignored, qt.QSizePolicy.Fixed)
@@ -132,7 +132,7 @@ class InputsSection(Section):
         words = {
             SlotState.USED: _("used"),
             SlotState.MISSING: _("missing"),
-            SlotState.LEFT_OUT: _("left out"),
+            SlotState.LEFT_OUT: _("excluded"),
         }
         return words[state]
 
@@ -140,7 +140,7 @@ class InputsSection(Section):
         """Fill the slots that have one clear candidate; ask about the others."""
         task = self.panel.logic.task
         database = getattr(slicer, "dicomDatabase", None)
-        with saying(_("The volumes could not be looked at.")):
+        with saying(_("Modality detection failed.")):
             tags = databaseTags(database) if database is not None and database.isOpen else None
             detection = detectModalities(volumesOf(slicer.mrmlScene), task, tags)
             self._choose({name: candidate.node for name, candidate in detection.found.items()})
@@ -154,7 +154,7 @@ class InputsSection(Section):
 
     def onSample(self, clicked=False):
         """Make the synthetic patient and choose it; its true labels become the reference of the review."""
-        with saying(_("The sample patient could not be made.")):
+        with saying(_("The sample patient could not be generated.")):
             if not self.panel.run.canCompute():
                 return
             with waiting():
@@ -167,7 +167,8 @@ class InputsSection(Section):
         self._choose({name: node for name, node in patient.volumes.items() if name in names})
         choices.choose(self.panel.parameterNode(), choices.REFERENCE, patient.truth)
         showText(
-            self.ui.detectLabel, _("A synthetic patient, made on this computer. Not a person.")
+            self.ui.detectLabel,
+            _("Synthetic patient, generated on this computer; not a real person."),
         )
         shown = patient.volumes.get("t1ce") or next(iter(patient.volumes.values()))
         slicer.util.setSliceViewerLayers(background=shown, fit=True)

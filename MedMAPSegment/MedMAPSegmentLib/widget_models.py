@@ -62,7 +62,7 @@ class ModelsSection(Section):
             found = next((entry for entry in self.entries if entry.key == chosen.model), None)
             if found is None:
                 self.panel.ui.statusLabel.text = _(
-                    "The model '{name}' is not here; the default is used."
+                    "The model '{name}' is not installed; the default model is used."
                 ).format(name=chosen.model)
                 chosen.model = models.DEFAULT
                 return

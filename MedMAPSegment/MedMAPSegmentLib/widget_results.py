@@ -119,7 +119,7 @@ class ResultsSection(Section):
             lines.append(_("Based on: {scans}").format(scans=titles))
         reference = provenance.get("modalities", {}).get("reference")
         if reference in task.modality_names:
-            lines.append(_("On the grid of: {scan}").format(scan=task.modality(reference).title))
+            lines.append(_("Output geometry: {scan}").format(scan=task.modality(reference).title))
         run = provenance.get("run", {})
         if "device" in run:
             text = _("Computed on: {device}").format(device=run["device"])
@@ -138,14 +138,16 @@ class ResultsSection(Section):
                 lines.append(
                     f"\u26a0 {finding.get('message', '')} {finding.get('remedy', '')}".rstrip()
                 )
-        return "\n".join(lines) or _("Nothing is recorded about how this was made.")
+        return "\n".join(lines) or _(
+            "No information about how this segmentation was made is recorded."
+        )
 
     def onShow3D(self, on):
         """Show or hide the surfaces."""
         node = self.segmentation
         if node is None:
             return
-        with saying(_("The surfaces could not be made.")), waiting():
+        with saying(_("The surfaces could not be created.")), waiting():
             if on:
                 node.CreateClosedSurfaceRepresentation()
                 node.GetDisplayNode().SetVisibility3D(True)
@@ -167,13 +169,13 @@ class ResultsSection(Section):
 
     def onUndo(self, clicked=False):
         """Take the last result back and show the one before it."""
-        with saying(_("The result could not be taken back.")):
+        with saying(_("Undo failed.")):
             before = self._before.pop() if self._before else None
             restored = self.panel.logic.undo()
             if restored is None and before is not None:
                 restored = slicer.mrmlScene.GetNodeByID(before)
             self._choose(restored)
-            self.panel.ui.statusLabel.text = _("The last result was taken back.")
+            self.panel.ui.statusLabel.text = _("The last result was removed.")
 
     def clear(self):
         """No result."""

@@ -88,10 +88,10 @@ class ReviewSection(Section):
         self.ui.reviewButton.enabled = ready and not self.panel.isBusy()
         self.ui.reviewButton.toolTip = (
             _(
-                "Dice, sensitivity, precision, HD95 and volumes; an error segmentation; the Dice of each slice."
+                "Compute Dice, sensitivity, precision, HD95 and volumes, an error segmentation and the slice-wise Dice."
             )
             if ready
-            else _("Needs a result of this panel and a reference that is not the result itself.")
+            else _("Needs a result and a reference other than the result itself.")
         )
         self._showScores(ours)
         self.ui.worstSliceButton.enabled = self._found is not None
@@ -110,9 +110,9 @@ class ReviewSection(Section):
             showText(self.ui.reviewLabel, f"\u26a0 {error}")
         kept = {source.key for source in found}
         self._override = {name: target for name, target in self._override.items() if name in kept}
-        options = [*targets(task), _("not used")]
-        rows = [[source.title, "", source.reason] for source in found]
-        fillTable(self.ui.matchesTable, [_("Reference"), _("Is"), _("Because")], rows)
+        options = [*targets(task), _("ignored")]
+        rows = [[source.title, ""] for source in found]
+        fillTable(self.ui.matchesTable, [_("Reference"), _("Region or label")], rows)
         self._matchBoxes = []
         for row, source in enumerate(found):
             box = qt.QComboBox()
@@ -123,6 +123,8 @@ class ReviewSection(Section):
             box.connect(
                 "currentIndexChanged(int)", lambda index, name=source.key: self.onMatch(name, index)
             )
+            box.toolTip = source.reason
+            self.ui.matchesTable.item(row, 0).setToolTip(source.reason)
             self.ui.matchesTable.setCellWidget(row, 1, box)
             qt.QWidget.setTabOrder(self._matchBoxes[-1] if row else self.ui.matchesTable, box)
             self._matchBoxes.append(box)
@@ -195,7 +197,7 @@ class ReviewSection(Section):
         names = ", ".join(title for _key, title, _color in review.ERRORS.values())
         lines = [
             _("Compared with '{name}'.").format(name=request.referenceName),
-            _("Error segmentation: {names}; the result itself is hidden meanwhile.").format(
+            _("Error segmentation: {names}. The result itself is hidden.").format(
                 names=names.lower()
             ),
             *(
@@ -221,14 +223,12 @@ class ReviewSection(Section):
             self.ui.worstSliceLabel
         )  # beside the button: the status of a run may be out of sight
         if self._found is None or self.region not in self._request.regions:
-            showText(
-                shown, _("The reference does not say what {region} is.").format(region=self.region)
-            )
+            showText(shown, _("The reference does not define {region}.").format(region=self.region))
             return
         self._rank += 1
         found = review.worstSlice(self._request, self._found, self.region, self._rank, by="voxels")
         if found is None:
-            showText(shown, _("No slice has this region in either."))
+            showText(shown, _("Neither segmentation has this region in any slice."))
             return
         review.jumpTo(slicer.mrmlScene, found.ras)
         text = _(

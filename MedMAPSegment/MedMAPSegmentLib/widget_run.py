@@ -54,7 +54,7 @@ class RunSection(Section):
         self._references = (AUTO, *task.modality_names)
         fillCombo(
             self.ui.referenceComboBox,
-            [_("Automatic (finest scan)"), *(m.title for m in task.modalities)],
+            [_("Automatic (finest resolution)"), *(m.title for m in task.modalities)],
         )
 
     @property
@@ -70,13 +70,13 @@ class RunSection(Section):
         button = self.ui.applyButton
         if self._job is not None:
             cancelling = self._job.cancelRequested
-            button.text = _("Cancelling...") if cancelling else _("Cancel")
-            button.toolTip = _("Stop the computation; the scene stays as it is.")
+            button.text = _("Canceling...") if cancelling else _("Cancel")
+            button.toolTip = _("Stop the computation. The scene does not change.")
             button.enabled = not cancelling
             return
         problems = self._problems()
         button.text = _("&Apply")
-        button.toolTip = "\n".join(problems) or _("Segment from the chosen scans.")
+        button.toolTip = "\n".join(problems) or _("Segment from the selected volumes.")
         button.enabled = chosen is not None and not problems
 
     def _problems(self):
@@ -85,7 +85,7 @@ class RunSection(Section):
         entry, inputs = self.panel.models.entry, self.panel.inputs.read()
         found = [entry.error] if entry.error else []
         if inputs.used and choose_set(entry.sets, inputs.used) is None:
-            found.append(_("The model has no network for these scans."))
+            found.append(_("The model does not support this modality subset."))
         return [*found, *inputs.problems, *self.panel.logic.problems(**self.panel.choices())]
 
     def _showChoices(self, chosen):
@@ -96,7 +96,7 @@ class RunSection(Section):
                 device.name for device in self._devices
             ]:  # of a loaded scene, or not known yet
                 self._devices += (
-                    Device(chosen.device, _("{name}, as chosen before").format(name=chosen.device)),
+                    Device(chosen.device, _("{name} (selected before)").format(name=chosen.device)),
                 )
             fillCombo(self.ui.deviceComboBox, [device.text for device in self._devices])
         names = [device.name for device in self._devices]
@@ -124,7 +124,7 @@ class RunSection(Section):
         if lacking:
             names = ", ".join(map(str, lacking))
             self.ui.statusLabel.text = _(
-                "Not installed yet: {names}. Apply asks before it installs."
+                "Not installed yet: {names}. You are asked before anything is installed: on Apply, Load sample patient or a comparison."
             ).format(names=names)
             return
         with saying(_("PyTorch could not be loaded.")), waiting():
@@ -144,7 +144,7 @@ class RunSection(Section):
         self.start()
 
     def start(self, device=None):
-        """Segment from the chosen scans.
+        """Segment from the selected volumes.
 
         Args:
             device: overrides the chosen device.
@@ -166,16 +166,14 @@ class RunSection(Section):
         """Whether PyTorch is there, after asking for it to be installed if it is not."""
         if dependencies.ensure(self.installer):
             return True
-        self.ui.statusLabel.text = _(
-            "Nothing was installed; without PyTorch there is no segmentation."
-        )
+        self.ui.statusLabel.text = _("Nothing was installed. Segmentation needs PyTorch.")
         return False
 
     def _offerProcessor(self, error, request):
         """Ask whether the processor shall do what another device could not; no question for other errors."""
         if not isinstance(error, UnavailableError) or request.device == CPU:
             return False
-        question = _("{error}\n\nCompute on the processor instead? This takes longer.").format(
+        question = _("{error}\n\nCompute on the CPU instead? This takes longer.").format(
             error=error
         )
         if slicer.util.confirmYesNoDisplay(question, windowTitle="MedMAP Segment"):
@@ -227,7 +225,7 @@ class RunSection(Section):
         if cardsAreKnown():
             self._refreshDevices()
         if job.state is JobState.CANCELLED:
-            self.ui.statusLabel.text = _("Cancelled; the scene is unchanged.")
+            self.ui.statusLabel.text = _("Canceled; the scene is unchanged.")
             return
         if job.state is JobState.FAILED:
             self.ui.statusLabel.text = str(job.error)
@@ -236,7 +234,7 @@ class RunSection(Section):
                     str(job.error), **({"detailedText": job.details} if job.details else {})
                 )
             return
-        with saying(_("The result could not be put into the scene.")):
+        with saying(_("The result could not be added to the scene.")):
             done(resultOf(job))
         self.panel.update()
 
@@ -259,7 +257,7 @@ class RunSection(Section):
         """Say it visibly when the processor had to do what was asked of any device."""
         fellBack = used == CPU and asked == AUTO
         text = _(
-            "\u26a0 No usable graphics card was found: computed on the processor, which takes longer."
+            "\u26a0 No usable graphics card was found: computed on the CPU, which takes longer."
         )
         showText(self.ui.runNoteLabel, text if fellBack else "")
 

@@ -36,7 +36,7 @@ class WhatIfSection(Section):
         self._rank = -1
         fillCombo(
             self.ui.mapComboBox,
-            [_("Entropy of the prediction"), _("Disagreement of the combinations")],
+            [_("Entropy of the prediction"), _("Disagreement between modality subsets")],
         )
         self.ui.whatIfButton.connect("clicked(bool)", self.onWhatIf)
         self.ui.saveWhatIfButton.connect("clicked(bool)", self.onSave)
@@ -80,7 +80,7 @@ class WhatIfSection(Section):
             ]
             for title, row in _titled(rows)
         ]
-        fillTable(self.ui.whatIfTable, [_("Scans"), *names], paired, tips[1::2])
+        fillTable(self.ui.whatIfTable, [_("Modalities"), *names], paired, tips[1::2])
         showText(self.ui.uncertainSliceLabel, "")
         if nodes is None:
             self._found = None
@@ -107,12 +107,14 @@ class WhatIfSection(Section):
         scans = choices.scans(self.panel.parameterNode(), task)
         for name in (*used, made.get("reference")):
             if name not in task.modality_names or scans[name] is None:
-                title = task.modality(name).title if name in task.modality_names else _("A scan")
+                title = (
+                    task.modality(name).title if name in task.modality_names else _("A modality")
+                )
                 raise InputDataError(
-                    _("{title}, which the result was made from, is not chosen any more.").format(
+                    _("{title}, which the result is based on, is no longer selected.").format(
                         title=title
                     ),
-                    _("Choose it again, or press Apply for a new result."),
+                    _("Select it again, or press Apply for a new result."),
                 )
         with waiting():
             device = self.panel.parameters().device
@@ -132,11 +134,11 @@ class WhatIfSection(Section):
         showText(
             self.ui.whatIfLabel,
             _(
-                "Change of volume in ml and, in brackets, Dice against the result from the scans used. Mean "
-                "uncertainty inside the regions (0 certain, 1 all classes alike): {parts}."
+                "Change of volume in ml and, in parentheses, Dice against the current result. Mean uncertainty "
+                "inside the regions (0: certain, 1: all classes equally likely): {parts}."
             ).format(parts=", ".join(parts) or "\u2013"),
         )
-        self.panel.ui.statusLabel.text = _("Compared {count} combinations.").format(
+        self.panel.ui.statusLabel.text = _("Compared {count} modality subsets.").format(
             count=len(found.variants)
         )
         self.update()
@@ -207,7 +209,7 @@ def _titled(rows):
         if row[0] == kinds["leave-one-out"]:
             return _("without {scan}").format(scan="".join(current - scans))
         if row[0] == kinds["add-back"]:
-            return _("with {scan}, too").format(scan="".join(scans - current))
+            return _("with {scan} added").format(scan="".join(scans - current))
         return row[1]
 
     return [(title(row), row) for kind in kinds.values() for row in rows if row[0] == kind]

@@ -28,7 +28,7 @@ class TestSlots:
         assert states(panel) == {
             "t1": "missing",
             "t1ce": "missing",
-            "t2": "left out",
+            "t2": "excluded",
             "flair": "used",
         }
 
@@ -42,7 +42,7 @@ class TestSlots:
     def test_the_same_volume_twice_is_refused_in_words(self, panel, patient, choose):
         choose(flair=patient["flair"], t2=patient["flair"])
         assert not panel.ui.applyButton.enabled
-        assert "one slot only" in panel.ui.applyButton.toolTip
+        assert "one modality only" in panel.ui.applyButton.toolTip
 
     def test_an_empty_volume_counts_as_missing_and_says_so(
         self, panel, patient, choose, application
@@ -208,16 +208,19 @@ class TestNetworks:
     ):
         choose(t1ce=patient["t1ce"], t2=patient["t2"])
         note = panel.ui.cardNoteLabel
-        assert "no network for exactly these scans: T1ce will be used" in note.text
+        assert "no network for exactly this modality subset: only T1ce will be used" in note.text
         choose(flair=patient["flair"])
-        assert "no network for exactly these scans: T1ce, FLAIR will be used" in note.text
+        assert (
+            "no network for exactly this modality subset: only T1ce, FLAIR will be used"
+            in note.text
+        )
         choose(t2=None)
         assert "no network" not in note.text
 
     def test_scans_that_no_network_is_made_for_are_said(self, panel, several, patient, choose):
         choose(flair=patient["flair"])
-        assert "The model has no network for these scans." in panel.ui.cardNoteLabel.text
-        assert "The model has no network for these scans." in panel.ui.applyButton.toolTip
+        assert "The model does not support this modality subset." in panel.ui.cardNoteLabel.text
+        assert "The model does not support this modality subset." in panel.ui.applyButton.toolTip
         assert not panel.ui.applyButton.enabled
         choose(flair=None)
         assert "no network" not in panel.ui.cardNoteLabel.text
@@ -232,7 +235,7 @@ class TestChecks:
         choose(flair=patient["flair"], t1ce=patient["t1ce"])
         assert "Not checked" in panel.ui.checksLabel.text
         panel.ui.checkButton.click()
-        assert panel.ui.checksLabel.text == "Nothing to complain about."
+        assert panel.ui.checksLabel.text == "No problems found."
         choose(t1ce=None)
         assert "Not checked" in panel.ui.checksLabel.text
 
@@ -288,7 +291,7 @@ class TestChecks:
         choose(flair=patient["flair"], t1ce=patient["t1ce"])
         panel.ui.alignComboBox.setCurrentIndex(1)
         panel.ui.alignButton.click()
-        assert "T1ce is the reference scan itself" in panel.ui.checksLabel.text
+        assert "T1ce is the reference volume" in panel.ui.checksLabel.text
 
 
 class TestKeyboard:
@@ -333,3 +336,12 @@ class TestKeyboard:
                 "QPlainTextEdit",
             ):
                 assert widget.focusPolicy & Qt.FocusPolicy.TabFocus.value, name
+
+    def test_every_control_has_a_tool_tip(self, panel):
+        controls = dict(vars(panel.ui))
+        for name, (checkBox, selector, _state) in panel.inputs.slots.items():
+            controls |= {f"{name}CheckBox": checkBox, f"{name}Selector": selector}
+        kinds = ("QPushButton", "QComboBox", "QCheckBox", "QTableWidget", "QPlainTextEdit")
+        kinds += ("QProgressBar", "qMRMLNodeComboBox")
+        bare = [n for n, w in controls.items() if w.className() in kinds and not w.toolTip]
+        assert not bare

@@ -95,7 +95,7 @@ class TestInstalling:
     def test_nothing_is_installed_while_slicer_tests_itself(self, ready, installer, application):
         installer.isTesting = lambda: True
         ready.ui.applyButton.click()
-        assert "Tests install nothing" in said(application)
+        assert "Nothing is installed while Slicer tests itself" in said(application)
         assert not installer.asked
 
     def test_the_sample_patient_needs_pytorch_too_and_says_so(self, ready, installer, application):
@@ -115,12 +115,12 @@ class TestDevices:
         ready.ui.applyButton.click()
         finish()
         assert "no kernel image is available" in said(application)
-        assert "Compute on the processor instead?" in said(application)
+        assert "Compute on the CPU instead?" in said(application)
         assert [options["device"] for _, options in computation.calls] == ["auto", "cpu"]
 
     def test_a_device_of_a_loaded_scene_is_shown_and_not_silently_replaced(self, ready):
         ready.parameters().device = "cuda:3"
-        assert ready.ui.deviceComboBox.currentText == "cuda:3, as chosen before"
+        assert ready.ui.deviceComboBox.currentText == "cuda:3 (selected before)"
         ready.ui.deviceComboBox.setCurrentIndex(0)
         assert ready.parameters().device == "auto"
 

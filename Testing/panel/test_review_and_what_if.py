@@ -194,7 +194,13 @@ class TestWalk:
         panel.ui.whatIfButton.click()
         finish(120)
         assert panel.ui.whatIfTable.rowCount == 15
-        first = ["T1 + T1ce + FLAIR", "without FLAIR", "without T1ce", "without T1", "with T2, too"]
+        first = [
+            "T1 + T1ce + FLAIR",
+            "without FLAIR",
+            "without T1ce",
+            "without T1",
+            "with T2 added",
+        ]
         assert texts(panel.ui.whatIfTable, 0)[:5] == first, (
             "the current one, then what is one step away"
         )
@@ -234,8 +240,7 @@ class TestWalk:
         application.scene.RemoveNode(patient["t1"])
         panel.ui.whatIfButton.click()
         assert (
-            "T1, which the result was made from, is not chosen any more"
-            in application.desk.texts()[0]
+            "T1, which the result is based on, is no longer selected" in application.desk.texts()[0]
         )
 
 
@@ -274,5 +279,5 @@ class TestModels:
 
     def test_a_scene_with_an_unknown_model_falls_back_in_words(self, panel):
         panel.parameters().model = "gone-2.0.0"
-        assert "'gone-2.0.0' is not here" in panel.ui.statusLabel.text
+        assert "'gone-2.0.0' is not installed" in panel.ui.statusLabel.text
         assert panel.parameters().model == ""

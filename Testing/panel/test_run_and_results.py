@@ -26,7 +26,7 @@ def results(application):
 class TestApply:
     def test_it_is_off_until_a_scan_is_chosen_and_says_why(self, panel, patient, choose):
         assert not panel.ui.applyButton.enabled
-        assert "Choose at least one volume" in panel.ui.applyButton.toolTip
+        assert "Select at least one volume" in panel.ui.applyButton.toolTip
         choose(flair=patient["flair"])
         assert panel.ui.applyButton.enabled
 
@@ -44,7 +44,7 @@ class TestApply:
         assert table.item(0, 0).text() == "WT (Whole tumor)"
         assert table.rowCount == 3
         assert float(table.item(0, 1).text()) > 1
-        for expected in ("Based on: FLAIR", "On the grid of: FLAIR", "cpu", "ET is a guess"):
+        for expected in ("Based on: FLAIR", "Output geometry: FLAIR", "cpu", "ET is a guess"):
             assert expected in ready.ui.resultsLabel.text
         assert "unimportant" not in ready.ui.resultsLabel.text
         assert "No usable graphics card" in ready.ui.runNoteLabel.text
@@ -60,7 +60,7 @@ class TestApply:
         application.wait(lambda: ready.ui.progressBar.value == 25, 5)
         assert ready.ui.statusLabel.text == "window 1 of 4"
         ready.ui.applyButton.click()
-        assert (ready.ui.applyButton.text, ready.ui.applyButton.enabled) == ("Cancelling...", False)
+        assert (ready.ui.applyButton.text, ready.ui.applyButton.enabled) == ("Canceling...", False)
         finish(5)
         assert results(application) == 0
         assert "unchanged" in ready.ui.statusLabel.text
@@ -128,7 +128,7 @@ class TestFailure:
         application.desk.answers["message"] = application.qt.QMessageBox.Yes
         ready.ui.applyButton.click()
         finish()
-        assert "Compute on the processor instead?" in application.desk.texts()[0]
+        assert "Compute on the CPU instead?" in application.desk.texts()[0]
         assert [options["device"] for _, options in computation.calls] == ["auto", "cpu"]
         assert results(application) == 1
 

@@ -48,13 +48,13 @@ def test_a_card_that_does_not_answer_is_listed_without_its_memory(monkeypatch):
 
 def test_without_a_card_automatic_means_the_processor(monkeypatch):
     pretend(monkeypatch)
-    assert listDevices()[0].text == "Automatic (processor)"
+    assert listDevices()[0].text == "Automatic (CPU)"
 
 
 def test_apple_graphics_are_offered_but_not_taken_by_themselves(monkeypatch):
     pretend(monkeypatch, mps=True)
     assert [device.name for device in listDevices()] == ["auto", "mps", "cpu"]
-    assert listDevices()[0].text == "Automatic (processor)"
+    assert listDevices()[0].text == "Automatic (CPU)"
 
 
 @pytest.mark.parametrize("name", ["auto", "cpu", "mps", "cuda", "cuda:3"])

@@ -31,7 +31,7 @@ def states(inputs):
 def test_slots_are_used_missing_or_left_out(node):
     t1ce, flair, t2 = node("a"), node("b"), node("c")
     inputs = readSlots(BRATS, {"t1ce": t1ce, "flair": flair, "t2": t2, "t1": None}, leftOut=["t2"])
-    assert states(inputs) == {"t1": "missing", "t1ce": "used", "t2": "left out", "flair": "used"}
+    assert states(inputs) == {"t1": "missing", "t1ce": "used", "t2": "excluded", "flair": "used"}
     assert inputs.used == {"t1ce": t1ce, "flair": flair}
     assert inputs.slot("t2").node is t2
     assert inputs.problems == inputs.warnings == ()
@@ -68,7 +68,7 @@ def test_a_modality_that_the_task_does_not_have_is_refused(node):
         (np.full((3, 4, 5), 7.5, np.float32), "'empty' is 7.5 everywhere"),
         (np.full((3, 4, 5), 1e7, np.float32) + RAMP * 1e-3, "everywhere"),
         (np.where(RAMP > 3, 2, np.nan).astype(np.float32), "'empty' is 2 everywhere"),
-        (np.full((3, 4, 5), np.nan, np.float32), "no number at all"),
+        (np.full((3, 4, 5), np.nan, np.float32), "no valid number"),
     ],
 )
 def test_a_constant_volume_counts_as_missing_with_a_warning(node, array, said):
@@ -99,11 +99,11 @@ def test_changed_voxels_are_noticed(node):
 @pytest.mark.parametrize(
     ("make", "said"),
     [
-        (lambda node: {}, "Choose at least one volume."),
-        (lambda node: {"t1": None}, "Choose at least one volume."),
+        (lambda node: {}, "Select at least one volume."),
+        (lambda node: {"t1": None}, "Select at least one volume."),
         (
             lambda node: {"t1": node("z", np.zeros((3, 4, 5)))},
-            "None of the chosen volumes shows anything",
+            "None of the selected volumes has any contrast",
         ),
     ],
 )
@@ -114,14 +114,14 @@ def test_without_a_usable_scan_apply_is_off(node, make, said):
 
 def test_leaving_everything_out_is_said_in_its_own_words(node):
     inputs = readSlots(BRATS, {"t1": node(), "t2": node()}, leftOut=["t1", "t2"])
-    assert inputs.problems == ("Every chosen volume is left out; use at least one.",)
+    assert inputs.problems == ("Every selected volume is excluded; include at least one.",)
 
 
 def test_the_same_node_twice_is_refused(node):
     same = node("scan")
     inputs = readSlots(BRATS, {"t1": same, "t1ce": same, "flair": node("other")})
     assert inputs.problems == (
-        "'scan' is chosen for T1 and T1ce; each volume can fill one slot only.",
+        "'scan' is selected for T1 and T1ce; each volume can be used for one modality only.",
     )
 
 
@@ -138,7 +138,7 @@ def test_every_obstacle_is_named_at_once(scene, node, mrml):
     problems = readSlots(BRATS, chosen).problems
     assert len(problems) == 3
     for said in (
-        "'same' is chosen for T1 and T1ce",
+        "'same' is selected for T1 and T1ce",
         "'bent' is under the non-linear transform",
         "'nothing' has no voxels",
     ):
@@ -156,10 +156,10 @@ def test_a_slice_and_a_color_image_are_refused(scene, node):
     assert "'color' has 3 values per voxel" in problems[1]
 
 
-@pytest.mark.parametrize(("left", "state"), [([], "missing"), (["t2"], "left out")])
+@pytest.mark.parametrize(("left", "state"), [([], "missing"), (["t2"], "excluded")])
 def test_a_reference_that_is_not_used_is_refused(node, left, state):
     inputs = readSlots(BRATS, {"flair": node()}, leftOut=left, reference="t2")
-    assert inputs.problems == (f"The result is wanted on the grid of T2, but T2 is {state}.",)
+    assert inputs.problems == (f"The output geometry is set to T2, but T2 is {state}.",)
     assert not readSlots(BRATS, {"flair": node()}, reference="flair").problems
 
 

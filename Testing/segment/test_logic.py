@@ -107,7 +107,7 @@ def test_the_bundle_is_loaded_once(scene, fake, scans):
 
 
 def test_no_choice_is_refused(logic):
-    with pytest.raises(InputDataError, match="Choose at least one volume"):
+    with pytest.raises(InputDataError, match="Select at least one volume"):
         logic.process(dict.fromkeys(BRATS.modality_names))
 
 
@@ -118,7 +118,7 @@ def test_all_problems_are_named_at_once(logic, scans, scene):
     inputs = {"t1": node, "t2": node}
     problems = logic.problems(inputs, "flair", output)
     assert len(problems) == 3
-    assert "'scan t1' is chosen for T1 and T2" in problems[0]
+    assert "'scan t1' is selected for T1 and T2" in problems[0]
     assert "FLAIR" in problems[1]
     assert "'by hand'" in problems[2]
     with pytest.raises(InputDataError) as caught:
@@ -163,9 +163,9 @@ def test_remarks_come_before_the_findings_of_the_computation(logic, scans, make_
 
 
 def test_only_constant_volumes_are_refused(logic, scans):
-    with pytest.raises(InputDataError, match="None of the chosen volumes shows anything"):
+    with pytest.raises(InputDataError, match="None of the selected volumes has any contrast"):
         logic.prepare(scans(t1=0.0, t2=3.0))
-    with pytest.raises(InputDataError, match="None of the chosen volumes shows anything"):
+    with pytest.raises(InputDataError, match="None of the selected volumes has any contrast"):
         logic.prepare(scans(t1=0.0))
 
 

@@ -327,4 +327,4 @@ def test_the_logic_of_the_module_file_works_on_slicers_scene(folder):
         "import MedMAPSegment\n"
         "print(MedMAPSegment.MedMAPSegmentLogic().problems({}))"
     )
-    assert "Choose at least one volume." in opened(folder, code)
+    assert "Select at least one volume." in opened(folder, code)
