@@ -5,7 +5,7 @@
 
 Equal budget: the same cases, steps, patches and network for all methods of a group. A seed sets weights, patches and
 which scans are missing; the patients are the same for all seeds. Finished runs are kept, so call it again to go on.
-``--table`` prints what ``results.md`` shows and draws the curves into FOLDER.
+``--table`` prints what the page on synthetic patients shows and draws the curves into FOLDER.
 """
 
 from __future__ import annotations

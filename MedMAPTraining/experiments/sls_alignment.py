@@ -6,7 +6,7 @@
 Equal budget: all arms have the same patients, steps, patches and backbone. A seed sets weights, patches and the hidden
 scans; patients are the same for all seeds. Encoders see complete cases and the fusion a random subset, so that all four
 latents are aligned in every step, as the papers do. Finished runs are kept, so call it again to go on. ``--table``
-prints what ``results.md`` shows; ``medmap analyze`` draws the latents of the bundles in FOLDER/runs.
+prints what the page on synthetic patients shows; ``medmap analyze`` draws the latents of the bundles in FOLDER/runs.
 """
 
 from __future__ import annotations

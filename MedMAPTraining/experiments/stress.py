@@ -5,7 +5,7 @@
 Synthetic patients that no training has seen are made in OUT unless ``--data`` names a folder of labeled cases. Each
 fault is applied to every scan, except that misregistration leaves the first scan of a set in place (one scan alone
 cannot be misregistered), and that in ``wrong modality`` the scans of a set stand in each other's slots. What is done is
-kept in OUT/stress.csv: call again to go on. ``--document`` renews ``stress.md`` and the picture in the repository.
+kept in OUT/stress.csv: call again to go on. ``--document`` renews the page in ``docs/experiments`` and its picture.
 """
 
 from __future__ import annotations
@@ -129,7 +129,9 @@ FAULTS = {
     "thick": Fault("axial slices, mm", (4.0, 7.0), thick),
     "moved": Fault("misregistration, mm", (1.0, 2.0, 5.0), moved),
     "wrong": Fault(
-        "wrong modality: 1 similar (T1/T1ce, T2/FLAIR), 2 other (T1/T2, T1ce/FLAIR)", (1, 2), None
+        "Swapped modality labels: 1 similar (T1/T1ce, T2/FLAIR), 2 other (T1/T2, T1ce/FLAIR)",
+        (1, 2),
+        None,
     ),
 }
 
@@ -246,19 +248,19 @@ def tables(rows: list[dict], given: argparse.Namespace) -> str:
         f"Bundle {rows[0]['bundle']} (working voxels); Dice WT / TC / ET, mean of\n"
         f"{len(cases)} case(s): {', '.join(cases)}.\n"
         f"Made by `python MedMAPTraining/experiments/stress.py OUT{given.call}`.\n"
-        "So few cases show what breaks and what does not; their second decimal means nothing.\n"
-        "A region that a case lacks counts 1 if nothing of it is found, else 0."
+        "With so few cases, only large differences are meaningful.\n"
+        "A region that a case lacks counts 1 if it is not predicted, else 0."
     )
     lines = [
-        "# What bad scans cost",
+        "# Robustness to image degradation",
         "",
         about,
         "",
-        "![Dice against severity](../Resources/stress.png)",
+        "![Dice against severity](../../Resources/stress.png)",
     ]
     for kind, fault in FAULTS.items():
-        lines += ["", f"**{fault.title}**", ""]
-        lines += ["| scans | none | " + " | ".join(f"{s:g}" for s in fault.severities) + " |"]
+        lines += ["", f"**{fault.title[0].upper()}{fault.title[1:]}**", ""]
+        lines += ["| Modalities | none | " + " | ".join(f"{s:g}" for s in fault.severities) + " |"]
         lines += ["|---|" + "--:|" * (1 + len(fault.severities))]
         for subset in given.subsets:
             keys = [("clean", 0.0, subset), *((kind, float(s), subset) for s in fault.severities)]
@@ -330,7 +332,9 @@ def main() -> None:
     parser.add_argument("--subsets", nargs="+", default=list(SUBSETS), metavar="T1CE+FLAIR")
     parser.add_argument("--device", default="cpu")
     parser.add_argument(
-        "--document", action="store_true", help="Write MedMAPTraining/stress.md and its picture."
+        "--document",
+        action="store_true",
+        help="Write the page in docs/experiments and its picture.",
     )
     given = parser.parse_args()
     given.subsets = [
@@ -346,7 +350,7 @@ def main() -> None:
     (given.out / "stress.md").write_text(text)
     draw(rows, given.subsets, given.out / "stress.png")
     if given.document:
-        (ROOT / "MedMAPTraining/stress.md").write_text(text)
+        (ROOT / "docs/experiments/image_degradation.md").write_text(text)
         (ROOT / "Resources/stress.png").write_bytes((given.out / "stress.png").read_bytes())
     print(text)
 

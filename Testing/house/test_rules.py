@@ -102,6 +102,6 @@ def test_every_dependency_has_a_license_and_a_reason():
         "medmap",
         "setuptools",
     }
-    described = (ROOT / "MedMAPTraining/dependencies.md").read_text()
+    described = (ROOT / "docs/reference/dependencies.md").read_text()
     assert {"torch", "pytest", "monai"} <= named
     assert not [name for name in named if name not in described]

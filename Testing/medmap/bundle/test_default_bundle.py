@@ -13,7 +13,7 @@ from medmap.task import BRATS
 from medmap.volume import Volume
 
 SETS = (BRATS.modality_names, ("t1", "t2", "flair"), ("t1ce", "t2", "flair"))
-"""Sets of scans from which nothing above 2 ml was found in any held-out head (MedMAPTraining/default_bundle.md)."""
+"""Sets of scans from which nothing above 2 ml was found in any held-out head (docs/experiments/default_model.md)."""
 LIMIT_ML = 2.0
 
 

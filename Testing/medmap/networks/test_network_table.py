@@ -1,4 +1,4 @@
-"""The table of parameters in networks.md is what the code builds, and what was published, to its printed digits."""
+"""The table of parameters on the page of backbones is what the code builds, and what was published, to its printed digits."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from medmap.networks import NETWORKS, build_network
 from medmap.training.recipe import Recipe
 
 ROOT = Path(__file__).resolve().parents[3] / "MedMAPTraining"
-TEXT = (ROOT / "networks.md").read_text(encoding="utf-8")
+TEXT = (ROOT.parent / "docs/reference/networks.md").read_text(encoding="utf-8")
 ROWS = re.findall(
     r"^\| (\w+) \| (?:`(\{.*?\})`)? ?\| ([\d,]+) \| ([\d.]+ M|–) \| (.*?) \|$", TEXT, re.MULTILINE
 )

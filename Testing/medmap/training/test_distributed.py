@@ -215,7 +215,7 @@ def test_an_unknown_precision_is_refused():
 
 @pytest.mark.slow
 def test_two_nodes_start_from_the_documented_command(tmp_path, request):
-    """Two torchrun agents that meet on loopback, as two machines would: MedMAPTraining/training.md."""
+    """Two torchrun agents that meet on loopback, as two machines would: docs/how-to/cluster.md."""
     data, port = tmp_path / "data", free_port()
     python = [sys.executable, "-m"]
     subprocess.run(
