@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
 from itertools import product
 
 import numpy as np
@@ -14,20 +13,19 @@ import torch
 from torch import Tensor
 
 from medmap.bundle.loading import Bundle, Entry
-from medmap.bundle.memory_estimate import USABLE, available_bytes
+from medmap.bundle.memory_estimate import USABLE
 from medmap.checks import Finding, check_inputs
 from medmap.confidence import without_doubtful
+from medmap.devices import available_bytes, resolve_device
 from medmap.errors import Cancelled, UnavailableError, is_out_of_memory
 from medmap.metrics import region_volumes_ml
 from medmap.networks import Backbone
 from medmap.postprocess import label_map
 from medmap.preprocess import Prepared, prepare
+from medmap.progress import Cancel, Progress, ignore_progress, never_cancel
 from medmap.provenance import provenance
 from medmap.task import Task
 from medmap.volume import Grid, Volume
-
-Progress = Callable[[float, str], None]
-Cancel = Callable[[], bool]
 
 
 @dataclass(frozen=True)
@@ -79,7 +77,7 @@ def segment(
         Cancelled: ``cancel`` said so.
     """
     started = time.perf_counter()
-    report = progress or (lambda fraction, text: None)
+    report = progress or ignore_progress
     report(0.0, "checking the scans")
     volumes = {
         name: volumes[name] for name in bundle.task.modality_names if name in volumes
@@ -99,7 +97,7 @@ def segment(
         bundle,
         place,
         lambda fraction, text: report(0.15 + 0.75 * fraction, text),
-        cancel or (lambda: False),
+        cancel or never_cancel,
     )
     logits = run.logits(prepared, [tuple(volumes)])[0]
     report(0.92, "returning to the reference scan's grid")
@@ -162,7 +160,7 @@ def segment_subsets(
     prepared = prepare(
         volumes, bundle.task, bundle.preprocess, reference=reference, multiple=bundle.stride
     )
-    run = Run(bundle, resolve_device(device), lambda fraction, text: None, lambda: False)
+    run = Run(bundle, resolve_device(device), ignore_progress, never_cancel)
     keys = [bundle.task.subset_key(subset) for subset in subsets]
     labels: dict[str, np.ndarray] = dict.fromkeys(keys)
     for positions, logits in run.each(prepared, subsets):
@@ -200,35 +198,6 @@ def doubt_warnings(left_out_ml: float, task: Task) -> list[Finding]:
         return []
     message = f"{left_out_ml:.1f} ml that might be {task.target} were left out: the network is not sure of them."
     return [Finding("warning", "doubt", message, "Review the scans yourself, or add one.")]
-
-
-def resolve_device(device: str) -> torch.device:
-    """``auto`` takes a CUDA device that computes. Raises UnavailableError for a device that is not there or fails."""
-    if device == "auto" and not torch.cuda.is_available():
-        return torch.device("cpu")
-    try:
-        return _computing_on("cuda" if device == "auto" else device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        if device == "auto":
-            return torch.device("cpu")
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
-        raise UnavailableError(
-            f"The device '{device}' is not available here ({reason}).",
-            "Choose the CPU (--device cpu).",
-        ) from error
-
-
-@cache
-def _computing_on(device: str) -> torch.device:
-    """The device, once a small convolution has worked there; raises what PyTorch raises, every time it is asked.
-
-    A card that is too new for this PyTorch is listed as available, and so is one with libraries that do not fit each
-    other: both fail only when something is computed.
-    """
-    place = torch.device(device)
-    ones = torch.ones(1, 1, 3, 3, 3, device=place)
-    torch.nn.functional.conv3d(ones, ones).item()
-    return place
 
 
 class Run:
@@ -317,14 +286,10 @@ class Run:
         smaller = tuple(min(n, max(4 * stride, n // 2 // stride * stride)) for n in self.window)
         smaller = _all_slices(smaller, prepared)
         if smaller == self.window:
-            remedy = (
-                "Close other programs."
-                if self.device.type == "cpu"
-                else "Choose the CPU (--device cpu)."
-            )
-            raise UnavailableError(
-                "The memory does not suffice even for small windows.", remedy
-            ) from error
+            cause = "The memory does not suffice even for small windows."
+            if self.device.type == "cpu":
+                raise UnavailableError(cause, "Close other programs.") from error
+            raise UnavailableError(cause, "Choose the CPU.", option="device cpu") from error
         self.window = smaller
 
     @torch.inference_mode()

@@ -13,7 +13,7 @@ from torch import Tensor
 from medmap.errors import BundleError, InternalError
 from medmap.foreground import bounding_box
 from medmap.preprocess import Prepared, place
-from medmap.resampling import canonical_grid, restore_orientation, sample
+from medmap.resampling import canonical_grid, resample_linear, restore_orientation
 from medmap.task import Task
 from medmap.volume import Grid
 
@@ -257,7 +257,7 @@ def _sampled_classes(probability: Tensor, working: Grid, reference: Grid) -> Ten
         part = (slice(start, min(start + 32, rows.stop)), *plane)
         affine = reference.affine.copy()
         affine[:3, 3] += affine[:3, :3] @ [s.start for s in part]
-        slab = sample(tumor, working, Grid(tuple(s.stop - s.start for s in part), affine))
+        slab = resample_linear(tumor, working, Grid(tuple(s.stop - s.start for s in part), affine))
         best, index = slab.max(0)
         classes[part] = torch.where(best > 1 - slab.sum(0), index + 1, 0)
     return classes

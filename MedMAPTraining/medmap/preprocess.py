@@ -15,7 +15,7 @@ from torch import Tensor
 
 from medmap.checks import foreground
 from medmap.errors import BundleError, InputDataError, UsageError
-from medmap.resampling import canonical_axes, canonical_grid, reorient, sample
+from medmap.resampling import canonical_axes, canonical_grid, reorient, resample_linear
 from medmap.task import Task
 from medmap.volume import Grid, Volume, choose_reference
 
@@ -281,7 +281,7 @@ def to_grid(array: np.ndarray, source: Grid, target: Grid, slices: bool = False)
         return place(torch.from_numpy(np.ascontiguousarray(flipped)), whole, target.shape)
     # From the canonical order, so that every stored orientation interpolates in the same order of axes.
     nearest = slice_axis_of(canonical) if slices else None
-    return sample(
+    return resample_linear(
         torch.from_numpy(np.ascontiguousarray(flipped))[None], canonical, target, nearest
     )[0]
 

@@ -59,7 +59,9 @@ def restore_orientation(array: np.ndarray, grid: Grid) -> np.ndarray:
     return unflipped.transpose(np.argsort(order))
 
 
-def sample(image: Tensor, source: Grid, target: Grid, nearest: int | None = None) -> Tensor:
+def resample_linear(
+    image: Tensor, source: Grid, target: Grid, nearest: int | None = None
+) -> Tensor:
     """Linear interpolation of [C, I, J, K] on ``source`` at the voxels of ``target``; outside is 0.
 
     Where the source is much finer than the target, it is averaged first, so that nothing aliases.
@@ -109,7 +111,7 @@ def _average(image: Tensor, source: Grid, target: Grid) -> tuple[Tensor, Grid]:
     return pooled, Grid(tuple(pooled.shape[1:]), affine)
 
 
-def sample_labels(labels: np.ndarray, source: Grid, target: Grid) -> np.ndarray:
+def resample_nearest(labels: np.ndarray, source: Grid, target: Grid) -> np.ndarray:
     """Nearest-voxel resampling of an [I, J, K] integer array; 0 outside."""
     matrix = np.linalg.inv(source.affine) @ target.affine
     result = np.zeros(target.shape, labels.dtype)

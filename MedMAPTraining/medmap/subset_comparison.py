@@ -15,12 +15,14 @@ from torch import Tensor
 
 from medmap.bundle.loading import Bundle
 from medmap.checks import check_inputs
+from medmap.devices import resolve_device
 from medmap.errors import Cancelled, UsageError
 from medmap.foreground import bounding_box
-from medmap.inference import Cancel, Progress, Run, resolve_device
+from medmap.inference import Run
 from medmap.metrics import region_masks
 from medmap.postprocess import label_map, probabilities
 from medmap.preprocess import Prepared, prepare, to_grid
+from medmap.progress import Cancel, Progress, ignore_progress, never_cancel
 from medmap.resampling import canonical_grid, restore_orientation
 from medmap.task import Task
 from medmap.volume import Grid, Volume
@@ -130,7 +132,8 @@ def what_if(
         UnavailableError: the device is not there, or its memory does not suffice.
         Cancelled: ``cancel`` said so.
     """
-    report, stop = progress or (lambda fraction, text: None), cancel or (lambda: False)
+    report = progress or ignore_progress
+    stop = cancel or never_cancel
     report(0.0, "checking the scans")
     task = bundle.task
     volumes = {name: volumes[name] for name in task.modality_names if name in volumes} | dict(

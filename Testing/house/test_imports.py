@@ -17,7 +17,7 @@ PACKAGE = ROOT / "MedMAPTraining" / "medmap"
 # before the first Apply); above the second, nothing needs more than Slicer has (torch, numpy, safetensors).
 ORDER = [
     {"medmap"},
-    {"errors"},
+    {"errors", "progress"},
     {"task", "volume", "foreground", "appearance_weights", "appearance", "io.atomic"},
     {"checks", "metrics", "io.nifti_header", "io.nifti_geometry"},
     # ------------------------------------------- no torch above this line -------------------------------------------

@@ -23,7 +23,7 @@ from medmap.errors import (
 from medmap.inference import Run, gaussian_weight, segment, segment_subsets, window_boxes
 from medmap.networks import Backbone, Output, build_network
 from medmap.preprocess import prepare
-from medmap.resampling import sample, sample_labels
+from medmap.resampling import resample_linear, resample_nearest
 from medmap.task import BRATS
 from medmap.volume import Grid, Volume
 
@@ -118,7 +118,7 @@ def test_a_rotated_sampling_gives_the_same_segmentation_up_to_interpolation(
     affine[:3, 3] = -affine[:3, :3] @ ((np.array(shape) - 1) / 2)
     oblique = {name: resampled(volume, Grid(shape, affine)) for name, volume in volumes.items()}
     straight, rotated = segment(volumes, bundle), segment(oblique, bundle)
-    back = sample_labels(rotated.labels, rotated.grid, source)
+    back = resample_nearest(rotated.labels, rotated.grid, source)
     assert rotated.labels.shape == shape
     for value in (2, 4):
         overlap = 2 * ((back == value) & (straight.labels == value)).sum()
@@ -129,9 +129,11 @@ def test_a_rotated_sampling_gives_the_same_segmentation_up_to_interpolation(
 
 def resampled(volume: Volume, grid: Grid) -> Volume:
     """A skull-stripped scan on another grid, with a sharp edge of the head."""
-    array = sample(torch.from_numpy(volume.array)[None], volume.grid, grid)[0]
+    array = resample_linear(torch.from_numpy(volume.array)[None], volume.grid, grid)[0]
     inside = (
-        sample(torch.from_numpy((volume.array != 0).astype(np.float32))[None], volume.grid, grid)[0]
+        resample_linear(
+            torch.from_numpy((volume.array != 0).astype(np.float32))[None], volume.grid, grid
+        )[0]
         > 0.5
     )
     return Volume(

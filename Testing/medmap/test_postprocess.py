@@ -21,7 +21,7 @@ from medmap.postprocess import (
     probabilities,
 )
 from medmap.preprocess import Prepared
-from medmap.resampling import sample
+from medmap.resampling import resample_linear
 from medmap.task import BRATS
 from medmap.volume import Grid
 
@@ -116,7 +116,7 @@ def test_only_the_box_around_the_tumor_is_interpolated_and_nothing_is_lost(turn)
     logits = 5 * torch.nn.functional.interpolate(coarse, size=working.shape, mode="trilinear")[0]
     logits[0, :, :, :9] += 20.0
     probability = torch.softmax(logits, 0)
-    everywhere = sample(probability[1:], working, reference)
+    everywhere = resample_linear(probability[1:], working, reference)
     best, index = everywhere.max(0)
     expected = torch.where(best > 1 - everywhere.sum(0), index + 1, 0)
     found = _sampled_classes(probability, working, reference)

@@ -13,7 +13,13 @@ from hypothesis import strategies as st
 from medmap.errors import InputDataError, UsageError
 from medmap.postprocess import labels_on_reference
 from medmap.preprocess import PreprocessSpec, normalize, prepare
-from medmap.resampling import canonical_axes, reorient, restore_orientation, sample, sample_labels
+from medmap.resampling import (
+    canonical_axes,
+    reorient,
+    resample_linear,
+    resample_nearest,
+    restore_orientation,
+)
 from medmap.task import BRATS
 from medmap.volume import Grid, Volume, choose_reference
 
@@ -180,7 +186,7 @@ def test_sampling_a_linear_field_is_exact():
     field = torch.tensor(world @ [1.0, -2.0, 0.5], dtype=torch.float32)
     inner = source.affine @ np.array([[1, 0, 0, 3.3], [0, 1, 0, 2.2], [0, 0, 1, 1.7], [0, 0, 0, 1]])
     target = Grid((5, 4, 3), inner)
-    got = sample(field[None], source, target)[0].numpy()
+    got = resample_linear(field[None], source, target)[0].numpy()
     ijk = np.stack(np.meshgrid(*(np.arange(n) for n in target.shape), indexing="ij"), -1)
     expected = (ijk @ inner[:3, :3].T + inner[:3, 3]) @ [1.0, -2.0, 0.5]
     np.testing.assert_allclose(got, expected, atol=1e-4)
@@ -191,6 +197,6 @@ def test_labels_are_sampled_by_the_nearest_voxel_and_empty_outside():
     labels = np.arange(64).reshape(4, 4, 4)
     moved = np.eye(4)
     moved[:3, 3] = (1.2, 0.4, -0.3)
-    got = sample_labels(labels, source, Grid((4, 4, 4), moved))
+    got = resample_nearest(labels, source, Grid((4, 4, 4), moved))
     assert np.array_equal(got[:3], labels[1:])
     assert (got[3] == 0).all()

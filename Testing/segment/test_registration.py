@@ -277,16 +277,16 @@ class TestSimpleItk:
         assert checkGeometry({"t1": stays, "t2": goes}, BRATS).text.count("overlap") == 0
 
     def test_thick_oblique_slices_under_a_transform_are_registered_too(self, scene, mrml):
-        from medmap.resampling import sample
+        from medmap.resampling import resample_linear
         from medmap.volume import Grid
 
         truth, parent = moved(-4, 5), moved(25, 60, axis=(0, 1, 0))
         thick = moved(12, 0, axis=(1, 0, 0)) @ np.diag([2.5, 2.5, 6.0, 1.0])
         thick[:3, 3] -= thick[:3, :3] @ (np.array([70, 80, 30]) - 1) / 2
         source = phantom().images["t2"][None]
-        sliced = sample(source, Grid(source.shape[1:], affine()), Grid((70, 80, 30), thick))[
-            0
-        ].numpy()
+        sliced = resample_linear(
+            source, Grid(source.shape[1:], affine()), Grid((70, 80, 30), thick)
+        )[0].numpy()
         stays = mrml.volume(head("t1ce"), affine(), name="fixed")
         goes = mrml.volume(sliced, np.linalg.inv(truth @ parent) @ thick, name="moving")
         goes.SetAndObserveTransformNodeID(mrml.transform(parent).GetID())

@@ -20,7 +20,7 @@ import torch
 from medmap.bench.measure import Cost, isolated, timed
 from medmap.bench.peer import load_peer
 from medmap.commands.phantoms import write_phantoms
-from medmap.inference import resolve_device
+from medmap.devices import resolve_device
 from medmap.io.atomic import make_folder
 from medmap.io.cohorts import Case, find_cases
 from medmap.preprocess import PreprocessSpec

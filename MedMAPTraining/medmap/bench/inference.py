@@ -22,8 +22,9 @@ import torch
 from medmap.bench.measure import Cost, isolated, timed
 from medmap.bench.peer import load_peer
 from medmap.bundle.loading import Bundle, InferenceSpec, load_bundle
+from medmap.devices import resolve_device
 from medmap.errors import UsageError
-from medmap.inference import resolve_device, segment, segment_subsets, window_boxes
+from medmap.inference import segment, segment_subsets, window_boxes
 from medmap.io.nifti import read_nifti, write_labels, write_volume
 from medmap.networks import build_network
 from medmap.phantom import generate

@@ -23,8 +23,8 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from medmap.bench.peer import load_peer
+from medmap.devices import resolve_device
 from medmap.errors import MedMAPError, UsageError
-from medmap.inference import resolve_device
 from medmap.networks import NETWORKS, Backbone, build_network
 from medmap.task import BRATS
 

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from medmap.bench.networks import now
 from medmap.bench.peer import load_peer
-from medmap.inference import resolve_device
+from medmap.devices import resolve_device
 from medmap.networks import Output
 from medmap.task import BRATS
 from medmap.training.batch import Batch

@@ -1,16 +1,12 @@
-"""How much memory a run will need, and how much there is: asked before, since an operating system that runs out of
+"""How much memory a run will need: estimated beforehand, since an operating system that runs out of
 memory ends the whole program, in Slicer with the user's scene. Standard library and torch only.
 """
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import math
-import os
-import sys
 import weakref
-from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -24,47 +20,6 @@ USABLE = 0.8
 SLACK = 1.5
 """Allocators round up, and convolutions work in buffers of their own. Measured on CPU for eight backbones: the peak is
 0.8 to 1.5 times what is estimated with this, the more the smaller the window."""
-
-
-def available_bytes() -> int | None:
-    """Memory that a program can still take without swapping; None where the system does not tell."""
-    if sys.platform == "win32":
-        return _windows()
-    with contextlib.suppress(OSError, ValueError, StopIteration):
-        lines = Path("/proc/meminfo").read_text().splitlines()
-        free = (
-            int(next(line for line in lines if line.startswith("MemAvailable:")).split()[1]) * 1024
-        )
-        return min(free, _container() or free)
-    with contextlib.suppress(
-        OSError, ValueError
-    ):  # macOS: all there is, since what is free is not told
-        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    return None
-
-
-def _container() -> int | None:
-    """What a container's limit leaves (cgroup 2), if it has one."""
-    with contextlib.suppress(OSError, ValueError):
-        limit = int(Path("/sys/fs/cgroup/memory.max").read_text())
-        return limit - int(Path("/sys/fs/cgroup/memory.current").read_text())
-    return None
-
-
-def _windows() -> int | None:
-    import ctypes
-
-    class Status(ctypes.Structure):
-        _fields_ = [("length", ctypes.c_ulong), ("load", ctypes.c_ulong)] + [
-            (name, ctypes.c_ulonglong)
-            for name in ("total", "free", "page", "page_free", "virtual", "v_free", "ext")
-        ]
-
-    status = Status()
-    status.length = ctypes.sizeof(Status)
-    if not ctypes.windll.kernel32.GlobalMemoryStatusEx(ctypes.byref(status)):
-        return None
-    return int(status.free)
 
 
 def bytes_per_voxel(network: Backbone) -> int:

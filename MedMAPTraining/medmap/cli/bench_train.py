@@ -40,8 +40,8 @@ def bench_train(
 ) -> None:
     """Training steps against the published way (eager fp32, batch 1, students one after another), in one run."""
     from medmap.bench.training import METHODS, bench_training, training_table
+    from medmap.devices import resolve_device
     from medmap.errors import UsageError
-    from medmap.inference import resolve_device
 
     unknown = set(methods or ()) - set(METHODS)
     if unknown:

@@ -15,6 +15,7 @@ import torch
 
 from medmap import __version__
 from medmap.bundle.loading import Bundle, default_bundle_path, load_bundle, update_card
+from medmap.devices import resolve_device
 from medmap.errors import Cancelled, InputDataError, MedMAPError, MissingInputError, UsageError
 from medmap.evaluation import (
     Evaluation,
@@ -30,7 +31,6 @@ from medmap.evaluation import (
     write_rows,
 )
 from medmap.evaluation.store import SCORES
-from medmap.inference import resolve_device
 from medmap.io.atomic import write_text
 from medmap.io.cohorts import Case, find_cases
 from medmap.report.slices import take_slice

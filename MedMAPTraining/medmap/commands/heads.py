@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from medmap.devices import resolve_device
 from medmap.errors import UsageError
-from medmap.inference import resolve_device
 from medmap.io.atomic import make_folder
 from medmap.phantom.labelmap import find_label_maps
 from medmap.task import BRATS, Task
@@ -24,7 +24,7 @@ def generated_patches(
         recipe: its ``generation`` says which heads.
         task: BraTS.
         run: folder of the run; a checkpoint in it says where the training stands.
-        device: as for ``medmap.inference.resolve_device``.
+        device: as for ``medmap.devices.resolve_device``.
         anatomy: label map, or a folder of them; None makes procedural heads only.
         process: number of this process among those of the training.
 

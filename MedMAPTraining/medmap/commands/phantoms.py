@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
+from medmap.devices import resolve_device
 from medmap.errors import UsageError
-from medmap.inference import resolve_device
 from medmap.io.atomic import Transaction, atomic_folder, make_folder
 from medmap.io.nifti import write_labels, write_volume
 from medmap.phantom import generate, generate_heart

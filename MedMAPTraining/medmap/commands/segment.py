@@ -20,7 +20,7 @@ from medmap.io.atomic import Transaction, check_output, make_folder
 from medmap.io.nifti import read_nifti, write_labels
 from medmap.metrics import RegionScore, compare
 from medmap.report.overlay import save_overlay
-from medmap.resampling import sample, sample_labels
+from medmap.resampling import resample_linear, resample_nearest
 from medmap.task import Task
 from medmap.volume import Volume
 
@@ -194,7 +194,7 @@ def _on_grid(volume: Volume, result: Segmentation) -> np.ndarray:
     """A scan on the result's grid, for the picture; its own background outside."""
     _, background = foreground(volume.array)
     shifted = torch.from_numpy(np.ascontiguousarray(volume.array - background))[None]
-    return sample(shifted, volume.grid, result.grid)[0].numpy() + background
+    return resample_linear(shifted, volume.grid, result.grid)[0].numpy() + background
 
 
 def truth_on_grid(truth: Volume, result: Segmentation, task: Task) -> np.ndarray:
@@ -204,4 +204,4 @@ def truth_on_grid(truth: Volume, result: Segmentation, task: Task) -> np.ndarray
     labels = truth.array.astype(np.int16)
     if truth.grid.distance(result.grid) < 0.5:
         return labels
-    return sample_labels(labels, truth.grid, result.grid)
+    return resample_nearest(labels, truth.grid, result.grid)

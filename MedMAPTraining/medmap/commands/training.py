@@ -12,6 +12,7 @@ import torch
 from medmap.bundle.loading import Bundle, load_bundle
 from medmap.commands.dedicated import keep_teacher, load_teacher, parts_of
 from medmap.commands.heads import generated_patches
+from medmap.devices import resolve_device
 from medmap.errors import (
     InputDataError,
     MedMAPError,
@@ -20,7 +21,6 @@ from medmap.errors import (
     UsageError,
     combined_error,
 )
-from medmap.inference import resolve_device
 from medmap.io.atomic import make_folder
 from medmap.io.cohorts import Case, find_cases
 from medmap.preprocess import PreprocessSpec

@@ -18,7 +18,7 @@ from medmap.errors import InputDataError
 from medmap.foreground import bounding_box, foreground
 from medmap.io.atomic import write_bytes
 from medmap.report.planes import PLANES, cut, find_foreground, window_of
-from medmap.resampling import reorient, sample
+from medmap.resampling import reorient, resample_linear
 from medmap.volume import Grid, Volume
 
 _MARGIN = 4
@@ -130,7 +130,7 @@ def _on_grid(volume: Volume, grid: Grid) -> np.ndarray:
         return volume.array
     _, background = foreground(volume.array)
     shifted = torch.from_numpy(np.ascontiguousarray(volume.array - background))[None]
-    return sample(shifted, volume.grid, grid)[0].numpy() + background
+    return resample_linear(shifted, volume.grid, grid)[0].numpy() + background
 
 
 def _gray(array: np.ndarray, grid: Grid, plane, position) -> np.ndarray:

@@ -23,8 +23,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from medmap.devices import resolve_device
 from medmap.errors import InternalError, UnavailableError, UsageError
-from medmap.inference import resolve_device
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric

@@ -13,8 +13,8 @@ from pathlib import Path
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+from medmap.devices import resolve_device
 from medmap.errors import UnavailableError
-from medmap.inference import resolve_device
 from medmap.training.batch import Batch, Sampler
 
 AHEAD = 3

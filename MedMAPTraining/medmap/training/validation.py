@@ -16,6 +16,7 @@ from medmap.metrics import dice, region_masks
 from medmap.networks import Backbone
 from medmap.postprocess import most_probable
 from medmap.preprocess import Prepared, PreprocessSpec
+from medmap.progress import ignore_progress, never_cancel
 from medmap.task import Task
 from medmap.training.cache import open_case
 from medmap.training.export import inference_spec
@@ -67,9 +68,7 @@ class Validation:
         truth = region_masks(values[np.asarray(stored.label)], self.task)
         inside = tuple(slice(n) for n in stored.label.shape)
         scores: dict[str, list[float]] = {region.name: [] for region in self.task.regions}
-        for logits in Run(bundle, device, lambda fraction, text: None, lambda: False).logits(
-            prepared, subsets
-        ):
+        for logits in Run(bundle, device, ignore_progress, never_cancel).logits(prepared, subsets):
             classes = most_probable(logits.float()).numpy()[inside]
             for name, mask in region_masks(values[np.where(brain, classes, 0)], self.task).items():
                 scores[name].append(dice(mask, truth[name]))

@@ -7,7 +7,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from medmap.bundle.memory_estimate import available_bytes, bytes_per_voxel
+from medmap.bundle.memory_estimate import bytes_per_voxel
+from medmap.devices import available_bytes
 from medmap.errors import UnavailableError
 from medmap.inference import segment
 from medmap.networks import build_network
