@@ -24,7 +24,7 @@ from medmap.io.cohorts import Case
 from medmap.io.nifti import read_nifti
 from medmap.metrics import label_masks
 from medmap.preprocess import Prepared, PreprocessSpec, prepare, to_grid
-from medmap.resampling import canonical_grid, sample_labels
+from medmap.resampling import canonical_grid, resample_nearest
 from medmap.task import Task
 from medmap.volume import Grid, Volume
 
@@ -66,7 +66,7 @@ def read_label(path: Path, task: Task, volumes: Mapping[str, Volume], target: Gr
         classes[mask] = index
     if labels.grid.shape == target.shape and _apart(labels.grid, target) <= SAME_GRID_VOXELS:
         return classes
-    return sample_labels(classes, labels.grid, target)
+    return resample_nearest(classes, labels.grid, target)
 
 
 def _same_voxels(a: Grid, b: Grid) -> bool:
