@@ -13,8 +13,9 @@ from pathlib import Path
 import numpy as np
 
 from medmap.errors import InputDataError, MedMAPError
+from medmap.io.nifti_bytes import read_header, read_verified
 from medmap.io.nifti_geometry import choose_affine
-from medmap.io.nifti_header import Header, read_header, read_verified
+from medmap.io.nifti_header import Header
 from medmap.volume import Grid
 
 SAME_MM = 0.01
@@ -43,7 +44,7 @@ def checkFile(path: Path, name: str, voxels: np.ndarray, grid: Grid) -> None:
             _sameVoxels(name, path, voxels, header, data)
     except InputDataError as error:
         # What the command line offers as options is not to be had here.
-        remedy = "Load a file that was exported again." if "--" in error.remedy else error.remedy
+        remedy = "Load a file that was exported again." if error.option else error.remedy
         raise InputDataError(error.cause, remedy) from error
     except MedMAPError:
         return  # it cannot be read now; what Slicer has read stands

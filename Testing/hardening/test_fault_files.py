@@ -342,7 +342,7 @@ def test_30_the_user_may_assume_an_orientation(scans, cli, tmp_path, tiny_bundle
 
 
 def test_39_no_scan_at_all(cli, tmp_path):
-    judged(cli("segment", "-o", tmp_path / "out"), tmp_path / "out", 2, "No scan was given")
+    judged(cli("segment", "-o", tmp_path / "out"), tmp_path / "out", 2, "No modality was given")
 
 
 @pytest.mark.parametrize(("value", "code"), [(3, 0), (4, 0), (9, 65), (0.5, 65)])

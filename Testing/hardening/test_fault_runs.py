@@ -427,10 +427,10 @@ def test_62_a_loss_that_is_not_finite_names_the_case_and_keeps_the_checkpoint(
 
 
 def test_60_two_trainings_in_one_folder_are_one_too_many(cohort, cli):
-    from medmap.io.atomic import only_one
+    from medmap.io.atomic import exclusive_lock
 
     (cohort / "run").mkdir()
-    with only_one(cohort / "run"):
+    with exclusive_lock(cohort / "run"):
         ran = cli(*training(cohort))
     assert ran.code == 73, ran.err
     assert str(os.getpid()) in ran.error

@@ -19,7 +19,7 @@ ORDER = [
     {"medmap"},
     {"errors", "progress"},
     {"task", "volume", "foreground", "appearance_weights", "appearance", "io.atomic"},
-    {"checks", "metrics", "io.nifti_header", "io.nifti_geometry"},
+    {"checks", "metrics", "io.nifti_header", "io.nifti_bytes", "io.nifti_geometry"},
     # ------------------------------------------- no torch above this line -------------------------------------------
     {"resampling"},
     {"networks", "preprocess"},

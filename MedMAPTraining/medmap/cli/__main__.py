@@ -1,4 +1,4 @@
-"""``python -m medmap.cli``."""
+"""``python -m medmap.cli``, which launchers such as torchrun start."""
 
 from medmap.cli.main import main
 

@@ -7,7 +7,8 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Optional
+from types import FrameType
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
@@ -15,11 +16,15 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 
 from medmap import NOTICE
 
+if TYPE_CHECKING:
+    from medmap.bundle.loading import Bundle
+
 # Into a file or a pipe tables are written wide, not folded to a terminal's 80 columns.
 out = Console(highlight=False, width=None if sys.stdout.isatty() else 150)
 err = Console(stderr=True, highlight=False)
 app = typer.Typer(
-    help=f"Segment brain tumors from whatever MRI a patient has.\n\n{NOTICE}",
+    help=f"Segment brain tumors from any subset of T1, T1ce, T2 and FLAIR.\n\n{NOTICE}",
+    context_settings={"help_option_names": ["-h", "--help"]},
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -27,32 +32,32 @@ app = typer.Typer(
 )
 
 bench = typer.Typer(
-    help="Measure cost: ratios from one run.", no_args_is_help=True, rich_markup_mode=None
+    help="Benchmark runtime and memory.", no_args_is_help=True, rich_markup_mode=None
 )
 app.add_typer(bench, name="bench")
 
-Scan = Annotated[Optional[Path], typer.Option(metavar="FILE")]  # noqa: UP045 (typer evaluates annotations on 3.10)
+Scan = Annotated[Path | None, typer.Option(metavar="FILE")]
 BundleOption = Annotated[
-    Path | None, typer.Option("--bundle", help="Bundle folder [default: the one shipped].")
+    Path | None, typer.Option("--bundle", help="Bundle folder [default: the default model].")
 ]
 Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps or auto.")]
-Overwrite = Annotated[
-    bool, typer.Option("--overwrite", help="Replace results that are already there.")
-]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace existing results.")]
 
 
 @contextmanager
 def showing_progress() -> Iterator:
-    """Yield ``report(fraction, text)``: a live bar on a terminal, one line a tenth elsewhere."""
+    """Yield ``report(fraction, text)``: a live bar on a terminal, a line per 10 % elsewhere."""
     if not err.is_terminal:
-        told = [-1]
+        last_tenth = -1
 
-        def plain(fraction: float, text: str) -> None:
-            if int(10 * fraction) > told[0]:
-                told[0] = int(10 * fraction)
+        def print_line(fraction: float, text: str) -> None:
+            nonlocal last_tenth
+            tenth = int(10 * fraction)
+            if tenth > last_tenth:
+                last_tenth = tenth
                 err.print(f"{100 * fraction:3.0f} %  {text}", soft_wrap=True)
 
-        yield plain
+        yield print_line
         return
     columns = (
         TextColumn("{task.description}"),
@@ -67,24 +72,26 @@ def showing_progress() -> Iterator:
 
 @contextmanager
 def interrupts() -> Iterator:
-    """Yield a function that says whether Ctrl-C was pressed; a second Ctrl-C stops at once."""
-    pressed = []
+    """Yield a function that tells whether Ctrl-C was pressed; a second Ctrl-C stops at once."""
+    received: list[int] = []
 
-    def handle(number, frame) -> None:
-        if pressed:
+    def handle(number: int, frame: FrameType | None) -> None:
+        if received:
             raise KeyboardInterrupt
-        pressed.append(number)
+        received.append(number)
 
-    before = {s: signal.signal(s, handle) for s in (signal.SIGINT, signal.SIGTERM)}
+    previous = {}
+    for number in (signal.SIGINT, signal.SIGTERM):
+        previous[number] = signal.signal(number, handle)
     try:
-        yield lambda: bool(pressed)
+        yield lambda: bool(received)
     finally:
-        for number, handler in before.items():
+        for number, handler in previous.items():
             signal.signal(number, handler)
 
 
-def loaded_bundle(path: Path | None):
-    """The bundle of that folder, or the one that ships."""
+def loaded_bundle(path: Path | None) -> Bundle:
+    """The bundle of a folder, or the default model."""
     from medmap.bundle.loading import default_bundle_path, load_bundle
 
     return load_bundle(path or default_bundle_path())

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated
 
 import typer
 
@@ -15,30 +16,34 @@ def segment_cohort(
     source: Annotated[
         Path,
         typer.Argument(
-            help="CSV (case, one column a modality), BIDS data set, or folder of cases in BraTS layout."
+            help="CSV table (case, one column per modality), BIDS data set, or folder of cases in BraTS layout."
         ),
     ],
     output: Annotated[
         Path,
-        typer.Option("--output", "-o", help="Folder for the results; its last level is created."),
+        typer.Option(
+            "--output", "-o", help="Folder for the results; created if its parent exists."
+        ),
     ],
     bundle: BundleOption = None,
     device: Device = "auto",
     workers: Annotated[
-        int, typer.Option(min=0, help="Processes [default: one a GPU; 1 on the CPU].")
+        int, typer.Option(min=0, help="Worker processes [default: one per GPU; 1 on the CPU].")
     ] = 0,
     ray: Annotated[
-        Optional[str],  # noqa: UP045
+        str | None,
         typer.Option(
-            metavar="ADDRESS", help="Use the machines of this Ray cluster (auto: the one around)."
+            metavar="ADDRESS",
+            help="Use the machines of this Ray cluster (auto: the one this machine belongs to).",
         ),
     ] = None,
-    again: Annotated[bool, typer.Option("--again", help="Do finished cases anew.")] = False,
+    again: Annotated[bool, typer.Option("--again", help="Segment finished cases again.")] = False,
 ) -> None:
-    """Segment many patients. Safe to interrupt and call again: finished cases are kept, failed ones tried again.
+    """Segment many patients; rerun the same command to resume.
 
-    A case that fails is written down with its reason in results.csv, and the rest goes on. BIDS data sets give BIDS
-    derivatives, other cohorts a folder a case as medmap segment writes it. Exit code 1 says that some cases failed.
+    Finished cases are kept, failed ones are tried again. A case that fails is listed with the reason in
+    results.csv and does not stop the others. BIDS data sets give BIDS derivatives, other cohorts one
+    folder per case as medmap segment writes it. The exit code is 1 if cases failed.
     """
     from medmap.commands.cohort import RESULTS, CohortOptions
     from medmap.commands.cohort import segment_cohort as run
@@ -46,9 +51,7 @@ def segment_cohort(
     options = CohortOptions(bundle, device, workers, ray, again)
     with showing_progress() as report:
         rows = run(source, output, options, report)
-    counts = {
-        state: sum(row["state"] == state for row in rows) for state in ("done", "kept", "failed")
-    }
+    counts = Counter(row["state"] for row in rows)
     for row in rows:
         if row["state"] == "failed":
             err.print(f"failed: {row['case']}: {row['error']}", soft_wrap=True, markup=False)

@@ -8,6 +8,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from types import FrameType
 from typing import Annotated
 
 import typer
@@ -37,36 +38,45 @@ def _fail(error: MedMAPError) -> int:
 
 
 @contextmanager
-def _stops() -> Iterator[list[int]]:
-    """Ctrl-C and SIGTERM become a KeyboardInterrupt, which cleans up on its way out; yields the signals that came."""
-    came: list[int] = []
+def _signals_as_interrupts() -> Iterator[list[int]]:
+    """Turn Ctrl-C and SIGTERM into a KeyboardInterrupt, which cleans up on its way out.
+
+    Yields the list of signals that were received.
+    """
+    received: list[int] = []
     if threading.current_thread() is not threading.main_thread():
-        yield came
+        yield received
         return
     owner = os.getpid()
 
-    def stop(number, frame) -> None:
-        if os.getpid() != owner:  # a forked worker leaves a terminal's Ctrl-C to its parent
-            return None if number == signal.SIGINT else os._exit(128 + number)
-        came.append(number)
+    def stop(number: int, frame: FrameType | None) -> None:
+        if os.getpid() != owner:
+            # A forked worker: a terminal sends Ctrl-C to all processes, and the parent answers it.
+            if number == signal.SIGTERM:
+                os._exit(128 + number)
+            return
+        received.append(number)
         raise KeyboardInterrupt
 
-    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    previous = {}
+    for number in (signal.SIGINT, signal.SIGTERM):
+        previous[number] = signal.signal(number, stop)
     try:
-        yield came
+        yield received
     finally:
-        for number, handler in before.items():
+        for number, handler in previous.items():
             signal.signal(number, handler)
 
 
 def main() -> None:
     """Run the command line; every MedMAPError becomes two lines and its exit code."""
-    # Asked before PyTorch allocates: a network's large tensors in pages of 2 MiB (Linux). In small ones a third of a
-    # segmentation's processor time goes into page faults.
+    # Set before PyTorch allocates: large tensors then lie in pages of 2 MiB (Linux). With small pages a
+    # third of a segmentation's processor time goes into page faults.
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
     debug = "--debug" in sys.argv
-    arguments = [a for a in sys.argv[1:] if a != "--debug"]
-    with _stops() as came:
+    # Removed here, so that it may stand before or behind the name of the command.
+    arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
+    with _signals_as_interrupts() as received:
         try:
             app(arguments, prog_name="medmap", standalone_mode=True)
         except MedMAPError as error:
@@ -76,22 +86,26 @@ def main() -> None:
         except KeyboardInterrupt:
             sys.exit(_fail(_STOPPED))
         except SystemExit:
-            if came:  # the library that parses the command line turns a KeyboardInterrupt into a silent end
+            # typer turns a KeyboardInterrupt into a silent exit.
+            if received:
                 sys.exit(_fail(_STOPPED))
             raise
         except Exception as error:
             if debug:
                 raise
-            sys.exit(_fail(_STOPPED if came else _worded(error)))
+            if received:
+                sys.exit(_fail(_STOPPED))
+            sys.exit(_fail(_unforeseen(error)))
 
 
 _STOPPED = Cancelled(
-    "Stopped.", "What was finished is kept; the same command goes on from there, or begins anew."
+    "Stopped.",
+    "Finished parts are kept; run the same command again to continue.",
 )
 
 
-def _worded(error: Exception) -> MedMAPError:
-    """What no part of the program has put into words."""
+def _unforeseen(error: Exception) -> MedMAPError:
+    """A MedMAPError for an exception that no part of the program has handled."""
     if isinstance(error, ModuleNotFoundError):
         library = {"torch": "PyTorch"}.get(error.name, error.name)
         return UnavailableError(
@@ -99,17 +113,26 @@ def _worded(error: Exception) -> MedMAPError:
         )
     if is_out_of_memory(error):
         return UnavailableError(
-            "The memory does not suffice.", "Close other programs, or use a larger computer."
+            "Out of memory.", "Close other programs, or use a computer with more memory."
         )
     kind = type(error).__name__
     return InternalError(
-        f"Unexpected {kind}: {error}.", "Run again with --debug and report what it says."
+        f"Unexpected {kind}: {error}.",
+        "Run the command again with the full traceback and report it.",
+        option="debug",
     )
 
 
+# The British spelling, which earlier versions had.
+app.command("analyse", hidden=True)(analyze.analyze)
+
+
 @app.callback(invoke_without_command=True)
-def _version(
-    version: Annotated[bool, typer.Option("--version", help="Show the version and leave.")] = False,
+def _global_options(
+    version: Annotated[bool, typer.Option("--version", help="Show the version and exit.")] = False,
+    debug: Annotated[
+        bool, typer.Option("--debug", help="Show the full traceback of an error.")
+    ] = False,
 ) -> None:
     if version:
         out.print(f"medmap {__version__}. {NOTICE}", soft_wrap=True)

@@ -14,10 +14,12 @@ from medmap.errors import UsageError
 @app.command()
 def phantom(
     output: Annotated[
-        Path, typer.Argument(help="Folder for the cases, in BraTS layout or MyoPS2020's.")
+        Path, typer.Argument(help="Folder for the cases, in the layout of BraTS or MyoPS 2020.")
     ],
-    count: Annotated[int, typer.Option(min=1, help="How many patients.")] = 1,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of the first; the next ones follow.")] = 0,
+    count: Annotated[int, typer.Option(min=1, help="Number of patients.")] = 1,
+    seed: Annotated[
+        int, typer.Option(min=0, help="Seed of the first patient; the following ones count up.")
+    ] = 0,
     spacing: Annotated[float, typer.Option(min=0.5, max=4.0, help="Voxel size in mm.")] = 1.0,
     healthy: Annotated[bool, typer.Option("--healthy", help="Without a tumor.")] = False,
     task: Annotated[
@@ -26,7 +28,7 @@ def phantom(
     anatomy: Annotated[
         Path | None,
         typer.Option(
-            help="Label map with FreeSurfer ids, or a folder of them, instead of the procedural head."
+            help="Label map with FreeSurfer ids, or a folder of them, instead of procedural anatomy."
         ),
     ] = None,
     layout: Annotated[
@@ -38,9 +40,10 @@ def phantom(
     device: Device = "cpu",
     overwrite: Overwrite = False,
 ) -> None:
-    """Make synthetic patients: aligned scans and the true labels. Same seed, same patient.
+    """Generate synthetic patients with ground truth; the same seed gives the same patient.
 
-    Brains come skull-stripped in four contrasts, hearts as stacks of thick slices in three.
+    Brains are skull-stripped and have four aligned modalities, hearts are stacks of thick slices with
+    three.
     """
     from medmap.commands.phantoms import write_hearts, write_phantoms
     from medmap.task import BRATS, find_task

@@ -11,11 +11,9 @@ from medmap.cli.base import app, out
 
 @app.command()
 def recipes(
-    name: Annotated[
-        str | None, typer.Argument(help="Show one recipe with all that is known of it.")
-    ] = None,
+    name: Annotated[str | None, typer.Argument(help="Show this recipe in full.")] = None,
 ) -> None:
-    """List the recipes: rows of published tables with their split and published Dice in percent, and backbones."""
+    """List the recipes: published results with split and Dice in percent, and one recipe per backbone."""
     from medmap.training.published import find_recipe, published_rows, recipes_folder
 
     if name is not None:

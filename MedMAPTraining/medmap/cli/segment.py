@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.table import Table
@@ -23,68 +24,75 @@ from medmap.cli.base import (
 )
 from medmap.errors import UsageError
 
+if TYPE_CHECKING:
+    from medmap.commands.segment import Result
+    from medmap.metrics import RegionScore
+
 
 @app.command()
 def segment(
     output: Annotated[
         Path,
-        typer.Option("--output", "-o", help="Folder for the results; its last level is created."),
+        typer.Option(
+            "--output", "-o", help="Folder for the results; created if its parent exists."
+        ),
     ],
     t1: Scan = None,
     t1ce: Scan = None,
     t2: Scan = None,
     flair: Scan = None,
     scan: Annotated[
-        Optional[list[str]],  # noqa: UP045
+        list[str] | None,
         typer.Option(
             "--scan",
             metavar="NAME=FILE",
-            help="A scan of any bundle's task, such as lge=LGE.nii.gz; repeat.",
+            help="A modality of the bundle's task, such as lge=LGE.nii.gz; repeatable.",
         ),
     ] = None,
     reference: Annotated[
-        Optional[str],  # noqa: UP045
+        str | None,
         typer.Option(
-            help="Modality on whose grid the label map is written; the other scans are resampled to it. "
-            "Default: the scan with the smallest voxels, since labels lose least there; among equals t1ce, flair, "
-            "t1, t2."
+            help="Modality on whose voxel grid the label map is written; the others are resampled to it. "
+            "Default: the modality with the smallest voxels, where labels lose least; if tied t1ce, "
+            "flair, t1, t2."
         ),
     ] = None,
     bundle: BundleOption = None,
     device: Device = "auto",
     truth: Annotated[
-        Optional[Path],  # noqa: UP045
+        Path | None,
         typer.Option(
-            help="Reference labels on any grid: adds Dice to the output and the picture.",
+            help="Reference segmentation on any grid: adds Dice and HD95 to the results.",
             metavar="FILE",
         ),
     ] = None,
     affine: Annotated[
-        Optional[str],  # noqa: UP045
+        str | None,
         typer.Option(
-            help="sform or qform: which to believe in files where the two contradict each other."
+            help="sform or qform: which one to use in files where the two contradict each other."
         ),
     ] = None,
     assume_orientation: Annotated[
         bool,
         typer.Option(
-            help="Accept files that do not say how they lie in space (i right, j front, k top)."
+            "--assume-orientation",
+            help="Accept files without orientation; the axes are taken as right, front, top.",
         ),
     ] = False,
     overwrite: Overwrite = False,
 ) -> None:
-    """Segment one patient from any non-empty set of T1, T1ce, T2 and FLAIR (NIfTI, skull-stripped).
+    """Segment one patient from any subset of T1, T1ce, T2 and FLAIR (NIfTI, skull-stripped).
 
     Writes segmentation.nii.gz (labels 1 necrosis / non-enhancing core, 2 edema, 4 enhancing tumor), overlay.png and
-    report.json (volumes, checks, provenance). Bundles of other tasks take --scan; medmap info names their scans.
+    report.json (volumes, checks, provenance). Bundles of other tasks take --scan; medmap info lists
+    their modalities.
     """
-    given = {"t1": t1, "t1ce": t1ce, "t2": t2, "flair": flair}
-    scans = [(name, path) for name, path in given.items() if path is not None] + [
-        _named(text) for text in scan or []
-    ]
+    files = {"t1": t1, "t1ce": t1ce, "t2": t2, "flair": flair}
+    scans = [(name, path) for name, path in files.items() if path is not None]
+    scans += [_parse_scan(text) for text in scan or []]
     if not scans:
         raise UsageError(
-            "No scan was given.",
+            "No modality was given.",
             "Give at least one of --t1, --t1ce, --t2, --flair, or --scan NAME=FILE.",
         )
     from medmap.commands.segment import Options, segment_files
@@ -95,21 +103,22 @@ def segment(
             result = segment_files(
                 scans, output, bundle, options, progress=report, cancel=cancelled
             )
-        _print_result(
-            result
-        )  # Ctrl-C comes too late now: the files are there, and it is said where
+        # Within the block: Ctrl-C comes too late now, for the files exist and are to be listed.
+        _print_result(result)
 
 
-def _named(text: str) -> tuple[str, Path]:
+def _parse_scan(text: str) -> tuple[str, Path]:
     name, equals, path = text.partition("=")
     if not (name and equals and path):
-        raise UsageError(f"'{text}' names no scan.", "Write for instance --scan lge=LGE.nii.gz.")
+        raise UsageError(
+            f"'{text}' is not of the form NAME=FILE.", "Write for instance --scan lge=LGE.nii.gz."
+        )
     return name, Path(path)
 
 
 @app.command()
-def info(bundle: Annotated[Optional[Path], typer.Argument(help="Bundle folder.")] = None) -> None:  # noqa: UP045
-    """Show what a bundle is, what it has seen and how well it does for each set of scans."""
+def info(bundle: Annotated[Path | None, typer.Argument(help="Bundle folder.")] = None) -> None:
+    """Show a bundle's description, training data and measured Dice for each modality subset."""
     from medmap.bundle.loading import ANY
 
     loaded = loaded_bundle(bundle)
@@ -117,13 +126,15 @@ def info(bundle: Annotated[Optional[Path], typer.Argument(help="Bundle folder.")
     for key in ("description", "data", "training", "limits"):
         if loaded.card.get(key):
             out.print(f"{key.capitalize()}: {loaded.card[key]}")
-    scans = ", ".join(f"{m.name} ({m.title})" for m in loaded.task.modalities)
-    out.print(f"Task: {loaded.task.name}; scans: {scans}")
+    modalities = ", ".join(f"{m.name} ({m.title})" for m in loaded.task.modalities)
+    out.print(f"Task: {loaded.task.name}; modalities: {modalities}")
     for entry in loaded.entries:
         parameters = sum(p.numel() for p in entry.network.parameters())
-        takes = "any set of scans" if entry.name == ANY else loaded.task.titles(entry.modalities)
+        subset = "any subset"
+        if entry.name != ANY:
+            subset = loaded.task.titles(entry.modalities)
         out.print(
-            f"Network: {entry.network_spec.name}, {parameters / 1e6:.2f} M parameters, for {takes}"
+            f"Network: {entry.network_spec.name}, {parameters / 1e6:.2f} M parameters, for {subset}"
         )
     table = loaded.card.get("dice")
     if not table:
@@ -131,22 +142,25 @@ def info(bundle: Annotated[Optional[Path], typer.Argument(help="Bundle folder.")
         return
     regions = [region.name for region in loaded.task.regions]
     grid = Table(
-        "scans", *regions, title=f"Dice, mean ± SD over {table['cases']} cases: {table['data']}"
+        "modalities",
+        *regions,
+        title=f"Dice, mean ± SD over {table['cases']} cases: {table['data']}",
     )
     for subset, scores in table["subsets"].items():
-        grid.add_row(subset, *(f"{scores[r]['mean']:.3f} ± {scores[r]['sd']:.3f}" for r in regions))
+        cells = [f"{scores[r]['mean']:.3f} ± {scores[r]['sd']:.3f}" for r in regions]
+        grid.add_row(subset, *cells)
     out.print(grid)
 
 
 @app.command()
-def verify(bundle: Annotated[Optional[Path], typer.Argument(help="Bundle folder.")] = None) -> None:  # noqa: UP045
+def verify(bundle: Annotated[Path | None, typer.Argument(help="Bundle folder.")] = None) -> None:
     """Check every byte of a bundle against its SHA-256, then build and load it."""
     loaded = loaded_bundle(bundle)
-    several = f" ({len(loaded.entries)} networks)" if loaded.others else ""
-    out.print(f"{loaded.id} is intact{several}. SHA-256 {loaded.sha256}")
+    network_count = f" ({len(loaded.entries)} networks)" if loaded.others else ""
+    out.print(f"{loaded.id} is intact{network_count}. SHA-256 {loaded.sha256}")
 
 
-def _print_result(result) -> None:
+def _print_result(result: Result) -> None:
     for finding in result.segmentation.findings:
         if finding.level == "warning":
             err.print(f"warning: {finding.message} {finding.remedy}".rstrip(), soft_wrap=True)
@@ -155,20 +169,26 @@ def _print_result(result) -> None:
     out.print(
         f"used: {', '.join(used['used'])}   missing: {', '.join(used['missing']) or 'none'}{unused}"
     )
-    table = Table(
-        "region", "volume (ml)", *(["Dice", "HD95 (mm)", "reference (ml)"] if result.scores else [])
-    )
+    columns = ["region", "volume (ml)"]
+    if result.scores:
+        columns += ["Dice", "HD95 (mm)", "reference (ml)"]
+    table = Table(*columns)
     for region in result.segmentation.task.regions:
         cells = [
             f"{region.name} ({region.title})",
             f"{result.segmentation.volumes_ml[region.name]:.1f}",
         ]
         if result.scores:
-            score = result.scores[region.name]
-            distance = f"{score.hd95_mm:.1f}" if score.hd95_mm == score.hd95_mm else "not defined"
-            cells += [f"{score.dice:.3f}", distance, f"{score.reference_ml:.1f}"]
+            cells += _score_cells(result.scores[region.name])
         table.add_row(*cells)
     out.print(table)
     for what, path in result.files.items():
         out.print(f"{what}: {path}", soft_wrap=True)
     out.print(NOTICE, style="dim", soft_wrap=True)
+
+
+def _score_cells(score: RegionScore) -> list[str]:
+    distance = "not defined"
+    if not math.isnan(score.hd95_mm):
+        distance = f"{score.hd95_mm:.1f}"
+    return [f"{score.dice:.3f}", distance, f"{score.reference_ml:.1f}"]

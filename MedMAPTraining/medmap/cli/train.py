@@ -3,70 +3,67 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated
 
 import typer
 
 from medmap.cli.base import Device, Overwrite, app, out, showing_progress
 
 RecipeArgument = Annotated[
-    Optional[str],  # noqa: UP045
+    str | None,
     typer.Argument(
-        help="Recipe: a JSON file, or a name that medmap recipes lists [default: MedMAP's own]."
+        help="Recipe: a JSON file, or a name from medmap recipes [default: MedMAP's own]."
     ),
 ]
 Teacher = Annotated[
-    Optional[Path],  # noqa: UP045
-    typer.Option(help="Bundle or run of a trained teacher, for objectives that distil."),
+    Path | None,
+    typer.Option(help="Bundle or run of a trained teacher, for distillation objectives."),
 ]
 Subsets = Annotated[
-    Optional[list[str]],  # noqa: UP045
+    list[str] | None,
     typer.Option(
-        help="A set of scans (t1ce+flair) that gets its own network, for methods that train one a set; repeat for "
-        "more. Where scans satisfy several sets of the same size, the one named first is used. "
-        "[default: the recipe's sets]"
+        help="Modality subset (t1ce+flair) that gets its own network, for methods with one network per "
+        "subset; repeatable. Where a patient's modalities satisfy several subsets of the same size, the "
+        "first one is used. [default: the recipe's subsets]"
     ),
 ]
 Start = Annotated[
     Path | None,
-    typer.Option(
-        "--from", help="Bundle whose weights to begin with: fine-tuning on your own cases."
-    ),
+    typer.Option("--from", help="Initialize from this bundle's weights (fine-tuning)."),
 ]
 Anatomy = Annotated[
     Path | None,
-    typer.Option(
-        help="Without --data: label map with FreeSurfer ids, or a folder of them, for heads."
-    ),
+    typer.Option(help="Label map with FreeSurfer ids, or a folder of them, for synthetic cases."),
 ]
 Data = Annotated[
     Path | None,
     typer.Option(
-        help="Folder of cases in the layout of the recipe's task (BraTS, MyoPS), with labels [default: synthetic "
-        "heads, made as it goes]."
+        help="Cases with labels: a folder in the layout of the recipe's task (BraTS, MyoPS), a BIDS data "
+        "set, or a CSV table [default: synthetic cases generated on the fly]."
     ),
 ]
 Split = Annotated[
-    Optional[str],  # noqa: UP045
+    str | None,
     typer.Option(
-        help="Train on the part train of this split (file or name) instead of the recipe's; none: on all. Has it a "
-        "part val, the network that validates best on it is exported; test is not opened."
+        help="Train on the train part of this split (file or name) instead of the recipe's; none: on all "
+        "cases. If the split has a val part, the best checkpoint on it is exported. test is never read."
     ),
 ]
-Minutes = Annotated[Optional[float], typer.Option(help="Stop after so long; call again to go on.")]  # noqa: UP045
+Minutes = Annotated[
+    float | None,
+    typer.Option(help="Stop after this many minutes; rerun the same command to resume."),
+]
 Precision = Annotated[str, typer.Option(help="bf16, fp16 or fp32.")]
 Devices = Annotated[
     int, typer.Option(min=1, help="GPUs (or CPU processes) of this machine to train on.")
 ]
-Workers = Annotated[Optional[int], typer.Option(min=0, help="Processes that make batches ahead.")]  # noqa: UP045
+Workers = Annotated[int | None, typer.Option(min=0, help="Processes that prepare batches.")]
 SaveEvery = Annotated[int, typer.Option(min=1, help="Steps between checkpoints.")]
 ValidateEvery = Annotated[
-    int, typer.Option(min=0, help="Steps between validations; 0: twenty in all.")
+    int, typer.Option(min=0, help="Steps between validations; 0: twenty in total.")
 ]
 Compiled = Annotated[bool, typer.Option("--compile", help="Compile the network (torch.compile).")]
-ChannelsLast = Annotated[
-    bool, typer.Option("--channels-last", help="Keep channels innermost in memory.")
-]
+ChannelsLast = Annotated[bool, typer.Option("--channels-last", help="Store tensors channels-last.")]
 
 
 @app.command()
@@ -74,20 +71,21 @@ def train(
     recipe: RecipeArgument = None,
     *,
     run: Annotated[
-        Path, typer.Option(help="Folder of the run: checkpoint, log. An unfinished run is resumed.")
+        Path,
+        typer.Option(help="Folder of the run (checkpoint, log). An unfinished run is resumed."),
     ],
     data: Data = None,
     bundle: Annotated[
-        Path, typer.Option(help="Where to export the bundle when the steps are done.")
+        Path, typer.Option(help="Folder for the bundle, exported after the last step.")
     ],
     teacher: Teacher = None,
     subset: Subsets = None,
     start: Start = None,
     anatomy: Anatomy = None,
     steps: Annotated[
-        int | None, typer.Option(min=1, help="Instead of the recipe's number of steps.")
+        int | None, typer.Option(min=1, help="Number of steps [default: the recipe's].")
     ] = None,
-    seed: Annotated[int | None, typer.Option(min=0, help="Instead of the recipe's seed.")] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="Seed [default: the recipe's].")] = None,
     split: Split = None,
     minutes: Minutes = None,
     precision: Precision = "bf16",
@@ -101,13 +99,14 @@ def train(
     name: Annotated[str, typer.Option(help="Name of the bundle.")] = "medmap-custom",
     version: Annotated[str, typer.Option(help="Version of the bundle.")] = "1.0.0",
     data_statement: Annotated[
-        str, typer.Option(help="What the data are, for the card.")
+        str, typer.Option(help="Description of the training data for the model card.")
     ] = "not stated",
     overwrite: Overwrite = False,
 ) -> None:
-    """Train and export a bundle. Safe to interrupt and call again.
+    """Train and export a bundle; rerun the same command to resume.
 
-    KD-Net, PMKL, ProtoKD, SMU-Net and ACN train one network a set of scans; all of them become one bundle.
+    KD-Net, PMKL, ProtoKD, SMU-Net and ACN train one network per modality subset; all of them are
+    exported as one bundle.
     """
     from medmap.commands.training import TrainOptions, train_bundle
     from medmap.training.distributed import is_first
@@ -141,6 +140,6 @@ def train(
     if not is_first():
         return
     if done < total:
-        out.print(f"{done} of {total} steps are done. Call the same command again to go on.")
+        out.print(f"{done} of {total} steps are done. Run the same command again to continue.")
     else:
         out.print(f"Bundle in {bundle}")

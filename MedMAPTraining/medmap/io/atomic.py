@@ -21,7 +21,7 @@ from pathlib import Path
 
 from medmap.errors import InternalError, IOFailure, OutputError, UsageError
 
-_BROKE_OFF = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}
+_WRITE_FAILURES = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}
 
 
 def make_folder(path: str | os.PathLike) -> Path:
@@ -30,7 +30,7 @@ def make_folder(path: str | os.PathLike) -> Path:
     Raises OutputError when the level above is missing, a file is in the way, or writing is not allowed.
     """
     path = Path(path)
-    with _in_words(path):  # also asking may fail: a name may be too long
+    with translate_os_errors(path):  # also asking may fail: a name may be too long
         if not path.is_dir():
             path.mkdir()
     return path
@@ -48,18 +48,18 @@ def check_output(
         UsageError: it can be no file name at all.
     """
     path = Path(path)
-    with _in_words(path):
+    with translate_os_errors(path):
         if "\0" in str(path):
             raise ValueError("NUL")
         if not path.parent.is_dir():
             raise OutputError(f"The folder for {path} does not exist.", "Create it first.")
         if path.is_dir():
             raise OutputError(f"{path} is a folder.", "Give a file name.")
-        for given in inputs:
-            if _same_file(path, Path(given)):
+        for source in inputs:
+            if _is_same_file(path, Path(source)):
                 raise OutputError(
                     f"The output {path.name} is the same file as an input.",
-                    "Choose another name: inputs stay as is.",
+                    "Choose another name: inputs are never changed.",
                 )
         _refuse_existing(path, overwrite)
         if not os.access(path.parent, os.W_OK):
@@ -82,7 +82,7 @@ def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
 
 def write_bytes(path: str | os.PathLike, data: bytes) -> None:
     """Write a file atomically. Raises OutputError or IOFailure."""
-    with atomic_path(path) as temporary, _in_words(Path(path), needed=len(data)):
+    with atomic_path(path) as temporary, translate_os_errors(Path(path), needed=len(data)):
         temporary.write_bytes(data)
 
 
@@ -129,21 +129,23 @@ class Transaction:
         try:
             if error is None:
                 self._publish()
-            elif isinstance(error, OSError) and self._is_ours(error):
-                raise _worded(error, self._named(error)) from error
+            elif isinstance(error, OSError) and self._concerns_outputs(error):
+                raise _translated(error, self._final_name(error)) from error
         finally:
             for temporary in self._files.values():
                 with contextlib.suppress(OSError):
                     temporary.unlink(missing_ok=True)
 
-    def _is_ours(self, error: OSError) -> bool:
-        return error.errno in _BROKE_OFF or self._named(error) is not None
+    def _concerns_outputs(self, error: OSError) -> bool:
+        # An error over an input has its own message; only those over the outputs are translated.
+        return error.errno in _WRITE_FAILURES or self._final_name(error) is not None
 
-    def _named(self, error: OSError) -> Path | None:
-        return next(
-            (final for final, temporary in self._files.items() if str(temporary) == error.filename),
-            None,
-        )
+    def _final_name(self, error: OSError) -> Path | None:
+        """The output whose temporary file the error names."""
+        for final, temporary in self._files.items():
+            if str(temporary) == error.filename:
+                return final
+        return None
 
     def _publish(self) -> None:
         for final, temporary in self._files.items():
@@ -151,16 +153,16 @@ class Transaction:
                 raise InternalError(
                     f"{final.name} was announced but not written.", "Please report this."
                 )
-            with _in_words(final):
+            with translate_os_errors(final):
                 _sync(temporary)
             _refuse_existing(final, self._overwrite)
         with _undo_on_error() as undo:
             for final, temporary in self._files.items():
-                with _in_words(final):
-                    undo.append((final, _set_aside(final)))
+                with translate_os_errors(final):
+                    undo.append((final, _backup(final)))
                     os.replace(temporary, final)
             for folder in {final.parent for final in self._files}:
-                with _in_words(folder):
+                with translate_os_errors(folder):
                     _sync_folder(folder)
 
 
@@ -175,35 +177,40 @@ def atomic_folder(path: str | os.PathLike, *, overwrite: bool = False) -> Iterat
     if not final.parent.is_dir():
         raise OutputError(f"The folder for {path} does not exist.", "Create it first.")
     _refuse_existing(final, overwrite)
-    staging, aside = _temporary(final), _temporary(final)
+    staging = _temporary(final)
+    previous = _temporary(final)
     try:
-        with _in_words(final):
+        with translate_os_errors(final):
             staging.mkdir()
         try:
             yield staging
         except OSError as error:
-            if error.errno in _BROKE_OFF or str(error.filename).startswith(str(staging)):
-                raise _worded(error, final) from error
+            if error.errno in _WRITE_FAILURES or str(error.filename).startswith(str(staging)):
+                raise _translated(error, final) from error
             raise
-        with _in_words(final):
+        with translate_os_errors(final):
             for file in sorted(staging.rglob("*")):
-                _sync_folder(file) if file.is_dir() else _sync(file)
+                if file.is_dir():
+                    _sync_folder(file)
+                else:
+                    _sync(file)
             _sync_folder(staging)
-            _swap_folder(staging, final, aside, overwrite)
+            _swap_folder(staging, final, previous, overwrite)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
         if final.exists():
-            shutil.rmtree(aside, ignore_errors=True)
+            shutil.rmtree(previous, ignore_errors=True)
 
 
 @contextlib.contextmanager
-def only_one(folder: str | os.PathLike) -> Iterator[None]:
-    """Hold a run's folder against a second program; the system lets go of it when this one ends, however it ends.
+def exclusive_lock(folder: str | os.PathLike) -> Iterator[None]:
+    """Exclusive lock on a run's folder; the operating system releases it however this program ends.
 
-    Raises OutputError that names who holds it: computer, process and since when.
+    Raises:
+        OutputError: another program has the lock; the message names computer, process and time.
     """
     path = Path(folder) / ".lock"
-    with _in_words(path):
+    with translate_os_errors(path):
         file = open(path, "a+", encoding="utf-8")  # noqa: SIM115
     with file:
         try:
@@ -236,16 +243,16 @@ def _lock(descriptor: int) -> None:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
-def _swap_folder(staging: Path, final: Path, aside: Path, overwrite: bool) -> None:
+def _swap_folder(staging: Path, final: Path, previous: Path, overwrite: bool) -> None:
     _refuse_existing(final, overwrite)
     existed = final.exists()
     if existed:
-        os.rename(final, aside)
+        os.rename(final, previous)
     try:
         os.rename(staging, final)
     except BaseException:
         if existed:
-            os.rename(aside, final)
+            os.rename(previous, final)
         raise
     _sync_folder(final.parent)
 
@@ -253,22 +260,25 @@ def _swap_folder(staging: Path, final: Path, aside: Path, overwrite: bool) -> No
 @contextlib.contextmanager
 def _undo_on_error() -> Iterator[list[tuple[Path, Path | None]]]:
     """Collect (final, copy of what was there) pairs; put everything back when the block fails."""
-    done: list[tuple[Path, Path | None]] = []
+    replaced: list[tuple[Path, Path | None]] = []
     try:
-        yield done
+        yield replaced
     except BaseException:
-        for final, backup in reversed(done):
+        for final, backup in reversed(replaced):
             with contextlib.suppress(OSError):
-                os.replace(backup, final) if backup else final.unlink(missing_ok=True)
+                if backup:
+                    os.replace(backup, final)
+                else:
+                    final.unlink(missing_ok=True)
         raise
     finally:
-        for _, backup in done:
+        for _, backup in replaced:
             if backup:
                 with contextlib.suppress(OSError):
                     backup.unlink(missing_ok=True)
 
 
-def _set_aside(final: Path) -> Path | None:
+def _backup(final: Path) -> Path | None:
     """A second name for the file that is about to be replaced: a hard link, or a copy where there are none."""
     if not os.path.lexists(final):
         return None
@@ -288,14 +298,16 @@ def _temporary(final: Path) -> Path:
 
 def _refuse_existing(path: Path, overwrite: bool) -> None:
     if not overwrite and os.path.lexists(path):
-        raise OutputError(f"{path} exists.", "Choose another name, or allow overwriting.")
+        raise OutputError(
+            f"{path} exists.", "Choose another name, or allow overwriting.", option="overwrite"
+        )
 
 
-def _same_file(output: Path, given: Path) -> bool:
+def _is_same_file(output: Path, source: Path) -> bool:
     try:
-        return os.path.samefile(output, given)
+        return os.path.samefile(output, source)
     except OSError:
-        return os.path.realpath(output) == os.path.realpath(given)
+        return os.path.realpath(output) == os.path.realpath(source)
 
 
 def _sync(path: Path) -> None:
@@ -314,33 +326,48 @@ def _sync_folder(folder: Path) -> None:
 
 
 @contextlib.contextmanager
-def _in_words(path: Path, needed: int | None = None) -> Iterator[None]:
+def translate_os_errors(path: Path, needed: int | None = None) -> Iterator[None]:
+    """Turn errors of the operating system into MedMAP's, with cause and remedy.
+
+    Args:
+        path: what is being written; named in the message.
+        needed: bytes that were to be written, for the message about a full disk.
+
+    Raises:
+        OutputError: the path cannot be written.
+        IOFailure: writing broke off.
+        UsageError: the path cannot be a file name.
+    """
     try:
         yield
     except OSError as error:
-        raise _worded(error, path, needed) from error
+        raise _translated(error, path, needed) from error
     except ValueError as error:  # a NUL byte in the name
         raise UsageError(
             f"The name {str(path)!r} cannot be a file name.", "Choose another name."
         ) from error
 
 
-def _worded(
+def _translated(
     error: OSError, path: Path | None, needed: int | None = None
 ) -> IOFailure | OutputError:
     reason = error.strerror or str(error)
     name = path.name if path else "the output"
-    if error.errno in _BROKE_OFF:
-        cause = f"Writing {name} broke off: {reason}{_space(path, needed)}. Nothing was changed."
+    if error.errno in _WRITE_FAILURES:
+        cause = (
+            f"Writing {name} broke off: {reason}{_free_space(path, needed)}. Nothing was changed."
+        )
         return IOFailure(cause, "Make room and try again.")
     if error.errno == errno.ENOENT:
         return OutputError(f"The folder for {path} does not exist.", "Create it first.")
-    return OutputError(f"Cannot write {path}: {reason}.", "Choose another place or name.")
+    return OutputError(f"Cannot write {path}: {reason}.", "Choose another folder or name.")
 
 
-def _space(path: Path | None, needed: int | None) -> str:
+def _free_space(path: Path | None, needed: int | None) -> str:
     try:
         free = f"{shutil.disk_usage(path.parent).free / 1e6:.1f} MB free"
     except (OSError, AttributeError):
         return ""
-    return f" ({free}, {needed / 1e6:.1f} MB needed)" if needed is not None else f" ({free})"
+    if needed is None:
+        return f" ({free})"
+    return f" ({free}, {needed / 1e6:.1f} MB needed)"

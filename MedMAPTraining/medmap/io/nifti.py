@@ -14,8 +14,9 @@ import numpy as np
 from medmap.checks import Finding, replace_not_finite
 from medmap.errors import InputDataError, InternalError, UsageError
 from medmap.io import atomic
+from medmap.io.nifti_bytes import read_header, read_verified
 from medmap.io.nifti_geometry import choose_affine
-from medmap.io.nifti_header import Header, read_header, read_verified
+from medmap.io.nifti_header import Header
 from medmap.volume import Grid, Volume
 
 INTENSITIES = (1e-12, 1e15)

@@ -13,7 +13,7 @@ from medmap.errors import InputDataError, UsageError
 from medmap.io.nifti_header import Header
 from medmap.volume import Grid
 
-SAME_PLACE_MM = 0.5
+MAX_DISAGREEMENT_MM = 0.5
 """Two statements about where voxels lie agree when no corner moves farther."""
 
 _OTHER_UNITS = {1: "meters", 3: "micrometers"}
@@ -42,36 +42,43 @@ def choose_affine(
     if header.units & 7 in _OTHER_UNITS:
         unit = _OTHER_UNITS[header.units & 7]
         raise InputDataError(f"{label} gives its lengths in {unit}.", "Convert it to millimeters.")
-    given = {
-        name: form
-        for name, form in (("sform", header.sform), ("qform", header.qform))
-        if form is not None
-    }
+    forms = {}
+    if header.sform is not None:
+        forms["sform"] = header.sform
+    if header.qform is not None:
+        forms["qform"] = header.qform
     if chosen not in (None, "sform", "qform"):
-        raise UsageError(f"'{chosen}' is no way to place a scan.", "Use sform or qform.")
-    if chosen in given:
-        return _usable(given[chosen], chosen, label), _placed(label, f"{chosen}, as chosen")
-    if not given:
+        raise UsageError(
+            f"'{chosen}' is not a way to place a scan in space.", "Use sform or qform."
+        )
+    if chosen in forms:
+        return _usable(forms[chosen], chosen, label), _placed(label, f"{chosen}, as chosen")
+    if not forms:
         return _without_orientation(header, label, assume_orientation)
-    _check_pixdim(header, label, given.get("sform"))
-    for name, affine in given.items():
-        _usable(affine, name, label, other=next((other for other in given if other != name), ""))
-    if len(given) == 2:
-        apart = Grid(header.shape, given["sform"]).distance(Grid(header.shape, given["qform"]))
-        if apart > SAME_PLACE_MM:
+    _check_pixdim(header, label, forms.get("sform"))
+    for name, affine in forms.items():
+        alternatives = [other for other in forms if other != name]
+        _usable(affine, name, label, other=alternatives[0] if alternatives else "")
+    if len(forms) == 2:
+        sform_grid = Grid(header.shape, forms["sform"])
+        distance_mm = sform_grid.distance(Grid(header.shape, forms["qform"]))
+        if distance_mm > MAX_DISAGREEMENT_MM:
             raise InputDataError(
-                f"{label}: sform and qform place it up to {apart:.1f} mm apart.",
-                "Find out which one is right and say so: --affine sform or --affine qform.",
+                f"{label}: sform and qform place it up to {distance_mm:.1f} mm apart.",
+                "Find out which of the two is right and choose it.",
+                option="affine sform or --affine qform",
             )
-    name = next(iter(given))
-    return given[name], _placed(label, name)
+    # The sform where there is one, as nibabel; within the tolerance the two agree.
+    name = next(iter(forms))
+    return forms[name], _placed(label, name)
 
 
 def _without_orientation(header: Header, label: str, assume: bool) -> tuple[np.ndarray, Finding]:
     if not assume:
         raise InputDataError(
             f"{label} does not say how it lies in space (no sform, no qform).",
-            "Export it again from the DICOM files, or use --assume-orientation if a wrong side is no harm.",
+            "Export it again from the DICOM files, or assume an orientation if mixing up left and right does no harm.",
+            option="assume-orientation",
         )
     _check_pixdim(header, label, None)
     message = f"{label} does not say how it lies in space; assumed: i to the right, j to the front, k to the top."
@@ -86,31 +93,34 @@ def _placed(label: str, by: str) -> Finding:
 def _usable(affine: np.ndarray, name: str, label: str, other: str = "") -> np.ndarray:
     problem = affine_problem(affine)
     if problem:
-        remedy = (
-            f"Export it again, or use --affine {other} if you trust that one."
-            if other
-            else "Export it again."
-        )
-        raise InputDataError(f"{label}: the {name} {problem}.", remedy)
+        cause = f"{label}: the {name} {problem}."
+        if other:
+            remedy = f"Export it again, or choose the {other} if you trust it."
+            raise InputDataError(cause, remedy, option=f"affine {other}")
+        raise InputDataError(cause, "Export it again.")
     return affine
 
 
 def _check_pixdim(header: Header, label: str, sform: np.ndarray | None) -> None:
     sizes = header.pixdim[1:4]
-    shown = _shown(sizes)
+    pixdim_text = _size_text(sizes)
     if not ((sizes > 0) & (sizes < 1e6)).all():
         raise InputDataError(
-            f"{label}: the voxel size in the header is {shown} mm.", "Export it again."
+            f"{label}: the voxel size in the header is {pixdim_text} mm.", "Export it again."
         )
     if sform is None or affine_problem(sform):
         return
-    by_sform = np.linalg.norm(sform[:3, :3], axis=0)
-    if (np.abs(by_sform - sizes) * (np.array(header.shape) - 1)).max() > SAME_PLACE_MM:
+    sform_sizes = np.linalg.norm(sform[:3, :3], axis=0)
+    # What counts is how far the last voxel moves, so small deviations weigh more on long axes.
+    shifts_mm = np.abs(sform_sizes - sizes) * (np.array(header.shape) - 1)
+    if shifts_mm.max() > MAX_DISAGREEMENT_MM:
         raise InputDataError(
-            f"{label}: the voxel size is {shown} mm by pixdim, {_shown(by_sform)} mm by the sform.",
-            "Find out which one is right; --affine sform uses the sform.",
+            f"{label}: the voxel size is {pixdim_text} mm by pixdim, "
+            f"{_size_text(sform_sizes)} mm by the sform.",
+            "Find out which of the two is right; if it is the sform, choose that.",
+            option="affine sform",
         )
 
 
-def _shown(sizes: np.ndarray) -> str:
+def _size_text(sizes: np.ndarray) -> str:
     return " x ".join(f"{size:.4g}" for size in sizes)

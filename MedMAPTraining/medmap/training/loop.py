@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from medmap.errors import BundleError, Cancelled, InternalError, UsageError
-from medmap.io.atomic import make_folder, only_one, write_json
+from medmap.io.atomic import exclusive_lock, make_folder, write_json
 from medmap.networks import Backbone
 from medmap.task import Task
 from medmap.training.acceleration import as_channels_last, channels_last, compile_backbone
@@ -111,7 +111,7 @@ def train(
     objective = make_objective(recipe, task, sampler, teacher, held_out)
     if start is not None:
         objective.deploy().load_state_dict(start.state_dict())
-    lock = only_one(run) if team.first else contextlib.nullcontext()
+    lock = exclusive_lock(run) if team.first else contextlib.nullcontext()
     with lock:
         training = Training(recipe, objective, sampler, run, options, team)
         return _run(training, validation, report)

@@ -179,7 +179,7 @@ def fault_no_file(files):
 
 
 FAULTS = [
-    (fault_none, 2, "No scan was given"),
+    (fault_none, 2, "No modality was given"),
     (fault_same, 65, "same image"),
     (fault_4d, 65, "4"),
     (fault_empty, 65, "contrast"),
@@ -332,6 +332,40 @@ def test_help_explains_the_choice_of_the_reference_grid():
     said = " ".join(medmap("segment", "--help").stdout.split())
     assert "smallest voxels" in said
     assert "--t1ce" in said
+
+
+def test_short_help_is_help_and_debug_is_documented():
+    for arguments in ((), ("segment",), ("bench", "networks")):
+        short = medmap(*arguments, "-h")
+        assert short.returncode == 0, short.stderr
+        assert short.stdout == medmap(*arguments, "--help").stdout
+    assert "--debug" in medmap("-h").stdout
+
+
+def test_the_package_itself_can_be_run():
+    run = subprocess.run(
+        [sys.executable, "-m", "medmap", "--version"], capture_output=True, text=True
+    )
+    assert run.returncode == 0, run.stderr
+    assert run.stdout == medmap("--version").stdout
+
+
+def test_the_british_spelling_of_analyze_works_but_is_not_listed():
+    assert (
+        medmap("analyse", "-h").stdout.replace("analyse", "analyze")
+        == medmap("analyze", "-h").stdout
+    )
+    assert "analyse" not in medmap("-h").stdout
+
+
+def test_remedies_name_the_option_of_the_command_line(files, tmp_path, tiny_bundle_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "report.json").write_text("kept")
+    run = medmap(
+        "segment", *options(files, "t1"), "-o", tmp_path / "out", "--bundle", tiny_bundle_path
+    )
+    assert run.returncode == 73
+    assert "fix: Choose another name, or allow overwriting (--overwrite)." in run.stderr
 
 
 def test_version_carries_the_notice():

@@ -76,13 +76,13 @@ def test_cases_of_a_table_that_cannot_be_used_say_so_and_leave_the_rest_alone(tm
 @pytest.mark.parametrize(
     ("text", "why"),
     [
-        ("", "not understood"),
-        ("name,t1\na,x.nii\n", "not understood"),
-        ("case,pet\na,x.nii\n", "not understood"),
+        ("", "lacks columns or case names"),
+        ("name,t1\na,x.nii\n", "lacks columns or case names"),
+        ("case,pet\na,x.nii\n", "lacks columns or case names"),
         ("case,t1\na,x.nii\na,y.nii\n", "twice"),
     ],
 )
-def test_tables_that_are_not_understood_are_refused(tmp_path, text, why):
+def test_malformed_tables_are_refused(tmp_path, text, why):
     (tmp_path / "cohort.csv").write_text(text)
     with pytest.raises(InputDataError, match=why):
         find_cases(tmp_path / "cohort.csv", BRATS)

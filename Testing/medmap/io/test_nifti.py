@@ -6,6 +6,7 @@ import ast
 import gzip
 import hashlib
 import os
+import re
 import struct
 import warnings
 from itertools import permutations, product
@@ -270,9 +271,11 @@ def test_refuses_in_one_sentence(tmp_path, case):
     path.write_bytes(data)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        with pytest.raises(InputDataError, match=words) as caught:
+        with pytest.raises(InputDataError) as caught:
             read_nifti(path, modality="t1ce")
     error = caught.value
+    assert re.search(words, f"{error.cause} {error.command_line_remedy}")
+    assert "--" not in str(error), "causes and remedies are neutral to the interface"
     assert error.exit_code == 65
     assert error.cause.startswith(f"t1ce ({name})")
     assert error.remedy.endswith(".")
@@ -406,7 +409,7 @@ def test_the_user_decides_between_contradicting_statements(tmp_path):
     by_sform, by_qform = read_nifti(path, affine="sform"), read_nifti(path, affine="qform")
     assert np.allclose(by_sform.affine[:3, 3] - by_qform.affine[:3, 3], [25, 0, 0])
     assert "sform, as chosen" in by_sform.notes[0].message
-    with pytest.raises(UsageError, match="is no way to place a scan"):
+    with pytest.raises(UsageError, match="is not a way to place a scan"):
         read_nifti(path, affine="best")
 
 
