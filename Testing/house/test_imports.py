@@ -48,6 +48,7 @@ ORDER = [
     {"training"},
     {"commands", "bench"},
     {"cli"},
+    {"__main__"},
 ]
 BORDER = 12
 LAZY = {"metrics.py": {"scipy"}, "agreement.py": {"scipy"}, "segresnet.py": {"monai"}}
