@@ -29,15 +29,8 @@ from MedMAPSegmentLib.devices import AUTO
 from MedMAPSegmentLib.logic import SegmentationLogic
 from MedMAPSegmentLib.sample import registerSampleData
 from MedMAPSegmentLib.scene import labelsOf
+from MedMAPSegmentLib.sections import SECTIONS
 from MedMAPSegmentLib.selftest import addSyntheticCase
-from MedMAPSegmentLib.widget_card import CardSection
-from MedMAPSegmentLib.widget_checks import ChecksSection
-from MedMAPSegmentLib.widget_inputs import InputsSection
-from MedMAPSegmentLib.widget_models import ModelsSection
-from MedMAPSegmentLib.widget_results import ResultsSection
-from MedMAPSegmentLib.widget_review import ReviewSection
-from MedMAPSegmentLib.widget_run import RunSection
-from MedMAPSegmentLib.widget_whatif import WhatIfSection
 
 
 class MedMAPSegment(ScriptedLoadableModule):
@@ -93,7 +86,7 @@ class MedMAPSegmentParameterNode:
 
 
 class MedMAPSegmentWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
-    """The panel: its life cycle and its sections (``MedMAPSegmentLib/widget_*``)."""
+    """The panel: its life cycle and its sections (``MedMAPSegmentLib/sections``)."""
 
     def __init__(self, parent=None):
         ScriptedLoadableModuleWidget.__init__(self, parent)
@@ -112,16 +105,12 @@ class MedMAPSegmentWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         uiWidget.setMRMLScene(slicer.mrmlScene)
 
         self.logic = MedMAPSegmentLogic()
-        self.models = ModelsSection(self)
-        self.inputs = InputsSection(self)
-        self.card = CardSection(self)
-        self.checks = ChecksSection(self)
-        self.run = RunSection(self)
-        self.results = ResultsSection(self)
-        self.review = ReviewSection(self)
-        self.whatIf = WhatIfSection(self)
-        self.sections = [self.models, self.inputs, self.card, self.checks, self.run]
-        self.sections += [self.results, self.review, self.whatIf]
+        sections = []
+        for section in SECTIONS:
+            setattr(self, section.attribute, section(self))
+            sections.append(getattr(self, section.attribute))
+        # Only now: no section hears of a change before all are there.
+        self.sections = sections
         self.rebuild()
         self.addObserver(slicer.mrmlScene, slicer.mrmlScene.StartCloseEvent, self.onSceneStartClose)
         self.addObserver(slicer.mrmlScene, slicer.mrmlScene.EndCloseEvent, self.onSceneEndClose)

@@ -21,6 +21,7 @@ from medmap.task import Task
 from medmap.volume import Grid, Volume, choose_reference
 
 from . import scene as mrml
+from .mrml.geometry import ijkToRAS, parentToWorld
 
 FEW_VOXELS = 400_000
 """Voxels to look at of each scan."""
@@ -97,7 +98,7 @@ def gridOf(node) -> Grid:
         raise InputDataError(
             f"The volume '{node.GetName()}' has no voxels.", "Choose another volume."
         )
-    return Grid(shape, mrml._parentToWorld(node) @ mrml._ijkToRAS(node))
+    return Grid(shape, parentToWorld(node) @ ijkToRAS(node))
 
 
 def checkGeometry(

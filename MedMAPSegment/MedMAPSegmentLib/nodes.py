@@ -23,8 +23,8 @@ from medmap.errors import InputDataError
 from medmap.io.atomic import check_output, write_bytes
 from medmap.volume import Grid
 
-from .scene import _placeBeside as placeBeside
-from .scene import _toArray as toArray
+from .mrml.geometry import arrayFromMatrix, matrixFromArray
+from .scene import placeBeside
 
 ROLE = "MedMAP.Role"
 SEGMENTATION = "MedMAP.Segmentation"
@@ -104,8 +104,8 @@ def geometryOf(segmentationNode) -> Geometry:
     shape = tuple(int(n) for n in image.GetDimensions())
     return Geometry(
         shape,
-        toArray(matrix) @ first,
-        toArray(toWorld),
+        arrayFromMatrix(matrix) @ first,
+        arrayFromMatrix(toWorld),
         segmentationNode.GetTransformNodeID(),
         text,
     )
@@ -152,11 +152,11 @@ def _chain(before: np.ndarray, between, after: np.ndarray):
     if linear is not None:
         result = vtk.vtkTransform()
         # Rounding errors of matrix inversion must not decide between two voxels.
-        result.SetMatrix(toMatrix(np.round(after @ linear @ before, 9)))
+        result.SetMatrix(matrixFromArray(np.round(after @ linear @ before, 9)))
         return result
     result = vtk.vtkGeneralTransform()
     result.PostMultiply()
-    for part in (toMatrix(before), between, toMatrix(after)):
+    for part in (matrixFromArray(before), between, matrixFromArray(after)):
         result.Concatenate(part)
     return result
 
@@ -166,22 +166,14 @@ def linearPart(transform) -> np.ndarray | None:
     linear = vtk.vtkTransform()
     if not slicer.vtkMRMLTransformNode.IsGeneralTransformLinear(transform, linear):
         return None
-    return toArray(linear.GetMatrix())
-
-
-def toMatrix(array: np.ndarray):
-    """[4, 4] numpy -> vtkMatrix4x4."""
-    result = vtk.vtkMatrix4x4()
-    for row, column in np.ndindex(4, 4):
-        result.SetElement(row, column, float(array[row, column]))
-    return result
+    return arrayFromMatrix(linear.GetMatrix())
 
 
 def orientedImage(values: np.ndarray, geometry: Geometry):
     """[I, J, K] uint8 as vtkOrientedImageData before the parent transform."""
     image = slicer.vtkOrientedImageData()
     image.SetExtent(*(v for n in geometry.shape for v in (0, n - 1)))
-    image.SetImageToWorldMatrix(toMatrix(geometry.local))
+    image.SetImageToWorldMatrix(matrixFromArray(geometry.local))
     kji = np.ascontiguousarray(values.transpose(2, 1, 0), dtype=np.uint8)
     scalars = numpy_to_vtk(kji.ravel(), deep=True, array_type=vtk.VTK_UNSIGNED_CHAR)
     scalars.SetName("ImageScalars")

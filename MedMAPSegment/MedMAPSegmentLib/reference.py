@@ -20,7 +20,8 @@ from medmap.errors import InputDataError, UsageError
 from medmap.metrics import label_masks
 from medmap.task import Region, Task
 
-from .nodes import Geometry, geometryOf, linearPart, resampledNearest, toArray, toMatrix
+from .mrml.geometry import arrayFromMatrix, matrixFromArray
+from .nodes import Geometry, geometryOf, linearPart, resampledNearest
 from .scene import MADE_BY, shapeOf
 
 NOT_USED = ""
@@ -263,7 +264,11 @@ def _volumeOn(node, geometry: Geometry, parent) -> np.ndarray:
     matrix = vtk.vtkMatrix4x4()
     node.GetIJKToRASMatrix(matrix)
     values = resampledNearest(
-        node.GetImageData(), toArray(matrix), node.GetParentTransformNode(), geometry, parent
+        node.GetImageData(),
+        arrayFromMatrix(matrix),
+        node.GetParentTransformNode(),
+        geometry,
+        parent,
     )
     return np.round(values).astype(int) if values.dtype.kind == "f" else values
 
@@ -282,7 +287,7 @@ def _segmentsOn(node, keys, geometry: Geometry, parent, used):
             matrix = vtk.vtkMatrix4x4()
             shared.GetImageToWorldMatrix(matrix)
             layer = resampledNearest(
-                shared, toArray(matrix), node.GetParentTransformNode(), geometry, parent
+                shared, arrayFromMatrix(matrix), node.GetParentTransformNode(), geometry, parent
             )
             mask = layer == copy.GetSegment(key).GetLabelValue()
         yield source, mask
@@ -305,7 +310,7 @@ def _withLabelmaps(node, geometry: Geometry, parent):
     if linear is not None:
         image = slicer.vtkOrientedImageData()
         image.SetExtent(*(v for n in geometry.shape for v in (0, n - 1)))
-        image.SetImageToWorldMatrix(toMatrix(linear @ geometry.local))
+        image.SetImageToWorldMatrix(matrixFromArray(linear @ geometry.local))
         converter = slicer.vtkSegmentationConverter
         copy.SetConversionParameter(
             converter.GetReferenceImageGeometryParameterName(),

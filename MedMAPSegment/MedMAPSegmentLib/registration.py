@@ -23,6 +23,7 @@ from medmap.errors import InputDataError, InternalError, UnavailableError, Usage
 from medmap.volume import Volume
 
 from . import scene as mrml
+from .mrml.geometry import arrayFromMatrix, parentToWorld
 
 MADE = "MedMAP.Registration"
 """Attribute of the transform nodes made here: name of the scan registered to."""
@@ -146,7 +147,7 @@ def applyMovement(scene, pair: Pair, movement: np.ndarray) -> Registration:
             "A volume was removed during the registration.", "Choose the volumes again."
         )
     previous = moving.GetTransformNodeID()
-    toWorld = mrml._parentToWorld(moving)
+    toWorld = parentToWorld(moving)
     name = scene.GenerateUniqueName(f"{moving.GetName()} to {pair.fixedNode.GetName()}")
     transform = scene.AddNewNodeByClass("vtkMRMLLinearTransformNode", name)
     # World positions are to become movement @ toWorld @ x; toWorld itself stays the parent, for others use it, too.
@@ -229,7 +230,7 @@ def _standIn(scene, node):
     """A hidden volume node with the same voxels (shared, not copied) and without a parent, at the same place."""
     matrix = vtk.vtkMatrix4x4()
     node.GetIJKToRASMatrix(matrix)
-    toWorld = mrml._parentToWorld(node) @ mrml._toArray(matrix)
+    toWorld = parentToWorld(node) @ arrayFromMatrix(matrix)
     for row, column in np.ndindex(4, 4):
         matrix.SetElement(row, column, float(toWorld[row, column]))
     result = scene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", "MedMAP temporary")

@@ -21,6 +21,7 @@ from medmap.errors import InputDataError, InternalError
 from medmap.task import Task
 from medmap.volume import Grid, Volume
 
+from .mrml.geometry import ijkToRAS, parentToWorld
 from .storage import checkFile
 from .terminology import terminologyEntry
 
@@ -57,8 +58,8 @@ def volumeFromNode(node) -> Volume:
     ijk, notes = replace_not_finite(ijk, node.GetName())
     path = storedFile(node)
     if path is not None:
-        checkFile(path, node.GetName(), ijk, Grid(ijk.shape, _ijkToRAS(node)))
-    return Volume(ijk, _parentToWorld(node) @ _ijkToRAS(node), name=node.GetID(), notes=notes)
+        checkFile(path, node.GetName(), ijk, Grid(ijk.shape, ijkToRAS(node)))
+    return Volume(ijk, parentToWorld(node) @ ijkToRAS(node), name=node.GetID(), notes=notes)
 
 
 def storedFile(node) -> Path | None:
@@ -242,12 +243,12 @@ def _fill(scene, node, referenceNode, segments: dict) -> None:
                 raise InternalError(
                     f"Slicer did not accept the segment '{name}'.", "Please report it."
                 )
-        _placeBeside(scene, node, referenceNode)
+        placeBeside(scene, node, referenceNode)
     finally:
         node.EndModify(wasModified)
 
 
-def _placeBeside(scene, node, referenceNode) -> None:
+def placeBeside(scene, node, referenceNode) -> None:
     """Give the node the reference's parent in the subject hierarchy, if there is one."""
     if scene.GetNumberOfNodesByClass("vtkMRMLSubjectHierarchyNode") == 0:
         return
@@ -311,33 +312,3 @@ def _removeWithDisplay(scene, node) -> None:
 def _provenanceText(provenance: dict) -> str:
     """JSON in one line of ASCII without a bare ``|``, which separates tags in ``.seg.nrrd`` files."""
     return json.dumps(provenance, sort_keys=True).replace("|", "\\u007c")
-
-
-def _parentToWorld(node) -> np.ndarray:
-    """[4, 4] transform of the node's parent chain to world; identity without one. Raises InputDataError if warped."""
-    transform = node.GetParentTransformNode()
-    if transform is None:
-        return np.eye(4)
-    if not transform.IsTransformToWorldLinear():
-        raise InputDataError(
-            f"The volume '{node.GetName()}' is under the non-linear transform '{transform.GetName()}'.",
-            "Harden the transform (Data module, right-click on the volume) or choose the volume without it.",
-        )
-    matrix = vtk.vtkMatrix4x4()
-    transform.GetMatrixTransformToWorld(matrix)
-    return _toArray(matrix)
-
-
-def _ijkToRAS(node) -> np.ndarray:
-    """[4, 4] from array index to the node's RAS; the first voxel of an image need not have the index (0, 0, 0)."""
-    matrix = vtk.vtkMatrix4x4()
-    node.GetIJKToRASMatrix(matrix)
-    first = np.eye(4)
-    first[:3, 3] = node.GetImageData().GetExtent()[::2]
-    return _toArray(matrix) @ first
-
-
-def _toArray(matrix) -> np.ndarray:
-    return np.array(
-        [[matrix.GetElement(r, c) for c in range(4)] for r in range(4)], dtype=np.float64
-    )

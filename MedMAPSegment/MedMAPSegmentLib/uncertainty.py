@@ -18,6 +18,7 @@ from medmap.agreement import focus, heaviest_slices, slice_axis
 from medmap.errors import InputDataError
 
 from .logic import computing
+from .mrml.geometry import matrixFromArray
 from .nodes import (
     Column,
     Geometry,
@@ -26,7 +27,6 @@ from .nodes import (
     derivedNode,
     fillTable,
     geometryOf,
-    toMatrix,
 )
 from .runner import Work
 
@@ -246,7 +246,7 @@ def _volume(scene, segmentationNode, geometry: Geometry, name: str, values: np.n
     node = derive(scene, "vtkMRMLScalarVolumeNode", _role(name), segmentationNode, title)
     kji = np.ascontiguousarray(values.transpose(2, 1, 0), dtype=np.float32)
     slicer.util.updateVolumeFromArray(node, kji)
-    node.SetIJKToRASMatrix(toMatrix(geometry.local))
+    node.SetIJKToRASMatrix(matrixFromArray(geometry.local))
     node.SetAndObserveTransformNodeID(geometry.transformID)
     node.SetAttribute(UNCERTAINTY, name)
     node.SetDescription(DESCRIPTIONS[name])

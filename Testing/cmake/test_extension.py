@@ -179,6 +179,9 @@ def test_every_file_of_the_module_is_listed():
         .replace("${MODULE_NAME}", "MedMAPSegment")
     )
     listed = set(re.findall(r"^\s+([\w./]+\.\w+)$", text, re.MULTILINE))
+    (pattern,) = re.findall(r"GLOB_RECURSE \w+.*?}/([\w/]+)/\*\.py\n", text, re.DOTALL)
+    library = (REPOSITORY / "MedMAPSegment" / pattern).rglob("*.py")
+    listed |= {path.relative_to(REPOSITORY / "MedMAPSegment").as_posix() for path in library}
     present = set(tree(REPOSITORY / "MedMAPSegment")) - {"CMakeLists.txt"}
     assert present - listed == set()
     assert {path for path in listed if not (REPOSITORY / "MedMAPSegment" / path).is_file()} == set()

@@ -97,7 +97,7 @@ class TestApply:
     ],
 )
 def test_the_time_left_is_said_as_soon_as_it_can_be(panel, fraction, seconds, words):
-    from MedMAPSegmentLib.widget_run import timeLeft
+    from MedMAPSegmentLib.sections.run import timeLeft
 
     assert timeLeft(fraction, seconds) == words
 

@@ -216,7 +216,7 @@ class TestOtherGrids:
         )
         matrix = vtk.vtkMatrix4x4()
         inner.GetMatrixTransformToWorld(matrix)
-        world = nodes.toArray(matrix)
+        world = nodes.arrayFromMatrix(matrix)
         affine = {"ours": world @ AFFINE, "theirs": np.linalg.inv(world) @ AFFINE, "both": AFFINE}[
             moved
         ]

@@ -348,7 +348,7 @@ def test_labels_of_another_shape_are_refused(scene, reference, make_result, labe
     assert contents() == before
 
 
-@pytest.mark.parametrize("step", ["_placeBeside", "_provenanceText", "_labelImage"])
+@pytest.mark.parametrize("step", ["placeBeside", "_provenanceText", "_labelImage"])
 def test_a_failure_leaves_the_scene_as_it_was(
     scene, reference, make_result, labels, monkeypatch, contents, step
 ):
@@ -373,7 +373,7 @@ def test_a_failure_leaves_a_chosen_node_as_it_was(
     def fail(*args):
         raise RuntimeError("out of luck")
 
-    monkeypatch.setattr(module, "_placeBeside", fail)
+    monkeypatch.setattr(module, "placeBeside", fail)
     with pytest.raises(RuntimeError, match="out of luck"):
         module.segmentationFromResult(scene, other, make_result(labels * 0, "t1"), BRATS, node)
     assert np.array_equal(module.labelsOf(node, BRATS), labels)

@@ -124,7 +124,7 @@ def test_doing_it_again_refreshes_the_nodes(scene, run, contents):
     assert uncertainty.nodesOf(scene, run.segmentation) == first
 
 
-@pytest.mark.parametrize("step", ["fillTable", "_display", "toMatrix"])
+@pytest.mark.parametrize("step", ["fillTable", "_display", "matrixFromArray"])
 def test_a_failure_adds_no_node(scene, run, contents, monkeypatch, step):
     def fail(*args):
         raise RuntimeError("out of luck")

@@ -356,7 +356,7 @@ class Standin:
         sys.path.insert(0, str(path.parent))
         self._undo.append(lambda: sys.path.remove(str(path.parent)))
         # Files of the library that hold the ``qt`` of an earlier installation are read again.
-        for loaded in [m for m in sys.modules if m.startswith(f"{name}Lib.widget")]:
+        for loaded in [m for m in sys.modules if m.startswith(f"{name}Lib.sections")]:
             del sys.modules[loaded]
         specification = importlib.util.spec_from_file_location(name, path)
         module = importlib.util.module_from_spec(specification)

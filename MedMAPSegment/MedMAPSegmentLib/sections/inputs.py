@@ -9,11 +9,11 @@ from slicer.i18n import tr as _
 
 from medmap.task import BRATS
 
-from . import choices
-from .detect import databaseTags, detectModalities, volumesOf
-from .inputs import SlotState, readSlots
-from .sample import addPhantomPatient
-from .widget_common import Section, saying, showText, waiting
+from .. import choices
+from ..detect import databaseTags, detectModalities, volumesOf
+from ..inputs import SlotState, readSlots
+from ..sample import addPhantomPatient
+from .common import Section, saying, showText, waiting
 
 
 class InputsSection(Section):
@@ -22,6 +22,8 @@ class InputsSection(Section):
     Attributes:
         slots: modality name -> (check box, selector, state label).
     """
+
+    attribute = "inputs"
 
     def setup(self):
         """Connect the buttons."""

@@ -9,9 +9,9 @@ import slicer
 import slicer.util
 from slicer.i18n import tr as _
 
-from . import models
-from .model_import import importModel
-from .widget_common import Section, fillCombo, saying, waiting
+from .. import models
+from ..model_import import importModel
+from .common import Section, fillCombo, saying, waiting
 
 
 class ModelsSection(Section):
@@ -21,6 +21,8 @@ class ModelsSection(Section):
         entries: every ``models.ModelEntry``, the default one first.
         entry: the chosen one.
     """
+
+    attribute = "models"
 
     def setup(self):
         """Connect the buttons and read the list."""

@@ -6,13 +6,15 @@ import slicer
 import slicer.util
 from slicer.i18n import tr as _
 
-from . import registration
-from .geometry_checks import checkGeometry
-from .widget_common import Section, fillCombo, saying, waiting
+from .. import registration
+from ..geometry_checks import checkGeometry
+from .common import Section, fillCombo, saying, waiting
 
 
 class ChecksSection(Section):
     """Compares grids, fields of view and skull-stripping of the scans that are used; aligns on request."""
+
+    attribute = "checks"
 
     def setup(self):
         """Connect the buttons."""

@@ -1,4 +1,4 @@
-"""What the sections of the panel share. Like every ``widget_*`` file it may use Qt; only the module file imports it."""
+"""What the sections of the panel share."""
 
 from __future__ import annotations
 
@@ -15,16 +15,19 @@ from slicer.i18n import tr as _
 
 from medmap.errors import MedMAPError
 
-from .nodes import saveCsv
+from ..nodes import saveCsv
 
 
 class Section:
     """A part of the panel: binds some widgets of ``ui`` to the logic.
 
     Attributes:
+        attribute: name of the panel's attribute that holds the section.
         panel: the ``MedMAPSegmentWidget``.
         ui: its widgets by name.
     """
+
+    attribute = ""
 
     def __init__(self, panel):
         self.panel = panel

@@ -14,11 +14,11 @@ from slicer.i18n import tr as _
 from medmap.errors import UnavailableError
 from medmap.task import choose_set
 
-from . import dependencies
-from .devices import AUTO, CPU, Device, cardsAreKnown, listDevices
-from .logic import resultOf
-from .runner import JobState, ThreadRunner
-from .widget_common import Section, fillCombo, saying, showText, waiting
+from .. import dependencies
+from ..devices import AUTO, CPU, Device, cardsAreKnown, listDevices
+from ..logic import resultOf
+from ..runner import JobState, ThreadRunner
+from .common import Section, fillCombo, saying, showText, waiting
 
 POLL_SECONDS = 0.02
 
@@ -30,6 +30,8 @@ class RunSection(Section):
         runner: carries out the work (``runner.Runner``).
         installer: installs what is missing (``dependencies.Installer``).
     """
+
+    attribute = "run"
 
     def setup(self):
         """Connect the buttons; prepare the timer."""

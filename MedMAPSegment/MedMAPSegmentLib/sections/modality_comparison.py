@@ -8,9 +8,9 @@ from slicer.i18n import tr as _
 
 from medmap.errors import InputDataError
 
-from . import choices, uncertainty
-from .review import jumpTo
-from .widget_common import (
+from .. import choices, uncertainty
+from ..review import jumpTo
+from .common import (
     Section,
     changeText,
     fillCombo,
@@ -28,6 +28,8 @@ MAPS = (uncertainty.ENTROPY, uncertainty.DISAGREEMENT)
 
 class WhatIfSection(Section):
     """Other combinations of the scans, compared with the latest result."""
+
+    attribute = "whatIf"
 
     def setup(self):
         """Connect the buttons."""

@@ -6,12 +6,14 @@ from slicer.i18n import tr as _
 
 from medmap.task import choose_set
 
-from .card import NOT_VALIDATED, subsetCard
-from .widget_common import Section, fillTable, showText
+from ..card import NOT_VALIDATED, subsetCard
+from .common import Section, fillTable, showText
 
 
 class CardSection(Section):
     """Combination, measured Dice, warnings; never a number that was not measured."""
+
+    attribute = "card"
 
     def update(self):
         """Follow the slots."""

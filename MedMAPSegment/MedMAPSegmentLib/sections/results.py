@@ -8,16 +8,18 @@ from slicer.i18n import tr as _
 
 from medmap.errors import MedMAPError
 
-from . import choices
-from .nodes import derivedNode
-from .results import ROLE_RESULTS, centerOf, resultsTable
-from .review import jumpTo
-from .scene import provenanceOf
-from .widget_common import Section, fillTable, inScene, saveTable, saying, tableRows, waiting
+from .. import choices
+from ..nodes import derivedNode
+from ..results import ROLE_RESULTS, centerOf, resultsTable
+from ..review import jumpTo
+from ..scene import provenanceOf
+from .common import Section, fillTable, inScene, saveTable, saying, tableRows, waiting
 
 
 class ResultsSection(Section):
     """What came out of the last run; or of the run that a loaded scene remembers."""
+
+    attribute = "results"
 
     def setup(self):
         """Connect the buttons."""

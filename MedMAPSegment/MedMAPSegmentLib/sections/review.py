@@ -9,9 +9,9 @@ from slicer.i18n import tr as _
 
 from medmap.errors import MedMAPError
 
-from . import choices, review
-from .reference import sources, targets
-from .widget_common import (
+from .. import choices, review
+from ..reference import sources, targets
+from .common import (
     Section,
     fillCombo,
     fillTable,
@@ -29,6 +29,8 @@ from .widget_common import (
 
 class ReviewSection(Section):
     """Compares the latest result with a segmentation or label volume that someone else made."""
+
+    attribute = "review"
 
     def setup(self):
         """Connect the buttons."""

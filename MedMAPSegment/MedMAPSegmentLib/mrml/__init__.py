@@ -1,0 +1,1 @@
+"""Helpers for MRML nodes that several files of the library need."""
