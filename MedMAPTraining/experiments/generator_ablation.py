@@ -91,7 +91,7 @@ def run(arm: str, seed: int, root: Path, anatomy: Path, cases: Path) -> dict:
     )
     bundle, found = load_bundle(folder / "bundle"), []
     for case in find_cases(cases, BRATS):
-        rows = score_case(case, bundle)[0]
+        rows = score_case(case, bundle).rows
         found += [
             {"case": r.case, "subset": r.subset, "region": r.region, "dice": r.dice} for r in rows
         ]

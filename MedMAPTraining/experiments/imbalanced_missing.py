@@ -135,7 +135,7 @@ def run(root: Path, name: str, seed: int) -> dict:
     rows = [
         row
         for case in find_cases(cohort(root / "test", TESTED, 9000), BRATS)
-        for row in score_case(case, bundle)[0]
+        for row in score_case(case, bundle).rows
     ]
     dice: dict[str, dict[str, float]] = {}
     for subset in {row.subset for row in rows}:

@@ -105,7 +105,7 @@ def run(root: Path, arm: str, seed: int) -> dict:
         )
     bundle = load_bundle(place / "bundle")
     tested = find_cases(cohort(root / "test", TESTED, 9000), BRATS)
-    rows = [row for case in tested for row in score_case(case, bundle)[0]]
+    rows = [row for case in tested for row in score_case(case, bundle).rows]
     dice = {
         subset: {
             region: statistics.mean(

@@ -28,6 +28,9 @@ from medmap.foreground import bounding_box
 from medmap.task import Task
 from medmap.volume import Grid
 
+EMPTY_MASK_RULE = "Dice: both masks empty 1, one empty 0. HD95: both empty 0, one empty undefined."
+"""The table above in words, for what people read beside scores."""
+
 
 @dataclass(frozen=True)
 class RegionScore:

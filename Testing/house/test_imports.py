@@ -35,6 +35,7 @@ ORDER = [
         "training.missingness",
         "phantom",
         "report",
+        "evaluation.tables",
         "training.splits",
         "training.distributed",
     },

@@ -133,17 +133,17 @@ def test_other_tasks_have_their_own_regions_and_warnings():
 
 
 def test_the_table_of_the_evaluation_is_understood():
-    from medmap.evaluation import Row, summarize
+    from medmap.evaluation import ScoreRow, summarize
 
     rows = [
-        Row(
+        ScoreRow(
             f"c{n}", "+".join(s), region, dice + 0.1 * n, dice, 3.0, 3.0, 1.0, 1.0, 5.0, 5.0, 373.13
         )
         for n in range(2)
         for s in BRATS.subsets()
         for region, dice in (("WT", 0.8), ("TC", 0.5), ("ET", 0.6))
     ]
-    table = summarize(rows, BRATS, "two cases")
+    table = summarize(rows, BRATS, "two cases").to_dict()
     shown = subsetCard(BRATS, {"dice": table}, ["t2"])
     assert shown.scores[0].text == "0.85 ± 0.07"
     assert shown.data == "2 cases (two cases)"

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 from rich.table import Table
@@ -18,6 +19,11 @@ from medmap.cli.base import (
     out,
     showing_progress,
 )
+
+if TYPE_CHECKING:
+    from medmap.evaluation import PairedTest, Summary
+    from medmap.evaluation.tables import Statistics
+    from medmap.task import Task
 
 
 @app.command()
@@ -121,88 +127,111 @@ def compare(
     _print_tests(tests, "A", "B", metric)
 
 
-def _print_summary(task, summary: dict) -> None:
-    regions = [region.name for region in task.regions]
-    ruled = [region for region in regions if region in summary["least_mm3"]]
-    part = f", part {summary['part']}" if summary["part"] else ""
-    grid = Table(title=f"Mean ± SD over {summary['cases']} cases{part}: {summary['data']}")
-    grid.add_column("scans")
-    for score in ("Dice", "HD95 mm"):
-        for name in (*(f"{score} {r}" for r in regions), *(f"{score} {r}, rule" for r in ruled)):
-            grid.add_column(name, justify="right")
-    for kind in ("subsets", "averages"):
-        for name, scores in summary[kind].items():
-            words = (
-                task.subset_title(name)
-                if kind == "subsets"
-                else f"mean, {name} ({scores[regions[0]]['subsets']})"
-            )
-            grid.add_row(
-                words,
-                *(_mean_sd(scores[r]) for r in regions),
-                *(_mean_sd(summary["dice_rule"][kind][name][r]) for r in ruled),
-                *(_distance(summary["hd95"][kind][name][r]) for r in regions),
-                *(_distance(summary["hd95_rule"][kind][name][r]) for r in ruled),
-            )
-        grid.add_section()
+def _print_summary(task: Task, summary: Summary) -> None:
+    columns = _columns(task, summary)
+    cohort = f"{summary.cases} cases"
+    if summary.part:
+        cohort += f", part {summary.part}"
+    grid = Table(title=f"Mean ± SD over {cohort}: {summary.data}")
+    grid.add_column("modalities")
+    for _, _, heading in columns:
+        grid.add_column(heading, justify="right")
+    for subset in summary.dice.subsets:
+        cells = _cells(summary, columns, "subsets", subset)
+        grid.add_row(task.subset_title(subset), *cells)
+    grid.add_section()
+    for name, scores in summary.dice.averages.items():
+        subsets = scores[task.regions[0].name].subsets
+        cells = _cells(summary, columns, "averages", name)
+        grid.add_row(f"mean, {name} ({subsets})", *cells)
+    grid.add_section()
     out.print(grid)
-    for region, counts in summary["empty"].items():
-        if any(counts[key] for key in ("reference", "prediction", "emptied_by_rule")):
-            out.print(
-                f"{region}: absent in the reference of {counts['reference']} cases; {counts['prediction']} of "
-                f"{counts['predictions']} predictions found none ({counts['both']} rightly); the rule empties "
-                f"{counts['emptied_by_rule']}.",
-                soft_wrap=True,
-            )
-    out.print(summary["rules"], soft_wrap=True)
+    for region, counts in summary.empty.items():
+        if counts.any:
+            out.print(f"{region}: {counts.sentence}", soft_wrap=True)
+    out.print(summary.rules, soft_wrap=True)
 
 
-def _mean_sd(score: dict) -> str:
-    return f"{score['mean']:.3f} ± {score['sd']:.3f}"
+def _columns(task: Task, summary: Summary) -> list[tuple[str, str, str]]:
+    """Score, region and heading of every column."""
+    columns = []
+    for score, title in (("dice", "Dice"), ("hd95", "HD95 mm")):
+        for region in task.regions:
+            columns.append((score, region.name, f"{title} {region.name}"))
+        for region in task.regions:
+            if region.name in summary.least_mm3:
+                columns.append((f"{score}_rule", region.name, f"{title} {region.name}, rule"))
+    return columns
 
 
-def _distance(score: dict) -> str:
-    if score["mean"] is None:
+def _cells(
+    summary: Summary, columns: Sequence[tuple[str, str, str]], kind: str, row: str
+) -> list[str]:
+    cells = []
+    for score, region, _ in columns:
+        statistics = getattr(summary.tables[score], kind)[row][region]
+        if score.startswith("hd95"):
+            cells.append(_distance(statistics))
+        else:
+            cells.append(f"{statistics.mean:.3f} ± {statistics.sd:.3f}")
+    return cells
+
+
+def _distance(score: Statistics) -> str:
+    if score.mean is None:
         return "–"
-    spread = "" if score["sd"] is None or score["n"] < 2 else f" ± {score['sd']:.1f}"
-    return f"{score['mean']:.1f}{spread}"
+    if score.sd is None or score.n < 2:
+        return f"{score.mean:.1f}"
+    return f"{score.mean:.1f} ± {score.sd:.1f}"
 
 
-def _print_tests(tests, ours: str, theirs: str, metric: str = "dice") -> None:
+SCORE_TITLES = {
+    "dice": "Dice",
+    "dice_rule": "Dice, rule",
+    "hd95_mm": "HD95 in mm",
+    "hd95_rule_mm": "HD95 in mm, rule",
+}
+
+
+def _print_tests(tests: Sequence[PairedTest], ours: str, theirs: str, metric: str = "dice") -> None:
     from medmap.evaluation.significance import METHOD
 
-    words = {
-        "dice": "Dice",
-        "dice_rule": "Dice, rule",
-        "hd95_mm": "HD95 in mm",
-        "hd95_rule_mm": "HD95 in mm, rule",
-    }
-    grid = Table(title=f"Paired tests of {words[metric]}: {ours} against {theirs}")
-    grid.add_column("scans")
-    for name in (
+    grid = Table(title=f"Paired tests of {SCORE_TITLES[metric]}: {ours} against {theirs}")
+    grid.add_column("modalities")
+    for heading in (
         "region",
         "cases",
-        ours,
-        theirs,
+        f"mean {ours}",
+        f"mean {theirs}",
         "difference (95 % CI)",
-        "effect",
+        "effect size",
         "p",
-        "Holm",
-        "BH",
-        "better/worse",
+        "p (Holm)",
+        "p (BH)",
+        "cases better/worse",
     ):
-        grid.add_column(name, justify="right")
-    for n, test in enumerate(tests):
-        if n and test.kind != tests[n - 1].kind:
+        grid.add_column(heading, justify="right")
+    for number, test in enumerate(tests):
+        if number and test.kind != tests[number - 1].kind:
             grid.add_section()
-        interval = f"{test.difference:+.3f} ({test.low:+.3f} to {test.high:+.3f})"
-        numbers = (f"{test.mean_a:.3f}", f"{test.mean_b:.3f}", interval, f"{test.effect:+.2f}")
-        chances = (_chance(p) for p in (test.p, test.p_holm, test.p_bh))
-        verdict = f"{test.better}/{test.worse}"
-        grid.add_row(test.unit, test.region, str(test.cases), *numbers, *chances, verdict)
+        grid.add_row(
+            test.unit,
+            test.region,
+            str(test.cases),
+            f"{test.mean_a:.3f}",
+            f"{test.mean_b:.3f}",
+            f"{test.difference:+.3f} ({test.low:+.3f} to {test.high:+.3f})",
+            f"{test.effect:+.2f}",
+            _p_text(test.p),
+            _p_text(test.p_holm),
+            _p_text(test.p_bh),
+            f"{test.better}/{test.worse}",
+        )
     out.print(grid)
     out.print(METHOD, soft_wrap=True)
 
 
-def _chance(p: float) -> str:
-    return "< 0.001" if p < 0.001 else f"{p:.3f}"
+def _p_text(p: float) -> str:
+    if p < 0.001:
+        return "< 0.001"
+    return f"{p:.3f}"

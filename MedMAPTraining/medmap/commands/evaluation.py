@@ -6,7 +6,7 @@ import csv
 import io
 import platform
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -20,8 +20,10 @@ from medmap.errors import Cancelled, InputDataError, MedMAPError, MissingInputEr
 from medmap.evaluation import (
     Evaluation,
     PairedTest,
-    Row,
+    ScoredCase,
+    ScoreRow,
     Store,
+    Summary,
     compare,
     identity,
     read_rows,
@@ -33,7 +35,7 @@ from medmap.evaluation import (
 from medmap.evaluation.store import SCORES
 from medmap.io.atomic import write_text
 from medmap.io.cohorts import Case, find_cases
-from medmap.report.slices import take_slice
+from medmap.report.slices import Slice, take_slice
 from medmap.task import Task
 from medmap.training.splits import earlier_scorings, ledger, note_scored, part_of, read_split
 
@@ -65,7 +67,7 @@ class Evaluated:
     """
 
     task: Task
-    summary: dict
+    summary: Summary
     tests: list[PairedTest]
     warnings: list[str]
     scoring: str = ""
@@ -93,9 +95,8 @@ def evaluate_bundle(
     warnings = _mind_test(options, loaded.id, weights, len(cases), store)
     scoring = _scoring(options, weights)
     rows = _score_all(cases, loaded, options, store, report, cancel)
-    summary = summarize(rows, loaded.task, options.data_statement) | {
-        "part": options.part if options.split else ""
-    }
+    part = options.part if options.split else ""
+    summary = replace(summarize(rows, loaded.task, options.data_statement), part=part)
     tests = compare(rows, other, loaded.task) if other is not None else []
     _write(rows, summary, tests, loaded, weights, path, options, store, scoring)
     return Evaluated(loaded.task, summary, tests, warnings, scoring)
@@ -154,7 +155,7 @@ def _mind_test(
     """Write down that test is scored, and warn where it was scored before. Going on with a stopped one is not again."""
     if not options.split or options.part != "test":
         return []
-    if store is not None and store.begun:
+    if store is not None and store.resumed:
         return []
     earlier = earlier_scorings(options.split, weights)
     warnings = []
@@ -188,33 +189,41 @@ def _score_all(
     options: EvaluateOptions,
     store: Store | None,
     report: Report,
-    cancel,
-) -> list[Row]:
+    cancel: Callable[[], bool],
+) -> list[ScoreRow]:
     """Rows of every case; those that were stored before are not computed again."""
-    device, rows, failed = str(resolve_device(options.device)), [], []
+    device = str(resolve_device(options.device))
+    rows: list[ScoreRow] = []
+    failures = []
     for n, case in enumerate(cases):
         if cancel():
-            kept = "Call the same command again to go on." if store else "Nothing was written."
-            raise Cancelled(f"Stopped after {n} of {len(cases)} cases.", kept)
-        report(n / len(cases), f"{case.case_id} ({n + 1} of {len(cases)})")
-        found = store.done(case) if store else None
-        if found is None:
-            try:
-                found, volumes, truth, predicted = score_case(case, bundle, device)
-            except (InputDataError, MissingInputError, UsageError) as error:
-                failed.append(f"{case.case_id}: {error.cause}")
-                continue
+            remedy = "Nothing was written."
             if store:
-                picture = (
-                    take_slice(case.case_id, volumes, truth, predicted)
-                    if options.pictures
-                    else None
-                )
-                store.add(case, found, picture)
-        rows += found
-    if failed:
-        raise _failure(failed, len(cases), store is not None)
+                remedy = "Run the same command again to resume."
+            raise Cancelled(f"Stopped after {n} of {len(cases)} cases.", remedy)
+        report(n / len(cases), f"{case.case_id} ({n + 1} of {len(cases)})")
+        stored = store.done(case) if store else None
+        if stored is not None:
+            rows += stored
+            continue
+        try:
+            scored = score_case(case, bundle, device)
+        except (InputDataError, MissingInputError, UsageError) as error:
+            failures.append(f"{case.case_id}: {error.cause}")
+            continue
+        if store:
+            store.add(case, scored.rows, _picture(case, scored, options))
+        rows += scored.rows
+    if failures:
+        raise _failure(failures, len(cases), store is not None)
     return rows
+
+
+def _picture(case: Case, scored: ScoredCase, options: EvaluateOptions) -> Slice | None:
+    """The slice for the report, unless pictures are not wanted."""
+    if not options.pictures:
+        return None
+    return take_slice(case.case_id, scored.volumes, scored.reference, scored.predictions)
 
 
 def _failure(failed: list[str], of: int, stored: bool) -> MedMAPError:
@@ -269,10 +278,10 @@ def _write(
         write_rows(options.table, rows)
     if options.update_card:
         limits = {"limits": options.limits} if options.limits else {}
-        update_card(path, {"dice": summary, **comparison, **limits})
+        update_card(path, {"dice": summary.to_dict(), **comparison, **limits})
 
 
-def _rows_of(path: Path) -> list[Row]:
+def _rows_of(path: Path) -> list[ScoreRow]:
     """Scores of another evaluation: its folder or its CSV."""
     return read_rows(path / SCORES) if path.is_dir() else read_rows(path)
 

@@ -1,7 +1,8 @@
-"""How good a bundle is: scores of every subset on a cohort, tables as papers print them, paired tests."""
+"""How good a bundle is: scores of every subset on a cohort, papers' tables, paired tests."""
 
 from medmap.evaluation.scoring import (
-    Row,
+    ScoredCase,
+    ScoreRow,
     identity,
     read_rows,
     score_case,
@@ -11,12 +12,15 @@ from medmap.evaluation.scoring import (
 from medmap.evaluation.significance import PairedTest, compare
 from medmap.evaluation.store import Evaluation, Store
 from medmap.evaluation.summary import groups, summarize, table, table_csv
+from medmap.evaluation.tables import Summary
 
 __all__ = [
     "Evaluation",
     "PairedTest",
-    "Row",
+    "ScoreRow",
+    "ScoredCase",
     "Store",
+    "Summary",
     "compare",
     "groups",
     "identity",

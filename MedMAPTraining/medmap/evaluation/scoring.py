@@ -1,4 +1,4 @@
-"""Scores of every subset of one case, each scan encoded once."""
+"""Scores of every modality subset of one case, each modality encoded once."""
 
 from __future__ import annotations
 
@@ -25,18 +25,21 @@ from medmap.volume import Grid, Volume
 
 
 @dataclass(frozen=True)
-class Row:
-    """One region of one subset of one case; what is not defined is nan.
+class ScoreRow:
+    """Scores of one region of one subset of one case; what is not defined is nan.
 
     Attributes:
         case, subset, region: names; ``subset`` is a ``Task.subset_key``.
-        dice: 0..1; both empty 1, one empty 0.
-        dice_rule: the same after the small-region rule: a prediction below ``Region.least_mm3`` counts as empty. The
-            rule changes the scores of that region only; where the region has none, the two are equal.
-        hd95_mm, hd95_rule_mm: 95 % Hausdorff distance without and with the rule; both empty 0, one empty nan.
+        dice: 0..1; empty masks as in ``medmap.metrics``.
+        dice_rule: the same after the minimum-volume rule: a prediction below ``Region.least_mm3``
+            counts as empty. The rule changes the scores of that region only; where the region has
+            none, the two are equal.
+        hd95_mm, hd95_rule_mm: 95 % Hausdorff distance without and with the rule; empty masks as in
+            ``medmap.metrics``.
         sensitivity, precision: without the rule; see ``medmap.metrics``.
-        prediction_ml, reference_ml: volumes; 0 tells an empty mask.
-        diagonal_mm: diagonal of the labels' grid, the usual penalty for an undefined HD95 (373.13 mm on BraTS's grid).
+        prediction_ml, reference_ml: volumes; 0 means an empty mask.
+        diagonal_mm: diagonal of the labels' grid, the usual penalty for an undefined HD95
+            (373.13 mm on BraTS's grid).
     """
 
     case: str
@@ -53,100 +56,143 @@ class Row:
     diagonal_mm: float
 
 
+@dataclass(frozen=True)
+class ScoredCase:
+    """A case, every subset of its modalities segmented and scored.
+
+    Attributes:
+        rows: the scores, in the order of subsets and regions.
+        volumes: the scans by modality name, each on its own grid.
+        reference: the reference labels.
+        predictions: predicted labels [I, J, K] by subset key, on the reference's grid.
+    """
+
+    rows: list[ScoreRow]
+    volumes: dict[str, Volume]
+    reference: Volume
+    predictions: dict[str, np.ndarray]
+
+
 def supported_subsets(bundle: Bundle, names: Sequence[str]) -> list[tuple[str, ...]]:
-    """The subsets of the given scans that the bundle has a network for, in the order of the field's tables."""
-    return [s for s in bundle.task.table_order() if set(s) <= set(names) and bundle.find_entry(s)]
+    """Subsets of these modalities that the bundle supports, in the order of the field's tables."""
+    available = set(names)
+    subsets = [s for s in bundle.task.table_order() if available.issuperset(s)]
+    return [subset for subset in subsets if bundle.find_entry(subset)]
 
 
 def identity(bundle: str | Path) -> str:
     """SHA-256 of what computes a bundle's results: weights and specifications, but not its card.
 
-    A bundle whose card was updated is still the same model. Raises BundleError for an altered bundle.
+    A bundle whose card was updated is still the same model.
+
+    Raises:
+        BundleError: a file of the bundle was altered.
     """
-    hashes = {
-        name: digest
-        for name, digest in verify_bundle(bundle).items()
-        if name not in (METADATA, CARD, SUMS)
-    }
-    own = json.loads((Path(bundle) / METADATA).read_text(encoding="utf-8"))["medmap"]
-    content = json.dumps(
-        [hashes, {key: value for key, value in own.items() if key != "card"}], sort_keys=True
-    )
+    hashes = verify_bundle(bundle)
+    for name in (METADATA, CARD, SUMS):
+        hashes.pop(name, None)
+    metadata = json.loads((Path(bundle) / METADATA).read_text(encoding="utf-8"))
+    specification = {key: value for key, value in metadata["medmap"].items() if key != "card"}
+    content = json.dumps([hashes, specification], sort_keys=True)
     return hashlib.sha256(content.encode()).hexdigest()
 
 
-def score_case(
-    case: Case, bundle: Bundle, device: str = "cpu"
-) -> tuple[list[Row], dict[str, Volume], Volume, dict[str, np.ndarray]]:
-    """Segment every subset of a case's scans and score it.
-
-    Returns:
-        The rows; the scans by name; the reference labels; the predicted labels by subset, on the reference's grid.
+def score_case(case: Case, bundle: Bundle, device: str = "cpu") -> ScoredCase:
+    """Segment every subset of a case's modalities and score it.
 
     Raises:
-        InputDataError: the case has no reference labels, or they lie on the grid of none of its scans.
+        InputDataError: the case has no reference labels, or they lie on the grid of none of its
+            modalities.
     """
     if case.label is None:
         raise InputDataError(
             f"The case {case.case_id} has no reference labels.", "Add <case>_seg.nii.gz."
         )
     volumes = case.read(bundle.task.modality_names)
-    truth = read_nifti(case.label, modality="seg")
-    drawn_on = [name for name, v in volumes.items() if v.grid.distance(truth.grid) < 0.5]
-    if not drawn_on:
+    reference = read_nifti(case.label, modality="seg")
+    drawn_on = _modality_on_grid(volumes, reference.grid)
+    if drawn_on is None:
         raise InputDataError(
-            f"The labels of {case.case_id} lie on the grid of none of its scans.",
-            "Resample them to one scan's grid.",
+            f"The labels of {case.case_id} lie on the grid of none of its modalities.",
+            "Resample them to one modality's grid.",
         )
     subsets = supported_subsets(bundle, list(volumes))
-    predicted = segment_subsets(volumes, bundle, subsets, reference=drawn_on[0], device=device)
+    predictions = segment_subsets(volumes, bundle, subsets, reference=drawn_on, device=device)
     rows = []
-    for subset, labels in predicted.items():
+    for subset, labels in predictions.items():
         rows += score_labels(
-            labels, truth.array, bundle.task, truth.grid, case=case.case_id, subset=subset
+            labels,
+            reference.array,
+            bundle.task,
+            reference.grid,
+            case=case.case_id,
+            subset=subset,
         )
-    return rows, volumes, truth, predicted
+    return ScoredCase(rows, volumes, reference, predictions)
+
+
+def _modality_on_grid(volumes: Mapping[str, Volume], grid: Grid) -> str | None:
+    """The first modality whose voxels lie within half a millimeter of the grid's."""
+    for name, volume in volumes.items():
+        if volume.grid.distance(grid) < 0.5:
+            return name
+    return None
 
 
 def score_labels(
     prediction: np.ndarray, reference: np.ndarray, task: Task, grid: Grid, *, case: str, subset: str
-) -> list[Row]:
-    """One row a region from two label maps [I, J, K] on one grid; errors as ``metrics.compare``."""
-    diagonal = float(np.linalg.norm(np.array(grid.shape) * grid.spacing))
+) -> list[ScoreRow]:
+    """One row for each region from two label maps [I, J, K] on one grid.
+
+    Errors are those of ``metrics.compare``.
+    """
+    diagonal_mm = float(np.linalg.norm(np.array(grid.shape) * grid.spacing))
     scores = compare(prediction, reference, task, grid)
-    return [_row(case, subset, region, scores[region.name], diagonal) for region in task.regions]
+    rows = []
+    for region in task.regions:
+        rows.append(_row(case, subset, region, scores[region.name], diagonal_mm))
+    return rows
 
 
-def _row(case: str, subset: str, region: Region, score: RegionScore, diagonal: float) -> Row:
-    dice, hd95 = score.dice, score.hd95_mm
+def _row(
+    case: str, subset: str, region: Region, score: RegionScore, diagonal_mm: float
+) -> ScoreRow:
+    dice_rule = score.dice
+    hd95_rule_mm = score.hd95_mm
     if 0 < 1000 * score.prediction_ml < region.least_mm3:
-        dice, hd95 = (1.0, 0.0) if score.reference_ml == 0 else (0.0, math.nan)
-    return Row(
+        # Score the prediction as if it were empty: the table in ``medmap.metrics``.
+        if score.reference_ml == 0:
+            dice_rule = 1.0
+            hd95_rule_mm = 0.0
+        else:
+            dice_rule = 0.0
+            hd95_rule_mm = math.nan
+    return ScoreRow(
         case=case,
         subset=subset,
         region=region.name,
         dice=score.dice,
-        dice_rule=dice,
+        dice_rule=dice_rule,
         hd95_mm=score.hd95_mm,
-        hd95_rule_mm=hd95,
+        hd95_rule_mm=hd95_rule_mm,
         sensitivity=score.sensitivity,
         precision=score.precision,
         prediction_ml=score.prediction_ml,
         reference_ml=score.reference_ml,
-        diagonal_mm=diagonal,
+        diagonal_mm=diagonal_mm,
     )
 
 
-def write_rows(path: str | Path, rows: Sequence[Row]) -> None:
+def write_rows(path: str | Path, rows: Sequence[ScoreRow]) -> None:
     """Write rows as CSV, atomically; an undefined score is an empty cell."""
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow([field.name for field in fields(Row)])
+    writer.writerow([field.name for field in fields(ScoreRow)])
     writer.writerows([_cell(value) for value in astuple(row)] for row in rows)
     write_text(path, buffer.getvalue())
 
 
-def read_rows(path: str | Path) -> list[Row]:
+def read_rows(path: str | Path) -> list[ScoreRow]:
     """Read what ``write_rows`` wrote. Raises InputDataError for any other file."""
     path = Path(path)
     try:
@@ -159,22 +205,22 @@ def read_rows(path: str | Path) -> list[Row]:
         ) from error
 
 
-def row_from(entry: Mapping[str, str | float | None]) -> Row:
+def row_from(entry: Mapping[str, str | float | None]) -> ScoreRow:
     """A row from plain values by name; empty and None mean undefined."""
-    texts = ("case", "subset", "region")
-    numbers = {f.name: entry[f.name] for f in fields(Row) if f.name not in texts}
-    return Row(
-        **{name: str(entry[name]) for name in texts},
-        **{
-            name: math.nan if value in ("", None) else float(value)
-            for name, value in numbers.items()
-        },
-    )
+    values: dict = {}
+    for column in fields(ScoreRow):
+        value = entry[column.name]
+        if column.name in ("case", "subset", "region"):
+            values[column.name] = str(value)
+        elif value is None or value == "":
+            values[column.name] = math.nan
+        else:
+            values[column.name] = float(value)
+    return ScoreRow(**values)
 
 
 def _cell(value: str | float) -> str | float:
-    if isinstance(value, str):
-        return value
-    return (
-        "" if math.isnan(value) else value
-    )  # every digit: a paired test takes a rounding for a difference
+    """A cell with every digit: a paired test would take a rounding for a difference."""
+    if isinstance(value, float) and math.isnan(value):
+        return ""
+    return value

@@ -1,4 +1,4 @@
-"""Is one bundle better than another on the same cases? Paired tests, corrected for how many there are."""
+"""Is one bundle better than another on the same cases? Paired tests, corrected for their number."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, replace
 import numpy as np
 
 from medmap.errors import InputDataError
-from medmap.evaluation.scoring import Row
+from medmap.evaluation.scoring import ScoreRow
 from medmap.evaluation.summary import groups, per_case_averages, table
 from medmap.task import Task
 
@@ -26,7 +26,7 @@ EXACT = 50
 """Cases up to which p is exact."""
 
 METRICS = {"dice": 1, "dice_rule": 1, "hd95_mm": -1, "hd95_rule_mm": -1}
-"""What can be compared, by column of ``Row``: 1 where more is better, -1 where less is."""
+"""What can be compared, by column of ``ScoreRow``: 1 where more is better, -1 where less is."""
 
 
 @dataclass(frozen=True)
@@ -68,8 +68,8 @@ class PairedTest:
 
 
 def compare(
-    ours: Sequence[Row],
-    theirs: Sequence[Row],
+    ours: Sequence[ScoreRow],
+    theirs: Sequence[ScoreRow],
     task: Task,
     *,
     metric: str = "dice",
@@ -88,15 +88,11 @@ def compare(
     Raises:
         InputDataError: no case, or no subset, is in both.
     """
-    a, b = (table([_defined(row, metric) for row in rows], task, metric) for rows in (ours, theirs))
-    common = {row.case for row in ours} & {row.case for row in theirs}
-    units = [
-        ("average", name, members)
-        for name, members in groups(task).items()
-        if set(members) <= set(a) & set(b)
-    ]
-    units += [("subset", subset, (subset,)) for subset in a if subset in b]
-    if not common or not units:
+    scores_a = table([_defined(row, metric) for row in ours], task, metric)
+    scores_b = table([_defined(row, metric) for row in theirs], task, metric)
+    common_cases = {row.case for row in ours} & {row.case for row in theirs}
+    units = _units(task, [subset for subset in scores_a if subset in scores_b])
+    if not common_cases or not units:
         raise InputDataError(
             "The two evaluations have no case and subset in common.",
             "Evaluate both bundles on the same cases.",
@@ -104,46 +100,74 @@ def compare(
     tests = []
     for kind, name, members in units:
         for region in task.regions:
-            left, right = (per_case_averages(values, members, region.name) for values in (a, b))
-            cases = sorted(common & set(left) & set(right))
+            averages_a = per_case_averages(scores_a, members, region.name)
+            averages_b = per_case_averages(scores_b, members, region.name)
+            cases = sorted(common_cases & set(averages_a) & set(averages_b))
             if cases:
-                pairs = (np.array([side[case] for case in cases]) for side in (left, right))
-                tests.append(
-                    _test(kind, name, region.name, *pairs, METRICS[metric], resamples, seed)
+                test = _test(
+                    _Pairs(
+                        unit=name,
+                        kind=kind,
+                        region=region.name,
+                        a=np.array([averages_a[case] for case in cases]),
+                        b=np.array([averages_b[case] for case in cases]),
+                    ),
+                    sign=METRICS[metric],
+                    resamples=resamples,
+                    seed=seed,
                 )
+                tests.append(test)
     return _corrected(tests)
 
 
-def _plain(value):
+@dataclass(frozen=True)
+class _Pairs:
+    """Scores [N] of A and B of the same N cases; ``unit``, ``kind``, ``region`` as ``PairedTest``."""
+
+    unit: str
+    kind: str
+    region: str
+    a: np.ndarray
+    b: np.ndarray
+
+
+def _units(task: Task, subsets: Sequence[str]) -> list[tuple[str, str, tuple[str, ...]]]:
+    """Kind, name and subsets of everything to test: averages first, then single subsets."""
+    units = []
+    for name, members in groups(task).items():
+        if set(members) <= set(subsets):
+            units.append(("average", name, members))
+    for subset in subsets:
+        units.append(("subset", subset, (subset,)))
+    return units
+
+
+def _plain(value: str | float) -> str | float | None:
     if not isinstance(value, float):
         return value
-    return None if np.isnan(value) else round(value, 6)
+    if np.isnan(value):
+        return None
+    return round(value, 6)
 
 
-def _defined(row: Row, metric: str) -> Row:
+def _defined(row: ScoreRow, metric: str) -> ScoreRow:
     """The row with the diagonal of its grid for an undefined score."""
-    return replace(row, **{metric: row.diagonal_mm}) if np.isnan(getattr(row, metric)) else row
+    if np.isnan(getattr(row, metric)):
+        return replace(row, **{metric: row.diagonal_mm})
+    return row
 
 
-def _test(
-    kind: str,
-    unit: str,
-    region: str,
-    a: np.ndarray,
-    b: np.ndarray,
-    sign: int,
-    resamples: int,
-    seed: int,
-) -> PairedTest:
-    difference = np.round(a - b, 12)  # differences of rounding are ties
+def _test(pairs: _Pairs, *, sign: int, resamples: int, seed: int) -> PairedTest:
+    # Differences that are rounding errors only have to count as ties.
+    difference = np.round(pairs.a - pairs.b, 12)
     low, high = _interval(difference, resamples, seed)
     return PairedTest(
-        unit=unit,
-        kind=kind,
-        region=region,
-        cases=len(a),
-        mean_a=float(a.mean()),
-        mean_b=float(b.mean()),
+        unit=pairs.unit,
+        kind=pairs.kind,
+        region=pairs.region,
+        cases=len(pairs.a),
+        mean_a=float(pairs.a.mean()),
+        mean_b=float(pairs.b.mean()),
         difference=float(difference.mean()),
         low=low,
         high=high,
@@ -155,10 +179,11 @@ def _test(
 
 
 def _wilcoxon(difference: np.ndarray) -> float:
-    """Two-sided p of Wilcoxon's signed-rank test with Pratt's zeros: exact up to ``EXACT`` cases, then normal.
+    """Two-sided p of Wilcoxon's signed-rank test of differences [N], with Pratt's zeros.
 
-    Exact also where differences are tied, which SciPy answers for few cases by going through every choice of signs,
-    seconds a test. Here the number of choices that give each sum of ranks is counted rank by rank instead.
+    Exact up to ``EXACT`` cases, then by the normal approximation. Exact also where differences are
+    tied, which SciPy answers for few cases by going through every choice of signs, seconds a test.
+    Here the number of choices that give each sum of ranks is counted rank by rank instead.
     """
     from scipy.stats import rankdata, wilcoxon
 
@@ -166,35 +191,45 @@ def _wilcoxon(difference: np.ndarray) -> float:
         return 1.0
     if len(difference) > EXACT:
         return float(wilcoxon(difference, zero_method="pratt", method="asymptotic").pvalue)
-    doubled = np.round(2 * rankdata(np.abs(difference))).astype(int)  # tied ranks are halves
-    favor, total = doubled[difference > 0].sum(), doubled[difference != 0].sum()
-    ways = np.zeros(total + 1)
-    ways[0] = 1
+    # Tied ranks are halves; doubled they are whole numbers, which index the table of sums.
+    doubled = np.round(2 * rankdata(np.abs(difference))).astype(int)
+    favor = doubled[difference > 0].sum()
+    total = doubled[difference != 0].sum()
+    # choices[s]: how many choices of signs give the sum s of (doubled) positive ranks.
+    choices = np.zeros(total + 1)
+    choices[0] = 1
     for rank in doubled[difference != 0]:
-        ways[rank:] = ways[rank:] + ways[:-rank]
-    far = np.abs(2 * np.arange(total + 1) - total) >= abs(2 * favor - total)
-    return float(ways[far].sum() / ways.sum())
+        choices[rank:] = choices[rank:] + choices[:-rank]
+    distance_from_center = np.abs(2 * np.arange(total + 1) - total)
+    at_least_as_far = distance_from_center >= abs(2 * favor - total)
+    return float(choices[at_least_as_far].sum() / choices.sum())
 
 
 def rank_biserial(difference: np.ndarray) -> float:
-    """Matched-pairs rank-biserial correlation of differences; zeros are ranked, and then count for neither (Pratt)."""
+    """Matched-pairs rank-biserial correlation of differences [N], -1..1.
+
+    Zeros are ranked, and then count for neither (Pratt).
+    """
     from scipy.stats import rankdata
 
     ranks = rankdata(np.abs(difference))
-    favor, against = ranks[difference > 0].sum(), ranks[difference < 0].sum()
+    favor = ranks[difference > 0].sum()
+    against = ranks[difference < 0].sum()
     total = favor + against
-    return float((favor - against) / total) if total else 0.0
+    if not total:
+        return 0.0
+    return float((favor - against) / total)
 
 
 def _interval(difference: np.ndarray, resamples: int, seed: int) -> tuple[float, float]:
-    """95 % confidence interval of the mean; (nan, nan) of a single case, and a point where all are equal."""
+    """95 % confidence interval of the mean; (nan, nan) of one case, a point where all are equal."""
     from scipy.stats import bootstrap
 
     if len(difference) < 2:
         return float("nan"), float("nan")
     if np.ptp(difference) == 0:
         return float(difference[0]), float(difference[0])
-    found = bootstrap(
+    interval = bootstrap(
         (difference,),
         np.mean,
         n_resamples=resamples,
@@ -202,19 +237,32 @@ def _interval(difference: np.ndarray, resamples: int, seed: int) -> tuple[float,
         method="BCa",
         vectorized=True,
     ).confidence_interval
-    return float(found.low), float(found.high)
+    return float(interval.low), float(interval.high)
+
+
+def holm(p: Sequence[float]) -> np.ndarray:
+    """p-values [N] corrected by Holm's step-down method (Scandinavian Journal of Statistics, 1979).
+
+    The i-th smallest (from 0) is multiplied by N - i; none falls below a smaller one's.
+    """
+    values = np.asarray(p, float)
+    order = np.argsort(values, kind="stable")
+    scaled = values[order] * np.arange(len(values), 0, -1)
+    corrected = np.empty_like(values)
+    corrected[order] = np.minimum(np.maximum.accumulate(scaled), 1.0)
+    return corrected
 
 
 def _corrected(tests: Sequence[PairedTest]) -> list[PairedTest]:
-    from statsmodels.stats.multitest import multipletests
+    """The tests with p corrected within each kind; kinds in their order."""
+    from scipy.stats import false_discovery_control
 
-    done = []
+    corrected = []
     for kind in dict.fromkeys(test.kind for test in tests):
         family = [test for test in tests if test.kind == kind]
-        values = [test.p for test in family]
-        holm, bh = (multipletests(values, method=method)[1] for method in ("holm", "fdr_bh"))
-        done += [
-            replace(t, p_holm=float(h), p_bh=float(q))
-            for t, h, q in zip(family, holm, bh, strict=True)
-        ]
-    return done
+        p = [test.p for test in family]
+        p_holm = holm(p)
+        p_bh = false_discovery_control(p, method="bh")
+        for number, test in enumerate(family):
+            corrected.append(replace(test, p_holm=float(p_holm[number]), p_bh=float(p_bh[number])))
+    return corrected

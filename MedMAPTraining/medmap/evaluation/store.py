@@ -1,32 +1,35 @@
-"""An evaluation on disk: one file a case as soon as it is scored, so that a stopped one goes on; then the tables.
+"""An evaluation on disk.
 
-``evaluation.json`` says what was evaluated and holds the summary, ``scores.csv`` every score, ``table.csv`` the table
-of subsets, ``cases/`` the scores of single cases and ``pictures/`` one slice of each, for the report.
+The scores of a case are written as soon as it is scored, so that a stopped evaluation can be
+resumed; then come the tables. ``evaluation.json`` describes what was evaluated and holds the
+summary, ``scores.csv`` every score, ``table.csv`` the table of subsets, ``cases/`` the scores of
+single cases and ``pictures/`` one slice of each, for the report.
 """
 
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from medmap.errors import InputDataError, MissingInputError, OutputError
-from medmap.evaluation.scoring import Row, read_rows, row_from, write_rows
+from medmap.evaluation.scoring import ScoreRow, read_rows, row_from, write_rows
 from medmap.evaluation.summary import table_csv
+from medmap.evaluation.tables import Summary
 from medmap.io.atomic import make_folder, write_json, write_text
 from medmap.io.cohorts import Case
 from medmap.report.slices import Slice, load_slice, save_slice
 from medmap.task import Task
 
 FORMAT = 1
-ABOUT, SCORES, TABLE, CASES, PICTURES = (
-    "evaluation.json",
-    "scores.csv",
-    "table.csv",
-    "cases",
-    "pictures",
-)
+ABOUT = "evaluation.json"
+SCORES = "scores.csv"
+TABLE = "table.csv"
+CASES = "cases"
+PICTURES = "pictures"
+WEIGHTS = "weights.json"
 
 
 @dataclass(frozen=True)
@@ -35,7 +38,7 @@ class Evaluation:
 
     Attributes:
         folder: where it lies.
-        about: bundle, weights, data, part, versions; see ``workflow.evaluation``.
+        about: bundle, weights, data, part, versions; see ``commands.evaluation``.
         task: of the bundle.
         rows: every score.
         summary: as ``summarize`` made it.
@@ -44,8 +47,8 @@ class Evaluation:
     folder: Path
     about: dict
     task: Task
-    rows: tuple[Row, ...]
-    summary: dict
+    rows: tuple[ScoreRow, ...]
+    summary: Summary
 
     @property
     def title(self) -> str:
@@ -67,14 +70,12 @@ class Evaluation:
                 "Give the --output folder of medmap evaluate.",
             )
         try:
-            data = json.loads((folder / ABOUT).read_text(encoding="utf-8"))
-            if data["format"] != FORMAT:
-                raise ValueError(f"format {data['format']}")
-            about, task, summary = (
-                dict(data["about"]),
-                Task.from_dict(data["task"]),
-                dict(data["summary"]),
-            )
+            content = json.loads((folder / ABOUT).read_text(encoding="utf-8"))
+            if content["format"] != FORMAT:
+                raise ValueError(f"format {content['format']}")
+            about = dict(content["about"])
+            task = Task.from_dict(content["task"])
+            summary = Summary.from_dict(content["summary"])
         except (KeyError, TypeError, ValueError) as error:
             raise InputDataError(
                 f"{folder.name}/{ABOUT} is not understood ({error}).", "Evaluate again."
@@ -83,12 +84,15 @@ class Evaluation:
 
 
 class Store:
-    """An evaluation in the making.
+    """An evaluation in progress.
 
     Args:
         folder: created if need be; results of the same weights that are in it are kept.
         weights: ``identity`` of the bundle.
         overwrite: discard what other weights left there, instead of refusing.
+
+    Attributes:
+        resumed: whether an evaluation of the same weights had been started in the folder.
 
     Raises:
         OutputError: the folder holds an evaluation of other weights, or cannot be written.
@@ -96,44 +100,46 @@ class Store:
 
     def __init__(self, folder: str | Path, weights: str, *, overwrite: bool = False):
         self.folder = make_folder(Path(folder))
-        mark = self.folder / "weights.json"
-        found = _json(mark)
-        if found is not None and found != weights:
+        recorded = _json(self.folder / WEIGHTS)
+        if recorded is not None and recorded != weights:
             if not overwrite:
                 raise OutputError(
                     f"{self.folder.name} holds an evaluation of another bundle.",
                     "Choose another folder or add --overwrite.",
                 )
-            for old in [
-                *self.folder.glob(f"{CASES}/*.json"),
-                *self.folder.glob(f"{PICTURES}/*.npz"),
-            ]:
-                old.unlink()
-            (self.folder / ABOUT).unlink(missing_ok=True)
-        self.begun = found == weights
-        write_json(mark, weights)
+            self._discard()
+        self.resumed = recorded == weights
+        write_json(self.folder / WEIGHTS, weights)
         make_folder(self.folder / CASES)
 
-    def done(self, case: Case) -> list[Row] | None:
+    def _discard(self) -> None:
+        """Delete what an evaluation of other weights left."""
+        for pattern in (f"{CASES}/*.json", f"{PICTURES}/*.npz"):
+            for path in self.folder.glob(pattern):
+                path.unlink()
+        (self.folder / ABOUT).unlink(missing_ok=True)
+
+    def done(self, case: Case) -> list[ScoreRow] | None:
         """The scores of a case that was scored before from the same files, or None."""
-        found = _json(self.folder / CASES / f"{case.case_id}.json")
-        if not isinstance(found, dict) or found.get("files") != _stamp(case):
+        content = _json(self.folder / CASES / f"{case.case_id}.json")
+        if not isinstance(content, dict) or content.get("files") != _stamp(case):
             return None
         try:
-            return [row_from(entry) for entry in found["rows"]]
+            return [row_from(entry) for entry in content["rows"]]
         except (KeyError, TypeError, ValueError):
             return None
 
-    def add(self, case: Case, rows: Sequence[Row], picture: Slice | None) -> None:
-        """Keep the scores of one case; the picture first, since the scores mark the case as done."""
+    def add(self, case: Case, rows: Sequence[ScoreRow], picture: Slice | None) -> None:
+        """Keep the scores of one case."""
+        # The picture first: the scores mark the case as done.
         if picture is not None:
             save_slice(make_folder(self.folder / PICTURES) / f"{case.case_id}.npz", picture)
-        plain = [{k: None if v != v else v for k, v in asdict(row).items()} for row in rows]
-        write_json(
-            self.folder / CASES / f"{case.case_id}.json", {"files": _stamp(case), "rows": plain}
-        )
+        content = {"files": _stamp(case), "rows": [_plain(row) for row in rows]}
+        write_json(self.folder / CASES / f"{case.case_id}.json", content)
 
-    def finish(self, about: Mapping, task: Task, rows: Sequence[Row], summary: Mapping) -> None:
+    def finish(
+        self, about: Mapping, task: Task, rows: Sequence[ScoreRow], summary: Summary
+    ) -> None:
         """Write the tables; this makes it an evaluation that ``Evaluation.read`` takes."""
         write_rows(self.folder / SCORES, rows)
         write_text(self.folder / TABLE, table_csv(summary, task))
@@ -141,18 +147,30 @@ class Store:
             "format": FORMAT,
             "about": dict(about),
             "task": task.to_dict(),
-            "summary": dict(summary),
+            "summary": summary.to_dict(),
         }
         write_json(self.folder / ABOUT, content)
 
 
+def _plain(row: ScoreRow) -> dict[str, str | float | None]:
+    """A row for JSON, which knows no nan: None instead."""
+    values = asdict(row)
+    for name, value in values.items():
+        if isinstance(value, float) and math.isnan(value):
+            values[name] = None
+    return values
+
+
 def _stamp(case: Case) -> dict[str, int]:
     """Name and size of every file of a case: enough to notice that it was replaced."""
-    files = [*case.scans.values(), *([case.label] if case.label else [])]
-    return {path.name: path.stat().st_size for path in sorted(files)}
+    paths = list(case.scans.values())
+    if case.label:
+        paths.append(case.label)
+    return {path.name: path.stat().st_size for path in sorted(paths)}
 
 
-def _json(path: Path):
+def _json(path: Path) -> object:
+    """What a JSON file holds; None where it is missing or damaged."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):

@@ -5,223 +5,255 @@ from __future__ import annotations
 import csv
 import io
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from medmap.evaluation.scoring import Row
-from medmap.task import Task
+from medmap.evaluation.scoring import ScoreRow
+from medmap.evaluation.tables import Cells, EmptyMasks, Statistics, SubsetTable, Summary
+from medmap.metrics import EMPTY_MASK_RULE
+from medmap.task import Region, Task
 
 RULES = (
-    "Dice: both empty 1, one empty 0. HD95: both empty 0; one empty is left out of mean ± SD and counted as undefined, "
-    "and counts as the diagonal of the labels' grid in the penalized mean. Small-region rule: a prediction below the "
-    "region's least volume counts as empty, for that region's scores only."
+    f"{EMPTY_MASK_RULE} An undefined HD95 is left out of mean ± SD and counted, and counts as the "
+    "diagonal of the labels' grid in the penalized mean. Minimum-volume rule: a prediction below "
+    "the region's minimum volume counts as empty, for that region's scores only."
 )
 """What the tables mean; printed beside them."""
 
-Summary = dict
-"""JSON-ready: see ``summarize``."""
+DICE_DIGITS = 4
+DISTANCE_DIGITS = 2
+
+ScoreTable = dict[str, dict[str, dict[str, float]]]
+"""subset -> region -> case -> value."""
 
 
 def groups(task: Task) -> dict[str, tuple[str, ...]]:
-    """Sets of subsets that tables average over, by name.
+    """Groups of modality subsets that tables average over, by name.
 
-    ``3 missing`` (with four scans: 4 subsets) and so on to ``0 missing``, ``all subsets``, and ``without X`` for every
-    modality whose absence the task warns of.
+    ``3 missing`` (with four modalities: 4 subsets) and so on to ``0 missing``, ``all subsets``, and
+    ``without X`` for every modality whose absence the task warns of.
     """
     total = len(task.modalities)
     order = task.table_order()
-    found = {
-        f"{total - size} missing": [s for s in order if len(s) == size]
-        for size in range(1, total + 1)
-    }
-    found["all subsets"] = list(order)
+    members: dict[str, list[tuple[str, ...]]] = {}
+    for size in range(1, total + 1):
+        members[f"{total - size} missing"] = [subset for subset in order if len(subset) == size]
+    members["all subsets"] = list(order)
     for modality in task.modalities:
         if modality.warning_if_absent:
-            found[f"without {modality.title}"] = [s for s in order if modality.name not in s]
-    return {name: tuple(task.subset_key(s) for s in subsets) for name, subsets in found.items()}
+            without = [subset for subset in order if modality.name not in subset]
+            members[f"without {modality.title}"] = without
+    return {name: tuple(map(task.subset_key, subsets)) for name, subsets in members.items()}
 
 
-def summarize(rows: Sequence[Row], task: Task, data: str) -> Summary:
+def summarize(rows: Sequence[ScoreRow], task: Task, data: str) -> Summary:
     """The tables of an evaluation.
 
     Args:
         rows: of one bundle on one cohort.
         task: order of subsets and regions.
         data: what the cases are, in words.
-
-    Returns:
-        ``{"data", "cases", "rules", "subsets": {subset: {region: {"mean", "sd", "n"}}}, "averages": {group: {region:
-        {"mean", "sd", "n", "subsets"}}}, "dice_rule": {"subsets", "averages"}, "hd95": {"subsets": {subset: {region:
-        {"mean", "sd", "n", "undefined", "penalized"}}}, "averages"}, "hd95_rule", "empty": {region: {"reference",
-        ...}}, "least_mm3"}``. Dice without the small-region rule stands on top, where the panel reads it. SD is that
-        over cases (n - 1).
     """
-    return {
-        "data": data,
-        "cases": len({row.case for row in rows}),
-        "rules": RULES,
-        "least_mm3": {region.name: region.least_mm3 for region in task.regions if region.least_mm3},
-        **_means(rows, task, "dice"),
-        "dice_rule": _means(rows, task, "dice_rule"),
-        "hd95": _distances(rows, task, "hd95_mm"),
-        "hd95_rule": _distances(rows, task, "hd95_rule_mm"),
-        "empty": _empties(rows, task),
-    }
+    return Summary(
+        data=data,
+        cases=len({row.case for row in rows}),
+        rules=RULES,
+        least_mm3={region.name: region.least_mm3 for region in task.regions if region.least_mm3},
+        dice=_dice_table(rows, task, "dice"),
+        dice_rule=_dice_table(rows, task, "dice_rule"),
+        hd95=_distance_table(rows, task, "hd95_mm"),
+        hd95_rule=_distance_table(rows, task, "hd95_rule_mm"),
+        empty={region.name: _empty_masks(rows, region) for region in task.regions},
+    )
 
 
-def table(
-    rows: Sequence[Row], task: Task, metric: str = "dice"
-) -> dict[str, dict[str, dict[str, float]]]:
-    """subset -> region -> case -> value, subsets in the order of the field's tables, those without cases left out."""
-    found: dict[str, dict[str, dict[str, float]]] = {}
+def table(rows: Sequence[ScoreRow], task: Task, metric: str = "dice") -> ScoreTable:
+    """subset -> region -> case -> value of a column of ``ScoreRow``.
+
+    Subsets stand in the order of the field's tables; those without cases are left out.
+    """
+    values: ScoreTable = {}
     for row in rows:
-        found.setdefault(row.subset, {}).setdefault(row.region, {})[row.case] = getattr(row, metric)
-    order = [task.subset_key(s) for s in task.table_order()]
-    return {subset: found[subset] for subset in order if subset in found}
+        regions = values.setdefault(row.subset, {})
+        regions.setdefault(row.region, {})[row.case] = getattr(row, metric)
+    order = [task.subset_key(subset) for subset in task.table_order()]
+    return {subset: values[subset] for subset in order if subset in values}
 
 
 def table_csv(summary: Summary, task: Task) -> str:
-    """The subset table as CSV: a line a subset, then a line an average; Dice as a share, HD95 in mm.
+    """The subset table as CSV: a line for each subset, then for each average.
 
-    Columns are ``<region>_<score>_<figure>``; the scores are ``dice``, ``hd95`` and, where the region has a
-    small-region rule, ``dice_rule`` and ``hd95_rule``; the figures ``mean``, ``sd`` and, of distances, ``undefined``
-    and ``penalized``. What is not defined is an empty cell.
+    Columns are ``<region>_<score>_<figure>``; the scores are ``dice`` (0..1), ``hd95`` (mm) and,
+    where the region has a minimum-volume rule, ``dice_rule`` and ``hd95_rule``; the figures
+    ``mean``, ``sd`` and, of distances, ``undefined`` and ``penalized``. What is not defined is an
+    empty cell.
     """
-    scores = {
-        "dice": summary,
-        **{name: summary[name] for name in ("dice_rule", "hd95", "hd95_rule")},
-    }
-    columns = [
-        (region.name, score, figure)
-        for region in task.regions
-        for score in scores
-        if region.least_mm3 or not score.endswith("_rule")
-        for figure in (
-            ("mean", "sd", "undefined", "penalized") if score.startswith("hd95") else ("mean", "sd")
-        )
-    ]
+    columns = _csv_columns(summary, task)
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["scans", "cases", *("_".join(column) for column in columns)])
-    for kind in ("subsets", "averages"):
-        for name, found in summary[kind].items():
-            cells = [scores[score][kind][name][region][figure] for region, score, figure in columns]
-            words = name if kind == "subsets" else f"mean, {name}"
-            writer.writerow(
-                [words, found[task.regions[0].name]["n"], *("" if c is None else c for c in cells)]
-            )
+    for kind, prefix in (("subsets", ""), ("averages", "mean, ")):
+        first_region = task.regions[0].name
+        for name, cells in getattr(summary.dice, kind).items():
+            line: list[str | float | int] = [prefix + name, cells[first_region].n]
+            for region, score, figure in columns:
+                cell = getattr(summary.tables[score], kind)[name][region]
+                value = getattr(cell, figure)
+                line.append("" if value is None else value)
+            writer.writerow(line)
     return text.getvalue()
 
 
-def per_case_averages(
-    values: dict[str, dict[str, dict[str, float]]], subsets: Sequence[str], region: str
-) -> dict:
+def _csv_columns(summary: Summary, task: Task) -> list[tuple[str, str, str]]:
+    """Region, score and figure of every column."""
+    columns = []
+    for region in task.regions:
+        for score in summary.tables:
+            if score.endswith("_rule") and not region.least_mm3:
+                continue
+            figures = ["mean", "sd"]
+            if score.startswith("hd95"):
+                figures += ["undefined", "penalized"]
+            columns += [(region.name, score, figure) for figure in figures]
+    return columns
+
+
+def per_case_averages(values: ScoreTable, subsets: Sequence[str], region: str) -> dict[str, float]:
     """case -> mean over the subsets, of the cases that have them all (values of ``table``)."""
     columns = [values.get(subset, {}).get(region, {}) for subset in subsets]
-    cases = (
-        [case for case in columns[0] if all(case in column for column in columns)]
-        if columns
-        else []
-    )
-    return {case: float(np.mean([column[case] for column in columns])) for case in cases}
+    if not columns:
+        return {}
+    averages = {}
+    for case in columns[0]:
+        if all(case in column for column in columns):
+            averages[case] = float(np.mean([column[case] for column in columns]))
+    return averages
 
 
-def _means(rows: Sequence[Row], task: Task, metric: str) -> dict:
+def _dice_table(rows: Sequence[ScoreRow], task: Task, metric: str) -> SubsetTable:
     values = table(rows, task, metric)
-    subsets = {
-        subset: {
-            region.name: _mean_sd(list(regions[region.name].values())) for region in task.regions
-        }
-        for subset, regions in values.items()
-    }
-    return {"subsets": subsets, "averages": _averages(values, subsets, task)}
-
-
-def _averages(values: dict, subsets: dict, task: Task) -> dict:
-    """Means of the subsets' means, each subset weighing the same, as the papers' tables mean it; only of groups that
-    are complete. The SD is that of the cases' own averages, of cases that have all the group's subsets."""
-    found = {}
-    for name, members in groups(task).items():
-        if not members or not set(members) <= set(subsets):
-            continue
-        found[name] = {}
-        for region in task.regions:
-            means = [subsets[member][region.name]["mean"] for member in members]
-            spread = _mean_sd(list(per_case_averages(values, members, region.name).values()))
-            entry = {"mean": round(float(np.mean(means)), 4), "sd": spread["sd"], "n": spread["n"]}
-            found[name][region.name] = {**entry, "subsets": len(members)}
-    return found
-
-
-def _distances(rows: Sequence[Row], task: Task, metric: str) -> dict:
-    diagonal = {(row.case, row.region): row.diagonal_mm for row in rows}
-    values, found = table(rows, task, metric), {}
+    subsets: Cells = {}
     for subset, regions in values.items():
-        found[subset] = {}
-        for region, cases in regions.items():
-            known = [value for value in cases.values() if not math.isnan(value)]
-            penalized = [
-                diagonal[case, region] if math.isnan(value) else value
-                for case, value in cases.items()
-            ]
-            entry = _mean_sd(known, 2) if known else {"mean": None, "sd": None, "n": 0}
-            undefined = len(cases) - len(known)
-            found[subset][region] = {
-                **entry,
-                "undefined": undefined,
-                "penalized": round(float(np.mean(penalized)), 2),
-            }
-    return {"subsets": found, "averages": _average_distances(values, found, task)}
-
-
-def _average_distances(values: dict, subsets: dict, task: Task) -> dict:
-    """As ``_averages``; None where a subset of the group has no defined distance. SD over cases that have them all."""
-    found = {}
-    for name, members in groups(task).items():
-        if not members or not set(members) <= set(subsets):
-            continue
-        found[name] = {}
-        for region in task.regions:
-            entries = [subsets[member][region.name] for member in members]
-            means = [entry["mean"] for entry in entries]
-            own = [
-                v
-                for v in per_case_averages(values, members, region.name).values()
-                if not math.isnan(v)
-            ]
-            spread = _mean_sd(own, 2)
-            found[name][region.name] = {
-                "mean": None if None in means else round(float(np.mean(means)), 2),
-                "sd": spread["sd"] if own else None,
-                "n": spread["n"],
-                "undefined": sum(entry["undefined"] for entry in entries),
-                "penalized": round(float(np.mean([entry["penalized"] for entry in entries])), 2),
-                "subsets": len(members),
-            }
-    return found
-
-
-def _empties(rows: Sequence[Row], task: Task) -> dict:
-    """Region -> how many cases have none of it, and how many predictions (cases x subsets) found none, and both."""
-    found = {}
-    for region in task.regions:
-        own = [row for row in rows if row.region == region.name]
-        found[region.name] = {
-            "reference": len({row.case for row in own if row.reference_ml == 0}),
-            "prediction": sum(row.prediction_ml == 0 for row in own),
-            "both": sum(row.prediction_ml == 0 == row.reference_ml for row in own),
-            "emptied_by_rule": sum(0 < 1000 * row.prediction_ml < region.least_mm3 for row in own),
-            "predictions": len(own),
+        subsets[subset] = {
+            region.name: _statistics(list(regions[region.name].values()), DICE_DIGITS)
+            for region in task.regions
         }
-    return found
+    averages: Cells = {}
+    for name, members in _complete_groups(task, subsets).items():
+        averages[name] = {
+            region.name: _dice_average(values, subsets, members, region.name)
+            for region in task.regions
+        }
+    return SubsetTable(subsets, averages)
 
 
-def _mean_sd(values: Sequence[float], digits: int = 4) -> dict:
-    sd = float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
-    mean = float(np.mean(values)) if len(values) else None
-    return {
-        "mean": None if mean is None else round(mean, digits),
-        "sd": round(sd, digits),
-        "n": len(values),
-    }
+def _complete_groups(task: Task, subsets: Cells) -> dict[str, tuple[str, ...]]:
+    """Groups all of whose subsets were scored: an average over fewer would be another figure."""
+    complete = {}
+    for name, members in groups(task).items():
+        if members and set(members) <= set(subsets):
+            complete[name] = members
+    return complete
+
+
+def _dice_average(
+    values: ScoreTable, subsets: Cells, members: Sequence[str], region: str
+) -> Statistics:
+    """Mean of the subsets' means, each subset weighing the same, as papers' tables mean it.
+
+    The SD is that of the cases' own averages, of the cases that have all the group's subsets.
+    """
+    means = [subsets[member][region].mean for member in members]
+    case_averages = per_case_averages(values, members, region)
+    spread = _statistics(list(case_averages.values()), DICE_DIGITS)
+    mean = round(float(np.mean(means)), DICE_DIGITS)
+    return Statistics(mean, spread.sd, spread.n, subsets=len(members))
+
+
+def _distance_table(rows: Sequence[ScoreRow], task: Task, metric: str) -> SubsetTable:
+    diagonal = {(row.case, row.region): row.diagonal_mm for row in rows}
+    values = table(rows, task, metric)
+    subsets: Cells = {}
+    for subset, regions in values.items():
+        subsets[subset] = {}
+        for region, distances in regions.items():
+            penalties = {case: diagonal[case, region] for case in distances}
+            subsets[subset][region] = _distance_statistics(distances, penalties)
+    averages: Cells = {}
+    for name, members in _complete_groups(task, subsets).items():
+        averages[name] = {
+            region.name: _distance_average(values, subsets, members, region.name)
+            for region in task.regions
+        }
+    return SubsetTable(subsets, averages)
+
+
+def _distance_statistics(
+    distances: Mapping[str, float], penalties: Mapping[str, float]
+) -> Statistics:
+    """Statistics of one cell's distances in mm by case; ``penalties`` stand for undefined ones."""
+    defined = [distance for distance in distances.values() if not math.isnan(distance)]
+    penalized = []
+    for case, distance in distances.items():
+        penalized.append(penalties[case] if math.isnan(distance) else distance)
+    statistics = Statistics(None, None, 0)
+    if defined:
+        statistics = _statistics(defined, DISTANCE_DIGITS)
+    return Statistics(
+        statistics.mean,
+        statistics.sd,
+        statistics.n,
+        undefined=len(distances) - len(defined),
+        penalized=round(float(np.mean(penalized)), DISTANCE_DIGITS),
+    )
+
+
+def _distance_average(
+    values: ScoreTable, subsets: Cells, members: Sequence[str], region: str
+) -> Statistics:
+    """As ``_dice_average``; the mean is None where a subset of the group has no defined distance.
+
+    The SD is over the cases whose distance is defined in all the group's subsets.
+    """
+    cells = [subsets[member][region] for member in members]
+    means = [cell.mean for cell in cells]
+    mean = None
+    if None not in means:
+        mean = round(float(np.mean(means)), DISTANCE_DIGITS)
+    case_averages = per_case_averages(values, members, region)
+    defined = [average for average in case_averages.values() if not math.isnan(average)]
+    spread = _statistics(defined, DISTANCE_DIGITS)
+    penalized = [cell.penalized for cell in cells]
+    return Statistics(
+        mean,
+        spread.sd if defined else None,
+        spread.n,
+        undefined=sum(cell.undefined or 0 for cell in cells),
+        penalized=round(float(np.mean(penalized)), DISTANCE_DIGITS),
+        subsets=len(members),
+    )
+
+
+def _empty_masks(rows: Sequence[ScoreRow], region: Region) -> EmptyMasks:
+    scores = [row for row in rows if row.region == region.name]
+    without_prediction = [row for row in scores if row.prediction_ml == 0]
+    below_minimum = [row for row in scores if 0 < 1000 * row.prediction_ml < region.least_mm3]
+    return EmptyMasks(
+        reference=len({row.case for row in scores if row.reference_ml == 0}),
+        prediction=len(without_prediction),
+        both=sum(row.reference_ml == 0 for row in without_prediction),
+        emptied_by_rule=len(below_minimum),
+        predictions=len(scores),
+    )
+
+
+def _statistics(values: Sequence[float], digits: int) -> Statistics:
+    """Mean and SD (n - 1; 0 of a single value), rounded."""
+    sd = 0.0
+    if len(values) > 1:
+        sd = float(np.std(values, ddof=1))
+    mean = None
+    if len(values):
+        mean = round(float(np.mean(values)), digits)
+    return Statistics(mean, round(sd, digits), len(values))

@@ -1,4 +1,4 @@
-"""Charts of a report: one look, drawn by Matplotlib without pyplot, the same input giving the same bytes."""
+"""Charts of a report in one style, by Matplotlib without pyplot; equal inputs give equal bytes."""
 
 from __future__ import annotations
 
@@ -6,15 +6,20 @@ import io
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 
+from medmap.evaluation.tables import Statistics, Summary
 from medmap.task import Task
 
-INK, QUIET, RULE = "#1d2a33", "#66757f", "#d9e0e4"
+INK = "#1d2a33"
+QUIET = "#66757f"
+RULE = "#d9e0e4"
 PALETTE = ("#1f77a4", "#c8553d", "#c2920e", "#5b8c3a", "#7b5aa6", "#3f4f5a")
-"""Colors of regions, modalities and lines, in order; told apart under red-green color blindness by lightness, too."""
+"""Colors of regions, modalities and lines, in order; they differ in lightness, too, for readers with
+red-green color blindness."""
 
 HEAT = LinearSegmentedColormap.from_list(
     "medmap", ["#f4efe6", "#b9d9cf", "#4fa79b", "#12665f", "#083d3a"]
@@ -33,7 +38,7 @@ def new_figure(width: float, height: float) -> Figure:
     return figure
 
 
-def style(axes, *, title: str = "", x: str = "", y: str = "", grid: str = "y") -> None:
+def style(axes: Axes, *, title: str = "", x: str = "", y: str = "", grid: str = "y") -> None:
     """Quiet axes: no box, light grid, title on the left."""
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
@@ -55,144 +60,134 @@ def figure_png(figure: Figure) -> bytes:
     return buffer.getvalue()
 
 
-def heat_map(summary: Mapping, task: Task, title: str) -> bytes:
-    """The subset table as a picture: a row a subset with dots for its scans, a column a region, Dice in every cell.
+DOT_SPACING = 0.42
+"""Distance of the columns of dots, in widths of a score's column."""
+
+
+def heat_map(summary: Summary, task: Task, title: str) -> bytes:
+    """The subset table as a picture: a row for each subset, a column for each region.
+
+    Dots show the modalities of a subset; every cell is colored by its Dice.
 
     Args:
-        summary: as ``medmap.evaluation.summarize`` makes it; a bundle card's older tables without averages will do.
+        summary: of an evaluation or a bundle's card; averages may be missing.
         task: of the bundle.
         title: above the picture.
     """
-    subsets, averages = summary["subsets"], summary.get("averages", {})
-    regions, scans = [r.name for r in task.regions], task.modalities
-    rows = [*subsets.items(), *averages.items()]
-    figure = new_figure(1.5 + 0.36 * len(scans) + 1.15 * len(regions), 0.9 + 0.3 * len(rows))
+    subsets = summary.dice.subsets
+    averages = summary.dice.averages
+    regions = [region.name for region in task.regions]
+    count = len(subsets) + len(averages)
+    width = 1.5 + 0.36 * len(task.modalities) + 1.15 * len(regions)
+    figure = new_figure(width, 0.9 + 0.3 * count)
     axes = figure.add_subplot()
-    left = len(scans) * 0.42
-    for n, (name, scores) in enumerate(rows):
-        down = n + (0.35 if n >= len(subsets) else 0)
-        if n < len(subsets):
-            _dots(axes, down, name.split("+"), task)
-        else:
-            axes.text(
-                left - 0.12, down, f"mean, {name}", ha="right", va="center", fontsize=8, color=INK
-            )
-        for column, region in enumerate(regions):
-            _cell(axes, left + column, down, scores[region])
-    for n, modality in enumerate(scans):
-        axes.text(
-            0.3 + 0.42 * n - 0.3,
-            -0.75,
-            modality.title,
-            ha="center",
-            fontsize=7.5,
-            color=QUIET,
-            rotation=35,
-        )
-    for column, region in enumerate(regions):
-        axes.text(
-            left + column + 0.45,
-            -0.75,
-            region,
-            ha="center",
-            fontsize=9,
-            color=INK,
-            fontweight="bold",
-        )
+    left = len(task.modalities) * DOT_SPACING
+    for row, (name, scores) in enumerate(subsets.items()):
+        _dots(axes, row, name.split("+"), task)
+        _cells(axes, left, row, [scores[region] for region in regions])
+    for row, (name, scores) in enumerate(averages.items(), len(subsets)):
+        # A small gap sets the averages apart from the subsets.
+        down = row + 0.35
+        text = f"mean, {name}"
+        axes.text(left - 0.12, down, text, ha="right", va="center", fontsize=8, color=INK)
+        _cells(axes, left, down, [scores[region] for region in regions])
+    _heat_map_head(axes, left, task)
     axes.set_xlim(-1.35 if averages else -0.3, left + len(regions))
-    axes.set_ylim(len(rows) + 0.1, -1.3)
+    axes.set_ylim(count + 0.1, -1.3)
     axes.axis("off")
     axes.set_title(title, loc="left", fontsize=10, color=INK, fontweight="bold")
     return figure_png(figure)
 
 
-def _dots(axes, down: float, names: Sequence[str], task: Task) -> None:
-    for n, modality in enumerate(task.modalities):
-        there = modality.name in names
+def _heat_map_head(axes: Axes, left: float, task: Task) -> None:
+    height = -0.75
+    for column, modality in enumerate(task.modalities):
+        across = 0.3 + DOT_SPACING * column - 0.3
+        style = {"ha": "center", "fontsize": 7.5, "color": QUIET, "rotation": 35}
+        axes.text(across, height, modality.title, **style)
+    for column, region in enumerate(task.regions):
+        style = {"ha": "center", "fontsize": 9, "color": INK, "fontweight": "bold"}
+        axes.text(left + column + 0.45, height, region.name, **style)
+
+
+def _dots(axes: Axes, down: float, names: Sequence[str], task: Task) -> None:
+    for column, modality in enumerate(task.modalities):
         axes.plot(
-            0.42 * n,
+            DOT_SPACING * column,
             down,
             "o",
             markersize=6,
-            color=INK if there else "white",
+            color=INK if modality.name in names else "white",
             markeredgecolor=INK,
             mew=0.8,
         )
 
 
-def _cell(axes, across: float, down: float, score: Mapping) -> None:
-    mean = score["mean"]
-    axes.fill_between(
-        [across, across + 0.94], down - 0.46, down + 0.46, color=HEAT(mean), linewidth=0
+def _cells(axes: Axes, left: float, down: float, scores: Sequence[Statistics]) -> None:
+    for column, score in enumerate(scores):
+        _cell(axes, left + column, down, score)
+
+
+def _cell(axes: Axes, across: float, down: float, score: Statistics) -> None:
+    edges = [across, across + 0.94]
+    axes.fill_between(edges, down - 0.46, down + 0.46, color=HEAT(score.mean), linewidth=0)
+    color = "white" if score.mean > 0.5 else INK
+    mean_style = {"ha": "right", "fontsize": 8.5, "fontweight": "bold"}
+    spread_style = {"ha": "left", "fontsize": 7}
+    texts = (
+        (across + 0.45, f"{score.mean:.3f}", mean_style),
+        (across + 0.49, f"± {score.sd:.2f}", spread_style),
     )
-    color = "white" if mean > 0.5 else INK
-    axes.text(
-        across + 0.45,
-        down,
-        f"{mean:.3f}",
-        ha="right",
-        va="center",
-        fontsize=8.5,
-        color=color,
-        fontweight="bold",
-    )
-    axes.text(
-        across + 0.49, down, f"± {score['sd']:.2f}", ha="left", va="center", fontsize=7, color=color
-    )
+    for position, text, style in texts:
+        axes.text(position, down, text, va="center", color=color, **style)
 
 
 def by_missing(
     values: Mapping[int, Mapping[str, Sequence[float]]], regions: Sequence[str]
 ) -> bytes:
-    """Dice against the number of missing scans: one panel a region, a dot a case and its median, quartiles as a bar.
+    """Dice against the number of missing modalities, one panel for each region.
+
+    A dot for each case, a line at their median, a bar from the lower to the upper quartile.
 
     Args:
-        values: number of missing scans -> region -> one value a case.
+        values: number of missing modalities -> region -> one value for each case.
         regions: in the order of the panels.
     """
     figure = new_figure(2.6 * len(regions) + 0.4, 2.7)
     rng = np.random.default_rng(0)
     panels = figure.subplots(1, len(regions), sharey=True, squeeze=False)[0]
     for axes, region, color in zip(panels, regions, PALETTE, strict=False):
-        for missing, found in values.items():
-            points = np.asarray(found[region], float)
-            axes.plot(
-                missing + rng.uniform(-0.16, 0.16, len(points)),
-                points,
-                "o",
-                ms=3.2,
-                color=color,
-                alpha=0.45,
-                mew=0,
-            )
-            low, middle, high = np.percentile(points, (25, 50, 75))
-            axes.plot(
-                [missing, missing],
-                [low, high],
-                color=color,
-                linewidth=5,
-                alpha=0.35,
-                solid_capstyle="butt",
-            )
-            axes.plot([missing - 0.26, missing + 0.26], [middle, middle], color=color, linewidth=2)
+        for missing, scores in values.items():
+            points = np.asarray(scores[region], float)
+            # Random shifts keep equal values from hiding each other.
+            across = missing + rng.uniform(-0.16, 0.16, len(points))
+            axes.plot(across, points, "o", ms=3.2, color=color, alpha=0.45, mew=0)
+            low, median, high = np.percentile(points, (25, 50, 75))
+            bar = {"linewidth": 5, "alpha": 0.35, "solid_capstyle": "butt"}
+            axes.plot([missing, missing], [low, high], color=color, **bar)
+            ends = [missing - 0.26, missing + 0.26]
+            axes.plot(ends, [median, median], color=color, linewidth=2)
         axes.set_xticks(list(values))
         axes.set_ylim(-0.02, 1.02)
-        style(axes, title=region, x="scans missing", y="Dice" if region == regions[0] else "")
+        y_title = "Dice" if region == regions[0] else ""
+        style(axes, title=region, x="modalities missing", y=y_title)
     return figure_png(figure)
 
 
 def forest(
     tests: Sequence[Mapping],
-    labels: Mapping[str, str],
+    titles: Mapping[str, str],
     regions: Sequence[str],
     ours: str,
     theirs: str,
 ) -> bytes:
-    """Differences with confidence intervals, a panel a region; filled where Holm's correction leaves p < 0.05.
+    """Differences with confidence intervals, one panel for each region.
+
+    Dots are filled where Holm's correction leaves p < 0.05.
 
     Args:
         tests: of one kind, as ``PairedTest.to_dict`` gives them.
-        labels: unit -> words.
+        titles: unit -> its title.
         regions: in the order of the panels.
         ours, theirs: names of A and B.
     """
@@ -201,21 +196,21 @@ def forest(
     panels = figure.subplots(1, len(regions), sharey=True, squeeze=False)[0]
     for axes, region, color in zip(panels, regions, PALETTE, strict=False):
         axes.axvline(0, color=INK, linewidth=0.8)
-        for test in (test for test in tests if test["region"] == region):
-            down, found = units.index(test["unit"]), test["p_holm"] < 0.05
-            if test["low"] is not None:
-                axes.plot([test["low"], test["high"]], [down, down], color=color, linewidth=1.6)
-            face = color if found else "white"
-            axes.plot(
-                test["difference"], down, "o", ms=5, color=face, markeredgecolor=color, mew=1.4
-            )
-        style(
-            axes,
-            title=region,
-            x=f"Dice of {ours} minus {theirs}" if region == regions[len(regions) // 2] else "",
-            grid="x",
-        )
+        for test in tests:
+            if test["region"] == region:
+                _forest_row(axes, test, units.index(test["unit"]), color)
+        x_title = ""
+        if region == regions[len(regions) // 2]:
+            x_title = f"Dice of {ours} minus {theirs}"
+        style(axes, title=region, x=x_title, grid="x")
         axes.margins(x=0.12)
-    panels[0].set_yticks(range(len(units)), [labels.get(unit, unit) for unit in units])
+    panels[0].set_yticks(range(len(units)), [titles.get(unit, unit) for unit in units])
     panels[0].set_ylim(len(units) - 0.4, -0.6)
     return figure_png(figure)
+
+
+def _forest_row(axes: Axes, test: Mapping, down: int, color: str) -> None:
+    if test["low"] is not None:
+        axes.plot([test["low"], test["high"]], [down, down], color=color, linewidth=1.6)
+    face = color if test["p_holm"] < 0.05 else "white"
+    axes.plot(test["difference"], down, "o", ms=5, color=face, markeredgecolor=color, mew=1.4)

@@ -1,14 +1,16 @@
-"""One self-contained page: text, tables and inlined pictures; it opens without a network and without scripts."""
+"""One self-contained page: text, tables, inlined pictures; it needs neither network nor scripts."""
 
 from __future__ import annotations
 
 import base64
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from html import escape
 
 from matplotlib.colors import to_hex
 
 from medmap import NOTICE
+from medmap.evaluation.tables import Statistics, Summary, counted
 from medmap.report.figures import HEAT
 from medmap.task import Task
 
@@ -52,121 +54,176 @@ footer { margin-top:48px; border-top:1px solid var(--rule); padding-top:12px; co
 
 
 def page(title: str, lead: str, sections: Sequence[tuple[str, str]], foot: str) -> str:
-    """The whole page; sections are (title, HTML), those without HTML are left out. Texts besides are escaped here."""
-    shown = [(words, body) for words, body in sections if body]
-    links = "".join(f'<a href="#s{n}">{escape(words)}</a>' for n, (words, _) in enumerate(shown))
-    bodies = "".join(
-        f'<h2 id="s{n}">{escape(words)}</h2>{body}' for n, (words, body) in enumerate(shown)
-    )
+    """The whole page.
+
+    Args:
+        title, lead, foot: plain texts; they are escaped here.
+        sections: (title, HTML); those without HTML are left out.
+    """
+    filled = [(heading, body) for heading, body in sections if body]
+    links = []
+    bodies = []
+    for number, (heading, body) in enumerate(filled):
+        links.append(f'<a href="#s{number}">{escape(heading)}</a>')
+        bodies.append(f'<h2 id="s{number}">{escape(heading)}</h2>{body}')
     return (
         '<!DOCTYPE html><html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width">'
-        f"<title>{escape(title)}</title><style>{_CSS}</style></head><body><main><header><h1>{escape(title)}</h1>"
-        f'<p class="quiet">{escape(lead)}</p><div class="notice">{escape(NOTICE)}</div><nav>{links}</nav></header>'
-        f"{bodies}<footer>{escape(foot)}</footer></main></body></html>\n"
+        f"<title>{escape(title)}</title><style>{_CSS}</style></head>"
+        f"<body><main><header><h1>{escape(title)}</h1>"
+        f'<p class="quiet">{escape(lead)}</p><div class="notice">{escape(NOTICE)}</div>'
+        f"<nav>{''.join(links)}</nav></header>"
+        f"{''.join(bodies)}<footer>{escape(foot)}</footer></main></body></html>\n"
     )
 
 
 def paragraph(text: str, *, quiet: bool = False) -> str:
     """A paragraph of plain text."""
-    return f'<p class="quiet">{escape(text)}</p>' if quiet else f"<p>{escape(text)}</p>"
+    attribute = ' class="quiet"' if quiet else ""
+    return f"<p{attribute}>{escape(text)}</p>"
 
 
 def picture(png: bytes, alt: str, caption: str = "", scale: float = 1.0) -> str:
-    """A PNG inlined, ``scale`` of its pixels to a pixel of the page, with words for those who do not see it."""
-    width = round(int.from_bytes(png[16:20], "big") / scale)  # as the PNG's header states it
+    """A PNG inlined, ``scale`` of its pixels to a pixel of the page, with a text alternative."""
+    # Bytes 16 to 20 of a PNG hold its width (the IHDR chunk).
+    width = round(int.from_bytes(png[16:20], "big") / scale)
     data = base64.b64encode(png).decode()
-    below = f"<figcaption>{escape(caption)}</figcaption>" if caption else ""
-    return f'<figure><img alt="{escape(alt)}" width="{width}" src="data:image/png;base64,{data}">{below}</figure>'
+    below = ""
+    if caption:
+        below = f"<figcaption>{escape(caption)}</figcaption>"
+    source = f"data:image/png;base64,{data}"
+    return f'<figure><img alt="{escape(alt)}" width="{width}" src="{source}">{below}</figure>'
 
 
-def score_card(title: str, words: str, numbers: Mapping[str, str]) -> str:
+def score_card(title: str, subtitle: str, numbers: Mapping[str, str]) -> str:
     """A box of a few large numbers."""
-    shown = "".join(
-        f'<div class="number"><b>{escape(value)}</b><span>{escape(name)}</span></div>'
-        for name, value in numbers.items()
-    )
-    head = f'<h3>{escape(title)}</h3><div class="quiet">{escape(words)}</div>'
-    return f'<div class="card">{head}<div class="numbers">{shown}</div></div>'
+    boxes = []
+    for name, value in numbers.items():
+        content = f"<b>{escape(value)}</b><span>{escape(name)}</span>"
+        boxes.append(f'<div class="number">{content}</div>')
+    head = f'<h3>{escape(title)}</h3><div class="quiet">{escape(subtitle)}</div>'
+    return f'<div class="card">{head}<div class="numbers">{"".join(boxes)}</div></div>'
 
 
 def bullets(lines: Sequence[str]) -> str:
-    """A list of plain texts."""
-    return (
-        f'<ul class="quiet">{"".join(f"<li>{escape(line)}</li>" for line in lines)}</ul>'
-        if lines
-        else ""
-    )
+    """A list of plain texts; nothing where there are none."""
+    if not lines:
+        return ""
+    items = "".join(f"<li>{escape(line)}</li>" for line in lines)
+    return f'<ul class="quiet">{items}</ul>'
 
 
 def plain_table(
     head: Sequence[str], rows: Sequence[Sequence[str]], bold: Sequence[bool] = ()
 ) -> str:
     """A table of texts, the first column names; rows marked bold stand out."""
-    titles = "".join(
-        f"<th{' class=name' if not n else ''}>{escape(words)}</th>" for n, words in enumerate(head)
-    )
+    titles = ""
+    for number, text in enumerate(head):
+        attribute = "" if number else " class=name"
+        titles += f"<th{attribute}>{escape(text)}</th>"
     lines = []
-    for n, row in enumerate(rows):
-        kind = " found" if n < len(bold) and bold[n] else ""
-        cells = "".join(
-            f'<td class="{"name" if not c else kind}">{escape(words)}</td>'
-            for c, words in enumerate(row)
-        )
+    for number, row in enumerate(rows):
+        score_class = ""
+        if number < len(bold) and bold[number]:
+            score_class = " found"
+        cells = f'<td class="name">{escape(row[0])}</td>'
+        for text in row[1:]:
+            cells += f'<td class="{score_class}">{escape(text)}</td>'
         lines.append(f"<tr>{cells}</tr>")
-    return f'<div class="scroll"><table><thead><tr>{titles}</tr></thead><tbody>{"".join(lines)}</tbody></table></div>'
+    return _framed_table(titles, lines)
 
 
-def subset_table(summary: Mapping, task: Task) -> str:
-    """The subset table as papers lay it out: dots for scans, Dice as a heat map, rule and HD95 where they are known."""
-    regions = [region.name for region in task.regions]
-    ruled = [r for r in regions if r in summary.get("least_mm3", {}) and "dice_rule" in summary]
-    distances, ruled_distances = summary.get("hd95", {}), summary.get("hd95_rule", {})
-    head = "".join(f"<th>{escape(m.title)}</th>" for m in task.modalities)
-    for score, there in (("Dice", True), ("HD95 mm", bool(distances))):
-        head += "".join(f"<th>{escape(r)}<br>{score}</th>" for r in regions if there)
-        head += "".join(f"<th>{escape(r)}<br>{score}, rule</th>" for r in ruled if there)
+def subset_table(summary: Summary, task: Task) -> str:
+    """The subset table as papers lay it out.
 
-    def cells(kind: str, name: str, scores: Mapping) -> str:
-        made = "".join(_heat(scores[r]) for r in regions)
-        made += "".join(_heat(summary["dice_rule"][kind][name][r]) for r in ruled)
-        for table, names in ((distances, regions), (ruled_distances, ruled)):
-            made += "".join(_distance(table[kind][name][r]) for r in names if kind in table)
-        return made
-
-    lines, size = [], 0
-    for key, scores in summary["subsets"].items():
+    Dots for modalities, Dice as a heat map, HD95 and scores after the minimum-volume rule where the
+    summary has them.
+    """
+    columns = _score_columns(summary, task)
+    head = "".join(f"<th>{escape(modality.title)}</th>" for modality in task.modalities)
+    for column in columns:
+        head += f"<th>{escape(column.region)}<br>{column.title}</th>"
+    lines = []
+    previous_size = 0
+    for key in summary.dice.subsets:
         names = key.split("+")
-        dots = "".join(
-            f'<td class="scan{"" if m.name in names else " off"}">{"●" if m.name in names else "○"}</td>'
-            for m in task.modalities
-        )
-        first = " class=first" if size and len(names) != size else ""
-        lines.append(f"<tr{first}>{dots}{cells('subsets', key, scores)}</tr>")
-        size = len(names)
-    for n, (name, scores) in enumerate(summary.get("averages", {}).items()):
-        words = f"mean, {name} ({scores[regions[0]]['subsets']} subset{'s' * (scores[regions[0]]['subsets'] != 1)})"
+        # A rule above the first subset of each size.
+        row_class = " class=first" if previous_size and len(names) != previous_size else ""
+        dots = "".join(_dot(modality.name in names) for modality in task.modalities)
+        cells = _score_cells(summary, columns, "subsets", key)
+        lines.append(f"<tr{row_class}>{dots}{cells}</tr>")
+        previous_size = len(names)
+    for number, (name, regions) in enumerate(summary.dice.averages.items()):
+        subsets = regions[task.regions[0].name].subsets or 0
+        words = f"mean, {name} ({counted(subsets, 'subset')})"
         label = f'<td class="name" colspan="{len(task.modalities)}">{escape(words)}</td>'
-        lines.append(
-            f"<tr{' class=first' if not n else ''}>{label}{cells('averages', name, scores)}</tr>"
-        )
-    return f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{"".join(lines)}</tbody></table></div>'
+        row_class = "" if number else " class=first"
+        cells = _score_cells(summary, columns, "averages", name)
+        lines.append(f"<tr{row_class}>{label}{cells}</tr>")
+    return _framed_table(head, lines)
 
 
-def _heat(score: Mapping) -> str:
-    mean = score["mean"]
+@dataclass(frozen=True)
+class _ScoreColumn:
+    """A column of the subset table: the score's name in ``Summary.tables``, and its heading."""
+
+    score: str
+    title: str
+    region: str
+
+
+def _score_columns(summary: Summary, task: Task) -> list[_ScoreColumn]:
+    """Each score of all regions, followed by that after the rule of the regions that have one."""
+    columns = []
+    for score, title in (("dice", "Dice"), ("hd95", "HD95 mm")):
+        if score in summary.tables:
+            columns += [_ScoreColumn(score, title, region.name) for region in task.regions]
+        rule = f"{score}_rule"
+        if rule in summary.tables:
+            for region in task.regions:
+                if region.name in summary.least_mm3:
+                    columns.append(_ScoreColumn(rule, f"{title}, rule", region.name))
+    return columns
+
+
+def _score_cells(summary: Summary, columns: Sequence[_ScoreColumn], kind: str, row: str) -> str:
+    cells = []
+    for column in columns:
+        statistics = getattr(summary.tables[column.score], kind)[row][column.region]
+        draw = _distance if column.score.startswith("hd95") else _heat
+        cells.append(draw(statistics))
+    return "".join(cells)
+
+
+def _dot(available: bool) -> str:
+    if available:
+        return '<td class="scan">●</td>'
+    return '<td class="scan off">○</td>'
+
+
+def _framed_table(head: str, lines: Sequence[str]) -> str:
+    """A table that scrolls sideways, from the cells of its head and whole rows."""
+    return (
+        f'<div class="scroll"><table><thead><tr>{head}</tr></thead>'
+        f"<tbody>{''.join(lines)}</tbody></table></div>"
+    )
+
+
+def _heat(score: Statistics) -> str:
+    mean = score.mean
     color = "#fff" if mean > 0.5 else "#1d2a33"
     style = f"background:{to_hex(HEAT(mean))};color:{color}"
-    return f'<td class="heat" style="{style}"><b>{mean:.3f}</b> <small>± {score["sd"]:.3f}</small></td>'
+    numbers = f"<b>{mean:.3f}</b> <small>± {score.sd:.3f}</small>"
+    return f'<td class="heat" style="{style}">{numbers}</td>'
 
 
-def _distance(score: Mapping) -> str:
-    if score["mean"] is None:
+def _distance(score: Statistics) -> str:
+    if score.mean is None:
         return "<td>–</td>"
-    undefined = (
-        f' <small title="undefined in so many cases">({score["undefined"]})</small>'
-        if score["undefined"]
-        else ""
-    )
-    spread = "" if score["sd"] is None or score["n"] < 2 else f" <small>± {score['sd']:.1f}</small>"
-    return f"<td>{score['mean']:.1f}{spread}{undefined}</td>"
+    spread = ""
+    if score.sd is not None and score.n >= 2:
+        spread = f" <small>± {score.sd:.1f}</small>"
+    undefined = ""
+    if score.undefined:
+        undefined = f' <small title="cases without a defined HD95">({score.undefined})</small>'
+    return f"<td>{score.mean:.1f}{spread}{undefined}</td>"

@@ -15,7 +15,9 @@ from medmap.commands.evaluation import EvaluateOptions, compare_evaluations, eva
 from medmap.errors import Cancelled, InputDataError, OutputError, UsageError
 from medmap.evaluation import (
     Evaluation,
-    Row,
+    PairedTest,
+    ScoreRow,
+    Summary,
     compare,
     groups,
     identity,
@@ -25,7 +27,7 @@ from medmap.evaluation import (
     write_rows,
 )
 from medmap.evaluation.scoring import score_labels
-from medmap.evaluation.significance import _wilcoxon, rank_biserial
+from medmap.evaluation.significance import _corrected, _wilcoxon, holm, rank_biserial
 from medmap.io.cohorts import find_cases
 from medmap.io.nifti import write_labels, write_volume
 from medmap.task import BRATS, Task
@@ -38,7 +40,7 @@ GRID = Grid((20, 20, 20), np.diag([2.0, 2.0, 2.0, 1.0]))
 def rows_of(scores, cases=6, region="WT"):
     """Rows of every subset of BraTS; ``scores(case, subset)`` is the Dice of every region."""
     return [
-        Row(
+        ScoreRow(
             f"c{n}",
             BRATS.subset_key(s),
             r.name,
@@ -157,7 +159,7 @@ def test_subsets_are_in_the_order_of_the_papers_tables():
 
 def test_averages_weigh_every_subset_once():
     value = {1: 0.2, 2: 0.4, 3: 0.6, 4: 0.9}
-    summary = summarize(rows_of(lambda n, s: value[len(s)]), BRATS, "made up")
+    summary = summarize(rows_of(lambda n, s: value[len(s)]), BRATS, "made up").to_dict()
     averages = {name: scores["WT"] for name, scores in summary["averages"].items()}
     assert [averages[f"{n} missing"]["mean"] for n in (3, 2, 1, 0)] == [0.2, 0.4, 0.6, 0.9]
     assert [averages[f"{n} missing"]["subsets"] for n in (3, 2, 1, 0)] == [4, 6, 4, 1]
@@ -172,10 +174,26 @@ def test_averages_weigh_every_subset_once():
     assert summary["subsets"]["t2"]["ET"] == {"mean": 0.2, "sd": 0.0, "n": 6}
 
 
+def test_summaries_are_read_back_and_so_are_those_with_earlier_keys():
+    rows = [
+        replace(row, hd95_mm=math.nan) if row.case == "c0" else row
+        for row in rows_of(lambda n, s: 0.5)
+    ]
+    summary = summarize(rows, BRATS, "x")
+    content = json.loads(json.dumps(summary.to_dict()))
+    assert Summary.from_dict(content) == summary
+    former = json.loads(json.dumps(content).replace('"penalized"', '"penalised"'))
+    assert former != content
+    assert Summary.from_dict(former) == summary
+    early = {"data": "x", "cases": 1, "subsets": {"t1": {"WT": {"mean": 0.5, "sd": 0.1, "n": 3}}}}
+    assert Summary.from_dict(early).tables.keys() == {"dice"}
+    assert Summary.from_dict(early).dice.subsets["t1"]["WT"].mean == 0.5
+
+
 def test_an_average_of_an_incomplete_group_is_not_given():
     rows = [row for row in rows_of(lambda n, s: 0.5) if row.subset != "t1ce"]
-    assert "3 missing" not in summarize(rows, BRATS, "x")["averages"]
-    assert "without T1ce" in summarize(rows, BRATS, "x")["averages"]
+    assert "3 missing" not in summarize(rows, BRATS, "x").dice.averages
+    assert "without T1ce" in summarize(rows, BRATS, "x").dice.averages
 
 
 def test_average_distances_weigh_every_subset_once_and_say_what_is_undefined():
@@ -186,7 +204,7 @@ def test_average_distances_weigh_every_subset_once_and_say_what_is_undefined():
         replace(r, hd95_mm=math.nan) if (r.case, r.subset, r.region) == ("c0", "t1", "ET") else r
         for r in rows
     ]
-    averages = summarize(rows, BRATS, "x")["hd95"]["averages"]
+    averages = summarize(rows, BRATS, "x").to_dict()["hd95"]["averages"]
     assert averages["3 missing"]["WT"] == {
         "mean": 1.0, "sd": 0.0, "n": 6, "undefined": 0, "penalized": 1.0, "subsets": 4,
     }  # fmt: skip
@@ -195,7 +213,7 @@ def test_average_distances_weigh_every_subset_once_and_say_what_is_undefined():
     assert averages["3 missing"]["ET"]["n"] == 5
     assert averages["3 missing"]["ET"]["penalized"] == round((3 + (5 + 373.13) / 6) / 4, 2)
     gone = [replace(r, hd95_mm=math.nan) if r.subset == "t1" else r for r in rows]
-    assert summarize(gone, BRATS, "x")["hd95"]["averages"]["3 missing"]["WT"]["mean"] is None
+    assert summarize(gone, BRATS, "x").hd95.averages["3 missing"]["WT"].mean is None
 
 
 def test_the_table_is_a_csv_too(tmp_path):
@@ -219,7 +237,7 @@ def test_undefined_distances_are_counted_and_penalized_not_averaged():
         replace(row, hd95_mm=math.nan, prediction_ml=0.0) if row.case == "c0" else row
         for row in rows
     ]
-    summary = summarize(rows, BRATS, "x")
+    summary = summarize(rows, BRATS, "x").to_dict()
     entry = summary["hd95"]["subsets"]["t1"]["WT"]
     assert (entry["mean"], entry["n"], entry["undefined"]) == (4.0, 3, 1)
     assert entry["penalized"] == pytest.approx((3 * 4 + 373.13) / 4, abs=0.01)
@@ -251,6 +269,24 @@ def test_a_clear_difference_is_found_and_none_where_there_is_none():
     assert all(
         test.p_holm == 1 and test.effect == 0 and test.difference == test.low == 0 for test in same
     )
+
+
+def test_holm_by_hand():
+    # Holm (1979): the smallest of four times 4, the next times 3, and so on, never falling, at most 1.
+    np.testing.assert_allclose(holm([0.01, 0.04, 0.03, 0.005]), [0.03, 0.06, 0.06, 0.02])
+    np.testing.assert_allclose(holm([0.9, 0.2, 0.8]), [1.0, 0.6, 1.0])
+    np.testing.assert_allclose(holm([0.02, 0.02, 0.02]), [0.06, 0.06, 0.06])
+    np.testing.assert_allclose(holm([0.3]), [0.3])
+
+
+def test_benjamini_hochberg_by_hand():
+    # Benjamini and Hochberg (1995): p times N over its rank, never above a larger one's.
+    tests = [
+        PairedTest(f"{n}", "subset", "WT", 6, 0.0, 0.0, 0.0, 0.0, 0.0, p, 0.0, 0, 0)
+        for n, p in enumerate([0.01, 0.04, 0.03, 0.005])
+    ]
+    found = [test.p_bh for test in _corrected(tests)]
+    np.testing.assert_allclose(found, [0.02, 0.04, 0.04, 0.02])
 
 
 def test_tests_agree_with_scipy_and_a_hand_made_holm():
@@ -365,15 +401,15 @@ def test_a_stopped_evaluation_goes_on_where_it_was(cohort, tiny_bundle_path, tmp
     found = evaluate_bundle(cohort, tiny_bundle_path, options, lambda f, t: None)
     assert scored == ["Case_0", "Case_1", "Case_2"]
     whole = run(cohort, tiny_bundle_path, output=tmp_path / "whole")
-    assert found.summary == whole.summary
+    assert found.summary == whole.summary == Evaluation.read(tmp_path / "out").summary
     assert (tmp_path / "out/scores.csv").read_bytes() == (
         tmp_path / "whole/scores.csv"
     ).read_bytes()
     read = Evaluation.read(tmp_path / "out")
     assert len(read.rows) == (15 + 15 + 3) * 3
     assert (tmp_path / "out/table.csv").read_text() == table_csv(read.summary, read.task)
-    assert read.summary["subsets"]["t1"]["WT"]["n"] == 2
-    assert read.summary["subsets"]["t1ce+flair"]["WT"]["n"] == 3
+    assert read.summary.dice.subsets["t1"]["WT"].n == 2
+    assert read.summary.dice.subsets["t1ce+flair"]["WT"].n == 3
     picture = read.picture("Case_2")
     assert set(picture.scans) == {"t1ce", "flair"}
     assert set(picture.predictions) == {"t1ce", "flair", "t1ce+flair"}
@@ -394,11 +430,11 @@ def test_predictions_are_those_of_segment_and_each_scan_is_encoded_once(
     monkeypatch.setattr(
         tiny_bundle.network, "encode", lambda image, m: encoded.append(m) or encode(image, m)
     )
-    rows, volumes, _truth, predicted = score_case(find_cases(cohort, BRATS)[0], tiny_bundle)
+    scored = score_case(find_cases(cohort, BRATS)[0], tiny_bundle)
     assert encoded == [0, 1, 2, 3], "each scan once for all 15 subsets"
-    alone = segment(volumes, tiny_bundle, reference="t1").labels
-    assert np.array_equal(predicted["t1+t1ce+t2+flair"], alone)
-    assert len(rows) == 45
+    alone = segment(scored.volumes, tiny_bundle, reference="t1").labels
+    assert np.array_equal(scored.predictions["t1+t1ce+t2+flair"], alone)
+    assert len(scored.rows) == 45
 
 
 def test_another_bundle_does_not_mix_into_the_same_folder(cohort, tiny_bundle_path, tmp_path):
@@ -448,13 +484,13 @@ def test_test_is_scored_once_and_says_so(cohort, tiny_bundle_path, tmp_path):
     split = tmp_path / "split.json"
     split.write_text('{"val": ["Case_0"], "test": ["Case_1"]}')
     chosen = run(cohort, tiny_bundle_path, split=split)
-    assert chosen.summary["part"] == "val"
+    assert chosen.summary.part == "val"
     assert not ledger(split).exists()
     first = run(cohort, tiny_bundle_path, split=split, part="test", output=tmp_path / "out")
     assert first.warnings == []
     assert first.scoring == "Scoring 1 of test with these weights, by split.scored.jsonl."
     assert Evaluation.read(tmp_path / "out").about["scoring"] == first.scoring
-    assert first.summary["cases"] == 1
+    assert first.summary.cases == 1
     again = run(cohort, tiny_bundle_path, split=split, part="test", output=tmp_path / "out")
     assert (again.warnings, again.scoring) == ([], first.scoring)  # the same evaluation, read back
     third = run(cohort, tiny_bundle_path, split=split, part="test")

@@ -17,7 +17,7 @@ from PIL import Image
 from medmap import NOTICE
 from medmap.commands.report import read_sources, write_report
 from medmap.errors import InputDataError, OutputError, UsageError
-from medmap.evaluation import Row, Store, summarize
+from medmap.evaluation import ScoreRow, Store, summarize
 from medmap.report.curves import _spans_decades, modality_curves, read_log, training_curves
 from medmap.report.slices import Slice, load_slice, save_slice, take_slice
 from medmap.report.subset_grid import subset_grid
@@ -89,7 +89,7 @@ def evaluation(folder, name: str, lift: float, cases: int = 14):
                 distance = math.nan if n == 0 and m == 1 else 4.0
                 key = BRATS.subset_key(subset)
                 own.append(
-                    Row(
+                    ScoreRow(
                         f"C{n}",
                         key,
                         region.name,
@@ -169,8 +169,8 @@ def test_the_page_is_whole_and_needs_nothing_else(whole):
     assert all(image["alt"] for image in page.images)
     for words in (
         "At a glance",
-        "Every set of scans",
-        "Which is better?",
+        "Modality subsets",
+        "Paired comparison",
         "Worst cases",
         "Training",
         "tsne gap",

@@ -110,7 +110,7 @@ def test_students_are_trained_in_pieces_and_become_one_bundle(data, teacher, tmp
         assert own["head.weight"].shape == entry.network.head.weight.shape
     table = evaluate_bundle(
         data, tmp_path / "b", EvaluateOptions(update_card=True, device="cpu"), QUIET
-    ).summary
+    ).summary.to_dict()
     assert set(table["subsets"]) == {
         k for k in map(BRATS.subset_key, BRATS.subsets()) if "t1ce" in k
     }

@@ -1,0 +1,458 @@
+"""The sections of a report, each from the sources to HTML; figures are kept by name beside it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from medmap.bundle.loading import Bundle
+from medmap.evaluation import Evaluation, PairedTest, compare, groups, significance, table
+from medmap.evaluation.summary import per_case_averages
+from medmap.evaluation.tables import Summary, counted
+from medmap.metrics import EMPTY_MASK_RULE
+from medmap.report import html
+from medmap.report.curves import TrainingLog, modality_curves, training_curves
+from medmap.report.figures import SCALE, by_missing, forest, heat_map
+from medmap.report.subset_grid import case_strip, subset_grid
+from medmap.task import BRATS, Task
+
+EXAMPLE_CASES = 4
+WORST_CASES = 4
+SIGNIFICANT = 0.05
+FEW_CASES = 20
+"""Below this number a report warns that only large differences can be found."""
+
+CaseScores = dict[str, dict[str, dict[str, float]]]
+"""case -> subset -> region -> Dice."""
+
+
+@dataclass
+class Sources:
+    """What a report is made of."""
+
+    evaluations: list[Evaluation] = field(default_factory=list)
+    bundles: list[Bundle] = field(default_factory=list)
+    logs: list[TrainingLog] = field(default_factory=list)
+    pictures: list[Path] = field(default_factory=list)
+
+    @property
+    def task(self) -> Task:
+        """The task of the first source that has one."""
+        for source in (*self.evaluations, *self.bundles):
+            return source.task
+        return BRATS
+
+    @property
+    def summaries(self) -> list[tuple[str, Summary]]:
+        """Title and summary of the evaluations, then of the bundles' cards."""
+        summaries = [(_name(evaluation), evaluation.summary) for evaluation in self.evaluations]
+        for bundle in self.bundles:
+            if bundle.card.get("dice"):
+                summary = Summary.from_dict(bundle.card["dice"])
+                summaries.append((f"{bundle.id} (its card)", summary))
+        return summaries
+
+
+@dataclass
+class Figures:
+    """The figures of a report: PNG bytes by file name (without ending)."""
+
+    pictures: dict[str, bytes] = field(default_factory=dict)
+
+    def keep(self, name: str, png: bytes) -> None:
+        """Keep a figure; characters that a file name should not have become dashes."""
+        self.pictures[re.sub(r"[^A-Za-z0-9.+_-]+", "-", name)] = png
+
+    def show(self, name: str, png: bytes, alt: str, caption: str = "", scale: float = SCALE) -> str:
+        """Keep a figure and give it as HTML; ``scale`` of its pixels to one of the page."""
+        self.keep(name, png)
+        return html.picture(png, alt, caption, scale)
+
+
+def at_a_glance(sources: Sources, figures: Figures) -> str:
+    """A card for each evaluation: mean Dice with all modalities, and over all subsets."""
+    cards = []
+    for evaluation in sources.evaluations:
+        numbers = _key_numbers(evaluation.summary, sources.task)
+        cards.append(html.score_card(_name(evaluation), _cohort(evaluation), numbers))
+    if not cards:
+        return ""
+    return f'<div class="cards">{"".join(cards)}</div>'
+
+
+def _key_numbers(summary: Summary, task: Task) -> dict[str, str]:
+    """The first two averages that there are, of every region."""
+    titles = {
+        "0 missing": "all modalities",
+        "all subsets": f"mean of {len(summary.dice.subsets)} subsets",
+        "without T1ce": "without T1ce",
+    }
+    available = [name for name in titles if name in summary.dice.averages]
+    numbers = {}
+    for name in available[:2]:
+        for region in task.regions:
+            mean = summary.dice.averages[name][region.name].mean
+            numbers[f"{region.name} Dice, {titles[name]}"] = f"{mean:.3f}"
+    return numbers
+
+
+def subset_tables(sources: Sources, figures: Figures) -> str:
+    """The table of every evaluation and card, and Dice against the number of missing modalities."""
+    summaries = sources.summaries
+    parts = []
+    for name, summary in summaries:
+        picture = heat_map(summary, sources.task, _table_title(name, summary))
+        figures.pictures[f"table-{_slug(name)}"] = picture
+        parts.append(f"<h3>{html.escape(name)}</h3>")
+        parts.append(html.subset_table(summary, sources.task))
+    for evaluation in sources.evaluations:
+        parts.append(_dice_by_missing(evaluation, sources.task, figures))
+    if not parts:
+        return ""
+    explanation = html.paragraph(_how_to_read([summary for _, summary in summaries]), quiet=True)
+    return explanation + "".join(parts) + html.bullets(_empty_mask_notes(summaries))
+
+
+def _dice_by_missing(evaluation: Evaluation, task: Task, figures: Figures) -> str:
+    """The figure of one evaluation; nothing where fewer than two numbers were scored."""
+    values = table(evaluation.rows, task)
+    regions = [region.name for region in task.regions]
+    by_number = {}
+    for name, members in groups(task).items():
+        if not name.endswith(" missing"):
+            continue
+        averages = {}
+        for region in regions:
+            averages[region] = list(per_case_averages(values, members, region).values())
+        if all(averages.values()):
+            by_number[int(name.split()[0])] = averages
+    if len(by_number) < 2:
+        return ""
+    return figures.show(
+        f"missing-{_slug(_name(evaluation))}",
+        by_missing(dict(sorted(by_number.items())), regions),
+        "Dice against the number of missing modalities",
+        f"{_name(evaluation)}: each dot is a case, averaged over the subsets with that many "
+        "modalities missing; lines: median and quartiles.",
+    )
+
+
+def comparisons(sources: Sources, figures: Figures) -> str:
+    """Paired tests of the first evaluation against each other one."""
+    parts = []
+    for second in sources.evaluations[1:]:
+        parts.append(_comparison(sources.evaluations[0], second, sources.task, figures))
+    return "".join(parts)
+
+
+def _comparison(first: Evaluation, second: Evaluation, task: Task, figures: Figures) -> str:
+    tests = compare(first.rows, second.rows, task)
+    regions = [region.name for region in task.regions]
+    averages = [test for test in tests if test.kind == "average"]
+    single = [test for test in tests if test.kind == "subset"]
+    heading = f"A: {html.escape(_name(first))} against B: {html.escape(_name(second))}"
+    rows = [_test_row(test) for test in averages]
+    significant = [test.p_holm < SIGNIFICANT for test in averages]
+    subset_titles = {test.unit: task.subset_title(test.unit) for test in single}
+    picture = figures.show(
+        f"forest-{_slug(_name(first))}-against-{_slug(_name(second))}",
+        forest([test.to_dict() for test in single], subset_titles, regions, "A", "B"),
+        "Differences of Dice with confidence intervals",
+        "Mean difference and 95 % confidence interval; filled: p < 0.05 after Holm's correction. "
+        "Right: A better.",
+    )
+    parts = [
+        f"<h3>{heading}</h3>",
+        html.paragraph(_verdict(averages)),
+        html.plain_table(TEST_HEAD, rows, significant),
+        picture,
+        html.paragraph(significance.METHOD, quiet=True),
+    ]
+    return "".join(parts)
+
+
+TEST_HEAD = (
+    "average over",
+    "region",
+    "cases",
+    "mean A",
+    "mean B",
+    "A - B (95 % CI)",
+    "effect size",
+    "p",
+    "p (Holm)",
+    "p (BH)",
+    "cases A better / worse",
+)
+
+
+def _test_row(test: PairedTest) -> list[str]:
+    values = test.to_dict()
+    difference = f"{values['difference']:+.3f}"
+    if values["low"] is not None:
+        difference += f" ({values['low']:+.3f} to {values['high']:+.3f})"
+    return [
+        test.unit,
+        test.region,
+        str(test.cases),
+        f"{values['mean_a']:.3f}",
+        f"{values['mean_b']:.3f}",
+        difference,
+        f"{values['effect']:+.2f}",
+        p_text(values["p"]),
+        p_text(values["p_holm"]),
+        p_text(values["p_bh"]),
+        f"{test.better} / {test.worse}",
+    ]
+
+
+def p_text(p: float) -> str:
+    """A p-value with three digits after the point."""
+    if p < 0.001:
+        return "< 0.001"
+    return f"{p:.3f}"
+
+
+def _verdict(averages: Sequence[PairedTest]) -> str:
+    """What the tests over all subsets show, in a sentence."""
+    statements = []
+    for test in averages:
+        if test.unit != "all subsets":
+            continue
+        if test.p_holm < SIGNIFICANT:
+            better = "A" if test.difference > 0 else "B"
+            statement = f"{better} is better by {abs(test.difference):.3f} (p {test.p_holm:.2g})"
+        else:
+            statement = f"no difference was found ({test.difference:+.3f}, p {test.p_holm:.2g})"
+        statements.append(f"{test.region}: {statement}")
+    if not statements:
+        return ""
+    cases = averages[0].cases
+    caution = ""
+    if cases < FEW_CASES:
+        caution = " With so few cases only large differences can be found."
+    return f"Averaged over all subsets, {cases} cases: {'; '.join(statements)}.{caution}"
+
+
+def examples(sources: Sources, figures: Figures) -> str:
+    """Cases by subsets, the same cases for every evaluation."""
+    if not sources.evaluations:
+        return ""
+    cases = _representative_cases(sources.evaluations[0])
+    parts = []
+    for evaluation in sources.evaluations:
+        pictures = [evaluation.picture(case) for case in cases]
+        slices = [picture for picture in pictures if picture is not None]
+        if not slices:
+            continue
+        name = _name(evaluation)
+        parts.append(
+            figures.show(
+                f"grid-{_slug(name)}",
+                subset_grid(slices, _dice_by_case(evaluation), sources.task),
+                "Cases by modality subset",
+                f"{name}: cases from the best to the worst segmented, at even quantiles.",
+                1.0,
+            )
+        )
+    return "".join(parts)
+
+
+def worst_cases(sources: Sources, figures: Figures) -> str:
+    """The cases of least mean Dice with all modalities."""
+    parts = []
+    for evaluation in sources.evaluations:
+        name = html.escape(_name(evaluation))
+        strips = _worst_of(evaluation, sources.task, figures)
+        parts.append(f"<h3>{name}, all modalities given, least mean Dice first</h3>")
+        parts.append(f'<div class="side">{"".join(strips)}</div>')
+    return "".join(parts)
+
+
+def _worst_of(evaluation: Evaluation, task: Task, figures: Figures) -> list[str]:
+    """A picture of each of the worst cases, or its scores where no picture was kept."""
+    complete = task.subset_key(task.modality_names)
+    scores = {}
+    for case, subsets in _dice_by_case(evaluation).items():
+        if complete in subsets:
+            scores[case] = subsets[complete]
+    ranked = sorted(scores, key=lambda case: _mean(scores[case]))
+    parts = []
+    for case in ranked[:WORST_CASES]:
+        values = [f"{region} {value:.3f}" for region, value in scores[case].items()]
+        description = f"{case}: Dice {', '.join(values)}"
+        picture = evaluation.picture(case)
+        if picture is None:
+            parts.append(html.paragraph(description))
+            continue
+        parts.append(
+            figures.show(
+                f"worst-{_slug(_name(evaluation))}-{case}",
+                case_strip(picture, complete, task),
+                description,
+                f"{description}. {picture.title}.",
+                1.0,
+            )
+        )
+    return parts
+
+
+def further_pictures(sources: Sources, figures: Figures) -> str:
+    """PNG files as they are, captioned by their names."""
+    parts = []
+    for path in sources.pictures:
+        caption = path.stem.replace("_", " ").replace("-", " ")
+        parts.append(figures.show(path.stem, path.read_bytes(), path.stem, caption, 1.0))
+    return "".join(parts)
+
+
+def training(sources: Sources, figures: Figures) -> str:
+    """Curves of every run."""
+    titles = {modality.name: modality.title for modality in sources.task.modalities}
+    parts = []
+    for log in sources.logs:
+        parts.append(f"<h3>{html.escape(log.name)}</h3>")
+        parts.append(
+            figures.show(
+                f"training-{log.name}",
+                training_curves(log),
+                "Training curves",
+                "Thin: every step. Thick: running mean.",
+            )
+        )
+        by_modality = modality_curves(log, titles)
+        if by_modality:
+            parts.append(
+                figures.show(
+                    f"modalities-{log.name}",
+                    by_modality,
+                    "Figures by modality",
+                    "What the objective logs for each modality, step by step.",
+                )
+            )
+    return "".join(parts)
+
+
+def methods(sources: Sources, figures: Figures) -> str:
+    """Rules, provenance of every evaluation, and what bundles' cards state."""
+    parts = []
+    if sources.evaluations and sources.evaluations[0].summary.rules:
+        parts.append(html.paragraph(sources.evaluations[0].summary.rules))
+    rows = [_provenance_row(evaluation) for evaluation in sources.evaluations]
+    if rows:
+        head = ["bundle", "cohort", "weights (SHA-256)", "device", "date", "versions"]
+        parts.append(html.plain_table(head, rows))
+    for evaluation in sources.evaluations:
+        if evaluation.about.get("scoring"):
+            parts.append(html.paragraph(f"{_name(evaluation)}: {evaluation.about['scoring']}"))
+    for bundle in sources.bundles:
+        for key in ("description", "data", "training", "limits"):
+            if bundle.card.get(key):
+                parts.append(html.paragraph(f"{bundle.id}, {key}: {bundle.card[key]}"))
+    return "".join(parts)
+
+
+def _provenance_row(evaluation: Evaluation) -> list[str]:
+    about = evaluation.about
+    versions = [f"{package} {number}" for package, number in about.get("versions", {}).items()]
+    return [
+        _name(evaluation),
+        _cohort(evaluation),
+        str(about.get("weights", ""))[:16],
+        str(about.get("device", "")),
+        about.get("when", ""),
+        ", ".join(versions),
+    ]
+
+
+SECTIONS: tuple[tuple[str, Callable[[Sources, Figures], str]], ...] = (
+    ("At a glance", at_a_glance),
+    ("Modality subsets", subset_tables),
+    ("Paired comparison", comparisons),
+    ("Examples", examples),
+    ("Worst cases", worst_cases),
+    ("Feature space and other figures", further_pictures),
+    ("Training", training),
+    ("Methods", methods),
+)
+"""Heading and writer of each section, in order."""
+
+
+def _name(evaluation: Evaluation) -> str:
+    part = evaluation.about.get("part")
+    if part:
+        return f"{evaluation.title}, {part}"
+    return evaluation.title
+
+
+def _cohort(evaluation: Evaluation) -> str:
+    return f"{counted(evaluation.summary.cases, 'case')}: {evaluation.summary.data}"
+
+
+def _table_title(name: str, summary: Summary) -> str:
+    return f"{name}\nDice, mean ± SD over {counted(summary.cases, 'case')}"
+
+
+def _slug(name: str) -> str:
+    return re.sub(r"[^A-Za-z0-9.]+", "-", name).strip("-")
+
+
+def _dice_by_case(evaluation: Evaluation) -> CaseScores:
+    scores: CaseScores = {}
+    for row in evaluation.rows:
+        subsets = scores.setdefault(row.case, {})
+        subsets.setdefault(row.subset, {})[row.region] = row.dice
+    return scores
+
+
+def _mean(scores: dict[str, float]) -> float:
+    return float(np.mean(list(scores.values())))
+
+
+def _representative_cases(evaluation: Evaluation) -> list[str]:
+    """Cases with pictures at even quantiles of mean Dice over all their subsets, best first."""
+    means = {}
+    for case, subsets in _dice_by_case(evaluation).items():
+        means[case] = np.mean([_mean(scores) for scores in subsets.values()])
+    ranked = sorted(means, key=lambda case: -means[case])
+    with_picture = [case for case in ranked if evaluation.picture(case)]
+    number = min(EXAMPLE_CASES, len(with_picture))
+    positions = np.linspace(0, len(with_picture) - 1, number).round().astype(int)
+    return [with_picture[position] for position in dict.fromkeys(positions.tolist())]
+
+
+def _how_to_read(summaries: Sequence[Summary]) -> str:
+    """How to read the tables, with the rules for empty masks."""
+    sentences = [
+        "● given, ○ missing. Mean ± SD over cases; Dice from 0 (light) to 1 (dark).",
+    ]
+    if any(summary.hd95 for summary in summaries):
+        sentences.append(EMPTY_MASK_RULE)
+        sentences.append(
+            "An undefined HD95 is left out of the mean and counted in parentheses beside it."
+        )
+    minimum_mm3: dict[str, float] = {}
+    for summary in summaries:
+        if summary.least_mm3:
+            minimum_mm3 = summary.least_mm3
+            break
+    for region, volume in minimum_mm3.items():
+        sentences.append(
+            f"Rule: a predicted {region} below {volume:.0f} mm³ counts as none, for the scores of "
+            f"{region} only."
+        )
+    return " ".join(sentences)
+
+
+def _empty_mask_notes(summaries: Sequence[tuple[str, Summary]]) -> list[str]:
+    """How many empty masks stand behind the numbers."""
+    notes = []
+    for name, summary in summaries:
+        for region, counts in summary.empty.items():
+            if counts.any:
+                notes.append(f"{name}, {region}: {counts.sentence}")
+    return notes
