@@ -30,6 +30,7 @@ from medmap.task import BRATS, MYOPS, MYOPS_ANATOMY, Task, find_task
 from medmap.training.cache import cache_case
 from medmap.training.dataset import Augmentation, PatchSampler, rotated
 from medmap.training.missingness import build_missingness
+from medmap.training.options import RuntimeOptions
 from medmap.training.recipe import Recipe
 from medmap.volume import Volume
 
@@ -373,7 +374,9 @@ def test_a_recipe_trains_a_bundle_that_segments_any_subset_from_files(challenge,
         postprocess=PostprocessSpec(),
     )
     (tmp_path / "r.json").write_text(json.dumps(asdict(recipe)))
-    options = TrainOptions(recipe=tmp_path / "r.json", precision="fp32", device="cpu")
+    options = TrainOptions(
+        recipe=tmp_path / "r.json", runtime=RuntimeOptions(precision="fp32", device="cpu")
+    )
     assert train_bundle(tmp_path / "run", challenge, tmp_path / "bundle", options, quiet) == (3, 3)
     loaded = load_bundle(tmp_path / "bundle")
     assert loaded.task == MYOPS
@@ -498,7 +501,8 @@ def test_the_recipes_train_stop_go_on_and_export(name, challenge, tmp_path):
     (tmp_path / "r.json").write_text(json.dumps(asdict(recipe)))
     for minutes, steps in ((0.0, 1), (None, 2)):
         options = TrainOptions(
-            recipe=tmp_path / "r.json", precision="fp32", device="cpu", minutes=minutes
+            recipe=tmp_path / "r.json",
+            runtime=RuntimeOptions(precision="fp32", device="cpu", minutes=minutes),
         )
         assert train_bundle(tmp_path / "run", challenge, tmp_path / "bundle", options, quiet) == (
             steps,

@@ -111,7 +111,19 @@ def train(
     from medmap.commands.training import TrainOptions, train_bundle
     from medmap.training.distributed import is_first
     from medmap.training.loader import default_workers
+    from medmap.training.options import RuntimeOptions
 
+    runtime = RuntimeOptions(
+        device=device,
+        precision=precision,
+        devices=devices,
+        workers=default_workers(device, devices) if workers is None else workers,
+        compiled=compiled,
+        channels_last=channels_last,
+        minutes=minutes,
+        save_every=save_every,
+        validate_every=validate_every,
+    )
     options = TrainOptions(
         recipe=recipe,
         teacher=teacher,
@@ -121,25 +133,19 @@ def train(
         steps=steps,
         seed=seed,
         split=split,
-        minutes=minutes,
-        precision=precision,
-        device=device,
-        devices=devices,
-        workers=default_workers(device, devices) if workers is None else workers,
-        save_every=save_every,
-        validate_every=validate_every,
-        compiled=compiled,
-        channels_last=channels_last,
         name=name,
         version=version,
         data_statement=data_statement,
         overwrite=overwrite,
+        runtime=runtime,
     )
     with showing_progress() as report:
-        done, total = train_bundle(run, data, bundle, options, report)
+        steps_done, steps_total = train_bundle(run, data, bundle, options, report)
     if not is_first():
         return
-    if done < total:
-        out.print(f"{done} of {total} steps are done. Run the same command again to continue.")
+    if steps_done < steps_total:
+        out.print(
+            f"{steps_done} of {steps_total} steps are done. Run the same command again to continue."
+        )
     else:
         out.print(f"Bundle in {bundle}")

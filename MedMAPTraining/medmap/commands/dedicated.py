@@ -1,4 +1,4 @@
-"""Dedicated methods: one training a set of scans, and the teacher that they share."""
+"""Dedicated methods: one training per modality subset, and the teacher that they share."""
 
 from __future__ import annotations
 
@@ -19,42 +19,48 @@ from medmap.training.objectives import OBJECTIVES
 from medmap.training.recipe import Recipe
 
 
-def parts_of(recipe: Recipe, task: Task, chosen: Sequence[str] = ()) -> list[tuple[str, Recipe]]:
-    """The trainings that a recipe stands for: (name of the set of scans, recipe of its network).
+def expand_subsets(
+    recipe: Recipe, task: Task, chosen: Sequence[str] = ()
+) -> list[tuple[str, Recipe]]:
+    """Expand a recipe into one training per modality subset: (key of the subset, recipe).
 
-    A recipe that makes one network for any set is one part, with an empty name. Dedicated methods make one a set:
-    ``chosen`` (``t1ce+flair``), else the recipe's ``subsets``, else every non-empty one.
+    A recipe of one network for any subset is one training, with an empty key. Dedicated methods train
+    one network for each of ``chosen`` (``t1ce+flair``), else of the recipe's ``subsets``, else of all
+    non-empty subsets.
 
     Raises:
-        UsageError: a set is unknown or named twice, or the network takes any set.
+        UsageError: a subset is unknown or named twice, or the network takes any subset.
     """
-    wanted = list(chosen) or list(recipe.subsets)
-    kind = OBJECTIVES.get(recipe.objective)
-    if (
-        not wanted
-        and kind is not None
-        and kind.dedicated
-        and "inputs" not in recipe.network_options
-    ):
-        wanted = ["+".join(subset) for subset in task.subsets()]
-    if not wanted:
+    subsets = list(chosen) or list(recipe.subsets)
+    if not subsets and _trains_every_subset(recipe):
+        subsets = ["+".join(subset) for subset in task.subsets()]
+    if not subsets:
         return [("", recipe)]
     network = NETWORKS.get(recipe.network)
     if network is not None and not issubclass(network, FixedSubset):
         raise UsageError(
-            f"The network {recipe.network} takes any set of scans, so one training is all there is.",
-            "Leave --subset out, or use UNet, VNet or SegResNet.",
+            f"The network {recipe.network} takes any modality subset, so it is trained once for all.",
+            "Choose no subsets, or use UNet, VNet or SegResNet.",
+            option="subset",
         )
     parts = {}
-    for text in wanted:
+    for text in subsets:
         key = task.subset_key(text.split("+"))
         if key in parts:
-            raise UsageError(f"The set of scans {key} is named twice.", "Name each once.")
+            raise UsageError(f"The modality subset {key} is named twice.", "Name each subset once.")
         inputs = [task.index(name) for name in key.split("+")]
         parts[key] = replace(
             recipe, network_options={**recipe.network_options, "inputs": inputs}, subsets=()
         )
     return list(parts.items())
+
+
+def _trains_every_subset(recipe: Recipe) -> bool:
+    """Whether the objective trains one network per subset and the recipe names no subset itself."""
+    objective = OBJECTIVES.get(recipe.objective)
+    if objective is None or not objective.dedicated:
+        return False
+    return "inputs" not in recipe.network_options
 
 
 def load_teacher(path: Path, recipe: Recipe, task: Task) -> Backbone:
@@ -66,24 +72,23 @@ def load_teacher(path: Path, recipe: Recipe, task: Task) -> Backbone:
     """
     if (path / METADATA).is_file():
         bundle = load_bundle(path)
-        network, preprocess = (
-            bundle.entry_for(bundle.task.modality_names).network,
-            bundle.preprocess,
-        )
+        network = bundle.entry_for(bundle.task.modality_names).network
+        preprocess = bundle.preprocess
     else:
         state = load_checkpoint(path) if path.is_dir() else None
         if state is None:
             raise MissingInputError(
-                f"{path} is neither a bundle nor a run.", "Check the path given with --teacher."
+                f"{path} is neither a bundle nor a run.",
+                "Check the path of the teacher.",
+                option="teacher",
             )
-        network, preprocess = (
-            build_network(*state["network"]),
-            Recipe.read(path / "recipe.json").preprocess,
-        )
+        network = build_network(*state["network"])
+        preprocess = Recipe.read(path / "recipe.json").preprocess
         network.load_state_dict(state["average"])
     if network.needs is not None and len(network.needs) < len(task.modalities):
         raise BundleError(
-            f"The teacher {path.name} does not take every scan.", "Train one that does."
+            f"The teacher {path.name} does not take every modality.",
+            "Train a teacher on complete cases.",
         )
     if preprocess != recipe.preprocess:
         raise BundleError(
@@ -93,7 +98,7 @@ def load_teacher(path: Path, recipe: Recipe, task: Task) -> Backbone:
     return network.eval()
 
 
-def keep_teacher(run: Path, teacher: Backbone) -> None:
+def record_teacher(run: Path, teacher: Backbone) -> None:
     """Note in the run which teacher it has. Raises BundleError when it was started with another."""
     digest = hashlib.sha256()
     for name, value in sorted(teacher.state_dict().items()):
@@ -105,5 +110,6 @@ def keep_teacher(run: Path, teacher: Backbone) -> None:
     elif json.loads(note.read_text(encoding="utf-8"))["sha256"] != digest.hexdigest():
         raise BundleError(
             f"The run {run.name} was started with another teacher.",
-            "Give that one, or another --run folder.",
+            "Give that teacher, or another folder for the run.",
+            option="run",
         )

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 
 from medmap.bundle.loading import Bundle, load_bundle
-from medmap.commands.dedicated import keep_teacher, load_teacher, parts_of
-from medmap.commands.heads import generated_patches
+from medmap.commands.dedicated import expand_subsets, load_teacher, record_teacher
+from medmap.commands.generated import build_generated_sampler
 from medmap.devices import resolve_device
 from medmap.errors import (
     InputDataError,
@@ -23,6 +24,7 @@ from medmap.errors import (
 )
 from medmap.io.atomic import make_folder
 from medmap.io.cohorts import Case, find_cases
+from medmap.networks import Backbone
 from medmap.preprocess import PreprocessSpec
 from medmap.task import Task, find_task
 from medmap.training.batch import Batch, Sampler
@@ -41,6 +43,9 @@ from medmap.training.sources import GENERATED, MixedSampler, by_tumor, require_s
 from medmap.training.splits import part_of, read_split
 from medmap.training.validation import Validation
 
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
+
 Report = Callable[[float, str], None]
 
 
@@ -52,9 +57,17 @@ FINE_TUNING = Recipe(
 )
 
 
+def _default_runtime() -> RuntimeOptions:
+    return RuntimeOptions(precision="bf16", save_every=250)
+
+
 @dataclass(frozen=True)
 class TrainOptions:
-    """Options of ``medmap train`` besides the folders; see its help."""
+    """Options of ``medmap train`` besides the folders; see its help.
+
+    Attributes:
+        runtime: how the training is run (device, precision, workers and so on).
+    """
 
     recipe: str | Path | None = None
     split: str | None = None
@@ -64,109 +77,195 @@ class TrainOptions:
     anatomy: Path | None = None
     steps: int | None = None
     seed: int | None = None
-    minutes: float | None = None
-    precision: str = "bf16"
-    device: str = "auto"
-    devices: int = 1
-    workers: int = 0
-    save_every: int = 250
-    validate_every: int = 0
-    compiled: bool = False
-    channels_last: bool = False
     name: str = "medmap-custom"
     version: str = "1.0.0"
     data_statement: str = "not stated"
     overwrite: bool = False
+    runtime: RuntimeOptions = field(default_factory=_default_runtime)
 
-    def engine(self) -> RuntimeOptions:
-        """How the training is run, as ``medmap.training.loop`` wants it."""
-        return RuntimeOptions(**{f.name: getattr(self, f.name) for f in fields(RuntimeOptions)})
+
+@dataclass(frozen=True)
+class TrainingData:
+    """Where the batches of a training come from.
+
+    Attributes:
+        sampler: batches to train on.
+        held_out: batches of cases kept out of training, by number, for objectives that learn on two
+            levels; None if the recipe holds out no case.
+        validation: scores networks on the ``val`` part of the split; None if there is none.
+    """
+
+    sampler: Sampler
+    held_out: Callable[[int], Batch] | None = None
+    validation: Validation | None = None
 
 
 def train_bundle(
     run: Path, data: Path | None, bundle: Path, options: TrainOptions, report: Report
 ) -> tuple[int, int]:
-    """Prepare, train (or go on) and, when the steps are done, export; returns steps done and steps wanted.
+    """Prepare, train (or resume) and, after the last step, export.
 
-    Without ``data`` the training's heads are generated as the recipe's ``generation`` says. A dedicated method has a
-    run of its own for each set of scans, in a folder of that name, and steps are those of all.
+    Without ``data`` cases are generated on the fly as the recipe's ``generation`` says. A dedicated
+    method has a run of its own per modality subset, in a folder of that name.
+
+    Args:
+        run: folder of the run.
+        data: the cohort; None generates cases.
+        bundle: folder for the bundle.
+        options: see ``medmap train --help``.
+        report: called with the fraction done and a text, on the first process.
+
+    Returns:
+        Steps done and steps of the whole training, summed over its networks.
     """
-    begin = load_bundle(options.start) if options.start else None
-    recipe = load_recipe(options, begin)
+    start = load_bundle(options.start) if options.start else None
+    recipe = load_recipe(options, start)
     task = find_task(recipe.task)
-    parts = parts_of(recipe, task, options.subsets)
+    parts = expand_subsets(recipe, task, options.subsets)
     check_output_folder(bundle, options.overwrite)
     teacher = load_teacher(options.teacher, recipe, task) if options.teacher else None
-    fabric = launch(options.device, options.precision, options.devices)
-    options = replace(options, device=str(fabric.device))
-    team, done, started = Team(fabric), 0, time.monotonic()
-    report = report if team.first else lambda fraction, text: None
-    if data:
+
+    runtime = options.runtime
+    fabric = launch(runtime.device, runtime.precision, runtime.devices)
+    runtime = replace(runtime, device=str(fabric.device))
+    if data is None:
+        runtime = replace(runtime, workers=0)  # generated cases are prepared ahead by the sampler
+    options = replace(options, runtime=runtime)
+    team = Team(fabric)
+    started = time.monotonic()
+    if not team.first:
+        report = _ignore_progress
+    if data is None:
+        training_data = _generated_data(recipe, task, run, options, team)
+    else:
         if GENERATED not in recipe.sources:
             recipe = replace(recipe, generation=None)
-        data_of = _given(recipe, task, data, run, options, team, report)
-    else:
-        options = replace(options, workers=0)  # heads are made ahead in another way
-        data_of = _generated(recipe, task, run, options, team)
+        training_data = _cohort_data(recipe, task, data, run, options, team, report)
     if teacher and team.first:
-        keep_teacher(run, teacher)
-    shared = {
-        **data_of,
-        "teacher": teacher,
-        "start": begin.network if begin else None,
-        "fabric": fabric,
-    }
-    for n, (subset, part) in enumerate(parts):
-        engine = options.engine()
-        if engine.minutes is not None:
-            engine = replace(engine, minutes=engine.minutes - (time.monotonic() - started) / 60)
-            if n and team.from_first(engine.minutes <= 0):
-                break
+        record_teacher(run, teacher)
 
-        def tell(fraction: float, text: str, n: int = n, subset: str = subset) -> None:
-            report(
-                (n + fraction) / len(parts),
-                f"{subset} ({n + 1} of {len(parts)}): {text}" if subset else text,
-            )
-
-        done += _train_one(run / subset if subset else run, part, task, shared, engine, tell)
-    wanted = recipe.steps * len(parts)
-    if done == wanted and team.first:
-        places = [run / subset for subset, _ in parts] if parts[0][0] else run
-        card = _card(recipe, task, parts, data_of["sampler"], options, team)
-        names = {"name": options.name, "version": options.version}
-        export(places, recipe, task, bundle, **names, card=card, overwrite=options.overwrite)
+    if runtime.minutes is not None:
+        # Preparing the data counts: a scheduler's limit is for the whole program.
+        runtime = replace(runtime, minutes=runtime.minutes - (time.monotonic() - started) / 60)
+    steps_done = _train_parts(
+        run, parts, task, training_data, teacher, start, fabric, runtime, report
+    )
+    steps = recipe.steps * len(parts)
+    if steps_done == steps and team.first:
+        card = _card(recipe, task, parts, training_data.sampler, options, team)
+        export(
+            _run_folders(run, parts),
+            recipe,
+            task,
+            bundle,
+            name=options.name,
+            version=options.version,
+            card=card,
+            overwrite=options.overwrite,
+        )
     team.wait()
-    return done, wanted
+    return steps_done, steps
 
 
-def _train_one(
-    run: Path, recipe: Recipe, task: Task, shared: dict, engine: RuntimeOptions, report: Report
+def _train_parts(
+    run: Path,
+    parts: Sequence[tuple[str, Recipe]],
+    task: Task,
+    data: TrainingData,
+    teacher: Backbone | None,
+    start: Bundle | None,
+    fabric: Fabric,
+    runtime: RuntimeOptions,
+    report: Report,
 ) -> int:
-    """Train one network, with a log; returns the steps done."""
-    sampler = shared["sampler"]
-    waits = hasattr(sampler, "seconds")
-    with TrainingLog(
-        run, recipe.steps, report, lambda: {"waited": sampler.seconds} if waits else {}
-    ) as log:
-        return train(recipe, task, run=run, **shared, options=engine, report=log)
+    """Train the networks one after another within the time allowed; returns the steps done."""
+    team = Team(fabric)
+    started = time.monotonic()
+    steps_done = 0
+    for number, (subset, recipe) in enumerate(parts):
+        part_runtime = runtime
+        if runtime.minutes is not None:
+            minutes_left = runtime.minutes - (time.monotonic() - started) / 60
+            # Processes have clocks of their own: the first one decides for all.
+            if number and team.from_first(minutes_left <= 0):
+                break
+            part_runtime = replace(runtime, minutes=minutes_left)
+        folder = run / subset if subset else run
+        part_report = _part_report(report, number, len(parts), subset)
+        with _log(folder, recipe, data.sampler, part_report) as log:
+            steps_done += train(
+                recipe,
+                task,
+                data.sampler,
+                folder,
+                teacher=teacher,
+                start=start.network if start else None,
+                held_out=data.held_out,
+                validation=data.validation,
+                options=part_runtime,
+                fabric=fabric,
+                report=log,
+            )
+    return steps_done
 
 
-def _generated(recipe: Recipe, task: Task, run: Path, options: TrainOptions, team: Team) -> dict:
-    """Where batches come from without data: heads that are generated."""
+def _part_report(report: Report, number: int, count: int, subset: str) -> Report:
+    """Progress of one network as progress of all of them."""
+
+    def report_part(fraction: float, text: str) -> None:
+        if subset:
+            text = f"{subset} ({number + 1} of {count}): {text}"
+        report((number + fraction) / count, text)
+
+    return report_part
+
+
+def _ignore_progress(fraction: float, text: str) -> None:
+    """Progress of processes other than the first, which reports for all."""
+
+
+def _log(run: Path, recipe: Recipe, sampler: Sampler, report: Report) -> TrainingLog:
+    """The log of one network; with the seconds waited for cases, where they are generated."""
+    extra_figures = None
+    if hasattr(sampler, "seconds"):
+
+        def extra_figures() -> dict:
+            return {"waited": sampler.seconds}
+
+    return TrainingLog(run, recipe.steps, report, extra_figures)
+
+
+def _run_folders(run: Path, parts: Sequence[tuple[str, Recipe]]) -> Path | list[Path]:
+    """The run's folder, or one per modality subset for dedicated methods."""
+    if not _is_dedicated(parts):
+        return run
+    return [run / subset for subset, _ in parts]
+
+
+def _is_dedicated(parts: Sequence[tuple[str, Recipe]]) -> bool:
+    """Whether each modality subset gets a network of its own; a single network has an empty key."""
+    return parts[0][0] != ""
+
+
+def _generated_data(
+    recipe: Recipe, task: Task, run: Path, options: TrainOptions, team: Team
+) -> TrainingData:
+    """Batches of cases that are generated on the fly."""
     if recipe.split:
         raise UsageError(
-            "The recipe is for a data set's cases.",
-            "Name their folder with --data, or say --split none.",
+            "The recipe is for the cases of a data set.",
+            "Name the folder of that data set, or train without the split.",
+            option="data, --split none",
         )
     require_sources(recipe.sources, None)
     _make_run(run, team)
-    return {
-        "sampler": generated_patches(recipe, task, run, options.device, options.anatomy, team.rank)
-    }
+    device = options.runtime.device
+    return TrainingData(
+        build_generated_sampler(recipe, task, run, device, options.anatomy, team.rank)
+    )
 
 
-def _given(
+def _cohort_data(
     recipe: Recipe,
     task: Task,
     data: Path,
@@ -174,18 +273,18 @@ def _given(
     options: TrainOptions,
     team: Team,
     report: Report,
-) -> dict:
-    """Where batches come from with data: patches of the cases, held-out batches, and validation if the split has it."""
+) -> TrainingData:
+    """Batches of a cohort's cases, mixed with the recipe's other sources."""
     cases = cases_of(find_cases(data, task), recipe.split)
     _make_run(run, team)
     sampler, held_out = cached_patches(recipe, task, cases["train"], run, report, team)
     if recipe.sources:
         sampler = mixed(recipe, task, sampler, run, options, team)
-    found = {"sampler": sampler, "held_out": held_out}
+    validation = None
     if cases.get("val"):
         folders = cache_cases(cases["val"], task, recipe.preprocess, run / "cache", team, report)
-        found["validation"] = Validation(folders, task, recipe.preprocess)
-    return found
+        validation = Validation(folders, task, recipe.preprocess)
+    return TrainingData(sampler, held_out, validation)
 
 
 def _make_run(run: Path, team: Team) -> None:
@@ -202,26 +301,31 @@ def _card(
     options: TrainOptions,
     team: Team,
 ) -> dict:
-    cuda = resolve_device(options.device).type == "cuda"
-    place = "CUDA GPU" if cuda else f"{torch.get_num_threads()} CPU threads"
-    place = (
-        place
-        if team.size == 1
-        else f"{team.size} processes of one {place}"
-        if cuda
-        else f"{team.size} x {place}"
-    )
-    each = " a network" if parts[0][0] else ""
-    begun = f" from the weights of {options.start.name}" if options.start else ""
-    cases = f"{len(sampler.case_ids)} cases"
+    """The model card's texts about a training."""
+    network_text = " a network" if _is_dedicated(parts) else ""
+    start_text = f" from the weights of {options.start.name}" if options.start else ""
+    case_text = f"{len(sampler.case_ids)} cases"
     if isinstance(sampler, GeneratedSampler):
-        first, last = sampler.plan.seeds(recipe.steps)
-        cases = f"heads generated while training (seeds {first} to {last})"
+        first_seed, last_seed = sampler.plan.seeds(recipe.steps)
+        case_text = f"cases generated while training (seeds {first_seed} to {last_seed})"
     return {
         "description": describe(task, [subset for subset, _ in parts if subset]),
         "data": options.data_statement,
-        "training": f"{recipe.steps} steps{each}{begun}, {cases}, {options.precision}, {place}, seed {recipe.seed}.",
+        "training": f"{recipe.steps} steps{network_text}{start_text}, {case_text}, "
+        f"{options.runtime.precision}, {_hardware(options.runtime, team)}, seed {recipe.seed}.",
     }
+
+
+def _hardware(runtime: RuntimeOptions, team: Team) -> str:
+    """What a training ran on, in words."""
+    if resolve_device(runtime.device).type == "cuda":
+        if team.size == 1:
+            return "CUDA GPU"
+        return f"{team.size} processes of one CUDA GPU"
+    threads = f"{torch.get_num_threads()} CPU threads"
+    if team.size == 1:
+        return threads
+    return f"{team.size} x {threads}"
 
 
 def cached_patches(
@@ -235,20 +339,25 @@ def cached_patches(
     missingness = build_missingness(recipe.missingness, task, recipe.missingness_options, names)
     if team.first:
         write_masks(run / "scans.csv", task, {name: missingness.available(name) for name in names})
-    aside = recipe.hold_out(names)
-    made = cache_cases(
+    held_out_names = recipe.hold_out(names)
+    case_folders = cache_cases(
         cases, task, recipe.preprocess, run / "cache", team, report, missingness.available
     )
-    folders = {
-        kept: [f for f, name in zip(made, names, strict=True) if (name in aside) == kept]
-        for kept in (0, 1)
-    }
-    sampler = PatchSampler(folders[0], missingness, recipe.seed, recipe.augmentation)
-    if not aside:
+    training_folders = []
+    held_out_folders = []
+    for folder, name in zip(case_folders, names, strict=True):
+        if name in held_out_names:
+            held_out_folders.append(folder)
+        else:
+            training_folders.append(folder)
+    sampler = PatchSampler(training_folders, missingness, recipe.seed, recipe.augmentation)
+    if not held_out_folders:
         return sampler, None
-    # They show all that may be seen of them; the seed's complement keeps the two draws apart.
-    others = PatchSampler(folders[1], full(task), 2**32 - 1 - recipe.seed, recipe.augmentation)
-    return sampler, lambda n: others.batch(n, recipe.batch, recipe.patch)
+    # Held-out cases show every modality that may be seen of them. The complement of the seed keeps
+    # their random stream apart from the training's.
+    held_out_seed = 2**32 - 1 - recipe.seed
+    held_out = PatchSampler(held_out_folders, full(task), held_out_seed, recipe.augmentation)
+    return sampler, lambda number: held_out.batch(number, recipe.batch, recipe.patch)
 
 
 def mixed(
@@ -260,8 +369,8 @@ def mixed(
     samplers: dict[str, Sampler] = {}
     for name in recipe.sources:
         if name == GENERATED:
-            samplers[name] = generated_patches(
-                recipe, task, run, options.device, options.anatomy, team.rank
+            samplers[name] = build_generated_sampler(
+                recipe, task, run, options.runtime.device, options.anatomy, team.rank
             )
         else:
             samplers[name] = PatchSampler(
@@ -306,19 +415,24 @@ def cache_cases(
 
 def describe(task: Task, subsets: Sequence[str] = ()) -> str:
     """What a bundle does, in one sentence: for any subset of a task's modalities, or for some of them."""
-    sets = "; ".join(task.titles(subset.split("+")) for subset in subsets)
-    scans = f"one of these sets of scans, each with its own network: {sets}" if sets else ""
+    if subsets:
+        titles = "; ".join(task.titles(subset.split("+")) for subset in subsets)
+        source = f"one of these modality subsets, each with its own network: {titles}"
+    else:
+        source = f"any subset of {task.titles(task.modality_names)}"
     regions = ", ".join(region.name for region in task.regions)
-    return f"{task.name} segmentation ({regions}) from {scans or f'any subset of {task.titles(task.modality_names)}'}."
+    return f"{task.name} segmentation ({regions}) from {source}."
 
 
 def check_output_folder(path: Path, overwrite: bool) -> None:
     """Refuse a bundle folder that is there, before hours of work rather than after."""
     if path.exists() and not overwrite:
-        raise OutputError(f"{path} exists.", "Choose another name or add --overwrite.")
+        raise OutputError(
+            f"{path} exists.", "Choose another name, or allow overwriting.", option="overwrite"
+        )
 
 
-def load_recipe(options: TrainOptions, begin: Bundle | None = None) -> Recipe:
+def load_recipe(options: TrainOptions, start: Bundle | None = None) -> Recipe:
     """The recipe of a JSON file or of a published row (``medmap recipes``), with the options' changes.
 
     A training that begins with a bundle's weights has the network, task and preprocessing of the bundle, and without a
@@ -329,31 +443,31 @@ def load_recipe(options: TrainOptions, begin: Bundle | None = None) -> Recipe:
         BundleError: it is not understood.
         UsageError: the bundle is one of several networks; or the recipe needs a teacher, and none is named.
     """
-    recipe, row = (FINE_TUNING if begin else Recipe()), None
+    recipe, row = (FINE_TUNING if start else Recipe()), None
     if options.recipe is not None:
         recipe, row = find_recipe(options.recipe)
     require_teacher(row, options.teacher)
-    if begin:
-        if begin.others:
+    if start:
+        if start.others:
             raise UsageError(
-                f"The bundle {begin.id} holds several networks.", "Begin with a bundle of one."
+                f"The bundle {start.id} holds several networks.", "Begin with a bundle of one."
             )
-        spec = begin.network_spec
+        spec = start.network_spec
         recipe = replace(
             recipe,
-            task=begin.task.name,
+            task=start.task.name,
             network=spec.name,
             network_options=dict(spec.options),
-            preprocess=begin.preprocess,
+            preprocess=start.preprocess,
         )
-    changes = {
-        key: value
-        for key in ("steps", "seed", "split")
-        if (value := getattr(options, key)) is not None
-    }
-    if changes.get("split") == "none":
-        changes["split"] = ""
-    return replace(recipe, **changes)
+    if options.steps is not None:
+        recipe = replace(recipe, steps=options.steps)
+    if options.seed is not None:
+        recipe = replace(recipe, seed=options.seed)
+    if options.split is not None:
+        split = "" if options.split == "none" else options.split
+        recipe = replace(recipe, split=split)
+    return recipe
 
 
 def cases_of(cases: Sequence[Case], split: str) -> dict[str, list[Case]]:
@@ -372,6 +486,7 @@ def cases_of(cases: Sequence[Case], split: str) -> dict[str, list[Case]]:
             raise InputDataError(
                 f"{len(missing)} of the {len(wanted[part])} {title} cases of the split {Path(split).stem} are not in "
                 f"the data, such as {missing[0]}.",
-                "Give the folder of that release with --data, another --split, or --split none to train on every case.",
+                "Give the folder of that release, choose another split, or train on every case without one.",
+                option="data, --split none",
             )
     return {part: [known[name] for name in names] for part, names in wanted.items()}

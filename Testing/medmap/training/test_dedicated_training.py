@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from medmap.bundle.loading import load_bundle
-from medmap.commands.dedicated import load_teacher, parts_of
+from medmap.commands.dedicated import expand_subsets, load_teacher
 from medmap.commands.evaluation import EvaluateOptions, evaluate_bundle
 from medmap.commands.phantoms import write_phantoms
 from medmap.commands.training import TrainOptions, train_bundle
@@ -17,6 +17,7 @@ from medmap.errors import BundleError, InputDataError, MissingInputError, UsageE
 from medmap.preprocess import PreprocessSpec
 from medmap.task import BRATS
 from medmap.training.checkpoint import load_checkpoint
+from medmap.training.options import RuntimeOptions
 from medmap.training.recipe import Recipe
 from medmap.training.setup import make_objective
 
@@ -50,7 +51,9 @@ def data(tmp_path_factory):
 def options(folder, recipe, **changes):
     path = folder / f"{recipe.objective}.json"
     path.write_text(json.dumps(asdict(recipe)))
-    return TrainOptions(recipe=path, device="cpu", precision="fp32", **changes)
+    return TrainOptions(
+        recipe=path, runtime=RuntimeOptions(device="cpu", precision="fp32"), **changes
+    )
 
 
 @pytest.fixture(scope="module")
@@ -61,28 +64,32 @@ def teacher(data, tmp_path_factory):
 
 
 def test_a_recipe_for_any_set_is_one_part():
-    assert parts_of(Recipe(), BRATS) == [("", Recipe())]
-    assert parts_of(TEACHER, BRATS) == [("", TEACHER)]
+    assert expand_subsets(Recipe(), BRATS) == [("", Recipe())]
+    assert expand_subsets(TEACHER, BRATS) == [("", TEACHER)]
 
 
 def test_a_dedicated_method_is_one_part_a_set():
-    parts = dict(parts_of(replace(STUDENT, subsets=()), BRATS))
+    parts = dict(expand_subsets(replace(STUDENT, subsets=()), BRATS))
     assert list(parts) == [BRATS.subset_key(s) for s in BRATS.subsets()]
     assert parts["t1+flair"].network_options["inputs"] == [0, 3]
     assert len({part.digest() for part in parts.values()}) == 15
-    assert [key for key, _ in parts_of(STUDENT, BRATS)] == ["t1ce", "t1ce+flair"]
-    assert [key for key, _ in parts_of(STUDENT, BRATS, ["flair+t2", "t1"])] == ["t2+flair", "t1"]
+    assert [key for key, _ in expand_subsets(STUDENT, BRATS)] == ["t1ce", "t1ce+flair"]
+    assert [key for key, _ in expand_subsets(STUDENT, BRATS, ["flair+t2", "t1"])] == [
+        "t2+flair",
+        "t1",
+    ]
 
 
 @pytest.mark.parametrize("chosen", [["t1", "t1"], ["t1+flair", "flair+t1"], ["pet"], [""]])
 def test_sets_that_cannot_be_are_refused(chosen):
     with pytest.raises(UsageError):
-        parts_of(STUDENT, BRATS, chosen)
+        expand_subsets(STUDENT, BRATS, chosen)
 
 
 def test_a_network_for_any_set_has_no_sets():
-    with pytest.raises(UsageError, match="--subset"):
-        parts_of(Recipe(), BRATS, ["t1ce"])
+    with pytest.raises(UsageError, match="any modality subset") as caught:
+        expand_subsets(Recipe(), BRATS, ["t1ce"])
+    assert caught.value.option == "subset"
 
 
 def test_students_are_trained_in_pieces_and_become_one_bundle(data, teacher, tmp_path):
@@ -92,7 +99,7 @@ def test_students_are_trained_in_pieces_and_become_one_bundle(data, teacher, tmp
         tmp_path / "run",
         data,
         tmp_path / "b",
-        replace(recipe, minutes=0.0),
+        replace(recipe, runtime=replace(recipe.runtime, minutes=0.0)),
         lambda f, t: told.append((f, t)),
     )
     assert done == (1, 4)
@@ -158,13 +165,19 @@ def test_teachers_that_will_not_do_are_refused(data, teacher, tmp_path):
     single = options(tmp_path, replace(STUDENT, objective="plain"), subsets=("flair",))
     train_bundle(tmp_path / "run", data, tmp_path / "b", single, QUIET)
     for place in ("run/flair", "b"):
-        with pytest.raises(BundleError, match=r"every scan|is missing"):
+        with pytest.raises(BundleError, match=r"every modality|is missing"):
             load_teacher(tmp_path / place, STUDENT, BRATS)
 
 
 def test_a_run_keeps_its_teacher(data, teacher, tmp_path):
     recipe = options(tmp_path, STUDENT, teacher=teacher / "run")
-    train_bundle(tmp_path / "run", data, tmp_path / "b", replace(recipe, minutes=0.0), QUIET)
+    train_bundle(
+        tmp_path / "run",
+        data,
+        tmp_path / "b",
+        replace(recipe, runtime=replace(recipe.runtime, minutes=0.0)),
+        QUIET,
+    )
     with pytest.raises(BundleError, match="another teacher"):
         train_bundle(
             tmp_path / "run",

@@ -17,6 +17,7 @@ from medmap.task import BRATS
 from medmap.training.generated import FIELD_OF_VIEW_MM, GeneratedSampler, Generation, make_case
 from medmap.training.loop import train
 from medmap.training.missingness import random_subset
+from medmap.training.options import RuntimeOptions
 from medmap.training.recipe import Recipe
 from medmap.volume import Volume
 
@@ -112,7 +113,9 @@ def test_fine_tuning_begins_with_the_bundle_and_keeps_its_network(tmp_path, tiny
     small |= {"generation": {"pool": 1}, "network": "UNet", "steps": 1}
     (tmp_path / "r.json").write_text(json.dumps(small))
     options = TrainOptions(
-        recipe=tmp_path / "r.json", start=tiny_bundle_path, precision="fp32", device="cpu"
+        recipe=tmp_path / "r.json",
+        start=tiny_bundle_path,
+        runtime=RuntimeOptions(precision="fp32", device="cpu"),
     )
     done, wanted = train_bundle(
         tmp_path / "run", None, tmp_path / "tuned", options, lambda share, text: None
@@ -121,7 +124,7 @@ def test_fine_tuning_begins_with_the_bundle_and_keeps_its_network(tmp_path, tiny
     before, after = load_bundle(tiny_bundle_path), load_bundle(tmp_path / "tuned")
     assert after.network_spec == before.network_spec
     assert after.preprocess == before.preprocess
-    assert "heads generated" in after.card["training"]
+    assert "cases generated" in after.card["training"]
     weights = after.network.state_dict()
     assert all(
         torch.allclose(value, weights[key], atol=1e-3)

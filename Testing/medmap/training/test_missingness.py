@@ -26,6 +26,7 @@ from medmap.training.missingness import (
     read_masks,
     write_masks,
 )
+from medmap.training.options import RuntimeOptions
 from medmap.training.recipe import Recipe
 
 RATES = {"t1": 0.2, "t1ce": 0.4, "flair": 0.6, "t2": 0.8}
@@ -230,7 +231,9 @@ def test_a_training_under_fixed_masks_never_opens_an_absent_scan(cohort, opened)
         "preprocess": {"spacing": 2.0},
     }
     (root / "recipe.json").write_text(json.dumps(recipe))
-    options = TrainOptions(recipe=root / "recipe.json", device="cpu", precision="fp32")
+    options = TrainOptions(
+        recipe=root / "recipe.json", runtime=RuntimeOptions(device="cpu", precision="fp32")
+    )
     train_bundle(root / "run", root / "data", root / "bundle", options, lambda fraction, text: None)
     scans = {Path(name).name for name in opened if name.endswith(".nii.gz") and "seg" not in name}
     assert scans == {f"{case}_{name}.nii.gz" for case, shown in masks.items() for name in shown}

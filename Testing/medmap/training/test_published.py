@@ -14,7 +14,7 @@ import torch
 from typer.testing import CliRunner
 
 from medmap.bundle.loading import load_bundle
-from medmap.commands.dedicated import load_teacher, parts_of
+from medmap.commands.dedicated import expand_subsets, load_teacher
 from medmap.commands.phantoms import LAYOUTS, write_phantoms
 from medmap.commands.training import TrainOptions, cases_of, train_bundle
 from medmap.errors import BundleError, InputDataError, MissingInputError, UsageError
@@ -27,6 +27,7 @@ from medmap.training.dataset import PatchSampler
 from medmap.training.export import export
 from medmap.training.loop import train
 from medmap.training.missingness import build_missingness
+from medmap.training.options import RuntimeOptions
 from medmap.training.published import find_recipe, find_split, merge, published_rows, recipes_folder
 from medmap.training.recipe import Recipe
 from medmap.training.splits import read_split
@@ -120,7 +121,7 @@ def test_a_row_says_what_it_reproduces_and_is_what_it_says(name):
     aligned = ROWS[row.teacher].recipe if row.teacher else row.recipe
     expected = next((anchor[part] for part in name.split("-") if part in anchor), None)
     assert aligned.alignment.get("anchor") == expected
-    for _, part in parts_of(row.recipe, BRATS):
+    for _, part in expand_subsets(row.recipe, BRATS):
         assert Recipe.from_dict(json.loads(json.dumps(asdict(part)))).digest() == part.digest()
     taught = row.recipe.objective in ("kd-net", "pmkl", "protokd")
     assert bool(row.teacher) is taught
@@ -335,11 +336,11 @@ def fast_or_slow(name: str):
 def test_every_recipe_trains_stops_goes_on_to_the_same_weights_and_exports(name, cohort, tmp_path):
     row = ROWS[name]
     chosen = row.recipe.subsets[:1] or ("t1ce",)
-    (subset, recipe) = parts_of(
+    (subset, recipe) = expand_subsets(
         shrunk(row.recipe, 2), BRATS, chosen if row.teacher or row.recipe.subsets else ()
     )[0]
     if recipe.objective == "acn" and not subset:
-        (subset, recipe) = parts_of(shrunk(row.recipe, 2), BRATS, ("flair",))[0]
+        (subset, recipe) = expand_subsets(shrunk(row.recipe, 2), BRATS, ("flair",))[0]
     teacher = None
     if row.teacher:
         torch.manual_seed(0)
@@ -385,8 +386,7 @@ def test_a_release_as_downloaded_trains_on_its_split(tmp_path):
     options = TrainOptions(
         recipe=tmp_path / "recipe.json",
         split=str(tmp_path / "split.json"),
-        device="cpu",
-        precision="fp32",
+        runtime=RuntimeOptions(device="cpu", precision="fp32"),
     )
     quiet = lambda fraction, text: None  # noqa: E731
     assert train_bundle(
@@ -420,9 +420,7 @@ def fifty_steps(tmp_path_factory):
         for stop, steps in ((0.0, 1), (None, 50)):  # stopped after its first step, then to the end
             chosen = TrainOptions(
                 recipe=root / f"{name}.json",
-                device="cpu",
-                precision="fp32",
-                minutes=stop,
+                runtime=RuntimeOptions(device="cpu", precision="fp32", minutes=stop),
                 **options,
             )
             assert train_bundle(root / name, root / "data", bundles[name], chosen, quiet) == (

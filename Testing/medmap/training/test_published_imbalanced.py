@@ -16,6 +16,7 @@ from medmap.commands.training import TrainOptions, train_bundle
 from medmap.task import BRATS, find_task
 from medmap.training.checkpoint import load_checkpoint
 from medmap.training.missingness import build_missingness
+from medmap.training.options import RuntimeOptions
 from medmap.training.published import find_split, published_rows, recipes_folder
 from medmap.training.recipe import Recipe
 from medmap.training.splits import read_split
@@ -143,10 +144,16 @@ def data(tmp_path_factory):
     return {"BraTS": root / "brains", "MyoPS-anatomy": root / "hearts"}
 
 
-def train_shrunk(recipe: Recipe, data: dict, folder: Path, run: str, **options) -> tuple[int, int]:
+def train_shrunk(
+    recipe: Recipe, data: dict, folder: Path, run: str, minutes=None, **options
+) -> tuple[int, int]:
     path = folder / "recipe.json"
     path.write_text(json.dumps(asdict(recipe)))
-    settings = TrainOptions(recipe=path, device="cpu", precision="fp32", **options)
+    settings = TrainOptions(
+        recipe=path,
+        runtime=RuntimeOptions(device="cpu", precision="fp32", minutes=minutes),
+        **options,
+    )
     return train_bundle(
         folder / run, data[recipe.task], folder / f"{run}-bundle", settings, lambda *_: None
     )

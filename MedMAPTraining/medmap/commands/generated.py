@@ -1,4 +1,4 @@
-"""Training without cases on disk: where generated patches come from."""
+"""Factory of the sampler that generates synthetic cases while training."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from medmap.training.missingness import build_missingness
 from medmap.training.recipe import Recipe
 
 
-def generated_patches(
+def build_generated_sampler(
     recipe: Recipe, task: Task, run: Path, device: str, anatomy: Path | None, process: int = 0
 ) -> GeneratedSampler:
-    """Heads generated while training: on a GPU in its memory, on a CPU ahead of need under ``run/heads``.
+    """Sampler of synthetic cases: on a GPU in its memory, on a CPU ahead of need under ``run/heads``.
 
     Args:
-        recipe: its ``generation`` says which heads.
+        recipe: its ``generation`` says which cases.
         task: BraTS.
         run: folder of the run; a checkpoint in it says where the training stands.
         device: as for ``medmap.devices.resolve_device``.
-        anatomy: label map, or a folder of them; None makes procedural heads only.
+        anatomy: label map, or a folder of them; None makes procedural anatomy only.
         process: number of this process among those of the training.
 
     Raises:
@@ -34,21 +34,28 @@ def generated_patches(
     """
     if task is not BRATS:
         raise UsageError(
-            f"Patients of {task.name} are not generated while training.", "Give --data."
+            f"Cases of {task.name} cannot be generated while training.",
+            "Give a folder of cases.",
+            option="data",
         )
-    plan, place = recipe.generation or Generation(), resolve_device(device)
+    plan = recipe.generation or Generation()
+    torch_device = resolve_device(device)
     names = [f"head-{n}" for n in range(plan.pool)]
+    missingness = build_missingness(recipe.missingness, task, recipe.missingness_options, names)
+    folder = None
+    if torch_device.type == "cpu":
+        # One folder per process: two writers of one case would overwrite each other.
+        folder = make_folder(run / f"heads{process or ''}")
     sampler = GeneratedSampler(
         plan,
         task,
         recipe.preprocess,
-        build_missingness(recipe.missingness, task, recipe.missingness_options, names),
+        missingness,
         recipe.seed,
         recipe.augmentation,
         anatomy=find_label_maps(anatomy) if anatomy else (),
-        device=place,
-        # Each process makes its own: two writers of one head would be in each other's way.
-        folder=make_folder(run / f"heads{process or ''}") if place.type == "cpu" else None,
+        device=torch_device,
+        folder=folder,
     )
     state = load_checkpoint(run)
     sampler.start_ahead(state["step"] if state else 0)
