@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 
@@ -42,9 +41,6 @@ from medmap.training.recipe import Recipe
 from medmap.training.sources import GENERATED, MixedSampler, by_tumor, require_sources
 from medmap.training.splits import part_of, read_split
 from medmap.training.validation import Validation
-
-if TYPE_CHECKING:
-    from lightning_fabric import Fabric
 
 Report = Callable[[float, str], None]
 
@@ -148,7 +144,7 @@ def train_bundle(
         # Preparing the data counts: a scheduler's limit is for the whole program.
         runtime = replace(runtime, minutes=runtime.minutes - (time.monotonic() - started) / 60)
     steps_done = _train_parts(
-        run, parts, task, training_data, teacher, start, fabric, runtime, report
+        run, parts, task, training_data, teacher, start, team, runtime, report
     )
     steps = recipe.steps * len(parts)
     if steps_done == steps and team.first:
@@ -174,12 +170,11 @@ def _train_parts(
     data: TrainingData,
     teacher: Backbone | None,
     start: Bundle | None,
-    fabric: Fabric,
+    team: Team,
     runtime: RuntimeOptions,
     report: Report,
 ) -> int:
     """Train the networks one after another within the time allowed; returns the steps done."""
-    team = Team(fabric)
     started = time.monotonic()
     steps_done = 0
     for number, (subset, recipe) in enumerate(parts):
@@ -203,7 +198,7 @@ def _train_parts(
                 held_out=data.held_out,
                 validation=data.validation,
                 options=part_runtime,
-                fabric=fabric,
+                fabric=team.fabric,
                 report=log,
             )
     return steps_done
