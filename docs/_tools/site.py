@@ -66,6 +66,8 @@ def write(path: Path, text: str) -> None:
 def copy_pages() -> list[str]:
     """Copy all pages with adapted links; returns links that lead nowhere."""
     problems: list[str] = []
+    for style in DOCS.rglob("*.css"):
+        write(TARGET / style.relative_to(DOCS), style.read_text(encoding="utf-8"))
     for page in sorted(DOCS.rglob("*.md")):
         text = page.read_text(encoding="utf-8")
 
@@ -131,7 +133,7 @@ def add_commands(lines: list[str], group: click.Command, path: str) -> None:
             if record is not None:
                 options.append(record)
         lines += ["| Argument or option | Meaning |", "|---|---|"]
-        lines += [f"| `{cell(left)}` | {cell(right)} |" for left, right in options]
+        lines += [f"| `{code(left)}` | {cell(right)} |" for left, right in options]
         lines.append("")
 
 
@@ -139,6 +141,11 @@ def prose(text: str) -> str:
     """Help text as Markdown paragraphs."""
     paragraphs = [" ".join(p.split()) for p in text.replace("\b", "").split("\n\n")]
     return "\n\n".join(p.replace("<", "&lt;").replace("*", "\\*") for p in paragraphs if p)
+
+
+def code(text: str) -> str:
+    """Text that may stand in a code span in a cell of a table."""
+    return " ".join(text.split()).replace("|", "\\|")
 
 
 def cell(text: str) -> str:
@@ -220,7 +227,7 @@ def attributes(docstring: str) -> list[tuple[str, str]]:
     _, _, section = docstring.partition("Attributes:\n")
     entries: list[tuple[str, str]] = []
     for line in section.splitlines():
-        start = re.match(r"^    ([a-z_0-9, ]+): (.*)", line)
+        start = re.match(r"^    ([a-z_][a-z_0-9, ]*): (.*)", line)
         if start:
             entries.append((start[1], start[2]))
         elif line.startswith("     ") and entries:
