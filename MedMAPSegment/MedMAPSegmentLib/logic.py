@@ -250,7 +250,8 @@ def _segment(volumes, bundle, **options):
 
 
 def _loadDefaultBundle():
-    from medmap.bundle.loading import default_bundle_path, load_bundle
+    from medmap.bundle.format import default_bundle_path
+    from medmap.bundle.loading import load_bundle
 
     return load_bundle(default_bundle_path())
 

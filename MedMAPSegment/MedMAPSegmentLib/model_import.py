@@ -16,21 +16,19 @@ from functools import partial
 from pathlib import Path
 from typing import BinaryIO
 
-from medmap.errors import BundleError, MissingInputError, OutputError, UsageError
-from medmap.io.atomic import atomic_folder
-
-from . import dependencies
-from .models import (
+from medmap.bundle.format import (
     LARGEST_TEXT,
     METADATA,
     SUMS,
     WEIGHTS,
-    ModelEntry,
-    describe,
-    parseMetadata,
-    readEntry,
-    verifyFiles,
+    parse_metadata,
+    read_bundle_texts,
 )
+from medmap.errors import BundleError, MissingInputError, OutputError, UsageError
+from medmap.io.atomic import atomic_folder
+
+from . import dependencies
+from .models import ModelEntry, readEntry
 
 LARGEST_WEIGHTS = 2 * 2**30
 MOST_FILES = 16
@@ -99,7 +97,7 @@ def importModel(
 
 def verifyFully(path: Path) -> None:
     """Compare all hashes; where torch is installed, also build the network and load the weights strictly."""
-    verifyFiles(path)
+    read_bundle_texts(path)
     if not dependencies.missing():
         from medmap.bundle.loading import load_bundle  # imports torch
 
@@ -206,7 +204,7 @@ def _folderName(files: dict[str, Opener]) -> str:
     """Name of the folder for a bundle: its name and version."""
     with files[METADATA]() as file:
         data = _read(file, LARGEST_TEXT, METADATA)
-    return _checkedName(describe(parseMetadata(data))[0], METADATA)
+    return _checkedName(parse_metadata(data).id, METADATA)
 
 
 def _present(files: dict[str, Opener], target: Path) -> ModelEntry:

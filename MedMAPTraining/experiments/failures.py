@@ -59,7 +59,10 @@ def one(bundle: Bundle, folder: Path, scans: tuple[str, ...]) -> tuple[list[np.n
     pictures = [backdrop]
     for labels in (np.asarray(label.array), found.labels):
         plane = np.rot90(labels[:, :, k][box])[:, ::-1]
-        classes = [(np.isin(plane, (part.value, *part.also)), part.color) for part in BRATS.labels]
+        classes = [
+            (np.isin(plane, (part.value, *part.alternative_values)), part.color)
+            for part in BRATS.labels
+        ]
         pictures.append(tint(backdrop, classes, 2.0))
     if not truth["WT"].any():
         return pictures, f"{found.volumes_ml['WT']:.0f} ml found, none there"

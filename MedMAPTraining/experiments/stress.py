@@ -20,7 +20,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from medmap.bundle.loading import Bundle, default_bundle_path, load_bundle
+from medmap.bundle.format import default_bundle_path
+from medmap.bundle.loading import Bundle, load_bundle
 from medmap.commands.phantoms import write_phantoms
 from medmap.errors import MedMAPError
 from medmap.foreground import foreground

@@ -122,7 +122,7 @@ def hd95(prediction: np.ndarray, reference: np.ndarray, spacing: Sequence[float]
 def label_masks(labels: np.ndarray, task: Task) -> dict[str, np.ndarray]:
     """One boolean array per label name, from values as files hold them.
 
-    ``Label.value`` always counts, ``Label.also`` where no ``Label.beside`` of another label claims it: BraTS files
+    ``Label.value`` always counts, ``Label.alternative_values`` where no ``Label.conditional_values`` of another label claims it: BraTS files
     since 2023 hold ET as 3; files of 2012-2015 hold ET as 4 and the non-enhancing core as 3 beside it.
 
     Args:
@@ -133,7 +133,10 @@ def label_masks(labels: np.ndarray, task: Task) -> dict[str, np.ndarray]:
         InputDataError: the array holds a value that no label of the task uses; the message names the values.
     """
     labels = np.asarray(labels)
-    known = [0, *(value for label in task.labels for value in (label.value, *label.also))]
+    known = [
+        0,
+        *(value for label in task.labels for value in (label.value, *label.alternative_values)),
+    ]
     stranger = ~np.isin(labels, known)
     if stranger.any():
         found = ", ".join(f"{value:g}" for value in np.unique(labels[stranger])[:8])
@@ -143,13 +146,18 @@ def label_masks(labels: np.ndarray, task: Task) -> dict[str, np.ndarray]:
             f"Relabel it to use only {expected}.",
         )
     claimed = {
-        label.name: [v for v, other in label.beside if (labels == other).any()]
+        label.name: [v for v, other in label.conditional_values if (labels == other).any()]
         for label in task.labels
     }
     taken = {value for values in claimed.values() for value in values}
     return {
         label.name: np.isin(
-            labels, [label.value, *claimed[label.name], *(v for v in label.also if v not in taken)]
+            labels,
+            [
+                label.value,
+                *claimed[label.name],
+                *(v for v in label.alternative_values if v not in taken),
+            ],
         )
         for label in task.labels
     }

@@ -26,7 +26,7 @@ class PostprocessSpec:
         island_ml: pieces of tumor smaller than this, in ml, are dropped ...
         island_share: ... if they are also smaller than this share of the largest piece. 0 drops nothing: a small
             lesion that stands alone is never dropped.
-        small_regions: a region of less than this multiple of the task's small-region rule (``Region.least_mm3``) is
+        small_regions: a region of less than this multiple of the task's small-region rule (``Region.min_volume_mm3``) is
             taken for none, and its voxels get the next most probable class: 0.4 is 200 mm³ for ET, as in the winning
             entry of BraTS 2020 (Isensee et al., arXiv 2011.00848, §3.3). 0 keeps all.
     """
@@ -194,7 +194,7 @@ def _too_small(classes: Tensor, prepared: Prepared, spec: PostprocessSpec, task:
     """Indices of the classes of regions that are found, but in less than ``spec`` asks for."""
     gone: list[int] = []
     for region in task.regions:
-        least = spec.small_regions * region.least_mm3
+        least = spec.small_regions * region.min_volume_mm3
         if least > 0:
             members = [n for n, label in enumerate(task.labels, 1) if label.name in region.labels]
             found = sum(int((classes == n).sum()) for n in members)

@@ -1,17 +1,19 @@
-"""What a segmentation task is: modalities, labels and regions, all by name.
+"""Definition of segmentation tasks: modalities, labels and regions, all by name.
 
 Positions exist only inside tensors; ``Task.index`` is the one place that gives them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from itertools import combinations
 
 import numpy as np
 
 from medmap.errors import BundleError, UsageError
+
+UINT8_VALUES = 256
 
 
 @dataclass(frozen=True)
@@ -25,13 +27,13 @@ class Code:
 
 @dataclass(frozen=True)
 class Modality:
-    """One kind of scan.
+    """One MRI modality of a task.
 
     Attributes:
         name: the canonical name, as in options, files and tables (``t1ce``).
-        title: how a person writes it (``T1ce``).
+        title: the name for display (``T1ce``).
         aliases: lower-case words that also mean it in file and series names (``t1c``, ``t1gd``).
-        warning_if_absent: what a reader of a result without this modality must know; empty if nothing.
+        warning_if_absent: what a reader of a result without this modality must know; may be empty.
     """
 
     name: str
@@ -46,11 +48,13 @@ class Label:
 
     Attributes:
         name: short name (``ED``).
-        title: how a person writes it (``Edema``).
-        value: the integer in label files; the class index in tensors is its position in ``Task.labels`` plus one.
-        also: other integers that files of the same task use for it (BraTS 2023 stores ET as 3).
-        beside: pairs (value, other): the value means this label in files that also hold the other (BraTS 2012-2015
-            store the non-enhancing core as 3 beside ET as 4).
+        title: the name for display (``Edema``).
+        value: the integer in label files; the class index in tensors is the label's position in
+            ``Task.labels`` plus one.
+        alternative_values: other integers for it in files of the same task (BraTS 2023 stores ET
+            as 3).
+        conditional_values: pairs (value, companion): the value means this label in files that also
+            hold the companion (BraTS 2012-2015 store the non-enhancing core as 3 beside ET as 4).
         color: RGB, 0..255.
         code: coded concept of the segment's type, or None.
     """
@@ -58,8 +62,8 @@ class Label:
     name: str
     title: str
     value: int
-    also: tuple[int, ...] = ()
-    beside: tuple[tuple[int, int], ...] = ()
+    alternative_values: tuple[int, ...] = ()
+    conditional_values: tuple[tuple[int, int], ...] = ()
     color: tuple[int, int, int] = (255, 255, 255)
     code: Code | None = None
 
@@ -70,16 +74,16 @@ class Region:
 
     Attributes:
         name: short name (``WT``).
-        title: how a person writes it.
-        labels: names of the labels that it unites.
-        least_mm3: the field's small-region rule: a prediction of less than this counts as none where an evaluation
-            applies the rule (BraTS: ET below 500 mm³). 0 where there is no rule.
+        title: the name for display.
+        labels: names of the united labels.
+        min_volume_mm3: minimum-volume threshold of the benchmark: a smaller prediction counts as
+            empty where an evaluation applies the rule (BraTS: ET below 500 mm³). 0: no rule.
     """
 
     name: str
     title: str
     labels: tuple[str, ...]
-    least_mm3: float = 0.0
+    min_volume_mm3: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -87,10 +91,10 @@ class Task:
     """Modalities, labels (background excluded) and regions of one segmentation task.
 
     Attributes:
-        organ: what the scans show, in messages ("no contrast within the brain").
-        target: what is looked for, in messages ("No tumor was found").
-        skull_stripped: whether the scans show the organ alone, on a constant background. If not, every voxel of a scan
-            counts: a value of exactly zero may be nulled myocardium as well as air.
+        organ: the organ on the images, for messages ("no contrast within the brain").
+        target: the structure to segment, for messages ("No tumor was found").
+        skull_stripped: whether the images show the organ alone, on a constant background. If not,
+            every voxel counts: a value of exactly zero may be nulled myocardium as well as air.
     """
 
     name: str
@@ -104,15 +108,15 @@ class Task:
     @property
     def modality_names(self) -> tuple[str, ...]:
         """Canonical modality names, in tensor order."""
-        return tuple(m.name for m in self.modalities)
+        return tuple(modality.name for modality in self.modalities)
 
     @property
     def num_classes(self) -> int:
-        """Classes that a network predicts: background and every label."""
+        """Number of classes that a network predicts: the background and every label."""
         return len(self.labels) + 1
 
     def index(self, modality: str) -> int:
-        """Position of a modality inside a tensor. Raises UsageError for a name that the task does not have."""
+        """Position of a modality inside a tensor. Raises UsageError for an unknown name."""
         try:
             return self.modality_names.index(modality)
         except ValueError:
@@ -122,15 +126,18 @@ class Task:
             ) from None
 
     def find(self, word: str) -> str:
-        """Canonical name of a modality given by its name, title or alias, in any case. Raises UsageError."""
+        """Canonical name of the modality with this name, title or alias, in any case.
+
+        Raises UsageError if there is none.
+        """
         word = word.strip().lower()
-        for m in self.modalities:
-            if word in (m.name, m.title.lower(), *m.aliases):
-                return m.name
+        for modality in self.modalities:
+            if word in (modality.name, modality.title.lower(), *modality.aliases):
+                return modality.name
         return self.modality_names[self.index(word)]
 
     def modality(self, name: str) -> Modality:
-        """The modality of that canonical name."""
+        """The modality with this canonical name. Raises UsageError for an unknown name."""
         return self.modalities[self.index(name)]
 
     def label_values(self) -> tuple[int, ...]:
@@ -139,104 +146,163 @@ class Task:
 
     @property
     def label_dtype(self) -> np.dtype:
-        """Type that label maps are stored in: uint8 where the values fit (BraTS), int16 otherwise (MyoPS: 2221)."""
-        return np.dtype(np.uint8 if max(self.label_values()) < 256 else np.int16)
+        """Type of stored label maps: uint8 where the values fit (BraTS), else int16 (MyoPS)."""
+        if max(self.label_values()) < UINT8_VALUES:
+            return np.dtype(np.uint8)
+        return np.dtype(np.int16)
 
     def region_classes(self, region: str) -> tuple[int, ...]:
         """Class indices (tensor side) that make up a region."""
-        names = [label.name for label in self.labels]
-        found = next(r for r in self.regions if r.name == region)
-        return tuple(names.index(label) + 1 for label in found.labels)
+        label_names = [label.name for label in self.labels]
+        members = next(entry.labels for entry in self.regions if entry.name == region)
+        return tuple(label_names.index(name) + 1 for name in members)
 
     def subsets(self) -> tuple[tuple[str, ...], ...]:
-        """All non-empty sets of modalities, small ones first; each in tensor order. BraTS: 15."""
-        names = self.modality_names
-        return tuple(c for n in range(1, len(names) + 1) for c in combinations(names, n))
+        """All non-empty modality subsets, small ones first; each in tensor order. BraTS: 15."""
+        subsets: list[tuple[str, ...]] = []
+        for size in range(1, len(self.modalities) + 1):
+            subsets.extend(combinations(self.modality_names, size))
+        return tuple(subsets)
 
     def table_order(self) -> tuple[tuple[str, ...], ...]:
-        """All subsets in the order of the field's tables (``PUBLISHED_ORDER``), or as ``subsets`` where it has none."""
-        published = tuple(
-            tuple(n for n in self.modality_names if n in s)
-            for s in PUBLISHED_ORDER.get(self.name, ())
-        )
-        return published if set(published) == set(self.subsets()) else self.subsets()
+        """All subsets in the order of published tables (``PUBLISHED_ORDER``), else of ``subsets``.
 
-    def subset_title(self, names) -> str:
-        """A subset as people write it: ``"T1ce + FLAIR"``; takes names or a ``subset_key``."""
-        wanted = set(names.split("+") if isinstance(names, str) else names)
-        return " + ".join(m.title for m in self.modalities if m.name in wanted)
+        Each subset is in tensor order.
+        """
+        published = []
+        for subset in PUBLISHED_ORDER.get(self.name, ()):
+            published.append(tuple(name for name in self.modality_names if name in subset))
+        if set(published) == set(self.subsets()):
+            return tuple(published)
+        return self.subsets()
 
-    def subset_key(self, names) -> str:
-        """One name for a set of modalities, whatever the order given: ``"t1ce+flair"``."""
-        wanted = {self.modality_names[self.index(name)] for name in names}
-        return "+".join(name for name in self.modality_names if name in wanted)
+    def subset_title(self, names: str | Iterable[str]) -> str:
+        """A subset for display: ``"T1ce + FLAIR"``; takes names or a ``subset_key``."""
+        if isinstance(names, str):
+            names = names.split("+")
+        subset = set(names)
+        return " + ".join(entry.title for entry in self.modalities if entry.name in subset)
 
-    def titles(self, names) -> str:
-        """The modalities as a person writes them: ``"T1ce, FLAIR"``."""
+    def subset_key(self, names: Iterable[str]) -> str:
+        """Identifier of a modality subset, independent of the order given: ``"t1ce+flair"``."""
+        positions = {self.index(name) for name in names}
+        return "+".join(self.modality_names[position] for position in sorted(positions))
+
+    def titles(self, names: Iterable[str]) -> str:
+        """Modalities for display: ``"T1ce, FLAIR"``."""
         return ", ".join(self.modality(name).title for name in names)
 
-    def presence(self, names) -> tuple[bool, ...]:
+    def presence(self, names: Iterable[str]) -> tuple[bool, ...]:
         """Presence mask in tensor order; True = present."""
-        wanted = {self.modality_names[self.index(name)] for name in names}
-        return tuple(name in wanted for name in self.modality_names)
+        positions = {self.index(name) for name in names}
+        return tuple(position in positions for position in range(len(self.modalities)))
 
     def to_dict(self) -> dict:
         """Plain JSON-ready form; ``Task.from_dict`` reads it back."""
         return asdict(self)
 
     @staticmethod
-    def from_dict(data: dict) -> Task:
-        """Rebuild a task from ``to_dict``. Raises BundleError when a key is missing or of the wrong kind."""
+    def from_dict(data: Mapping) -> Task:
+        """Rebuild a task from ``to_dict``, also in its earlier forms (``EARLIER_FIELDS``).
+
+        Raises BundleError when a key is missing or of the wrong kind.
+        """
         try:
+            data = _current_texts(data)
             name = str(data["name"])
+            optional = {}
+            for key in ("organ", "target", "skull_stripped"):
+                if key in data:
+                    optional[key] = data[key]
             return Task(
                 name=name,
-                modalities=tuple(_tupled(Modality, m) for m in data["modalities"]),
+                modalities=tuple(_modality(entry) for entry in data["modalities"]),
                 labels=tuple(_label(entry) for entry in data["labels"]),
                 regions=tuple(_region(name, entry) for entry in data["regions"]),
-                **{key: data[key] for key in ("organ", "target", "skull_stripped") if key in data},
+                **optional,
             )
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise BundleError(
-                f"The task description is not understood ({error}).",
+                f"The task description is invalid ({error}).",
                 "Export the bundle again with this MedMAP version.",
             ) from error
 
 
-def choose_set(sets: Sequence[Sequence[str] | None], given: Collection[str]) -> int | None:
-    """Which network of a bundle takes the scans that there are: the one that uses most of them, the first among equals.
+EARLIER_FIELDS = {
+    "least_mm3": "min_volume_mm3",
+    "also": "alternative_values",
+    "beside": "conditional_values",
+}
+"""Earlier names of serialized fields; bundles that were written with them stay readable."""
 
-    Args:
-        sets: of each network the modalities that it is made for, all of which it needs; None for any set.
-        given: names of the scans that there are.
+EARLIER_TEXTS = {
+    "tumour": "tumor",
+    "Without T1ce, enhancing tumour is not visible: ET is a guess and TC is unreliable.": (
+        "Without T1ce, enhancing tumor is not visible: ET is a guess and TC is unreliable."
+    ),
+    "Without FLAIR, oedema is hard to tell from CSF and normal tissue: WT may be too small or too "
+    "large.": (
+        "Without FLAIR, edema is hard to tell from CSF and normal tissue: WT may be too small or "
+        "too large."
+    ),
+    "Without LGE, scar is hard to tell from oedema and muscle: scar is a guess.": (
+        "Without LGE, scar is hard to tell from edema and muscle: scar is a guess."
+    ),
+    "Without T2, oedema is hard to tell from muscle.": (
+        "Without T2, edema is hard to tell from muscle."
+    ),
+    "Oedema": "Edema",
+    "Scar and oedema": "Scar and edema",
+    "Enhancing tumour": "Enhancing tumor",
+    "Whole tumour": "Whole tumor",
+    "Tumour core": "Tumor core",
+}
+"""Display texts that earlier versions wrote in British spelling -> the same in today's."""
 
-    Returns:
-        Its position; None if the scans satisfy no network.
-    """
-    used = {
-        n: given if s is None else s
-        for n, s in enumerate(sets)
-        if (given if s is None else set(s) <= set(given))
-    }
-    return max(used, key=lambda n: len(used[n]), default=None)
+
+def _current_texts(value):
+    """Replace earlier display texts in nested plain data; everything else stays."""
+    if isinstance(value, str):
+        return EARLIER_TEXTS.get(value, value)
+    if isinstance(value, Mapping):
+        return {key: _current_texts(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_current_texts(item) for item in value]
+    return value
 
 
-def _tupled(cls, entry: dict):
-    return cls(**{key: tuple(v) if isinstance(v, list) else v for key, v in entry.items()})
+def _fields(entry: Mapping) -> dict:
+    """Keyword arguments from serialized fields: today's names, lists as tuples."""
+    arguments = {}
+    for key, value in entry.items():
+        if isinstance(value, list):
+            value = tuple(value)
+        arguments[EARLIER_FIELDS.get(key, key)] = value
+    return arguments
 
 
-def _region(task: str, entry: dict) -> Region:
-    """A region; bundles written before there was ``least_mm3`` get their task's."""
-    known = {r.name: r.least_mm3 for r in TASKS[task].regions} if task in TASKS else {}
-    return _tupled(Region, {"least_mm3": known.get(entry["name"], 0.0), **entry})
+def _modality(entry: Mapping) -> Modality:
+    return Modality(**_fields(entry))
 
 
-def _label(entry: dict) -> Label:
-    entry = dict(entry)
-    code = entry.pop("code", None)
-    entry["beside"] = tuple(tuple(pair) for pair in entry.get("beside", ()))
-    label = _tupled(Label, entry)
-    return Label(**{**label.__dict__, "code": Code(**code) if code else None})
+def _label(entry: Mapping) -> Label:
+    arguments = _fields(entry)
+    pairs = arguments.get("conditional_values", ())
+    arguments["conditional_values"] = tuple(tuple(pair) for pair in pairs)
+    if arguments.get("code"):
+        arguments["code"] = Code(**arguments["code"])
+    return Label(**arguments)
+
+
+def _region(task_name: str, entry: Mapping) -> Region:
+    """A region; the oldest bundles lack the minimum volume and get that of their task."""
+    region = Region(**_fields(entry))
+    if "min_volume_mm3" in _fields(entry) or task_name not in TASKS:
+        return region
+    for known_region in TASKS[task_name].regions:
+        if known_region.name == region.name:
+            return replace(region, min_volume_mm3=known_region.min_volume_mm3)
+    return region
 
 
 BRATS = Task(
@@ -254,7 +320,8 @@ BRATS = Task(
             "flair",
             "FLAIR",
             ("t2f", "fla", "tirm"),
-            "Without FLAIR, edema is hard to tell from CSF and normal tissue: WT may be too small or too large.",
+            "Without FLAIR, edema is hard to tell from CSF and normal tissue: WT may be too small or "
+            "too large.",
         ),
     ),
     labels=(
@@ -262,26 +329,30 @@ BRATS = Task(
             "NCR",
             "Necrosis / non-enhancing core",
             1,
-            (),
-            ((3, 4),),
-            (216, 101, 79),
-            Code("NCIt", "C81175", "Non-Enhancing Lesion"),
+            conditional_values=((3, 4),),
+            color=(216, 101, 79),
+            code=Code("NCIt", "C81175", "Non-Enhancing Lesion"),
         ),
-        Label("ED", "Edema", 2, (), (), (111, 184, 210), Code("SCT", "79654002", "Edema")),
+        Label(
+            "ED",
+            "Edema",
+            2,
+            color=(111, 184, 210),
+            code=Code("SCT", "79654002", "Edema"),
+        ),
         Label(
             "ET",
             "Enhancing tumor",
             4,
-            (3,),
-            (),
-            (241, 214, 145),
-            Code("NCIt", "C113842", "Enhancing Lesion"),
+            alternative_values=(3,),
+            color=(241, 214, 145),
+            code=Code("NCIt", "C113842", "Enhancing Lesion"),
         ),
     ),
     regions=(
         Region("WT", "Whole tumor", ("NCR", "ED", "ET")),
         Region("TC", "Tumor core", ("NCR", "ET")),
-        Region("ET", "Enhancing tumor", ("ET",), least_mm3=500.0),
+        Region("ET", "Enhancing tumor", ("ET",), min_volume_mm3=500.0),
     ),
 )
 """BraTS glioma: labels 1 NCR/NET, 2 ED, 4 ET (3 in releases since 2023); regions WT, TC, ET."""
@@ -326,9 +397,11 @@ MYOPS = Task(
     target="heart",
     skull_stripped=False,
 )
-"""MyoPS2020 (Zhuang and Li, MICCAI 2020 challenge): three aligned short-axis stacks of thick slices, label values 200
-normal myocardium, 500 and 600 blood pools, 1220 edema, 2221 scar; scored are the parts of the heart, scar, and scar
-with edema. Its labels carry no codes: those that the panel writes say that a segment lies in the brain."""
+"""MyoPS 2020 (Zhuang and Li, MICCAI 2020 challenge): three aligned short-axis stacks of thick slices.
+
+Label values: 200 normal myocardium, 500 and 600 blood pools, 1220 edema, 2221 scar. Scored are the
+parts of the heart, scar, and scar with edema. The labels carry no codes, because the panel writes
+codes with the brain as the anatomic region."""
 
 MYOPS_ANATOMY = Task(
     name="MyoPS-anatomy",
@@ -338,7 +411,7 @@ MYOPS_ANATOMY = Task(
             "MYO",
             "Left ventricle myocardium",
             200,
-            also=(1220, 2221),
+            alternative_values=(1220, 2221),
             color=(120, 190, 120),
         ),
         *_BLOOD_POOLS,
@@ -348,17 +421,18 @@ MYOPS_ANATOMY = Task(
     target="heart",
     skull_stripped=False,
 )
-"""MyoPS2020 with the three targets of PASSION (Shi et al., ACM MM 2024): all myocardium is one, scarred or not."""
+"""MyoPS 2020 with the three targets of PASSION (Shi et al., ACM MM 2024): all myocardium is one
+label, scarred or not."""
 
 TASKS = {task.name: task for task in (BRATS, MYOPS, MYOPS_ANATOMY)}
 
 
 def find_task(name: str) -> Task:
     """The task of that name, in any case of letters. Raises UsageError."""
-    for known, task in TASKS.items():
-        if known.lower() == name.lower():
+    for task in TASKS.values():
+        if task.name.lower() == name.lower():
             return task
-    raise UsageError(f"The task '{name}' is unknown.", f"Use one of {', '.join(TASKS)}.")
+    raise UsageError(f"There is no task '{name}'.", f"Use one of {', '.join(TASKS)}.")
 
 
 PUBLISHED_ORDER = {

@@ -20,7 +20,8 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 
-from medmap.bundle.loading import SUMS, load_bundle, save_bundle
+from medmap.bundle.format import SUMS
+from medmap.bundle.loading import load_bundle, save_bundle
 from medmap.checks import affine_problem
 from medmap.errors import MedMAPError
 from medmap.io.nifti import read_nifti
@@ -188,7 +189,7 @@ def tiny_bundle(folder: Path) -> Path:
     """A small, sound bundle."""
     import torch
 
-    from medmap.bundle.loading import InferenceSpec, NetworkSpec
+    from medmap.bundle.format import InferenceSpec, NetworkSpec
     from medmap.networks import build_network
     from medmap.preprocess import PreprocessSpec
     from medmap.task import BRATS

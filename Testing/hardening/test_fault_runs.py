@@ -18,7 +18,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from medmap.bundle.loading import SUMS
+from medmap.bundle.format import SUMS
 from medmap.networks.subset_unet import SubsetUNet
 
 
@@ -117,7 +117,8 @@ def test_45_no_archive_is_ever_unpacked(cli, tmp_path):
 def test_40_scans_that_a_bundle_is_not_made_for(
     scans, cli, tmp_path, tiny_bundle, tiny_bundle_path
 ):
-    from medmap.bundle.loading import NetworkSpec, save_bundle
+    from medmap.bundle.format import NetworkSpec
+    from medmap.bundle.loading import save_bundle
     from medmap.networks import build_network
 
     options = {"modalities": 4, "classes": 4, "inputs": [0, 1], "widths": [4, 8]}

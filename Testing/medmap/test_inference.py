@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from medmap.bundle.loading import InferenceSpec
+from medmap.bundle.format import InferenceSpec
 from medmap.errors import (
     BundleError,
     Cancelled,

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 import torch
 
-from medmap.bundle.loading import InferenceSpec, NetworkSpec, load_bundle, save_bundle
+from medmap.bundle.format import InferenceSpec, NetworkSpec
+from medmap.bundle.loading import load_bundle, save_bundle
 from medmap.checks import check_inputs
 from medmap.commands.phantoms import write_hearts
 from medmap.commands.segment import Options, segment_files

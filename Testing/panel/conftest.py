@@ -145,7 +145,8 @@ def result(panel, patient, choose, finish):
 def small_bundle(tmp_path_factory):
     """Function that saves an untrained, seeded network for a task and returns the bundle's folder."""
     torch = pytest.importorskip("torch")
-    from medmap.bundle.loading import InferenceSpec, NetworkSpec, save_bundle
+    from medmap.bundle.format import InferenceSpec, NetworkSpec
+    from medmap.bundle.loading import save_bundle
     from medmap.networks import build_network
     from medmap.preprocess import PreprocessSpec
     from medmap.task import BRATS

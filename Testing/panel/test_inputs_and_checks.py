@@ -174,7 +174,8 @@ class TestNetworks:
     @pytest.fixture
     def several(self, panel, patient, application, tmp_path):
         torch = pytest.importorskip("torch")
-        from medmap.bundle.loading import InferenceSpec, NetworkSpec, save_bundle
+        from medmap.bundle.format import InferenceSpec, NetworkSpec
+        from medmap.bundle.loading import save_bundle
         from medmap.networks import build_network
         from medmap.preprocess import PreprocessSpec
         from medmap.task import BRATS

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from medmap.errors import BundleError, UnavailableError
+from medmap.errors import BundleError, MissingInputError, UnavailableError
 from MedMAPSegmentLib import dependencies, models
 from MedMAPSegmentLib.dependencies import Requirement
 from MedMAPSegmentLib.dependencies import ensure as really_ensure
@@ -191,7 +191,10 @@ class TestModels:
     def test_without_a_default_model_the_panel_opens_and_says_so(self, application, monkeypatch):
         from MedMAPSegmentLib.selftest import addSyntheticCase
 
-        monkeypatch.setattr(models, "defaultPath", lambda: None)
+        def missing():
+            raise MissingInputError("The default model was not found.", "Name a bundle.")
+
+        monkeypatch.setattr(models, "default_bundle_path", missing)
         panel = application.open(panel_file())
         panel.inputs.slots["flair"][1].setCurrentNode(
             addSyntheticCase(application.scene, ("flair",))["flair"]

@@ -55,7 +55,8 @@ class TestHeart:
 
     @pytest.fixture
     def panel(self, application, tmp_path):
-        from medmap.bundle.loading import InferenceSpec, NetworkSpec, save_bundle
+        from medmap.bundle.format import InferenceSpec, NetworkSpec
+        from medmap.bundle.loading import save_bundle
         from medmap.networks import build_network
         from medmap.preprocess import PreprocessSpec
 

@@ -71,7 +71,8 @@ def show_views(application, panel, side):
 
 def medmap_labels(files: dict[str, str]):
     """Labels that the package gives for the same files, on the reference's own voxels."""
-    from medmap.bundle.loading import default_bundle_path, load_bundle
+    from medmap.bundle.format import default_bundle_path
+    from medmap.bundle.loading import load_bundle
     from medmap.inference import segment
     from medmap.io.nifti import read_nifti
 

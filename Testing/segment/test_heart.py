@@ -9,7 +9,8 @@ slicer = pytest.importorskip("slicer")
 
 import torch  # noqa: E402
 
-from medmap.bundle.loading import InferenceSpec, NetworkSpec, load_bundle, save_bundle  # noqa: E402
+from medmap.bundle.format import InferenceSpec, NetworkSpec  # noqa: E402
+from medmap.bundle.loading import load_bundle, save_bundle  # noqa: E402
 from medmap.networks import build_network  # noqa: E402
 from medmap.phantom import generate_heart  # noqa: E402
 from medmap.preprocess import PreprocessSpec  # noqa: E402

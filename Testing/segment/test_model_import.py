@@ -11,11 +11,12 @@ from pathlib import Path
 
 import pytest
 
+from medmap.bundle.format import read_bundle_texts
 from medmap.errors import BundleError, MissingInputError, OutputError, UsageError
 from medmap.task import BRATS
 from MedMAPSegmentLib import model_import
 from MedMAPSegmentLib.model_import import importModel
-from MedMAPSegmentLib.models import loaderOf, readEntry, verifyFiles
+from MedMAPSegmentLib.models import loaderOf, readEntry
 
 CARD = {
     "description": "A model of tests.",
@@ -27,9 +28,23 @@ CARD = {
 }
 
 
+SECTIONS = {
+    "preprocess": {},
+    "postprocess": {},
+    "inference": {"window": [32, 32, 32], "overlap": 0.25},
+}
+
+
 def metadataOf(name="tiny", version="1.0.0", **changes):
     network = {"name": "SubsetUNet", "options": {}}
-    own = {"format": 1, "task": BRATS.to_dict(), "network": network, "card": CARD, **changes}
+    own = {
+        "format": 1,
+        "task": BRATS.to_dict(),
+        **SECTIONS,
+        "network": network,
+        "card": CARD,
+        **changes,
+    }
     return json.dumps({"name": name, "version": version, "medmap": own}).encode()
 
 
@@ -66,7 +81,7 @@ def default(tmp_path):
 
 
 def bring(source, user, **options):
-    return importModel(source, user, verify=verifyFiles, **options)
+    return importModel(source, user, verify=read_bundle_texts, **options)
 
 
 def zipped(folder: Path, path: Path, prefix="") -> Path:
@@ -266,7 +281,8 @@ def _only_when_copied(check):
 
 def test_a_real_bundle_is_imported_with_its_network_and_loads(tmp_path, user):
     torch = pytest.importorskip("torch")
-    from medmap.bundle.loading import InferenceSpec, NetworkSpec, save_bundle
+    from medmap.bundle.format import InferenceSpec, NetworkSpec
+    from medmap.bundle.loading import save_bundle
     from medmap.networks import build_network
     from medmap.preprocess import PreprocessSpec
 

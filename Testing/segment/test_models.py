@@ -11,12 +11,13 @@ from pathlib import Path
 
 import pytest
 
+from medmap.bundle.format import default_bundle_path, read_bundle_texts, verify_bundle
 from medmap.errors import BundleError, MissingInputError, OutputError, UsageError
 from medmap.task import BRATS
 from MedMAPSegmentLib import models
 from MedMAPSegmentLib.card import subsetCard
 from MedMAPSegmentLib.model_import import importModel
-from MedMAPSegmentLib.models import deleteModel, listModels, modelFolder, readEntry, verifyFiles
+from MedMAPSegmentLib.models import deleteModel, listModels, modelFolder, readEntry
 
 CARD = {
     "description": "A model of tests.",
@@ -28,10 +29,22 @@ CARD = {
 }
 
 
+SECTIONS = {
+    "preprocess": {},
+    "postprocess": {},
+    "inference": {"window": [32, 32, 32], "overlap": 0.25},
+}
+
+
+def missingDefault():
+    raise MissingInputError("The default model was not found.", "Name a bundle.")
+
+
 def metadataOf(name="tiny", version="1.0.0", **changes):
     own = {
         "format": 1,
         "task": BRATS.to_dict(),
+        **SECTIONS,
         "card": CARD,
         "network": {"name": "SubsetUNet", "options": {}},
         **changes,
@@ -72,7 +85,7 @@ def default(tmp_path):
 
 
 def bring(source, user, **options):
-    return importModel(source, user, verify=verifyFiles, **options)
+    return importModel(source, user, verify=read_bundle_texts, **options)
 
 
 class TestList:
@@ -102,7 +115,7 @@ class TestList:
         assert keys == ["", "another-1.0.0", "tiny-1.0.0"]
 
     def test_a_missing_default_is_said_in_words(self, user, monkeypatch):
-        monkeypatch.setattr(models, "defaultPath", lambda: None)
+        monkeypatch.setattr(models, "default_bundle_path", missingDefault)
         (entry,) = listModels(user)
         assert entry.isDefault
         assert not entry.verified
@@ -142,24 +155,26 @@ class TestList:
     )
     def test_damage_is_judged_as_the_core_judges_it(self, bundle, damage, said):
         core = pytest.importorskip("medmap.bundle.loading")
-        verifyFiles(bundle)
-        core.verify_bundle(bundle)
+        read_bundle_texts(bundle)
+        verify_bundle(bundle)
         damage(bundle)
         with pytest.raises(BundleError, match=said):
-            verifyFiles(bundle)
-        with pytest.raises(BundleError):
-            core.verify_bundle(bundle)
+            read_bundle_texts(bundle)
+        with pytest.raises(BundleError, match=said):
+            verify_bundle(bundle)
+        with pytest.raises(BundleError, match=said):
+            core.load_bundle(bundle)
 
     @pytest.mark.parametrize(
         ("metadata", "said"),
         [
-            (b"{", "is not a model description"),
-            (b"[]", "is not a model description"),
-            (b"[" * 100000, "is not a model description"),
+            (b"{", "is not a bundle description"),
+            (b"[]", "is not a bundle description"),
+            (b"[" * 100000, "is not a bundle description"),
             (metadataOf(format=3), "has format 3, this MedMAP reads 1 and 2"),
             (metadataOf(task={}), "task description"),
-            (metadataOf(card=3), "lacks or garbles"),
-            (b'{"medmap": {"format": 1}}', "lacks or garbles"),
+            (metadataOf(card=3), "missing or invalid field"),
+            (b'{"medmap": {"format": 1}}', "missing or invalid field"),
         ],
     )
     def test_metadata_that_is_not_understood_is_said_in_words(self, bundle, metadata, said):
@@ -167,23 +182,9 @@ class TestList:
         entry = readEntry(seal(bundle), "x")
         assert said in entry.error
 
-    def test_the_default_is_looked_for_where_the_core_looks(self, tmp_path, default, monkeypatch):
-        core = pytest.importorskip("medmap.bundle.loading")
-        assert core.FORMATS == models.FORMATS
-        assert (core.METADATA, core.WEIGHTS, core.CARD, core.SUMS) == (
-            models.METADATA,
-            models.WEIGHTS,
-            models.README,
-            models.SUMS,
-        )
+    def test_the_default_is_looked_for_where_the_core_looks(self, user, default, monkeypatch):
         monkeypatch.setenv("MEDMAP_BUNDLE", str(default))
-        assert models.defaultPath() == core.default_bundle_path() == default
-        monkeypatch.setenv("MEDMAP_BUNDLE", str(tmp_path / "nowhere"))
-        try:
-            expected = core.default_bundle_path()
-        except MissingInputError:
-            expected = None
-        assert models.defaultPath() == expected
+        assert listModels(user)[0].path == default_bundle_path() == default
 
     def test_the_folder_can_be_set_in_the_environment(self, tmp_path):
         assert modelFolder("/data/MedMAP", {}) == Path("/data/MedMAP")
@@ -226,7 +227,7 @@ class TestDelete:
             deleteModel(entry, user)
         with pytest.raises(UsageError, match="cannot be deleted"):
             deleteModel(entry, default.parent)
-        assert verifyFiles(default)
+        assert read_bundle_texts(default)
 
     def test_nothing_outside_the_user_folder_is_deleted(self, bundle, user, tmp_path):
         bring(bundle, user)
@@ -241,7 +242,7 @@ class TestDelete:
         (user / "linked").symlink_to(bundle, target_is_directory=True)
         deleteModel(listModels(user, default)[1], user)
         assert list(user.iterdir()) == []
-        assert verifyFiles(bundle)
+        assert read_bundle_texts(bundle)
 
     def test_a_model_that_is_gone_already_is_said(self, bundle, user):
         entry = bring(bundle, user)
@@ -253,13 +254,14 @@ class TestDelete:
 def test_the_sets_that_the_networks_are_made_for_are_known_without_loading(tmp_path):
     stated = [{"name": "UNet", "options": {"inputs": inputs}} for inputs in ([1], [3, 1])]
     made = makeBundle(tmp_path / "several", format=2, networks=stated)
-    assert readEntry(made, "several").sets == (("t1ce",), ("t1ce", "flair"))
-    assert readEntry(makeBundle(tmp_path / "one"), "one").sets == (None,)
+    assert readEntry(made, "several").subsets == (("t1ce",), ("t1ce", "flair"))
+    assert readEntry(makeBundle(tmp_path / "one"), "one").subsets == (None,)
 
 
 @pytest.mark.parametrize("inputs", [[9], "t1", 3, [None]])
 def test_garbled_sets_are_refused(tmp_path, inputs):
     stated = {"name": "UNet", "options": {"inputs": inputs}}
     assert (
-        "lacks or garbles" in readEntry(makeBundle(tmp_path / "bad", network=stated), "bad").error
+        "missing or invalid field"
+        in readEntry(makeBundle(tmp_path / "bad", network=stated), "bad").error
     )

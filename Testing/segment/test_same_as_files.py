@@ -17,7 +17,8 @@ slicer = pytest.importorskip("slicer")
 torch = pytest.importorskip("torch")
 nib = pytest.importorskip("nibabel")
 
-from medmap.bundle.loading import Bundle, InferenceSpec, NetworkSpec  # noqa: E402
+from medmap.bundle.format import InferenceSpec, NetworkSpec  # noqa: E402
+from medmap.bundle.loading import Bundle  # noqa: E402
 from medmap.errors import BundleError  # noqa: E402
 from medmap.inference import segment  # noqa: E402
 from medmap.io.nifti import read_nifti  # noqa: E402
@@ -196,7 +197,8 @@ sys.path[:0] = [{str(repository / "MedMAPSegment")!r}, {str(repository / "MedMAP
 import slicer
 from MedMAPSegmentLib.logic import SegmentationLogic
 from MedMAPSegmentLib.selftest import addSyntheticCase
-from medmap.bundle.loading import Bundle, InferenceSpec, NetworkSpec
+from medmap.bundle.format import InferenceSpec, NetworkSpec  # noqa: E402
+from medmap.bundle.loading import Bundle
 from medmap.networks import build_network
 from medmap.preprocess import PreprocessSpec
 from medmap.task import BRATS

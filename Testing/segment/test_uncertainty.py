@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from medmap.bundle.loading import InferenceSpec, NetworkSpec, load_bundle, save_bundle
+from medmap.bundle.format import InferenceSpec, NetworkSpec
+from medmap.bundle.loading import load_bundle, save_bundle
 from medmap.errors import Cancelled, InputDataError
 from medmap.networks import build_network
 from medmap.preprocess import PreprocessSpec

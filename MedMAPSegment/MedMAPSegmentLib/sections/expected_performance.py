@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from slicer.i18n import tr as _
 
-from medmap.task import choose_set
+from medmap.bundle.format import choose_entry
 
 from ..card import NOT_VALIDATED, subsetCard
 from .common import Section, fillTable, showText
@@ -43,8 +43,8 @@ class CardSection(Section):
 
     def _network(self, used):
         """What a model of several networks, each for one set of scans, will do with these; known without loading it."""
-        task, sets = self.panel.logic.task, self.panel.models.entry.sets
-        chosen = choose_set(sets, used)
+        task, sets = self.panel.logic.task, self.panel.models.entry.subsets
+        chosen = choose_entry(sets, used)
         if chosen is None:
             return [_("\u26a0 The model does not support this modality subset.")] if used else []
         if sets[chosen] is None or set(sets[chosen]) == set(used):

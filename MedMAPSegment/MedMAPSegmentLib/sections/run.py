@@ -11,8 +11,8 @@ import slicer
 import slicer.util
 from slicer.i18n import tr as _
 
+from medmap.bundle.format import choose_entry
 from medmap.errors import UnavailableError
-from medmap.task import choose_set
 
 from .. import dependencies
 from ..devices import AUTO, CPU, Device, cardsAreKnown, listDevices
@@ -86,7 +86,7 @@ class RunSection(Section):
             return []
         entry, inputs = self.panel.models.entry, self.panel.inputs.read()
         found = [entry.error] if entry.error else []
-        if inputs.used and choose_set(entry.sets, inputs.used) is None:
+        if inputs.used and choose_entry(entry.subsets, inputs.used) is None:
             found.append(_("The model does not support this modality subset."))
         return [*found, *inputs.problems, *self.panel.logic.problems(**self.panel.choices())]
 

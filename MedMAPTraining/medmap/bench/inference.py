@@ -21,7 +21,8 @@ import torch
 
 from medmap.bench.measure import Cost, isolated, timed
 from medmap.bench.peer import load_peer
-from medmap.bundle.loading import Bundle, InferenceSpec, load_bundle
+from medmap.bundle.format import InferenceSpec
+from medmap.bundle.loading import Bundle, load_bundle
 from medmap.devices import resolve_device
 from medmap.errors import UsageError
 from medmap.inference import segment, segment_subsets, window_boxes

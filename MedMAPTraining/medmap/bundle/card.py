@@ -1,21 +1,46 @@
-"""What a bundle says of itself: MONAI's part of the metadata, and the card as Markdown."""
+"""The model card: MONAI's part of a bundle's metadata, and the card as Markdown. No torch in here."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
-import torch
-
 from medmap.task import Task
 
 
-def monai_metadata(name: str, version: str, task: Task, card: Mapping) -> dict:
-    """The part of ``metadata.json`` that MONAI's model zoo also has, with its key names."""
-    labels = {"0": "background", **{str(n + 1): label.name for n, label in enumerate(task.labels)}}
+def monai_metadata(name: str, version: str, task: Task, card: Mapping, torch_version: str) -> dict:
+    """The part of ``metadata.json`` that MONAI's model zoo also has, with its key names.
+
+    Args:
+        name, version: of the bundle.
+        task: names modalities and labels.
+        card: the bundle's card.
+        torch_version: PyTorch with which the bundle is written, ``2.10.0``.
+    """
+    labels = {"0": "background"}
+    for class_index, label in enumerate(task.labels, start=1):
+        labels[str(class_index)] = label.name
+    image = {
+        "type": "image",
+        "format": "magnitude",
+        "modality": "MR",
+        "num_channels": len(task.modalities),
+        "dtype": "float32",
+        "is_patch_data": False,
+        "channel_def": {str(n): modality.name for n, modality in enumerate(task.modalities)},
+    }
+    prediction = {
+        "type": "probabilities",
+        "format": "segmentation",
+        "num_channels": task.num_classes,
+        "dtype": "float32",
+        "is_patch_data": False,
+        "channel_def": labels,
+    }
+    titles = ", ".join(modality.title for modality in task.modalities)
     return {
         "version": version,
         "changelog": {version: card.get("change", "first release")},
-        "pytorch_version": torch.__version__.split("+")[0],
+        "pytorch_version": torch_version,
         "required_packages_version": {"safetensors": "", "numpy": ""},
         "name": name,
         "task": f"{task.name} segmentation with missing modalities",
@@ -24,52 +49,45 @@ def monai_metadata(name: str, version: str, task: Task, card: Mapping) -> dict:
         "copyright": "MedMAP contributors, Apache-2.0",
         "data_source": card.get("data", ""),
         "data_type": "nifti",
-        "image_classes": ", ".join(m.title for m in task.modalities) + "; any non-empty subset",
+        "image_classes": f"{titles}; any non-empty subset",
         "label_classes": ", ".join(f"{label.value} {label.title}" for label in task.labels),
         "intended_use": "Research use only. Not a medical device, not for clinical use.",
-        "network_data_format": {
-            "inputs": {
-                "image": {
-                    "type": "image",
-                    "format": "magnitude",
-                    "modality": "MR",
-                    "num_channels": len(task.modalities),
-                    "dtype": "float32",
-                    "is_patch_data": False,
-                    "channel_def": {str(n): m.name for n, m in enumerate(task.modalities)},
-                }
-            },
-            "outputs": {
-                "pred": {
-                    "type": "probabilities",
-                    "format": "segmentation",
-                    "num_channels": task.num_classes,
-                    "dtype": "float32",
-                    "is_patch_data": False,
-                    "channel_def": labels,
-                }
-            },
-        },
+        "network_data_format": {"inputs": {"image": image}, "outputs": {"pred": prediction}},
     }
 
 
 def card_text(metadata: Mapping) -> str:
-    """The card as Markdown: what it is, what it has seen, and the Dice of every subset."""
-    own, card = metadata["medmap"], metadata["medmap"]["card"]
+    """The card as Markdown: description, data, limits, and the measured Dice of every subset.
+
+    Args:
+        metadata: the whole ``metadata.json`` as plain data.
+    """
+    own = metadata["medmap"]
+    card = own["card"]
     lines = [f"# {metadata['name']} {metadata['version']}", "", metadata["intended_use"], ""]
     for key in ("description", "data", "training", "limits"):
         if card.get(key):
             lines += [f"**{key.capitalize()}.** {card[key]}", ""]
-    table = card.get("dice")
-    if table:
-        regions = [r["name"] for r in own["task"]["regions"]]
-        lines += [f"**Dice, mean ± SD over {table['cases']} cases** ({table['data']})", ""]
-        lines += ["| scans | " + " | ".join(regions) + " |", "|---|" + "--:|" * len(regions)]
-        for subset, scores in table["subsets"].items():
-            cells = [f"{scores[r]['mean']:.3f} ± {scores[r]['sd']:.3f}" for r in regions]
-            lines.append(f"| {subset} | " + " | ".join(cells) + " |")
-        for name, scores in table.get("averages", {}).items():
-            cells = [f"{scores[r]['mean']:.3f} ± {scores[r]['sd']:.3f}" for r in regions]
-            lines.append(f"| *mean, {name}* | " + " | ".join(cells) + " |")
-        lines.append("")
+    if card.get("dice"):
+        regions = [region["name"] for region in own["task"]["regions"]]
+        lines += [*_dice_table(card["dice"], regions), ""]
     return "\n".join(lines)
+
+
+def _dice_table(table: Mapping, regions: list[str]) -> list[str]:
+    lines = [
+        f"**Dice, mean ± SD over {table['cases']} cases** ({table['data']})",
+        "",
+        f"| modalities | {' | '.join(regions)} |",
+        "|---|" + "--:|" * len(regions),
+    ]
+    for subset, scores in table["subsets"].items():
+        lines.append(_row(subset, scores, regions))
+    for name, scores in table.get("averages", {}).items():
+        lines.append(_row(f"*mean, {name}*", scores, regions))
+    return lines
+
+
+def _row(title: str, scores: Mapping, regions: list[str]) -> str:
+    cells = [f"{scores[region]['mean']:.3f} ± {scores[region]['sd']:.3f}" for region in regions]
+    return f"| {title} | {' | '.join(cells)} |"

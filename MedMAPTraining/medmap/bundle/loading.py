@@ -1,10 +1,7 @@
-"""A bundle: everything inference needs, in one folder, verified before a single weight is used.
+"""Bundles as objects: build their networks, load the weights strictly, write them.
 
-``metadata.json`` (MONAI's key names, ours under ``medmap``), ``model.safetensors`` (half precision), ``README.md``
-(the card, for people) and ``SHA256SUMS``. Nothing in it is code: no pickle, no expression, no import path.
-
-A bundle holds one network (format 1), or several that are made for one set of scans each (format 2: the weights of
-each under its set's name in the same file). ``Bundle.entry_for`` alone decides which of them some scans get.
+``medmap.bundle.format`` parses the files; ``Bundle.entry_for`` alone decides which network of a
+bundle some modalities get.
 """
 
 from __future__ import annotations
@@ -14,7 +11,7 @@ import json
 import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -23,54 +20,39 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 
 from medmap.bundle.card import card_text, monai_metadata
+from medmap.bundle.format import (
+    ANY,
+    CARD,
+    METADATA,
+    SUMS,
+    WEIGHTS,
+    InferenceSpec,
+    Metadata,
+    NetworkSpec,
+    choose_entry,
+    parse_metadata,
+    read_verified,
+    sums_text,
+)
 from medmap.confidence import NO_DOUBT, DoubtSpec
-from medmap.errors import BundleError, MissingInputError
+from medmap.errors import BundleError
 from medmap.io.atomic import atomic_folder
 from medmap.networks import Backbone, build_network
 from medmap.postprocess import PostprocessSpec
 from medmap.preprocess import PreprocessSpec
-from medmap.task import Task, choose_set
+from medmap.task import Task
 
-FORMATS = (1, 2)
-ANY = "any"
-"""Name of an entry whose network takes whatever there is."""
 NO_POSTPROCESSING = PostprocessSpec()
-METADATA, WEIGHTS, CARD, SUMS = "metadata.json", "model.safetensors", "README.md", "SHA256SUMS"
-_REQUIRED = (METADATA, WEIGHTS)
-_LARGEST_METADATA = 4 * 2**20
-
-
-@dataclass(frozen=True)
-class InferenceSpec:
-    """How a bundle wants to be run.
-
-    Attributes:
-        window: largest size, in working voxels, that goes through the network in one pass.
-        overlap: share of a window that neighbors have in common when one pass does not suffice.
-        bytes_per_voxel: peak memory for every voxel of a window (``medmap.bundle.memory_estimate.bytes_per_voxel``); 0 if unknown.
-    """
-
-    window: tuple[int, int, int] = (192, 224, 192)
-    overlap: float = 0.25
-    bytes_per_voxel: int = 0
-
-
-@dataclass(frozen=True)
-class NetworkSpec:
-    """Name of a backbone and its options, as plain data."""
-
-    name: str
-    options: dict = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One network of a bundle, and the scans that it takes.
+    """One network of a bundle and the modalities that it takes.
 
     Attributes:
-        name: the set of scans it is made for, as ``Task.subset_key`` writes it, or ``any``.
-        modalities: names in task order. Of ``Bundle.entries`` what it can take; of ``entry_for`` what it takes of the
-            scans that there are.
+        name: the modality subset that it is made for, as ``Task.subset_key`` writes it, or ``any``.
+        modalities: names in task order. In ``Bundle.entries`` the modalities that it can take; from
+            ``Bundle.entry_for`` those of the available modalities that it takes.
         network: in evaluation mode, on the CPU, float32.
     """
 
@@ -87,10 +69,11 @@ class Bundle:
     Attributes:
         id: name and version, ``medmap-phantom-1.0.0``.
         sha256: hash of ``SHA256SUMS``, hence of every byte of the bundle.
-        card: what people should know: data, training, the validated Dice per subset (``card["dice"]``).
+        card: what people should know: data, training, the measured Dice per subset
+            (``card["dice"]``).
         network_spec, network: of the first entry, which is the only one of most bundles.
-        others: further networks, each made for one set of scans; see ``entries``.
-        doubt: which pieces it is too unsure of to show them.
+        others: further networks, each made for one modality subset; see ``entries``.
+        doubt: confidence thresholds below which connected components are suppressed.
     """
 
     id: str
@@ -107,7 +90,7 @@ class Bundle:
 
     @property
     def entries(self) -> tuple[Entry, ...]:
-        """Every network with the scans it can take, in the bundle's order."""
+        """Every network with the modalities that it can take, in the bundle's order."""
         networks = ((self.network_spec, self.network), *self.others)
         return tuple(_entry(self.task, spec, network) for spec, network in networks)
 
@@ -117,81 +100,49 @@ class Bundle:
         return math.lcm(*(entry.network.stride for entry in self.entries))
 
     def find_entry(self, names: Iterable[str]) -> Entry | None:
-        """The entry that makes use of the most of these scans, the first among equals; None if they satisfy none.
+        """The entry that uses the most of these modalities, the first among equals; None if none can.
 
-        A network made for one set of scans needs them all and sees no other.
+        A network that is made for one modality subset requires all of it and sees no other modality.
         """
-        given = set(names)
-        chosen = choose_set(
-            [None if entry.name == ANY else entry.modalities for entry in self.entries], given
-        )
-        if chosen is None:
+        available = set(names)
+        requirements = []
+        for entry in self.entries:
+            requirements.append(None if entry.name == ANY else entry.modalities)
+        position = choose_entry(requirements, available)
+        if position is None:
             return None
-        entry = self.entries[chosen]
-        return replace(entry, modalities=tuple(m for m in entry.modalities if m in given))
+        entry = self.entries[position]
+        used = tuple(name for name in entry.modalities if name in available)
+        return replace(entry, modalities=used)
 
     def entry_for(self, names: Iterable[str]) -> Entry:
-        """As ``find_entry``. Raises BundleError, saying what the bundle is made for, if the scans satisfy no entry."""
-        given = set(names)
-        found = self.find_entry(given)
-        if found is not None:
-            return found
-        made = [entry.modalities for entry in self.entries]
-        if len(made) == 1:
-            missing = self.task.titles(name for name in made[0] if name not in given)
+        """As ``find_entry``. Raises BundleError with the supported subsets if no entry can run."""
+        available = set(names)
+        entry = self.find_entry(available)
+        if entry is not None:
+            return entry
+        supported = [entry.modalities for entry in self.entries]
+        if len(supported) == 1:
+            missing = [name for name in supported[0] if name not in available]
             raise BundleError(
-                f"The bundle {self.id} is made for {self.task.titles(made[0])}, and {missing} is missing.",
-                "Add it, or use a bundle for any set of scans.",
+                f"The bundle {self.id} requires {self.task.titles(supported[0])}, and "
+                f"{self.task.titles(missing)} is missing.",
+                "Add it, or use a bundle for any modality subset.",
             )
-        there = self.task.titles(name for name in self.task.modality_names if name in given)
+        ordered = [name for name in self.task.modality_names if name in available]
+        subsets = "; ".join(self.task.titles(modalities) for modalities in supported)
         raise BundleError(
-            f"The bundle {self.id} has no network for {there}: it is made for "
-            f"{'; '.join(self.task.titles(m) for m in made)}.",
-            "Add the scans of one of these, or use a bundle for any set of scans.",
+            f"The bundle {self.id} has no network for {self.task.titles(ordered)}: it is made for "
+            f"{subsets}.",
+            "Add the modalities of one of these, or use a bundle for any modality subset.",
         )
 
 
 def _entry(task: Task, spec: NetworkSpec, network: Backbone) -> Entry:
     if network.needs is None:
         return Entry(ANY, task.modality_names, spec, network)
-    names = tuple(task.modality_names[m] for m in sorted(network.needs))
+    names = tuple(task.modality_names[position] for position in sorted(network.needs))
     return Entry(task.subset_key(names), names, spec, network)
-
-
-def default_bundle_path() -> Path:
-    """Where the bundle that ships with MedMAP lies: ``$MEDMAP_BUNDLE``, the checkout's, or the installed extension's.
-
-    Raises:
-        MissingInputError: none of these exists.
-    """
-    package = Path(__file__).resolve().parents[1]
-    named = os.environ.get("MEDMAP_BUNDLE")
-    places = [Path(named)] if named else []
-    places += [
-        package.parents[1] / "Resources/bundles/default",
-        package.parent / "Resources/MedMAPBundles/default",
-    ]
-    for place in places:
-        if (place / METADATA).is_file():
-            return place
-    raise MissingInputError(
-        "The default bundle was not found beside this MedMAP.",
-        "Name a bundle with --bundle or set MEDMAP_BUNDLE.",
-    )
-
-
-def verify_bundle(path: str | os.PathLike) -> dict[str, str]:
-    """Compare every file of a bundle with ``SHA256SUMS``.
-
-    Returns:
-        SHA-256 by file name, with that of ``SHA256SUMS`` itself under its own name.
-
-    Raises:
-        MissingInputError: there is no such folder.
-        BundleError: a file is missing, added or altered.
-    """
-    contents = _read_verified(Path(path))
-    return {name: hashlib.sha256(data).hexdigest() for name, data in contents.items()}
 
 
 def load_bundle(path: str | os.PathLike) -> Bundle:
@@ -199,46 +150,28 @@ def load_bundle(path: str | os.PathLike) -> Bundle:
 
     Raises:
         MissingInputError: there is no such folder.
-        BundleError: not a bundle, altered, of an unknown format, or weights that do not fit the network.
+        BundleError: not a bundle, altered, of an unknown format, or weights that do not fit the
+            network.
     """
     folder = Path(path)
-    contents = _read_verified(folder)
-    metadata = _parse_metadata(contents[METADATA])
-    own = metadata["medmap"]
-    try:
-        several = own["networks"] if own["format"] == 2 else [own["network"]]
-        specs = [NetworkSpec(str(stated["name"]), dict(stated["options"])) for stated in several]
-        window = own["inference"]
-        inference = InferenceSpec(
-            tuple(int(n) for n in window["window"]),
-            float(window["overlap"]),
-            int(window.get("bytes_per_voxel", 0)),
-        )
-        task, preprocess = Task.from_dict(own["task"]), PreprocessSpec.from_dict(own["preprocess"])
-        postprocess = PostprocessSpec.from_dict(own["postprocess"])
-        doubt = DoubtSpec.from_dict(own.get("doubt", {}))
-        card, identity = dict(own["card"]), f"{metadata['name']}-{metadata['version']}"
-    except (KeyError, TypeError, ValueError) as error:
-        raise BundleError(
-            f"The bundle {folder.name} lacks or garbles {error} in {METADATA}.", "Export it again."
-        ) from error
-    networks = [(spec, build_network(spec.name, spec.options).eval()) for spec in specs]
-    if not networks:
-        raise BundleError(f"The bundle {folder.name} holds no network.", "Export it again.")
-    digest = hashlib.sha256(contents[SUMS]).hexdigest()
-    first, *others = networks
+    contents = read_verified(folder)
+    metadata = parse_metadata(contents[METADATA])
+    networks = []
+    for spec in metadata.networks:
+        networks.append((spec, build_network(spec.name, spec.options).eval()))
+    first_spec, first_network = networks[0]
     bundle = Bundle(
-        identity,
-        digest,
-        task,
-        first[0],
-        preprocess,
-        inference,
-        card,
-        first[1],
-        postprocess,
-        tuple(others),
-        doubt,
+        id=metadata.id,
+        sha256=hashlib.sha256(contents[SUMS]).hexdigest(),
+        task=metadata.task,
+        network_spec=first_spec,
+        preprocess=PreprocessSpec.from_dict(metadata.preprocess),
+        inference=metadata.inference,
+        card=metadata.card,
+        network=first_network,
+        postprocess=PostprocessSpec.from_dict(metadata.postprocess),
+        others=tuple(networks[1:]),
+        doubt=DoubtSpec.from_dict(metadata.confidence),
     )
     _load_weights(bundle, contents[WEIGHTS], folder.name)
     return bundle
@@ -263,190 +196,131 @@ def save_bundle(
     """Write a bundle, all or nothing; weights are stored in half precision.
 
     Args:
-        others: further networks, each made for one set of scans.
+        others: further networks, each made for one modality subset.
 
     Raises:
-        BundleError: two of the networks are made for the same set.
+        BundleError: two of the networks are made for the same subset.
         OutputError: the folder exists (and ``overwrite`` is False) or cannot be written.
     """
     networks = [(network_spec, network), *others]
-    weights = {}
-    for spec, one in networks:
-        prefix = _prefix(_entry(task, spec, one)) if others else ""
-        found = {
-            prefix + name: _stored(name, value) for name, value in sorted(one.state_dict().items())
-        }
-        if weights.keys() & found.keys():
-            raise BundleError(
-                f"Two networks are made for {prefix[:-1]}.", "Give one network a set of scans."
-            )
-        weights |= found
-    stated = [{"name": spec.name, "options": spec.options} for spec, _ in networks]
-    own = {
-        "format": 2 if others else 1,
-        "task": task.to_dict(),
-        **({"networks": stated} if others else {"network": stated[0]}),
-        "preprocess": preprocess.to_dict(),
-        "postprocess": postprocess.to_dict(),
-        **({"doubt": doubt.to_dict()} if doubt != NO_DOUBT else {}),
-        "inference": {
-            "window": list(inference.window),
-            "overlap": inference.overlap,
-            "bytes_per_voxel": inference.bytes_per_voxel,
-        },
-        "card": dict(card),
-    }
-    metadata = {**monai_metadata(name, version, task, card), "medmap": own}
-    return _write(Path(path), metadata, save_tensors(weights), overwrite)
+    network_sections = [{"name": spec.name, "options": spec.options} for spec, _ in networks]
+    own: dict = {"format": 2 if others else 1, "task": task.to_dict()}
+    if others:
+        own["networks"] = network_sections
+    else:
+        own["network"] = network_sections[0]
+    own["preprocess"] = preprocess.to_dict()
+    own["postprocess"] = postprocess.to_dict()
+    if doubt != NO_DOUBT:
+        own["doubt"] = doubt.to_dict()
+    own["inference"] = inference.to_dict()
+    own["card"] = dict(card)
+    torch_version = torch.__version__.split("+")[0]
+    raw = {**monai_metadata(name, version, task, card, torch_version), "medmap": own}
+    weights = _collected_weights(task, networks)
+    return _write(Path(path), raw, save_tensors(weights), overwrite)
 
 
 def update_card(path: str | os.PathLike, changes: Mapping) -> Path:
-    """Replace entries of a bundle's card (its Dice table, say) and renew the hashes; weights stay byte for byte."""
-    contents = _read_verified(Path(path))
-    metadata = _parse_metadata(contents[METADATA])
-    metadata["medmap"]["card"] = {**metadata["medmap"]["card"], **changes}
-    return _write(Path(path), metadata, contents[WEIGHTS], overwrite=True)
+    """Replace entries of a bundle's card and renew the hashes; weights stay byte for byte."""
+    contents, metadata = _read_for_update(path)
+    card = metadata.raw["medmap"]["card"]
+    metadata.raw["medmap"]["card"] = {**card, **changes}
+    return _write(Path(path), metadata.raw, contents[WEIGHTS], overwrite=True)
 
 
 def update_doubt(path: str | os.PathLike, doubt: DoubtSpec, *, version: str, change: str) -> Path:
-    """Replace how a bundle treats doubt, as a new version of it; weights stay byte for byte.
+    """Replace the confidence thresholds, as a new version; weights stay byte for byte.
 
     Args:
-        version: the new version; results differ from the old one's.
-        change: what is new, a line of the bundle's changelog.
+        version: the new version; results differ from those of the old one.
+        change: the new line of the bundle's changelog.
     """
-    contents = _read_verified(Path(path))
-    metadata = _parse_metadata(contents[METADATA])
-    metadata["medmap"]["doubt"] = doubt.to_dict()
-    metadata["version"] = version
-    metadata["changelog"] = {version: change, **metadata["changelog"]}
-    return _write(Path(path), metadata, contents[WEIGHTS], overwrite=True)
+    contents, metadata = _read_for_update(path)
+    raw = metadata.raw
+    raw["medmap"]["doubt"] = doubt.to_dict()
+    raw["version"] = version
+    raw["changelog"] = {version: change, **raw["changelog"]}
+    return _write(Path(path), raw, contents[WEIGHTS], overwrite=True)
+
+
+def _read_for_update(path: str | os.PathLike) -> tuple[dict[str, bytes], Metadata]:
+    contents = read_verified(path)
+    return contents, parse_metadata(contents[METADATA])
+
+
+def _collected_weights(
+    task: Task, networks: Sequence[tuple[NetworkSpec, Backbone]]
+) -> dict[str, torch.Tensor]:
+    """Weights of all networks by name; those of several networks begin with the entry's name."""
+    weights: dict[str, torch.Tensor] = {}
+    for spec, network in networks:
+        entry_name = _entry(task, spec, network).name
+        prefix = f"{entry_name}/" if len(networks) > 1 else ""
+        for name, value in sorted(network.state_dict().items()):
+            if prefix + name in weights:
+                raise BundleError(
+                    f"Two networks are made for {entry_name}.", "Use one network per subset."
+                )
+            weights[prefix + name] = _stored(name, value)
+    return weights
 
 
 def _stored(name: str, value: torch.Tensor) -> torch.Tensor:
-    """Half precision for weights; running statistics and counters keep theirs, which half might not hold."""
+    """Half precision for weights.
+
+    Running statistics and counters keep their type: half precision may not hold them.
+    """
     value = value.detach().cpu().contiguous()
-    return value if "running_" in name or not value.is_floating_point() else value.half()
+    if "running_" in name or not value.is_floating_point():
+        return value
+    return value.half()
 
 
-def _write(path: Path, metadata: dict, weights: bytes, overwrite: bool) -> Path:
+def _write(path: Path, raw_metadata: dict, weights: bytes, overwrite: bool) -> Path:
+    metadata_text = json.dumps(raw_metadata, indent=1, ensure_ascii=False) + "\n"
     files = {
-        METADATA: (json.dumps(metadata, indent=1, ensure_ascii=False) + "\n").encode(),
+        METADATA: metadata_text.encode(),
         WEIGHTS: weights,
-        CARD: card_text(metadata).encode(),
+        CARD: card_text(raw_metadata).encode(),
     }
-    sums = "".join(
-        f"{hashlib.sha256(data).hexdigest()}  {name}\n" for name, data in sorted(files.items())
-    )
-    files[SUMS] = sums.encode()
+    files[SUMS] = sums_text(files).encode()
     with atomic_folder(path, overwrite=overwrite) as folder:
-        for name, data in files.items():
-            (folder / name).write_bytes(data)
+        for name, content in files.items():
+            (folder / name).write_bytes(content)
     return path
 
 
-def _read_verified(folder: Path) -> dict[str, bytes]:
-    if not folder.is_dir():
-        raise MissingInputError(
-            f"There is no bundle folder {folder.name}.", "Check the path given with --bundle."
-        )
+def _load_weights(bundle: Bundle, data: bytes, folder_name: str) -> None:
+    """Load strictly: every network gets all of its weights, and none is left over."""
     try:
-        present = {p.name: p for p in folder.iterdir() if not p.name.startswith(".")}
-        sums = present[SUMS].read_bytes() if SUMS in present else b""
-        listed = _parse_sums(sums, folder.name)
-        if set(present) != {*listed, SUMS}:
-            odd = sorted(set(present) ^ {*listed, SUMS})
-            raise BundleError(
-                f"The bundle {folder.name} has files missing or added: {', '.join(odd)}.",
-                "Copy the bundle again.",
-            )
-        contents = {name: present[name].read_bytes() for name in listed}
-    except OSError as error:
-        raise BundleError(
-            f"The bundle {folder.name} cannot be read: {error.strerror}.", "Check its permissions."
-        ) from error
-    for name, data in contents.items():
-        if hashlib.sha256(data).hexdigest() != listed[name]:
-            raise BundleError(
-                f"{name} of the bundle {folder.name} is not the file that was published (SHA-256 differs).",
-                "Copy the bundle again from its source.",
-            )
-    return {**contents, SUMS: sums}
-
-
-def _parse_sums(data: bytes, folder: str) -> dict[str, str]:
-    listed = {}
-    for line in data.decode("ascii", "replace").removesuffix("\n").split("\n"):
-        digest, _, name = line.partition("  ")
-        if (
-            len(digest) != 64
-            or set(digest) - set("0123456789abcdef")
-            or not name
-            or "/" in name
-            or "\\" in name
-        ):
-            raise BundleError(
-                f"{SUMS} of the bundle {folder} is damaged.",
-                "Copy the bundle again from its source.",
-            )
-        listed[name] = digest
-    if not set(_REQUIRED) <= set(listed) or SUMS in listed:
-        raise BundleError(
-            f"{folder} is not a MedMAP bundle: {SUMS} does not list its files.",
-            "Choose another folder.",
-        )
-    return listed
-
-
-def _parse_metadata(data: bytes) -> dict:
-    try:
-        if len(data) > _LARGEST_METADATA:
-            raise ValueError("too large")
-        metadata = json.loads(data)
-        found = metadata["medmap"]["format"]
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise BundleError(
-            f"{METADATA} is not a bundle description ({error}).", "Export the bundle again."
-        ) from error
-    if found not in FORMATS:
-        raise BundleError(
-            f"The bundle has format {found}, this MedMAP reads {' and '.join(map(str, FORMATS))}.",
-            "Use the MedMAP that it was made for.",
-        )
-    return metadata
-
-
-def _prefix(entry: Entry) -> str:
-    """What the names of an entry's weights begin with in a file of several networks."""
-    return f"{entry.name}/"
-
-
-def _load_weights(bundle: Bundle, data: bytes, folder: str) -> None:
-    """Strictly: every network gets all of its weights, and none is left over."""
-    try:
-        weights = {
-            k: v.float() if v.is_floating_point() else v for k, v in load_tensors(data).items()
-        }
+        weights = _full_precision(load_tensors(data))
         for entry in bundle.entries:
-            own = _prefix(entry) if bundle.others else ""
-            chosen = {
-                name.removeprefix(own): weights.pop(name)
-                for name in list(weights)
-                if name.startswith(own)
-            }
-            entry.network.load_state_dict(chosen, strict=True)
+            prefix = f"{entry.name}/" if bundle.others else ""
+            state = {}
+            for name in [name for name in weights if name.startswith(prefix)]:
+                state[name.removeprefix(prefix)] = weights.pop(name)
+            entry.network.load_state_dict(state, strict=True)
         if weights:
             raise ValueError(f"{next(iter(weights))} belongs to none")
     except (SafetensorError, RuntimeError, ValueError) as error:
         cause = str(error).splitlines()[0]
         raise BundleError(
-            f"The weights of {folder} do not fit its network ({cause}).", "Export it again."
+            f"The weights of {folder_name} do not fit its network ({cause}).",
+            "Export the bundle again.",
         ) from error
-    if not all(
-        torch.isfinite(p).all()
-        for entry in bundle.entries
-        for p in entry.network.state_dict().values()
-    ):
-        raise BundleError(
-            f"The weights of {folder} are not all finite.", "Train and export the bundle again."
-        )
+    for entry in bundle.entries:
+        for value in entry.network.state_dict().values():
+            if not torch.isfinite(value).all():
+                raise BundleError(
+                    f"The weights of {folder_name} are not all finite.",
+                    "Train and export the bundle again.",
+                )
+
+
+def _full_precision(weights: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Floating-point tensors as float32; the others unchanged."""
+    result = {}
+    for name, value in weights.items():
+        result[name] = value.float() if value.is_floating_point() else value
+    return result

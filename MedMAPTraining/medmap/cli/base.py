@@ -92,6 +92,7 @@ def interrupts() -> Iterator:
 
 def loaded_bundle(path: Path | None) -> Bundle:
     """The bundle of a folder, or the default model."""
-    from medmap.bundle.loading import default_bundle_path, load_bundle
+    from medmap.bundle.format import default_bundle_path
+    from medmap.bundle.loading import load_bundle
 
     return load_bundle(path or default_bundle_path())

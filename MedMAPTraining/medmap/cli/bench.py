@@ -67,7 +67,7 @@ def bench_infer(
     mmFormer as it is released, in such windows, all four encoders always run (minutes on a CPU).
     """
     from medmap import bench as measure
-    from medmap.bundle.loading import default_bundle_path
+    from medmap.bundle.format import default_bundle_path
 
     given = {
         name: path
@@ -113,7 +113,7 @@ def bench_subsets(
 ) -> None:
     """Every subset of one patient's scans, each scan encoded once, against one segmentation of all of them."""
     from medmap import bench as measure
-    from medmap.bundle.loading import default_bundle_path
+    from medmap.bundle.format import default_bundle_path
 
     given = {
         name: path

@@ -119,7 +119,7 @@ def _parse_scan(text: str) -> tuple[str, Path]:
 @app.command()
 def info(bundle: Annotated[Path | None, typer.Argument(help="Bundle folder.")] = None) -> None:
     """Show a bundle's description, training data and measured Dice for each modality subset."""
-    from medmap.bundle.loading import ANY
+    from medmap.bundle.format import ANY
 
     loaded = loaded_bundle(bundle)
     out.print(f"[bold]{loaded.id}[/bold]  SHA-256 {loaded.sha256}")

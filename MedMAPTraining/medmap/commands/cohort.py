@@ -20,7 +20,8 @@ from pathlib import Path
 
 import torch
 
-from medmap.bundle.loading import Bundle, default_bundle_path, load_bundle
+from medmap.bundle.format import default_bundle_path
+from medmap.bundle.loading import Bundle, load_bundle
 from medmap.commands import worker
 from medmap.commands.segment import NAMES, Options, segment_files, sha256
 from medmap.errors import MedMAPError, OutputError

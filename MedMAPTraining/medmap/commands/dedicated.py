@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from medmap.bundle.loading import METADATA, load_bundle
+from medmap.bundle.format import METADATA
+from medmap.bundle.loading import load_bundle
 from medmap.errors import BundleError, MissingInputError, UsageError
 from medmap.io.atomic import write_json
 from medmap.networks import NETWORKS, Backbone, build_network

@@ -14,7 +14,8 @@ import numpy as np
 import torch
 
 from medmap import __version__
-from medmap.bundle.loading import Bundle, default_bundle_path, load_bundle, update_card
+from medmap.bundle.format import default_bundle_path
+from medmap.bundle.loading import Bundle, load_bundle, update_card
 from medmap.devices import resolve_device
 from medmap.errors import Cancelled, InputDataError, MedMAPError, MissingInputError, UsageError
 from medmap.evaluation import (

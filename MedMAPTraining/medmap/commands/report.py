@@ -7,7 +7,8 @@ from datetime import datetime
 from pathlib import Path
 
 from medmap import __version__
-from medmap.bundle.loading import METADATA, load_bundle
+from medmap.bundle.format import METADATA
+from medmap.bundle.loading import load_bundle
 from medmap.commands.report_sections import SECTIONS, Figures, Sources
 from medmap.errors import InputDataError, UsageError
 from medmap.evaluation import Evaluation

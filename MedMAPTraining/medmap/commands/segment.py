@@ -12,7 +12,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from medmap.bundle.loading import Bundle, default_bundle_path, load_bundle
+from medmap.bundle.format import default_bundle_path
+from medmap.bundle.loading import Bundle, load_bundle
 from medmap.errors import Cancelled, InputDataError, UsageError
 from medmap.foreground import foreground
 from medmap.inference import Segmentation, segment

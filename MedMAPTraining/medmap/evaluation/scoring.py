@@ -13,7 +13,8 @@ from pathlib import Path
 
 import numpy as np
 
-from medmap.bundle.loading import CARD, METADATA, SUMS, Bundle, verify_bundle
+from medmap.bundle.format import CARD, METADATA, SUMS, verify_bundle
+from medmap.bundle.loading import Bundle
 from medmap.errors import InputDataError
 from medmap.inference import segment_subsets
 from medmap.io.atomic import write_text
@@ -31,7 +32,7 @@ class ScoreRow:
     Attributes:
         case, subset, region: names; ``subset`` is a ``Task.subset_key``.
         dice: 0..1; empty masks as in ``medmap.metrics``.
-        dice_rule: the same after the minimum-volume rule: a prediction below ``Region.least_mm3``
+        dice_rule: the same after the minimum-volume rule: a prediction below ``Region.min_volume_mm3``
             counts as empty. The rule changes the scores of that region only; where the region has
             none, the two are equal.
         hd95_mm, hd95_rule_mm: 95 % Hausdorff distance without and with the rule; empty masks as in
@@ -159,7 +160,7 @@ def _row(
 ) -> ScoreRow:
     dice_rule = score.dice
     hd95_rule_mm = score.hd95_mm
-    if 0 < 1000 * score.prediction_ml < region.least_mm3:
+    if 0 < 1000 * score.prediction_ml < region.min_volume_mm3:
         # Score the prediction as if it were empty: the table in ``medmap.metrics``.
         if score.reference_ml == 0:
             dice_rule = 1.0

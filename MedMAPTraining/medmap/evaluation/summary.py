@@ -59,7 +59,9 @@ def summarize(rows: Sequence[ScoreRow], task: Task, data: str) -> Summary:
         data=data,
         cases=len({row.case for row in rows}),
         rules=RULES,
-        least_mm3={region.name: region.least_mm3 for region in task.regions if region.least_mm3},
+        least_mm3={
+            region.name: region.min_volume_mm3 for region in task.regions if region.min_volume_mm3
+        },
         dice=_dice_table(rows, task, "dice"),
         dice_rule=_dice_table(rows, task, "dice_rule"),
         hd95=_distance_table(rows, task, "hd95_mm"),
@@ -110,7 +112,7 @@ def _csv_columns(summary: Summary, task: Task) -> list[tuple[str, str, str]]:
     columns = []
     for region in task.regions:
         for score in summary.tables:
-            if score.endswith("_rule") and not region.least_mm3:
+            if score.endswith("_rule") and not region.min_volume_mm3:
                 continue
             figures = ["mean", "sd"]
             if score.startswith("hd95"):
@@ -238,7 +240,7 @@ def _distance_average(
 def _empty_masks(rows: Sequence[ScoreRow], region: Region) -> EmptyMasks:
     scores = [row for row in rows if row.region == region.name]
     without_prediction = [row for row in scores if row.prediction_ml == 0]
-    below_minimum = [row for row in scores if 0 < 1000 * row.prediction_ml < region.least_mm3]
+    below_minimum = [row for row in scores if 0 < 1000 * row.prediction_ml < region.min_volume_mm3]
     return EmptyMasks(
         reference=len({row.case for row in scores if row.reference_ml == 0}),
         prediction=len(without_prediction),

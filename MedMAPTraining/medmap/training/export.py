@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from medmap.bundle.loading import InferenceSpec, NetworkSpec, save_bundle
+from medmap.bundle.format import InferenceSpec, NetworkSpec
+from medmap.bundle.loading import save_bundle
 from medmap.bundle.memory_estimate import bytes_per_voxel
 from medmap.errors import BundleError
 from medmap.networks import Backbone, build_network

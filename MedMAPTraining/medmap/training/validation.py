@@ -10,7 +10,8 @@ import numpy as np
 import torch
 from torch.nn.functional import pad
 
-from medmap.bundle.loading import Bundle, NetworkSpec
+from medmap.bundle.format import NetworkSpec
+from medmap.bundle.loading import Bundle
 from medmap.inference import Run
 from medmap.metrics import dice, region_masks
 from medmap.networks import Backbone

@@ -10,13 +10,9 @@ from itertools import combinations
 import pytest
 import torch
 
-from medmap.bundle.loading import (
-    card_text,
-    default_bundle_path,
-    load_bundle,
-    update_card,
-    verify_bundle,
-)
+from medmap.bundle.card import card_text
+from medmap.bundle.format import default_bundle_path, verify_bundle
+from medmap.bundle.loading import load_bundle, update_card
 from medmap.errors import BundleError, MissingInputError, OutputError
 
 

@@ -12,7 +12,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
-from medmap.bundle.loading import InferenceSpec, NetworkSpec, load_bundle, save_bundle
+from medmap.bundle.format import InferenceSpec, NetworkSpec
+from medmap.bundle.loading import load_bundle, save_bundle
 from medmap.errors import BundleError
 from medmap.inference import segment, segment_subsets
 from medmap.networks import build_network

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from medmap.bundle.loading import default_bundle_path, load_bundle
+from medmap.bundle.format import default_bundle_path
+from medmap.bundle.loading import load_bundle
 from medmap.inference import segment_subsets
 from medmap.metrics import dice
 from medmap.phantom.generator import generate

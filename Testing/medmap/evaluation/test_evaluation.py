@@ -110,10 +110,10 @@ def test_the_small_region_rule_is_in_mm3_and_touches_only_its_region():
 def test_a_task_without_the_rule_has_none():
     data = BRATS.to_dict()
     for region in data["regions"]:
-        del region["least_mm3"]
+        del region["min_volume_mm3"]
     assert Task.from_dict(data) == BRATS  # a bundle of before the rule gets its task's
     other = Task.from_dict({**data, "name": "other"})
-    assert [region.least_mm3 for region in other.regions] == [0, 0, 0]
+    assert [region.min_volume_mm3 for region in other.regions] == [0, 0, 0]
     prediction = np.zeros(GRID.shape, np.uint8)
     prediction[5, 5, 5] = 4
     rows = score_labels(prediction, np.zeros_like(prediction), other, GRID, case="c", subset="t1")

@@ -9,7 +9,8 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from medmap.bundle.loading import InferenceSpec, NetworkSpec, load_bundle, save_bundle
+from medmap.bundle.format import InferenceSpec, NetworkSpec
+from medmap.bundle.loading import load_bundle, save_bundle
 from medmap.cli.main import app
 from medmap.commands.phantoms import write_phantoms
 from medmap.errors import InputDataError, UsageError
