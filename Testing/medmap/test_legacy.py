@@ -15,8 +15,8 @@ import torch
 from medmap.bundle.loading import load_bundle
 from medmap.inference import segment_subsets
 from medmap.task import BRATS
+from medmap.training.batch import Batch
 from medmap.training.checkpoint import load_checkpoint
-from medmap.training.dataset import Batch
 from medmap.training.loop import train
 from medmap.training.recipe import Recipe
 from medmap.volume import Volume
@@ -87,7 +87,7 @@ class Noise:
 
     case_ids = ("a", "b")
 
-    def shows(self, case_id):
+    def available(self, case_id):
         return np.ones(4, bool)
 
     def batch(self, step, size, patch, first=0):

@@ -277,7 +277,8 @@ def choose_entry(
     Returns:
         Position in ``requirements``; None if no network can run.
     """
-    best, best_count = None, -1
+    best = None
+    best_count = 0
     for position, required in enumerate(requirements):
         if required is None:
             count = len(available)
@@ -286,7 +287,8 @@ def choose_entry(
         else:
             continue
         if count > best_count:
-            best, best_count = position, count
+            best = position
+            best_count = count
     return best
 
 
