@@ -313,7 +313,7 @@ def test_1_a_file_without_permission(scans, cli, tmp_path, tiny_bundle_path, mon
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr(
-        "medmap.io.nifti_header.open", denied, raising=False
+        "medmap.io.nifti_bytes.open", denied, raising=False
     )  # root may read everything
     ran = cli(
         "segment", "--t1", scans.path("t1"), "-o", tmp_path / "out", "--bundle", tiny_bundle_path
