@@ -1,4 +1,4 @@
-"""Writes the table of measured Dice from the default model's metadata into README.md and the model card.
+"""Writes the table of measured Dice of the default model into README.md and the model card.
 
 usage: python docs/_tools/performance.py [--check]
 

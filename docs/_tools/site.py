@@ -108,8 +108,8 @@ def cli_page() -> str:
     lines = [
         "# Command line",
         "",
-        "Generated from `medmap --help`. Every error prints its cause, a suggested remedy, and ends",
-        "with a documented [exit code](exit_codes.md).",
+        "Generated from `medmap --help`. Every error prints its cause and a suggested remedy, and",
+        "ends with a documented [exit code](exit_codes.md).",
         "",
     ]
     add_commands(lines, typer.main.get_command(app), "medmap")
@@ -145,7 +145,7 @@ def prose(text: str) -> str:
 
 def code(text: str) -> str:
     """Text that may stand in a code span in a cell of a table."""
-    return " ".join(text.split()).replace("|", "\\|")
+    return " ".join(text.split()).replace(" | ", " or ").replace("|", "/")
 
 
 def cell(text: str) -> str:
@@ -215,8 +215,8 @@ def fields(node: ast.ClassDef) -> list[str]:
         typed = []
         for name in names.split(","):
             annotation, value = defaults.get(name.strip(), ("", ""))
-            typed.append(f"`{annotation}`" + (f" = `{value}`" if value else ""))
-        joined = "<br>".join(t.replace("|", "\\|") for t in typed if t != "``")
+            typed.append(f"`{code(annotation)}`" + (f" = `{code(value)}`" if value else ""))
+        joined = "<br>".join(t for t in typed if t != "``")
         shown = "<br>".join(f"`{name.strip()}`" for name in names.split(","))
         lines.append(f"| {shown} | {joined} | {cell(meaning)} |")
     return lines

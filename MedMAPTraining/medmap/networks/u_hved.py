@@ -133,7 +133,7 @@ def product_of_gaussians(experts: Sequence[Gaussian], present: Tensor) -> Gaussi
 
 
 def sample(q: Gaussian) -> Tensor:
-    """Reparameterised: mu + sigma * N(0, 1), from the global random state."""
+    """Reparameterized: mu + sigma * N(0, 1), from the global random state."""
     return q.mean + (q.log_variance / 2).exp() * torch.randn_like(q.mean)
 
 
