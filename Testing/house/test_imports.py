@@ -27,6 +27,7 @@ ORDER = [
         "io.nifti_geometry",
         "bundle.format",
         "bundle.card",
+        "detection",
     },
     # ------------------------------------------- no torch above this line -------------------------------------------
     {"resampling"},

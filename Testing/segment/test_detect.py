@@ -25,7 +25,7 @@ def named(mrml):
 def found(nodes, task=BRATS, tags=None):
     detection = detectModalities(nodes, task, tags)
     return {
-        name: candidate.node.GetName() for name, candidate in detection.found.items()
+        name: candidate.series.source.GetName() for name, candidate in detection.assigned.items()
     }, detection
 
 
@@ -54,13 +54,13 @@ class TestScenes:
         slots, detection = found([extra[0], *reversed(nodes), *extra[1:]])
         assert slots == dict(zip(("t1", "t1ce", "t2", "flair"), names, strict=True))
         assert not detection.questions
-        assert len(detection.ignored) == 5
+        assert len(detection.rejected) == 5
 
     def test_the_order_of_the_nodes_makes_no_difference(self, named):
         nodes = named("Ax T1", "Sag T1", "Ax T1 POST", "Ax T2 FLAIR", "Ax T1 FLAIR")
         forward, backward = detectModalities(nodes, BRATS), detectModalities(nodes[::-1], BRATS)
-        assert {n: c.node.GetID() for n, c in forward.found.items()} == {
-            n: c.node.GetID() for n, c in backward.found.items()
+        assert {n: c.series.source.GetID() for n, c in forward.assigned.items()} == {
+            n: c.series.source.GetID() for n, c in backward.assigned.items()
         }
         assert (
             [q.modality for q in forward.questions]
@@ -101,16 +101,16 @@ class TestScenes:
     def test_an_empty_scene_and_unknown_names_are_said_so(self, named):
         assert "No volume" in detectModalities([], BRATS).text(BRATS)
         detection = detectModalities(named("Volume_1"), BRATS)
-        assert not detection.found
+        assert not detection.assigned
         assert not detection.questions
-        assert detection.ignored[0][1]
+        assert detection.rejected[0][1]
 
     def test_every_candidate_has_a_reason_and_a_confidence(self, named):
         _, detection = found(named(*CASES["GE"]))
-        for candidate in detection.found.values():
+        for candidate in detection.assigned.values():
             assert 0.6 <= candidate.confidence <= 1
             assert candidate.reason.startswith("the name says '")
-        assert detection.found["t1ce"].reason == "the name says 't1' and 'post'"
+        assert detection.assigned["t1ce"].reason == "the name says 't1' and 'post'"
 
     def test_nothing_in_the_scene_changes(self, named, contents):
         nodes = named(*CASES["GE"])
@@ -128,8 +128,8 @@ class TestScenes:
             scene.AddNewNodeByClass(name, "T1") for name in (*classes, "vtkMRMLLinearTransformNode")
         ]
         detection = detectModalities(nodes, BRATS)
-        assert not detection.found
-        assert [why for _, why in detection.ignored] == [
+        assert not detection.assigned
+        assert [why for _, why in detection.rejected] == [
             "a label map",
             "several values per voxel",
             "several values per voxel",
@@ -148,7 +148,7 @@ class TestDicom:
         nodes[0].SetAttribute("DICOM.SeriesDescription", "AX T2 FLAIR")
         slots, detection = found(nodes)
         assert slots == {"flair": "Series 5"}
-        assert "series description" in detection.found["flair"].reason
+        assert "series description" in detection.assigned["flair"].reason
 
     def test_a_description_in_the_subject_hierarchy_is_read(self, scene, named):
         import slicer
@@ -168,7 +168,7 @@ class TestDicom:
         node.SetAttribute("DICOM.ContrastBolusAgent", "Gadovist 8 ml")
         slots, detection = found([node])
         assert slots == {"t1ce": "Ax T1"}
-        assert "Gadovist 8 ml" in detection.found["t1ce"].reason
+        assert "Gadovist 8 ml" in detection.assigned["t1ce"].reason
 
     def test_a_contrast_agent_recorded_for_the_whole_examination_is_a_question(self, named):
         before, after = named("Ax T1", "Ax T1 POST")
@@ -208,8 +208,8 @@ class TestDicom:
         scanned.SetAttribute("DICOM.Modality", "CT")
         derived.SetAttribute("DICOM.ImageType", "DERIVED\\PRIMARY\\DIFFUSION\\ADC")
         detection = detectModalities([scanned, derived], BRATS)
-        assert not detection.found
-        assert detection.ignored[0][1] == "DICOM says CT, not MR"
+        assert not detection.assigned
+        assert detection.rejected[0][1] == "DICOM says CT, not MR"
 
     def test_slicers_dicom_database_is_asked_for_the_first_file(self, named):
         class Database:
@@ -240,7 +240,7 @@ class TestOtherTasks:
         )
         slots, detection = found(named("myops_C0", "cardiac LGE", "myops T2", "myops T1"), heart)
         assert slots == {"c0": "myops_C0", "de": "cardiac LGE", "t2": "myops T2"}
-        assert detection.ignored[0][1] == "T1, which the model does not use"
+        assert detection.rejected[0][1] == "T1, which the model does not use"
 
     def test_a_word_that_means_a_modality_of_the_task_excludes_nothing(self, named):
         task = Task("stroke", (Modality("dwi", "DWI"), Modality("flair", "FLAIR")), (), ())

@@ -68,7 +68,7 @@ def test_the_slots_are_the_three_of_the_models_task(bundle, nodes):
 
 def test_the_challenges_names_fall_into_their_slots(nodes):
     found = detectModalities(list(nodes.values()), MYOPS)
-    assert {name: match.node.GetName() for name, match in found.found.items()} == {
+    assert {name: match.series.name for name, match in found.assigned.items()} == {
         name: node.GetName() for name, node in nodes.items()
     }
 

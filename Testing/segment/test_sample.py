@@ -117,14 +117,14 @@ def test_enhancing_tumor_is_bright_in_t1ce_and_edema_in_flair(patient):
 
 def test_the_detection_finds_the_scans_and_leaves_the_truth_alone(scene, patient):
     detection = detectModalities(volumesOf(scene), BRATS)
-    assert {name: c.node for name, c in detection.found.items()} == patient.volumes
+    assert {name: c.series.source for name, c in detection.assigned.items()} == patient.volumes
     assert not detection.questions
-    assert [node for node, _ in detection.ignored] == [patient.truth]
+    assert [series.source for series, _ in detection.rejected] == [patient.truth]
 
 
 def test_from_the_sample_to_a_ready_panel_without_a_word_of_warning(scene, patient):
     detection = detectModalities(volumesOf(scene), BRATS)
-    inputs = readSlots(BRATS, {name: candidate.node for name, candidate in detection.found.items()})
+    inputs = readSlots(BRATS, {name: c.series.source for name, c in detection.assigned.items()})
     assert inputs.problems == inputs.warnings == ()
     assert checkGeometry(inputs.used, BRATS).notices == ()
     assert subsetCard(BRATS, {}, inputs.used).warnings == ()

@@ -145,7 +145,9 @@ class InputsSection(Section):
         with saying(_("Modality detection failed.")):
             tags = databaseTags(database) if database is not None and database.isOpen else None
             detection = detectModalities(volumesOf(slicer.mrmlScene), task, tags)
-            self._choose({name: candidate.node for name, candidate in detection.found.items()})
+            self._choose(
+                {name: candidate.series.source for name, candidate in detection.assigned.items()}
+            )
             showText(self.ui.detectLabel, detection.text(task))
 
     def _choose(self, nodes):

@@ -6,7 +6,7 @@ import locale
 
 import pytest
 
-from MedMAPSegmentLib.series_words import readSeries, splitWords
+from medmap.detection.series_names import read_series_names, split_words
 
 # Name -> slot; "?" when it leaves several open, "-" when it says nothing or speaks against.
 NAMES = """
@@ -177,8 +177,10 @@ ROWS = [tuple(part.strip() for part in line.split(":", 1)) for line in NAMES.str
 
 
 def slot(name: str) -> str:
-    chances = readSeries([name]).chances
-    return "-" if not chances else "?" if len(chances) > 1 else next(iter(chances))
+    scores = read_series_names([name]).scores
+    if not scores:
+        return "-"
+    return "?" if len(scores) > 1 else next(iter(scores))
 
 
 @pytest.mark.parametrize(("expected", "name"), ROWS, ids=[name for _, name in ROWS])
@@ -229,4 +231,4 @@ def _exists(name):
 def test_hostile_names_cost_no_time():
     for name in ("t1" * 5000, "+" * 20000, "_" * 20000, "a1" * 10000, "\x00\n\t", "💀" * 1000):
         assert slot(name) in "-?"
-    assert splitWords("") == []
+    assert split_words("") == []
