@@ -1,4 +1,7 @@
-"""What things cost, as ratios from one run. ``data`` and ``training`` are imported when they are asked for."""
+"""Benchmarks: runtime and memory, as ratios from one run.
+
+``data`` and ``training`` are imported only where they are used.
+"""
 
 from medmap.bench.inference import bench_infer, bench_subsets, published_way
 from medmap.bench.measure import Cost, cost_table, isolated, timed

@@ -1,14 +1,15 @@
-"""What data cost a training, against the step that they feed: from the files, from prepared arrays, from the cache.
+"""Cost of making training data, against the step that they feed.
 
-The same patches, drawn and varied by the same sampler, made in three ways:
+The same patches, drawn and augmented by the same sampler, made in three ways:
 
-* ``NIfTI files``: every scan of the case is read, cropped and normalized again for each patch.
-* ``prepared arrays``: that was done once, and whole arrays are read for each patch.
-* ``memory-mapped cache``: what ``medmap train`` does; only the patch's own voxels are read.
+* ``NIfTI files``: all modalities of the case are read, cropped and normalized for each patch.
+* ``prepared arrays``: that was done once, and complete arrays are read for each patch.
+* ``memory-mapped cache``: what ``medmap train`` does; only the patch's voxels are read.
 """
 
 from __future__ import annotations
 
+import itertools
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -56,7 +57,8 @@ class FromFiles(PatchSampler):
 
     def __init__(self, cases: Mapping[str, Case], spec: PreprocessSpec, *arguments):
         super().__init__(*arguments)
-        self.cases, self.spec = cases, spec
+        self.cases = cases
+        self.spec = spec
 
     def _case(self, folder: Path) -> PreparedArrays:
         case = self.cases[folder.name]
@@ -87,34 +89,32 @@ def bench_data(
     against: str | None = None,
     progress: Callable[[str], None] = lambda text: None,
 ) -> list[Cost]:
-    """Time batches of one process made in each way, a peer's if one is named, and the model's training step.
+    """Time batches of one process in each way, a peer's if one is named, and the training step.
 
     Args:
         data: a folder of cases with labels, in BraTS layout; None makes two synthetic patients.
         network, network_options: the model of the step; plain segmentation loss.
         patch: side of the cubic patches, in voxels.
-        batch: patches a batch.
-        device: where the step runs; data are made on the processor.
-        repeats: timed batches a row, of which the median counts.
+        batch: patches per batch.
+        device: where the step runs; data are made on the CPU.
+        repeats: timed batches for each row, of which the median counts.
         spacing: of the synthetic patients, in mm.
-        against: a peer's loader (``load_peer``): ``callable({modality: path}, label path, patch)`` makes one patch of
-            one case; what it returns is not looked at.
+        against: a peer's loader (``load_peer``): ``callable({modality: path}, label path, patch)``
+            makes one patch of one case; what it returns is not used.
         progress: called with a line before each row.
 
     Returns:
-        A cost a row. The notes of the data say which share of the step they take.
+        A cost for each row. The notes of the data state their share of the step.
     """
-    place, rows = str(resolve_device(device)), []
-    with tempfile.TemporaryDirectory() as folder:
-        cases = [
-            case
-            for case in find_cases(data or _made(Path(folder), spacing, progress), BRATS)
-            if case.label
-        ]
+    resolved = str(resolve_device(device))
+    rows = []
+    with tempfile.TemporaryDirectory() as temporary:
+        if data is None:
+            data = _synthetic_patients(Path(temporary), spacing, progress)
+        cases = [case for case in find_cases(data, BRATS) if case.label]
         progress("preparing the cases")
-        folders = [
-            cache_case(case, BRATS, SPEC, make_folder(Path(folder) / "cache")) for case in cases
-        ]
+        cache = make_folder(Path(temporary) / "cache")
+        folders = [cache_case(case, BRATS, SPEC, cache) for case in cases]
         for name in WAYS:
             progress(name)
             rows.append(isolated(name, _batches, name, cases, folders, patch, batch, repeats))
@@ -122,27 +122,20 @@ def bench_data(
             progress(against)
             rows.append(isolated(against, _peer, against, cases, patch, batch, repeats))
         progress(MODEL)
+        # A step takes longer than a batch: three repeats are enough.
+        step_repeats = min(repeats, 3)
+        options = network_options or {}
         step = isolated(
-            MODEL,
-            _step,
-            network,
-            network_options or {},
-            folders,
-            patch,
-            batch,
-            place,
-            min(repeats, 3),
+            MODEL, _step, network, options, folders, patch, batch, resolved, step_repeats
         )
-    return [
-        *(_beside(row, step) for row in rows),
-        replace(step, note=f"{network}, patches of {patch}³, batch {batch}"),
-    ]
+    note = f"{network}, patches of {patch}³, batch {batch}"
+    return [*(_with_share(row, step) for row in rows), replace(step, note=note)]
 
 
 def sampler_of(
     way: str, cases: Sequence[Case], folders: Sequence[Path], spec: PreprocessSpec = SPEC
 ) -> PatchSampler:
-    """The sampler of one of ``WAYS``; all draw the same patches of cases that were prepared as ``spec`` says."""
+    """The sampler of one of ``WAYS``; all draw the same patches of cases prepared by ``spec``."""
     arguments = (folders, full(BRATS), 0, Augmentation())
     if WAYS[way] is FromFiles:
         return FromFiles({case.case_id: case for case in cases}, spec, *arguments)
@@ -156,43 +149,55 @@ WAYS: dict[str, type[PatchSampler]] = {
 }
 
 
-def _made(folder: Path, spacing: float, progress: Callable[[str], None]) -> Path:
-    progress("making two synthetic patients")
-    options = {
-        "healthy": False,
-        "device": "cpu",
-        "overwrite": False,
-        "report": lambda fraction, text: None,
-    }
-    write_phantoms(folder / "data", 2, 2030, spacing, **options)
+def _synthetic_patients(folder: Path, spacing: float, progress: Callable[[str], None]) -> Path:
+    progress("generating two synthetic patients")
+    write_phantoms(
+        folder / "data",
+        2,
+        2030,
+        spacing,
+        healthy=False,
+        device="cpu",
+        overwrite=False,
+        report=lambda fraction, text: None,
+    )
     return folder / "data"
 
 
-def _beside(row: Cost, step: Cost) -> Cost:
-    """The row with its share of the step. On a GPU both are wall-clock time."""
-    here, there = (
-        (row.seconds, step.seconds) if step.device != "cpu" else (row.cpu_seconds, step.cpu_seconds)
-    )
-    return (
-        replace(row, note=f"{100 * here / there:.1f} % of the step")
-        if here is not None and there
-        else row
-    )
+def _with_share(row: Cost, step: Cost) -> Cost:
+    """The row with its share of the step as its note: of wall-clock time on a GPU."""
+    if step.device == "cpu":
+        seconds = row.cpu_seconds
+        step_seconds = step.cpu_seconds
+    else:
+        seconds = row.seconds
+        step_seconds = step.seconds
+    if seconds is None or not step_seconds:
+        return row
+    return replace(row, note=f"{100 * seconds / step_seconds:.1f} % of the step")
 
 
 def _batches(
-    way: str, cases, folders, patch: int, batch: int, repeats: int, spec: PreprocessSpec = SPEC
+    way: str,
+    cases: Sequence[Case],
+    folders: Sequence[Path],
+    patch: int,
+    batch: int,
+    repeats: int,
+    spec: PreprocessSpec = SPEC,
 ) -> Cost:
-    sampler, numbers = sampler_of(way, cases, folders, spec), iter(range(1_000_000))
-    return timed(way, lambda: sampler.batch(next(numbers), batch, (patch,) * 3), "cpu", repeats)
+    sampler = sampler_of(way, cases, folders, spec)
+    steps = itertools.count()
+    return timed(way, lambda: sampler.batch(next(steps), batch, (patch,) * 3), "cpu", repeats)
 
 
 def _peer(target: str, cases: Sequence[Case], patch: int, batch: int, repeats: int) -> Cost:
-    peer, number = load_peer(target), iter(range(1_000_000))
+    peer = load_peer(target)
+    in_turn = itertools.cycle(cases)
 
     def work() -> None:
         for _ in range(batch):
-            case = cases[next(number) % len(cases)]
+            case = next(in_turn)
             peer(dict(case.scans), case.label, patch)
 
     return timed(target, work, "cpu", repeats)
@@ -205,15 +210,15 @@ def _step(
     patch: int,
     batch: int,
     device: str,
-    repeats,
+    repeats: int,
 ) -> Cost:
-    place, recipe = torch.device(device), Recipe(network=network, network_options=options)
+    recipe = Recipe(network=network, network_options=options)
     sampler = sampler_of("memory-mapped cache", (), folders)
-    objective = make_objective(recipe, BRATS, sampler).to(place).train()
-    made = sampler.batch(0, batch, (patch,) * 3).to(place)
+    objective = make_objective(recipe, BRATS, sampler).to(torch.device(device)).train()
+    data = sampler.batch(0, batch, (patch,) * 3).to(torch.device(device))
 
     def work() -> None:
-        for _, losses in objective.steps(made, 0.0):
+        for _, losses in objective.steps(data, 0.0):
             objective.zero_grad(set_to_none=True)
             sum(losses.values()).backward()
 

@@ -1,12 +1,14 @@
-"""What segmenting one patient costs, from files to files: by number of scans, by scheme, for all subsets, for a peer.
+"""Cost of segmenting one patient, from files to files.
 
 Schemes:
 
-* ``ours``: what ``medmap segment`` does with the bundle: one pass over the box around the head where it fits.
-* ``windows``: the same bundle in windows of 128 voxels with half of them in common, absent encoders skipped.
-* ``published``: mmFormer the way it is released: windows of 128 voxels, half in common, all four encoders for every
-  window whatever is present, plain mean of the softmax. Our own mmFormer (``networks.mmformer``) with random weights:
-  its time does not depend on them.
+* ``ours``: what ``medmap segment`` does with the bundle: one pass over the box around the head
+  where it fits.
+* ``windows``: the same bundle in windows of 128 voxels that overlap by half, absent encoders
+  skipped.
+* ``published``: mmFormer the way it is released: windows of 128 voxels that overlap by half, all
+  four encoders for every window, plain mean of the softmax. Our mmFormer (``networks.mmformer``)
+  with random weights: its time does not depend on them.
 """
 
 from __future__ import annotations
@@ -35,18 +37,21 @@ from medmap.task import BRATS, Task
 from medmap.volume import Grid, Volume
 
 SCHEMES = ("ours", "windows", "published")
-WINDOW, OVERLAP = 128, 0.5
+WINDOW = 128
+OVERLAP = 0.5
+READING_ORDER = ("flair", "t1ce", "t1", "t2")
+"""Modalities in the order in which readers miss them most."""
 Progress = Callable[[str], None]
 
 
 def write_patient(folder: Path, *, spacing: float = 1.0, seed: int = 2030) -> dict[str, Path]:
     """A synthetic patient as files, by modality: a head in 240 x 240 x 155 mm, as BraTS has it."""
     shape = tuple(round(mm / spacing) for mm in (240, 240, 155))
-    made = generate(seed, shape=shape, spacing=spacing)
+    phantom = generate(seed, shape=shape, spacing=spacing)
     paths = {}
-    for name, image in made.images.items():
+    for name, image in phantom.images.items():
         paths[name] = folder / f"{name}.nii.gz"
-        write_volume(paths[name], image.numpy().round().astype(np.int16), made.affine)
+        write_volume(paths[name], image.numpy().round().astype(np.int16), phantom.affine)
     return paths
 
 
@@ -62,51 +67,68 @@ def bench_infer(
     spacing: float = 1.0,
     progress: Progress = lambda text: None,
 ) -> list[Cost]:
-    """Segment one patient from files to a file, in every scheme, with the first scans of a fixed order.
+    """Segment one patient from files to a file, in every scheme.
 
     Args:
         scans: files by modality; None makes a synthetic patient.
         bundle: what ``ours`` and ``windows`` run.
-        present: numbers of scans. FLAIR comes first, then T1ce, T1, T2, the order in which readers miss them most.
-        schemes: of ``SCHEMES``. ``published`` costs the same whatever is present, so it is measured once.
-        against: a peer's model (``load_peer``): ``callable(scans, affine)`` gets arrays [I, J, K] by modality and
-            returns labels of that shape.
+        present: numbers of modalities, taken in ``READING_ORDER``.
+        schemes: of ``SCHEMES``. ``published`` costs the same for every subset, so it is measured
+            once.
+        against: a peer's model (``load_peer``): ``callable(scans, affine)`` gets arrays [I, J, K]
+            by modality and returns labels of that shape.
         device: torch device, or ``auto``.
-        repeats: timed runs a row, after a warm-up; ``published`` runs once, without.
+        repeats: timed runs for each row, after a warm-up; ``published`` runs once, without.
         spacing: of the synthetic patient, in mm.
         progress: called with a line before each row.
 
     Raises:
-        UsageError: an unknown scheme, or more scans than there are.
+        UsageError: an unknown scheme, or more modalities than there are.
     """
-    unknown = [s for s in schemes if s not in SCHEMES]
+    unknown = [scheme for scheme in schemes if scheme not in SCHEMES]
     if unknown:
         raise UsageError(
             f"The scheme '{unknown[0]}' is unknown.", f"Use some of {', '.join(SCHEMES)}."
         )
-    place = str(resolve_device(device))
+    resolved = str(resolve_device(device))
+    costs = []
     with tempfile.TemporaryDirectory() as folder:
-        files = dict(scans) if scans else write_patient(Path(folder), spacing=spacing)
-        order = [n for n in ("flair", "t1ce", "t1", "t2") if n in files] or sorted(files)
+        files = _files(scans, Path(folder), spacing)
+        order = [name for name in READING_ORDER if name in files] or sorted(files)
         if max(present) > len(order):
             raise UsageError(
-                f"There are {len(order)} scans, not {max(present)}.",
-                "Ask for no more than there are.",
+                f"There are {len(order)} modalities, not {max(present)}.",
+                f"Ask for at most {len(order)}.",
             )
-        costs = []
+        chosen = {count: {name: files[name] for name in order[:count]} for count in present}
         for scheme in schemes:
-            for count in present if scheme != "published" else present[:1]:
-                name = f"{scheme}, {count} scan{'s' * (count > 1)}"
+            published = scheme == "published"
+            for count in present[:1] if published else present:
+                name = f"{scheme}, {_modalities(count)}"
                 progress(name)
-                chosen = {n: files[n] for n in order[:count]}
-                runs = 1 if scheme == "published" else repeats
-                costs.append(isolated(name, _from_files, name, scheme, chosen, bundle, place, runs))
-        for count in present if against else ():
-            name = f"{against}, {count} scan{'s' * (count > 1)}"
-            progress(name)
-            chosen = {n: files[n] for n in order[:count]}
-            costs.append(isolated(name, _peer, name, against, chosen, place, repeats))
-        return costs
+                runs = 1 if published else repeats
+                arguments = (name, scheme, chosen[count], bundle, resolved, runs)
+                costs.append(isolated(name, _from_files, *arguments))
+        if against:
+            for count in present:
+                name = f"{against}, {_modalities(count)}"
+                progress(name)
+                arguments = (name, against, chosen[count], resolved, repeats)
+                costs.append(isolated(name, _peer, *arguments))
+    return costs
+
+
+def _files(scans: Mapping[str, Path] | None, folder: Path, spacing: float) -> dict[str, Path]:
+    """The files by modality, or those of a synthetic patient."""
+    if scans:
+        return dict(scans)
+    return write_patient(folder, spacing=spacing)
+
+
+def _modalities(count: int) -> str:
+    if count == 1:
+        return "1 modality"
+    return f"{count} modalities"
 
 
 def bench_subsets(
@@ -119,25 +141,28 @@ def bench_subsets(
     spacing: float = 1.0,
     progress: Progress = lambda text: None,
 ) -> list[Cost]:
-    """All subsets of one patient's scans against one segmentation of all of them, from scans in memory to labels.
+    """All modality subsets of one patient against one segmentation of all modalities.
 
-    A peer's model (``against``, as in ``bench_infer``) is called once for every subset.
+    From scans in memory to labels. A peer's model (``against``, as in ``bench_infer``) is called
+    once for every subset.
     """
-    place = str(resolve_device(device))
+    resolved = str(resolve_device(device))
+    costs = []
     with tempfile.TemporaryDirectory() as folder:
-        files = dict(scans) if scans else write_patient(Path(folder), spacing=spacing)
-        costs = []
-        for name, work in (
-            ("one segmentation of all scans", _one),
-            ("every subset of the scans", _all),
-        ):
+        files = _files(scans, Path(folder), spacing)
+        measurements = (
+            ("one segmentation of all modalities", _one),
+            ("every modality subset", _all),
+        )
+        for name, work in measurements:
             progress(name)
-            costs.append(isolated(name, work, name, files, bundle, place, repeats))
+            costs.append(isolated(name, work, name, files, bundle, resolved, repeats))
         if against:
-            name = f"{against}, every subset of the scans"
+            name = f"{against}, every modality subset"
             progress(name)
-            costs.append(isolated(name, _peer_all, name, against, files, bundle, place, repeats))
-        return costs
+            arguments = (name, against, files, bundle, resolved, repeats)
+            costs.append(isolated(name, _peer_all, *arguments))
+    return costs
 
 
 def published_way(
@@ -160,62 +185,72 @@ def published_way(
     with torch.inference_mode():
         for box in window_boxes(prepared.grid.shape, window, OVERLAP, 1):
             image = prepared.image[(slice(None), *box)][None].to(place)
-            logits = network(image, prepared.present[None].to(place)).logits  # runs every encoder
+            # A call of the network, unlike encoding and decoding, runs every encoder.
+            logits = network(image, prepared.present[None].to(place)).logits
             total[(slice(None), *box)] += torch.softmax(logits[0], 0).cpu()
             count[box] += 1
     return labels_on_reference(total / count, prepared, task)
 
 
 def _at_least(prepared: Prepared, size: int) -> Prepared:
-    """Padded at the end of every axis to at least ``size`` voxels, as the published preprocessing does."""
+    """Padded at the end of every axis to at least ``size`` voxels, as published."""
     missing = [max(0, size - n) for n in prepared.grid.shape]
-    pad = [0, missing[2], 0, missing[1], 0, missing[0]]
-    image, brain = (torch.nn.functional.pad(t, pad) for t in (prepared.image, prepared.brain))
-    return replace(
-        prepared, image=image, brain=brain, grid=Grid(tuple(brain.shape), prepared.grid.affine)
-    )
+    # Pairs of front and back from the last axis to the first, as torch wants them.
+    padding = [0, missing[2], 0, missing[1], 0, missing[0]]
+    image = torch.nn.functional.pad(prepared.image, padding)
+    brain = torch.nn.functional.pad(prepared.brain, padding)
+    depth, height, width = brain.shape
+    grid = Grid((depth, height, width), prepared.grid.affine)
+    return replace(prepared, image=image, brain=brain, grid=grid)
 
 
 def _from_files(
     name: str, scheme: str, files: dict[str, Path], bundle: Path, device: str, repeats: int
 ) -> Cost:
-    loaded = load_bundle(bundle) if scheme != "published" else None
+    if scheme == "published":
+        return _published_from_files(name, files, device, repeats)
+    loaded = load_bundle(bundle)
     if scheme == "windows":
         loaded = replace(loaded, inference=InferenceSpec((WINDOW,) * 3, OVERLAP))
-    network = build_network("mmFormer", {"window": WINDOW}) if scheme == "published" else None
 
     def work() -> str:
-        volumes = {
-            modality: read_nifti(path, modality=modality) for modality, path in files.items()
-        }
-        if scheme == "published":
-            grid = next(iter(volumes.values())).grid
-            labels, note = (
-                published_way(volumes, BRATS, device, network),
-                "all four encoders, whatever is present",
-            )
-        else:
-            result = segment(volumes, loaded, device=device)
-            labels, grid = result.labels, result.grid
-            note = f"window {' x '.join(map(str, result.provenance['run']['window']))}"
-        with tempfile.TemporaryDirectory() as folder:
-            write_labels(Path(folder) / "labels.nii.gz", labels, grid)
-        return note
+        result = segment(_volumes(files), loaded, device=device)
+        _write(result.labels, result.grid)
+        window = result.provenance["run"]["window"]
+        return f"window {' x '.join(map(str, window))}"
 
-    return timed(name, work, device, repeats, warm_up=scheme != "published")
+    return timed(name, work, device, repeats)
+
+
+def _published_from_files(name: str, files: dict[str, Path], device: str, repeats: int) -> Cost:
+    network = build_network("mmFormer", {"window": WINDOW})
+
+    def work() -> str:
+        volumes = _volumes(files)
+        grid = next(iter(volumes.values())).grid
+        _write(published_way(volumes, BRATS, device, network), grid)
+        return "all four encoders for every subset"
+
+    return timed(name, work, device, repeats, warm_up=False)
+
+
+def _volumes(files: Mapping[str, Path]) -> dict[str, Volume]:
+    return {modality: read_nifti(path, modality=modality) for modality, path in files.items()}
+
+
+def _write(labels: np.ndarray, grid: Grid) -> None:
+    """Write labels to a file, which is part of the cost, and forget it."""
+    with tempfile.TemporaryDirectory() as folder:
+        write_labels(Path(folder) / "labels.nii.gz", labels, grid)
 
 
 def _peer(name: str, target: str, files: dict[str, Path], device: str, repeats: int) -> Cost:
     peer = load_peer(target)
 
     def work() -> str:
-        volumes = {
-            modality: read_nifti(path, modality=modality) for modality, path in files.items()
-        }
+        volumes = _volumes(files)
         labels = _ask(peer, volumes)
-        with tempfile.TemporaryDirectory() as folder:
-            grid = next(iter(volumes.values())).grid
-            write_labels(Path(folder) / "labels.nii.gz", labels.astype(np.uint8), grid)
+        _write(labels.astype(np.uint8), next(iter(volumes.values())).grid)
         return "a peer's model"
 
     return timed(name, work, device, repeats)
@@ -224,7 +259,8 @@ def _peer(name: str, target: str, files: dict[str, Path], device: str, repeats: 
 def _peer_all(
     name: str, target: str, files: dict[str, Path], bundle: Path, device: str, repeats: int
 ) -> Cost:
-    peer, (volumes, loaded) = load_peer(target), _read(files, bundle)
+    peer = load_peer(target)
+    volumes, loaded = _read(files, bundle)
     subsets = [s for s in loaded.task.subsets() if set(s) <= set(volumes)]
 
     def work() -> str:
@@ -238,9 +274,8 @@ def _peer_all(
 def _ask(peer: Callable, volumes: Mapping[str, Volume]) -> np.ndarray:
     """A peer's labels of one patient. Raises ValueError for another shape than the scans'."""
     grid = next(iter(volumes.values())).grid
-    labels = np.asarray(
-        peer({modality: volume.array for modality, volume in volumes.items()}, grid.affine)
-    )
+    arrays = {modality: volume.array for modality, volume in volumes.items()}
+    labels = np.asarray(peer(arrays, grid.affine))
     if labels.shape != grid.shape:
         raise ValueError(f"the peer returned {labels.shape}, not {grid.shape}")
     return labels
@@ -248,22 +283,28 @@ def _ask(peer: Callable, volumes: Mapping[str, Volume]) -> np.ndarray:
 
 def _read(files: Mapping[str, Path], bundle: Path) -> tuple[dict[str, Volume], Bundle]:
     loaded = load_bundle(bundle)
-    names = [n for n in loaded.task.modality_names if n in files]
-    return {n: read_nifti(files[n], modality=n) for n in names}, loaded
+    names = [name for name in loaded.task.modality_names if name in files]
+    return _volumes({name: files[name] for name in names}), loaded
 
 
 def _one(name: str, files: dict[str, Path], bundle: Path, device: str, repeats: int) -> Cost:
     volumes, loaded = _read(files, bundle)
-    return timed(
-        name, lambda: segment(volumes, loaded, device=device), device, repeats, warm_up=repeats > 1
-    )
+
+    def work() -> None:
+        segment(volumes, loaded, device=device)
+
+    return timed(name, work, device, repeats, warm_up=repeats > 1)
 
 
 def _all(name: str, files: dict[str, Path], bundle: Path, device: str, repeats: int) -> Cost:
     volumes, loaded = _read(files, bundle)
-    subsets = [s for s in loaded.task.subsets() if set(s) <= set(volumes) and loaded.find_entry(s)]
+    subsets = []
+    for subset in loaded.task.subsets():
+        if set(subset) <= set(volumes) and loaded.find_entry(subset):
+            subsets.append(subset)
 
     def work() -> str:
-        return f"{len(segment_subsets(volumes, loaded, subsets, device=device))} label maps"
+        predictions = segment_subsets(volumes, loaded, subsets, device=device)
+        return f"{len(predictions)} label maps"
 
     return timed(name, work, device, repeats, warm_up=repeats > 1)

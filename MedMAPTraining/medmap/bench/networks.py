@@ -1,21 +1,16 @@
-"""What a backbone costs: seconds, memory and arithmetic, for one, two or four modalities present.
+"""Cost of backbones: seconds, memory and arithmetic, with one, two or four modalities present.
 
-Inference encodes only what is there (``inference.segment``), and so does this: encoders of absent modalities are not
-run. Seconds are comparable within one run on an idle machine only; on a loaded one even ratios are noisy, which
-``NetworkRow.slowest`` against ``fastest`` shows. GFLOP are exact: they are counted on shapes, without computing.
+As in inference, encoders of absent modalities are not run. Seconds are comparable within one run on
+an idle machine only; on a loaded one even ratios are noisy, which ``NetworkRow.slowest`` against
+``fastest`` shows. GFLOP are exact: they are counted on shapes, without computing.
 """
 
 from __future__ import annotations
 
-import multiprocessing
+import math
 import statistics
-import sys
-import time
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from rich.table import Table
@@ -23,6 +18,13 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from medmap.bench.peer import load_peer
+from medmap.bench.process import (
+    ProcessEnded,
+    first_line,
+    in_fresh_process,
+    peak_mib,
+    read_clock,
+)
 from medmap.devices import resolve_device
 from medmap.errors import MedMAPError, UsageError
 from medmap.networks import NETWORKS, Backbone, build_network
@@ -30,27 +32,25 @@ from medmap.task import BRATS
 
 SIZES = (80, 128)
 PRESENT = (1, 2, 4)
-MIB = 2**20
 
 
 @dataclass(frozen=True)
 class NetworkRow:
-    """One network, one window, so many modalities present.
+    """Cost of one network with one window size and one number of modalities present.
 
     Attributes:
         network: its name.
-        size: voxels along each side of the window: as asked, rounded up to a multiple of the stride.
+        size: voxels along each side of the window, rounded up to a multiple of the stride.
         present: number of modalities present; the first ones of the task.
         parameters: number of parameters.
-        gflop: 10⁹ floating-point operations of one pass, a multiply-add counted as two; convolutions, matrix products
-            and attention only, as ``torch.utils.flop_counter`` counts.
-        encoder_gflop: the part of it that is spent in encoders; 0 where a network stacks its inputs.
+        gflop: 10⁹ floating-point operations of one forward pass, a multiply-add counted as two;
+            convolutions, matrix products and attention only (``torch.utils.flop_counter``).
+        encoder_gflop: the part of it in encoders; 0 where a network stacks its inputs.
         encoder_ratio: ``encoder_gflop`` over that of all modalities; None without encoders.
         seconds: median over the repeats of one pass (float32, one sample), after a warm-up.
         fastest, slowest: extremes over the repeats.
-        encoder_seconds: median time in encoders; what is left is paid again for every further subset.
-        peak_mib: largest memory in MiB: on a CPU resident memory of a process that did nothing else, libraries
-            included; on a GPU what tensors held. None where it is not known.
+        encoder_seconds: median time in encoders; the remainder is paid for every further subset.
+        peak_mib: largest memory (``process.peak_mib``) of a process that did nothing else.
         threads: CPU threads used.
         device: where it ran.
         failure: why there are no seconds; empty if there are.
@@ -85,20 +85,23 @@ def bench_networks(
     against: str | None = None,
     progress: Callable[[str], None] | None = None,
 ) -> list[NetworkRow]:
-    """Measure networks one after the other, every row in a process of its own so that its peak memory means something.
+    """Measure networks one after the other.
 
-    A row that does not fit into memory or whose network cannot be built tells so in ``failure``; the others go on.
+    Every row is measured in a process of its own, so that its peak memory is its own. A row that
+    does not fit into memory or whose network cannot be built reports it in ``failure``; the other
+    rows are measured nevertheless.
 
     Args:
         names: networks by name; None takes all.
         sizes: sides of cubic windows, in voxels.
         modalities: numbers of modalities present.
         device: a torch device, or ``auto``.
-        repeats: timed passes a row, of which the median counts.
-        options: options by network name; what is not named is built as published.
-        isolate: False measures in this process: quicker, but then its CPU memory is the largest of all rows so far.
-        against: a peer's network (``load_peer``): ``callable(image)`` gets [1, 4, size, size, size] on the device,
-            absent channels 0, in the same sizes.
+        repeats: timed passes for each row, of which the median counts.
+        options: options by network name; networks without are built as published.
+        isolate: False measures in this process: quicker, but then its CPU memory is the largest of
+            all rows so far.
+        against: a peer's network (``load_peer``): ``callable(image)`` gets
+            [1, 4, size, size, size] on the device, absent channels 0, in the same sizes.
         progress: called with a line before each row.
 
     Raises:
@@ -115,29 +118,29 @@ def bench_networks(
         raise UsageError(
             "Sizes, numbers of modalities and repeats must be positive.", "Correct the numbers."
         )
-    place = str(resolve_device(device))
+    resolved = str(resolve_device(device))
     measure = _isolated if isolate else _measured
-    rows = []
+    measurements: list[tuple[str, dict | None]] = []
     for name in chosen:
+        measurements.append((name, (options or {}).get(name, {})))
+    if against:
+        measurements.append((against, None))
+    rows = []
+    for name, network_options in measurements:
         for size in sizes:
             for present in modalities:
                 if progress:
                     progress(f"{name}, {size}³, {present} present")
-                rows.append(
-                    measure(name, (options or {}).get(name, {}), size, present, place, repeats)
-                )
-    for size in sizes if against else ():
-        for present in modalities:
-            if progress:
-                progress(f"{against}, {size}³, {present} present")
-            rows.append(measure(against, None, size, present, place, repeats))
+                rows.append(measure(name, network_options, size, present, resolved, repeats))
     return rows
 
 
 def measure_network(
     name: str, options: dict, size: int, present: int, device: str = "cpu", repeats: int = 3
 ) -> NetworkRow:
-    """Measure one row in this process; its CPU memory is then that of everything the process has ever done.
+    """Measure one row in this process.
+
+    Its CPU memory is then that of everything the process has ever done.
 
     Raises:
         UsageError: the network has fewer modalities than shall be present.
@@ -148,71 +151,78 @@ def measure_network(
     if present > network.modalities:
         raise UsageError(
             f"{name} has {network.modalities} modalities, not {present}.",
-            "Ask for no more than there are.",
+            f"Ask for at most {network.modalities}.",
         )
-    gflop, encoder_gflop, encoder_ratio = count_gflop(
-        name, options, _rounded(size, network.stride), present
-    )
-    place = torch.device(device)
-    network = network.to(place)
-    image = _image(network, size, place)
-    if place.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(place)
-    passes = [_timed(network, image, present) for _ in range(repeats + 1)][1:]
-    times = [whole for whole, _ in passes]
+    arithmetic = count_gflop(name, options, _rounded(size, network.stride), present)
+    gflop, encoder_gflop, encoder_ratio = arithmetic
+    clock = torch.device(device)
+    network = network.to(clock)
+    image = _image(network, size, clock)
+    if clock.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(clock)
+    _timed(network, image, present)  # warm-up
+    passes = [_timed(network, image, present) for _ in range(repeats)]
+    seconds = [total for total, _ in passes]
+    encoder_seconds = [encoding for _, encoding in passes]
     return NetworkRow(
         network=name,
         size=image.shape[-1],
         present=present,
-        parameters=sum(p.numel() for p in network.parameters()),
+        parameters=sum(parameter.numel() for parameter in network.parameters()),
         gflop=gflop,
         encoder_gflop=encoder_gflop,
         encoder_ratio=encoder_ratio,
-        seconds=statistics.median(times),
-        fastest=min(times),
-        slowest=max(times),
-        encoder_seconds=statistics.median(encoding for _, encoding in passes),
-        peak_mib=peak_mib(place),
+        seconds=statistics.median(seconds),
+        fastest=min(seconds),
+        slowest=max(seconds),
+        encoder_seconds=statistics.median(encoder_seconds),
+        peak_mib=peak_mib(clock),
         threads=torch.get_num_threads(),
-        device=str(place),
+        device=str(clock),
     )
 
 
 def count_gflop(
     name: str, options: dict, size: int, present: int
 ) -> tuple[float, float, float | None]:
-    """Arithmetic of one pass; size a multiple of the stride.
-
-    Counted on the meta device, which knows shapes and no numbers: on a CPU the counter does not see fused attention.
+    """Arithmetic of one forward pass; size a multiple of the stride.
 
     Returns:
-        10⁹ floating-point operations in all; those in encoders; the latter over what encoding all modalities costs
-        (None where encoding costs nothing).
+        10⁹ floating-point operations in all; those in encoders; the latter over what encoding all
+        modalities costs (None where encoding costs nothing).
     """
-    with torch.device("meta"):
+    # The meta device knows shapes and no numbers; on a CPU the counter misses fused attention.
+    meta = torch.device("meta")
+    with meta:
         network = build_network(name, options).eval()
-    image = _image(network, size, torch.device("meta"))
-    features, costs = [], []
+    image = _image(network, size, meta)
+    features = []
+    encoder_flop = []
     with torch.no_grad():
         for m in range(network.modalities):
             with FlopCounterMode(display=False) as encoding:
                 features.append(network.encode(image[:, m : m + 1], m))
-            costs.append(encoding.get_total_flops())
-        chosen = [f if m < present else None for m, f in enumerate(features)]
+            encoder_flop.append(encoding.get_total_flops())
+        for m in range(present, network.modalities):
+            features[m] = None
         with FlopCounterMode(display=False) as decoding:
-            network.decode(chosen, _mask(network, image, present))
-    spent, whole = sum(costs[:present]), sum(costs)
-    return (spent + decoding.get_total_flops()) / 1e9, spent / 1e9, spent / whole if whole else None
+            network.decode(features, _mask(network, image, present))
+    encoding_flop = sum(encoder_flop[:present])
+    ratio = None
+    if sum(encoder_flop):
+        ratio = encoding_flop / sum(encoder_flop)
+    return (encoding_flop + decoding.get_total_flops()) / 1e9, encoding_flop / 1e9, ratio
 
 
 def networks_table(rows: Sequence[NetworkRow]) -> Table:
     """The rows as a table for a terminal; the caption says how to read it."""
-    threads, devices = {r.threads for r in rows}, {r.device for r in rows}
+    threads = "/".join(str(number) for number in sorted({row.threads for row in rows}))
+    devices = ", ".join(sorted({row.device for row in rows}))
     table = Table(
-        title="Backbones: cost of one pass",
-        caption=f"{', '.join(sorted(devices))}; {'/'.join(map(str, sorted(threads)))} thread(s); float32, random "
-        "weights. Seconds: median (fastest to slowest); compare within this table only, and on an idle machine. "
-        "In brackets after the encoders' GFLOP: their share of what all modalities cost.",
+        title="Backbones: cost of one forward pass",
+        caption=f"{devices}; {threads} thread(s); float32, random weights. Seconds: median "
+        "(fastest to slowest); compare within this table only, and on an idle machine. In "
+        "parentheses after the encoders' GFLOP: their share of what all modalities cost.",
     )
     table.add_column("network")
     for title in (
@@ -236,52 +246,70 @@ def networks_table(rows: Sequence[NetworkRow]) -> Table:
 
 
 def _cells(row: NetworkRow) -> list[str]:
-    head = [row.network, f"{row.size}³"]
+    window = f"{row.size}³"
     if row.failure:
-        return [*head, "", str(row.present), "", "", row.failure]
+        return [row.network, window, "", str(row.present), "", "", row.failure]
+    parameters = "–"
+    if row.parameters:
+        parameters = f"{row.parameters / 1e6:.2f}"
+    gflop = "–"
+    if row.gflop:
+        gflop = _short(row.gflop)
+    encoder_gflop = "–"
+    encoder_seconds = "–"
+    if row.encoder_ratio is not None:
+        encoder_gflop = f"{_short(row.encoder_gflop)} ({row.encoder_ratio:.0%})"
+        encoder_seconds = _short(row.encoder_seconds)
+    seconds = f"{_short(row.seconds)} ({_short(row.fastest)} to {_short(row.slowest)})"
+    memory = "–"
+    if row.peak_mib is not None:
+        memory = f"{row.peak_mib:,.0f}"
     return [
-        *head,
-        f"{row.parameters / 1e6:.2f}" if row.parameters else "–",
+        row.network,
+        window,
+        parameters,
         str(row.present),
-        _short(row.gflop) if row.gflop else "–",
-        "–"
-        if row.encoder_ratio is None
-        else f"{_short(row.encoder_gflop)} ({row.encoder_ratio:.0%})",
-        f"{_short(row.seconds)} ({_short(row.fastest)} to {_short(row.slowest)})",
-        "–" if row.encoder_ratio is None else _short(row.encoder_seconds),
-        "–" if row.peak_mib is None else f"{row.peak_mib:,.0f}",
+        gflop,
+        encoder_gflop,
+        seconds,
+        encoder_seconds,
+        memory,
     ]
 
 
-def _short(number: float) -> str:
-    """Three significant digits, or all before the point."""
-    return f"{number:.0f}" if number >= 100 else f"{number:.3g}"
+def _short(number: float | None) -> str:
+    """Three significant digits, or all before the point; a dash for none."""
+    if number is None:
+        return "–"
+    if number >= 100:
+        return f"{number:.0f}"
+    return f"{number:.3g}"
 
 
 def measure_peer(
     target: str, size: int, present: int, device: str = "cpu", repeats: int = 3
 ) -> NetworkRow:
-    """A peer's network in this process: seconds and memory only, since nothing else is known of it."""
-    peer, place = load_peer(target), torch.device(device)
-    image = torch.randn(1, len(BRATS.modalities), *(size,) * 3, device=place)
+    """A peer's network in this process: seconds and memory, since nothing else is known of it."""
+    peer = load_peer(target)
+    clock = torch.device(device)
+    image = torch.randn(1, len(BRATS.modalities), *(size,) * 3, device=clock)
     image[:, present:] = 0
-    times = []
+    seconds = []
     for _ in range(repeats + 1):
-        started = now(place)
+        started = read_clock(clock)
         with torch.inference_mode():
             peer(image)
-        times.append(now(place) - started)
-    middle, threads = statistics.median(times[1:]), torch.get_num_threads()
-    extremes = {"fastest": min(times[1:]), "slowest": max(times[1:])}
-    peak = peak_mib(place)
+        seconds.append(read_clock(clock) - started)
+    timed_seconds = seconds[1:]  # the first is a warm-up
     return NetworkRow(
         target,
         size,
         present,
-        seconds=middle,
-        **extremes,
-        peak_mib=peak,
-        threads=threads,
+        seconds=statistics.median(timed_seconds),
+        fastest=min(timed_seconds),
+        slowest=max(timed_seconds),
+        peak_mib=peak_mib(clock),
+        threads=torch.get_num_threads(),
         device=device,
     )
 
@@ -289,57 +317,56 @@ def measure_peer(
 def _isolated(
     name: str, options: dict | None, size: int, present: int, device: str, repeats: int
 ) -> NetworkRow:
-    """``measure_network`` in a fresh process; what goes wrong there becomes the row's ``failure``."""
-    threads = torch.get_num_threads()
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(
-        1, mp_context=context, initializer=torch.set_num_threads, initargs=(threads,)
-    ) as pool:
-        try:
-            return pool.submit(_measured, name, options, size, present, device, repeats).result()
-        except BrokenProcessPool:
-            reason = "ended by the system, probably out of memory"
-            return NetworkRow(name, size, present, threads=threads, device=device, failure=reason)
+    """``_measured`` in a fresh process."""
+    try:
+        return in_fresh_process(_measured, name, options, size, present, device, repeats)
+    except ProcessEnded as error:
+        threads = torch.get_num_threads()
+        return NetworkRow(
+            name, size, present, threads=threads, device=device, failure=first_line(error)
+        )
 
 
 def _measured(
     name: str, options: dict | None, size: int, present: int, device: str, repeats: int
 ) -> NetworkRow:
-    """One failure must not end the table, so every error becomes a row. Without options it is a peer's."""
+    """A row of one of our networks, or of a peer's where ``options`` is None.
+
+    Errors become the row's ``failure``: one of them must not end the table.
+    """
     try:
         if options is None:
             return measure_peer(name, size, present, device, repeats)
         return measure_network(name, options, size, present, device, repeats)
     except MedMAPError as error:
-        reason = error.cause
-    except (
-        MemoryError,
-        RuntimeError,
-        ValueError,
-    ) as error:  # RuntimeError: also torch's, when memory does not suffice
-        reason = (str(error) or type(error).__name__).splitlines()[0]
-    return NetworkRow(
-        name, size, present, threads=torch.get_num_threads(), device=device, failure=reason
-    )
+        failure = error.cause
+    except (MemoryError, RuntimeError, ValueError) as error:
+        # PyTorch raises RuntimeError where memory does not suffice.
+        failure = first_line(error)
+    threads = torch.get_num_threads()
+    return NetworkRow(name, size, present, threads=threads, device=device, failure=failure)
 
 
 def _image(network: Backbone, size: int, device: torch.device) -> Tensor:
     """[1, M, *S] of noise, every side rounded up to a multiple of the stride."""
     side = _rounded(size, network.stride)
-    return torch.randn(
-        1, network.modalities, *(side,) * getattr(network, "spatial_dims", 3), device=device
-    )
+    dimensions = getattr(network, "spatial_dims", 3)
+    return torch.randn(1, network.modalities, *(side,) * dimensions, device=device)
 
 
 def _rounded(size: int, stride: int) -> int:
-    return -(-size // stride) * stride
+    return math.ceil(size / stride) * stride
 
 
 def _encode(network: Backbone, image: Tensor, present: int) -> list:
-    return [
-        network.encode(image[:, m : m + 1], m) if m < present else None
-        for m in range(network.modalities)
-    ]
+    """Features of the first ``present`` modalities, None for the others."""
+    features = []
+    for m in range(network.modalities):
+        if m < present:
+            features.append(network.encode(image[:, m : m + 1], m))
+        else:
+            features.append(None)
+    return features
 
 
 def _mask(network: Backbone, image: Tensor, present: int) -> Tensor:
@@ -348,36 +375,10 @@ def _mask(network: Backbone, image: Tensor, present: int) -> Tensor:
 
 @torch.inference_mode()
 def _timed(network: Backbone, image: Tensor, present: int) -> tuple[float, float]:
-    """Seconds of one pass as inference makes it, and of its first part, the encoding of present modalities."""
+    """Seconds of one pass as inference makes it, and those of encoding the present modalities."""
     mask = _mask(network, image, present)
-    started = now(image.device)
+    started = read_clock(image.device)
     features = _encode(network, image, present)
-    encoded = now(image.device)
+    encoded = read_clock(image.device)
     network.decode(features, mask)
-    return now(image.device) - started, encoded - started
-
-
-def now(device: torch.device) -> float:
-    """The time at which the device has done what it was told."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter()
-
-
-def peak_mib(device: torch.device) -> float | None:
-    """Peak memory so far.
-
-    On Linux from /proc: ``ru_maxrss`` of a child starts at what its parent held when it was forked.
-    """
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) / MIB
-    status = Path("/proc/self/status")
-    if status.exists():
-        line = next((s for s in status.read_text().splitlines() if s.startswith("VmHWM:")), None)
-        return int(line.split()[1]) / 1024 if line else None
-    if sys.platform == "win32":
-        return None
-    import resource
-
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / MIB if sys.platform == "darwin" else peak / 1024
+    return read_clock(image.device) - started, encoded - started

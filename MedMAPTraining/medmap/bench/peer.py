@@ -7,47 +7,61 @@ import importlib.util
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 
 from medmap.errors import UsageError
 
 
 def load_peer(target: str) -> Callable:
-    """``module:callable``, looked for in the current folder, too, or ``path/to/file.py:callable``.
+    """Load a callable by ``module:callable`` or ``path/to/file.py:callable``.
 
-    Without a name the callable is ``segment``. A file's own folder is where it imports its neighbors from.
+    Modules are looked for in the current folder, too; a file may import its neighbors. Without a
+    name the callable is ``segment``.
 
     Raises:
-        UsageError: it is not there, does not load, or cannot be called.
+        UsageError: it does not exist, does not load, or cannot be called.
     """
-    place, _, name = target.partition(":") if ".py:" not in target else target.rpartition(":")
+    source, name = _split(target)
     try:
-        found = getattr(
-            _from_file(Path(place)) if place.endswith(".py") else _module(place), name or "segment"
-        )
+        load = _from_file if source.endswith(".py") else _module
+        peer = getattr(load(source), name)
     except (ImportError, AttributeError, OSError, SyntaxError) as error:
         raise UsageError(
             f"{target} cannot be loaded ({error}).",
             "Write module:callable or file.py:callable, as in peer.py:segment.",
         ) from error
-    if not callable(found):
+    if not callable(peer):
         raise UsageError(
             f"{target} cannot be called.", "Name a function, such as labels = f(scans, affine)."
         )
-    return found
+    return peer
 
 
-def _module(name: str):
+def _split(target: str) -> tuple[str, str]:
+    """Module or file, and the callable's name."""
+    if ".py:" in target:
+        # From the right: a path may hold a colon of its own, as those of Windows do.
+        source, _, name = target.rpartition(":")
+    else:
+        source, _, name = target.partition(":")
+    return source, name or "segment"
+
+
+def _module(name: str) -> ModuleType:
     if str(Path.cwd()) not in sys.path:
         sys.path.insert(0, str(Path.cwd()))
     return importlib.import_module(name)
 
 
-def _from_file(path: Path):
-    path = path.resolve()
+def _from_file(name: str) -> ModuleType:
+    path = Path(name).resolve()
     if str(path.parent) not in sys.path:
         sys.path.insert(0, str(path.parent))
     spec = importlib.util.spec_from_file_location(path.stem, path)
+    if spec is None or spec.loader is None:
+        raise ImportError(f"{path.name} is no Python file")
     module = importlib.util.module_from_spec(spec)
-    sys.modules[path.stem] = module  # as an import does: dataclasses and pickles look there
+    # As an import does: dataclasses and pickles look their module up.
+    sys.modules[path.stem] = module
     spec.loader.exec_module(module)
     return module

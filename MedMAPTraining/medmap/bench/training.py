@@ -1,9 +1,10 @@
-"""What a training step costs, against the published way of training the same network, in one run.
+"""Cost of a training step, against the published way of training the same network, in one run.
 
-Published (mmFormer's and PASSION's released code): eager float32, one sample a step, all encoders whatever a sample
-shows, PASSION's students decoded one after the other, data made between the steps. Ours: what ``medmap train`` does on
-the same device. Speed is told in samples a second. That both learn the same is checked first: with float32 and one
-sample a step, both ways give the same losses on the same samples.
+Published (mmFormer's and PASSION's released code): eager float32, batch size 1, all encoders
+whatever a sample shows, PASSION's students decoded one after the other, data made between the
+steps. Ours: what ``medmap train`` does on the same device. Speed is given in samples per second.
+That both learn the same is checked first: with float32 and batch size 1 both ways give the same
+losses on the same samples.
 """
 
 from __future__ import annotations
@@ -20,8 +21,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from medmap.bench.networks import now
 from medmap.bench.peer import load_peer
+from medmap.bench.process import MIB, read_clock
 from medmap.devices import resolve_device
 from medmap.networks import Output
 from medmap.task import BRATS
@@ -56,10 +57,11 @@ class TrainingRow:
         way: ``published`` or ``ours``.
         precision, batch, workers: how.
         seconds: median time of a step.
-        samples: samples a second.
+        samples: samples per second.
         waiting: share of the time spent waiting for data, 0..1.
         peak_mib: largest memory that tensors held on a GPU; None on a CPU.
-        apart: largest relative difference of the losses of the two ways, float32, one sample a step; None of a peer's.
+        loss_difference: largest relative difference of the losses of the two ways in float32 with
+            batch size 1; None for a peer.
     """
 
     method: str
@@ -71,7 +73,7 @@ class TrainingRow:
     samples: float
     waiting: float
     peak_mib: float | None
-    apart: float | None
+    loss_difference: float | None
 
 
 def bench_training(
@@ -100,17 +102,18 @@ def bench_training(
         device: a torch device, or ``auto``.
         steps: timed steps of each way.
         case: voxels of the synthetic cases that patches are cut from.
-        against: a peer's training step (``load_peer``), timed last: ``callable(image, label)`` gets one sample,
-            [1, 4, *patch] with absent channels 0 and [1, *patch] class indices, on the device.
+        against: a peer's training step (``load_peer``), timed last: ``callable(image, label)`` gets
+            one sample, [1, 4, *patch] with absent channels 0 and [1, *patch] class indices, on the
+            device.
         progress: called with a line before each part.
 
     Raises:
         UnavailableError: the device is not there.
     """
-    say = progress or (lambda text: None)
+    report = progress or (lambda text: None)
     rows = []
-    with tempfile.TemporaryDirectory() as place:
-        folders = _cases(Path(place), case)
+    with tempfile.TemporaryDirectory() as temporary:
+        folders = _cases(Path(temporary), case)
         base = Recipe(
             network=network,
             network_options=network_options or {},
@@ -123,214 +126,312 @@ def bench_training(
         ours = RuntimeOptions(
             device=device, precision=precision, workers=workers, compiled=compiled
         )
-        theirs = RuntimeOptions(device=device, precision="fp32")
+        published = RuntimeOptions(device=device, precision="fp32")
         for method in methods:
             objective, options = METHODS[method]
             recipe = replace(base, objective=objective, objective_options=options)
-            say(f"{method}: whether both ways agree")
-            apart = _apart(recipe, folders, theirs)
-            for way, engine, size in (("published", theirs, 1), ("ours", ours, batch)):
-                say(f"{method}, {way}")
-                timed = _timed(
-                    replace(recipe, batch=size), folders, engine, way == "published", steps
-                )
-                rows.append(
-                    TrainingRow(method, way, engine.precision, size, engine.workers, *timed, apart)
-                )
+            report(f"{method}: comparing the losses of both ways")
+            difference = _loss_difference(recipe, folders, published)
+            report(f"{method}, published")
+            one_sample = replace(recipe, batch=1)
+            speed = _timed(one_sample, folders, published, steps, published=True)
+            rows.append(_row(method, "published", published, 1, speed, difference))
+            report(f"{method}, ours")
+            full_batch = replace(recipe, batch=batch)
+            speed = _timed(full_batch, folders, ours, steps, published=False)
+            rows.append(_row(method, "ours", ours, batch, speed, difference))
         if against:
-            say(against)
+            report(against)
             rows.append(_peer(against, base, folders, resolve_device(device), steps))
     return rows
 
 
+@dataclass(frozen=True)
+class _Speed:
+    """Seconds per step, samples per second, share of waiting, peak memory in MiB on a GPU."""
+
+    seconds: float
+    samples: float
+    waiting: float
+    peak_mib: float | None
+
+
+def _row(
+    method: str,
+    way: str,
+    runtime: RuntimeOptions,
+    batch: int,
+    speed: _Speed,
+    difference: float,
+) -> TrainingRow:
+    return TrainingRow(
+        method=method,
+        way=way,
+        precision=runtime.precision,
+        batch=batch,
+        workers=runtime.workers,
+        seconds=speed.seconds,
+        samples=speed.samples,
+        waiting=speed.waiting,
+        peak_mib=speed.peak_mib,
+        loss_difference=difference,
+    )
+
+
+TABLE_HEAD = [
+    "method",
+    "way",
+    "step (s)",
+    "samples / s",
+    "speed-up",
+    "waiting for data",
+    "peak MiB",
+    "loss difference",
+]
+
+
 def training_table(rows: Sequence[TrainingRow]) -> list[list[str]]:
-    """Rows for people: a header, then one row each, with the ratio of samples a second to the published way."""
-    table = [
-        [
-            "method",
-            "way",
-            "step (s)",
-            "samples / s",
-            "ratio",
-            "waiting for data",
-            "peak MiB",
-            "losses apart",
-        ]
-    ]
+    """Texts of a table: a header, then one row each.
+
+    The speed-up is that over the published way of the same method; a peer's is that over the
+    published way of the first method.
+    """
+    table = [TABLE_HEAD]
     published = {row.method: row.samples for row in rows if row.way == "published"}
-    first = next(
-        iter(published.values()), None
-    )  # a peer's step is told as a ratio to the first method's
+    first_published = next(iter(published.values()), None)
     for row in rows:
-        how = f"{row.way}: {row.precision}, batch {row.batch}, {row.workers} workers"
-        peak = "" if row.peak_mib is None else f"{row.peak_mib:.0f}"
-        base = published.get(row.method, first)
-        ratio = f"{row.samples / base:.2f}x" if base else ""
-        waiting = f"{100 * row.waiting:.1f} %"
-        apart = "" if row.apart is None else f"{row.apart:.1e}"
-        numbers = [f"{row.seconds:.3f}", f"{row.samples:.2f}", ratio, waiting, peak, apart]
-        table.append([row.method, how, *numbers])
+        base = published.get(row.method, first_published)
+        speed_up = ""
+        if base:
+            speed_up = f"{row.samples / base:.2f}x"
+        peak = ""
+        if row.peak_mib is not None:
+            peak = f"{row.peak_mib:.0f}"
+        difference = ""
+        if row.loss_difference is not None:
+            difference = f"{row.loss_difference:.1e}"
+        table.append(
+            [
+                row.method,
+                f"{row.way}: {row.precision}, batch {row.batch}, {row.workers} workers",
+                f"{row.seconds:.3f}",
+                f"{row.samples:.2f}",
+                speed_up,
+                f"{100 * row.waiting:.1f} %",
+                peak,
+                difference,
+            ]
+        )
     return table
 
 
 def _timed(
-    recipe: Recipe, folders: Sequence[Path], engine: RuntimeOptions, published: bool, steps: int
-) -> tuple[float, float, float, float | None]:
-    """Seconds a step, samples a second, share of waiting, and peak memory in MiB."""
-    warm = max(1, steps // 5)
-    with _training(replace(recipe, steps=warm + steps), folders, engine, published) as training:
-        seconds, waiting, before = [], [], time.perf_counter()
+    recipe: Recipe,
+    folders: Sequence[Path],
+    runtime: RuntimeOptions,
+    steps: int,
+    *,
+    published: bool,
+) -> _Speed:
+    """Speed of so many steps, after a warm-up of a fifth."""
+    warm_up = max(1, steps // 5)
+    seconds = []
+    waiting = []
+    complete = replace(recipe, steps=warm_up + steps)
+    with _training(complete, folders, runtime, published=published) as training:
+        previous = time.perf_counter()
         for step, figures in training.steps():
-            now = time.perf_counter()  # the figures have been read, so the device has done the step
-            if step > warm:
-                seconds.append(now - before)
-                waiting.append(figures["waiting"] * (now - before))
-            elif step == warm and training.device.type == "cuda":
+            # The figures have been read, so the device has finished the step.
+            current = time.perf_counter()
+            if step > warm_up:
+                seconds.append(current - previous)
+                waiting.append(figures["waiting"] * (current - previous))
+            elif step == warm_up and training.device.type == "cuda":
                 torch.cuda.reset_peak_memory_stats(training.device)
-            before = now
-        cuda = training.device.type == "cuda"
-        peak = torch.cuda.max_memory_allocated(training.device) / 2**20 if cuda else None
-    return (
+            previous = current
+        peak = _gpu_peak_mib(training.device)
+    return _speed(seconds, waiting, recipe.batch, peak)
+
+
+def _speed(
+    seconds: Sequence[float], waiting: Sequence[float], batch: int, peak: float | None
+) -> _Speed:
+    """Speed from the seconds of each step, and those of it spent waiting."""
+    return _Speed(
         statistics.median(seconds),
-        recipe.batch * len(seconds) / sum(seconds),
+        batch * len(seconds) / sum(seconds),
         sum(waiting) / sum(seconds),
         peak,
     )
+
+
+def _gpu_peak_mib(device: torch.device) -> float | None:
+    if device.type != "cuda":
+        return None
+    return torch.cuda.max_memory_allocated(device) / MIB
 
 
 def _peer(
     target: str, recipe: Recipe, folders: Sequence[Path], device: torch.device, steps: int
 ) -> TrainingRow:
     """A peer's steps, one sample each, made between them as the published way does."""
-    peer, sampler = (
-        load_peer(target),
-        PatchSampler(folders, random_subset(BRATS), recipe.seed, recipe.augmentation),
-    )
-    seconds, waiting, warm = [], [], max(1, steps // 5)
-    for step in range(warm + steps):
-        began = now(device)
+    peer = load_peer(target)
+    sampler = PatchSampler(folders, random_subset(BRATS), recipe.seed, recipe.augmentation)
+    warm_up = max(1, steps // 5)
+    seconds = []
+    waiting = []
+    for step in range(warm_up + steps):
+        started = read_clock(device)
         batch = sampler.batch(step, 1, recipe.patch).to(device)
-        made = now(device)
+        ready = read_clock(device)
         peer(batch.image, batch.label)
-        if step >= warm:
-            seconds.append(now(device) - began)
-            waiting.append(made - began)
-    peak = torch.cuda.max_memory_allocated(device) / 2**20 if device.type == "cuda" else None
-    figures = (
-        statistics.median(seconds),
-        len(seconds) / sum(seconds),
-        sum(waiting) / sum(seconds),
-        peak,
+        if step >= warm_up:
+            seconds.append(read_clock(device) - started)
+            waiting.append(ready - started)
+    speed = _speed(seconds, waiting, 1, _gpu_peak_mib(device))
+    return TrainingRow(
+        method="a peer's",
+        way=target,
+        precision="as it is",
+        batch=1,
+        workers=0,
+        seconds=speed.seconds,
+        samples=speed.samples,
+        waiting=speed.waiting,
+        peak_mib=speed.peak_mib,
+        loss_difference=None,
     )
-    return TrainingRow("a peer's", target, "as it is", 1, 0, *figures, None)
 
 
-def _apart(
-    recipe: Recipe, folders: Sequence[Path], engine: RuntimeOptions, steps: int = 2
+def _loss_difference(
+    recipe: Recipe, folders: Sequence[Path], runtime: RuntimeOptions, steps: int = 2
 ) -> float:
-    """Largest relative difference of the losses, step by step, of the published way and ours on the same samples.
+    """Largest relative difference of the losses of both ways on the same samples, over steps."""
+    theirs = _losses(replace(recipe, steps=steps), folders, runtime, published=True)
+    ours = _losses(replace(recipe, steps=steps), folders, runtime, published=False)
+    differences = []
+    for loss, other in zip(theirs, ours, strict=True):
+        differences.append(abs(loss - other) / max(abs(loss), 1e-9))
+    return max(differences)
 
-    Without dropout: the two ways draw its random numbers for different tensors, and no two draws could be compared.
-    """
-    losses = []
-    for published in (True, False):
-        with _training(replace(recipe, steps=steps), folders, engine, published) as training:
-            for module in training.objective.modules():
-                if isinstance(module, nn.Dropout):
-                    module.p = 0.0
-                elif isinstance(getattr(module, "dropout", None), float):
-                    module.dropout = 0.0
-            losses.append([figures["loss"] for _, figures in training.steps()])
-    return max(abs(a - b) / max(abs(a), 1e-9) for a, b in zip(*losses, strict=True))
+
+def _losses(
+    recipe: Recipe, folders: Sequence[Path], runtime: RuntimeOptions, *, published: bool
+) -> list[float]:
+    """The loss of every step, without dropout."""
+    with _training(recipe, folders, runtime, published=published) as training:
+        # The two ways draw dropout's random numbers for different tensors: their losses could not
+        # be compared.
+        for module in training.objective.modules():
+            if isinstance(module, nn.Dropout):
+                module.p = 0.0
+            elif isinstance(getattr(module, "dropout", None), float):
+                module.dropout = 0.0
+        return [figures["loss"] for _, figures in training.steps()]
 
 
 @contextlib.contextmanager
 def _training(
-    recipe: Recipe, folders: Sequence[Path], engine: RuntimeOptions, published: bool
+    recipe: Recipe, folders: Sequence[Path], runtime: RuntimeOptions, *, published: bool
 ) -> Iterator[Training]:
-    """A training in a folder that vanishes, the published way or ours."""
-    kind = EveryEncoder if published else PatchSampler
-    sampler = kind(folders, random_subset(BRATS), recipe.seed, recipe.augmentation)
-    before = passion.decode_together
+    """A training in a temporary folder, the published way or ours."""
+    sampler_class = EveryEncoder if published else PatchSampler
+    sampler = sampler_class(folders, random_subset(BRATS), recipe.seed, recipe.augmentation)
+    original = passion.decode_together
     passion.decode_together = decode_in_turn if published else decode_together
     try:
         with tempfile.TemporaryDirectory() as run:
             torch.manual_seed(recipe.seed)
             objective = make_objective(recipe, BRATS, sampler)
-            team = Team(launch(engine.device, engine.precision))
-            yield Training(recipe, objective, sampler, Path(run), engine, team)
+            team = Team(launch(runtime.device, runtime.precision))
+            yield Training(recipe, objective, sampler, Path(run), runtime, team)
     finally:
-        passion.decode_together = before
+        passion.decode_together = original
 
 
 class EveryEncoder(PatchSampler):
-    """Patches of which nobody says what they show: every encoder runs, and the processor varies them."""
+    """Patches that do not state their modalities: every encoder runs; the CPU augments them."""
 
     plain_batch = None
 
     def batch(self, step: int, size: int, patch: Sequence[int], first: int = 0) -> Batch:
         """As ``PatchSampler.batch``."""
-        made = PatchSampler.plain_batch(self, step, size, patch, first).augmented()
-        return replace(made, modalities=tuple(range(made.present.shape[1])))
+        batch = PatchSampler.plain_batch(self, step, size, patch, first).augmented()
+        return replace(batch, modalities=tuple(range(batch.present.shape[1])))
 
 
 def decode_in_turn(
     network, features, present: Tensor, students: Students, want=(), deepest=None
 ) -> tuple[Output, Output]:
-    """``decode_together``, one student after the other: what the released code does."""
-    teacher, alone = network.decode(features, present, want), []
+    """``decode_together``, one student after the other, as the released code does."""
+    teacher = network.decode(features, present, want)
+    outputs = []
     for sample, modality in zip(students.sample.tolist(), students.modality.tolist(), strict=True):
-        shown = torch.zeros_like(present[:1])
-        shown[0, modality] = True
-        one = [
-            None
-            if levels is None
-            else [level[sample : sample + 1] * (m == modality) for level in levels]
-            for m, levels in enumerate(features)
-        ]
+        available = torch.zeros_like(present[:1])
+        available[0, modality] = True
+        student_features = _student_features(features, sample, modality)
         if deepest and modality in deepest and features[deepest[modality]] is not None:
-            one[modality] = [
-                *one[modality][:-1],
-                features[deepest[modality]][-1][sample : sample + 1],
-            ]
-        alone.append(network.decode(one, shown, want))
-    if not alone:
+            deepest_level = features[deepest[modality]][-1][sample : sample + 1]
+            student_features[modality] = [*student_features[modality][:-1], deepest_level]
+        outputs.append(network.decode(student_features, available, want))
+    if not outputs:
         return teacher, teacher
-    return teacher, Output(
-        torch.cat([output.logits for output in alone]),
-        {name: _joined([output.taps[name] for output in alone]) for name in alone[0].taps},
-        {name: _joined([output.aux[name] for output in alone]) for name in alone[0].aux},
-    )
+    taps = {}
+    for name in outputs[0].taps:
+        taps[name] = _joined([output.taps[name] for output in outputs])
+    auxiliary = {}
+    for name in outputs[0].aux:
+        auxiliary[name] = _joined([output.aux[name] for output in outputs])
+    logits = torch.cat([output.logits for output in outputs])
+    return teacher, Output(logits, taps, auxiliary)
 
 
-def _joined(values: list):
-    if isinstance(values[0], list):
-        return [
-            None if level[0] is None else torch.cat(level) for level in zip(*values, strict=True)
-        ]
-    return torch.cat(values)
+def _student_features(features: list, sample: int, modality: int) -> list:
+    """One sample's features by modality and level, those of other modalities multiplied by 0."""
+    student_features: list = []
+    for m, levels in enumerate(features):
+        if levels is None:
+            student_features.append(None)
+        else:
+            scale = m == modality
+            student_features.append([level[sample : sample + 1] * scale for level in levels])
+    return student_features
+
+
+def _joined(values: list) -> list | Tensor:
+    """Tensors of several students along the batch, level by level where they are lists."""
+    if not isinstance(values[0], list):
+        return torch.cat(values)
+    levels: list = []
+    for level in zip(*values, strict=True):
+        levels.append(None if level[0] is None else torch.cat(level))
+    return levels
 
 
 def _cases(root: Path, shape: Sequence[int], count: int = 4) -> list[Path]:
-    """Cached cases of noise with a box for a tumor: what is in them does not change what a step costs."""
-    rng, folders = np.random.default_rng(0), []
-    for n in range(count):
-        folder = root / f"case-{n}"
+    """Cached cases of noise with boxes for a tumor: a step costs what it does with any case."""
+    rng = np.random.default_rng(0)
+    folders = []
+    for number in range(count):
+        folder = root / f"case-{number}"
         folder.mkdir()
         for name in BRATS.modality_names:
-            np.save(
-                folder / f"{name}.npy", rng.standard_normal(shape, np.float32).astype(np.float16)
-            )
-        label = np.zeros(shape, np.uint8)
-        for index, part in enumerate((3, 4, 6), 1):
-            label[
-                tuple(
-                    slice(size // 2 - size // (2 * part), size // 2 + size // (2 * part))
-                    for size in shape
-                )
-            ] = index
-        np.save(folder / "label.npy", label)
+            image = rng.standard_normal(shape, np.float32).astype(np.float16)
+            np.save(folder / f"{name}.npy", image)
+        np.save(folder / "label.npy", _nested_boxes(shape))
         np.save(folder / "brain.npy", np.ones(shape, np.uint8))
         write_case_record(folder, BRATS.modality_names, BRATS.modality_names)
         folders.append(folder)
     return folders
+
+
+def _nested_boxes(shape: Sequence[int]) -> np.ndarray:
+    """Class indices [*shape]: three boxes in the center, a third to a sixth of the volume wide."""
+    label = np.zeros(shape, np.uint8)
+    for index, divisor in enumerate((3, 4, 6), 1):
+        box = []
+        for size in shape:
+            half = size // (2 * divisor)
+            box.append(slice(size // 2 - half, size // 2 + half))
+        label[tuple(box)] = index
+    return label

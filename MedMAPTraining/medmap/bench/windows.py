@@ -1,8 +1,12 @@
-"""Our sliding window against MONAI's: the same network, windows, overlap and weights, hence the same output."""
+"""Our sliding window against MONAI's: equal network, windows, overlap, weights, hence output."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
+
 import torch
+from torch import Tensor
 
 from medmap.bench.measure import Cost, isolated, timed
 from medmap.bench.peer import load_peer
@@ -24,12 +28,12 @@ def bench_window(
     device: str = "cpu",
     repeats: int = 1,
 ) -> list[Cost]:
-    """Slide a window over a cube of noise, once our way and once with ``monai.inferers.sliding_window_inference``.
+    """Slide a window over a cube of noise, our way and with MONAI's ``sliding_window_inference``.
 
-    Ours encodes each present modality of a window and keeps its sums on the CPU; MONAI calls
-    ``network(image, present)`` as any network is called there, which encodes every channel it is given. ``MONAI,
-    present only`` gives it a predictor that skips absent modalities, so that only the sliding differs. The rows' note
-    is the largest difference of the logits from ours.
+    Ours encodes each present modality of a window and keeps its sums on the CPU. MONAI calls
+    ``network(image, present)``, which encodes every channel it is given. ``MONAI, present only``
+    gives it a predictor that skips absent modalities, so that only the sliding differs. The rows'
+    note is the largest difference of the logits from ours.
 
     Args:
         network, options: a backbone.
@@ -37,10 +41,10 @@ def bench_window(
         window: side of the windows.
         overlap: share of a window that neighbors have in common.
         present: number of modalities present.
-        against: a peer's way over the same cube (``load_peer``): ``callable(image)`` gets [1, M, size, size, size] with
-            absent channels 0; what it returns is not looked at.
+        against: a peer's way over the same cube (``load_peer``): ``callable(image)`` gets
+            [1, M, size, size, size] with absent channels 0; what it returns is not used.
         device: torch device, or ``auto``.
-        repeats: timed runs a row.
+        repeats: timed runs for each row.
 
     Raises:
         UsageError: the network is unknown or does not fit the sizes.
@@ -49,15 +53,28 @@ def bench_window(
         raise UsageError(
             f"The network '{network}' is unknown.", f"Use some of {', '.join(sorted(NETWORKS))}."
         )
-    place, arguments = (
-        str(resolve_device(device)),
-        (network, options or {}, size, window, overlap, present),
-    )
-    names = ("ours", "MONAI, present only", "MONAI, as it is called")
-    costs = [isolated(name, _measure, name, *arguments, place, repeats) for name in names]
+    resolved = str(resolve_device(device))
+    options = options or {}
+    costs = []
+    for name in WAYS:
+        costs.append(
+            isolated(
+                name,
+                _measure,
+                name,
+                network,
+                options,
+                size,
+                window,
+                overlap,
+                present,
+                resolved,
+                repeats,
+            )
+        )
     if against:
         costs.append(
-            isolated(against, _peer, against, network, options or {}, size, present, place, repeats)
+            isolated(against, _peer, against, network, options, size, present, resolved, repeats)
         )
     return costs
 
@@ -66,44 +83,46 @@ def _measure(
     name: str,
     network: str,
     options: dict,
-    size,
-    window,
-    overlap,
-    present,
+    size: int,
+    window: int,
+    overlap: float,
+    present: int,
     device: str,
     repeats: int,
 ) -> Cost:
     torch.manual_seed(0)
-    built = build_network(network, options).eval().to(device)
-    if size % built.stride or window % built.stride:
-        raise UsageError(f"{network} needs sizes divisible by {built.stride}.", "Choose others.")
-    image = torch.randn(
-        1, built.modalities, size, size, size, generator=torch.Generator().manual_seed(1)
-    )
-    ways = {"ours": _ours, "MONAI, present only": _monai_skipping, "MONAI, as it is called": _monai}
-    kept = {}
+    backbone = build_network(network, options).eval().to(device)
+    if size % backbone.stride or window % backbone.stride:
+        raise UsageError(
+            f"{network} needs sizes divisible by {backbone.stride}.",
+            f"Choose multiples of {backbone.stride} for the cube and the windows.",
+        )
+    image = _cube(backbone.modalities, size)
+    arguments = (backbone, image, window, overlap, present, torch.device(device))
+    logits = torch.empty(0)
 
     def work() -> None:
-        kept["logits"] = ways[name](built, image, window, overlap, present, torch.device(device))
+        nonlocal logits
+        logits = WAYS[name](*arguments)
 
     cost = timed(name, work, device, repeats, warm_up=repeats > 1)
-    if name == "ours":
+    if name == OURS:
         return cost
-    difference = (
-        (kept["logits"] - _ours(built, image, window, overlap, present, torch.device(device)))
-        .abs()
-        .max()
-    )
-    return Cost(
-        **{**cost.__dict__, "note": f"differs from ours by at most {float(difference):.1g}"}
-    )
+    difference = float((logits - _ours(*arguments)).abs().max())
+    return replace(cost, note=f"differs from ours by at most {difference:.1g}")
+
+
+def _cube(modalities: int, size: int) -> Tensor:
+    """[1, M, size, size, size] of noise, equal for all ways."""
+    generator = torch.Generator().manual_seed(1)
+    return torch.randn(1, modalities, size, size, size, generator=generator)
 
 
 def _peer(
     target: str, network: str, options: dict, size: int, present: int, device: str, repeats: int
 ) -> Cost:
-    peer, modalities = load_peer(target), build_network(network, options).modalities
-    image = torch.randn(1, modalities, size, size, size, generator=torch.Generator().manual_seed(1))
+    peer = load_peer(target)
+    image = _cube(build_network(network, options).modalities, size)
     image[:, present:] = 0
 
     def work() -> str:
@@ -115,12 +134,19 @@ def _peer(
 
 @torch.inference_mode()
 def _ours(
-    network: Backbone, image, window: int, overlap: float, present: int, device
-) -> torch.Tensor:
-    """The loop of ``inference.Run`` on a bare network."""
-    total, weights = torch.zeros((network.classes, *image.shape[2:])), torch.zeros(image.shape[2:])
-    weight = gaussian_weight((window,) * 3)
-    for box in window_boxes(image.shape[2:], (window,) * 3, overlap, network.stride):
+    network: Backbone,
+    image: Tensor,
+    window: int,
+    overlap: float,
+    present: int,
+    device: torch.device,
+) -> Tensor:
+    """The loop of the sliding window in ``inference`` on a bare network: logits [C, S, S, S]."""
+    sides = (window,) * 3
+    weight = gaussian_weight(sides)
+    total = torch.zeros((network.classes, *image.shape[2:]))
+    weights = torch.zeros(image.shape[2:])
+    for box in window_boxes(image.shape[2:], sides, overlap, network.stride):
         part = image[(slice(None), slice(None), *box)]
         logits = _predict(network, part.to(device), present)
         total[(slice(None), *box)] += weight * logits[0].float().cpu()
@@ -128,39 +154,59 @@ def _ours(
     return total / weights
 
 
-def _predict(network: Backbone, part, present: int) -> torch.Tensor:
-    features = [
-        network.encode(part[:, m : m + 1], m) if m < present else None
-        for m in range(network.modalities)
-    ]
+def _predict(network: Backbone, part: Tensor, present: int) -> Tensor:
+    """Logits of the first ``present`` modalities; the encoders of the others are not run."""
+    features = []
+    for m in range(network.modalities):
+        if m < present:
+            features.append(network.encode(part[:, m : m + 1], m))
+        else:
+            features.append(None)
     mask = torch.arange(network.modalities, device=part.device)[None] < present
     return network.decode(features, mask.expand(len(part), -1)).logits
 
 
 def _monai_skipping(
-    network: Backbone, image, window: int, overlap: float, present: int, device
-) -> torch.Tensor:
-    return _slide(lambda part: _predict(network, part, present), image, window, overlap, device)
+    network: Backbone,
+    image: Tensor,
+    window: int,
+    overlap: float,
+    present: int,
+    device: torch.device,
+) -> Tensor:
+    def predictor(part: Tensor) -> Tensor:
+        return _predict(network, part, present)
+
+    return _slide(predictor, image, window, overlap, device)
 
 
 def _monai(
-    network: Backbone, image, window: int, overlap: float, present: int, device
-) -> torch.Tensor:
+    network: Backbone,
+    image: Tensor,
+    window: int,
+    overlap: float,
+    present: int,
+    device: torch.device,
+) -> Tensor:
     mask = torch.arange(network.modalities, device=device)[None] < present
-    return _slide(
-        lambda part: network(part, mask.expand(len(part), -1)).logits,
-        image,
-        window,
-        overlap,
-        device,
-    )
+
+    def predictor(part: Tensor) -> Tensor:
+        return network(part, mask.expand(len(part), -1)).logits
+
+    return _slide(predictor, image, window, overlap, device)
 
 
 @torch.inference_mode()
-def _slide(predictor, image, window: int, overlap: float, device) -> torch.Tensor:
+def _slide(
+    predictor: Callable[[Tensor], Tensor],
+    image: Tensor,
+    window: int,
+    overlap: float,
+    device: torch.device,
+) -> Tensor:
     from monai.inferers import sliding_window_inference
 
-    return sliding_window_inference(
+    logits = sliding_window_inference(
         image,
         (window,) * 3,
         1,
@@ -170,4 +216,10 @@ def _slide(predictor, image, window: int, overlap: float, device) -> torch.Tenso
         sigma_scale=0.125,
         sw_device=device,
         device="cpu",
-    )[0]
+    )
+    return logits[0]
+
+
+OURS = "ours"
+WAYS = {OURS: _ours, "MONAI, present only": _monai_skipping, "MONAI, as it is called": _monai}
+"""Ways to slide a window, by the title of their row."""

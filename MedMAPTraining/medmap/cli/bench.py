@@ -15,7 +15,9 @@ from medmap.errors import UsageError
 def bench_networks(
     names: Annotated[list[str] | None, typer.Argument(help="Backbones [default: all].")] = None,
     sizes: Annotated[str, typer.Option(help="Sides of the cubic windows, in voxels.")] = "80,128",
-    repeats: Annotated[int, typer.Option(min=1, help="Timed passes; the median counts.")] = 3,
+    repeats: Annotated[
+        int, typer.Option(min=1, help="Timed forward passes; the median counts.")
+    ] = 3,
     against: Annotated[
         Optional[str],  # noqa: UP045
         typer.Option(
@@ -25,11 +27,16 @@ def bench_networks(
     ] = None,
     device: Device = "cpu",
 ) -> None:
-    """Seconds, peak memory and GFLOP of each backbone with 1, 2 and 4 modalities present, in one run."""
+    """Measure seconds, peak memory and GFLOP of each backbone with 1, 2 and 4 modalities."""
     from medmap import bench as measure
 
     sides = _numbers(sizes, "--sizes 80,128")
-    options = {"device": device, "repeats": repeats, "against": against, "progress": _tell}
+    options = {
+        "device": device,
+        "repeats": repeats,
+        "against": against,
+        "progress": _print_progress,
+    }
     rows = measure.bench_networks(names or None, sides, **options)
     out.print(measure.networks_table(rows))
 
@@ -38,11 +45,14 @@ Against = Annotated[
     Optional[str],  # noqa: UP045
     typer.Option(
         metavar="PATH",
-        help="A peer's model, file.py:callable or module:callable: labels = callable({modality: array}, affine).",
+        help="A peer's model, file.py:callable or module:callable: "
+        "labels = callable({modality: array}, affine).",
     ),
 ]
-Repeats = Annotated[int, typer.Option(min=1, help="Timed runs a row; the median counts.")]
-Spacing = Annotated[float, typer.Option(min=0.5, max=4.0, help="Of the synthetic patient, in mm.")]
+Repeats = Annotated[int, typer.Option(min=1, help="Timed runs per row; the median counts.")]
+Spacing = Annotated[
+    float, typer.Option(min=0.5, max=4.0, help="Voxel size of the synthetic patient, in mm.")
+]
 
 
 @bench.command("infer")
@@ -52,51 +62,58 @@ def bench_infer(
     t2: Scan = None,
     flair: Scan = None,
     bundle: BundleOption = None,
-    present: Annotated[str, typer.Option(help="Numbers of scans.")] = "1,2,4",
+    present: Annotated[str, typer.Option(help="Numbers of modalities.")] = "1,2,4",
     schemes: Annotated[
-        str, typer.Option(help="Of ours, windows and published.")
+        str, typer.Option(help="Some of ours, windows and published.")
     ] = "ours,windows,published",
     against: Against = None,
     repeats: Repeats = 3,
     spacing: Spacing = 1.0,
     device: Device = "cpu",
 ) -> None:
-    """One patient from files to a label map, by number of scans and scheme; a synthetic one unless scans are given.
+    """Segment one patient, from files to a label map, by number of modalities and scheme.
 
-    ours: what medmap segment does. windows: the same network in windows of 128 voxels, half in common. published:
-    mmFormer as it is released, in such windows, all four encoders always run (minutes on a CPU).
+    A synthetic patient unless scans are given. ours: what medmap segment does. windows: the same
+    network in windows of 128 voxels that overlap by half. published: mmFormer as it is released, in
+    such windows, all four encoders always run (minutes on a CPU).
     """
     from medmap import bench as measure
     from medmap.bundle.format import default_bundle_path
 
-    given = {
-        name: path
-        for name, path in (("t1", t1), ("t1ce", t1ce), ("t2", t2), ("flair", flair))
-        if path
-    }
     numbers = _numbers(present, "--present 1,2,4")
     costs = measure.bench_infer(
-        given,
+        _scans(t1, t1ce, t2, flair),
         bundle or default_bundle_path(),
         present=numbers,
-        schemes=[s.strip() for s in schemes.split(",") if s.strip()],
+        schemes=[scheme.strip() for scheme in schemes.split(",") if scheme.strip()],
         against=against,
         device=device,
         repeats=repeats,
         spacing=spacing,
-        progress=_tell,
+        progress=_print_progress,
     )
-    full = [cost for cost in costs if cost.name.startswith(f"ours, {max(numbers)}")]
-    base = full[0] if full else costs[0]
-    out.print(
-        measure.cost_table("One patient, from files to a label map", costs, base, f"'{base.name}'")
-    )
-    for cost in costs:
-        slow = next((c for c in costs if c.name.startswith("published")), None)
-        if slow and cost.name.startswith("ours") and (ratio := slow.ratio(cost)):
-            out.print(
-                f"{cost.name}: {ratio:.1f} times less than the published way.", soft_wrap=True
-            )
+    ours = [cost for cost in costs if cost.name.startswith("ours")]
+    base = costs[0]
+    for cost in ours:
+        if cost.name.startswith(f"ours, {max(numbers)}"):
+            base = cost
+    title = "One patient, from files to a label map"
+    out.print(measure.cost_table(title, costs, base, f"'{base.name}'"))
+    published = [cost for cost in costs if cost.name.startswith("published")]
+    if not published:
+        return
+    for cost in ours:
+        ratio = published[0].ratio(cost)
+        if ratio:
+            out.print(f"{cost.name}: {ratio:.1f} times faster than published.", soft_wrap=True)
+
+
+def _scans(
+    t1: Path | None, t1ce: Path | None, t2: Path | None, flair: Path | None
+) -> dict[str, Path]:
+    """The files that are given, by modality."""
+    scans = {"t1": t1, "t1ce": t1ce, "t2": t2, "flair": flair}
+    return {name: path for name, path in scans.items() if path}
 
 
 @bench.command("subsets")
@@ -111,29 +128,21 @@ def bench_subsets(
     spacing: Spacing = 1.0,
     device: Device = "cpu",
 ) -> None:
-    """Every subset of one patient's scans, each scan encoded once, against one segmentation of all of them."""
+    """Segment every modality subset of one patient, against one segmentation of all modalities."""
     from medmap import bench as measure
     from medmap.bundle.format import default_bundle_path
 
-    given = {
-        name: path
-        for name, path in (("t1", t1), ("t1ce", t1ce), ("t2", t2), ("flair", flair))
-        if path
-    }
     costs = measure.bench_subsets(
-        given,
+        _scans(t1, t1ce, t2, flair),
         bundle or default_bundle_path(),
         against=against,
         device=device,
         repeats=repeats,
         spacing=spacing,
-        progress=_tell,
+        progress=_print_progress,
     )
-    out.print(
-        measure.cost_table(
-            "Every subset of the scans, from arrays to labels", costs, costs[0], "one"
-        )
-    )
+    title = "Every modality subset, from arrays to labels"
+    out.print(measure.cost_table(title, costs, costs[0], "one segmentation"))
 
 
 @bench.command("window")
@@ -142,9 +151,9 @@ def bench_window(
     size: Annotated[int, typer.Option(min=16, help="Side of the cube, in voxels.")] = 128,
     window: Annotated[int, typer.Option(min=16, help="Side of the windows, in voxels.")] = 96,
     overlap: Annotated[
-        float, typer.Option(min=0.0, max=0.9, help="Share that neighbors have in common.")
+        float, typer.Option(min=0.0, max=0.9, help="Share that neighboring windows have in common.")
     ] = 0.5,
-    present: Annotated[int, typer.Option(min=1, help="Number of scans present.")] = 2,
+    present: Annotated[int, typer.Option(min=1, help="Number of modalities present.")] = 2,
     against: Annotated[
         Optional[str],  # noqa: UP045
         typer.Option(
@@ -154,7 +163,10 @@ def bench_window(
     repeats: Repeats = 1,
     device: Device = "cpu",
 ) -> None:
-    """Our sliding window against MONAI's: same network, windows and weights; the note says how far outputs differ."""
+    """Compare our sliding window with MONAI's: same network, windows and weights.
+
+    The note gives the largest difference of the outputs.
+    """
     from medmap import bench as measure
 
     arguments = {
@@ -165,8 +177,10 @@ def bench_window(
         "against": against,
     }
     costs = measure.bench_window(network, **arguments, device=device, repeats=repeats)
-    words = f"{network}, {present} scans, windows of {window}³ over {size}³, overlap {overlap:g}"
-    out.print(measure.cost_table(words, costs, costs[0], "ours"))
+    title = (
+        f"{network}, {present} modalities, windows of {window}³ over {size}³, overlap {overlap:g}"
+    )
+    out.print(measure.cost_table(title, costs, costs[0], "ours"))
 
 
 @bench.command("data")
@@ -181,7 +195,7 @@ def bench_data(
         str, typer.Option(help="Backbone whose training step is the measure.")
     ] = "mmFormer",
     patch: Annotated[int, typer.Option(min=16, help="Side of the patches, in voxels.")] = 80,
-    batch: Annotated[int, typer.Option(min=1, help="Patches a step.")] = 1,
+    batch: Annotated[int, typer.Option(min=1, help="Patches per step.")] = 1,
     against: Annotated[
         Optional[str],  # noqa: UP045
         typer.Option(
@@ -193,15 +207,18 @@ def bench_data(
     spacing: Spacing = 1.0,
     device: Device = "cpu",
 ) -> None:
-    """What data cost a training: patches from NIfTI files, prepared arrays and the memory-mapped cache, and the step.
+    """Compare ways to make training patches: NIfTI files, prepared arrays, memory-mapped cache.
 
-    One process makes the batches; medmap train lets several work ahead (--workers).
+    Each against the training step. One process makes the batches; medmap train has several that
+    work ahead (--workers).
     """
     from medmap import bench as measure
     from medmap.bench.data import bench_data as run
 
     arguments = {"network": network, "patch": patch, "batch": batch, "against": against}
-    costs = run(data, **arguments, device=device, repeats=repeats, spacing=spacing, progress=_tell)
+    costs = run(
+        data, **arguments, device=device, repeats=repeats, spacing=spacing, progress=_print_progress
+    )
     out.print(measure.cost_table("One batch of patches", costs, costs[0], f"the {costs[0].name}"))
 
 
@@ -210,9 +227,9 @@ def _numbers(text: str, example: str) -> tuple[int, ...]:
         return tuple(int(number) for number in text.split(","))
     except ValueError:
         raise UsageError(
-            f"'{text}' is no list of numbers.", f"Write for instance {example}."
+            f"'{text}' is not a list of numbers.", f"Use a form such as {example}."
         ) from None
 
 
-def _tell(text: str) -> None:
+def _print_progress(text: str) -> None:
     err.print(text, soft_wrap=True)

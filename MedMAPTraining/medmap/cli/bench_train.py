@@ -18,14 +18,12 @@ def bench_train(
     network: Annotated[str, typer.Option(help="Backbone.")] = "mmFormer",
     patch: Annotated[int, typer.Option(min=16, help="Side of the patches, in voxels.")] = 80,
     batch: Annotated[
-        int, typer.Option(min=1, help="Samples a step of our way; the published way has 1.")
+        int, typer.Option(min=1, help="Samples per step of our way; the published way has 1.")
     ] = 4,
     precision: Annotated[
-        str, typer.Option(help="Of our way [default: bf16 on a GPU, fp32 on a CPU].")
+        str, typer.Option(help="Precision of our way [default: bf16 on a GPU, fp32 on a CPU].")
     ] = "",
-    workers: Annotated[
-        int, typer.Option(min=0, help="Processes that make batches ahead, of our way.")
-    ] = 4,
+    workers: Annotated[int, typer.Option(min=0, help="Data loader processes of our way.")] = 4,
     steps: Annotated[int, typer.Option(min=2, help="Timed steps of each way.")] = 10,
     compiled: Annotated[
         bool, typer.Option("--compile", help="Compile the network of our way.")
@@ -38,7 +36,10 @@ def bench_train(
     ] = None,
     device: Device = "auto",
 ) -> None:
-    """Training steps against the published way (eager fp32, batch 1, students one after another), in one run."""
+    """Compare training steps with the published way, in one run.
+
+    Published: eager fp32, batch size 1, students one after another.
+    """
     from medmap.bench.training import METHODS, bench_training, training_table
     from medmap.devices import resolve_device
     from medmap.errors import UsageError

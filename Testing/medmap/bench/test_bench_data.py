@@ -54,9 +54,9 @@ def test_a_batch_and_a_step_take_time_and_the_share_is_told(cases):
     rows = [bench._batches(way, *cases, 16, 1, 1, SPEC) for way in bench.WAYS]
     step = bench._step("SubsetUNet", {"widths": [4, 8]}, cases[1], 16, 1, "cpu", 1)
     assert all(row.seconds > 0 for row in [*rows, step])
-    told = [bench._beside(row, step) for row in rows]
+    told = [bench._with_share(row, step) for row in rows]
     assert all(row.note.endswith("% of the step") for row in told)
-    assert bench._beside(bench.replace(rows[0], failure="x", cpu_seconds=None), step).note == ""
+    assert bench._with_share(bench.replace(rows[0], failure="x", cpu_seconds=None), step).note == ""
 
 
 def test_a_peers_loader_gets_paths_and_runs_beside_ours(cases, tmp_path):

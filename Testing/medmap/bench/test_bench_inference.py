@@ -44,7 +44,7 @@ def test_a_patient_is_segmented_from_files_in_a_process_of_its_own(files, tiny_b
     (row,) = bench_infer(
         files, tiny_bundle_path, present=[1], schemes=["ours"], repeats=1, progress=seen.append
     )
-    assert seen == ["ours, 1 scan"]
+    assert seen == ["ours, 1 modality"]
     assert row.failure == ""
     assert row.cpu_seconds > 0
     assert row.note.startswith("window ")
@@ -112,7 +112,7 @@ def test_a_peer_is_run_on_the_same_volume(files, tmp_path, monkeypatch, tiny_bun
 def test_wrong_calls_are_refused(files, tiny_bundle_path):
     with pytest.raises(UsageError, match="magic"):
         bench_infer(files, tiny_bundle_path, schemes=["magic"])
-    with pytest.raises(UsageError, match="4 scans, not 5"):
+    with pytest.raises(UsageError, match="4 modalities, not 5"):
         bench_infer(files, tiny_bundle_path, present=[5], schemes=["ours"])
 
 

@@ -29,17 +29,17 @@ def test_both_ways_give_the_same_losses_and_a_ratio(tmp_path):
         against=f"{peer}:step",
     )
     *rows, theirs = rows
-    assert (theirs.way, theirs.apart) == (f"{peer}:step", None)
+    assert (theirs.way, theirs.loss_difference) == (f"{peer}:step", None)
     assert 0 <= theirs.waiting <= 1
     assert training_table([rows[0], theirs])[2][4].endswith("x")
     assert [(row.method, row.way) for row in rows] == [
         (m, way) for m in methods for way in ("published", "ours")
     ]
-    assert all(row.apart < 1e-4 for row in rows)
+    assert all(row.loss_difference < 1e-4 for row in rows)
     assert all(row.seconds > 0 and 0 <= row.waiting <= 1 for row in rows)
     header, first, second, *_ = training_table(rows)
-    assert first[header.index("ratio")] == "1.00x"
-    assert second[header.index("ratio")].endswith("x")
+    assert first[header.index("speed-up")] == "1.00x"
+    assert second[header.index("speed-up")].endswith("x")
 
 
 @pytest.mark.gpu
@@ -52,6 +52,6 @@ def test_on_a_gpu_training_is_three_times_the_published_way():
     }
     for method in ("plain", "PASSION"):
         ours = rows[method, "ours"]
-        assert ours.apart < 1e-3
+        assert ours.loss_difference < 1e-3
         assert ours.waiting <= 0.05
         assert ours.samples >= 3 * rows[method, "published"].samples
