@@ -66,7 +66,9 @@ def test_every_stored_orientation_gives_the_same_tensor(volumes, order, flips):
     expected = prepare({"t1": volumes["t1"]}, BRATS, SPEC, multiple=8)
     turned = prepare({"t1": stored(volumes["t1"], order, flips)}, BRATS, SPEC, multiple=8)
     assert turned.grid.distance(expected.grid) < 1e-6
-    torch.testing.assert_close(turned.image, expected.image, atol=1e-5, rtol=0)
+    # Axes are interpolated in another order: a few roundings of the largest z-score.
+    error = 16 * torch.finfo(torch.float32).eps * float(expected.image.abs().max())
+    torch.testing.assert_close(turned.image, expected.image, atol=error, rtol=0)
 
 
 @pytest.mark.parametrize("order", list(permutations(range(3))), ids=str)

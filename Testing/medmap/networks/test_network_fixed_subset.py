@@ -129,9 +129,9 @@ def test_shapes_of_logits_and_taps(name, dims):
     ],
 )
 def test_fixed_weights_give_the_numbers_they_gave(name, mean, deviation):
-    network = fixed_weights(small(name))
+    network = fixed_weights(small(name)).double()
     with torch.inference_mode():
-        logits = network(waves(), torch.tensor([[True, False, True, True]])).logits
+        logits = network(waves().double(), torch.tensor([[True, False, True, True]])).logits
     assert logits.mean().item() == pytest.approx(mean, abs=1e-4)
     assert logits.std().item() == pytest.approx(deviation, abs=1e-4)
 

@@ -16,30 +16,7 @@ SMALL = {"widths": (4, 8, 8), "token_width": 16, "mlp_width": 32, "heads": 2, "w
 PRESENT = torch.tensor([[True, False, True, False], [False, True, False, False]])
 
 
-def count(module) -> int:
-    return sum(p.numel() for p in module.parameters())
-
-
-def fixed(network):
-    """Weights from a formula, positions included: no random numbers, hence the same on every machine."""
-    with torch.no_grad():
-        for n, (_, p) in enumerate(sorted(network.named_parameters())):
-            wave = torch.sin(torch.arange(p.numel(), dtype=torch.float64) * 0.7 + n)
-            p.copy_(
-                (0.5 + 0.5 * wave if p.ndim == 1 else wave / p[0].numel() ** 0.5).reshape(p.shape)
-            )
-    return network.eval()
-
-
-def waves(*shape):
-    return (
-        torch.sin(torch.arange(torch.Size(shape).numel(), dtype=torch.float64) * 0.37)
-        .float()
-        .reshape(shape)
-    )
-
-
-def test_it_has_the_published_parameters_without_those_that_nothing_uses():
+def test_it_has_the_published_parameters_without_those_that_nothing_uses(count):
     with torch.device("meta"):
         released, passion = MMFormer(), MMFormer(window=80)
     unused = 4 * (512 * 128 + 128)
@@ -106,8 +83,10 @@ def test_the_released_layout_gives_a_voxel_four_tokens_of_one_modality():
         assert (laid[:, 128 * m : 128 * (m + 1)] == m).all()
 
 
-def test_the_released_layout_is_another_function_of_the_same_weights():
-    right, released = (fixed(MMFormer(**SMALL, scrambled_bottleneck=s)) for s in (False, True))
+def test_the_released_layout_is_another_function_of_the_same_weights(count, fixed, waves):
+    right, released = (
+        fixed(MMFormer(**SMALL, scrambled_bottleneck=s), gain=1) for s in (False, True)
+    )
     with torch.no_grad():
         logits = [network(waves(2, 4, 16, 16, 16), PRESENT).logits for network in (right, released)]
     assert count(right) == count(released)
@@ -130,8 +109,8 @@ def test_positions_are_interpolated_to_other_windows():
 
 
 @pytest.mark.parametrize("scrambled", [False, True])
-def test_positions_bring_nothing_of_an_absent_modality_back(scrambled):
-    network = fixed(MMFormer(**SMALL, scrambled_bottleneck=scrambled))
+def test_positions_bring_nothing_of_an_absent_modality_back(scrambled, fixed, waves):
+    network = fixed(MMFormer(**SMALL, scrambled_bottleneck=scrambled), gain=1)
     image, present = waves(1, 4, 16, 12, 16), PRESENT[:1]
     changed = torch.where(present[..., None, None, None], image, torch.nan)
     with torch.no_grad():
@@ -156,8 +135,8 @@ def test_the_intra_modal_transformers_learn_only_from_the_fused_path():
     assert all(p.grad is not None for p in network.encoders.parameters())
 
 
-def test_the_logits_of_fixed_weights_are_pinned():
-    network = fixed(MMFormer(**SMALL))
+def test_the_logits_of_fixed_weights_are_pinned(fixed, waves):
+    network = fixed(MMFormer(**SMALL), gain=1)
     with torch.no_grad():
         logits = network(waves(2, 4, 16, 16, 16), PRESENT).logits
     assert logits.mean().item() == pytest.approx(0.73641, abs=1e-4)

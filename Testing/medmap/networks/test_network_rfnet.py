@@ -21,33 +21,13 @@ SMALL = {"widths": (4, 6, 8), "region_hidden": 4, "weight_hidden": 6}
 PRESENT = torch.tensor([[True, False, True, False], [False, True, False, False]])
 
 
-def count(module) -> int:
-    return sum(p.numel() for p in module.parameters())
-
-
-def fixed(network):
-    """Weights from a formula: no random numbers, hence the same on every machine."""
-    with torch.no_grad():
-        for n, (_, p) in enumerate(sorted(network.named_parameters())):
-            wave = torch.sin(torch.arange(p.numel(), dtype=torch.float64) * 0.7 + n)
-            scale = (2 / p[0].numel()) ** 0.5 if p.ndim > 1 else 0.5
-            p.copy_((wave * scale + (0.5 if p.ndim == 1 else 0)).reshape(p.shape))
-    return network.eval()
-
-
-def waves(*shape):
-    return (
-        torch.sin(torch.arange(torch.Size(shape).numel(), dtype=torch.float64) * 0.37)
-        .float()
-        .reshape(shape)
-    )
-
-
 @pytest.mark.parametrize(
     ("widths", "parameters", "published", "gflop"),
     [((16, 32, 64, 128), 8_984_960, 8.98, 203.6), ((8, 16, 32, 64), 2_381_792, 2.38, 51.6)],
 )
-def test_it_has_the_published_parameters_and_operations(widths, parameters, published, gflop):
+def test_it_has_the_published_parameters_and_operations(
+    widths, parameters, published, gflop, count
+):
     with torch.device("meta"):
         network = RFNet(widths=widths).eval()
         with FlopCounterMode(display=False) as flops, torch.no_grad():
@@ -77,7 +57,7 @@ def test_shapes_in_three_and_two_dimensions_and_with_more_classes_than_modalitie
     assert output.taps["decoder"].shape == (2, 4, *size)
 
 
-def test_the_logits_of_fixed_weights_are_pinned():
+def test_the_logits_of_fixed_weights_are_pinned(fixed, waves):
     with torch.no_grad():
         logits = fixed(RFNet(**SMALL))(waves(2, 4, 16, 16, 16), PRESENT).logits
     assert logits.std((0, 2, 3, 4)).tolist() == pytest.approx(
@@ -86,6 +66,7 @@ def test_the_logits_of_fixed_weights_are_pinned():
     assert logits[:, 1, 3, 5, 7].tolist() == pytest.approx([0.26450, 0.27720], abs=1e-4)
 
 
+@pytest.mark.usefixtures("float64")
 def test_the_region_fusion_weights_modalities_as_the_paper_writes_it():
     torch.manual_seed(0)
     fusion = RegionFusion(3, modalities=2, classes=3, channels=4, hidden=5)
@@ -99,7 +80,9 @@ def test_the_region_fusion_weights_modalities_as_the_paper_writes_it():
         a = fusion.weights[k](g).sigmoid()
         regions.append(sum(a[0, m] * level[m] * p[:, k : k + 1] for m in range(2)))
     expected = torch.cat([fusion.regions(regions), fusion.shortcut(level)], 1)
-    torch.testing.assert_close(fusion(level, p), expected)
+    # Means over regions are taken in float32 whatever comes in: a rounding each of the mean, the share and the sum.
+    error = 4 * torch.finfo(torch.float32).eps * float(expected.detach().abs().max())
+    torch.testing.assert_close(fusion(level, p), expected, rtol=0, atol=error)
 
 
 def test_only_their_own_loss_trains_the_region_probabilities():
@@ -122,6 +105,7 @@ def test_the_separate_decoder_sees_one_modality_at_a_time():
 
 
 @pytest.mark.parametrize("pre_norm", [False, True])
+@pytest.mark.usefixtures("float64")
 def test_fusing_term_by_term_is_fusing_the_concatenation(pre_norm):
     torch.manual_seed(0)
     fusion = ModalityConv(3, modalities=3, channels=4, outputs=5, pre_norm=pre_norm)
@@ -136,6 +120,7 @@ def test_fusing_term_by_term_is_fusing_the_concatenation(pre_norm):
     assert torch.equal(fusion([level[0], None, level[2]]), fusion(level))
 
 
+@pytest.mark.usefixtures("float64")
 def test_a_sum_over_modalities_pads_and_adds_the_bias_once():
     conv = torch.nn.Conv3d(6, 2, 3, padding=1)
     level = [torch.randn(1, 2, 4, 4, 4) for _ in range(3)]

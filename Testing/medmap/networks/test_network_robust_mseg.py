@@ -13,29 +13,7 @@ SMALL = {"widths": (4, 6, 8), "style_width": 2}
 PRESENT = torch.tensor([[True, False, True, False], [False, True, False, False]])
 
 
-def count(module) -> int:
-    return sum(p.numel() for p in module.parameters())
-
-
-def fixed(network):
-    """Weights from a formula: no random numbers, hence the same on every machine."""
-    with torch.no_grad():
-        for n, (_, p) in enumerate(sorted(network.named_parameters())):
-            wave = torch.sin(torch.arange(p.numel(), dtype=torch.float64) * 0.7 + n)
-            scale = (2 / p[0].numel()) ** 0.5 if p.ndim > 1 else 0.5
-            p.copy_((wave * scale + (0.5 if p.ndim == 1 else 0)).reshape(p.shape))
-    return network.eval()
-
-
-def waves(*shape):
-    return (
-        torch.sin(torch.arange(torch.Size(shape).numel(), dtype=torch.float64) * 0.37)
-        .float()
-        .reshape(shape)
-    )
-
-
-def test_it_has_the_published_parameters_in_training_and_at_inference():
+def test_it_has_the_published_parameters_in_training_and_at_inference(count):
     with torch.device("meta"):
         training, deployed = RobustMSeg(), RobustMSeg(reconstruct=False)
     assert count(training) == 37_476_344
@@ -77,7 +55,7 @@ def test_the_style_stands_between_first_and_last_level_in_training_only():
     assert training[-2].shape == (1, 16, 1, 1, 1)
 
 
-def test_the_logits_of_fixed_weights_are_pinned():
+def test_the_logits_of_fixed_weights_are_pinned(fixed, waves):
     with torch.no_grad():
         logits = fixed(RobustMSeg(**SMALL))(waves(2, 4, 16, 16, 16), PRESENT).logits
     assert logits.std((0, 2, 3, 4)).tolist() == pytest.approx(
@@ -101,6 +79,7 @@ def test_an_absent_modality_has_the_prior_as_its_style():
     assert ((divergence > 0) == PRESENT).all()
 
 
+@pytest.mark.usefixtures("float64")
 def test_the_divergence_is_the_textbook_one():
     mean, log_variance = torch.randn(2, 8), torch.randn(2, 8)
     expected = kl_divergence(Normal(mean, (log_variance / 2).exp()), Normal(0, 1)).mean(1)

@@ -26,6 +26,7 @@ def test_has_the_published_number_of_parameters(options, count, published):
     assert network.stride == 8
 
 
+@pytest.mark.usefixtures("float64")
 def test_computes_what_monai_computes():
     network = build_network("SegResNet", {**TINY, "inputs": [0, 2]}).eval()
     image = torch.randn(1, 4, 16, 8, 16)

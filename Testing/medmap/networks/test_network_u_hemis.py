@@ -12,29 +12,7 @@ SMALL = {"widths": (4, 8, 16)}
 PRESENT = torch.tensor([[True, False, True, False], [False, True, False, False]])
 
 
-def count(module) -> int:
-    return sum(p.numel() for p in module.parameters())
-
-
-def fixed(network):
-    """Weights from a formula: no random numbers, hence the same on every machine."""
-    with torch.no_grad():
-        for n, (_, p) in enumerate(sorted(network.named_parameters())):
-            wave = torch.sin(torch.arange(p.numel(), dtype=torch.float64) * 0.7 + n)
-            scale = (2 / p[0].numel()) ** 0.5 if p.ndim > 1 else 0.5
-            p.copy_((wave * scale + (0.5 if p.ndim == 1 else 0)).reshape(p.shape))
-    return network.eval()
-
-
-def waves(*shape):
-    return (
-        torch.sin(torch.arange(torch.Size(shape).numel(), dtype=torch.float64) * 0.37)
-        .float()
-        .reshape(shape)
-    )
-
-
-def test_it_has_the_published_parameters():
+def test_it_has_the_published_parameters(count):
     with torch.device("meta"):
         network = UHeMIS()
     assert count(network) == 565_892
@@ -59,7 +37,7 @@ def test_shapes_in_three_and_two_dimensions_and_with_more_classes_than_modalitie
     assert output.taps["decoder"].shape == (2, 2, *size)
 
 
-def test_the_logits_of_fixed_weights_are_pinned():
+def test_the_logits_of_fixed_weights_are_pinned(fixed, waves):
     with torch.no_grad():
         logits = fixed(UHeMIS(**SMALL))(waves(2, 4, 16, 16, 16), PRESENT).logits
     assert logits.std((0, 2, 3, 4)).tolist() == pytest.approx(
@@ -69,6 +47,7 @@ def test_the_logits_of_fixed_weights_are_pinned():
 
 
 @pytest.mark.parametrize("subset", [(0,), (1, 3), (0, 1, 2), (0, 1, 2, 3)])
+@pytest.mark.usefixtures("float64")
 def test_moments_are_those_of_the_present_modalities_alone(subset):
     features = torch.randn(4, 2, 3, 5, 5, 5)
     present = torch.tensor([[m in subset for m in range(4)]] * 2)
@@ -78,6 +57,7 @@ def test_moments_are_those_of_the_present_modalities_alone(subset):
     torch.testing.assert_close(mean_and_variance(blanked, present), expected)
 
 
+@pytest.mark.usefixtures("float64")
 def test_the_order_of_modalities_with_the_same_encoder_does_not_matter():
     network = UHeMIS(**SMALL).eval()
     for encoder in network.encoders[1:]:

@@ -20,28 +20,6 @@ SMALL = {"widths": (4, 8, 16)}
 PRESENT = torch.tensor([[True, False, True, False], [False, True, False, False]])
 
 
-def count(module) -> int:
-    return sum(p.numel() for p in module.parameters())
-
-
-def fixed(network):
-    """Weights from a formula: no random numbers, hence the same on every machine."""
-    with torch.no_grad():
-        for n, (_, p) in enumerate(sorted(network.named_parameters())):
-            wave = torch.sin(torch.arange(p.numel(), dtype=torch.float64) * 0.7 + n)
-            scale = (2 / p[0].numel()) ** 0.5 if p.ndim > 1 else 0.5
-            p.copy_((wave * scale + (0.5 if p.ndim == 1 else 0)).reshape(p.shape))
-    return network.eval()
-
-
-def waves(*shape):
-    return (
-        torch.sin(torch.arange(torch.Size(shape).numel(), dtype=torch.float64) * 0.37)
-        .float()
-        .reshape(shape)
-    )
-
-
 def gaussian(*shape) -> Gaussian:
     return Gaussian(torch.randn(shape), torch.randn(shape))
 
@@ -50,7 +28,7 @@ def normal(g: Gaussian) -> Normal:
     return Normal(g.mean, (g.log_variance / 2).exp())
 
 
-def test_it_has_the_published_parameters():
+def test_it_has_the_published_parameters(count):
     with torch.device("meta"):
         network, deployed = UHVED(), UHVED(reconstruct=False)
     assert count(network) == 1_250_560
@@ -70,7 +48,7 @@ def test_shapes_in_three_and_two_dimensions_and_with_more_classes_than_modalitie
     assert output.taps["bottleneck"].shape == (2, 8, *(n // 4 for n in size))
 
 
-def test_the_logits_of_fixed_weights_are_pinned():
+def test_the_logits_of_fixed_weights_are_pinned(fixed, waves):
     with torch.no_grad():
         logits = fixed(UHVED(**SMALL))(waves(2, 4, 16, 16, 16), PRESENT).logits
     assert logits.std((0, 2, 3, 4)).tolist() == pytest.approx(
@@ -88,6 +66,7 @@ def test_training_samples_and_evaluation_does_not():
         assert not torch.equal(network(image, PRESENT).logits, network(image, PRESENT).logits)
 
 
+@pytest.mark.usefixtures("float64")
 def test_the_product_multiplies_densities_of_the_present_experts_and_of_the_prior():
     torch.manual_seed(0)
     experts = [gaussian(1, 1, 2, 2, 2) for _ in range(3)]
@@ -120,12 +99,14 @@ def test_a_log_variance_is_clipped_where_its_exponential_is_finite():
     assert torch.isfinite(product_of_gaussians([g], torch.ones(1, 1, dtype=torch.bool)).mean).all()
 
 
+@pytest.mark.usefixtures("float64")
 def test_the_divergence_is_the_textbook_one():
     p, q = gaussian(2, 3, 4, 4), gaussian(2, 3, 4, 4)
     expected = kl_divergence(normal(p), normal(q)).flatten(1).mean(1)
     torch.testing.assert_close(gaussian_divergence(p, q), expected, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.usefixtures("float64")
 def test_the_divergence_of_posteriors_runs_over_the_subsets_of_what_is_present():
     torch.manual_seed(0)
     experts = [gaussian(2, 1, 3, 3) for _ in range(3)]

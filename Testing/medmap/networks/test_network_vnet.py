@@ -31,6 +31,7 @@ def test_only_the_head_has_a_bias():
     ] == ["head"]
 
 
+@pytest.mark.usefixtures("float64")
 def test_skips_are_added_and_not_concatenated():
     network = build_network("VNet", TINY).eval()
     image = torch.randn(1, 4, 8, 8, 8)
@@ -56,12 +57,13 @@ def test_batch_statistics_follow_training_and_rest_in_evaluation():
     assert torch.equal(norm.running_mean, after)
 
 
+@pytest.mark.usefixtures("float64")
 def test_instance_normalization_keeps_samples_apart_in_training():
     network = build_network("VNet", {**TINY, "norm": "instance"}).train()
     image, present = torch.randn(2, 4, 16, 16, 16), torch.ones(2, 4).bool()
     with torch.no_grad():
         both, first = network(image, present).logits[:1], network(image[:1], present[:1]).logits
-    torch.testing.assert_close(both, first, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(both, first)
 
 
 @pytest.mark.parametrize("options", [{"norm": "layer"}, {"widths": [4, 8], "depths": [1]}], ids=str)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from itertools import combinations
 from pathlib import Path
@@ -30,7 +31,7 @@ def case(network, size=None):
     return torch.randn(
         1,
         4,
-        *(size,) * getattr(network, "spatial_dims", 3),
+        *(size,) * network.spatial_dims,
         generator=torch.Generator().manual_seed(1),
     )
 
@@ -77,12 +78,14 @@ def test_the_subset_matters(network):
 
 
 def test_a_batch_with_different_masks_equals_its_samples(network):
-    image = torch.cat([case(network), case(network).flip(2)])
+    """In float64: how far two batch sizes differ in float32 depends on the processor."""
+    network = copy.deepcopy(network).double()
+    image = torch.cat([case(network), case(network).flip(2)]).double()
     present = torch.cat([mask((0, 2)), mask((1,))])
     with torch.inference_mode():
         together = network(image, present).logits
         apart = torch.cat([network(image[n : n + 1], present[n : n + 1]).logits for n in range(2)])
-    torch.testing.assert_close(together, apart, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(together, apart, rtol=1e-6, atol=1e-6)
 
 
 def test_no_gradient_reaches_the_encoder_of_an_absent_modality(network):
@@ -164,13 +167,11 @@ def test_two_dimensions_and_three_modalities_go_the_same_way(name):
 @pytest.mark.parametrize("name", sorted(NETWORKS))
 def test_a_mask_is_data_to_the_compiler(name):
     """One graph for all subsets, without a break: nothing in a network looks at what a mask holds."""
-    network = small(name)
-    image = case(network)
+    network = small(name).double()
+    image = case(network).double()
     torch._dynamo.reset()
     compiled = torch.compile(network, backend="eager", fullgraph=True)
     with torch.no_grad(), torch._dynamo.config.patch(error_on_recompile=True):
         for subset in ((0,), (1, 3), (0, 1, 2, 3)):
             expected = network(image, mask(subset)).logits
-            torch.testing.assert_close(
-                compiled(image, mask(subset)).logits, expected, rtol=1e-4, atol=1e-5
-            )
+            torch.testing.assert_close(compiled(image, mask(subset)).logits, expected)

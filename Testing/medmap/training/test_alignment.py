@@ -27,6 +27,8 @@ from medmap.training.recipe import Recipe
 from medmap.training.setup import make_objective
 
 NAMES = BRATS.modality_names
+SUMMED = {"rtol": 1e-4, "atol": 1e-5}
+"""Anchors compute in float32: about 800 terms a mean, whose order depends on the processor, then squares of it."""
 FORMS = [
     ("peer", "sound"),
     ("peer", "eq12"),
@@ -167,9 +169,10 @@ def test_the_sound_forms_do_not_reward_small_latents_and_the_printed_do(name):
 def test_eq_12_is_the_mean_square_to_the_peer():
     z = latents()
     expected = torch.stack([(z[n] - z["t1ce"]).square().mean() for n in NAMES]).mean()
-    torch.testing.assert_close(PeerAnchor(NAMES, form="eq12")(z, everywhere()), expected)
+    found = PeerAnchor(NAMES, form="eq12")(z, everywhere())
+    torch.testing.assert_close(found, expected, **SUMMED)
     total = PeerAnchor(NAMES, form="eq12", reduction="sum")(z, everywhere())
-    torch.testing.assert_close(total, 4 * expected)
+    torch.testing.assert_close(total, 4 * expected, **SUMMED)
 
 
 @pytest.mark.parametrize(("name", "form"), FORMS)
@@ -195,10 +198,10 @@ def test_the_order_of_the_names_changes_nothing(name, form):
     z, present = latents(), everywhere()
     expected = anchor(z, present)
     for order in itertools.islice(itertools.permutations(NAMES), 1, 24, 7):
-        torch.testing.assert_close(
-            anchor({n: z[n] for n in order}, {n: present[n] for n in order}), expected
-        )
-        torch.testing.assert_close(build_anchor(name, order, form=form)(z, present), expected)
+        reordered = anchor({n: z[n] for n in order}, {n: present[n] for n in order})
+        torch.testing.assert_close(reordered, expected, **SUMMED)
+        built = build_anchor(name, order, form=form)(z, present)
+        torch.testing.assert_close(built, expected, **SUMMED)
 
 
 @pytest.mark.parametrize(("name", "form"), FORMS)

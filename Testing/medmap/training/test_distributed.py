@@ -129,11 +129,13 @@ def weights(run) -> dict:
     return {**state["objective"], **{f"average.{k}": v for k, v in state["average"].items()}}
 
 
+# One process and two add up float32 gradients in another order: 1e-6 of their size a step, which the
+# optimizer carries on. Losses of order 1 then agree to 1e-4; a wrong mean over processes shows at 1e-2.
 def test_two_processes_are_one_process_with_the_same_batch(cached_heads, tmp_path):
     alone = run_one(cached_heads, tmp_path / "alone")
     first, second = together(2, lambda rank: run_one(cached_heads, tmp_path / "pair"))
     assert second == [], "the first process reports"
-    np.testing.assert_allclose(first, alone, rtol=1e-5)
+    np.testing.assert_allclose(first, alone, rtol=1e-4)
     one, two = weights(tmp_path / "alone"), weights(tmp_path / "pair")
     for name in one:
         torch.testing.assert_close(two[name], one[name], rtol=1e-3, atol=2e-5, msg=name)
@@ -143,10 +145,10 @@ def test_objectives_of_several_groups_keep_working_on_two_processes(cached_heads
     recipe = replace(SMALL, objective="duel", optimizer="sgd", learning_rate=0.05, clip=0.0)
     alone = run_one(cached_heads, tmp_path / "alone", recipe)
     first, _ = together(2, lambda rank: run_one(cached_heads, tmp_path / "pair", recipe))
-    np.testing.assert_allclose(first, alone, rtol=1e-5)
+    np.testing.assert_allclose(first, alone, rtol=1e-4)
     one, two = weights(tmp_path / "alone"), weights(tmp_path / "pair")
     for name in one:
-        torch.testing.assert_close(two[name], one[name], rtol=1e-4, atol=1e-6, msg=name)
+        torch.testing.assert_close(two[name], one[name], rtol=1e-3, atol=1e-5, msg=name)
     assert torch.equal(two["unused"], torch.ones(3)), (
         "weight decay leaves alone what no process has used"
     )
@@ -156,11 +158,11 @@ def test_passes_that_are_accumulated_are_the_whole_batch(cached_heads, tmp_path)
     recipe = replace(SMALL, objective="duel", optimizer="sgd", learning_rate=0.05)
     whole = run_one(cached_heads, tmp_path / "whole", recipe)
     passes = run_one(cached_heads, tmp_path / "passes", replace(recipe, accumulate=2))
-    np.testing.assert_allclose(passes, whole, rtol=1e-5)
+    np.testing.assert_allclose(passes, whole, rtol=1e-4)
     one, two = weights(tmp_path / "whole"), weights(tmp_path / "passes")
     for name in one:
         if name != "seen":  # counted once a pass
-            torch.testing.assert_close(two[name], one[name], rtol=1e-4, atol=1e-6, msg=name)
+            torch.testing.assert_close(two[name], one[name], rtol=1e-3, atol=1e-5, msg=name)
 
 
 def test_workers_change_nothing(cached_heads, tmp_path):
@@ -173,7 +175,7 @@ def test_a_run_of_two_processes_goes_on_with_one(cached_heads, tmp_path):
     whole = run_one(cached_heads, tmp_path / "whole")
     begun, _ = together(2, lambda rank: run_one(cached_heads, tmp_path / "run", minutes=0.0))
     rest = run_one(cached_heads, tmp_path / "run")
-    np.testing.assert_allclose([*begun, *rest], whole, rtol=1e-5)
+    np.testing.assert_allclose([*begun, *rest], whole, rtol=1e-4)
 
 
 def test_processes_that_step_different_groups_are_stopped():
@@ -263,4 +265,4 @@ def test_two_nodes_start_from_the_documented_command(tmp_path, request):
         for run in ("run", "alone")
     ]
     assert len(losses[0]) == 4
-    np.testing.assert_allclose(losses[0], losses[1], atol=2e-5)
+    np.testing.assert_allclose(losses[0], losses[1], atol=1e-4)

@@ -149,17 +149,19 @@ def test_absent_scans_are_not_read(net, mckd, make_batch):
 def test_a_filled_unet_ignores_what_is_absent_and_differs_from_an_unfilled_one(
     dims, network, make_batch
 ):
-    filled = network("GatedUNet", dims, fill="mean")
-    plain = network("GatedUNet", dims)
+    filled = network("GatedUNet", dims, fill="mean").double()
+    plain = network("GatedUNet", dims).double()
     plain.load_state_dict(filled.state_dict())
     batch = make_batch(dims, present=[[True, False, True, False]])
-    logits = filled(batch.image, batch.present).logits
+    image = batch.image.double()
+    logits = filled(image, batch.present).logits
     assert torch.isfinite(logits).all()
-    assert torch.equal(logits, filled(batch.image, batch.present, known=[0, 2]).logits)
-    assert not torch.allclose(logits, plain(batch.image, batch.present).logits)
+    assert torch.equal(logits, filled(image, batch.present, known=[0, 2]).logits)
+    assert not torch.allclose(logits, plain(image, batch.present).logits)
     full = make_batch(dims, present=FULL)
     torch.testing.assert_close(
-        filled(full.image, full.present).logits, plain(full.image, full.present).logits
+        filled(full.image.double(), full.present).logits,
+        plain(full.image.double(), full.present).logits,
     )
 
 
