@@ -154,6 +154,14 @@ class TestCard:
         assert text == f"{measured['mean']:.2f} \u00b1 {measured['sd']:.2f}"
         assert panel.ui.cardTable.columnCount == 3
 
+    def test_commands_and_seeds_are_behind_the_link(self, panel, patient, choose, application):
+        choose(flair=patient["flair"], t1ce=patient["t1ce"])
+        recorded = panel.models.entry.card["dice"]["data"]
+        for word in ("seed", "label map", "--"):
+            assert word not in panel.ui.cardNoteLabel.text
+        panel.card.onDetails()
+        assert recorded in application.desk.texts()[0]
+
     def test_what_is_missing_is_warned_of(self, panel, patient, choose):
         choose(flair=patient["flair"])
         assert "Without T1ce" in panel.ui.cardNoteLabel.text

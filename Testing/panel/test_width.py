@@ -15,6 +15,9 @@ import pytest
 WIDEST_DOCK = 420
 """Pixels; Slicer's own modules take 311 to 424."""
 LONG_NAME = "9: Ax T1 MPRAGE +C post contrast 1mm iso reformatted head 3T (brain extracted, N4)"
+COMBO_BOXES = ("deviceComboBox", "mapComboBox", "planeComboBox", "referenceComboBox")
+"""With texts of ours; names of volumes and models may be of any length."""
+ARROW_WIDTH = 26
 SECTIONS = ("inputs", "card", "checks", "run", "results", "review", "whatIf", "models")
 
 
@@ -74,6 +77,11 @@ def cut_off(panel, dock) -> list[str]:
         texts = (QtWidgets.QPushButton, QtWidgets.QCheckBox, QtWidgets.QLabel)
         if isinstance(widget, texts) and width < QtWidgets.QWidget.minimumSizeHint(widget).width():
             problems.append(f"The text of {name} needs more than {width} pixels")
+        if name in COMBO_BOXES:
+            text = QtWidgets.QComboBox.currentText(widget)
+            needed = QtWidgets.QWidget.fontMetrics(widget).horizontalAdvance(text) + ARROW_WIDTH
+            if width < needed:
+                problems.append(f"'{text}' in {name} needs {needed} of {width} pixels")
         if isinstance(widget, QtWidgets.QTableWidget):
             problems += table_problems(widget, name)
     return problems

@@ -26,6 +26,8 @@ from standin import views  # noqa: E402
 
 SECTIONS = ("inputs", "card", "checks", "run", "results", "review", "whatIf", "models")
 MODALITIES = ("t1", "t1ce", "t2", "flair")
+PANEL_WIDTH = 400
+"""Pixels that the panel has in the dock of the application."""
 
 
 def load(scene, path: str, name: str, className: str = "vtkMRMLScalarVolumeNode"):
@@ -100,7 +102,7 @@ def main() -> int:
 
     def picture(name: str, *sections: str) -> None:
         fold(panel, set(sections))
-        application.picture(panel, options.pictures / f"{name}.png", 460)
+        application.picture(panel, options.pictures / f"{name}.png", PANEL_WIDTH)
 
     def finish(what: str) -> None:
         started = time.monotonic()

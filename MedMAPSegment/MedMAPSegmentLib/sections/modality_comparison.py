@@ -38,7 +38,7 @@ class WhatIfSection(Section):
         self._rank = -1
         fillCombo(
             self.ui.mapComboBox,
-            [_("Entropy of the prediction"), _("Disagreement between modality subsets")],
+            [_("Entropy"), _("Disagreement")],
         )
         self.ui.whatIfButton.connect("clicked(bool)", self.onWhatIf)
         self.ui.saveWhatIfButton.connect("clicked(bool)", self.onSave)

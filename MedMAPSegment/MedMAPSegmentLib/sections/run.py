@@ -56,7 +56,7 @@ class RunSection(Section):
         self._references = (AUTO, *task.modality_names)
         fillCombo(
             self.ui.referenceComboBox,
-            [_("Automatic (finest resolution)"), *(m.title for m in task.modalities)],
+            [_("Automatic (finest)"), *(m.title for m in task.modalities)],
         )
 
     @property
