@@ -376,7 +376,7 @@ def _more_than_brain(scan: _Scan) -> str:
     if share < LEAST_BACKGROUND:
         return f"only {share:.0%} of its voxels are exact background; a skull-stripped scan has more than 30 %"
     if scan.brain_ml > BRAIN_ML[1]:
-        return f"{scan.brain_ml / 1000:.1f} litres are not background; a brain has at most {BRAIN_ML[1] / 1000}"
+        return f"{scan.brain_ml / 1000:.1f} liters are not background; a brain has at most {BRAIN_ML[1] / 1000}"
     return ""
 
 

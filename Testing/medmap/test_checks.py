@@ -248,7 +248,7 @@ def test_a_head_is_told_from_a_brain(noise, quantized):
     finding = only("skull-strip", {"t1": volume(head(noise, quantized=quantized))})
     assert finding.level == "warning"
     assert finding.message.startswith("t1 does not look skull-stripped: ")
-    assert "exact background" in finding.message or "litres" in finding.message
+    assert "exact background" in finding.message or "liters" in finding.message
 
 
 def test_the_skull_strip_warning_says_what_was_seen():
@@ -257,7 +257,7 @@ def test_the_skull_strip_warning_says_what_was_seen():
         in only("skull-strip", {"t1": volume(head(9.0))}).message
     )
     assert (
-        "litres are not background; a brain has at most 2.2"
+        "liters are not background; a brain has at most 2.2"
         in only("skull-strip", {"t1": volume(head(0))}).message
     )
 
