@@ -4,13 +4,11 @@ Everything here is numpy, except ``hd95``, which imports SciPy when it is called
 
 What happens when a mask is empty, in one place (P prediction, R reference):
 
-==================  =====  ===========  =========  =======
-masks               Dice   sensitivity  precision  HD95
-==================  =====  ===========  =========  =======
-P and R empty       1.0    1.0          1.0        0.0
-only P empty        0.0    0.0          nan        nan
-only R empty        0.0    nan          0.0        nan
-==================  =====  ===========  =========  =======
+| Masks         | Dice | Sensitivity | Precision | HD95 |
+|---------------|------|-------------|-----------|------|
+| P and R empty | 1.0  | 1.0         | 1.0       | 0.0  |
+| only P empty  | 0.0  | 0.0         | nan       | nan  |
+| only R empty  | 0.0  | nan         | 0.0       | nan  |
 
 ``nan`` means "not defined", never a score: whoever averages decides about a penalty (published code uses 0, 1, 373.13
 or leaves the case out) and says which.

@@ -119,6 +119,8 @@ def cli_page() -> str:
 def add_commands(lines: list[str], group: click.Command, path: str) -> None:
     """Append a section per command of a group."""
     for name, command in group.commands.items():  # type: ignore[attr-defined]
+        if command.hidden:
+            continue
         if hasattr(command, "commands"):
             add_commands(lines, command, f"{path} {name}")
             continue
