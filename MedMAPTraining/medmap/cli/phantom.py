@@ -21,7 +21,7 @@ def phantom(
         int, typer.Option(min=0, help="Seed of the first patient; the following ones count up.")
     ] = 0,
     spacing: Annotated[float, typer.Option(min=0.5, max=4.0, help="Voxel size in mm.")] = 1.0,
-    healthy: Annotated[bool, typer.Option("--healthy", help="Without a tumor.")] = False,
+    healthy: Annotated[bool, typer.Option("--healthy", help="Tumor-free cases.")] = False,
     task: Annotated[
         str, typer.Option(help="BraTS: brains with a tumor; MyoPS: hearts after an infarct.")
     ] = "BraTS",
@@ -34,7 +34,8 @@ def phantom(
     layout: Annotated[
         str,
         typer.Option(
-            help="Folders and names of a BraTS release: plain, brats2018, ...2019, ...2020, ...2021, ...2023."
+            help="Folders and names of a BraTS release: plain, brats2018, brats2019, brats2020, "
+            "brats2021, brats2023.",
         ),
     ] = "plain",
     device: Device = "cpu",
@@ -48,16 +49,19 @@ def phantom(
     from medmap.commands.phantoms import write_hearts, write_phantoms
     from medmap.task import BRATS, find_task
 
-    brains = find_task(task) is BRATS
-    if healthy and not brains:
-        raise UsageError("--healthy is for brains.", "Leave it out.")
-    if layout != "plain" and not brains:
-        raise UsageError("--layout is for brains.", "Leave it out.")
+    is_brain = find_task(task) is BRATS
+    if healthy and not is_brain:
+        raise UsageError("--healthy applies to brains only.", "Omit it.")
+    if layout != "plain" and not is_brain:
+        raise UsageError("--layout applies to brains only.", "Omit it.")
     with showing_progress() as report:
-        if brains:
+        if is_brain:
             write_phantoms(
                 output, count, seed, spacing, healthy, device, overwrite, report, anatomy, layout
             )
         else:
             write_hearts(output, count, seed, spacing, device, overwrite, report)
-    out.print(f"{count} synthetic case{'s' * (count > 1)} in {output}")
+    noun = "case"
+    if count > 1:
+        noun = "cases"
+    out.print(f"{count} synthetic {noun} in {output}")

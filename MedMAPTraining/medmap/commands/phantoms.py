@@ -1,4 +1,4 @@
-"""``medmap phantom``: synthetic patients as files, in BraTS layout or in MyoPS2020's."""
+"""``medmap phantom``: synthetic cases as files, in the layout of BraTS or of MyoPS 2020."""
 
 from __future__ import annotations
 
@@ -6,19 +6,22 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import torch
 
 from medmap.devices import resolve_device
 from medmap.errors import UsageError
 from medmap.io.atomic import Transaction, atomic_folder, make_folder
 from medmap.io.nifti import write_labels, write_volume
-from medmap.phantom import generate, generate_heart
+from medmap.phantom import Heart, Phantom, generate, generate_heart
 from medmap.phantom.labelmap import find_label_maps
 from medmap.task import BRATS, MYOPS
 from medmap.volume import Grid
 
 Report = Callable[[float, str], None]
+"""Receives the finished share of the work, 0 to 1, and a line about the step."""
 
 FIELD_OF_VIEW_MM = (160, 192, 160)
 
@@ -28,43 +31,60 @@ class Layout:
     """How a release of BraTS names folders and files.
 
     Attributes:
-        case: name of the n-th case.
-        parent: folder of the n-th case below the output.
-        mark: between the case's name and the scan's.
-        endings: names of the scans that differ from MedMAP's.
+        case: template of the name of a case; its number is filled in.
+        parents: folders above the cases; consecutive cases take turns.
+        separator: between the name of a case and that of a modality.
+        modality_names: modality -> its name in files, where that is not MedMAP's.
         enhancing: label value of enhancing tumor.
     """
 
-    case: Callable[[int], str]
-    parent: Callable[[int], str] = lambda n: ""
-    mark: str = "_"
-    endings: Mapping[str, str] = field(default_factory=dict)
+    case: str
+    parents: tuple[str, ...] = ("",)
+    separator: str = "_"
+    modality_names: Mapping[str, str] = field(default_factory=dict)
     enhancing: int = 4
+
+    def case_name(self, number: int) -> str:
+        """Name of a case."""
+        return self.case.format(number)
+
+    def parent(self, output: Path, number: int) -> Path:
+        """Folder that contains the folder of a case."""
+        return output / self.parents[number % len(self.parents)]
+
+    def file_name(self, case: str, image: str) -> str:
+        """Name of the file of a modality, or of ``seg``, the reference segmentation."""
+        image_name = self.modality_names.get(image, image)
+        return f"{case}{self.separator}{image_name}.nii.gz"
 
 
 LAYOUTS = {
-    "plain": Layout(lambda n: f"Phantom_{n:05d}"),
+    "plain": Layout("Phantom_{:05d}"),
     "brats2018": Layout(
-        lambda n: f"Brats18_Phantom_{n:05d}_1",
-        lambda n: f"MICCAI_BraTS_2018_Data_Training/{('HGG', 'LGG')[n % 2]}",
+        "Brats18_Phantom_{:05d}_1",
+        parents=(
+            "MICCAI_BraTS_2018_Data_Training/HGG",
+            "MICCAI_BraTS_2018_Data_Training/LGG",
+        ),
     ),
     "brats2019": Layout(
-        lambda n: f"BraTS19_Phantom_{n:05d}_1",
-        lambda n: f"MICCAI_BraTS_2019_Data_Training/{('HGG', 'LGG')[n % 2]}",
+        "BraTS19_Phantom_{:05d}_1",
+        parents=(
+            "MICCAI_BraTS_2019_Data_Training/HGG",
+            "MICCAI_BraTS_2019_Data_Training/LGG",
+        ),
     ),
-    "brats2020": Layout(
-        lambda n: f"BraTS20_Training_{n:03d}", lambda n: "MICCAI_BraTS2020_TrainingData"
-    ),
-    "brats2021": Layout(lambda n: f"BraTS2021_{n:05d}", lambda n: "BraTS2021_Training_Data"),
+    "brats2020": Layout("BraTS20_Training_{:03d}", parents=("MICCAI_BraTS2020_TrainingData",)),
+    "brats2021": Layout("BraTS2021_{:05d}", parents=("BraTS2021_Training_Data",)),
     "brats2023": Layout(
-        lambda n: f"BraTS-GLI-{n:05d}-000",
-        lambda n: "ASNR-MICCAI-BraTS2023-GLI-Challenge-TrainingData",
-        "-",
-        {"t1": "t1n", "t1ce": "t1c", "t2": "t2w", "flair": "t2f"},
-        3,
+        "BraTS-GLI-{:05d}-000",
+        parents=("ASNR-MICCAI-BraTS2023-GLI-Challenge-TrainingData",),
+        separator="-",
+        modality_names={"t1": "t1n", "t1ce": "t1c", "t2": "t2w", "flair": "t2f"},
+        enhancing=3,
     ),
 }
-"""Folders and names as each release is downloaded; ``plain`` has one folder a case and nothing above it."""
+"""Folders and names as each release is downloaded; ``plain`` has one folder per case."""
 
 
 def write_phantoms(
@@ -79,45 +99,79 @@ def write_phantoms(
     anatomy: Path | None = None,
     layout: str = "plain",
 ) -> list[Path]:
-    """Write ``count`` synthetic patients in a layout of BraTS; returns their folders.
+    """Write synthetic brain-tumor cases in a layout of BraTS.
 
-    ``anatomy`` is a label map with FreeSurfer's ids, or a folder of them, to take the heads from.
+    Args:
+        output: folder of the cohort.
+        count: number of cases.
+        seed: of the first case; the following cases have the following seeds.
+        spacing: voxel size in mm.
+        healthy: write tumor-free cases.
+        device: as for ``medmap.inference.resolve_device``.
+        overwrite: replace folders that exist.
+        report: receives the progress.
+        anatomy: label map with FreeSurfer's ids, or a folder of them; None for procedural anatomy.
+        layout: one of ``LAYOUTS``.
+
+    Returns:
+        the folder of each case.
+
+    Raises:
+        UsageError: the layout is unknown.
+        MissingInputError: there is no label map.
     """
     if layout not in LAYOUTS:
         raise UsageError(f"The layout '{layout}' is unknown.", f"Use one of {', '.join(LAYOUTS)}.")
-    names = LAYOUTS[layout]
-    values = np.array([*BRATS.label_values()[:-1], names.enhancing], np.uint8)
-    heads = find_label_maps(anatomy) if anatomy else ()
+    label_maps: tuple[Path, ...] = ()
+    if anatomy:
+        label_maps = find_label_maps(anatomy)
     make_folder(output)
-    place, shape = (
-        str(resolve_device(device)),
-        tuple(round(mm / spacing) for mm in FIELD_OF_VIEW_MM),
-    )
+    names = LAYOUTS[layout]
+    size_i, size_j, size_k = (round(mm / spacing) for mm in FIELD_OF_VIEW_MM)
+    resolved_device = resolve_device(device)
     folders = []
-    for n in range(count):
-        report(n / count, f"patient {n + 1} of {count}")
-        name, parent = names.case(seed + n), output / names.parent(seed + n)
-        parent.mkdir(parents=True, exist_ok=True)
-        made = generate(
-            seed + n, shape=shape, spacing=spacing, device=place, tumor=not healthy, anatomy=heads
+    for index in range(count):
+        report(index / count, f"case {index + 1} of {count}")
+        number = seed + index
+        folder = names.parent(output, number) / names.case_name(number)
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        phantom = generate(
+            number,
+            shape=(size_i, size_j, size_k),
+            spacing=spacing,
+            device=resolved_device,
+            tumor=not healthy,
+            anatomy=label_maps,
         )
-        with atomic_folder(parent / name, overwrite=overwrite) as folder:
-            for modality, image in made.images.items():
-                voxels = image.cpu().numpy().round().astype(np.int16)
-                ending = names.endings.get(modality, modality)
-                write_volume(folder / f"{name}{names.mark}{ending}.nii.gz", voxels, made.affine)
-            labels = values[made.label.cpu().numpy()]
-            write_labels(
-                folder / f"{name}{names.mark}seg.nii.gz", labels, Grid(labels.shape, made.affine)
-            )
-            (folder / "facts.json").write_text(
-                json.dumps({"seed": made.seed, **made.facts}, indent=1) + "\n"
-            )
-        folders.append(parent / name)
+        with atomic_folder(folder, overwrite=overwrite) as part:
+            _write_case(part, folder.name, phantom, names)
+        folders.append(folder)
     return folders
 
 
+def _write_case(folder: Path, case: str, phantom: Phantom, layout: Layout) -> None:
+    """Write the volumes, the reference segmentation and the facts of a case."""
+    for modality, image in phantom.images.items():
+        path = folder / layout.file_name(case, modality)
+        write_volume(path, _as_stored(image), phantom.affine)
+    values = np.array([*BRATS.label_values()[:-1], layout.enhancing], np.uint8)
+    labels = values[phantom.label.cpu().numpy()]
+    grid = Grid(labels.shape, phantom.affine)
+    write_labels(folder / layout.file_name(case, "seg"), labels, grid)
+    _write_facts(folder / "facts.json", {"seed": phantom.seed, **phantom.facts})
+
+
+def _as_stored(image: torch.Tensor) -> np.ndarray:
+    """Intensities as BraTS stores them: 16-bit integers."""
+    return image.cpu().numpy().round().astype(np.int16)
+
+
+def _write_facts(path: Path, facts: dict[str, Any]) -> None:
+    path.write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
+
+
 CHALLENGE_NAMES = {"bssfp": "C0", "lge": "DE", "t2": "T2"}
+"""Modality -> its name in the files of MyoPS 2020."""
 
 
 def write_hearts(
@@ -129,32 +183,50 @@ def write_hearts(
     overwrite: bool,
     report: Report,
 ) -> list[Path]:
-    """Write ``count`` synthetic hearts in the layout and naming of MyoPS2020's training data; returns the label files.
+    """Write synthetic hearts in the layout of the training data of MyoPS 2020.
 
     ``train25/myops_training_101_C0.nii.gz`` (bSSFP), ``_DE`` (LGE), ``_T2``, and
-    ``train25_myops_gd/myops_training_101_gd.nii.gz``; what made a case is in ``facts/``.
+    ``train25_myops_gd/myops_training_101_gd.nii.gz``; the facts of a case are in ``facts/``.
+
+    Args:
+        output: folder of the cohort.
+        count: number of cases.
+        seed: of the first case; the following cases have the following seeds.
+        spacing: pixel size within slices, in mm.
+        device: as for ``medmap.inference.resolve_device``.
+        overwrite: replace files that exist.
+        report: receives the progress.
+
+    Returns:
+        the label map of each case.
     """
     make_folder(output)
-    scans, labels, facts = (
-        make_folder(output / name) for name in ("train25", "train25_myops_gd", "facts")
-    )
-    place, written = str(resolve_device(device)), []
-    for n in range(count):
-        report(n / count, f"heart {n + 1} of {count}")
-        name, made = (
-            f"myops_training_{101 + n}",
-            generate_heart(seed + n, spacing=spacing, device=place),
-        )
-        values = np.array(MYOPS.label_values(), MYOPS.label_dtype)[made.label.cpu().numpy()]
-        with Transaction(overwrite=overwrite) as out:
-            for modality, image in made.images.items():
-                path = out.path(scans / f"{name}_{CHALLENGE_NAMES[modality]}.nii.gz")
-                write_volume(path, image.cpu().numpy().round().astype(np.int16), made.affine)
-            write_labels(
-                out.path(labels / f"{name}_gd.nii.gz"), values, Grid(values.shape, made.affine)
-            )
-            out.path(facts / f"{name}.json").write_text(
-                json.dumps(made.facts, indent=1) + "\n", encoding="utf-8"
-            )
-        written.append(labels / f"{name}_gd.nii.gz")
-    return written
+    for name in ("train25", "train25_myops_gd", "facts"):
+        make_folder(output / name)
+    resolved_device = resolve_device(device)
+    label_paths = []
+    for index in range(count):
+        report(index / count, f"case {index + 1} of {count}")
+        heart = generate_heart(seed + index, spacing=spacing, device=resolved_device)
+        # Training cases of the challenge are numbered from 101 on.
+        case = f"myops_training_{101 + index}"
+        with Transaction(overwrite=overwrite) as transaction:
+            _write_heart(transaction, output, case, heart)
+        label_paths.append(_heart_label_path(output, case))
+    return label_paths
+
+
+def _write_heart(transaction: Transaction, output: Path, case: str, heart: Heart) -> None:
+    """Write the volumes, the reference segmentation and the facts of a case."""
+    for modality, image in heart.images.items():
+        path = output / "train25" / f"{case}_{CHALLENGE_NAMES[modality]}.nii.gz"
+        write_volume(transaction.path(path), _as_stored(image), heart.affine)
+    values = np.array(MYOPS.label_values(), MYOPS.label_dtype)
+    labels = values[heart.label.cpu().numpy()]
+    label_path = transaction.path(_heart_label_path(output, case))
+    write_labels(label_path, labels, Grid(labels.shape, heart.affine))
+    _write_facts(transaction.path(output / "facts" / f"{case}.json"), heart.facts)
+
+
+def _heart_label_path(output: Path, case: str) -> Path:
+    return output / "train25_myops_gd" / f"{case}_gd.nii.gz"

@@ -1,4 +1,4 @@
-"""Synthetic four-modality brain-tumor cases: ``generate(seed)`` gives images, labels and the brain mask of one."""
+"""Synthetic cases with exact labels: ``generate`` for brains, ``generate_heart`` for hearts."""
 
 from medmap.phantom.generator import Phantom, generate
 from medmap.phantom.heart import Heart, generate_heart

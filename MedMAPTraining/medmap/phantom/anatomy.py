@@ -1,132 +1,396 @@
-"""A procedural head: half of a template brain as signed distances, mirrored, placed and cut into tissues.
+"""A procedural brain: half a template as signed distances, mirrored, placed, and cut into tissues.
 
-Template axes are RAS in mm with the anterior commissure's height at z = 0 and the brain's middle at y = 0 (MNI's y
-plus 16). All shapes depend on |x|, so the template is symmetric; asymmetry comes from the warp
-with which it is placed.
-Sulci are zero-level sheets of a random field: |g| / |grad g| is the distance to the sheet.
+Template axes are RAS in mm. z = 0 is the height of the anterior commissure, y = 0 the middle of
+the brain (MNI's y plus 16). Shapes depend on |x|, so the template is symmetric; asymmetry comes
+from the warp with which it is placed. Positions and radii of the shapes approximate an average
+adult brain.
+
+Sulci are zero-level sheets of a random field g: |g| / |grad g| is the distance to a sheet, to first
+order (Taubin, PAMI 1991).
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Protocol
 
 import torch
 
-from medmap.phantom.fields import Draw, Lattice, cover, random_field, sample, upsample
+from medmap.phantom.fields import (
+    Draw,
+    RegularGrid,
+    interpolate,
+    partial_volume,
+    random_field,
+    upsample,
+)
+from medmap.phantom.style import Style
 
-HALF = Lattice((-5.0, -110.0, -90.0), 2.5, (40, 90, 75))
-"""The template's lattice; x runs over |x| with a margin below zero so that gradients at the midline are sound."""
+Point = tuple[float, float, float]
+Shapes = dict[str, torch.Tensor]
 
-WORLD = Lattice((-106.5, -118.5, -106.5), 3.0, (72, 80, 72))
-"""The coarse lattice in world mm on which placement and tumor growth are computed."""
+HALF_GRID = RegularGrid((-5.0, -110.0, -90.0), 2.5, (40, 90, 75))
+"""Grid of the template. x is |x|; the margin below zero keeps gradients at the midline sound."""
 
-BROAD = Lattice((-110.0, -121.0, -110.0), 11.0, (21, 23, 21))
-"""A coarser one for fields that vary over many centimeters."""
+WORLD_GRID = RegularGrid((-106.5, -118.5, -106.5), 3.0, (72, 80, 72))
+"""The coarse grid in world mm on which placement and tumor growth are computed."""
+
+BROAD_GRID = RegularGrid((-110.0, -121.0, -110.0), 11.0, (21, 23, 21))
+"""A coarser grid for fields that vary over many centimeters."""
 
 CHANNELS = (
-    *(
-        "cerebrum",
-        "sheet",
-        "ventricle",
-        "striatum",
-        "pallidum",
-        "thalamus",
-        "cerebellum",
-        "stem",
-        "hull",
-    ),
-    *(
-        "fold",
-        "fold_slope",
-        "sulcus_depth",
-        "vein",
-        "vein_slope",
-        "trunk",
-        "choroid",
-        "hyper",
-        "thickness",
-    ),
+    "cerebrum",
+    "sheet",
+    "ventricle",
+    "striatum",
+    "pallidum",
+    "thalamus",
+    "cerebellum",
+    "stem",
+    "hull",
+    "fold",
+    "fold_slope",
+    "sulcus_depth",
+    "vein",
+    "vein_slope",
+    "trunk",
+    "choroid",
+    "hyper",
+    "thickness",
 )
+"""Maps of the template: signed distances (mm, positive inside) and random fields with their slopes.
+
+``hull`` is the smooth envelope of the brain, ``sheet`` the distance to falx, Sylvian fissure and
+insula, ``fold`` the field whose zero sheets are sulci, ``trunk`` the large vessels.
+"""
 
 TISSUES = (
-    *(
-        "csf",
-        "ventricle",
-        "gm",
-        "wm",
-        "striatum",
-        "pallidum",
-        "thalamus",
-        "cb_gm",
-        "stem",
-        "vessel",
-        "choroid",
-    ),
-    *("wmh", "ed", "solid", "necrosis", "blood"),
+    "csf",
+    "ventricle",
+    "gm",
+    "wm",
+    "striatum",
+    "pallidum",
+    "thalamus",
+    "cb_gm",
+    "stem",
+    "vessel",
+    "choroid",
+    "wmh",
+    "ed",
+    "solid",
+    "necrosis",
+    "blood",
 )
+"""Rows of tissue fractions: healthy tissue, white-matter hyperintensities, tumor, blood."""
+
 _ROW = {name: row for row, name in enumerate(TISSUES)}
 
 
 @dataclass(frozen=True)
-class Atlas:
-    """One case's template.
+class HealthyTissue:
+    """Tissue at N points, and the distances that lesions need.
 
     Attributes:
-        maps: [len(CHANNELS), *HALF.shape] on the device.
-        habit: scalars of this head: sulcal widths, cortex, how strong white-matter hyperintensities are.
+        parts: [len(TISSUES), N] fractions that sum to one.
+        hull: [N] mm inside the smooth envelope of the brain.
+        ventricle: [N] mm inside the ventricles.
+        pial: [N] mm inside the outer surface of gray matter.
     """
 
-    maps: torch.Tensor
-    habit: dict[str, float]
+    parts: torch.Tensor
+    hull: torch.Tensor
+    ventricle: torch.Tensor
+    pial: torch.Tensor
 
-    def at(self, template: torch.Tensor) -> dict[str, torch.Tensor]:
-        """Every channel at [3, N] template positions, as [N] tensors."""
-        mirrored = torch.stack([template[0].abs(), template[1], template[2]])
-        return dict(zip(CHANNELS, sample(self.maps, HALF, mirrored), strict=True))
+
+@dataclass(frozen=True)
+class Landmarks:
+    """Distances that decide where a tumor may start, [N] in mm.
+
+    Attributes:
+        cerebrum: inside the cerebrum.
+        ventricle: inside the ventricles.
+        sheet: from the falx and the large fissures, where they are known.
+    """
+
+    cerebrum: torch.Tensor
+    ventricle: torch.Tensor
+    sheet: torch.Tensor
+
+
+class Atlas(Protocol):
+    """The anatomy of one case in the template's frame: procedural or from a label map."""
 
     @property
     def device(self) -> torch.device:
-        """Where it lies."""
-        return self.maps.device
+        """The device of its tensors."""
+
+    def landmarks(self, template: torch.Tensor) -> Landmarks:
+        """Distances at [3, N] template positions."""
 
     def hull(self, template: torch.Tensor) -> torch.Tensor:
-        """[N] mm inside the brain's smooth envelope at [3, N] template positions."""
-        mirrored = torch.stack([template[0].abs(), template[1], template[2]])
-        row = CHANNELS.index("hull")
-        return sample(self.maps[row : row + 1], HALF, mirrored)[0]
+        """[N] mm inside the smooth envelope of the brain at [3, N] template positions."""
 
     def side(self, template: torch.Tensor) -> torch.Tensor:
-        """[N] mm right of the midline (left is negative)."""
+        """[N] mm right of the midline at [3, N] template positions; left is negative."""
+
+    def tissues(
+        self, template: torch.Tensor, width: float, squeeze: torch.Tensor | float = 0.0
+    ) -> HealthyTissue:
+        """Cut the anatomy into healthy tissues.
+
+        Args:
+            template: [3, N] template positions.
+            width: mm over which a surface is blurred (partial volume): the size of a voxel.
+            squeeze: [N] or a number, 0 to 1: how far the mass effect closes sulci.
+        """
+
+
+@dataclass(frozen=True)
+class Leukoaraiosis:
+    """Age-related white-matter hyperintensities of one case: bright in FLAIR, not tumor.
+
+    Attributes:
+        caps: strength of caps and bands along the ventricles.
+        haze: strength of a broad haze around the ventricles.
+        haze_mm: distance over which the haze fades.
+        spot_level: threshold of the random field above which there are spots; low values give many.
+    """
+
+    caps: float
+    haze: float
+    haze_mm: float
+    spot_level: float
+
+    def fraction(self, ventricle: torch.Tensor, field: torch.Tensor) -> torch.Tensor:
+        """[N] 0 to 1: the affected part of white matter.
+
+        Args:
+            ventricle: [N] mm inside the ventricles.
+            field: [N] unit-variance field.
+        """
+        distance = (-ventricle).clamp(min=0.0)
+        caps = self.caps * torch.exp(-distance / 2.5) * (1.0 + 0.4 * field)
+        haze = self.haze * torch.exp(-distance / self.haze_mm)
+        periventricular = torch.maximum(caps, haze * (1.0 + 0.2 * field))
+        # Spots cluster within about 12 mm of the ventricles.
+        proximity = torch.exp(-((-ventricle - 12.0).clamp(min=0.0)) / 10.0)
+        spots = torch.sigmoid((field + 0.8 * proximity - self.spot_level) / 0.12)
+        return torch.maximum(periventricular.clamp(0.0, 1.0), spots)
+
+
+def draw_leukoaraiosis(draw: Draw, age: float) -> Leukoaraiosis:
+    """Draw the hyperintensities of a case; ``age`` is 0 (young adult) to 1 (old)."""
+    return Leukoaraiosis(
+        caps=draw.uniform(0.0, 0.9) * (0.3 + 0.7 * age),
+        haze=draw.uniform(0.0, 0.6),
+        haze_mm=draw.uniform(5.0, 18.0),
+        spot_level=3.6 - 1.9 * age * draw.uniform(),
+    )
+
+
+@dataclass(frozen=True)
+class Habit:
+    """Individual traits of one procedural brain.
+
+    Attributes:
+        age: 0 (young adult) to 1 (old).
+        sulcus: half width of sulci in mm, at depth.
+        fissure: half width of the falx and the large fissures in mm.
+        cortex: thickness of the cortex in mm.
+        leukoaraiosis: white-matter hyperintensities.
+        vein_radius: radius of cortical veins in mm.
+        vein_share: threshold of the field above which veins are visible.
+        folia: number of folia of the cerebellum per radian.
+    """
+
+    age: float
+    sulcus: float
+    fissure: float
+    cortex: float
+    leukoaraiosis: Leukoaraiosis
+    vein_radius: float
+    vein_share: float
+    folia: float
+
+
+def _draw_habit(draw: Draw) -> Habit:
+    # Age widens ventricles and sulci and adds white-matter hyperintensities.
+    age = draw.uniform()
+    return Habit(
+        age=age,
+        sulcus=0.15 + 0.75 * age * draw.uniform(0.5, 1.0) + draw.uniform(0.0, 0.25),
+        fissure=draw.uniform(0.3, 0.8) + 0.6 * age,
+        cortex=draw.uniform(2.3, 3.2),
+        leukoaraiosis=draw_leukoaraiosis(draw, age),
+        vein_radius=draw.uniform(0.6, 1.4),
+        vein_share=draw.uniform(-0.6, 1.3),
+        folia=draw.uniform(12.0, 17.0),
+    )
+
+
+@dataclass(frozen=True)
+class ProceduralAtlas:
+    """The template of one case.
+
+    Attributes:
+        maps: [len(CHANNELS), *HALF_GRID.shape].
+        habit: individual traits.
+    """
+
+    maps: torch.Tensor
+    habit: Habit
+
+    @property
+    def device(self) -> torch.device:
+        """See ``Atlas``."""
+        return self.maps.device
+
+    def channels(self, template: torch.Tensor) -> Shapes:
+        """Every channel at [3, N] template positions, as [N] tensors."""
+        values = interpolate(self.maps, HALF_GRID, _mirror(template))
+        return dict(zip(CHANNELS, values, strict=True))
+
+    def landmarks(self, template: torch.Tensor) -> Landmarks:
+        """See ``Atlas``."""
+        channels = self.channels(template)
+        return Landmarks(channels["cerebrum"], channels["ventricle"], channels["sheet"])
+
+    def hull(self, template: torch.Tensor) -> torch.Tensor:
+        """See ``Atlas``."""
+        row = CHANNELS.index("hull")
+        return interpolate(self.maps[row : row + 1], HALF_GRID, _mirror(template))[0]
+
+    def side(self, template: torch.Tensor) -> torch.Tensor:
+        """See ``Atlas``."""
         return template[0]
 
     def tissues(
         self, template: torch.Tensor, width: float, squeeze: torch.Tensor | float = 0.0
-    ) -> dict:
-        """Healthy tissues at [3, N] template positions; see the function ``tissues``."""
-        return tissues(self, template, width, squeeze)
+    ) -> HealthyTissue:
+        """See ``Atlas``."""
+        channels = self.channels(template)
+        habit = self.habit
+        openness = 1.0 - 0.85 * squeeze
+        pial = _pial_distance(channels, habit, openness)
+        parts = torch.zeros(len(TISSUES), pial.shape[0], device=pial.device)
+        cortex_mm = habit.cortex * (1.0 + 0.12 * channels["thickness"])
+        brain = partial_volume(pial, width)
+        white = partial_volume(pial - cortex_mm, width)
+        parts[_ROW["wm"]] = white
+        parts[_ROW["gm"]] = brain - white
+        parts[_ROW["csf"]] = 1.0 - brain
+        _paint_cerebellum(parts, template, channels, habit, width)
+        _paint_deep_structures(parts, channels, habit, width)
+        veins = _cortical_veins(channels, habit, width)
+        trunks = partial_volume(channels["trunk"], width)
+        paint(parts, "vessel", torch.maximum(veins, trunks))
+        return HealthyTissue(parts, channels["hull"], channels["ventricle"], pial)
 
 
-def _ellipsoid(p: torch.Tensor, center: tuple, radii: tuple) -> torch.Tensor:
-    """Signed distance (positive inside), to first order."""
+def _mirror(template: torch.Tensor) -> torch.Tensor:
+    """Template positions in the half that is stored."""
+    return torch.stack([template[0].abs(), template[1], template[2]])
+
+
+def _pial_distance(channels: Shapes, habit: Habit, openness: torch.Tensor | float) -> torch.Tensor:
+    """[N] mm inside the outer surface of gray matter: the envelope minus sulci and fissures."""
+    depth = channels["cerebrum"]
+    to_wall = channels["fold"].abs() / channels["fold_slope"]
+    below_floor = (depth - channels["sulcus_depth"]).clamp(min=0.0)
+    sulcus = (to_wall.square() + below_floor.square()).sqrt()
+    # Sulci widen toward the surface.
+    widening = 1.0 + 1.2 * torch.exp(-depth.clamp(min=0.0) / 4.0)
+    sulcus = sulcus - habit.sulcus * widening * openness
+    fissure = channels["sheet"] - habit.fissure * openness
+    return torch.minimum(torch.minimum(depth, sulcus), fissure)
+
+
+def _paint_deep_structures(
+    parts: torch.Tensor, channels: Shapes, habit: Habit, width: float
+) -> None:
+    """Paint brainstem, basal ganglia, hyperintensities, ventricles and choroid plexus, in place."""
+    stem = partial_volume(channels["stem"], width)
+    paint(parts, "stem", stem * (1.0 - parts[_ROW["gm"]]))
+    inside = partial_volume(channels["cerebrum"] - 4.0, 4.0)
+    for name in ("striatum", "thalamus", "pallidum"):
+        paint(parts, name, partial_volume(channels[name], width) * inside)
+    ventricle = channels["ventricle"]
+    hyperintense = habit.leukoaraiosis.fraction(ventricle, channels["hyper"])
+    paint(parts, "wmh", hyperintense * parts[_ROW["wm"]])
+    paint(parts, "ventricle", partial_volume(ventricle, width))
+    choroid = torch.minimum(channels["choroid"], ventricle + 0.8)
+    paint(parts, "choroid", partial_volume(choroid, width))
+
+
+def _cortical_veins(channels: Shapes, habit: Habit, width: float) -> torch.Tensor:
+    """[N] fraction of veins: they run in sulci and on the surface, where a field crosses zero."""
+    to_wall = channels["fold"].abs() / channels["fold_slope"]
+    to_surface = torch.minimum(to_wall, channels["hull"].abs())
+    to_crossing = channels["vein"] / channels["vein_slope"]
+    distance = (to_surface.square() + to_crossing.square()).sqrt()
+    veins = partial_volume(habit.vein_radius - distance, width)
+    veins = veins * partial_volume(channels["sulcus_depth"] - channels["cerebrum"], 4.0)
+    return veins * torch.sigmoid((channels["thickness"] - habit.vein_share) / 0.25)
+
+
+def paint(parts: torch.Tensor, name: str, weight: torch.Tensor) -> None:
+    """Paint a tissue over the others, in place.
+
+    Args:
+        parts: [len(TISSUES), N] fractions; they keep summing to one.
+        name: one of ``TISSUES``.
+        weight: [N] 0 to 1.
+    """
+    parts.mul_(1.0 - weight)
+    parts[_ROW[name]].add_(weight)
+
+
+def _paint_cerebellum(
+    parts: torch.Tensor, template: torch.Tensor, channels: Shapes, habit: Habit, width: float
+) -> None:
+    """Folia radiate from a center: they are the zeros of a sine of the angle around it."""
+    y = template[1] + 34.0
+    z = template[2] + 36.0
+    radius = (y.square() + z.square()).sqrt()
+    angle = torch.atan2(z, -y)
+    wave = torch.sin(habit.folia * angle + 0.8 * channels["thickness"])
+    to_wall = wave.abs() * radius / habit.folia
+    depth = channels["cerebellum"]
+    fold = (to_wall.square() + (depth - 10.0).clamp(min=0.0).square()).sqrt() - 0.25
+    pial = torch.minimum(depth, fold)
+    cerebellum = partial_volume(pial, width)
+    white = partial_volume(pial - 1.7, width)
+    paint(parts, "cb_gm", cerebellum)
+    paint(parts, "wm", torch.minimum(white, cerebellum) * partial_volume(depth - 1.0, 1.0))
+
+
+def _ellipsoid(p: torch.Tensor, center: Point, radii: Point) -> torch.Tensor:
+    """Signed distance (positive inside), to first order: f / |grad f| (Taubin, PAMI 1991)."""
     shape = (3, *([1] * (p.dim() - 1)))
-    c, r = p.new_tensor(center).view(shape), p.new_tensor(radii).view(shape)
-    q = (p - c) / r
-    k0 = q.square().sum(0).sqrt()
-    k1 = (q / r).square().sum(0).sqrt().clamp(min=1e-3)
-    return k0 * (1.0 - k0) / k1
+    c = p.new_tensor(center).view(shape)
+    r = p.new_tensor(radii).view(shape)
+    scaled = (p - c) / r
+    norm = scaled.square().sum(0).sqrt()
+    slope = (scaled / r).square().sum(0).sqrt().clamp(min=1e-3)
+    return norm * (1.0 - norm) / slope
 
 
-def _tube(p: torch.Tensor, a: tuple, b: tuple, ra: float, rb: float) -> torch.Tensor:
-    """Signed distance (positive inside) to a round segment whose radius runs from ra to rb."""
-    start, along = (
-        p.new_tensor(a).view(3, 1, 1, 1),
-        p.new_tensor([q - w for w, q in zip(a, b, strict=True)]),
-    )
-    rel = p - start
-    t = (rel * along.view(3, 1, 1, 1)).sum(0).div(along.square().sum()).clamp(0.0, 1.0)
-    return ra + (rb - ra) * t - (rel - along.view(3, 1, 1, 1) * t).square().sum(0).sqrt()
+def _tube(
+    p: torch.Tensor, start: Point, end: Point, start_radius: float, end_radius: float
+) -> torch.Tensor:
+    """Signed distance (positive inside) to a round segment with a linearly varying radius."""
+    origin = p.new_tensor(start).view(3, 1, 1, 1)
+    along = p.new_tensor([q - o for o, q in zip(start, end, strict=True)])
+    direction = along.view(3, 1, 1, 1)
+    relative = p - origin
+    t = (relative * direction).sum(0).div(along.square().sum()).clamp(0.0, 1.0)
+    radius = start_radius + (end_radius - start_radius) * t
+    return radius - (relative - direction * t).square().sum(0).sqrt()
 
 
 def _union(a: torch.Tensor, b: torch.Tensor, blend: float) -> torch.Tensor:
@@ -135,295 +399,284 @@ def _union(a: torch.Tensor, b: torch.Tensor, blend: float) -> torch.Tensor:
     return torch.maximum(a, b) + h * h * blend * 0.25
 
 
-def _cut(a: torch.Tensor, b: torch.Tensor, blend: float) -> torch.Tensor:
-    """Smooth minimum: what lies in both."""
+def _intersection(a: torch.Tensor, b: torch.Tensor, blend: float) -> torch.Tensor:
+    """Smooth minimum of two signed distances."""
     return -_union(-a, -b, blend)
 
 
-def build_atlas(draw: Draw, device: torch.device | str) -> Atlas:
-    """Draw one head's template."""
-    p = HALF.points(device)
-    age = (
-        draw.uniform()
-    )  # widens ventricles and sulci and brings white-matter hyperintensities, as years do
-    habit = {
-        "age": age,
-        "sulcus": 0.15 + 0.75 * age * draw.uniform(0.5, 1.0) + draw.uniform(0.0, 0.25),
-        "fissure": draw.uniform(0.3, 0.8) + 0.6 * age,
-        "cortex": draw.uniform(2.3, 3.2),
-        "caps": draw.uniform(0.0, 0.9) * (0.3 + 0.7 * age),
-        "haze": draw.uniform(0.0, 0.6),
-        "haze_mm": draw.uniform(5.0, 18.0),
-        "wmh_level": 3.6 - 1.9 * age * draw.uniform(),
-        "vein_radius": draw.uniform(0.6, 1.4),
-        "vein_share": draw.uniform(-0.6, 1.3),
-        "folia": draw.uniform(12.0, 17.0),
-    }
+def build_atlas(draw: Draw, device: torch.device | str) -> ProceduralAtlas:
+    """Draw the template of one case. The order of the draws is part of a seed."""
+    p = HALF_GRID.points(device)
+    habit = _draw_habit(draw)
     shapes = _brain_shapes(p, draw)
-    shapes |= _deep_shapes(p, draw, age)
+    shapes |= _deep_shapes(p, draw, habit.age)
     shapes["sheet"] = _fissures(p, draw)
-    shapes |= _folding(p, draw, shapes["cerebrum"], device)
+    shapes |= _folding(p, draw, shapes["cerebrum"])
     shapes |= _vasculature(p, draw, shapes["hull"])
-    shapes["hyper"] = random_field(draw, HALF, draw.uniform(9.0, 16.0), device=device)
-    shapes["thickness"] = random_field(draw, HALF, 25.0, device=device)
-    return Atlas(torch.stack([shapes[name] for name in CHANNELS]), habit)
+    shapes["hyper"] = random_field(draw, HALF_GRID, draw.uniform(9.0, 16.0), device=device)
+    shapes["thickness"] = random_field(draw, HALF_GRID, 25.0, device=device)
+    return ProceduralAtlas(torch.stack([shapes[name] for name in CHANNELS]), habit)
 
 
-def _brain_shapes(p: torch.Tensor, draw: Draw) -> dict[str, torch.Tensor]:
-    _, y, z = p
-    j = partial(draw.normal, 0.0)
-    main = _ellipsoid(p, (0.0, 0.0, 18.0 + j(1)), (67.0 + j(2), 87.0 + j(2), 60.0 + j(2)))
-    taper = (
-        0.055 * y.clamp(min=0.0) ** 1.25 * 0.35
-    )  # the frontal lobes are narrower than the parietal
-    floor = torch.where(
-        y > 0, -20.0 + 0.06 * y, -20.0 - 0.13 * y
-    )  # the orbital roof and the tentorium
-    main = _cut(main - taper, z - floor, 14.0)
-    temporal = _ellipsoid(
-        p, (43.0 + j(1), 6.0 + j(2), -19.0 + j(1)), (24.0 + j(1), 47.0 + j(2), 25.0 + j(1))
-    )
-    cerebrum = _union(main, temporal, 8.0)
+def _brain_shapes(p: torch.Tensor, draw: Draw) -> Shapes:
+    """Cerebrum, cerebellum, brainstem, and the envelope of the three."""
+    jitter = partial(draw.normal, 0.0)
+    cerebrum = _union(_upper_cerebrum(p, draw), _temporal_lobe(p, draw), 8.0)
     lobe = _ellipsoid(
-        p, (22.0, -50.0 + j(2), -40.0 + j(1)), (31.0 + j(1), 28.0 + j(1), 22.0 + j(1))
+        p,
+        (22.0, -50.0 + jitter(2), -40.0 + jitter(1)),
+        (31.0 + jitter(1), 28.0 + jitter(1), 22.0 + jitter(1)),
     )
     vermis = _ellipsoid(p, (0.0, -48.0, -36.0), (13.0, 24.0, 22.0))
+    # 1.2 mm of CSF between cerebellum and cerebrum.
     cerebellum = torch.minimum(_union(lobe, vermis, 6.0), -cerebrum - 1.2)
-    stem = _tube(p, (0.0, -4.0, 2.0), (0.0, -22.0, -68.0), 15.0, 8.5)
-    stem = _union(stem, _ellipsoid(p, (0.0, -9.0, -28.0), (17.0, 14.0, 15.0)), 5.0)
+    medulla = _tube(p, (0.0, -4.0, 2.0), (0.0, -22.0, -68.0), 15.0, 8.5)
+    pons = _ellipsoid(p, (0.0, -9.0, -28.0), (17.0, 14.0, 15.0))
+    stem = _union(medulla, pons, 5.0)
     hull = _union(_union(cerebrum, cerebellum, 16.0), stem, 14.0)
     return {"cerebrum": cerebrum, "cerebellum": cerebellum, "stem": stem, "hull": hull}
 
 
-def _deep_shapes(p: torch.Tensor, draw: Draw, age: float) -> dict[str, torch.Tensor]:
+def _upper_cerebrum(p: torch.Tensor, draw: Draw) -> torch.Tensor:
+    """Frontal, parietal and occipital lobes, above the orbital roof and the tentorium."""
+    y = p[1]
+    z = p[2]
+    jitter = partial(draw.normal, 0.0)
+    ellipsoid = _ellipsoid(
+        p,
+        (0.0, 0.0, 18.0 + jitter(1)),
+        (67.0 + jitter(2), 87.0 + jitter(2), 60.0 + jitter(2)),
+    )
+    # The frontal lobes are narrower than the parietal lobes.
+    taper = 0.055 * y.clamp(min=0.0) ** 1.25 * 0.35
+    # Orbital roof in front, tentorium behind.
+    floor = torch.where(y > 0, -20.0 + 0.06 * y, -20.0 - 0.13 * y)
+    return _intersection(ellipsoid - taper, z - floor, 14.0)
+
+
+def _temporal_lobe(p: torch.Tensor, draw: Draw) -> torch.Tensor:
+    jitter = partial(draw.normal, 0.0)
+    return _ellipsoid(
+        p,
+        (43.0 + jitter(1), 6.0 + jitter(2), -19.0 + jitter(1)),
+        (24.0 + jitter(1), 47.0 + jitter(2), 25.0 + jitter(1)),
+    )
+
+
+def _deep_shapes(p: torch.Tensor, draw: Draw, age: float) -> Shapes:
+    """Ventricles, basal ganglia, thalamus, choroid plexus; wide ventricles displace the nuclei."""
     size = draw.uniform(0.85, 1.3) + 0.75 * age * draw.uniform(0.3, 1.0)
-    nodes = {
-        "tip": ((8.0, 47.0, 4.0), 3.0), "horn": ((10.0, 30.0, 15.0), 5.2), "body": ((11.0, 6.0, 23.0), 4.6),
-        "bend": ((19.0, -20.0, 21.0), 5.2), "atrium": ((26.0, -29.0, 10.0), 6.6), "back": ((23.0, -58.0, 6.0), 1.8),
-        "inferior": ((36.0, -10.0, -13.0), 2.2), "end": ((33.0, 8.0, -20.0), 1.2),
-    }  # fmt: skip
-    links = (
-        "tip horn",
-        "horn body",
-        "body bend",
-        "bend atrium",
-        "atrium back",
-        "atrium inferior",
-        "inferior end",
+    jitter = partial(draw.normal, 0.0)
+    head_of_caudate = _ellipsoid(p, (14.5 + 2.5 * size, 28.0, 9.0), (5.0 + jitter(0.3), 10.0, 9.0))
+    body_of_caudate = _tube(
+        p, (16.0 + 2.5 * size, 20.0, 16.0), (21.0 + 2.5 * size, -12.0, 24.0), 4.0, 2.0
     )
-    lateral, flat = None, (1.25, 1.0, 0.8)  # higher than wide
-    squeezed = p * p.new_tensor(flat).view(3, 1, 1, 1)
-    for link in links:
-        (a, ra), (b, rb) = (nodes[name] for name in link.split())
-        a, b = (tuple(v * f for v, f in zip(node, flat, strict=True)) for node in (a, b))
-        part = _tube(squeezed, a, b, ra * size, rb * size)
-        lateral = part if lateral is None else _union(lateral, part, 4.0)
-    third = _ellipsoid(p, (0.0, 4.0, 0.0), (1.2 + 2.0 * size, 14.0, 10.0))
-    fourth = _ellipsoid(p, (0.0, -30.0, -34.0), (2.0 + 4.0 * size, 5.0, 9.0))
-    septum = p[0] - 0.8
-    ventricle = torch.maximum(torch.minimum(lateral, septum), torch.maximum(third, fourth))
-    j = partial(draw.normal, 0.0)
-    caudate = _union(
-        _ellipsoid(p, (14.5 + 2.5 * size, 28.0, 9.0), (5.0 + j(0.3), 10.0, 9.0)),
-        _tube(p, (16.0 + 2.5 * size, 20.0, 16.0), (21.0 + 2.5 * size, -12.0, 24.0), 4.0, 2.0),
-        3.0,
-    )
-    putamen = _ellipsoid(p, (27.0, 17.0 + j(1), 2.0), (5.0 + j(0.3), 17.0, 10.5))
+    caudate = _union(head_of_caudate, body_of_caudate, 3.0)
+    putamen = _ellipsoid(p, (27.0, 17.0 + jitter(1), 2.0), (5.0 + jitter(0.3), 17.0, 10.5))
     return {
-        "ventricle": ventricle,
+        "ventricle": _ventricles(p, size),
         "striatum": torch.maximum(caudate, putamen),
         "pallidum": _ellipsoid(p, (20.5, 11.0, 0.0), (4.0, 9.0, 6.5)),
-        "thalamus": _ellipsoid(p, (11.5 + size, -3.0 + j(1), 8.0), (8.5, 15.0, 9.0)),
-        "choroid": _choroid(p, nodes["atrium"][0], size, draw),
+        "thalamus": _ellipsoid(p, (11.5 + size, -3.0 + jitter(1), 8.0), (8.5, 15.0, 9.0)),
+        "choroid": _choroid(p, size, draw),
     }
 
 
-def _choroid(p: torch.Tensor, atrium: tuple, size: float, draw: Draw) -> torch.Tensor:
-    glomus = _ellipsoid(
-        p, (atrium[0] - 1.0, atrium[1] + 3.0, atrium[2]), (2.6 * size, 5.0 * size, 3.2 * size)
-    )
+_VENTRICLE_NODES: dict[str, tuple[Point, float]] = {
+    "tip": ((8.0, 47.0, 4.0), 3.0),
+    "horn": ((10.0, 30.0, 15.0), 5.2),
+    "body": ((11.0, 6.0, 23.0), 4.6),
+    "bend": ((19.0, -20.0, 21.0), 5.2),
+    "atrium": ((26.0, -29.0, 10.0), 6.6),
+    "back": ((23.0, -58.0, 6.0), 1.8),
+    "inferior": ((36.0, -10.0, -13.0), 2.2),
+    "end": ((33.0, 8.0, -20.0), 1.2),
+}
+"""Center line of the lateral ventricle, frontal to temporal horn: positions and radii in mm."""
+
+_VENTRICLE_LINKS = (
+    ("tip", "horn"),
+    ("horn", "body"),
+    ("body", "bend"),
+    ("bend", "atrium"),
+    ("atrium", "back"),
+    ("atrium", "inferior"),
+    ("inferior", "end"),
+)
+
+_VENTRICLE_SCALE = (1.25, 1.0, 0.8)
+"""Space is scaled so that round tubes become ventricles that are higher than wide."""
+
+
+def _ventricles(p: torch.Tensor, size: float) -> torch.Tensor:
+    """Lateral, third and fourth ventricles; ``size`` scales their width."""
+    scaled = p * p.new_tensor(_VENTRICLE_SCALE).view(3, 1, 1, 1)
+    nodes = {}
+    for name, (position, radius) in _VENTRICLE_NODES.items():
+        x, y, z = (v * f for v, f in zip(position, _VENTRICLE_SCALE, strict=True))
+        nodes[name] = ((x, y, z), radius * size)
+    tubes = []
+    for start_name, end_name in _VENTRICLE_LINKS:
+        start, start_radius = nodes[start_name]
+        end, end_radius = nodes[end_name]
+        tubes.append(_tube(scaled, start, end, start_radius, end_radius))
+    lateral = tubes[0]
+    for tube in tubes[1:]:
+        lateral = _union(lateral, tube, 4.0)
+    third = _ellipsoid(p, (0.0, 4.0, 0.0), (1.2 + 2.0 * size, 14.0, 10.0))
+    fourth = _ellipsoid(p, (0.0, -30.0, -34.0), (2.0 + 4.0 * size, 5.0, 9.0))
+    # The septum pellucidum separates the lateral ventricles.
+    septum = p[0] - 0.8
+    return torch.maximum(torch.minimum(lateral, septum), torch.maximum(third, fourth))
+
+
+def _choroid(p: torch.Tensor, size: float, draw: Draw) -> torch.Tensor:
+    """Choroid plexus: a glomus in the atrium and a strand along the body of the ventricle."""
+    (x, y, z), _ = _VENTRICLE_NODES["atrium"]
+    glomus = _ellipsoid(p, (x - 1.0, y + 3.0, z), (2.6 * size, 5.0 * size, 3.2 * size))
     strand = _tube(p, (8.0, 10.0, 18.0), (18.0, -20.0, 17.0), 0.8, 1.2)
     return torch.maximum(glomus, strand) + draw.uniform(-0.8, 0.6)
 
 
 def _fissures(p: torch.Tensor, draw: Draw) -> torch.Tensor:
-    """Distance to the falx, the Sylvian fissure and the insula's sheet (never negative)."""
+    """Distance to the falx, the Sylvian fissure and the insula (never negative)."""
     x, y, z = p
+    # The falx ends above the corpus callosum.
     callosum = 1.0 - (((y - 10.0) / 40.0) ** 2 + ((z - 6.0) / 23.0) ** 2).sqrt()
     falx = (x.square() + (callosum * 25.0).clamp(min=0.0).square()).sqrt()
+    # The Sylvian fissure is an inclined plane from the lateral surface to the insula.
     rise = draw.uniform(0.25, 0.4)
     across = (z - (-4.0 - rise * (y - 12.0))) / math.sqrt(1 + rise * rise)
     beyond = torch.maximum(y - 42.0, -38.0 - y).clamp(min=0.0)
-    inner = draw.uniform(36.0, 40.0)
-    sylvian = (across.square() + (inner - x).clamp(min=0.0).square() + beyond.square()).sqrt()
-    insula = (
-        (x - inner).square() + (across.abs() - 11.0).clamp(min=0.0).square() + beyond.square()
-    ).sqrt()
+    inner_x = draw.uniform(36.0, 40.0)
+    medial = (inner_x - x).clamp(min=0.0)
+    sylvian = (across.square() + medial.square() + beyond.square()).sqrt()
+    above = (across.abs() - 11.0).clamp(min=0.0)
+    insula = ((x - inner_x).square() + above.square() + beyond.square()).sqrt()
     return torch.minimum(falx, torch.minimum(sylvian, insula))
 
 
-def _folding(
-    p: torch.Tensor, draw: Draw, depth: torch.Tensor, device: torch.device | str
-) -> dict[str, torch.Tensor]:
-    """The field whose zero sheets are sulci, drawn so that the sheets run down from the surface."""
-    field = random_field(draw, HALF, draw.uniform(17.0, 22.0), 0.2, device)
-    deep = depth.clamp(0.0, 30.0)
-    middle = p.new_tensor((20.0, 0.0, 12.0)).view(3, 1, 1, 1)
-    outward = p - middle
+def _folding(p: torch.Tensor, draw: Draw, depth: torch.Tensor) -> Shapes:
+    """The field whose zero sheets are sulci, drawn so that sheets run down from the surface."""
+    field = random_field(draw, HALF_GRID, draw.uniform(17.0, 22.0), 0.2, p.device)
+    center = p.new_tensor((20.0, 0.0, 12.0)).view(3, 1, 1, 1)
+    outward = p - center
     outward = outward / outward.square().sum(0).sqrt().clamp(min=5.0)
-    lifted = (
-        p + 0.75 * deep * outward
-    )  # walls follow the way out: the same field value along most of the depth
-    fold = sample(field[None], HALF, lifted.reshape(3, -1)).reshape(p.shape[1:])
-    slope = torch.stack(torch.gradient(fold, spacing=HALF.step)).square().sum(0).sqrt()
-    reach = 16.0 + draw.uniform(0.0, 6.0) + 6.0 * random_field(draw, HALF, 35.0, device=device)
-    return {"fold": fold, "fold_slope": slope.clamp(min=0.03), "sulcus_depth": reach}
-
-
-def _vasculature(p: torch.Tensor, draw: Draw, hull: torch.Tensor) -> dict[str, torch.Tensor]:
-    x = p[0]
-    vein = random_field(draw, HALF, draw.uniform(22.0, 34.0), device=p.device)
-    slope = torch.stack(torch.gradient(vein, spacing=HALF.step)).square().sum(0).sqrt()
-    sinus = draw.uniform(1.5, 5.0) - (x.square() + (hull - 1.0).square()).sqrt()
-    sinus = torch.where((p[2] > 0) | (p[1] < -60), sinus, -9.0 * torch.ones_like(sinus))
-    trunks = [
-        sinus,
-        _tube(p, (0.0, -26.0, 12.0), (0.0, -62.0, 2.0), 1.4, 2.2),  # vein of Galen, straight sinus
-        _tube(p, (5.0, 12.0, -19.0), (22.0, 15.0, -16.0), 1.3, 1.2),  # middle cerebral artery
-        _tube(p, (22.0, 15.0, -16.0), (38.0, 14.0, -6.0), 1.2, 1.1),
-        _tube(p, (2.0, 14.0, -18.0), (1.5, 44.0, -2.0), 1.0, 0.8),  # anterior cerebral artery
-        _tube(p, (0.0, 4.0, -24.0), (0.0, 3.0, -48.0), 1.3, 1.5),  # basilar artery
-        _tube(p, (28.0, -74.0, -20.0), (56.0, -38.0, -24.0), 2.2, 2.4),  # transverse sinus
-    ]
-    trunk = torch.stack(trunks).amax(0)
-    return {"vein": vein, "vein_slope": slope.clamp(min=0.02), "trunk": trunk}
-
-
-def place(
-    draw: Draw,
-    device: torch.device | str,
-    angle_deg: float,
-    shift_mm: float,
-    warp_mm: float,
-    size: tuple[float, float],
-) -> torch.Tensor:
-    """[3, *WORLD.shape] template position of every coarse world position: rotation, shear, scale, shift, warp."""
-    angles = [math.radians(draw.uniform(-angle_deg, angle_deg)) for _ in range(3)]
-    linear = torch.eye(3, dtype=torch.float64)
-    for a, angle in enumerate(angles):
-        turn = torch.eye(3, dtype=torch.float64)
-        b, c = (a + 1) % 3, (a + 2) % 3
-        turn[b, b] = turn[c, c] = math.cos(angle)
-        turn[b, c], turn[c, b] = -math.sin(angle), math.sin(angle)
-        linear = turn @ linear
-    shear = torch.tensor(
-        [[draw.normal(0.0, 0.012) if i != j else 0.0 for j in range(3)] for i in range(3)]
-    )
-    size = draw.uniform(*size)
-    scale = torch.diag(
-        torch.tensor([1.0 / (size * (1.0 + draw.normal(0.0, 0.02))) for _ in range(3)])
-    )
-    matrix = (scale.double() @ (linear + shear.double())).to(device, torch.float32)
-    shift = torch.tensor(
-        [draw.normal(0.0, shift_mm / 2) for _ in range(3)], device=device, dtype=torch.float32
-    )
-    shift[2] -= 8.0  # the brain's extent is not centered on the commissures' height
-    world = WORLD.points(device)
-    moved = (matrix @ (world - shift.view(3, 1, 1, 1)).reshape(3, -1)).reshape(world.shape)
-    strength = draw.uniform(0.4 * warp_mm, warp_mm)
-    warp = torch.stack(
-        [random_field(draw, BROAD, draw.uniform(60.0, 110.0), device=device) for _ in range(3)]
-    )
-    return moved + strength * upsample(warp, BROAD, WORLD.axes(device))
-
-
-def tissues(
-    atlas: Atlas, template: torch.Tensor, width: float, squeeze: torch.Tensor | float = 0.0
-) -> dict:
-    """Cut a head into healthy tissues.
-
-    Args:
-        atlas: the head.
-        template: [3, N] template positions.
-        width: mm over which a surface is smeared (partial volume): the voxel's size.
-        squeeze: [N] or number, 0..1: how far sulci are closed here (mass effect).
-
-    Returns:
-        ``parts`` [len(TISSUES), N] fractions that sum to one, and the signed distances that the tumor needs:
-        ``hull``, ``ventricle``, ``pial`` [N] in mm.
-    """
-    m, habit = atlas.at(template), atlas.habit
-    depth = m["cerebrum"]
-    to_wall = m["fold"].abs() / m["fold_slope"]
-    open_ = 1.0 - 0.85 * squeeze
-    near_top = 1.0 + 1.2 * torch.exp(-depth.clamp(min=0.0) / 4.0)
-    sulcus = (to_wall.square() + (depth - m["sulcus_depth"]).clamp(min=0.0).square()).sqrt()
-    sulcus = sulcus - habit["sulcus"] * near_top * open_
-    pial = torch.minimum(torch.minimum(depth, sulcus), m["sheet"] - habit["fissure"] * open_)
-    cortex = habit["cortex"] * (1.0 + 0.12 * m["thickness"])
-    parts = torch.zeros(len(TISSUES), depth.shape[0], device=depth.device)
-    brain, white = cover(pial, width), cover(pial - cortex, width)
-    parts[_ROW["wm"]], parts[_ROW["gm"]], parts[_ROW["csf"]] = white, brain - white, 1.0 - brain
-    _paint_cerebellum(parts, template, m, habit, width)
-    paint(parts, "stem", cover(m["stem"], width) * (1.0 - parts[_ROW["gm"]]))
-    inside = cover(depth - 4.0, 4.0)
-    for name in ("striatum", "thalamus", "pallidum"):
-        paint(parts, name, cover(m[name], width) * inside)
-    paint(parts, "wmh", hyperintensities(m, habit) * parts[_ROW["wm"]])
-    paint(parts, "ventricle", cover(m["ventricle"], width))
-    paint(parts, "choroid", cover(torch.minimum(m["choroid"], m["ventricle"] + 0.8), width))
-    course = (
-        torch.minimum(to_wall, m["hull"].abs()).square() + (m["vein"] / m["vein_slope"]).square()
-    ).sqrt()
-    veins = cover(habit["vein_radius"] - course, width) * cover(m["sulcus_depth"] - depth, 4.0)
-    veins = veins * torch.sigmoid((m["thickness"] - habit["vein_share"]) / 0.25)
-    paint(parts, "vessel", torch.maximum(veins, cover(m["trunk"], width)))
+    # Reading the field further out makes it nearly constant along most of a sulcus's depth: its
+    # walls are perpendicular to the surface.
+    lifted = p + 0.75 * depth.clamp(0.0, 30.0) * outward
+    fold = interpolate(field[None], HALF_GRID, lifted.reshape(3, -1)).reshape(p.shape[1:])
+    mean_depth = 16.0 + draw.uniform(0.0, 6.0)
+    variation = random_field(draw, HALF_GRID, 35.0, device=p.device)
     return {
-        "parts": parts,
-        "hull": m["hull"],
-        "ventricle": m["ventricle"],
-        "pial": pial,
+        "fold": fold,
+        "fold_slope": _slope(fold).clamp(min=0.03),
+        "sulcus_depth": mean_depth + 6.0 * variation,
     }
 
 
-def paint(parts: torch.Tensor, name: str, weight: torch.Tensor) -> None:
-    """Lay a tissue over what is there, in place, so that the [len(TISSUES), N] fractions keep summing to one."""
-    parts.mul_(1.0 - weight)
-    parts[_ROW[name]].add_(weight)
+def _slope(field: torch.Tensor) -> torch.Tensor:
+    """Gradient magnitude per mm on the template's grid."""
+    gradient = torch.stack(torch.gradient(field, spacing=HALF_GRID.step))
+    return gradient.square().sum(0).sqrt()
 
 
-def _paint_cerebellum(
-    parts: torch.Tensor, template: torch.Tensor, m: dict, habit: dict, width: float
-) -> None:
-    y, z = template[1] + 34.0, template[2] + 36.0
-    radius = (y.square() + z.square()).sqrt()
-    wall = (
-        (torch.sin(habit["folia"] * torch.atan2(z, -y) + 0.8 * m["thickness"])).abs()
-        * radius
-        / habit["folia"]
-    )
-    depth = m["cerebellum"]
-    fold = (wall.square() + (depth - 10.0).clamp(min=0.0).square()).sqrt() - 0.25
-    pial = torch.minimum(depth, fold)
-    whole, white = cover(pial, width), cover(pial - 1.7, width)
-    paint(parts, "cb_gm", whole)
-    paint(parts, "wm", torch.minimum(white, whole) * cover(depth - 1.0, 1.0))
+_VESSELS: tuple[tuple[Point, Point, float, float], ...] = (
+    ((0.0, -26.0, 12.0), (0.0, -62.0, 2.0), 1.4, 2.2),  # vein of Galen, straight sinus
+    ((5.0, 12.0, -19.0), (22.0, 15.0, -16.0), 1.3, 1.2),  # middle cerebral artery
+    ((22.0, 15.0, -16.0), (38.0, 14.0, -6.0), 1.2, 1.1),  # its insular part
+    ((2.0, 14.0, -18.0), (1.5, 44.0, -2.0), 1.0, 0.8),  # anterior cerebral artery
+    ((0.0, 4.0, -24.0), (0.0, 3.0, -48.0), 1.3, 1.5),  # basilar artery
+    ((28.0, -74.0, -20.0), (56.0, -38.0, -24.0), 2.2, 2.4),  # transverse sinus
+)
+"""Start and end of straight vessels in the template, and their radii, in mm."""
 
 
-def hyperintensities(m: dict, habit: dict) -> torch.Tensor:
-    """Caps, bands and a broad haze along the ventricles, spots in deep white matter: bright in FLAIR, not tumor."""
-    caps = (
-        habit["caps"]
-        * torch.exp(-(-m["ventricle"]).clamp(min=0.0) / 2.5)
-        * (1.0 + 0.4 * m["hyper"])
-    )
-    haze = habit["haze"] * torch.exp(-(-m["ventricle"]).clamp(min=0.0) / habit["haze_mm"])
-    caps = torch.maximum(caps, haze * (1.0 + 0.2 * m["hyper"]))
-    near = torch.exp(-((-m["ventricle"] - 12.0).clamp(min=0.0)) / 10.0)
-    spots = torch.sigmoid((m["hyper"] + 0.8 * near - habit["wmh_level"]) / 0.12)
-    return torch.maximum(caps.clamp(0.0, 1.0), spots)
+def _vasculature(p: torch.Tensor, draw: Draw, hull: torch.Tensor) -> Shapes:
+    """Large vessels, and the field that places cortical veins."""
+    vein = random_field(draw, HALF_GRID, draw.uniform(22.0, 34.0), device=p.device)
+    # The superior sagittal sinus runs along the midline of the envelope, above and behind.
+    sinus = draw.uniform(1.5, 5.0) - (p[0].square() + (hull - 1.0).square()).sqrt()
+    is_upper = (p[2] > 0) | (p[1] < -60)
+    trunk = torch.where(is_upper, sinus, -9.0 * torch.ones_like(sinus))
+    for start, end, start_radius, end_radius in _VESSELS:
+        trunk = torch.maximum(trunk, _tube(p, start, end, start_radius, end_radius))
+    return {"vein": vein, "vein_slope": _slope(vein).clamp(min=0.02), "trunk": trunk}
+
+
+@dataclass(frozen=True)
+class Warp:
+    """How far the placement may deform an anatomy.
+
+    Attributes:
+        largest_mm: largest amplitude of the smooth warp.
+        size: range of the overall scale.
+    """
+
+    largest_mm: float
+    size: tuple[float, float]
+
+
+PROCEDURAL_WARP = Warp(2.6, (0.89, 0.985))
+
+
+def place(draw: Draw, device: torch.device | str, style: Style, warp: Warp) -> torch.Tensor:
+    """Place an anatomy in the world: rotation, shear, scale, shift, smooth warp.
+
+    Args:
+        draw: random stream.
+        device: where the result is computed.
+        style: largest rotation and shift.
+        warp: largest deformation.
+
+    Returns:
+        [3, *WORLD_GRID.shape] template position of every point of the coarse world grid.
+    """
+    angles = [math.radians(draw.uniform(-style.angle_deg, style.angle_deg)) for _ in range(3)]
+    linear = _rotation(angles) + _shear(draw).double()
+    size = draw.uniform(*warp.size)
+    scales = [1.0 / (size * (1.0 + draw.normal(0.0, 0.02))) for _ in range(3)]
+    matrix = torch.diag(torch.tensor(scales)).double() @ linear
+    matrix = matrix.to(device, torch.float32)
+    shifts = [draw.normal(0.0, style.head_shift_mm / 2) for _ in range(3)]
+    shift = torch.tensor(shifts, device=device, dtype=torch.float32)
+    # The commissures, where z = 0, lie below the middle of the brain's extent.
+    shift[2] -= 8.0
+    world = WORLD_GRID.points(device)
+    centered = (world - shift.view(3, 1, 1, 1)).reshape(3, -1)
+    moved = (matrix @ centered).reshape(world.shape)
+    amplitude = draw.uniform(0.4 * warp.largest_mm, warp.largest_mm)
+    fields = []
+    for _ in range(3):
+        fields.append(random_field(draw, BROAD_GRID, draw.uniform(60.0, 110.0), device=device))
+    return moved + amplitude * upsample(torch.stack(fields), BROAD_GRID, WORLD_GRID.axes(device))
+
+
+def _rotation(angles: Sequence[float]) -> torch.Tensor:
+    """[3, 3] float64: rotations about x, then y, then z by angles in radians."""
+    rotation = torch.eye(3, dtype=torch.float64)
+    for axis, angle in enumerate(angles):
+        first = (axis + 1) % 3
+        second = (axis + 2) % 3
+        about_axis = torch.eye(3, dtype=torch.float64)
+        about_axis[first, first] = math.cos(angle)
+        about_axis[second, second] = math.cos(angle)
+        about_axis[first, second] = -math.sin(angle)
+        about_axis[second, first] = math.sin(angle)
+        rotation = about_axis @ rotation
+    return rotation
+
+
+def _shear(draw: Draw) -> torch.Tensor:
+    """[3, 3] float32: a small random shear, zero on the diagonal."""
+    shear = torch.zeros(3, 3)
+    for row in range(3):
+        for column in range(3):
+            if row != column:
+                shear[row, column] = draw.normal(0.0, 0.012)
+    return shear
 
 
 def template_at(coarse: torch.Tensor, axes: list[torch.Tensor]) -> torch.Tensor:
     """[3, I, J, K] template positions on a regular world grid, from the coarse placement."""
-    return upsample(coarse, WORLD, axes)
+    return upsample(coarse, WORLD_GRID, axes)

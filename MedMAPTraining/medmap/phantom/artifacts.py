@@ -1,151 +1,302 @@
-"""What a scanner and its pipeline do to an image: blur, thick slices, shifts, bias, noise, gain curves, poor masks."""
+"""Acquisition artifacts and imperfect preprocessing.
+
+Blur, thick slices, misregistration, ghosting, bias field, Rician noise, gain curves, saturation,
+and skull stripping that removes too much or too little.
+"""
 
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import torch
 from torch.nn import functional
 
-from medmap.phantom.anatomy import BROAD, paint
-from medmap.phantom.fields import Draw, apply_along, cover, random_field, upsample
+from medmap.phantom.anatomy import BROAD_GRID, paint
+from medmap.phantom.contrast import MODALITIES
+from medmap.phantom.fields import Draw, apply_along, partial_volume, random_field, upsample
 from medmap.phantom.style import Style
+
+THICK_SLICE_SHARE = {"t1": 0.45, "t1ce": 0.45, "t2": 1.0, "flair": 1.0}
+"""Factor on ``Style.thick_slices``: T1 and T1ce are acquired as 3-D volumes more often."""
+
+SATURATED_SHARE = 0.15
+"""Probability that the brightest voxels of a modality are clipped."""
 
 
 def axis_operator(
     count: int, spacing: float, sigma_mm: float, shift_mm: float, slice_mm: float
 ) -> torch.Tensor:
-    """[count, count] matrix for one axis: Gaussian blur and shift, then slices of ``slice_mm`` resampled linearly."""
-    at = torch.arange(count, dtype=torch.float64) * spacing
+    """Acquisition along one axis as a matrix: blur and displacement, then thick slices.
+
+    Args:
+        count: voxels along the axis.
+        spacing: of the voxels, in mm.
+        sigma_mm: standard deviation of the Gaussian blur.
+        shift_mm: displacement of the image.
+        slice_mm: slice thickness; up to 1.25 voxels it has no effect.
+
+    Returns:
+        [count, count] float32. Rows sum to one: a constant image stays constant.
+    """
+    positions = torch.arange(count, dtype=torch.float64) * spacing
+    # A Gaussian much narrower than a voxel would leave rows without any weight.
     sigma = max(sigma_mm, 0.3 * spacing)
-    blur = torch.exp(-0.5 * ((at[:, None] + shift_mm - at[None, :]) / sigma) ** 2)
+    offsets = positions[:, None] + shift_mm - positions[None, :]
+    blur = torch.exp(-0.5 * (offsets / sigma) ** 2)
     blur = blur / blur.sum(1, keepdim=True).clamp(min=1e-6)
     if slice_mm <= 1.25 * spacing:
         return blur.float()
-    number = max(math.ceil(count * spacing / slice_mm), 2)
-    middle = (torch.arange(number, dtype=torch.float64) + 0.5) * slice_mm - 0.5 * spacing
-    inside = (1.0 - ((at[None, :] - middle[:, None]).abs() - 0.5 * slice_mm) / spacing - 0.5).clamp(
-        0.0, 1.0
-    )
-    take = inside / inside.sum(1, keepdim=True).clamp(min=1e-6)
-    give = (
-        1.0
-        - (at[:, None].clamp(min=float(middle[0]), max=float(middle[-1])) - middle[None, :]).abs()
-        / slice_mm
-    )
-    return (give.clamp(min=0.0) @ take @ blur).float()
+    slices = max(math.ceil(count * spacing / slice_mm), 2)
+    centers = (torch.arange(slices, dtype=torch.float64) + 0.5) * slice_mm - 0.5 * spacing
+    # A slice is the mean over its thickness (a box profile), voxels at its border by their overlap.
+    distances = (positions[None, :] - centers[:, None]).abs()
+    overlap = (1.0 - (distances - 0.5 * slice_mm) / spacing - 0.5).clamp(0.0, 1.0)
+    averaging = overlap / overlap.sum(1, keepdim=True).clamp(min=1e-6)
+    # Cohorts such as BraTS resample thick slices to 1 mm, which looks like linear interpolation.
+    clamped = positions[:, None].clamp(min=float(centers[0]), max=float(centers[-1]))
+    interpolation = 1.0 - (clamped - centers[None, :]).abs() / slice_mm
+    return (interpolation.clamp(min=0.0) @ averaging @ blur).float()
 
 
-def ghosts(count: int, spacing: float, strength: float, distance_mm: float) -> torch.Tensor:
-    """[count, count] matrix for one axis: what moved appears again, weakly, ``distance_mm`` to either side."""
+def ghosting_operator(
+    count: int, spacing: float, strength: float, distance_mm: float
+) -> torch.Tensor:
+    """[count, count] matrix of one axis that adds faint copies ``distance_mm`` to either side.
+
+    Periodic motion during the acquisition repeats the image along the phase-encoding axis.
+    """
     hop = max(1, round(distance_mm / spacing))
     copies = torch.zeros(count, count)
     if hop < count:
-        copies += torch.diag(torch.ones(count - hop), hop) + torch.diag(
-            torch.ones(count - hop), -hop
-        )
+        forward = torch.diag(torch.ones(count - hop), hop)
+        backward = torch.diag(torch.ones(count - hop), -hop)
+        copies += forward + backward
     return (1.0 - strength) * torch.eye(count) + 0.5 * strength * copies
 
 
-def fade_rim(draw: Draw, images: torch.Tensor, brain: torch.Tensor) -> None:
-    """Darken the border as interpolation against an empty background does, in place, per modality by chance.
+def darken_border(draw: Draw, images: torch.Tensor, brain: torch.Tensor) -> None:
+    """Darken the border of the brain, in place, in half of the modalities.
+
+    Interpolation of a skull-stripped image mixes the border with the empty background.
 
     Args:
-        draw: chance.
+        draw: random stream.
         images: [4, I, J, K].
         brain: [I, J, K] bool.
     """
-    within = functional.avg_pool3d(brain[None, None].float(), 3, 1, 1)[0, 0].clamp(min=0.03)
+    brain_share = functional.avg_pool3d(brain[None, None].float(), 3, 1, 1)[0, 0].clamp(min=0.03)
     for image in images:
         if draw.chance(0.5):
-            image.mul_(within ** draw.uniform(0.3, 2.0))
+            image.mul_(brain_share ** draw.uniform(0.3, 2.0))
 
 
-def degrade(
-    draw: Draw, images: torch.Tensor, axes: list[torch.Tensor], spacing: float, style: Style
-) -> tuple[torch.Tensor, list[dict]]:
-    """[4, I, J, K] clean signals (mean about 1) -> as a scanner gives them, and a record of what was done to each."""
-    out, record = [], []
-    for row in range(images.shape[0]):
-        flair_or_t2 = row >= 2
-        thick = (
-            draw.uniform(2.0, 7.0)
-            if draw.chance(style.thick_slices * (1.0 if flair_or_t2 else 0.45))
-            else 0.0
-        )
-        normal = 2 if draw.chance(0.65) else int(draw.uniform(0, 2.999))
-        sigma = draw.uniform(0.25, 0.85) if draw.chance(0.85) else draw.uniform(0.85, 1.5)
-        moved = (
-            (draw.uniform(0.02, 0.12), draw.uniform(4.0, 30.0))
-            if draw.chance(style.motion)
-            else (0.0, 0.0)
-        )
-        phase = 0 if draw.chance(0.5) else 1
-        gamma = math.exp(draw.uniform(math.log(style.gamma[0]), math.log(style.gamma[1])))
-        noise = draw.uniform(*style.noise)
-        bias = draw.uniform(0.0, style.bias)
-        early = draw.chance(0.5)
-        image = images[row : row + 1].clamp(min=0.0) ** gamma
-        if early:
-            image = _rician(draw, image, 1.5 * noise)
-        for a in range(3):
-            shift = draw.uniform(-style.shift_mm, style.shift_mm)
-            operator = axis_operator(
-                image.shape[a + 1], spacing, sigma, shift, thick if a == normal else 0.0
+@dataclass(frozen=True)
+class Acquisition:
+    """Artifacts of one modality.
+
+    Attributes:
+        slice_mm: slice thickness; 0 for none.
+        slice_axis: 0, 1 or 2: the axis across the slices.
+        blur_mm: standard deviation of the blur.
+        ghosts: strength of ghosting, 0 for none.
+        ghost_distance_mm: distance of the ghosts.
+        phase_axis: the axis of the ghosts.
+        gamma: exponent of the gain curve.
+        noise: sigma of the Rician noise, relative to the mean of the brain.
+        bias: standard deviation of the logarithm of the bias field.
+        noise_first: noise is added before the blur, where it becomes correlated, not after it.
+    """
+
+    slice_mm: float
+    slice_axis: int
+    blur_mm: float
+    ghosts: float
+    ghost_distance_mm: float
+    phase_axis: int
+    gamma: float
+    noise: float
+    bias: float
+    noise_first: bool
+
+    def record(self) -> dict[str, float]:
+        """The parameters that a case reports, ready for JSON."""
+        return {
+            "slice_mm": self.slice_mm,
+            "gamma": self.gamma,
+            "noise": self.noise,
+            "bias": self.bias,
+            "motion": self.ghosts,
+        }
+
+
+def draw_acquisition(draw: Draw, modality: str, style: Style) -> Acquisition:
+    """Draw the artifacts of one modality."""
+    slice_mm = 0.0
+    if draw.chance(style.thick_slices * THICK_SLICE_SHARE[modality]):
+        slice_mm = draw.uniform(2.0, 7.0)
+    # Axial slices are the clinical default.
+    slice_axis = 2
+    if not draw.chance(0.65):
+        slice_axis = int(draw.uniform(0, 2.999))
+    blur_range = (0.85, 1.5)
+    if draw.chance(0.85):
+        blur_range = (0.25, 0.85)
+    blur_mm = draw.uniform(*blur_range)
+    ghosts = 0.0
+    ghost_distance_mm = 0.0
+    if draw.chance(style.motion):
+        ghosts = draw.uniform(0.02, 0.12)
+        ghost_distance_mm = draw.uniform(4.0, 30.0)
+    phase_axis = 1
+    if draw.chance(0.5):
+        phase_axis = 0
+    # Uniform in the logarithm: brightening and darkening curves are equally frequent.
+    gamma = math.exp(draw.uniform(math.log(style.gamma[0]), math.log(style.gamma[1])))
+    return Acquisition(
+        slice_mm=slice_mm,
+        slice_axis=slice_axis,
+        blur_mm=blur_mm,
+        ghosts=ghosts,
+        ghost_distance_mm=ghost_distance_mm,
+        phase_axis=phase_axis,
+        gamma=gamma,
+        noise=draw.uniform(*style.noise),
+        bias=draw.uniform(0.0, style.bias),
+        noise_first=draw.chance(0.5),
+    )
+
+
+def add_acquisition_artifacts(
+    draw: Draw, signals: torch.Tensor, axes: list[torch.Tensor], spacing: float, style: Style
+) -> tuple[torch.Tensor, dict[str, dict[str, float]]]:
+    """Turn clean signals into images as a scanner gives them.
+
+    Args:
+        draw: random stream.
+        signals: [4, I, J, K] in the order of ``MODALITIES``, mean of the brain about 1.
+        axes: positions along i, j and k, in mm.
+        spacing: in mm.
+        style: how strong artifacts are.
+
+    Returns:
+        [4, I, J, K] images, and a record of the artifacts per modality.
+    """
+    images = []
+    records = {}
+    for modality, signal in zip(MODALITIES, signals, strict=True):
+        acquisition = draw_acquisition(draw, modality, style)
+        images.append(_acquire(draw, signal[None], axes, spacing, acquisition, style.shift_mm)[0])
+        records[modality] = acquisition.record()
+    return torch.stack(images), records
+
+
+def _acquire(
+    draw: Draw,
+    signal: torch.Tensor,
+    axes: list[torch.Tensor],
+    spacing: float,
+    acquisition: Acquisition,
+    largest_shift_mm: float,
+) -> torch.Tensor:
+    """[1, I, J, K] signal -> [1, I, J, K] image of one modality."""
+    image = signal.clamp(min=0.0) ** acquisition.gamma
+    if acquisition.noise_first:
+        # The blur averages noise away: 1.5 makes up for a part of it.
+        image = _add_rician_noise(draw, image, 1.5 * acquisition.noise)
+    for axis in range(3):
+        shift_mm = draw.uniform(-largest_shift_mm, largest_shift_mm)
+        slice_mm = 0.0
+        if axis == acquisition.slice_axis:
+            slice_mm = acquisition.slice_mm
+        count = image.shape[axis + 1]
+        operator = axis_operator(count, spacing, acquisition.blur_mm, shift_mm, slice_mm)
+        if axis == acquisition.phase_axis and acquisition.ghosts:
+            ghosting = ghosting_operator(
+                count, spacing, acquisition.ghosts, acquisition.ghost_distance_mm
             )
-            if a == phase and moved[0]:
-                operator = ghosts(image.shape[a + 1], spacing, *moved) @ operator
-            image = apply_along(image, a + 1, operator.to(image))
-        field = random_field(draw, BROAD, draw.uniform(110.0, 220.0), 0.4, images.device)
-        image = image * torch.exp(bias * upsample(field[None], BROAD, axes))
-        if not early:
-            image = _rician(draw, image, noise)
-        if draw.chance(0.15):  # a site that saturates its brightest voxels
-            image = image.clamp(max=draw.uniform(1.5, 3.0))
-        out.append(image[0])
-        record.append(
-            {"slice_mm": thick, "gamma": gamma, "noise": noise, "bias": bias, "motion": moved[0]}
-        )
-    return torch.stack(out), record
+            operator = ghosting @ operator
+        image = apply_along(image, axis + 1, operator.to(image))
+    # Receive coils vary over 10 to 20 cm; a bias field multiplies, so it is drawn in the logarithm.
+    wavelength = draw.uniform(110.0, 220.0)
+    field = random_field(draw, BROAD_GRID, wavelength, 0.4, signal.device)
+    image = image * torch.exp(acquisition.bias * upsample(field[None], BROAD_GRID, axes))
+    if not acquisition.noise_first:
+        image = _add_rician_noise(draw, image, acquisition.noise)
+    if draw.chance(SATURATED_SHARE):
+        image = image.clamp(max=draw.uniform(1.5, 3.0))
+    return image
 
 
-def _rician(draw: Draw, image: torch.Tensor, sigma: float) -> torch.Tensor:
+def _add_rician_noise(draw: Draw, image: torch.Tensor, sigma: float) -> torch.Tensor:
+    """Magnitude of a complex signal with Gaussian noise (Gudbjartsson and Patz, MRM 1995)."""
     real = image + sigma * draw.white(*image.shape, device=image.device)
     imaginary = sigma * draw.white(*image.shape, device=image.device)
     return (real.square() + imaginary.square()).sqrt()
 
 
 def leave_residue(draw: Draw, parts: torch.Tensor, hull: torch.Tensor, field: torch.Tensor) -> None:
-    """Patches of dura and scalp that skull-stripping overlooked, painted in place just outside the envelope."""
-    if draw.chance(0.5):
-        where = torch.sigmoid((-field - draw.uniform(0.5, 1.8)) / 0.15)
-        paint(parts, "vessel", where * draw.uniform(0.3, 1.0) * cover(-0.5 - hull, 1.5))
-
-
-def strip(
-    draw: Draw,
-    hull: torch.Tensor,
-    pial: torch.Tensor,
-    edge: torch.Tensor,
-    height: torch.Tensor,
-    style: Style,
-) -> torch.Tensor:
-    """[N] bool: what an imperfect skull-stripping keeps, from signed distances and a unit-variance field ``edge``.
+    """Leave patches of dura and scalp just outside the brain's envelope, in half of the cases.
 
     Args:
-        draw: chance.
-        hull: mm inside the smooth envelope.
-        pial: mm inside gray matter's outer surface.
-        edge: makes the border wander.
-        height: world z in mm; a short field of view ends somewhere.
-        style: how far.
+        draw: random stream.
+        parts: [len(TISSUES), N] fractions, changed in place.
+        hull: [N] mm inside the envelope.
+        field: [N] unit-variance field that decides where patches are.
     """
-    border = draw.uniform(-2.6, 0.8) * style.strip + 0.7 * style.strip * edge
-    kept = hull > border
-    if draw.chance(0.4):  # some tools follow the gyri instead of wrapping them
-        kept &= ~((pial < draw.uniform(-0.6, 0.1)) & (hull < draw.uniform(3.0, 9.0)))
-    if draw.chance(style.truncated) and bool(kept.any()):
-        low, high = float(height[kept].min()), float(height[kept].max())
-        missing = min(draw.uniform(5.0, 35.0), 0.3 * (high - low))
-        kept &= (height > low + missing) if draw.chance(0.5) else (height < high - missing)
-    return kept
+    if not draw.chance(0.5):
+        return
+    patches = torch.sigmoid((-field - draw.uniform(0.5, 1.8)) / 0.15)
+    # Dura enhances and scalp is bright, as vessels are: the tissue lends its contrast.
+    strength = patches * draw.uniform(0.3, 1.0)
+    paint(parts, "vessel", strength * partial_volume(-0.5 - hull, 1.5))
+
+
+@dataclass(frozen=True)
+class BrainSurface:
+    """What skull stripping acts on, at N points.
+
+    Attributes:
+        hull: [N] mm inside the smooth envelope of the brain.
+        pial: [N] mm inside the outer surface of gray matter.
+        height: [N] world z in mm.
+    """
+
+    hull: torch.Tensor
+    pial: torch.Tensor
+    height: torch.Tensor
+
+
+def strip_skull(
+    draw: Draw, surface: BrainSurface, wander: torch.Tensor, style: Style
+) -> torch.Tensor:
+    """Imperfect skull stripping, and a limited field of view in some cases.
+
+    Args:
+        draw: random stream.
+        surface: distances to the brain's surfaces.
+        wander: [N] unit-variance field that moves the border.
+        style: how imperfect the stripping is.
+
+    Returns:
+        [N] bool: the brain mask.
+    """
+    hull = surface.hull
+    height = surface.height
+    border = draw.uniform(-2.6, 0.8) * style.strip + 0.7 * style.strip * wander
+    mask = hull > border
+    # Some tools follow the gyri, others wrap them.
+    if draw.chance(0.4):
+        is_sulcus = surface.pial < draw.uniform(-0.6, 0.1)
+        is_shallow = hull < draw.uniform(3.0, 9.0)
+        mask &= ~(is_sulcus & is_shallow)
+    if draw.chance(style.truncated) and bool(mask.any()):
+        low = float(height[mask].min())
+        high = float(height[mask].max())
+        # At most 30 % of the brain are missing, so that a case keeps most of its anatomy.
+        missing_mm = min(draw.uniform(5.0, 35.0), 0.3 * (high - low))
+        if draw.chance(0.5):
+            mask &= height > low + missing_mm
+        else:
+            mask &= height < high - missing_mm
+    return mask

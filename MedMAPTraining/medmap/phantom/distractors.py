@@ -1,5 +1,7 @@
-"""What is not tumor but may look like it: old infarcts and bleedings. (Vessels, choroid plexus and white-matter
-hyperintensities belong to the head; see ``anatomy.py``.)"""
+"""Lesions that are not tumor but may look like it: old lacunar infarcts and hemorrhages.
+
+Vessels, choroid plexus and white-matter hyperintensities belong to the anatomy (``anatomy.py``).
+"""
 
 from __future__ import annotations
 
@@ -7,6 +9,12 @@ import torch
 
 from medmap.phantom.anatomy import paint
 from medmap.phantom.fields import Draw
+
+RADIUS_MM = {"lacune": (1.0, 5.5), "hemorrhage": (0.8, 7.0)}
+"""Smallest and largest radius; lacunes are at most 15 mm wide by definition (STRIVE criteria)."""
+
+DEEP_MM = 12.0
+"""Lesions are centered at least this far below the brain's envelope."""
 
 
 def add_distractors(
@@ -17,30 +25,46 @@ def add_distractors(
     rough: torch.Tensor,
     probability: float,
 ) -> None:
-    """Paint lacunes (a cavity with a gliotic border) and bleedings into a head, in place.
+    """Paint lacunes and hemorrhages into healthy tissue, in place.
 
     Args:
-        draw: chance.
-        parts: [len(TISSUES), N] fractions.
+        draw: random stream.
+        parts: [len(TISSUES), N] fractions, changed in place.
         world: [3, N] positions in mm.
         hull: [N] mm inside the brain's envelope.
         rough: [N] unit-variance field that makes outlines irregular.
-        probability: of each kind; one to three of a kind then.
+        probability: of each kind of lesion; a case then has one to three of the kind.
     """
-    for kind in ("lacune", "bleeding"):
+    for kind, (smallest, largest) in RADIUS_MM.items():
         if not draw.chance(probability):
             continue
-        inner = (hull > 12.0).nonzero()[:, 0]
-        for _ in range(1 + int(draw.uniform(0, 3))):
-            if not len(inner):
-                return
-            center = world[:, inner[min(int(draw.uniform(0, len(inner))), len(inner) - 1)]]
-            radius = draw.uniform(1.0, 5.5) if kind == "lacune" else draw.uniform(0.8, 7.0)
-            stretch = torch.tensor([draw.uniform(0.7, 1.5) for _ in range(3)], device=world.device)
-            distance = ((world - center[:, None]) / stretch[:, None]).square().sum(0).sqrt()
-            depth = radius - distance + 0.15 * radius * rough
+        candidates = (hull > DEEP_MM).nonzero()[:, 0]
+        count = 1 + int(draw.uniform(0, 3))
+        # Where a field of view holds no deep tissue, there is no room for lesions of any kind.
+        if not len(candidates):
+            return
+        for _ in range(count):
+            choice = min(int(draw.uniform(0, len(candidates))), len(candidates) - 1)
+            center = world[:, candidates[choice]]
+            radius = draw.uniform(smallest, largest)
+            depth = _depth_in_ellipsoid(draw, world, center, radius) + 0.15 * radius * rough
             if kind == "lacune":
-                paint(parts, "wmh", torch.sigmoid((depth + draw.uniform(0.0, 2.5)) / 0.5))
-                paint(parts, "csf", torch.sigmoid(depth / 0.5) * draw.uniform(0.3, 1.0))
+                _paint_lacune(draw, parts, depth)
             else:
                 paint(parts, "blood", torch.sigmoid(depth / 0.5))
+
+
+def _depth_in_ellipsoid(
+    draw: Draw, world: torch.Tensor, center: torch.Tensor, radius: float
+) -> torch.Tensor:
+    """[N] mm inside an ellipsoid with random axis lengths around ``radius``."""
+    stretch = torch.tensor([draw.uniform(0.7, 1.5) for _ in range(3)], device=world.device)
+    distance = ((world - center[:, None]) / stretch[:, None]).square().sum(0).sqrt()
+    return radius - distance
+
+
+def _paint_lacune(draw: Draw, parts: torch.Tensor, depth: torch.Tensor) -> None:
+    """A fluid-filled cavity within a rim of gliosis, which is bright in FLAIR."""
+    rim_mm = draw.uniform(0.0, 2.5)
+    paint(parts, "wmh", torch.sigmoid((depth + rim_mm) / 0.5))
+    paint(parts, "csf", torch.sigmoid(depth / 0.5) * draw.uniform(0.3, 1.0))

@@ -1,8 +1,8 @@
-"""Seeded draws and smooth random fields: the only source of chance in a phantom.
+"""Seeded random streams and smooth random fields: the only source of randomness in a phantom.
 
-Every draw comes from a CPU generator of its own, so that a case depends on its seed alone: not on the global random
-state, and not on the device that computes it. Fields live on coarse lattices fixed in mm, so that a seed is the same
-head at any spacing.
+Every stream has a CPU generator of its own. A case therefore depends on its seed alone: not on the
+global random state, and not on the device that computes it. Fields live on coarse grids that are
+fixed in mm, so that a seed gives the same anatomy at any voxel size.
 """
 
 from __future__ import annotations
@@ -13,53 +13,68 @@ from dataclasses import dataclass
 import torch
 from torch.nn import functional
 
+LARGEST_DEVIATION = 2.5
+"""Normal draws are clipped here, in standard deviations, so that no case is absurd."""
+
 
 class Draw:
-    """A named stream of random numbers of one case.
+    """A named stream of random numbers that belongs to one case.
+
+    Streams of one case are independent of each other: more draws in one stream change no other.
 
     Args:
-        seed: the case.
-        stream: what it is for; streams of one case are independent: drawing more in one does not change another.
+        seed: seed of the case.
+        stream: purpose of the numbers, for example ``"anatomy"``. It is part of the seed.
     """
 
     def __init__(self, seed: int, stream: str):
         digest = hashlib.sha256(f"{seed}/{stream}".encode()).digest()
+        # torch accepts signed 64-bit seeds only: the top bit of the hash is dropped.
+        stream_seed = int.from_bytes(digest[:8], "big") >> 1
         self._generator = torch.Generator(device="cpu")
-        self._generator.manual_seed(int.from_bytes(digest[:8], "big") >> 1)
+        self._generator.manual_seed(stream_seed)
 
     def uniform(self, low: float = 0.0, high: float = 1.0) -> float:
-        """One number, uniform between low and high."""
-        return low + (high - low) * float(
-            torch.rand((), generator=self._generator, dtype=torch.float64)
-        )
+        """One number, uniform between ``low`` and ``high``."""
+        fraction = torch.rand((), generator=self._generator, dtype=torch.float64)
+        return low + (high - low) * float(fraction)
 
     def normal(self, mean: float = 0.0, sd: float = 1.0) -> float:
-        """One number, normal, cut at 2.5 sd so that no case is absurd."""
+        """One number from a normal distribution, clipped at ``LARGEST_DEVIATION``."""
         z = float(torch.randn((), generator=self._generator, dtype=torch.float64))
-        return mean + sd * max(-2.5, min(2.5, z))
+        return mean + sd * max(-LARGEST_DEVIATION, min(LARGEST_DEVIATION, z))
 
     def chance(self, probability: float) -> bool:
         """True with this probability."""
         return self.uniform() < probability
 
     def around(self, middle: float, low: float, high: float, widen: float = 1.0) -> float:
-        """One number near ``middle``, rarely beyond ``low`` .. ``high``: a normal of its own width on either side."""
+        """One number near ``middle``, rarely outside ``low`` to ``high``.
+
+        The distribution is a normal with a separate width on either side of ``middle``: measured
+        ranges of tissue intensities are skewed. ``widen`` scales both widths.
+        """
         z = self.normal()
-        reach = (high - middle) if z > 0 else (middle - low)
+        reach = middle - low
+        if z > 0:
+            reach = high - middle
+        # At 0.55 the range ends at 1.8 standard deviations: 7 % of the draws lie outside.
         return middle + widen * 0.55 * z * reach
 
     def white(self, *shape: int, device: torch.device | str = "cpu") -> torch.Tensor:
-        """White noise, float32, drawn on the CPU and moved."""
+        """White noise, float32, drawn on the CPU and moved to ``device``."""
         return torch.randn(shape, generator=self._generator, dtype=torch.float32).to(device)
 
 
 @dataclass(frozen=True)
-class Lattice:
-    """Regular points in space on which coarse fields live.
+class RegularGrid:
+    """A regular grid of points in mm that carries coarse fields.
+
+    Unlike ``medmap.volume.Grid`` it is isotropic and aligned with the axes.
 
     Attributes:
-        origin: mm position of the first point along each axis.
-        step: mm between points.
+        origin: position of the first point along each axis, in mm.
+        step: distance between neighboring points, in mm.
         shape: number of points along each axis.
     """
 
@@ -68,104 +83,141 @@ class Lattice:
     shape: tuple[int, int, int]
 
     def axes(self, device: torch.device | str = "cpu") -> list[torch.Tensor]:
-        """Three 1-D tensors: the mm positions along each axis."""
-        return [
-            o + self.step * torch.arange(n, device=device)
-            for o, n in zip(self.origin, self.shape, strict=True)
-        ]
+        """Three 1-D tensors: the positions along each axis, in mm."""
+        positions = []
+        for start, count in zip(self.origin, self.shape, strict=True):
+            positions.append(start + self.step * torch.arange(count, device=device))
+        return positions
 
     def points(self, device: torch.device | str = "cpu") -> torch.Tensor:
-        """[3, *shape] mm positions."""
+        """[3, *shape] positions of all points, in mm."""
         return torch.stack(torch.meshgrid(*self.axes(device), indexing="ij"))
 
 
 def random_field(
     draw: Draw,
-    lattice: Lattice,
+    grid: RegularGrid,
     wavelength: float,
     spread: float = 0.35,
     device: torch.device | str = "cpu",
 ) -> torch.Tensor:
-    """Band-limited Gaussian random field of zero mean and unit variance, periodic over the lattice.
+    """Band-limited Gaussian random field of zero mean and unit variance, periodic over the grid.
 
-    White noise is filtered in Fourier space by a log-normal band around ``1 / wavelength``; the variance follows from
-    the filter, not from the sample, so that no data-dependent sum decides the result.
+    White noise is filtered in Fourier space by a log-normal band around ``1 / wavelength``. The
+    scale follows from the filter and not from the sample: a sum over the sample would round
+    differently on each device.
 
     Args:
-        draw: where the noise comes from.
-        lattice: where the field lives.
-        wavelength: mm; zero crossings lie about half of it apart.
-        spread: standard deviation of log frequency.
-        device: where the result goes.
+        draw: source of the noise.
+        grid: where the field is defined.
+        wavelength: in mm; zero crossings are about half of it apart.
+        spread: standard deviation of the logarithm of the frequency.
+        device: where the result is computed.
 
     Returns:
-        [*lattice.shape] float32.
+        [*grid.shape] float32.
     """
-    band = _band(lattice.shape, lattice.step, wavelength, spread).to(device)
-    noise = torch.fft.rfftn(draw.white(*lattice.shape, device=device))
-    return torch.fft.irfftn(noise * band, s=lattice.shape)
+    band = _band(grid.shape, grid.step, wavelength, spread).to(device)
+    spectrum = torch.fft.rfftn(draw.white(*grid.shape, device=device))
+    return torch.fft.irfftn(spectrum * band, s=grid.shape)
 
 
 def _band(
     shape: tuple[int, int, int], step: float, wavelength: float, spread: float
 ) -> torch.Tensor:
-    """Half spectrum of the filter, scaled so that unit white noise keeps unit variance."""
-    last = shape[2]
-    axes = [torch.fft.fftfreq(n, d=step) for n in shape[:2]] + [torch.fft.rfftfreq(last, d=step)]
-    kx, ky, kz = (
-        axis.square().view([-1 if a == b else 1 for b in range(3)]) for a, axis in enumerate(axes)
-    )
-    squared = (kx + ky + kz) * wavelength**2
+    """[I, J, K // 2 + 1] filter of the half spectrum; it keeps the variance of white noise."""
+    count_i, count_j, count_k = shape
+    squared_i = torch.fft.fftfreq(count_i, d=step).square().view(-1, 1, 1)
+    squared_j = torch.fft.fftfreq(count_j, d=step).square().view(1, -1, 1)
+    squared_k = torch.fft.rfftfreq(count_k, d=step).square().view(1, 1, -1)
+    squared = (squared_i + squared_j + squared_k) * wavelength**2
+    # The mean of the field is suppressed; exactly zero would give log(0).
     squared[0, 0, 0] = 1e-18
+    # exp(-(log(f * wavelength) / spread)^2 / 2), written for the square of the frequency f.
     band = torch.exp(-0.125 * (torch.log(squared) / spread) ** 2)
-    twice = torch.full(
-        (band.shape[2],), 2.0, dtype=torch.float64
-    )  # the other half of the spectrum mirrors this one
-    twice[0] = 1.0
-    if last % 2 == 0:
-        twice[-1] = 1.0
-    power = (band.double().square() * twice).sum() / (shape[0] * shape[1] * last)
+    # rfftn stores half of the spectrum: all but its end planes stand for two frequencies.
+    multiplicity = torch.full((band.shape[2],), 2.0, dtype=torch.float64)
+    multiplicity[0] = 1.0
+    if count_k % 2 == 0:
+        multiplicity[-1] = 1.0
+    power = (band.double().square() * multiplicity).sum() / (count_i * count_j * count_k)
     return band / float(power.sqrt())
 
 
-def sample(maps: torch.Tensor, lattice: Lattice, points: torch.Tensor) -> torch.Tensor:
-    """Linear interpolation of [C, *lattice.shape] at [3, N] mm positions -> [C, N]; clamped to the edge."""
-    scaled = [
-        2.0 * (points[a] - lattice.origin[a]) / (lattice.step * (lattice.shape[a] - 1)) - 1.0
-        for a in (2, 1, 0)
-    ]
-    grid = torch.stack(scaled, dim=-1)[None, None, None]
-    out = functional.grid_sample(
-        maps[None], grid, mode="bilinear", padding_mode="border", align_corners=True
+def interpolate(maps: torch.Tensor, grid: RegularGrid, points: torch.Tensor) -> torch.Tensor:
+    """Linear interpolation at scattered points; positions outside take the value at the edge.
+
+    Args:
+        maps: [C, *grid.shape].
+        grid: where the maps are defined.
+        points: [3, N] positions in mm.
+
+    Returns:
+        [C, N].
+    """
+    scaled = []
+    # grid_sample expects the last axis first, and -1 to 1 between the outermost points.
+    for axis in (2, 1, 0):
+        extent = grid.step * (grid.shape[axis] - 1)
+        scaled.append(2.0 * (points[axis] - grid.origin[axis]) / extent - 1.0)
+    locations = torch.stack(scaled, dim=-1)[None, None, None]
+    values = functional.grid_sample(
+        maps[None],
+        locations,
+        mode="bilinear",
+        padding_mode="border",
+        align_corners=True,
     )
-    return out[0, :, 0, 0]
+    return values[0, :, 0, 0]
 
 
-def upsample(maps: torch.Tensor, lattice: Lattice, axes: list[torch.Tensor]) -> torch.Tensor:
-    """Linear interpolation of [C, *lattice.shape] on the regular grid spanned by three axes (mm) -> [C, I, J, K]."""
-    for a in (2, 1, 0):
-        weights = _hat_weights(lattice, a, axes[a]).to(maps)
-        maps = apply_along(maps, a + 1, weights)
+def upsample(maps: torch.Tensor, grid: RegularGrid, axes: list[torch.Tensor]) -> torch.Tensor:
+    """Linear interpolation on the regular grid that three axes span.
+
+    The interpolation is separable: one small matrix product per axis instead of eight neighbors
+    per voxel.
+
+    Args:
+        maps: [C, *grid.shape].
+        grid: where the maps are defined.
+        axes: positions along i, j and k, in mm: tensors of lengths I, J and K.
+
+    Returns:
+        [C, I, J, K].
+    """
+    for axis in (2, 1, 0):
+        weights = _linear_weights(grid, axis, axes[axis]).to(maps)
+        maps = apply_along(maps, axis + 1, weights)
     return maps
 
 
 def apply_along(maps: torch.Tensor, axis: int, operator: torch.Tensor) -> torch.Tensor:
-    """Multiply one axis of a [C, I, J, K] tensor by an [out, in] matrix."""
+    """Multiply axis 1, 2 or 3 of a [C, I, J, K] tensor by an [out, in] matrix."""
     if axis == 3:
         return maps @ operator.T
     if axis == 2:
         return operator @ maps
-    c, i, j, k = maps.shape
-    return (operator @ maps.reshape(c, i, j * k)).reshape(c, operator.shape[0], j, k)
+    channels, count_i, count_j, count_k = maps.shape
+    planes = operator @ maps.reshape(channels, count_i, count_j * count_k)
+    return planes.reshape(channels, operator.shape[0], count_j, count_k)
 
 
-def _hat_weights(lattice: Lattice, axis: int, positions: torch.Tensor) -> torch.Tensor:
-    last = lattice.shape[axis] - 1
-    at = ((positions - lattice.origin[axis]) / lattice.step).clamp(0, last)
-    nodes = torch.arange(last + 1, device=at.device)
-    return (1.0 - (at[:, None] - nodes[None, :]).abs()).clamp(min=0.0)
+def _linear_weights(grid: RegularGrid, axis: int, positions: torch.Tensor) -> torch.Tensor:
+    """[N, grid.shape[axis]] weights of linear interpolation at N positions (mm) of one axis."""
+    last = grid.shape[axis] - 1
+    index = ((positions - grid.origin[axis]) / grid.step).clamp(0, last)
+    nodes = torch.arange(last + 1, device=index.device)
+    return (1.0 - (index[:, None] - nodes[None, :]).abs()).clamp(min=0.0)
 
 
-def cover(signed_mm: torch.Tensor, width: float) -> torch.Tensor:
-    """Fraction of a voxel inside a surface, from the signed distance (positive inside) and the voxel's width in mm."""
-    return (0.5 + signed_mm / width).clamp(0.0, 1.0)
+def partial_volume(distance: torch.Tensor, width: float) -> torch.Tensor:
+    """Fraction of a voxel inside a surface.
+
+    Args:
+        distance: signed distance to the surface in mm, positive inside; any shape.
+        width: size of the voxel in mm.
+
+    Returns:
+        0 to 1, in the shape of ``distance``.
+    """
+    return (0.5 + distance / width).clamp(0.0, 1.0)

@@ -1,37 +1,68 @@
-"""One seed in, one four-modality case out."""
+"""Synthetic brain-tumor cases: a seed gives images of four modalities and their labels."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch.nn import functional
 
 from medmap.errors import UsageError
-from medmap.phantom import tumor as tumors
-from medmap.phantom.anatomy import TISSUES, WORLD, Atlas, build_atlas, paint, place, template_at
-from medmap.phantom.artifacts import degrade, fade_rim, leave_residue, strip
-from medmap.phantom.contrast import MODALITIES, signals
+from medmap.phantom.anatomy import (
+    PROCEDURAL_WARP,
+    TISSUES,
+    WORLD_GRID,
+    Atlas,
+    Warp,
+    build_atlas,
+    paint,
+    place,
+    template_at,
+)
+from medmap.phantom.artifacts import (
+    BrainSurface,
+    add_acquisition_artifacts,
+    darken_border,
+    leave_residue,
+    strip_skull,
+)
+from medmap.phantom.contrast import MODALITIES, Means, Mixture, mix_signals
 from medmap.phantom.distractors import add_distractors
-from medmap.phantom.fields import Draw, random_field, sample, upsample
+from medmap.phantom.fields import Draw, random_field, upsample
 from medmap.phantom.style import Style
+from medmap.phantom.tumor import Lesion, Tumor, grow_tumor
+
+Shape = tuple[int, int, int]
+Box = tuple[slice, slice, slice]
+
+TEXTURE_WAVELENGTHS_MM = (7.0, 12.0, 26.0)
+"""Of the texture fields, finest first."""
+
+GAIN = (150.0, 1200.0)
+"""Range of the factor between signals and intensities: scanners have arbitrary units."""
 
 
 @dataclass(frozen=True)
 class Phantom:
-    """A synthetic case. Array axes are RAS: i left to right, j posterior to anterior, k inferior to superior.
+    """A synthetic case.
+
+    Array axes are RAS: i left to right, j posterior to anterior, k inferior to superior.
 
     Attributes:
-        images: modality name -> [I, J, K] float32, arbitrary units; exactly 0 outside the brain, positive inside.
+        images: modality -> [I, J, K] float32, arbitrary units; exactly 0 outside the brain,
+            positive inside.
         label: [I, J, K] uint8 class indices: 0 background, 1 NCR/NET, 2 ED, 3 ET.
         brain: [I, J, K] bool.
-        affine: [4, 4] float64, voxel -> world RAS in mm; the volume's center is the origin.
-        seed: what made it.
-        facts: JSON-ready: ``volumes_ml`` per label (NCR, ED, ET), ``tumor_ml``, ``brain_ml``, ``foci`` (number drawn),
-            ``has_enhancement``, ``spacing_mm``, ``tissue_z`` (drawn contrast) and ``artifacts`` per modality.
+        affine: [4, 4] float64, voxel -> world RAS in mm; the center of the volume is the origin.
+        seed: the seed of the case.
+        facts: JSON-ready: ``volumes_ml`` per label (NCR, ED, ET), ``tumor_ml``, ``brain_ml``,
+            ``foci`` (number of tumor foci), ``has_enhancement``, ``spacing_mm``, ``tissue_z`` (mean
+            of each tissue) and ``artifacts`` per modality.
     """
 
     images: dict[str, torch.Tensor]
@@ -39,201 +70,311 @@ class Phantom:
     brain: torch.Tensor
     affine: np.ndarray
     seed: int
-    facts: dict
+    facts: dict[str, Any]
 
 
 def generate(
     seed: int,
     *,
-    shape: tuple[int, int, int] = (160, 192, 160),
+    shape: Shape = (160, 192, 160),
     spacing: float = 1.0,
     device: torch.device | str = "cpu",
     tumor: bool = True,
     style: Style | None = None,
     anatomy: Sequence[Path] = (),
 ) -> Phantom:
-    """Make one case.
+    """Generate one case.
 
-    The seed decides everything: equal arguments give equal bits on one machine's CPU, whatever the global random state,
-    and the same case within rounding on CUDA. Shape and spacing only sample the head; they do not change it.
+    Equal arguments give equal bits on one machine's CPU, regardless of the global random state, and
+    the same case within rounding on CUDA. Shape and spacing sample the case; they do not change it.
 
     Args:
         seed: any integer.
-        shape: voxels along i, j, k; a head that does not fit is cut off, as in a short field of view.
-        spacing: mm, isotropic.
-        device: where to compute and where the tensors lie.
-        tumor: False gives the same head without a tumor.
+        shape: voxels along i, j, k; a brain that does not fit is cut off, as in a limited field of
+            view.
+        spacing: in mm, isotropic.
+        device: where the case is computed and where its tensors are.
+        tumor: False gives the same anatomy without a tumor.
         style: how widely cases vary; the default is meant for training.
-        anatomy: label maps with FreeSurfer's ids, of which the seed chooses one; none gives the procedural head.
+        anatomy: label maps with FreeSurfer's ids, one of which the seed selects; none gives a
+            procedural anatomy.
 
     Raises:
-        UsageError: shape or spacing is not positive or does not have three axes.
+        UsageError: shape or spacing is not positive, or shape does not have three axes.
     """
     if len(shape) != 3 or min(shape) < 8 or not 0.3 <= spacing <= 8.0:
         raise UsageError(
-            f"A phantom of shape {tuple(shape)} at {spacing} mm cannot be made.",
-            "Give three sizes of at least 8 voxels and a spacing between 0.3 and 8 mm.",
+            f"A phantom of shape {tuple(shape)} at {spacing} mm cannot be generated.",
+            "Choose three sizes of at least 8 voxels and a spacing between 0.3 and 8 mm.",
         )
-    style, device = style or Style(), torch.device(device)
     affine = np.diag([spacing, spacing, spacing, 1.0])
     affine[:3, 3] = -0.5 * spacing * (np.array(shape) - 1)
-    # Positions in mm do not survive half precision, so a caller's autocast must not reach the interpolation.
-    with torch.no_grad(), torch.autocast(device.type, enabled=False):
-        return _generate(
-            int(seed), tuple(shape), float(spacing), device, tumor, style, affine, tuple(anatomy)
-        )
-
-
-def _generate(seed, shape, spacing, device, tumor, style, affine, anatomy) -> Phantom:
-    atlas, warp, size = _head(Draw(seed, "anatomy"), device, anatomy)
-    template = place(
-        Draw(seed, "placement"), device, style.angle_deg, style.head_shift_mm, warp, size
+    request = _Request(
+        seed=int(seed),
+        shape=(shape[0], shape[1], shape[2]),
+        spacing=float(spacing),
+        device=torch.device(device),
+        has_tumor=tumor,
+        style=style or Style(),
+        affine=affine,
+        label_maps=tuple(anatomy),
     )
-    plan = growth = None
-    if tumor:
-        # The stream's name goes into the seed: spelled otherwise, every seed would draw another tumor.
-        draw = Draw(seed, "tumour")
-        plan = tumors.draw_plan(draw, atlas, style.low_grade, style.multifocal, style.small)
-        template, centers = tumors.push_aside(plan, atlas, template)
-        growth = tumors.grow(draw, plan, atlas, template, centers)
-    axes = [float(affine[a, 3]) + spacing * torch.arange(shape[a], device=device) for a in range(3)]
-    box = _head_box(atlas, template, axes)
-    axes = [axis[s] for axis, s in zip(axes, box, strict=True)]
-    clean, label, brain, means = _render(seed, atlas, template, plan, growth, axes, spacing, style)
-    images, record = degrade(Draw(seed, "scanner"), clean, axes, spacing, style)
-    fade_rim(Draw(seed, "fade"), images, brain)
-    gains = Draw(seed, "gain")
-    full = {}
-    for row, name in enumerate(MODALITIES):
-        gain = float(np.exp(gains.uniform(np.log(150.0), np.log(1200.0))))
-        inside = (images[row] * gain).clamp(min=1e-3 * gain) * brain
-        full[name] = _pad(inside, shape, box)
-    label, brain = _pad(label, shape, box), _pad(brain, shape, box)
-    facts = _facts(label, brain, spacing, plan, means, record)
-    return Phantom(full, label, brain, affine, seed, facts)
+    # Half precision cannot represent positions in mm: a caller's autocast must not reach them.
+    with torch.no_grad(), torch.autocast(request.device.type, enabled=False):
+        return _generate(request)
 
 
-def _head(draw: Draw, device: torch.device, anatomy: tuple[Path, ...]):
-    """The head, and how far (mm) and to which range of sizes it may be warped."""
-    if not anatomy:
-        return build_atlas(draw, device), 2.6, (0.89, 0.985)
-    from medmap.phantom.labelmap import (
-        build_label_atlas,  # reads files: not needed for a procedural head
+@dataclass(frozen=True)
+class _Request:
+    """The validated arguments of ``generate``, and the affine of the volumes."""
+
+    seed: int
+    shape: Shape
+    spacing: float
+    device: torch.device
+    has_tumor: bool
+    style: Style
+    affine: np.ndarray
+    label_maps: tuple[Path, ...]
+
+    def draw(self, stream: str) -> Draw:
+        """A stream of random numbers of this case."""
+        return Draw(self.seed, stream)
+
+    def axes(self) -> list[torch.Tensor]:
+        """World positions of the voxels along i, j and k, in mm."""
+        positions = []
+        for axis, count in enumerate(self.shape):
+            index = torch.arange(count, device=self.device)
+            positions.append(float(self.affine[axis, 3]) + self.spacing * index)
+        return positions
+
+
+def _generate(request: _Request) -> Phantom:
+    style = request.style
+    atlas, warp = _draw_atlas(request)
+    template = place(request.draw("placement"), request.device, style, warp)
+    tumor = None
+    if request.has_tumor:
+        # The stream's name is part of the seed: spelled differently, every seed would draw
+        # another tumor.
+        template, tumor = grow_tumor(request.draw("tumour"), atlas, template, style)
+    axes = request.axes()
+    box = _brain_box(atlas, template, axes)
+    axes = [axis[part] for axis, part in zip(axes, box, strict=True)]
+    scene = _render(request, atlas, template, tumor, axes)
+    images, records = add_acquisition_artifacts(
+        request.draw("scanner"), scene.signals, axes, request.spacing, style
+    )
+    darken_border(request.draw("fade"), images, scene.brain)
+    label = _pad(scene.label, request.shape, box)
+    brain = _pad(scene.brain, request.shape, box)
+    facts = _volume_facts(label, brain, request.spacing)
+    facts["foci"] = 0 if tumor is None else len(tumor.plan.foci)
+    facts["has_enhancement"] = facts["volumes_ml"]["ET"] > 0
+    facts["spacing_mm"] = request.spacing
+    facts["tissue_z"] = scene.means
+    facts["artifacts"] = records
+    return Phantom(
+        images=_scale(request, images, scene.brain, box),
+        label=label,
+        brain=brain,
+        affine=request.affine,
+        seed=request.seed,
+        facts=facts,
     )
 
-    return build_label_atlas(draw, anatomy, device), 4.5, (0.92, 1.08)
+
+def _draw_atlas(request: _Request) -> tuple[Atlas, Warp]:
+    """The anatomy of a case, and how far its placement may deform it."""
+    draw = request.draw("anatomy")
+    if not request.label_maps:
+        return build_atlas(draw, request.device), PROCEDURAL_WARP
+    # It reads files, which a procedural anatomy does not need: the panel's sample imports less.
+    from medmap.phantom.labelmap import LABEL_MAP_WARP, build_label_atlas
+
+    return build_label_atlas(draw, request.label_maps, request.device), LABEL_MAP_WARP
 
 
-def _head_box(
-    atlas: Atlas, template: torch.Tensor, axes: list[torch.Tensor]
-) -> tuple[slice, slice, slice]:
-    """The part of the grid that holds the head, so that nothing is computed on air."""
-    head = (atlas.hull(template.reshape(3, -1)) > -5.0).reshape(WORLD.shape).nonzero()
-    low, high = head.amin(0), head.amax(0)
+def _brain_box(atlas: Atlas, template: torch.Tensor, axes: list[torch.Tensor]) -> Box:
+    """The part of the voxel grid around the brain: nothing is computed for empty background."""
+    is_near = atlas.hull(template.reshape(3, -1)) > -5.0
+    points = is_near.reshape(WORLD_GRID.shape).nonzero()
+    low = points.amin(0).tolist()
+    high = points.amax(0).tolist()
     box = []
-    for a, axis in enumerate(axes):
-        first, last = (WORLD.origin[a] + WORLD.step * float(v[a]) for v in (low, high))
-        inside = ((axis >= first) & (axis <= last)).nonzero()
+    for axis, positions in enumerate(axes):
+        first_mm = WORLD_GRID.origin[axis] + WORLD_GRID.step * float(low[axis])
+        last_mm = WORLD_GRID.origin[axis] + WORLD_GRID.step * float(high[axis])
+        inside = ((positions >= first_mm) & (positions <= last_mm)).nonzero()
         if not len(inside):
             raise UsageError(
-                "The field of view holds no head.", "Give more voxels or a larger spacing."
+                "The field of view does not contain the brain.",
+                "Choose more voxels or a larger spacing.",
             )
         box.append(slice(int(inside[0]), int(inside[-1]) + 1))
-    return tuple(box)
+    return box[0], box[1], box[2]
 
 
-def _render(seed, atlas, template, plan, growth, axes, spacing, style):
-    """Signals [4, I, J, K] without artifacts, label, brain and tissue means on the head's grid."""
-    device = template.device
-    size = tuple(len(axis) for axis in axes)
-    grid = template_at(template, axes).reshape(3, -1)
-    keep = (atlas.hull(grid) > -4.0).nonzero()[:, 0]
-    world = torch.stack(torch.meshgrid(*axes, indexing="ij")).reshape(3, -1)[:, keep]
-    draw = Draw(seed, "texture")
-    coarse = torch.stack([random_field(draw, WORLD, w, 0.4, device) for w in (7.0, 12.0, 26.0)])
-    textures = upsample(coarse, WORLD, axes).reshape(len(coarse), -1)[:, keep]
-    squeeze = 0.0
-    if plan is not None:
-        core = sample(growth.maps[:1], WORLD, world)[0]
-        squeeze = torch.exp(core.clamp(max=0.0) / 14.0)
-    healthy = atlas.tissues(grid[:, keep], max(spacing, 0.8), squeeze)
-    parts, hull = healthy["parts"], healthy["hull"]
-    add_distractors(Draw(seed, "distractors"), parts, world, hull, textures[0], style.distractors)
-    enhancing, label = torch.zeros_like(hull), torch.zeros_like(hull, dtype=torch.uint8)
-    if plan is not None:
-        lesion = tumors.at_points(plan, growth, world, parts, textures[0])
-        enhancing = lesion["enhancing"]
-        label = _compose(parts, lesion)
-    leave_residue(Draw(seed, "residue"), parts, hull, textures[2])
-    takes_up = plan is None or plan.enhancing
-    clean, means = signals(Draw(seed, "contrast"), parts, enhancing, textures, style, takes_up)
-    kept = strip(Draw(seed, "strip"), hull, healthy["pial"], textures[2], world[2], style)
-    outside = clean.new_zeros(4, int(np.prod(size)))
-    rim = Draw(seed, "rim")
-    outside += torch.tensor([[rim.uniform(0.03, 0.5)] for _ in range(4)], device=device)
-    outside[:, keep] = clean
-    brain = torch.zeros(outside.shape[1], dtype=torch.bool, device=device)
-    brain[keep] = kept
-    labels = torch.zeros(outside.shape[1], dtype=torch.uint8, device=device)
-    labels[keep] = label * kept
-    wet = torch.zeros_like(brain)
-    wet[keep] = kept & (parts[_FLUID].sum(0) < 0.6)
-    labels = drawn_by_hand(labels.reshape(size), wet.reshape(size), spacing)
-    return outside.reshape(4, *size), labels, brain.reshape(size), means
+@dataclass(frozen=True)
+class _Scene:
+    """A case before acquisition, on the box around the brain.
+
+    Attributes:
+        signals: [4, I, J, K], mean of the brain about 1.
+        label: [I, J, K] uint8.
+        brain: [I, J, K] bool.
+        means: z of every tissue per modality.
+    """
+
+    signals: torch.Tensor
+    label: torch.Tensor
+    brain: torch.Tensor
+    means: Means
+
+
+def _render(
+    request: _Request,
+    atlas: Atlas,
+    template: torch.Tensor,
+    tumor: Tumor | None,
+    axes: list[torch.Tensor],
+) -> _Scene:
+    """Compose tissues, lesions and contrast at every voxel near the brain."""
+    size = (len(axes[0]), len(axes[1]), len(axes[2]))
+    positions = template_at(template, axes).reshape(3, -1)
+    # Work on a list of points: half of the box is air.
+    points = (atlas.hull(positions) > -4.0).nonzero()[:, 0]
+    world = torch.stack(torch.meshgrid(*axes, indexing="ij")).reshape(3, -1)[:, points]
+    textures = _textures(request.draw("texture"), axes, request.device)[:, points]
+    squeeze: torch.Tensor | float = 0.0
+    if tumor is not None:
+        squeeze = tumor.squeeze(world)
+    healthy = atlas.tissues(positions[:, points], max(request.spacing, 0.8), squeeze)
+    parts = healthy.parts
+    hull = healthy.hull
+    add_distractors(
+        request.draw("distractors"), parts, world, hull, textures[0], request.style.distractors
+    )
+    enhancing = torch.zeros_like(hull)
+    label = torch.zeros_like(hull, dtype=torch.uint8)
+    if tumor is not None:
+        lesion = tumor.at(world, parts, textures[0])
+        enhancing = lesion.enhancing
+        label = _paint_lesion(parts, lesion)
+    leave_residue(request.draw("residue"), parts, hull, textures[2])
+    signals, means = mix_signals(
+        request.draw("contrast"),
+        Mixture(parts, enhancing, textures),
+        request.style,
+        tumor is None or tumor.plan.enhancing,
+    )
+    surface = BrainSurface(hull, healthy.pial, world[2])
+    mask = strip_skull(request.draw("strip"), surface, textures[2], request.style)
+    is_wet = parts[_FLUID].sum(0) < 0.6
+    brain = _on_grid(mask, points, size)
+    label = _on_grid(label * mask, points, size)
+    label = simplify_edema(label, _on_grid(mask & is_wet, points, size), request.spacing)
+    background = _background(request, math.prod(size))
+    background[:, points] = signals
+    return _Scene(background.reshape(4, *size), label, brain, means)
 
 
 _FLUID = [TISSUES.index("csf"), TISSUES.index("ventricle")]
 
 
-def drawn_by_hand(label: torch.Tensor, allowed: torch.Tensor, spacing: float) -> torch.Tensor:
-    """Labels as people draw them: edema without pinholes, threads and specks finer than about 5 mm.
+def _textures(draw: Draw, axes: list[torch.Tensor], device: torch.device) -> torch.Tensor:
+    """[len(TEXTURE_WAVELENGTHS_MM), I * J * K] unit-variance fields, finest first."""
+    coarse = []
+    for wavelength in TEXTURE_WAVELENGTHS_MM:
+        coarse.append(random_field(draw, WORLD_GRID, wavelength, 0.4, device))
+    fields = upsample(torch.stack(coarse), WORLD_GRID, axes)
+    return fields.reshape(len(coarse), -1)
+
+
+def _background(request: _Request, count: int) -> torch.Tensor:
+    """[4, count] signals outside the brain: they mix into its border through the blur."""
+    draw = request.draw("rim")
+    levels = [[draw.uniform(0.03, 0.5)] for _ in MODALITIES]
+    background = torch.zeros(len(MODALITIES), count, device=request.device)
+    return background + torch.tensor(levels, device=request.device)
+
+
+def _on_grid(values: torch.Tensor, points: torch.Tensor, size: Shape) -> torch.Tensor:
+    """Values at listed points -> [I, J, K], zero elsewhere."""
+    flat = torch.zeros(math.prod(size), dtype=values.dtype, device=values.device)
+    flat[points] = values
+    return flat.reshape(size)
+
+
+def simplify_edema(label: torch.Tensor, allowed: torch.Tensor, spacing: float) -> torch.Tensor:
+    """Edema as people delineate it: no holes, threads or specks finer than about 5 mm.
+
+    The core stays exact. A network that learns from the physical edema would outline more detail
+    than any reference segmentation has.
 
     Args:
         label: [I, J, K] uint8 class indices.
         allowed: [I, J, K] bool, where edema may be added: brain that is not fluid.
-        spacing: mm.
+        spacing: in mm.
+
+    Returns:
+        [I, J, K] uint8.
     """
     reach = int(2.5 / spacing)
     if not reach or not bool(label.any()):
         return label
-    width = 2 * reach + 1
-    share = functional.avg_pool3d((label > 0)[None, None].float(), width, 1, reach)[0, 0]
-    label = torch.where((label == 0) & allowed & (share > 0.55), torch.full_like(label, 2), label)
-    return torch.where((label == 2) & (share < 0.3), torch.zeros_like(label), label)
+    is_tumor = (label > 0)[None, None].float()
+    tumor_share = functional.avg_pool3d(is_tumor, 2 * reach + 1, 1, reach)[0, 0]
+    is_hole = (label == 0) & allowed & (tumor_share > 0.55)
+    label = torch.where(is_hole, torch.full_like(label, 2), label)
+    is_thread = (label == 2) & (tumor_share < 0.3)
+    return torch.where(is_thread, torch.zeros_like(label), label)
 
 
-def _compose(parts: torch.Tensor, lesion: dict[str, torch.Tensor]) -> torch.Tensor:
-    """Lay the tumor over healthy tissue, in place, and read off the label."""
-    paint(parts, "ed", lesion["ed"])
-    paint(parts, "solid", lesion["core"])
-    paint(parts, "necrosis", lesion["necrosis"])
-    paint(parts, "blood", lesion["blood"])
-    label = torch.zeros_like(lesion["ed"], dtype=torch.uint8)
-    label[lesion["ed"] > 0.4] = 2
-    label[lesion["core"] > 0.5] = 1
-    label[lesion["enhancing"] > 0.5] = 3
+def _paint_lesion(parts: torch.Tensor, lesion: Lesion) -> torch.Tensor:
+    """Paint the tumor over healthy tissue, in place, and return its [N] uint8 labels."""
+    paint(parts, "ed", lesion.edema)
+    paint(parts, "solid", lesion.core)
+    paint(parts, "necrosis", lesion.necrosis)
+    paint(parts, "blood", lesion.blood)
+    label = torch.zeros_like(lesion.edema, dtype=torch.uint8)
+    # Readers include the faint margin of edema: the threshold is below one half.
+    label[lesion.edema > 0.4] = 2
+    label[lesion.core > 0.5] = 1
+    label[lesion.enhancing > 0.5] = 3
     return label
 
 
-def _pad(
-    part: torch.Tensor, shape: tuple[int, int, int], box: tuple[slice, slice, slice]
-) -> torch.Tensor:
-    whole = torch.zeros(shape, dtype=part.dtype, device=part.device)
-    whole[box] = part
-    return whole
+def _scale(
+    request: _Request, images: torch.Tensor, brain: torch.Tensor, box: Box
+) -> dict[str, torch.Tensor]:
+    """Full volumes with the gain of each modality; positive in the brain, 0 outside."""
+    draw = request.draw("gain")
+    volumes = {}
+    for modality, image in zip(MODALITIES, images, strict=True):
+        gain = float(np.exp(draw.uniform(np.log(GAIN[0]), np.log(GAIN[1]))))
+        intensities = (image * gain).clamp(min=1e-3 * gain) * brain
+        volumes[modality] = _pad(intensities, request.shape, box)
+    return volumes
 
 
-def _facts(label, brain, spacing, plan, means, record) -> dict:
-    ml = spacing**3 / 1000.0
+def _pad(part: torch.Tensor, shape: Shape, box: Box) -> torch.Tensor:
+    """The full volume of which ``part`` is the box; zero outside."""
+    volume = torch.zeros(shape, dtype=part.dtype, device=part.device)
+    volume[box] = part
+    return volume
+
+
+def _volume_facts(label: torch.Tensor, brain: torch.Tensor, spacing: float) -> dict[str, Any]:
+    """Volumes of the labels, the tumor and the brain, in ml."""
+    voxel_ml = spacing**3 / 1000.0
     counts = torch.bincount(label.flatten().long(), minlength=4).tolist()
-    volumes = {name: counts[n] * ml for n, name in ((1, "NCR"), (2, "ED"), (3, "ET"))}
+    volumes_ml = {}
+    for index, name in ((1, "NCR"), (2, "ED"), (3, "ET")):
+        volumes_ml[name] = counts[index] * voxel_ml
     return {
-        "volumes_ml": volumes,
-        "tumor_ml": sum(volumes.values()),
-        "brain_ml": int(brain.sum()) * ml,
-        "foci": 0 if plan is None else len(plan.foci),
-        "has_enhancement": counts[3] > 0,
-        "spacing_mm": spacing,
-        "tissue_z": means,
-        "artifacts": dict(zip(MODALITIES, record, strict=True)),
+        "volumes_ml": volumes_ml,
+        "tumor_ml": sum(volumes_ml.values()),
+        "brain_ml": int(brain.sum()) * voxel_ml,
     }

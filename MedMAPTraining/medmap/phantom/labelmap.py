@@ -1,8 +1,10 @@
-"""A head from an anatomical label map of a person: FreeSurfer's and SynthSeg's ids, or anything that uses them.
+"""The anatomy of a real brain, from an anatomical label map with FreeSurfer's ids.
 
-The map is brought into the template's frame of ``anatomy.py`` (RAS in mm, midline at x = 0, thalami where the
-procedural head has them), so that placement, tumor growth and contrast are the same code for both kinds of head.
-What a label map lacks is drawn per case: vessels, choroid plexus, white-matter hyperintensities, and the case's warp.
+FreeSurfer, FastSurfer and SynthSeg write such maps. A map is brought into the template's frame of
+``anatomy.py`` (RAS in mm, midline at x = 0, thalami where the procedural brain has them).
+Placement, tumor growth and contrast are therefore the same code for both kinds of anatomy. What a
+label map lacks is drawn per case: vessels, choroid plexus, white-matter hyperintensities, and a
+smooth warp.
 """
 
 from __future__ import annotations
@@ -18,8 +20,16 @@ import torch
 
 from medmap.errors import InputDataError, MissingInputError
 from medmap.io.nifti import read_nifti
-from medmap.phantom.anatomy import TISSUES, hyperintensities, paint
-from medmap.phantom.fields import Draw, Lattice, cover, random_field, sample
+from medmap.phantom.anatomy import (
+    TISSUES,
+    HealthyTissue,
+    Landmarks,
+    Leukoaraiosis,
+    Warp,
+    draw_leukoaraiosis,
+    paint,
+)
+from medmap.phantom.fields import Draw, RegularGrid, interpolate, partial_volume, random_field
 from medmap.resampling import reorient
 
 IDS: dict[str, tuple[int, ...]] = {
@@ -38,314 +48,400 @@ IDS: dict[str, tuple[int, ...]] = {
 """Tissue -> ids of FreeSurfer's color table (surfer.nmr.mgh.harvard.edu, FreeSurferColorLUT)."""
 
 LEFT = (
-    2,
-    3,
-    4,
-    5,
-    7,
-    8,
-    9,
-    10,
-    11,
-    12,
-    13,
-    17,
-    18,
-    25,
-    26,
-    28,
+    *(2, 3, 4, 5, 7, 8, 9, 10, 11, 12, 13, 17, 18, 25, 26, 28),
     *range(1000, 2000),
     *range(3000, 4000),
 )
 RIGHT = (
-    41,
-    42,
-    43,
-    44,
-    46,
-    47,
-    48,
-    49,
-    50,
-    51,
-    52,
-    53,
-    54,
-    57,
-    58,
-    60,
+    *(41, 42, 43, 44, 46, 47, 48, 49, 50, 51, 52, 53, 54, 57, 58, 60),
     *range(2000, 3000),
     *range(4000, 5000),
 )
+"""Ids of the left and of the right hemisphere, both with their half of the hindbrain."""
+
+HINDBRAIN = (7, 8, 15, 16, 46, 47)
+"""Ids of cerebellum, brainstem and fourth ventricle: a tumor starts elsewhere."""
+
+OUTSIDE = 255
+"""Marks voxels outside the brain among rows of ``TISSUES``."""
+
+UNKNOWN = 254
+"""Marks ids that are in no table, while a label map is read."""
 
 THALAMI = (0.0, -3.0, 8.0)
 """Middle between the thalami in the template's frame."""
 
+LEAST_TISSUE_VOXELS = 50_000
+"""Of gray and of white matter, 50 ml each: a map with less is no label map of a brain."""
+
+MARGIN_VOXELS = 14
+"""Background around the brain: distances and the warp need it."""
+
 COARSE_MM = 2.0
-FIELDS = Lattice((-110.0, -120.0, -110.0), 3.5, (64, 70, 64))
-"""Where the random fields of one case live, in the template's frame."""
+FIELD_GRID = RegularGrid((-110.0, -120.0, -110.0), 3.5, (64, 70, 64))
+"""Where the random fields of a case are defined, in the template's frame."""
+
+LABEL_MAP_WARP = Warp(4.5, (0.92, 1.08))
+"""Stronger than for procedural brains: a few label maps have to serve for many cases."""
 
 
 @dataclass(frozen=True)
 class LabelMap:
-    """One label map, prepared once.
+    """A label map, prepared once.
 
     Attributes:
-        tissue: [I, J, K] uint8 rows of ``TISSUES``, 255 outside the brain; on ``lattice``.
-        lattice: 1 mm voxels in the template's frame.
-        distances: [4, I', J', K'] float32 mm on ``coarse``: inside the smooth envelope, inside the cerebrum, inside
-            the ventricles, and right of the midline.
-        coarse: their lattice.
+        tissue: [I, J, K] uint8 rows of ``TISSUES``, ``OUTSIDE`` outside the brain; on ``grid``.
+        grid: 1 mm voxels in the template's frame.
+        distances: [4, I', J', K'] float32 mm on ``coarse_grid``: inside the smooth envelope, inside
+            the cerebrum, inside the ventricles, and right of the midline.
+        coarse_grid: the grid of the distances.
     """
 
     tissue: torch.Tensor
-    lattice: Lattice
+    grid: RegularGrid
     distances: torch.Tensor
-    coarse: Lattice
+    coarse_grid: RegularGrid
 
 
 def find_label_maps(path: str | Path) -> tuple[Path, ...]:
-    """A NIfTI file, or every one of a folder, sorted by name. Raises MissingInputError when there is none."""
+    """A NIfTI file, or all NIfTI files of a folder, sorted by name.
+
+    Raises:
+        MissingInputError: there is none.
+    """
     path = Path(path)
-    found = (
-        sorted(p for p in path.iterdir() if p.name.endswith((".nii", ".nii.gz")))
-        if path.is_dir()
-        else [path]
-    )
-    if not found or not found[0].is_file():
+    files = [path]
+    if path.is_dir():
+        files = sorted(p for p in path.iterdir() if p.name.endswith((".nii", ".nii.gz")))
+    if not files or not files[0].is_file():
         raise MissingInputError(
             f"There is no label map at {path}.",
-            "Give a NIfTI file with FreeSurfer ids, or a folder of such files.",
+            "Choose a NIfTI file with FreeSurfer ids, or a folder of such files.",
         )
-    return tuple(found)
+    return tuple(files)
 
 
 @lru_cache(maxsize=32)
 def read_label_map(path: Path) -> LabelMap:
-    """Read and prepare a label map (a few seconds, kept in memory: about 15 MB).
+    """Read and prepare a label map (a few seconds, held in memory: about 15 MB).
 
     Raises:
-        InputDataError: it has no white matter and gray matter under FreeSurfer's ids, or voxels far from 1 mm.
+        InputDataError: it has no white and gray matter under FreeSurfer's ids, or its voxels are
+            far from 1 mm.
     """
     volume = read_nifti(path, modality="labels")
     array, grid = reorient(np.asarray(volume.array), volume.grid)
-    ids = np.rint(array).astype(np.int32)
     if np.abs(grid.spacing - 1.0).max() > 0.35:
         raise InputDataError(
             f"The label map {path.name} does not have voxels of about 1 mm.", "Resample it to 1 mm."
         )
-    occupied = (ids > 0) & (ids < 500) & (ids != 24) | (ids >= 1000)
-    if not occupied.any():
-        raise InputDataError(f"The label map {path.name} is empty.", "Choose another file.")
-    lines = (occupied.any(axis=(1, 2)), occupied.any(axis=(0, 2)), occupied.any(axis=(0, 1)))
-    box = tuple(
-        slice(max(int(w.argmax()) - 14, 0), len(w) - int(w[::-1].argmax()) + 14) for w in lines
-    )
-    ids = ids[box]
+    ids = np.rint(array).astype(np.int32)
+    ids = ids[_brain_box(ids, path.name)]
     tissue = _tissue_rows(ids)
-    if not all((tissue == TISSUES.index(name)).sum() > 50_000 for name in ("wm", "gm")):
-        raise InputDataError(
-            f"The label map {path.name} has no white and gray matter under FreeSurfer's ids.",
-            "Use the output of FreeSurfer, FastSurfer or SynthSeg (2/41 white matter, 3/42 cortex).",
-        )
+    for name in ("wm", "gm"):
+        if (tissue == TISSUES.index(name)).sum() <= LEAST_TISSUE_VOXELS:
+            raise InputDataError(
+                f"The label map {path.name} has no white and gray matter under FreeSurfer's ids.",
+                "Use the output of FreeSurfer, FastSurfer or SynthSeg "
+                "(2/41 white matter, 3/42 cortex).",
+            )
     origin = _origin(ids)
-    lattice = Lattice(origin, 1.0, tissue.shape)
-    coarse = Lattice(origin, COARSE_MM, tuple(-(-n // 2) for n in tissue.shape))
-    distances = torch.from_numpy(_distances(ids[::2, ::2, ::2], tissue[::2, ::2, ::2], coarse))
-    return LabelMap(torch.from_numpy(np.ascontiguousarray(tissue)), lattice, distances, coarse)
+    count_i, count_j, count_k = tissue.shape
+    coarse_shape = (math.ceil(count_i / 2), math.ceil(count_j / 2), math.ceil(count_k / 2))
+    coarse_grid = RegularGrid(origin, COARSE_MM, coarse_shape)
+    every_second = (slice(None, None, 2),) * 3
+    distances = _distances(ids[every_second], tissue[every_second], coarse_grid)
+    return LabelMap(
+        tissue=torch.from_numpy(np.ascontiguousarray(tissue)),
+        grid=RegularGrid(origin, 1.0, (count_i, count_j, count_k)),
+        distances=torch.from_numpy(distances),
+        coarse_grid=coarse_grid,
+    )
+
+
+def _brain_box(ids: np.ndarray, name: str) -> tuple[slice, ...]:
+    """The box around the brain, with a margin. Raises InputDataError if the map is empty."""
+    # CSF (24) surrounds the brain in some maps; ids from 500 on are skull and scalp in SynthSeg's
+    # numbering; ids from 1000 on are cortical parcels.
+    is_brain = (ids > 0) & (ids < 500) & (ids != 24) | (ids >= 1000)
+    if not is_brain.any():
+        raise InputDataError(f"The label map {name} is empty.", "Choose another file.")
+    box = []
+    for other_axes in ((1, 2), (0, 2), (0, 1)):
+        occupied = is_brain.any(axis=other_axes)
+        first = int(occupied.argmax())
+        stop = len(occupied) - int(occupied[::-1].argmax())
+        box.append(slice(max(first - MARGIN_VOXELS, 0), stop + MARGIN_VOXELS))
+    return tuple(box)
 
 
 def _tissue_rows(ids: np.ndarray) -> np.ndarray:
-    """Ids -> rows of TISSUES; unknown ids inside the brain take the nearest known tissue, 255 outside."""
+    """Ids -> rows of ``TISSUES``; unknown ids in the brain take the tissue of the nearest voxel."""
     from scipy.ndimage import distance_transform_edt
 
-    table = np.full(max(int(ids.max()), 5000) + 1, 254, np.uint8)
-    table[0] = 255
-    table[500:1000] = 255  # what lies around the brain, in SynthSeg's numbering
+    table = np.full(max(int(ids.max()), 5000) + 1, UNKNOWN, np.uint8)
+    table[0] = OUTSIDE
+    # SynthSeg numbers what lies around the brain from 500 on.
+    table[500:1000] = OUTSIDE
     for name, values in IDS.items():
         table[list(values)] = TISSUES.index(name)
     rows = table[np.clip(ids, 0, None)]
-    unknown = rows == 254
-    if unknown.any():
-        known = (rows != 254) & (rows != 255)
-        nearest = distance_transform_edt(~known, return_distances=False, return_indices=True)
-        rows[unknown] = rows[tuple(n[unknown] for n in nearest)]
+    is_unknown = rows == UNKNOWN
+    if is_unknown.any():
+        has_tissue = ~is_unknown & (rows != OUTSIDE)
+        nearest = distance_transform_edt(~has_tissue, return_distances=False, return_indices=True)
+        sources = tuple(index[is_unknown] for index in nearest)
+        rows[is_unknown] = rows[sources]
     return rows
 
 
 def _origin(ids: np.ndarray) -> tuple[float, float, float]:
-    """Position of voxel 0 in the template's frame: from the thalami, else from the brain's bounding box."""
+    """Position of voxel 0 in the template's frame: from the thalami, else from the bounding box."""
     thalami = np.argwhere(np.isin(ids, IDS["thalamus"]))
     if len(thalami) > 1000:
         middle = thalami.mean(0)
-        left, right = (np.argwhere(np.isin(ids, side))[:, 0] for side in ((2, 3), (41, 42)))
-        if len(left) and len(right):
-            middle[0] = 0.5 * (left.mean() + right.mean())
         target = THALAMI
+        left_x = np.argwhere(np.isin(ids, (2, 3)))[:, 0]
+        right_x = np.argwhere(np.isin(ids, (41, 42)))[:, 0]
+        # The midline lies between the hemispheres: thalami may be displaced.
+        if len(left_x) and len(right_x):
+            middle[0] = 0.5 * (left_x.mean() + right_x.mean())
     else:
-        middle, target = (np.array(ids.shape) - 1) / 2, (0.0, 0.0, 4.0)
-    return tuple(float(t - m) for t, m in zip(target, middle, strict=True))
+        middle = (np.array(ids.shape) - 1) / 2
+        target = (0.0, 0.0, 4.0)
+    x, y, z = (float(t - m) for t, m in zip(target, middle, strict=True))
+    return x, y, z
 
 
-def _distances(ids: np.ndarray, tissue: np.ndarray, coarse: Lattice) -> np.ndarray:
-    """Signed distances in mm: envelope, cerebrum, ventricles, and side (right positive)."""
-    from scipy.ndimage import distance_transform_edt, gaussian_filter
+def _distances(ids: np.ndarray, tissue: np.ndarray, grid: RegularGrid) -> np.ndarray:
+    """[4, I, J, K] signed distances in mm: envelope, cerebrum, ventricles, and side (right > 0)."""
+    from scipy.ndimage import distance_transform_edt
 
-    def signed(mask: np.ndarray, soften: float) -> np.ndarray:
-        inner, outer = distance_transform_edt(mask), distance_transform_edt(~mask)
-        return gaussian_filter(COARSE_MM * (inner - outer), soften).astype(np.float32)
-
-    def closed(mask: np.ndarray, mm: float) -> np.ndarray:
-        grown = distance_transform_edt(~mask) < mm / COARSE_MM
-        return distance_transform_edt(grown) > mm / COARSE_MM
-
-    rows = {name: TISSUES.index(name) for name in IDS}
-    brain = (tissue != 255) & (tissue != rows["csf"])
-    hind = np.isin(ids, (7, 8, 16, 46, 47, 15))
-    left, right = np.isin(ids, LEFT), np.isin(ids, RIGHT)
-    if left.any() and right.any():
-        side = 0.5 * COARSE_MM * (distance_transform_edt(~left) - distance_transform_edt(~right))
+    is_brain = (tissue != OUTSIDE) & (tissue != TISSUES.index("csf"))
+    is_hindbrain = np.isin(ids, HINDBRAIN)
+    is_left = np.isin(ids, LEFT)
+    is_right = np.isin(ids, RIGHT)
+    if is_left.any() and is_right.any():
+        to_left = distance_transform_edt(~is_left)
+        to_right = distance_transform_edt(~is_right)
+        side = 0.5 * COARSE_MM * (to_left - to_right)
     else:
-        side = np.broadcast_to(coarse.axes()[0].numpy()[:, None, None], ids.shape)
-    ventricle = signed(tissue == rows["ventricle"], 0.5)
+        side = np.broadcast_to(grid.axes()[0].numpy()[:, None, None], ids.shape)
     maps = (
-        signed(closed(brain, 8.0), 0.8),
-        signed(closed(brain & ~hind, 8.0), 0.5),
-        ventricle,
+        _signed_distance(_closed(is_brain, 8.0), 0.8),
+        _signed_distance(_closed(is_brain & ~is_hindbrain, 8.0), 0.5),
+        _signed_distance(tissue == TISSUES.index("ventricle"), 0.5),
         side,
     )
     return np.stack(maps).astype(np.float32)
 
 
+def _signed_distance(mask: np.ndarray, sigma: float) -> np.ndarray:
+    """mm inside a mask, blurred by ``sigma`` voxels: distances between voxels have steps."""
+    from scipy.ndimage import distance_transform_edt, gaussian_filter
+
+    inside = distance_transform_edt(mask)
+    outside = distance_transform_edt(~mask)
+    return gaussian_filter(COARSE_MM * (inside - outside), sigma).astype(np.float32)
+
+
+def _closed(mask: np.ndarray, mm: float) -> np.ndarray:
+    """Morphological closing by a ball: an envelope that bridges sulci."""
+    from scipy.ndimage import distance_transform_edt
+
+    dilated = distance_transform_edt(~mask) < mm / COARSE_MM
+    return distance_transform_edt(dilated) > mm / COARSE_MM
+
+
 @dataclass(frozen=True)
-class LabelAtlas:
-    """One case's head from a label map; the same methods as ``anatomy.Atlas``.
+class Habit:
+    """Individual traits of a case that its label map does not have.
 
     Attributes:
-        prepared: the label map.
-        parts: [len(TISSUES), I, J, K] softened fractions on its lattice.
-        distances: as in ``LabelMap``, on the device.
-        fields: [4, *FIELDS.shape]: hyper, thickness, vein, slope of vein.
-        habit: scalars of this head.
+        leukoaraiosis: white-matter hyperintensities.
+        vein_radius: radius of cortical veins in mm.
+        vein_share: threshold of the field above which veins are visible.
+        sinus: radius of the superior sagittal sinus in mm.
+        choroid: half thickness of the choroid plexus in mm.
     """
 
-    prepared: LabelMap
+    leukoaraiosis: Leukoaraiosis
+    vein_radius: float
+    vein_share: float
+    sinus: float
+    choroid: float
+
+
+def _draw_habit(draw: Draw) -> Habit:
+    # Age is 0 (young adult) to 1 (old).
+    age = draw.uniform()
+    return Habit(
+        leukoaraiosis=draw_leukoaraiosis(draw, age),
+        vein_radius=draw.uniform(0.5, 1.3),
+        vein_share=draw.uniform(-0.6, 1.3),
+        sinus=draw.uniform(1.0, 4.5),
+        choroid=draw.uniform(-1.0, 1.2),
+    )
+
+
+@dataclass(frozen=True)
+class LabelAtlas:
+    """The anatomy of one case from a label map; see ``anatomy.Atlas``.
+
+    Attributes:
+        label_map: the label map.
+        parts: [len(TISSUES), I, J, K] fractions, softened, on the grid of the label map.
+        distances: as in ``LabelMap``, on the device.
+        fields: [4, *FIELD_GRID.shape]: hyperintensities, thickness, vein, slope of vein.
+        habit: individual traits.
+    """
+
+    label_map: LabelMap
     parts: torch.Tensor
     distances: torch.Tensor
     fields: torch.Tensor
-    habit: dict[str, float]
+    habit: Habit
 
     @property
     def device(self) -> torch.device:
-        """Where it lies."""
+        """See ``anatomy.Atlas``."""
         return self.parts.device
 
-    def at(self, template: torch.Tensor) -> dict[str, torch.Tensor]:
-        """What the tumor needs to know at [3, N] template positions, as [N] tensors in mm."""
-        _, cerebrum, ventricle, side = sample(self.distances, self.prepared.coarse, template)
-        return {"cerebrum": cerebrum, "ventricle": ventricle, "sheet": side.abs()}
+    def landmarks(self, template: torch.Tensor) -> Landmarks:
+        """See ``anatomy.Atlas``. The falx is the only sheet that a label map shows."""
+        _, cerebrum, ventricle, side = self._distances_at(template)
+        return Landmarks(cerebrum, ventricle, side.abs())
 
     def hull(self, template: torch.Tensor) -> torch.Tensor:
-        """[N] mm inside the brain's smooth envelope at [3, N] template positions."""
-        return sample(self.distances[:1], self.prepared.coarse, template)[0]
+        """See ``anatomy.Atlas``."""
+        return interpolate(self.distances[:1], self.label_map.coarse_grid, template)[0]
 
     def side(self, template: torch.Tensor) -> torch.Tensor:
-        """[N] mm right of the midline (left is negative)."""
-        return sample(self.distances[3:], self.prepared.coarse, template)[0]
+        """See ``anatomy.Atlas``."""
+        return interpolate(self.distances[3:], self.label_map.coarse_grid, template)[0]
 
     def tissues(
         self, template: torch.Tensor, width: float, squeeze: torch.Tensor | float = 0.0
-    ) -> dict:
-        """Tissue fractions and distances; see ``anatomy.tissues``."""
-        hull, _, ventricle, side = sample(self.distances, self.prepared.coarse, template)
-        parts = sample(self.parts, self.prepared.lattice, template)
-        hyper, thickness, vein, slope = sample(self.fields, FIELDS, template)
-        rows = {name: TISSUES.index(name) for name in TISSUES}
-        closed = parts[rows["csf"]] * 0.8 * squeeze  # sulci close around a mass
-        parts[rows["csf"]] -= closed
-        parts[rows["gm"]] += closed
-        csf = parts[rows["csf"]].clone()
-        known = {"ventricle": ventricle, "hyper": hyper}
-        paint(parts, "wmh", hyperintensities(known, self.habit) * parts[rows["wm"]])
-        self._paint_choroid(parts, ventricle, hyper, template)
-        course = (
-            torch.minimum(hull.abs(), 6.0 * (1.0 - csf)).square() + (vein / slope).square()
-        ).sqrt()
-        veins = cover(self.habit["vein_radius"] - course, width) * cover(12.0 - hull, 4.0)
-        veins = veins * torch.sigmoid((thickness - self.habit["vein_share"]) / 0.25)
-        upper = (template[2] > 0.0) | (template[1] < -60.0)
-        sinus = self.habit["sinus"] - (side.square() + (hull - 1.0).square()).sqrt()
-        paint(
-            parts, "vessel", torch.maximum(veins, cover(sinus, width) * upper) * (0.3 + 0.7 * csf)
-        )
-        return {"parts": parts, "hull": hull, "ventricle": ventricle, "pial": 2.0 * (0.5 - csf)}
+    ) -> HealthyTissue:
+        """See ``anatomy.Atlas``."""
+        hull, _, ventricle, side = self._distances_at(template)
+        parts = interpolate(self.parts, self.label_map.grid, template)
+        fields = interpolate(self.fields, FIELD_GRID, template)
+        gm = TISSUES.index("gm")
+        csf = TISSUES.index("csf")
+        # Sulci close around a mass.
+        closed = parts[csf] * 0.8 * squeeze
+        parts[csf] -= closed
+        parts[gm] += closed
+        csf_fraction = parts[csf].clone()
+        hyperintense = self.habit.leukoaraiosis.fraction(ventricle, fields[0])
+        paint(parts, "wmh", hyperintense * parts[TISSUES.index("wm")])
+        self._paint_choroid(parts, template, ventricle, fields[0])
+        veins = self._cortical_veins(hull, csf_fraction, fields, width)
+        is_upper = (template[2] > 0.0) | (template[1] < -60.0)
+        sinus = self.habit.sinus - (side.square() + (hull - 1.0).square()).sqrt()
+        vessels = torch.maximum(veins, partial_volume(sinus, width) * is_upper)
+        # Within tissue vessels are thin: they fill a part of a voxel.
+        paint(parts, "vessel", vessels * (0.3 + 0.7 * csf_fraction))
+        # Where CSF fills half of a voxel, there is the surface of gray matter.
+        return HealthyTissue(parts, hull, ventricle, 2.0 * (0.5 - csf_fraction))
 
-    def _paint_choroid(self, parts, ventricle, hyper, template) -> None:
-        where = cover(self.habit["choroid"] - (ventricle - 2.5).abs() + hyper, 1.0)
-        body = (template[1] < 5.0) & (template[0].abs() > 3.0) & (ventricle > 0)
-        paint(parts, "choroid", where * body)
+    def _distances_at(self, template: torch.Tensor) -> torch.Tensor:
+        """[4, N] distances at [3, N] template positions."""
+        return interpolate(self.distances, self.label_map.coarse_grid, template)
+
+    def _cortical_veins(
+        self, hull: torch.Tensor, csf_fraction: torch.Tensor, fields: torch.Tensor, width: float
+    ) -> torch.Tensor:
+        """[N] fraction of veins: on the envelope or in CSF, where a field crosses zero."""
+        _, thickness, vein, slope = fields
+        to_surface = torch.minimum(hull.abs(), 6.0 * (1.0 - csf_fraction))
+        distance = (to_surface.square() + (vein / slope).square()).sqrt()
+        veins = partial_volume(self.habit.vein_radius - distance, width)
+        veins = veins * partial_volume(12.0 - hull, 4.0)
+        return veins * torch.sigmoid((thickness - self.habit.vein_share) / 0.25)
+
+    def _paint_choroid(
+        self,
+        parts: torch.Tensor,
+        template: torch.Tensor,
+        ventricle: torch.Tensor,
+        field: torch.Tensor,
+    ) -> None:
+        """Paint choroid plexus 2.5 mm below the walls of the lateral ventricles, in place."""
+        sheet = self.habit.choroid - (ventricle - 2.5).abs() + field
+        is_lateral_body = (template[1] < 5.0) & (template[0].abs() > 3.0) & (ventricle > 0)
+        paint(parts, "choroid", partial_volume(sheet, 1.0) * is_lateral_body)
 
 
 def build_label_atlas(draw: Draw, paths: Sequence[Path], device: torch.device | str) -> LabelAtlas:
-    """Draw one of the label maps, mirrored every other time, and this head's habits."""
-    prepared = read_label_map(paths[min(int(draw.uniform(0, len(paths))), len(paths) - 1)])
+    """Draw one of the label maps, mirrored in half of the cases, and the traits of the case.
+
+    The order of the draws is part of a seed.
+    """
+    choice = min(int(draw.uniform(0, len(paths))), len(paths) - 1)
+    label_map = read_label_map(paths[choice])
     if draw.chance(0.5):
-        prepared = _mirrored(prepared)
-    age = draw.uniform()
-    habit = {
-        "age": age,
-        "caps": draw.uniform(0.0, 0.9) * (0.3 + 0.7 * age),
-        "haze": draw.uniform(0.0, 0.6),
-        "haze_mm": draw.uniform(5.0, 18.0),
-        "wmh_level": 3.6 - 1.9 * age * draw.uniform(),
-        "vein_radius": draw.uniform(0.5, 1.3),
-        "vein_share": draw.uniform(-0.6, 1.3),
-        "sinus": draw.uniform(1.0, 4.5),
-        "choroid": draw.uniform(-1.0, 1.2),
-    }
-    wavelengths = (draw.uniform(9.0, 16.0), 25.0, draw.uniform(22.0, 34.0))
-    hyper, thickness, vein = (random_field(draw, FIELDS, w, device=device) for w in wavelengths)
-    slope = (
-        torch.stack(torch.gradient(vein, spacing=FIELDS.step))
-        .square()
-        .sum(0)
-        .sqrt()
-        .clamp(min=0.02)
+        label_map = _mirrored(label_map)
+    habit = _draw_habit(draw)
+    hyper_wavelength = draw.uniform(9.0, 16.0)
+    vein_wavelength = draw.uniform(22.0, 34.0)
+    hyper = random_field(draw, FIELD_GRID, hyper_wavelength, device=device)
+    thickness = random_field(draw, FIELD_GRID, 25.0, device=device)
+    vein = random_field(draw, FIELD_GRID, vein_wavelength, device=device)
+    gradient = torch.stack(torch.gradient(vein, spacing=FIELD_GRID.step))
+    slope = gradient.square().sum(0).sqrt().clamp(min=0.02)
+    return LabelAtlas(
+        label_map=label_map,
+        parts=_soft_fractions(label_map.tissue.to(device), draw.uniform(0.45, 0.75)),
+        distances=label_map.distances.to(device),
+        fields=torch.stack([hyper, thickness, vein, slope]),
+        habit=habit,
     )
-    fields = torch.stack([hyper, thickness, vein, slope])
-    parts = _fractions(prepared.tissue.to(device), draw.uniform(0.45, 0.75))
-    return LabelAtlas(prepared, parts, prepared.distances.to(device), fields, habit)
 
 
-def _mirrored(prepared: LabelMap) -> LabelMap:
+def _mirrored(label_map: LabelMap) -> LabelMap:
     """Left and right exchanged about x = 0."""
-
-    def turned(lattice: Lattice) -> Lattice:
-        last = lattice.origin[0] + lattice.step * (lattice.shape[0] - 1)
-        return Lattice((-last, *lattice.origin[1:]), lattice.step, lattice.shape)
-
-    distances = prepared.distances.flip(1).clone()
+    distances = label_map.distances.flip(1).clone()
     distances[3] *= -1.0
     return LabelMap(
-        prepared.tissue.flip(0), turned(prepared.lattice), distances, turned(prepared.coarse)
+        tissue=label_map.tissue.flip(0),
+        grid=_mirrored_grid(label_map.grid),
+        distances=distances,
+        coarse_grid=_mirrored_grid(label_map.coarse_grid),
     )
 
 
-def _fractions(tissue: torch.Tensor, sigma: float) -> torch.Tensor:
-    """[len(TISSUES), *S] fractions: each tissue's voxels blurred by ``sigma`` mm; all that is no tissue is CSF."""
-    side = math.exp(-0.5 / sigma**2)
-    middle, side = 1.0 / (1.0 + 2.0 * side), side / (1.0 + 2.0 * side)
-    rows = [
-        int(row) for row in torch.unique(tissue).tolist() if row not in (255, TISSUES.index("csf"))
-    ]
-    hard = torch.stack([(tissue == row).float() for row in rows])
+def _mirrored_grid(grid: RegularGrid) -> RegularGrid:
+    last_x = grid.origin[0] + grid.step * (grid.shape[0] - 1)
+    return RegularGrid((-last_x, grid.origin[1], grid.origin[2]), grid.step, grid.shape)
+
+
+def _soft_fractions(tissue: torch.Tensor, sigma: float) -> torch.Tensor:
+    """Tissue fractions at 1 mm: each tissue's voxels blurred, and CSF where there is no tissue.
+
+    Hard labels would draw every tissue border along the voxels of the label map.
+
+    Args:
+        tissue: [I, J, K] uint8 rows of ``TISSUES``.
+        sigma: of a Gaussian over three voxels, in mm.
+
+    Returns:
+        [len(TISSUES), I, J, K].
+    """
+    neighbor = math.exp(-0.5 / sigma**2)
+    center_weight = 1.0 / (1.0 + 2.0 * neighbor)
+    side_weight = neighbor / (1.0 + 2.0 * neighbor)
+    no_tissue = (OUTSIDE, TISSUES.index("csf"))
+    rows = [row for row in torch.unique(tissue).tolist() if row not in no_tissue]
+    fractions = torch.stack([(tissue == row).float() for row in rows])
     for axis in (1, 2, 3):
-        soft = hard * middle
-        count = hard.shape[axis]
-        for here, there in ((0, 1), (1, 0)):
-            soft.narrow(axis, here, count - 1).add_(hard.narrow(axis, there, count - 1), alpha=side)
-        hard = soft
+        blurred = fractions * center_weight
+        length = fractions.shape[axis] - 1
+        blurred.narrow(axis, 0, length).add_(fractions.narrow(axis, 1, length), alpha=side_weight)
+        blurred.narrow(axis, 1, length).add_(fractions.narrow(axis, 0, length), alpha=side_weight)
+        fractions = blurred
     parts = torch.zeros(len(TISSUES), *tissue.shape, device=tissue.device)
-    parts[rows] = hard
-    parts[TISSUES.index("csf")] = (1.0 - hard.sum(0)).clamp(min=0.0)
+    parts[rows] = fractions
+    parts[TISSUES.index("csf")] = (1.0 - fractions.sum(0)).clamp(min=0.0)
     return parts

@@ -1,4 +1,4 @@
-"""How widely phantoms vary."""
+"""Domain randomization: how widely synthetic cases vary."""
 
 from __future__ import annotations
 
@@ -7,26 +7,28 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Style:
-    """Ranges and probabilities of a generator; the defaults are meant for training.
+    """Ranges and probabilities of the generator; the defaults are meant for training.
+
+    Recipes and bundles store these fields by name.
 
     Attributes:
-        jitter: how far tissue intensities stray; 1 spans the ranges measured in real cases.
-        angle_deg: largest rotation of the head about each axis.
-        shift_mm: largest residual shift between modalities along each axis, mm.
-        head_shift_mm: about the largest displacement of the head in the field of view, mm.
+        jitter: variation of tissue intensities; 1 spans the ranges measured in real cases.
+        angle_deg: largest rotation of the brain about each axis.
+        shift_mm: largest misregistration between modalities along each axis, in mm.
+        head_shift_mm: about the largest displacement of the brain in the field of view, in mm.
         low_grade: probability that a tumor does not enhance.
-        pale: probability that T1ce tells gray from white matter less than T1 does.
-        haze: probability that core and edema are slightly bright in T1ce without enhancing.
+        pale: probability that T1ce separates gray from white matter less than T1 does.
+        haze: probability that core and edema are slightly bright in T1ce without enhancement.
         multifocal: probability of more than one focus.
-        small: probability that the tumor is drawn from 1.5 to 40 ml instead of the usual sizes.
-        thick_slices: probability of slices of 2 to 7 mm in T2 and FLAIR (about half of it in T1 and T1ce).
+        small: probability that the tumor has 1.5 to 40 ml instead of the usual volumes.
+        thick_slices: probability of slices of 2 to 7 mm in T2 and FLAIR (0.45 of it in T1, T1ce).
         gamma: range of the gain curve's exponent.
-        noise: range of the Rician noise's sigma, relative to the brain's mean.
+        noise: range of the Rician noise's sigma, relative to the mean of the brain.
         bias: largest standard deviation of the logarithm of the bias field.
-        strip: how far the skull-stripped border wanders; 0 is exact.
-        motion: probability that a modality shows motion (ghosts along one axis).
-        distractors: probability of old infarcts, and of bleedings.
-        truncated: probability that the field of view ends inside the brain, above or below.
+        strip: amplitude with which the skull-stripped border wanders; 0 is exact.
+        motion: probability that a modality has ghosts along one axis.
+        distractors: probability of lacunes, and of hemorrhages.
+        truncated: probability that a limited field of view cuts the brain, above or below.
     """
 
     jitter: float = 1.25

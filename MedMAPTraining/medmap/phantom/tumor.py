@@ -1,23 +1,32 @@
-"""A glioma: where it sits, its shape, its rim, its edema, and how it pushes the brain aside.
+"""A glioma: its position, core, enhancing rim, edema and mass effect.
 
-Volumes and fractions are drawn around the percentiles of 123 BraTS 2020 masks (WT 21/50/87/132/194 ml at
-5/25/50/75/95 %, medians ED .67, ET .18, NCR .12 of WT; 8 % without ET), with more small ones and more without ET.
-Which part of the core takes up contrast agent is drawn apart from what the core is made of, so that nothing but T1ce
-can show it.
+Volumes and fractions are drawn around the percentiles of 123 reference segmentations of BraTS 2020
+(whole tumor 21/50/87/132/194 ml at the percentiles 5/25/50/75/95; median shares of edema 0.67,
+enhancing tumor 0.18, necrotic and non-enhancing core 0.12; 8 % without enhancing tumor). Small
+tumors and tumors without enhancement are more frequent than in that cohort.
+
+The part of the core that takes up contrast agent is drawn independently of the tissue of the core.
+Therefore only T1ce can show it, and a network cannot infer it from other modalities.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
 import torch
 
-from medmap.phantom.anatomy import TISSUES, WORLD, Atlas
-from medmap.phantom.fields import Draw, random_field, sample
+from medmap.phantom.anatomy import TISSUES, WORLD_GRID, Atlas
+from medmap.phantom.fields import Draw, interpolate, random_field
+from medmap.phantom.style import Style
 
-_SPREAD = {
+Point = tuple[float, float, float]
+Field = Callable[[float], torch.Tensor]
+
+EDEMA_SPEED = {
     "wm": 1.0,
     "wmh": 1.0,
     "stem": 0.45,
@@ -26,322 +35,524 @@ _SPREAD = {
     "pallidum": 0.25,
     "gm": 0.16,
 }
-"""How fast edema advances in each tissue, relative to white matter; elsewhere (CSF, cerebellum) hardly at all."""
+"""How fast edema advances in each tissue, relative to white matter.
+
+Vasogenic edema follows white-matter tracts and spares cortex and deep nuclei. In other tissues
+(CSF, cerebellum) it hardly advances, see ``SLOWEST_EDEMA``.
+"""
+
+SLOWEST_EDEMA = 0.03
+FALX_COST = 40.0
+"""Cost of a millimeter through the falx, a stiff membrane that edema does not cross."""
+
+UNREACHED = 1000.0
+"""Arrival cost where the relaxation has not arrived."""
+
+SPREAD_MM = 55.0
+"""Edema is computed this far around the core."""
+
+SKULL_MM = 16.0
+"""The mass effect fades over this distance from the brain's envelope: the skull does not yield."""
+
+
+@dataclass(frozen=True)
+class Habit:
+    """Individual traits of one tumor. Thresholds apply to fields of unit variance.
+
+    Attributes:
+        lobes: amplitude of lobulation, relative to the radius of the core.
+        rim_variation: variation of the rim's thickness (standard deviation of its logarithm).
+        rim_open: threshold below which the rim has gaps; higher values give larger gaps.
+        nodules: threshold of solid enhancing nodules; lower values give more of them.
+        outer: mean depth (mm) at which enhancement starts; often negative, thus at the surface.
+        necrosis_start: depth (mm) below the rim at which necrosis starts.
+        necrosis: 1 if the core becomes necrotic, else 0.
+        finger: how strongly edema advances in fingers.
+        soft: width of the edema's margin in mm.
+        blood: 1 if the core contains hemorrhage, else 0.
+        cortex: how much edema gray matter admits, 0 to 1.
+    """
+
+    lobes: float
+    rim_variation: float
+    rim_open: float
+    nodules: float
+    outer: float
+    necrosis_start: float
+    necrosis: float
+    finger: float
+    soft: float
+    blood: float
+    cortex: float
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What one tumor will be, before it is grown.
+    """Intended properties of a tumor, before it is grown.
 
     Attributes:
-        total_ml: aimed whole-tumor volume.
-        core_ml: aimed volume of the core (ET + NCR).
-        enhancing: False for a low-grade look.
+        total_ml: volume of the whole tumor.
+        core_ml: volume of the core (ET + NCR).
+        enhancing: False for a low-grade appearance.
         rim_mm: mean thickness of the enhancing rim.
-        foci: template positions (signed x) of the foci, main one first.
-        shares: fraction of the core's volume in each focus.
-        push: radius of the displacing mass as a fraction of the core's radius.
-        habit: remaining scalars.
+        foci: template positions (signed x) of the foci, main focus first.
+        shares: volume of each focus, relative to the main one.
+        push: radius of the displacing mass as a fraction of the radius of the core.
+        habit: individual traits.
     """
 
     total_ml: float
     core_ml: float
     enhancing: bool
     rim_mm: float
-    foci: tuple[tuple[float, float, float], ...]
+    foci: tuple[Point, ...]
     shares: tuple[float, ...]
     push: float
-    habit: dict[str, float]
+    habit: Habit
+
+    def core_radii(self, count: int) -> list[float]:
+        """Radius in mm of the core of the first ``count`` foci, as spheres."""
+        radii = []
+        for share in self.shares[:count]:
+            radii.append(_radius(self.core_ml * share / sum(self.shares)))
+        return radii
 
 
-def draw_plan(draw: Draw, atlas: Atlas, low_grade: float, multifocal: float, small: float) -> Plan:
-    """Draw a tumor for a head; the three numbers are probabilities."""
-    total = math.exp(draw.normal(math.log(84.0), 0.58))
-    if draw.chance(small):
-        total = math.exp(draw.uniform(math.log(1.5), math.log(40.0)))
-    enhancing = not draw.chance(low_grade)
-    core = min(0.85, max(0.06, draw.normal(0.39, 0.16))) if enhancing else draw.uniform(0.3, 0.85)
-    count = 1 if not draw.chance(multifocal) else (2 if draw.chance(0.75) else 3)
-    shares = [1.0] + [draw.uniform(0.05, 0.5) for _ in range(count - 1)]
-    foci = _positions(draw, atlas, count, total)
-    radius = _radius(total * core)
-    habit = {
-        "lobes": draw.uniform(0.08, 0.28) * (0.6 + 6.0 / max(radius, 6.0)),
-        "rim_variation": draw.uniform(0.2, 0.55),
-        "rim_open": draw.uniform(-3.0, -1.7) if draw.chance(0.75) else draw.uniform(-1.7, -0.2),
-        "nodules": draw.uniform(0.7, 2.2),
-        "outer": draw.uniform(-3.5, 0.3),
-        "necrosis_start": draw.uniform(1.5, 5.5),
-        "necrosis": 1.0 if enhancing or draw.chance(0.25) else 0.0,
-        "finger": draw.uniform(0.25, 0.55),
-        "soft": draw.uniform(0.8, 3.0) if enhancing else draw.uniform(0.4, 1.2),
-        "blood": 1.0 if draw.chance(0.12) else 0.0,
-        "cortex": draw.uniform(0.25, 0.8),
-    }
-    rim = min(10.0, max(draw.uniform(2.0, 3.5), draw.uniform(0.25, 0.95) * radius))
-    push = draw.uniform(0.45, 0.95) if enhancing else draw.uniform(0.25, 0.7)
-    return Plan(total, total * core, enhancing, rim, foci, tuple(shares), push, habit)
+@dataclass(frozen=True)
+class Lesion:
+    """A tumor at N points; all fields are [N] and range from 0 to 1.
+
+    Attributes:
+        edema: fraction of edema.
+        core: fraction of tumor core.
+        necrosis: fraction of necrosis, within the core.
+        blood: fraction of hemorrhage, within the core.
+        enhancing: uptake of contrast agent, within the core. T1ce alone shows it; the other fields
+            are tissue, which every modality shows.
+    """
+
+    edema: torch.Tensor
+    core: torch.Tensor
+    necrosis: torch.Tensor
+    blood: torch.Tensor
+    enhancing: torch.Tensor
+
+
+@dataclass(frozen=True)
+class Tumor:
+    """A grown tumor on the coarse grid.
+
+    Attributes:
+        plan: its intended properties.
+        maps: name -> [*WORLD_GRID.shape]: ``core`` (mm inside the core), ``arrival`` (cost of edema
+            from the core, in mm of white matter) and random fields for its details.
+        edema_reach: arrival cost at the margin of the edema.
+    """
+
+    plan: Plan
+    maps: dict[str, torch.Tensor]
+    edema_reach: float
+
+    def squeeze(self, world: torch.Tensor) -> torch.Tensor:
+        """[N] 0 to 1: how far the mass effect closes sulci at [3, N] positions in mm."""
+        depth = interpolate(self.maps["core"][None], WORLD_GRID, world)[0]
+        return torch.exp(depth.clamp(max=0.0) / 14.0)
+
+    def at(self, world: torch.Tensor, parts: torch.Tensor, fine: torch.Tensor) -> Lesion:
+        """The tumor at points.
+
+        Args:
+            world: [3, N] positions in mm.
+            parts: [len(TISSUES), N] healthy tissue fractions at the points.
+            fine: [N] unit-variance field of a few mm, which roughens every margin.
+        """
+        values = interpolate(torch.stack(list(self.maps.values())), WORLD_GRID, world)
+        maps = dict(zip(self.maps, values, strict=True))
+        habit = self.plan.habit
+        depth = maps["core"] + 0.5 * fine
+        core = torch.sigmoid(depth / 0.45)
+        enhancing = torch.zeros_like(core)
+        if self.plan.enhancing:
+            enhancing = self._enhancing(maps, depth, core)
+        below_start = depth - self.plan.rim_mm - habit.necrosis_start
+        necrotic_depth = below_start + 2.2 * maps["necrosis"] + 0.6 * fine
+        necrosis = torch.sigmoid(necrotic_depth / 0.8) * core * habit.necrosis
+        blood = torch.sigmoid((maps["blood"] - 1.5) / 0.1) * core * habit.blood
+        margin = self.edema_reach - maps["arrival"] + 1.2 * fine
+        edema = torch.sigmoid(margin / habit.soft) * _edema_capacity(parts, habit)
+        return Lesion(edema, core, necrosis, blood, enhancing)
+
+    def _enhancing(
+        self, maps: dict[str, torch.Tensor], depth: torch.Tensor, core: torch.Tensor
+    ) -> torch.Tensor:
+        """[N] uptake of contrast agent: an open, uneven rim around necrosis, and solid nodules."""
+        habit = self.plan.habit
+        # Where this is negative, the rim is missing.
+        closed = (habit.rim_open - maps["gaps"] + 0.6).neg()
+        thickness = self.plan.rim_mm * torch.exp(habit.rim_variation * maps["rim"])
+        thickness = thickness * (closed / 0.5).clamp(0.0, 1.0)
+        start = (habit.outer + 1.6 * maps["outer"]).clamp(min=0.0)
+        start = start * min(1.0, self.plan.rim_mm / 3.0)
+        # Depth counts from the surface of the core: the rim lies between its start and its end.
+        rim = torch.minimum(depth - start, start + thickness.clamp(max=9.0) - depth)
+        nodules = 3.0 * (maps["nodules"] - habit.nodules)
+        surface = torch.maximum(rim, torch.minimum(nodules, depth))
+        return torch.sigmoid(surface / 0.3) * core
+
+
+def _edema_capacity(parts: torch.Tensor, habit: Habit) -> torch.Tensor:
+    """[N] 0 to 1: how much edema the healthy tissue admits."""
+    rows = {name: parts[TISSUES.index(name)] for name in EDEMA_SPEED}
+    capacity = (
+        rows["wm"]
+        + rows["wmh"]
+        + 0.8 * (rows["stem"] + rows["thalamus"])
+        + habit.cortex * rows["gm"]
+    )
+    return (capacity + 0.6 * (rows["striatum"] + rows["pallidum"])).clamp(0.0, 1.0)
+
+
+def grow_tumor(
+    draw: Draw, atlas: Atlas, template: torch.Tensor, style: Style
+) -> tuple[torch.Tensor, Tumor]:
+    """Draw a tumor and grow it in an anatomy.
+
+    Args:
+        draw: random stream.
+        atlas: the anatomy.
+        template: [3, *WORLD_GRID.shape] template positions.
+        style: probabilities of kinds of tumors.
+
+    Returns:
+        the template positions after the mass effect, and the tumor.
+    """
+    plan = draw_plan(draw, atlas, style)
+    template, centers = push_aside(plan, atlas, template)
+    return template, _grow(draw, plan, atlas, template, centers)
+
+
+def draw_plan(draw: Draw, atlas: Atlas, style: Style) -> Plan:
+    """Draw the properties of a tumor; see the module's docstring for the measured distributions."""
+    total_ml = math.exp(draw.normal(math.log(84.0), 0.58))
+    if draw.chance(style.small):
+        total_ml = math.exp(draw.uniform(math.log(1.5), math.log(40.0)))
+    enhancing = not draw.chance(style.low_grade)
+    if enhancing:
+        core_share = min(0.85, max(0.06, draw.normal(0.39, 0.16)))
+    else:
+        # Low-grade gliomas are mostly solid tumor with little edema.
+        core_share = draw.uniform(0.3, 0.85)
+    shares = _draw_shares(draw, style.multifocal)
+    foci = _draw_foci(draw, atlas, len(shares), total_ml)
+    core_ml = total_ml * core_share
+    radius = _radius(core_ml)
+    habit = _draw_habit(draw, radius, enhancing)
+    thinnest_mm = draw.uniform(2.0, 3.5)
+    rim_mm = min(10.0, max(thinnest_mm, draw.uniform(0.25, 0.95) * radius))
+    # Low-grade tumors infiltrate more and displace less.
+    push_range = (0.25, 0.7)
+    if enhancing:
+        push_range = (0.45, 0.95)
+    push = draw.uniform(*push_range)
+    return Plan(
+        total_ml=total_ml,
+        core_ml=core_ml,
+        enhancing=enhancing,
+        rim_mm=rim_mm,
+        foci=foci,
+        shares=shares,
+        push=push,
+        habit=habit,
+    )
+
+
+def _draw_shares(draw: Draw, multifocal: float) -> tuple[float, ...]:
+    """Volumes of the foci, relative to the main one: one focus, seldom two or three."""
+    count = 1
+    if draw.chance(multifocal):
+        count = 3
+        if draw.chance(0.75):
+            count = 2
+    shares = [1.0]
+    for _ in range(count - 1):
+        shares.append(draw.uniform(0.05, 0.5))
+    return tuple(shares)
+
+
+def _draw_habit(draw: Draw, radius: float, enhancing: bool) -> Habit:
+    """Individual traits; ``radius`` of the core in mm. The order of the draws is part of a seed."""
+    # Small cores are lobulated more, relative to their size.
+    lobes = draw.uniform(0.08, 0.28) * (0.6 + 6.0 / max(radius, 6.0))
+    rim_variation = draw.uniform(0.2, 0.55)
+    # Three of four rims are nearly closed.
+    rim_range = (-1.7, -0.2)
+    if draw.chance(0.75):
+        rim_range = (-3.0, -1.7)
+    rim_open = draw.uniform(*rim_range)
+    nodules = draw.uniform(0.7, 2.2)
+    outer = draw.uniform(-3.5, 0.3)
+    necrosis_start = draw.uniform(1.5, 5.5)
+    necrosis = 0.0
+    if enhancing or draw.chance(0.25):
+        necrosis = 1.0
+    finger = draw.uniform(0.25, 0.55)
+    # The core of a low-grade tumor, and its edema, are sharply bounded.
+    soft_range = (0.4, 1.2)
+    if enhancing:
+        soft_range = (0.8, 3.0)
+    soft = draw.uniform(*soft_range)
+    blood = 0.0
+    if draw.chance(0.12):
+        blood = 1.0
+    return Habit(
+        lobes=lobes,
+        rim_variation=rim_variation,
+        rim_open=rim_open,
+        nodules=nodules,
+        outer=outer,
+        necrosis_start=necrosis_start,
+        necrosis=necrosis,
+        finger=finger,
+        soft=soft,
+        blood=blood,
+        cortex=draw.uniform(0.25, 0.8),
+    )
 
 
 def _radius(ml: float) -> float:
+    """Radius in mm of a sphere of a volume in ml."""
     return (ml * 1000.0 * 3.0 / (4.0 * math.pi)) ** (1.0 / 3.0)
 
 
-def _positions(
-    draw: Draw, atlas: Atlas, count: int, total_ml: float
-) -> tuple[tuple[float, float, float], ...]:
-    """Places in the cerebrum's white matter, the further ones near the first."""
-    deepest = 12.0 + 0.35 * _radius(total_ml)
-    tried = [
-        (draw.uniform(-60, 60), draw.uniform(-78, 78), draw.uniform(-38, 70)) for _ in range(400)
-    ]
-    m = atlas.at(torch.tensor(tried, device=atlas.device).T.contiguous())
-    fits = (
-        (m["cerebrum"] > 4.0)
-        & (m["cerebrum"] < max(deepest, 26.0))
-        & (m["ventricle"] < -3.0)
-        & (m["sheet"] > 4.0)
+def _draw_foci(draw: Draw, atlas: Atlas, count: int, total_ml: float) -> tuple[Point, ...]:
+    """Positions in the white matter of the cerebrum; further foci 24 to 65 mm from the first."""
+    # Large tumors may start deeper, where they have room on all sides.
+    deepest_mm = max(12.0 + 0.35 * _radius(total_ml), 26.0)
+    candidates: list[Point] = []
+    for _ in range(400):
+        candidates.append((draw.uniform(-60, 60), draw.uniform(-78, 78), draw.uniform(-38, 70)))
+    positions = torch.tensor(candidates, device=atlas.device).T.contiguous()
+    landmarks = atlas.landmarks(positions)
+    is_suitable = (
+        (landmarks.cerebrum > 4.0)
+        & (landmarks.cerebrum < deepest_mm)
+        & (landmarks.ventricle < -3.0)
+        & (landmarks.sheet > 4.0)
     )
-    found: list[tuple[float, float, float]] = []
-    for p, fit in zip(tried, fits.tolist(), strict=True):
-        apart = not found or 24.0 < math.dist(p, found[0]) < 65.0
-        if fit and apart and abs(p[0]) > 7.0 and len(found) < count:
-            found.append(p)
-    return tuple(found or [(32.0, -5.0, 28.0)])
+    foci: list[Point] = []
+    for candidate, suitable in zip(candidates, is_suitable.tolist(), strict=True):
+        is_lateral = abs(candidate[0]) > 7.0
+        is_apart = not foci or 24.0 < math.dist(candidate, foci[0]) < 65.0
+        if suitable and is_apart and is_lateral and len(foci) < count:
+            foci.append(candidate)
+    # Right frontoparietal white matter, if no candidate is suitable.
+    return tuple(foci or [(32.0, -5.0, 28.0)])
 
 
 def push_aside(
     plan: Plan, atlas: Atlas, template: torch.Tensor
 ) -> tuple[torch.Tensor, list[torch.Tensor]]:
-    """Mass effect: near each focus, tissue gives way radially as an incompressible medium would, fading with distance.
+    """Mass effect: around each focus, tissue moves outward and the displacement fades.
+
+    Near the mass tissue moves as an incompressible medium would: what fills a sphere of radius r
+    afterwards filled a sphere of radius (r^3 - mass^3)^(1/3) before.
 
     Args:
         plan: the tumor.
-        atlas: the head.
-        template: [3, *WORLD.shape] template positions before.
+        atlas: the anatomy.
+        template: [3, *WORLD_GRID.shape] template positions before.
 
     Returns:
         template positions after, and the world positions [3] of the foci.
     """
-    world, centers = WORLD.points(template.device), []
-    for focus, share in zip(plan.foci, plan.shares, strict=False):
+    world = WORLD_GRID.points(template.device)
+    centers = []
+    for focus, radius in zip(plan.foci, plan.core_radii(len(plan.foci)), strict=True):
         target = template.new_tensor(focus).view(3, 1, 1, 1)
         nearest = (template - target).square().sum(0).flatten().argmin()
         center = world.reshape(3, -1)[:, nearest]
         centers.append(center)
-        mass = plan.push * _radius(plan.core_ml * share / sum(plan.shares))
-        out = world - center.view(3, 1, 1, 1)
-        r = out.square().sum(0).sqrt().clamp(min=0.1)
+        mass = plan.push * radius
+        outward = world - center.view(3, 1, 1, 1)
+        r = outward.square().sum(0).sqrt().clamp(min=0.1)
         fade = torch.exp(-((r - mass).clamp(min=0.0) / 38.0).square())
-        before = (r**3 - (mass**3) * fade).clamp(min=0.0) ** (1.0 / 3.0)
-        before = torch.maximum(before, 0.25 * r)
-        here = sample(
-            template, WORLD, (center.view(3, 1, 1, 1) + out * (before / r)).reshape(3, -1)
-        )
-        held = (
-            atlas.hull(template.reshape(3, -1)).reshape(r.shape).div(16.0).clamp(0.0, 1.0)
-        )  # the skull stays
-        template = template + held * (here.reshape(template.shape) - template)
+        r_before = (r**3 - (mass**3) * fade).clamp(min=0.0) ** (1.0 / 3.0)
+        # Without this floor a whole sphere of points would map to the center: a fold.
+        r_before = torch.maximum(r_before, 0.25 * r)
+        origins = center.view(3, 1, 1, 1) + outward * (r_before / r)
+        pushed = interpolate(template, WORLD_GRID, origins.reshape(3, -1))
+        hull = atlas.hull(template.reshape(3, -1)).reshape(r.shape)
+        freedom = hull.div(SKULL_MM).clamp(0.0, 1.0)
+        template = template + freedom * (pushed.reshape(template.shape) - template)
     return template, centers
 
 
-@dataclass(frozen=True)
-class Growth:
-    """A grown tumor on the coarse lattice.
-
-    Attributes:
-        maps: [C, *WORLD.shape] fields, named by ``names``.
-        reach: arrival cost at the edema's edge.
-    """
-
-    maps: torch.Tensor
-    names: tuple[str, ...]
-    reach: float
-
-
-def grow(
+def _grow(
     draw: Draw, plan: Plan, atlas: Atlas, template: torch.Tensor, centers: list[torch.Tensor]
-) -> Growth:
-    """Shape the core and let the edema spread from it along white matter, on the coarse lattice."""
-    device = template.device
-    field = partial(random_field, draw, WORLD, device=device)
+) -> Tumor:
+    """Shape the core and let the edema spread from it along white matter, on the coarse grid."""
+    field = partial(random_field, draw, WORLD_GRID, device=template.device)
     flat = template.reshape(3, -1)
     parts, room = _surroundings(atlas, flat)
     level = _core_level(draw, plan, centers, field)
-    side = atlas.side(flat).reshape(WORLD.shape)
-    room = torch.minimum(room.reshape(WORLD.shape), _own_side(plan, template, side))
-    core = _fit(level, room, plan.core_ml)
-    arrival = _spread(plan, parts, template, side, core, field(16.0))
-    budget = max(int((plan.total_ml - plan.core_ml) * 1000.0 / WORLD.step**3), 2)
-    takes = parts[[TISSUES.index(n) for n in ("wm", "stem", "thalamus", "wmh")]].sum(0) > 0.4
-    costs = arrival[takes.reshape(WORLD.shape) & (core < 0) & (arrival < 900)]
-    reach = float(costs.kthvalue(min(budget, costs.numel()))[0]) if costs.numel() else 1.0
+    side = atlas.side(flat).reshape(WORLD_GRID.shape)
+    room = torch.minimum(room.reshape(WORLD_GRID.shape), _room_to_falx(plan, template, side))
+    core = _fit_volume(level, room, plan.core_ml)
+    cost = _edema_cost(plan, parts, template, side, field(16.0))
+    arrival = _spread(core, cost)
     maps = {
         "core": core,
         "arrival": arrival,
         "rim": field(18.0),
         "gaps": field(24.0),
         "nodules": field(11.0),
-    }
-    maps |= {
         "outer": field(15.0),
         "necrosis": field(13.0),
-        "ragged": field(8.0),
-        "blood": field(14.0),
     }
-    return Growth(torch.stack(list(maps.values())), tuple(maps), reach)
+    # Nothing reads this field, but without it every seed would draw another hemorrhage.
+    field(8.0)
+    maps["blood"] = field(14.0)
+    reach = _edema_reach(arrival, core, parts, plan.total_ml - plan.core_ml)
+    return Tumor(plan, maps, reach)
+
+
+def _edema_reach(
+    arrival: torch.Tensor, core: torch.Tensor, parts: torch.Tensor, edema_ml: float
+) -> float:
+    """Arrival cost up to which edema fills ``edema_ml`` of the tissue that admits it."""
+    voxels = max(int(edema_ml * 1000.0 / WORLD_GRID.step**3), 2)
+    rows = [TISSUES.index(name) for name in ("wm", "stem", "thalamus", "wmh")]
+    admits = parts[rows].sum(0) > 0.4
+    is_reached = arrival < 0.9 * UNREACHED
+    costs = arrival[admits.reshape(WORLD_GRID.shape) & (core < 0) & is_reached]
+    if not costs.numel():
+        return 1.0
+    return float(costs.kthvalue(min(voxels, costs.numel()))[0])
 
 
 def _surroundings(atlas: Atlas, flat: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Healthy tissue fractions on the coarse lattice, and the mm that a core has to the skull and the ventricles."""
-    inside = (atlas.hull(flat) > -WORLD.step).nonzero()[:, 0]
-    healthy = atlas.tissues(flat[:, inside], WORLD.step)
+    """Healthy tissue at [3, N] template positions of the coarse grid.
+
+    Returns:
+        [len(TISSUES), N] fractions, and the [N] mm that a core may grow before it meets the skull
+        or a ventricle.
+    """
+    inside = (atlas.hull(flat) > -WORLD_GRID.step).nonzero()[:, 0]
+    healthy = atlas.tissues(flat[:, inside], WORLD_GRID.step)
     parts = flat.new_zeros(len(TISSUES), flat.shape[1])
     parts[TISSUES.index("csf")] = 1.0
-    parts[:, inside] = healthy["parts"]
-    room = flat.new_full((flat.shape[1],), -WORLD.step)
-    room[inside] = torch.minimum(healthy["hull"] - 1.0, -healthy["ventricle"] - 0.5)
+    parts[:, inside] = healthy.parts
+    room = flat.new_full((flat.shape[1],), -WORLD_GRID.step)
+    room[inside] = torch.minimum(healthy.hull - 1.0, -healthy.ventricle - 0.5)
     return parts, room
 
 
-def _core_level(draw: Draw, plan: Plan, centers: list[torch.Tensor], field) -> torch.Tensor:
-    """Positive inside, roughly mm: lobulated ellipsoids around the foci."""
-    world = WORLD.points(centers[0].device)
-    level = None
-    for center, share in zip(centers, plan.shares, strict=False):
-        radius = _radius(plan.core_ml * share / sum(plan.shares))
-        axes = torch.tensor(
-            [math.exp(draw.normal(0.0, 0.18)) for _ in range(3)], device=world.device
-        )
+def _core_level(
+    draw: Draw, plan: Plan, centers: Sequence[torch.Tensor], field: Field
+) -> torch.Tensor:
+    """[*WORLD_GRID.shape], positive inside, roughly mm: lobulated ellipsoids around the foci."""
+    world = WORLD_GRID.points(centers[0].device)
+    ellipsoids = []
+    for center, radius in zip(centers, plan.core_radii(len(centers)), strict=True):
+        lengths = [math.exp(draw.normal(0.0, 0.18)) for _ in range(3)]
+        axes = torch.tensor(lengths, device=world.device)
+        # Axes of unit product: the ellipsoid has the volume of the sphere.
         axes = axes / axes.prod() ** (1.0 / 3.0)
-        turn = torch.linalg.qr(draw.white(3, 3))[0].to(world.device)
-        out = (turn @ (world - center.view(3, 1, 1, 1)).reshape(3, -1)).reshape(world.shape)
-        distance = (out / axes.view(3, 1, 1, 1)).square().sum(0).sqrt()
-        here = radius - distance
-        level = here if level is None else torch.maximum(level, here)
+        # The Q of a Gaussian matrix is a random orientation.
+        rotation = torch.linalg.qr(draw.white(3, 3))[0].to(world.device)
+        offsets = (world - center.view(3, 1, 1, 1)).reshape(3, -1)
+        rotated = (rotation @ offsets).reshape(world.shape)
+        distance = (rotated / axes.view(3, 1, 1, 1)).square().sum(0).sqrt()
+        ellipsoids.append(radius - distance)
+    level = ellipsoids[0]
+    for ellipsoid in ellipsoids[1:]:
+        level = torch.maximum(level, ellipsoid)
     size = _radius(plan.core_ml)
     bumps = field(min(max(1.6 * size, 14.0), 42.0)) + 0.3 * field(14.0)
-    return level + plan.habit["lobes"] * size * bumps
+    return level + plan.habit.lobes * size * bumps
 
 
-def _own_side(plan: Plan, template: torch.Tensor, side: torch.Tensor) -> torch.Tensor:
-    """mm to the falx, positive on the side of the main focus; free where the corpus callosum lets a tumor cross."""
-    own = 1.0 if plan.foci[0][0] > 0 else -1.0
-    return own * side - 1.0 + 200.0 * _callosum(template).clamp(min=0.0)
+def _room_to_falx(plan: Plan, template: torch.Tensor, side: torch.Tensor) -> torch.Tensor:
+    """mm to the falx, positive on the side of the main focus.
+
+    Free where the corpus callosum lets a tumor cross: the butterfly glioma.
+    """
+    sign = -1.0
+    if plan.foci[0][0] > 0:
+        sign = 1.0
+    return sign * side - 1.0 + 200.0 * _callosum(template).clamp(min=0.0)
 
 
 def _callosum(template: torch.Tensor) -> torch.Tensor:
-    """Positive where the hemispheres touch: the inside of the falx's free edge."""
-    return 1.0 - (((template[1] - 10.0) / 40.0) ** 2 + ((template[2] - 6.0) / 23.0) ** 2).sqrt()
+    """Positive where the hemispheres touch: inside the free edge of the falx."""
+    y_share = (template[1] - 10.0) / 40.0
+    z_share = (template[2] - 6.0) / 23.0
+    return 1.0 - (y_share**2 + z_share**2).sqrt()
 
 
-def _fit(level: torch.Tensor, room: torch.Tensor, ml: float) -> torch.Tensor:
-    """Shift a level so that what is positive and has room measures ``ml``."""
-    voxels = max(int(ml * 1000.0 / WORLD.step**3), 1)
-    flat = torch.where(room > 0, level, level - 1000.0).flatten()
-    kept = max(flat.numel() - voxels, 1)
-    return torch.minimum(level - flat.kthvalue(kept)[0], room)
+def _fit_volume(level: torch.Tensor, room: torch.Tensor, ml: float) -> torch.Tensor:
+    """Shift a level so that its positive part, where there is room, has a volume of ``ml``."""
+    voxels = max(int(ml * 1000.0 / WORLD_GRID.step**3), 1)
+    allowed = torch.where(room > 0, level, level - 1000.0).flatten()
+    rank = max(allowed.numel() - voxels, 1)
+    return torch.minimum(level - allowed.kthvalue(rank)[0], room)
 
 
-def _spread(
+def _edema_cost(
     plan: Plan,
-    parts,
+    parts: torch.Tensor,
     template: torch.Tensor,
     side: torch.Tensor,
-    core: torch.Tensor,
     noise: torch.Tensor,
-):
-    """Arrival cost (mm of white matter) from the core by relaxation over 26 neighbors."""
-    speed = torch.full_like(parts[0], 0.03)
-    for name, value in _SPREAD.items():
+) -> torch.Tensor:
+    """[*WORLD_GRID.shape] cost of a millimeter for edema, 1 in white matter on average."""
+    speed = torch.full_like(parts[0], SLOWEST_EDEMA)
+    for name, value in EDEMA_SPEED.items():
         speed = speed + value * parts[TISSUES.index(name)]
-    cost = (1.0 / speed).reshape(WORLD.shape) * torch.exp(plan.habit["finger"] * noise)
-    falx = (side.abs() < 2.4) & (_callosum(template) < 0)
-    cost = torch.where(falx, torch.full_like(cost, 40.0), cost)
-    arrival = torch.where(core > 0, torch.zeros_like(core), torch.full_like(core, 1000.0))
-    arrival = torch.where((core <= 0) & (core > -WORLD.step), -core * cost, arrival)
-    inside = (core > -55.0).nonzero()
-    low, high = inside.amin(0).tolist(), (inside.amax(0) + 1).tolist()
-    box = tuple(slice(a, b) for a, b in zip(low, high, strict=True))
+    cost = (1.0 / speed).reshape(WORLD_GRID.shape) * torch.exp(plan.habit.finger * noise)
+    is_falx = (side.abs() < 2.4) & (_callosum(template) < 0)
+    return torch.where(is_falx, torch.full_like(cost, FALX_COST), cost)
+
+
+def _spread(core: torch.Tensor, cost: torch.Tensor) -> torch.Tensor:
+    """Arrival cost of edema from the core, in mm of white matter (a geodesic distance).
+
+    Shortest paths over 26 neighbors by relaxation: unlike Dijkstra's algorithm it runs on tensors.
+    30 rounds of 3 mm cover ``SPREAD_MM`` and detours.
+    """
+    arrival = torch.where(core > 0, torch.zeros_like(core), torch.full_like(core, UNREACHED))
+    # Next to the core its signed distance is finer than the grid.
+    is_beside = (core <= 0) & (core > -WORLD_GRID.step)
+    arrival = torch.where(is_beside, -core * cost, arrival)
+    nearby = (core > -SPREAD_MM).nonzero()
+    low = nearby.amin(0).tolist()
+    high = (nearby.amax(0) + 1).tolist()
+    box = tuple(slice(start, stop) for start, stop in zip(low, high, strict=True))
     arrival[box] = _relax(arrival[box].contiguous(), cost[box].contiguous(), 30)
     return arrival
 
 
 def _relax(arrival: torch.Tensor, cost: torch.Tensor, rounds: int) -> torch.Tensor:
-    steps = [
-        (a, b, c)
-        for a in (-1, 0, 1)
-        for b in (-1, 0, 1)
-        for c in (-1, 0, 1)
-        if (a, b, c) > (0, 0, 0)
-    ]
+    """Bellman-Ford rounds over the 26 neighbors; a step costs the mean of its two ends."""
+    # Each pair of neighbors is visited once, in both directions.
+    steps = [step for step in itertools.product((-1, 0, 1), repeat=3) if step > (0, 0, 0)]
     for _ in range(rounds):
-        new = arrival.clone()
+        relaxed = arrival.clone()
         for step in steps:
-            near, far = _windows(step)
-            price = (
-                0.5 * WORLD.step * math.sqrt(sum(s * s for s in step)) * (cost[near] + cost[far])
-            )
-            torch.minimum(new[near], arrival[far] + price, out=new[near])
-            torch.minimum(new[far], arrival[near] + price, out=new[far])
-        arrival = new
+            near, far = _neighbors(step)
+            length = math.sqrt(sum(offset * offset for offset in step))
+            price = 0.5 * WORLD_GRID.step * length * (cost[near] + cost[far])
+            torch.minimum(relaxed[near], arrival[far] + price, out=relaxed[near])
+            torch.minimum(relaxed[far], arrival[near] + price, out=relaxed[far])
+        arrival = relaxed
     return arrival
 
 
-def _windows(step: tuple[int, int, int]) -> tuple[tuple[slice, ...], tuple[slice, ...]]:
-    near = tuple(slice(max(0, -s), -s if s > 0 else None) for s in step)
-    far = tuple(slice(max(0, s), s if s < 0 else None) for s in step)
-    return near, far
-
-
-def at_points(
-    plan: Plan, growth: Growth, world: torch.Tensor, parts: torch.Tensor, fine: torch.Tensor
-) -> dict:
-    """The tumor at points.
-
-    Args:
-        plan: the tumor.
-        growth: its coarse fields.
-        world: [3, N] positions in mm.
-        parts: [len(TISSUES), N] healthy tissue fractions there.
-        fine: [N] unit-variance field of a few mm, which roughens every edge.
-
-    Returns:
-        [N] maps in 0..1: ``ed``, ``core``, ``necrosis``, ``blood`` (what tissue is made of: seen by every modality) and
-        ``enhancing`` (a part of the core: seen by T1ce only).
-    """
-    m = dict(zip(growth.names, sample(growth.maps, WORLD, world), strict=True))
-    habit = plan.habit
-    depth = m["core"] + 0.5 * fine
-    core = torch.sigmoid(depth / 0.45)
-    open_ = (habit["rim_open"] - m["gaps"] + 0.6).neg()  # below zero the rim is missing
-    thick = (
-        plan.rim_mm * torch.exp(habit["rim_variation"] * m["rim"]) * (open_ / 0.5).clamp(0.0, 1.0)
-    )
-    start = (habit["outer"] + 1.6 * m["outer"]).clamp(min=0.0) * min(1.0, plan.rim_mm / 3.0)
-    shell = torch.minimum(depth - start, start + thick.clamp(max=9.0) - depth)
-    knots = 3.0 * (m["nodules"] - habit["nodules"])
-    enhancing = torch.sigmoid(torch.maximum(shell, torch.minimum(knots, depth)) / 0.3) * core
-    wet = depth - plan.rim_mm - habit["necrosis_start"] + 2.2 * m["necrosis"] + 0.6 * fine
-    necrosis = torch.sigmoid(wet / 0.8) * core * habit["necrosis"]
-    blood = torch.sigmoid((m["blood"] - 1.5) / 0.1) * core * habit["blood"]
-    rows = {name: parts[TISSUES.index(name)] for name in _SPREAD}
-    lets = (
-        rows["wm"]
-        + rows["wmh"]
-        + 0.8 * (rows["stem"] + rows["thalamus"])
-        + habit["cortex"] * rows["gm"]
-    )
-    lets = (lets + 0.6 * (rows["striatum"] + rows["pallidum"])).clamp(0.0, 1.0)
-    edge = growth.reach - m["arrival"] + 1.2 * fine
-    ed = torch.sigmoid(edge / habit["soft"]) * lets
-    if not plan.enhancing:
-        enhancing = torch.zeros_like(enhancing)
-    return {
-        "ed": ed,
-        "core": core,
-        "necrosis": necrosis,
-        "blood": blood,
-        "enhancing": enhancing,
-        "reach": edge,
-    }
+def _neighbors(step: tuple[int, ...]) -> tuple[tuple[slice, ...], tuple[slice, ...]]:
+    """Slices of all voxels that have a neighbor at ``step``, and of these neighbors."""
+    near = []
+    far = []
+    for offset in step:
+        near.append(slice(max(0, -offset), -offset if offset > 0 else None))
+        far.append(slice(max(0, offset), offset if offset < 0 else None))
+    return tuple(near), tuple(far)

@@ -1,4 +1,4 @@
-"""Heads from label maps: any stored orientation, both hemispheres known, the same tumor code as procedural heads."""
+"""Anatomy from label maps: any stored orientation, and the tumor code of procedural anatomy."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from medmap.phantom.labelmap import build_label_atlas, find_label_maps, read_lab
 SMALL = {"shape": (40, 48, 40), "spacing": 4.0}
 
 
-def labeled_head(unknown: bool = False) -> np.ndarray:
-    """[I, J, K] RAS at 1 mm: cortex around white matter in two halves, ventricles, thalami, a brainstem, skull."""
+def labeled_brain(unknown: bool = False) -> np.ndarray:
+    """[I, J, K] RAS at 1 mm: cortex and white matter in two halves, ventricles, thalami, skull."""
     x, y, z = np.meshgrid(*(np.arange(-n, n) + 0.5 for n in (80, 95, 75)), indexing="ij")
 
     def inside(a, b, c, cx=0.0, cy=0.0, cz=0.0):
@@ -42,25 +42,24 @@ def labeled_head(unknown: bool = False) -> np.ndarray:
 @pytest.fixture(scope="module")
 def label_map(tmp_path_factory):
     folder = tmp_path_factory.mktemp("maps")
-    ids = labeled_head()
+    ids = labeled_brain()
     affine = np.eye(4)
     affine[:3, 3] = (-79.5, -94.5, -74.5)
-    write_volume(folder / "head.nii.gz", ids, affine)
-    return folder / "head.nii.gz"
+    write_volume(folder / "brain.nii.gz", ids, affine)
+    return folder / "brain.nii.gz"
 
 
-def test_a_head_has_the_tissues_of_its_label_map(label_map):
-    made = generate(3, **SMALL, anatomy=find_label_maps(label_map), tumor=False)
-    whole = labeled_head()
-    brain_ml = (whole > 0).sum() / 1000 - (whole == 515).sum() / 1000
-    assert made.facts["brain_ml"] == pytest.approx(
-        brain_ml, rel=0.35
-    )  # the head is scaled and stripped
-    assert not made.label.any()
+def test_a_case_has_the_tissues_of_its_label_map(label_map):
+    phantom = generate(3, **SMALL, anatomy=find_label_maps(label_map), tumor=False)
+    ids = labeled_brain()
+    brain_ml = (ids > 0).sum() / 1000 - (ids == 515).sum() / 1000
+    # The brain is scaled and imperfectly stripped.
+    assert phantom.facts["brain_ml"] == pytest.approx(brain_ml, rel=0.35)
+    assert not phantom.label.any()
     atlas = build_label_atlas(Draw(3, "anatomy"), [label_map], "cpu")
     assert torch.allclose(atlas.parts.sum(0), torch.ones(()), atol=1e-4)
     middle = torch.tensor([[40.0, 0.0, 10.0], [-40.0, 0.0, 10.0]]).T.contiguous()
-    parts = atlas.tissues(middle, 1.0)["parts"]
+    parts = atlas.tissues(middle, 1.0).parts
     assert (parts[TISSUES.index("wm")] + parts[TISSUES.index("wmh")] > 0.8).all()
     assert float(atlas.side(middle)[0]) > 20
     assert float(atlas.side(middle)[1]) < -20
@@ -76,25 +75,26 @@ def test_a_tumor_grows_in_it_and_the_seed_decides_everything(label_map):
 
 
 def test_the_stored_orientation_does_not_matter(label_map, tmp_path):
-    ids = labeled_head()[::-1].transpose(2, 0, 1)
+    ids = labeled_brain()[::-1].transpose(2, 0, 1)
     affine = np.zeros((4, 4))
     affine[0, 1], affine[1, 2], affine[2, 0], affine[3, 3] = -1, 1, 1, 1
     affine[:3, 3] = (79.5, -94.5, -74.5)
-    write_volume(tmp_path / "turned.nii.gz", np.ascontiguousarray(ids), affine)
-    straight, turned = read_label_map(label_map), read_label_map(tmp_path / "turned.nii.gz")
-    assert torch.equal(straight.tissue, turned.tissue)
-    assert torch.equal(straight.distances, turned.distances)
+    write_volume(tmp_path / "permuted.nii.gz", np.ascontiguousarray(ids), affine)
+    original = read_label_map(label_map)
+    permuted = read_label_map(tmp_path / "permuted.nii.gz")
+    assert torch.equal(original.tissue, permuted.tissue)
+    assert torch.equal(original.distances, permuted.distances)
 
 
 def test_an_unknown_id_inside_the_brain_takes_the_tissue_around_it(label_map, tmp_path):
-    ids = labeled_head(unknown=True)
+    ids = labeled_brain(unknown=True)
     write_volume(tmp_path / "odd.nii.gz", ids, np.eye(4))
     assert torch.equal(
         read_label_map(tmp_path / "odd.nii.gz").tissue, read_label_map(label_map).tissue
     )
 
 
-def test_what_is_no_label_map_is_refused(tmp_path):
+def test_a_file_that_is_no_label_map_is_rejected(tmp_path):
     ids = np.zeros((60, 60, 60), np.int16)
     ids[20:40, 20:40, 20:40] = 1
     write_volume(tmp_path / "lesion.nii.gz", ids, np.eye(4))

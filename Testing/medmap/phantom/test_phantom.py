@@ -1,4 +1,4 @@
-"""The phantom generator: what it promises about repeatability, geometry and contrast."""
+"""The phantom generator: repeatability, geometry and contrast."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from torch.nn.functional import max_pool3d
 from medmap.errors import UsageError
 from medmap.phantom import Phantom, Style, generate
 from medmap.phantom.artifacts import axis_operator
-from medmap.phantom.contrast import MODALITIES, draw_means
-from medmap.phantom.fields import Draw, Lattice, random_field, sample, upsample
+from medmap.phantom.contrast import MODALITIES, TISSUES, Mixture, draw_means, mix_signals
+from medmap.phantom.fields import Draw, RegularGrid, interpolate, random_field, upsample
 from medmap.task import BRATS
 
 SHAPE, SPACING = (64, 78, 64), 2.5
@@ -60,7 +60,7 @@ def test_same_seed_gives_the_same_bits_and_leaves_the_global_random_state_alone(
     assert first.facts == second.facts
 
 
-def test_different_seeds_give_different_heads():
+def test_different_seeds_give_different_cases():
     assert not torch.equal(case(0).brain, case(1).brain)
     assert not torch.equal(case(0).label, case(1).label)
 
@@ -87,14 +87,14 @@ def test_affine_is_ras_with_the_center_of_the_volume_at_the_origin():
     assert np.allclose(affine @ [*((n - 1) / 2 for n in SHAPE), 1.0], [0, 0, 0, 1])
 
 
-def test_any_shape_and_spacing_is_the_same_head():
+def test_any_shape_and_spacing_gives_the_same_case():
     fine = generate(4, shape=(80, 98, 80), spacing=2.0)
     coarse = case(4)
     assert fine.facts["brain_ml"] == pytest.approx(coarse.facts["brain_ml"], rel=0.04)
     assert fine.facts["tumor_ml"] == pytest.approx(coarse.facts["tumor_ml"], rel=0.12)
 
 
-def test_a_short_field_of_view_cuts_the_head_off():
+def test_a_limited_field_of_view_cuts_the_brain():
     p = generate(4, shape=(64, 78, 20), spacing=2.5)
     assert 0 < p.facts["brain_ml"] < 0.8 * case(4).facts["brain_ml"]
 
@@ -102,7 +102,7 @@ def test_a_short_field_of_view_cuts_the_head_off():
 @pytest.mark.parametrize(
     ("shape", "spacing"), [((64, 64), 2.0), ((4, 64, 64), 2.0), ((64, 64, 64), 0.0)]
 )
-def test_refuses_a_grid_that_is_none(shape, spacing):
+def test_rejects_an_invalid_shape_or_spacing(shape, spacing):
     with pytest.raises(UsageError):
         generate(0, shape=shape, spacing=spacing)
 
@@ -133,12 +133,13 @@ def test_core_lies_inside_the_tumor_and_touches_edema_not_air():
     assert np.mean(shares) > 0.5
 
 
-def test_without_a_tumor_the_same_head_has_no_label():
-    p, sick = case(1, None, False), case(1)
+def test_without_a_tumor_the_same_anatomy_has_no_label():
+    p = case(1, None, False)
+    with_tumor = case(1)
     assert not p.label.any()
     assert p.facts["foci"] == 0
     assert not p.facts["has_enhancement"]
-    assert p.facts["brain_ml"] == pytest.approx(sick.facts["brain_ml"], rel=0.02)
+    assert p.facts["brain_ml"] == pytest.approx(with_tumor.facts["brain_ml"], rel=0.02)
 
 
 def test_a_low_grade_tumor_does_not_enhance():
@@ -153,18 +154,18 @@ def test_more_foci_can_be_asked_for():
 
 
 def test_tumor_shows_in_flair_and_mostly_in_t2():
-    shown = {m: [] for m in MODALITIES}
+    aucs: dict[str, list[float]] = {m: [] for m in MODALITIES}
     for seed in SEEDS:
         p = case(seed, PLAIN)
-        for m in shown:
-            shown[m].append(auc(p.images[m][p.label > 0], p.images[m][p.brain & (p.label == 0)]))
-    assert np.mean(shown["flair"]) > 0.9
-    assert np.mean(shown["t2"]) > 0.72
-    assert np.mean(shown["t1"]) < 0.6
+        for m, image in p.images.items():
+            aucs[m].append(auc(image[p.label > 0], image[p.brain & (p.label == 0)]))
+    assert np.mean(aucs["flair"]) > 0.9
+    assert np.mean(aucs["t2"]) > 0.72
+    assert np.mean(aucs["t1"]) < 0.6
 
 
 def test_enhancing_tumor_shows_in_t1ce_and_in_nothing_else():
-    found: dict[str, list[float]] = {m: [] for m in MODALITIES}
+    aucs: dict[str, list[float]] = {m: [] for m in MODALITIES}
     for seed in range(14):
         p = case(seed, PLAIN)
         enhancing = p.label == 3
@@ -172,24 +173,24 @@ def test_enhancing_tumor_shows_in_t1ce_and_in_nothing_else():
         if int(enhancing.sum()) < 80 or int(beside.sum()) < 80:
             continue
         for m in MODALITIES:
-            found[m].append(auc(p.images[m][enhancing], p.images[m][beside]))
-    assert len(found["t1"]) >= 8
-    assert np.mean(found["t1ce"]) > 0.9
+            aucs[m].append(auc(p.images[m][enhancing], p.images[m][beside]))
+    assert len(aucs["t1"]) >= 8
+    assert np.mean(aucs["t1ce"]) > 0.9
     for m in ("t1", "t2", "flair"):
-        assert abs(np.mean(found[m]) - 0.5) < 0.1, (m, found[m])
+        assert abs(np.mean(aucs[m]) - 0.5) < 0.1, (m, aucs[m])
 
 
 def test_contrast_agent_changes_t1ce_only():
     """With the same tissue, an enhancing map leaves T1, T2 and FLAIR bit for bit as they were."""
-    from medmap.phantom import contrast
-
-    parts = torch.rand(len(contrast.TISSUES), 50, generator=torch.Generator().manual_seed(0))
+    parts = torch.rand(len(TISSUES), 50, generator=torch.Generator().manual_seed(0))
     parts /= parts.sum(0)
     textures = torch.zeros(3, 50)
-    without, _ = contrast.signals(Draw(0, "x"), parts, torch.zeros(50), textures, Style())
-    with_, _ = contrast.signals(Draw(0, "x"), parts, torch.ones(50), textures, Style())
-    assert torch.equal(without[[0, 2, 3]], with_[[0, 2, 3]])
-    assert (with_[1] > without[1]).all()
+    without = Mixture(parts, torch.zeros(50), textures)
+    enhancing = Mixture(parts, torch.ones(50), textures)
+    dark, _ = mix_signals(Draw(0, "x"), without, Style())
+    bright, _ = mix_signals(Draw(0, "x"), enhancing, Style())
+    assert torch.equal(dark[[0, 2, 3]], bright[[0, 2, 3]])
+    assert (bright[1] > dark[1]).all()
 
 
 @pytest.mark.parametrize(
@@ -210,8 +211,8 @@ def test_tissues_keep_their_order_however_far_the_draw_strays(modality, order):
 
 
 def test_random_field_has_zero_mean_unit_variance_and_its_wavelength():
-    lattice = Lattice((0.0, 0.0, 0.0), 2.0, (48, 50, 40))
-    field = random_field(Draw(0, "field"), lattice, 14.0)
+    grid = RegularGrid((0.0, 0.0, 0.0), 2.0, (48, 50, 40))
+    field = random_field(Draw(0, "field"), grid, 14.0)
     assert abs(float(field.mean())) < 0.05
     assert float(field.std()) == pytest.approx(1.0, abs=0.1)
     line = field[:, 25, 20]
@@ -220,27 +221,30 @@ def test_random_field_has_zero_mean_unit_variance_and_its_wavelength():
 
 
 def test_sampling_a_linear_field_is_exact_on_points_and_on_grids():
-    lattice = Lattice((-4.0, -6.0, -8.0), 2.0, (5, 7, 9))
-    x, y, z = lattice.points()
+    grid = RegularGrid((-4.0, -6.0, -8.0), 2.0, (5, 7, 9))
+    x, y, z = grid.points().double()
     maps = (1.0 + 2.0 * x - 0.5 * y + 0.25 * z)[None]
-    axes = [torch.tensor([-3.0, 1.5]), torch.tensor([0.0, 5.0, -2.2]), torch.tensor([-7.0, 7.9])]
-    grid = torch.stack(torch.meshgrid(*axes, indexing="ij"))
-    expected = 1.0 + 2.0 * grid[0] - 0.5 * grid[1] + 0.25 * grid[2]
-    assert torch.allclose(upsample(maps, lattice, axes)[0], expected, atol=1e-4)
-    assert torch.allclose(
-        sample(maps, lattice, grid.reshape(3, -1))[0], expected.flatten(), atol=1e-4
-    )
+    axes = [
+        torch.tensor([-3.0, 1.5], dtype=torch.float64),
+        torch.tensor([0.0, 5.0, -2.2], dtype=torch.float64),
+        torch.tensor([-7.0, 7.9], dtype=torch.float64),
+    ]
+    points = torch.stack(torch.meshgrid(*axes, indexing="ij"))
+    expected = 1.0 + 2.0 * points[0] - 0.5 * points[1] + 0.25 * points[2]
+    on_grid = upsample(maps, grid, axes)[0]
+    at_points = interpolate(maps, grid, points.reshape(3, -1))[0]
+    assert torch.allclose(on_grid, expected, atol=1e-9)
+    assert torch.allclose(at_points, expected.flatten(), atol=1e-9)
 
 
-def test_scanner_operators_keep_a_constant_and_shift_by_what_they_are_told():
+def test_acquisition_operators_keep_a_constant_and_shift_by_the_given_distance():
     for thick in (0.0, 5.0):
-        assert torch.allclose(
-            axis_operator(40, 1.0, 0.6, 0.3, thick) @ torch.ones(40), torch.ones(40), atol=1e-5
-        )
-    ramp = torch.arange(40.0)
-    assert torch.allclose(
-        (axis_operator(40, 1.0, 0.6, 0.5, 0.0) @ ramp)[5:35], ramp[5:35] + 0.5, atol=1e-3
-    )
+        # Entries are rounded to float32, 6e-8 of their size; a row sums to one.
+        sums = axis_operator(40, 1.0, 0.6, 0.3, thick).double().sum(1)
+        assert torch.allclose(sums, torch.ones_like(sums), atol=1e-6)
+    ramp = torch.arange(40, dtype=torch.float64)
+    shifted = axis_operator(40, 1.0, 0.6, 0.5, 0.0).double() @ ramp
+    assert torch.allclose(shifted[5:35], ramp[5:35] + 0.5, atol=1e-3)
 
 
 def test_draws_of_different_streams_and_seeds_are_independent():
