@@ -309,7 +309,9 @@ class MedMAPSegmentTest(ScriptedLoadableModuleTest):
             .transpose(2, 1, 0)
         )
         result = SimpleNamespace(
-            labels=labels, reference="flair", provenance={"made": "by the self test"}
+            labels=labels,
+            reference="flair",
+            provenance=SimpleNamespace(to_dict=lambda: {"made": "by the self test"}),
         )
         logic = SegmentationLogic(slicer.mrmlScene, lambda *args, **options: result, lambda: None)
 

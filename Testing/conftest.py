@@ -12,7 +12,9 @@ import torch
 from medmap.bundle.format import InferenceSpec, NetworkSpec
 from medmap.bundle.loading import load_bundle, save_bundle
 from medmap.networks import build_network
-from medmap.preprocess import PreprocessSpec
+from medmap.preprocess import Prepared, PreprocessSpec
+from medmap.resampling import lattice_offset, orientation_of
+from medmap.sliding_window import SlidingWindow
 from medmap.task import BRATS
 from medmap.training.batch import Batch
 from medmap.training.cache import write_case_record
@@ -113,6 +115,38 @@ def network():
 @pytest.fixture
 def make_batch():
     return random_batch
+
+
+@pytest.fixture
+def make_prepared():
+    return prepared_case
+
+
+def prepared_case(image, brain, grid, reference_grid=None, reference="t1"):
+    """A prepared case with every modality, on the grid of the result or on another one."""
+    reference_grid = reference_grid or grid
+    orientation = orientation_of(reference_grid)
+    return Prepared(
+        image=image,
+        present=torch.ones(len(image), dtype=torch.bool),
+        brain=brain,
+        grid=grid,
+        reference=reference,
+        reference_grid=reference_grid,
+        orientation=orientation,
+        offset=lattice_offset(orientation.canonical, grid),
+    )
+
+
+@pytest.fixture
+def network_logits():
+    return logits_of_subsets
+
+
+def logits_of_subsets(bundle, prepared, subsets):
+    """Logits of the bundle's first network for each subset."""
+    windows = SlidingWindow(bundle.task, bundle.inference, bundle.stride, torch.device("cpu"))
+    return list(windows.logits(bundle.network, prepared, [tuple(subset) for subset in subsets]))
 
 
 @pytest.fixture(scope="session")

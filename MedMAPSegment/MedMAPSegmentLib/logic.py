@@ -235,11 +235,8 @@ def _withRemarks(result, remarks: tuple[Finding, ...]):
     """The result, with what preparing had to say in front of what the computation had to say."""
     if not remarks:
         return result
-    plain = [
-        {"level": r.level, "check": r.check, "message": r.message, "remedy": r.remedy}
-        for r in remarks
-    ]
-    provenance = {**result.provenance, "findings": [*plain, *result.provenance.get("findings", [])]}
+    findings = (*remarks, *result.provenance.findings)
+    provenance = replace(result.provenance, findings=findings)
     return replace(result, findings=(*remarks, *result.findings), provenance=provenance)
 
 

@@ -18,8 +18,9 @@ import numpy as np
 import slicer.util
 import vtk
 
-from medmap.checks import affine_problem, foreground
+from medmap.checks import affine_problem
 from medmap.errors import InputDataError, InternalError, UnavailableError, UsageError
+from medmap.foreground import foreground
 from medmap.volume import Volume
 
 from . import scene as mrml

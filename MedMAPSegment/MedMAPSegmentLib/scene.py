@@ -107,7 +107,7 @@ def segmentationFromResult(scene, referenceNode, result, task: Task, node=None):
     """
     _refuseForeign(node)
     segments = _segments(referenceNode, result, task)
-    provenance = _provenanceText(result.provenance)
+    provenance = _provenanceText(result.provenance.to_dict())
     for segment in segments.values():
         segment.SetTag(PROVENANCE, provenance)
     made = node is None

@@ -1,32 +1,38 @@
-"""How sure a bundle is of what it finds, with and without tumors, and the doubt that follows from it.
+"""Confidence of the components that a bundle finds, with and without tumors, and the thresholds that follow.
 
 python MedMAPTraining/experiments/certainty.py measure BUNDLE CASES OUT.json
 python MedMAPTraining/experiments/certainty.py choose OUT.json [OUT.json ...] [--into BUNDLE --version VERSION]
 
-``measure`` segments generated cases, with or without tumors, from every set of scans, and notes every piece found: its
-certainty, its volume, and how much of it is tumor. ``choose`` takes for each set the certainty below which pieces are
-left out: the one with the most of (mean WT of the heads with tumor) - 1/4 (share of the heads without in which more
-than 2 ml are found); the lowest among equals, and never more than 0.98, since real scans are less like the generated
-ones than those are alike.
+``measure`` segments cases, with or without tumors, from every modality subset, and records every
+component: its confidence, its volume, and how much of it is tumor. ``choose`` takes for each subset the
+confidence threshold with the largest (mean WT Dice of the cases with tumor) - 1/4 (share of the
+tumor-free cases with more than 2 ml); the lowest among equals, and never more than 0.98, since real
+scans are less like generated ones than those are like each other.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from medmap.bundle.loading import Bundle, load_bundle, update_doubt
-from medmap.confidence import NO_DOUBT, DoubtSpec, pieces
+from medmap.bundle.loading import Bundle, load_bundle, update_confidence
 from medmap.evaluation.scoring import supported_subsets
-from medmap.inference import Run
+from medmap.inference import predictions
 from medmap.io.cohorts import find_cases
 from medmap.io.nifti import read_nifti
-from medmap.preprocess import prepare, to_grid
+from medmap.postprocess import (
+    ConfidenceSpec,
+    component_confidence,
+    find_components,
+    most_probable,
+)
+from medmap.preprocess import prepare
+from medmap.resampling import to_grid
+from medmap.sliding_window import SlidingWindow
 from medmap.task import BRATS
 
 GRID = (0.0, 0.8, 0.85, 0.9, 0.925, 0.95, 0.96, 0.97, 0.98)
@@ -34,38 +40,36 @@ LIMIT_ML, WEIGHT = 2.0, 0.25
 
 
 def measure(bundle: Bundle, folder: Path) -> list[dict]:
-    """One record a case and set of scans: ml of true tumor, and certainty, ml and ml of true tumor of each piece."""
+    """One record per case and modality subset.
+
+    Each holds the volume of the reference tumor in ml, and of each component its confidence, its volume
+    and how much of that is tumor.
+    """
     records = []
     for case in find_cases(folder, BRATS):
-        volumes, label = case.read(BRATS.modality_names), read_nifti(case.label, modality="seg")
+        volumes = case.read(BRATS.modality_names)
+        label = read_nifti(case.label, modality="seg")
         prepared = prepare(volumes, BRATS, bundle.preprocess, multiple=bundle.stride)
-        truth = (
-            to_grid((np.asarray(label.array) > 0).astype(np.float32), label.grid, prepared.grid)
-            > 0.5
-        )
-        voxel_ml, subsets = prepared.grid.voxel_ml, supported_subsets(bundle, list(volumes))
-        run = Run(
-            replace(bundle, doubt=NO_DOUBT),
-            torch.device("cpu"),
-            lambda fraction, text: None,
-            lambda: False,
-        )
-        for positions, logits in run.each(prepared, subsets):
-            numbers, certainty = pieces(logits, prepared, bundle.postprocess)
-            sizes = (
-                torch.bincount(numbers.flatten(), minlength=len(certainty) + 1)[1:] * voxel_ml
-            ).tolist()
-            right = (
-                torch.bincount(numbers[truth], minlength=len(certainty) + 1)[1:] * voxel_ml
-            ).tolist()
-            found = list(zip(certainty, sizes, right, strict=True))
-            key = BRATS.subset_key(subsets[positions[0]])
+        mask = (np.asarray(label.array) > 0).astype(np.float32)
+        tumor = to_grid(mask, label.grid, prepared.grid) > 0.5
+        voxel_ml = prepared.grid.voxel_ml
+        subsets = supported_subsets(bundle, list(volumes))
+        windows = SlidingWindow(BRATS, bundle.inference, bundle.stride, torch.device("cpu"))
+        for positions, prediction in predictions(bundle, windows, prepared, subsets):
+            is_tumor_class = (most_probable(prediction.logits) > 0) & prepared.brain
+            found = find_components(is_tumor_class, voxel_ml, bundle.postprocess)
+            count = len(found.is_small)
+            sizes = torch.bincount(found.numbers.flatten(), minlength=count) * voxel_ml
+            overlaps = torch.bincount(found.numbers[tumor], minlength=count) * voxel_ml
+            components = []
+            for number, confidence in component_confidence(prediction.logits, found).items():
+                components.append((confidence, float(sizes[number]), float(overlaps[number])))
             records.append(
                 {
                     "case": case.case_id,
-                    "subset": key,
-                    "true": float(truth.sum()) * voxel_ml,
-                    "pieces": found,
+                    "subset": BRATS.subset_key(subsets[positions[0]]),
+                    "true": float(tumor.sum()) * voxel_ml,
+                    "pieces": components,
                 }
             )
         print(case.case_id, flush=True)
@@ -94,8 +98,8 @@ def worth(records: list[dict], least: float) -> float:
     )
 
 
-def choose(records: list[dict]) -> DoubtSpec:
-    """The doubt that suits these records; prints what it does to them."""
+def choose(records: list[dict]) -> ConfidenceSpec:
+    """The thresholds that suit these records; prints what they do to them."""
     print(
         "| scans | least certainty | WT of heads with tumor | heads without: above 2 ml | largest ml |"
     )
@@ -118,7 +122,7 @@ def choose(records: list[dict]) -> DoubtSpec:
             f"| {key} | {best:g} | {whole[0]:.3f} -> {whole[1]:.3f} | {many[0]} -> {many[1]} "
             f"| {largest[0]:.0f} -> {largest[1]:.0f} |"
         )
-    return DoubtSpec(least)
+    return ConfidenceSpec(least)
 
 
 def main() -> None:
@@ -139,10 +143,13 @@ def main() -> None:
     if given.command == "measure":
         given.out.write_text(json.dumps(measure(load_bundle(given.bundle), given.cases)))
         return
-    doubt = choose([record for path in given.records for record in json.loads(path.read_text())])
+    records = []
+    for path in given.records:
+        records += json.loads(path.read_text())
+    confidence = choose(records)
     if given.into:
-        change = "the same weights; pieces that the network is too unsure of are left out"
-        update_doubt(given.into, doubt, version=given.version, change=change)
+        change = "the same weights; low-confidence components are removed from the result"
+        update_confidence(given.into, confidence, version=given.version, change=change)
 
 
 if __name__ == "__main__":

@@ -28,12 +28,12 @@ from torch.nn.functional import pad
 
 from medmap.commands.dedicated import load_teacher
 from medmap.commands.phantoms import write_phantoms
-from medmap.inference import gaussian_weight, window_boxes
 from medmap.io.cohorts import find_cases
 from medmap.metrics import dice
 from medmap.networks import Backbone, build_network
 from medmap.networks.stem import InputMap
 from medmap.preprocess import PreprocessSpec
+from medmap.sliding_window import gaussian_weight, window_boxes
 from medmap.task import BRATS
 from medmap.training.alignment import MixtureAnchor
 from medmap.training.cache import cache_case

@@ -16,7 +16,7 @@ import numpy as np
 
 from medmap.appearance import Look, doubts, look
 from medmap.errors import InputDataError, UsageError
-from medmap.foreground import background_value, foreground
+from medmap.foreground import background_value
 from medmap.task import Task
 from medmap.volume import Grid, Volume
 
@@ -122,12 +122,19 @@ def affine_problem(affine: np.ndarray) -> str | None:
     return f"is sheared: axes {'ijk'[min(i, j)]} and {'ijk'[max(i, j)]} meet at {degrees:.1f} instead of 90 degrees"
 
 
+@dataclass(frozen=True)
 class _Scan(Volume):
-    """A volume whose brain is looked for once."""
+    """A volume with what several checks look at.
 
-    @cached_property
+    Attributes:
+        source: the volume that was given, which remembers its foreground for the preprocessing.
+    """
+
+    source: Volume | None = None
+
+    @property
     def brain(self) -> np.ndarray:
-        return foreground(self.array)[0]
+        return self.source.foreground
 
     @cached_property
     def brain_ml(self) -> float:
@@ -141,7 +148,7 @@ class _Scan(Volume):
 def _scan(volume: Volume) -> _Scan:
     if isinstance(volume, _Scan):
         return volume
-    return _Scan(volume.array, volume.affine, volume.name, volume.notes)
+    return _Scan(volume.array, volume.affine, volume.name, volume.notes, source=volume)
 
 
 def usable(volumes: dict[str, Volume], task: Task) -> Iterable[Finding]:

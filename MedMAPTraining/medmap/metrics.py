@@ -57,8 +57,16 @@ def dice(prediction: np.ndarray, reference: np.ndarray) -> float:
     Both empty: 1.0. One empty: 0.0. Raises InputDataError when the shapes differ.
     """
     prediction, reference = _masks(prediction, reference)
-    total = _count(prediction) + _count(reference)
-    return 2.0 * _count(prediction & reference) / total if total else 1.0
+    overlap = _count(prediction & reference)
+    return dice_of_counts(overlap, _count(prediction), _count(reference))
+
+
+def dice_of_counts(overlap: int, prediction: int, reference: int) -> float:
+    """Dice's coefficient from numbers of voxels, by the rule for empty masks above."""
+    total = prediction + reference
+    if total == 0:
+        return 1.0
+    return 2.0 * overlap / total
 
 
 def sensitivity(prediction: np.ndarray, reference: np.ndarray) -> float:

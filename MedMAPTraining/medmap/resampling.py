@@ -1,6 +1,9 @@
-"""Moving arrays between grids: exact flips and permutations where they suffice, linear interpolation elsewhere."""
+"""Arrays from grid to grid: exact flips and permutations where they suffice, interpolation elsewhere."""
 
 from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import permutations
 
 import numpy as np
 import torch
@@ -8,119 +11,245 @@ from torch import Tensor
 
 from medmap.volume import Grid
 
+SLAB = 16
+"""Planes that are interpolated at a time: coordinates of a whole brain volume need not fit into memory."""
+
+SAME_LATTICE_VOXELS = 0.1
+"""Lattices that agree this well at every corner are one: voxels are copied, nothing is interpolated."""
+
 
 def canonical_axes(affine: np.ndarray) -> tuple[tuple[int, int, int], tuple[bool, bool, bool]]:
-    """How to permute and flip array axes so that they run closest to right, anterior and superior (RAS).
+    """How to permute and flip array axes so that they run closest to right, anterior, superior (RAS).
 
     Args:
         affine: [4, 4] voxel index -> world RAS in mm.
 
     Returns:
-        ``order``: the array axis that becomes axis 0, 1, 2; ``flip``: whether that axis is then reversed.
+        ``order``: the array axis that becomes axis 0, 1, 2; ``flip``: whether that axis is reversed.
     """
     direction = affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)
-    order, taken = [], set()
+
+    def alignment(axes: tuple[int, ...]) -> float:
+        return sum(abs(direction[world, axis]) for world, axis in enumerate(axes))
+
     # The assignment with the largest total alignment; six permutations are few enough to try all.
-    best = max(
-        ((a, b, c) for a in range(3) for b in range(3) for c in range(3) if len({a, b, c}) == 3),
-        key=lambda axes: sum(abs(direction[world, axis]) for world, axis in enumerate(axes)),
-    )
-    for axis in best:
-        order.append(axis)
-        taken.add(axis)
-    flip = tuple(bool(direction[world, axis] < 0) for world, axis in enumerate(order))
-    return tuple(order), flip
+    first, second, third = max(permutations(range(3)), key=alignment)
+    order = (first, second, third)
+    flips = [bool(direction[world, axis] < 0) for world, axis in enumerate(order)]
+    return order, (flips[0], flips[1], flips[2])
 
 
-def canonical_grid(grid: Grid) -> Grid:
-    """The same voxels with axes closest to RAS."""
+@dataclass(frozen=True)
+class Orientation:
+    """How the voxels of a grid are turned to RAS and back.
+
+    Attributes:
+        order: the array axis that becomes axis 0, 1, 2.
+        flip: whether that axis is reversed.
+        canonical: the same voxels with axes closest to RAS.
+    """
+
+    order: tuple[int, int, int]
+    flip: tuple[bool, bool, bool]
+    canonical: Grid
+
+    def reorient(self, array: np.ndarray) -> np.ndarray:
+        """A view of [I, J, K] with axes closest to RAS. No voxel changes."""
+        return array.transpose(self.order)[self._reversal()]
+
+    def restore(self, array: np.ndarray) -> np.ndarray:
+        """Undo ``reorient``: axes closest to RAS -> the axis order of the grid."""
+        return array[self._reversal()].transpose(np.argsort(self.order))
+
+    def _reversal(self) -> tuple[slice, ...]:
+        return tuple(slice(None, None, -1 if flip else None) for flip in self.flip)
+
+
+def orientation_of(grid: Grid) -> Orientation:
+    """How the voxels of a grid are turned to RAS."""
     order, flip = canonical_axes(grid.affine)
     affine = grid.affine.copy()
     affine[:3, :3] = grid.affine[:3, list(order)]
-    shape = tuple(grid.shape[axis] for axis in order)
+    shape = (grid.shape[order[0]], grid.shape[order[1]], grid.shape[order[2]])
     for axis in range(3):
         if flip[axis]:
             affine[:3, 3] += affine[:3, axis] * (shape[axis] - 1)
             affine[:3, axis] *= -1
-    return Grid(shape, affine)
+    return Orientation(order, flip, Grid(shape, affine))
+
+
+def canonical_grid(grid: Grid) -> Grid:
+    """The same voxels with axes closest to RAS."""
+    return orientation_of(grid).canonical
 
 
 def reorient(array: np.ndarray, grid: Grid) -> tuple[np.ndarray, Grid]:
     """A view of [I, J, K] with axes closest to RAS, and its grid. No voxel changes."""
-    order, flip = canonical_axes(grid.affine)
-    view = array.transpose(order)[tuple(slice(None, None, -1) if f else slice(None) for f in flip)]
-    return view, canonical_grid(grid)
+    orientation = orientation_of(grid)
+    return orientation.reorient(array), orientation.canonical
 
 
 def restore_orientation(array: np.ndarray, grid: Grid) -> np.ndarray:
     """Undo ``reorient``: an array with axes closest to RAS -> the axis order of ``grid``."""
-    order, flip = canonical_axes(grid.affine)
-    unflipped = array[tuple(slice(None, None, -1) if f else slice(None) for f in flip)]
-    return unflipped.transpose(np.argsort(order))
+    return orientation_of(grid).restore(array)
+
+
+def slice_axis_of(grid: Grid) -> int:
+    """The axis across slices: the one with the largest voxels; among equals the closest to head and feet.
+
+    Args:
+        grid: with axes closest to RAS (``canonical_grid``).
+    """
+    spacing = grid.spacing
+    relative = [round(float(spacing[axis] / spacing.max()), 2) for axis in range(3)]
+    return max(range(3), key=lambda axis: (relative[axis], axis))
+
+
+def lattice_offset(canonical: Grid, target: Grid) -> np.ndarray | None:
+    """Where a grid begins on the lattice of another one.
+
+    Args:
+        canonical: a grid with axes closest to RAS.
+        target: the grid whose lattice is asked about.
+
+    Returns:
+        [3] int index of the first voxel in ``target``; None if the two grids are no common lattice.
+    """
+    matrix = target.affine[:3, :3]
+    exact = np.linalg.solve(matrix, canonical.affine[:3, 3] - target.affine[:3, 3])
+    offset = np.round(exact).astype(int)
+    affine = target.affine.copy()
+    affine[:3, 3] += matrix @ offset
+    on_lattice = Grid(canonical.shape, affine)
+    if on_lattice.distance(canonical) < SAME_LATTICE_VOXELS * target.spacing.min():
+        return offset
+    return None
+
+
+def resample_to_grid(
+    array: np.ndarray, orientation: Orientation, target: Grid, slices: bool = False
+) -> Tensor:
+    """Bring one array onto a working grid; outside is 0. Copies voxels where the lattices coincide.
+
+    Args:
+        array: [I, J, K] float32.
+        orientation: of the array's grid.
+        target: the working grid.
+        slices: across the source's slices the nearest one is taken, and none farther than half their
+            distance.
+
+    Returns:
+        [*target.shape] float32.
+    """
+    # In canonical order, so that every stored orientation interpolates in the same order of axes.
+    image = torch.from_numpy(np.ascontiguousarray(orientation.reorient(array)))
+    canonical = orientation.canonical
+    offset = lattice_offset(canonical, target)
+    if offset is not None:
+        return paste(image, offset, target.shape)
+    nearest = slice_axis_of(canonical) if slices else None
+    return resample_linear(image[None], canonical, target, nearest)[0]
+
+
+def to_grid(array: np.ndarray, source: Grid, target: Grid, slices: bool = False) -> Tensor:
+    """``resample_to_grid`` for an array whose grid is turned here."""
+    return resample_to_grid(array, orientation_of(source), target, slices)
+
+
+def paste(block: Tensor, start: np.ndarray, shape: tuple[int, int, int]) -> Tensor:
+    """Put a block into zeros so that its first voxel lands at an index; what sticks out is cut.
+
+    Args:
+        block: [I, J, K].
+        start: [3] index of the block's first voxel, possibly negative.
+        shape: of the result.
+    """
+    result = torch.zeros(shape, dtype=block.dtype)
+    target = []
+    source = []
+    for first, size, space in zip(start, block.shape, shape, strict=True):
+        low = max(int(first), 0)
+        high = min(int(first) + size, space)
+        if low >= high:
+            return result
+        target.append(slice(low, high))
+        source.append(slice(low - int(first), high - int(first)))
+    result[tuple(target)] = block[tuple(source)]
+    return result
 
 
 def resample_linear(
     image: Tensor, source: Grid, target: Grid, nearest: int | None = None
 ) -> Tensor:
-    """Linear interpolation of [C, I, J, K] on ``source`` at the voxels of ``target``; outside is 0.
+    """Linear interpolation at the voxels of another grid; outside is 0.
 
     Where the source is much finer than the target, it is averaged first, so that nothing aliases.
 
     Args:
-        nearest: axis of the source along which the nearest voxel is taken instead: the one across thick slices.
+        image: [C, I, J, K] on ``source``.
+        source: grid of the image.
+        target: grid of the result.
+        nearest: axis of the source along which the nearest voxel is taken instead: the one across
+            thick slices.
 
     Returns:
         [C, *target.shape] of the same dtype.
     """
-    image, source = _average(image, source, target)
+    image, source = _averaged(image, source, target)
     matrix = np.linalg.inv(source.affine) @ target.affine
+    rotation = torch.from_numpy(matrix[:3, :3].T.copy())
+    shift = torch.from_numpy(matrix[:3, 3].copy())
     result = image.new_zeros((image.shape[0], *target.shape))
-    axes = [torch.arange(n, dtype=torch.float64) for n in target.shape]
+    axes = [torch.arange(size, dtype=torch.float64) for size in target.shape]
     size = torch.tensor([max(n, 1) for n in source.shape], dtype=torch.float64)
-    for start in range(
-        0, target.shape[0], 16
-    ):  # slabs, so that coordinates of a whole head need not fit at once
-        ijk = torch.stack(
-            torch.meshgrid(axes[0][start : start + 16], axes[1], axes[2], indexing="ij"), -1
-        )
-        position = ijk @ torch.from_numpy(matrix[:3, :3].T.copy()) + torch.from_numpy(
-            matrix[:3, 3].copy()
-        )
+    for start in range(0, target.shape[0], SLAB):
+        rows = axes[0][start : start + SLAB]
+        index = torch.stack(torch.meshgrid(rows, axes[1], axes[2], indexing="ij"), -1)
+        position = index @ rotation + shift
         if nearest is not None:
             position[..., nearest] = torch.floor(position[..., nearest] + 0.5 - 1e-6)
+        # grid_sample counts from -1 to 1 between the outer edges of the first and the last voxel,
+        # and names the last axis first.
         unit = ((2 * position + 1) / size - 1).flip(-1).to(image.dtype)
         slab = torch.nn.functional.grid_sample(
             image[None], unit[None], mode="bilinear", align_corners=False
         )
-        result[:, start : start + 16] = slab[0]
+        result[:, start : start + SLAB] = slab[0]
     return result
 
 
-def _average(image: Tensor, source: Grid, target: Grid) -> tuple[Tensor, Grid]:
+def _averaged(image: Tensor, source: Grid, target: Grid) -> tuple[Tensor, Grid]:
     """Average whole voxels along axes on which the source is at least twice as fine as the target."""
-    factors = [max(1, int(target.spacing.min() / s + 1e-3)) for s in source.spacing]
+    factors = []
+    for spacing, size in zip(source.spacing, source.shape, strict=True):
+        factor = max(1, int(target.spacing.min() / spacing + 1e-3))
+        factors.append(min(factor, size))
     if max(factors) == 1:
         return image, source
-    factors = [min(f, n) for f, n in zip(factors, source.shape, strict=True)]
     pooled = torch.nn.functional.avg_pool3d(
         image[None], factors, ceil_mode=True, count_include_pad=False
     )[0]
     affine = source.affine.copy()
     affine[:3, :3] = source.affine[:3, :3] * factors
+    # The first pooled voxel lies in the middle of those that it averages.
     affine[:3, 3] += source.affine[:3, :3] @ ((np.array(factors) - 1) / 2)
-    return pooled, Grid(tuple(pooled.shape[1:]), affine)
+    i, j, k = pooled.shape[1:]
+    return pooled, Grid((i, j, k), affine)
 
 
 def resample_nearest(labels: np.ndarray, source: Grid, target: Grid) -> np.ndarray:
     """Nearest-voxel resampling of an [I, J, K] integer array; 0 outside."""
     matrix = np.linalg.inv(source.affine) @ target.affine
     result = np.zeros(target.shape, labels.dtype)
-    j, k = np.meshgrid(np.arange(target.shape[1]), np.arange(target.shape[2]), indexing="ij")
+    limits = np.array(source.shape)[:, None]
+    rows, columns = np.meshgrid(
+        np.arange(target.shape[1]), np.arange(target.shape[2]), indexing="ij"
+    )
     for i in range(target.shape[0]):
-        ijk = np.stack([np.full(j.size, i), j.ravel(), k.ravel()])
-        index = np.round(matrix[:3, :3] @ ijk + matrix[:3, 3:]).astype(int)
-        inside = ((index >= 0) & (index < np.array(source.shape)[:, None])).all(0)
-        plane = np.zeros(j.size, labels.dtype)
-        plane[inside] = labels[tuple(index[:, inside])]
-        result[i] = plane.reshape(j.shape)
+        positions = np.stack([np.full(rows.size, i), rows.ravel(), columns.ravel()])
+        index = np.round(matrix[:3, :3] @ positions + matrix[:3, 3:]).astype(int)
+        is_inside = ((index >= 0) & (index < limits)).all(0)
+        plane = np.zeros(rows.size, labels.dtype)
+        plane[is_inside] = labels[tuple(index[:, is_inside])]
+        result[i] = plane.reshape(rows.shape)
     return result

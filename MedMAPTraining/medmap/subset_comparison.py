@@ -1,12 +1,12 @@
-"""What if a scan had been missing, or one more had been there? And where is the result uncertain?
+"""Modality comparison: what other subsets of the scans would have given, and where the result is uncertain.
 
-Every scan is encoded once and decoded for every subset, by the same ``inference.Run`` that ``segment`` uses.
+Each modality is encoded once and decoded for every subset, as in ``segment``.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import combinations
 
 import numpy as np
@@ -18,12 +18,13 @@ from medmap.checks import check_inputs
 from medmap.devices import resolve_device
 from medmap.errors import Cancelled, UsageError
 from medmap.foreground import bounding_box
-from medmap.inference import Run
-from medmap.metrics import region_masks
-from medmap.postprocess import label_map, probabilities
-from medmap.preprocess import Prepared, prepare, to_grid
+from medmap.inference import in_task_order, predictions
+from medmap.metrics import dice_of_counts, region_masks
+from medmap.postprocess import Prediction, label_map, probabilities
+from medmap.preprocess import Prepared, prepare
 from medmap.progress import Cancel, Progress, ignore_progress, never_cancel
-from medmap.resampling import canonical_grid, restore_orientation
+from medmap.resampling import to_grid
+from medmap.sliding_window import SlidingWindow
 from medmap.task import Task
 from medmap.volume import Grid, Volume
 
@@ -83,21 +84,11 @@ class WhatIf:
 
 def subsets_of(names: Sequence[str], task: Task) -> tuple[tuple[str, ...], ...]:
     """All non-empty subsets of the given modalities in task order, large ones first: 15 of four."""
-    names = [n for n in task.modality_names if n in set(names)]
-    return tuple(c for size in range(len(names), 0, -1) for c in combinations(names, size))
-
-
-def one_step(
-    current: Sequence[str], available: Sequence[str], task: Task
-) -> tuple[tuple[str, ...], ...]:
-    """The current subset, every subset with one scan less, and every one with one more of those available."""
-    current = set(current)
-    steps = [
-        current,
-        *(current - {n} for n in current),
-        *(current | {n} for n in set(available) - current),
-    ]
-    return tuple(s for s in subsets_of({*available, *current}, task) if set(s) in steps)
+    ordered = [name for name in task.modality_names if name in set(names)]
+    subsets: list[tuple[str, ...]] = []
+    for size in range(len(ordered), 0, -1):
+        subsets += combinations(ordered, size)
+    return tuple(subsets)
 
 
 def what_if(
@@ -134,29 +125,36 @@ def what_if(
     """
     report = progress or ignore_progress
     stop = cancel or never_cancel
-    report(0.0, "checking the scans")
     task = bundle.task
-    volumes = {name: volumes[name] for name in task.modality_names if name in volumes} | dict(
-        volumes
-    )
+    report(0.0, "checking the scans")
+    volumes = in_task_order(volumes, task)
     check_inputs(volumes, task)
-    wanted = _plan(volumes, bundle, current, subsets)
-    place = resolve_device(device)
+    plan = _plan(volumes, bundle, current, subsets)
+    torch_device = resolve_device(device)
     report(0.05, "bringing the scans to one grid")
     prepared = prepare(
         volumes, task, bundle.preprocess, reference=reference, multiple=bundle.stride
     )
-    collector, share = _Collector(prepared, bundle, wanted), [0.0]
+    collector = _Collector(prepared, bundle, plan)
 
-    def computed(fraction: float, text: str) -> None:
-        share[0] = fraction
-        report(0.1 + 0.7 * fraction + 0.2 * len(collector.found) / len(wanted), text)
+    # Progress of the network and of the comparisons that follow each subset, in one number.
+    network_fraction = 0.0
 
-    for positions, logits in Run(bundle, place, computed, stop).each(prepared, wanted):
+    def network_progress(fraction: float, text: str) -> None:
+        nonlocal network_fraction
+        network_fraction = fraction
+        compared_fraction = len(collector.variants) / len(plan)
+        report(0.1 + 0.7 * fraction + 0.2 * compared_fraction, text)
+
+    windows = SlidingWindow(
+        task, bundle.inference, bundle.stride, torch_device, network_progress, stop
+    )
+    for positions, prediction in predictions(bundle, windows, prepared, plan):
         if stop():
             raise Cancelled()
-        computed(share[0], f"comparing {len(collector.found) + 1} of {len(wanted)}")
-        collector.add(positions, logits)
+        text = f"comparing {len(collector.variants) + 1} of {len(plan)}"
+        network_progress(network_fraction, text)
+        collector.add(positions, prediction)
     result = collector.result()
     report(1.0, "done")
     return result
@@ -167,105 +165,137 @@ def normalized_entropy(probability: Tensor) -> Tensor:
     return torch.special.entr(probability).sum(0).div_(np.log(probability.shape[0])).clamp_(0, 1)
 
 
-def _plan(volumes, bundle: Bundle, current, subsets) -> list[tuple[str, ...]]:
-    """What to run, the current subset first."""
+def _plan(
+    volumes: Mapping[str, Volume],
+    bundle: Bundle,
+    current: Sequence[str] | None,
+    subsets: Sequence[Sequence[str]] | None,
+) -> list[tuple[str, ...]]:
+    """The subsets to run, the current one first."""
     task = bundle.task
     order = task.modality_names
-    first = tuple(n for n in order if n in (volumes if current is None else current))
-    asked = (
-        subsets_of(volumes, task)
-        if subsets is None
-        else [tuple(n for n in order if n in s) for s in subsets]
-    )
-    for name in {n for s in (subsets or ()) for n in s} | set(current or ()):
+    current_names = volumes if current is None else current
+    current_subset = tuple(name for name in order if name in current_names)
+    if subsets is None:
+        requested = list(subsets_of(list(volumes), task))
+    else:
+        requested = [tuple(name for name in order if name in subset) for subset in subsets]
+    named = set(current or ())
+    for subset in subsets or ():
+        named.update(subset)
+    for name in named:
         if task.index(name) >= 0 and name not in volumes:
-            title = task.modality(name).title
             raise UsageError(
-                f"A subset needs {title}, but no such scan was given.", "Give it, or leave it out."
+                f"A subset needs {task.modality(name).title}, but no such scan was given.",
+                "Add the scan, or remove the modality from the subset.",
             )
-    if not first or not all(asked):
-        raise UsageError("A subset names no scan.", "Name at least one modality.")
-    fitting = [s for s in asked if bundle.find_entry(s)]
-    return list(dict.fromkeys([first, *fitting]))
+    if not current_subset or not all(requested):
+        raise UsageError("A subset names no modality.", "Name at least one modality.")
+    supported = [subset for subset in requested if bundle.find_entry(subset)]
+    return list(dict.fromkeys([current_subset, *supported]))
 
 
 class _Collector:
-    """Takes the logits of one subset after the other, the current one, which is the first wanted, first."""
+    """Compares one prediction after the other with the first, which is the current subset's.
 
-    def __init__(self, prepared: Prepared, bundle: Bundle, wanted: Sequence[tuple[str, ...]]):
-        task = bundle.task
-        self.prepared, self.task, self.postprocess, self.wanted = (
-            prepared,
-            task,
-            bundle.postprocess,
-            wanted,
-        )
-        values = np.array(task.label_values())
-        # Label value -> one bit a region, so that one pass over the voxels counts all overlaps at once.
-        self.bits = np.zeros(values.max() + 1, np.uint16)
-        for n, mask in enumerate(region_masks(values, task).values()):
-            self.bits[values[mask]] |= 1 << n
-        self.current = wanted[0]
-        self.found: dict[int, Variant] = {}
+    Attributes:
+        variants: what has been compared, by position in the plan.
+    """
+
+    def __init__(self, prepared: Prepared, bundle: Bundle, plan: Sequence[tuple[str, ...]]):
+        self.prepared = prepared
+        self.task = bundle.task
+        self.postprocess = bundle.postprocess
+        self.plan = plan
+        self.current = plan[0]
+        self.variants: dict[int, Variant] = {}
         self.maps: dict[str, np.ndarray] = {}
         self.region_entropy: dict[str, float] = {}
+        self.region_bits = _region_bits(bundle.task)
 
-    def add(self, positions: Sequence[int], logits: Tensor) -> None:
-        """Compare what some of the subsets share with the current one."""
-        labels = label_map(logits, self.prepared, self.postprocess, self.task)
-        if not self.found:
-            self._start(labels, probabilities(logits, self.prepared, self.postprocess, self.task))
+    def add(self, positions: Sequence[int], prediction: Prediction) -> None:
+        """Compare the prediction that some of the subsets share with the current one."""
+        labels = label_map(prediction, self.prepared, self.postprocess, self.task)
+        if not self.variants:
+            self._start(labels, prediction)
         box = bounding_box((labels | self.labels) != 0) or (slice(0, 0),) * 3
-        ours, before = self.bits[labels[box]], self.bits[self.labels[box]]
-        self.differing[box] += len(positions) * (labels[box] != self.labels[box]).astype(np.uint8)
-        self.region_differing[box] += len(positions) * ((ours ^ before) & 1).astype(np.uint8)
-        volumes, change, score = {}, {}, {}
-        for name, (mine, theirs, common) in self._counts(ours, before).items():
-            ml = self.prepared.reference_grid.voxel_ml
-            volumes[name], change[name] = mine * ml, (mine - theirs) * ml
-            score[name] = (
-                2.0 * common / (mine + theirs) if mine + theirs else 1.0
-            )  # as metrics.dice
-        for n in positions:
-            subset = self.wanted[n]
-            kind = _kind(subset, self.current)
-            self.found[n] = Variant(
-                self.task.subset_key(subset), subset, kind, volumes, change, score
+        bits = self.region_bits[labels[box]]
+        current_bits = self.region_bits[self.labels[box]]
+        differs = (labels[box] != self.labels[box]).astype(np.uint8)
+        # The first region's bit is the lowest one.
+        region_differs = ((bits ^ current_bits) & 1).astype(np.uint8)
+        self.differing[box] += len(positions) * differs
+        self.region_differing[box] += len(positions) * region_differs
+        voxel_ml = self.prepared.reference_grid.voxel_ml
+        volumes_ml = {}
+        change_ml = {}
+        dice = {}
+        for name, counts in self._counts(bits, current_bits).items():
+            volumes_ml[name] = counts.voxels * voxel_ml
+            change_ml[name] = (counts.voxels - counts.current_voxels) * voxel_ml
+            dice[name] = dice_of_counts(counts.overlap, counts.voxels, counts.current_voxels)
+        for position in positions:
+            subset = self.plan[position]
+            self.variants[position] = Variant(
+                key=self.task.subset_key(subset),
+                modalities=subset,
+                kind=_kind(subset, self.current),
+                volumes_ml=volumes_ml,
+                change_ml=change_ml,
+                dice=dice,
             )
 
-    def _counts(self, ours: np.ndarray, before: np.ndarray) -> dict[str, tuple[int, int, int]]:
-        """Voxels of each region in ours, in the other, and in both."""
+    def _counts(self, bits: np.ndarray, current_bits: np.ndarray) -> dict[str, _Counts]:
+        """Voxels of each region, all counted in one pass over the voxels.
+
+        The bits of both label maps together make a number per voxel; a histogram of these numbers has
+        every overlap in it.
+        """
         size = len(self.task.regions)
-        table = np.bincount((ours | before << size).ravel(), minlength=4**size)
-        code = np.arange(table.size)
+        histogram = np.bincount((bits | current_bits << size).ravel(), minlength=4**size)
+        code = np.arange(histogram.size)
         counts = {}
         for n, region in enumerate(self.task.regions):
-            mine, theirs = code >> n & 1 == 1, code >> (n + size) & 1 == 1
-            counts[region.name] = tuple(int(table[m].sum()) for m in (mine, theirs, mine & theirs))
+            inside = code >> n & 1 == 1
+            inside_current = code >> (n + size) & 1 == 1
+            counts[region.name] = _Counts(
+                voxels=int(histogram[inside].sum()),
+                current_voxels=int(histogram[inside_current].sum()),
+                overlap=int(histogram[inside & inside_current].sum()),
+            )
         return counts
 
-    def _start(self, labels: np.ndarray, probability: Tensor) -> None:
+    def _start(self, labels: np.ndarray, prediction: Prediction) -> None:
         self.labels = labels
-        self.differing, self.region_differing = (
-            np.zeros(labels.shape, np.uint8),
-            np.zeros(labels.shape, np.uint8),
-        )
-        entropy = self._on_reference(normalized_entropy(probability).numpy())
+        self.differing = np.zeros(labels.shape, np.uint8)
+        self.region_differing = np.zeros(labels.shape, np.uint8)
+        entropy = self._on_reference(self._entropy(prediction))
         self.maps[ENTROPY] = entropy
-        masks = region_masks(labels, self.task)
-        self.region_entropy = {
-            n: float(entropy[m].mean()) if m.any() else float("nan") for n, m in masks.items()
-        }
+        for name, mask in region_masks(labels, self.task).items():
+            mean = float(entropy[mask].mean()) if mask.any() else float("nan")
+            self.region_entropy[name] = mean
+
+    def _entropy(self, prediction: Prediction) -> np.ndarray:
+        """[D, H, W] entropy of the network's own probabilities.
+
+        Low-confidence components are no part of the result, but uncertain is just what they are: the map
+        shows them.
+        """
+        shown = prediction
+        if prediction.suppressed is not None:
+            shown = replace(prediction, excluded=prediction.excluded & ~prediction.suppressed)
+        probability = probabilities(shown, self.prepared, self.postprocess, self.task)
+        return normalized_entropy(probability).numpy()
 
     def _on_reference(self, values: np.ndarray) -> np.ndarray:
         """[D, H, W] on the working grid -> [I, J, K] float32 on the reference grid; 0 outside."""
-        reference = self.prepared.reference_grid
-        moved = to_grid(values, self.prepared.grid, canonical_grid(reference)).numpy()
-        return np.ascontiguousarray(restore_orientation(moved, reference), dtype=np.float32)
+        orientation = self.prepared.orientation
+        moved = to_grid(values, self.prepared.grid, orientation.canonical).numpy()
+        return np.ascontiguousarray(orientation.restore(moved), dtype=np.float32)
 
     def result(self) -> WhatIf:
-        """Everything that came in."""
-        others = len(self.found) - 1
+        """Everything that has been compared."""
+        others = len(self.variants) - 1
         if others:
             self.maps[DISAGREEMENT] = self.differing.astype(np.float32) / others
             self.maps[REGION_DISAGREEMENT] = self.region_differing.astype(np.float32) / others
@@ -275,16 +305,37 @@ class _Collector:
             labels=self.labels,
             grid=self.prepared.reference_grid,
             reference=self.prepared.reference,
-            variants=tuple(self.found[n] for n in range(len(self.wanted))),
+            variants=tuple(self.variants[position] for position in range(len(self.plan))),
             maps=self.maps,
             region_entropy=self.region_entropy,
         )
 
 
+@dataclass(frozen=True)
+class _Counts:
+    """Voxels of a region: in one label map, in the current one, and in both."""
+
+    voxels: int
+    current_voxels: int
+    overlap: int
+
+
+def _region_bits(task: Task) -> np.ndarray:
+    """Label value -> one bit per region, for ``_Collector._counts``."""
+    values = np.array(task.label_values())
+    bits = np.zeros(values.max() + 1, np.uint16)
+    for n, mask in enumerate(region_masks(values, task).values()):
+        bits[values[mask]] |= 1 << n
+    return bits
+
+
 def _kind(subset: Sequence[str], current: Sequence[str]) -> str:
-    less, more = set(current) - set(subset), set(subset) - set(current)
-    if not less and not more:
+    removed = set(current) - set(subset)
+    added = set(subset) - set(current)
+    if not removed and not added:
         return CURRENT
-    if len(less) == 1 and not more:
+    if len(removed) == 1 and not added:
         return LEAVE_ONE_OUT
-    return ADD_BACK if len(more) == 1 and not less else OTHER
+    if len(added) == 1 and not removed:
+        return ADD_BACK
+    return OTHER

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
+
+from medmap.foreground import foreground
 
 REFERENCE_ORDER = ("t1ce", "flair", "t1", "t2")
 """Preferred references among equally fine grids: the sequences in which readers look at tumors."""
@@ -67,7 +70,14 @@ class Volume:
     @property
     def grid(self) -> Grid:
         """The grid that the voxels lie on."""
-        return Grid(tuple(int(n) for n in self.array.shape), self.affine)
+        i, j, k = (int(size) for size in self.array.shape)
+        return Grid((i, j, k), self.affine)
+
+    @cached_property
+    def foreground(self) -> np.ndarray:
+        """[I, J, K] bool: voxels that are not background (``medmap.foreground``), looked for once."""
+        mask, _ = foreground(self.array)
+        return mask
 
 
 def choose_reference(grids: Mapping[str, Grid]) -> str:

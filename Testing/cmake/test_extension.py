@@ -139,7 +139,7 @@ def test_only_real_modules_lie_at_the_top(built):
 def test_the_bundle_lies_where_medmap_looks_for_it(built, bundle):
     pytest.importorskip("torch")
     for root in built:
-        code = "from medmap.bundle.loading import default_bundle_path; print(default_bundle_path())"
+        code = "from medmap.bundle.format import default_bundle_path; print(default_bundle_path())"
         environment = {name: value for name, value in os.environ.items() if name != "MEDMAP_BUNDLE"}
         environment["PYTHONPATH"] = str(root / MODULES)
         done = subprocess.run(

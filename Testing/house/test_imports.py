@@ -33,10 +33,10 @@ ORDER = [
     {"resampling"},
     {"networks", "preprocess"},
     {"postprocess", "training.alignment", "bundle.memory_estimate", "devices"},
-    {"confidence"},
     {"bundle"},
     {"provenance"},
-    {"inference", "agreement"},
+    {"sliding_window", "agreement"},
+    {"inference"},
     {"subset_comparison"},
     # ------------------------------------ nothing above may import anything below ------------------------------------
     {

@@ -8,16 +8,9 @@ from itertools import permutations, product
 import numpy as np
 import pytest
 
-from medmap.checks import (
-    CHECKS,
-    Finding,
-    affine_problem,
-    check_inputs,
-    foreground,
-    replace_not_finite,
-)
+from medmap.checks import CHECKS, Finding, affine_problem, check_inputs, replace_not_finite
 from medmap.errors import InputDataError, UsageError
-from medmap.foreground import background_value, bounding_box
+from medmap.foreground import background_value, bounding_box, foreground
 from medmap.task import BRATS
 from medmap.volume import Volume
 

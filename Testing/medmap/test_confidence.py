@@ -1,4 +1,4 @@
-"""Pieces that the network is not sure of are left out, and it is said."""
+"""Low-confidence components are removed from the result, and the result reports it."""
 
 from __future__ import annotations
 
@@ -10,153 +10,171 @@ import numpy as np
 import pytest
 import torch
 
-from medmap.bundle.loading import load_bundle, update_doubt
-from medmap.confidence import DoubtSpec, pieces, tumor_probability, without_doubtful
+from medmap.bundle.loading import load_bundle, update_confidence
+from medmap.devices import resolve_device
 from medmap.errors import BundleError
-from medmap.inference import Run, segment
-from medmap.postprocess import PostprocessSpec, label_map, most_probable
-from medmap.preprocess import Prepared, prepare
+from medmap.inference import predictions, segment
+from medmap.postprocess import (
+    ConfidenceSpec,
+    PostprocessSpec,
+    component_confidence,
+    find_components,
+    label_map,
+    most_probable,
+    predict,
+    tumor_probability,
+)
+from medmap.preprocess import prepare
+from medmap.sliding_window import SlidingWindow
 from medmap.task import BRATS
 from medmap.volume import Grid
 
 SHAPE = (60, 64, 60)
-ISLANDS = PostprocessSpec(island_ml=1.0, island_share=0.1)
-LEFT, RIGHT, SPECK = (
-    (slice(4, 24), slice(10, 30), slice(10, 30)),
-    (slice(36, 56),) * 3,
-    (slice(28, 31),) * 3,
-)
+SPEC = PostprocessSpec(min_component_ml=1.0, min_component_fraction=0.1)
+LEFT = (slice(4, 24), slice(10, 30), slice(10, 30))
+RIGHT = (slice(36, 56),) * 3
+SPECK = (slice(28, 31),) * 3
 
 
-def answer(left: float, right: float, speck: float = 0.0) -> torch.Tensor:
-    """[4, ...] logits with three pieces of edema of these probabilities; background is certain elsewhere."""
+def three_components(left: float, right: float, speck: float = 0.0) -> torch.Tensor:
+    """[4, ...] logits with three components of edema of these probabilities; background is certain elsewhere."""
     probability = torch.full(SHAPE, 1e-3)
-    for place, value in ((LEFT, left), (RIGHT, right), (SPECK, speck)):
-        probability[place] = max(value, 1e-3)
-    rest = torch.full(SHAPE, -20.0)
-    return torch.stack([torch.zeros(SHAPE), rest, torch.logit(probability), rest])
-
-
-def case() -> Prepared:
-    grid = Grid(SHAPE, np.diag([2.0, 2.0, 2.0, 1.0]))
-    image = torch.randn(4, *SHAPE, generator=torch.Generator().manual_seed(0))
-    return Prepared(
-        image,
-        torch.ones(4, dtype=torch.bool),
-        torch.ones(SHAPE, dtype=torch.bool),
-        grid,
-        "flair",
-        grid,
-    )
-
-
-def kept(
-    logits: torch.Tensor, least: dict[str, float], subset=("flair",)
-) -> tuple[torch.Tensor, float]:
-    """What is left of an answer, and how much is not."""
-    return without_doubtful(logits, case(), subset, BRATS, ISLANDS, DoubtSpec(least))
-
-
-def found(logits: torch.Tensor, place) -> bool:
-    return bool((most_probable(logits)[place] > 0).all())
-
-
-def test_the_certainty_of_a_piece_is_the_ninetieth_percentile_of_its_probability_of_tumor():
-    logits = answer(0.7, 0.9)
-    logits[2, 4:7, 10:30, 10:30] = float(torch.logit(torch.tensor(0.99)))  # 15 % of the left piece
-    numbers, certainty = pieces(logits, case(), ISLANDS)
-    by_place = [certainty[int(numbers[place][0, 0, 0]) - 1] for place in (LEFT, RIGHT)]
-    assert by_place == pytest.approx([0.99, 0.9], abs=1e-4)
-    assert numbers.max() == 2
-
-
-def test_the_probability_of_tumor_is_that_of_all_classes_but_background():
-    logits = torch.randn(4, 5, 6, 7)
-    assert torch.allclose(tumor_probability(logits), 1 - torch.softmax(logits, 0)[0], atol=1e-6)
-
-
-def test_a_doubtful_piece_is_left_out_and_its_volume_told():
-    logits, left_out = kept(answer(0.7, 0.99), {"flair": 0.95})
-    assert found(logits, RIGHT)
-    assert not (most_probable(logits)[LEFT] > 0).any()
-    assert left_out == pytest.approx(20**3 * 8 / 1000)
-
-
-def test_what_was_left_out_still_shows_as_uncertain():
-    logits, _ = kept(answer(0.7, 0.99), {"flair": 0.95})
-    assert 0.4 < float(tumor_probability(logits)[LEFT].mean()) <= 0.5
-
-
-def test_a_speck_that_was_an_island_beside_the_piece_left_out_does_not_come_back():
-    logits, _ = kept(answer(0.7, 0.0, speck=0.999), {"flair": 0.95})
-    assert not label_map(logits, case(), ISLANDS, BRATS).any()
-
-
-def test_the_limit_is_that_of_the_set_of_scans():
-    least = {"flair": 0.95, "t2+flair": 0.5}
-    assert found(kept(answer(0.7, 0.99), least, ("t2", "flair"))[0], LEFT)
-    assert found(kept(answer(0.7, 0.99), least, ("t1",))[0], LEFT)
-    assert not found(kept(answer(0.7, 0.99), least)[0], LEFT)
-
-
-def test_an_answer_that_is_certain_or_empty_is_the_same_tensor():
-    for logits in (answer(0.99, 0.9995), answer(0.0, 0.0)):
-        assert kept(logits, {"flair": 0.95}) == (logits, 0.0)
+    for box, value in ((LEFT, left), (RIGHT, right), (SPECK, speck)):
+        probability[box] = max(value, 1e-3)
+    unlikely = torch.full(SHAPE, -20.0)
+    return torch.stack([torch.zeros(SHAPE), unlikely, torch.logit(probability), unlikely])
 
 
 @pytest.fixture
-def doubting(tiny_bundle):
-    """The small bundle, in doubt about all that it finds in two sets."""
-    return replace(tiny_bundle, doubt=DoubtSpec({"t1+flair": 1.0, "flair": 1.0}))
+def case(make_prepared):
+    grid = Grid(SHAPE, np.diag([2.0, 2.0, 2.0, 1.0]))
+    image = torch.randn(4, *SHAPE, generator=torch.Generator().manual_seed(0))
+    return make_prepared(image, torch.ones(SHAPE, dtype=torch.bool), grid, reference="flair")
 
 
-def logits_of(bundle, prepared, subsets):
-    run = Run(bundle, torch.device("cpu"), lambda fraction, text: None, lambda: False)
-    return run.logits(prepared, subsets), run.left_out_ml
+@pytest.fixture
+def predicted(case):
+    def make(logits, minimum, subset=("flair",)):
+        return predict(logits, case, subset, BRATS, SPEC, ConfidenceSpec(minimum))
+
+    return make
 
 
-def test_many_subsets_at_once_are_doubted_as_each_alone(volumes, doubting):
-    prepared = prepare(volumes, BRATS, doubting.preprocess, multiple=8)
+def test_the_confidence_of_a_component_is_the_ninetieth_percentile_of_its_probability_of_tumor(
+    case,
+):
+    logits = three_components(0.7, 0.9)
+    # 15 % of the left component
+    logits[2, 4:7, 10:30, 10:30] = float(torch.logit(torch.tensor(0.99)))
+    found = find_components(most_probable(logits) > 0, case.grid.voxel_ml, SPEC)
+    confidence = component_confidence(logits, found)
+    by_box = [confidence[int(found.numbers[box][0, 0, 0])] for box in (LEFT, RIGHT)]
+    assert by_box == pytest.approx([0.99, 0.9], abs=1e-4)
+    assert len(confidence) == 2
+
+
+def test_the_probability_of_tumor_is_that_of_all_classes_but_background():
+    logits = torch.randn(4, 5, 6, 7, dtype=torch.float64)
+    assert torch.allclose(tumor_probability(logits), 1 - torch.softmax(logits, 0)[0])
+
+
+def test_a_low_confidence_component_is_suppressed_and_its_volume_reported(predicted):
+    prediction = predicted(three_components(0.7, 0.99), {"flair": 0.95})
+    assert (prediction.classes[RIGHT] > 0).all()
+    assert not (prediction.classes[LEFT] > 0).any()
+    assert prediction.suppressed[LEFT].all()
+    assert int(prediction.suppressed.sum()) == 20**3
+    assert prediction.suppressed_ml == pytest.approx(20**3 * 8 / 1000)
+
+
+def test_the_logits_stay_what_the_network_gave(predicted):
+    logits = three_components(0.7, 0.99)
+    prediction = predicted(logits.clone(), {"flair": 0.95})
+    assert torch.equal(prediction.logits, logits)
+
+
+def test_a_small_component_beside_a_suppressed_one_does_not_come_back(predicted, case):
+    prediction = predicted(three_components(0.7, 0.0, speck=0.999), {"flair": 0.95})
+    assert not label_map(prediction, case, SPEC, BRATS).any()
+
+
+def test_the_threshold_is_that_of_the_modality_subset(predicted):
+    minimum = {"flair": 0.95, "t2+flair": 0.5}
+    logits = three_components(0.7, 0.99)
+    assert (predicted(logits, minimum, ("t2", "flair")).classes[LEFT] > 0).all()
+    assert (predicted(logits, minimum, ("t1",)).classes[LEFT] > 0).all()
+    assert not (predicted(logits, minimum).classes[LEFT] > 0).any()
+
+
+def test_nothing_is_suppressed_where_everything_is_certain_or_empty(predicted):
+    for logits in (three_components(0.99, 0.9995), three_components(0.0, 0.0)):
+        prediction = predicted(logits, {"flair": 0.95})
+        assert prediction.suppressed is None
+        assert prediction.suppressed_ml == 0.0
+
+
+@pytest.fixture
+def strict_bundle(tiny_bundle):
+    """The small bundle, which trusts nothing that it finds in two subsets."""
+    return replace(tiny_bundle, confidence=ConfidenceSpec({"t1+flair": 1.0, "flair": 1.0}))
+
+
+def predictions_of(bundle, prepared, subsets):
+    windows = SlidingWindow(bundle.task, bundle.inference, bundle.stride, resolve_device("cpu"))
+    by_position = {}
+    for positions, prediction in predictions(bundle, windows, prepared, subsets):
+        for position in positions:
+            by_position[position] = prediction
+    return [by_position[position] for position in range(len(subsets))]
+
+
+def test_many_subsets_at_once_have_the_thresholds_of_each_alone(volumes, strict_bundle):
+    prepared = prepare(volumes, BRATS, strict_bundle.preprocess, multiple=8)
     subsets = [("flair",), ("t1", "flair"), BRATS.modality_names]
-    together, left_out = logits_of(doubting, prepared, subsets)
-    assert set(left_out) == {0, 1}
-    assert not (most_probable(together[0]) > 0)[prepared.brain].any()
-    assert (most_probable(together[2]) > 0)[prepared.brain].any()
-    for n, subset in enumerate(subsets):
-        (alone,), volume = logits_of(doubting, prepared, [subset])
-        assert torch.equal(alone, together[n])
-        assert volume.get(0) == left_out.get(n)
+    together = predictions_of(strict_bundle, prepared, subsets)
+    assert [prediction.suppressed is not None for prediction in together] == [True, True, False]
+    assert not together[0].classes.any()
+    assert together[2].classes.any()
+    for subset, prediction in zip(subsets, together, strict=True):
+        (alone,) = predictions_of(strict_bundle, prepared, [subset])
+        assert torch.equal(alone.logits, prediction.logits)
+        assert torch.equal(alone.classes, prediction.classes)
+        assert alone.suppressed_ml == prediction.suppressed_ml
 
 
-def test_a_result_tells_what_was_left_out(volumes, doubting, tiny_bundle):
-    result = segment({"flair": volumes["flair"]}, doubting)
+def test_a_result_reports_what_was_removed(volumes, strict_bundle, tiny_bundle):
+    result = segment({"flair": volumes["flair"]}, strict_bundle)
     before = segment({"flair": volumes["flair"]}, tiny_bundle)
-    assert before.provenance["run"]["left_out_ml"] == 0
+    assert before.provenance.run.suppressed_ml == 0
     assert before.labels.any()
     assert not result.labels.any()
-    volume = result.provenance["run"]["left_out_ml"]
-    assert volume == pytest.approx(before.volumes_ml["WT"], rel=0.05)
-    said = [f for f in result.findings if f.check == "doubt"]
-    assert len(said) == 1
-    assert f"{volume:.1f} ml" in said[0].message
-    assert not [f for f in before.findings if f.check == "doubt"]
+    suppressed_ml = result.provenance.run.suppressed_ml
+    assert suppressed_ml == pytest.approx(before.volumes_ml["WT"], rel=0.05)
+    warnings = [f for f in result.findings if f.check == "low-confidence"]
+    assert len(warnings) == 1
+    assert f"{suppressed_ml:.1f} ml" in warnings[0].message
+    assert not [f for f in before.findings if f.check == "low-confidence"]
 
 
-def test_a_bundle_keeps_its_doubt_and_an_older_one_has_none(tmp_path, tiny_bundle_path):
-    assert load_bundle(tiny_bundle_path).doubt == DoubtSpec()
+def test_a_bundle_stores_its_thresholds_and_an_older_one_has_none(tmp_path, tiny_bundle_path):
+    assert load_bundle(tiny_bundle_path).confidence == ConfidenceSpec()
     path = tmp_path / "bundle"
     shutil.copytree(tiny_bundle_path, path)
     weights = (path / "model.safetensors").read_bytes()
-    spec = DoubtSpec({"flair": 0.5})
-    update_doubt(path, spec, version="9.9.9", change="doubt")
+    spec = ConfidenceSpec({"flair": 0.5})
+    update_confidence(path, spec, version="9.9.9", change="thresholds")
     again = load_bundle(path)
-    assert again.doubt == spec
+    assert again.confidence == spec
     assert again.id.endswith("-9.9.9")
     assert (path / "model.safetensors").read_bytes() == weights
     assert next(iter(json.loads((path / "metadata.json").read_text())["changelog"])) == "9.9.9"
 
 
-@pytest.mark.parametrize("data", [{"most": 1}, {"least": 3}, {"least": {"flair": "x"}}])
-def test_a_way_with_doubt_that_is_not_understood_is_refused(data):
-    with pytest.raises(BundleError, match="way with doubt"):
-        DoubtSpec.from_dict(data)
+def test_thresholds_of_the_first_version_are_read():
+    assert ConfidenceSpec.from_dict({"least": {"flair": 0.5}}) == ConfidenceSpec({"flair": 0.5})
+
+
+@pytest.mark.parametrize("data", [{"most": 1}, {"minimum": 3}, {"minimum": {"flair": "x"}}])
+def test_thresholds_that_are_not_understood_are_refused(data):
+    with pytest.raises(BundleError, match="confidence thresholds"):
+        ConfidenceSpec.from_dict(data)

@@ -20,10 +20,11 @@ from medmap.errors import (
     UnavailableError,
     UsageError,
 )
-from medmap.inference import Run, gaussian_weight, segment, segment_subsets, window_boxes
+from medmap.inference import segment, segment_subsets
 from medmap.networks import Backbone, Output, build_network
 from medmap.preprocess import prepare
 from medmap.resampling import resample_linear, resample_nearest
+from medmap.sliding_window import SlidingWindow, gaussian_weight, window_boxes
 from medmap.task import BRATS
 from medmap.volume import Grid, Volume
 
@@ -47,19 +48,18 @@ def test_any_subset_gives_labels_on_the_reference_grid(volumes, tiny_bundle, sub
     assert result.labels.shape == volumes["t1"].array.shape
     assert set(np.unique(result.labels)) <= {0, 1, 2, 4}
     assert np.array_equal(result.grid.affine, volumes["t1"].affine)
-    assert result.provenance["modalities"]["missing"] == [n for n in NAMES if n not in subset]
+    assert result.provenance.missing == tuple(n for n in NAMES if n not in subset)
     assert (result.labels[volumes["t1"].array == 0] == 0).all()
 
 
 @pytest.mark.parametrize("subset", SUBSETS[:-1], ids="+".join)
 @pytest.mark.parametrize("content", ["noise", "nan", "huge"])
 def test_what_absent_scans_hold_changes_no_logit_no_crop_and_no_normalization(
-    volumes, tiny_bundle, subset, content
+    volumes, tiny_bundle, network_logits, subset, content
 ):
     present = {name: volumes[name] for name in subset}
     expected = prepare(present, BRATS, tiny_bundle.preprocess, multiple=8)
-    run = Run(tiny_bundle, torch.device("cpu"), lambda f, t: None, lambda: False)
-    logits = run.logits(expected, [subset])[0]
+    (logits,) = network_logits(tiny_bundle, expected, [subset])
     filled = expected.image.clone()
     absent = ~expected.present
     noise = torch.randn(filled[absent].shape, generator=torch.Generator().manual_seed(0))
@@ -189,8 +189,8 @@ def test_sliding_windows_equal_monais_at_the_same_windows(volumes, tiny_bundle):
 
     bundle = replace(tiny_bundle, inference=InferenceSpec((32, 32, 24), 0.25))
     prepared = prepare(volumes, BRATS, bundle.preprocess, multiple=8)
-    run = Run(bundle, torch.device("cpu"), lambda f, t: None, lambda: False)
-    ours = run.logits(prepared, [NAMES])[0]
+    windows = SlidingWindow(BRATS, bundle.inference, bundle.stride, torch.device("cpu"))
+    (ours,) = windows.logits(bundle.network, prepared, [NAMES])
     present = prepared.present[None]
     with torch.inference_mode():
         theirs = sliding_window_inference(
@@ -202,7 +202,7 @@ def test_sliding_windows_equal_monais_at_the_same_windows(volumes, tiny_bundle):
             mode="gaussian",
             sigma_scale=0.125,
         )[0]
-    assert run.window == (32, 32, 24)
+    assert windows.window == (32, 32, 24)
     agree = (ours.argmax(0) == theirs.argmax(0))[prepared.brain].float().mean()
     assert agree > 0.97
 
@@ -233,7 +233,7 @@ def test_out_of_memory_shrinks_the_window_and_says_so(volumes, tiny_bundle, monk
 
     monkeypatch.setattr(tiny_bundle.network, "encode", scarce)
     result = segment({"t1": volumes["t1"]}, tiny_bundle)
-    assert max(result.provenance["run"]["window"]) <= 32
+    assert max(result.provenance.run.window) <= 32
     assert any("window" in f.message for f in result.findings)
     assert result.labels.any()
 
@@ -313,10 +313,7 @@ def test_a_device_that_lists_itself_but_computes_nothing_is_refused_with_the_rea
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a CUDA device")
 def test_automatic_falls_back_when_a_card_is_there_but_fails(volumes, tiny_bundle, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    assert (
-        segment({"t1": volumes["t1"]}, tiny_bundle, device="auto").provenance["run"]["device"]
-        == "cpu"
-    )
+    assert segment({"t1": volumes["t1"]}, tiny_bundle, device="auto").provenance.run.device == "cpu"
 
 
 def test_no_socket_is_opened(volumes, tiny_bundle, monkeypatch):

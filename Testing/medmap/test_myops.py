@@ -18,14 +18,15 @@ from medmap.commands.phantoms import write_hearts
 from medmap.commands.segment import Options, segment_files
 from medmap.commands.training import TrainOptions, train_bundle
 from medmap.errors import MissingInputError, UsageError
-from medmap.inference import Run, segment, segment_subsets
+from medmap.inference import segment, segment_subsets
 from medmap.io.cohorts import find_cases
 from medmap.io.nifti import read_nifti
 from medmap.metrics import label_masks
 from medmap.networks import NETWORKS, build_network
 from medmap.phantom import generate_heart
 from medmap.postprocess import PostprocessSpec, labels_on_reference
-from medmap.preprocess import PreprocessSpec, prepare, slice_axis_of
+from medmap.preprocess import PreprocessSpec, prepare
+from medmap.resampling import slice_axis_of
 from medmap.subset_comparison import what_if
 from medmap.task import BRATS, MYOPS, MYOPS_ANATOMY, Task, find_task
 from medmap.training.cache import cache_case
@@ -240,7 +241,7 @@ def test_labels_come_back_to_their_places(challenge, hearts, spacing, turn):
     volumes = {"t2": turned(hearts["t2"]) if turn else hearts["t2"]}
     truth = turned(truth) if turn else truth
     prepared = prepare(volumes, MYOPS, replace(SPEC, spacing=spacing), multiple=4)
-    from medmap.preprocess import to_grid
+    from medmap.resampling import to_grid
 
     masks = [truth.array == v for v in MYOPS.label_values()]
     probability = torch.stack(
@@ -274,14 +275,13 @@ def test_across_thick_slices_nothing_is_interpolated(hearts):
     assert torch.allclose(steps, steps[0].expand_as(steps), atol=0.02)
 
 
-def test_a_slice_is_segmented_alone(hearts, bundle):
+def test_a_slice_is_segmented_alone(hearts, bundle, network_logits):
     prepared = prepare(hearts, MYOPS, SPEC, multiple=4)
-    run = Run(bundle, torch.device("cpu"), quiet, lambda: False)
-    before = run.logits(prepared, [NAMES])[0]
+    (before,) = network_logits(bundle, prepared, [NAMES])
     axis = prepared.slice_axis
     image = prepared.image.clone()
     image.movedim(axis + 1, 0)[1] = torch.randn_like(image.movedim(axis + 1, 0)[1])
-    after = run.logits(replace(prepared, image=image), [NAMES])[0]
+    (after,) = network_logits(bundle, replace(prepared, image=image), [NAMES])
     changed = (before != after).movedim(axis + 1, 0).flatten(1).any(1)
     assert changed.nonzero().flatten().tolist() == [1]
 
@@ -291,15 +291,15 @@ def test_a_slice_is_segmented_alone(hearts, bundle):
 
 @pytest.mark.parametrize("subset", MYOPS.subsets()[:-1], ids="+".join)
 @pytest.mark.parametrize("content", ["noise", "nan"])
-def test_what_absent_scans_hold_changes_nothing(hearts, bundle, subset, content):
+def test_what_absent_scans_hold_changes_nothing(hearts, bundle, network_logits, subset, content):
     present = {name: hearts[name] for name in subset}
     expected = prepare(present, MYOPS, SPEC, multiple=4)
-    run = Run(bundle, torch.device("cpu"), quiet, lambda: False)
-    logits = run.logits(expected, [subset])[0]
+    (logits,) = network_logits(bundle, expected, [subset])
     filled = expected.image.clone()
     absent = ~expected.present
     filled[absent] = float("nan") if content == "nan" else torch.randn_like(filled[absent]) * 9
-    assert torch.equal(run.logits(replace(expected, image=filled), [subset])[0], logits)
+    (leaked,) = network_logits(bundle, replace(expected, image=filled), [subset])
+    assert torch.equal(leaked, logits)
     together = prepare(hearts, MYOPS, SPEC, reference=expected.reference, multiple=4)
     for name in subset:
         assert torch.equal(together.image[MYOPS.index(name)], expected.image[MYOPS.index(name)])
@@ -396,7 +396,7 @@ def test_a_recipe_trains_a_bundle_that_segments_any_subset_from_files(challenge,
     assert np.array_equal(label.affine, scan.affine)
     assert set(np.unique(label.dataobj)) <= set(MYOPS.label_values())
     assert set(result.scores) == {"LVB", "RVB", "MYO", "SCAR", "PATH"}
-    assert result.segmentation.provenance["modalities"]["missing"] == ["t2"]
+    assert result.segmentation.provenance.missing == ("t2",)
     with pytest.raises(UsageError, match="MyoPS") as caught:
         segment_files(
             {"flair": case.scans["lge"]},

@@ -12,20 +12,32 @@ from scipy.ndimage import label
 from medmap.errors import BundleError, InternalError
 from medmap.postprocess import (
     PostprocessSpec,
-    _sampled_classes,
+    _interpolated_classes,
     components,
-    islands,
+    find_components,
     label_map,
     labels_on_reference,
     most_probable,
+    predict,
     probabilities,
 )
-from medmap.preprocess import Prepared
 from medmap.resampling import resample_linear
 from medmap.task import BRATS
 from medmap.volume import Grid
 
-SPEC = PostprocessSpec(island_ml=1.0, island_share=0.1)
+SPEC = PostprocessSpec(min_component_ml=1.0, min_component_fraction=0.1)
+
+
+def islands(mask, voxel_ml, spec):
+    """[D, H, W] bool: small components that a specification excludes."""
+    found = find_components(mask, voxel_ml, spec)
+    return found.is_small[found.numbers]
+
+
+def labels_of(logits, prepared, spec):
+    """The label map of logits, without confidence thresholds."""
+    prediction = predict(logits, prepared, BRATS.modality_names, BRATS, spec)
+    return label_map(prediction, prepared, spec, BRATS)
 
 
 def cubes(*sizes: int) -> torch.Tensor:
@@ -81,26 +93,24 @@ def test_a_long_winding_piece_is_one():
     assert int(components(mask).max()) == 1
 
 
-def test_a_speck_of_enhancement_becomes_what_else_it_may_be():
+def test_a_speck_of_enhancement_becomes_what_else_it_may_be(make_prepared):
     """Six voxels of 1 mm: fewer than 0.4 x 500 mm³, and as NCR the second choice; 300 voxels stay."""
     shape = (12, 12, 12)
     brain = torch.ones(shape, dtype=torch.bool)
     grid = Grid(shape, np.eye(4))
-    prepared = Prepared(
-        torch.zeros(4, *shape), torch.ones(4, dtype=torch.bool), brain, grid, "t1", grid
-    )
+    prepared = make_prepared(torch.zeros(4, *shape), brain, grid)
     logits = torch.zeros(4, *shape)
     logits[2, 2:9, 2:9, 2:9] = 3.0
     logits[3, 4, 4, 2:8] = 6.0
     logits[1, 4, 4, 2:8] = 5.0
-    kept = label_map(logits, prepared, PostprocessSpec(small_regions=0.0), BRATS)
-    dropped = label_map(logits, prepared, PostprocessSpec(small_regions=0.4), BRATS)
+    kept = labels_of(logits, prepared, PostprocessSpec(min_region_multiple=0.0))
+    dropped = labels_of(logits, prepared, PostprocessSpec(min_region_multiple=0.4))
     assert (kept == 4).sum() == 6
     assert (dropped == 4).sum() == 0
     assert (dropped[4, 4, 2:8] == 1).all()
     assert np.array_equal(dropped[kept != 4], kept[kept != 4])
     logits[3, 2:9, 2:9, 2:8] = 6.0
-    many = label_map(logits, prepared, PostprocessSpec(small_regions=0.4), BRATS)
+    many = labels_of(logits, prepared, PostprocessSpec(min_region_multiple=0.4))
     assert (many == 4).sum() == 7 * 7 * 6
 
 
@@ -119,15 +129,15 @@ def test_only_the_box_around_the_tumor_is_interpolated_and_nothing_is_lost(turn)
     everywhere = resample_linear(probability[1:], working, reference)
     best, index = everywhere.max(0)
     expected = torch.where(best > 1 - everywhere.sum(0), index + 1, 0)
-    found = _sampled_classes(probability, working, reference)
+    found = _interpolated_classes(probability, working, reference)
     assert torch.equal(found, expected)
     assert 0 < int((found > 0).sum()) < found.numel() // 2
     probability[0], probability[1:] = 1.0, 0.0
-    assert not _sampled_classes(probability, working, reference).any()
+    assert not _interpolated_classes(probability, working, reference).any()
 
 
 def test_an_unknown_step_is_refused():
-    with pytest.raises(BundleError, match="postprocessing"):
+    with pytest.raises(BundleError, match="post-processing"):
         PostprocessSpec.from_dict({"magic": 1})
     assert PostprocessSpec.from_dict(SPEC.to_dict()) == SPEC
 
@@ -139,8 +149,8 @@ def test_the_most_probable_class_is_that_of_argmax():
 
 
 @pytest.mark.parametrize("spacing", [1.0, 1.5])
-@pytest.mark.parametrize("island_ml", [0.0, 0.4])
-def test_labels_from_logits_are_those_from_probabilities(spacing, island_ml):
+@pytest.mark.parametrize("component_ml", [0.0, 0.4])
+def test_labels_from_logits_are_those_from_probabilities(spacing, component_ml, make_prepared):
     """On the reference's own lattice no probability is computed; elsewhere it is interpolated."""
     torch.manual_seed(4)
     shape = (24, 20, 28)
@@ -152,24 +162,25 @@ def test_labels_from_logits_are_those_from_probabilities(spacing, island_ml):
     logits = 4 * torch.nn.functional.interpolate(coarse, size=shape, mode="trilinear")[0]
     moved = np.eye(4)
     moved[0, 3] = -spacing * (shape[0] - 1) if spacing == 1.0 else -30.0
-    prepared = Prepared(
-        torch.zeros(4, *shape),
-        torch.ones(4, dtype=torch.bool),
-        brain,
-        Grid(shape, moved),
-        "t1",
-        reference,
-    )
-    spec = PostprocessSpec(island_ml, 0.5)
-    expected = labels_on_reference(probabilities(logits, prepared, spec, BRATS), prepared, BRATS)
-    found = label_map(logits, prepared, spec, BRATS)
+    prepared = make_prepared(torch.zeros(4, *shape), brain, Grid(shape, moved), reference)
+    spec = PostprocessSpec(component_ml, 0.5)
+    prediction = predict(logits, prepared, BRATS.modality_names, BRATS, spec)
+    probability = probabilities(prediction, prepared, spec, BRATS)
+    expected = labels_on_reference(probability, prepared, BRATS)
+    found = labels_of(logits, prepared, spec)
     assert np.array_equal(found, expected)
     assert len(np.unique(found)) == 4
-    few = PostprocessSpec(island_ml, 0.5, small_regions=1e6)
-    expected = labels_on_reference(probabilities(logits, prepared, few, BRATS), prepared, BRATS)
-    found = label_map(logits, prepared, few, BRATS)
+    few = PostprocessSpec(component_ml, 0.5, min_region_multiple=1e6)
+    probability = probabilities(prediction, prepared, few, BRATS)
+    expected = labels_on_reference(probability, prepared, BRATS)
+    found = labels_of(logits, prepared, few)
     assert np.array_equal(found, expected)
     assert sorted(np.unique(found)) == [0, 1, 2]
     logits[2, 3, 4, 5] = float("inf")
     with pytest.raises(InternalError, match="not finite"):
-        label_map(logits, prepared, spec, BRATS)
+        labels_of(logits, prepared, spec)
+
+
+def test_fields_of_the_first_version_are_read():
+    spec = PostprocessSpec.from_dict({"island_ml": 1.0, "island_share": 0.1, "small_regions": 0.4})
+    assert spec == PostprocessSpec(1.0, 0.1, 0.4)

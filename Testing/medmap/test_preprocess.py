@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from medmap.errors import InputDataError, UsageError
+from medmap.foreground import foreground
 from medmap.postprocess import labels_on_reference
 from medmap.preprocess import PreprocessSpec, normalize, prepare
 from medmap.resampling import (
@@ -37,8 +38,13 @@ def stored(volume: Volume, order, flips) -> Volume:
     return Volume(np.ascontiguousarray(array), volume.affine @ change, volume.name)
 
 
+def normalized(array):
+    mask, _ = foreground(array)
+    return normalize(array, mask, SPEC)
+
+
 def test_a_scan_is_normalized_over_its_own_foreground(volumes):
-    array, mask = normalize(volumes["t1"].array, SPEC)
+    array, mask = normalized(volumes["t1"].array)
     assert abs(array[mask].mean()) < 0.05
     assert abs(array[mask].std() - 1) < 0.05
     assert (array[~mask] == 0).all()
@@ -47,7 +53,7 @@ def test_a_scan_is_normalized_over_its_own_foreground(volumes):
 def test_normalization_does_not_see_gain_and_offset_of_the_scanner(volumes):
     array = volumes["t2"].array
     scaled = np.where(array == 0, -7.5, array * 13 + 40).astype(np.float32)
-    np.testing.assert_allclose(normalize(scaled, SPEC)[0], normalize(array, SPEC)[0], atol=1e-3)
+    np.testing.assert_allclose(normalized(scaled)[0], normalized(array)[0], atol=1e-3)
 
 
 def test_present_scans_are_prepared_alike_whatever_else_there_is(volumes):
@@ -76,8 +82,8 @@ def test_labels_come_back_voxel_for_voxel_where_nothing_was_interpolated(volumes
     scan = stored(volumes["t1"], order, (True, False, True))
     prepared = prepare({"t1": scan}, BRATS, SPEC, multiple=16)
     rng = np.random.default_rng(0)
-    truth = np.where(normalize(scan.array, SPEC)[1], rng.integers(0, 4, scan.array.shape), 0)
-    from medmap.preprocess import to_grid
+    truth = np.where(normalized(scan.array)[1], rng.integers(0, 4, scan.array.shape), 0)
+    from medmap.resampling import to_grid
 
     hot = torch.stack(
         [to_grid((truth == c).astype(np.float32), scan.grid, prepared.grid) for c in range(4)]
@@ -161,7 +167,7 @@ def test_no_scan_at_all_is_refused():
 def test_a_scan_without_contrast_is_refused(volumes):
     flat = np.where(volumes["t1"].array != 0, 5.0, 0.0).astype(np.float32)
     with pytest.raises(InputDataError, match="contrast"):
-        normalize(flat, SPEC)
+        normalized(flat)
 
 
 def test_inputs_are_never_changed(volumes):
@@ -202,3 +208,35 @@ def test_labels_are_sampled_by_the_nearest_voxel_and_empty_outside():
     got = resample_nearest(labels, source, Grid((4, 4, 4), moved))
     assert np.array_equal(got[:3], labels[1:])
     assert (got[3] == 0).all()
+
+
+@pytest.mark.parametrize("spacing", [2.0, 1.5])
+def test_one_segmentation_looks_at_each_scan_once(volumes, tiny_bundle, monkeypatch, spacing):
+    """Two scans: two foreground masks, two orientations, one pass for connected components."""
+    from dataclasses import replace
+
+    from medmap import checks, foreground, postprocess, preprocess, resampling, volume
+    from medmap.inference import segment
+
+    counts = {"foreground": 0, "axes": 0, "components": 0}
+
+    def counted(name, function):
+        def call(*arguments):
+            counts[name] += 1
+            return function(*arguments)
+
+        return call
+
+    look = counted("foreground", foreground.foreground)
+    for module in (foreground, volume, checks, preprocess):
+        monkeypatch.setattr(module, "foreground", look, raising=False)
+    monkeypatch.setattr(resampling, "canonical_axes", counted("axes", resampling.canonical_axes))
+    monkeypatch.setattr(postprocess, "components", counted("components", postprocess.components))
+    bundle = replace(
+        tiny_bundle,
+        preprocess=replace(tiny_bundle.preprocess, spacing=spacing),
+        postprocess=postprocess.PostprocessSpec(1.0, 0.1, 0.4),
+        confidence=postprocess.ConfidenceSpec({"t1ce+flair": 0.5}),
+    )
+    segment({name: volumes[name] for name in ("t1ce", "flair")}, bundle)
+    assert counts == {"foreground": 2, "axes": 2, "components": 1}

@@ -78,11 +78,14 @@ def computation():
         findings = [
             {"level": f.level, "message": f.message, "remedy": f.remedy} for f in held.findings
         ]
-        provenance = {
+        record = {
             "modalities": {"used": dict.fromkeys(volumes, ""), "reference": name},
             "run": {"device": held.device},
             "findings": findings,
         }
+        provenance = SimpleNamespace(
+            run=SimpleNamespace(device=held.device), findings=(), to_dict=lambda: record
+        )
         return SimpleNamespace(
             labels=labels,
             grid=volumes[name].grid,

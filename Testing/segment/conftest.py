@@ -26,6 +26,22 @@ if os.environ.get("MEDMAP_REQUIRE_SLICER") == "1":
 
 
 @dataclass(frozen=True)
+class FakeProvenance:
+    """The fields of ``medmap.provenance.Provenance`` that the module reads, without torch."""
+
+    run: SimpleNamespace = field(default_factory=lambda: SimpleNamespace(device="cpu"))
+    findings: tuple = ()
+    record: dict = field(default_factory=dict)
+
+    def to_dict(self) -> dict:
+        findings = [
+            {"level": f.level, "check": f.check, "message": f.message, "remedy": f.remedy}
+            for f in self.findings
+        ]
+        return {"run": {"device": self.run.device}, "findings": findings, **self.record}
+
+
+@dataclass(frozen=True)
 class FakeResult:
     """The fields of ``medmap.inference.Segmentation`` that the module reads, without torch."""
 
@@ -33,7 +49,7 @@ class FakeResult:
     reference: str
     volumes_ml: dict = field(default_factory=dict)
     findings: tuple = ()
-    provenance: dict = field(default_factory=lambda: {"run": {"device": "cpu"}, "findings": []})
+    provenance: FakeProvenance = field(default_factory=lambda: FakeProvenance())
 
 
 @pytest.fixture

@@ -86,7 +86,7 @@ def test_a_heart_is_segmented_from_two_of_three_volumes(scene, bundle, nodes):
     result = logic.compute(request)
     assert result.labels.shape == tuple(nodes["lge"].GetImageData().GetDimensions())
     assert set(np.unique(result.labels)) <= set(MYOPS.label_values())
-    assert result.provenance["modalities"]["missing"] == ["t2"]
+    assert result.provenance.missing == ("t2",)
     assert not {f.check for f in result.findings} & {"skull-strip", "brain-volume", "field-of-view"}
 
 

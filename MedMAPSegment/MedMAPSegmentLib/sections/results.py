@@ -52,7 +52,7 @@ class ResultsSection(Section):
         self._before.append(previous.GetID() if previous is not None else None)
         if previous is not None and previous is not node and previous.GetDisplayNode() is not None:
             previous.GetDisplayNode().SetVisibility(False)
-        self.panel.run.noteDevice(request.device, result.provenance["run"]["device"])
+        self.panel.run.noteDevice(request.device, result.provenance.run.device)
         self._choose(node)
         if result.labels.any():
             jumpTo(slicer.mrmlScene, centerOf(result.labels, result.grid))

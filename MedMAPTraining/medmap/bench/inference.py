@@ -27,12 +27,13 @@ from medmap.bundle.format import InferenceSpec
 from medmap.bundle.loading import Bundle, load_bundle
 from medmap.devices import resolve_device
 from medmap.errors import UsageError
-from medmap.inference import segment, segment_subsets, window_boxes
+from medmap.inference import segment, segment_subsets
 from medmap.io.nifti import read_nifti, write_labels, write_volume
 from medmap.networks import build_network
 from medmap.phantom import generate
 from medmap.postprocess import labels_on_reference
 from medmap.preprocess import Prepared, PreprocessSpec, prepare
+from medmap.sliding_window import window_boxes
 from medmap.task import BRATS, Task
 from medmap.volume import Grid, Volume
 
@@ -216,7 +217,7 @@ def _from_files(
     def work() -> str:
         result = segment(_volumes(files), loaded, device=device)
         _write(result.labels, result.grid)
-        window = result.provenance["run"]["window"]
+        window = result.provenance.run.window
         return f"window {' x '.join(map(str, window))}"
 
     return timed(name, work, device, repeats)

@@ -12,8 +12,8 @@ from medmap.bench.measure import Cost, isolated, timed
 from medmap.bench.peer import load_peer
 from medmap.devices import resolve_device
 from medmap.errors import UsageError
-from medmap.inference import gaussian_weight, window_boxes
 from medmap.networks import NETWORKS, Backbone, build_network
+from medmap.sliding_window import gaussian_weight, window_boxes
 
 
 def bench_window(

@@ -34,15 +34,17 @@ from medmap.bundle.format import (
     read_verified,
     sums_text,
 )
-from medmap.confidence import NO_DOUBT, DoubtSpec
 from medmap.errors import BundleError
 from medmap.io.atomic import atomic_folder
 from medmap.networks import Backbone, build_network
-from medmap.postprocess import PostprocessSpec
+from medmap.postprocess import (
+    NO_POSTPROCESSING,
+    NO_THRESHOLDS,
+    ConfidenceSpec,
+    PostprocessSpec,
+)
 from medmap.preprocess import PreprocessSpec
 from medmap.task import Task
-
-NO_POSTPROCESSING = PostprocessSpec()
 
 
 @dataclass(frozen=True)
@@ -73,7 +75,7 @@ class Bundle:
             (``card["dice"]``).
         network_spec, network: of the first entry, which is the only one of most bundles.
         others: further networks, each made for one modality subset; see ``entries``.
-        doubt: confidence thresholds below which connected components are suppressed.
+        confidence: thresholds below which connected components are suppressed.
     """
 
     id: str
@@ -86,7 +88,7 @@ class Bundle:
     network: Backbone
     postprocess: PostprocessSpec = NO_POSTPROCESSING
     others: tuple[tuple[NetworkSpec, Backbone], ...] = ()
-    doubt: DoubtSpec = NO_DOUBT
+    confidence: ConfidenceSpec = NO_THRESHOLDS
 
     @property
     def entries(self) -> tuple[Entry, ...]:
@@ -171,7 +173,7 @@ def load_bundle(path: str | os.PathLike) -> Bundle:
         network=first_network,
         postprocess=PostprocessSpec.from_dict(metadata.postprocess),
         others=tuple(networks[1:]),
-        doubt=DoubtSpec.from_dict(metadata.confidence),
+        confidence=ConfidenceSpec.from_dict(metadata.confidence),
     )
     _load_weights(bundle, contents[WEIGHTS], folder.name)
     return bundle
@@ -190,7 +192,7 @@ def save_bundle(
     card: Mapping,
     postprocess: PostprocessSpec = NO_POSTPROCESSING,
     others: Sequence[tuple[NetworkSpec, Backbone]] = (),
-    doubt: DoubtSpec = NO_DOUBT,
+    confidence: ConfidenceSpec = NO_THRESHOLDS,
     overwrite: bool = False,
 ) -> Path:
     """Write a bundle, all or nothing; weights are stored in half precision.
@@ -211,8 +213,8 @@ def save_bundle(
         own["network"] = network_sections[0]
     own["preprocess"] = preprocess.to_dict()
     own["postprocess"] = postprocess.to_dict()
-    if doubt != NO_DOUBT:
-        own["doubt"] = doubt.to_dict()
+    if confidence != NO_THRESHOLDS:
+        own["confidence"] = confidence.to_dict()
     own["inference"] = inference.to_dict()
     own["card"] = dict(card)
     torch_version = torch.__version__.split("+")[0]
@@ -229,7 +231,9 @@ def update_card(path: str | os.PathLike, changes: Mapping) -> Path:
     return _write(Path(path), metadata.raw, contents[WEIGHTS], overwrite=True)
 
 
-def update_doubt(path: str | os.PathLike, doubt: DoubtSpec, *, version: str, change: str) -> Path:
+def update_confidence(
+    path: str | os.PathLike, confidence: ConfidenceSpec, *, version: str, change: str
+) -> Path:
     """Replace the confidence thresholds, as a new version; weights stay byte for byte.
 
     Args:
@@ -238,7 +242,8 @@ def update_doubt(path: str | os.PathLike, doubt: DoubtSpec, *, version: str, cha
     """
     contents, metadata = _read_for_update(path)
     raw = metadata.raw
-    raw["medmap"]["doubt"] = doubt.to_dict()
+    raw["medmap"].pop("doubt", None)
+    raw["medmap"]["confidence"] = confidence.to_dict()
     raw["version"] = version
     raw["changelog"] = {version: change, **raw["changelog"]}
     return _write(Path(path), raw, contents[WEIGHTS], overwrite=True)

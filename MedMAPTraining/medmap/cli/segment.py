@@ -164,11 +164,12 @@ def _print_result(result: Result) -> None:
     for finding in result.segmentation.findings:
         if finding.level == "warning":
             err.print(f"warning: {finding.message} {finding.remedy}".rstrip(), soft_wrap=True)
-    used = result.segmentation.provenance["modalities"]
-    unused = f"   not used: {', '.join(used['not_used'])}" if used["not_used"] else ""
-    out.print(
-        f"used: {', '.join(used['used'])}   missing: {', '.join(used['missing']) or 'none'}{unused}"
-    )
+    provenance = result.segmentation.provenance
+    line = f"used: {', '.join(provenance.used)}"
+    line += f"   missing: {', '.join(provenance.missing) or 'none'}"
+    if provenance.unused:
+        line += f"   not used: {', '.join(provenance.unused)}"
+    out.print(line)
     columns = ["region", "volume (ml)"]
     if result.scores:
         columns += ["Dice", "HD95 (mm)", "reference (ml)"]

@@ -23,10 +23,10 @@ import torch
 from medmap.bundle.format import default_bundle_path
 from medmap.bundle.loading import Bundle, load_bundle
 from medmap.commands import worker
-from medmap.commands.segment import NAMES, Options, segment_files, sha256
+from medmap.commands.segment import Options, OutputLayout, segment_files, sha256
 from medmap.errors import MedMAPError, OutputError
 from medmap.io.atomic import make_folder, write_text
-from medmap.io.bids import BidsNames, sidecar, write_dataset
+from medmap.io.bids import BidsNames, write_dataset
 from medmap.io.cohorts import Case, find_cases, is_bids
 from medmap.task import Task
 from medmap.training.distributed import make_main_module_respawnable, without_interrupts
@@ -56,23 +56,21 @@ class Job:
     Attributes:
         case: with absolute paths.
         folder: of the result.
-        names: of its files, as ``medmap.commands.segment.NAMES``.
+        layout: names of its files.
         root: of the cohort's results.
         bundle: folder of the bundle.
         device: where to compute.
         again: whether a finished result is made anew.
-        dataset: root of the BIDS data set that the scans are from; None for other layouts.
         threads: of this machine's processor for one worker; 0 leaves it to the machine.
     """
 
     case: Case
     folder: Path
-    names: dict[str, str]
+    layout: OutputLayout
     root: Path
     bundle: Path
     device: str
     again: bool
-    dataset: Path | None = None
     threads: int = 0
 
 
@@ -136,12 +134,9 @@ def _segment(job: Job) -> Row:
                 options,
                 progress=lambda fraction, text: None,
                 cancel=worker.asked_to_stop,
-                names=job.names,
-                further=lambda found: (
-                    sidecar(job.case.scans, job.dataset, found.reference) if job.dataset else {}
-                ),
+                layout=job.layout,
             )
-            report = json.loads((job.folder / job.names["report"]).read_text(encoding="utf-8"))
+            report = json.loads((job.folder / job.layout.report).read_text(encoding="utf-8"))
         return _row(job, state, started, report)
     except MedMAPError as error:
         _remove_empty(job)
@@ -154,15 +149,28 @@ def _segment(job: Job) -> Row:
 def _job(
     case: Case, output: Path, source: Path, bundle: Path, options: CohortOptions, bids: bool
 ) -> Job:
-    scans = {name: path.resolve() for name, path in case.scans.items()}
-    absolute = Case(case.case_id, scans, case.label, case.fault)
-    folder, names = output / case.case_id, NAMES
+    # Absolute, but links are not followed: a scan belongs to the data set that links to it, and keeps
+    # the name that it has there.
+    scans = {name: path.absolute() for name, path in case.scans.items()}
+    folder = output / case.case_id
+    layout = OutputLayout()
     if bids:
-        where = BidsNames(case.case_id)
-        folder, names = output / where.folder, where.files
-    dataset = source.resolve() if bids else None
+        bids_names = BidsNames(case.case_id)
+        folder = output / bids_names.folder
+        layout = OutputLayout(
+            label_map=bids_names.files["label map"],
+            picture=bids_names.files["picture"],
+            report=bids_names.files["report"],
+            dataset=source.absolute(),
+        )
     return Job(
-        absolute, folder, dict(names), output, bundle, options.device, options.again, dataset
+        case=Case(case.case_id, scans, case.label, case.fault),
+        folder=folder,
+        layout=layout,
+        root=output,
+        bundle=bundle,
+        device=options.device,
+        again=options.again,
     )
 
 
@@ -190,9 +198,9 @@ def _remove_empty(job: Job) -> None:
 def _finished(job: Job, bundle: Bundle) -> dict | None:
     """The report of an earlier run if it is of the same files and bundle and its label map is intact."""
     try:
-        report = json.loads((job.folder / job.names["report"]).read_text(encoding="utf-8"))
+        report = json.loads((job.folder / job.layout.report).read_text(encoding="utf-8"))
         same = report["bundle"]["sha256"] == bundle.sha256
-        same = same and report["label_map_sha256"] == sha256(job.folder / job.names["label map"])
+        same = same and report["label_map_sha256"] == sha256(job.folder / job.layout.label_map)
         same = same and report["input_sha256"] == {
             name: sha256(path) for name, path in job.case.scans.items()
         }
@@ -214,7 +222,7 @@ def _row(job: Job, state: str, started: float, report: dict) -> Row:
         "seconds": round(time.monotonic() - started, 2),
         "error": "",
         "exit_code": 0,
-        "label_map": (job.folder / job.names["label map"]).relative_to(job.root).as_posix(),
+        "label_map": (job.folder / job.layout.label_map).relative_to(job.root).as_posix(),
     }
 
 

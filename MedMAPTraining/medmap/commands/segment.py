@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -18,16 +18,43 @@ from medmap.errors import Cancelled, InputDataError, UsageError
 from medmap.foreground import foreground
 from medmap.inference import Segmentation, segment
 from medmap.io.atomic import Transaction, check_output, make_folder
+from medmap.io.bids import sidecar
 from medmap.io.nifti import read_nifti, write_labels
 from medmap.metrics import RegionScore, compare
+from medmap.progress import Cancel, Progress
 from medmap.report.overlay import save_overlay
 from medmap.resampling import resample_linear, resample_nearest
 from medmap.task import Task
 from medmap.volume import Volume
 
-Report = Callable[[float, str], None]
+SAME_GRID_MM = 1e-3
+"""Scans this close to the result's grid are drawn as they are."""
 
-NAMES = {"label map": "segmentation.nii.gz", "picture": "overlay.png", "report": "report.json"}
+SAME_LABELS_MM = 0.5
+"""Reference labels this close to the result's grid are compared voxel by voxel."""
+
+
+@dataclass(frozen=True)
+class OutputLayout:
+    """Names of the files that are written, and the data set that they belong to.
+
+    Attributes:
+        label_map, picture, report: names in the output folder.
+        dataset: root of a BIDS data set, whose fields then stand in the report; None outside of one.
+    """
+
+    label_map: str = "segmentation.nii.gz"
+    picture: str = "overlay.png"
+    report: str = "report.json"
+    dataset: Path | None = None
+
+    def files(self, folder: Path) -> dict[str, Path]:
+        """Path of each file by what it is."""
+        return {
+            "label map": folder / self.label_map,
+            "picture": folder / self.picture,
+            "report": folder / self.report,
+        }
 
 
 @dataclass(frozen=True)
@@ -44,7 +71,13 @@ class Options:
 
 @dataclass(frozen=True)
 class Result:
-    """What ``medmap segment`` made: the segmentation, scores if there was a truth, and the files by what they are."""
+    """What ``medmap segment`` wrote.
+
+    Attributes:
+        segmentation: the result.
+        scores: by region, where there is a reference segmentation.
+        files: by what they are.
+    """
 
     segmentation: Segmentation
     scores: dict[str, RegionScore] | None
@@ -57,128 +90,149 @@ def segment_files(
     bundle: Path | Bundle | None,
     options: Options,
     *,
-    progress: Report,
-    cancel: Callable[[], bool],
-    names: Mapping[str, str] = NAMES,
-    further: Callable[[Segmentation], Mapping] = lambda result: {},
+    progress: Progress,
+    cancel: Cancel,
+    layout: OutputLayout | None = None,
 ) -> Result:
-    """Segment one patient from files into a folder; see ``medmap segment``. Nothing is left behind on any error.
+    """Segment one patient from files into a folder; nothing is left behind on any error.
 
     Args:
         scans: files by name, title or alias of the modality, as the bundle's task has them.
-        bundle: its folder, or a loaded one; None takes the one that ships.
-        names: of the files written.
-        further: more for the report.
+        output: folder; made if it does not exist.
+        bundle: its folder, or a loaded one; None takes the default bundle.
+        options: see ``medmap segment --help``.
+        progress: called with the completed fraction and a text.
+        cancel: asked now and then; True stops the run.
+        layout: names of the files.
     """
-    made = not os.path.exists(output)
+    is_new_folder = not os.path.exists(output)
     make_folder(output)
-    files = {what: output / name for what, name in names.items()}
+    layout = layout or OutputLayout()
+    files = layout.files(output)
     try:
-        loaded = (
-            bundle if isinstance(bundle, Bundle) else load_bundle(bundle or default_bundle_path())
-        )
-        scans = by_modality(scans, loaded.task)
-        given = [*scans.values(), *([options.truth] if options.truth else [])]
-        for path in files.values():
-            check_output(path, inputs=given, overwrite=options.overwrite)
-        progress(0.0, "reading")
-        volumes = {
-            name: read_nifti(
-                path,
-                modality=name,
-                affine=options.affine,
-                assume_orientation=options.assume_orientation,
-            )
-            for name, path in scans.items()
-        }
-        truth = read_nifti(options.truth, modality="truth") if options.truth else None
-        result = segment(
-            volumes,
-            loaded,
-            reference=options.reference,
-            device=options.device,
-            progress=lambda fraction, text: progress(0.05 + 0.85 * fraction, text),
-            cancel=cancel,
-        )
-        reference_labels = truth_on_grid(truth, result, loaded.task) if truth else None
-        scores = (
-            None
-            if truth is None
-            else compare(result.labels, reference_labels, loaded.task, result.grid)
-        )
-        progress(0.92, "writing")
-        more = {**result.provenance, **further(result)}
-        _publish(
-            files, scans, volumes, result, more, reference_labels, scores, options.overwrite, cancel
-        )
+        result = _segment_into(files, scans, bundle, options, progress, cancel, layout)
     except BaseException:
-        if made and not any(output.iterdir()):
+        if is_new_folder and not any(output.iterdir()):
             output.rmdir()
         raise
     progress(1.0, "done")
-    return Result(result, scores, files)
+    return result
+
+
+def _segment_into(
+    files: dict[str, Path],
+    scans: Mapping[str, Path] | Sequence[tuple[str, Path]],
+    bundle: Path | Bundle | None,
+    options: Options,
+    progress: Progress,
+    cancel: Cancel,
+    layout: OutputLayout,
+) -> Result:
+    if not isinstance(bundle, Bundle):
+        bundle = load_bundle(bundle or default_bundle_path())
+    scan_files = by_modality(scans, bundle.task)
+    inputs = list(scan_files.values())
+    if options.truth:
+        inputs.append(options.truth)
+    for path in files.values():
+        check_output(path, inputs=inputs, overwrite=options.overwrite)
+    progress(0.0, "reading")
+    volumes = {}
+    for name, path in scan_files.items():
+        volumes[name] = read_nifti(
+            path,
+            modality=name,
+            affine=options.affine,
+            assume_orientation=options.assume_orientation,
+        )
+    reference_volume = None
+    if options.truth:
+        reference_volume = read_nifti(
+            options.truth,
+            modality="truth",
+            affine=options.affine,
+            assume_orientation=options.assume_orientation,
+        )
+    segmentation = segment(
+        volumes,
+        bundle,
+        reference=options.reference,
+        device=options.device,
+        progress=lambda fraction, text: progress(0.05 + 0.85 * fraction, text),
+        cancel=cancel,
+    )
+    reference_labels = None
+    scores = None
+    if reference_volume is not None:
+        reference_labels = truth_on_grid(reference_volume, segmentation, bundle.task)
+        scores = compare(segmentation.labels, reference_labels, bundle.task, segmentation.grid)
+    progress(0.92, "writing")
+    result = Result(segmentation, scores, files)
+    with Transaction(overwrite=options.overwrite) as transaction:
+        _write(transaction, result, scan_files, volumes, reference_labels, layout)
+        if cancel():
+            raise Cancelled()
+    return result
 
 
 def by_modality(
     scans: Mapping[str, Path] | Sequence[tuple[str, Path]], task: Task
 ) -> dict[str, Path]:
-    """Files by canonical modality name. Raises UsageError for a name that the task does not have, or has twice."""
-    found: dict[str, Path] = {}
-    for word, path in scans.items() if isinstance(scans, Mapping) else scans:
+    """Files by modality name. Raises UsageError for a name that the task does not have, or has twice."""
+    pairs = scans.items() if isinstance(scans, Mapping) else scans
+    files: dict[str, Path] = {}
+    for word, path in pairs:
         name = task.find(word)
-        if name in found:
+        if name in files:
             raise UsageError(
-                f"{task.modality(name).title} is given twice.", "Give one file for each modality."
+                f"{task.modality(name).title} is given twice: {files[name].name} and {path.name}.",
+                "Give one file for each modality.",
             )
-        found[name] = path
-    return found
+        files[name] = path
+    return files
 
 
-def _publish(
-    files,
-    scans,
-    volumes,
-    result: Segmentation,
-    more: Mapping,
-    truth,
-    scores,
-    overwrite: bool,
-    cancel,
+def _write(
+    transaction: Transaction,
+    result: Result,
+    scan_files: Mapping[str, Path],
+    volumes: Mapping[str, Volume],
+    reference_labels: np.ndarray | None,
+    layout: OutputLayout,
 ) -> None:
-    arrays = {
-        name: volume.array if volume.grid.distance(result.grid) < 1e-3 else _on_grid(volume, result)
-        for name, volume in volumes.items()
-    }
-    with Transaction(overwrite=overwrite) as out:
-        write_labels(
-            out.path(files["label map"]), result.labels, result.grid, like=scans[result.reference]
-        )
-        save_overlay(
-            out.path(files["picture"]),
-            arrays,
-            result.labels,
-            result.grid,
-            result.task,
-            reference_labels=truth,
-            title=" + ".join(result.task.modality(name).title for name in arrays),
-            scores=scores,
-        )
-        report = {
-            "volumes_ml": {name: round(ml, 3) for name, ml in result.volumes_ml.items()},
-            **(
-                {"scores": {name: _plain(asdict(score)) for name, score in scores.items()}}
-                if scores
-                else {}
-            ),
-            **more,
-            "input_sha256": {name: sha256(path) for name, path in scans.items()},
-            "label_map_sha256": sha256(out.path(files["label map"])),
-        }
-        out.path(files["report"]).write_text(
-            json.dumps(report, indent=1, ensure_ascii=False) + "\n", encoding="utf-8"
-        )
-        if cancel():
-            raise Cancelled()
+    """The label map, the picture and the report, under temporary names."""
+    segmentation = result.segmentation
+    label_map = transaction.path(result.files["label map"])
+    reference_scan = scan_files[segmentation.reference]
+    write_labels(label_map, segmentation.labels, segmentation.grid, like=reference_scan)
+    arrays = {name: _on_result_grid(volume, segmentation) for name, volume in volumes.items()}
+    titles = [segmentation.task.modality(name).title for name in arrays]
+    save_overlay(
+        transaction.path(result.files["picture"]),
+        arrays,
+        segmentation.labels,
+        segmentation.grid,
+        segmentation.task,
+        reference_labels=reference_labels,
+        title=" + ".join(titles),
+        scores=result.scores,
+    )
+    report = _report(result)
+    if layout.dataset is not None:
+        report |= sidecar(scan_files, layout.dataset, segmentation.reference)
+    report["input_sha256"] = {name: sha256(path) for name, path in scan_files.items()}
+    report["label_map_sha256"] = sha256(label_map)
+    text = json.dumps(report, indent=1, ensure_ascii=False) + "\n"
+    transaction.path(result.files["report"]).write_text(text, encoding="utf-8")
+
+
+def _report(result: Result) -> dict:
+    segmentation = result.segmentation
+    report: dict = {}
+    report["volumes_ml"] = {name: round(ml, 3) for name, ml in segmentation.volumes_ml.items()}
+    if result.scores:
+        report["scores"] = {name: _plain(asdict(score)) for name, score in result.scores.items()}
+    return report | segmentation.provenance.to_dict()
 
 
 def sha256(path: Path) -> str:
@@ -188,21 +242,32 @@ def sha256(path: Path) -> str:
 
 def _plain(scores: dict[str, float]) -> dict[str, float | None]:
     """JSON has no NaN: a score that is not defined becomes null."""
-    return {name: round(value, 4) if np.isfinite(value) else None for name, value in scores.items()}
+    plain: dict[str, float | None] = {}
+    for name, value in scores.items():
+        plain[name] = round(value, 4) if np.isfinite(value) else None
+    return plain
 
 
-def _on_grid(volume: Volume, result: Segmentation) -> np.ndarray:
+def _on_result_grid(volume: Volume, segmentation: Segmentation) -> np.ndarray:
     """A scan on the result's grid, for the picture; its own background outside."""
+    if volume.grid.distance(segmentation.grid) < SAME_GRID_MM:
+        return volume.array
     _, background = foreground(volume.array)
+    # Outside the field of view interpolation gives 0, so the background has to be 0 meanwhile.
     shifted = torch.from_numpy(np.ascontiguousarray(volume.array - background))[None]
-    return resample_linear(shifted, volume.grid, result.grid)[0].numpy() + background
+    resampled = resample_linear(shifted, volume.grid, segmentation.grid)
+    return resampled[0].numpy() + background
 
 
 def truth_on_grid(truth: Volume, result: Segmentation, task: Task) -> np.ndarray:
-    """Reference labels on the result's grid (nearest voxel), as integers. Raises InputDataError for fractions."""
+    """Reference labels on the result's grid (nearest voxel), as integers.
+
+    Raises:
+        InputDataError: the file holds fractions.
+    """
     if not np.array_equal(truth.array, np.round(truth.array)):
         raise InputDataError(f"{truth.name} holds fractions, not labels.", "Give a label map.")
     labels = truth.array.astype(np.int16)
-    if truth.grid.distance(result.grid) < 0.5:
+    if truth.grid.distance(result.grid) < SAME_LABELS_MM:
         return labels
     return resample_nearest(labels, truth.grid, result.grid)

@@ -25,7 +25,8 @@ from medmap.errors import InputDataError
 from medmap.io.cohorts import Case
 from medmap.io.nifti import read_nifti
 from medmap.networks import Backbone
-from medmap.preprocess import prepare, to_grid
+from medmap.preprocess import prepare
+from medmap.resampling import to_grid
 from medmap.training.alignment import foreground
 
 MOST_FOR_MMD = 500

@@ -23,8 +23,8 @@ from medmap.io.atomic import atomic_folder
 from medmap.io.cohorts import Case
 from medmap.io.nifti import read_nifti
 from medmap.metrics import label_masks
-from medmap.preprocess import Prepared, PreprocessSpec, prepare, to_grid
-from medmap.resampling import canonical_grid, resample_nearest
+from medmap.preprocess import Prepared, PreprocessSpec, prepare
+from medmap.resampling import canonical_grid, resample_nearest, to_grid
 from medmap.task import Task
 from medmap.volume import Grid, Volume
 

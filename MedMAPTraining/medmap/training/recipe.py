@@ -12,12 +12,14 @@ from pathlib import Path
 import numpy as np
 
 from medmap.errors import BundleError, MissingInputError, UsageError
-from medmap.postprocess import PostprocessSpec
+from medmap.postprocess import PostprocessSpec, current_postprocess, earlier_postprocess
 from medmap.preprocess import PreprocessSpec
 from medmap.training.dataset import Augmentation
 from medmap.training.generated import Generation
 
-SMALL_COMPONENT_REMOVAL = PostprocessSpec(island_ml=1.0, island_share=0.1, small_regions=0.4)
+SMALL_COMPONENT_REMOVAL = PostprocessSpec(
+    min_component_ml=1.0, min_component_fraction=0.1, min_region_multiple=0.4
+)
 """Small components are removed: of 123 BraTS tumors, 95 % have at most two components of more than 1 ml,
 and a smaller one beside a large tumor is mostly skull base or vessel. Less than 200 mm³ of enhancement
 is mostly a vessel, too."""
@@ -114,6 +116,7 @@ class Recipe:
         # Under the names of the first version, so that runs begun with it go on.
         for earlier, field_name in EARLIER_FIELDS.items():
             content[earlier] = content.pop(field_name)
+        content["postprocess"] = earlier_postprocess(content["postprocess"])
         # Fields that came later count only where they are used: older runs can be resumed.
         if not self.sources:
             del content["sources"]
@@ -154,7 +157,7 @@ class Recipe:
         nested = {
             "augmentation": Augmentation.from_dict,
             "preprocess": PreprocessSpec,
-            "postprocess": PostprocessSpec,
+            "postprocess": _postprocess,
             "generation": Generation.from_dict,
         }
         values = {}
@@ -180,6 +183,11 @@ class Recipe:
                 f"The recipe {Path(path).name} cannot be read: {error}.",
                 "Write JSON with the fields of medmap.training.recipe.Recipe.",
             ) from error
+
+
+def _postprocess(**data: float) -> PostprocessSpec:
+    """The post-processing under today's or the earlier names; numbers stay as written, for the digest."""
+    return PostprocessSpec(**current_postprocess(data))
 
 
 def _tuples(data: dict) -> dict:

@@ -117,9 +117,9 @@ def test_segment_says_which_network_it_used_and_what_it_left_aside(bundle, volum
     assert said.level == "warning"
     assert "T1ce, FLAIR was used" in said.message
     assert "T1, T2 was not" in said.message
-    assert result.provenance["bundle"]["entry"] == "t1ce+flair"
-    assert list(result.provenance["modalities"]["used"]) == ["t1ce", "flair"]
-    assert list(result.provenance["modalities"]["not_used"]) == ["t1", "t2"]
+    assert result.provenance.entry == "t1ce+flair"
+    assert list(result.provenance.used) == ["t1ce", "flair"]
+    assert list(result.provenance.unused) == ["t1", "t2"]
     exact = segment({name: volumes[name] for name in ("t1ce", "flair")}, bundle)
     assert not [finding for finding in exact.findings if finding.check == "entry"]
     assert np.array_equal(exact.labels, result.labels)

@@ -46,7 +46,7 @@ def test_and_a_tumor_is_found_from_the_same_scans(shipped):
 
 
 def test_its_limits_of_certainty_are_for_sets_that_there_are_and_leave_room(shipped):
-    least = shipped.doubt.least
+    least = shipped.confidence.minimum
     assert set(least) <= {BRATS.subset_key(subset) for subset in BRATS.subsets()}
     assert 0.5 < min(least.values()) <= max(least.values()) <= 0.98, (
         "a real tumor had .975 from FLAIR alone"

@@ -35,7 +35,7 @@ def test_the_count_is_not_below_what_the_features_alone_take():
 
 
 def small_memory(monkeypatch, free):
-    monkeypatch.setattr("medmap.inference.available_bytes", lambda: free)
+    monkeypatch.setattr("medmap.sliding_window.available_bytes", lambda: free)
 
 
 def test_little_memory_means_smaller_windows_and_is_said(volumes, tiny_bundle, monkeypatch):
@@ -43,9 +43,7 @@ def test_little_memory_means_smaller_windows_and_is_said(volumes, tiny_bundle, m
     small_memory(monkeypatch, 45_000_000)
     result = segment(volumes, bundle)
     assert any(f.check == "memory" for f in result.findings)
-    assert result.provenance["run"]["window"] != list(
-        result.provenance["run"]["working_grid"]["shape"]
-    )
+    assert result.provenance.run.window != result.provenance.run.working_shape
 
 
 def test_far_too_little_memory_is_refused_before_anything_is_computed(
@@ -54,5 +52,5 @@ def test_far_too_little_memory_is_refused_before_anything_is_computed(
     bundle = replace(tiny_bundle, inference=replace(tiny_bundle.inference, bytes_per_voxel=1000))
     small_memory(monkeypatch, 1000)
     monkeypatch.setattr(type(bundle.network), "encode", lambda *_: pytest.fail("computed"))
-    with pytest.raises(UnavailableError, match="memory does not suffice"):
+    with pytest.raises(UnavailableError, match="Out of memory"):
         segment(volumes, bundle)

@@ -1,0 +1,243 @@
+"""One pass of a network over a prepared case: windows, each modality encoded once, one decoder pass per subset."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from itertools import product
+
+import torch
+from torch import Tensor
+
+from medmap.bundle.format import InferenceSpec
+from medmap.bundle.memory_estimate import USABLE
+from medmap.devices import available_bytes
+from medmap.errors import Cancelled, UnavailableError, is_out_of_memory
+from medmap.networks import Backbone
+from medmap.preprocess import Prepared
+from medmap.progress import Cancel, Progress, ignore_progress, never_cancel
+from medmap.task import Task
+
+
+class SlidingWindow:
+    """Runs networks over prepared cases.
+
+    A GPU reports when its memory does not suffice, and smaller windows are tried; on the CPU memory is
+    estimated before, since a system out of memory ends the whole program.
+
+    Args:
+        task: names and order of the modalities.
+        spec: window, overlap and memory per voxel.
+        stride: spatial sizes of windows are multiples of it.
+        device: where to compute.
+        progress: called with the completed fraction of the run and a text.
+        cancel: asked before every pass of an encoder or a decoder.
+
+    Attributes:
+        window: size of the windows used last, in working voxels.
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        spec: InferenceSpec,
+        stride: int,
+        device: torch.device,
+        progress: Progress = ignore_progress,
+        cancel: Cancel = never_cancel,
+    ):
+        self.task = task
+        self.spec = spec
+        self.stride = stride
+        self.device = device
+        self.progress = progress
+        self.cancel = cancel
+        self.window: tuple[int, ...] = ()
+        self._share_start = 0.0
+        self._share = 1.0
+
+    def report_share(self, start: float, share: float) -> None:
+        """Report the next ``logits`` as this part of the whole run."""
+        self._share_start = start
+        self._share = share
+
+    def logits(
+        self, network: Backbone, prepared: Prepared, subsets: Sequence[tuple[str, ...]]
+    ) -> Iterator[Tensor]:
+        """Logits of one subset after the other.
+
+        Args:
+            network: takes every one of the subsets.
+            prepared: the case.
+            subsets: modality names.
+
+        Yields:
+            [C, D, H, W] float32 on the CPU.
+
+        Raises:
+            UnavailableError: even small windows do not fit into memory.
+            Cancelled: ``cancel`` returned True.
+        """
+        self.window = full_window(self.spec, prepared)
+        self._shrink_to_free_memory(prepared)
+        finished = 0
+        while finished < len(subsets):
+            try:
+                remaining = subsets[finished:]
+                for result in self._stitched(network.to(self.device), prepared, remaining):
+                    finished += 1
+                    yield result
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error):
+                    raise
+                torch.cuda.empty_cache()
+                self._shrink(prepared, error)
+
+    def _shrink_to_free_memory(self, prepared: Prepared) -> None:
+        """On the CPU, take the largest window for which the memory suffices."""
+        if self.device.type != "cpu":
+            return
+        free = available_bytes()
+        if free is None:
+            return
+        while math.prod(self.window) * self.spec.bytes_per_voxel > USABLE * free:
+            self._shrink(prepared)
+
+    def _shrink(self, prepared: Prepared, error: Exception | None = None) -> None:
+        """Halve the window, to no less than four strides."""
+        smaller = []
+        for size in self.window:
+            half = max(4 * self.stride, size // 2 // self.stride * self.stride)
+            smaller.append(min(size, half))
+        window = _with_all_slices(smaller, prepared)
+        if window == self.window:
+            cause = "Out of memory, even with small windows."
+            if self.device.type == "cpu":
+                raise UnavailableError(cause, "Close other programs.") from error
+            raise UnavailableError(cause, "Choose the CPU.", option="device cpu") from error
+        self.window = window
+
+    @torch.inference_mode()
+    def _stitched(
+        self, network: Backbone, prepared: Prepared, subsets: Sequence[tuple[str, ...]]
+    ) -> Iterator[Tensor]:
+        """Logits of whole volumes; overlapping windows are averaged with Gaussian weights."""
+        shape = prepared.grid.shape
+        boxes = window_boxes(shape, self.window, self.spec.overlap, self.stride)
+        if len(boxes) == 1:
+            yield from self._decoded(network, prepared.image, prepared, subsets, 0, 1)
+            return
+        weight = gaussian_weight(self.window)
+        sums = [torch.zeros((self.task.num_classes, *shape)) for _ in subsets]
+        total = torch.zeros(shape)
+        for number, box in enumerate(boxes):
+            all_channels = (slice(None), *box)
+            image = prepared.image[all_channels]
+            results = self._decoded(network, image, prepared, subsets, number, len(boxes))
+            total[box] += weight
+            for weighted_sum, logits in zip(sums, results, strict=True):
+                weighted_sum[all_channels] += weight * logits
+        while sums:
+            yield sums.pop(0).div_(total)
+
+    def _decoded(
+        self,
+        network: Backbone,
+        image: Tensor,
+        prepared: Prepared,
+        subsets: Sequence[Sequence[str]],
+        number: int,
+        count: int,
+    ) -> Iterator[Tensor]:
+        """Encode each modality of one window once, then decode every subset."""
+        task = self.task
+        names = {name for subset in subsets for name in subset}
+        positions = sorted(task.index(name) for name in names)
+        steps = len(positions) + len(subsets)
+        title = f"window {number + 1} of {count}"
+        features: dict[int, list[Tensor]] = {}
+        for step, m in enumerate(positions):
+            text = f"{title}: reading {task.modalities[m].title}"
+            self._report((number + step / steps) / count, text)
+            batch = as_batch(image[m], prepared.slice_axis).to(self.device)
+            features[m] = network.encode(batch, m)
+        for step, subset in enumerate(subsets, len(positions)):
+            self._report((number + step / steps) / count, f"{title}: segmenting")
+            mask = task.presence(subset)
+            present_features = []
+            for m, is_present in enumerate(mask):
+                present_features.append(features[m] if is_present else None)
+            size = next(levels[0].shape[0] for levels in present_features if levels is not None)
+            present = torch.tensor([mask] * size, device=self.device)
+            output = network.decode(present_features, present)
+            result = as_volume(output.logits.float().cpu(), prepared.slice_axis)
+            # Not held while the caller looks at the result.
+            del output
+            yield result
+
+    def _report(self, fraction: float, text: str) -> None:
+        if self.cancel():
+            raise Cancelled()
+        self.progress(self._share_start + self._share * fraction, text)
+
+
+def full_window(spec: InferenceSpec, prepared: Prepared) -> tuple[int, ...]:
+    """Size of the windows that a bundle asks for, where memory suffices; slices all go through together."""
+    sizes = []
+    for width, size in zip(spec.window, prepared.grid.shape, strict=True):
+        sizes.append(min(width, size))
+    return _with_all_slices(sizes, prepared)
+
+
+def _with_all_slices(window: Sequence[int], prepared: Prepared) -> tuple[int, ...]:
+    sizes = list(window)
+    if prepared.slice_axis is not None:
+        sizes[prepared.slice_axis] = prepared.grid.shape[prepared.slice_axis]
+    return tuple(sizes)
+
+
+def as_batch(image: Tensor, slice_axis: int | None) -> Tensor:
+    """One modality as a network takes it.
+
+    Args:
+        image: [D, H, W].
+        slice_axis: axis of the slices that a network of two dimensions takes; None for volumes.
+
+    Returns:
+        [1, 1, D, H, W], or a batch of slices [N, 1, *S].
+    """
+    if slice_axis is None:
+        return image[None, None]
+    return image.movedim(slice_axis, 0)[:, None]
+
+
+def as_volume(logits: Tensor, slice_axis: int | None) -> Tensor:
+    """A network's logits, [1, C, D, H, W] or [N, C, *S] -> [C, D, H, W]: undoes ``as_batch``."""
+    if slice_axis is None:
+        return logits[0]
+    return logits.transpose(0, 1).movedim(1, slice_axis + 1)
+
+
+def window_boxes(
+    shape: Sequence[int], window: Sequence[int], overlap: float, stride: int
+) -> list[tuple[slice, ...]]:
+    """Boxes of one size that cover a volume; starts are multiples of the stride, the last ends the volume."""
+    starts_by_axis = []
+    for size, width in zip(shape, window, strict=True):
+        step = max(stride, int(width * (1 - overlap)) // stride * stride)
+        last = max(size - width, 0)
+        starts_by_axis.append(sorted({*range(0, last, step), last}))
+    boxes = []
+    for corner in product(*starts_by_axis):
+        sides = zip(corner, window, strict=True)
+        boxes.append(tuple(slice(start, start + width) for start, width in sides))
+    return boxes
+
+
+def gaussian_weight(window: Sequence[int]) -> Tensor:
+    """[*window] Gaussian importance with standard deviation window / 8, as in nnU-Net and MONAI; at least 1e-3."""
+    weight = torch.ones(())
+    for size in window:
+        distance = torch.arange(size, dtype=torch.float32) - (size - 1) / 2
+        weight = weight[..., None] * torch.exp(-0.5 * (distance / (size / 8)) ** 2)
+    return weight.clamp_min(1e-3)
