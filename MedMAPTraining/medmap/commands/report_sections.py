@@ -15,7 +15,7 @@ from medmap.evaluation.summary import per_case_averages
 from medmap.evaluation.tables import Summary, counted
 from medmap.metrics import EMPTY_MASK_RULE
 from medmap.report import html
-from medmap.report.curves import TrainingLog, modality_curves, training_curves
+from medmap.report.curves import LoggedSeries, modality_curves, training_curves
 from medmap.report.figures import SCALE, by_missing, forest, heat_map
 from medmap.report.subset_grid import case_strip, subset_grid
 from medmap.task import BRATS, Task
@@ -36,7 +36,7 @@ class Sources:
 
     evaluations: list[Evaluation] = field(default_factory=list)
     bundles: list[Bundle] = field(default_factory=list)
-    logs: list[TrainingLog] = field(default_factory=list)
+    logs: list[LoggedSeries] = field(default_factory=list)
     pictures: list[Path] = field(default_factory=list)
 
     @property

@@ -1,4 +1,4 @@
-"""Curves of a training from its log: losses, and what an objective logs of modalities (preferences, weights)."""
+"""Curves of a training from its log: losses, and what an objective logs of modalities."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from matplotlib.axes import Axes
 
 from medmap.errors import InputDataError
 from medmap.report.figures import PALETTE, figure_png, new_figure, style
@@ -18,8 +19,8 @@ _VALIDATION = re.compile(r"(^|[/_ ])(val|validation|dice)", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
-class TrainingLog:
-    """A training's figures.
+class LoggedSeries:
+    """What a training logged, as series over its steps.
 
     Attributes:
         name: of the run.
@@ -34,13 +35,12 @@ class TrainingLog:
     @property
     def losses(self) -> list[str]:
         """Names of the losses, the total first."""
-        special = {name for family in self.modality_figures.values() for name in family.values()}
-        found = [
-            n
-            for n in self.series
-            if n not in special and n != "learning_rate" and n not in self.validation
-        ]
-        return sorted(found, key=lambda name: (name != "loss", found.index(name)))
+        excluded = {"learning_rate", *self.validation}
+        for family in self.modality_figures.values():
+            excluded.update(family.values())
+        names = [name for name in self.series if name not in excluded]
+        # Sorting is stable: all but the total stay in the order of the log.
+        return sorted(names, key=lambda name: name != "loss")
 
     @property
     def validation(self) -> list[str]:
@@ -48,11 +48,11 @@ class TrainingLog:
         return [name for name in self.series if _VALIDATION.search(name)]
 
 
-def read_log(path: str | Path, modalities: Sequence[str]) -> TrainingLog:
+def read_log(path: str | Path, modalities: Sequence[str]) -> LoggedSeries:
     """Read a run's ``log.jsonl``; lines that a kill cut off are left out.
 
-    A figure whose name ends (or begins) with a modality's name belongs to a family of curves: ``preference/t1ce``,
-    ``weight_flair``, ``t2.weight``.
+    A figure whose name ends (or begins) with a modality's name belongs to a family of curves:
+    ``preference/t1ce``, ``weight_flair``, ``t2.weight``.
 
     Args:
         path: the file, one JSON object with ``step`` a line.
@@ -62,90 +62,94 @@ def read_log(path: str | Path, modalities: Sequence[str]) -> TrainingLog:
         InputDataError: it cannot be read or holds no step.
     """
     path = Path(path)
-    points: dict[str, dict[int, float]] = {}
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise InputDataError(f"{path.name} cannot be read.", "Give a run's log.jsonl.") from error
+    points: dict[str, dict[int, float]] = {}
     for line in lines:
         entry = _entry(line)
         for name, value in entry.items():
-            if (
-                name not in _NOT_DRAWN
-                and isinstance(value, (int, float))
-                and not isinstance(value, bool)
-            ):
-                points.setdefault(name, {})[int(entry["step"])] = float(
-                    value
-                )  # a resumed run repeats steps
+            if name not in _NOT_DRAWN and _is_number(value):
+                # By step, since a resumed run repeats steps.
+                points.setdefault(name, {})[int(entry["step"])] = float(value)
     if not points:
         raise InputDataError(
             f"{path.parent.name}/{path.name} holds no step.", "Give the log of a training."
         )
-    series = {
-        name: (np.array(sorted(p)), np.array([p[s] for s in sorted(p)]))
-        for name, p in points.items()
+    series = {}
+    for name, value_at in points.items():
+        steps = sorted(value_at)
+        series[name] = (np.array(steps), np.array([value_at[step] for step in steps]))
+    return LoggedSeries(path.parent.name, series, _families(series, modalities))
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def training_curves(log: LoggedSeries, title: str = "") -> bytes:
+    """PNG of losses (faint: every step, strong: running mean), learning rate, validation scores."""
+    candidates = {
+        "Losses": log.losses,
+        "Validation": log.validation,
+        "Learning rate": ["learning_rate"],
     }
-    return TrainingLog(path.parent.name, series, _families(series, modalities))
-
-
-def training_curves(log: TrainingLog, title: str = "") -> bytes:
-    """Losses (faint: every step, strong: running mean), learning rate, validation where it was measured."""
-    panels = [
-        ("Losses", log.losses),
-        ("Validation", log.validation),
-        ("Learning rate", ["learning_rate"]),
-    ]
-    panels = [(words, [n for n in names if n in log.series]) for words, names in panels]
-    panels = [(words, names) for words, names in panels if names]
+    panels = {}
+    for heading, names in candidates.items():
+        logged = [name for name in names if name in log.series]
+        if logged:
+            panels[heading] = logged
     figure = new_figure(3.7 * len(panels), 2.7)
-    for axes, (words, names) in zip(
-        figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True
-    ):
-        for n, name in enumerate(names[:8]):
+    all_axes = figure.subplots(1, len(panels), squeeze=False)[0]
+    for axes, (heading, names) in zip(all_axes, panels.items(), strict=True):
+        losses = heading == "Losses"
+        for number, name in enumerate(names[:8]):
+            steps, values = log.series[name]
             label = name.removeprefix("validation_")
-            _draw(
-                axes, *log.series[name], label, PALETTE[n % len(PALETTE)], smooth=words == "Losses"
-            )
-        unit = "Dice" if words == "Validation" else ""
-        style(
-            axes,
-            title=words if words != "Losses" or not title else f"{title}: losses",
-            x="step",
-            y=unit,
-        )
-        if words == "Losses" and _spans_decades([log.series[n][1] for n in names]):
+            color = PALETTE[number % len(PALETTE)]
+            _draw(axes, steps, values, label, color, smooth=losses)
+        panel_title = heading
+        if losses and title:
+            panel_title = f"{title}: losses"
+        y_title = "Dice" if heading == "Validation" else ""
+        style(axes, title=panel_title, x="step", y=y_title)
+        if losses and _spans_decades([log.series[name][1] for name in names]):
             axes.set_yscale("log")
         if len(names) > 1:
             _legend(axes)
     return figure_png(figure)
 
 
-def modality_curves(log: TrainingLog, titles: Mapping[str, str]) -> bytes | None:
-    """One panel a family (preference, weight ...), one line a modality; None where the objective logs none."""
+def modality_curves(log: LoggedSeries, titles: Mapping[str, str]) -> bytes | None:
+    """PNG with a panel for each family (preference, weight ...) and a line for each modality.
+
+    None where the objective logs no such figures. ``titles`` are those of the modalities.
+    """
     if not log.modality_figures:
         return None
+    order = list(titles)
     count = len(log.modality_figures)
     figure = new_figure(3.7 * count, 2.7)
-    order = list(titles)
-    for axes, (family, names) in zip(
-        figure.subplots(1, count, squeeze=False)[0], log.modality_figures.items(), strict=True
-    ):
+    all_axes = figure.subplots(1, count, squeeze=False)[0]
+    for axes, (family, names) in zip(all_axes, log.modality_figures.items(), strict=True):
         for modality in sorted(names, key=order.index):
+            steps, values = log.series[names[modality]]
             color = PALETTE[order.index(modality) % len(PALETTE)]
-            _draw(axes, *log.series[names[modality]], titles[modality], color, smooth=False)
+            _draw(axes, steps, values, titles[modality], color, smooth=False)
         style(axes, title=family.replace("_", " ").capitalize(), x="step")
         _legend(axes)
     return figure_png(figure)
 
 
 def _spans_decades(values: Sequence[np.ndarray]) -> bool:
-    """Whether a logarithmic axis tells more: all positive, and the largest more than ten times the least."""
-    least, most = min(float(v.min()) for v in values), max(float(v.max()) for v in values)
-    return least > 0 and most > 10 * least
+    """Whether a logarithmic axis reads better: all positive, and spread over more than a decade."""
+    least = min(float(series.min()) for series in values)
+    greatest = max(float(series.max()) for series in values)
+    return least > 0 and greatest > 10 * least
 
 
-def _legend(axes) -> None:
+def _legend(axes: Axes) -> None:
     """Below the axes, where it hides no curve."""
     axes.legend(
         fontsize=7,
@@ -159,32 +163,39 @@ def _legend(axes) -> None:
 
 
 def _entry(line: str) -> dict:
+    """A line of the log; empty for one that is damaged or holds no step."""
     try:
         entry = json.loads(line)
     except ValueError:
         return {}
-    return entry if isinstance(entry, dict) and isinstance(entry.get("step"), int) else {}
+    if isinstance(entry, dict) and isinstance(entry.get("step"), int):
+        return entry
+    return {}
 
 
 def _families(series: Mapping, modalities: Sequence[str]) -> dict[str, dict[str, str]]:
-    found: dict[str, dict[str, str]] = {}
+    """Family -> modality -> name of its series; only families of two modalities or more."""
+    families: dict[str, dict[str, str]] = {}
     for name in series:
-        parts = re.split(r"[/_. :-]+", name)
-        for end, rest in ((parts[-1], parts[:-1]), (parts[0], parts[1:])):
-            if end in modalities and rest:
-                found.setdefault(" ".join(rest), {})[end] = name
-                break
-    return {family: names for family, names in found.items() if len(names) > 1}
+        words = re.split(r"[/_. :-]+", name)
+        if len(words) < 2:
+            continue
+        if words[-1] in modalities:
+            families.setdefault(" ".join(words[:-1]), {})[words[-1]] = name
+        elif words[0] in modalities:
+            families.setdefault(" ".join(words[1:]), {})[words[0]] = name
+    return {family: names for family, names in families.items() if len(names) > 1}
 
 
 def _draw(
-    axes, steps: np.ndarray, values: np.ndarray, label: str, color: str, *, smooth: bool
+    axes: Axes, steps: np.ndarray, values: np.ndarray, label: str, color: str, *, smooth: bool
 ) -> None:
+    """A line; if smooth, a running mean over a fortieth of it with the values faintly behind."""
     width = max(1, len(values) // 40)
     if smooth and width > 1:
         axes.plot(steps, values, color=color, linewidth=0.5, alpha=0.25)
-        values = np.convolve(
-            np.pad(values, (width - 1, 0), mode="edge"), np.ones(width) / width, "valid"
-        )
+        # The first value is repeated in front, so that the mean has as many steps.
+        padded = np.pad(values, (width - 1, 0), mode="edge")
+        values = np.convolve(padded, np.ones(width) / width, "valid")
     marker = "o" if len(values) <= 12 else None
     axes.plot(steps, values, color=color, linewidth=1.6, label=label, marker=marker, markersize=3)

@@ -18,8 +18,8 @@ INK = "#1d2a33"
 QUIET = "#66757f"
 RULE = "#d9e0e4"
 PALETTE = ("#1f77a4", "#c8553d", "#c2920e", "#5b8c3a", "#7b5aa6", "#3f4f5a")
-"""Colors of regions, modalities and lines, in order; they differ in lightness, too, for readers with
-red-green color blindness."""
+"""Colors of regions, modalities and lines, in order; they differ in lightness, too, for readers
+with red-green color blindness."""
 
 HEAT = LinearSegmentedColormap.from_list(
     "medmap", ["#f4efe6", "#b9d9cf", "#4fa79b", "#12665f", "#083d3a"]

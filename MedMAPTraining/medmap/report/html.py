@@ -26,29 +26,36 @@ h2 { font-size:21px; margin:44px 0 8px; padding-top:18px; border-top:1px solid v
 h3 { font-size:16px; margin:26px 0 6px; }
 p { margin:6px 0 12px; max-width:82ch; }
 .quiet, figcaption, caption { color:var(--quiet); font-size:13px; }
-.notice { display:inline-block; background:#fff4d6; border-left:4px solid #c2920e; padding:6px 14px; font-size:13.5px; }
-nav { margin-top:14px; font-size:14px; } nav a { color:var(--accent); margin-right:18px; text-decoration:none; }
+.notice { display:inline-block; background:#fff4d6; border-left:4px solid #c2920e;
+  padding:6px 14px; font-size:13.5px; }
+nav { margin-top:14px; font-size:14px; } nav a { color:var(--accent); margin-right:18px;
+  text-decoration:none; }
 .cards { display:grid; grid-template-columns:repeat(auto-fit,minmax(400px,1fr)); gap:18px; }
 .card { background:#fff; border:1px solid var(--rule); border-radius:8px; padding:18px 20px; }
 .card h3 { margin:0 0 2px; }
 .numbers { display:grid; grid-template-columns:repeat(3,1fr); gap:14px 20px; margin:12px 0 4px; }
 .number b { display:block; font-size:27px; line-height:1.15; font-variant-numeric:tabular-nums; }
 .number span { color:var(--quiet); font-size:12.5px; }
-table { border-collapse:separate; border-spacing:2px; font-variant-numeric:tabular-nums; background:#fff;
+table { border-collapse:separate; border-spacing:2px; font-variant-numeric:tabular-nums;
+  background:#fff;
   border:1px solid var(--rule); border-radius:8px; padding:10px 12px; font-size:13.5px; }
-th { font-weight:600; text-align:right; padding:3px 8px; color:var(--quiet); font-size:12.5px; vertical-align:bottom; }
+th { font-weight:600; text-align:right; padding:3px 8px; color:var(--quiet); font-size:12.5px;
+  vertical-align:bottom; }
 td { text-align:right; padding:3px 9px; white-space:nowrap; }
 td.scan { text-align:center; padding:3px 6px; font-size:15px; } td.scan.off { color:#c3ccd1; }
 td.name, th.name { text-align:left; } td small { opacity:.85; }
 td.heat { border-radius:4px; min-width:98px; } tr.first td { border-top:1px solid var(--rule); }
 td.found { font-weight:700; color:var(--accent); }
-figure { margin:14px 0 22px; } figure img { max-width:100%; height:auto; display:block; background:#fff;
+figure { margin:14px 0 22px; } figure img { max-width:100%; height:auto; display:block;
+  background:#fff;
   border:1px solid var(--rule); border-radius:8px; padding:8px; }
 figcaption { margin-top:6px; max-width:110ch; }
 .side { display:flex; flex-wrap:wrap; gap:26px; align-items:flex-start; }
 .scroll { overflow-x:auto; }
-footer { margin-top:48px; border-top:1px solid var(--rule); padding-top:12px; color:var(--quiet); font-size:13px; }
-@media print { body { background:#fff; } main { max-width:none; padding:0; } h2 { break-after:avoid; }
+footer { margin-top:48px; border-top:1px solid var(--rule); padding-top:12px;
+  color:var(--quiet); font-size:13px; }
+@media print { body { background:#fff; } main { max-width:none; padding:0; }
+  h2 { break-after:avoid; }
   figure, table, .card { break-inside:avoid; } nav { display:none; } }
 """
 

@@ -10,11 +10,10 @@ from PIL import Image
 
 from medmap.foreground import bounding_box
 
-_FILL, _DIM, _FINE = (
-    0.5,
-    0.8,
-    3,
-)  # share of color in a fill; brightness under overlays; drawing grid per pixel
+_FILL_OPACITY = 0.5
+_BACKDROP_BRIGHTNESS = 0.8
+_SUBPIXELS = 3
+"""Drawing grid: subpixels to a side of a pixel."""
 
 
 def tint(
@@ -26,66 +25,86 @@ def tint(
 
     Args:
         backdrop: [H, W, 3] uint8.
-        classes: mask [h, w] (of any size: it is enlarged smoothly) and RGB of each class; masks do not overlap.
+        classes: mask [h, w] (of any size: it is enlarged smoothly) and RGB of each class; masks do
+            not overlap.
         line: width of outlines in pixels.
+
+    Returns:
+        [H, W, 3] uint8.
     """
     height, width = backdrop.shape[:2]
     masks = [mask for mask, _ in classes]
-    layers = [~np.logical_or.reduce(masks), *masks]
-    picture = _DIM * backdrop.astype(np.float32)
-    window = _painted(~layers[0], width, height)
-    if window is not None:
-        kind = np.argmax([_enlarge(layer, width, height, window) for layer in layers], axis=0)
-        palette = np.array([(0, 0, 0), *(rgb for _, rgb in classes)], np.float32)
-        opacity = np.where(kind > 0, np.float32(_FILL), np.float32(0))
-        for number in range(1, len(layers)):
-            inside = kind == number
-            opacity[inside & ~_eroded(inside, round(line * _FINE))] = 1
-        left, top, right, bottom = window
-        part = picture[top:bottom, left:right]
-        part *= 1 - _averaged(opacity)[..., None]
-        part += np.stack([_averaged(palette[kind, c] * opacity) for c in range(3)], axis=-1)
+    background = ~np.logical_or.reduce(masks)
+    picture = _BACKDROP_BRIGHTNESS * backdrop.astype(np.float32)
+    window = _painted(~background, width, height)
+    if window is None:
+        return np.uint8(picture + 0.5)
+    enlarged = [_enlarge(layer, width, height, window) for layer in (background, *masks)]
+    winner = np.argmax(enlarged, axis=0)  # 0 is the background
+    palette = np.array([(0, 0, 0), *(color for _, color in classes)], np.float32)
+    opacity = np.where(winner > 0, np.float32(_FILL_OPACITY), np.float32(0))
+    for number in range(1, len(classes) + 1):
+        inside = winner == number
+        outline = inside & ~_eroded(inside, round(line * _SUBPIXELS))
+        opacity[outline] = 1
+    left, top, right, bottom = window
+    part = picture[top:bottom, left:right]
+    part *= 1 - _averaged(opacity)[..., None]
+    colors = [_averaged(palette[winner, channel] * opacity) for channel in range(3)]
+    part += np.stack(colors, axis=-1)
     return np.uint8(picture + 0.5)
 
 
 def _painted(mask: np.ndarray, width: int, height: int) -> tuple[int, int, int, int] | None:
-    """Left, top, right, bottom in pixels of a picture of that size around all of a mask [h, w], or None if empty."""
+    """Left, top, right, bottom of what a mask [h, w] covers, in pixels; None if it is empty.
+
+    ``width`` and ``height`` are those of the picture that the mask is drawn on.
+    """
     box = bounding_box(mask)
     if box is None:
         return None
-    ends = []
-    for side, length, pixels in ((box[1], mask.shape[1], width), (box[0], mask.shape[0], height)):
-        # One voxel more on each side: half of one is what smoothing reaches, and outlines end at the window's edge.
-        first, last = max(0, side.start - 1), min(length, side.stop + 1)
-        ends.append((math.floor(first * pixels / length), math.ceil(last * pixels / length)))
-    return ends[0][0], ends[1][0], ends[0][1], ends[1][1]
+    rows, columns = box
+    left, right = _pixels(columns, mask.shape[1], width)
+    top, bottom = _pixels(rows, mask.shape[0], height)
+    return left, top, right, bottom
+
+
+def _pixels(voxels: slice, length: int, pixels: int) -> tuple[int, int]:
+    """First and end pixel of a range of voxels, where ``length`` voxels fill ``pixels`` pixels."""
+    # One voxel more on each side: smoothing reaches half of one, and outlines end at the window's
+    # edge.
+    first = max(0, voxels.start - 1)
+    end = min(length, voxels.stop + 1)
+    return math.floor(first * pixels / length), math.ceil(end * pixels / length)
 
 
 def _enlarge(
     layer: np.ndarray, width: int, height: int, window: tuple[int, int, int, int]
 ) -> np.ndarray:
-    """The window (in pixels of the whole picture) of a mask, smoothly enlarged to the finer grid."""
+    """The window (in pixels of the picture) of a mask, smoothly enlarged to the drawing grid."""
     left, top, right, bottom = window
-    across, down = layer.shape[1] / width, layer.shape[0] / height
+    across = layer.shape[1] / width
+    down = layer.shape[0] / height
     box = (left * across, top * down, right * across, bottom * down)
+    size = ((right - left) * _SUBPIXELS, (bottom - top) * _SUBPIXELS)
     image = Image.fromarray(np.ascontiguousarray(layer, np.float32))
-    return np.asarray(
-        image.resize(
-            ((right - left) * _FINE, (bottom - top) * _FINE), Image.Resampling.BILINEAR, box
-        )
-    )
+    return np.asarray(image.resize(size, Image.Resampling.BILINEAR, box))
 
 
 def _averaged(fine: np.ndarray) -> np.ndarray:
-    return sum(fine[i::_FINE, j::_FINE] for i in range(_FINE) for j in range(_FINE)) / np.float32(
-        _FINE**2
-    )
+    """Mean over the subpixels of every pixel."""
+    total = 0
+    for row in range(_SUBPIXELS):
+        for column in range(_SUBPIXELS):
+            total = total + fine[row::_SUBPIXELS, column::_SUBPIXELS]
+    return total / np.float32(_SUBPIXELS**2)
 
 
 def _eroded(mask: np.ndarray, times: int) -> np.ndarray:
     for _ in range(times):
-        wide = np.pad(
-            mask, 1, mode="edge"
-        )  # a tumor cut off by the picture's edge gets no line there
-        mask = mask & wide[:-2, 1:-1] & wide[2:, 1:-1] & wide[1:-1, :-2] & wide[1:-1, 2:]
+        # Edges are continued: a tumor cut off by the picture's edge gets no line there.
+        wide = np.pad(mask, 1, mode="edge")
+        rows = wide[:-2, 1:-1] & wide[2:, 1:-1]
+        columns = wide[1:-1, :-2] & wide[1:-1, 2:]
+        mask = mask & rows & columns
     return mask

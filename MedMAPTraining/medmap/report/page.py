@@ -1,4 +1,4 @@
-"""A dark page of pixels with texts on it, and the PNG that becomes of it: the same page gives the same bytes."""
+"""A page of pixels with texts over them, and its PNG; equal pages give equal bytes."""
 
 from __future__ import annotations
 
@@ -11,31 +11,33 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
 
-WHITE, GRAY, AMBER = "#f4f4f4", "#a9b0b8", "#ffc04d"
+WHITE = "#f4f4f4"
+GRAY = "#a9b0b8"
+AMBER = "#ffc04d"
 _DPI = 100
 
 
 @dataclass
 class Page:
-    """Pixels [H, W, 3] uint8 and the texts to put over them; positions in pixels from the top left."""
+    """Pixels [H, W, 3] uint8 and the texts over them; positions in pixels from the top left."""
 
     pixels: np.ndarray
     texts: list[dict] = field(default_factory=list)
 
     def text(
-        self, x: float, y: float, words: str, size: float = 12, color: str = WHITE, **more
+        self, x: float, y: float, text: str, size: float = 12, color: str = WHITE, **style
     ) -> None:
-        """Remember a text; ``more`` goes to matplotlib."""
-        self.texts.append({"x": x, "y": y, "s": words, "fontsize": size, "color": color, **more})
+        """Add a text; ``style`` goes to Matplotlib."""
+        self.texts.append({"x": x, "y": y, "s": text, "fontsize": size, "color": color, **style})
 
     def fill(self, x: int, y: int, width: int, height: int, color: Sequence[int]) -> None:
         """Paint a rectangle."""
         self.pixels[y : y + height, x : x + width] = color
 
-    def swatch(self, x: int, y: int, color: Sequence[int], words: str) -> None:
-        """A line of a legend: a square of the color, then words."""
+    def swatch(self, x: int, y: int, color: Sequence[int], text: str) -> None:
+        """A line of a legend: a square of the color, then a text."""
         self.fill(x, y - 8, 16, 16, color)
-        self.text(x + 26, y, words)
+        self.text(x + 26, y, text)
 
 
 def png(page: Page) -> bytes:
@@ -46,13 +48,12 @@ def png(page: Page) -> bytes:
     )
     canvas = FigureCanvasAgg(figure)
     for text in page.texts:
-        style = {
-            "va": "center" if "rotation" in text else "center_baseline",
-            "family": "DejaVu Sans",
-            **text,
-        }
-        # parse_math off: a case may be called "a$b$c". transform None: positions are pixels, counted from the bottom.
-        figure.text(**{**style, "y": height - text["y"]}, parse_math=False, transform=None)
+        alignment = "center" if "rotation" in text else "center_baseline"
+        style = {"va": alignment, "family": "DejaVu Sans", **text}
+        # transform None: positions are pixels, counted from the bottom.
+        style["y"] = height - text["y"]
+        # parse_math off: a case may be called "a$b$c".
+        figure.text(**style, parse_math=False, transform=None)
     canvas.draw()
     ink = np.asarray(canvas.buffer_rgba())
     inked = ink[..., 3] > 0

@@ -1,7 +1,7 @@
-"""Which slices of a case to show, from where to where, and in which window.
+"""Which slices of a case to show, cropped to which box, in which intensity window.
 
-Everything is brought into the closest canonical order (axes toward R, A, S) by permuting and flipping, so that what
-follows need not know how the scans were stored.
+Everything is brought into the closest canonical order (axes toward R, A, S) by permuting and
+flipping, so that later steps do not depend on how the scans were stored.
 """
 
 from __future__ import annotations
@@ -19,17 +19,23 @@ from medmap.task import Task
 from medmap.volume import Grid
 
 _MARGIN_MM = 6.0
-_STACK = 3.0
-"""A scan whose slices lie this many times farther apart than its pixels is a stack, and shown slice by slice."""
-_AROUND_MM = 35.0
-"""What is kept around the labels of a stack."""
+"""Kept around head and labels of a volume."""
+_STACK_RATIO = 3.0
+"""A scan whose slices lie this many times farther apart than its pixels is a stack of slices, and
+is shown slice by slice."""
+_STACK_MARGIN_MM = 35.0
+"""Kept around the labels of a stack."""
 
 
 @dataclass(frozen=True)
 class Plane:
-    """One orientation: canonical axes shown across, down and through; letters at left, right, top and bottom.
+    """One orientation: canonical axes across, down and through the picture.
 
-    ``at`` is the slice that is shown, in a stack; None shows the one through the case's position.
+    Attributes:
+        title: name of the orientation, or number of the slice.
+        across, down, normal: canonical axes 0 (R), 1 (A), 2 (S).
+        letters: at the left, right, top and bottom edge.
+        at: slice that is shown of a stack; None shows the one through the case's position.
     """
 
     title: str
@@ -45,11 +51,12 @@ PLANES = (
     Plane("Coronal", across=0, down=2, normal=1, letters="RLSI"),
     Plane("Sagittal", across=1, down=2, normal=0, letters="APSI"),
 )
-"""In the radiological convention: the patient's right on the left, anterior on the left of sagittal pictures."""
+"""In the radiological convention: the patient's right on the left of axial and coronal pictures,
+anterior on the left of sagittal ones."""
 
 
 @dataclass(frozen=True)
-class Case:
+class CaseView:
     """Everything to draw, in closest canonical order, cropped.
 
     Attributes:
@@ -60,7 +67,7 @@ class Case:
         spacing: [3] mm along X, Y, Z.
         position: voxel where the three planes cross.
         position_mm: [3] the same in world RAS.
-        planes: what is shown, a row each: three orientations, or up to three slices of a stack.
+        planes: a row each: three orientations, or up to three slices of a stack.
     """
 
     scans: dict[str, np.ndarray]
@@ -79,10 +86,23 @@ class Case:
 
 
 def cut(array: np.ndarray, plane: Plane, position: Sequence[int]) -> np.ndarray:
-    """The slice of a canonical array [X, Y, Z] as a picture: rows from A or S downwards, columns from R or A."""
+    """A slice of a canonical array [X, Y, Z] as a picture, rows downwards.
+
+    Rows run from A or S, columns from R or A.
+    """
+    number = plane.at
+    if number is None:
+        number = position[plane.normal]
     index: list = [slice(None)] * 3
-    index[plane.normal] = position[plane.normal] if plane.at is None else plane.at
+    index[plane.normal] = number
     return array[tuple(index)].T[::-1, ::-1]
+
+
+def position_text(axis: int, mm: float) -> str:
+    """A position along R, A or S in world RAS, such as ``S 12 mm``, with the letter of its side."""
+    positive, negative = ("RL", "AP", "SI")[axis]
+    side = positive if mm >= 0 else negative
+    return f"{side} {abs(mm):.0f} mm"
 
 
 def prepare(
@@ -91,121 +111,174 @@ def prepare(
     reference: np.ndarray | None,
     grid: Grid,
     task: Task,
-) -> Case:
-    """Turn, crop and window a case, and choose its slices: see ``medmap.report.overlay.save_overlay``.
+) -> CaseView:
+    """Turn, crop and window a case, and choose its slices: see ``overlay.save_overlay``.
 
-    Raises InputDataError when a label value is unknown.
+    Raises:
+        InputDataError: a label value is unknown.
     """
     canonical = canonical_grid(grid)
-    turned = {name: reorient(array, grid)[0] for name, array in scans.items()}
-    ours = reorient(prediction, grid)[0]
-    theirs = None if reference is None else reorient(reference, grid)[0]
     spacing = canonical.spacing
-    seen = {name: find_foreground(array) for name, array in turned.items()}
-    labeled = ours != 0 if theirs is None else (ours != 0) | (theirs != 0)
-    axis = _stack_axis(spacing)
-    box = _crop(seen, labeled, spacing) if axis is None else _stack_box(labeled, spacing, axis)
-    ours_masks = label_masks(ours[box], task)
-    theirs_masks = None if theirs is None else label_masks(theirs[box], task)
-    position = _position(ours_masks, theirs_masks)
-    start = np.array([s.start for s in box])
-    return Case(
+    turned = {name: reorient(array, grid)[0] for name, array in scans.items()}
+    labels = reorient(prediction, grid)[0]
+    labeled = labels != 0
+    reference_labels = None
+    if reference is not None:
+        reference_labels = reorient(reference, grid)[0]
+        labeled = labeled | (reference_labels != 0)
+    foregrounds = {name: find_foreground(array) for name, array in turned.items()}
+    stack_axis = _stack_axis(spacing)
+    if stack_axis is None:
+        head_masks = [mask for mask, _ in foregrounds.values()]
+        box = _volume_box(head_masks, labeled, spacing)
+        planes = PLANES
+    else:
+        box = _stack_box(labeled, spacing, stack_axis)
+        planes = _slices(labeled[box], stack_axis)
+    prediction_masks = label_masks(labels[box], task)
+    reference_masks = None
+    if reference_labels is not None:
+        reference_masks = label_masks(reference_labels[box], task)
+    position = _position(prediction_masks, reference_masks)
+    start = np.array([side.start for side in box])
+    return CaseView(
         scans={name: array[box] for name, array in turned.items()},
-        windows={name: window_of(turned[name], *seen[name]) for name in turned},
-        prediction=ours_masks,
-        reference=theirs_masks,
+        windows={name: window_of(array, *foregrounds[name]) for name, array in turned.items()},
+        prediction=prediction_masks,
+        reference=reference_masks,
         spacing=spacing,
         position=position,
         position_mm=(canonical.affine @ [*(start + position), 1])[:3],
-        planes=PLANES if axis is None else _slices(labeled[box], axis),
+        planes=planes,
     )
 
 
 def _stack_axis(spacing: np.ndarray) -> int | None:
     """The axis across the slices of a stack; None for a volume."""
     axis = int(np.argmax(spacing))
-    return axis if spacing[axis] >= _STACK * np.delete(spacing, axis).max() else None
+    in_plane = np.delete(spacing, axis).max()
+    if spacing[axis] < _STACK_RATIO * in_plane:
+        return None
+    return axis
 
 
 def _stack_box(labeled: np.ndarray, spacing: np.ndarray, axis: int) -> tuple[slice, ...]:
-    """All slices; within them the labels and what lies around, or everything without any."""
-    found = bounding_box(labeled)
-    if found is None:
-        return (slice(None),) * 3
-    margin = np.ceil(_AROUND_MM / spacing).astype(int)
-    wide = (
-        slice(max(0, s.start - m), min(n, s.stop + m))
-        for s, m, n in zip(found, margin, labeled.shape, strict=True)
-    )
-    return tuple(slice(0, labeled.shape[a]) if a == axis else s for a, s in enumerate(wide))
+    """All slices; within them the labels and a margin, or everything without labels."""
+    labels_box = bounding_box(labeled)
+    if labels_box is None:
+        return tuple(slice(0, size) for size in labeled.shape)
+    margin = np.ceil(_STACK_MARGIN_MM / spacing).astype(int)
+    box = []
+    for a, size in enumerate(labeled.shape):
+        if a == axis:
+            box.append(slice(0, size))
+            continue
+        first = max(0, labels_box[a].start - margin[a])
+        end = min(size, labels_box[a].stop + margin[a])
+        box.append(slice(first, end))
+    return tuple(box)
 
 
 def _slices(labeled: np.ndarray, axis: int) -> tuple[Plane, ...]:
-    """The first, the middle and the last slice that has labels, or of all if none has."""
+    """The first, the middle and the last slice with labels of a stack, or of all slices."""
     count = labeled.shape[axis]
-    found = np.flatnonzero(labeled.any(axis=tuple(a for a in range(3) if a != axis)))
-    found = found if len(found) else np.arange(count)
+    in_plane = tuple(a for a in range(3) if a != axis)
+    numbers = np.flatnonzero(labeled.any(axis=in_plane))
+    if not len(numbers):
+        numbers = np.arange(count)
     plane = next(plane for plane in PLANES if plane.normal == axis)
-    chosen = sorted({int(found[0]), int(found[len(found) // 2]), int(found[-1])})
-    return tuple(replace(plane, title=f"Slice {n + 1} of {count}", at=n) for n in chosen)
+    chosen = sorted({int(numbers[0]), int(numbers[len(numbers) // 2]), int(numbers[-1])})
+    planes = []
+    for number in chosen:
+        planes.append(replace(plane, title=f"Slice {number + 1} of {count}", at=number))
+    return tuple(planes)
 
 
-def _thin(shape: Sequence[int]) -> tuple[slice, ...]:
-    """Every second voxel along long axes: enough to find a head and a window, at an eighth of the time."""
-    return tuple(slice(None, None, 2 if n > 64 else 1) for n in shape)
+def _thinned(shape: Sequence[int]) -> tuple[slice, ...]:
+    """Every second voxel along long axes: enough for a mask and a window, eight times faster."""
+    return tuple(slice(None, None, 2 if size > 64 else 1) for size in shape)
 
 
 def find_foreground(array: np.ndarray) -> tuple[np.ndarray, float]:
     """Mask of what is not background, on the thinned array, and the background's value.
 
-    The corners tell the background's value: skull-stripped scans that were z-scored have a constant that is not zero,
-    and whole faces of a slab lie inside the head.
+    The value is read off the corners: skull-stripped scans that were z-scored have a constant that
+    is not zero, and with a limited field of view complete faces lie inside the head.
     """
-    thin = np.nan_to_num(np.asarray(array[_thin(array.shape)], np.float32), posinf=0.0, neginf=0.0)
-    corner = tuple(np.r_[0 : max(1, n // 16), n - max(1, n // 16) : n] for n in thin.shape)
-    empty = float(np.median(thin[np.ix_(*corner)]))
+    thin = np.nan_to_num(
+        np.asarray(array[_thinned(array.shape)], np.float32), posinf=0.0, neginf=0.0
+    )
+    corner_indices = []
+    for size in thin.shape:
+        width = max(1, size // 16)
+        corner_indices.append(np.r_[0:width, size - width : size])
+    background = float(np.median(thin[np.ix_(*corner_indices)]))
     low, high = np.percentile(thin, (0.1, 99.9))
-    return np.abs(thin - empty) > 0.05 * max(high - low, 1e-12), empty
+    mask = np.abs(thin - background) > 0.05 * max(high - low, 1e-12)
+    return mask, background
 
 
-def window_of(array: np.ndarray, seen: np.ndarray, empty: float) -> tuple[float, float, float]:
-    """Intensities shown black and white (2nd and 99.5th percentile of the foreground), and the background's value."""
-    inside = np.asarray(array[_thin(array.shape)], np.float32)[seen]
+def window_of(array: np.ndarray, mask: np.ndarray, background: float) -> tuple[float, float, float]:
+    """Intensities shown black and white, and the background's value.
+
+    Black is the 2nd, white the 99.5th percentile of the foreground (``find_foreground``).
+    """
+    inside = np.asarray(array[_thinned(array.shape)], np.float32)[mask]
     inside = inside[np.isfinite(inside)]
-    low, high = np.percentile(inside, (2, 99.5)) if inside.size else (0.0, 1.0)
-    return float(low), float(max(high, low + 1e-6)), empty
+    low = 0.0
+    high = 1.0
+    if inside.size:
+        low, high = np.percentile(inside, (2, 99.5))
+    return float(low), float(max(high, low + 1e-6)), background
 
 
-def _crop(seen: dict, labels: np.ndarray, spacing: np.ndarray) -> tuple[slice, ...]:
-    """Box around head and labels with a margin; planes with hardly any foreground are noise, not head."""
-    step = _thin(labels.shape)
-    head = np.logical_or.reduce([mask for mask, _ in seen.values()])
-    tumor = bounding_box(labels != 0)
+def _volume_box(
+    head_masks: Sequence[np.ndarray], labeled: np.ndarray, spacing: np.ndarray
+) -> tuple[slice, ...]:
+    """Box around head (masks on the thinned array) and labels with a margin."""
+    steps = _thinned(labeled.shape)
+    head = np.logical_or.reduce(head_masks)
+    labels_box = bounding_box(labeled)
     box = []
-    for axis, n in enumerate(labels.shape):
-        share = head.mean(axis=tuple(a for a in range(3) if a != axis))
-        planes = np.flatnonzero(share > 0.005 * share.max()) * step[axis].step
-        ends = [planes[0], planes[-1]] if len(planes) else [0, n - 1]
-        if tumor:
-            ends += [tumor[axis].start, tumor[axis].stop - 1]
+    for axis, size in enumerate(labeled.shape):
+        in_plane = tuple(a for a in range(3) if a != axis)
+        fractions = head.mean(axis=in_plane)
+        # Planes with hardly any foreground are noise, not head.
+        planes = np.flatnonzero(fractions > 0.005 * fractions.max()) * steps[axis].step
+        ends = [0, size - 1]
+        if len(planes):
+            ends = [planes[0], planes[-1]]
+        if labels_box:
+            ends += [labels_box[axis].start, labels_box[axis].stop - 1]
         margin = math.ceil(_MARGIN_MM / spacing[axis])
-        box.append(slice(max(0, int(min(ends)) - margin), min(n, int(max(ends)) + margin + 1)))
+        first = max(0, int(min(ends)) - margin)
+        end = min(size, int(max(ends)) + margin + 1)
+        box.append(slice(first, end))
     return tuple(box)
 
 
-def _position(prediction: dict, reference: dict | None) -> tuple[int, int, int]:
-    """Voxel where the three planes cross."""
+def _position(
+    prediction: Mapping[str, np.ndarray], reference: Mapping[str, np.ndarray] | None
+) -> tuple[int, int, int]:
+    """Voxel where the three planes cross: in the reference's tumor, else in the prediction's."""
     for masks in (reference, prediction):
-        tumor = None if masks is None else np.logical_or.reduce(list(masks.values()))
-        if tumor is not None and tumor.any():
-            areas = [tumor.sum(axis=tuple(a for a in range(3) if a != axis)) for axis in range(3)]
-            return _nearest(areas[0]), _nearest(areas[1]), int(np.argmax(areas[2]))
-    shape = next(iter(prediction.values())).shape
-    return shape[0] // 2, shape[1] // 2, shape[2] // 2
+        if masks is None:
+            continue
+        tumor = np.logical_or.reduce(list(masks.values()))
+        if tumor.any():
+            sagittal = _plane_near_centroid(tumor.sum(axis=(1, 2)))
+            coronal = _plane_near_centroid(tumor.sum(axis=(0, 2)))
+            axial = int(np.argmax(tumor.sum(axis=(0, 1))))
+            return sagittal, coronal, axial
+    depth, height, width = next(iter(prediction.values())).shape
+    return depth // 2, height // 2, width // 2
 
 
-def _nearest(areas: np.ndarray) -> int:
-    """The plane that cuts the tumor and lies nearest to the centroid, which may lie between two lesions."""
+def _plane_near_centroid(areas: np.ndarray) -> int:
+    """The plane through the tumor that is nearest to its centroid.
+
+    The centroid itself may lie between two lesions.
+    """
     centroid = np.average(np.arange(len(areas)), weights=areas)
     planes = np.flatnonzero(areas)
     return int(planes[np.argmin(np.abs(planes - centroid))])

@@ -1,13 +1,13 @@
-"""One slice of a case with the prediction of every subset: what a picture of many subsets needs, and no more.
+"""One slice of a case with the prediction of every subset, for a picture of many subsets.
 
-Kept by an evaluation, so that its report needs neither the scans nor the model again.
+Evaluations keep such slices, so that a report needs neither the scans nor the model again.
 """
 
 from __future__ import annotations
 
 import io
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,7 +17,7 @@ import torch
 from medmap.errors import InputDataError
 from medmap.foreground import bounding_box, foreground
 from medmap.io.atomic import write_bytes
-from medmap.report.planes import PLANES, cut, find_foreground, window_of
+from medmap.report.planes import PLANES, Plane, cut, find_foreground, position_text, window_of
 from medmap.resampling import reorient, resample_linear
 from medmap.volume import Grid, Volume
 
@@ -26,7 +26,7 @@ _MARGIN = 4
 
 @dataclass(frozen=True)
 class Slice:
-    """One plane of one case, as a picture: rows downwards, columns to the right, in the radiological convention.
+    """One plane of one case as a picture in the radiological convention.
 
     Attributes:
         case: its name.
@@ -48,75 +48,98 @@ class Slice:
 def take_slice(
     case: str, volumes: Mapping[str, Volume], truth: Volume, predictions: Mapping[str, np.ndarray]
 ) -> Slice:
-    """The slice with the largest area of the reference (or, where that is empty, of any prediction).
+    """The slice with the largest area of the reference, or of any prediction where that is empty.
 
-    Axial for voxels that are nearly cubic; otherwise the plane that was acquired, across the longest voxel edge.
+    Axial for voxels that are nearly cubic; otherwise the plane that was acquired, across the
+    longest voxel edge.
 
     Args:
         case: name.
         volumes: scans by modality, on any grid.
-        truth: reference labels; the grid of everything else here.
+        truth: reference labels; their grid is that of the predictions.
         predictions: subset key -> [I, J, K] labels on that grid.
     """
     labels, canonical = reorient(np.asarray(truth.array), truth.grid)
     turned = {key: reorient(array, truth.grid)[0] for key, array in predictions.items()}
-    spacing = canonical.spacing
-    normal = int(np.argmax(spacing)) if spacing.max() > 1.5 * spacing.min() else 2
+    normal = _normal_axis(canonical.spacing)
     plane = next(plane for plane in PLANES if plane.normal == normal)
-    tumor = (
-        labels != 0
-        if labels.any()
-        else np.logical_or.reduce([a != 0 for a in turned.values()] or [labels != 0])
-    )
-    areas = tumor.sum(axis=tuple(axis for axis in range(3) if axis != normal))
-    position = [n // 2 for n in labels.shape]
-    if areas.any():
-        position[normal] = int(np.argmax(areas))
-    scans = {
-        name: _gray(_on_grid(volume, truth.grid), truth.grid, plane, position)
-        for name, volume in volumes.items()
-    }
-    seen = np.logical_or.reduce([picture > 0 for picture in scans.values()])
-    box = _grown(bounding_box(seen), seen.shape)
-    mm = float((canonical.affine @ [*position, 1])[normal])
+    position = _largest_area(_tumor_mask(labels, turned), normal)
+    pictures = {}
+    for name, volume in volumes.items():
+        pictures[name] = _gray(_on_grid(volume, truth.grid), truth.grid, plane, position)
+    visible = np.logical_or.reduce([picture > 0 for picture in pictures.values()])
+    box = _with_margin(bounding_box(visible), visible.shape)
+    cut_predictions = {}
+    for key, array in turned.items():
+        cut_predictions[key] = cut(array, plane, position).astype(np.int32)[box]
+    position_mm = float((canonical.affine @ [*position, 1])[normal])
+    row_mm = float(canonical.spacing[plane.down])
+    column_mm = float(canonical.spacing[plane.across])
     return Slice(
         case=case,
-        scans={name: picture[box] for name, picture in scans.items()},
+        scans={name: picture[box] for name, picture in pictures.items()},
         reference=cut(labels, plane, position).astype(np.int32)[box],
-        predictions={
-            key: cut(array, plane, position).astype(np.int32)[box] for key, array in turned.items()
-        },
-        spacing=(float(spacing[plane.down]), float(spacing[plane.across])),
-        title=f"{plane.title.lower()}, {('RL', 'AP', 'SI')[normal][0 if mm >= 0 else 1]} {abs(mm):.0f} mm",
+        predictions=cut_predictions,
+        spacing=(row_mm, column_mm),
+        title=f"{plane.title.lower()}, {position_text(normal, position_mm)}",
     )
 
 
-def save_slice(path: Path, kept: Slice) -> None:
+def _normal_axis(spacing: np.ndarray) -> int:
+    """The axis across the slices: the longest voxel edge, S where voxels are nearly cubic."""
+    if spacing.max() > 1.5 * spacing.min():
+        return int(np.argmax(spacing))
+    return 2
+
+
+def _tumor_mask(labels: np.ndarray, predictions: Mapping[str, np.ndarray]) -> np.ndarray:
+    """Where the reference has labels, or where any prediction has where it is empty."""
+    if labels.any() or not predictions:
+        return labels != 0
+    return np.logical_or.reduce([array != 0 for array in predictions.values()])
+
+
+def _largest_area(tumor: np.ndarray, normal: int) -> list[int]:
+    """The center of the volume, moved along one axis to the slice with most of the tumor."""
+    in_plane = tuple(axis for axis in range(3) if axis != normal)
+    areas = tumor.sum(axis=in_plane)
+    position = [size // 2 for size in tumor.shape]
+    if areas.any():
+        position[normal] = int(np.argmax(areas))
+    return position
+
+
+def save_slice(path: Path, picture: Slice) -> None:
     """Write a slice as compressed arrays without pickles, atomically."""
-    arrays = {f"scan:{name}": picture for name, picture in kept.scans.items()}
-    arrays |= {f"prediction:{key}": picture for key, picture in kept.predictions.items()}
-    about = json.dumps({"case": kept.case, "spacing": kept.spacing, "title": kept.title}).encode()
+    arrays = {f"scan:{name}": array for name, array in picture.scans.items()}
+    for key, array in picture.predictions.items():
+        arrays[f"prediction:{key}"] = array
+    about = {"case": picture.case, "spacing": picture.spacing, "title": picture.title}
+    about_bytes = np.frombuffer(json.dumps(about).encode(), np.uint8)
     buffer = io.BytesIO()
-    np.savez_compressed(
-        buffer, reference=kept.reference, about=np.frombuffer(about, np.uint8), **arrays
-    )
+    np.savez_compressed(buffer, reference=picture.reference, about=about_bytes, **arrays)
     write_bytes(path, buffer.getvalue())
 
 
 def load_slice(path: Path) -> Slice:
     """Read what ``save_slice`` wrote. Raises InputDataError for anything else."""
     try:
-        with np.load(path, allow_pickle=False) as found:
-            arrays = {name: found[name] for name in found.files}
+        with np.load(path, allow_pickle=False) as content:
+            arrays = {name: content[name] for name in content.files}
         about = json.loads(arrays.pop("about").tobytes())
         reference = arrays.pop("reference")
-        kinds: dict[str, dict] = {"scan": {}, "prediction": {}}
+        by_prefix: dict[str, dict] = {"scan": {}, "prediction": {}}
         for name, array in arrays.items():
-            kind, _, key = name.partition(":")
-            kinds[kind][key] = array
-        spacing = (float(about["spacing"][0]), float(about["spacing"][1]))
+            prefix, _, key = name.partition(":")
+            by_prefix[prefix][key] = array
+        row_mm, column_mm = about["spacing"]
         return Slice(
-            about["case"], kinds["scan"], reference, kinds["prediction"], spacing, about["title"]
+            case=about["case"],
+            scans=by_prefix["scan"],
+            reference=reference,
+            predictions=by_prefix["prediction"],
+            spacing=(float(row_mm), float(column_mm)),
+            title=about["title"],
         )
     except (OSError, KeyError, ValueError, TypeError) as error:
         raise InputDataError(
@@ -125,7 +148,7 @@ def load_slice(path: Path) -> Slice:
 
 
 def _on_grid(volume: Volume, grid: Grid) -> np.ndarray:
-    """A scan on the labels' grid; its own background outside."""
+    """A scan on the labels' grid, filled with its background outside."""
     if volume.grid.distance(grid) < 0.5:
         return volume.array
     _, background = foreground(volume.array)
@@ -133,19 +156,23 @@ def _on_grid(volume: Volume, grid: Grid) -> np.ndarray:
     return resample_linear(shifted, volume.grid, grid)[0].numpy() + background
 
 
-def _gray(array: np.ndarray, grid: Grid, plane, position) -> np.ndarray:
+def _gray(array: np.ndarray, grid: Grid, plane: Plane, position: Sequence[int]) -> np.ndarray:
+    """A slice in its window, [H, W] uint8; 0 is background."""
     turned = reorient(array, grid)[0]
-    low, high, empty = window_of(turned, *find_foreground(turned))
-    picture = np.nan_to_num(cut(turned, plane, position).astype(np.float32), nan=empty)
-    inside = picture != empty
-    scaled = np.clip((picture - low) / (high - low), 0, 1)
-    return np.where(inside, np.uint8(scaled * 254 + 1), 0).astype(np.uint8)
+    mask, background = find_foreground(turned)
+    low, high, background = window_of(turned, mask, background)
+    intensities = cut(turned, plane, position).astype(np.float32)
+    intensities = np.nan_to_num(intensities, nan=background)
+    scaled = np.clip((intensities - low) / (high - low), 0, 1)
+    gray = np.where(intensities != background, np.uint8(scaled * 254 + 1), 0)
+    return gray.astype(np.uint8)
 
 
-def _grown(box: tuple[slice, ...] | None, shape: tuple[int, ...]) -> tuple[slice, ...]:
+def _with_margin(box: tuple[slice, ...] | None, shape: tuple[int, ...]) -> tuple[slice, ...]:
+    """The box and a margin, within the shape; all of it without a box."""
     if box is None:
-        return tuple(slice(0, n) for n in shape)
-    return tuple(
-        slice(max(0, s.start - _MARGIN), min(n, s.stop + _MARGIN))
-        for s, n in zip(box, shape, strict=True)
-    )
+        return tuple(slice(0, size) for size in shape)
+    wider = []
+    for side, size in zip(box, shape, strict=True):
+        wider.append(slice(max(0, side.start - _MARGIN), min(size, side.stop + _MARGIN)))
+    return tuple(wider)
