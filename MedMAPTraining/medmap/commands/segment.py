@@ -185,11 +185,18 @@ def by_modality(
         name = task.find(word)
         if name in files:
             raise UsageError(
-                f"{task.modality(name).title} is given twice: {files[name].name} and {path.name}.",
+                f"{task.modality(name).title} is given twice: {_named(files[name])} and {_named(path)}.",
                 "Give one file for each modality.",
             )
         files[name] = path
     return files
+
+
+def _named(scan: Path | Volume | str) -> str:
+    """How a message calls a scan."""
+    if isinstance(scan, Volume):
+        return scan.name or "a volume"
+    return Path(scan).name
 
 
 def _write(
