@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
-from medmap.checks import LEAST_CONTRAST
+from medmap.checks import MIN_RELATIVE_CONTRAST
 from medmap.task import Task
 
 from . import scene as mrml
@@ -124,7 +124,7 @@ def emptiness(node) -> str:
     low, high = node.GetImageData().GetPointData().GetScalars().GetFiniteRange(0)
     if low > high:
         return f"'{node.GetName()}' contains no valid number and counts as missing."
-    if high - low > LEAST_CONTRAST * max(abs(low), abs(high)):
+    if high - low > MIN_RELATIVE_CONTRAST * max(abs(low), abs(high)):
         return ""
     return f"'{node.GetName()}' is {low:g} everywhere and counts as missing."
 

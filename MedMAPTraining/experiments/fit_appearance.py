@@ -19,7 +19,15 @@ import torch
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from medmap import appearance
-from medmap.appearance import MODALITIES, NAMES, STRAY, beside_t2, doubtful, look, t2_odds
+from medmap.appearance import (
+    MAX_FEATURE_DEVIATION,
+    MODALITIES,
+    NAMES,
+    describe_appearance,
+    mismatches_of_scores,
+    t2_log_odds,
+    t2_relation,
+)
 from medmap.foreground import foreground
 from medmap.io.cohorts import find_cases
 from medmap.io.nifti import read_nifti
@@ -40,10 +48,10 @@ def seen_in(folder: Path, out: Path) -> dict[str, dict]:
         looks = {}
         for name, path in case.scans.items():
             volume = read_nifti(path, modality=name)
-            looks[name] = look(volume, foreground(volume.array)[0])
+            looks[name] = describe_appearance(volume, foreground(volume.array)[0])
         looks = {name: seen for name, seen in looks.items() if seen is not None}
         beside = {
-            n: beside_t2(seen, looks["t2"])
+            n: t2_relation(seen, looks["t2"])
             for n, seen in looks.items()
             if n != "t2" and "t2" in looks
         }
@@ -73,7 +81,9 @@ def fit(cases: dict[str, dict]) -> dict:
     rows = [(x, name) for case in cases.values() for name, x in case["alone"].items()]
     features = np.array([x for x, _ in rows])
     mean, deviation = features.mean(0), features.std(0)
-    x = torch.tensor(np.clip((features - mean) / deviation, -STRAY, STRAY))
+    x = torch.tensor(
+        np.clip((features - mean) / deviation, -MAX_FEATURE_DEVIATION, MAX_FEATURE_DEVIATION)
+    )
     target = torch.tensor([float(name == "t2") for _, name in rows], dtype=torch.double)
     share = torch.where(target == 1, 1.0, 1 / 3)
     weights = torch.zeros(x.shape[1], dtype=torch.double, requires_grad=True)
@@ -106,7 +116,9 @@ def doubted(case: dict, slots: dict[str, str]) -> bool:
         else {}
     )
     return bool(
-        doubtful({slot: t2_odds(np.array(alone[name])) for slot, name in slots.items()}, besides)
+        mismatches_of_scores(
+            {slot: t2_log_odds(np.array(alone[name])) for slot, name in slots.items()}, besides
+        )
     )
 
 
@@ -130,7 +142,9 @@ def count(title: str, found: dict[str, dict]) -> str:
     ]
     margins = []
     for name in MODALITIES:
-        odds = [t2_odds(np.array(case["alone"][name])) for case in cases if name in case["alone"]]
+        odds = [
+            t2_log_odds(np.array(case["alone"][name])) for case in cases if name in case["alone"]
+        ]
         known = [value for value in odds if value is not None]
         margins += [value if name == "t2" else -value for value in known]
         lines.append(
@@ -179,7 +193,7 @@ def write(table: dict, about: str) -> None:
     )
 
 
-def wrapped(line: str, width: int = 116) -> list[str]:
+def wrapped(line: str, width: int = 100) -> list[str]:
     """A list of numbers over several lines."""
     pieces = []
     while len(line) > width and ", " in line:

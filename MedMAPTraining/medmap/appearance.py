@@ -1,14 +1,15 @@
-"""Does a brain scan look like the modality that it is given for: T2 or not, and T1 or FLAIR beside a T2? numpy only.
+"""Does a brain image look like the modality that it is given for? numpy only.
 
-What tells T2 from the others is physics: CSF is bright in it and dark in T1 and FLAIR, and it lies in the ventricles,
-deep inside, and in the sulci, at the rim. So a scan is described by robust z-scores by depth below the brain's surface
-and by distance from dark CSF, by tails, and by the shape of the bulk; a logistic model says T2 or not. Its weights are
-in ``appearance_table``, fitted on synthetic heads by ``experiments/fit_appearance.py``.
+T2 differs from the other modalities by physics: CSF is bright in it and dark in T1 and FLAIR, and it
+lies in the ventricles, deep inside, and in the sulci, at the surface. So an image is described by
+robust z-scores by depth below the brain's surface and by distance from dark CSF, by the tails of its
+histogram, and by the shape of the bulk. A logistic model decides between T2 and not T2. Its weights
+are in ``appearance_weights``, fitted on synthetic cases by ``experiments/fit_appearance.py``.
 
-T1 and FLAIR both have dark CSF, and one of them alone is too easily taken for the other. Beside a T2 they differ: where
-CSF is left out, T1 falls where T2 rises (white matter against gray matter, edema), and FLAIR does not. T1 and T1ce are
-one kind: where nothing enhances nobody can tell them apart. A wrong warning costs trust, so nothing is said unless the
-evidence is strong.
+T1 and FLAIR both have dark CSF, and one of them alone is too easily taken for the other. Beside a T2
+they differ: outside CSF, T1 falls where T2 rises (white matter against gray matter, edema), and
+FLAIR does not. T1 and T1ce are one kind: where nothing enhances nobody can tell them apart. A wrong
+warning costs trust, so nothing is reported unless the evidence is strong.
 """
 
 from __future__ import annotations
@@ -22,17 +23,18 @@ from medmap.appearance_weights import CONSTANT, DEVIATION, MEAN, WEIGHTS
 from medmap.volume import Volume
 
 MODALITIES = ("t1", "t1ce", "t2", "flair")
-"""What something is known of."""
-THIN_MM = 3.0
-"""Voxels of about this size are looked at: a tenth of a second for a whole head at 1 mm."""
-LAYERS_MM = (4.5, 9.0, 15.0, 27.0)
+"""The modalities that the model knows."""
+SAMPLING_MM = 3.0
+"""Voxels of about this size are sampled: a tenth of a second for a whole brain at 1 mm."""
+DEPTH_BORDERS_MM = (4.5, 9.0, 15.0, 27.0)
 """Borders of the layers below the brain's surface."""
-FROM_CSF_MM = (3.5, 7.0, 11.0, 16.0)
+CSF_DISTANCE_BORDERS_MM = (3.5, 7.0, 11.0, 16.0)
 """Borders of the layers around dark CSF."""
-CSF_Z = -1.5
-"""Darker than this counts as CSF; in T2 it is nothing, and the layers then say so."""
-FEW = 400
-"""Fewer voxels say nothing."""
+CSF_Z_SCORE = -1.5
+"""Darker voxels count as CSF; in T2 there are none, which the layers then show."""
+MIN_VOXELS = 400
+"""Fewer sampled voxels allow no statement."""
+MAX_Z_SCORE = 6.0
 PERCENTILES = (1, 5, 25, 75, 95, 99)
 NAMES = (
     *(f"layer {n}" for n in range(5)),
@@ -42,165 +44,240 @@ NAMES = (
     *(f"p{p}" for p in PERCENTILES),
     "peak",
 )
-STRAY = 3.0
-"""Features farther from those of the heads that were fitted on count as if they were this many deviations away."""
-STRANGE = 2.5
-"""Scans whose features are this many deviations away (root mean square) are nothing that the model knows."""
-SURE = 3.0
-"""Log-odds of T2, or of not T2, from which on something is said; of both together where two scans lean wrongly."""
-EXCHANGED = 0.6
-"""Difference of ``beside_t2`` from which on T1 and FLAIR are said to be exchanged; rightly placed it is about -1."""
+"""Names of the features, in order."""
+MAX_FEATURE_DEVIATION = 3.0
+"""Features farther from those of the training cases count as this many deviations away."""
+MAX_TYPICAL_DEVIATION = 2.5
+"""Images whose features are this many deviations away (root mean square) are unlike any brain."""
+MIN_LOG_ODDS = 3.0
+"""Log-odds from which on a mismatch is reported; of two images that lean wrongly, their sum."""
+MIN_EXCHANGE_CONTRAST = 0.6
+"""Difference of ``t2_relation`` from which on T1 and FLAIR are reported as exchanged.
+
+In their own slots the difference is about -1."""
+
+Mismatch = tuple[tuple[str, ...], str]
+"""Modalities that it is about, and the rest of the sentence that begins with them."""
 
 
 @dataclass(frozen=True)
-class Look:
-    """What is kept of a scan.
+class Appearance:
+    """Appearance descriptors of one image.
 
     Attributes:
-        z: [I, J, K] robust z-score on the thinned grid, NaN outside the brain.
-        affine: [4, 4] of the thinned grid.
+        z_scores: [I, J, K] robust z-score on the sampled grid, NaN outside the brain.
+        affine: [4, 4] of the sampled grid.
         features: [F] in the order of ``NAMES``.
     """
 
-    z: np.ndarray
+    z_scores: np.ndarray
     affine: np.ndarray
     features: np.ndarray
 
 
-def look(volume: Volume, brain: np.ndarray) -> Look | None:
-    """Look at one skull-stripped scan; None where there is too little brain or no contrast to say anything.
+def describe_appearance(volume: Volume, brain: np.ndarray) -> Appearance | None:
+    """Describe one skull-stripped image; None if there is too little brain or no contrast.
 
     Args:
-        volume: the scan.
-        brain: [I, J, K] bool, as ``medmap.foreground.foreground`` finds it.
+        volume: the image.
+        brain: [I, J, K] bool, as from ``medmap.foreground.foreground``.
     """
-    steps = np.maximum(1, np.round(THIN_MM / volume.grid.spacing)).astype(int)
-    part = tuple(slice(None, None, int(step)) for step in steps)
-    array, inside = volume.array[part], brain[part]
-    if np.count_nonzero(inside) < FEW:
+    steps = np.maximum(1, np.round(SAMPLING_MM / volume.grid.spacing)).astype(int)
+    every_nth = tuple(slice(None, None, int(step)) for step in steps)
+    inside = brain[every_nth]
+    if np.count_nonzero(inside) < MIN_VOXELS:
         return None
-    values = array[inside].astype(np.float64)
+    values = volume.array[every_nth][inside].astype(np.float64)
     low, middle, high = np.percentile(values, [16, 50, 84])
     if not high > low:
         return None
-    values = np.clip(2 * (values - middle) / (high - low), -6, 6)
-    z = np.full(inside.shape, np.nan)
-    z[inside] = values
-    spacing = volume.grid.spacing * steps
+    # The 16th and 84th percentile lie two standard deviations apart in a normal distribution.
+    values = np.clip(2 * (values - middle) / (high - low), -MAX_Z_SCORE, MAX_Z_SCORE)
+    z_scores = np.full(inside.shape, np.nan)
+    z_scores[inside] = values
+    features = _features(z_scores, inside, volume.grid.spacing * steps)
+    affine = volume.affine @ np.diag([*steps.astype(float), 1.0])
+    return Appearance(z_scores, affine, features)
+
+
+def _features(z_scores: np.ndarray, inside: np.ndarray, spacing: np.ndarray) -> np.ndarray:
+    """[F] features from z-scores [I, J, K] within a mask, voxel size in mm."""
+    values = z_scores[inside]
     depth = _depth(inside, spacing)[inside]
-    layers, deepest = _layers(values, depth, LAYERS_MM)
-    tissue = inside & (np.nan_to_num(z, nan=-9.0) > CSF_Z)
-    bulk = np.clip(z[tissue], -2, 2)
-    around, _ = _layers(bulk - bulk.mean(), _depth(tissue, spacing)[tissue], FROM_CSF_MM)
-    counts = np.convolve(
-        np.histogram(values, np.arange(-3, 3.01, 0.25))[0], [0.25, 0.5, 0.25], "same"
-    )
-    tails = [*np.percentile(deepest, [3, 97]), *np.percentile(values, PERCENTILES)]
-    features = np.array([*layers, *around, *tails, 10 * counts.max() / values.size])
-    return Look(z, volume.affine @ np.diag([*steps.astype(float), 1.0]), features)
+    depth_means, deepest = _layers(values, depth, DEPTH_BORDERS_MM)
+    tissue = inside & (np.nan_to_num(z_scores, nan=-9.0) > CSF_Z_SCORE)
+    bulk = np.clip(z_scores[tissue], -2, 2)
+    csf_distance = _depth(tissue, spacing)[tissue]
+    csf_means, _ = _layers(bulk - bulk.mean(), csf_distance, CSF_DISTANCE_BORDERS_MM)
+    histogram, _ = np.histogram(values, np.arange(-3, 3.01, 0.25))
+    smoothed = np.convolve(histogram, [0.25, 0.5, 0.25], "same")
+    deep_tails = np.percentile(deepest, [3, 97])
+    tails = np.percentile(values, PERCENTILES)
+    peak = 10 * smoothed.max() / values.size
+    return np.array([*depth_means, *csf_means, *deep_tails, *tails, peak])
 
 
-def t2_odds(features: np.ndarray) -> float | None:
-    """Log-odds that a scan is T2 rather than T1, T1ce or FLAIR; None for what does not look like a brain scan."""
-    x = (features - np.array(MEAN)) / np.array(DEVIATION)
-    if np.sqrt(np.mean(x**2)) > STRANGE:
+def t2_log_odds(features: np.ndarray) -> float | None:
+    """Log-odds that an image is T2 rather than T1, T1ce or FLAIR; None if it looks like no brain."""
+    deviations = (features - np.array(MEAN)) / np.array(DEVIATION)
+    if np.sqrt(np.mean(deviations**2)) > MAX_TYPICAL_DEVIATION:
         return None
-    return float(np.clip(x, -STRAY, STRAY) @ np.array(WEIGHTS) + CONSTANT)
+    limited = np.clip(deviations, -MAX_FEATURE_DEVIATION, MAX_FEATURE_DEVIATION)
+    return float(limited @ np.array(WEIGHTS) + CONSTANT)
 
 
-def beside_t2(one: Look, t2: Look) -> float | None:
-    """How a scan with dark CSF goes with T2: about -1 for T1, about 0 for FLAIR; None where they hardly overlap.
+def t2_relation(image: Appearance, t2: Appearance) -> float | None:
+    """How an image with dark CSF relates to T2: about -1 for T1, about 0 for FLAIR.
 
-    Outside CSF: the correlation with T2, less how much brighter than its median the scan is where T2 is darkest (white
-    matter), in robust deviations.
+    Outside CSF: the correlation with T2, minus how much brighter than its median the image is where
+    T2 is darkest (white matter), in robust deviations. None if the two hardly overlap.
     """
-    inside = np.argwhere(np.isfinite(one.z))
-    there = np.linalg.inv(t2.affine) @ one.affine
-    there = np.rint(inside @ there[:3, :3].T + there[:3, 3]).astype(int)
-    within = ((there >= 0) & (there < t2.z.shape)).all(axis=1)
-    x, y = one.z[tuple(inside[within].T)], t2.z[tuple(there[within].T)]
-    tissue = np.isfinite(y) & (x > -1.0)
-    x, y = x[tissue], y[tissue]
-    inner = x > -0.5
-    if np.count_nonzero(inner) < FEW:
+    image_values, t2_values = _paired_values(image, t2)
+    # Without CSF and its partial volume.
+    tissue = np.isfinite(t2_values) & (image_values > -1.0)
+    image_values = image_values[tissue]
+    t2_values = t2_values[tissue]
+    inner = image_values > -0.5
+    if np.count_nonzero(inner) < MIN_VOXELS:
         return None
-    a, b = np.clip(x[inner], -3, 3), np.clip(y[inner], -3, 3)
-    if not (a.std() > 0 and b.std() > 0):
+    image_inner = np.clip(image_values[inner], -3, 3)
+    t2_inner = np.clip(t2_values[inner], -3, 3)
+    if not (image_inner.std() > 0 and t2_inner.std() > 0):
         return None
-    white = x[y <= np.percentile(y, 30)].mean() - np.median(x)
-    return float(np.corrcoef(a, b)[0, 1] - white)
+    white_matter = image_values[t2_values <= np.percentile(t2_values, 30)]
+    white_matter_excess = white_matter.mean() - np.median(image_values)
+    return float(np.corrcoef(image_inner, t2_inner)[0, 1] - white_matter_excess)
 
 
-def doubtful(
-    odds: Mapping[str, float | None], beside: Mapping[str, float | None]
-) -> list[tuple[tuple[str, ...], str]]:
-    """Scans that look like another modality than they are given for.
+def _paired_values(image: Appearance, t2: Appearance) -> tuple[np.ndarray, np.ndarray]:
+    """[N] z-scores of the image's brain voxels within the T2's grid, and of T2 at these places."""
+    voxels = np.argwhere(np.isfinite(image.z_scores))
+    to_t2 = np.linalg.inv(t2.affine) @ image.affine
+    t2_voxels = np.rint(voxels @ to_t2[:3, :3].T + to_t2[:3, 3]).astype(int)
+    within = ((t2_voxels >= 0) & (t2_voxels < t2.z_scores.shape)).all(axis=1)
+    image_values = image.z_scores[tuple(voxels[within].T)]
+    t2_values = t2.z_scores[tuple(t2_voxels[within].T)]
+    return image_values, t2_values
+
+
+def mismatches(appearances: Mapping[str, Appearance | None]) -> list[Mismatch]:
+    """Images that look like another modality than they are given for.
 
     Args:
-        odds: ``t2_odds`` of the scans by modality name.
-        beside: ``beside_t2`` of T1, T1ce and FLAIR, where there is a T2.
-
-    Returns:
-        For each doubt the modalities it is about, and the rest of the sentence that begins with them.
+        appearances: by modality name; those that are None or not in ``MODALITIES`` are left out.
     """
-    found: list[tuple[tuple[str, ...], str]] = []
-    known = {name: value for name, value in odds.items() if value is not None}
-    for name, value in known.items():
-        if name != "t2" and value > 0 > known.get("t2", 0) and value - known["t2"] > SURE:
-            found.append(
-                ((name, "t2"), "look exchanged: CSF is bright in the first and dark in the second")
-            )
-    told = {name for names, _ in found for name in names}
-    for name, value in known.items():
-        if name not in told and (value < -SURE if name == "t2" else value > SURE):
-            ending = (
-                "looks more like T1 or FLAIR: its CSF is dark"
-                if name == "t2"
-                else "looks more like T2"
-            )
-            found.append(((name,), ending))
-    sure = {name for names, _ in found for name in names} | {
-        name for name, value in odds.items() if value is None
-    }
-    flair = None if sure & {"t2", "flair"} else beside.get("flair")
+    log_odds: dict[str, float | None] = {}
+    relations: dict[str, float | None] = {}
+    t2 = appearances.get("t2")
+    for name, appearance in appearances.items():
+        if appearance is None or name not in MODALITIES:
+            continue
+        log_odds[name] = t2_log_odds(appearance.features)
+        if t2 is not None and name != "t2":
+            relations[name] = t2_relation(appearance, t2)
+    return mismatches_of_scores(log_odds, relations)
+
+
+def mismatches_of_scores(
+    log_odds: Mapping[str, float | None], relations: Mapping[str, float | None]
+) -> list[Mismatch]:
+    """As ``mismatches``, from numbers.
+
+    Args:
+        log_odds: ``t2_log_odds`` of the images by modality name.
+        relations: ``t2_relation`` of T1, T1ce and FLAIR, where there is a T2.
+    """
+    certain = {name: value for name, value in log_odds.items() if value is not None}
+    found_mismatches = _exchanged_with_t2(certain)
+    exchanged = _names_of(found_mismatches)
+    remaining = {name: value for name, value in certain.items() if name not in exchanged}
+    found_mismatches += _misplaced(remaining)
+    # What looks wrong or like no brain says nothing about T1 against FLAIR.
+    unusable = _names_of(found_mismatches)
+    unusable |= {name for name, value in log_odds.items() if value is None}
+    return found_mismatches + _exchanged_t1_and_flair(relations, unusable)
+
+
+def _names_of(entries: Sequence[Mismatch]) -> set[str]:
+    names: set[str] = set()
+    for members, _ in entries:
+        names.update(members)
+    return names
+
+
+def _exchanged_with_t2(log_odds: Mapping[str, float]) -> list[Mismatch]:
+    """Pairs of T2 and another modality that both lean towards the other kind."""
+    t2_value = log_odds.get("t2", 0.0)
+    if t2_value >= 0:
+        return []
+    text = "look exchanged: CSF is bright in the first and dark in the second"
+    pairs: list[Mismatch] = []
+    for name, value in log_odds.items():
+        if name != "t2" and value > 0 and value - t2_value > MIN_LOG_ODDS:
+            pairs.append(((name, "t2"), text))
+    return pairs
+
+
+def _misplaced(log_odds: Mapping[str, float]) -> list[Mismatch]:
+    """Single images that surely look like the other kind."""
+    entries: list[Mismatch] = []
+    for name, value in log_odds.items():
+        if name == "t2" and value < -MIN_LOG_ODDS:
+            entries.append(((name,), "looks more like T1 or FLAIR: its CSF is dark"))
+        elif name != "t2" and value > MIN_LOG_ODDS:
+            entries.append(((name,), "looks more like T2"))
+    return entries
+
+
+def _exchanged_t1_and_flair(
+    relations: Mapping[str, float | None], unusable: set[str]
+) -> list[Mismatch]:
+    """Pairs of T1 (or T1ce) and FLAIR of which each relates to T2 like the other."""
+    flair = relations.get("flair")
+    if flair is None or unusable & {"t2", "flair"}:
+        return []
+    pairs: list[Mismatch] = []
     for name in ("t1", "t1ce"):
-        other = None if name in sure else beside.get(name)
-        if flair is not None and other is not None and other - flair > EXCHANGED:
-            found.append(((name, "flair"), "look exchanged: beside T2 each looks like the other"))
-    return found
-
-
-def doubts(looks: Mapping[str, Look | None]) -> list[tuple[tuple[str, ...], str]]:
-    """``doubtful`` of scans that were looked at, by modality name; what is not in ``MODALITIES`` is left out."""
-    known = {name: seen for name, seen in looks.items() if seen is not None and name in MODALITIES}
-    beside = {
-        name: beside_t2(seen, known["t2"])
-        for name, seen in known.items()
-        if name != "t2" and "t2" in known
-    }
-    return doubtful({name: t2_odds(seen.features) for name, seen in known.items()}, beside)
+        relation = relations.get(name)
+        if name in unusable or relation is None:
+            continue
+        if relation - flair > MIN_EXCHANGE_CONTRAST:
+            pairs.append(((name, "flair"), "look exchanged: beside T2 each looks like the other"))
+    return pairs
 
 
 def _depth(mask: np.ndarray, spacing: np.ndarray) -> np.ndarray:
-    """Distance in mm to the nearest place outside a mask along the three axes; infinite where the volume ends first."""
-    result = np.full(mask.shape, np.inf)
+    """Distance in mm to the nearest voxel outside a mask, the smallest along the three axes.
+
+    Axis-wise instead of Euclidean, because scipy is not available inside Slicer; the layers need no
+    more. Infinite where the volume ends before the mask does.
+
+    Args:
+        mask: [I, J, K] bool.
+        spacing: [3] voxel size in mm.
+    """
+    depth = np.full(mask.shape, np.inf)
     for axis, mm in enumerate(spacing):
-        at = np.arange(mask.shape[axis], dtype=float).reshape(
-            [-1 if a == axis else 1 for a in range(3)]
-        )
-        before = np.maximum.accumulate(np.where(mask, -np.inf, at), axis=axis)
-        after = np.flip(
-            np.minimum.accumulate(np.flip(np.where(mask, np.inf, at), axis), axis=axis), axis
-        )
-        result = np.minimum(result, mm * np.minimum(at - before, after - at))
-    return result
+        shape = [1, 1, 1]
+        shape[axis] = -1
+        positions = np.arange(mask.shape[axis], dtype=float).reshape(shape)
+        last_outside = np.maximum.accumulate(np.where(mask, -np.inf, positions), axis=axis)
+        reversed_outside = np.flip(np.where(mask, np.inf, positions), axis)
+        next_outside = np.flip(np.minimum.accumulate(reversed_outside, axis=axis), axis)
+        steps = np.minimum(positions - last_outside, next_outside - positions)
+        depth = np.minimum(depth, mm * steps)
+    return depth
 
 
 def _layers(
     values: np.ndarray, depth: np.ndarray, borders: Sequence[float]
 ) -> tuple[list[float], np.ndarray]:
-    """Mean of each layer, and the values of the deepest one; a layer of hardly any voxels repeats the one above."""
-    means, deepest = [], values
+    """Mean of each layer, and the values of the deepest one.
+
+    A layer with less than 1 % of the voxels repeats the one above.
+    """
+    means = []
+    deepest = values
     for low, high in zip((0.0, *borders), (*borders, np.inf), strict=True):
         layer = values[(depth > low) & (depth <= high)]
         if layer.size >= 0.01 * values.size:

@@ -1,7 +1,8 @@
 """Weights of ``medmap.appearance``, written by ``experiments/fit_appearance.py``.
 
-Fitted on 67 procedural heads of ``medmap phantom``: seeds 7000 to 7019 at 3 mm, 7000 to 7023 at 4 mm, 1000 to 1022 at
-2.5 mm. MEAN and DEVIATION are of the features in the order of ``appearance.NAMES``, WEIGHTS of the features so scaled.
+Fitted on 67 procedural cases of ``medmap phantom``: seeds 7000 to 7019 at 3 mm, 7000 to 7023 at
+4 mm, 1000 to 1022 at 2.5 mm. MEAN and DEVIATION are of the features in the order of
+``appearance.NAMES``, WEIGHTS of the features after scaling.
 """
 
 # fmt: off

@@ -209,7 +209,7 @@ def prepare(
 
 def _checked_reference(volumes: Mapping[str, Volume], reference: str | None) -> str:
     if not volumes:
-        raise UsageError("No scan was given.", "Give at least one modality.")
+        raise UsageError("No image was given.", "Give at least one modality.")
     if reference is None:
         return choose_reference({name: volume.grid for name, volume in volumes.items()})
     if reference not in volumes:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from medmap.appearance import MODALITIES, NAMES, beside_t2, doubts, look
-from medmap.checks import check_inputs, modality
+from medmap.appearance import MODALITIES, NAMES, describe_appearance, mismatches, t2_relation
+from medmap.checks import check_inputs, check_modality_appearance
 from medmap.foreground import foreground
 from medmap.phantom import generate
 from medmap.task import BRATS, MYOPS
@@ -55,29 +55,34 @@ def test_t1_against_t1ce_is_never_judged(patient):
 
 
 def test_titles_as_the_panel_has_them_are_understood(patient):
-    (finding,) = modality({"FLAIR": patient["t2"]}, BRATS)
+    (finding,) = check_modality_appearance({"FLAIR": patient["t2"]}, BRATS)
     assert finding.message == "FLAIR looks more like T2."
 
 
 def test_stored_orientation_scale_and_offset_change_no_feature(patient):
     volume = patient["t2"]
     mask = foreground(volume.array)[0]
-    base = look(volume, mask)
+    base = describe_appearance(volume, mask)
     assert base.features.shape == (len(NAMES),)
     scaled = Volume(np.where(mask, 3 * volume.array + 50, 0), volume.affine)
-    assert np.allclose(look(scaled, mask).features, base.features, atol=1e-4)
+    assert np.allclose(describe_appearance(scaled, mask).features, base.features, atol=1e-4)
     turned = Volume(
         np.ascontiguousarray(volume.array.transpose(2, 0, 1)), volume.affine[:, [2, 0, 1, 3]]
     )
-    assert np.allclose(look(turned, foreground(turned.array)[0]).features, base.features, atol=1e-9)
+    assert np.allclose(
+        describe_appearance(turned, foreground(turned.array)[0]).features, base.features, atol=1e-9
+    )
 
 
 def test_t1_and_flair_are_told_apart_beside_t2_alone(patient):
     assert "look exchanged" in told(exchanged(patient, "t1", "flair"))
     pair = {name: patient[name] for name in ("t1", "flair")}
     assert told(exchanged(pair, "t1", "flair")) == "", "without T2 nothing is known"
-    looks = {name: look(volume, foreground(volume.array)[0]) for name, volume in patient.items()}
-    assert beside_t2(looks["t1"], looks["t2"]) < beside_t2(looks["flair"], looks["t2"]) - 0.6
+    looks = {
+        name: describe_appearance(volume, foreground(volume.array)[0])
+        for name, volume in patient.items()
+    }
+    assert t2_relation(looks["t1"], looks["t2"]) < t2_relation(looks["flair"], looks["t2"]) - 0.6
 
 
 def test_what_is_no_brain_is_not_judged(patient):
@@ -87,9 +92,9 @@ def test_what_is_no_brain_is_not_judged(patient):
         np.diag([3.0] * 3 + [1]),
     )
     assert told({"flair": speckle}) == ""
-    assert doubts({"flair": None}) == []
+    assert mismatches({"flair": None}) == []
     few = Volume(patient["t2"].array[26:30, 30:34, 26:30], patient["t2"].affine)
-    assert look(few, np.ones(few.array.shape, bool)) is None
+    assert describe_appearance(few, np.ones(few.array.shape, bool)) is None
 
 
 def test_other_tasks_are_left_alone(patient):

@@ -150,7 +150,7 @@ def refused(volumes: dict[str, Volume], words: str, kind=InputDataError):
 
 
 def test_refuses_no_scan_and_unknown_names():
-    assert refused({}, "No scan was given", UsageError).exit_code == 2
+    assert refused({}, "No image was given", UsageError).exit_code == 2
     assert refused({"dwi": volume(GOOD)}, "'dwi' is not a modality", UsageError).exit_code == 2
 
 

@@ -66,14 +66,14 @@ def scans(mrml):
 
 
 def checksOf(report, level=None):
-    return [notice.check for notice in report.notices if level in (None, notice.level)]
+    return [finding.check for finding in report.findings if level in (None, finding.level)]
 
 
 class TestGrids:
     def test_scans_on_one_grid_need_no_words(self, scans):
         report = checkGeometry(scans("t1", "t1ce", "t2", "flair"), BRATS)
         assert [
-            n for n in report.notices if n.check != "modality"
+            n for n in report.findings if n.check != "modality"
         ] == []  # the contrasts of these eggs are nobody's
         assert [line for line in report.text.splitlines() if "look exchanged" not in line] == []
         assert report.resampled == ()
@@ -89,11 +89,11 @@ class TestGrids:
         report = checkGeometry(nodes, BRATS)
         assert report.resampled == (() if silent else ("t2",))
         if not silent:
-            (notice,) = report.notices
-            assert notice.level == "info"
-            assert notice.text.startswith("T2 lies on another grid than T1")
-            assert "will be resampled" in notice.text
-            assert f"{voxels * SPACING:.1f} mm apart" in notice.text
+            (finding,) = report.findings
+            assert finding.level == "info"
+            assert finding.message.startswith("T2 lies on another grid than T1")
+            assert "will be resampled" in finding.message
+            assert f"{voxels * SPACING:.1f} mm apart" in finding.message
 
     def test_a_parent_transform_moves_a_grid(self, scans, mrml):
         nodes = scans("t1", "t2")
@@ -108,15 +108,18 @@ class TestGrids:
         nodes["t2"].SetIJKToRASMatrix(mrml.matrix(np.linalg.inv(away) @ AFFINE))
         assert checkGeometry(nodes, BRATS).resampled == ("t2",)
         nodes["t2"].SetAndObserveTransformNodeID(mrml.transform(away).GetID())
-        assert checkGeometry(nodes, BRATS).notices == ()
+        assert checkGeometry(nodes, BRATS).findings == ()
 
     def test_another_size_is_named_with_both(self, mrml):
         thick = np.diag([4.0, 4.0, 8.0, 1.0])
         thick[:3, 3] = AFFINE[:3, 3]
         nodes = {"t1": mrml.volume(head(0), AFFINE)}
         nodes["t2"] = mrml.volume(head(2, (44, 52, 20), thick), thick)
-        (notice,) = checkGeometry(nodes, BRATS).notices
-        assert "44 x 52 x 20 at 4 x 4 x 8 mm instead of 44 x 52 x 40 at 4 x 4 x 4 mm" in notice.text
+        (finding,) = checkGeometry(nodes, BRATS).findings
+        assert (
+            "44 x 52 x 20 at 4 x 4 x 8 mm instead of 44 x 52 x 40 at 4 x 4 x 4 mm"
+            in finding.message
+        )
 
     def test_the_reference_can_be_chosen(self, scans, mrml):
         nodes = scans("t1", "t2")
@@ -187,7 +190,7 @@ class TestFieldOfView:
         nodes["t2"].SetAndObserveTransformNodeID(mrml.transform(moved(0, 500)).GetID())
         report = checkGeometry(nodes, BRATS)
         assert "overlap" in checksOf(report, "error")
-        assert report.notices[0].modalities == ("t1", "t2")
+        assert report.findings[0].modalities == ("t1", "t2")
 
     def test_brains_that_overlap_badly_are_a_warning(self, scans, mrml):
         nodes = scans("t1", "t2")

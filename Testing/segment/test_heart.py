@@ -94,4 +94,4 @@ def test_the_panels_own_checks_say_nothing_about_skulls(nodes):
     report = checkGeometry(nodes, MYOPS, None, ["HDBrainExtractionTool"])
     assert report.notStripped == ()
     assert report.skullStrippers == ()
-    assert not [n for n in report.notices if n.level == "error"]
+    assert not [n for n in report.findings if n.level == "error"]

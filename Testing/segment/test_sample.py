@@ -126,7 +126,7 @@ def test_from_the_sample_to_a_ready_panel_without_a_word_of_warning(scene, patie
     detection = detectModalities(volumesOf(scene), BRATS)
     inputs = readSlots(BRATS, {name: c.series.source for name, c in detection.assigned.items()})
     assert inputs.problems == inputs.warnings == ()
-    assert checkGeometry(inputs.used, BRATS).notices == ()
+    assert checkGeometry(inputs.used, BRATS).findings == ()
     assert subsetCard(BRATS, {}, inputs.used).warnings == ()
 
 
