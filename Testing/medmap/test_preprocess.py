@@ -160,7 +160,7 @@ def test_a_reference_that_was_not_given_is_refused(volumes):
 
 
 def test_no_scan_at_all_is_refused():
-    with pytest.raises(UsageError, match="No scan"):
+    with pytest.raises(UsageError, match="No image"):
         prepare({}, BRATS, SPEC)
 
 
