@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,11 +17,9 @@ from medmap.io.atomic import Transaction, atomic_folder, make_folder
 from medmap.io.nifti import write_labels, write_volume
 from medmap.phantom import Heart, Phantom, generate, generate_heart
 from medmap.phantom.labelmap import find_label_maps
+from medmap.progress import Progress
 from medmap.task import BRATS, MYOPS
 from medmap.volume import Grid
-
-Report = Callable[[float, str], None]
-"""Receives the finished share of the work, 0 to 1, and a line about the step."""
 
 FIELD_OF_VIEW_MM = (160, 192, 160)
 
@@ -95,7 +93,7 @@ def write_phantoms(
     healthy: bool,
     device: str,
     overwrite: bool,
-    report: Report,
+    report: Progress,
     anatomy: Path | None = None,
     layout: str = "plain",
 ) -> list[Path]:
@@ -181,7 +179,7 @@ def write_hearts(
     spacing: float,
     device: str,
     overwrite: bool,
-    report: Report,
+    report: Progress,
 ) -> list[Path]:
     """Write synthetic hearts in the layout of the training data of MyoPS 2020.
 

@@ -174,13 +174,18 @@ class Leukoaraiosis:
             field: [N] unit-variance field.
         """
         distance = (-ventricle).clamp(min=0.0)
-        caps = self.caps * torch.exp(-distance / 2.5) * (1.0 + 0.4 * field)
+        caps = self.caps * torch.exp(-distance / 2.5)
+        caps = caps * (1.0 + 0.4 * field)
         haze = self.haze * torch.exp(-distance / self.haze_mm)
-        periventricular = torch.maximum(caps, haze * (1.0 + 0.2 * field))
+        haze = haze * (1.0 + 0.2 * field)
+        periventricular = torch.maximum(caps, haze).clamp(0.0, 1.0)
+
         # Spots cluster within about 12 mm of the ventricles.
-        proximity = torch.exp(-((-ventricle - 12.0).clamp(min=0.0)) / 10.0)
-        spots = torch.sigmoid((field + 0.8 * proximity - self.spot_level) / 0.12)
-        return torch.maximum(periventricular.clamp(0.0, 1.0), spots)
+        beyond = (-ventricle - 12.0).clamp(min=0.0)
+        proximity = torch.exp(-beyond / 10.0)
+        level = field + 0.8 * proximity - self.spot_level
+        spots = torch.sigmoid(level / 0.12)
+        return torch.maximum(periventricular, spots)
 
 
 def draw_leukoaraiosis(draw: Draw, age: float) -> Leukoaraiosis:
@@ -252,18 +257,25 @@ class ProceduralAtlas:
 
     def channels(self, template: torch.Tensor) -> Shapes:
         """Every channel at [3, N] template positions, as [N] tensors."""
-        values = interpolate(self.maps, HALF_GRID, _mirror(template))
+        mirrored = _mirror(template)
+        values = interpolate(self.maps, HALF_GRID, mirrored)
         return dict(zip(CHANNELS, values, strict=True))
 
     def landmarks(self, template: torch.Tensor) -> Landmarks:
         """See ``Atlas``."""
         channels = self.channels(template)
-        return Landmarks(channels["cerebrum"], channels["ventricle"], channels["sheet"])
+        return Landmarks(
+            cerebrum=channels["cerebrum"],
+            ventricle=channels["ventricle"],
+            sheet=channels["sheet"],
+        )
 
     def hull(self, template: torch.Tensor) -> torch.Tensor:
         """See ``Atlas``."""
         row = CHANNELS.index("hull")
-        return interpolate(self.maps[row : row + 1], HALF_GRID, _mirror(template))[0]
+        hull = self.maps[row : row + 1]
+        mirrored = _mirror(template)
+        return interpolate(hull, HALF_GRID, mirrored)[0]
 
     def side(self, template: torch.Tensor) -> torch.Tensor:
         """See ``Atlas``."""
@@ -275,26 +287,51 @@ class ProceduralAtlas:
         """See ``Atlas``."""
         channels = self.channels(template)
         habit = self.habit
-        openness = 1.0 - 0.85 * squeeze
-        pial = _pial_distance(channels, habit, openness)
-        parts = torch.zeros(len(TISSUES), pial.shape[0], device=pial.device)
-        cortex_mm = habit.cortex * (1.0 + 0.12 * channels["thickness"])
-        brain = partial_volume(pial, width)
-        white = partial_volume(pial - cortex_mm, width)
-        parts[_ROW["wm"]] = white
-        parts[_ROW["gm"]] = brain - white
-        parts[_ROW["csf"]] = 1.0 - brain
+        pial = _pial_distance(channels, habit, 1.0 - 0.85 * squeeze)
+
+        parts = _cerebral_mantle(pial, channels["thickness"], habit, width)
         _paint_cerebellum(parts, template, channels, habit, width)
         _paint_deep_structures(parts, channels, habit, width)
+
         veins = _cortical_veins(channels, habit, width)
         trunks = partial_volume(channels["trunk"], width)
         paint(parts, "vessel", torch.maximum(veins, trunks))
-        return HealthyTissue(parts, channels["hull"], channels["ventricle"], pial)
+        return HealthyTissue(
+            parts=parts,
+            hull=channels["hull"],
+            ventricle=channels["ventricle"],
+            pial=pial,
+        )
 
 
 def _mirror(template: torch.Tensor) -> torch.Tensor:
     """Template positions in the half that is stored."""
-    return torch.stack([template[0].abs(), template[1], template[2]])
+    x = template[0].abs()
+    y = template[1]
+    z = template[2]
+    return torch.stack([x, y, z])
+
+
+def _cerebral_mantle(
+    pial: torch.Tensor, thickness: torch.Tensor, habit: Habit, width: float
+) -> torch.Tensor:
+    """[len(TISSUES), N] fractions of white matter, cortex and CSF.
+
+    Args:
+        pial: [N] mm inside the outer surface of gray matter.
+        thickness: [N] unit-variance field of the cortex's thickness.
+        habit: individual traits.
+        width: of a voxel in mm.
+    """
+    cortex_mm = habit.cortex * (1.0 + 0.12 * thickness)
+    brain = partial_volume(pial, width)
+    white = partial_volume(pial - cortex_mm, width)
+
+    parts = torch.zeros(len(TISSUES), len(pial), device=pial.device)
+    parts[_ROW["wm"]] = white
+    parts[_ROW["gm"]] = brain - white
+    parts[_ROW["csf"]] = 1.0 - brain
+    return parts
 
 
 def _pial_distance(channels: Shapes, habit: Habit, openness: torch.Tensor | float) -> torch.Tensor:
@@ -302,12 +339,15 @@ def _pial_distance(channels: Shapes, habit: Habit, openness: torch.Tensor | floa
     depth = channels["cerebrum"]
     to_wall = channels["fold"].abs() / channels["fold_slope"]
     below_floor = (depth - channels["sulcus_depth"]).clamp(min=0.0)
-    sulcus = (to_wall.square() + below_floor.square()).sqrt()
+    to_sulcus = (to_wall.square() + below_floor.square()).sqrt()
+
     # Sulci widen toward the surface.
-    widening = 1.0 + 1.2 * torch.exp(-depth.clamp(min=0.0) / 4.0)
-    sulcus = sulcus - habit.sulcus * widening * openness
+    superficial = torch.exp(-depth.clamp(min=0.0) / 4.0)
+    widening = 1.0 + 1.2 * superficial
+    sulcus = to_sulcus - habit.sulcus * widening * openness
     fissure = channels["sheet"] - habit.fissure * openness
-    return torch.minimum(torch.minimum(depth, sulcus), fissure)
+    surface = torch.minimum(depth, sulcus)
+    return torch.minimum(surface, fissure)
 
 
 def _paint_deep_structures(
@@ -334,8 +374,12 @@ def _cortical_veins(channels: Shapes, habit: Habit, width: float) -> torch.Tenso
     to_crossing = channels["vein"] / channels["vein_slope"]
     distance = (to_surface.square() + to_crossing.square()).sqrt()
     veins = partial_volume(habit.vein_radius - distance, width)
-    veins = veins * partial_volume(channels["sulcus_depth"] - channels["cerebrum"], 4.0)
-    return veins * torch.sigmoid((channels["thickness"] - habit.vein_share) / 0.25)
+
+    above_floor = channels["sulcus_depth"] - channels["cerebrum"]
+    veins = veins * partial_volume(above_floor, 4.0)
+    # Only a part of the veins is visible.
+    visibility = (channels["thickness"] - habit.vein_share) / 0.25
+    return veins * torch.sigmoid(visibility)
 
 
 def paint(parts: torch.Tensor, name: str, weight: torch.Tensor) -> None:
@@ -353,30 +397,45 @@ def paint(parts: torch.Tensor, name: str, weight: torch.Tensor) -> None:
 def _paint_cerebellum(
     parts: torch.Tensor, template: torch.Tensor, channels: Shapes, habit: Habit, width: float
 ) -> None:
-    """Folia radiate from a center: they are the zeros of a sine of the angle around it."""
+    """Paint cerebellar cortex and white matter, in place."""
+    pial = _cerebellar_pial_distance(template, channels, habit)
+    cerebellum = partial_volume(pial, width)
+    paint(parts, "cb_gm", cerebellum)
+
+    white = partial_volume(pial - 1.7, width)
+    white = torch.minimum(white, cerebellum)
+    inside = partial_volume(channels["cerebellum"] - 1.0, 1.0)
+    paint(parts, "wm", white * inside)
+
+
+def _cerebellar_pial_distance(
+    template: torch.Tensor, channels: Shapes, habit: Habit
+) -> torch.Tensor:
+    """[N] mm inside the cerebellar cortex.
+
+    Folia radiate from a center: they are the zeros of a sine of the angle around it.
+    """
     y = template[1] + 34.0
     z = template[2] + 36.0
     radius = (y.square() + z.square()).sqrt()
     angle = torch.atan2(z, -y)
     wave = torch.sin(habit.folia * angle + 0.8 * channels["thickness"])
     to_wall = wave.abs() * radius / habit.folia
+
     depth = channels["cerebellum"]
-    fold = (to_wall.square() + (depth - 10.0).clamp(min=0.0).square()).sqrt() - 0.25
-    pial = torch.minimum(depth, fold)
-    cerebellum = partial_volume(pial, width)
-    white = partial_volume(pial - 1.7, width)
-    paint(parts, "cb_gm", cerebellum)
-    paint(parts, "wm", torch.minimum(white, cerebellum) * partial_volume(depth - 1.0, 1.0))
+    below_floor = (depth - 10.0).clamp(min=0.0)
+    folium = (to_wall.square() + below_floor.square()).sqrt() - 0.25
+    return torch.minimum(depth, folium)
 
 
 def _ellipsoid(p: torch.Tensor, center: Point, radii: Point) -> torch.Tensor:
     """Signed distance (positive inside), to first order: f / |grad f| (Taubin, PAMI 1991)."""
-    shape = (3, *([1] * (p.dim() - 1)))
-    c = p.new_tensor(center).view(shape)
-    r = p.new_tensor(radii).view(shape)
+    c = p.new_tensor(center).view(3, 1, 1, 1)
+    r = p.new_tensor(radii).view(3, 1, 1, 1)
     scaled = (p - c) / r
     norm = scaled.square().sum(0).sqrt()
-    slope = (scaled / r).square().sum(0).sqrt().clamp(min=1e-3)
+    slope = (scaled / r).square().sum(0).sqrt()
+    slope = slope.clamp(min=1e-3)
     return norm * (1.0 - norm) / slope
 
 
@@ -388,15 +447,21 @@ def _tube(
     along = p.new_tensor([q - o for o, q in zip(start, end, strict=True)])
     direction = along.view(3, 1, 1, 1)
     relative = p - origin
-    t = (relative * direction).sum(0).div(along.square().sum()).clamp(0.0, 1.0)
+
+    # The nearest point of the segment: 0 is the start, 1 the end.
+    t = (relative * direction).sum(0)
+    t = t.div(along.square().sum()).clamp(0.0, 1.0)
     radius = start_radius + (end_radius - start_radius) * t
-    return radius - (relative - direction * t).square().sum(0).sqrt()
+    offsets = relative - direction * t
+    return radius - offsets.square().sum(0).sqrt()
 
 
 def _union(a: torch.Tensor, b: torch.Tensor, blend: float) -> torch.Tensor:
     """Smooth maximum of two signed distances: a union whose crease is rounded over ``blend`` mm."""
-    h = (blend - (a - b).abs()).clamp(min=0.0) / blend
-    return torch.maximum(a, b) + h * h * blend * 0.25
+    difference = (a - b).abs()
+    h = (blend - difference).clamp(min=0.0) / blend
+    rounding = h * h * blend * 0.25
+    return torch.maximum(a, b) + rounding
 
 
 def _intersection(a: torch.Tensor, b: torch.Tensor, blend: float) -> torch.Tensor:
@@ -420,21 +485,30 @@ def build_atlas(draw: Draw, device: torch.device | str) -> ProceduralAtlas:
 
 def _brain_shapes(p: torch.Tensor, draw: Draw) -> Shapes:
     """Cerebrum, cerebellum, brainstem, and the envelope of the three."""
+    upper = _upper_cerebrum(p, draw)
+    cerebrum = _union(upper, _temporal_lobe(p, draw), 8.0)
+    # 1.2 mm of CSF between cerebellum and cerebrum.
+    cerebellum = torch.minimum(_cerebellum(p, draw), -cerebrum - 1.2)
+
+    medulla = _tube(p, (0.0, -4.0, 2.0), (0.0, -22.0, -68.0), 15.0, 8.5)
+    pons = _ellipsoid(p, (0.0, -9.0, -28.0), (17.0, 14.0, 15.0))
+    stem = _union(medulla, pons, 5.0)
+
+    hull = _union(cerebrum, cerebellum, 16.0)
+    hull = _union(hull, stem, 14.0)
+    return {"cerebrum": cerebrum, "cerebellum": cerebellum, "stem": stem, "hull": hull}
+
+
+def _cerebellum(p: torch.Tensor, draw: Draw) -> torch.Tensor:
+    """Cerebellar hemispheres and vermis."""
     jitter = partial(draw.normal, 0.0)
-    cerebrum = _union(_upper_cerebrum(p, draw), _temporal_lobe(p, draw), 8.0)
-    lobe = _ellipsoid(
+    hemisphere = _ellipsoid(
         p,
         (22.0, -50.0 + jitter(2), -40.0 + jitter(1)),
         (31.0 + jitter(1), 28.0 + jitter(1), 22.0 + jitter(1)),
     )
     vermis = _ellipsoid(p, (0.0, -48.0, -36.0), (13.0, 24.0, 22.0))
-    # 1.2 mm of CSF between cerebellum and cerebrum.
-    cerebellum = torch.minimum(_union(lobe, vermis, 6.0), -cerebrum - 1.2)
-    medulla = _tube(p, (0.0, -4.0, 2.0), (0.0, -22.0, -68.0), 15.0, 8.5)
-    pons = _ellipsoid(p, (0.0, -9.0, -28.0), (17.0, 14.0, 15.0))
-    stem = _union(medulla, pons, 5.0)
-    hull = _union(_union(cerebrum, cerebellum, 16.0), stem, 14.0)
-    return {"cerebrum": cerebrum, "cerebellum": cerebellum, "stem": stem, "hull": hull}
+    return _union(hemisphere, vermis, 6.0)
 
 
 def _upper_cerebrum(p: torch.Tensor, draw: Draw) -> torch.Tensor:
@@ -467,19 +541,42 @@ def _deep_shapes(p: torch.Tensor, draw: Draw, age: float) -> Shapes:
     """Ventricles, basal ganglia, thalamus, choroid plexus; wide ventricles displace the nuclei."""
     size = draw.uniform(0.85, 1.3) + 0.75 * age * draw.uniform(0.3, 1.0)
     jitter = partial(draw.normal, 0.0)
-    head_of_caudate = _ellipsoid(p, (14.5 + 2.5 * size, 28.0, 9.0), (5.0 + jitter(0.3), 10.0, 9.0))
-    body_of_caudate = _tube(
-        p, (16.0 + 2.5 * size, 20.0, 16.0), (21.0 + 2.5 * size, -12.0, 24.0), 4.0, 2.0
+    caudate = _caudate(p, size, 5.0 + jitter(0.3))
+    putamen = _ellipsoid(
+        p,
+        (27.0, 17.0 + jitter(1), 2.0),
+        (5.0 + jitter(0.3), 17.0, 10.5),
     )
-    caudate = _union(head_of_caudate, body_of_caudate, 3.0)
-    putamen = _ellipsoid(p, (27.0, 17.0 + jitter(1), 2.0), (5.0 + jitter(0.3), 17.0, 10.5))
+    thalamus = _ellipsoid(
+        p,
+        (11.5 + size, -3.0 + jitter(1), 8.0),
+        (8.5, 15.0, 9.0),
+    )
     return {
         "ventricle": _ventricles(p, size),
         "striatum": torch.maximum(caudate, putamen),
         "pallidum": _ellipsoid(p, (20.5, 11.0, 0.0), (4.0, 9.0, 6.5)),
-        "thalamus": _ellipsoid(p, (11.5 + size, -3.0 + jitter(1), 8.0), (8.5, 15.0, 9.0)),
+        "thalamus": thalamus,
         "choroid": _choroid(p, size, draw),
     }
+
+
+def _caudate(p: torch.Tensor, size: float, width: float) -> torch.Tensor:
+    """Head and body of the caudate nucleus, lateral to a ventricle of this size."""
+    lateral = 2.5 * size
+    frontal_part = _ellipsoid(
+        p,
+        (14.5 + lateral, 28.0, 9.0),
+        (width, 10.0, 9.0),
+    )
+    body = _tube(
+        p,
+        (16.0 + lateral, 20.0, 16.0),
+        (21.0 + lateral, -12.0, 24.0),
+        4.0,
+        2.0,
+    )
+    return _union(frontal_part, body, 3.0)
 
 
 _VENTRICLE_NODES: dict[str, tuple[Point, float]] = {
@@ -510,11 +607,31 @@ _VENTRICLE_SCALE = (1.25, 1.0, 0.8)
 
 def _ventricles(p: torch.Tensor, size: float) -> torch.Tensor:
     """Lateral, third and fourth ventricles; ``size`` scales their width."""
+    # The septum pellucidum separates the lateral ventricles.
+    septum = p[0] - 0.8
+    lateral = torch.minimum(_lateral_ventricle(p, size), septum)
+    third = _ellipsoid(
+        p,
+        (0.0, 4.0, 0.0),
+        (1.2 + 2.0 * size, 14.0, 10.0),
+    )
+    fourth = _ellipsoid(
+        p,
+        (0.0, -30.0, -34.0),
+        (2.0 + 4.0 * size, 5.0, 9.0),
+    )
+    return torch.maximum(lateral, torch.maximum(third, fourth))
+
+
+def _lateral_ventricle(p: torch.Tensor, size: float) -> torch.Tensor:
+    """A chain of tubes; ``size`` scales their radii."""
     scaled = p * p.new_tensor(_VENTRICLE_SCALE).view(3, 1, 1, 1)
+    scale_x, scale_y, scale_z = _VENTRICLE_SCALE
     nodes = {}
-    for name, (position, radius) in _VENTRICLE_NODES.items():
-        x, y, z = (v * f for v, f in zip(position, _VENTRICLE_SCALE, strict=True))
-        nodes[name] = ((x, y, z), radius * size)
+    for name, ((x, y, z), radius) in _VENTRICLE_NODES.items():
+        position = (x * scale_x, y * scale_y, z * scale_z)
+        nodes[name] = (position, radius * size)
+
     tubes = []
     for start_name, end_name in _VENTRICLE_LINKS:
         start, start_radius = nodes[start_name]
@@ -523,49 +640,73 @@ def _ventricles(p: torch.Tensor, size: float) -> torch.Tensor:
     lateral = tubes[0]
     for tube in tubes[1:]:
         lateral = _union(lateral, tube, 4.0)
-    third = _ellipsoid(p, (0.0, 4.0, 0.0), (1.2 + 2.0 * size, 14.0, 10.0))
-    fourth = _ellipsoid(p, (0.0, -30.0, -34.0), (2.0 + 4.0 * size, 5.0, 9.0))
-    # The septum pellucidum separates the lateral ventricles.
-    septum = p[0] - 0.8
-    return torch.maximum(torch.minimum(lateral, septum), torch.maximum(third, fourth))
+    return lateral
 
 
 def _choroid(p: torch.Tensor, size: float, draw: Draw) -> torch.Tensor:
     """Choroid plexus: a glomus in the atrium and a strand along the body of the ventricle."""
     (x, y, z), _ = _VENTRICLE_NODES["atrium"]
-    glomus = _ellipsoid(p, (x - 1.0, y + 3.0, z), (2.6 * size, 5.0 * size, 3.2 * size))
+    glomus = _ellipsoid(
+        p,
+        (x - 1.0, y + 3.0, z),
+        (2.6 * size, 5.0 * size, 3.2 * size),
+    )
     strand = _tube(p, (8.0, 10.0, 18.0), (18.0, -20.0, 17.0), 0.8, 1.2)
-    return torch.maximum(glomus, strand) + draw.uniform(-0.8, 0.6)
+    plexus = torch.maximum(glomus, strand)
+    return plexus + draw.uniform(-0.8, 0.6)
 
 
 def _fissures(p: torch.Tensor, draw: Draw) -> torch.Tensor:
     """Distance to the falx, the Sylvian fissure and the insula (never negative)."""
-    x, y, z = p
-    # The falx ends above the corpus callosum.
-    callosum = 1.0 - (((y - 10.0) / 40.0) ** 2 + ((z - 6.0) / 23.0) ** 2).sqrt()
-    falx = (x.square() + (callosum * 25.0).clamp(min=0.0).square()).sqrt()
-    # The Sylvian fissure is an inclined plane from the lateral surface to the insula.
     rise = draw.uniform(0.25, 0.4)
-    across = (z - (-4.0 - rise * (y - 12.0))) / math.sqrt(1 + rise * rise)
-    beyond = torch.maximum(y - 42.0, -38.0 - y).clamp(min=0.0)
     inner_x = draw.uniform(36.0, 40.0)
+    sylvian = _sylvian_fissure(p, rise, inner_x)
+    return torch.minimum(_falx(p), sylvian)
+
+
+def _falx(p: torch.Tensor) -> torch.Tensor:
+    """Distance to the falx, which ends above the corpus callosum."""
+    y_share = (p[1] - 10.0) / 40.0
+    z_share = (p[2] - 6.0) / 23.0
+    callosum = 1.0 - (y_share**2 + z_share**2).sqrt()
+    # 25 mm turn the relative distance into mm.
+    below_edge = (callosum * 25.0).clamp(min=0.0)
+    return (p[0].square() + below_edge.square()).sqrt()
+
+
+def _sylvian_fissure(p: torch.Tensor, rise: float, inner_x: float) -> torch.Tensor:
+    """Distance to the Sylvian fissure, an inclined plane, and to the insula at its inner end."""
+    x, y, z = p
+    plane_z = -4.0 - rise * (y - 12.0)
+    across = (z - plane_z) / math.sqrt(1 + rise * rise)
+    beyond_ends = torch.maximum(y - 42.0, -38.0 - y).clamp(min=0.0)
+
     medial = (inner_x - x).clamp(min=0.0)
-    sylvian = (across.square() + medial.square() + beyond.square()).sqrt()
+    squared = across.square() + medial.square()
+    fissure = (squared + beyond_ends.square()).sqrt()
+
     above = (across.abs() - 11.0).clamp(min=0.0)
-    insula = ((x - inner_x).square() + above.square() + beyond.square()).sqrt()
-    return torch.minimum(falx, torch.minimum(sylvian, insula))
+    squared = (x - inner_x).square() + above.square()
+    insula = (squared + beyond_ends.square()).sqrt()
+    return torch.minimum(fissure, insula)
 
 
 def _folding(p: torch.Tensor, draw: Draw, depth: torch.Tensor) -> Shapes:
     """The field whose zero sheets are sulci, drawn so that sheets run down from the surface."""
-    field = random_field(draw, HALF_GRID, draw.uniform(17.0, 22.0), 0.2, p.device)
+    wavelength = draw.uniform(17.0, 22.0)
+    field = random_field(draw, HALF_GRID, wavelength, 0.2, p.device)
     center = p.new_tensor((20.0, 0.0, 12.0)).view(3, 1, 1, 1)
     outward = p - center
-    outward = outward / outward.square().sum(0).sqrt().clamp(min=5.0)
+    length = outward.square().sum(0).sqrt()
+    outward = outward / length.clamp(min=5.0)
+
     # Reading the field further out makes it nearly constant along most of a sulcus's depth: its
     # walls are perpendicular to the surface.
-    lifted = p + 0.75 * depth.clamp(0.0, 30.0) * outward
-    fold = interpolate(field[None], HALF_GRID, lifted.reshape(3, -1)).reshape(p.shape[1:])
+    lift = 0.75 * depth.clamp(0.0, 30.0)
+    lifted = p + lift * outward
+    fold = interpolate(field[None], HALF_GRID, lifted.reshape(3, -1))
+    fold = fold.reshape(p.shape[1:])
+
     mean_depth = 16.0 + draw.uniform(0.0, 6.0)
     variation = random_field(draw, HALF_GRID, 35.0, device=p.device)
     return {
@@ -577,8 +718,9 @@ def _folding(p: torch.Tensor, draw: Draw, depth: torch.Tensor) -> Shapes:
 
 def _slope(field: torch.Tensor) -> torch.Tensor:
     """Gradient magnitude per mm on the template's grid."""
-    gradient = torch.stack(torch.gradient(field, spacing=HALF_GRID.step))
-    return gradient.square().sum(0).sqrt()
+    gradient = torch.gradient(field, spacing=HALF_GRID.step)
+    components = torch.stack(gradient)
+    return components.square().sum(0).sqrt()
 
 
 _VESSELS: tuple[tuple[Point, Point, float, float], ...] = (
@@ -594,13 +736,20 @@ _VESSELS: tuple[tuple[Point, Point, float, float], ...] = (
 
 def _vasculature(p: torch.Tensor, draw: Draw, hull: torch.Tensor) -> Shapes:
     """Large vessels, and the field that places cortical veins."""
-    vein = random_field(draw, HALF_GRID, draw.uniform(22.0, 34.0), device=p.device)
+    wavelength = draw.uniform(22.0, 34.0)
+    vein = random_field(draw, HALF_GRID, wavelength, device=p.device)
+
     # The superior sagittal sinus runs along the midline of the envelope, above and behind.
-    sinus = draw.uniform(1.5, 5.0) - (p[0].square() + (hull - 1.0).square()).sqrt()
+    from_midline = p[0].square()
+    from_envelope = (hull - 1.0).square()
+    sinus_radius = draw.uniform(1.5, 5.0)
+    sinus = sinus_radius - (from_midline + from_envelope).sqrt()
     is_upper = (p[2] > 0) | (p[1] < -60)
-    trunk = torch.where(is_upper, sinus, -9.0 * torch.ones_like(sinus))
+    trunk = torch.where(is_upper, sinus, torch.full_like(sinus, -9.0))
+
     for start, end, start_radius, end_radius in _VESSELS:
-        trunk = torch.maximum(trunk, _tube(p, start, end, start_radius, end_radius))
+        vessel = _tube(p, start, end, start_radius, end_radius)
+        trunk = torch.maximum(trunk, vessel)
     return {"vein": vein, "vein_slope": _slope(vein).clamp(min=0.02), "trunk": trunk}
 
 
@@ -624,7 +773,7 @@ def place(draw: Draw, device: torch.device | str, style: Style, warp: Warp) -> t
     """Place an anatomy in the world: rotation, shear, scale, shift, smooth warp.
 
     Args:
-        draw: random stream.
+        draw: random stream. The order of the draws is part of a seed.
         device: where the result is computed.
         style: largest rotation and shift.
         warp: largest deformation.
@@ -632,24 +781,43 @@ def place(draw: Draw, device: torch.device | str, style: Style, warp: Warp) -> t
     Returns:
         [3, *WORLD_GRID.shape] template position of every point of the coarse world grid.
     """
-    angles = [math.radians(draw.uniform(-style.angle_deg, style.angle_deg)) for _ in range(3)]
+    largest = style.angle_deg
+    angles = [math.radians(draw.uniform(-largest, largest)) for _ in range(3)]
     linear = _rotation(angles) + _shear(draw).double()
-    size = draw.uniform(*warp.size)
-    scales = [1.0 / (size * (1.0 + draw.normal(0.0, 0.02))) for _ in range(3)]
-    matrix = torch.diag(torch.tensor(scales)).double() @ linear
+    matrix = _scale(draw, warp) @ linear
     matrix = matrix.to(device, torch.float32)
+
     shifts = [draw.normal(0.0, style.head_shift_mm / 2) for _ in range(3)]
     shift = torch.tensor(shifts, device=device, dtype=torch.float32)
     # The commissures, where z = 0, lie below the middle of the brain's extent.
     shift[2] -= 8.0
+
     world = WORLD_GRID.points(device)
-    centered = (world - shift.view(3, 1, 1, 1)).reshape(3, -1)
-    moved = (matrix @ centered).reshape(world.shape)
+    centered = world - shift.view(3, 1, 1, 1)
+    moved = matrix @ centered.reshape(3, -1)
+    return moved.reshape(world.shape) + _smooth_warp(draw, device, warp)
+
+
+def _scale(draw: Draw, warp: Warp) -> torch.Tensor:
+    """[3, 3] float64: the inverse scale along each axis, on the diagonal."""
+    size = draw.uniform(*warp.size)
+    scales = []
+    for _ in range(3):
+        # Axes differ by a few percent.
+        axis_size = size * (1.0 + draw.normal(0.0, 0.02))
+        scales.append(1.0 / axis_size)
+    return torch.diag(torch.tensor(scales)).double()
+
+
+def _smooth_warp(draw: Draw, device: torch.device | str, warp: Warp) -> torch.Tensor:
+    """[3, *WORLD_GRID.shape] displacements in mm."""
     amplitude = draw.uniform(0.4 * warp.largest_mm, warp.largest_mm)
     fields = []
     for _ in range(3):
-        fields.append(random_field(draw, BROAD_GRID, draw.uniform(60.0, 110.0), device=device))
-    return moved + amplitude * upsample(torch.stack(fields), BROAD_GRID, WORLD_GRID.axes(device))
+        wavelength = draw.uniform(60.0, 110.0)
+        fields.append(random_field(draw, BROAD_GRID, wavelength, device=device))
+    axes = WORLD_GRID.axes(device)
+    return amplitude * upsample(torch.stack(fields), BROAD_GRID, axes)
 
 
 def _rotation(angles: Sequence[float]) -> torch.Tensor:

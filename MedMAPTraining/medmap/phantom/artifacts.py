@@ -44,19 +44,43 @@ def axis_operator(
     sigma = max(sigma_mm, 0.3 * spacing)
     offsets = positions[:, None] + shift_mm - positions[None, :]
     blur = torch.exp(-0.5 * (offsets / sigma) ** 2)
-    blur = blur / blur.sum(1, keepdim=True).clamp(min=1e-6)
+    blur = _normalize_rows(blur)
     if slice_mm <= 1.25 * spacing:
         return blur.float()
+
     slices = max(math.ceil(count * spacing / slice_mm), 2)
-    centers = (torch.arange(slices, dtype=torch.float64) + 0.5) * slice_mm - 0.5 * spacing
-    # A slice is the mean over its thickness (a box profile), voxels at its border by their overlap.
+    middles = torch.arange(slices, dtype=torch.float64) + 0.5
+    centers = middles * slice_mm - 0.5 * spacing
+    averaging = _slice_averaging(positions, centers, spacing, slice_mm)
+    interpolation = _slice_interpolation(positions, centers, slice_mm)
+    return (interpolation @ averaging @ blur).float()
+
+
+def _normalize_rows(matrix: torch.Tensor) -> torch.Tensor:
+    sums = matrix.sum(1, keepdim=True)
+    return matrix / sums.clamp(min=1e-6)
+
+
+def _slice_averaging(
+    positions: torch.Tensor, centers: torch.Tensor, spacing: float, slice_mm: float
+) -> torch.Tensor:
+    """[slices, voxels]: a slice is the mean over its thickness (a box profile)."""
     distances = (positions[None, :] - centers[:, None]).abs()
-    overlap = (1.0 - (distances - 0.5 * slice_mm) / spacing - 0.5).clamp(0.0, 1.0)
-    averaging = overlap / overlap.sum(1, keepdim=True).clamp(min=1e-6)
-    # Cohorts such as BraTS resample thick slices to 1 mm, which looks like linear interpolation.
-    clamped = positions[:, None].clamp(min=float(centers[0]), max=float(centers[-1]))
-    interpolation = 1.0 - (clamped - centers[None, :]).abs() / slice_mm
-    return (interpolation.clamp(min=0.0) @ averaging @ blur).float()
+    # Voxels at the border of a slice count by their overlap.
+    beyond_border = distances - 0.5 * slice_mm
+    overlap = 1.0 - beyond_border / spacing - 0.5
+    return _normalize_rows(overlap.clamp(0.0, 1.0))
+
+
+def _slice_interpolation(
+    positions: torch.Tensor, centers: torch.Tensor, slice_mm: float
+) -> torch.Tensor:
+    """[voxels, slices]: linear, as cohorts such as BraTS resample thick slices to 1 mm."""
+    first = float(centers[0])
+    last = float(centers[-1])
+    clamped = positions[:, None].clamp(min=first, max=last)
+    distances = (clamped - centers[None, :]).abs()
+    return (1.0 - distances / slice_mm).clamp(min=0.0)
 
 
 def ghosting_operator(
@@ -69,10 +93,12 @@ def ghosting_operator(
     hop = max(1, round(distance_mm / spacing))
     copies = torch.zeros(count, count)
     if hop < count:
-        forward = torch.diag(torch.ones(count - hop), hop)
-        backward = torch.diag(torch.ones(count - hop), -hop)
-        copies += forward + backward
-    return (1.0 - strength) * torch.eye(count) + 0.5 * strength * copies
+        ones = torch.ones(count - hop)
+        copies += torch.diag(ones, hop)
+        copies += torch.diag(ones, -hop)
+
+    identity = torch.eye(count)
+    return (1.0 - strength) * identity + 0.5 * strength * copies
 
 
 def darken_border(draw: Draw, images: torch.Tensor, brain: torch.Tensor) -> None:
@@ -85,10 +111,13 @@ def darken_border(draw: Draw, images: torch.Tensor, brain: torch.Tensor) -> None
         images: [4, I, J, K].
         brain: [I, J, K] bool.
     """
-    brain_share = functional.avg_pool3d(brain[None, None].float(), 3, 1, 1)[0, 0].clamp(min=0.03)
+    mask = brain[None, None].float()
+    brain_share = functional.avg_pool3d(mask, 3, 1, 1)[0, 0]
+    brain_share = brain_share.clamp(min=0.03)
     for image in images:
         if draw.chance(0.5):
-            image.mul_(brain_share ** draw.uniform(0.3, 2.0))
+            exponent = draw.uniform(0.3, 2.0)
+            image.mul_(brain_share**exponent)
 
 
 @dataclass(frozen=True)
@@ -186,53 +215,69 @@ def add_acquisition_artifacts(
     records = {}
     for modality, signal in zip(MODALITIES, signals, strict=True):
         acquisition = draw_acquisition(draw, modality, style)
-        images.append(_acquire(draw, signal[None], axes, spacing, acquisition, style.shift_mm)[0])
         records[modality] = acquisition.record()
+
+        image = signal[None].clamp(min=0.0) ** acquisition.gamma
+        if acquisition.noise_first:
+            # The blur averages noise away: 1.5 makes up for a part of it.
+            image = _add_rician_noise(draw, image, 1.5 * acquisition.noise)
+        image = _resample(draw, image, spacing, acquisition, style.shift_mm)
+        image = _apply_bias_field(draw, image, axes, acquisition.bias)
+        if not acquisition.noise_first:
+            image = _add_rician_noise(draw, image, acquisition.noise)
+        if draw.chance(SATURATED_SHARE):
+            image = image.clamp(max=draw.uniform(1.5, 3.0))
+        images.append(image[0])
     return torch.stack(images), records
 
 
-def _acquire(
+def _resample(
     draw: Draw,
-    signal: torch.Tensor,
-    axes: list[torch.Tensor],
+    image: torch.Tensor,
     spacing: float,
     acquisition: Acquisition,
     largest_shift_mm: float,
 ) -> torch.Tensor:
-    """[1, I, J, K] signal -> [1, I, J, K] image of one modality."""
-    image = signal.clamp(min=0.0) ** acquisition.gamma
-    if acquisition.noise_first:
-        # The blur averages noise away: 1.5 makes up for a part of it.
-        image = _add_rician_noise(draw, image, 1.5 * acquisition.noise)
+    """Misregistration, blur, thick slices and ghosts of one modality, [1, I, J, K]."""
     for axis in range(3):
+        count = image.shape[axis + 1]
         shift_mm = draw.uniform(-largest_shift_mm, largest_shift_mm)
         slice_mm = 0.0
         if axis == acquisition.slice_axis:
             slice_mm = acquisition.slice_mm
-        count = image.shape[axis + 1]
         operator = axis_operator(count, spacing, acquisition.blur_mm, shift_mm, slice_mm)
+
         if axis == acquisition.phase_axis and acquisition.ghosts:
             ghosting = ghosting_operator(
-                count, spacing, acquisition.ghosts, acquisition.ghost_distance_mm
+                count,
+                spacing,
+                acquisition.ghosts,
+                acquisition.ghost_distance_mm,
             )
             operator = ghosting @ operator
         image = apply_along(image, axis + 1, operator.to(image))
-    # Receive coils vary over 10 to 20 cm; a bias field multiplies, so it is drawn in the logarithm.
-    wavelength = draw.uniform(110.0, 220.0)
-    field = random_field(draw, BROAD_GRID, wavelength, 0.4, signal.device)
-    image = image * torch.exp(acquisition.bias * upsample(field[None], BROAD_GRID, axes))
-    if not acquisition.noise_first:
-        image = _add_rician_noise(draw, image, acquisition.noise)
-    if draw.chance(SATURATED_SHARE):
-        image = image.clamp(max=draw.uniform(1.5, 3.0))
     return image
+
+
+def _apply_bias_field(
+    draw: Draw, image: torch.Tensor, axes: list[torch.Tensor], strength: float
+) -> torch.Tensor:
+    """Multiply [1, I, J, K] by a bias field: it is drawn in the logarithm, thus positive."""
+    # Sensitivities of receive coils vary over 10 to 20 cm.
+    wavelength = draw.uniform(110.0, 220.0)
+    field = random_field(draw, BROAD_GRID, wavelength, 0.4, image.device)
+    logarithm = strength * upsample(field[None], BROAD_GRID, axes)
+    return image * torch.exp(logarithm)
 
 
 def _add_rician_noise(draw: Draw, image: torch.Tensor, sigma: float) -> torch.Tensor:
     """Magnitude of a complex signal with Gaussian noise (Gudbjartsson and Patz, MRM 1995)."""
-    real = image + sigma * draw.white(*image.shape, device=image.device)
-    imaginary = sigma * draw.white(*image.shape, device=image.device)
-    return (real.square() + imaginary.square()).sqrt()
+    noise = draw.white(*image.shape, device=image.device)
+    real = image + sigma * noise
+    noise = draw.white(*image.shape, device=image.device)
+    imaginary = sigma * noise
+    power = real.square() + imaginary.square()
+    return power.sqrt()
 
 
 def leave_residue(draw: Draw, parts: torch.Tensor, hull: torch.Tensor, field: torch.Tensor) -> None:
@@ -246,10 +291,13 @@ def leave_residue(draw: Draw, parts: torch.Tensor, hull: torch.Tensor, field: to
     """
     if not draw.chance(0.5):
         return
-    patches = torch.sigmoid((-field - draw.uniform(0.5, 1.8)) / 0.15)
-    # Dura enhances and scalp is bright, as vessels are: the tissue lends its contrast.
+
+    threshold = draw.uniform(0.5, 1.8)
+    patches = torch.sigmoid((-field - threshold) / 0.15)
     strength = patches * draw.uniform(0.3, 1.0)
-    paint(parts, "vessel", strength * partial_volume(-0.5 - hull, 1.5))
+    outside = partial_volume(-0.5 - hull, 1.5)
+    # Dura enhances and scalp is bright, as vessels are: the tissue lends its contrast.
+    paint(parts, "vessel", strength * outside)
 
 
 @dataclass(frozen=True)
@@ -281,22 +329,27 @@ def strip_skull(
     Returns:
         [N] bool: the brain mask.
     """
-    hull = surface.hull
-    height = surface.height
-    border = draw.uniform(-2.6, 0.8) * style.strip + 0.7 * style.strip * wander
-    mask = hull > border
+    offset_mm = draw.uniform(-2.6, 0.8) * style.strip
+    border = offset_mm + 0.7 * style.strip * wander
+    mask = surface.hull > border
+
     # Some tools follow the gyri, others wrap them.
     if draw.chance(0.4):
         is_sulcus = surface.pial < draw.uniform(-0.6, 0.1)
-        is_shallow = hull < draw.uniform(3.0, 9.0)
+        is_shallow = surface.hull < draw.uniform(3.0, 9.0)
         mask &= ~(is_sulcus & is_shallow)
     if draw.chance(style.truncated) and bool(mask.any()):
-        low = float(height[mask].min())
-        high = float(height[mask].max())
-        # At most 30 % of the brain are missing, so that a case keeps most of its anatomy.
-        missing_mm = min(draw.uniform(5.0, 35.0), 0.3 * (high - low))
-        if draw.chance(0.5):
-            mask &= height > low + missing_mm
-        else:
-            mask &= height < high - missing_mm
+        mask &= _limited_field_of_view(draw, surface.height, mask)
     return mask
+
+
+def _limited_field_of_view(draw: Draw, height: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """[N] bool: inside a field of view that cuts the top or the bottom of the brain."""
+    low = float(height[mask].min())
+    high = float(height[mask].max())
+    # At most 30 % of the brain are missing, so that a case keeps most of its anatomy.
+    missing_mm = draw.uniform(5.0, 35.0)
+    missing_mm = min(missing_mm, 0.3 * (high - low))
+    if draw.chance(0.5):
+        return height > low + missing_mm
+    return height < high - missing_mm

@@ -163,17 +163,24 @@ def draw_means(draw: Draw, style: Style, enhancing: bool = True) -> Means:
         for tissue, (middle, low, high) in ranges.items():
             tissues[tissue] = draw.around(middle, low, high, widen=style.jitter)
         means[modality] = tissues
+
     _follow_t1(means)
     _draw_tumor_means(means, draw, style, enhancing)
     _restore_order(means, draw, enhancing)
+
     t1ce = means["t1ce"]
     _weaken_contrast(t1ce, draw, style)
+    t1ce["enhancing"] = _draw_enhancing_mean(t1ce, draw, style)
+    for tissues in means.values():
+        tissues["ventricle"] = tissues["csf"] + draw.normal(0.0, 0.12)
+    return means
+
+
+def _draw_enhancing_mean(t1ce: dict[str, float], draw: Draw, style: Style) -> float:
+    """z of enhancing tumor in T1ce: always above white matter and the other parts of the tumor."""
     brightest = max(t1ce["wm"], t1ce["solid"], t1ce["ed"] - 0.2)
     uptake = draw.around(*ENHANCED, widen=style.jitter)
-    t1ce["enhancing"] = max(uptake, brightest + draw.uniform(0.55, 1.0))
-    for modality in MODALITIES:
-        means[modality]["ventricle"] = means[modality]["csf"] + draw.normal(0.0, 0.12)
-    return means
+    return max(uptake, brightest + draw.uniform(0.55, 1.0))
 
 
 def _follow_t1(means: Means) -> None:
@@ -181,9 +188,13 @@ def _follow_t1(means: Means) -> None:
     t1 = means["t1"]
     t1ce = means["t1ce"]
     for tissue, (middle, _, _) in TABLE["t1ce"].items():
-        if tissue not in ("vessel", "choroid"):
-            common = 0.8 * (t1[tissue] - TABLE["t1"][tissue][0])
-            t1ce[tissue] = middle + common + 0.6 * (t1ce[tissue] - middle)
+        # Vessels and choroid plexus take up contrast agent in every case.
+        if tissue in ("vessel", "choroid"):
+            continue
+        t1_middle = TABLE["t1"][tissue][0]
+        common = 0.8 * (t1[tissue] - t1_middle)
+        own_part = 0.6 * (t1ce[tissue] - middle)
+        t1ce[tissue] = middle + common + own_part
 
 
 def _draw_tumor_means(means: Means, draw: Draw, style: Style, enhancing: bool) -> None:
@@ -220,28 +231,39 @@ def _draw_low_grade_core(means: Means, draw: Draw, style: Style) -> None:
 
 
 def _restore_order(means: Means, draw: Draw, enhancing: bool) -> None:
-    """Restore the order of tissues that defines each modality, in place.
-
-    T1 and T1ce: WM > GM > CSF, tumor below WM. T2: CSF > ED > GM > WM, and necrosis >= core > GM.
-    FLAIR: tumor above GM and WM, CSF below them.
-    """
+    """Restore the order of tissues that defines each modality, in place."""
     for modality in ("t1", "t1ce"):
-        z = means[modality]
-        z["wm"] = max(z["wm"], z["gm"] + draw.uniform(0.35, 0.5))
-        z["csf"] = min(z["csf"], z["gm"] - 0.8)
-        z["ed"] = min(z["ed"], z["wm"] - 0.2)
-        z["solid"] = min(z["solid"], z["wm"] - 0.1)
-        z["necrosis"] = min(z["necrosis"], z["solid"] - 0.05)
-        z["wmh"] = min(z["wmh"], z["wm"])
-    z = means["t2"]
+        _restore_order_in_t1(means[modality], draw.uniform(0.35, 0.5))
+    _restore_order_in_t2(means["t2"])
+    _restore_order_in_flair(means["flair"], enhancing)
+
+
+def _restore_order_in_t1(z: dict[str, float], contrast: float) -> None:
+    """WM > GM > CSF, tumor below WM. ``contrast`` is the least difference of WM and GM."""
+    z["wm"] = max(z["wm"], z["gm"] + contrast)
+    z["csf"] = min(z["csf"], z["gm"] - 0.8)
+
+    z["ed"] = min(z["ed"], z["wm"] - 0.2)
+    z["solid"] = min(z["solid"], z["wm"] - 0.1)
+    z["necrosis"] = min(z["necrosis"], z["solid"] - 0.05)
+    z["wmh"] = min(z["wmh"], z["wm"])
+
+
+def _restore_order_in_t2(z: dict[str, float]) -> None:
+    """CSF > edema > GM > WM, and necrosis >= core > GM."""
     z["wm"] = min(z["wm"], z["gm"] - 0.15)
+
     z["ed"] = max(z["ed"], z["gm"] + 0.55)
     z["solid"] = max(z["solid"], z["gm"] + 0.5)
     z["necrosis"] = max(z["necrosis"], z["solid"])
     z["csf"] = max(z["csf"], z["ed"] + 0.5)
-    z = means["flair"]
+
+
+def _restore_order_in_flair(z: dict[str, float], enhancing: bool) -> None:
+    """Tumor above GM and WM, CSF below them."""
     z["wm"] = min(z["wm"], z["gm"] + 0.3)
     z["csf"] = min(z["csf"], z["wm"] - 0.8)
+
     z["ed"] = max(z["ed"], z["gm"] + 0.45, z["wm"] + 0.5)
     # The mismatch sign of a low-grade tumor must survive.
     if enhancing:
@@ -255,13 +277,17 @@ def _weaken_contrast(t1ce: dict[str, float], draw: Draw, style: Style) -> None:
     slightly bright in T1ce is not enhancing tumor.
     """
     if draw.chance(style.pale):
+        gm = t1ce["gm"]
         factor = draw.uniform(0.1, 0.8)
         for tissue in ("wm", "striatum", "pallidum", "thalamus", "cb_gm", "stem", "wmh"):
-            t1ce[tissue] = t1ce["gm"] + factor * (t1ce[tissue] - t1ce["gm"])
+            difference = t1ce[tissue] - gm
+            t1ce[tissue] = gm + factor * difference
+
     if draw.chance(style.haze):
         level = t1ce["wm"] + draw.uniform(-0.15, 0.4)
         t1ce["solid"] = max(t1ce["solid"], level)
-        t1ce["ed"] = max(t1ce["ed"], level - draw.uniform(0.0, 0.4))
+        level -= draw.uniform(0.0, 0.4)
+        t1ce["ed"] = max(t1ce["ed"], level)
 
 
 _DISEASED = [
@@ -300,24 +326,35 @@ def mix_signals(
         [4, N] signals in the order of ``MODALITIES``, mean of the brain about 1, and the z of every
         tissue.
     """
-    parts = mixture.parts
+    device = mixture.parts.device
     means = draw_means(draw, style, enhancing)
     rows = []
     for modality in MODALITIES:
         rows.append([means[modality][tissue] for tissue in TISSUES])
-    z = torch.tensor(rows, device=parts.device) @ parts
-    grain = torch.tensor(_draw_grain(draw), device=parts.device)
+    z = torch.tensor(rows, device=device) @ mixture.parts
+
+    grain = torch.tensor(_draw_grain(draw), device=device)
     # Broad clouds in healthy tissue would look like lesions: its texture is finer.
     z += _texture(draw, mixture, grain, _HEALTHY, 0.3)
     z += _texture(draw, mixture, grain, _DISEASED, 0.6)
-    t1ce = MODALITIES.index("t1ce")
-    solid = means["t1ce"]["solid"]
-    uptake = (means["t1ce"]["enhancing"] - solid) * _uneven_uptake(draw, mixture.textures)
-    # Enhancing voxels start from solid core, whatever tissue they contain, and add the uptake.
-    z[t1ce] = z[t1ce] + mixture.enhancing * ((solid - z[t1ce]) + uptake)
+    _add_uptake(draw, z[MODALITIES.index("t1ce")], mixture, means["t1ce"])
+
     for row, modality in enumerate(MODALITIES):
         z[row] /= draw.uniform(*SHARPNESS[modality])
-    return (1.0 + z).clamp(min=0.02), means
+    signals = (1.0 + z).clamp(min=0.02)
+    return signals, means
+
+
+def _add_uptake(draw: Draw, z: torch.Tensor, mixture: Mixture, means: dict[str, float]) -> None:
+    """Add the uptake of contrast agent to the [N] z of T1ce, in place.
+
+    Enhancing voxels start from solid core, whatever tissue they contain.
+    """
+    solid = means["solid"]
+    strength = means["enhancing"] - solid
+    uptake = strength * _uneven_uptake(draw, mixture.textures)
+    change = (solid - z) + uptake
+    z += mixture.enhancing * change
 
 
 def _draw_grain(draw: Draw) -> list[list[float]]:
@@ -343,16 +380,22 @@ def _texture(
         rows: the tissues.
         decay: factor on the weight of each field relative to the next finer one.
     """
-    weights = []
+    fields = mixture.textures
+    drawn_weights = []
     for _ in MODALITIES:
-        weights.append([draw.normal() * decay**k for k in range(len(mixture.textures))])
-    normalized = torch.tensor(weights)
-    normalized = normalized / normalized.square().sum(1, keepdim=True).sqrt().clamp(min=0.1)
+        drawn_weights.append([draw.normal() * decay**k for k in range(len(fields))])
+    weights = torch.tensor(drawn_weights)
+    norms = weights.square().sum(1, keepdim=True).sqrt()
+    weights = weights / norms.clamp(min=0.1)
+
     amplitude = grain[:, rows] @ mixture.parts[rows]
-    return amplitude * (normalized.to(amplitude.device) @ mixture.textures)
+    weighted = weights.to(fields.device) @ fields
+    return amplitude * weighted
 
 
 def _uneven_uptake(draw: Draw, textures: torch.Tensor) -> torch.Tensor:
     """[N] factor around 1 on the uptake of contrast agent."""
     rough = draw.uniform(0.2, 0.6)
-    return (1.0 + rough * textures[0] + 0.5 * rough * textures[1]).clamp(0.25, 2.2)
+    fine = rough * textures[0]
+    broad = 0.5 * rough * textures[1]
+    return (1.0 + fine + broad).clamp(0.25, 2.2)

@@ -58,13 +58,19 @@ def _depth_in_ellipsoid(
     draw: Draw, world: torch.Tensor, center: torch.Tensor, radius: float
 ) -> torch.Tensor:
     """[N] mm inside an ellipsoid with random axis lengths around ``radius``."""
-    stretch = torch.tensor([draw.uniform(0.7, 1.5) for _ in range(3)], device=world.device)
-    distance = ((world - center[:, None]) / stretch[:, None]).square().sum(0).sqrt()
+    lengths = [draw.uniform(0.7, 1.5) for _ in range(3)]
+    stretch = torch.tensor(lengths, device=world.device)
+    offsets = world - center[:, None]
+    scaled = offsets / stretch[:, None]
+    distance = scaled.square().sum(0).sqrt()
     return radius - distance
 
 
 def _paint_lacune(draw: Draw, parts: torch.Tensor, depth: torch.Tensor) -> None:
     """A fluid-filled cavity within a rim of gliosis, which is bright in FLAIR."""
     rim_mm = draw.uniform(0.0, 2.5)
-    paint(parts, "wmh", torch.sigmoid((depth + rim_mm) / 0.5))
-    paint(parts, "csf", torch.sigmoid(depth / 0.5) * draw.uniform(0.3, 1.0))
+    gliosis = torch.sigmoid((depth + rim_mm) / 0.5)
+    paint(parts, "wmh", gliosis)
+
+    cavity = torch.sigmoid(depth / 0.5)
+    paint(parts, "csf", cavity * draw.uniform(0.3, 1.0))

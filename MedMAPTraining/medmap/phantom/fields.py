@@ -126,22 +126,40 @@ def _band(
     shape: tuple[int, int, int], step: float, wavelength: float, spread: float
 ) -> torch.Tensor:
     """[I, J, K // 2 + 1] filter of the half spectrum; it keeps the variance of white noise."""
-    count_i, count_j, count_k = shape
-    squared_i = torch.fft.fftfreq(count_i, d=step).square().view(-1, 1, 1)
-    squared_j = torch.fft.fftfreq(count_j, d=step).square().view(1, -1, 1)
-    squared_k = torch.fft.rfftfreq(count_k, d=step).square().view(1, 1, -1)
-    squared = (squared_i + squared_j + squared_k) * wavelength**2
+    squared = _squared_frequencies(shape, step) * wavelength**2
     # The mean of the field is suppressed; exactly zero would give log(0).
     squared[0, 0, 0] = 1e-18
+
     # exp(-(log(f * wavelength) / spread)^2 / 2), written for the square of the frequency f.
-    band = torch.exp(-0.125 * (torch.log(squared) / spread) ** 2)
-    # rfftn stores half of the spectrum: all but its end planes stand for two frequencies.
-    multiplicity = torch.full((band.shape[2],), 2.0, dtype=torch.float64)
-    multiplicity[0] = 1.0
-    if count_k % 2 == 0:
-        multiplicity[-1] = 1.0
-    power = (band.double().square() * multiplicity).sum() / (count_i * count_j * count_k)
+    deviations = torch.log(squared) / spread
+    band = torch.exp(-0.125 * deviations**2)
+
+    weights = _multiplicity(shape[2])
+    voxels = shape[0] * shape[1] * shape[2]
+    power = (band.double().square() * weights).sum() / voxels
     return band / float(power.sqrt())
+
+
+def _squared_frequencies(shape: tuple[int, int, int], step: float) -> torch.Tensor:
+    """[I, J, K // 2 + 1] squares of the spatial frequencies of rfftn, in 1 / mm^2."""
+    squared_i = torch.fft.fftfreq(shape[0], d=step).square()
+    squared_j = torch.fft.fftfreq(shape[1], d=step).square()
+    squared_k = torch.fft.rfftfreq(shape[2], d=step).square()
+    plane = squared_i.view(-1, 1, 1) + squared_j.view(1, -1, 1)
+    return plane + squared_k.view(1, 1, -1)
+
+
+def _multiplicity(count: int) -> torch.Tensor:
+    """[count // 2 + 1] number of frequencies of the full spectrum that a plane of rfftn stands for.
+
+    rfftn stores half of the spectrum: its end planes are their own mirror images.
+    """
+    planes = count // 2 + 1
+    multiplicity = torch.full((planes,), 2.0, dtype=torch.float64)
+    multiplicity[0] = 1.0
+    if count % 2 == 0:
+        multiplicity[-1] = 1.0
+    return multiplicity
 
 
 def interpolate(maps: torch.Tensor, grid: RegularGrid, points: torch.Tensor) -> torch.Tensor:
@@ -204,10 +222,12 @@ def apply_along(maps: torch.Tensor, axis: int, operator: torch.Tensor) -> torch.
 
 def _linear_weights(grid: RegularGrid, axis: int, positions: torch.Tensor) -> torch.Tensor:
     """[N, grid.shape[axis]] weights of linear interpolation at N positions (mm) of one axis."""
-    last = grid.shape[axis] - 1
-    index = ((positions - grid.origin[axis]) / grid.step).clamp(0, last)
-    nodes = torch.arange(last + 1, device=index.device)
-    return (1.0 - (index[:, None] - nodes[None, :]).abs()).clamp(min=0.0)
+    count = grid.shape[axis]
+    index = (positions - grid.origin[axis]) / grid.step
+    index = index.clamp(0, count - 1)
+    nodes = torch.arange(count, device=index.device)
+    distances = (index[:, None] - nodes[None, :]).abs()
+    return (1.0 - distances).clamp(min=0.0)
 
 
 def partial_volume(distance: torch.Tensor, width: float) -> torch.Tensor:

@@ -18,6 +18,7 @@ from medmap.phantom.anatomy import (
     TISSUES,
     WORLD_GRID,
     Atlas,
+    HealthyTissue,
     Warp,
     build_atlas,
     paint,
@@ -159,18 +160,24 @@ def _generate(request: _Request) -> Phantom:
         # The stream's name is part of the seed: spelled differently, every seed would draw
         # another tumor.
         template, tumor = grow_tumor(request.draw("tumour"), atlas, template, style)
+
     axes = request.axes()
     box = _brain_box(atlas, template, axes)
     axes = [axis[part] for axis, part in zip(axes, box, strict=True)]
     scene = _render(request, atlas, template, tumor, axes)
     images, records = add_acquisition_artifacts(
-        request.draw("scanner"), scene.signals, axes, request.spacing, style
+        request.draw("scanner"),
+        scene.signals,
+        axes,
+        request.spacing,
+        style,
     )
     darken_border(request.draw("fade"), images, scene.brain)
+
     label = _pad(scene.label, request.shape, box)
     brain = _pad(scene.brain, request.shape, box)
     facts = _volume_facts(label, brain, request.spacing)
-    facts["foci"] = 0 if tumor is None else len(tumor.plan.foci)
+    facts["foci"] = len(tumor.plan.foci) if tumor else 0
     facts["has_enhancement"] = facts["volumes_ml"]["ET"] > 0
     facts["spacing_mm"] = request.spacing
     facts["tissue_z"] = scene.means
@@ -204,16 +211,25 @@ def _brain_box(atlas: Atlas, template: torch.Tensor, axes: list[torch.Tensor]) -
     high = points.amax(0).tolist()
     box = []
     for axis, positions in enumerate(axes):
-        first_mm = WORLD_GRID.origin[axis] + WORLD_GRID.step * float(low[axis])
-        last_mm = WORLD_GRID.origin[axis] + WORLD_GRID.step * float(high[axis])
-        inside = ((positions >= first_mm) & (positions <= last_mm)).nonzero()
-        if not len(inside):
-            raise UsageError(
-                "The field of view does not contain the brain.",
-                "Choose more voxels or a larger spacing.",
-            )
-        box.append(slice(int(inside[0]), int(inside[-1]) + 1))
+        origin = WORLD_GRID.origin[axis]
+        first_mm = origin + WORLD_GRID.step * float(low[axis])
+        last_mm = origin + WORLD_GRID.step * float(high[axis])
+        box.append(_voxels_between(positions, first_mm, last_mm))
     return box[0], box[1], box[2]
+
+
+def _voxels_between(positions: torch.Tensor, first_mm: float, last_mm: float) -> slice:
+    """Voxels of one axis in a range. Raises UsageError if there are none."""
+    is_inside = (positions >= first_mm) & (positions <= last_mm)
+    inside = is_inside.nonzero()
+    if not len(inside):
+        raise UsageError(
+            "The field of view does not contain the brain.",
+            "Choose more voxels or a larger spacing.",
+        )
+    first = int(inside[0])
+    last = int(inside[-1])
+    return slice(first, last + 1)
 
 
 @dataclass(frozen=True)
@@ -245,17 +261,52 @@ def _render(
     positions = template_at(template, axes).reshape(3, -1)
     # Work on a list of points: half of the box is air.
     points = (atlas.hull(positions) > -4.0).nonzero()[:, 0]
-    world = torch.stack(torch.meshgrid(*axes, indexing="ij")).reshape(3, -1)[:, points]
+    grid = torch.stack(torch.meshgrid(*axes, indexing="ij"))
+    world = grid.reshape(3, -1)[:, points]
     textures = _textures(request.draw("texture"), axes, request.device)[:, points]
+
     squeeze: torch.Tensor | float = 0.0
     if tumor is not None:
         squeeze = tumor.squeeze(world)
-    healthy = atlas.tissues(positions[:, points], max(request.spacing, 0.8), squeeze)
+    width = max(request.spacing, 0.8)
+    healthy = atlas.tissues(positions[:, points], width, squeeze)
+    mixture, label = _add_lesions(request, healthy, tumor, world, textures)
+    has_uptake = tumor is None or tumor.plan.enhancing
+    signals, means = mix_signals(request.draw("contrast"), mixture, request.style, has_uptake)
+
+    surface = BrainSurface(healthy.hull, healthy.pial, world[2])
+    mask = strip_skull(request.draw("strip"), surface, textures[2], request.style)
+    is_solid = mixture.parts[_FLUID].sum(0) < 0.6
+    may_be_edema = _on_grid(mask & is_solid, points, size)
+    label = _on_grid(label * mask, points, size)
+    label = simplify_edema(label, may_be_edema, request.spacing)
+    images = _background(request, math.prod(size))
+    images[:, points] = signals
+    return _Scene(
+        signals=images.reshape(len(MODALITIES), *size),
+        label=label,
+        brain=_on_grid(mask, points, size),
+        means=means,
+    )
+
+
+def _add_lesions(
+    request: _Request,
+    healthy: HealthyTissue,
+    tumor: Tumor | None,
+    world: torch.Tensor,
+    textures: torch.Tensor,
+) -> tuple[Mixture, torch.Tensor]:
+    """Paint distractors, tumor and residue of dura over healthy tissue, in place.
+
+    Returns:
+        the mixture of tissues, and [N] uint8 labels.
+    """
     parts = healthy.parts
     hull = healthy.hull
-    add_distractors(
-        request.draw("distractors"), parts, world, hull, textures[0], request.style.distractors
-    )
+    probability = request.style.distractors
+    add_distractors(request.draw("distractors"), parts, world, hull, textures[0], probability)
+
     enhancing = torch.zeros_like(hull)
     label = torch.zeros_like(hull, dtype=torch.uint8)
     if tumor is not None:
@@ -263,21 +314,7 @@ def _render(
         enhancing = lesion.enhancing
         label = _paint_lesion(parts, lesion)
     leave_residue(request.draw("residue"), parts, hull, textures[2])
-    signals, means = mix_signals(
-        request.draw("contrast"),
-        Mixture(parts, enhancing, textures),
-        request.style,
-        tumor is None or tumor.plan.enhancing,
-    )
-    surface = BrainSurface(hull, healthy.pial, world[2])
-    mask = strip_skull(request.draw("strip"), surface, textures[2], request.style)
-    is_wet = parts[_FLUID].sum(0) < 0.6
-    brain = _on_grid(mask, points, size)
-    label = _on_grid(label * mask, points, size)
-    label = simplify_edema(label, _on_grid(mask & is_wet, points, size), request.spacing)
-    background = _background(request, math.prod(size))
-    background[:, points] = signals
-    return _Scene(background.reshape(4, *size), label, brain, means)
+    return Mixture(parts, enhancing, textures), label
 
 
 _FLUID = [TISSUES.index("csf"), TISSUES.index("ventricle")]
@@ -324,10 +361,15 @@ def simplify_edema(label: torch.Tensor, allowed: torch.Tensor, spacing: float) -
     reach = int(2.5 / spacing)
     if not reach or not bool(label.any()):
         return label
+
+    width = 2 * reach + 1
     is_tumor = (label > 0)[None, None].float()
-    tumor_share = functional.avg_pool3d(is_tumor, 2 * reach + 1, 1, reach)[0, 0]
-    is_hole = (label == 0) & allowed & (tumor_share > 0.55)
+    tumor_share = functional.avg_pool3d(is_tumor, width, 1, reach)[0, 0]
+
+    is_hole = (label == 0) & allowed
+    is_hole &= tumor_share > 0.55
     label = torch.where(is_hole, torch.full_like(label, 2), label)
+
     is_thread = (label == 2) & (tumor_share < 0.3)
     return torch.where(is_thread, torch.zeros_like(label), label)
 
@@ -351,10 +393,12 @@ def _scale(
 ) -> dict[str, torch.Tensor]:
     """Full volumes with the gain of each modality; positive in the brain, 0 outside."""
     draw = request.draw("gain")
+    smallest, largest = np.log(GAIN)
     volumes = {}
     for modality, image in zip(MODALITIES, images, strict=True):
-        gain = float(np.exp(draw.uniform(np.log(GAIN[0]), np.log(GAIN[1]))))
-        intensities = (image * gain).clamp(min=1e-3 * gain) * brain
+        gain = float(np.exp(draw.uniform(smallest, largest)))
+        intensities = (image * gain).clamp(min=1e-3 * gain)
+        intensities = intensities * brain
         volumes[modality] = _pad(intensities, request.shape, box)
     return volumes
 

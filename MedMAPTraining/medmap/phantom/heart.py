@@ -9,7 +9,6 @@ plausible, not calibrated; shapes are disks, rings and crescents.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -100,7 +99,8 @@ class _Stack:
     @property
     def shape(self) -> tuple[int, int, int]:
         """[I, J, K] voxels."""
-        return len(self.axis), len(self.axis), len(self.slices)
+        size = len(self.axis)
+        return size, size, len(self.slices)
 
 
 def _draw_stack(draw: Draw, spacing: float, device: torch.device) -> _Stack:
@@ -222,27 +222,50 @@ def _draw_ventricles(draw: Draw, stack_mm: float) -> Ventricles:
         length=stack_mm * draw.uniform(1.15, 1.6),
         cavity=cavity,
         wall=draw.uniform(8.0, 12.0),
-        waves=tuple((draw.uniform(0, 0.05), draw.uniform(-math.pi, math.pi)) for _ in range(3)),
+        waves=_draw_waves(draw),
         septum=septum,
-        right=RightVentricle(
-            size=cavity * draw.uniform(1.15, 1.45),
-            flatness=draw.uniform(0.75, 0.95),
-            end=draw.uniform(0.7, 0.85),
-        ),
-        # Papillary muscles lie on the free wall, opposite the septum.
-        papillary=tuple(
-            (septum + math.pi + sign * draw.uniform(0.7, 1.1), draw.uniform(3.0, 5.0))
-            for sign in (-1, 1)
-        ),
-        infarct=Infarct(
-            angle=infarct_angle,
-            half_angle=draw.uniform(0.35, 1.0),
-            height=draw.uniform(-0.3, 0.3),
-            half_height=draw.uniform(0.35, 0.8),
-            transmurality=draw.uniform(0.4, 1.1),
-            edema_angle=draw.uniform(0.25, 0.6),
-            edema_height=draw.uniform(0.1, 0.3),
-        ),
+        right=_draw_right_ventricle(draw, cavity),
+        papillary=_draw_papillary_muscles(draw, septum),
+        infarct=_draw_infarct(draw, infarct_angle),
+    )
+
+
+def _draw_waves(draw: Draw) -> tuple[tuple[float, float], ...]:
+    waves = []
+    for _ in range(3):
+        amplitude = draw.uniform(0, 0.05)
+        phase = draw.uniform(-math.pi, math.pi)
+        waves.append((amplitude, phase))
+    return tuple(waves)
+
+
+def _draw_right_ventricle(draw: Draw, cavity: float) -> RightVentricle:
+    return RightVentricle(
+        size=cavity * draw.uniform(1.15, 1.45),
+        flatness=draw.uniform(0.75, 0.95),
+        end=draw.uniform(0.7, 0.85),
+    )
+
+
+def _draw_papillary_muscles(draw: Draw, septum: float) -> tuple[tuple[float, float], ...]:
+    """Two muscles on the free wall, opposite the septum."""
+    muscles = []
+    for sign in (-1, 1):
+        direction = septum + math.pi + sign * draw.uniform(0.7, 1.1)
+        radius = draw.uniform(3.0, 5.0)
+        muscles.append((direction, radius))
+    return tuple(muscles)
+
+
+def _draw_infarct(draw: Draw, angle: float) -> Infarct:
+    return Infarct(
+        angle=angle,
+        half_angle=draw.uniform(0.35, 1.0),
+        height=draw.uniform(-0.3, 0.3),
+        half_height=draw.uniform(0.35, 0.8),
+        transmurality=draw.uniform(0.4, 1.1),
+        edema_angle=draw.uniform(0.25, 0.6),
+        edema_height=draw.uniform(0.1, 0.3),
     )
 
 
@@ -257,7 +280,9 @@ class Ellipse:
 
     def depth(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         """Approximate distance in mm inside the border, positive inside."""
-        radius = torch.hypot((x - self.x) / self.radius_x, (y - self.y) / self.radius_y)
+        dx = (x - self.x) / self.radius_x
+        dy = (y - self.y) / self.radius_y
+        radius = torch.hypot(dx, dy)
         return (1 - radius) * min(self.radius_x, self.radius_y)
 
 
@@ -331,16 +356,18 @@ class _Points:
 def _locate(ventricles: Ventricles, x: torch.Tensor, y: torch.Tensor, z: torch.Tensor) -> _Points:
     """Coordinates on the grid that three axes span (mm; lengths I, J, K)."""
     shape = (len(x), len(y), len(z))
-    # 0.42: basal slices start a little below the valve plane.
-    along = (z / ventricles.length + 0.42)[None, None, :].expand(shape)
-    depth = z[None, None, :]
-    dx = x[:, None, None] - ventricles.center[0] - ventricles.lean[0] * depth
-    dy = y[None, :, None] - ventricles.center[1] - ventricles.lean[1] * depth
+    x = x[:, None, None]
+    y = y[None, :, None]
+    dx = x - ventricles.center[0] - ventricles.lean[0] * z
+    dy = y - ventricles.center[1] - ventricles.lean[1] * z
     angle = torch.atan2(dy, dx)
+
+    # 0.42: basal slices start a little below the valve plane.
+    along = (z / ventricles.length + 0.42).expand(shape)
     inner, outer = _wall_radii(ventricles, angle, along)
     return _Points(
-        x=x[:, None, None].expand(shape),
-        y=y[None, :, None].expand(shape),
+        x=x.expand(shape),
+        y=y.expand(shape),
         z=z,
         radius=torch.hypot(dx, dy),
         angle=angle,
@@ -354,34 +381,45 @@ def _wall_radii(
     ventricles: Ventricles, angle: torch.Tensor, along: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Radius of the inner and of the outer border of the left ventricle's wall, in mm."""
-    taper = (1 - along.clamp(0, APEX_END) ** 2.2).sqrt()
+    taper = 1 - along.clamp(0, APEX_END) ** 2.2
     wave: torch.Tensor | float = 0
     for harmonic, (amplitude, phase) in enumerate(ventricles.waves, 2):
         wave = wave + amplitude * torch.cos(harmonic * angle + phase)
-    inner = ventricles.cavity * taper * (1 + wave) - 2 * along
+    inner = ventricles.cavity * taper.sqrt() * (1 + wave)
+    inner = inner - 2 * along
+
     # The wall thins toward the apex.
-    outer = inner.clamp(min=0) + ventricles.wall * (1 - 0.25 * along)
-    return inner, torch.where(along > APEX_END, -1.0, outer)
+    wall = ventricles.wall * (1 - 0.25 * along)
+    outer = inner.clamp(min=0) + wall
+    outer = torch.where(along > APEX_END, -1.0, outer)
+    return inner, outer
 
 
 def _render(seed: int, ventricles: Ventricles, thorax: Thorax, stack: _Stack) -> torch.Tensor:
     """[len(SIGNALS), I, J, K] signals without texture and noise."""
     device = stack.axis.device
     means = _draw_means(Draw(seed, "contrast"), device)
-    shifts = Draw(seed, "shift")
-    # Breath-hold positions differ: modalities are misregistered by up to 0.8 mm.
-    offsets = []
-    for _ in SIGNALS:
-        offsets.append((shifts.uniform(-0.8, 0.8), shifts.uniform(-0.8, 0.8)))
+    offsets = _draw_offsets(Draw(seed, "shift"))
     signals = torch.zeros(len(SIGNALS), *stack.shape, device=device)
     for subslice in range(SUBSLICES):
-        offset_mm = ((subslice + 0.5) / SUBSLICES - 0.5) * stack.thickness
-        z = stack.slices + offset_mm
+        share = (subslice + 0.5) / SUBSLICES - 0.5
+        z = stack.slices + share * stack.thickness
         for row, (dx, dy) in enumerate(offsets):
             points = _locate(ventricles, stack.axis + dx, stack.axis + dy, z)
             parts = _tissue_parts(ventricles, thorax, points, stack.spacing)
-            signals[row] += torch.einsum("t,tijk->ijk", means[row], parts) / SUBSLICES
+            thin_slice = torch.einsum("t,tijk->ijk", means[row], parts)
+            signals[row] += thin_slice / SUBSLICES
     return signals
+
+
+def _draw_offsets(draw: Draw) -> list[tuple[float, float]]:
+    """Misregistration of each modality in mm: breath-hold positions differ."""
+    offsets = []
+    for _ in SIGNALS:
+        dx = draw.uniform(-0.8, 0.8)
+        dy = draw.uniform(-0.8, 0.8)
+        offsets.append((dx, dy))
+    return offsets
 
 
 def _tissue_parts(
@@ -391,26 +429,32 @@ def _tissue_parts(
 
     ``width`` is the extent in mm over which borders are blurred (partial volume).
     """
-    parts = torch.zeros(len(TISSUES), *points.radius.shape, device=points.radius.device)
+    shape = points.radius.shape
+    parts = torch.zeros(len(TISSUES), *shape, device=points.radius.device)
     parts[TISSUES.index("air")] = 1
     _paint_thorax(parts, thorax, points, width)
+
     right = _depth_in_right_ventricle(ventricles, points)
-    epicardial_fat = torch.maximum(points.outer - points.radius + 5, right + 6)
+    left = points.outer - points.radius
+    epicardial_fat = torch.maximum(left + 5, right + 6)
     _paint(parts, "fat", partial_volume(epicardial_fat, width))
     _paint(parts, "myocardium", partial_volume(right + 3, width))
     right_blood = torch.minimum(right, points.radius - points.outer)
     _paint(parts, "blood", partial_volume(right_blood, width))
-    _paint(parts, "myocardium", partial_volume(points.outer - points.radius, width))
+
+    _paint(parts, "myocardium", partial_volume(left, width))
     _paint_infarct(parts, ventricles.infarct, points, width)
-    _paint(parts, "blood", partial_volume(points.inner - points.radius, width))
+    left_blood = points.inner - points.radius
+    _paint(parts, "blood", partial_volume(left_blood, width))
     _paint_papillary_muscles(parts, ventricles, points, width)
     return parts
 
 
 def _paint(parts: torch.Tensor, name: str, weight: torch.Tensor) -> None:
     """Paint a tissue over the others, in place; fractions keep summing to one."""
+    row = TISSUES.index(name)
     parts.mul_(1 - weight)
-    parts[TISSUES.index(name)] += weight
+    parts[row] += weight
 
 
 def _paint_thorax(parts: torch.Tensor, thorax: Thorax, points: _Points, width: float) -> None:
@@ -419,11 +463,16 @@ def _paint_thorax(parts: torch.Tensor, thorax: Thorax, points: _Points, width: f
     body = thorax.body.depth(x, y)
     _paint(parts, "fat", partial_volume(body, width))
     _paint(parts, "muscle", partial_volume(body - thorax.fat, width))
-    for lung in thorax.lungs:
-        _paint(parts, "lung", partial_volume(lung.depth(x, y), width))
-    _paint(parts, "liver", partial_volume(thorax.liver.depth(x, y), width))
-    aorta_x, aorta_y, aorta_radius = thorax.aorta
-    aorta = aorta_radius - torch.hypot(x - aorta_x, y - aorta_y)
+
+    for ellipse in thorax.lungs:
+        lung = ellipse.depth(x, y)
+        _paint(parts, "lung", partial_volume(lung, width))
+    liver = thorax.liver.depth(x, y)
+    _paint(parts, "liver", partial_volume(liver, width))
+
+    center_x, center_y, radius = thorax.aorta
+    from_center = torch.hypot(x - center_x, y - center_y)
+    aorta = radius - from_center
     _paint(parts, "blood", partial_volume(aorta, width))
 
 
@@ -432,61 +481,89 @@ def _paint_papillary_muscles(
 ) -> None:
     x = points.radius * torch.cos(points.angle)
     y = points.radius * torch.sin(points.angle)
+    in_cavity = points.inner - points.radius
     for direction, size in ventricles.papillary:
         muscle_x = 0.6 * points.inner * math.cos(direction)
         muscle_y = 0.6 * points.inner * math.sin(direction)
         distance = torch.hypot(x - muscle_x, y - muscle_y)
-        depth = torch.minimum(size * (1 - points.along) - distance, points.inner - points.radius)
+        # Papillary muscles taper toward the apex.
+        in_muscle = size * (1 - points.along) - distance
+        depth = torch.minimum(in_muscle, in_cavity)
         _paint(parts, "myocardium", 0.9 * partial_volume(depth, width))
 
 
 def _depth_in_right_ventricle(ventricles: Ventricles, points: _Points) -> torch.Tensor:
     """mm inside the right ventricle, [I, J, K]; the left ventricle is painted over it later."""
     right = ventricles.right
-    scale = (1 - (points.along / right.end).clamp(0, 1) ** 2).clamp(min=1e-4).sqrt()
-    distance = (ventricles.cavity + ventricles.wall) * 0.95
-    cos = math.cos(ventricles.septum)
-    sin = math.sin(ventricles.septum)
-    dx = points.x - ventricles.center[0] - ventricles.lean[0] * points.z - distance * cos
-    dy = points.y - ventricles.center[1] - ventricles.lean[1] * points.z - distance * sin
-    across_septum = dx * cos + dy * sin
-    along_septum = -dx * sin + dy * cos
+    share = (points.along / right.end).clamp(0, 1)
+    # The square root of an ellipsoid's cross section; a floor keeps the divisions finite.
+    scale = (1 - share**2).clamp(min=1e-4).sqrt()
+    across, along = _septal_coordinates(ventricles, points)
     radius = torch.hypot(
-        across_septum / (right.size * right.flatness * scale),
-        along_septum / (right.size * 1.25 * scale),
+        across / (right.size * right.flatness * scale),
+        along / (right.size * 1.25 * scale),
     )
     depth = (1 - radius) * right.size * right.flatness * scale
     return torch.where(scale > 0.02, depth, -9.0)
 
 
-def _paint_infarct(parts: torch.Tensor, infarct: Infarct, points: _Points, width: float) -> None:
-    """Paint edema and scar, in place.
+def _septal_coordinates(
+    ventricles: Ventricles, points: _Points
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """mm from the center of the right ventricle: across and along the septum, [I, J, K]."""
+    distance = (ventricles.cavity + ventricles.wall) * 0.95
+    cos = math.cos(ventricles.septum)
+    sin = math.sin(ventricles.septum)
+    lean_x, lean_y = ventricles.lean
+    dx = points.x - ventricles.center[0] - lean_x * points.z - distance * cos
+    dy = points.y - ventricles.center[1] - lean_y * points.z - distance * sin
+    across = dx * cos + dy * sin
+    along = -dx * sin + dy * cos
+    return across, along
 
-    Both are sectors of the wall. The scar starts at the inner border: ischemia spreads outward from
-    the endocardium (the wavefront of Reimer and Jennings, 1979).
-    """
+
+def _paint_infarct(parts: torch.Tensor, infarct: Infarct, points: _Points, width: float) -> None:
+    """Paint edema and scar, in place. Both are sectors of the wall."""
+    edema = _depth_in_sector(
+        points,
+        infarct,
+        infarct.half_angle + infarct.edema_angle,
+        infarct.half_height + infarct.edema_height,
+    )
+    scar = _depth_in_sector(points, infarct, infarct.half_angle, infarct.half_height)
+    scar = torch.minimum(scar, _depth_in_wavefront(points, infarct))
+
+    to_outer = points.outer - points.radius
+    to_inner = points.radius - points.inner
+    wall = partial_volume(torch.minimum(to_outer, to_inner), width)
+    _paint(parts, "edema", wall * partial_volume(edema, width))
+    _paint(parts, "scar", wall * partial_volume(scar, width))
+
+
+def _depth_in_sector(
+    points: _Points, infarct: Infarct, half_angle: float, half_height: float
+) -> torch.Tensor:
+    """mm inside a sector of the wall around the middle of the infarct, [I, J, K]."""
     difference = points.angle - infarct.angle
-    from_middle = (torch.remainder(difference + math.pi, 2 * math.pi) - math.pi).abs()
+    wrapped = torch.remainder(difference + math.pi, 2 * math.pi) - math.pi
     arc_radius = 0.5 * (points.inner + points.outer).clamp(min=1)
-    # 0.45: the middle of the stack; see _locate.
-    from_height = (points.along - 0.45 - infarct.height).abs()
-    # 60 mm is about the half length of a ventricle: it turns the relative height into mm.
-    edema = torch.minimum(
-        (infarct.half_angle + infarct.edema_angle - from_middle) * arc_radius,
-        (infarct.half_height + infarct.edema_height - from_height) * 60,
-    )
-    scar = torch.minimum(
-        (infarct.half_angle - from_middle) * arc_radius,
-        (infarct.half_height - from_height) * 60,
-    )
+    in_angle = (half_angle - wrapped.abs()) * arc_radius
+
+    # 0.45: the middle of the stack, see _locate. 60 mm is about the half length of a ventricle.
+    offset = points.along - 0.45 - infarct.height
+    in_height = (half_height - offset.abs()) * 60
+    return torch.minimum(in_angle, in_height)
+
+
+def _depth_in_wavefront(points: _Points, infarct: Infarct) -> torch.Tensor:
+    """mm inside the outer border of the scar, [I, J, K].
+
+    Ischemia spreads outward from the endocardium (the wavefront of Reimer and Jennings, 1979).
+    """
     ragged = 0.12 * torch.cos(5 * points.angle + 3 * infarct.angle)
+    transmurality = infarct.transmurality + ragged
     wall_mm = (points.outer - points.inner).clamp(min=0)
-    depth = points.inner + (infarct.transmurality + ragged) * wall_mm - points.radius
-    scar = torch.minimum(scar, depth)
-    wall = torch.minimum(points.outer - points.radius, points.radius - points.inner)
-    wall_part = partial_volume(wall, width)
-    _paint(parts, "edema", wall_part * partial_volume(edema, width))
-    _paint(parts, "scar", wall_part * partial_volume(scar, width))
+    return points.inner + transmurality * wall_mm - points.radius
 
 
 def _label(ventricles: Ventricles, thorax: Thorax, stack: _Stack) -> torch.Tensor:
@@ -498,14 +575,17 @@ def _label(ventricles: Ventricles, thorax: Thorax, stack: _Stack) -> torch.Tenso
     points = _locate(ventricles, stack.axis, stack.axis, stack.slices)
     # A tiny width gives sharp borders.
     parts = _tissue_parts(ventricles, thorax, points, 1e-3)
-    is_left = points.radius < points.outer
+    is_edema = parts[TISSUES.index("edema")] > 0.5
+    is_scar = parts[TISSUES.index("scar")] > 0.5
     is_blood = parts[TISSUES.index("blood")] > 0.5
-    is_right = (_depth_in_right_ventricle(ventricles, points) > 0) & ~is_left & is_blood
-    label = torch.zeros(points.radius.shape, dtype=torch.uint8, device=points.radius.device)
-    label[is_right] = 3
+
+    is_left = points.radius < points.outer
+    is_right = _depth_in_right_ventricle(ventricles, points) > 0
+    label = torch.zeros(is_left.shape, dtype=torch.uint8, device=is_left.device)
+    label[is_right & ~is_left & is_blood] = 3
     label[is_left] = 1
-    label[is_left & (parts[TISSUES.index("edema")] > 0.5)] = 4
-    label[is_left & (parts[TISSUES.index("scar")] > 0.5)] = 5
+    label[is_left & is_edema] = 4
+    label[is_left & is_scar] = 5
     label[is_left & (points.radius < points.inner)] = 2
     return label
 
@@ -532,32 +612,48 @@ def _draw_means(draw: Draw, device: torch.device) -> torch.Tensor:
     return torch.tensor(rows, device=device)
 
 
-def _acquire(draw: Draw, signals: torch.Tensor, axes: Sequence[torch.Tensor]) -> torch.Tensor:
+def _acquire(draw: Draw, signals: torch.Tensor, axes: list[torch.Tensor]) -> torch.Tensor:
     """Texture, coil sensitivity, Rician noise and gain, [len(SIGNALS), I, J, K]."""
     images = []
     for signal in signals:
-        device = signal.device
-        fine = random_field(draw, CHEST_GRID, draw.uniform(14.0, 20.0), 0.4, device)
-        broad = random_field(draw, CHEST_GRID, draw.uniform(150.0, 240.0), 0.4, device)
-        texture, coil = upsample(torch.stack([fine, broad]), CHEST_GRID, list(axes))
-        image = signal * torch.exp(0.06 * texture + draw.uniform(0.1, 0.35) * coil)
+        texture, coil = _draw_texture_and_coil(draw, axes)
+        logarithm = 0.06 * texture + draw.uniform(0.1, 0.35) * coil
+        image = signal * torch.exp(logarithm)
+
+        # Rician noise: the magnitude of a complex signal.
         sigma = draw.uniform(0.015, 0.05)
-        real = image + sigma * draw.white(*image.shape, device=device)
-        imaginary = sigma * draw.white(*image.shape, device=device)
-        magnitude = torch.hypot(real, imaginary)
-        images.append(magnitude * math.exp(draw.uniform(math.log(150.0), math.log(900.0))))
+        noise = draw.white(*image.shape, device=image.device)
+        real = image + sigma * noise
+        noise = draw.white(*image.shape, device=image.device)
+        magnitude = torch.hypot(real, sigma * noise)
+        gain = math.exp(draw.uniform(math.log(150.0), math.log(900.0)))
+        images.append(magnitude * gain)
     return torch.stack(images)
+
+
+def _draw_texture_and_coil(draw: Draw, axes: list[torch.Tensor]) -> torch.Tensor:
+    """[2, I, J, K] unit-variance fields: a fine and a broad one."""
+    device = axes[0].device
+    wavelength = draw.uniform(14.0, 20.0)
+    texture = random_field(draw, CHEST_GRID, wavelength, 0.4, device)
+    wavelength = draw.uniform(150.0, 240.0)
+    coil = random_field(draw, CHEST_GRID, wavelength, 0.4, device)
+    return upsample(torch.stack([texture, coil]), CHEST_GRID, axes)
 
 
 def _affine(draw: Draw, stack: _Stack) -> np.ndarray:
     """Short-axis slices: their normal is the heart's axis, to the left, to the front and down."""
-    normal = np.array([-0.65, 0.55, -0.52]) + [draw.uniform(-0.08, 0.08) for _ in range(3)]
+    jitter = [draw.uniform(-0.08, 0.08) for _ in range(3)]
+    normal = np.array([-0.65, 0.55, -0.52]) + jitter
     normal /= np.linalg.norm(normal)
     across = np.cross([0, 0, 1], normal)
     across /= np.linalg.norm(across)
-    directions = np.stack([across, np.cross(normal, across), normal], 1)
+    upward = np.cross(normal, across)
+
     affine = np.eye(4)
-    affine[:3, :3] = directions * (stack.spacing, stack.spacing, stack.thickness)
+    spacing = (stack.spacing, stack.spacing, stack.thickness)
+    affine[:3, :3] = np.stack([across, upward, normal], 1) * spacing
     # The center of the stack is the origin.
-    affine[:3, 3] = -affine[:3, :3] @ ((np.array(stack.shape) - 1) / 2)
+    center = (np.array(stack.shape) - 1) / 2
+    affine[:3, 3] = -affine[:3, :3] @ center
     return affine

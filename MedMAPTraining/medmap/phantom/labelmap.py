@@ -138,25 +138,36 @@ def read_label_map(path: Path) -> LabelMap:
     ids = np.rint(array).astype(np.int32)
     ids = ids[_brain_box(ids, path.name)]
     tissue = _tissue_rows(ids)
-    for name in ("wm", "gm"):
-        if (tissue == TISSUES.index(name)).sum() <= LEAST_TISSUE_VOXELS:
-            raise InputDataError(
-                f"The label map {path.name} has no white and gray matter under FreeSurfer's ids.",
-                "Use the output of FreeSurfer, FastSurfer or SynthSeg "
-                "(2/41 white matter, 3/42 cortex).",
-            )
+    _require_brain(tissue, path.name)
+
     origin = _origin(ids)
-    count_i, count_j, count_k = tissue.shape
-    coarse_shape = (math.ceil(count_i / 2), math.ceil(count_j / 2), math.ceil(count_k / 2))
-    coarse_grid = RegularGrid(origin, COARSE_MM, coarse_shape)
+    coarse_shape = tuple(math.ceil(count / 2) for count in tissue.shape)
+    coarse_grid = _grid(origin, COARSE_MM, coarse_shape)
     every_second = (slice(None, None, 2),) * 3
     distances = _distances(ids[every_second], tissue[every_second], coarse_grid)
     return LabelMap(
         tissue=torch.from_numpy(np.ascontiguousarray(tissue)),
-        grid=RegularGrid(origin, 1.0, (count_i, count_j, count_k)),
+        grid=_grid(origin, 1.0, tissue.shape),
         distances=torch.from_numpy(distances),
         coarse_grid=coarse_grid,
     )
+
+
+def _grid(origin: tuple[float, float, float], step: float, shape: Sequence[int]) -> RegularGrid:
+    count_i, count_j, count_k = shape
+    return RegularGrid(origin, step, (count_i, count_j, count_k))
+
+
+def _require_brain(tissue: np.ndarray, name: str) -> None:
+    """Raise InputDataError if a map has too little gray or white matter for a brain."""
+    for required in ("wm", "gm"):
+        voxels = (tissue == TISSUES.index(required)).sum()
+        if voxels <= LEAST_TISSUE_VOXELS:
+            raise InputDataError(
+                f"The label map {name} has no white and gray matter under FreeSurfer's ids.",
+                "Use the output of FreeSurfer, FastSurfer or SynthSeg "
+                "(2/41 white matter, 3/42 cortex).",
+            )
 
 
 def _brain_box(ids: np.ndarray, name: str) -> tuple[slice, ...]:
@@ -199,18 +210,19 @@ def _origin(ids: np.ndarray) -> tuple[float, float, float]:
     """Position of voxel 0 in the template's frame: from the thalami, else from the bounding box."""
     thalami = np.argwhere(np.isin(ids, IDS["thalamus"]))
     if len(thalami) > 1000:
-        middle = thalami.mean(0)
         target = THALAMI
+        middle = thalami.mean(0)
         left_x = np.argwhere(np.isin(ids, (2, 3)))[:, 0]
         right_x = np.argwhere(np.isin(ids, (41, 42)))[:, 0]
         # The midline lies between the hemispheres: thalami may be displaced.
         if len(left_x) and len(right_x):
             middle[0] = 0.5 * (left_x.mean() + right_x.mean())
     else:
-        middle = (np.array(ids.shape) - 1) / 2
         target = (0.0, 0.0, 4.0)
-    x, y, z = (float(t - m) for t, m in zip(target, middle, strict=True))
-    return x, y, z
+        middle = (np.array(ids.shape) - 1) / 2
+
+    x, y, z = np.array(target) - middle
+    return float(x), float(y), float(z)
 
 
 def _distances(ids: np.ndarray, tissue: np.ndarray, grid: RegularGrid) -> np.ndarray:
@@ -310,7 +322,11 @@ class LabelAtlas:
     def landmarks(self, template: torch.Tensor) -> Landmarks:
         """See ``anatomy.Atlas``. The falx is the only sheet that a label map shows."""
         _, cerebrum, ventricle, side = self._distances_at(template)
-        return Landmarks(cerebrum, ventricle, side.abs())
+        return Landmarks(
+            cerebrum=cerebrum,
+            ventricle=ventricle,
+            sheet=side.abs(),
+        )
 
     def hull(self, template: torch.Tensor) -> torch.Tensor:
         """See ``anatomy.Atlas``."""
@@ -327,24 +343,36 @@ class LabelAtlas:
         hull, _, ventricle, side = self._distances_at(template)
         parts = interpolate(self.parts, self.label_map.grid, template)
         fields = interpolate(self.fields, FIELD_GRID, template)
-        gm = TISSUES.index("gm")
-        csf = TISSUES.index("csf")
-        # Sulci close around a mass.
-        closed = parts[csf] * 0.8 * squeeze
-        parts[csf] -= closed
-        parts[gm] += closed
-        csf_fraction = parts[csf].clone()
+        _close_sulci(parts, squeeze)
+        csf_fraction = parts[TISSUES.index("csf")].clone()
+
+        white = parts[TISSUES.index("wm")]
         hyperintense = self.habit.leukoaraiosis.fraction(ventricle, fields[0])
-        paint(parts, "wmh", hyperintense * parts[TISSUES.index("wm")])
+        paint(parts, "wmh", hyperintense * white)
         self._paint_choroid(parts, template, ventricle, fields[0])
+
         veins = self._cortical_veins(hull, csf_fraction, fields, width)
-        is_upper = (template[2] > 0.0) | (template[1] < -60.0)
-        sinus = self.habit.sinus - (side.square() + (hull - 1.0).square()).sqrt()
-        vessels = torch.maximum(veins, partial_volume(sinus, width) * is_upper)
+        sinus = self._sagittal_sinus(template, hull, side, width)
+        vessels = torch.maximum(veins, sinus)
         # Within tissue vessels are thin: they fill a part of a voxel.
         paint(parts, "vessel", vessels * (0.3 + 0.7 * csf_fraction))
-        # Where CSF fills half of a voxel, there is the surface of gray matter.
-        return HealthyTissue(parts, hull, ventricle, 2.0 * (0.5 - csf_fraction))
+        return HealthyTissue(
+            parts=parts,
+            hull=hull,
+            ventricle=ventricle,
+            # Where CSF fills half of a voxel, there is the surface of gray matter.
+            pial=2.0 * (0.5 - csf_fraction),
+        )
+
+    def _sagittal_sinus(
+        self, template: torch.Tensor, hull: torch.Tensor, side: torch.Tensor, width: float
+    ) -> torch.Tensor:
+        """[N] fraction of the superior sagittal sinus: on the midline, above and behind."""
+        from_envelope = (hull - 1.0).square()
+        distance = (side.square() + from_envelope).sqrt()
+        sinus = partial_volume(self.habit.sinus - distance, width)
+        is_upper = (template[2] > 0.0) | (template[1] < -60.0)
+        return sinus * is_upper
 
     def _distances_at(self, template: torch.Tensor) -> torch.Tensor:
         """[4, N] distances at [3, N] template positions."""
@@ -355,11 +383,16 @@ class LabelAtlas:
     ) -> torch.Tensor:
         """[N] fraction of veins: on the envelope or in CSF, where a field crosses zero."""
         _, thickness, vein, slope = fields
-        to_surface = torch.minimum(hull.abs(), 6.0 * (1.0 - csf_fraction))
-        distance = (to_surface.square() + (vein / slope).square()).sqrt()
+        # The distance from CSF is not stored; its fraction stands in for it.
+        from_csf = 6.0 * (1.0 - csf_fraction)
+        to_surface = torch.minimum(hull.abs(), from_csf)
+        to_crossing = vein / slope
+        distance = (to_surface.square() + to_crossing.square()).sqrt()
+
         veins = partial_volume(self.habit.vein_radius - distance, width)
         veins = veins * partial_volume(12.0 - hull, 4.0)
-        return veins * torch.sigmoid((thickness - self.habit.vein_share) / 0.25)
+        visibility = (thickness - self.habit.vein_share) / 0.25
+        return veins * torch.sigmoid(visibility)
 
     def _paint_choroid(
         self,
@@ -369,9 +402,22 @@ class LabelAtlas:
         field: torch.Tensor,
     ) -> None:
         """Paint choroid plexus 2.5 mm below the walls of the lateral ventricles, in place."""
-        sheet = self.habit.choroid - (ventricle - 2.5).abs() + field
-        is_lateral_body = (template[1] < 5.0) & (template[0].abs() > 3.0) & (ventricle > 0)
-        paint(parts, "choroid", partial_volume(sheet, 1.0) * is_lateral_body)
+        from_sheet = (ventricle - 2.5).abs()
+        sheet = self.habit.choroid - from_sheet + field
+        is_body = template[1] < 5.0
+        is_lateral = template[0].abs() > 3.0
+        allowed = is_body & is_lateral & (ventricle > 0)
+        plexus = partial_volume(sheet, 1.0)
+        paint(parts, "choroid", plexus * allowed)
+
+
+def _close_sulci(parts: torch.Tensor, squeeze: torch.Tensor | float) -> None:
+    """Replace CSF by gray matter around a mass, in place; ``squeeze`` is 0 to 1."""
+    gm = TISSUES.index("gm")
+    csf = TISSUES.index("csf")
+    closed = parts[csf] * 0.8 * squeeze
+    parts[csf] -= closed
+    parts[gm] += closed
 
 
 def build_label_atlas(draw: Draw, paths: Sequence[Path], device: torch.device | str) -> LabelAtlas:
@@ -379,25 +425,37 @@ def build_label_atlas(draw: Draw, paths: Sequence[Path], device: torch.device | 
 
     The order of the draws is part of a seed.
     """
-    choice = min(int(draw.uniform(0, len(paths))), len(paths) - 1)
+    choice = int(draw.uniform(0, len(paths)))
+    choice = min(choice, len(paths) - 1)
     label_map = read_label_map(paths[choice])
     if draw.chance(0.5):
         label_map = _mirrored(label_map)
+
     habit = _draw_habit(draw)
+    fields = _draw_fields(draw, device)
+    blur_mm = draw.uniform(0.45, 0.75)
+    tissue = label_map.tissue.to(device)
+    return LabelAtlas(
+        label_map=label_map,
+        parts=_soft_fractions(tissue, blur_mm),
+        distances=label_map.distances.to(device),
+        fields=fields,
+        habit=habit,
+    )
+
+
+def _draw_fields(draw: Draw, device: torch.device | str) -> torch.Tensor:
+    """[4, *FIELD_GRID.shape]: hyperintensities, thickness, vein, slope of vein."""
     hyper_wavelength = draw.uniform(9.0, 16.0)
     vein_wavelength = draw.uniform(22.0, 34.0)
     hyper = random_field(draw, FIELD_GRID, hyper_wavelength, device=device)
     thickness = random_field(draw, FIELD_GRID, 25.0, device=device)
     vein = random_field(draw, FIELD_GRID, vein_wavelength, device=device)
+
     gradient = torch.stack(torch.gradient(vein, spacing=FIELD_GRID.step))
-    slope = gradient.square().sum(0).sqrt().clamp(min=0.02)
-    return LabelAtlas(
-        label_map=label_map,
-        parts=_soft_fractions(label_map.tissue.to(device), draw.uniform(0.45, 0.75)),
-        distances=label_map.distances.to(device),
-        fields=torch.stack([hyper, thickness, vein, slope]),
-        habit=habit,
-    )
+    slope = gradient.square().sum(0).sqrt()
+    slope = slope.clamp(min=0.02)
+    return torch.stack([hyper, thickness, vein, slope])
 
 
 def _mirrored(label_map: LabelMap) -> LabelMap:
@@ -413,8 +471,10 @@ def _mirrored(label_map: LabelMap) -> LabelMap:
 
 
 def _mirrored_grid(grid: RegularGrid) -> RegularGrid:
-    last_x = grid.origin[0] + grid.step * (grid.shape[0] - 1)
-    return RegularGrid((-last_x, grid.origin[1], grid.origin[2]), grid.step, grid.shape)
+    first_x, y, z = grid.origin
+    count = grid.shape[0]
+    last_x = first_x + grid.step * (count - 1)
+    return RegularGrid((-last_x, y, z), grid.step, grid.shape)
 
 
 def _soft_fractions(tissue: torch.Tensor, sigma: float) -> torch.Tensor:
@@ -429,19 +489,27 @@ def _soft_fractions(tissue: torch.Tensor, sigma: float) -> torch.Tensor:
     Returns:
         [len(TISSUES), I, J, K].
     """
-    neighbor = math.exp(-0.5 / sigma**2)
-    center_weight = 1.0 / (1.0 + 2.0 * neighbor)
-    side_weight = neighbor / (1.0 + 2.0 * neighbor)
-    no_tissue = (OUTSIDE, TISSUES.index("csf"))
-    rows = [row for row in torch.unique(tissue).tolist() if row not in no_tissue]
+    csf = TISSUES.index("csf")
+    rows = [row for row in torch.unique(tissue).tolist() if row not in (OUTSIDE, csf)]
     fractions = torch.stack([(tissue == row).float() for row in rows])
     for axis in (1, 2, 3):
-        blurred = fractions * center_weight
-        length = fractions.shape[axis] - 1
-        blurred.narrow(axis, 0, length).add_(fractions.narrow(axis, 1, length), alpha=side_weight)
-        blurred.narrow(axis, 1, length).add_(fractions.narrow(axis, 0, length), alpha=side_weight)
-        fractions = blurred
+        fractions = _blurred(fractions, axis, sigma)
+
     parts = torch.zeros(len(TISSUES), *tissue.shape, device=tissue.device)
     parts[rows] = fractions
-    parts[TISSUES.index("csf")] = (1.0 - fractions.sum(0)).clamp(min=0.0)
+    remainder = 1.0 - fractions.sum(0)
+    parts[csf] = remainder.clamp(min=0.0)
     return parts
+
+
+def _blurred(maps: torch.Tensor, axis: int, sigma: float) -> torch.Tensor:
+    """Gaussian blur over three voxels of an axis; zero beyond the border."""
+    neighbor = math.exp(-0.5 / sigma**2)
+    total = 1.0 + 2.0 * neighbor
+    blurred = maps * (1.0 / total)
+    length = maps.shape[axis] - 1
+    lower = blurred.narrow(axis, 0, length)
+    upper = blurred.narrow(axis, 1, length)
+    lower.add_(maps.narrow(axis, 1, length), alpha=neighbor / total)
+    upper.add_(maps.narrow(axis, 0, length), alpha=neighbor / total)
+    return blurred

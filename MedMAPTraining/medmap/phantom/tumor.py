@@ -166,50 +166,71 @@ class Tumor:
             parts: [len(TISSUES), N] healthy tissue fractions at the points.
             fine: [N] unit-variance field of a few mm, which roughens every margin.
         """
-        values = interpolate(torch.stack(list(self.maps.values())), WORLD_GRID, world)
+        stacked = torch.stack(list(self.maps.values()))
+        values = interpolate(stacked, WORLD_GRID, world)
         maps = dict(zip(self.maps, values, strict=True))
         habit = self.plan.habit
+
         depth = maps["core"] + 0.5 * fine
         core = torch.sigmoid(depth / 0.45)
         enhancing = torch.zeros_like(core)
         if self.plan.enhancing:
-            enhancing = self._enhancing(maps, depth, core)
-        below_start = depth - self.plan.rim_mm - habit.necrosis_start
-        necrotic_depth = below_start + 2.2 * maps["necrosis"] + 0.6 * fine
-        necrosis = torch.sigmoid(necrotic_depth / 0.8) * core * habit.necrosis
-        blood = torch.sigmoid((maps["blood"] - 1.5) / 0.1) * core * habit.blood
-        margin = self.edema_reach - maps["arrival"] + 1.2 * fine
-        edema = torch.sigmoid(margin / habit.soft) * _edema_capacity(parts, habit)
-        return Lesion(edema, core, necrosis, blood, enhancing)
+            enhancing = self._enhancing(maps, depth) * core
 
-    def _enhancing(
-        self, maps: dict[str, torch.Tensor], depth: torch.Tensor, core: torch.Tensor
+        necrosis = self._necrosis(maps["necrosis"], depth, fine) * core
+        blood = torch.sigmoid((maps["blood"] - 1.5) / 0.1) * core
+        margin = self.edema_reach - maps["arrival"] + 1.2 * fine
+        edema = torch.sigmoid(margin / habit.soft)
+        return Lesion(
+            edema=edema * _edema_capacity(parts, habit),
+            core=core,
+            necrosis=necrosis * habit.necrosis,
+            blood=blood * habit.blood,
+            enhancing=enhancing,
+        )
+
+    def _necrosis(
+        self, field: torch.Tensor, depth: torch.Tensor, fine: torch.Tensor
     ) -> torch.Tensor:
+        """[N] necrosis at [N] mm inside the core: below the rim, with a wavy border."""
+        below_rim = depth - self.plan.rim_mm
+        below_start = below_rim - self.plan.habit.necrosis_start
+        wavy = below_start + 2.2 * field + 0.6 * fine
+        return torch.sigmoid(wavy / 0.8)
+
+    def _enhancing(self, maps: dict[str, torch.Tensor], depth: torch.Tensor) -> torch.Tensor:
         """[N] uptake of contrast agent: an open, uneven rim around necrosis, and solid nodules."""
+        habit = self.plan.habit
+        rim = self._rim(maps, depth)
+        nodules = 3.0 * (maps["nodules"] - habit.nodules)
+        surface = torch.maximum(rim, torch.minimum(nodules, depth))
+        return torch.sigmoid(surface / 0.3)
+
+    def _rim(self, maps: dict[str, torch.Tensor], depth: torch.Tensor) -> torch.Tensor:
+        """[N] roughly mm inside the rim, which has a start and an end below the surface."""
         habit = self.plan.habit
         # Where this is negative, the rim is missing.
         closed = (habit.rim_open - maps["gaps"] + 0.6).neg()
         thickness = self.plan.rim_mm * torch.exp(habit.rim_variation * maps["rim"])
         thickness = thickness * (closed / 0.5).clamp(0.0, 1.0)
+        thickness = thickness.clamp(max=9.0)
+
         start = (habit.outer + 1.6 * maps["outer"]).clamp(min=0.0)
+        # Thin rims start closer to the surface.
         start = start * min(1.0, self.plan.rim_mm / 3.0)
-        # Depth counts from the surface of the core: the rim lies between its start and its end.
-        rim = torch.minimum(depth - start, start + thickness.clamp(max=9.0) - depth)
-        nodules = 3.0 * (maps["nodules"] - habit.nodules)
-        surface = torch.maximum(rim, torch.minimum(nodules, depth))
-        return torch.sigmoid(surface / 0.3) * core
+        return torch.minimum(depth - start, start + thickness - depth)
 
 
 def _edema_capacity(parts: torch.Tensor, habit: Habit) -> torch.Tensor:
     """[N] 0 to 1: how much edema the healthy tissue admits."""
     rows = {name: parts[TISSUES.index(name)] for name in EDEMA_SPEED}
-    capacity = (
-        rows["wm"]
-        + rows["wmh"]
-        + 0.8 * (rows["stem"] + rows["thalamus"])
-        + habit.cortex * rows["gm"]
-    )
-    return (capacity + 0.6 * (rows["striatum"] + rows["pallidum"])).clamp(0.0, 1.0)
+    tracts = rows["stem"] + rows["thalamus"]
+    nuclei = rows["striatum"] + rows["pallidum"]
+    capacity = rows["wm"] + rows["wmh"]
+    capacity = capacity + 0.8 * tracts
+    capacity = capacity + habit.cortex * rows["gm"]
+    capacity = capacity + 0.6 * nuclei
+    return capacity.clamp(0.0, 1.0)
 
 
 def grow_tumor(
@@ -237,33 +258,38 @@ def draw_plan(draw: Draw, atlas: Atlas, style: Style) -> Plan:
     if draw.chance(style.small):
         total_ml = math.exp(draw.uniform(math.log(1.5), math.log(40.0)))
     enhancing = not draw.chance(style.low_grade)
-    if enhancing:
-        core_share = min(0.85, max(0.06, draw.normal(0.39, 0.16)))
-    else:
-        # Low-grade gliomas are mostly solid tumor with little edema.
-        core_share = draw.uniform(0.3, 0.85)
+    core_ml = total_ml * _draw_core_share(draw, enhancing)
+
     shares = _draw_shares(draw, style.multifocal)
     foci = _draw_foci(draw, atlas, len(shares), total_ml)
-    core_ml = total_ml * core_share
     radius = _radius(core_ml)
     habit = _draw_habit(draw, radius, enhancing)
+
     thinnest_mm = draw.uniform(2.0, 3.5)
-    rim_mm = min(10.0, max(thinnest_mm, draw.uniform(0.25, 0.95) * radius))
+    rim_mm = draw.uniform(0.25, 0.95) * radius
     # Low-grade tumors infiltrate more and displace less.
     push_range = (0.25, 0.7)
     if enhancing:
         push_range = (0.45, 0.95)
-    push = draw.uniform(*push_range)
     return Plan(
         total_ml=total_ml,
         core_ml=core_ml,
         enhancing=enhancing,
-        rim_mm=rim_mm,
+        rim_mm=min(10.0, max(thinnest_mm, rim_mm)),
         foci=foci,
         shares=shares,
-        push=push,
+        push=draw.uniform(*push_range),
         habit=habit,
     )
+
+
+def _draw_core_share(draw: Draw, enhancing: bool) -> float:
+    """Volume of the core as a fraction of the whole tumor."""
+    if enhancing:
+        share = draw.normal(0.39, 0.16)
+        return min(0.85, max(0.06, share))
+    # Low-grade gliomas are mostly solid tumor with little edema.
+    return draw.uniform(0.3, 0.85)
 
 
 def _draw_shares(draw: Draw, multifocal: float) -> tuple[float, ...]:
@@ -321,26 +347,22 @@ def _draw_habit(draw: Draw, radius: float, enhancing: bool) -> Habit:
 
 def _radius(ml: float) -> float:
     """Radius in mm of a sphere of a volume in ml."""
-    return (ml * 1000.0 * 3.0 / (4.0 * math.pi)) ** (1.0 / 3.0)
+    cubed = ml * 1000.0 * 3.0 / (4.0 * math.pi)
+    return cubed ** (1.0 / 3.0)
 
 
 def _draw_foci(draw: Draw, atlas: Atlas, count: int, total_ml: float) -> tuple[Point, ...]:
     """Positions in the white matter of the cerebrum; further foci 24 to 65 mm from the first."""
-    # Large tumors may start deeper, where they have room on all sides.
-    deepest_mm = max(12.0 + 0.35 * _radius(total_ml), 26.0)
     candidates: list[Point] = []
     for _ in range(400):
-        candidates.append((draw.uniform(-60, 60), draw.uniform(-78, 78), draw.uniform(-38, 70)))
-    positions = torch.tensor(candidates, device=atlas.device).T.contiguous()
-    landmarks = atlas.landmarks(positions)
-    is_suitable = (
-        (landmarks.cerebrum > 4.0)
-        & (landmarks.cerebrum < deepest_mm)
-        & (landmarks.ventricle < -3.0)
-        & (landmarks.sheet > 4.0)
-    )
+        x = draw.uniform(-60, 60)
+        y = draw.uniform(-78, 78)
+        z = draw.uniform(-38, 70)
+        candidates.append((x, y, z))
+
     foci: list[Point] = []
-    for candidate, suitable in zip(candidates, is_suitable.tolist(), strict=True):
+    is_suitable = _is_suitable(atlas, candidates, total_ml)
+    for candidate, suitable in zip(candidates, is_suitable, strict=True):
         is_lateral = abs(candidate[0]) > 7.0
         is_apart = not foci or 24.0 < math.dist(candidate, foci[0]) < 65.0
         if suitable and is_apart and is_lateral and len(foci) < count:
@@ -349,13 +371,23 @@ def _draw_foci(draw: Draw, atlas: Atlas, count: int, total_ml: float) -> tuple[P
     return tuple(foci or [(32.0, -5.0, 28.0)])
 
 
+def _is_suitable(atlas: Atlas, candidates: Sequence[Point], total_ml: float) -> list[bool]:
+    """Whether a tumor may start at each position: in the cerebrum, away from its surfaces."""
+    positions = torch.tensor(candidates, device=atlas.device).T.contiguous()
+    landmarks = atlas.landmarks(positions)
+    # Large tumors may start deeper, where they have room on all sides.
+    deepest_mm = max(12.0 + 0.35 * _radius(total_ml), 26.0)
+    is_inside = landmarks.cerebrum > 4.0
+    is_inside &= landmarks.cerebrum < deepest_mm
+    is_inside &= landmarks.ventricle < -3.0
+    is_inside &= landmarks.sheet > 4.0
+    return is_inside.tolist()
+
+
 def push_aside(
     plan: Plan, atlas: Atlas, template: torch.Tensor
 ) -> tuple[torch.Tensor, list[torch.Tensor]]:
     """Mass effect: around each focus, tissue moves outward and the displacement fades.
-
-    Near the mass tissue moves as an incompressible medium would: what fills a sphere of radius r
-    afterwards filled a sphere of radius (r^3 - mass^3)^(1/3) before.
 
     Args:
         plan: the tumor.
@@ -369,37 +401,56 @@ def push_aside(
     centers = []
     for focus, radius in zip(plan.foci, plan.core_radii(len(plan.foci)), strict=True):
         target = template.new_tensor(focus).view(3, 1, 1, 1)
-        nearest = (template - target).square().sum(0).flatten().argmin()
+        distance = (template - target).square().sum(0)
+        nearest = distance.flatten().argmin()
         center = world.reshape(3, -1)[:, nearest]
         centers.append(center)
-        mass = plan.push * radius
-        outward = world - center.view(3, 1, 1, 1)
-        r = outward.square().sum(0).sqrt().clamp(min=0.1)
-        fade = torch.exp(-((r - mass).clamp(min=0.0) / 38.0).square())
-        r_before = (r**3 - (mass**3) * fade).clamp(min=0.0) ** (1.0 / 3.0)
-        # Without this floor a whole sphere of points would map to the center: a fold.
-        r_before = torch.maximum(r_before, 0.25 * r)
-        origins = center.view(3, 1, 1, 1) + outward * (r_before / r)
+
+        origins = _origins(world, center, plan.push * radius)
         pushed = interpolate(template, WORLD_GRID, origins.reshape(3, -1))
-        hull = atlas.hull(template.reshape(3, -1)).reshape(r.shape)
+        displacement = pushed.reshape(template.shape) - template
+        hull = atlas.hull(template.reshape(3, -1)).reshape(WORLD_GRID.shape)
         freedom = hull.div(SKULL_MM).clamp(0.0, 1.0)
-        template = template + freedom * (pushed.reshape(template.shape) - template)
+        template = template + freedom * displacement
     return template, centers
+
+
+def _origins(world: torch.Tensor, center: torch.Tensor, mass: float) -> torch.Tensor:
+    """[3, ...] positions from which a mass of radius ``mass`` has pushed the tissue outward.
+
+    Near the mass tissue moves as an incompressible medium would: what fills a sphere of radius r
+    afterwards filled a sphere of radius (r^3 - mass^3)^(1/3) before. The effect fades over 38 mm.
+    """
+    outward = world - center.view(3, 1, 1, 1)
+    r = outward.square().sum(0).sqrt().clamp(min=0.1)
+    beyond = (r - mass).clamp(min=0.0)
+    fade = torch.exp(-(beyond / 38.0).square())
+    cubed = (r**3 - (mass**3) * fade).clamp(min=0.0)
+    r_before = cubed ** (1.0 / 3.0)
+    # Without this floor a whole sphere of points would map to the center: a fold.
+    r_before = torch.maximum(r_before, 0.25 * r)
+    return center.view(3, 1, 1, 1) + outward * (r_before / r)
 
 
 def _grow(
     draw: Draw, plan: Plan, atlas: Atlas, template: torch.Tensor, centers: list[torch.Tensor]
 ) -> Tumor:
-    """Shape the core and let the edema spread from it along white matter, on the coarse grid."""
+    """Shape the core and let the edema spread from it along white matter, on the coarse grid.
+
+    The order in which fields are drawn is part of a seed.
+    """
     field = partial(random_field, draw, WORLD_GRID, device=template.device)
     flat = template.reshape(3, -1)
     parts, room = _surroundings(atlas, flat)
     level = _core_level(draw, plan, centers, field)
     side = atlas.side(flat).reshape(WORLD_GRID.shape)
-    room = torch.minimum(room.reshape(WORLD_GRID.shape), _room_to_falx(plan, template, side))
+    room = room.reshape(WORLD_GRID.shape)
+    room = torch.minimum(room, _room_to_falx(plan, template, side))
+
     core = _fit_volume(level, room, plan.core_ml)
     cost = _edema_cost(plan, parts, template, side, field(16.0))
     arrival = _spread(core, cost)
+    edema_ml = plan.total_ml - plan.core_ml
     maps = {
         "core": core,
         "arrival": arrival,
@@ -412,22 +463,24 @@ def _grow(
     # Nothing reads this field, but without it every seed would draw another hemorrhage.
     field(8.0)
     maps["blood"] = field(14.0)
-    reach = _edema_reach(arrival, core, parts, plan.total_ml - plan.core_ml)
-    return Tumor(plan, maps, reach)
+    return Tumor(plan, maps, _edema_reach(arrival, core, parts, edema_ml))
 
 
 def _edema_reach(
     arrival: torch.Tensor, core: torch.Tensor, parts: torch.Tensor, edema_ml: float
 ) -> float:
     """Arrival cost up to which edema fills ``edema_ml`` of the tissue that admits it."""
-    voxels = max(int(edema_ml * 1000.0 / WORLD_GRID.step**3), 2)
     rows = [TISSUES.index(name) for name in ("wm", "stem", "thalamus", "wmh")]
     admits = parts[rows].sum(0) > 0.4
-    is_reached = arrival < 0.9 * UNREACHED
-    costs = arrival[admits.reshape(WORLD_GRID.shape) & (core < 0) & is_reached]
+    is_candidate = admits.reshape(WORLD_GRID.shape) & (core < 0)
+    is_candidate &= arrival < 0.9 * UNREACHED
+    costs = arrival[is_candidate]
     if not costs.numel():
         return 1.0
-    return float(costs.kthvalue(min(voxels, costs.numel()))[0])
+
+    voxels = max(int(edema_ml * 1000.0 / WORLD_GRID.step**3), 2)
+    rank = min(voxels, costs.numel())
+    return float(costs.kthvalue(rank)[0])
 
 
 def _surroundings(atlas: Atlas, flat: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -437,13 +490,18 @@ def _surroundings(atlas: Atlas, flat: torch.Tensor) -> tuple[torch.Tensor, torch
         [len(TISSUES), N] fractions, and the [N] mm that a core may grow before it meets the skull
         or a ventricle.
     """
+    count = flat.shape[1]
     inside = (atlas.hull(flat) > -WORLD_GRID.step).nonzero()[:, 0]
     healthy = atlas.tissues(flat[:, inside], WORLD_GRID.step)
-    parts = flat.new_zeros(len(TISSUES), flat.shape[1])
+
+    parts = flat.new_zeros(len(TISSUES), count)
     parts[TISSUES.index("csf")] = 1.0
     parts[:, inside] = healthy.parts
-    room = flat.new_full((flat.shape[1],), -WORLD_GRID.step)
-    room[inside] = torch.minimum(healthy.hull - 1.0, -healthy.ventricle - 0.5)
+
+    room = flat.new_full((count,), -WORLD_GRID.step)
+    to_skull = healthy.hull - 1.0
+    to_ventricle = -healthy.ventricle - 0.5
+    room[inside] = torch.minimum(to_skull, to_ventricle)
     return parts, room
 
 
@@ -454,22 +512,30 @@ def _core_level(
     world = WORLD_GRID.points(centers[0].device)
     ellipsoids = []
     for center, radius in zip(centers, plan.core_radii(len(centers)), strict=True):
-        lengths = [math.exp(draw.normal(0.0, 0.18)) for _ in range(3)]
-        axes = torch.tensor(lengths, device=world.device)
-        # Axes of unit product: the ellipsoid has the volume of the sphere.
-        axes = axes / axes.prod() ** (1.0 / 3.0)
-        # The Q of a Gaussian matrix is a random orientation.
-        rotation = torch.linalg.qr(draw.white(3, 3))[0].to(world.device)
-        offsets = (world - center.view(3, 1, 1, 1)).reshape(3, -1)
-        rotated = (rotation @ offsets).reshape(world.shape)
-        distance = (rotated / axes.view(3, 1, 1, 1)).square().sum(0).sqrt()
-        ellipsoids.append(radius - distance)
+        offsets = world - center.view(3, 1, 1, 1)
+        ellipsoids.append(radius - _ellipsoid_distance(draw, offsets))
     level = ellipsoids[0]
     for ellipsoid in ellipsoids[1:]:
         level = torch.maximum(level, ellipsoid)
+
     size = _radius(plan.core_ml)
-    bumps = field(min(max(1.6 * size, 14.0), 42.0)) + 0.3 * field(14.0)
+    wavelength = min(max(1.6 * size, 14.0), 42.0)
+    bumps = field(wavelength) + 0.3 * field(14.0)
     return level + plan.habit.lobes * size * bumps
+
+
+def _ellipsoid_distance(draw: Draw, offsets: torch.Tensor) -> torch.Tensor:
+    """Distance of [3, I, J, K] offsets in the metric of a random ellipsoid."""
+    lengths = [math.exp(draw.normal(0.0, 0.18)) for _ in range(3)]
+    axes = torch.tensor(lengths, device=offsets.device)
+    # Axes of unit product: the ellipsoid has the volume of the sphere.
+    axes = axes / axes.prod() ** (1.0 / 3.0)
+    # The Q of a Gaussian matrix is a random orientation.
+    rotation = torch.linalg.qr(draw.white(3, 3))[0]
+    rotation = rotation.to(offsets.device)
+    rotated = (rotation @ offsets.reshape(3, -1)).reshape(offsets.shape)
+    scaled = rotated / axes.view(3, 1, 1, 1)
+    return scaled.square().sum(0).sqrt()
 
 
 def _room_to_falx(plan: Plan, template: torch.Tensor, side: torch.Tensor) -> torch.Tensor:
@@ -493,9 +559,11 @@ def _callosum(template: torch.Tensor) -> torch.Tensor:
 def _fit_volume(level: torch.Tensor, room: torch.Tensor, ml: float) -> torch.Tensor:
     """Shift a level so that its positive part, where there is room, has a volume of ``ml``."""
     voxels = max(int(ml * 1000.0 / WORLD_GRID.step**3), 1)
-    allowed = torch.where(room > 0, level, level - 1000.0).flatten()
+    allowed = torch.where(room > 0, level, level - 1000.0)
+    allowed = allowed.flatten()
     rank = max(allowed.numel() - voxels, 1)
-    return torch.minimum(level - allowed.kthvalue(rank)[0], room)
+    threshold = allowed.kthvalue(rank)[0]
+    return torch.minimum(level - threshold, room)
 
 
 def _edema_cost(
@@ -509,8 +577,12 @@ def _edema_cost(
     speed = torch.full_like(parts[0], SLOWEST_EDEMA)
     for name, value in EDEMA_SPEED.items():
         speed = speed + value * parts[TISSUES.index(name)]
-    cost = (1.0 / speed).reshape(WORLD_GRID.shape) * torch.exp(plan.habit.finger * noise)
-    is_falx = (side.abs() < 2.4) & (_callosum(template) < 0)
+
+    cost = (1.0 / speed).reshape(WORLD_GRID.shape)
+    # Noise makes edema advance in fingers.
+    cost = cost * torch.exp(plan.habit.finger * noise)
+    is_midline = side.abs() < 2.4
+    is_falx = is_midline & (_callosum(template) < 0)
     return torch.where(is_falx, torch.full_like(cost, FALX_COST), cost)
 
 
@@ -520,15 +592,19 @@ def _spread(core: torch.Tensor, cost: torch.Tensor) -> torch.Tensor:
     Shortest paths over 26 neighbors by relaxation: unlike Dijkstra's algorithm it runs on tensors.
     30 rounds of 3 mm cover ``SPREAD_MM`` and detours.
     """
-    arrival = torch.where(core > 0, torch.zeros_like(core), torch.full_like(core, UNREACHED))
+    unreached = torch.full_like(core, UNREACHED)
+    arrival = torch.where(core > 0, torch.zeros_like(core), unreached)
     # Next to the core its signed distance is finer than the grid.
     is_beside = (core <= 0) & (core > -WORLD_GRID.step)
     arrival = torch.where(is_beside, -core * cost, arrival)
+
     nearby = (core > -SPREAD_MM).nonzero()
     low = nearby.amin(0).tolist()
     high = (nearby.amax(0) + 1).tolist()
     box = tuple(slice(start, stop) for start, stop in zip(low, high, strict=True))
-    arrival[box] = _relax(arrival[box].contiguous(), cost[box].contiguous(), 30)
+    nearby_arrival = arrival[box].contiguous()
+    nearby_cost = cost[box].contiguous()
+    arrival[box] = _relax(nearby_arrival, nearby_cost, 30)
     return arrival
 
 
@@ -540,19 +616,30 @@ def _relax(arrival: torch.Tensor, cost: torch.Tensor, rounds: int) -> torch.Tens
         relaxed = arrival.clone()
         for step in steps:
             near, far = _neighbors(step)
-            length = math.sqrt(sum(offset * offset for offset in step))
-            price = 0.5 * WORLD_GRID.step * length * (cost[near] + cost[far])
-            torch.minimum(relaxed[near], arrival[far] + price, out=relaxed[near])
-            torch.minimum(relaxed[far], arrival[near] + price, out=relaxed[far])
+            length = WORLD_GRID.step * math.sqrt(sum(abs(offset) for offset in step))
+            price = 0.5 * length * (cost[near] + cost[far])
+            from_far = arrival[far] + price
+            from_near = arrival[near] + price
+            torch.minimum(relaxed[near], from_far, out=relaxed[near])
+            torch.minimum(relaxed[far], from_near, out=relaxed[far])
         arrival = relaxed
     return arrival
 
 
-def _neighbors(step: tuple[int, ...]) -> tuple[tuple[slice, ...], tuple[slice, ...]]:
+def _neighbors(step: Sequence[int]) -> tuple[tuple[slice, ...], tuple[slice, ...]]:
     """Slices of all voxels that have a neighbor at ``step``, and of these neighbors."""
     near = []
     far = []
     for offset in step:
-        near.append(slice(max(0, -offset), -offset if offset > 0 else None))
-        far.append(slice(max(0, offset), offset if offset < 0 else None))
+        first = slice(None, -1)
+        last = slice(1, None)
+        if offset > 0:
+            near.append(first)
+            far.append(last)
+        elif offset < 0:
+            near.append(last)
+            far.append(first)
+        else:
+            near.append(slice(None))
+            far.append(slice(None))
     return tuple(near), tuple(far)
