@@ -15,6 +15,15 @@ import slicer
 import slicer.util
 
 from medmap.agreement import focus, heaviest_slices, slice_axis
+from medmap.comparison_names import (
+    ADD_BACK,
+    CURRENT,
+    DISAGREEMENT,
+    ENTROPY,
+    LEAVE_ONE_OUT,
+    OTHER,
+    REGION_DISAGREEMENT,
+)
 from medmap.errors import InputDataError
 
 from .logic import computing
@@ -30,7 +39,6 @@ from .nodes import (
 )
 from .runner import Work
 
-ENTROPY, DISAGREEMENT, REGION_DISAGREEMENT = "entropy", "disagreement", "region disagreement"
 ROLE_TABLE = "what if"
 UNCERTAINTY = "MedMAP.Uncertainty"
 """Attribute of an uncertainty volume: the name of the map."""
@@ -41,10 +49,10 @@ DESCRIPTIONS = {
     REGION_DISAGREEMENT: "Share of the other combinations of scans that differ about the model's first region, 0 to 1",
 }
 KINDS = {
-    "current": "Current",
-    "leave-one-out": "One less",
-    "add-back": "One more",
-    "other": "Other",
+    CURRENT: "Current",
+    LEAVE_ONE_OUT: "One less",
+    ADD_BACK: "One more",
+    OTHER: "Other",
 }
 
 # Two classes that are equally likely give 0.5 with four classes, so a wider window would hide what matters.

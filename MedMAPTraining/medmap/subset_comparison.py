@@ -15,6 +15,15 @@ from torch import Tensor
 
 from medmap.bundle.loading import Bundle
 from medmap.checks import check_inputs
+from medmap.comparison_names import (
+    ADD_BACK,
+    CURRENT,
+    DISAGREEMENT,
+    ENTROPY,
+    LEAVE_ONE_OUT,
+    OTHER,
+    REGION_DISAGREEMENT,
+)
 from medmap.devices import resolve_device
 from medmap.errors import Cancelled, UsageError
 from medmap.foreground import bounding_box
@@ -27,10 +36,6 @@ from medmap.resampling import to_grid
 from medmap.sliding_window import SlidingWindow
 from medmap.task import Task
 from medmap.volume import Grid, Volume
-
-CURRENT, LEAVE_ONE_OUT, ADD_BACK, OTHER = "current", "leave-one-out", "add-back", "other"
-ENTROPY, DISAGREEMENT, REGION_DISAGREEMENT = "entropy", "disagreement", "region disagreement"
-"""Names of the uncertainty maps."""
 
 
 @dataclass(frozen=True)

@@ -10,17 +10,11 @@ import torch
 
 from medmap import metrics
 from medmap.agreement import heaviest_slices
+from medmap.comparison_names import DISAGREEMENT, ENTROPY, REGION_DISAGREEMENT
 from medmap.errors import Cancelled, UsageError
 from medmap.inference import segment, segment_subsets
 from medmap.metrics import region_masks
-from medmap.subset_comparison import (
-    DISAGREEMENT,
-    ENTROPY,
-    REGION_DISAGREEMENT,
-    normalized_entropy,
-    subsets_of,
-    what_if,
-)
+from medmap.subset_comparison import normalized_entropy, subsets_of, what_if
 from medmap.task import BRATS
 from medmap.volume import Volume
 

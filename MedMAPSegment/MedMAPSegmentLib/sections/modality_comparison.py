@@ -6,6 +6,7 @@ import slicer
 import slicer.util
 from slicer.i18n import tr as _
 
+from medmap.comparison_names import ADD_BACK, CURRENT, DISAGREEMENT, ENTROPY, LEAVE_ONE_OUT
 from medmap.errors import InputDataError
 
 from .. import choices, uncertainty
@@ -23,7 +24,7 @@ from .common import (
     waiting,
 )
 
-MAPS = (uncertainty.ENTROPY, uncertainty.DISAGREEMENT)
+MAPS = (ENTROPY, DISAGREEMENT)
 
 
 class WhatIfSection(Section):
@@ -204,13 +205,13 @@ def _titled(rows):
     A set with one scan less or one more is called by that scan, which is what one wants to know.
     """
     kinds = uncertainty.KINDS
-    current = next((set(row[1].split(" + ")) for row in rows if row[0] == kinds["current"]), set())
+    current = next((set(row[1].split(" + ")) for row in rows if row[0] == kinds[CURRENT]), set())
 
     def title(row):
         scans = set(row[1].split(" + "))
-        if row[0] == kinds["leave-one-out"]:
+        if row[0] == kinds[LEAVE_ONE_OUT]:
             return _("without {scan}").format(scan="".join(current - scans))
-        if row[0] == kinds["add-back"]:
+        if row[0] == kinds[ADD_BACK]:
             return _("with {scan} added").format(scan="".join(scans - current))
         return row[1]
 
