@@ -37,13 +37,14 @@ def evaluate(
         typer.Option(
             "--output",
             "-o",
-            help="Folder for scores, tables and pictures; a stopped evaluation goes on there.",
+            help="Folder for scores, tables and pictures; a stopped evaluation resumes there.",
         ),
     ] = None,
     split: Annotated[
         Optional[Path],  # noqa: UP045
         typer.Option(
-            help='Split file: {"train": [...], "val": [...], "test": [...]}, CSV (case, part), or val.txt.'
+            help='Split file: {"train": [...], "val": [...], "test": [...]}, '
+            "CSV (case, part), or val.txt."
         ),
     ] = None,
     part: Annotated[
@@ -59,7 +60,7 @@ def evaluate(
         Path | None, typer.Option(help="Write every score as CSV to this file.")
     ] = None,
     data_statement: Annotated[
-        str, typer.Option(help="What the data are, for the table.")
+        str, typer.Option(help="Description of the data, for the table.")
     ] = "not stated",
     update_card: Annotated[
         bool, typer.Option(help="Write the tables into the bundle's card.")
@@ -73,31 +74,31 @@ def evaluate(
     overwrite: Overwrite = False,
     device: Device = "auto",
 ) -> None:
-    """Score every subset of scans on a cohort: Dice, HD95 and volumes, in tables as papers print them."""
+    """Score every modality subset on a cohort: Dice, HD95 and volumes, in tables as in papers."""
     from medmap.commands.evaluation import EvaluateOptions, evaluate_bundle
 
     options = EvaluateOptions(
-        output,
-        table,
-        split,
-        part,
-        against,
-        data_statement,
-        update_card,
-        limits,
-        pictures,
-        overwrite,
-        device,
+        output=output,
+        table=table,
+        split=split,
+        part=part,
+        against=against,
+        data_statement=data_statement,
+        update_card=update_card,
+        limits=limits,
+        pictures=pictures,
+        overwrite=overwrite,
+        device=device,
     )
     with showing_progress() as report, interrupts() as cancel:
-        found = evaluate_bundle(data, bundle, options, report, cancel)
-    if found.scoring:
-        err.print(found.scoring, soft_wrap=True, markup=False)
-    for warning in found.warnings:
+        result = evaluate_bundle(data, bundle, options, report, cancel)
+    if result.scoring:
+        err.print(result.scoring, soft_wrap=True, markup=False)
+    for warning in result.warnings:
         err.print(f"warning: {warning}", soft_wrap=True, markup=False)
-    _print_summary(found.task, found.summary)
-    if found.tests:
-        _print_tests(found.tests, "this bundle", "the other")
+    _print_summary(result.task, result.summary)
+    if result.tests:
+        _print_tests(result.tests, "this bundle", "the other")
 
 
 @app.command()
@@ -111,10 +112,15 @@ def compare(
     ] = None,
     metric: Annotated[
         str,
-        typer.Option(help="dice or hd95_mm; dice_rule, hd95_rule_mm: after the small-region rule."),
+        typer.Option(
+            help="dice or hd95_mm; dice_rule, hd95_rule_mm: after the minimum-volume rule."
+        ),
     ] = "dice",
 ) -> None:
-    """Is A better than B on the same cases? Paired tests, corrected, with effect sizes and confidence intervals."""
+    """Compare two evaluations of the same cases: paired tests with effect sizes.
+
+    p-values are corrected for the number of tests; differences have confidence intervals.
+    """
     from medmap.commands.evaluation import compare_evaluations
     from medmap.errors import UsageError
     from medmap.evaluation.significance import METRICS

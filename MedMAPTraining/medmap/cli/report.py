@@ -15,7 +15,8 @@ def report(
     sources: Annotated[
         list[Path],
         typer.Argument(
-            help="Evaluations (medmap evaluate --output), bundles, training runs, PNG files, in any order."
+            help="Evaluations (medmap evaluate --output), bundles, training runs, PNG files, "
+            "in any order."
         ),
     ],
     output: Annotated[Path, typer.Option("--output", "-o", help="The page to write.")] = Path(
@@ -26,10 +27,10 @@ def report(
     ] = None,
     title: Annotated[
         str, typer.Option(help="Title of the page.")
-    ] = "Segmentation with missing scans",
+    ] = "Segmentation with missing modalities",
     overwrite: Overwrite = False,
 ) -> None:
-    """Write one self-contained HTML page: tables, comparisons with tests, pictures, worst cases, training curves."""
+    """Write one self-contained HTML page: tables, tests, pictures, worst cases, training curves."""
     from medmap.commands.report import write_report
 
     with showing_progress() as progress:

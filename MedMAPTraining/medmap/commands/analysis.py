@@ -1,4 +1,4 @@
-"""``medmap analyze``: bundles and a cohort to the gap between modalities, as numbers and as a picture."""
+"""``medmap analyze``: the gap between modalities in latent space, as numbers and a picture."""
 
 from __future__ import annotations
 
@@ -30,39 +30,48 @@ class AnalyzeOptions:
 def analyze_bundles(
     bundles: Sequence[Path], data: Path, output: Path, options: AnalyzeOptions, report: Report
 ) -> dict[str, dict]:
-    """Measure every bundle on the same cases; writes ``latents.json`` and ``tsne.png``; returns the measures."""
+    """Measure every bundle on the same cases; writes ``latents.json`` and ``tsne.png``.
+
+    Returns:
+        The measures by bundle: see ``gap_measures``, with ``bundle``, ``sha256`` and ``tap``.
+    """
     make_folder(output)
-    found, panels = {}, []
-    plain = [path.name for path in bundles]
-    names = (
-        plain
-        if len(set(plain)) == len(plain)
-        else [f"{path.parent.name}/{path.name}" for path in bundles]
-    )
-    for n, (path, name) in enumerate(zip(bundles, names, strict=True)):
-        report(n / len(bundles), name)
+    measures = {}
+    panels = []
+    for number, (name, path) in enumerate(_names(bundles).items()):
+        report(number / len(bundles), name)
         bundle = load_bundle(path)
         cases = find_cases(data, bundle.task)[: options.cases]
         network = bundle.entry_for(bundle.task.modality_names).network
         tap = options.tap or default_tap(network)
         latents = collect_latents(bundle, cases, tap=tap, places=options.places, seed=options.seed)
-        measures = {
+        measures[name] = {
             "bundle": bundle.id,
             "sha256": bundle.sha256,
             "tap": tap,
             **gap_measures(latents, options.seed),
         }
-        found[name] = measures
         points, tumor = tsne_map(latents, seed=options.seed)
-        titled = {bundle.task.modality(key).title: value for key, value in points.items()}
-        caption = (
-            f"{tap}: told apart {measures['two_sample_accuracy']['mean']:.2f} (chance 0.5), "
-            f"MMD² {measures['mmd']['mean']:.2f}"
-        )
-        panels.append(LatentPanel(name, titled, tumor, caption))
+        titled_points = {bundle.task.modality(key).title: xy for key, xy in points.items()}
+        panels.append(LatentPanel(name, titled_points, tumor, _caption(measures[name])))
     with Transaction(overwrite=options.overwrite) as out:
-        out.path(output / "latents.json").write_text(
-            json.dumps(found, indent=1) + "\n", encoding="utf-8"
-        )
+        text = json.dumps(measures, indent=1) + "\n"
+        out.path(output / "latents.json").write_text(text, encoding="utf-8")
         out.path(output / "tsne.png").write_bytes(draw_latents(panels))
-    return found
+    return measures
+
+
+def _names(bundles: Sequence[Path]) -> dict[str, Path]:
+    """The bundles by folder name, with the parent folder's where two are alike."""
+    names = [path.name for path in bundles]
+    if len(set(names)) < len(names):
+        names = [f"{path.parent.name}/{path.name}" for path in bundles]
+    return dict(zip(names, bundles, strict=True))
+
+
+def _caption(measures: dict) -> str:
+    accuracy = measures["two_sample_accuracy"]["mean"]
+    mmd = measures["mmd"]["mean"]
+    return (
+        f"{measures['tap']}: domain-classifier accuracy {accuracy:.2f} (chance 0.5), MMD² {mmd:.2f}"
+    )

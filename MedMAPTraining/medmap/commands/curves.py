@@ -1,4 +1,4 @@
-"""``medmap curves``: what a training logged, as one picture."""
+"""``medmap curves``: the log of a training as one picture."""
 
 from __future__ import annotations
 
@@ -12,12 +12,13 @@ from medmap.training.recipe import Recipe
 
 
 def draw_curves(run: Path, output: Path, *, losses: bool = False, overwrite: bool = False) -> Path:
-    """Draw relative preference, importance and other figures of each modality over a training's steps.
+    """Draw what a training logged of each modality over its steps, such as relative preference.
 
     Args:
         run: folder of a training, with ``recipe.json`` and ``log.jsonl``.
         output: the PNG file.
-        losses: draw losses, validation and learning rate instead, as happens where no figures of modalities are logged.
+        losses: draw losses, validation and learning rate instead, as happens where no figures of
+            modalities are logged.
         overwrite: replace it.
 
     Raises:
@@ -29,6 +30,9 @@ def draw_curves(run: Path, output: Path, *, losses: bool = False, overwrite: boo
         raise MissingInputError(f"{run} holds no training.", "Give the folder of --run.")
     task = find_task(Recipe.read(run / "recipe.json").task)
     log = read_log(run / "log.jsonl", task.modality_names)
-    picture = None if losses else modality_curves(log, {m.name: m.title for m in task.modalities})
+    picture = None
+    if not losses:
+        titles = {modality.name: modality.title for modality in task.modalities}
+        picture = modality_curves(log, titles)
     write_bytes(output, picture or training_curves(log, run.name))
     return output

@@ -1,4 +1,4 @@
-"""``medmap evaluate`` and ``medmap compare``: a cohort and a bundle to scores, tables, tests and the bundle's card."""
+"""``medmap evaluate`` and ``medmap compare``: scores, tables, tests and the bundle's card."""
 
 from __future__ import annotations
 
@@ -62,9 +62,15 @@ class EvaluateOptions:
 
 @dataclass(frozen=True)
 class Evaluated:
-    """What ``medmap evaluate`` found: the bundle's task, the summary, paired tests if asked for, and what to know.
+    """Result of ``medmap evaluate``.
 
-    Where test was scored, ``scoring`` says for the how manyth time with these weights.
+    Attributes:
+        task: of the bundle.
+        summary: the tables.
+        tests: paired tests against another evaluation, if there is one.
+        warnings: what a user has to know.
+        scoring: how many times the test split has been scored with these weights; empty for other
+            parts.
     """
 
     task: Task
@@ -84,34 +90,45 @@ def evaluate_bundle(
     """Score a bundle on a cohort; writes folder, CSV and card where asked.
 
     Raises:
-        InputDataError: cases cannot be scored (the others are, and stay in the output folder), or the split names cases
-            that are not there.
-        Cancelled: ``cancel`` said so; scored cases stay in the output folder.
+        InputDataError: cases cannot be scored (the others are, and stay in the output folder), or
+            the split names cases that do not exist.
+        Cancelled: ``cancel`` returned True; scored cases stay in the output folder.
     """
     path = bundle or default_bundle_path()
-    loaded, weights = load_bundle(path), identity(path)
+    loaded = load_bundle(path)
+    weights = identity(path)
     cases = _chosen(data, options, loaded.task)
-    other = _rows_of(options.against) if options.against else None
-    store = Store(options.output, weights, overwrite=options.overwrite) if options.output else None
-    warnings = _mind_test(options, loaded.id, weights, len(cases), store)
+    other_rows = None
+    if options.against:
+        other_rows = _rows_of(options.against)
+    store = None
+    if options.output:
+        store = Store(options.output, weights, overwrite=options.overwrite)
+    warnings = _note_test_scoring(options, loaded.id, weights, len(cases), store)
     scoring = _scoring(options, weights)
     rows = _score_all(cases, loaded, options, store, report, cancel)
     part = options.part if options.split else ""
     summary = replace(summarize(rows, loaded.task, options.data_statement), part=part)
-    tests = compare(rows, other, loaded.task) if other is not None else []
-    _write(rows, summary, tests, loaded, weights, path, options, store, scoring)
-    return Evaluated(loaded.task, summary, tests, warnings, scoring)
+    tests = []
+    if other_rows is not None:
+        tests = compare(rows, other_rows, loaded.task)
+    result = Evaluated(loaded.task, summary, tests, warnings, scoring)
+    _write(result, rows, loaded, weights, path, options, store)
+    return result
 
 
 def compare_evaluations(
     ours: Path, theirs: Path, output: Path | None, metric: str
 ) -> tuple[list[PairedTest], Task]:
-    """Paired tests of two evaluations (folders of ``medmap evaluate``); a CSV of them where asked."""
-    first, second = Evaluation.read(ours), Evaluation.read(theirs)
-    if (
-        first.task.modality_names != second.task.modality_names
-        or first.task.regions != second.task.regions
-    ):
+    """Paired tests of two evaluations (folders of ``medmap evaluate``); a CSV of them where asked.
+
+    Raises:
+        InputDataError: they are of different tasks, or have no case and subset in common.
+    """
+    first = Evaluation.read(ours)
+    second = Evaluation.read(theirs)
+    same_modalities = first.task.modality_names == second.task.modality_names
+    if not same_modalities or first.task.regions != second.task.regions:
         raise InputDataError(
             "The two evaluations are of different tasks.", "Compare bundles of one task."
         )
@@ -133,27 +150,31 @@ def write_tests(path: Path, tests: Sequence[PairedTest]) -> None:
 def _chosen(data: Path, options: EvaluateOptions, task: Task) -> list[Case]:
     """The cohort's cases, or those of one part of the split."""
     cases = find_cases(data, task)
-    if options.split:
-        wanted = part_of(read_split(options.split), options.part)
-        known = {case.case_id: case for case in cases}
-        missing = [name for name in wanted if name not in known]
-        if missing:
-            raise InputDataError(
-                f"{len(missing)} cases of the split are not in {data.name}, such as {', '.join(missing[:3])}.",
-                "Complete the folder or correct the split: a part must be scored as a whole.",
+    if not options.split:
+        if not any(case.label for case in cases):
+            raise MissingInputError(
+                f"No case in {data.name} has reference labels.", "Add <case>_seg.nii.gz."
             )
-        return [known[name] for name in wanted]
-    if not any(case.label for case in cases):
-        raise MissingInputError(
-            f"No case in {data.name} has reference labels.", "Add <case>_seg.nii.gz."
+        return cases
+    names = part_of(read_split(options.split), options.part)
+    by_name = {case.case_id: case for case in cases}
+    missing = [name for name in names if name not in by_name]
+    if missing:
+        raise InputDataError(
+            f"{len(missing)} cases of the split are not in {data.name}, such as "
+            f"{', '.join(missing[:3])}.",
+            "Complete the folder or correct the split: a part must be scored as a whole.",
         )
-    return cases
+    return [by_name[name] for name in names]
 
 
-def _mind_test(
+def _note_test_scoring(
     options: EvaluateOptions, bundle: str, weights: str, cases: int, store: Store | None
 ) -> list[str]:
-    """Write down that test is scored, and warn where it was scored before. Going on with a stopped one is not again."""
+    """Record that the test split is scored, and warn where it was scored before.
+
+    Resuming a stopped evaluation does not count as another scoring.
+    """
     if not options.split or options.part != "test":
         return []
     if store is not None and store.resumed:
@@ -162,25 +183,26 @@ def _mind_test(
     warnings = []
     if earlier:
         warnings.append(
-            f"Test was scored {len(earlier)} time(s) before with these weights, first on {earlier[0]['when']}. "
+            f"Test was scored {len(earlier)} time(s) before with these weights, first on "
+            f"{earlier[0]['when']}. "
             "Choose between models on validation (--part val); report the first scoring of test."
         )
     try:
         note_scored(options.split, bundle=bundle, identity=weights, cases=cases)
     except OSError:
         warnings.append(
-            "That test is scored could not be written down beside the split: its folder is read-only."
+            "The scoring of test could not be recorded beside the split: its folder is read-only."
         )
     return warnings
 
 
 def _scoring(options: EvaluateOptions, weights: str) -> str:
-    """How often test has been scored with these weights, this time included; empty for other parts."""
+    """How many times test has been scored with these weights, now included; empty otherwise."""
     if not options.split or options.part != "test":
         return ""
     count = len(earlier_scorings(options.split, weights))
     if not count:
-        return "Scoring of test, not written down: the split's folder is read-only."
+        return "Scoring of test, not recorded: the split's folder is read-only."
     return f"Scoring {count} of test with these weights, by {ledger(options.split).name}."
 
 
@@ -227,34 +249,56 @@ def _picture(case: Case, scored: ScoredCase, options: EvaluateOptions) -> Slice 
     return take_slice(case.case_id, scored.volumes, scored.reference, scored.predictions)
 
 
-def _failure(failed: list[str], of: int, stored: bool) -> MedMAPError:
-    """A table over fewer cases than were asked for would be a different table, so none is written."""
-    shown = " ".join(failed[:3]) + (" ..." if len(failed) > 3 else "")
-    kept = "; the other cases are kept and not scored again" if stored else ""
+def _failure(failures: list[str], cases: int, stored: bool) -> MedMAPError:
+    """A table over fewer cases than were asked for would be a different one: none is written."""
+    examples = " ".join(failures[:3])
+    if len(failures) > 3:
+        examples += " ..."
+    remedy = "Correct or remove them and run again"
+    if stored:
+        remedy += "; the other cases are kept and not scored again"
     return InputDataError(
-        f"{len(failed)} of {of} cases could not be scored. {shown}",
-        f"Correct or remove them and call again{kept}.",
+        f"{len(failures)} of {cases} cases could not be scored. {examples}", f"{remedy}."
     )
 
 
 def _write(
-    rows,
-    summary,
-    tests,
+    result: Evaluated,
+    rows: Sequence[ScoreRow],
     bundle: Bundle,
     weights: str,
     path: Path,
     options: EvaluateOptions,
-    store,
-    scoring: str,
+    store: Store | None,
 ) -> None:
-    about = {
+    """Write what was asked for: the folder's tables, the CSV of scores, the bundle's card."""
+    comparison = _comparison(result.tests, options)
+    if store:
+        about = _about(result, bundle, weights, options)
+        store.finish(about | comparison, bundle.task, rows, result.summary)
+        if result.tests:
+            write_tests(store.folder / "comparison.csv", result.tests)
+    if options.table:
+        write_rows(options.table, rows)
+    if options.update_card:
+        card = {"dice": result.summary.to_dict(), **comparison}
+        if options.limits:
+            card["limits"] = options.limits
+        update_card(path, card)
+
+
+def _about(
+    result: Evaluated, bundle: Bundle, weights: str, options: EvaluateOptions
+) -> dict[str, object]:
+    """What was evaluated, when and with what."""
+    networks = dict.fromkeys(entry.network_spec.name for entry in bundle.entries)
+    return {
         "bundle": bundle.id,
         "weights": weights,
-        "network": ", ".join(dict.fromkeys(entry.network_spec.name for entry in bundle.entries)),
+        "network": ", ".join(networks),
         "data": options.data_statement,
         "part": options.part if options.split else "",
-        "scoring": scoring,
+        "scoring": result.scoring,
         "device": options.device,
         "when": datetime.now(UTC).isoformat(timespec="seconds"),
         "versions": {
@@ -264,30 +308,30 @@ def _write(
             "python": platform.python_version(),
         },
     }
-    comparison = {}
-    if tests:
-        against = _title_of(options.against)
-        shown = [test.to_dict() for test in tests if test.kind == "average"]
-        comparison = {
-            "comparison": {"against": against, "method": significance.METHOD, "tests": shown}
-        }
-    if store:
-        store.finish(about | comparison, bundle.task, rows, summary)
-        if tests:
-            write_tests(store.folder / "comparison.csv", tests)
-    if options.table:
-        write_rows(options.table, rows)
-    if options.update_card:
-        limits = {"limits": options.limits} if options.limits else {}
-        update_card(path, {"dice": summary.to_dict(), **comparison, **limits})
+
+
+def _comparison(tests: Sequence[PairedTest], options: EvaluateOptions) -> dict[str, object]:
+    """The tests of averages, for ``evaluation.json`` and the card; empty without any."""
+    if not tests or options.against is None:
+        return {}
+    averages = [test.to_dict() for test in tests if test.kind == "average"]
+    content = {
+        "against": _title_of(options.against),
+        "method": significance.METHOD,
+        "tests": averages,
+    }
+    return {"comparison": content}
 
 
 def _rows_of(path: Path) -> list[ScoreRow]:
     """Scores of another evaluation: its folder or its CSV."""
-    return read_rows(path / SCORES) if path.is_dir() else read_rows(path)
+    if path.is_dir():
+        return read_rows(path / SCORES)
+    return read_rows(path)
 
 
 def _title_of(path: Path) -> str:
+    """The bundle's name where the path is an evaluation's folder, else the file's."""
     try:
         return Evaluation.read(path).title
     except MedMAPError:

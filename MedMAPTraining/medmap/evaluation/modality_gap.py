@@ -1,7 +1,7 @@
-"""How far apart the modalities lie in a network's latent space: distances, a two-sample test, and a map to look at.
+"""The gap between modalities in a network's latent space: distances, a two-sample test, and a map.
 
-Latents of different networks have different scales and widths, so all measures are relative: they compare modalities
-with the spread inside a modality, or with chance.
+Latents of different networks have different scales and widths, so all measures are relative: they
+compare modalities with the spread inside a modality, or with chance.
 """
 
 from __future__ import annotations
@@ -25,8 +25,9 @@ from medmap.errors import InputDataError
 from medmap.io.cohorts import Case
 from medmap.io.nifti import read_nifti
 from medmap.networks import Backbone
-from medmap.preprocess import prepare
+from medmap.preprocess import Prepared, prepare
 from medmap.resampling import to_grid
+from medmap.task import Task
 from medmap.training.alignment import foreground
 
 MOST_FOR_MMD = 500
@@ -34,12 +35,13 @@ MOST_FOR_MMD = 500
 
 @dataclass(frozen=True)
 class Latents:
-    """Latent vectors of the same places in every modality.
+    """Latent vectors of sampled voxels, the same ones in every modality.
 
     Attributes:
-        values: [N, C] float64 by modality name; row n is the same place everywhere.
-        case: [N] which case a place is of.
-        tumor: [N] bool, where at least a quarter is whole tumor of the reference labels (False without labels).
+        values: [N, C] float64 by modality name; row n is the same sampled voxel in all.
+        case: [N] number of the case that a voxel is of.
+        tumor: [N] bool, whether at least a quarter of the voxel is whole tumor of the reference
+            labels (False without labels).
     """
 
     values: dict[str, np.ndarray]
@@ -48,7 +50,7 @@ class Latents:
 
 
 def default_tap(network: Backbone) -> str:
-    """Where T* stands, or ``mod_bottleneck``, or ``stem``: the latents that an anchor aligns."""
+    """The latents that an anchor aligns: where T* stands, or ``mod_bottleneck``, or ``stem``."""
     if getattr(network, "place", "") == "input" or "mod_bottleneck" not in network.provides:
         return "stem"
     return "mod_bottleneck"
@@ -63,146 +65,192 @@ def collect_latents(
     places: int = 200,
     seed: int = 0,
 ) -> Latents:
-    """Encode every modality of every case by itself, and keep some of the brain's voxels.
+    """Encode every modality of every case by itself, and sample voxels of the brain.
 
     Args:
         bundle: its preprocessing and its network that takes every modality.
         cases: those that lack a modality of the task are left out.
         tap: ``stem`` or ``mod_bottleneck``; None: ``default_tap``.
         places: at most so many voxels of the latents per case.
-        seed: which voxels.
+        seed: of the sampling.
 
     Raises:
         InputDataError: no case has every modality.
-        UsageError: the network has no such tap a modality.
+        UsageError: the network has no such tap.
     """
-    network, task = bundle.entry_for(bundle.task.modality_names).network.eval(), bundle.task
-    tap, rng = tap or default_tap(network), np.random.default_rng(seed)
-    rows: dict[str, list[np.ndarray]] = {name: [] for name in task.modality_names}
-    owner, tumor = [], []
-    for number, case in enumerate(c for c in cases if set(task.modality_names) <= set(c.scans)):
+    task = bundle.task
+    network = bundle.entry_for(task.modality_names).network.eval()
+    tap = tap or default_tap(network)
+    rng = np.random.default_rng(seed)
+    complete = [case for case in cases if set(task.modality_names) <= set(case.scans)]
+    if not complete:
+        raise InputDataError(
+            "No case has every modality of the task.",
+            "Use cases with all modalities: latents are compared at the same voxels.",
+        )
+    values: dict[str, list[np.ndarray]] = {name: [] for name in task.modality_names}
+    case_numbers = []
+    tumor = []
+    for number, case in enumerate(complete):
         prepared = prepare(
             case.read(task.modality_names), task, bundle.preprocess, multiple=bundle.stride
         )
-        flat = {}
-        for m, name in enumerate(task.modality_names):
-            z = network.latent(network.encode(prepared.image[None, m : m + 1], m), tap)
-            inside = foreground(prepared.brain[None], z)[0].flatten().nonzero().flatten().numpy()
-            flat[name] = z[0].flatten(1).T.double().numpy()
-        chosen = rng.permutation(inside)[:places]
-        for name, values in flat.items():
-            rows[name].append(values[chosen])
-        owner.append(np.full(len(chosen), number))
-        tumor.append(_tumor(case, prepared, z.shape[2:]).flatten()[chosen])
-    if not owner:
-        raise InputDataError(
-            "No case has every modality of the task.", "Latents are compared at the same places."
-        )
-    values = {name: np.concatenate(parts) for name, parts in rows.items()}
-    return Latents(values, np.concatenate(owner), np.concatenate(tumor))
+        latents = _latents_of(network, prepared, task, tap)
+        size = latents[task.modality_names[-1]].shape[2:]
+        inside = foreground(prepared.brain[None], latents[task.modality_names[-1]])[0]
+        inside_indices = inside.flatten().nonzero().flatten().numpy()
+        sampled = rng.permutation(inside_indices)[:places]
+        for name, latent in latents.items():
+            values[name].append(latent[0].flatten(1).T.double().numpy()[sampled])
+        case_numbers.append(np.full(len(sampled), number))
+        tumor.append(_tumor(case, prepared, size).flatten()[sampled])
+    return Latents(
+        {name: np.concatenate(parts) for name, parts in values.items()},
+        np.concatenate(case_numbers),
+        np.concatenate(tumor),
+    )
 
 
-def _tumor(case: Case, prepared, size: Sequence[int]) -> np.ndarray:
+def _latents_of(
+    network: Backbone, prepared: Prepared, task: Task, tap: str
+) -> dict[str, torch.Tensor]:
+    """[1, C, *S] of each modality encoded by itself."""
+    latents = {}
+    for m, name in enumerate(task.modality_names):
+        features = network.encode(prepared.image[None, m : m + 1], m)
+        latents[name] = network.latent(features, tap)
+    return latents
+
+
+def _tumor(case: Case, prepared: Prepared, size: Sequence[int]) -> np.ndarray:
     """[*size] bool: where at least a quarter of a latent's voxel is labeled."""
     if case.label is None:
         return np.zeros(size, bool)
     label = read_nifti(case.label, modality="seg")
-    share = to_grid((label.array > 0).astype(np.float32), label.grid, prepared.grid)
-    return (interpolate(share[None, None], size=tuple(size), mode="area")[0, 0] >= 0.25).numpy()
+    fraction = to_grid((label.array > 0).astype(np.float32), label.grid, prepared.grid)
+    coarse = interpolate(fraction[None, None], size=tuple(size), mode="area")[0, 0]
+    return (coarse >= 0.25).numpy()
 
 
 def gap_measures(latents: Latents, seed: int = 0) -> dict:
     """All measures, JSON-ready.
 
     Returns:
-        ``centroid_distance``, ``mmd`` and ``two_sample_accuracy``, each ``{"mean", "pairs": {"t1-t2": ...}}``, and
-        ``paired_distance`` (mean), see the functions.
+        ``centroid_distance``, ``mmd``, ``two_sample_accuracy`` and ``paired_distance``, each
+        ``{"mean", "pairs": {"t1-t2": ...}}`` (see the functions), and the numbers of ``places``
+        (sampled voxels) and ``cases``.
     """
-    found: dict = {}
-    for name, measure in (
-        ("centroid_distance", lambda a, b: centroid_distance(a, b)),
-        ("mmd", lambda a, b: mmd(a, b, seed)),
-        ("two_sample_accuracy", lambda a, b: two_sample_accuracy(a, b, latents.case)),
-        ("paired_distance", lambda a, b: paired_distance(a, b)),
-    ):
-        pairs = {
-            f"{i}-{j}": measure(latents.values[i], latents.values[j])
-            for i, j in combinations(latents.values, 2)
-        }
-        found[name] = {"mean": float(np.mean(list(pairs.values()))), "pairs": pairs}
-    return {**found, "places": len(latents.case), "cases": len(np.unique(latents.case))}
+    pairs: dict[str, dict[str, float]] = {
+        "centroid_distance": {},
+        "mmd": {},
+        "two_sample_accuracy": {},
+        "paired_distance": {},
+    }
+    for first, second in combinations(latents.values, 2):
+        a = latents.values[first]
+        b = latents.values[second]
+        key = f"{first}-{second}"
+        pairs["centroid_distance"][key] = centroid_distance(a, b)
+        pairs["mmd"][key] = mmd(a, b, seed)
+        pairs["two_sample_accuracy"][key] = two_sample_accuracy(a, b, latents.case)
+        pairs["paired_distance"][key] = paired_distance(a, b)
+    measures: dict = {}
+    for name, values in pairs.items():
+        measures[name] = {"mean": float(np.mean(list(values.values()))), "pairs": values}
+    measures["places"] = len(latents.case)
+    measures["cases"] = len(np.unique(latents.case))
+    return measures
 
 
 def centroid_distance(a: np.ndarray, b: np.ndarray) -> float:
-    """Distance of the means over the root of the mean variance inside a and b, per channel root mean square.
+    """Distance of the means of [N, C] a and b, over the root of the mean variance inside them.
 
-    0: same mean; 1: means as far apart as a modality is wide.
+    Root mean square over channels. 0: same mean; 1: means as far apart as a modality is wide.
     """
     spread = (a.var(0) + b.var(0)).mean() / 2
     return float(np.sqrt(((a.mean(0) - b.mean(0)) ** 2).mean() / max(spread, 1e-12)))
 
 
 def mmd(a: np.ndarray, b: np.ndarray, seed: int = 0) -> float:
-    """Square of the maximum mean discrepancy, unbiased (Gretton et al., JMLR 2012, Eq. 3), of standardized channels.
+    """Square of the maximum mean discrepancy of [N, C] a and b, with standardized channels.
 
-    Gaussian kernel with the median of all distances as its width. About 0 for equal distributions, at most about 1.
+    Unbiased (Gretton et al., JMLR 2012, Eq. 3), Gaussian kernel with the median of all distances as
+    its width. About 0 for equal distributions, at most about 1.
     """
     rng = np.random.default_rng(seed)
     pooled = np.concatenate([a, b])
-    a, b = ((x - pooled.mean(0)) / (pooled.std(0) + 1e-12) for x in (a, b))
-    a, b = (x[rng.permutation(len(x))[:MOST_FOR_MMD]] for x in (a, b))
-    both = np.concatenate([a, b])
-    square = np.maximum((both**2).sum(1)[:, None] + (both**2).sum(1)[None] - 2 * both @ both.T, 0)
-    width = np.median(square[np.triu_indices(len(both), 1)])
-    kernel = np.exp(-square / max(width, 1e-12))
-    n, m = len(a), len(b)
-    within = (kernel[:n, :n].sum() - n) / (n * (n - 1)) + (kernel[n:, n:].sum() - m) / (m * (m - 1))
-    return float(within - 2 * kernel[:n, n:].mean())
+    a = _standardized(a, pooled)
+    b = _standardized(b, pooled)
+    # Memory and time grow with the square of the number.
+    a = a[rng.permutation(len(a))[:MOST_FOR_MMD]]
+    b = b[rng.permutation(len(b))[:MOST_FOR_MMD]]
+    joined = np.concatenate([a, b])
+    squares = (joined**2).sum(1)
+    distances = np.maximum(squares[:, None] + squares[None] - 2 * joined @ joined.T, 0)
+    width = np.median(distances[np.triu_indices(len(joined), 1)])
+    kernel = np.exp(-distances / max(width, 1e-12))
+    n = len(a)
+    m = len(b)
+    # Unbiased: without the diagonal, which is 1.
+    within_a = (kernel[:n, :n].sum() - n) / (n * (n - 1))
+    within_b = (kernel[n:, n:].sum() - m) / (m * (m - 1))
+    return float(within_a + within_b - 2 * kernel[:n, n:].mean())
+
+
+def _standardized(values: np.ndarray, reference: np.ndarray) -> np.ndarray:
+    """Values with the mean and deviation of the reference taken out, per channel."""
+    return (values - reference.mean(0)) / (reference.std(0) + 1e-12)
 
 
 def two_sample_accuracy(a: np.ndarray, b: np.ndarray, groups: np.ndarray) -> float:
-    """How well a linear classifier tells a from b on places it has not seen: 0.5 is chance, 1 is apart.
+    """Domain-classifier accuracy on held-out voxels of [N, C] a and b: 0.5 is chance, 1 separable.
 
-    A classifier two-sample test (Lopez-Paz and Oquab, ICLR 2017) with logistic regression and up to five folds that
-    keep ``groups`` (cases, [N] each) together; with one group only, folds are contiguous parts of it.
+    A classifier two-sample test (Lopez-Paz and Oquab, ICLR 2017) with logistic regression and up to
+    five folds that keep ``groups`` (cases, [N]) together; with one group only, folds are contiguous
+    parts of it.
     """
-    x, y = np.concatenate([a, b]), np.repeat([0, 1], [len(a), len(b)])
+    x = np.concatenate([a, b])
+    y = np.repeat([0, 1], [len(a), len(b)])
     owner = np.concatenate([groups, groups])
     if len(np.unique(owner)) < 2:
-        owner = np.concatenate([np.arange(len(a)) * 5 // len(a), np.arange(len(b)) * 5 // len(b)])
-    guess = np.zeros(len(y), int)
-    for train, test in GroupKFold(min(5, len(np.unique(owner)))).split(x, y, owner):
+        parts = [np.arange(len(side)) * 5 // len(side) for side in (a, b)]
+        owner = np.concatenate(parts)
+    folds = GroupKFold(min(5, len(np.unique(owner))))
+    predicted = np.zeros(len(y), int)
+    for train, test in folds.split(x, y, owner):
         model = make_pipeline(StandardScaler(), LogisticRegression(max_iter=500))
-        guess[test] = model.fit(x[train], y[train]).predict(x[test])
-    return float(balanced_accuracy_score(y, guess))
+        predicted[test] = model.fit(x[train], y[train]).predict(x[test])
+    return float(balanced_accuracy_score(y, predicted))
 
 
 def paired_distance(a: np.ndarray, b: np.ndarray) -> float:
-    """Mean square between the same places of a and b after each channel of each is standardized: what L_A acts on.
+    """Mean square between a and b [N, C] at the same voxels, each channel standardized.
 
-    0: alike everywhere; 2: unrelated.
+    This is what L_A acts on. 0: alike everywhere; 2: unrelated.
     """
-    a, b = ((x - x.mean(0)) / (x.std(0) + 1e-12) for x in (a, b))
-    return float(((a - b) ** 2).mean())
+    difference = _standardized(a, a) - _standardized(b, b)
+    return float((difference**2).mean())
 
 
 def tsne_map(
     latents: Latents, *, points: int = 300, seed: int = 0
 ) -> tuple[dict[str, np.ndarray], np.ndarray]:
-    """Two dimensions by t-SNE (van der Maaten and Hinton, 2008) of standardized latents of all modalities together.
+    """Two dimensions by t-SNE of standardized latents of all modalities together.
+
+    Source: van der Maaten and Hinton, JMLR 2008.
 
     Args:
         latents: see ``collect_latents``.
-        points: at most so many places.
-        seed: which places, and t-SNE's own.
+        points: at most so many voxels.
+        seed: of the choice of voxels, and of t-SNE.
 
     Returns:
         [P, 2] by modality name, and [P] bool: inside the tumor.
     """
-    chosen = np.random.default_rng(seed).permutation(len(latents.case))[:points]
-    stacked = np.concatenate([values[chosen] for values in latents.values.values()])
+    sampled = np.random.default_rng(seed).permutation(len(latents.case))[:points]
+    stacked = np.concatenate([values[sampled] for values in latents.values.values()])
     stacked = StandardScaler().fit_transform(stacked)
     perplexity = min(30.0, (len(stacked) - 1) / 3)
-    flat = TSNE(2, perplexity=perplexity, init="pca", random_state=seed).fit_transform(stacked)
-    parts = np.split(flat, len(latents.values))
-    return dict(zip(latents.values, parts, strict=True)), latents.tumor[chosen]
+    positions = TSNE(2, perplexity=perplexity, init="pca", random_state=seed).fit_transform(stacked)
+    parts = np.split(positions, len(latents.values))
+    return dict(zip(latents.values, parts, strict=True)), latents.tumor[sampled]

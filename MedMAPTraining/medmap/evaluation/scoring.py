@@ -32,9 +32,9 @@ class ScoreRow:
     Attributes:
         case, subset, region: names; ``subset`` is a ``Task.subset_key``.
         dice: 0..1; empty masks as in ``medmap.metrics``.
-        dice_rule: the same after the minimum-volume rule: a prediction below ``Region.min_volume_mm3``
-            counts as empty. The rule changes the scores of that region only; where the region has
-            none, the two are equal.
+        dice_rule: the same after the minimum-volume rule: a prediction below
+            ``Region.min_volume_mm3`` counts as empty. The rule changes the scores of that region
+            only; where the region has none, the two are equal.
         hd95_mm, hd95_rule_mm: 95 % Hausdorff distance without and with the rule; empty masks as in
             ``medmap.metrics``.
         sensitivity, precision: without the rule; see ``medmap.metrics``.

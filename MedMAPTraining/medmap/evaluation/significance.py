@@ -13,11 +13,12 @@ from medmap.evaluation.summary import groups, per_case_averages, table
 from medmap.task import Task
 
 METHOD = (
-    "Two-sided Wilcoxon signed-rank test on the cases' differences (zeros by Pratt's method; exact up to 50 cases); "
-    "Holm and Benjamini-Hochberg corrections over all tests of one kind (single subsets, or averages); effect size: "
-    "matched-pairs rank-biserial correlation (-1 B always better, +1 A always better); 95 % confidence interval of "
-    "the mean difference: bootstrap over cases (BCa). Of HD95 less is better, and an undefined one counts as the "
-    "diagonal of the labels' grid."
+    "Two-sided Wilcoxon signed-rank test on the cases' differences (zeros by Pratt's method; exact "
+    "up to 50 cases); Holm and Benjamini-Hochberg corrections over all tests of one kind (single "
+    "subsets, or averages); effect size: matched-pairs rank-biserial correlation (-1 B always "
+    "better, +1 A always better); 95 % confidence interval of the mean difference: bootstrap over "
+    "cases (BCa). Of HD95 less is better, and an undefined one counts as the diagonal of the "
+    "labels' grid."
 )
 """What the tests are; printed beside them."""
 
@@ -34,15 +35,17 @@ class PairedTest:
     """One comparison of A with B.
 
     Attributes:
-        unit: a subset's key or the name of a group of subsets (``medmap.evaluation.groups``), averaged per case.
+        unit: a subset's key or the name of a group of subsets (``medmap.evaluation.groups``),
+            averaged per case.
         kind: ``subset`` or ``average``: the family that the corrections run over.
         region: short name.
         cases: number of pairs.
         mean_a, mean_b: mean scores.
         difference: mean of A - B, with its confidence interval ``low`` to ``high``.
-        p: uncorrected; ``p_holm`` controls the chance of any false finding, ``p_bh`` the share of false ones.
-        effect: rank-biserial correlation (Kerby, Comprehensive Psychology 2014): (sum of ranks that favor A - sum
-            that favor B) / their total; 0 when all pairs are equal.
+        p: uncorrected; ``p_holm`` controls the chance of any false finding, ``p_bh`` the share of
+            false ones.
+        effect: rank-biserial correlation (Kerby, Comprehensive Psychology 2014): (sum of ranks that
+            favor A - sum that favor B) / their total; 0 when all pairs are equal.
         better, worse: pairs in which A is better, worse.
     """
 
@@ -76,7 +79,7 @@ def compare(
     resamples: int = 2000,
     seed: int = 0,
 ) -> list[PairedTest]:
-    """Test every subset and every average of A (``ours``) against B (``theirs``) on the cases that both have.
+    """Test every subset and every average of A (``ours``) against B (``theirs``), on common cases.
 
     Args:
         ours, theirs: scores of two bundles.
@@ -122,7 +125,7 @@ def compare(
 
 @dataclass(frozen=True)
 class _Pairs:
-    """Scores [N] of A and B of the same N cases; ``unit``, ``kind``, ``region`` as ``PairedTest``."""
+    """Scores [N] of A and B of the same N cases; other fields as in ``PairedTest``."""
 
     unit: str
     kind: str

@@ -136,7 +136,7 @@ class Summary:
         dice_rule: Dice after the minimum-volume rule; None in early bundles' cards.
         hd95, hd95_rule: 95 % Hausdorff distances in mm; None in early bundles' cards.
         empty: by region.
-        part: part of the split that was scored; empty for a whole cohort, None before that is known.
+        part: part of the split that was scored; empty for all cases, None before that is known.
     """
 
     data: str
