@@ -13,18 +13,7 @@ import torch
 from torch.nn import functional
 
 from medmap.errors import UsageError
-from medmap.phantom.anatomy import (
-    PROCEDURAL_WARP,
-    TISSUES,
-    WORLD_GRID,
-    Atlas,
-    HealthyTissue,
-    Warp,
-    build_atlas,
-    paint,
-    place,
-    template_at,
-)
+from medmap.phantom.anatomy import TISSUES, WORLD_GRID, Atlas, HealthyTissue, paint
 from medmap.phantom.artifacts import (
     BrainSurface,
     add_acquisition_artifacts,
@@ -35,6 +24,8 @@ from medmap.phantom.artifacts import (
 from medmap.phantom.contrast import MODALITIES, Means, Mixture, mix_signals
 from medmap.phantom.distractors import add_distractors
 from medmap.phantom.fields import Draw, random_field, upsample
+from medmap.phantom.placement import PROCEDURAL_WARP, Warp, place, template_at
+from medmap.phantom.procedural import build_atlas
 from medmap.phantom.style import Style
 from medmap.phantom.tumor import Lesion, Tumor, grow_tumor
 

@@ -434,15 +434,15 @@ def _tissue_parts(
     parts[TISSUES.index("air")] = 1
     _paint_thorax(parts, thorax, points, width)
 
-    right = _depth_in_right_ventricle(ventricles, points)
-    left = points.outer - points.radius
-    epicardial_fat = torch.maximum(left + 5, right + 6)
+    right_depth = _depth_in_right_ventricle(ventricles, points)
+    left_depth = points.outer - points.radius
+    epicardial_fat = torch.maximum(left_depth + 5, right_depth + 6)
     _paint(parts, "fat", partial_volume(epicardial_fat, width))
-    _paint(parts, "myocardium", partial_volume(right + 3, width))
-    right_blood = torch.minimum(right, points.radius - points.outer)
+    _paint(parts, "myocardium", partial_volume(right_depth + 3, width))
+    right_blood = torch.minimum(right_depth, points.radius - points.outer)
     _paint(parts, "blood", partial_volume(right_blood, width))
 
-    _paint(parts, "myocardium", partial_volume(left, width))
+    _paint(parts, "myocardium", partial_volume(left_depth, width))
     _paint_infarct(parts, ventricles.infarct, points, width)
     left_blood = points.inner - points.radius
     _paint(parts, "blood", partial_volume(left_blood, width))

@@ -25,11 +25,11 @@ from medmap.phantom.anatomy import (
     HealthyTissue,
     Landmarks,
     Leukoaraiosis,
-    Warp,
     draw_leukoaraiosis,
     paint,
 )
 from medmap.phantom.fields import Draw, RegularGrid, interpolate, partial_volume, random_field
+from medmap.phantom.placement import Warp
 from medmap.resampling import reorient
 
 IDS: dict[str, tuple[int, ...]] = {
