@@ -1,7 +1,7 @@
-"""The subset card: what the chosen combination of scans is good for, as measured. No number is ever made up.
+"""Expected performance: the measured Dice of a modality subset. No number is ever made up.
 
-The figures come from the bundle's own table (``medmap.evaluation.summarize``): the Dice of exactly this subset. A subset
-that is not in the table, or whose entry is damaged, is "not validated".
+The figures come from the bundle's own table (``medmap.evaluation.summarize``): the Dice of exactly
+this subset. A subset that is not in the table, or whose entry is damaged, is "not validated".
 """
 
 from __future__ import annotations
@@ -9,10 +9,11 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from typing import Any
 
-from medmap.task import Task
+from medmap.task import Region, Task
 
-NOT_VALIDATED = "This combination was not validated with this model."
+NOT_VALIDATED = "This modality subset was not validated with this model."
 
 
 @dataclass(frozen=True)
@@ -21,7 +22,7 @@ class Score:
 
     Attributes:
         region: short name (``WT``).
-        title: as a person writes it (``Whole tumor``).
+        title: the name for display (``Whole tumor``).
         mean: 0..1.
         sd: standard deviation over cases.
         cases: number of cases; 0 if the table does not say.
@@ -41,13 +42,14 @@ class Score:
 
 @dataclass(frozen=True)
 class SubsetCard:
-    """What is known about one combination of scans.
+    """Expected performance with one modality subset.
 
     Attributes:
-        subset: key of the combination (``t1ce+flair``); empty without any scan.
-        title: the combination in words.
+        subset: key of the subset (``t1ce+flair``); empty without any modality.
+        title: the subset for display.
         scores: measured Dice, in the task's order of regions; empty if not validated.
-        complete: the same for all modalities together, to compare with; empty if unknown or if this is that.
+        complete: the same for all modalities together, to compare with; empty if unknown or if this
+            is that.
         data: what the figures are from; empty if not validated.
         warnings: what to know about the modalities that are absent.
     """
@@ -61,51 +63,60 @@ class SubsetCard:
 
     @property
     def validated(self) -> bool:
-        """True when the model was measured on exactly this combination."""
+        """True when the model was measured on exactly this subset."""
         return bool(self.scores)
 
     @property
     def text(self) -> str:
-        """The card, one line a fact, for a plain label."""
+        """The card, one line per fact, for a plain label."""
         lines = [self.title]
-        full = {score.region: score for score in self.complete}
+        completeMeans = {score.region: score.mean for score in self.complete}
         for score in self.scores:
-            beside = f" (all scans: {full[score.region].mean:.2f})" if score.region in full else ""
-            lines.append(f"Dice {score.title} ({score.region}): {score.text}{beside}")
+            line = f"Dice {score.title} ({score.region}): {score.text}"
+            if score.region in completeMeans:
+                line += f" (all modalities: {completeMeans[score.region]:.2f})"
+            lines.append(line)
         if self.validated:
             lines.append(f"Mean ± SD, {self.data}")
         elif self.subset:
             lines.append(NOT_VALIDATED)
-        return "\n".join([*lines, *(f"\u26a0 {warning}" for warning in self.warnings)])
+        lines.extend(f"\u26a0 {warning}" for warning in self.warnings)
+        return "\n".join(lines)
 
 
 def subsetCard(task: Task, card: Mapping, names: Collection[str]) -> SubsetCard:
-    """The card of a combination.
+    """The card of a modality subset.
 
     Args:
         task: the model's task.
-        card: the bundle's card (``Bundle.card`` or ``ModelEntry.card``); its ``dice`` table may be absent or damaged.
+        card: the bundle's card (``Bundle.card`` or ``ModelEntry.card``); its ``dice`` table may be
+            absent or damaged.
         names: the modalities that are used, in any order.
 
     Raises:
         UsageError: a name is no modality of the task.
     """
     subset = task.subset_key(names)
-    used = [modality for modality in task.modalities if modality.name in set(names)]
-    absent = [modality for modality in task.modalities if modality.name not in set(names)]
-    if not used:
-        return SubsetCard("", "No scan is chosen.", (), (), "", ())
-    warnings = tuple(
-        modality.warning_if_absent for modality in absent if modality.warning_if_absent
-    )
-    title = f"{' + '.join(modality.title for modality in used)} ({len(used)} of {len(task.modalities)} scans)"
+    if not subset:
+        return SubsetCard("", "No volume is selected.", (), (), "", ())
+    count = len(set(names))
+    title = f"{task.subset_title(names)} ({count} of {len(task.modalities)} modalities)"
     scores = _scores(task, card, subset)
-    complete = (
-        _scores(task, card, task.subset_key(task.modality_names)) if scores and absent else ()
-    )
-    return SubsetCard(
-        subset, title, scores, complete, _data(card, scores) if scores else "", warnings
-    )
+    complete: tuple[Score, ...] = ()
+    completeSubset = task.subset_key(task.modality_names)
+    if scores and subset != completeSubset:
+        complete = _scores(task, card, completeSubset)
+    data = _data(card, scores) if scores else ""
+    return SubsetCard(subset, title, scores, complete, data, _warnings(task, names))
+
+
+def _warnings(task: Task, names: Collection[str]) -> tuple[str, ...]:
+    """What to know about the absent modalities, in task order."""
+    warnings = []
+    for modality in task.modalities:
+        if modality.name not in names and modality.warning_if_absent:
+            warnings.append(modality.warning_if_absent)
+    return tuple(warnings)
 
 
 def _scores(task: Task, card: Mapping, subset: str) -> tuple[Score, ...]:
@@ -113,27 +124,49 @@ def _scores(task: Task, card: Mapping, subset: str) -> tuple[Score, ...]:
     entry = _at(_at(_at(card, "dice"), "subsets"), subset)
     scores = []
     for region in task.regions:
-        found = _at(entry, region.name)
-        mean, sd, cases = (_at(found, key) for key in ("mean", "sd", "n"))
-        if not (_isNumber(mean) and 0 <= mean <= 1 and _isNumber(sd) and 0 <= sd <= 1):
+        score = _score(region, _at(entry, region.name))
+        if score is None:
             return ()
-        cases = cases if isinstance(cases, int) and not isinstance(cases, bool) and cases > 0 else 0
-        scores.append(Score(region.name, region.title, float(mean), float(sd), cases))
+        scores.append(score)
     return tuple(scores)
 
 
+def _score(region: Region, entry: Any) -> Score | None:
+    """The score of one region; None if the entry is missing or impossible."""
+    mean = _at(entry, "mean")
+    sd = _at(entry, "sd")
+    if not (_isFraction(mean) and _isFraction(sd)):
+        return None
+    cases = _at(entry, "n")
+    # JSON's true is an integer to Python, but no number of cases.
+    if not isinstance(cases, int) or isinstance(cases, bool) or cases < 0:
+        cases = 0
+    return Score(region.name, region.title, float(mean), float(sd), cases)
+
+
 def _data(card: Mapping, scores: tuple[Score, ...]) -> str:
-    """``20 cases (generated phantoms)``. The number is that of the subset, which not every case need have."""
-    described = _at(_at(card, "dice"), "data")
-    described = described.strip() if isinstance(described, str) else ""
-    least, most = min(s.cases for s in scores), max(s.cases for s in scores)
-    count = "number of cases unknown" if not least else f"{most} case{'s' if most > 1 else ''}"
-    return f"{count} ({described})" if described else f"{count}; what they are is not recorded"
+    """``20 cases (generated phantoms)``: the cases of the subset, which not every case need have."""
+    description = _at(_at(card, "dice"), "data")
+    if not isinstance(description, str):
+        description = ""
+    counts = [score.cases for score in scores]
+    if min(counts) == 0:
+        count = "number of cases unknown"
+    elif max(counts) == 1:
+        count = "1 case"
+    else:
+        count = f"{max(counts)} cases"
+    if not description.strip():
+        return f"{count}; what they are is not recorded"
+    return f"{count} ({description.strip()})"
 
 
-def _at(data, key: str):
+def _at(data: Any, key: str) -> Any:
+    """An entry of damaged or missing data: None where there is none."""
     return data.get(key) if isinstance(data, Mapping) else None
 
 
-def _isNumber(value) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+def _isFraction(value: Any) -> bool:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    return math.isfinite(value) and 0 <= value <= 1

@@ -1,7 +1,7 @@
-"""Importing a model from a folder or a .zip file: copied aside, verified there, and only then put into the list.
+"""Import a model from a folder or a .zip file: copy, verify, and only then add it to the list.
 
-An archive is read member by member; nothing is written outside the new folder, whatever names the archive holds, and
-nothing larger than a model can be.
+An archive is read member by member. Nothing is written outside the new folder, whatever names the
+archive holds, and nothing larger than a model can be.
 """
 
 from __future__ import annotations
@@ -31,14 +31,12 @@ from . import dependencies
 from .models import ModelEntry, readEntry
 
 LARGEST_WEIGHTS = 2 * 2**30
-MOST_FILES = 16
-_RESERVED = {
-    "CON",
-    "PRN",
-    "AUX",
-    "NUL",
-    *(f"{port}{n}" for port in ("COM", "LPT") for n in range(10)),
-}
+MAX_FILES = 16
+_BLOCK = 1 << 20
+_SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,99}")
+_RESERVED = {"CON", "PRN", "AUX", "NUL"}
+_RESERVED |= {f"COM{number}" for number in range(10)}
+_RESERVED |= {f"LPT{number}" for number in range(10)}
 """Names that no file can have on Windows."""
 
 Opener = Callable[[], BinaryIO]
@@ -51,17 +49,18 @@ def importModel(
     overwrite: bool = False,
     verify: Callable[[Path], object] | None = None,
 ) -> ModelEntry:
-    """Import a bundle. The source is not changed; the model appears in the list complete and verified, or not at all.
+    """Import a bundle.
+
+    The source is not changed; the model appears in the list complete and verified, or not at all.
 
     Args:
         source: a bundle's folder, or a .zip of it (with or without the folder inside).
         userFolder: where imported models lie (``modelFolder``); made if need be.
         overwrite: replace a model of the same name and version.
-        verify: raises for a bundle that will not do; None compares all hashes and, where torch is installed, also
-            builds the network and loads the weights.
+        verify: raises for an unusable bundle; None takes ``verifyFully``.
 
     Returns:
-        The new entry; the present one if the very same model is there already.
+        The new entry; the existing one if the very same model has been imported before.
 
     Raises:
         MissingInputError: there is no such file or folder.
@@ -69,7 +68,8 @@ def importModel(
         BundleError: it is no bundle, is damaged, or holds names or sizes that no bundle has.
         OutputError: another model of that name and version is there, or the folder cannot be written.
     """
-    source, userFolder = Path(source), Path(userFolder)
+    source = Path(source)
+    userFolder = Path(userFolder)
     with _opened(source) as files:
         name = _folderName(files)
         target = userFolder / name
@@ -80,7 +80,7 @@ def importModel(
                 f"{userFolder} cannot be made: {error.strerror}.", "Choose another folder."
             ) from error
         if target.exists() and not overwrite:
-            return _present(files, target)
+            return _existing(files, target)
         with atomic_folder(target, overwrite=overwrite) as staging:
             for file, opener in files.items():
                 _copy(opener, staging / file, _limit(file))
@@ -90,7 +90,8 @@ def importModel(
                 raise BundleError(
                     error.cause.replace(staging.name, source.name), error.remedy
                 ) from error
-            if _folderName({METADATA: partial((staging / METADATA).open, "rb")}) != name:
+            copiedMetadata = {METADATA: partial((staging / METADATA).open, "rb")}
+            if _folderName(copiedMetadata) != name:
                 raise BundleError(f"{source.name} changed while it was read.", "Import it again.")
     return readEntry(target, name)
 
@@ -106,7 +107,7 @@ def verifyFully(path: Path) -> None:
 
 @contextmanager
 def _opened(source: Path) -> Iterator[dict[str, Opener]]:
-    """File name -> function that opens it, of everything that a folder or archive holds."""
+    """File name -> function that opens it, for all files of a folder or archive."""
     if source.is_dir():
         yield _inFolder(source)
     elif not source.exists():
@@ -134,13 +135,16 @@ def _opened(source: Path) -> Iterator[dict[str, Opener]]:
 
 def _inFolder(folder: Path) -> dict[str, Opener]:
     files: dict[str, Opener] = {}
-    for path in sorted(p for p in folder.iterdir() if not p.name.startswith(".")):
+    for path in sorted(folder.iterdir()):
+        if path.name.startswith("."):
+            continue
         if path.is_symlink() or not path.is_file():
             raise BundleError(
                 f"{path.name} in {folder.name} is not a plain file.", "Choose a model's own folder."
             )
-        files[_checkedName(path.name, folder.name)] = partial(path.open, "rb")
-        _refuseLarge(path.name, path.stat().st_size)
+        name = _checkedName(path.name, folder.name)
+        _refuseLarge(name, path.stat().st_size)
+        files[name] = partial(path.open, "rb")
     return _complete(files, folder.name)
 
 
@@ -148,23 +152,19 @@ def _inArchive(archive: zipfile.ZipFile, source: str) -> dict[str, Opener]:
     files: dict[str, Opener] = {}
     folders = set()
     for info in archive.infolist():
-        *above, name = info.filename.split("/")
-        if "\\" in info.filename or ":" in info.filename or ".." in (*above, name):
-            raise BundleError(
-                f"{source} holds '{info.filename}', which no model holds.", "Get the model again."
-            )
-        if (
-            not name or name.startswith(".") or "__MACOSX" in above
-        ):  # folders, and what file managers add
+        *parents, name = info.filename.split("/")
+        _refusePath(info.filename, source)
+        # Folders, and files that file managers add.
+        if not name or name.startswith(".") or "__MACOSX" in parents:
             continue
-        if stat.S_ISLNK(info.external_attr >> 16) or len(above) > 1:
-            raise BundleError(
-                f"{source} holds '{info.filename}', which no model holds.", "Get the model again."
-            )
-        if above:
-            _checkedName(above[0], source)
-        folders.add(tuple(above))
-        if _checkedName(name, source).casefold() in {known.casefold() for known in files}:
+        if stat.S_ISLNK(info.external_attr >> 16) or len(parents) > 1:
+            raise _foreignMember(info.filename, source)
+        if parents:
+            _checkedName(parents[0], source)
+        folders.add(tuple(parents))
+        _checkedName(name, source)
+        # Windows and macOS do not tell A.txt from a.txt.
+        if name.casefold() in {other.casefold() for other in files}:
             raise BundleError(f"{source} holds {name} twice.", "Get the model again.")
         _refuseLarge(name, info.file_size)
         files[name] = partial(archive.open, info)
@@ -175,13 +175,23 @@ def _inArchive(archive: zipfile.ZipFile, source: str) -> dict[str, Opener]:
     return _complete(files, source)
 
 
+def _refusePath(path: str, source: str) -> None:
+    """Refuse a member that could lead out of the folder on any system."""
+    if "\\" in path or ":" in path or ".." in path.split("/"):
+        raise _foreignMember(path, source)
+
+
+def _foreignMember(path: str, source: str) -> BundleError:
+    return BundleError(f"{source} holds '{path}', which no model holds.", "Get the model again.")
+
+
 def _complete(files: dict[str, Opener], source: str) -> dict[str, Opener]:
-    lacking = [name for name in (METADATA, WEIGHTS, SUMS) if name not in files]
-    if lacking:
+    missing = [name for name in (METADATA, WEIGHTS, SUMS) if name not in files]
+    if missing:
         raise BundleError(
-            f"{source} is not a MedMAP model: {', '.join(lacking)} missing.", "Choose another one."
+            f"{source} is not a MedMAP model: {', '.join(missing)} missing.", "Choose another one."
         )
-    if len(files) > MOST_FILES:
+    if len(files) > MAX_FILES:
         raise BundleError(
             f"{source} holds {len(files)} files, too many for a model.", "Choose another one."
         )
@@ -190,10 +200,9 @@ def _complete(files: dict[str, Opener], source: str) -> dict[str, Opener]:
 
 def _checkedName(name: str, source: str) -> str:
     """A name that is safe on every system. Raises BundleError for any other."""
-    plain = re.fullmatch(
-        r"[A-Za-z0-9][A-Za-z0-9._+-]{0,99}", name
-    ) is not None and not name.endswith(".")
-    if not plain or name.split(".")[0].upper() in _RESERVED:
+    isPlain = _SAFE_NAME.fullmatch(name) is not None and not name.endswith(".")
+    isReserved = name.split(".")[0].upper() in _RESERVED
+    if not isPlain or isReserved:
         raise BundleError(
             f"{source} holds the name {name[:60]!r}, which no model has.", "Get the model again."
         )
@@ -207,14 +216,14 @@ def _folderName(files: dict[str, Opener]) -> str:
     return _checkedName(parse_metadata(data).id, METADATA)
 
 
-def _present(files: dict[str, Opener], target: Path) -> ModelEntry:
-    """The entry that is there, if it is intact and the same model. Raises OutputError otherwise."""
+def _existing(files: dict[str, Opener], target: Path) -> ModelEntry:
+    """The existing entry, if it is intact and the same model. Raises OutputError otherwise."""
     entry = readEntry(target, target.name)
     with files[SUMS]() as file:
-        same = (target / SUMS).is_file() and _read(file, LARGEST_TEXT, SUMS) == (
-            target / SUMS
-        ).read_bytes()
-    if entry.verified and same:
+        sums = _read(file, LARGEST_TEXT, SUMS)
+    sumsFile = target / SUMS
+    isSame = sumsFile.is_file() and sums == sumsFile.read_bytes()
+    if entry.verified and isSame:
         return entry
     state = "another model of that name" if entry.verified else "a damaged copy of it"
     raise OutputError(
@@ -233,18 +242,18 @@ def _refuseLarge(name: str, size: int) -> None:
         )
 
 
-def _read(file: BinaryIO, most: int, name: str) -> bytes:
-    data = file.read(most + 1)
+def _read(file: BinaryIO, limit: int, name: str) -> bytes:
+    data = file.read(limit + 1)
     _refuseLarge(name, len(data))
     return data
 
 
-def _copy(opener: Opener, target: Path, most: int) -> None:
+def _copy(opener: Opener, target: Path, limit: int) -> None:
     """Copy with the bytes counted: what an archive says about sizes need not be true."""
     written = 0
     with opener() as source, open(target, "xb") as file:
-        while block := source.read(1 << 20):
+        while block := source.read(_BLOCK):
             written += len(block)
-            if written > most:
+            if written > limit:
                 _refuseLarge(target.name, written)
             file.write(block)

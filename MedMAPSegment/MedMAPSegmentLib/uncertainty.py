@@ -1,7 +1,7 @@
-"""What if a scan had been missing, and where is the result uncertain: as a table and as overlays.
+"""Modality comparison and uncertainty maps as a table and overlays in the scene.
 
-``whatIfWork`` gives the computation for a runner; ``apply`` puts its result into the scene. PyTorch is imported by the
-worker only.
+``whatIfWork`` gives the computation for a runner; ``apply`` puts its result into the scene. PyTorch
+is imported by the worker only.
 """
 
 from __future__ import annotations
@@ -45,8 +45,10 @@ UNCERTAINTY = "MedMAP.Uncertainty"
 
 DESCRIPTIONS = {
     ENTROPY: "Entropy of the class probabilities, 0 (certain) to 1 (all classes alike)",
-    DISAGREEMENT: "Share of the other combinations of scans that give the voxel another label, 0 to 1",
-    REGION_DISAGREEMENT: "Share of the other combinations of scans that differ about the model's first region, 0 to 1",
+    DISAGREEMENT: "Fraction of the other modality subsets that give the voxel another label, 0 to 1",
+    REGION_DISAGREEMENT: (
+        "Fraction of the other modality subsets that differ about the model's first region, 0 to 1"
+    ),
 }
 KINDS = {
     CURRENT: "Current",
@@ -55,17 +57,17 @@ KINDS = {
     OTHER: "Other",
 }
 
-# Two classes that are equally likely give 0.5 with four classes, so a wider window would hide what matters.
+# Two equally likely classes of four give 0.5: a wider window would hide what matters.
 _WINDOWS = {ENTROPY: (0.0, 0.5)}
 _COLORS = ("vtkMRMLColorTableNodeFileInferno.txt", "vtkMRMLColorTableNodeIron")
 
 
 @dataclass(frozen=True)
 class WhatIfNodes:
-    """What was put into the scene.
+    """Nodes of a modality comparison.
 
     Attributes:
-        table: vtkMRMLTableNode, one row a combination of scans.
+        table: vtkMRMLTableNode, one row per modality subset.
         volumes: name of the map -> vtkMRMLScalarVolumeNode.
     """
 
@@ -75,12 +77,12 @@ class WhatIfNodes:
 
 @dataclass(frozen=True)
 class UncertainSlice:
-    """One slice worth looking at.
+    """One slice with high uncertainty.
 
     Attributes:
         index: along the slice axis of the array, from 0.
-        share: this slice's part of all uncertainty, 0..1.
-        ras: world position in mm of the middle of what is uncertain, to jump to.
+        share: this slice's fraction of all uncertainty, 0..1.
+        ras: world position in mm of the middle of the uncertain voxels, to jump to.
         rank: 0 is the most uncertain.
         count: number of slices with any uncertainty.
     """
@@ -99,14 +101,14 @@ def whatIfWork(
     current: Sequence[str] | None = None,
     subsets: Sequence[Sequence[str]] | None = None,
 ) -> Work:
-    """The computation as a piece of work for a runner; it touches neither MRML nor VTK nor Qt.
+    """The computation for a runner; it touches neither MRML nor VTK nor Qt.
 
     Args:
-        request: ``logic.Request`` with every scan that may take part.
+        request: ``logic.Request`` with every volume that may take part.
         loadBundle: called on the worker; returns the loaded bundle.
         reference: modality on whose grid the current result lies (``Segmentation.reference``).
         current: modalities that the current result was made from; None for all of the request.
-        subsets: what to try; None for every non-empty subset.
+        subsets: modality subsets to compute; None for every non-empty one.
     """
 
     def work(progress, cancelled):
@@ -129,53 +131,56 @@ def whatIfWork(
 
 
 def apply(
-    scene, segmentationNode, found, maps: Sequence[str] = (ENTROPY, DISAGREEMENT)
+    scene, segmentationNode, comparison, maps: Sequence[str] = (ENTROPY, DISAGREEMENT)
 ) -> WhatIfNodes:
-    """Put what-if table and uncertainty overlays into the scene, or refresh those of this segmentation.
+    """Put the table and the uncertainty overlays into the scene, or refresh existing ones.
 
     Args:
         scene: vtkMRMLScene that takes the nodes.
         segmentationNode: the current result.
-        found: ``medmap.subset_comparison.WhatIf``.
-        maps: which maps to show; those that were not computed are left out.
+        comparison: ``medmap.subset_comparison.WhatIf``.
+        maps: which maps to show; those that were not computed are skipped.
 
     Raises:
-        InputDataError: the segmentation is gone or lies on another grid. No node has been added then, nor after any
-            other exception.
+        InputDataError: the segmentation is gone or lies on another grid. No node has been added
+            then, nor after any other exception.
     """
-    geometry = _checked(scene, segmentationNode, found)
-    name = segmentationNode.GetName()
+    geometry = _checkedGeometry(scene, segmentationNode, comparison)
+    segmentationName = segmentationNode.GetName()
     with allOrNothing(scene):
-        table = derive(scene, "vtkMRMLTableNode", ROLE_TABLE, segmentationNode, f"{name} - what if")
-        fillTable(table, _columns(found))
-        table.SetDescription(f"Compared with {_titles(found.current, found.task)} in the same run.")
-        shown = {
-            m: _volume(scene, segmentationNode, geometry, m, found.maps[m])
-            for m in maps
-            if m in found.maps
-        }
-    return WhatIfNodes(table, shown)
+        title = f"{segmentationName} - what if"
+        table = derive(scene, "vtkMRMLTableNode", ROLE_TABLE, segmentationNode, title)
+        fillTable(table, _columns(comparison))
+        currentTitle = comparison.task.subset_title(comparison.current)
+        table.SetDescription(f"Compared with {currentTitle} in the same run.")
+        volumes = {}
+        for name in maps:
+            if name in comparison.maps:
+                values = comparison.maps[name]
+                volumes[name] = _addVolume(scene, segmentationNode, geometry, name, values)
+    return WhatIfNodes(table, volumes)
 
 
 def nodesOf(scene, segmentationNode) -> WhatIfNodes | None:
-    """What the scene holds for a segmentation (also after loading a scene); None without a table."""
+    """Nodes of a segmentation in the scene (also after loading a scene); None without a table."""
     table = derivedNode(scene, "vtkMRMLTableNode", ROLE_TABLE, segmentationNode)
     if table is None:
         return None
-    found = {
-        m: derivedNode(scene, "vtkMRMLScalarVolumeNode", _role(m), segmentationNode)
-        for m in DESCRIPTIONS
-    }
-    return WhatIfNodes(table, {m: node for m, node in found.items() if node is not None})
+    volumes = {}
+    for name in DESCRIPTIONS:
+        node = derivedNode(scene, "vtkMRMLScalarVolumeNode", _role(name), segmentationNode)
+        if node is not None:
+            volumes[name] = node
+    return WhatIfNodes(table, volumes)
 
 
 def uncertainSlice(
-    found, name: str = ENTROPY, rank: int = 0, plane: str = "axial"
+    comparison, name: str = ENTROPY, rank: int = 0, plane: str = "axial"
 ) -> UncertainSlice | None:
-    """The slice of that rank, the largest sum of uncertainty first; past the last it starts again.
+    """The slice of that rank by its sum of uncertainty; past the last it starts again.
 
     Args:
-        found: ``medmap.subset_comparison.WhatIf``.
+        comparison: ``medmap.subset_comparison.WhatIf``.
         name: which map.
         rank: 0 for the most uncertain.
         plane: ``axial``, ``coronal`` or ``sagittal``.
@@ -183,73 +188,65 @@ def uncertainSlice(
     Returns:
         None when nothing is uncertain, or the map was not computed.
     """
-    values = found.maps.get(name)
+    values = comparison.maps.get(name)
     if values is None:
         return None
-    axis = slice_axis(found.grid, plane)
+    axis = slice_axis(comparison.grid, plane)
     order = heaviest_slices(values, axis)
     if not order:
         return None
     rank %= len(order)
-    ras = focus(values, found.grid, axis, order[rank])
-    share = float(
-        np.take(values, order[rank], axis).sum(dtype=np.float64) / values.sum(dtype=np.float64)
-    )
-    return UncertainSlice(order[rank], share, tuple(float(c) for c in ras), rank, len(order))
+    index = order[rank]
+    sliceSum = np.take(values, index, axis).sum(dtype=np.float64)
+    share = float(sliceSum / values.sum(dtype=np.float64))
+    right, anterior, superior = focus(values, comparison.grid, axis, index)
+    ras = (float(right), float(anterior), float(superior))
+    return UncertainSlice(index, share, ras, rank, len(order))
 
 
-def _checked(scene, segmentationNode, found) -> Geometry:
-    if (
-        segmentationNode is None
-        or scene.GetNodeByID(segmentationNode.GetID()) is not segmentationNode
-    ):
+def _checkedGeometry(scene, segmentationNode, comparison) -> Geometry:
+    """Where the segmentation lies. Raises InputDataError if it is gone or was moved."""
+    removed = segmentationNode is None
+    if not removed:
+        removed = scene.GetNodeByID(segmentationNode.GetID()) is not segmentationNode
+    if removed:
         raise InputDataError(
             "The segmentation was removed during the computation.", "Press Apply again."
         )
     geometry = geometryOf(segmentationNode)
-    if geometry.grid.distance(found.grid) > 0.1 * geometry.grid.spacing.min():
+    if geometry.grid.distance(comparison.grid) > 0.1 * geometry.grid.spacing.min():
         raise InputDataError(
-            f"The segmentation '{segmentationNode.GetName()}' lies on another grid or was moved since.",
+            f"The segmentation '{segmentationNode.GetName()}' lies on another grid or was moved "
+            "since.",
             "Press Apply again, then repeat this.",
         )
     return geometry
 
 
-def _columns(found) -> list[Column]:
-    rows = found.variants
-    columns = [
-        Column("Scans", [_titles(v.modalities, found.task) for v in rows]),
-        Column("Kind", [KINDS[v.kind] for v in rows]),
-    ]
-    for region in found.task.regions:
-        name, title = region.name, region.title
+def _columns(comparison) -> list[Column]:
+    """Columns of the table, one row per variant."""
+    rows = comparison.variants
+    titles = [comparison.task.subset_title(row.modalities) for row in rows]
+    columns = [Column("Scans", titles), Column("Kind", [KINDS[row.kind] for row in rows])]
+    for region in comparison.task.regions:
+        name = region.name
+        volumes = [row.volumes_ml[name] for row in rows]
+        changes = [row.change_ml[name] for row in rows]
+        dice = [row.dice[name] for row in rows]
         columns += [
-            Column(f"{name} volume", [v.volumes_ml[name] for v in rows], "ml", title),
-            Column(
-                f"{name} change",
-                [v.change_ml[name] for v in rows],
-                "ml",
-                f"{title}: minus the current volume",
-            ),
-            Column(
-                f"{name} Dice",
-                [v.dice[name] for v in rows],
-                "",
-                f"{title}: agreement with the current result",
-            ),
+            Column(f"{name} volume", volumes, "ml", region.title),
+            Column(f"{name} change", changes, "ml", f"{region.title}: minus the current volume"),
+            Column(f"{name} Dice", dice, "", f"{region.title}: agreement with the current result"),
         ]
     return columns
-
-
-def _titles(names: Sequence[str], task) -> str:
-    return " + ".join(task.modality(name).title for name in names)
 
 
 def _role(name: str) -> str:
     return f"uncertainty {name}"
 
 
-def _volume(scene, segmentationNode, geometry: Geometry, name: str, values: np.ndarray):
+def _addVolume(scene, segmentationNode, geometry: Geometry, name: str, values: np.ndarray):
+    """Volume node of one map; values [I, J, K] on the segmentation's grid."""
     title = f"{segmentationNode.GetName()} - {name}"
     node = derive(scene, "vtkMRMLScalarVolumeNode", _role(name), segmentationNode, title)
     kji = np.ascontiguousarray(values.transpose(2, 1, 0), dtype=np.float32)
@@ -259,17 +256,22 @@ def _volume(scene, segmentationNode, geometry: Geometry, name: str, values: np.n
     node.SetAttribute(UNCERTAINTY, name)
     node.SetDescription(DESCRIPTIONS[name])
     node.CreateDefaultDisplayNodes()
-    _display(scene, node.GetDisplayNode(), *_WINDOWS.get(name, (0.0, 1.0)))
+    low, high = _WINDOWS.get(name, (0.0, 1.0))
+    _display(scene, node.GetDisplayNode(), low, high)
     return node
 
 
 def _display(scene, display, low: float, high: float) -> None:
-    """A heat map over a fixed range, so that two patients can be compared; what is certain stays transparent."""
+    """A heat map over a fixed range, so that two patients can be compared.
+
+    Certain voxels stay transparent.
+    """
     if display is None:
         return
-    color = next((c for c in _COLORS if scene.GetNodeByID(c) is not None), None)
-    if color is not None:
-        display.SetAndObserveColorNodeID(color)
+    for color in _COLORS:
+        if scene.GetNodeByID(color) is not None:
+            display.SetAndObserveColorNodeID(color)
+            break
     display.AutoWindowLevelOff()
     display.SetWindowLevelMinMax(low, high)
     display.AutoThresholdOff()

@@ -148,7 +148,7 @@ class TestSample:
 class TestCard:
     def test_the_figures_are_those_of_the_shipped_model(self, panel, patient, choose):
         choose(flair=patient["flair"], t1ce=patient["t1ce"])
-        assert panel.ui.cardLabel.text == "T1ce + FLAIR (2 of 4 scans)"
+        assert panel.ui.cardLabel.text == "T1ce + FLAIR (2 of 4 modalities)"
         measured = panel.models.entry.card["dice"]["subsets"]["t1ce+flair"]["WT"]
         text = panel.ui.cardTable.item(0, 1).text()
         assert text == f"{measured['mean']:.2f} \u00b1 {measured['sd']:.2f}"

@@ -118,7 +118,7 @@ class TestHeart:
         panel.inputs.slots["t2"][0].click()
         used = panel.inputs.read().used
         assert list(used) == ["bssfp", "lge"]
-        assert ui.cardLabel.text == "bSSFP + LGE (2 of 3 scans)"
+        assert ui.cardLabel.text == "bSSFP + LGE (2 of 3 modalities)"
         ui.checkButton.click()
         assert "skull" not in ui.checksLabel.text.lower()
         assert ui.applyButton.enabled, ui.applyButton.toolTip

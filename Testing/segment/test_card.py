@@ -32,13 +32,13 @@ def test_figures_are_those_of_exactly_this_subset(card):
     shown = subsetCard(BRATS, card, ["flair", "t1ce"])
     assert shown.validated
     assert shown.subset == "t1ce+flair"
-    assert shown.title == "T1ce + FLAIR (2 of 4 scans)"
+    assert shown.title == "T1ce + FLAIR (2 of 4 modalities)"
     assert [(s.region, s.mean, s.sd, s.cases) for s in shown.scores] == [
         ("WT", 0.8912, 0.0456, 20),
         ("TC", 0.84, 0.05, 20),
         ("ET", 0.8, 0.05, 20),
     ]
-    assert "Dice Whole tumor (WT): 0.89 ± 0.05 (all scans: 0.92)" in shown.text
+    assert "Dice Whole tumor (WT): 0.89 ± 0.05 (all modalities: 0.92)" in shown.text
     assert "20 cases (generated phantoms, seeds 9000-9019)" in shown.text
     assert NOT_VALIDATED not in shown.text
 
@@ -47,7 +47,7 @@ def test_all_scans_are_not_compared_with_themselves(card):
     shown = subsetCard(BRATS, card, BRATS.modality_names)
     assert shown.validated
     assert shown.complete == ()
-    assert "all scans" not in shown.text
+    assert "all modalities" not in shown.text
     assert shown.warnings == ()
 
 
@@ -113,7 +113,7 @@ def test_warnings_are_those_of_the_absent_modalities(card, subset):
 
 def test_no_scan_is_no_combination(card):
     shown = subsetCard(BRATS, card, [])
-    assert shown.text == "No scan is chosen."
+    assert shown.text == "No volume is selected."
     assert not shown.validated
     assert shown.subset == ""
 
