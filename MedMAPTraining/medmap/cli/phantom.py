@@ -16,9 +16,9 @@ def phantom(
     output: Annotated[
         Path, typer.Argument(help="Folder for the cases, in the layout of BraTS or MyoPS 2020.")
     ],
-    count: Annotated[int, typer.Option(min=1, help="Number of patients.")] = 1,
+    count: Annotated[int, typer.Option(min=1, help="Number of cases.")] = 1,
     seed: Annotated[
-        int, typer.Option(min=0, help="Seed of the first patient; the following ones count up.")
+        int, typer.Option(min=0, help="Seed of the first case; the following ones count up.")
     ] = 0,
     spacing: Annotated[float, typer.Option(min=0.5, max=4.0, help="Voxel size in mm.")] = 1.0,
     healthy: Annotated[bool, typer.Option("--healthy", help="Tumor-free cases.")] = False,
@@ -28,7 +28,8 @@ def phantom(
     anatomy: Annotated[
         Path | None,
         typer.Option(
-            help="Label map with FreeSurfer ids, or a folder of them, instead of procedural anatomy."
+            help="Label map with FreeSurfer ids, or a folder of them, instead of procedural "
+            "anatomy."
         ),
     ] = None,
     layout: Annotated[
@@ -41,10 +42,10 @@ def phantom(
     device: Device = "cpu",
     overwrite: Overwrite = False,
 ) -> None:
-    """Generate synthetic patients with ground truth; the same seed gives the same patient.
+    """Generate synthetic cases with ground truth; the same seed gives the same case.
 
-    Brains are skull-stripped and have four aligned modalities, hearts are stacks of thick slices with
-    three.
+    Brains are skull-stripped and have four aligned modalities, hearts are stacks of thick slices
+    with three.
     """
     from medmap.commands.phantoms import write_hearts, write_phantoms
     from medmap.task import BRATS, find_task
