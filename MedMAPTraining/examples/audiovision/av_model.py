@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from medmap.networks import NETWORKS, Backbone, Output
 from medmap.networks.base import Features
-from medmap.networks.resnet_aspp_encoder import fill_absent, present_mean
+from medmap.networks.resnet_aspp_encoder import fill_absent, mean_of_present_maps
 from medmap.training.objectives import OBJECTIVES
 from medmap.training.objectives.mckd import ModalityDistillation
 from medmap.training.recipe import SCHEDULES
@@ -64,7 +64,7 @@ class AudioVision(Backbone):
     ) -> Output:
         """Logits [B, classes] of the two features, the absent one filled with the mean of those present."""
         maps = [None if f is None else f[-1] for f in features]
-        filled = fill_absent(maps, present_mean(maps, present), present)
+        filled = fill_absent(maps, mean_of_present_maps(maps, present), present)
         taps = {"mod_bottleneck": [m for m in maps if m is not None]}
         return Output(self.head(torch.cat(filled, 1)), {name: taps[name] for name in want})
 

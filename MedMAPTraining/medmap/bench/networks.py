@@ -350,7 +350,7 @@ def _measured(
 def _image(network: Backbone, size: int, device: torch.device) -> Tensor:
     """[1, M, *S] of noise, every side rounded up to a multiple of the stride."""
     side = _rounded(size, network.stride)
-    dimensions = getattr(network, "spatial_dims", 3)
+    dimensions = network.spatial_dims
     return torch.randn(1, network.modalities, *(side,) * dimensions, device=device)
 
 

@@ -35,7 +35,7 @@ def bytes_per_voxel(network: Backbone) -> int:
     Returns:
         Bytes in float32, with ``SLACK``, the window's input and the logits included.
     """
-    dims = getattr(network, "spatial_dims", 3)
+    dims = network.spatial_dims
     side = 4 * network.stride
     meta_network = copy.deepcopy(network).to("meta").eval()
     image = torch.empty((1, 1, *(side,) * dims), device="meta")

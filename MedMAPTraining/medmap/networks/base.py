@@ -46,6 +46,8 @@ class Backbone(nn.Module):
         provides: names of the taps that ``want`` may ask for.
         needs: positions of the modalities without which the network means nothing, or None when any subset will do.
         skip: names of ``Output.aux`` that training need not compute, set by an objective that does not use them.
+        modalities, classes: numbers of the task's modalities, and of its classes with background.
+        spatial_dims: 2 or 3.
         built_from: name and options with which ``build_network`` made it; what a bundle stores.
     """
 
@@ -56,6 +58,7 @@ class Backbone(nn.Module):
     built_from: tuple[str, dict] = ("", {})
     modalities: int
     classes: int
+    spatial_dims: int
 
     def encode(self, image: Tensor, modality: int) -> Features:
         """Features of one modality; image [B, 1, *S], modality = its position in the task."""
@@ -85,6 +88,21 @@ class Backbone(nn.Module):
     def separately(self, features: Sequence[Features | None]) -> list[Tensor | None]:
         """Segmentations from each modality alone (``Output.aux["separate"]``), where the network has such a decoder."""
         return []
+
+    def auxiliary_losses(
+        self, output: Output, image: Tensor, present: Tensor, fused: Tensor
+    ) -> dict[str, Tensor]:
+        """The losses that the network's paper has for its auxiliary outputs, unweighted, by name.
+
+        Most networks have none.
+
+        Args:
+            output: of this network in training.
+            image: [B, M, *S] that it was given; absent channels may hold anything.
+            present: [B, M] bool, the modalities of every sample.
+            fused: [B, M] bool, those of them that the fusion was shown.
+        """
+        return {}
 
     def decode(
         self, features: Sequence[Features | None], present: Tensor, want: Sequence[str] = ()

@@ -17,7 +17,7 @@ from medmap.networks.base import Features, Output
 from medmap.networks.resnet_aspp_encoder import (
     ResNetASPPBackbone,
     fill_absent,
-    present_mean,
+    mean_of_present_maps,
     sum_levels,
 )
 
@@ -65,7 +65,7 @@ class MCKD(ResNetASPPBackbone):
     ) -> Output:
         """Fill the absent bottlenecks with the mean of the present ones and decode; see ``Backbone.decode``."""
         maps = [None if f is None else f[-1] for f in features]
-        fused = torch.cat(fill_absent(maps, present_mean(maps, present), present), 1)
+        fused = torch.cat(fill_absent(maps, mean_of_present_maps(maps, present), present), 1)
         logits, x = self.decoder(fused, sum_levels(features, len(self.blocks)))
         known = [f for f in features if f is not None]
         taps = {

@@ -68,7 +68,7 @@ class StandardizedConv(nn.Module):
         )
 
 
-class ModalityConv(StandardizedConv):
+class ModalityTermConv(StandardizedConv):
     """The term of one modality in a 1x1 convolution over the concatenated modalities.
 
     The weight is that of the whole convolution, [O, M * I, 1, ...], standardized as a whole. Without a bias, the term
@@ -230,7 +230,7 @@ class Decoder(nn.Module):
     ):
         super().__init__()
         self.terms = nn.ModuleList(
-            ModalityConv(dims, modalities, inputs, outputs)
+            ModalityTermConv(dims, modalities, inputs, outputs)
             for inputs, outputs in zip(widths.skips, widths.decoder, strict=True)
         )
         coarser = (*widths.decoder[1:], modalities * widths.features)
@@ -308,7 +308,7 @@ def sum_levels(features: Sequence[Features | None], levels: int) -> list[Tensor]
     return totals
 
 
-def present_mean(maps: Sequence[Tensor | None], present: Tensor) -> Tensor:
+def mean_of_present_maps(maps: Sequence[Tensor | None], present: Tensor) -> Tensor:
     """Mean over the present modalities; maps: [B, F, *s], zero where absent, None where not encoded; present [B, M]."""
     known = [m for m in maps if m is not None]
     total = known[0]
@@ -318,8 +318,8 @@ def present_mean(maps: Sequence[Tensor | None], present: Tensor) -> Tensor:
     return total / count.reshape(-1, *(1,) * (total.ndim - 1))
 
 
-def present_first(maps: Sequence[Tensor | None], present: Tensor) -> Tensor:
-    """The map of the first present modality in task order; arguments as in ``present_mean``."""
+def first_present_map(maps: Sequence[Tensor | None], present: Tensor) -> Tensor:
+    """The map of the first present modality in task order; arguments as in ``mean_of_present_maps``."""
     first = present & (present.cumsum(1) == 1)
     known = [(m, value) for m, value in enumerate(maps) if value is not None]
     chosen = torch.zeros_like(known[0][1])
@@ -328,7 +328,7 @@ def present_first(maps: Sequence[Tensor | None], present: Tensor) -> Tensor:
     return chosen
 
 
-FILLS = {"mean": present_mean, "first": present_first}
+FILLS = {"mean": mean_of_present_maps, "first": first_present_map}
 
 
 def fill_absent(maps: Sequence[Tensor | None], filling: Tensor, present: Tensor) -> list[Tensor]:

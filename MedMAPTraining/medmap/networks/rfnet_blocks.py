@@ -62,7 +62,7 @@ class LineageConv(nn.Module):
         return self.act(self.norm(self.conv(x)))
 
 
-class ModalityConv(nn.Module):
+class ModalitySumConv(nn.Module):
     """``LineageConv`` of width 1 over the concatenation of M modalities, as the sum of one term a modality.
 
     The same function and the same weights ([outputs, M * channels, 1, ...], in task order) as concatenating and
@@ -129,12 +129,12 @@ class LevelFusion(nn.Module):
     ):
         super().__init__()
         hidden = hidden or channels
-        self.first = ModalityConv(dims, modalities, channels, hidden, pre_norm=pre_norm)
+        self.first = ModalitySumConv(dims, modalities, channels, hidden, pre_norm=pre_norm)
         self.second = LineageConv(dims, hidden, hidden, pre_norm=pre_norm)
         self.third = LineageConv(dims, hidden, outputs or channels, 1, pre_norm=pre_norm)
 
     def forward(self, features: Sequence[Tensor | None]) -> Tensor:
-        """features as for ``ModalityConv`` -> [B, outputs, *S]; with a bias in it, so not zero where they are."""
+        """features as for ``ModalitySumConv`` -> [B, outputs, *S]; with a bias in it, so not zero where they are."""
         return self.third(self.second(self.first(features)))
 
 

@@ -15,6 +15,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
+from medmap.networks.auxiliary import reconstruction_errors, sum_of_means
 from medmap.networks.base import Features, Output
 from medmap.networks.blocks import CONV, NORM
 from medmap.networks.unet import WIDTHS, GatedUNet
@@ -163,6 +164,18 @@ class RobustMSeg(GatedUNet):
             aux["reconstruction"].append(decoder(fused, style.to(fused.dtype)))
             aux["divergence"].append(None if code is None else style_divergence(mean, log_variance))
         return Output(output.logits, {name: output.taps[name] for name in want}, aux)
+
+    def auxiliary_losses(
+        self, output: Output, image: Tensor, present: Tensor, fused: Tensor
+    ) -> dict[str, Tensor]:
+        """``divergence`` of the styles and ``reconstruction`` (L1), each summed over modalities."""
+        if not output.aux:
+            return {}
+        errors = reconstruction_errors(output.aux["reconstruction"], image, present, power=1)
+        return {
+            "divergence": sum_of_means(output.aux["divergence"], fused),
+            "reconstruction": sum_of_means(errors, present),
+        }
 
     def _draws(self) -> bool:
         return self.training and len(self.image_decoders) > 0

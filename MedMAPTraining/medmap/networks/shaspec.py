@@ -11,8 +11,10 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
 
 from medmap.errors import BundleError
+from medmap.networks.auxiliary import mean_over_present, ring_l1
 from medmap.networks.base import Features, Output
 from medmap.networks.resnet_aspp_encoder import (
     FILLS,
@@ -114,6 +116,24 @@ class ShaSpec(ResNetASPPBackbone):
             else {}
         )
         return Output(logits, {name: taps[name] for name in want}, aux)
+
+    def auxiliary_losses(
+        self, output: Output, image: Tensor, present: Tensor, fused: Tensor
+    ) -> dict[str, Tensor]:
+        """``shared``: L1 between neighbors of the shared features; ``domain``: the classifier's entropy."""
+        if not output.aux:
+            return {}
+        entropies: list[Tensor | None] = []
+        for modality, logits in enumerate(output.aux["domain"]):
+            if logits is None:
+                entropies.append(None)
+                continue
+            target = torch.full((len(fused),), modality, device=fused.device)
+            entropies.append(cross_entropy(logits.float(), target, reduction="none"))
+        return {
+            "shared": ring_l1(output.aux["shared"], fused),
+            "domain": mean_over_present(entropies, fused),
+        }
 
     def _classify(self, features: Features | None) -> Tensor | None:
         """Logits [B, M] of which modality the specific features come from."""

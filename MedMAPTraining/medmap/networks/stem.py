@@ -202,6 +202,12 @@ class Stemmed(Backbone):
             output.taps["stem"] = [f[0] for f in features if f is not None]
         return output
 
+    def auxiliary_losses(
+        self, output: Output, image: Tensor, present: Tensor, fused: Tensor
+    ) -> dict[str, Tensor]:
+        """Those of the base."""
+        return self.base.auxiliary_losses(output, image, present, fused)
+
     def _decode_mean(
         self, features: Sequence[Features | None], present: Tensor, want: Sequence[str]
     ) -> Output:

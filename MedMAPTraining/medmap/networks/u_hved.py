@@ -13,6 +13,7 @@ from typing import ClassVar, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from medmap.networks.auxiliary import mean_over_present, reconstruction_errors
 from medmap.networks.base import Backbone, Features, Output
 from medmap.networks.blocks import mask_absent
 from medmap.networks.u_hemis import HemisDecoder, HemisEncoder
@@ -106,6 +107,19 @@ class UHVED(Backbone):
             "decoder": decoded,
         }
         return Output(logits, {name: taps[name] for name in want}, aux)
+
+    def auxiliary_losses(
+        self, output: Output, image: Tensor, present: Tensor, fused: Tensor
+    ) -> dict[str, Tensor]:
+        """``divergence``, mean over levels, and ``reconstruction``, mean squared error (Eq. 7)."""
+        if not output.aux:
+            return {}
+        levels = [divergence.mean() for divergence in output.aux["divergence"]]
+        losses = {"divergence": torch.stack(levels).mean()}
+        errors = reconstruction_errors(output.aux["reconstruction"], image, present, power=2)
+        if errors:
+            losses["reconstruction"] = mean_over_present(errors, present)
+        return losses
 
 
 def split_gaussian(feature: Tensor) -> Gaussian:

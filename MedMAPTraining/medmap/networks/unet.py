@@ -19,7 +19,7 @@ from medmap.errors import BundleError
 from medmap.networks.base import Backbone, Features, Output
 from medmap.networks.blocks import CONV, NORM
 from medmap.networks.fixed_subset import FixedSubset
-from medmap.networks.resnet_aspp_encoder import fill_absent, present_mean
+from medmap.networks.resnet_aspp_encoder import fill_absent, mean_of_present_maps
 from medmap.networks.rfnet_blocks import sum_over_modalities
 
 WIDTHS = (16, 32, 64, 128)
@@ -227,7 +227,7 @@ class GatedUNet(Backbone):
             for level in range(len(self.fusions))
         ]
         if self.fill == "mean":
-            levels[-1] = fill_absent(levels[-1], present_mean(levels[-1], present), present)
+            levels[-1] = fill_absent(levels[-1], mean_of_present_maps(levels[-1], present), present)
         fused = [fusion(level) for fusion, level in zip(self.fusions, levels, strict=True)]
         x = self.decoder(fused)
         taps = {

@@ -12,9 +12,9 @@ from medmap.errors import BundleError
 from medmap.networks import build_network
 from medmap.networks.mckd import MCKD
 from medmap.networks.resnet_aspp_encoder import (
-    ModalityConv,
-    present_first,
-    present_mean,
+    ModalityTermConv,
+    first_present_map,
+    mean_of_present_maps,
     standardize,
 )
 
@@ -108,14 +108,14 @@ def test_weights_are_standardized():
 
 @pytest.mark.usefixtures("float64")
 def test_a_skip_is_a_convolution_over_the_concatenated_modalities():
-    conv = ModalityConv(3, modalities=4, inputs=3, outputs=5)
+    conv = ModalityTermConv(3, modalities=4, inputs=3, outputs=5)
     x = torch.randn(2, 12, 4, 4, 4)
     whole = functional.conv3d(x, standardize(conv.weight))
     torch.testing.assert_close(sum(conv(part, m) for m, part in enumerate(x.chunk(4, 1))), whole)
 
 
 @pytest.mark.parametrize(
-    ("fill", "expected"), [(present_mean, [2.0, 7.0]), (present_first, [1.0, 7.0])]
+    ("fill", "expected"), [(mean_of_present_maps, [2.0, 7.0]), (first_present_map, [1.0, 7.0])]
 )
 def test_what_fills_an_absent_modality(fill, expected):
     values = [[1.0, 0.0], [0.0, 7.0], [3.0, 0.0]]

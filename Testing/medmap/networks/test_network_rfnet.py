@@ -11,7 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from medmap.networks.rfnet import RegionFusion, RFNet
 from medmap.networks.rfnet_blocks import (
     LevelFusion,
-    ModalityConv,
+    ModalitySumConv,
     ResidualEncoder,
     SeparateDecoder,
     sum_over_modalities,
@@ -108,7 +108,7 @@ def test_the_separate_decoder_sees_one_modality_at_a_time():
 @pytest.mark.usefixtures("float64")
 def test_fusing_term_by_term_is_fusing_the_concatenation(pre_norm):
     torch.manual_seed(0)
-    fusion = ModalityConv(3, modalities=3, channels=4, outputs=5, pre_norm=pre_norm)
+    fusion = ModalitySumConv(3, modalities=3, channels=4, outputs=5, pre_norm=pre_norm)
     level = [torch.randn(2, 4, 6, 6, 6) for _ in range(3)]
     together = torch.cat(level, 1)
     if pre_norm:

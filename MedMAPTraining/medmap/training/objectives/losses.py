@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -178,58 +177,6 @@ def matrix_product(one: Tensor, other: Tensor) -> Tensor:
     """one @ other in float32, which autocast would make bfloat16."""
     with torch.autocast(one.device.type, enabled=False):
         return one.float() @ other.float()
-
-
-def gaussian_kl(mean: Tensor, log_variance: Tensor) -> Tensor:
-    """KL(N(mean, variance) || N(0, 1)), element by element."""
-    return (mean.square() + log_variance.exp() - 1 - log_variance) / 2
-
-
-def present_mean(values: Sequence[Tensor | None], present: Tensor) -> Tensor:
-    """Mean of per-sample values over the modalities that are present.
-
-    Args:
-        values: one [B] a modality, None where no sample has it.
-        present: [B, M] bool.
-
-    Returns:
-        A scalar, zero where nothing is present.
-    """
-    total, count = (
-        present.new_zeros((), dtype=torch.float32),
-        present.new_zeros((), dtype=torch.float32),
-    )
-    for value, here in zip(values, present.unbind(1), strict=True):
-        if value is not None:
-            total = (
-                total
-                + torch.where(
-                    here, value.float(), torch.zeros_like(value, dtype=torch.float32)
-                ).sum()
-            )
-            count = count + here.sum()
-    return total / count.clamp(min=1)
-
-
-def ring_l1(features: Sequence[Tensor | None], present: Tensor) -> Tensor:
-    """L1 between neighbors in the ring of modalities (ShaSpec), mean over elements, summed over the pairs.
-
-    Only pairs of which a sample has both count, averaged over the batch; the released code also compares the features
-    of empty images.
-    """
-    number = len(features)
-    ring = (
-        [(n, (n + 1) % number) for n in range(number)]
-        if number > 2
-        else list(pairwise(range(number)))
-    )
-    total = present.new_zeros((), dtype=torch.float32)
-    for i, j in ring:
-        if features[i] is not None and features[j] is not None:
-            both = present[:, i] & present[:, j]
-            distance = (features[i].float() - features[j].float()).abs().flatten(1).mean(1)
-            total = total + torch.where(both, distance, torch.zeros_like(distance)).mean()
-    return total
 
 
 def consistency_ramp(progress: float, length: float = 1.0) -> float:

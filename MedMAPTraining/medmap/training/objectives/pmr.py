@@ -190,7 +190,7 @@ def imbalance(strength: Tensor) -> Tensor:
 @torch.no_grad()
 def decoder_width(network: Backbone) -> int:
     """Channels of the tap ``decoder``, from a run on the smallest window."""
-    was, size = network.training, (2 * network.stride,) * getattr(network, "spatial_dims", 3)
+    was, size = network.training, (2 * network.stride,) * network.spatial_dims
     present = torch.ones(1, network.modalities, dtype=torch.bool)
     network.eval()
     width = (

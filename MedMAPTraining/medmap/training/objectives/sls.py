@@ -11,21 +11,15 @@ from collections.abc import Iterator
 
 import torch
 from torch import Tensor
-from torch.nn.functional import cross_entropy
 
 from medmap.networks import Backbone, Output
 from medmap.networks.blocks import mask_absent
-from medmap.networks.robust_mseg import RobustMSeg
-from medmap.networks.shaspec import ShaSpec
-from medmap.networks.u_hved import UHVED
 from medmap.training.batch import Batch
 from medmap.training.objectives.base import Context, Objective
 from medmap.training.objectives.losses import (
     cross_entropy_and_dice,
-    present_mean,
     resize_label,
     resize_logits,
-    ring_l1,
 )
 
 
@@ -101,7 +95,8 @@ class SharedLatentSpace(Objective):
         losses = self.fused(output, batch, started, started or self.deep_from_start)
         if output.aux.get("separate"):
             losses["separate"] = self.separate * self._separate(output.aux["separate"], batch)
-        for name, value in own_losses(self.backbone, output, batch, shown).items():
+        auxiliary = self.backbone.auxiliary_losses(output, batch.image, batch.present, shown)
+        for name, value in auxiliary.items():
             losses[name] = self.weights[name] * value
         yield "main", losses
 
@@ -150,65 +145,3 @@ class SharedLatentSpace(Objective):
                 label = resize_label(batch.label, logits.shape[2:])
                 total = total + self._loss(logits[here], label[here]) * here.float().mean()
         return total
-
-
-def own_losses(network: Backbone, output: Output, batch: Batch, shown: Tensor) -> dict[str, Tensor]:
-    """The losses that a network's paper has for its auxiliary outputs, unweighted, by name; most have none.
-
-    Args:
-        network: with or without a stem.
-        output: of ``network`` in training.
-        batch: what it saw; only images that are there are drawn again.
-        shown: [B, M] bool, what the fusion saw.
-    """
-    compute = OWN.get(type(getattr(network, "base", network)))
-    return compute(output.aux, batch, shown) if compute and output.aux else {}
-
-
-def _u_hved(aux: dict, batch: Batch, shown: Tensor) -> dict[str, Tensor]:
-    """Divergence, mean over levels; mean squared error of the reconstructions (Dorent et al., MICCAI 2019, Eq. 7)."""
-    errors = _drawing_errors(aux, batch, 2)
-    divergence = torch.stack([d.mean() for d in aux["divergence"]]).mean()
-    drawn = {"reconstruction": present_mean(errors, batch.present)} if errors else {}
-    return {"divergence": divergence, **drawn}
-
-
-def _robust_mseg(aux: dict, batch: Batch, shown: Tensor) -> dict[str, Tensor]:
-    """Divergence of the styles and L1 of the reconstructions, each summed over the modalities (Chen et al., 2019)."""
-    return {
-        "divergence": _sum_over_modalities(aux["divergence"], shown),
-        "reconstruction": _sum_over_modalities(_drawing_errors(aux, batch, 1), batch.present),
-    }
-
-
-def _shaspec(aux: dict, batch: Batch, shown: Tensor) -> dict[str, Tensor]:
-    """L1 between neighbors of the shared features; cross-entropy of which modality the specific ones are of."""
-    each = []
-    for m, logits in enumerate(aux["domain"]):
-        target = torch.full((len(shown),), m, device=shown.device)
-        each.append(
-            None if logits is None else cross_entropy(logits.float(), target, reduction="none")
-        )
-    return {"shared": ring_l1(aux["shared"], shown), "domain": present_mean(each, shown)}
-
-
-def _drawing_errors(aux: dict, batch: Batch, power: int) -> list[Tensor]:
-    """[B] a modality: mean of |drawn - image|^power."""
-    images = [
-        mask_absent(batch.image[:, m : m + 1], here)
-        for m, here in enumerate(batch.present.unbind(1))
-    ]
-    pairs = zip(aux["reconstruction"], images, strict=False)  # no image decoders, nothing drawn
-    return [(x.float() - image).abs().pow(power).flatten(1).mean(1) for x, image in pairs]
-
-
-def _sum_over_modalities(values: list[Tensor | None], present: Tensor) -> Tensor:
-    """[B] each -> the sum over modalities of the mean over the samples that have them."""
-    known = [(v, here) for v, here in zip(values, present.unbind(1), strict=True) if v is not None]
-    return sum(
-        (present_mean([v], here[:, None]) for v, here in known),
-        present.new_zeros((), dtype=torch.float32),
-    )
-
-
-OWN = {UHVED: _u_hved, RobustMSeg: _robust_mseg, ShaSpec: _shaspec}
