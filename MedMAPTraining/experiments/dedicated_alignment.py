@@ -1,33 +1,46 @@
-"""Does alignment help dedicated methods? ProtoKD and ACN on synthetic patients, with T*, with T* and P_*, without.
+"""Does alignment help dedicated methods? ProtoKD and ACN on synthetic patients.
 
     python MedMAPTraining/experiments/dedicated_alignment.py FOLDER [--seeds 0 1 2] [--minutes 6]
     python MedMAPTraining/experiments/dedicated_alignment.py FOLDER --table
     python MedMAPTraining/experiments/dedicated_alignment.py FOLDER --least
 
-ProtoKD: a teacher of all scans, aligned or not, then a student a set of scans; ``alone`` has the same loss without what
-the teacher says. ACN: the full path aligned or not, trained with the student. Equal budget: all arms of a method have
-the same cases, steps, patches and student. A seed sets weights and patches; the patients are the same for all seeds.
-Whole heads are scored in windows as large as the patches; Dice is the mean of WT, TC and ET. ``gap``: P_*'s distance
-with equal weights between the normalized latents of the test cases (0 alike, 0.75 unrelated). ``--least``: what is left
-of it when T* is trained for alignment alone, on the test cases. Finished runs are kept, so call it again to go on.
+Each without alignment, with T*, and with T* and P_*. ProtoKD: a teacher of all modalities, aligned
+or not, then a student for each subset; ``alone`` is the student with the same loss but without
+distillation. ACN: the full path aligned or not, trained with the student. Equal budget: all
+variants of a method have the same cases, steps, patches and student. A seed sets weights and
+patches; the patients are the same for all seeds. Complete volumes are scored in windows as large as
+the patches; Dice is the mean of WT, TC and ET.
+
+``gap``: P_*'s distance with equal weights between the normalized latents of the test cases (0 for
+equal, 0.75 for unrelated ones). ``--least``: what remains of it when T* is trained for alignment
+only, on the test cases. Finished runs are kept: run the same command again to resume.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
 import statistics
 import time
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 import numpy as np
 import torch
+from shared import (
+    Job,
+    in_percent,
+    mean_sd,
+    read_results,
+    resumable_parser,
+    run_missing,
+    synthetic_cohort,
+    table_head,
+    table_row,
+)
 from torch.nn.functional import pad
 
 from medmap.commands.dedicated import load_teacher
-from medmap.commands.phantoms import write_phantoms
 from medmap.io.cohorts import find_cases
 from medmap.metrics import dice
 from medmap.networks import Backbone, build_network
@@ -44,8 +57,10 @@ from medmap.training.missingness import full
 from medmap.training.recipe import Recipe
 from medmap.training.setup import make_objective
 
-SPACING, TRAINED, TESTED = 4.0, 24, 14
-LEAST = 0.008
+SPACING = 4.0
+COHORTS = {"train": (24, 7000), "test": (14, 9000)}
+"""Number of patients and first seed."""
+MIN_TUMOR_FRACTION = 0.008
 """Patients whose tumor fills less of the head's box are left out: a few voxels at this spacing."""
 PATCH = (20, 20, 20)
 STEM = {"at": "input", "channels": 4}
@@ -87,69 +102,65 @@ FULL = {
     "T*": {"full": {"stem": STEM}},
     "T* + P_*": {"full": {"stem": MIXED}},
 }
-ALL_SETS = tuple("+".join(subset) for subset in BRATS.table_order())
+ALL_SUBSETS = tuple("+".join(subset) for subset in BRATS.table_order())
 METHODS = {
-    "protokd": (("none", "T* + P_*"), ALL_SETS),
-    "acn": (("none", "T* + P_*"), ALL_SETS),
+    "protokd": (("none", "T* + P_*"), ALL_SUBSETS),
+    "acn": (("none", "T* + P_*"), ALL_SUBSETS),
     "protokd-arms": (("alone", "none", "T*", "T* + P_*"), ("flair", "t1ce")),
 }
-"""By name: the arms and the sets of scans. The last one shares its runs with the first."""
+"""By name: the variants and the subsets. The last one shares its runs with the first."""
 
 
 class Cohort:
-    """The synthetic patients, made and prepared once."""
+    """The synthetic patients, generated and prepared once."""
 
     def __init__(self, root: Path):
-        self.folders = {}
-        for part, number, seed in (("train", TRAINED, 7000), ("test", TESTED, 9000)):
-            if not (root / part).is_dir():
-                write_phantoms(
-                    root / part,
-                    number,
-                    seed,
-                    SPACING,
-                    False,
-                    "cpu",
-                    False,
-                    lambda fraction, text: None,
-                )
-            cache = root / f"cache-{part}"
-            cache.mkdir(exist_ok=True)
-            cases = find_cases(root / part, BRATS)
-            folders = [cache_case(case, BRATS, COMMON.preprocess, cache) for case in cases]
-            self.folders[part] = [
-                f for f in folders if (np.load(f / "label.npy") > 0).mean() >= LEAST
-            ]
+        self.folders: dict[str, list[Path]] = {}
+        for part, (number, seed) in COHORTS.items():
+            folder = synthetic_cohort(root / part, number, seed, SPACING)
+            cache_folder = root / f"cache-{part}"
+            cache_folder.mkdir(exist_ok=True)
+            self.folders[part] = []
+            for case in find_cases(folder, BRATS):
+                cached = cache_case(case, BRATS, COMMON.preprocess, cache_folder)
+                label = np.load(cached / "label.npy")
+                if (label > 0).mean() >= MIN_TUMOR_FRACTION:
+                    self.folders[part].append(cached)
 
     def sampler(self, seed: int) -> PatchSampler:
+        """Patches of the training cases."""
         return PatchSampler(self.folders["train"], full(BRATS), seed, COMMON.augmentation)
 
-    def heads(self, stride: int):
-        """Image [1, 4, D, H, W], label [D, H, W] and brain [1, D, H, W] of each test case, padded to the stride."""
+    def test_cases(self, stride: int) -> Iterator[tuple[torch.Tensor, np.ndarray, torch.Tensor]]:
+        """Each test case, padded to a multiple of the stride.
+
+        Yields:
+            Image [1, 4, D, H, W], class indices [D, H, W] and brain mask [1, D, H, W].
+        """
         for folder in self.folders["test"]:
             image = np.stack([np.load(folder / f"{name}.npy") for name in BRATS.modality_names])
-            arrays = [
-                torch.from_numpy(a)
-                for a in (image, np.load(folder / "label.npy"), np.load(folder / "brain.npy"))
-            ]
-            missing = [-n % stride for n in arrays[1].shape]
-            image, label, brain = (
-                pad(a, [0, missing[2], 0, missing[1], 0, missing[0]]) for a in arrays
-            )
-            yield image.float()[None], label.numpy(), brain.bool()[None]
+            label = np.load(folder / "label.npy")
+            brain = np.load(folder / "brain.npy")
+            missing = [-size % stride for size in label.shape]
+            # Pairs of front and back from the last axis to the first, as torch wants them.
+            padding = [0, missing[2], 0, missing[1], 0, missing[0]]
+            padded_image = pad(torch.from_numpy(image), padding)
+            padded_label = pad(torch.from_numpy(label), padding)
+            padded_brain = pad(torch.from_numpy(brain), padding)
+            yield padded_image.float()[None], padded_label.numpy(), padded_brain.bool()[None]
 
 
 @torch.inference_mode()
 def scores(network: Backbone, cohort: Cohort) -> dict[str, float]:
     """Mean Dice of each region over the test cases."""
-    found: dict[str, list[float]] = {region.name: [] for region in BRATS.regions}
+    values: dict[str, list[float]] = {region.name: [] for region in BRATS.regions}
     network.eval()
-    for image, label, _ in cohort.heads(network.stride):
-        guess = segmented(network, image[0])
-        for name, values in found.items():
-            classes = BRATS.region_classes(name)
-            values.append(dice(np.isin(guess, classes), np.isin(label, classes)))
-    return {name: statistics.mean(values) for name, values in found.items()}
+    for image, label, _ in cohort.test_cases(network.stride):
+        predicted = segmented(network, image[0])
+        for region, dice_values in values.items():
+            classes = BRATS.region_classes(region)
+            dice_values.append(dice(np.isin(predicted, classes), np.isin(label, classes)))
+    return {region: statistics.mean(dice_values) for region, dice_values in values.items()}
 
 
 def segmented(network: Backbone, image: torch.Tensor) -> np.ndarray:
@@ -157,46 +168,56 @@ def segmented(network: Backbone, image: torch.Tensor) -> np.ndarray:
     boxes = window_boxes(image.shape[1:], PATCH, 0.25, network.stride)
     windows = torch.stack([image[(slice(None), *box)] for box in boxes])
     logits = network(windows, torch.ones(len(boxes), 4, dtype=torch.bool)).logits
-    total, weight = torch.zeros(BRATS.num_classes, *image.shape[1:]), gaussian_weight(PATCH)
+    total = torch.zeros(BRATS.num_classes, *image.shape[1:])
+    weight = gaussian_weight(PATCH)
     for box, window in zip(boxes, logits, strict=True):
         total[(slice(None), *box)] += weight * window
     return total.argmax(0).numpy()
 
 
+def _all_available() -> dict[str, torch.Tensor]:
+    """Every modality of a batch of one."""
+    return {name: torch.ones(1, dtype=torch.bool) for name in BRATS.modality_names}
+
+
 @torch.inference_mode()
 def gap(network: Backbone, cohort: Cohort) -> float:
-    """Distance between the normalized stem latents of the four scans; of the scans themselves without a stem."""
-    anchor, names = MixtureAnchor(BRATS.modality_names, initial={}), BRATS.modality_names
-    present, values = {name: torch.ones(1, dtype=torch.bool) for name in names}, []
-    for image, _, brain in cohort.heads(network.stride):
-        channels = {name: image[:, m : m + 1] for m, name in enumerate(names)}
-        stemmed = "stem" in network.provides
-        latents = {
-            n: network.encode(c, m)[0] if stemmed else c
-            for m, (n, c) in enumerate(channels.items())
-        }
-        values.append(float(anchor(latents, present, brain)))
-    return statistics.mean(values)
+    """Distance between the normalized stem latents of the four modalities.
+
+    Without a stem it is that of the modalities themselves.
+    """
+    anchor = MixtureAnchor(BRATS.modality_names, initial={})
+    distances = []
+    for image, _, brain in cohort.test_cases(network.stride):
+        latents = {}
+        for m, name in enumerate(BRATS.modality_names):
+            channel = image[:, m : m + 1]
+            if "stem" in network.provides:
+                latents[name] = network.encode(channel, m)[0]
+            else:
+                latents[name] = channel
+        distances.append(float(anchor(latents, _all_available(), brain)))
+    return statistics.mean(distances)
 
 
 def least_gap(cohort: Cohort, channels: int, steps: int = 150) -> tuple[float, float]:
-    """The gap before and after T* is trained for P_* alone, on the test cases."""
+    """The gap before and after T* is trained for P_* only, on the test cases."""
     torch.manual_seed(0)
-    stem, names = InputMap(3, channels), BRATS.modality_names
-    anchor, present = (
-        MixtureAnchor(names, initial={}),
-        {name: torch.ones(1, dtype=torch.bool) for name in names},
-    )
-    optimizer, heads, found = torch.optim.Adam(stem.parameters(), 1e-2), list(cohort.heads(1)), []
+    names = BRATS.modality_names
+    stem = InputMap(3, channels)
+    anchor = MixtureAnchor(names, initial={})
+    optimizer = torch.optim.Adam(stem.parameters(), 1e-2)
+    cases = list(cohort.test_cases(1))
+    losses = []
     for step in range(steps):
-        image, _, brain = heads[step % len(heads)]
+        image, _, brain = cases[step % len(cases)]
         latents = stem(image[0][:, None]).split(1)
-        loss = anchor(dict(zip(names, latents, strict=True)), present, brain)
+        loss = anchor(dict(zip(names, latents, strict=True)), _all_available(), brain)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-        found.append(float(loss.detach()))
-    return statistics.mean(found[: len(heads)]), statistics.mean(found[-len(heads) :])
+        losses.append(float(loss.detach()))
+    return statistics.mean(losses[: len(cases)]), statistics.mean(losses[-len(cases) :])
 
 
 def averaged(run: Path) -> Backbone:
@@ -210,175 +231,188 @@ def averaged(run: Path) -> Backbone:
 def trained(recipe: Recipe, run: Path, cohort: Cohort, **options) -> tuple[Backbone, float]:
     """Train unless it is done; returns the network and the CPU seconds that it took now."""
     run.parent.mkdir(parents=True, exist_ok=True)
-    began = time.process_time()
-    train(
-        recipe, BRATS, cohort.sampler(recipe.seed), run, device="cpu", precision="fp32", **options
-    )
-    return averaged(run), time.process_time() - began
+    started = time.process_time()
+    sampler = cohort.sampler(recipe.seed)
+    train(recipe, BRATS, sampler, run, device="cpu", precision="fp32", **options)
+    return averaged(run), time.process_time() - started
+
+
+def slug(arm: str) -> str:
+    """A variant's name in names of files."""
+    return arm.replace("*", "s").replace(" ", "")
 
 
 @cache
 def teacher_of(arm: str, seed: int, root: Path, cohort: Cohort) -> tuple[Path, dict]:
-    """A teacher's run, and its Dice from all scans and gap."""
-    run = root / "runs" / f"teacher-{arm.replace('*', 's').replace(' ', '')}-{seed}"
-    network, spent = trained(replace(TEACHERS[arm], seed=seed), run, cohort)
-    return run, {"dice": scores(network, cohort), "gap": gap(network, cohort), "cpu": spent}
+    """A teacher's run, and its Dice from all modalities and gap."""
+    run = root / "runs" / f"teacher-{slug(arm)}-{seed}"
+    network, cpu_seconds = trained(replace(TEACHERS[arm], seed=seed), run, cohort)
+    figures = {"dice": scores(network, cohort), "gap": gap(network, cohort), "cpu": cpu_seconds}
+    return run, figures
+
+
+def _student_options(subset: str) -> dict:
+    """Options of a network with the subset's modalities as its inputs."""
+    return {**VNET, "inputs": [BRATS.index(name) for name in subset.split("+")]}
 
 
 def protokd(arm: str, subset: str, seed: int, root: Path, cohort: Cohort) -> dict:
-    """Train (a teacher and) a student of one set of scans, and score it."""
-    options = {**VNET, "inputs": [BRATS.index(name) for name in subset.split("+")]}
-    recipe = replace(STUDENT, seed=seed, network_options=options)
-    run = root / "runs" / f"protokd-{arm.replace('*', 's').replace(' ', '')}-{subset}-{seed}"
-    source, taught = teacher_of("none" if arm == "alone" else arm, seed, root, cohort)
-    weights = {"output": 0.0, "prototype": 0.0} if arm == "alone" else {}
-    recipe = replace(recipe, objective="protokd", objective_options=weights)
-    network, spent = trained(recipe, run, cohort, teacher=load_teacher(source, recipe, BRATS))
-    shown = {} if arm == "alone" else {"teacher": taught["dice"], "gap": taught["gap"]}
-    return {"dice": scores(network, cohort), **shown, "cpu": spent}
+    """Train (a teacher and) a student of one modality subset, and score it."""
+    without_teacher = arm == "alone"
+    weights = {"output": 0.0, "prototype": 0.0} if without_teacher else {}
+    recipe = replace(
+        STUDENT,
+        seed=seed,
+        network_options=_student_options(subset),
+        objective="protokd",
+        objective_options=weights,
+    )
+    teacher_arm = "none" if without_teacher else arm
+    teacher_run, teacher_figures = teacher_of(teacher_arm, seed, root, cohort)
+    teacher = load_teacher(teacher_run, recipe, BRATS)
+    run = root / "runs" / f"protokd-{slug(arm)}-{subset}-{seed}"
+    network, cpu_seconds = trained(recipe, run, cohort, teacher=teacher)
+    result = {"dice": scores(network, cohort)}
+    if not without_teacher:
+        result["teacher"] = teacher_figures["dice"]
+        result["gap"] = teacher_figures["gap"]
+    result["cpu"] = cpu_seconds
+    return result
 
 
 def acn(arm: str, subset: str, seed: int, root: Path, cohort: Cohort) -> dict:
-    """Train both paths for one set of scans, and score the student and the full path."""
+    """Train both paths for one modality subset, and score the student and the full path."""
     recipe = replace(
         CO_TRAINED,
         seed=seed,
-        network_options={**VNET, "inputs": [BRATS.index(name) for name in subset.split("+")]},
+        network_options=_student_options(subset),
         objective_options={**CO_TRAINED.objective_options, **FULL[arm]},
         alignment=P_STAR if "P" in arm else {},
     )
-    run = root / "runs" / f"acn-{arm.replace('*', 's').replace(' ', '')}-{subset}-{seed}"
-    network, spent = trained(recipe, run, cohort)
+    run = root / "runs" / f"acn-{slug(arm)}-{subset}-{seed}"
+    network, cpu_seconds = trained(recipe, run, cohort)
     objective = make_objective(recipe, BRATS)
     objective.load_state_dict(load_checkpoint(run)["objective"])
-    path = objective.aligned().eval()
+    full_path = objective.aligned().eval()
     return {
         "dice": scores(network, cohort),
-        "teacher": scores(path, cohort),
-        "gap": gap(path, cohort),
-        "cpu": spent,
+        "teacher": scores(full_path, cohort),
+        "gap": gap(full_path, cohort),
+        "cpu": cpu_seconds,
     }
 
 
+TRAINERS = {"protokd": protokd, "acn": acn}
+
+
+def run_method(method: str, arm: str, subset: str, seed: int, root: Path, cohort: Cohort) -> dict:
+    """One result, with what it is of."""
+    result = TRAINERS[method](arm, subset, seed, root, cohort)
+    return {"method": method, "arm": arm, "subset": subset, "seed": seed, **result}
+
+
 def table(root: Path) -> str:
-    """Mean ± SD over seeds in percent, the paired difference to the method without T*, and the gaps."""
-    results = [
-        json.loads(path.read_text(encoding="utf-8"))
-        for path in sorted((root / "results").glob("*.json"))
-    ]
+    """Mean ± SD over seeds in percent, paired differences to no alignment, and the gaps."""
+    results = read_results(root)
     lines = []
     for name, (arms, subsets) in METHODS.items():
-        own = {
-            (r["arm"], r["subset"], r["seed"]): r
-            for r in results
-            if r["method"] == name.split("-")[0]
-        }
-        own = {key: r for key, r in own.items() if key[0] in arms and key[1] in subsets}
-        seeds = sorted({seed for _, _, seed in own})
-        seeds = [
-            s for s in seeds if all((arm, subset, s) in own for arm in arms for subset in subsets)
-        ]
-        lines += [
-            "",
-            f"**{name}**",
-            "",
-            "| scans | " + " | ".join(arms) + " |",
-            "|---|" + "--:|" * len(arms),
-        ]
-        value = {key: 100 * statistics.mean(r["dice"].values()) for key, r in own.items()}
-        for subset in subsets:
-            cells = [_mean_sd([value[arm, subset, s] for s in seeds]) for arm in arms]
-            lines.append(f"| {subset} | " + " | ".join(cells) + " |")
-        mean = {
-            (a, s): statistics.mean(value[a, subset, s] for subset in subsets)
-            for a in arms
-            for s in seeds
-        }
-        rows = {
-            "mean": [_mean_sd([mean[arm, s] for s in seeds]) for arm in arms],
-            "against none, per seed": [
-                ", ".join(f"{mean[a, s] - mean['none', s]:+.1f}" for s in seeds) for a in arms
-            ],
-        }
-        shown = {
-            a: [own[a, t, s] for t in subsets for s in seeds if "teacher" in own[a, t, s]]
-            for a in arms
-        }
-        taught = {a: [100 * statistics.mean(r["teacher"].values()) for r in shown[a]] for a in arms}
-        rows["teacher or full path, all scans"] = [_mean_sd(taught[arm]) for arm in arms]
-        rows["gap"] = [_mean_sd([r["gap"] for r in shown[arm]], 2) for arm in arms]
-        lines += [f"| {head} | " + " | ".join(cells) + " |" for head, cells in rows.items()]
-        lines += [
-            "",
-            f"{len(seeds)} seeds; {sum(r['cpu'] for r in own.values()):.0f} s of CPU for the students.",
-        ]
+        method = name.split("-")[0]
+        chosen = {}
+        for result in results:
+            in_table = result["arm"] in arms and result["subset"] in subsets
+            if result["method"] == method and in_table:
+                chosen[result["arm"], result["subset"], result["seed"]] = result
+        lines += ["", f"**{name}**", "", *_method_table(arms, subsets, chosen)]
     return "\n".join(lines)
 
 
-def _mean_sd(values: list[float], digits: int = 1) -> str:
-    if not values:
-        return "–"
-    sd = statistics.stdev(values) if len(values) > 1 else 0.0
-    return f"{statistics.mean(values):.{digits}f} ± {sd:.{digits}f}"
+Results = dict[tuple[str, str, int], dict]
+"""(variant, subset, seed) -> result."""
+
+
+def _complete_seeds(arms: Sequence[str], subsets: Sequence[str], results: Results) -> list[int]:
+    """Seeds with a result of every variant and subset."""
+    seeds = []
+    for seed in sorted({seed for _, _, seed in results}):
+        if all((arm, subset, seed) in results for arm in arms for subset in subsets):
+            seeds.append(seed)
+    return seeds
+
+
+def _percent(dice_of_regions: dict[str, float]) -> float:
+    return 100 * statistics.mean(dice_of_regions.values())
+
+
+def _method_table(arms: Sequence[str], subsets: Sequence[str], results: Results) -> list[str]:
+    seeds = _complete_seeds(arms, subsets, results)
+    dice_percent = {key: _percent(result["dice"]) for key, result in results.items()}
+    lines = table_head(["modalities", *arms])
+    for subset in subsets:
+        cells = [subset]
+        for arm in arms:
+            cells.append(mean_sd([dice_percent[arm, subset, seed] for seed in seeds]))
+        lines.append(table_row(cells))
+    means = {}
+    for arm in arms:
+        for seed in seeds:
+            of_subsets = [dice_percent[arm, subset, seed] for subset in subsets]
+            means[arm, seed] = statistics.mean(of_subsets)
+    mean_cells = ["mean"]
+    difference_cells = ["against none, per seed"]
+    teacher_cells = ["teacher or full path, all modalities"]
+    gap_cells = ["distance between modalities (gap)"]
+    for arm in arms:
+        mean_cells.append(mean_sd([means[arm, seed] for seed in seeds]))
+        differences = [means[arm, seed] - means["none", seed] for seed in seeds]
+        difference_cells.append(", ".join(f"{value:+.1f}" for value in differences))
+        with_teacher = []
+        for subset in subsets:
+            for seed in seeds:
+                if "teacher" in results[arm, subset, seed]:
+                    with_teacher.append(results[arm, subset, seed])
+        teacher_cells.append(mean_sd([_percent(result["teacher"]) for result in with_teacher]))
+        gap_cells.append(mean_sd([result["gap"] for result in with_teacher], 2))
+    for cells in (mean_cells, difference_cells, teacher_cells, gap_cells):
+        lines.append(table_row(cells))
+    cpu_seconds = sum(result["cpu"] for result in results.values())
+    return [*lines, "", f"{len(seeds)} seeds; {cpu_seconds:.0f} s of CPU for the students."]
+
+
+def describe(result: dict) -> str:
+    """A result in a line."""
+    return f"{in_percent(result['dice'])} {result['cpu']:.1f} CPU s"
 
 
 def main() -> None:
     """The command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("folder", type=Path)
+    parser = resumable_parser(__doc__)
     parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=METHODS)
-    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument(
-        "--minutes", type=float, default=6, help="start no further run after so long"
-    )
-    parser.add_argument("--table", action="store_true")
-    parser.add_argument(
-        "--least", action="store_true", help="what alignment alone can do to the gap"
+        "--least", action="store_true", help="train T* for alignment only and print the gap"
     )
     options = parser.parse_args()
     if options.table:
         print(table(options.folder))
         return
     torch.set_num_threads(1)
-    began = time.monotonic()
-    (options.folder / "results").mkdir(parents=True, exist_ok=True)
     cohort = Cohort(options.folder)
     if options.least:
         before, after = least_gap(cohort, STEM["channels"])
-        print(f"T* trained for alignment alone: gap {before:.2f} -> {after:.2f}")
+        print(f"T* trained for alignment only: gap {before:.2f} -> {after:.2f}")
         return
-    jobs = [
-        (method, arm, subset, seed)
-        for method in options.methods
-        for seed in options.seeds
-        for subset in METHODS[method][1]
-        for arm in METHODS[method][0]
-    ]
-    for name, arm, subset, seed in jobs:
+    jobs = _jobs(options.methods, options.seeds, options.folder, cohort)
+    run_missing(options.folder, jobs, options.minutes, describe)
+
+
+def _jobs(names: Sequence[str], seeds: Sequence[int], root: Path, cohort: Cohort) -> Iterator[Job]:
+    for name in names:
+        arms, subsets = METHODS[name]
         method = name.split("-")[0]
-        path = (
-            options.folder
-            / "results"
-            / f"{method}-{arm.replace('*', 's').replace(' ', '')}-{subset}-{seed}.json"
-        )
-        if path.exists():
-            continue
-        if time.monotonic() - began > 60 * options.minutes:
-            print("time is up; call again to go on")
-            return
-        run = {"protokd": protokd, "acn": acn}[method]
-        result = run(arm, subset, seed, options.folder, cohort)
-        path.write_text(
-            json.dumps({"method": method, "arm": arm, "subset": subset, "seed": seed, **result})
-        )
-        print(
-            path.stem,
-            {k: round(100 * v, 1) for k, v in result["dice"].items()},
-            round(result["cpu"], 1),
-            flush=True,
-        )
+        for seed in seeds:
+            for subset in subsets:
+                for arm in arms:
+                    compute = partial(run_method, method, arm, subset, seed, root, cohort)
+                    yield Job(f"{method}-{slug(arm)}-{subset}-{seed}", compute)
 
 
 if __name__ == "__main__":

@@ -1,18 +1,20 @@
-"""What a bundle gets wrong, in pictures: generated heads, the truth, and what it finds.
+"""Typical errors of a bundle in pictures: generated cases, their reference, the prediction.
 
 python MedMAPTraining/experiments/failures.py BUNDLE OUT.png --anatomy LABELMAPS
 
-The heads are those of ``medmap phantom --anatomy LABELMAPS`` with the seeds in ``ROWS``. Label maps 17 to 20 of
-SynthSeg give the ones in the documentation.
+The cases are those of ``medmap phantom --anatomy LABELMAPS`` with the seeds in ``EXAMPLES``. Label
+maps 17 to 20 of SynthSeg give the ones in the documentation.
 """
 
 from __future__ import annotations
 
-import argparse
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
+from matplotlib.axes import Axes
+from shared import script_parser
 
 from medmap.bundle.loading import Bundle, load_bundle
 from medmap.commands.phantoms import write_phantoms
@@ -25,85 +27,130 @@ from medmap.metrics import dice, region_masks
 from medmap.report.figures import figure_png, new_figure
 from medmap.report.label_overlay import tint
 from medmap.task import BRATS
+from medmap.volume import Volume
 
-ROWS = (
-    (9911, True, ("flair",), "A side that the coil brightens"),
-    (9609, False, ("t1", "t2", "flair"), "Enhancement without T1ce"),
-    (9606, False, ("t1",), "T1 alone"),
-    (9604, False, ("t1", "flair"), "Faint edema without T2"),
-    (9909, True, ("t1ce",), "A ventricle taken for necrosis"),
-    (9608, False, ("t1", "t2"), "No core without T1ce and FLAIR"),
+
+@dataclass(frozen=True)
+class Example:
+    """A generated case and what goes wrong with it.
+
+    Attributes:
+        seed: of the generator.
+        healthy: without a tumor.
+        modalities: what the bundle gets.
+        title: what goes wrong.
+    """
+
+    seed: int
+    healthy: bool
+    modalities: tuple[str, ...]
+    title: str
+
+
+EXAMPLES = (
+    Example(9911, True, ("flair",), "A bias field brightens one side"),
+    Example(9609, False, ("t1", "t2", "flair"), "Enhancement without T1ce"),
+    Example(9606, False, ("t1",), "T1 only"),
+    Example(9604, False, ("t1", "flair"), "Faint edema without T2"),
+    Example(9909, True, ("t1ce",), "A ventricle taken for necrosis"),
+    Example(9608, False, ("t1", "t2"), "No core without T1ce and FLAIR"),
 )
-"""Seed, whether without tumor, scans, and what goes wrong."""
 
 
-def one(bundle: Bundle, folder: Path, scans: tuple[str, ...]) -> tuple[list[np.ndarray], str]:
-    """[H, W, 3] pictures of the last of ``scans``, of the truth and of what is found on it; and the figures."""
+def draw_example(
+    bundle: Bundle, folder: Path, modalities: tuple[str, ...]
+) -> tuple[list[np.ndarray], str]:
+    """Pictures of the one case in a folder.
+
+    Returns:
+        [H, W, 3] uint8 of the last of the modalities, and of the reference and the prediction on
+        it; and the scores in a line.
+    """
     (case,) = find_cases(folder, BRATS)
-    volumes, label = case.read(BRATS.modality_names), read_nifti(case.label, modality="seg")
-    found = segment({name: volumes[name] for name in scans}, bundle)
-    truth = region_masks(np.asarray(label.array), BRATS)
-    masks = region_masks(found.labels, BRATS)
-    k = int((truth["WT"] | masks["WT"]).sum((0, 1)).argmax())
-    shown = volumes[scans[-1]].array[:, :, k]
-    box = bounding_box(shown != 0)
-    shown = np.rot90(shown[box])[:, ::-1]  # the patient's right is on the left, as in every picture
-    low, high = np.percentile(shown[shown != 0], (1, 99.5))
-    gray = np.uint8(255 * np.clip((shown - low) / (high - low), 0, 1))
-    backdrop = (
-        np.repeat(np.where(shown != 0, gray, 0)[..., None], 3, -1)
-        .repeat(2, 0)
-        .repeat(2, 1)
-        .astype(np.uint8)
-    )
-    pictures = [backdrop]
-    for labels in (np.asarray(label.array), found.labels):
-        plane = np.rot90(labels[:, :, k][box])[:, ::-1]
-        classes = [
-            (np.isin(plane, (part.value, *part.alternative_values)), part.color)
-            for part in BRATS.labels
-        ]
-        pictures.append(tint(backdrop, classes, 2.0))
-    if not truth["WT"].any():
-        return pictures, f"{found.volumes_ml['WT']:.0f} ml found, none there"
-    figures = " / ".join(
-        f"{dice(masks[region.name], truth[region.name]):.2f}" for region in BRATS.regions
-    )
-    return pictures, f"WT / TC / ET {figures}"
+    volumes = case.read(BRATS.modality_names)
+    reference = np.asarray(read_nifti(case.label, modality="seg").array)
+    result = segment({name: volumes[name] for name in modalities}, bundle)
+    reference_masks = region_masks(reference, BRATS)
+    masks = region_masks(result.labels, BRATS)
+    tumor = reference_masks["WT"] | masks["WT"]
+    k = int(tumor.sum((0, 1)).argmax())
+    background, box = _backdrop(volumes[modalities[-1]], k)
+    pictures = [background]
+    for labels in (reference, result.labels):
+        plane = _as_seen(labels[:, :, k][box])
+        classes = []
+        for label in BRATS.labels:
+            mask = np.isin(plane, (label.value, *label.alternative_values))
+            classes.append((mask, label.color))
+        pictures.append(tint(background, classes, 2.0))
+    if not reference_masks["WT"].any():
+        return pictures, f"{result.volumes_ml['WT']:.0f} ml predicted, no tumor"
+    scores = []
+    for region in BRATS.regions:
+        scores.append(f"{dice(masks[region.name], reference_masks[region.name]):.2f}")
+    return pictures, f"WT / TC / ET {' / '.join(scores)}"
+
+
+def _as_seen(plane: np.ndarray) -> np.ndarray:
+    """A slice [I, J] as a picture: the patient's right is on the left."""
+    return np.rot90(plane)[:, ::-1]
+
+
+def _backdrop(volume: Volume, k: int) -> tuple[np.ndarray, tuple[slice, ...]]:
+    """Slice k in gray, twice enlarged, [H, W, 3] uint8; and the box that it was cropped to."""
+    plane = volume.array[:, :, k]
+    box = bounding_box(plane != 0)
+    plane = _as_seen(plane[box])
+    inside = plane != 0
+    low, high = np.percentile(plane[inside], (1, 99.5))
+    gray = np.uint8(255 * np.clip((plane - low) / (high - low), 0, 1))
+    gray = np.where(inside, gray, 0)
+    enlarged = gray.repeat(2, 0).repeat(2, 1)
+    return np.repeat(enlarged[..., None], 3, -1).astype(np.uint8), box
 
 
 def main() -> None:
     """The command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = script_parser(__doc__)
     parser.add_argument("bundle", type=Path)
     parser.add_argument("out", type=Path)
     parser.add_argument("--anatomy", type=Path, required=True)
-    given = parser.parse_args()
-    bundle = load_bundle(given.bundle)
-    figure = new_figure(8.0, 1.85 * len(ROWS) / 2)
-    axes = figure.subplots(len(ROWS) // 2, 6).reshape(len(ROWS), 3)
-    for row, (seed, healthy, scans, title) in zip(axes, ROWS, strict=True):
+    options = parser.parse_args()
+    bundle = load_bundle(options.bundle)
+    figure = new_figure(8.0, 1.85 * len(EXAMPLES) / 2)
+    rows = figure.subplots(len(EXAMPLES) // 2, 6).reshape(len(EXAMPLES), 3)
+    for row, example in zip(rows, EXAMPLES, strict=True):
         with TemporaryDirectory() as folder:
-            write_phantoms(
-                Path(folder),
-                1,
-                seed,
-                1.0,
-                healthy,
-                "cpu",
-                True,
-                lambda done, text: None,
-                anatomy=given.anatomy,
-            )
-            pictures, figures = one(bundle, Path(folder), scans)
-        words = (f"{title}\n{BRATS.titles(scans)}", "truth", f"found\n{figures}")
-        for place, picture, text in zip(row, pictures, words, strict=True):
-            place.imshow(picture)
-            place.set_title(text, fontsize=5.5, loc="left")
-            place.axis("off")
-    write_bytes(given.out, figure_png(figure))
+            _generate(Path(folder), example, options.anatomy)
+            pictures, scores = draw_example(bundle, Path(folder), example.modalities)
+        titles = (
+            f"{example.title}\n{BRATS.titles(example.modalities)}",
+            "reference",
+            f"prediction\n{scores}",
+        )
+        for axes, picture, title in zip(row, pictures, titles, strict=True):
+            _show(axes, picture, title)
+    write_bytes(options.out, figure_png(figure))
+
+
+def _generate(folder: Path, example: Example, anatomy: Path) -> None:
+    write_phantoms(
+        folder,
+        1,
+        example.seed,
+        1.0,
+        healthy=example.healthy,
+        device="cpu",
+        overwrite=True,
+        report=lambda fraction, text: None,
+        anatomy=anatomy,
+    )
+
+
+def _show(axes: Axes, picture: np.ndarray, title: str) -> None:
+    axes.imshow(picture)
+    axes.set_title(title, fontsize=5.5, loc="left")
+    axes.axis("off")
 
 
 if __name__ == "__main__":

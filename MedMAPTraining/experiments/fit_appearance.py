@@ -1,21 +1,24 @@
-"""Fit what T1, T2 and FLAIR look like (``medmap.appearance``) on synthetic heads, and count what it tells of others.
+"""Fit the appearance of T1, T2 and FLAIR (``medmap.appearance``) on synthetic cases, and test it.
 
     medmap phantom fit --count 60 --seed 60000 --spacing 2.5
     medmap phantom held --count 40 --seed 70000 --spacing 2.5
-    python MedMAPTraining/experiments/fit_appearance.py OUT --fit fit --held held [--held more ...] [--write]
+    python MedMAPTraining/experiments/fit_appearance.py OUT --fit fit
+        --held held [--held more ...] [--write]
 
-Folders hold cases in BraTS layout; what is seen of them is kept in OUT: a second call takes seconds. ``--write``
-renews the table in the package. Scans of patients may be given with ``--held``; nothing is fitted on them.
+Folders hold cases in BraTS layout; their descriptors are kept in OUT, so that a second call takes
+seconds. ``--write`` renews the table in the package. Patients' scans may be given with ``--held``;
+nothing is fitted on them.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
 import torch
+from shared import script_parser, table_head, table_row
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from medmap import appearance
@@ -38,36 +41,35 @@ RIDGE = 3.0
 EXCHANGES = (("t2", "flair"), ("t1", "t2"), ("t1ce", "t2"), ("t1", "flair"), ("t1ce", "flair"))
 
 
-def seen_in(folder: Path, out: Path) -> dict[str, dict]:
-    """By case: features of its scans (``alone``) and how they go with T2 (``beside``)."""
-    kept = out / f"{folder.resolve().parent.name}-{folder.name}.json"
-    if kept.exists():
-        return json.loads(kept.read_text())
+def descriptors_of(folder: Path, out: Path) -> dict[str, dict]:
+    """By case: features of its modalities (``alone``) and how they relate to T2 (``beside``)."""
+    cache = out / f"{folder.resolve().parent.name}-{folder.name}.json"
+    if cache.exists():
+        return json.loads(cache.read_text())
     result = {}
     for case in find_cases(folder, BRATS):
-        looks = {}
+        appearances = {}
         for name, path in case.scans.items():
             volume = read_nifti(path, modality=name)
-            looks[name] = describe_appearance(volume, foreground(volume.array)[0])
-        looks = {name: seen for name, seen in looks.items() if seen is not None}
-        beside = {
-            n: t2_relation(seen, looks["t2"])
-            for n, seen in looks.items()
-            if n != "t2" and "t2" in looks
-        }
-        result[case.case_id] = {
-            "alone": {n: seen.features.tolist() for n, seen in looks.items()},
-            "beside": beside,
-        }
-    kept.write_text(json.dumps(result))
+            appearance_of_scan = describe_appearance(volume, foreground(volume.array)[0])
+            if appearance_of_scan is not None:
+                appearances[name] = appearance_of_scan
+        beside = {}
+        features = {}
+        for name, appearance_of_scan in appearances.items():
+            features[name] = appearance_of_scan.features.tolist()
+            if name != "t2" and "t2" in appearances:
+                beside[name] = t2_relation(appearance_of_scan, appearances["t2"])
+        result[case.case_id] = {"alone": features, "beside": beside}
+    cache.write_text(json.dumps(result))
     return result
 
 
-def minimize(loss, *parameters: torch.Tensor) -> None:
-    """Find the minimum of a smooth convex function."""
+def minimize(loss: Callable[[], torch.Tensor], *parameters: torch.Tensor) -> None:
+    """Minimize a smooth convex function of the parameters."""
     optimizer = torch.optim.LBFGS(parameters, max_iter=500, line_search_fn="strong_wolfe")
 
-    def closure():
+    def closure() -> torch.Tensor:
         optimizer.zero_grad()
         value = loss()
         value.backward()
@@ -78,20 +80,25 @@ def minimize(loss, *parameters: torch.Tensor) -> None:
 
 def fit(cases: dict[str, dict]) -> dict:
     """Logistic regression with a ridge; T2 counts as much as the three others together."""
-    rows = [(x, name) for case in cases.values() for name, x in case["alone"].items()]
-    features = np.array([x for x, _ in rows])
-    mean, deviation = features.mean(0), features.std(0)
-    x = torch.tensor(
-        np.clip((features - mean) / deviation, -MAX_FEATURE_DEVIATION, MAX_FEATURE_DEVIATION)
-    )
-    target = torch.tensor([float(name == "t2") for _, name in rows], dtype=torch.double)
-    share = torch.where(target == 1, 1.0, 1 / 3)
+    rows = []
+    is_t2 = []
+    for case in cases.values():
+        for name, descriptors in case["alone"].items():
+            rows.append(descriptors)
+            is_t2.append(float(name == "t2"))
+    features = np.array(rows)
+    mean = features.mean(0)
+    deviation = features.std(0)
+    limit = MAX_FEATURE_DEVIATION
+    x = torch.tensor(np.clip((features - mean) / deviation, -limit, limit))
+    target = torch.tensor(is_t2, dtype=torch.double)
+    sample_weight = torch.where(target == 1, 1.0, 1 / 3)
     weights = torch.zeros(x.shape[1], dtype=torch.double, requires_grad=True)
     constant = torch.zeros(1, dtype=torch.double, requires_grad=True)
 
-    def loss():
+    def loss() -> torch.Tensor:
         losses = binary_cross_entropy_with_logits(x @ weights + constant, target, reduction="none")
-        return (share * losses).sum() + RIDGE * weights.square().sum()
+        return (sample_weight * losses).sum() + RIDGE * weights.square().sum()
 
     minimize(loss, weights, constant)
     return {
@@ -102,134 +109,149 @@ def fit(cases: dict[str, dict]) -> dict:
     }
 
 
-def rounded(values) -> list[float]:
+def rounded(values: Iterable[float]) -> list[float]:
     """Four digits: more are noise."""
-    return [float(f"{float(v):.4g}") for v in values]
+    return [float(f"{float(value):.4g}") for value in values]
 
 
-def doubted(case: dict, slots: dict[str, str]) -> bool:
-    """Whether anything is said when each slot holds the scan that is named."""
-    alone, beside = case["alone"], case["beside"]
-    besides = (
-        {slot: beside.get(name) for slot, name in slots.items() if slot != "t2"}
-        if slots.get("t2") == "t2"
-        else {}
-    )
-    return bool(
-        mismatches_of_scores(
-            {slot: t2_log_odds(np.array(alone[name])) for slot, name in slots.items()}, besides
-        )
-    )
+def is_warned(case: dict, slots: dict[str, str]) -> bool:
+    """Whether a warning appears when each slot (key) holds the modality that is its value."""
+    relations = {}
+    if slots.get("t2") == "t2":
+        for slot, name in slots.items():
+            if slot != "t2":
+                relations[slot] = case["beside"].get(name)
+    log_odds = {}
+    for slot, name in slots.items():
+        log_odds[slot] = t2_log_odds(np.array(case["alone"][name]))
+    return bool(mismatches_of_scores(log_odds, relations))
 
 
-def share(cases: list[dict], names: tuple[str, ...], one: str = "", other: str = "") -> str:
-    """Of how many cases something is said when of the scans ``names`` two are exchanged."""
-    at = {one: other, other: one}
-    able = [case for case in cases if set(names) <= set(case["alone"])]
-    if not able or not {one, other} <= {*names, ""}:
+def warned_of(cases: list[dict], names: tuple[str, ...], first: str, second: str) -> str:
+    """In how many cases a warning appears when two of the modalities are swapped.
+
+    Empty where no case has these modalities.
+    """
+    complete = [case for case in cases if set(names) <= set(case["alone"])]
+    if not complete or not {first, second} <= set(names):
         return ""
-    return f"{sum(doubted(case, {name: at.get(name, name) for name in names}) for case in able)} of {len(able)}"
+    slots = {name: name for name in names}
+    slots[first] = second
+    slots[second] = first
+    warnings = sum(is_warned(case, slots) for case in complete)
+    return f"{warnings} of {len(complete)}"
 
 
-def count(title: str, found: dict[str, dict]) -> str:
-    """The report on some heads: what single scans look like, false alarms, exchanges that are noticed."""
-    cases = list(found.values())
-    lines = [
-        f"**{title}: {len(cases)} heads**",
-        "",
-        "| scan | looks like T2 | not | nothing known |",
-        "|---|--:|--:|--:|",
-    ]
+def report(title: str, descriptors: dict[str, dict]) -> str:
+    """Markdown on a cohort: appearance of single modalities, false alarms, detected swaps."""
+    cases = list(descriptors.values())
+    lines = [f"**{title}: {len(cases)} cases**", ""]
+    lines += table_head(["modality", "looks like T2", "does not", "unknown"])
     margins = []
     for name in MODALITIES:
-        odds = [
-            t2_log_odds(np.array(case["alone"][name])) for case in cases if name in case["alone"]
-        ]
-        known = [value for value in odds if value is not None]
-        margins += [value if name == "t2" else -value for value in known]
-        lines.append(
-            f"| {name} | {sum(v > 0 for v in known)} | {sum(v <= 0 for v in known)} | {odds.count(None)} |"
+        log_odds = []
+        for case in cases:
+            if name in case["alone"]:
+                log_odds.append(t2_log_odds(np.array(case["alone"][name])))
+        defined = [value for value in log_odds if value is not None]
+        positive = sum(value > 0 for value in defined)
+        unknown = len(log_odds) - len(defined)
+        lines.append(table_row([name, positive, len(defined) - positive, unknown]))
+        sign = 1 if name == "t2" else -1
+        margins += [sign * value for value in defined]
+    lines += ["", f"Log-odds of the true modality: {_percentiles(margins, 1)}."]
+    differences = []
+    for case in cases:
+        for name in ("t1", "t1ce"):
+            if name in case["beside"]:
+                differences.append(case["beside"]["flair"] - case["beside"][name])
+    if differences:
+        text = _percentiles(differences, 2)
+        lines.append(f"FLAIR less T1 beside T2: {text} ({len(differences)} pairs).")
+    return "\n".join([*lines, "", *_warning_table(cases)]) + "\n"
+
+
+def _percentiles(values: list[float], digits: int) -> str:
+    percentiles = np.percentile(values, [0, 1, 5, 50])
+    texts = [f"{value:.{digits}f}" for value in percentiles]
+    return f"least, 1 %, 5 %, median: {', '.join(texts)}"
+
+
+def _warning_table(cases: list[dict]) -> list[str]:
+    lines = table_head(["warned", "all modalities", "these two only"])
+    false_alarms = 0
+    single_false_alarms = 0
+    for case in cases:
+        false_alarms += is_warned(case, {name: name for name in case["alone"]})
+        for name in case["alone"]:
+            single_false_alarms += is_warned(case, {name: name})
+    lines.append(
+        table_row(
+            [
+                "every modality in its slot",
+                f"{false_alarms} of {len(cases)}",
+                f"{single_false_alarms} single modalities",
+            ]
         )
-    low = ", ".join(f"{q:.1f}" for q in np.percentile(margins, [0, 1, 5, 50]))
-    lines += ["", f"Log-odds for the truth: least, 1 %, 5 %, median: {low}."]
-    both = [
-        c["beside"]["flair"] - c["beside"][n]
-        for c in cases
-        for n in ("t1", "t1ce")
-        if n in c["beside"]
-    ]
-    if both:
-        low = ", ".join(f"{q:.2f}" for q in np.percentile(both, [0, 1, 5, 50]))
-        lines.append(
-            f"FLAIR less T1 beside T2: least, 1 %, 5 %, median: {low} ({len(both)} pairs)."
-        )
-    lines += ["", "| warned | all scans | these two alone |", "|---|--:|--:|"]
-    right = sum(doubted(case, {name: name for name in case["alone"]}) for case in cases)
-    single = sum(doubted(case, {name: name}) for case in cases for name in case["alone"])
-    lines.append(f"| every scan in its slot | {right} of {len(cases)} | {single} single scans |")
-    for one, other in EXCHANGES:
-        lines.append(
-            f"| {one} and {other} exchanged | {share(cases, MODALITIES, one, other)} | "
-            f"{share(cases, (one, other), one, other)} |"
-        )
-    return "\n".join(lines) + "\n"
+    )
+    for first, second in EXCHANGES:
+        of_all = warned_of(cases, MODALITIES, first, second)
+        of_two = warned_of(cases, (first, second), first, second)
+        lines.append(table_row([f"{first} and {second} swapped", of_all, of_two]))
+    return lines
 
 
 def write(table: dict, about: str) -> None:
     """Renew the table in the package, in a form that a person can read."""
-    head = f'"""Weights of ``medmap.appearance``, written by ``experiments/fit_appearance.py``.\n\n{about}\n"""'
-    lines = [f"{name} = {json.dumps(value)}" for name, value in table.items()]
-    TABLE.write_text(
-        "\n".join(
-            [
-                head,
-                "",
-                "# fmt: off",
-                *(piece for line in lines for piece in wrapped(line)),
-                "# fmt: on",
-                "",
-            ]
-        )
-    )
+    lines = [
+        '"""Weights of ``medmap.appearance``, written by ``experiments/fit_appearance.py``.',
+        "",
+        about,
+        '"""',
+        "",
+        "# fmt: off",
+    ]
+    for name, value in table.items():
+        lines += wrapped(f"{name} = {json.dumps(value)}")
+    lines += ["# fmt: on", ""]
+    TABLE.write_text("\n".join(lines))
 
 
 def wrapped(line: str, width: int = 100) -> list[str]:
     """A list of numbers over several lines."""
-    pieces = []
+    lines = []
     while len(line) > width and ", " in line:
-        cut = line.rfind(", ", 0, width) + 1
-        pieces.append(line[:cut])
-        line = "    " + line[cut + 1 :]
-    return [*pieces, line]
+        end = line.rfind(", ", 0, width) + 1
+        lines.append(line[:end])
+        line = "    " + line[end + 1 :]
+    return [*lines, line]
 
 
 def main() -> None:
     """The command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = script_parser(__doc__)
     parser.add_argument("out", type=Path)
     parser.add_argument("--fit", type=Path, action="append", default=[])
     parser.add_argument("--held", type=Path, action="append", default=[])
-    parser.add_argument("--about", default="", help="What the heads are, for the table.")
+    parser.add_argument("--about", default="", help="Description of the cases, for the table.")
     parser.add_argument("--write", action="store_true")
-    given = parser.parse_args()
-    given.out.mkdir(exist_ok=True)
-    if given.fit:
-        cases = {
-            f"{folder}/{name}": case
-            for folder in given.fit
-            for name, case in seen_in(folder, given.out).items()
-        }
+    options = parser.parse_args()
+    options.out.mkdir(exist_ok=True)
+    if options.fit:
+        cases = {}
+        for folder in options.fit:
+            for name, case in descriptors_of(folder, options.out).items():
+                cases[f"{folder}/{name}"] = case
         table = fit(cases)
         for name, value in table.items():
             setattr(appearance, name, value)
-        print(count("fitted on", cases))
-        print("weights:", json.dumps(dict(zip(NAMES, table["WEIGHTS"], strict=True))), "\n")
-        if given.write:
-            write(table, given.about)
-    for folder in given.held:
-        print(count(folder.name, seen_in(folder, given.out)))
+        print(report("fitted on", cases))
+        weights = dict(zip(NAMES, table["WEIGHTS"], strict=True))
+        print("weights:", json.dumps(weights), "\n")
+        if options.write:
+            write(table, options.about)
+    for folder in options.held:
+        print(report(folder.name, descriptors_of(folder, options.out)))
 
 
 if __name__ == "__main__":

@@ -1,30 +1,44 @@
-"""Imbalanced missing rates on synthetic patients: baseline, ModDrop, PMR, PASSION; and MCKD with and without its point.
+"""Imbalanced missing rates on synthetic patients: baseline, ModDrop, PMR, PASSION, and MCKD.
 
-    python MedMAPTraining/experiments/imbalanced_missing.py FOLDER [--seeds 0 1 2] [--methods ...] [--minutes 6]
+    python MedMAPTraining/experiments/imbalanced_missing.py FOLDER
+        [--seeds 0 1 2] [--methods ...] [--minutes 6]
     python MedMAPTraining/experiments/imbalanced_missing.py FOLDER --table
 
-Equal budget: the same cases, steps, patches and network for all methods of a group. A seed sets weights, patches and
-which scans are missing; the patients are the same for all seeds. Finished runs are kept, so call it again to go on.
-``--table`` prints what the page on synthetic patients shows and draws the curves into FOLDER.
+Equal budget: the same cases, steps, patches and network for all methods of a group. A seed sets
+weights, patches and which modalities are missing; the patients are the same for all seeds. Finished
+runs are kept: run the same command again to resume. ``--table`` prints what the page on synthetic
+patients shows.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import statistics
 import time
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
-import torch
+from shared import (
+    REGIONS,
+    Job,
+    mean_dice,
+    mean_sd,
+    read_results,
+    resumable_parser,
+    run_missing,
+    synthetic_cohort,
+    table_head,
+    table_row,
+)
 
 from medmap.bundle.loading import load_bundle
-from medmap.commands.phantoms import write_phantoms
 from medmap.evaluation import score_case
 from medmap.io.cohorts import find_cases
 from medmap.preprocess import PreprocessSpec
 from medmap.task import BRATS
+from medmap.training.batch import Batch
 from medmap.training.cache import cache_case
 from medmap.training.dataset import PatchSampler
 from medmap.training.export import export
@@ -33,7 +47,9 @@ from medmap.training.missingness import build_missingness, full
 from medmap.training.recipe import Recipe
 
 RATES = {"t1": 0.2, "t1ce": 0.4, "flair": 0.6, "t2": 0.8}
-SPACING, TRAINED, TESTED = 3.0, 20, 6
+SPACING = 3.0
+TRAINING_PATIENTS = 20
+TEST_PATIENTS = 6
 FUSED = {"deep": 0.5, "deep_decay": 0.5}
 BASE = Recipe(
     network="SubsetUNet",
@@ -47,7 +63,7 @@ BASE = Recipe(
     learning_rate=3e-3,
     preprocess=PreprocessSpec(spacing=SPACING),
 )
-OWN = replace(
+MCKD = replace(
     BASE,
     network="MCKD",
     network_options={"width": 0.125, "blocks": (1, 1, 1)},
@@ -64,26 +80,15 @@ METHODS = {
     "passion-released": replace(
         BASE, objective="passion", objective_options={"variant": "released", **FUSED}
     ),
-    "mckd-without": replace(OWN, objective_options={"alpha": 0.0}),
-    "mckd": replace(OWN, objective_options={"alpha": 0.1, "meta_every": 20, "meta_batches": 5}),
+    "mckd-without": replace(MCKD, objective_options={"alpha": 0.0}),
+    "mckd": replace(MCKD, objective_options={"alpha": 0.1, "meta_every": 20, "meta_batches": 5}),
 }
 GROUPS = (("baseline", "moddrop", "pmr", "passion", "passion-released"), ("mckd-without", "mckd"))
 SINGLES = ("t1", "t1ce", "t2", "flair")
-REGIONS = ("WT", "TC", "ET")
-
-
-def cohort(folder: Path, number: int, seed: int) -> Path:
-    """Synthetic patients, made once."""
-    if not folder.is_dir():
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        write_phantoms(
-            folder, number, seed, SPACING, False, "cpu", False, lambda fraction, text: None
-        )
-    return folder
 
 
 def seeded(recipe: Recipe, seed: int) -> Recipe:
-    """The recipe with everything drawn anew, missing scans included."""
+    """The recipe with this seed for all that is drawn, missing modalities included."""
     options = dict(recipe.missingness_options)
     if recipe.missingness == "fixed":
         options = {"rates": RATES, "seed": seed}
@@ -95,145 +100,150 @@ def seeded(recipe: Recipe, seed: int) -> Recipe:
 def run(root: Path, name: str, seed: int) -> dict:
     """Train and score one method with one seed."""
     recipe = seeded(METHODS[name], seed)
-    cases = find_cases(cohort(root / "train", TRAINED, 7000), BRATS)
+    folder = root / "runs" / f"{name}-{seed}"
+    log: list[dict] = []
+    cpu_seconds = _train(root, folder, recipe, log)
+    lines = [json.dumps(entry) for entry in log]
+    (folder / "log.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    bundle_folder = folder / "bundle"
+    if not bundle_folder.is_dir():
+        export(
+            folder / "run", recipe, BRATS, bundle_folder, name="experiment", version="0", card={}
+        )
+    bundle = load_bundle(bundle_folder)
+    rows = []
+    for case in find_cases(synthetic_cohort(root / "test", TEST_PATIENTS, 9000, SPACING), BRATS):
+        rows += score_case(case, bundle).rows
+    return {
+        "method": name,
+        "seed": seed,
+        "cpu_seconds": cpu_seconds,
+        "dice": mean_dice(rows),
+        "epochs": [entry for entry in log if _has_modality_figures(entry)],
+    }
+
+
+def _train(root: Path, folder: Path, recipe: Recipe, log: list[dict]) -> float:
+    """Train one recipe, filling the log; returns its CPU seconds."""
+    cases = find_cases(synthetic_cohort(root / "train", TRAINING_PATIENTS, 7000, SPACING), BRATS)
     names = [case.case_id for case in cases]
     missingness = build_missingness(recipe.missingness, BRATS, recipe.missingness_options, names)
-    aside = recipe.hold_out(names)
-    place = root / "runs" / f"{name}-{seed}"
-    (place / "cache").mkdir(parents=True, exist_ok=True)
-    cached = [
-        cache_case(c, BRATS, recipe.preprocess, place / "cache", missingness.available(c.case_id))
-        for c in cases
-    ]
-    shown = [folder for folder in cached if folder.name not in aside]
-    kept = [folder for folder in cached if folder.name in aside]
-    sampler = PatchSampler(shown, missingness, seed, recipe.augmentation)
-    others = (
-        PatchSampler(kept, full(BRATS), 2**32 - 1 - seed, recipe.augmentation) if kept else None
-    )
-    log = []
-    began = time.process_time()
+    held_out_names = recipe.hold_out(names)
+    cache = folder / "cache"
+    cache.mkdir(parents=True, exist_ok=True)
+    training_folders = []
+    held_out_folders = []
+    for case in cases:
+        available = missingness.available(case.case_id)
+        cached = cache_case(case, BRATS, recipe.preprocess, cache, available)
+        if case.case_id in held_out_names:
+            held_out_folders.append(cached)
+        else:
+            training_folders.append(cached)
+    seed = recipe.seed
+    sampler = PatchSampler(training_folders, missingness, seed, recipe.augmentation)
+    held_out: Callable[[int], Batch] | None = None
+    if held_out_folders:
+        # Another stream of random numbers than the training's.
+        held_out_seed = 2**32 - 1 - seed
+        held_out_sampler = PatchSampler(
+            held_out_folders, full(BRATS), held_out_seed, recipe.augmentation
+        )
+
+        def held_out_batch(number: int) -> Batch:
+            return held_out_sampler.batch(number, 1, recipe.patch)
+
+        held_out = held_out_batch
+
+    started = time.process_time()
     train(
         recipe,
         BRATS,
         sampler,
-        place / "run",
-        held_out=(lambda n: others.batch(n, 1, recipe.patch)) if others else None,
+        folder / "run",
+        held_out=held_out,
         device="cpu",
         precision="fp32",
         report=lambda step, figures: log.append({"step": step, **figures}),
     )
-    spent = time.process_time() - began
-    (place / "log.jsonl").write_text(
-        "\n".join(json.dumps(entry) for entry in log) + "\n", encoding="utf-8"
-    )
-    if not (place / "bundle").is_dir():
-        export(
-            place / "run", recipe, BRATS, place / "bundle", name="experiment", version="0", card={}
-        )
-    bundle = load_bundle(place / "bundle")
-    rows = [
-        row
-        for case in find_cases(cohort(root / "test", TESTED, 9000), BRATS)
-        for row in score_case(case, bundle).rows
-    ]
-    dice: dict[str, dict[str, float]] = {}
-    for subset in {row.subset for row in rows}:
-        dice[subset] = {
-            region: statistics.mean(
-                row.dice for row in rows if (row.subset, row.region) == (subset, region)
-            )
-            for region in REGIONS
-        }
-    epochs = [
-        entry for entry in log if any(key.startswith(("preference", "importance")) for key in entry)
-    ]
-    return {"method": name, "seed": seed, "cpu_seconds": spent, "dice": dice, "epochs": epochs}
+    return time.process_time() - started
+
+
+def _has_modality_figures(entry: dict) -> bool:
+    return any(name.startswith(("preference", "importance")) for name in entry)
 
 
 def columns(result: dict) -> dict[str, float]:
-    """What a table shows of one run, in percent: singles (mean of the regions), regions over all 15 subsets, mean."""
+    """What a table shows of one run, mean Dice in percent.
+
+    Of single modalities over regions, of regions over all 15 subsets, and the mean of those.
+    """
     dice = result["dice"]
-    singles = {name: statistics.mean(dice[name].values()) for name in SINGLES}
-    regions = {
-        region: statistics.mean(subset[region] for subset in dice.values()) for region in REGIONS
-    }
-    return {
-        k: 100 * v
-        for k, v in {**singles, **regions, "mean": statistics.mean(regions.values())}.items()
-    }
+    values = {name: statistics.mean(dice[name].values()) for name in SINGLES}
+    region_means = []
+    for region in REGIONS:
+        mean = statistics.mean(regions[region] for regions in dice.values())
+        values[region] = mean
+        region_means.append(mean)
+    values["mean"] = statistics.mean(region_means)
+    return {name: 100 * value for name, value in values.items()}
 
 
 def table(root: Path) -> str:
-    """Mean and SD over the seeds, and per seed the difference of the mean to the group's first method."""
-    results = [
-        json.loads(path.read_text(encoding="utf-8"))
-        for path in sorted((root / "results").glob("*.json"))
-    ]
-    heads = (*SINGLES, *REGIONS, "mean")
+    """Mean ± SD over the seeds, and per seed the difference to the group's first method."""
+    results = read_results(root)
+    headings = [*SINGLES, *REGIONS, "mean"]
     lines = []
     for group in GROUPS:
-        lines += [
-            "",
-            "| method | " + " | ".join(heads) + " | difference of the mean, per seed | CPU s |",
-        ]
-        lines += ["|---|" + "--:|" * (len(heads) + 2)]
-        first = {r["seed"]: columns(r)["mean"] for r in results if r["method"] == group[0]}
+        lines.append("")
+        lines += table_head(["method", *headings, "difference of the mean, per seed", "CPU s"])
+        first_means = {}
+        for result in results:
+            if result["method"] == group[0]:
+                first_means[result["seed"]] = columns(result)["mean"]
         for name in group:
-            own = sorted((r for r in results if r["method"] == name), key=lambda r: r["seed"])
-            if not own:
-                continue
-            values = [columns(r) for r in own]
-            cells = [_mean_sd([v[head] for v in values]) for head in heads]
-            deltas = [
-                f"{columns(r)['mean'] - first[r['seed']]:+.1f}" for r in own if r["seed"] in first
-            ]
-            seconds = statistics.mean(r["cpu_seconds"] for r in own)
-            lines.append(f"| {name} | {' | '.join(cells)} | {', '.join(deltas)} | {seconds:.0f} |")
+            results_of_method = [result for result in results if result["method"] == name]
+            if results_of_method:
+                lines.append(_method_row(name, results_of_method, headings, first_means))
     return "\n".join(lines)
 
 
-def _mean_sd(values: list[float]) -> str:
-    sd = statistics.stdev(values) if len(values) > 1 else 0.0
-    return f"{statistics.mean(values):.1f} ± {sd:.1f}"
+def _method_row(
+    name: str, results: list[dict], headings: list[str], first_means: dict[int, float]
+) -> str:
+    results = sorted(results, key=lambda result: result["seed"])
+    values = [columns(result) for result in results]
+    cells = [name]
+    for heading in headings:
+        cells.append(mean_sd([value[heading] for value in values]))
+    differences = []
+    for result, value in zip(results, values, strict=True):
+        if result["seed"] in first_means:
+            differences.append(f"{value['mean'] - first_means[result['seed']]:+.1f}")
+    cells.append(", ".join(differences))
+    cells.append(f"{statistics.mean(result['cpu_seconds'] for result in results):.0f}")
+    return table_row(cells)
+
+
+def describe(result: dict) -> str:
+    """A result in a line."""
+    figures = {name: round(value, 1) for name, value in columns(result).items()}
+    return f"{figures} {result['cpu_seconds']:.0f} CPU s"
 
 
 def main() -> None:
     """The command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("folder", type=Path)
+    parser = resumable_parser(__doc__)
     parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=METHODS)
-    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
-    parser.add_argument(
-        "--minutes", type=float, default=6, help="start no further run after so long"
-    )
-    parser.add_argument("--table", action="store_true")
     options = parser.parse_args()
     if options.table:
         print(table(options.folder))
         return
-    torch.set_num_threads(1)
-    began = time.monotonic()
-    (options.folder / "results").mkdir(parents=True, exist_ok=True)
+    jobs = []
     for seed in options.seeds:
         for name in options.methods:
-            path = options.folder / "results" / f"{name}-{seed}.json"
-            if path.exists():
-                continue
-            if time.monotonic() - began > 60 * options.minutes:
-                print("time is up; call again to go on")
-                return
-            result = run(options.folder, name, seed)
-            path.write_text(json.dumps(result), encoding="utf-8")
-            print(
-                name,
-                seed,
-                {k: round(v, 1) for k, v in columns(result).items()},
-                round(result["cpu_seconds"]),
-                "s",
-            )
+            jobs.append(Job(f"{name}-{seed}", partial(run, options.folder, name, seed)))
+    run_missing(options.folder, jobs, options.minutes, describe)
 
 
 if __name__ == "__main__":
