@@ -29,8 +29,12 @@ MAX_SHEAR = 1e-3
 MAX_NOT_FINITE = 1e-3
 """Fraction of NaN or infinite voxels up to which they are replaced."""
 MIN_BRAIN_ML = 300.0
+MAX_NOISY_BRAIN_ML = 1900.0
+"""The same where the background is noisy: adults lie between 1000 and 1900 ml with their CSF."""
 MAX_BRAIN_ML = 2200.0
 """Plausible brain with its CSF after skull-stripping; adults lie between 1000 and 1900 ml."""
+MIN_APART_ML = 0.1
+"""Volume apart from the brain from which a warning is worth it; less is a few stray voxels."""
 MIN_BACKGROUND = 0.10
 """A skull-stripped image has more background: a tight box about a brain has 45 %, about a limited
 field of view 20 %."""
@@ -327,6 +331,24 @@ def check_modality_appearance(volumes: dict[str, Volume], task: Task) -> Iterato
         yield Finding("warning", "modality", f"{titles} {observation}.", remedy)
 
 
+def check_apart(volumes: dict[str, Volume], task: Task) -> Iterator[Finding]:
+    """Report what lies apart from the brain: stray voxels, markers, letters. It is not segmented."""
+    if not task.skull_stripped:
+        return
+    for name, volume in volumes.items():
+        voxels = volume.foreground_parts.apart
+        if not voxels:
+            continue
+        volume_ml = voxels * volume.grid.voxel_ml
+        level: Literal["info", "warning"] = "info" if volume_ml < MIN_APART_ML else "warning"
+        message = (
+            f"{name}: {voxels} voxels ({volume_ml:.2g} ml) lie apart from the {task.organ} and were "
+            "ignored."
+        )
+        remedy = f"Check the skull-stripping if they belong to the {task.organ}."
+        yield Finding(level, "apart", message, remedy)
+
+
 Check = Callable[[dict[str, Volume], Task], Iterable[Finding]]
 
 CHECKS: tuple[Check, ...] = (
@@ -337,6 +359,7 @@ CHECKS: tuple[Check, ...] = (
     check_overlap,
     check_grids,
     check_skull_strip,
+    check_apart,
     check_modality_appearance,
     check_brain_volume,
     check_field_of_view,
@@ -396,12 +419,14 @@ def _more_than_brain(volume: Volume) -> str:
     background = 1.0 - np.count_nonzero(volume.foreground) / volume.foreground.size
     if background < MIN_BACKGROUND:
         return (
-            f"only {background:.0%} of its voxels are exact background; a skull-stripped image has "
+            f"only {background:.0%} of its voxels are background; a skull-stripped image has "
             "more than 30 %"
         )
-    liters = brain_ml(volume) / 1000
-    if brain_ml(volume) > MAX_BRAIN_ML:
-        return f"{liters:.1f} liters are not background; a brain has at most {MAX_BRAIN_ML / 1000}"
+    # Air that is not one exact value is what scanners write; tools that strip the skull write zeros.
+    most_ml = MAX_BRAIN_ML if volume.foreground_parts.is_constant else MAX_NOISY_BRAIN_ML
+    volume_ml = brain_ml(volume)
+    if volume_ml > most_ml:
+        return f"{volume_ml / 1000:.1f} liters are not background; a brain has at most {most_ml / 1000}"
     return ""
 
 

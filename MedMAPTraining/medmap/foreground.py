@@ -1,36 +1,102 @@
-"""Brain and background of a skull-stripped scan. numpy only, so that it also lives inside Slicer."""
+"""Brain and background of a skull-stripped scan. numpy only, so that it also lives inside Slicer.
+
+Tools leave more than zeros around a brain: ringing of spline interpolation, noise of a few thousandths,
+another constant from padding, stray voxels, markers, burnt-in letters. None of it is brain, and crop
+and statistics must not follow it.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+
 import numpy as np
+
+TOLERANCE = 0.01
+"""Share of a scan's range within which values next to the background's are background, too."""
+
+NOISE_DEVIATIONS = 5.0
+"""Standard deviations of the background's own noise that are background: of a million normal draws none
+lies farther out."""
+
+LEAST_SHARE = 0.3
+"""Of the voxels on the faces of a volume that a background has at least."""
+
+LEAST_INNER_SHARE = 0.5
+"""The same on the faces of what remains, for a second background from padding."""
+
+FEW_FAINT = 0.02
+"""Voxels, relative to the clear ones, that may lie faintly in the air around a constant background: noise
+and ringing fill a multiple of the brain."""
+
+FEW_BELOW = 0.05
+"""Share of the voxels above the background below which those under it are lobes of an interpolation."""
+
+CELL_MM = 4.0
+"""Edge of the cells in which connected parts are looked for."""
+
+FILLED_CELL = 0.25
+"""Share of a cell's voxels that makes it part of a body rather than of crumbs."""
+
+LEAST_PART = 0.05
+"""Parts smaller than this share of the largest are no brain. Parts of a brain that a limited field of view
+divides, cerebellum and temporal lobes, are larger; markers and letters are smaller."""
+
+
+@dataclass(frozen=True)
+class Foreground:
+    """What is brain in a skull-stripped scan.
+
+    Attributes:
+        mask: [I, J, K] bool.
+        background: value of the background; the outer one if there are two.
+        apart: number of voxels that differ from the background but lie apart from the brain.
+        is_constant: whether the background is one exact value.
+    """
+
+    mask: np.ndarray
+    background: float
+    apart: int
+    is_constant: bool
+
+
+@dataclass(frozen=True)
+class _Level:
+    """A background: its value, and how far from it values still are background."""
+
+    value: float
+    tolerance: float
 
 
 def background_value(array: np.ndarray) -> float | None:
-    """The constant around a skull-stripped brain: 0 mostly, something else after a z-score; None if there is none.
+    """The constant around a skull-stripped brain: 0 mostly, something else after a z-score.
 
-    It is the most frequent exact value on the six faces of the volume, if it makes up 5 % of them and is three times
-    as frequent as any other value (else it may be quantized noise in air).
+    It is the most frequent exact value on the six faces of the volume, if it makes up 5 % of them and is
+    three times as frequent as any other value (else it may be quantized noise in air).
 
     Args:
         array: [I, J, K] intensities; NaN and Inf are left out.
+
+    Returns:
+        The value; None if there is none.
     """
     return _dominant(_faces(array), least=0.05)
 
 
-def foreground(array: np.ndarray) -> tuple[np.ndarray, float]:
-    """What is brain in a skull-stripped scan: finite voxels that differ from the background.
+def exact_foreground(array: np.ndarray) -> tuple[np.ndarray, float]:
+    """Voxels that differ from a constant background, wherever they lie.
 
-    Without a constant background (``background_value`` is None) the smallest value takes its place, so that nearly
-    everything is foreground. A second constant that covers most of the faces of what is left is background, too:
-    scans that were normalized first and padded afterwards. The result moves with the voxels under flips and
-    permutations of the axes; the cost is a few passes over the array.
+    Without a constant background (``background_value`` is None) the smallest value takes its place, so
+    that nearly everything is foreground. A second constant that covers most of the faces of what remains
+    is background, too: scans that were normalized first and padded afterwards. The result moves with the
+    voxels under flips and permutations of the axes.
 
     Args:
         array: [I, J, K] intensities.
 
     Returns:
-        [I, J, K] bool mask, and the background value (the outer one if there are two; 0 for an array without any
-        finite voxel).
+        [I, J, K] bool mask, and the background value (the outer one if there are two; 0 for an array
+        without any finite voxel).
     """
     background = background_value(array)
     finite = np.isfinite(array)
@@ -40,17 +106,209 @@ def foreground(array: np.ndarray) -> tuple[np.ndarray, float]:
     mask = finite & (array != array.dtype.type(background))
     box = bounding_box(mask)
     if box is not None:
-        inner = _dominant(_faces(array[box]), least=0.5)
+        inner = _dominant(_faces(array[box]), least=LEAST_INNER_SHARE)
         if inner is not None and inner != background:
             mask &= array != array.dtype.type(inner)
     return mask, background
 
 
+def find_foreground(array: np.ndarray, spacing: Sequence[float] = (1.0, 1.0, 1.0)) -> Foreground:
+    """What is brain in a skull-stripped scan.
+
+    Background may be nearly constant (noise, ringing, lobes of an interpolation), and what lies apart
+    from the brain (stray voxels, markers, letters) is no part of it. A scan without any background is
+    foreground as a whole, but for its smallest value. The result moves with the voxels under flips and
+    permutations of the axes.
+
+    Args:
+        array: [I, J, K] intensities.
+        spacing: [3] mm.
+    """
+    mask, background = exact_foreground(array)
+    finite = np.isfinite(array)
+    faint = None
+    if finite.any():
+        faint = _faint_background(array, finite, mask, spacing)
+    if faint is not None:
+        mask, background = faint
+    body = largest_parts(mask, spacing)
+    apart = int(np.count_nonzero(mask)) - int(np.count_nonzero(body))
+    return Foreground(body, background, apart, is_constant=faint is None)
+
+
+def foreground(array: np.ndarray) -> tuple[np.ndarray, float]:
+    """Mask and background of ``find_foreground``, for voxels of 1 mm."""
+    result = find_foreground(array)
+    return result.mask, result.background
+
+
+def _faint_background(
+    array: np.ndarray, finite: np.ndarray, exact: np.ndarray, spacing: Sequence[float]
+) -> tuple[np.ndarray, float] | None:
+    """The mask where the background is only nearly constant; None where it is constant.
+
+    Args:
+        array: [I, J, K] intensities.
+        finite: where they are finite.
+        exact: mask of the voxels that differ from a constant background.
+        spacing: [3] mm.
+    """
+    low, high = np.percentile(array[finite], (0.1, 99.9))
+    width = float(high - low)
+    if width <= 0:
+        return None
+    mask = finite
+    outer = None
+    box: tuple[slice, ...] | None = (slice(None),) * 3
+    # Twice: noise may have been padded with a constant.
+    for least in (LEAST_SHARE, LEAST_INNER_SHARE):
+        level = _dense_level(_faces(array[box]), TOLERANCE * width, least)
+        if level is None:
+            break
+        mask = mask & _beyond(array, level)
+        outer = outer or level
+        box = bounding_box(mask)
+        if box is None:
+            return None
+    if outer is None or not _is_in_air(exact & ~mask, mask, spacing):
+        return None
+    return mask, outer.value
+
+
+def _is_in_air(faint: np.ndarray, clear: np.ndarray, spacing: Sequence[float]) -> bool:
+    """Whether faint voxels fill space where nothing is clear.
+
+    Dark fluid, and values of a z-scored brain that happen to be near its background's, lie among clear
+    voxels; noise and ringing lie apart from them.
+    """
+    counts = _cell_counts(spacing)
+    is_empty = _filling(clear, counts) == 0
+    faint_share = _filling(faint, counts)
+    voxels_per_cell = float(np.prod(counts))
+    in_air = float(faint_share[is_empty].sum()) * voxels_per_cell
+    return in_air > FEW_FAINT * np.count_nonzero(clear)
+
+
+def _beyond(array: np.ndarray, level: _Level) -> np.ndarray:
+    """[I, J, K] bool: clearly no background.
+
+    Where nearly everything lies above the background, what lies below it is the lobes of an
+    interpolation; a z-scored brain has values on both sides of its background.
+    """
+    with np.errstate(invalid="ignore"):
+        above = array > level.value + level.tolerance
+        below = array < level.value - level.tolerance
+    if np.count_nonzero(below) < FEW_BELOW * max(1, np.count_nonzero(above)):
+        return above
+    return above | below
+
+
+def _dense_level(values: np.ndarray, tolerance: float, least: float) -> _Level | None:
+    """The narrow band of values that holds most of them, if it holds the share ``least``."""
+    ordered = np.sort(values[np.isfinite(values)])
+    if not ordered.size:
+        return None
+    stop = np.searchsorted(ordered, ordered + 2 * tolerance, side="right")
+    counts = stop - np.arange(ordered.size)
+    start = int(counts.argmax())
+    if counts[start] < least * ordered.size:
+        return None
+    band = ordered[start : stop[start]]
+    middle = float(np.median(band))
+    # 1.4826: the standard deviation of a normal distribution in median absolute deviations.
+    deviation = 1.4826 * float(np.median(np.abs(band - middle)))
+    return _Level(middle, max(tolerance, NOISE_DEVIATIONS * deviation))
+
+
+def largest_parts(mask: np.ndarray, spacing: Sequence[float]) -> np.ndarray:
+    """The mask without what lies apart from its largest connected parts.
+
+    Parts are looked for among cells of about 4 mm of which a quarter is filled; sparser cells at the rim
+    of a part belong to it. A gap of less than a cell does not divide parts.
+
+    Args:
+        mask: [I, J, K] bool.
+        spacing: [3] mm.
+
+    Returns:
+        [I, J, K] bool; the mask itself where it has no filled cell.
+    """
+    counts = _cell_counts(spacing)
+    filling = _filling(mask, counts)
+    remaining = filling >= FILLED_CELL
+    if not remaining.any():
+        return mask
+    parts: list[tuple[float, np.ndarray]] = []
+    while remaining.any():
+        seed = np.unravel_index(int((filling * remaining).argmax()), filling.shape)
+        part = _flooded(remaining, seed)
+        parts.append((float(filling[part].sum()), part))
+        remaining = remaining & ~part
+    largest = max(size for size, _ in parts)
+    cells = np.zeros(filling.shape, bool)
+    for size, part in parts:
+        if size >= LEAST_PART * largest:
+            cells |= part
+    cells = _grown(cells) & (filling > 0)
+    voxels = cells
+    for axis in range(3):
+        voxels = voxels.repeat(counts[axis], axis)
+    inside = tuple(slice(size) for size in mask.shape)
+    return mask & voxels[inside]
+
+
+def _cell_counts(spacing: Sequence[float]) -> list[int]:
+    """Voxels along each edge of a cell."""
+    return [max(1, round(CELL_MM / float(step))) for step in spacing]
+
+
+def _filling(mask: np.ndarray, counts: Sequence[int]) -> np.ndarray:
+    """Share of the voxels of each cell that are in the mask."""
+    padding = [(0, -size % count) for size, count in zip(mask.shape, counts, strict=True)]
+    padded = np.pad(mask, padding)
+    shape: list[int] = []
+    for size, count in zip(padded.shape, counts, strict=True):
+        shape += [size // count, count]
+    return padded.reshape(shape).mean(axis=(1, 3, 5), dtype=np.float32)
+
+
+def _flooded(cells: np.ndarray, seed: tuple[np.intp, ...]) -> np.ndarray:
+    """The connected part of the cells that holds the seed."""
+    part = np.zeros_like(cells)
+    part[seed] = True
+    size = 0
+    while (count := int(np.count_nonzero(part))) > size:
+        size = count
+        for axis in range(3):
+            part = _spread(part, axis) & cells
+    return part
+
+
+def _grown(cells: np.ndarray) -> np.ndarray:
+    """The cells and all that touch them, corners included."""
+    for axis in range(3):
+        cells = _spread(cells, axis)
+    return cells
+
+
+def _spread(cells: np.ndarray, axis: int) -> np.ndarray:
+    """The cells and their two neighbors along an axis."""
+    result = cells.copy()
+    first = [slice(None)] * 3
+    second = [slice(None)] * 3
+    first[axis] = slice(1, None)
+    second[axis] = slice(None, -1)
+    result[tuple(first)] |= cells[tuple(second)]
+    result[tuple(second)] |= cells[tuple(first)]
+    return result
+
+
 def bounding_box(mask: np.ndarray) -> tuple[slice, ...] | None:
-    """Smallest box, one slice per axis, around the True elements of a mask of any dimension; None without any."""
+    """Smallest box, one slice per axis, around the True elements of a mask; None without any."""
     box = []
     for axis in range(mask.ndim):
-        hit = np.flatnonzero(mask.any(axis=tuple(a for a in range(mask.ndim) if a != axis)))
+        other_axes = tuple(a for a in range(mask.ndim) if a != axis)
+        hit = np.flatnonzero(mask.any(axis=other_axes))
         if not len(hit):
             return None
         box.append(slice(int(hit[0]), int(hit[-1]) + 1))
@@ -58,9 +316,11 @@ def bounding_box(mask: np.ndarray) -> tuple[slice, ...] | None:
 
 
 def _faces(array: np.ndarray) -> np.ndarray:
-    return np.concatenate(
-        [np.take(array, end, axis).ravel() for axis in range(3) for end in (0, -1)]
-    )
+    faces = []
+    for axis in range(3):
+        for end in (0, -1):
+            faces.append(np.take(array, end, axis).ravel())
+    return np.concatenate(faces)
 
 
 def _dominant(values: np.ndarray, least: float) -> float | None:
@@ -70,4 +330,6 @@ def _dominant(values: np.ndarray, least: float) -> float | None:
     distinct, counts = np.unique(values, return_counts=True)
     top = int(counts.argmax())
     runner_up = np.delete(counts, top).max(initial=0)
-    return float(distinct[top]) if counts[top] >= max(least * values.size, 3 * runner_up) else None
+    if counts[top] < max(least * values.size, 3 * runner_up):
+        return None
+    return float(distinct[top])

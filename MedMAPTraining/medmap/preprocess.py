@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from medmap.errors import BundleError, InputDataError, UsageError
+from medmap.foreground import exact_foreground
 from medmap.resampling import (
     Orientation,
     lattice_offset,
@@ -83,8 +84,8 @@ class Prepared:
     """The network's input, and the way back to the reference scan.
 
     Attributes:
-        image: [M, D, H, W] float32, normalized, background and absent modalities 0; axes run left ->
-            right, posterior -> anterior, inferior -> superior.
+        image: [M, D, H, W] float32, normalized, background and absent modalities 0; axes are those of
+            the reference scan and run about left -> right, posterior -> anterior, inferior -> superior.
         present: [M] bool.
         brain: [D, H, W] bool, foreground of any present modality; the field of view where a task's
             scans are not skull-stripped.
@@ -185,7 +186,8 @@ def prepare(
     if spec.slices:
         grid, slice_axis = slice_grid(orientation.canonical, spec, multiple)
     else:
-        lattice = working_lattice(orientation.canonical, spec.spacing)
+        center = _center(scans[reference], working_axes(orientation.canonical))
+        lattice = working_lattice(orientation.canonical, spec.spacing, center)
         grid = _crop(lattice, scans, spec, multiple)
     image = torch.zeros((len(task.modalities), *grid.shape))
     brain = torch.zeros(grid.shape, dtype=torch.bool)
@@ -221,7 +223,11 @@ def _checked_reference(volumes: Mapping[str, Volume], reference: str | None) -> 
 
 
 def _scan(volume: Volume, task: Task, spec: PreprocessSpec) -> _Scan:
-    array, organ = normalize(volume.array, volume.foreground, spec, task.skull_stripped)
+    if task.skull_stripped:
+        foreground = volume.foreground
+    else:
+        foreground, _ = exact_foreground(volume.array)
+    array, organ = normalize(volume.array, foreground, spec, task.skull_stripped)
     grid = volume.grid
     return _Scan(array, organ, grid, orientation_of(grid))
 
@@ -259,40 +265,57 @@ def slice_grid(canonical: Grid, spec: PreprocessSpec, multiple: int) -> tuple[Gr
     return Grid((shape[0], shape[1], shape[2]), affine), axis
 
 
-def working_lattice(canonical: Grid, spacing: float) -> Grid:
+def working_lattice(canonical: Grid, spacing: float, center: np.ndarray) -> Grid:
     """The unbounded lattice that the network works on.
 
-    Where the reference scan runs along the world's axes with voxels within 1 % of the wanted ones, its
-    own lattice is used: nothing is interpolated, and every stored orientation of one scan gives the
-    same numbers. Anything else (oblique, other spacing) goes to a lattice along the world's axes that
-    passes through the world's origin, so that two samplings of one brain meet on the same one.
+    Its axes are those of the reference scan, permuted and flipped to lie closest to RAS: an oblique scan
+    is worked on as it was acquired, so that a header that turns the whole patient changes nothing. Where
+    the reference has voxels within 1 % of the wanted ones, its own lattice is used, and nothing is
+    interpolated. Otherwise the lattice passes through the middle of the brain, so that neither the origin
+    of the header nor padding decides where its points lie.
 
     Args:
         canonical: the reference grid, turned to RAS.
         spacing: mm.
+        center: [3] middle of the brain in the reference scan, in world mm.
 
     Returns:
         A grid of shape (1, 1, 1).
     """
-    affine = np.diag([spacing, spacing, spacing, 1.0])
+    rotation = working_axes(canonical)
+    affine = np.eye(4)
+    affine[:3, :3] = rotation * spacing
+    affine[:3, 3] = canonical.affine[:3, 3]
     direction = canonical.affine[:3, :3] / spacing
-    is_straight = np.abs(direction - np.eye(3)).max() < SAME_SPACING
-    if is_straight and _drift(canonical, spacing) < LARGEST_DRIFT_VOXELS:
-        affine[:3, 3] = canonical.affine[:3, 3]
+    has_spacing = np.abs(direction - rotation).max() < SAME_SPACING
+    if not has_spacing or _drift(canonical, affine) >= LARGEST_DRIFT_VOXELS:
+        affine[:3, 3] = center
     return Grid((1, 1, 1), affine)
 
 
-def _drift(canonical: Grid, spacing: float) -> float:
+def working_axes(canonical: Grid) -> np.ndarray:
+    """[3, 3] rotation whose columns are the axes of a grid; those of the world if they nearly agree.
+
+    Stored matrices are orthogonal to a few digits only; the closest rotation is exact.
+    """
+    direction = canonical.affine[:3, :3] / canonical.spacing
+    if np.abs(direction - np.eye(3)).max() < SAME_SPACING:
+        return np.eye(3)
+    left, _, right = np.linalg.svd(direction)
+    return left @ right
+
+
+def _drift(canonical: Grid, lattice: np.ndarray) -> float:
     """Largest distance, in working voxels, of a scan's corners from the exact lattice of its origin."""
-    exact = np.diag([spacing, spacing, spacing, 1.0])
-    exact[:3, 3] = canonical.affine[:3, 3]
-    return Grid(canonical.shape, exact).distance(canonical) / spacing
+    exact = Grid(canonical.shape, lattice)
+    return exact.distance(canonical) / float(exact.spacing[0])
 
 
 def _crop(lattice: Grid, scans: Mapping[str, _Scan], spec: PreprocessSpec, multiple: int) -> Grid:
     """The part of the lattice that holds the brain of every present scan, with a margin, padded evenly."""
-    corners = np.concatenate([_world_box(scan.grid, scan.organ) for scan in scans.values()])
-    index = (corners - lattice.affine[:3, 3]) / spec.spacing
+    positions = np.concatenate([_end_positions(scan) for scan in scans.values()])
+    rotation = lattice.affine[:3, :3] / spec.spacing
+    index = (positions - lattice.affine[:3, 3]) @ rotation / spec.spacing
     margin = spec.margin / spec.spacing
     low = np.floor(index.min(0) - margin + 1e-3).astype(int)
     high = np.ceil(index.max(0) + margin - 1e-3).astype(int)
@@ -304,16 +327,24 @@ def _crop(lattice: Grid, scans: Mapping[str, _Scan], spec: PreprocessSpec, multi
     low -= padding // 2
     shape = blocks * multiple
     affine = lattice.affine.copy()
-    affine[:3, 3] += spec.spacing * low
+    affine[:3, 3] += affine[:3, :3] @ low
     return Grid((int(shape[0]), int(shape[1]), int(shape[2])), affine)
 
 
-def _world_box(grid: Grid, mask: np.ndarray) -> np.ndarray:
-    """[N, 3] world positions that span a mask: the corners of its box of voxels."""
-    bounds = []
-    for axis in range(3):
-        other_axes = tuple(a for a in range(3) if a != axis)
-        planes = np.flatnonzero(mask.any(axis=other_axes))
-        bounds.append((planes[0], planes[-1]))
-    corners = np.array(np.meshgrid(*bounds, indexing="ij"), float).reshape(3, -1).T
-    return corners @ grid.affine[:3, :3].T + grid.affine[:3, 3]
+def _end_positions(scan: _Scan) -> np.ndarray:
+    """[N, 3] world positions of the voxels at both ends of the brain on every line along k.
+
+    The extent of a set of voxels along any direction is that of these alone.
+    """
+    mask = scan.organ
+    i, j = np.nonzero(mask.any(2))
+    first = mask.argmax(2)[i, j]
+    last = mask.shape[2] - 1 - mask[:, :, ::-1].argmax(2)[i, j]
+    index = np.concatenate([np.stack([i, j, first], 1), np.stack([i, j, last], 1)])
+    return index @ scan.grid.affine[:3, :3].T + scan.grid.affine[:3, 3]
+
+
+def _center(scan: _Scan, rotation: np.ndarray) -> np.ndarray:
+    """[3] world position of the middle of the brain's extent along the working axes."""
+    positions = _end_positions(scan) @ rotation
+    return rotation @ ((positions.min(0) + positions.max(0)) / 2)

@@ -8,7 +8,7 @@ from functools import cached_property
 
 import numpy as np
 
-from medmap.foreground import foreground
+from medmap.foreground import Foreground, find_foreground
 
 REFERENCE_ORDER = ("t1ce", "flair", "t1", "t2")
 """Preferred references among equally fine grids: the sequences in which readers look at tumors."""
@@ -74,10 +74,14 @@ class Volume:
         return Grid((i, j, k), self.affine)
 
     @cached_property
+    def foreground_parts(self) -> Foreground:
+        """What is brain, and what lies apart from it (``medmap.foreground``), looked for once."""
+        return find_foreground(self.array, self.grid.spacing)
+
+    @property
     def foreground(self) -> np.ndarray:
-        """[I, J, K] bool: voxels that are not background (``medmap.foreground``), looked for once."""
-        mask, _ = foreground(self.array)
-        return mask
+        """[I, J, K] bool: voxels of the brain, which are not background and do not lie apart from it."""
+        return self.foreground_parts.mask
 
 
 def choose_reference(grids: Mapping[str, Grid]) -> str:

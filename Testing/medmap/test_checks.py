@@ -10,7 +10,12 @@ import pytest
 
 from medmap.checks import CHECKS, Finding, affine_problem, check_inputs, replace_not_finite
 from medmap.errors import InputDataError, UsageError
-from medmap.foreground import background_value, bounding_box, foreground
+from medmap.foreground import (
+    background_value,
+    bounding_box,
+    exact_foreground,
+    foreground,
+)
 from medmap.task import BRATS
 from medmap.volume import Volume
 
@@ -90,10 +95,14 @@ def test_padding_after_normalization_is_background_too():
 
 
 @pytest.mark.parametrize("noise", [1.0, 10.0])
-def test_noise_in_air_is_no_background(noise):
+def test_noise_in_air_is_background_though_it_is_no_constant(noise):
     array = head(noise)
     assert background_value(array) is None
-    assert foreground(array)[1] == array.min()
+    mask, background = foreground(array)
+    assert 0 <= background < 0.1 * array.max()
+    in_air = head(0.0) == 0
+    assert mask[in_air].mean() < 0.01
+    assert mask[~in_air].mean() > 0.99
 
 
 def test_not_finite_voxels_are_no_brain():
@@ -124,7 +133,7 @@ def test_integer_arrays_work_too():
     mask, value = foreground(brain().astype(np.int16))
     assert value == 0
     assert np.array_equal(mask, ellipsoid(BRAIN_MM))
-    assert foreground(head(5.0).astype(np.int16))[1] == 0
+    assert exact_foreground(head(5.0).astype(np.int16))[1] == 0
 
 
 def test_a_whole_head_takes_little_time():
@@ -241,14 +250,12 @@ def test_a_head_is_told_from_a_brain(noise, quantized):
     finding = only("skull-strip", {"t1": volume(head(noise, quantized=quantized))})
     assert finding.level == "warning"
     assert finding.message.startswith("t1 does not look skull-stripped: ")
-    assert "exact background" in finding.message or "liters" in finding.message
+    assert "are background" in finding.message or "liters" in finding.message
 
 
 def test_the_skull_strip_warning_says_what_was_seen():
-    assert (
-        "only 0% of its voxels are exact background"
-        in only("skull-strip", {"t1": volume(head(9.0))}).message
-    )
+    full = volume(1.0 + np.random.default_rng(0).random((80, 80, 60)))
+    assert "only 0% of its voxels are background" in only("skull-strip", {"t1": full}).message
     assert (
         "liters are not background; a brain has at most 2.2"
         in only("skull-strip", {"t1": volume(head(0))}).message

@@ -227,9 +227,9 @@ def test_one_segmentation_looks_at_each_scan_once(volumes, tiny_bundle, monkeypa
 
         return call
 
-    look = counted("foreground", foreground.foreground)
+    look = counted("foreground", foreground.find_foreground)
     for module in (foreground, volume, checks, preprocess):
-        monkeypatch.setattr(module, "foreground", look, raising=False)
+        monkeypatch.setattr(module, "find_foreground", look, raising=False)
     monkeypatch.setattr(resampling, "canonical_axes", counted("axes", resampling.canonical_axes))
     monkeypatch.setattr(postprocess, "components", counted("components", postprocess.components))
     bundle = replace(

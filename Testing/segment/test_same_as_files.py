@@ -219,8 +219,8 @@ def test_the_result_record_has_what_the_panel_reads(scene, bundle):
     logic = SegmentationLogic(scene, loadBundle=lambda: bundle)
     result = logic.compute(logic.prepare(nodes, device="cpu"))
     assert set(result.volumes_ml) == {region.name for region in BRATS.regions}
-    assert set(result.provenance["modalities"]["used"]) == {"t1", "flair"}
-    assert result.provenance["run"]["device"] == "cpu"
+    assert set(result.provenance.used) == {"t1", "flair"}
+    assert result.provenance.run.device == "cpu"
     assert all(finding.message for finding in result.findings)
 
 
