@@ -145,7 +145,7 @@ def _score(region: Region, entry: Any) -> Score | None:
 
 
 def _data(card: Mapping, scores: tuple[Score, ...]) -> str:
-    """``20 cases (generated phantoms)``: the cases of the subset, which not every case need have."""
+    """``20 cases (generated phantoms)``; some cases may lack the subset."""
     description = _at(_at(card, "dice"), "data")
     if not isinstance(description, str):
         description = ""

@@ -1,8 +1,9 @@
 """Do the chosen volumes fit together: grids, fields of view, skull-stripping. Nothing is changed.
 
-Everything is compared in world space, parent transforms included. Grids come from the nodes alone;
-checks of voxels look at every second or third one, so that they take well under a second and can run
-whenever a slot changes. The checks with all voxels on Apply (``medmap.checks``) have the last word.
+Everything is compared in world space, parent transforms included. Grids come from the nodes
+alone; checks of voxels look at every second or third one, so that they take well under a second
+and can run whenever a slot changes. The checks with all voxels on Apply (``medmap.checks``) have
+the last word.
 """
 
 from __future__ import annotations
@@ -73,7 +74,7 @@ class GeometryReport:
 
 
 def installedSkullStrippers(moduleNames: Iterable[str]) -> tuple[tuple[str, str], ...]:
-    """(module name, title) of the installed modules that remove the skull, the preferred one first."""
+    """(module name, title) of the installed skull-stripping modules, the preferred one first."""
     names = set(moduleNames)
     return tuple((name, title) for name, title in SKULL_STRIPPERS.items() if name in names)
 
@@ -231,8 +232,9 @@ def _voxelFindings(task: Task, volumes: Mapping[str, Volume]) -> list[Finding]:
     for title, otherTitle in combinations(titled, 2):
         pair = {title: titled[title], otherTitle: titled[otherTitle]}
         pairNames = (names[title], names[otherTitle])
-        same = _run(checks.check_same_image, "same-image", pair, task, pairNames)
-        findings += same or _run(checks.check_overlap, "overlap", pair, task, pairNames)
+        duplicates = _run(checks.check_same_image, "same-image", pair, task, pairNames)
+        # Identical images overlap completely: one finding is enough.
+        findings += duplicates or _run(checks.check_overlap, "overlap", pair, task, pairNames)
     for title, volume in titled.items():
         single = {title: volume}
         findings += _run(checks.check_skull_strip, "skull-strip", single, task, (names[title],))

@@ -66,7 +66,8 @@ def importModel(
         MissingInputError: there is no such file or folder.
         UsageError: it is neither a folder nor a .zip file.
         BundleError: it is no bundle, is damaged, or holds names or sizes that no bundle has.
-        OutputError: another model of that name and version is there, or the folder cannot be written.
+        OutputError: another model of that name and version exists, or the folder cannot be
+            written.
     """
     source = Path(source)
     userFolder = Path(userFolder)
@@ -97,7 +98,7 @@ def importModel(
 
 
 def verifyFully(path: Path) -> None:
-    """Compare all hashes; where torch is installed, also build the network and load the weights strictly."""
+    """Compare all hashes; with torch, also build the network and load the weights strictly."""
     read_bundle_texts(path)
     if not dependencies.missing():
         from medmap.bundle.loading import load_bundle  # imports torch

@@ -45,7 +45,9 @@ UNCERTAINTY = "MedMAP.Uncertainty"
 
 DESCRIPTIONS = {
     ENTROPY: "Entropy of the class probabilities, 0 (certain) to 1 (all classes alike)",
-    DISAGREEMENT: "Fraction of the other modality subsets that give the voxel another label, 0 to 1",
+    DISAGREEMENT: (
+        "Fraction of the other modality subsets that give the voxel another label, 0 to 1"
+    ),
     REGION_DISAGREEMENT: (
         "Fraction of the other modality subsets that differ about the model's first region, 0 to 1"
     ),

@@ -1,15 +1,16 @@
 """Does a brain image look like the modality that it is given for? numpy only.
 
-T2 differs from the other modalities by physics: CSF is bright in it and dark in T1 and FLAIR, and it
-lies in the ventricles, deep inside, and in the sulci, at the surface. So an image is described by
-robust z-scores by depth below the brain's surface and by distance from dark CSF, by the tails of its
-histogram, and by the shape of the bulk. A logistic model decides between T2 and not T2. Its weights
-are in ``appearance_weights``, fitted on synthetic cases by ``experiments/fit_appearance.py``.
+T2 differs from the other modalities by physics: CSF is bright in it and dark in T1 and FLAIR, and
+it lies in the ventricles, deep inside, and in the sulci, at the surface. So an image is described
+by robust z-scores by depth below the brain's surface and by distance from dark CSF, by the tails
+of its histogram, and by the shape of the bulk. A logistic model decides between T2 and not T2.
+Its weights are in ``appearance_weights``, fitted on synthetic cases by
+``experiments/fit_appearance.py``.
 
-T1 and FLAIR both have dark CSF, and one of them alone is too easily taken for the other. Beside a T2
-they differ: outside CSF, T1 falls where T2 rises (white matter against gray matter, edema), and
-FLAIR does not. T1 and T1ce are one kind: where nothing enhances nobody can tell them apart. A wrong
-warning costs trust, so nothing is reported unless the evidence is strong.
+T1 and FLAIR both have dark CSF, and one of them alone is too easily taken for the other. Beside a
+T2 they differ: outside CSF, T1 falls where T2 rises (white matter against gray matter, edema),
+and FLAIR does not. T1 and T1ce are one kind: where nothing enhances nobody can tell them apart. A
+wrong warning costs trust, so nothing is reported unless the evidence is strong.
 """
 
 from __future__ import annotations
@@ -103,12 +104,15 @@ def describe_appearance(volume: Volume, brain: np.ndarray) -> Appearance | None:
 def _features(z_scores: np.ndarray, inside: np.ndarray, spacing: np.ndarray) -> np.ndarray:
     """[F] features from z-scores [I, J, K] within a mask, voxel size in mm."""
     values = z_scores[inside]
+    # Ventricles lie deep, sulci at the surface: CSF shows in the first and the last layers.
     depth = _depth(inside, spacing)[inside]
     depth_means, deepest = _layers(values, depth, DEPTH_BORDERS_MM)
+    # Around dark CSF the partial-volume effect darkens T1 and FLAIR; in T2 there is no dark CSF.
     tissue = inside & (np.nan_to_num(z_scores, nan=-9.0) > CSF_Z_SCORE)
     bulk = np.clip(z_scores[tissue], -2, 2)
     csf_distance = _depth(tissue, spacing)[tissue]
     csf_means, _ = _layers(bulk - bulk.mean(), csf_distance, CSF_DISTANCE_BORDERS_MM)
+    # The height of the peak: in T2 the bulk of the brain is narrower.
     histogram, _ = np.histogram(values, np.arange(-3, 3.01, 0.25))
     smoothed = np.convolve(histogram, [0.25, 0.5, 0.25], "same")
     deep_tails = np.percentile(deepest, [3, 97])
@@ -118,7 +122,7 @@ def _features(z_scores: np.ndarray, inside: np.ndarray, spacing: np.ndarray) -> 
 
 
 def t2_log_odds(features: np.ndarray) -> float | None:
-    """Log-odds that an image is T2 rather than T1, T1ce or FLAIR; None if it looks like no brain."""
+    """Log-odds of T2 against T1, T1ce or FLAIR; None if the image looks like no brain."""
     deviations = (features - np.array(MEAN)) / np.array(DEVIATION)
     if np.sqrt(np.mean(deviations**2)) > MAX_TYPICAL_DEVIATION:
         return None
@@ -192,7 +196,7 @@ def mismatches_of_scores(
     exchanged = _names_of(found_mismatches)
     remaining = {name: value for name, value in certain.items() if name not in exchanged}
     found_mismatches += _misplaced(remaining)
-    # What looks wrong or like no brain says nothing about T1 against FLAIR.
+    # A mismatched image, or one unlike a brain, says nothing about T1 against FLAIR.
     unusable = _names_of(found_mismatches)
     unusable |= {name for name, value in log_odds.items() if value is None}
     return found_mismatches + _exchanged_t1_and_flair(relations, unusable)

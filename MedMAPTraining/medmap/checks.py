@@ -1,7 +1,7 @@
 """Checks on images before anything is computed from them. numpy only; it runs inside Slicer.
 
-Unusable inputs are refused (``InputDataError``, ``UsageError``). Usable inputs with a remark yield a
-``Finding`` that goes into the report.
+Unusable inputs are refused (``InputDataError``, ``UsageError``). Usable inputs with a remark
+yield a ``Finding`` that goes into the report.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from medmap.volume import Grid, Volume
 
 MIN_SPACING_MM = 0.2
 MAX_SPACING_MM = 30.0
-"""Voxel sizes outside are a wrong unit or a damaged header; cardiac slices lie up to 23 mm apart."""
+"""Other voxel sizes are a wrong unit or a damaged header; cardiac slices lie up to 23 mm apart."""
 MAX_ORIGIN_MM = 1e5
 """No image begins farther from the world's origin."""
 MAX_SHEAR = 1e-3
@@ -105,6 +105,7 @@ def replace_not_finite(array: np.ndarray, name: str) -> tuple[np.ndarray, tuple[
             f"{name}: {count} voxels ({fraction:.1%}) are NaN or infinite.",
             "Save the image with a number (0 outside the brain) in every voxel.",
         )
+    # Zero inside a z-scored image would be tissue of average intensity.
     value = background_value(array) or 0.0
     replaced = np.where(not_finite, array.dtype.type(value), array)
     message = (
@@ -134,6 +135,7 @@ def affine_problem(affine: np.ndarray) -> str | None:
 
 def _shear_problem(directions: np.ndarray) -> str | None:
     """The same for unit vectors [3, 3] in columns that should be perpendicular."""
+    # Cosines between axes stand off the diagonal.
     cosines = directions.T @ directions - np.eye(3)
     first, second = np.unravel_index(np.abs(cosines).argmax(), (3, 3))
     cosine = cosines[first, second]
@@ -233,7 +235,7 @@ def check_skull_strip(volumes: dict[str, Volume], task: Task) -> Iterator[Findin
 
 
 def check_brain_volume(volumes: dict[str, Volume], task: Task) -> Iterator[Finding]:
-    """Report an implausibly small brain: part of a brain (info), or a wrong voxel size (warning)."""
+    """Report a very small brain: part of a brain (info), or a wrong voxel size (warning)."""
     if not task.skull_stripped:
         return
     for name, volume in volumes.items():
@@ -254,6 +256,7 @@ def check_field_of_view(volumes: dict[str, Volume], task: Task) -> Iterator[Find
         return
     names_of_faces: dict[tuple[str, ...], list[str]] = {}
     for name, volume in volumes.items():
+        # One sentence for all modalities that are cut at the same faces.
         names_of_faces.setdefault(_cut_faces(volume), []).append(name)
     for faces, names in names_of_faces.items():
         if faces:
@@ -405,6 +408,7 @@ def _overlap(volume: Volume, other: Volume) -> float:
     """Fraction of the smaller brain's voxels that lie inside the other brain, 0..1."""
     small, large = (volume, other) if brain_ml(volume) <= brain_ml(other) else (other, volume)
     inside = np.flatnonzero(small.foreground)
+    # Some voxels are enough for a fraction, and the smaller brain may have millions.
     sampled = inside[:: max(1, inside.size // SAMPLED_VOXELS)]
     voxels = np.stack(np.unravel_index(sampled, small.array.shape), axis=1)
     to_large = np.linalg.inv(large.affine) @ small.affine
@@ -440,6 +444,7 @@ def _cut_faces(volume: Volume) -> tuple[str, ...]:
     cut_faces = []
     for axis in range(3):
         other_axes = tuple(other for other in range(3) if other != axis)
+        # Cross-sections of the brain along this axis, in voxels.
         areas = np.count_nonzero(volume.foreground, axis=other_axes)
         direction = volume.affine[:3, axis]
         world_axis = int(np.abs(direction).argmax())

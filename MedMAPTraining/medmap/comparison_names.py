@@ -1,4 +1,4 @@
-"""Names that modality comparisons and their uncertainty maps are stored and shown under. No torch."""
+"""Names of modality comparisons and their uncertainty maps. No torch."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ CURRENT = "current"
 LEAVE_ONE_OUT = "leave-one-out"
 ADD_BACK = "add-back"
 OTHER = "other"
-"""How a subset relates to the current one: the same, with one modality less, with one more, other."""
+"""Relation of a subset to the current one: itself, one modality less, one more, other."""
 
 ENTROPY = "entropy"
 DISAGREEMENT = "disagreement"

@@ -16,7 +16,7 @@ LISTED_ERRORS = 20
 """``combined_error`` spells out this many causes and counts the others."""
 
 _OUT_OF_MEMORY = ("can't allocate memory", "not enough memory", "Cannot allocate memory")
-"""PyTorch raises a plain RuntimeError with one of these texts when the CPU's memory is exhausted."""
+"""Texts of the plain RuntimeError that PyTorch raises when the CPU's memory is exhausted."""
 
 
 class MedMAPError(Exception):
@@ -39,7 +39,7 @@ class MedMAPError(Exception):
         self.option = option
 
     def __reduce__(self) -> tuple:
-        """Keep all fields when the error is pickled; the default would keep the joined text only."""
+        """Keep all fields in a pickle; the default would keep the joined text only."""
         return type(self), (self.cause, self.remedy, self.option)
 
     @property

@@ -320,8 +320,8 @@ BRATS = Task(
             "flair",
             "FLAIR",
             ("t2f", "fla", "tirm"),
-            "Without FLAIR, edema is hard to tell from CSF and normal tissue: WT may be too small or "
-            "too large.",
+            "Without FLAIR, edema is hard to tell from CSF and normal tissue: WT may be too small "
+            "or too large.",
         ),
     ),
     labels=(
@@ -397,7 +397,7 @@ MYOPS = Task(
     target="heart",
     skull_stripped=False,
 )
-"""MyoPS 2020 (Zhuang and Li, MICCAI 2020 challenge): three aligned short-axis stacks of thick slices.
+"""MyoPS 2020 (Zhuang and Li, MICCAI 2020 challenge): three aligned stacks of thick slices.
 
 Label values: 200 normal myocardium, 500 and 600 blood pools, 1220 edema, 2221 scar. Scored are the
 parts of the heart, scar, and scar with edema. The labels carry no codes, because the panel writes
@@ -454,4 +454,4 @@ PUBLISHED_ORDER = {
         ("flair", "t1ce", "t1", "t2"),
     )
 }
-"""Order of the subsets in the tables of RFNet (Ding et al., ICCV 2021) and those who followed, by task."""
+"""By task, the order of the subsets in RFNet's tables (Ding et al., ICCV 2021) and later ones."""

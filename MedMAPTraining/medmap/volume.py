@@ -1,4 +1,4 @@
-"""A scan in space: an array and where its voxels lie. numpy only, so that it also lives inside Slicer."""
+"""An image in space: an array and where its voxels lie. numpy only; it runs inside Slicer."""
 
 from __future__ import annotations
 
@@ -22,7 +22,8 @@ class Grid:
 
     Attributes:
         shape: number of voxels along i, j, k.
-        affine: [4, 4] float64, voxel index (i, j, k, 1) -> world RAS in mm, as in NIfTI and MRML's IJKToRAS.
+        affine: [4, 4] float64, voxel index (i, j, k, 1) -> world RAS in mm, as in NIfTI and
+            MRML's IJKToRAS.
     """
 
     shape: tuple[int, int, int]
@@ -58,8 +59,8 @@ class Volume:
     Attributes:
         array: [I, J, K] float32 intensities, indexed (i, j, k) as the affine means it.
         affine: [4, 4] float64, voxel index -> world RAS in mm.
-        name: what a person would call it in a message: the file's name without folders, or a node's ID.
-        notes: what reading it found worth saying (``medmap.checks.Finding``), carried into the report.
+        name: its name in messages: the file's name without folders, or a node's ID.
+        notes: findings of reading it (``medmap.checks.Finding``), carried into the report.
     """
 
     array: np.ndarray
@@ -80,7 +81,7 @@ class Volume:
 
     @property
     def foreground(self) -> np.ndarray:
-        """[I, J, K] bool: voxels of the brain, which are not background and do not lie apart from it."""
+        """[I, J, K] bool: voxels of the brain, neither background nor apart from it."""
         return self.foreground_parts.mask
 
 

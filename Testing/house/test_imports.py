@@ -1,4 +1,4 @@
-"""Imports point one way, heavy libraries stay where they belong, and nothing heavy is imported before it is needed."""
+"""Imports point one way, and heavy libraries are imported where they belong and when needed."""
 
 from __future__ import annotations
 

@@ -30,7 +30,7 @@ AFTER_APPLY = {
     "MedMAPSegmentLib/sample.py": {"addPhantomPatient"},
     "MedMAPSegmentLib/uncertainty.py": {"work"},
 }
-"""Functions that run once PyTorch is there (``dependencies.ensure``), and may import what needs it."""
+"""Functions that run after ``dependencies.ensure``; they may import what needs PyTorch."""
 
 TORCH_FREE_SOURCES = [path for path in SOURCES if level(module_of(path)) < TORCH_BORDER]
 
@@ -50,7 +50,7 @@ def test_importing_the_torch_free_layer_leaves_torch_out():
 
 
 def panel_imports(path: Path):
-    """(line, module, enclosing function or "") of every import of medmap or torch in a panel file."""
+    """(line, module, enclosing function or "") of every absolute import in a panel file."""
 
     def visit(node: ast.AST, function: str):
         for child in ast.iter_child_nodes(node):
@@ -106,7 +106,9 @@ rng = np.random.default_rng(0)
 mm = np.stack(np.meshgrid(*3 * [np.arange(50) - 24.5], indexing="ij")) * 4
 brain = (mm**2).sum(0) < 70**2
 image = lambda: np.where(brain, rng.normal(500, 80, brain.shape), 0).astype(np.float32)
-volumes = {"t1": Volume(image(), np.diag([4.0, 4, 4, 1])), "t2": Volume(image()[:, :, ::2], np.diag([4.0, 4, 8, 1]))}
+t1 = Volume(image(), np.diag([4.0, 4, 4, 1]))
+t2 = Volume(image()[:, :, ::2], np.diag([4.0, 4, 8, 1]))
+volumes = {"t1": t1, "t2": t2}
 assert "grids" in {finding.check for finding in check_inputs(volumes, BRATS)}
 assert choose_reference({name: volume.grid for name, volume in volumes.items()}) == "t1"
 assert "t1" in detect_modalities([SeriesEvidence("T1 mprage")], BRATS).assigned

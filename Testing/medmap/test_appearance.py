@@ -1,4 +1,4 @@
-"""What a scan looks like: silent where scans are in their slots, told where T1, T2 or FLAIR are exchanged."""
+"""Appearance: no finding with images in their slots, a warning where T1, T2 or FLAIR are swapped."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the checks say about scans that are right, doubtful or of no use. Brains here are ellipsoids of human size."""
+"""Checks of good, questionable and unusable images. Brains are ellipsoids of human size."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def only(check: str, volumes: dict[str, Volume]) -> Finding:
     return finding
 
 
-# --- brain and background --------------------------------------------------------------------------------------------
+# --- brain and background -------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("value", [0, -3.6243944, 1000])
@@ -146,7 +146,7 @@ def test_a_whole_head_takes_little_time():
     assert min(times) < 0.3
 
 
-# --- what is refused -------------------------------------------------------------------------------------------------
+# --- refusals -------------------------------------------------------------------------------------
 
 GOOD = brain()
 
@@ -219,7 +219,7 @@ def test_an_oblique_matrix_in_float32_is_no_shear():
     assert "not finite" in affine_problem(np.full((4, 4), np.nan))
 
 
-# --- what is said ----------------------------------------------------------------------------------------------------
+# --- findings -------------------------------------------------------------------------------------
 
 
 def test_four_good_scans_give_nothing_to_say():

@@ -1,4 +1,4 @@
-"""The subset card shows measured figures of exactly the chosen combination, or says that there are none."""
+"""The card shows measured figures of exactly the chosen subset, or that there are none."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ AFFINE[:3, 3] = -SPACING * (np.array(SHAPE) - 1) / 2
 
 
 def head(kind=0, shape=SHAPE, affine=AFFINE, skull=False):
-    """[I, J, K] of an egg with ventricle-like and tumor-like parts, sampled where the affine says."""
+    """[I, J, K] of an egg with ventricle-like and tumor-like parts, sampled by the affine."""
     ijk = np.stack(np.meshgrid(*map(np.arange, shape), indexing="ij"), -1)
     x, y, z = np.moveaxis(ijk @ affine[:3, :3].T + affine[:3, 3], -1, 0)
     egg = np.sqrt((x / 66) ** 2 + ((y + 4) / 82) ** 2 + (z / 62) ** 2 + 0.1 * (x / 66) * (y / 82))

@@ -193,7 +193,8 @@ class TestList:
 
     def test_listing_imports_no_torch(self, repository, default, user):
         code = (
-            "import sys; sys.path[:0] = sys.argv[1:3]; from MedMAPSegmentLib.models import listModels;"
+            "import sys; sys.path[:0] = sys.argv[1:3];"
+            "from MedMAPSegmentLib.models import listModels;"
             "e = listModels(sys.argv[3], sys.argv[4]); assert e[0].verified, e[0].error;"
             "assert not {'torch', 'safetensors', 'slicer', 'vtk'} & set(sys.modules)"
         )

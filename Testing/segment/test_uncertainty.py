@@ -188,7 +188,9 @@ def test_importing_needs_no_torch(repository):
     import sys
 
     code = (
-        f"import sys; sys.path[:0] = [{str(repository / 'MedMAPSegment')!r}, {str(repository / 'MedMAPTraining')!r}]\n"
+        "import sys\n"
+        f"sys.path.insert(0, {str(repository / 'MedMAPSegment')!r})\n"
+        f"sys.path.insert(0, {str(repository / 'MedMAPTraining')!r})\n"
         "from MedMAPSegmentLib import nodes, reference, results, review, uncertainty\n"
         "assert 'torch' not in sys.modules and 'scipy' not in sys.modules, 'imported'"
     )

@@ -1,4 +1,4 @@
-"""The model card: MONAI's part of a bundle's metadata, and the card as Markdown. No torch in here."""
+"""The model card: MONAI's part of a bundle's metadata, and the card as Markdown. No torch."""
 
 from __future__ import annotations
 
@@ -62,14 +62,14 @@ def card_text(metadata: Mapping) -> str:
     Args:
         metadata: the whole ``metadata.json`` as plain data.
     """
-    own = metadata["medmap"]
-    card = own["card"]
+    section = metadata["medmap"]
+    card = section["card"]
     lines = [f"# {metadata['name']} {metadata['version']}", "", metadata["intended_use"], ""]
     for key in ("description", "data", "training", "limits"):
         if card.get(key):
             lines += [f"**{key.capitalize()}.** {card[key]}", ""]
     if card.get("dice"):
-        regions = [region["name"] for region in own["task"]["regions"]]
+        regions = [region["name"] for region in section["task"]["regions"]]
         lines += [*_dice_table(card["dice"], regions), ""]
     return "\n".join(lines)
 

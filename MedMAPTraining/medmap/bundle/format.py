@@ -1,8 +1,8 @@
 """The bundle format: file names, limits, hashes and metadata. No torch in here.
 
 A bundle is one folder: ``metadata.json`` (MONAI's key names, ours under ``medmap``),
-``model.safetensors`` (half precision), ``README.md`` (the model card) and ``SHA256SUMS``. Nothing in
-it is code: no pickle, no expression, no import path.
+``model.safetensors`` (half precision), ``README.md`` (the model card) and ``SHA256SUMS``. Nothing
+in it is code: no pickle, no expression, no import path.
 
 Format 1 holds one network. Format 2 holds several, each made for one modality subset; the weights
 of each stand under its subset's key in the same file.
@@ -30,6 +30,8 @@ CARD = "README.md"
 SUMS = "SHA256SUMS"
 ANY = "any"
 """Name of an entry whose network takes every modality subset."""
+EARLIER_CONFIDENCE = "doubt"
+"""Earlier name of the section ``confidence``."""
 LARGEST_TEXT = 4 * 2**20
 """Largest size in bytes of every file but the weights."""
 
@@ -178,7 +180,7 @@ def verify_bundle(path: str | os.PathLike) -> dict[str, str]:
 
 
 def read_bundle_texts(path: str | os.PathLike) -> VerifiedFiles:
-    """Verify all files as ``verify_bundle`` does and parse the texts. Raises as ``verify_bundle``."""
+    """Verify all files and parse the texts; errors as in ``verify_bundle``."""
     folder = Path(path)
     digests = verify_bundle(folder)
     card_text = ""
@@ -216,24 +218,23 @@ def parse_metadata(data: bytes) -> Metadata:
     """
     raw, format_number = _parse_json(data)
     try:
-        own = raw["medmap"]
-        network_sections = own["networks"] if format_number == 2 else [own["network"]]
+        section = raw["medmap"]
+        network_sections = section["networks"] if format_number == 2 else [section["network"]]
         networks = tuple(
-            NetworkSpec(str(section["name"]), dict(section["options"]))
-            for section in network_sections
+            NetworkSpec(str(network["name"]), dict(network["options"]))
+            for network in network_sections
         )
-        # Bundles name the section "confidence"; earlier ones named it "doubt".
-        confidence = own.get("confidence", own.get("doubt", {}))
+        confidence = section.get("confidence", section.get(EARLIER_CONFIDENCE, {}))
         metadata = Metadata(
             id=f"{raw['name']}-{raw['version']}",
             format=format_number,
-            task=Task.from_dict(own["task"]),
+            task=Task.from_dict(section["task"]),
             networks=networks,
-            preprocess=dict(own["preprocess"]),
-            postprocess=dict(own["postprocess"]),
+            preprocess=dict(section["preprocess"]),
+            postprocess=dict(section["postprocess"]),
             confidence=dict(confidence),
-            inference=InferenceSpec.from_dict(own["inference"]),
-            card=dict(own["card"]),
+            inference=InferenceSpec.from_dict(section["inference"]),
+            card=dict(section["card"]),
             raw=raw,
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
@@ -308,6 +309,7 @@ def _listed_files(folder: Path) -> tuple[dict[str, tuple[Path, str]], bytes]:
         )
     try:
         present = {file.name: file for file in folder.iterdir() if not file.name.startswith(".")}
+        # Without published hashes nothing can be verified, whatever else the folder holds.
         if SUMS not in present:
             raise BundleError(
                 f"{folder.name} is not a MedMAP bundle: it has no {SUMS}.", "Choose another folder."
@@ -316,6 +318,7 @@ def _listed_files(folder: Path) -> tuple[dict[str, tuple[Path, str]], bytes]:
     except OSError as error:
         raise _unreadable(folder, error) from error
     digests = parse_sums(sums, folder.name)
+    # Added files are refused, too: a bundle is exactly what was published.
     differing = sorted(set(present) ^ {*digests, SUMS})
     if differing:
         raise BundleError(
@@ -339,6 +342,7 @@ def parse_sums(data: bytes, folder_name: str) -> dict[str, str]:
     for line in data.decode("ascii", "replace").removesuffix("\n").split("\n"):
         digest, _, name = line.partition("  ")
         is_digest = len(digest) == 64 and set(digest) <= _HEXADECIMAL
+        # A path would lead out of the folder.
         is_plain_name = bool(name) and "/" not in name and "\\" not in name
         if not (is_digest and is_plain_name):
             raise BundleError(
@@ -357,6 +361,7 @@ def parse_sums(data: bytes, folder_name: str) -> dict[str, str]:
 def _parse_json(data: bytes) -> tuple[dict, int]:
     """(plain data, format number)."""
     try:
+        # Before parsing: hostile JSON costs many times its size in memory.
         if len(data) > LARGEST_TEXT:
             raise ValueError("too large")
         raw = json.loads(data)

@@ -23,6 +23,7 @@ from medmap.bundle.card import card_text, monai_metadata
 from medmap.bundle.format import (
     ANY,
     CARD,
+    EARLIER_CONFIDENCE,
     METADATA,
     SUMS,
     WEIGHTS,
@@ -102,9 +103,10 @@ class Bundle:
         return math.lcm(*(entry.network.stride for entry in self.entries))
 
     def find_entry(self, names: Iterable[str]) -> Entry | None:
-        """The entry that uses the most of these modalities, the first among equals; None if none can.
+        """The entry that uses the most of these modalities, the first among equals.
 
-        A network that is made for one modality subset requires all of it and sees no other modality.
+        A network that is made for one modality subset requires all of it and sees no other
+        modality. None if no entry can run.
         """
         available = set(names)
         requirements = []
@@ -156,6 +158,7 @@ def load_bundle(path: str | os.PathLike) -> Bundle:
             network.
     """
     folder = Path(path)
+    # Read once: what is hashed is what is used, whatever happens to the files meanwhile.
     contents = read_verified(folder)
     metadata = parse_metadata(contents[METADATA])
     networks = []
@@ -206,19 +209,19 @@ def save_bundle(
     """
     networks = [(network_spec, network), *others]
     network_sections = [{"name": spec.name, "options": spec.options} for spec, _ in networks]
-    own: dict = {"format": 2 if others else 1, "task": task.to_dict()}
+    section: dict = {"format": 2 if others else 1, "task": task.to_dict()}
     if others:
-        own["networks"] = network_sections
+        section["networks"] = network_sections
     else:
-        own["network"] = network_sections[0]
-    own["preprocess"] = preprocess.to_dict()
-    own["postprocess"] = postprocess.to_dict()
+        section["network"] = network_sections[0]
+    section["preprocess"] = preprocess.to_dict()
+    section["postprocess"] = postprocess.to_dict()
     if confidence != NO_THRESHOLDS:
-        own["confidence"] = confidence.to_dict()
-    own["inference"] = inference.to_dict()
-    own["card"] = dict(card)
+        section["confidence"] = confidence.to_dict()
+    section["inference"] = inference.to_dict()
+    section["card"] = dict(card)
     torch_version = torch.__version__.split("+")[0]
-    raw = {**monai_metadata(name, version, task, card, torch_version), "medmap": own}
+    raw = {**monai_metadata(name, version, task, card, torch_version), "medmap": section}
     weights = _collected_weights(task, networks)
     return _write(Path(path), raw, save_tensors(weights), overwrite)
 
@@ -242,7 +245,7 @@ def update_confidence(
     """
     contents, metadata = _read_for_update(path)
     raw = metadata.raw
-    raw["medmap"].pop("doubt", None)
+    raw["medmap"].pop(EARLIER_CONFIDENCE, None)
     raw["medmap"]["confidence"] = confidence.to_dict()
     raw["version"] = version
     raw["changelog"] = {version: change, **raw["changelog"]}
@@ -314,6 +317,7 @@ def _load_weights(bundle: Bundle, data: bytes, folder_name: str) -> None:
             f"The weights of {folder_name} do not fit its network ({cause}).",
             "Export the bundle again.",
         ) from error
+    # NaN in one weight makes every voxel NaN, which would look like "no tumor".
     for entry in bundle.entries:
         for value in entry.network.state_dict().values():
             if not torch.isfinite(value).all():

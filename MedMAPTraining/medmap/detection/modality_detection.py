@@ -159,6 +159,7 @@ def detect_modalities(series: Iterable[SeriesEvidence], task: Task) -> Detection
         task: a modality whose name reads as T1, T1ce, T2 or FLAIR gets all that is known of these;
             any other modality is found by its name and aliases as whole words.
     """
+    # Scores of all series first: whether one is clear depends on the others.
     candidates: list[Candidate] = []
     rejected: list[tuple[SeriesEvidence, str]] = []
     for evidence in series:
@@ -176,6 +177,7 @@ def score_modalities(evidence: SeriesEvidence, task: Task) -> SeriesScores:
     """Score the modalities of a task for one series."""
     if evidence.unusable:
         return SeriesScores(rejection=evidence.unusable)
+    # OT ("other") is what converters and derived images carry.
     scanner = evidence.scanner.strip().upper()
     if scanner not in ("", "MR", "OT"):
         return SeriesScores(rejection=f"DICOM says {scanner}, not MR")
@@ -189,6 +191,7 @@ def score_modalities(evidence: SeriesEvidence, task: Task) -> SeriesScores:
             modality = modality_of_contrast[contrast]
             reason = _reason(reading, origin, evidence)
             scores.append(ModalityScore(modality, round(confidence, 2), reason))
+    # A T1ce must not fall back to an alias of T1 for a model without T1ce.
     if reading.scores and not scores:
         titles = " or ".join(CONTRAST_TITLES[contrast] for contrast in reading.scores)
         return SeriesScores(rejection=f"{titles}, which the model does not use")
@@ -240,9 +243,9 @@ def _read(
 
 
 def _reason(reading: Reading, origin: str, evidence: SeriesEvidence) -> str:
-    words = " and ".join(f"'{word}'" for word in reading.words)
+    quoted_words = " and ".join(f"'{word}'" for word in reading.words)
     verb = "say" if " and " in origin else "says"
-    reason = f"the {origin} {verb} {words}"
+    reason = f"the {origin} {verb} {quoted_words}"
     is_open = T1CE in reading.scores and len(reading.scores) == 2
     if is_open and evidence.contrast_agent:
         reason += f", DICOM records the contrast agent {evidence.contrast_agent}"
@@ -257,10 +260,10 @@ def _scores_by_alias(
     evidence: SeriesEvidence, task: Task, modality_of_contrast: dict[str, str]
 ) -> list[ModalityScore]:
     """Modalities whose name or alias is a whole word of the name or description."""
-    words = {*split_words(evidence.name), *split_words(evidence.description)}
+    vocabulary = {*split_words(evidence.name), *split_words(evidence.description)}
     scores = []
     for modality in task.modalities:
-        matches = [word for word in _words_of(modality) if word in words]
+        matches = [word for word in _words_of(modality) if word in vocabulary]
         if matches:
             # An alias of T1, T1ce, T2 or FLAIR that the vocabulary does not know is weaker.
             confidence = 0.7 if modality.name in modality_of_contrast.values() else 0.9
@@ -296,6 +299,7 @@ def _assigned(candidates: Sequence[Candidate], task: Task) -> dict[str, Candidat
         best = _clearly_best([entry for entry in candidates if entry.modality == name])
         if best is None or best.confidence < MIN_CONFIDENCE:
             continue
+        # The series must not fit another modality about as well.
         rivals = [entry for entry in candidates if entry.series is best.series]
         if _clearly_best(rivals) is best:
             assigned[name] = best

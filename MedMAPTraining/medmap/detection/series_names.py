@@ -3,8 +3,8 @@
 Words are matched whole: the ``t1`` in ``t1ce`` or ``pt12`` is not a T1. Words written together
 (``AxT2FLAIR``, ``t1post``) count when the whole of them consists of known words. Upper and lower
 case, accents and the locale make no difference. The vocabulary comes from the naming of the BraTS
-releases 2012-2024, BIDS, the Medical Segmentation Decathlon and the usual protocol names of Siemens,
-GE and Philips, in English and the larger European languages.
+releases 2012-2024, BIDS, the Medical Segmentation Decathlon and the usual protocol names of
+Siemens, GE and Philips, in English and the larger European languages.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import TypeVar
 
 T1, T1CE, T2, FLAIR = "t1", "t1ce", "t2", "flair"
 CONTRASTS = (T1, T1CE, T2, FLAIR)
-"""The contrasts that names can distinguish; a task's modality is one of them if its name reads so."""
+"""The contrasts that names can distinguish; a task's modality is one if its name reads so."""
 CONTRAST_TITLES = {T1: "T1", T1CE: "T1ce", T2: "T2", FLAIR: "FLAIR"}
 
 LONGEST_COMPOUND = 40
@@ -29,107 +29,192 @@ Value = TypeVar("Value")
 def _by_word(entries: Mapping[str, Value]) -> dict[str, Value]:
     """One entry per word, from entries whose keys hold several words."""
     table = {}
-    for words, value in entries.items():
-        for word in words.split():
+    for key, value in entries.items():
+        for word in key.split():
             table[word] = value
     return table
 
 
 _T1_POST = ("t1", "post")
+_POST = ("post",)
 _MEANINGS: dict[str, tuple[str, ...]] = _by_word(
     {
+        # BraTS 2023 writes t1n; "gew" and "pond" are German and French for weighted.
         "t1 t1w t1wi t1n t1weighted t1gew t1pond": ("t1",),
+        # BraTS 2012-2020 write t1c and t1ce, TCGA t1gd, German protocols t1km.
         "t1ce t1c t1gd t1gad t1km t1ca ct1 ct1w cet1 t1cw t1wc": _T1_POST,
         "t2 t2w t2wi t2weighted t2gew t2pond": ("t2",),
+        # In a "dark fluid" sequence (Siemens) the CSF is suppressed, as in FLAIR.
         "flair t2f fla flr darkfluid": ("flair",),
+        # Siemens' TIRM is a FLAIR or a STIR, depending on the inversion time.
         "tirm": ("tirm",),
+        # 3-D gradient echoes with magnetization preparation are T1-weighted.
         "mprage bravo fspgr spgr irspgr irfspgr": ("t1-sequence",),
-        "post postcontrast postgad postgd postkm gad gd gado gadolinium gadovist gadavist gadobutrol gddtpa": (
-            "post",
-        ),
-        "dotarem clariscan multihance prohance magnevist omniscan enhanced plusc ce km mdc civ": (
-            "post",
-        ),
-        "contrast contraste contrasto kontrast kontrastmittel kontrastem контраст контрастом 增强 造影": (
-            "post",
-        ),
+        "post postcontrast postgad postgd postkm": _POST,
+        # Gadolinium, its abbreviations and trade names.
+        "gad gd gado gadolinium gadovist gadavist gadobutrol gddtpa": _POST,
+        "dotarem clariscan multihance prohance magnevist omniscan": _POST,
+        # German Kontrastmittel, Italian mezzo di contrasto, Spanish contraste intravenoso.
+        "enhanced plusc ce km mdc civ": _POST,
+        "contrast contraste contrasto kontrast kontrastmittel kontrastem": _POST,
+        "контраст контрастом 增强 造影": _POST,
         "pre precontrast pregad pregd prekm unenhanced noncontrast nonenhanced minusc": ("pre",),
         "native nativ natif nativo nativa 平扫": ("pre",),
     }
 )
 _NEUTRAL = frozenset(
-    _by_word(
-        {
-            "ax axial sag sagittal cor coronal tra transversal 3d 2d tse fse space spc cube brain head iso fs tfe": "",
-            "vibe blade propeller dark fluid registered reg n4 bias medmap": "",
-        }
-    )
+    [
+        "ax",
+        "axial",
+        "sag",
+        "sagittal",
+        "cor",
+        "coronal",
+        "tra",
+        "transversal",
+        "3d",
+        "2d",
+        "tse",
+        "fse",
+        "space",
+        "spc",
+        "cube",
+        "brain",
+        "head",
+        "iso",
+        "fs",
+        "tfe",
+        "vibe",
+        "blade",
+        "propeller",
+        "dark",
+        "fluid",
+        "registered",
+        "reg",
+        "n4",
+        "bias",
+        "medmap",
+    ]
 )
 """Words that say nothing about the contrast but are written together with those that do."""
 _NEGATIONS = _by_word(
     {"no non not": 1, "without wo ohne sans sin senza bez zonder uden utan sem без pre": 2}
 )
-"""Words that turn a word for contrast agent into its opposite, and over how many words they reach."""
+"""Words that negate a word for contrast agent, and how many words after them they reach."""
 _NOT_CONTRAST = frozenset(
-    _by_word(
-        {
-            "op operative operation surgery surgical resection biopsy rt rtx radiation radiotherapy": "",
-            "chemo chemotherapy treatment therapy tx processing processed proc": "",
-        }
-    )
+    [
+        "op",
+        "operative",
+        "operation",
+        "surgery",
+        "surgical",
+        "resection",
+        "biopsy",
+        "rt",
+        "rtx",
+        "radiation",
+        "radiotherapy",
+        "chemo",
+        "chemotherapy",
+        "treatment",
+        "therapy",
+        "tx",
+        "processing",
+        "processed",
+        "proc",
+    ]
 )
-"""Before one of these, ``post`` and ``pre`` speak of an operation or therapy, not of contrast agent."""
+"""Before one of these, ``post`` and ``pre`` mean an operation or therapy, no contrast agent."""
 
+_DIFFUSION = "diffusion imaging"
+_SUSCEPTIBILITY = "susceptibility imaging"
+_PERFUSION = "perfusion imaging"
+_PLANNING = "a planning scan"
+_PARAMETER_MAP = "a parameter map"
+_DERIVED = "a derived image"
 _EXCLUDED: dict[str, str] = _by_word(
     {
-        "dwi dti adc eadc trace tracew diff diffusion ep2d epi colfa tensor dki noddi b0": "diffusion imaging",
-        "swi swan qsm mip minip pha phase mag hemo haemo t2star venobold": "susceptibility imaging",
-        "perf perfusion pwi dsc dce rcbv rcbf relcbv relcbf cbv cbf mtt ttp tmax ktrans": "perfusion imaging",
-        "asl pasl pcasl": "perfusion imaging",
+        "dwi dti adc eadc trace tracew diff diffusion": _DIFFUSION,
+        "ep2d epi colfa tensor dki noddi b0": _DIFFUSION,
+        "swi swan qsm mip minip pha phase mag hemo haemo t2star venobold": _SUSCEPTIBILITY,
+        "perf perfusion pwi dsc dce rcbv rcbf relcbv relcbf": _PERFUSION,
+        "cbv cbf mtt ttp tmax ktrans": _PERFUSION,
+        "asl pasl pcasl": _PERFUSION,
         "tof mra mrv cta angio angiography venography venogram": "a vessel scan",
         "csi svs mrs spectroscopy": "spectroscopy",
         "fmri bold rest resting rsfmri": "functional imaging",
-        "localizer localizer localizers loc scout survey aahscout aahead aascout plane": "a planning scan",
-        "calibration fieldmap": "a planning scan",
-        "map maps mapping relaxometry molli rho t1rho inv1 inv2": "a parameter map",
+        "localizer localizers loc scout survey aahscout aahead aascout plane": _PLANNING,
+        "localiser": _PLANNING,  # codespell:ignore localiser
+        "calibration fieldmap": _PLANNING,
+        "map maps mapping relaxometry molli rho t1rho inv1 inv2": _PARAMETER_MAP,
         "stir ciss fiesta pd pdw protondensity dir psir ute": "another contrast",
         "ct cbct pet fdg spect ultrasound": "not MR",
-        "seg segm segmentation segmentations segmented label labels labelmap mask masks brainmask": "a derived image",
-        "roi truth groundtruth gt pred prediction prob probability entropy uncertainty error": "a derived image",
-        "difference subtraction subtracted subtr sub atlas parcellation aseg aparc tumormask": "a derived image",
+        "seg segm segmentation segmentations segmented label labels labelmap": _DERIVED,
+        "mask masks brainmask tumormask roi truth groundtruth gt": _DERIVED,
+        "pred prediction prob probability entropy uncertainty error": _DERIVED,
+        "difference subtraction subtracted subtr sub atlas parcellation aseg aparc": _DERIVED,
         "screenshot screensave report dose": "a document",
     }
 )
 _BODY = frozenset(
-    _by_word(
-        {
-            "spine cspine tspine lspine cervical lumbar thoracic neck orbit orbits iac iacs pituitary sella": "",
-            "abdomen pelvis prostate liver knee shoulder hip cardiac heart breast": "",
-        }
-    )
+    [
+        "spine",
+        "cspine",
+        "tspine",
+        "lspine",
+        "cervical",
+        "lumbar",
+        "thoracic",
+        "neck",
+        "orbit",
+        "orbits",
+        "iac",
+        "iacs",
+        "pituitary",
+        "sella",
+        "abdomen",
+        "pelvis",
+        "prostate",
+        "liver",
+        "knee",
+        "shoulder",
+        "hip",
+        "cardiac",
+        "heart",
+        "breast",
+    ]
 )
 _T2_STAR_WITH = frozenset(("gre", "ffe", "medic", "star"))
 """Beside ``t2`` these mean a T2*-weighted gradient echo."""
 
 _SUFFIX = re.compile(r"(\.(nii|gz|mha|mhd|nrrd|nhdr|dcm|img|hdr|mgz))+$", re.IGNORECASE)
+# BIDS entities whose value is free text: "ses-post" is a session, not contrast agent.
 _BIDS = re.compile(r"(?<![a-z0-9])(sub|ses|run|echo|rec|part)-[a-z0-9]+", re.IGNORECASE)
+# Pathological tumor stages are written with a capital T.
 _STAGE = re.compile(r"(?<![A-Za-z0-9])y?pT[0-4](?![A-Za-z0-9])")
+_PATTERNS = (
+    # "+/-", "±", "w/wo", "w and w/o": with and without contrast agent.
+    (r"\+\s*/\s*-|-\s*/\s*\+|±|\bw\s*/\s*wo\b|\bw\s*/?\s*and\s*w\s*/?\s*o\b", " bothways "),
+    (r"\bw[\s_]+wo\b|\bwith[\s_]+and[\s_]+without\b|\bmit[\s_]+und[\s_]+ohne\b", " bothways "),
+    # "w/o" alone.
+    (r"\bw\s*/\s*o\b", " without "),
+    # "C+", "+C", "+Gd": with contrast agent.
+    (
+        r"(?<![a-z0-9])c\s*\+|\+\s*c(?![a-z0-9])"
+        r"|\+\s*(?=(gd|gad|km|contrast|kontrast|ce)(?![a-z0-9]))",
+        " plusc ",
+    ),
+    (r"(?<=t1)\s*\+|(?<=t1w)\s*\+", " plusc "),
+    # "C-" at the end of a word: native.
+    (r"(?<![a-z0-9])c\s*-(?=$|[\s_)])", " minusc "),
+    # "T2*" would lose its star when the text is split into words.
+    (r"t2\s*\*|t2[\s_-]+star\b", " t2star "),
+    (r"\bmp[\s_-]+rage\b", " mprage "),
+    # Siemens abbreviates dark-fluid as "da-fl".
+    (r"\bdark[\s_-]*fluid\b|(?<![a-z])da[\s_-]fl(?![a-z])", " darkfluid "),
+)
 _REWRITES = tuple(
-    (re.compile(pattern, re.IGNORECASE), instead)
-    for pattern, instead in (
-        (r"\+\s*/\s*-|-\s*/\s*\+|±|\bw\s*/\s*wo\b|\bw\s*/?\s*and\s*w\s*/?\s*o\b", " bothways "),
-        (r"\bw[\s_]+wo\b|\bwith[\s_]+and[\s_]+without\b|\bmit[\s_]+und[\s_]+ohne\b", " bothways "),
-        (r"\bw\s*/\s*o\b", " without "),
-        (
-            r"(?<![a-z0-9])c\s*\+|\+\s*c(?![a-z0-9])|\+\s*(?=(gd|gad|km|contrast|kontrast|ce)(?![a-z0-9]))",
-            " plusc ",
-        ),
-        (r"(?<=t1)\s*\+|(?<=t1w)\s*\+", " plusc "),
-        (r"(?<![a-z0-9])c\s*-(?=$|[\s_)])", " minusc "),
-        (r"t2\s*\*|t2[\s_-]+star\b", " t2star "),
-        (r"\bmp[\s_-]+rage\b", " mprage "),
-        (r"\bdark[\s_-]*fluid\b|(?<![a-z])da[\s_-]fl(?![a-z])", " darkfluid "),
-    )
+    (re.compile(pattern, re.IGNORECASE), replacement) for pattern, replacement in _PATTERNS
 )
 
 
@@ -169,11 +254,11 @@ def read_series_names(
     flags: set[str] = set()
     known_words: list[str] = []
     for text in texts:
-        words = split_words(text)
-        exclusion = _exclusion(words, set(task_words), brain_only)
+        tokens = split_words(text)
+        exclusion = _exclusion(tokens, set(task_words), brain_only)
         if exclusion:
             return Reading(exclusion=exclusion)
-        for flag, word in _meanings(words):
+        for flag, word in _meanings(tokens):
             flags.add(flag)
             if word not in known_words:
                 known_words.append(word)
@@ -183,18 +268,19 @@ def read_series_names(
 
 def split_words(text: str) -> list[str]:
     """Lower-case words of a text; compounds are split where all parts are known words."""
+    # NFKC turns full-width letters of Japanese consoles into ASCII.
     text = _SUFFIX.sub("", unicodedata.normalize("NFKC", text).strip())
     # "sub-01", "ses-post" and tumor stages (pT2) are no statement about the contrast.
     text = _BIDS.sub(" ", text)
     text = _STAGE.sub(" ", text)
     for pattern, replacement in _REWRITES:
         text = pattern.sub(replacement, text)
-    words: list[str] = []
+    tokens: list[str] = []
     for chunk in re.findall(r"[^\W_]+", text):
         # Latin and other scripts stand together without a space in Chinese names: "T1增强".
         for part in re.findall(r"[0-9a-z]+|[^0-9a-z]+", _without_accents(chunk), re.IGNORECASE):
-            words.extend(_split_compound(part))
-    return words
+            tokens.extend(_split_compound(part))
+    return tokens
 
 
 def _without_accents(text: str) -> str:
@@ -212,14 +298,14 @@ def _split_compound(chunk: str) -> list[str]:
     folded_chunk = _folded(chunk)
     if _is_known(folded_chunk):
         return [folded_chunk]
-    words = []
+    tokens = []
     for part in re.sub(r"(?<=[a-z])(?=[A-Z])", " ", chunk).split():
         word = _folded(part)
         if _is_known(word):
-            words.append(word)
+            tokens.append(word)
         else:
-            words.extend(_segmented(word) or [word])
-    return words
+            tokens.extend(_segmented(word) or [word])
+    return tokens
 
 
 def _is_known(word: str) -> bool:
@@ -292,9 +378,11 @@ def _meanings(words: Sequence[str]) -> list[tuple[str, str]]:
     for position, word in enumerate(words):
         following = words[position + 1] if position + 1 < len(words) else ""
         if word == "bothways":
+            # Both flags: the series may be either, or a subtraction of the two.
             meanings.append(("post", "with and without"))
             meanings.append(("pre", "with and without"))
         elif word == "c" and position and words[position - 1] in ("t1", "t1w"):
+            # "T1 c", but not every single letter c.
             meanings.append(("post", "c"))
         elif word in ("post", "pre") and following in _NOT_CONTRAST:
             continue
@@ -315,6 +403,7 @@ def _meanings_of_word(words: Sequence[str], position: int) -> list[tuple[str, st
 
 def _negation(words: Sequence[str], position: int) -> str:
     """The word that negates ``words[position]``; empty if none does."""
+    # "no post" and "pre +C" are no usual ways to say that there was no agent.
     if words[position] in ("post", "plusc"):
         return ""
     for distance in (1, 2):
@@ -333,6 +422,7 @@ def _scores(flags: set[str], has_contrast_agent: bool) -> dict[str, float]:
         return _flair_scores(flags)
     if t1 and t2:
         return {T1: 0.4, T2: 0.4}
+    # T2 after contrast agent is unusual, but a T2 still.
     if t2:
         return {T2: 0.75 if "post" in flags else 0.9}
     if t1 or "t1-sequence" in flags:
@@ -348,6 +438,7 @@ def _flair_scores(flags: set[str]) -> dict[str, float]:
         return {T1: 0.45, FLAIR: 0.45}
     # TIRM with a short inversion time is a STIR.
     score = 0.95 if "flair" in flags else 0.8
+    # Where there are two, the FLAIR without contrast agent is the better input.
     if "post" in flags:
         score -= 0.1
     return {FLAIR: score}

@@ -1,4 +1,4 @@
-"""Names are read as hospitals and data sets give them: whole words, in any case, language and locale."""
+"""Names are read as hospitals and data sets give them: whole words, in any case and language."""
 
 from __future__ import annotations
 
@@ -136,6 +136,7 @@ flair : 3D FLAIR POST GAD
 - : DSC rCBV
 - : TOF_3D_multi-slab
 - : localizer
+- : localiser
 - : 3-plane loc
 - : Survey
 - : AAHScout
