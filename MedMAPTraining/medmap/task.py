@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from itertools import combinations
+from typing import Any
 
 import numpy as np
 
@@ -260,7 +261,7 @@ EARLIER_TEXTS = {
 """Display texts that earlier versions wrote in British spelling -> the same in today's."""
 
 
-def _current_texts(value):
+def _current_texts(value: Any) -> Any:
     """Replace earlier display texts in nested plain data; everything else stays."""
     if isinstance(value, str):
         return EARLIER_TEXTS.get(value, value)

@@ -223,7 +223,7 @@ def _read(
     The name of the protocol counts only when nothing else says anything: scanners keep it when a
     protocol is copied and changed.
     """
-    task_words = []
+    task_words: list[str] = []
     for modality in task.modalities:
         task_words.extend(_words_of(modality))
     # Words of other body parts exclude a series only in tasks of the brain's four contrasts.
