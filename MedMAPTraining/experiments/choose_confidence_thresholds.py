@@ -63,12 +63,12 @@ def measure(bundle: Bundle, folder: Path) -> list[dict]:
         windows = SlidingWindow(BRATS, bundle.inference, bundle.stride, torch.device("cpu"))
         for positions, prediction in predictions(bundle, windows, prepared, subsets):
             is_tumor_class = (most_probable(prediction.logits) > 0) & prepared.brain
-            found = find_components(is_tumor_class, voxel_ml, bundle.postprocess)
-            count = len(found.is_small)
-            sizes = torch.bincount(found.numbers.flatten(), minlength=count) * voxel_ml
-            overlaps = torch.bincount(found.numbers[tumor], minlength=count) * voxel_ml
+            candidates = find_components(is_tumor_class, voxel_ml, bundle.postprocess)
+            count = len(candidates.is_small)
+            sizes = torch.bincount(candidates.numbers.flatten(), minlength=count) * voxel_ml
+            overlaps = torch.bincount(candidates.numbers[tumor], minlength=count) * voxel_ml
             components = []
-            for number, confidence in component_confidence(prediction.logits, found).items():
+            for number, confidence in component_confidence(prediction.logits, candidates).items():
                 components.append((confidence, float(sizes[number]), float(overlaps[number])))
             records.append(
                 {

@@ -1,13 +1,15 @@
-"""Audiovision-MNIST: digits as pictures (MNIST's files) and spoken (a Free Spoken Digit folder), paired by class.
+"""Audiovision-MNIST: pictures (MNIST) and recordings (Free Spoken Digit), paired by digit.
 
-SMIL (Ma et al., AAAI 2021) made the task and MCKD (arXiv 2405.07155) took it over: 1500 pairs, 150 a digit; recordings
-of jackson, nicolas and theo, 50 a digit and speaker. Recordings 0-14 are for testing (450); of the others MCKD keeps
-150 aside, taken here to be 45-49, and trains on 900.
+SMIL (Ma et al., AAAI 2021) defined the task and MCKD (arXiv 2405.07155) uses it: 1500 pairs, 150
+per digit; recordings of jackson, nicolas and theo, 50 per digit and speaker. Recordings 0-14 are
+for testing (450); of the others MCKD keeps 150 for its meta step (here 45-49) and trains on 900.
 """
 
 from __future__ import annotations
 
 import gzip
+import itertools
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -25,8 +27,9 @@ from medmap.training.batch import Batch
 SPEAKERS = ("jackson", "nicolas", "theo")
 PARTS = {"test": range(15), "train": range(15, 45), "meta": range(45, 50)}
 """Recording numbers of each part."""
-IMAGE, SOUND = 28, 20
-"""Sides of the pictures and of the sounds' MFCC maps."""
+IMAGE = 28
+SOUND = 20
+"""Sides of the pictures and of the sounds' MFCC maps, in pixels."""
 
 AUDIOVISION = Task(
     name="Audiovision-MNIST",
@@ -45,7 +48,7 @@ class Pairs:
     """Pictures and sounds of the same digits.
 
     Attributes:
-        image: [N, 2, 28, 28] float32: the picture, and the MFCC map [20, 20] in the corner of a picture's size.
+        image: [N, 2, 28, 28] float32: the picture, and the MFCC map [20, 20] in a corner.
         digit: [N] int64.
     """
 
@@ -54,14 +57,16 @@ class Pairs:
 
 
 def read_idx(path: Path) -> np.ndarray:
-    """An array in MNIST's own format, packed or not.
+    """An array in MNIST's format (IDX), compressed or not.
 
     Raises:
         MissingInputError: there is no such file.
         InputDataError: it is not in that format.
     """
     try:
-        data = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+        data = path.read_bytes()
+        if path.suffix == ".gz":
+            data = gzip.decompress(data)
     except (OSError, EOFError) as error:
         raise MissingInputError(
             f"{path.name} cannot be read.", "Give the folder that holds MNIST's files."
@@ -75,13 +80,15 @@ def read_idx(path: Path) -> np.ndarray:
 
 
 def read_mnist(folder: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Pictures [N, 28, 28] uint8 and digits [N] of whichever of MNIST's parts a folder holds (train, t10k or both)."""
-    images, digits = [], []
+    """Pictures [N, 28, 28] uint8 and digits [N] of the parts (train, t10k) that a folder holds."""
+    images = []
+    digits = []
     for part in ("train", "t10k"):
-        files = [sorted(folder.glob(f"{part}-{kind}*")) for kind in ("images", "labels")]
-        if all(files):
-            images.append(read_idx(files[0][0]))
-            digits.append(read_idx(files[1][0]))
+        image_files = sorted(folder.glob(f"{part}-images*"))
+        label_files = sorted(folder.glob(f"{part}-labels*"))
+        if image_files and label_files:
+            images.append(read_idx(image_files[0]))
+            digits.append(read_idx(label_files[0]))
     if not images:
         raise MissingInputError(
             f"{folder.name} holds no MNIST files.", "Expected t10k-images-idx3-ubyte.gz and so on."
@@ -90,47 +97,57 @@ def read_mnist(folder: Path) -> tuple[np.ndarray, np.ndarray]:
 
 
 def mfcc(samples: np.ndarray, legacy: bool = True) -> np.ndarray:
-    """[20, 20] cepstrum of a recording at 8 kHz, as SMIL feeds it to its network: padded with 0, then (x - .5) / .5.
+    """Cepstrum [20, 20] of a recording at 8 kHz, as SMIL's network gets it.
 
-    ``legacy`` is what SMIL's code computes: every third sample without a filter, declared as 8 kHz all the same, and
-    librosa's defaults (2048 points, hop 512, 128 Slaney mels), so that most recordings fill 2 or 3 of 20 columns. The
-    other way keeps all samples and takes 512 points, hop 200, 40 mels: about 16 columns.
+    Padded with 0, then (x - .5) / .5.
 
     Args:
         samples: [n] in -1..1.
+        legacy: as SMIL's code computes it: every third sample without a filter, though declared as
+            8 kHz, and librosa's defaults (2048 points, hop 512, 128 Slaney mels), so that most
+            recordings fill 2 or 3 of 20 columns. Otherwise all samples, 512 points, hop 200, 40
+            mels: about 16 columns.
     """
-    points, hop, bands = (2048, 512, 128) if legacy else (512, 200, 40)
-    samples = samples[::3] if legacy else samples
+    points = 512
+    hop = 200
+    bands = 40
+    if legacy:
+        points = 2048
+        hop = 512
+        bands = 128
+        samples = samples[::3]
     padded = np.pad(np.asarray(samples, np.float64), points // 2)
     frames = np.lib.stride_tricks.sliding_window_view(padded, points)[::hop]
     window = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(points) / points)
     power = np.abs(np.fft.rfft(frames * window)) ** 2 @ mel_filters(8000, points, bands).T
     decibels = 10 * np.log10(np.maximum(power, 1e-10))
     decibels = np.maximum(decibels, decibels.max() - 80)
-    found = dct(decibels, norm="ortho", axis=1)[:SOUND, :SOUND].T
+    cepstrum = dct(decibels, norm="ortho", axis=1)[:SOUND, :SOUND].T
     result = np.zeros((SOUND, SOUND))
-    result[:, : found.shape[1]] = found
+    result[:, : cepstrum.shape[1]] = cepstrum
     return ((result - 0.5) / 0.5).astype(np.float32)
 
 
 @cache
 def mel_filters(rate: int, points: int, bands: int) -> np.ndarray:
-    """[bands, points / 2 + 1] triangles on Slaney's mel scale, each of area 1 (Auditory Toolbox, 1998)."""
-    step, log_step = (
-        200 / 3,
-        np.log(6.4) / 27,
-    )  # linear below 1000 Hz, which is 15 mel; logarithmic above
+    """Triangles [bands, points / 2 + 1] on Slaney's mel scale, each of area 1.
 
-    def to_mel(hz):
+    Source: Slaney, Auditory Toolbox, 1998.
+    """
+    # Linear below 1000 Hz, which is 15 mel; logarithmic above.
+    step = 200 / 3
+    log_step = np.log(6.4) / 27
+
+    def to_mel(hz: np.ndarray | float) -> np.ndarray:
         return np.where(hz < 1000, hz / step, 15 + np.log(np.maximum(hz, 1) / 1000) / log_step)
 
-    def to_hz(mel):
+    def to_hz(mel: np.ndarray) -> np.ndarray:
         return np.where(mel < 15, mel * step, 1000 * np.exp(log_step * (mel - 15)))
 
     edges = to_hz(np.linspace(0, to_mel(rate / 2), bands + 2))
-    at = np.fft.rfftfreq(points, 1 / rate)
-    rise = (at - edges[:-2, None]) / np.diff(edges)[:-1, None]
-    fall = (edges[2:, None] - at) / np.diff(edges)[1:, None]
+    frequencies = np.fft.rfftfreq(points, 1 / rate)
+    rise = (frequencies - edges[:-2, None]) / np.diff(edges)[:-1, None]
+    fall = (edges[2:, None] - frequencies) / np.diff(edges)[1:, None]
     return np.maximum(0, np.minimum(rise, fall)) * (2 / (edges[2:] - edges[:-2]))[:, None]
 
 
@@ -138,12 +155,12 @@ def read_sounds(folder: Path, legacy: bool = True) -> dict[tuple[int, str, int],
     """MFCC maps by digit, speaker and recording number, from ``<digit>_<speaker>_<number>.wav``.
 
     Raises:
-        MissingInputError: a recording of the three speakers is not there.
+        MissingInputError: a recording of the three speakers is missing.
         InputDataError: one is not mono at 8 kHz.
     """
-    found = {}
-    for key in ((d, s, n) for d in range(10) for s in SPEAKERS for n in range(50)):
-        path = folder / f"{key[0]}_{key[1]}_{key[2]}.wav"
+    sounds = {}
+    for digit, speaker, number in itertools.product(range(10), SPEAKERS, range(50)):
+        path = folder / f"{digit}_{speaker}_{number}.wav"
         try:
             rate, samples = wavfile.read(path)
         except (OSError, ValueError) as error:
@@ -155,8 +172,8 @@ def read_sounds(folder: Path, legacy: bool = True) -> dict[tuple[int, str, int],
             raise InputDataError(
                 f"{path.name} is not mono at 8 kHz.", "Use the recordings as published."
             )
-        found[key] = mfcc(samples / 2**15, legacy)
-    return found
+        sounds[digit, speaker, number] = mfcc(samples / 2**15, legacy)
+    return sounds
 
 
 def pair(
@@ -165,83 +182,127 @@ def pair(
     sounds: dict[tuple[int, str, int], np.ndarray],
     seed: int,
 ) -> dict[str, Pairs]:
-    """Parts ``train``, ``meta`` and ``test``; the seed draws the pictures and which picture goes with which sound.
+    """Parts ``train``, ``meta`` and ``test``; the seed draws a picture for every sound.
 
-    No picture is in two pairs. Raises InputDataError when there are too few pictures of a digit.
+    No picture is in two pairs.
+
+    Raises:
+        InputDataError: there are too few pictures of a digit.
     """
     rng = np.random.default_rng(seed)
-    parts: dict[str, tuple[list, list]] = {part: ([], []) for part in PARTS}
+    images_of: dict[str, list[np.ndarray]] = {part: [] for part in PARTS}
+    digits_of: dict[str, list[int]] = {part: [] for part in PARTS}
     for digit in range(10):
         keys = [key for key in sounds if key[0] == digit]
-        mine = rng.permutation(np.flatnonzero(digits == digit))
-        if len(mine) < len(keys):
+        candidates = rng.permutation(np.flatnonzero(digits == digit))
+        if len(candidates) < len(keys):
             raise InputDataError(
-                f"There are only {len(mine)} pictures of the digit {digit}.", f"Give {len(keys)}."
+                f"There are only {len(candidates)} pictures of the digit {digit}.",
+                f"Give {len(keys)}.",
             )
-        for key, n in zip(keys, mine, strict=False):
-            part = next(part for part, numbers in PARTS.items() if key[2] in numbers)
-            both = np.zeros((2, IMAGE, IMAGE), np.float32)
-            both[0] = (images[n] / 255 - 0.5) / 0.5
-            both[1, :SOUND, :SOUND] = sounds[key]
-            parts[part][0].append(both)
-            parts[part][1].append(digit)
-    return {
-        part: Pairs(torch.from_numpy(np.stack(both)), torch.tensor(digit))
-        for part, (both, digit) in parts.items()
-    }
+        for key, picture in zip(keys, candidates, strict=False):
+            part = _part_of(key[2])
+            channels = np.zeros((2, IMAGE, IMAGE), np.float32)
+            channels[0] = (images[picture] / 255 - 0.5) / 0.5
+            channels[1, :SOUND, :SOUND] = sounds[key]
+            images_of[part].append(channels)
+            digits_of[part].append(digit)
+    pairs = {}
+    for part in PARTS:
+        image = torch.from_numpy(np.stack(images_of[part]))
+        pairs[part] = Pairs(image, torch.tensor(digits_of[part]))
+    return pairs
+
+
+def _part_of(recording: int) -> str:
+    for part, numbers in PARTS.items():
+        if recording in numbers:
+            return part
+    raise ValueError(f"recording {recording} is in no part")
 
 
 def synthetic(per_speaker: int = 50, seed: int = 0) -> tuple[np.ndarray, np.ndarray, dict]:
-    """A stand-in in the shape of the real data: glyphs of a seven-segment display, and tones of one pitch a digit."""
+    """A substitute in the form of the real data: seven-segment digits, and tones of ten pitches."""
     rng = np.random.default_rng(seed)
-    segments = (
-        "abcdef",
-        "bc",
-        "abged",
-        "abgcd",
-        "fgbc",
-        "afgcd",
-        "afgedc",
-        "abc",
-        "abcdefg",
-        "abcdfg",
-    )
-    bars = {"a": (0, 0, 0, 8), "b": (0, 8, 8, 8), "c": (8, 8, 16, 8), "d": (16, 0, 16, 8)}
-    bars |= {"e": (8, 0, 16, 0), "f": (0, 0, 8, 0), "g": (8, 0, 8, 8)}
-    images, digits, sounds = [], [], {}
+    images = []
+    digits = []
+    sounds = {}
     for digit in range(10):
         for _ in range(per_speaker * len(SPEAKERS)):
-            picture, (y, x) = rng.integers(0, 60, (IMAGE, IMAGE)), rng.integers(2, 8, 2)
-            for bar in segments[digit]:
-                top, left, bottom, right = bars[bar]
-                picture[y + top : y + bottom + 2, x + left : x + right + 2] = rng.integers(150, 255)
-            images.append(picture)
+            images.append(_glyph(digit, rng))
             digits.append(digit)
         for speaker in SPEAKERS:
-            for n in rng.choice(50, per_speaker, replace=False) if per_speaker < 50 else range(50):
-                time = np.arange(rng.integers(2500, 4000)) / 8000
-                pitch = (300 + 150 * digit) * rng.uniform(0.97, 1.03)
-                tone = np.sin(2 * np.pi * pitch * time) + 0.3 * rng.normal(size=len(time))
-                sounds[digit, speaker, int(n)] = mfcc(0.3 * tone, legacy=False)
+            numbers = range(50)
+            if per_speaker < 50:
+                numbers = rng.choice(50, per_speaker, replace=False)
+            for number in numbers:
+                sounds[digit, speaker, int(number)] = mfcc(_tone(digit, rng), legacy=False)
     return np.array(images, np.uint8), np.array(digits), sounds
 
 
+SEGMENTS = (
+    "abcdef",
+    "bc",
+    "abged",
+    "abgcd",
+    "fgbc",
+    "afgcd",
+    "afgedc",
+    "abc",
+    "abcdefg",
+    "abcdfg",
+)
+"""Segments of a seven-segment display, by digit."""
+BARS = {
+    "a": (0, 0, 0, 8),
+    "b": (0, 8, 8, 8),
+    "c": (8, 8, 16, 8),
+    "d": (16, 0, 16, 8),
+    "e": (8, 0, 16, 0),
+    "f": (0, 0, 8, 0),
+    "g": (8, 0, 8, 8),
+}
+"""First row and column, last row and column of a segment, in pixels."""
+
+
+def _glyph(digit: int, rng: np.random.Generator) -> np.ndarray:
+    """[28, 28] picture of a digit on noise."""
+    picture = rng.integers(0, 60, (IMAGE, IMAGE))
+    y, x = rng.integers(2, 8, 2)
+    for segment in SEGMENTS[digit]:
+        top, first, bottom, last = BARS[segment]
+        brightness = rng.integers(150, 255)
+        picture[y + top : y + bottom + 2, x + first : x + last + 2] = brightness
+    return picture
+
+
+def _tone(digit: int, rng: np.random.Generator) -> np.ndarray:
+    """[n] samples at 8 kHz of a noisy tone."""
+    seconds = np.arange(rng.integers(2500, 4000)) / 8000
+    pitch = (300 + 150 * digit) * rng.uniform(0.97, 1.03)
+    tone = np.sin(2 * np.pi * pitch * seconds) + 0.3 * rng.normal(size=len(seconds))
+    return 0.3 * tone
+
+
 class PairSampler:
-    """Batches of pairs, each epoch in another order; a share of the pairs never shows its sound.
+    """Batches of pairs, each epoch in another order; some pairs never have their sound.
 
     Args:
         pairs: of one part.
         audio: share of the pairs that have sound, the same in every epoch.
         seed: of order and of which pairs have sound.
-        batch: pairs a step, which gives the length of an epoch.
+        batch: pairs per step, which gives the length of an epoch.
     """
 
     def __init__(self, pairs: Pairs, audio: float, seed: int, batch: int):
-        self.pairs, self.seed, self.size = pairs, seed, batch
+        self.pairs = pairs
+        self.seed = seed
+        self.size = batch
         count = len(pairs.digit)
-        heard = np.random.default_rng([seed, 1]).permutation(count) < round(audio * count)
-        self.present = torch.from_numpy(np.stack([np.ones(count, bool), heard], 1))
-        self.case_ids = tuple(str(n) for n in range(count))
+        order = np.random.default_rng([seed, 1]).permutation(count)
+        has_sound = order < round(audio * count)
+        self.present = torch.from_numpy(np.stack([np.ones(count, bool), has_sound], 1))
+        self.case_ids = tuple(str(number) for number in range(count))
 
     def available(self, case_id: str) -> np.ndarray:
         """[2] bool: image, and whether the pair has sound."""
@@ -250,12 +311,14 @@ class PairSampler:
     def batch(self, step: int, size: int, patch: Sequence[int] = (), first: int = 0) -> Batch:
         """Pairs ``first`` to ``first + size - 1`` of a step."""
         count = len(self.pairs.digit)
-        epoch, at = divmod(step, -(-count // self.size))
+        steps_per_epoch = math.ceil(count / self.size)
+        epoch, step_in_epoch = divmod(step, steps_per_epoch)
         order = np.random.default_rng([self.seed, 2, epoch]).permutation(count)
-        chosen = torch.from_numpy(order[(at * self.size + first + np.arange(size)) % count])
+        positions = step_in_epoch * self.size + first + np.arange(size)
+        # The last step of an epoch is filled up with pairs from its beginning.
+        chosen = torch.from_numpy(order[positions % count])
         present = self.present[chosen]
         image = torch.where(present[..., None, None], self.pairs.image[chosen], 0.0)
-        names = tuple(str(int(n)) for n in chosen)
-        return Batch(
-            image, present, self.pairs.digit[chosen], torch.ones(size, dtype=torch.bool), names
-        )
+        names = tuple(str(int(number)) for number in chosen)
+        digits = self.pairs.digit[chosen]
+        return Batch(image, present, digits, torch.ones(size, dtype=torch.bool), names)

@@ -1,6 +1,7 @@
-"""The networks of SMIL for pictures and sounds, as a backbone of MedMAP, and MCKD's objective for classes.
+"""SMIL's networks for pictures and sounds as a backbone, and MCKD's objective for classes.
 
-What is not here is the point: trainer, sampler protocol, distillation, meta step and mean-filling are MedMAP's own.
+Trainer, sampler protocol, distillation, meta step and mean-filling are MedMAP's: this is all that a
+task without volumes has to add.
 """
 
 from __future__ import annotations
@@ -23,17 +24,19 @@ FEATURES = 160
 
 
 class AudioVision(Backbone):
-    """LeNet for pictures, three small convolutions for sounds, 160 features each; the absent one is the present one.
+    """LeNet for pictures, three small convolutions for sounds, 160 features each.
 
-    Distilling and mean-filling need equal sizes; SMIL's sound features are 320, and its own sound-only network goes on
-    by a linear layer to 160, which is used here.
+    The features of an absent modality are those of the present one. Distilling and mean-filling
+    need equal sizes: SMIL's sound features are 320, and its sound-only network continues by a
+    linear layer to 160, which is used here.
     """
 
     provides: ClassVar[frozenset[str]] = frozenset({"mod_bottleneck"})
 
     def __init__(self, modalities: int = 2, classes: int = 10):
         super().__init__()
-        self.modalities, self.classes = modalities, classes
+        self.modalities = modalities
+        self.classes = classes
         self.image = nn.Sequential(
             *(nn.Conv2d(1, 5, 5), nn.MaxPool2d(2), nn.ReLU()),
             *(nn.Conv2d(5, 10, 5), nn.Dropout2d(0.5), nn.MaxPool2d(2), nn.ReLU(), nn.Flatten()),
@@ -49,20 +52,22 @@ class AudioVision(Backbone):
         )
 
     def encode(self, image: Tensor, modality: int) -> Features:
-        """[B, 1, 28, 28] -> [B, 160]. Pairs without the modality are all zero; batch statistics do not see them."""
-        here = image.flatten(1).any(1)
-        result = image.new_zeros(len(image), FEATURES)
-        if here.any():
-            shown = image[here]
-            result[here] = (
-                self.image(shown) if modality == 0 else self.sound(shown[..., :SOUND, :SOUND])
-            )
-        return [result]
+        """[B, 1, 28, 28] -> [B, 160]; all zero for pairs without the modality."""
+        available = image.flatten(1).any(1)
+        features = image.new_zeros(len(image), FEATURES)
+        # Batch statistics must not see absent modalities.
+        if available.any():
+            inputs = image[available]
+            if modality == 0:
+                features[available] = self.image(inputs)
+            else:
+                features[available] = self.sound(inputs[..., :SOUND, :SOUND])
+        return [features]
 
     def decode(
         self, features: Sequence[Features | None], present: Tensor, want: Sequence[str] = ()
     ) -> Output:
-        """Logits [B, classes] of the two features, the absent one filled with the mean of those present."""
+        """Logits [B, classes]; an absent feature is filled with the mean of those present."""
         maps = [None if f is None else f[-1] for f in features]
         filled = fill_absent(maps, mean_of_present_maps(maps, present), present)
         taps = {"mod_bottleneck": [m for m in maps if m is not None]}
@@ -78,7 +83,7 @@ class ClassDistillation(ModalityDistillation):
 
 
 def by_tenths(step: int, steps: int) -> float:
-    """x 0.9 after each third of the training: every 20 of 60 epochs."""
+    """Factor of the learning rate: 0.9 after each third of the training (20 of 60 epochs)."""
     return 0.9 ** (3 * step // steps)
 
 

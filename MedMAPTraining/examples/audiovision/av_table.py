@@ -1,14 +1,15 @@
-"""Accuracy with pictures alone when only some of the training pairs had sound: MCKD's Table 2a, over several seeds.
+"""MCKD's Table 2a over several seeds: accuracy with pictures, where some training pairs had sound.
 
     python av_table.py --mnist FOLDER --sounds FOLDER --results results.csv
 
-Stops and goes on with the same command: what is in the results is not trained again.
+Run the same command again to resume: what is in the results is not trained again.
 """
 
 from __future__ import annotations
 
 import argparse
 import csv
+import math
 import tempfile
 import time
 from dataclasses import replace
@@ -31,31 +32,37 @@ PUBLISHED = {
     0.15: {"SMIL": 93.33, "ShaSpec": 93.78, "MCKD": 94.89},
     0.20: {"SMIL": 94.44, "ShaSpec": 94.67, "MCKD": 95.11},
 }
-"""MCKD's Table 2a: % right of 450, pictures alone, by audio rate. Image-only training 92.35, both 98.22."""
+"""MCKD's Table 2a: accuracy in % of 450 pairs with pictures only, by audio rate."""
 BOUNDS = {"image only": 92.35, "both": 98.22}
+"""Published accuracy of training with pictures only, and with both for all pairs."""
 
 
 def recipe(audio: float, alpha: float, seed: int, epochs: int, pairs: int) -> Recipe:
     """MCKD's settings, from the file beside this one, for one training."""
     published = Recipe.read(Path(__file__).with_name("mckd_table2.json"))
+    # Without any sound there is nothing to distill from.
     options = {"alpha": alpha if audio > 0 else 0.0}
-    steps = epochs * -(-pairs // published.batch)
+    steps = epochs * math.ceil(pairs / published.batch)
     return replace(published, objective_options=options, steps=steps, seed=seed)
 
 
 def accuracy(network: torch.nn.Module, pairs: Pairs, sound: bool) -> float:
-    """% right, with pictures alone or with both."""
+    """Accuracy in %, with pictures only or with both."""
     present = torch.tensor([[True, sound]]).expand(len(pairs.digit), 2)
     with torch.inference_mode():
-        found = network.eval()(pairs.image, present).logits.argmax(1)
-    return 100 * float((found == pairs.digit).float().mean())
+        predicted = network.eval()(pairs.image, present).logits.argmax(1)
+    return 100 * float((predicted == pairs.digit).float().mean())
 
 
 def score(parts: dict[str, Pairs], audio: float, alpha: float, seed: int, epochs: int) -> dict:
-    """Train once and test: accuracy of pictures alone and of both, and the learned importance of the picture."""
+    """Train once and test.
+
+    Returns:
+        Accuracy with pictures only and with both, and the learned importance of the picture.
+    """
     settings = recipe(audio, alpha, seed, epochs, len(parts["train"].digit))
     meta = PairSampler(parts["meta"], 1.0, seed, settings.batch)
-    figures = {}
+    figures: dict[str, float] = {}
     with tempfile.TemporaryDirectory() as run:
         train(
             settings,
@@ -66,7 +73,7 @@ def score(parts: dict[str, Pairs], audio: float, alpha: float, seed: int, epochs
             device="cpu",
             precision="fp32",
             save_every=settings.steps,
-            report=lambda step, named: figures.update(named),
+            report=lambda step, logged: figures.update(logged),
         )
         state = load_checkpoint(Path(run))
     network = build_network(*state["network"])
@@ -82,40 +89,58 @@ def score(parts: dict[str, Pairs], audio: float, alpha: float, seed: int, epochs
 def table(rows: list[dict]) -> str:
     """Mean ± SD over seeds, beside the published numbers."""
 
-    def cell(audio: float, method: str, column: str = "image") -> str:
-        values = [
-            float(r[column]) for r in rows if float(r["audio"]) == audio and r["method"] == method
-        ]
-        if not values:
-            return "–"
-        return f"{np.mean(values):.2f} ± {np.std(values, ddof=1) if len(values) > 1 else 0:.2f} (n={len(values)})"
-
     lines = [
-        "| audio rate | mean-fill | MCKD | importance of the picture | SMIL, published | ShaSpec | MCKD, published |",
+        "| audio rate | mean-fill | MCKD | importance of the picture | SMIL, published | ShaSpec "
+        "| MCKD, published |",
         "|---|---|---|---|---|---|---|",
     ]
     for audio, published in PUBLISHED.items():
-        weights = [
-            float(r["importance_image"])
-            for r in rows
-            if float(r["audio"]) == audio and r["method"] == "MCKD"
+        cells = [
+            f"{audio:.0%}",
+            _accuracy_cell(rows, audio, "mean-fill"),
+            _accuracy_cell(rows, audio, "MCKD"),
+            _importance_cell(rows, audio),
         ]
-        share = f"{np.mean(weights):.2f} ± {np.std(weights):.2f}" if weights else "–"
-        ours = (cell(audio, "mean-fill"), cell(audio, "MCKD"), share)
-        lines.append(
-            f"| {audio:.0%} | "
-            + " | ".join((*ours, *(f"{p:.2f}" for p in published.values())))
-            + " |"
-        )
-    lines += ["", f"Image only: {cell(0.0, 'mean-fill')}, published {BOUNDS['image only']}."]
-    lines.append(
-        f"Both in training and test: {cell(1.0, 'mean-fill', 'both')}, published {BOUNDS['both']}."
-    )
+        cells += [f"{value:.2f}" for value in published.values()]
+        lines.append(f"| {' | '.join(cells)} |")
+    image_only = _accuracy_cell(rows, 0.0, "mean-fill")
+    complete = _accuracy_cell(rows, 1.0, "mean-fill", "both")
+    # Of a proportion of 0.94 over the 450 test pairs.
     error = 100 * (0.94 * 0.06 / 450) ** 0.5
-    lines.append(
-        f"Standard error of 94 % right of 450 test pairs: {error:.1f}; one pair is {100 / 450:.2f}."
-    )
+    lines += [
+        "",
+        f"Image only: {image_only}, published {BOUNDS['image only']}.",
+        f"Both in training and test: {complete}, published {BOUNDS['both']}.",
+        f"Standard error of 94 % right of 450 test pairs: {error:.1f}; "
+        f"one pair is {100 / 450:.2f}.",
+    ]
     return "\n".join(lines)
+
+
+def _values(rows: list[dict], audio: float, method: str, column: str) -> list[float]:
+    """A column of all runs with an audio rate and a method."""
+    values = []
+    for row in rows:
+        if float(row["audio"]) == audio and row["method"] == method:
+            values.append(float(row[column]))
+    return values
+
+
+def _accuracy_cell(rows: list[dict], audio: float, method: str, column: str = "image") -> str:
+    values = _values(rows, audio, method, column)
+    if not values:
+        return "–"
+    sd = 0.0
+    if len(values) > 1:
+        sd = np.std(values, ddof=1)
+    return f"{np.mean(values):.2f} ± {sd:.2f} (n={len(values)})"
+
+
+def _importance_cell(rows: list[dict], audio: float) -> str:
+    values = _values(rows, audio, "MCKD", "importance_image")
+    if not values:
+        return "–"
+    return f"{np.mean(values):.2f} ± {np.std(values):.2f}"
 
 
 def main() -> None:
@@ -123,48 +148,66 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--mnist", type=Path, help="folder with MNIST's files")
     parser.add_argument("--sounds", type=Path, help="folder with the Free Spoken Digit recordings")
-    parser.add_argument("--results", type=Path, required=True, help="CSV, one line a training")
+    parser.add_argument("--results", type=Path, required=True, help="CSV, a line for each training")
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--epochs", type=int, default=EPOCHS)
-    parser.add_argument("--minutes", type=float, help="begin no training after this time")
+    parser.add_argument("--minutes", type=float, help="start no training after this time")
     parser.add_argument(
         "--proper", action="store_true", help="MFCC from all samples instead of SMIL's"
     )
     options = parser.parse_args()
-    rows = (
-        list(csv.DictReader(options.results.open(encoding="utf-8")))
-        if options.results.exists()
-        else []
-    )
-    done = {(float(r["audio"]), r["method"], int(r["seed"])) for r in rows}
-    plan = [
-        (a, m, s) for m in ("MCKD", "mean-fill") for s in range(options.seeds) for a in PUBLISHED
-    ]
-    plan += [(a, "mean-fill", s) for s in range(options.seeds) for a in (0.0, 1.0)]
-    if options.mnist and options.sounds:
-        images, digits, sounds = (
-            *read_mnist(options.mnist),
-            read_sounds(options.sounds, not options.proper),
-        )
-    else:
-        print("No data given: glyphs and tones.")
-        images, digits, sounds = synthetic()
+    rows = _read(options.results)
+    finished = {(float(row["audio"]), row["method"], int(row["seed"])) for row in rows}
+    images, digits, sounds = _data(options)
     started = time.monotonic()
-    for audio, method, seed in plan:
-        over = options.minutes is not None and time.monotonic() - started > 60 * options.minutes
-        if over or (audio, method, seed) in done:
+    for audio, method, seed in _plan(options.seeds):
+        if (audio, method, seed) in finished:
             continue
+        if options.minutes is not None and time.monotonic() - started > 60 * options.minutes:
+            break
         parts = pair(images, digits, sounds, seed)
-        found = score(parts, audio, 0.1 if method == "MCKD" else 0.0, seed, options.epochs)
-        rows.append({"audio": audio, "method": method, "seed": seed, **found})
-        with options.results.open("w", encoding="utf-8", newline="") as file:
-            writer = csv.DictWriter(file, list(rows[0]))
-            writer.writeheader()
-            writer.writerows(rows)
-        print(
-            f"audio {audio:.0%}, {method}, seed {seed}: {found['image']:.2f} %, {time.monotonic() - started:.0f} s"
-        )
+        alpha = 0.1 if method == "MCKD" else 0.0
+        figures = score(parts, audio, alpha, seed, options.epochs)
+        rows.append({"audio": audio, "method": method, "seed": seed, **figures})
+        _write(options.results, rows)
+        seconds = time.monotonic() - started
+        title = f"audio {audio:.0%}, {method}, seed {seed}"
+        print(f"{title}: {figures['image']:.2f} %, {seconds:.0f} s")
     print(table(rows))
+
+
+def _plan(seeds: int) -> list[tuple[float, str, int]]:
+    """Audio rate, method and seed of every training."""
+    plan = []
+    for method in ("MCKD", "mean-fill"):
+        for seed in range(seeds):
+            plan += [(audio, method, seed) for audio in PUBLISHED]
+    for seed in range(seeds):
+        plan += [(audio, "mean-fill", seed) for audio in (0.0, 1.0)]
+    return plan
+
+
+def _data(options: argparse.Namespace) -> tuple[np.ndarray, np.ndarray, dict]:
+    """Pictures, digits and sounds; synthetic ones unless both folders are given."""
+    if not options.mnist or not options.sounds:
+        print("No data given: glyphs and tones.")
+        return synthetic()
+    images, digits = read_mnist(options.mnist)
+    return images, digits, read_sounds(options.sounds, not options.proper)
+
+
+def _read(path: Path) -> list[dict]:
+    if not path.exists():
+        return []
+    with path.open(encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def _write(path: Path, rows: list[dict]) -> None:
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
 
 
 if __name__ == "__main__":

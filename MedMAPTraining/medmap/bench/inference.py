@@ -177,17 +177,17 @@ def published_way(
         device: a torch device.
         network: instead of mmFormer at 128 voxels with random weights.
     """
-    place = torch.device(device)
-    network = (network or build_network("mmFormer", {"window": WINDOW})).to(place).eval()
+    target_device = torch.device(device)
+    network = (network or build_network("mmFormer", {"window": WINDOW})).to(target_device).eval()
     prepared = _at_least(prepare(volumes, task, PreprocessSpec()), WINDOW)
     window = (WINDOW,) * 3
     total = torch.zeros((task.num_classes, *prepared.grid.shape))
     count = torch.zeros(prepared.grid.shape)
     with torch.inference_mode():
         for box in window_boxes(prepared.grid.shape, window, OVERLAP, 1):
-            image = prepared.image[(slice(None), *box)][None].to(place)
+            image = prepared.image[(slice(None), *box)][None].to(target_device)
             # A call of the network, unlike encoding and decoding, runs every encoder.
-            logits = network(image, prepared.present[None].to(place)).logits
+            logits = network(image, prepared.present[None].to(target_device)).logits
             total[(slice(None), *box)] += torch.softmax(logits[0], 0).cpu()
             count[box] += 1
     return labels_on_reference(total / count, prepared, task)

@@ -177,13 +177,13 @@ def _families(series: Mapping, modalities: Sequence[str]) -> dict[str, dict[str,
     """Family -> modality -> name of its series; only families of two modalities or more."""
     families: dict[str, dict[str, str]] = {}
     for name in series:
-        words = re.split(r"[/_. :-]+", name)
-        if len(words) < 2:
+        parts = re.split(r"[/_. :-]+", name)
+        if len(parts) < 2:
             continue
-        if words[-1] in modalities:
-            families.setdefault(" ".join(words[:-1]), {})[words[-1]] = name
-        elif words[0] in modalities:
-            families.setdefault(" ".join(words[1:]), {})[words[0]] = name
+        if parts[-1] in modalities:
+            families.setdefault(" ".join(parts[:-1]), {})[parts[-1]] = name
+        elif parts[0] in modalities:
+            families.setdefault(" ".join(parts[1:]), {})[parts[0]] = name
     return {family: names for family, names in families.items() if len(names) > 1}
 
 

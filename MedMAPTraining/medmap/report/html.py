@@ -162,8 +162,8 @@ def subset_table(summary: Summary, task: Task) -> str:
         previous_size = len(names)
     for number, (name, regions) in enumerate(summary.dice.averages.items()):
         subsets = regions[task.regions[0].name].subsets or 0
-        words = f"mean, {name} ({counted(subsets, 'subset')})"
-        label = f'<td class="name" colspan="{len(task.modalities)}">{escape(words)}</td>'
+        title = f"mean, {name} ({counted(subsets, 'subset')})"
+        label = f'<td class="name" colspan="{len(task.modalities)}">{escape(title)}</td>'
         row_class = "" if number else " class=first"
         cells = _score_cells(summary, columns, "averages", name)
         lines.append(f"<tr{row_class}>{label}{cells}</tr>")
