@@ -53,12 +53,16 @@ Minutes = Annotated[
     float | None,
     typer.Option(help="Stop after this many minutes; rerun the same command to resume."),
 ]
-Precision = Annotated[str, typer.Option(help="bf16, fp16 or fp32.")]
+Precision = Annotated[
+    str, typer.Option(help="auto (what the device computes well), bf16, fp16 or fp32.")
+]
 Devices = Annotated[
     int, typer.Option(min=1, help="GPUs (or CPU processes) of this machine to train on.")
 ]
 Workers = Annotated[int | None, typer.Option(min=0, help="Processes that prepare batches.")]
-SaveEvery = Annotated[int, typer.Option(min=1, help="Steps between checkpoints.")]
+SaveEvery = Annotated[
+    int, typer.Option(min=0, help="Steps between checkpoints; 0: every minute, or 5 % of the time.")
+]
 ValidateEvery = Annotated[
     int, typer.Option(min=0, help="Steps between validations; 0: twenty in total.")
 ]
@@ -88,11 +92,11 @@ def train(
     seed: Annotated[int | None, typer.Option(min=0, help="Seed [default: the recipe's].")] = None,
     split: Split = None,
     minutes: Minutes = None,
-    precision: Precision = "bf16",
+    precision: Precision = "auto",
     device: Device = "auto",
     devices: Devices = 1,
     workers: Workers = None,
-    save_every: SaveEvery = 250,
+    save_every: SaveEvery = 0,
     validate_every: ValidateEvery = 0,
     compiled: Compiled = False,
     channels_last: ChannelsLast = False,
@@ -149,3 +153,29 @@ def train(
         )
     else:
         out.print(f"Bundle in {bundle}")
+
+
+@app.command()
+def export(
+    run: Annotated[Path, typer.Argument(help="Folder of a training, finished or not.")],
+    bundle: Annotated[Path, typer.Option("--bundle", "-o", help="Folder for the bundle.")],
+    *,
+    name: Annotated[str, typer.Option(help="Name of the bundle.")] = "medmap-custom",
+    version: Annotated[str, typer.Option(help="Version of the bundle.")] = "1.0.0",
+    data_statement: Annotated[
+        str, typer.Option(help="Description of the training data for the model card.")
+    ] = "not stated",
+    overwrite: Overwrite = False,
+) -> None:
+    """Export the averaged weights of a training as it stands, to try or evaluate them."""
+    from medmap.commands.training import export_run
+
+    step = export_run(
+        run,
+        bundle,
+        name=name,
+        version=version,
+        data_statement=data_statement,
+        overwrite=overwrite,
+    )
+    out.print(f"bundle: {bundle} (step {step})")

@@ -14,6 +14,7 @@ from medmap.commands.dedicated import expand_subsets, load_teacher, record_teach
 from medmap.commands.generated import build_generated_sampler
 from medmap.devices import resolve_device
 from medmap.errors import (
+    BundleError,
     InputDataError,
     MedMAPError,
     MissingInputError,
@@ -28,8 +29,9 @@ from medmap.preprocess import PreprocessSpec
 from medmap.task import Task, find_task
 from medmap.training.batch import Batch, Sampler
 from medmap.training.cache import cache_case
+from medmap.training.checkpoint import load_checkpoint
 from medmap.training.dataset import PatchSampler
-from medmap.training.distributed import Team, launch
+from medmap.training.distributed import Team, choose_precision, launch
 from medmap.training.export import export
 from medmap.training.generated import GeneratedSampler
 from medmap.training.log import TrainingLog
@@ -38,6 +40,7 @@ from medmap.training.missingness import build_missingness, full, write_masks
 from medmap.training.options import RuntimeOptions
 from medmap.training.published import find_recipe, find_split, require_teacher
 from medmap.training.recipe import Recipe
+from medmap.training.setup import check_recipe
 from medmap.training.sources import GENERATED, MixedSampler, by_tumor, require_sources
 from medmap.training.splits import part_of, read_split
 from medmap.training.validation import Validation
@@ -51,10 +54,6 @@ FINE_TUNING = Recipe(
     learning_rate=2e-4,
     ema=0.99,
 )
-
-
-def _default_runtime() -> RuntimeOptions:
-    return RuntimeOptions(precision="bf16", save_every=250)
 
 
 @dataclass(frozen=True)
@@ -77,7 +76,7 @@ class TrainOptions:
     version: str = "1.0.0"
     data_statement: str = "not stated"
     overwrite: bool = False
-    runtime: RuntimeOptions = field(default_factory=_default_runtime)
+    runtime: RuntimeOptions = field(default_factory=RuntimeOptions)
 
 
 @dataclass(frozen=True)
@@ -118,10 +117,18 @@ def train_bundle(
     recipe = load_recipe(options, start)
     task = find_task(recipe.task)
     parts = expand_subsets(recipe, task, options.subsets)
+    if bundle.exists() and not options.overwrite and _is_finished(run, parts):
+        report(1.0, "nothing to do: the training is finished, and its bundle was exported")
+        return recipe.steps * len(parts), recipe.steps * len(parts)
     check_output_folder(bundle, options.overwrite)
     teacher = load_teacher(options.teacher, recipe, task) if options.teacher else None
 
+    # Everything that the recipe names is built once before cases are prepared: a mistake shows now,
+    # not after hours.
+    deepest_grid = min(check_recipe(part, task, teacher) for _, part in parts)
     runtime = options.runtime
+    precision = choose_precision(runtime.precision, resolve_device(runtime.device), deepest_grid)
+    runtime = replace(runtime, precision=precision)
     fabric = launch(runtime.device, runtime.precision, runtime.devices)
     runtime = replace(runtime, device=str(fabric.device))
     if data is None:
@@ -161,6 +168,18 @@ def train_bundle(
         )
     team.wait()
     return steps_done, steps
+
+
+def _is_finished(run: Path, parts: Sequence[tuple[str, Recipe]]) -> bool:
+    """Whether every network of a run has done all of its steps with this recipe."""
+    for subset, recipe in parts:
+        folder = run / subset if subset else run
+        state = load_checkpoint(folder) if folder.is_dir() else None
+        if state is None or state["step"] < recipe.steps:
+            return False
+        if state["recipe"] != recipe.digest():
+            return False
+    return True
 
 
 def _train_parts(
@@ -448,6 +467,8 @@ def load_recipe(options: TrainOptions, start: Bundle | None = None) -> Recipe:
                 f"The bundle {start.id} holds several networks.", "Begin with a bundle of one."
             )
         spec = start.network_spec
+        if options.recipe is not None:
+            _refuse_contradiction(recipe, start)
         recipe = replace(
             recipe,
             task=start.task.name,
@@ -463,6 +484,78 @@ def load_recipe(options: TrainOptions, start: Bundle | None = None) -> Recipe:
         split = "" if options.split == "none" else options.split
         recipe = replace(recipe, split=split)
     return recipe
+
+
+def _refuse_contradiction(recipe: Recipe, start: Bundle) -> None:
+    """Raises UsageError where a recipe asks for another network or preprocessing than a bundle's.
+
+    What the recipe leaves at its default follows the bundle.
+    """
+    default = Recipe()
+    stated = {
+        "task": (recipe.task, default.task, start.task.name),
+        "network": (recipe.network, default.network, start.network_spec.name),
+        "preprocess": (recipe.preprocess, default.preprocess, start.preprocess),
+    }
+    for key, value in recipe.network_options.items():
+        bundle_value = start.network_spec.options.get(key)
+        if isinstance(bundle_value, list):
+            bundle_value = tuple(bundle_value)
+        if isinstance(value, list):
+            value = tuple(value)
+        stated[f"network option {key}"] = (value, None, bundle_value)
+    differences = []
+    for name, (value, default_value, bundle_value) in stated.items():
+        if value not in (default_value, bundle_value):
+            differences.append(name)
+    if differences:
+        raise UsageError(
+            f"The recipe contradicts the bundle {start.id} that training starts from: "
+            f"{', '.join(differences)}.",
+            "Remove these fields from the recipe, or train it without the bundle's weights.",
+            option="from",
+        )
+
+
+def export_run(
+    run: Path, bundle: Path, *, name: str, version: str, data_statement: str, overwrite: bool
+) -> int:
+    """Export the averaged weights of a run as it stands, finished or not.
+
+    Args:
+        run: folder of the run.
+        bundle: folder for the bundle.
+        name, version, data_statement: of the bundle.
+        overwrite: replace an existing bundle.
+
+    Returns:
+        The step that was exported.
+
+    Raises:
+        MissingInputError: there is no such run.
+        BundleError: the run has no usable checkpoint.
+        OutputError: the bundle exists.
+    """
+    recipe_path = run / "recipe.json"
+    if not recipe_path.is_file():
+        raise MissingInputError(
+            f"{run} is no folder of a training.", "Name the folder that was given with --run."
+        )
+    check_output_folder(bundle, overwrite)
+    recipe = Recipe.read(recipe_path)
+    task = find_task(recipe.task)
+    state = load_checkpoint(run)
+    if state is None:
+        raise BundleError(
+            f"The run {run.name} has no checkpoint.", "Train until its first checkpoint."
+        )
+    card = {
+        "description": describe(task),
+        "data": data_statement,
+        "training": f"Step {state['step']} of {recipe.steps}, seed {recipe.seed}.",
+    }
+    export(run, recipe, task, bundle, name=name, version=version, card=card, overwrite=overwrite)
+    return int(state["step"])
 
 
 def cases_of(cases: Sequence[Case], split: str) -> dict[str, list[Case]]:

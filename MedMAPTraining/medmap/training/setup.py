@@ -53,13 +53,16 @@ def make_objective(
     return objective
 
 
-def check_recipe(recipe: Recipe, task: Task, teacher: Backbone | None) -> None:
+def check_recipe(recipe: Recipe, task: Task, teacher: Backbone | None) -> int:
     """Build everything that a recipe names, so that a mistake shows before hours of preparation.
 
     Args:
         recipe: to be trained.
         task: of the data.
         teacher: a trained network, where there is one.
+
+    Returns:
+        Voxels along the shortest side of the deepest feature map of a patch.
 
     Raises:
         UsageError, BundleError: a name is unknown, an option does not fit, or a number is impossible.
@@ -68,6 +71,10 @@ def check_recipe(recipe: Recipe, task: Task, teacher: Backbone | None) -> None:
     objective = make_objective(recipe, task, teacher=teacher)
     for group in objective.groups().values():
         make_optimizer(group, recipe)
+    sides = list(recipe.patch)
+    if recipe.large_share:
+        sides += recipe.large_patch
+    return min(sides) // objective.deploy().stride
 
 
 def _check_patches(recipe: Recipe, backbone: Backbone) -> None:

@@ -1,0 +1,123 @@
+"""``medmap train`` and ``medmap export``: what shows before hours of work, and what is done twice."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from medmap.bundle.loading import load_bundle
+from medmap.commands.phantoms import write_phantoms
+from medmap.commands.training import TrainOptions, export_run, load_recipe, train_bundle
+from medmap.errors import BundleError, MissingInputError, UsageError
+from medmap.training.distributed import choose_precision
+from medmap.training.options import RuntimeOptions
+
+RECIPE = {
+    "network_options": {"widths": [4, 6, 8, 8]},
+    "steps": 2,
+    "patch": [32, 32, 32],
+    "large_share": 0.0,
+    "preprocess": {"spacing": 4.0},
+}
+
+
+def ignore(fraction, text):
+    """No report is needed."""
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("cohort")
+    write_phantoms(folder, 2, 11, 4.0, False, "cpu", False, ignore)
+    return folder
+
+
+@pytest.fixture
+def recipe(tmp_path):
+    def write(**changes):
+        path = tmp_path / "recipe.json"
+        path.write_text(json.dumps({**RECIPE, **changes}))
+        return path
+
+    return write
+
+
+def options_for(path, **settings):
+    return TrainOptions(recipe=path, runtime=RuntimeOptions(device="cpu"), **settings)
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        {"network": "nnUNet"},
+        {"objective": "magic"},
+        {"optimizer": "lion"},
+        {"schedule": "stairs"},
+        {"patch": [32, 32, 33]},
+        {"batch": 0},
+        {"steps": -4},
+        {"steps": "many"},
+        {"learning_rate": "fast"},
+    ],
+    ids=str,
+)
+def test_a_mistake_in_the_recipe_shows_before_a_case_is_prepared(data, tmp_path, recipe, fault):
+    options = options_for(recipe(**fault))
+    with pytest.raises((UsageError, BundleError)):
+        train_bundle(tmp_path / "run", data, tmp_path / "bundle", options, ignore)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_finished_command_repeated_has_nothing_to_do(data, tmp_path, recipe):
+    texts = []
+    options = options_for(recipe())
+    arguments = (tmp_path / "run", data, tmp_path / "bundle", options)
+    assert train_bundle(*arguments, ignore) == (2, 2)
+    before = (tmp_path / "bundle/model.safetensors").stat().st_mtime_ns
+    assert train_bundle(*arguments, lambda fraction, text: texts.append(text)) == (2, 2)
+    assert (tmp_path / "bundle/model.safetensors").stat().st_mtime_ns == before
+    assert texts == ["nothing to do: the training is finished, and its bundle was exported"]
+
+
+def test_a_run_is_exported_as_it_stands(data, tmp_path, recipe):
+    runtime = RuntimeOptions(device="cpu", minutes=0.0)
+    options = TrainOptions(recipe=recipe(steps=5), runtime=runtime)
+    steps_done, _ = train_bundle(tmp_path / "run", data, tmp_path / "none", options, ignore)
+    assert steps_done == 1
+    step = export_run(
+        tmp_path / "run",
+        tmp_path / "bundle",
+        name="early",
+        version="0.1",
+        data_statement="two phantoms",
+        overwrite=False,
+    )
+    assert step == 1
+    assert load_bundle(tmp_path / "bundle").id == "early-0.1"
+    with pytest.raises(MissingInputError, match="no folder of a training"):
+        export_run(data, tmp_path / "b", name="x", version="1", data_statement="", overwrite=False)
+
+
+def test_a_recipe_that_contradicts_the_start_is_refused(tmp_path, tiny_bundle, recipe):
+    path = recipe(network_options={"widths": [5, 5, 5, 5]}, preprocess={"spacing": 3.5})
+    with pytest.raises(UsageError, match="contradicts the bundle") as error:
+        load_recipe(options_for(path), tiny_bundle)
+    assert "preprocess" in error.value.cause
+    assert "widths" in error.value.cause
+    path.write_text(json.dumps({"steps": 7}))
+    assert load_recipe(options_for(path), tiny_bundle).steps == 7
+
+
+def test_bf16_is_chosen_only_where_it_is_fast_and_safe(monkeypatch):
+    import torch
+
+    cpu = torch.device("cpu")
+    capable = {"avx512_bf16": True}
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capable, raising=False)
+    assert choose_precision("auto", cpu, deepest_grid=6) == "bf16"
+    assert choose_precision("auto", cpu, deepest_grid=2) == "fp32"
+    assert choose_precision("fp16", cpu, deepest_grid=2) == "fp16"
+    monkeypatch.setattr(torch.cpu, "get_capabilities", dict, raising=False)
+    assert choose_precision("auto", cpu, deepest_grid=6) == "fp32"
+    assert choose_precision("auto", torch.device("cuda"), deepest_grid=2) == "bf16"
