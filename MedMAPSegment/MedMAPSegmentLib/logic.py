@@ -135,7 +135,7 @@ class SegmentationLogic:
         )
 
     def work(self, request: Request) -> Work:
-        """The computation as a piece of work for a runner; it touches neither MRML nor VTK nor Qt."""
+        """The computation as a unit of work for a runner; it touches neither MRML nor VTK nor Qt."""
         return lambda progress, cancelled: self.compute(request, progress, cancelled)
 
     def compute(

@@ -17,7 +17,7 @@ ROLE_RESULTS = "results"
 
 
 def resultsTable(scene, segmentationNode, task: Task):
-    """Make or refresh the table of a segmentation: one row a region with volume (ml) and longest diameters (mm).
+    """Make or refresh the table of a segmentation: one row per region with volume (ml) and longest diameters (mm).
 
     Volumes are counted from voxels of the segmentation's own grid, in the world, as ``medmap segment`` does; they
     follow what a person has edited since. The provenance of the segmentation is repeated as an attribute.

@@ -86,7 +86,7 @@ class ReviewNodes:
     """What a review put into the scene.
 
     Attributes:
-        scores: vtkMRMLTableNode, one row a region.
+        scores: vtkMRMLTableNode, one row per region.
         slices: vtkMRMLTableNode, one row a slice that has tumor in either.
         series: region -> vtkMRMLPlotSeriesNode.
         chart: vtkMRMLPlotChartNode of these series.

@@ -1,10 +1,10 @@
-"""Runs one piece of work, here or on a worker thread, behind one small interface. Knows no Qt, VTK, MRML or torch.
+"""Runs one unit of work, here or on a worker thread, behind one small interface. Knows no Qt, VTK, MRML or torch.
 
 Slicer's main thread keeps Python's interpreter lock while it idles in the Qt event loop, so a plain worker thread
 starves. Whoever waits must therefore call ``Job.poll`` with a short timeout again and again (the panel does so from a
 zero-interval timer): the timed wait is what lets the worker run.
 
-A piece of work is a function ``work(progress, cancelled)``: it may call ``progress(fraction, text)``, and raises
+A unit of work is a function ``work(progress, cancelled)``: it may call ``progress(fraction, text)``, and raises
 ``medmap.errors.Cancelled`` soon after ``cancelled()`` turns true. It must not touch MRML, VTK or Qt.
 """
 
@@ -43,7 +43,7 @@ class JobState(Enum):
 
 
 class Job:
-    """One piece of work under way.
+    """One unit of work under way.
 
     Attributes:
         result: what the work returned; None unless the state is DONE.

@@ -265,8 +265,8 @@ def longest_diameters(mask: np.ndarray, grid: Grid) -> Diameters:
     """Longest diameters of the largest lesion, in mm.
 
     Measured from border to border between the centers of the faces of the voxels, the vertices of a marching-cubes
-    surface: these are PyRadiomics' ``Maximum2DDiameterSlice`` and ``Maximum3DDiameter``. A mask in several pieces
-    (neighborhood of 26) gets the largest value of any one piece, since a distance between two lesions is no diameter.
+    surface: these are PyRadiomics' ``Maximum2DDiameterSlice`` and ``Maximum3DDiameter``. A mask of several connected components
+    (neighborhood of 26) gets the largest value of any one of them, since a distance between two lesions is no diameter.
 
     Args:
         mask: [I, J, K] bool.
@@ -274,16 +274,16 @@ def longest_diameters(mask: np.ndarray, grid: Grid) -> Diameters:
     """
     from scipy import ndimage  # here: importing medmap.agreement needs numpy only
 
-    pieces, count = ndimage.label(mask, np.ones((3, 3, 3)))
+    components, count = ndimage.label(mask, np.ones((3, 3, 3)))
     axis = slice_axis(grid)
     flat, solid = (0.0, None), (0.0, None)
-    boxes = ndimage.find_objects(pieces)
+    boxes = ndimage.find_objects(components)
     edges = grid.affine[:3, :3]
-    # Largest boxes first: most small pieces then cannot beat what was found, and are skipped.
+    # Largest boxes first: most small components then cannot beat what was found, and are skipped.
     for n in sorted(range(count), key=lambda n: -_diagonal(boxes[n], edges)):
         if _diagonal(boxes[n], edges) <= flat[0]:
             break
-        corners = _corner_voxels(pieces[boxes[n]] == n + 1) + [s.start for s in boxes[n]]
+        corners = _corner_voxels(components[boxes[n]] == n + 1) + [s.start for s in boxes[n]]
         solid = max(
             solid,
             _farthest(_face_centers(corners, (0, 1, 2)) @ edges.T),

@@ -23,9 +23,9 @@ class Output:
         logits: [B, classes, *S].
         taps: inner tensors that were asked for, by the fixed names of ``Backbone.provides``.
         aux: further predictions that only training uses: ``deep`` (deep supervision, finest first, each
-            [B, classes, *S_l]), ``separate`` (one a modality, in task order, [B, classes, *S], None where it was not
+            [B, classes, *S_l]), ``separate`` (one per modality, in task order, [B, classes, *S], None where it was not
             encoded; meaningless for samples without it), and what else a paper's losses need: ``reconstruction``
-            (one a modality, [B, 1, *S]), ``divergence`` ([B] each), ``domain`` ([B, M] each), ``shared`` (one a
+            (one per modality, [B, 1, *S]), ``divergence`` ([B] each), ``domain`` ([B, M] each), ``shared`` (one a
             modality).
     """
 

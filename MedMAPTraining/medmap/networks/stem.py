@@ -58,7 +58,7 @@ class ResidualMap(nn.Module):
 
 
 class Mixture(nn.Module):
-    """Weights of P_*, one a modality, by name.
+    """Weights of P_*, one per modality, by name.
 
     Args:
         names: modalities in task order.
@@ -112,7 +112,7 @@ class Stemmed(Backbone):
     Args:
         base: the network behind, or around, T*.
         modalities: number of modalities M of the task.
-        maps: one T* for all, or one a modality.
+        maps: one T* for all, or one per modality.
         place: ``input`` or ``mod_bottleneck``.
         combine: at the input: ``concat`` hands every latent to the base as that modality; ``mean`` hands it their
             mean as the only one (reading R2: J*c channels a modality keep the weights equal).

@@ -111,7 +111,7 @@ def _shares(task: Task, weights: Mapping[str, float]) -> np.ndarray | None:
     strange = sorted(set(weights) - set(keys))
     if strange or any(value <= 0 for value in weights.values()):
         raise UsageError(
-            f"The weights {dict(weights)} are not positive numbers by set of scans.",
+            f"The weights {dict(weights)} are not positive numbers by modality subset.",
             f"Use keys like {keys[-1]}.",
         )
     if not weights:

@@ -29,7 +29,7 @@ class Dedicated(Objective):
         super().__init__()
         if context.backbone.needs is None:
             raise BundleError(
-                f"{type(self).__name__} trains a network for one set of scans, and this one is made for any.",
+                f"{type(self).__name__} trains a network for one modality subset, and this one is made for any.",
                 "Use UNet, VNet or SegResNet and name the set (--subset, or the option inputs of the network).",
             )
         lacking = {name: context.cases - number for name, number in context.cases_with.items()}

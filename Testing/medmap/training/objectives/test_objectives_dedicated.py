@@ -435,7 +435,7 @@ def test_incomplete_cases_are_refused(method):
 @pytest.mark.parametrize("method", NAMES)
 def test_networks_for_any_set_are_refused(method):
     anything = build_network("SubsetUNet", {"modalities": 4, "classes": 4, "widths": [4, 8, 8]})
-    with pytest.raises(BundleError, match="one set of scans"):
+    with pytest.raises(BundleError, match="one modality subset"):
         build_objective(method, context_of(method, backbone=anything), {})
 
 
