@@ -17,6 +17,13 @@ from MedMAPSegmentLib import scene as module  # noqa: E402
 from MedMAPSegmentLib.terminology import terminologyEntry  # noqa: E402
 
 
+class Record(dict):
+    """A provenance record with the one method that the module calls."""
+
+    def to_dict(self):
+        return dict(self)
+
+
 def rotation(degrees, axis=2):
     c, s = np.cos(np.radians(degrees)), np.sin(np.radians(degrees))
     a, b = [n for n in range(3) if n != axis]
@@ -248,7 +255,7 @@ PROVENANCE = {"bundle": "a|b", "path": "C:\\x\n", "note": 'é ~^:;&<>"', "run": 
 
 def test_provenance_is_on_the_node_and_on_every_segment(scene, reference, make_result, labels):
     node = module.segmentationFromResult(
-        scene, reference, make_result(labels, "flair", provenance=PROVENANCE), BRATS
+        scene, reference, make_result(labels, "flair", provenance=Record(PROVENANCE)), BRATS
     )
     assert module.provenanceOf(node) == PROVENANCE
     for label in BRATS.labels:
@@ -259,7 +266,7 @@ def test_provenance_is_on_the_node_and_on_every_segment(scene, reference, make_r
 
 def test_everything_survives_a_seg_nrrd_file(scene, reference, make_result, labels, tmp_path):
     node = module.segmentationFromResult(
-        scene, reference, make_result(labels, "flair", provenance=PROVENANCE), BRATS
+        scene, reference, make_result(labels, "flair", provenance=Record(PROVENANCE)), BRATS
     )
     storage = slicer.vtkMRMLSegmentationStorageNode()
     storage.SetFileName(str(tmp_path / "result.seg.nrrd"))
@@ -278,7 +285,7 @@ def test_everything_survives_a_seg_nrrd_file(scene, reference, make_result, labe
 
 def test_everything_survives_saving_the_scene(scene, reference, make_result, labels, tmp_path):
     node = module.segmentationFromResult(
-        scene, reference, make_result(labels, "flair", provenance=PROVENANCE), BRATS
+        scene, reference, make_result(labels, "flair", provenance=Record(PROVENANCE)), BRATS
     )
     path = str(tmp_path / "scene.mrml")
     scene.SetURL(path)
@@ -366,7 +373,7 @@ def test_a_failure_leaves_a_chosen_node_as_it_was(
     scene, reference, mrml, make_result, labels, monkeypatch
 ):
     node = module.segmentationFromResult(
-        scene, reference, make_result(labels, "flair", provenance={"n": 1}), BRATS
+        scene, reference, make_result(labels, "flair", provenance=Record({"n": 1})), BRATS
     )
     other = mrml.volume(np.ones(labels.shape, np.float32))
 

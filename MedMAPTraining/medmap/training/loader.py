@@ -99,9 +99,9 @@ def batches(
         # the real one was killed early.
         if os.getppid() != parent:
             os._exit(1)
-        # Exit code 0: torch turns any other end of a worker into an exception in the parent, at
-        # whatever line the parent happens to be.
-        signal.signal(signal.SIGTERM, lambda number, frame: os._exit(0))
+        # A SIGTERM to the whole group leaves the workers alive: the parent still needs their batches
+        # to end its step, and stops them itself.
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
 
     loader = DataLoader(

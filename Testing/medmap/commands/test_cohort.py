@@ -169,7 +169,9 @@ def test_a_worker_that_dies_takes_only_its_own_case_along(monkeypatch, tmp_path)
     monkeypatch.setattr(cohort, "segment_job", die_over_the_second)
     here = tmp_path.resolve()
     jobs = [
-        cohort.Job(Case(f"sub-0{n}", {}, None), here, cohort.NAMES, here, here, "cpu", False)
+        cohort.Job(
+            Case(f"sub-0{n}", {}, None), here, cohort.OutputLayout(), here, here, "cpu", False
+        )
         for n in range(1, 5)
     ]
     rows = {row["case"]: row for row in cohort._by_processes(jobs, CohortOptions(device="cpu"))}

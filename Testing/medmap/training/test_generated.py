@@ -110,7 +110,7 @@ def test_fine_tuning_begins_with_the_bundle_and_keeps_its_network(tmp_path, tiny
         "learning_rate": 0.0,
         "weight_decay": 0.0,
     }
-    small |= {"generation": {"pool": 1}, "network": "UNet", "steps": 1}
+    small |= {"generation": {"pool": 1}, "steps": 1}
     (tmp_path / "r.json").write_text(json.dumps(small))
     options = TrainOptions(
         recipe=tmp_path / "r.json",
