@@ -53,9 +53,12 @@ def build_network(name: str, options: dict) -> Backbone:
             f"This version knows {', '.join(sorted(NETWORKS))}.",
         )
     try:
-        own = {key: value for key, value in options.items() if key != "stem"}
+        base_options = {key: value for key, value in options.items() if key != "stem"}
         stem = options.get("stem")
-        network = NETWORKS[name](**own) if stem is None else with_stem(NETWORKS[name], own, stem)
+        if stem is None:
+            network = NETWORKS[name](**base_options)
+        else:
+            network = with_stem(NETWORKS[name], base_options, stem)
         network.built_from = (name, dict(options))
         return network
     except TypeError as error:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import ClassVar
 
@@ -56,6 +57,7 @@ class Backbone(nn.Module):
     needs: frozenset[int] | None = None
     skip: frozenset[str] = frozenset()
     built_from: tuple[str, dict] = ("", {})
+    _recorded: dict[int, Features] | None = None
     modalities: int
     classes: int
     spatial_dims: int
@@ -133,9 +135,66 @@ class Backbone(nn.Module):
             known: positions of the modalities that some sample has, where the caller knows them without asking the
                 device; the other encoders are then not run. The result is the same.
         """
-        features: list[Features | None] = [None] * self.modalities
-        for m in range(self.modalities) if known is None else known:
-            here = present[:, m]
-            encoded = self.encode(mask_absent(image[:, m : m + 1], here), m)
-            features[m] = [mask_absent(level, here) for level in encoded]
+        features = self.encode_present(image, present, known)
         return self.decode(features, present, want)
+
+    def encode_present(
+        self, image: Tensor, present: Tensor, known: Sequence[int] | None = None
+    ) -> list[Features | None]:
+        """Features of every modality, zero for the samples without it.
+
+        Args:
+            image: [B, M, *S]; the content of absent channels is never used, whatever it is.
+            present: [B, M] bool.
+            known: positions of the modalities to encode, see ``forward``; None entries stand for
+                the others.
+        """
+        positions = range(self.modalities) if known is None else known
+        features: list[Features | None] = [None] * self.modalities
+        for modality in positions:
+            available = present[:, modality]
+            channel = image[:, modality : modality + 1]
+            levels = self.encode(mask_absent(channel, available), modality)
+            self._record(levels, modality)
+            # The encoder's biases make zeros something else, so features are masked as well.
+            features[modality] = [mask_absent(level, available) for level in levels]
+        return features
+
+    @contextmanager
+    def recorded_features(self) -> Iterator[dict[int, Features]]:
+        """A dict that fills, while the block lasts, with what ``encode_present`` first encodes.
+
+        By position of the modality. Only features that gradients reach are recorded: what an
+        objective computes beside its step (a frozen teacher, a meta pass) is not aligned.
+        """
+        self._recorded = {}
+        try:
+            yield self._recorded
+        finally:
+            self._recorded = None
+
+    def _record(self, levels: Features, modality: int) -> None:
+        if self._recorded is not None and levels[0].requires_grad:
+            self._recorded.setdefault(modality, levels)
+
+
+def encoded_only(features: Sequence[Features | None]) -> list[Features]:
+    """The features of the modalities that were encoded, in task order."""
+    return [levels for levels in features if levels is not None]
+
+
+def level_of_each(features: Sequence[Features | None], level: int) -> list[Tensor | None]:
+    """One level of every modality, None where it was not encoded."""
+    return [None if levels is None else levels[level] for levels in features]
+
+
+def levels_between(
+    features: Sequence[Features | None], start: int | None, stop: int | None
+) -> list[Features | None]:
+    """A slice of every modality's levels, None where it was not encoded."""
+    return [None if levels is None else levels[start:stop] for levels in features]
+
+
+def requested(taps: Mapping[str, Tensor | list], names: Sequence[str]) -> dict:
+    """The taps that were asked for."""
+    return {name: taps[name] for name in names}

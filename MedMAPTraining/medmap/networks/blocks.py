@@ -54,12 +54,20 @@ def pixel_shuffle(x: Tensor, scale: int) -> Tensor:
     full-resolution borders, at an eighth of the cost of convolving there.
     """
     dims = x.ndim - 2
-    batch, space = x.shape[0], x.shape[2:]
+    batch = x.shape[0]
+    space = x.shape[2:]
     x = x.reshape(batch, -1, *(scale,) * dims, *space)
+    # Behind every spatial axis goes the axis of its sub-voxels.
     order = [0, 1]
     for axis in range(dims):
         order += [2 + dims + axis, 2 + axis]
-    return x.permute(order).reshape(batch, -1, *(scale * n for n in space))
+    fine = [scale * size for size in space]
+    return x.permute(order).reshape(batch, -1, *fine)
+
+
+def per_sample(values: Tensor, like: Tensor) -> Tensor:
+    """Values of samples [B] in a shape that broadcasts over ``like`` [B, C, *S]."""
+    return values.reshape(-1, *(1,) * (like.ndim - 1))
 
 
 def mask_absent(x: Tensor, present: Tensor) -> Tensor:
@@ -67,8 +75,5 @@ def mask_absent(x: Tensor, present: Tensor) -> Tensor:
 
     ``torch.where`` and not a product: NaN * 0 is NaN, and what is absent may hold anything.
     """
-    return torch.where(
-        present.reshape(-1, *(1,) * (x.ndim - 1)),
-        x,
-        torch.zeros((), dtype=x.dtype, device=x.device),
-    )
+    zero = torch.zeros((), dtype=x.dtype, device=x.device)
+    return torch.where(per_sample(present, x), x, zero)

@@ -45,9 +45,15 @@ class FixedSubset(Backbone):
         modality_channels: int = 1,
     ):
         super().__init__()
-        self.modalities, self.classes, self.spatial_dims = modalities, classes, spatial_dims
-        self.inputs = tuple(range(modalities)) if inputs is None else _positions(inputs, modalities)
-        self.needs: frozenset[int] | None = None if inputs is None else frozenset(self.inputs)
+        self.modalities = modalities
+        self.classes = classes
+        self.spatial_dims = spatial_dims
+        self.needs: frozenset[int] | None = None
+        if inputs is None:
+            self.inputs = tuple(range(modalities))
+        else:
+            self.inputs = _positions(inputs, modalities)
+            self.needs = frozenset(self.inputs)
         if replicate < 1:
             raise BundleError(
                 f"The option replicate is {replicate}, not a positive number.", "Leave it out."
@@ -67,20 +73,22 @@ class FixedSubset(Backbone):
         self, features: Sequence[Features | None], present: Tensor, want: Sequence[str] = ()
     ) -> Output:
         """Stack the modalities that the network is made for, zero where absent, and segment them."""
-        some = next((f[0] for f in features if f is not None), None)
-        if some is None:
+        example = next((levels[0] for levels in features if levels is not None), None)
+        if example is None:
             raise ValueError("at least one modality is needed")
-        stack = [
-            torch.zeros_like(some) if features[m] is None else features[m][0] for m in self.inputs
-        ]
-        return self.segment(torch.cat(stack * self.replicate, 1), want)
+        channels = []
+        for modality in self.inputs:
+            levels = features[modality]
+            channels.append(torch.zeros_like(example) if levels is None else levels[0])
+        return self.segment(torch.cat(channels * self.replicate, 1), want)
 
 
 def _positions(inputs: Sequence[int], modalities: int) -> tuple[int, ...]:
     chosen = sorted(set(inputs))
-    if not chosen or len(chosen) != len(inputs) or not set(chosen) <= set(range(modalities)):
+    repeats = len(chosen) != len(inputs)
+    if not chosen or repeats or not set(chosen) <= set(range(modalities)):
         raise BundleError(
             f"The option inputs is {list(inputs)}, not a set of positions of {modalities} modalities.",
-            f"Name each wanted position once, from 0 to {modalities - 1}.",
+            f"Name each position once, from 0 to {modalities - 1}.",
         )
     return tuple(chosen)

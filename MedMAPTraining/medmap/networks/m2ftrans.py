@@ -12,7 +12,15 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from medmap.networks.base import Backbone, Features, Output
+from medmap.networks.base import (
+    Backbone,
+    Features,
+    Output,
+    encoded_only,
+    level_of_each,
+    levels_between,
+    requested,
+)
 from medmap.networks.blocks import CONV
 from medmap.networks.rfnet_blocks import LevelFusion, ResidualEncoder, SeparateDecoder, UpBlock
 from medmap.networks.transformer import LearnedPositions, TransformerLayer, to_tokens, to_volume
@@ -55,7 +63,8 @@ class MaskedTransformer(nn.Module):
 
     def encode(self, x: Tensor, modality: int) -> Features:
         """The deepest level of one modality [B, C, *G] -> its tokens at the input of every layer, each [B, N, C]."""
-        positions, tokens = self.positions[modality].at(x.shape[2:]), to_tokens(x)
+        positions = self.positions[modality].at(x.shape[2:])
+        tokens = to_tokens(x)
         inputs = [tokens + positions]
         for layer in self.layers[:-1]:
             tokens, _ = layer(inputs[-1])
@@ -77,21 +86,23 @@ class MaskedTransformer(nn.Module):
             fusion tokens to a token, summed over heads and fusion tokens; no gradient; 0 where absent.
         """
         batch, modalities = present.shape
-        positions, tokens = (
-            self.positions[-1].at(grid),
-            self.fusion_tokens.at(grid).expand(batch, -1, -1),
-        )
+        positions = self.positions[-1].at(grid)
+        tokens = self.fusion_tokens.at(grid).expand(batch, -1, -1)
         number = tokens.shape[1]
-        allowed = torch.cat([present, present.new_ones(batch, 1)], 1).repeat_interleave(number, 1)[
-            :, None, None
-        ]
+        # Fusion tokens look at present modalities and at themselves; the mask is per token, and
+        # the same for every head and every fusion token.
+        groups = torch.cat([present, present.new_ones(batch, 1)], 1)
+        allowed = groups.repeat_interleave(number, 1)[:, None, None]
         spatial = None
         for n, layer in enumerate(self.layers):
-            others = [stream[n] for stream in inputs]
-            tokens, weights = layer(tokens + positions, others, allowed, weights=n == 0)
-            if n == 0:
-                looked = weights.detach().sum((1, 2))[:, : modalities * number]
-                spatial = looked.reshape(batch, modalities, *grid)
+            modality_tokens = [stream[n] for stream in inputs]
+            first = n == 0
+            tokens, weights = layer(tokens + positions, modality_tokens, allowed, weights=first)
+            if first:
+                # Attention says where a modality helps; detached, so that it weights the features
+                # without being trained through them.
+                summed = weights.detach().sum((1, 2))
+                spatial = summed[:, : modalities * number].reshape(batch, modalities, *grid)
         return to_volume(tokens, grid), spatial
 
 
@@ -106,7 +117,8 @@ class DepthwiseBlock(nn.Sequential):
     """1-wide, depth-wise 3-wide, 1-wide convolution, then layer normalization and GELU; [B, C, *S] -> same."""
 
     def __init__(self, dims: int, channels: int, expansion: int = 3):
-        conv, hidden = CONV[dims], expansion * channels
+        conv = CONV[dims]
+        hidden = expansion * channels
         super().__init__(
             conv(channels, hidden, 1),
             conv(hidden, hidden, 3, padding=1, padding_mode="reflect", groups=hidden),
@@ -120,7 +132,8 @@ class ChannelFeedForward(nn.Sequential):
     """Feed-forward layer of channel tokens: convolutions of which every group is one channel; [B, C, *S] -> same."""
 
     def __init__(self, dims: int, channels: int, expansion: int = 4):
-        conv, hidden = CONV[dims], expansion * channels
+        conv = CONV[dims]
+        hidden = expansion * channels
         super().__init__(
             conv(channels, hidden, 3, padding=1, padding_mode="reflect", groups=channels),
             nn.GELU(),
@@ -139,7 +152,8 @@ class ChannelAttention(nn.Module):
 
     def __init__(self, dims: int, modalities: int, channels: int):
         super().__init__()
-        self.norm_query, self.norm_feed = ChannelNorm(channels), ChannelNorm(channels)
+        self.norm_query = ChannelNorm(channels)
+        self.norm_feed = ChannelNorm(channels)
         self.query = DepthwiseBlock(dims, channels)
         self.keys = nn.ModuleList(DepthwiseBlock(dims, channels) for _ in range(modalities))
         self.values = nn.ModuleList(DepthwiseBlock(dims, channels) for _ in range(modalities))
@@ -148,8 +162,10 @@ class ChannelAttention(nn.Module):
     def forward(self, x: Tensor, level: Level, present: Tensor) -> Tensor:
         """x [B, C, *S], the level, present [B, M] bool -> [B, C, *S]."""
         query = self.query(self.norm_query(x)).flatten(2)
-        key, value = self._tokens(self.keys, level, query), self._tokens(self.values, level, query)
+        key = self._tokens(self.keys, level, query)
+        value = self._tokens(self.values, level, query)
         allowed = present.repeat_interleave(x.shape[1], 1)[:, None]
+        # A token is a channel of L voxels, so scores are products over the window (L**-0.5).
         scores = (query @ key.transpose(1, 2)) * query.shape[-1] ** -0.5
         attention = scores.masked_fill(~allowed, -torch.inf).softmax(-1).to(value.dtype)
         x = x + (attention @ value).reshape(x.shape)
@@ -158,10 +174,13 @@ class ChannelAttention(nn.Module):
     @staticmethod
     def _tokens(blocks: nn.ModuleList, level: Level, like: Tensor) -> Tensor:
         """[B, M*C, L]; what is absent is masked afterwards, so zeros stand for what was not encoded."""
-        pairs = zip(blocks, level, strict=True)
-        return torch.cat(
-            [torch.zeros_like(like) if f is None else block(f).flatten(2) for block, f in pairs], 1
-        )
+        tokens = []
+        for block, feature in zip(blocks, level, strict=True):
+            if feature is None:
+                tokens.append(torch.zeros_like(like))
+            else:
+                tokens.append(block(feature).flatten(2))
+        return torch.cat(tokens, 1)
 
 
 class ChannelFusion(nn.Module):
@@ -226,14 +245,19 @@ class M2FTrans(Backbone):
         dropout: float = 0.1,
     ):
         super().__init__()
-        self.modalities, self.classes, self.spatial_dims = modalities, classes, spatial_dims
-        self.levels, self.stride = len(widths), 2 ** (len(widths) - 1)
-        dims, grid = spatial_dims, max(window // self.stride, 1)
+        self.modalities = modalities
+        self.classes = classes
+        self.spatial_dims = spatial_dims
+        self.levels = len(widths)
+        self.stride = 2 ** (len(widths) - 1)
+        dims = spatial_dims
+        grid = max(window // self.stride, 1)
         self.encoders = nn.ModuleList(ResidualEncoder(dims, widths) for _ in range(modalities))
         self.transformer = MaskedTransformer(
             dims, modalities, widths[-1], depth, heads, mlp_width, grid, dropout
         )
-        fine, deep = widths[:-CHANNEL_LEVELS], widths[-CHANNEL_LEVELS:]
+        fine = widths[:-CHANNEL_LEVELS]
+        deep = widths[-CHANNEL_LEVELS:]
         self.fusions = nn.ModuleList(LevelFusion(dims, modalities, width) for width in fine)
         self.channel_fusions = nn.ModuleList(
             ChannelFusion(dims, modalities, width, blocks) for width in deep
@@ -254,7 +278,8 @@ class M2FTrans(Backbone):
 
     def refine(self, features: Features, modality: int) -> Features:
         """The levels, and the tokens of the deepest at the input of every layer."""
-        return [*features, *self.transformer.encode(features[-1], modality)]
+        tokens = self.transformer.encode(features[-1], modality)
+        return [*features, *tokens]
 
     def latent(self, features: Features, tap: str) -> Tensor:
         """A modality's own tap; see ``Backbone.latent``."""
@@ -262,60 +287,73 @@ class M2FTrans(Backbone):
 
     def separately(self, features: Sequence[Features | None]) -> list[Tensor | None]:
         """Segmentations from each modality alone; see ``Backbone.separately``."""
-        return self.separate.each([f if f is None else f[: self.levels] for f in features])
+        return self.separate.each(levels_between(features, None, self.levels))
 
     def decode(
         self, features: Sequence[Features | None], present: Tensor, want: Sequence[str] = ()
     ) -> Output:
         """Fuse what is present and decode; see ``Backbone.decode``."""
-        known = [f for f in features if f is not None]
-        weighted, x = self._weighted(features, known, present)
-        bottleneck = x = self.channel_fusions[-1](x, weighted[-1], present)
-        decoded = [x]
-        for level in reversed(range(self.levels - 1)):
-            x = self.ups[level].raise_(x)
-            fusion = level - len(self.fusions)
-            if fusion < 0:
-                skip = self.fusions[level](weighted[level])
-            else:
-                skip = self.channel_fusions[fusion](x, weighted[level], present)
-            x = self.ups[level].merge(x, skip)
-            decoded.insert(0, x)
-        wants_deep = self.training or "deep" in want
-        wants_separate = (self.training and "separate" not in self.skip) or "mod_logits" in want
-        deep = (
-            [head(d) for head, d in zip(self.deep_heads, decoded, strict=True)]
-            if wants_deep
-            else []
-        )
-        separate = self.separately(features) if wants_separate else []
+        encoded = encoded_only(features)
+        weighted, x = self._weighted(features, encoded, present)
+        bottleneck = self.channel_fusions[-1](x, weighted[-1], present)
+        decoded = self._decode_levels(bottleneck, weighted, present)
+        deep = []
+        if self.training or "deep" in want:
+            heads = zip(self.deep_heads, decoded, strict=True)
+            deep = [head(level) for head, level in heads]
+        separate = []
+        if (self.training and "separate" not in self.skip) or "mod_logits" in want:
+            separate = self.separately(features)
         taps = {
-            "stem": [f[0] for f in known],
-            "mod_bottleneck": [f[self.levels - 1] for f in known],
+            "stem": [levels[0] for levels in encoded],
+            "mod_bottleneck": [levels[self.levels - 1] for levels in encoded],
             "bottleneck": bottleneck,
-            "decoder": x,
+            "decoder": decoded[0],
             "deep": deep,
             "mod_logits": separate,
         }
         aux = {"deep": deep, "separate": separate} if self.training else {}
-        return Output(self.head(x), {name: taps[name] for name in want}, aux)
+        return Output(self.head(decoded[0]), requested(taps, want), aux)
+
+    def _decode_levels(
+        self, bottleneck: Tensor, weighted: Sequence[Level], present: Tensor
+    ) -> list[Tensor]:
+        """The decoder's feature at every level, fine to coarse."""
+        x = bottleneck
+        decoded = [bottleneck]
+        for level in reversed(range(self.levels - 1)):
+            x = self.ups[level].raise_(x)
+            if level < len(self.fusions):
+                skip = self.fusions[level](weighted[level])
+            else:
+                channel_fusion = self.channel_fusions[level - len(self.fusions)]
+                skip = channel_fusion(x, weighted[level], present)
+            x = self.ups[level].merge(x, skip)
+            decoded.insert(0, x)
+        return decoded
 
     def _weighted(
-        self, features: Sequence[Features | None], known: Sequence[Features], present: Tensor
+        self, features: Sequence[Features | None], encoded: Sequence[Features], present: Tensor
     ) -> tuple[list[list[Tensor | None]], Tensor]:
-        """Every level of every modality times its spatial weight (nearest up-sampling), and the fused bottleneck."""
-        zeros = [torch.zeros_like(tokens) for tokens in known[0][self.levels :]]
-        inputs = [zeros if f is None else f[self.levels :] for f in features]
-        fused, spatial = self.transformer.fuse(inputs, present, known[0][self.levels - 1].shape[2:])
-        weighted: list[list[Tensor | None]] = []
+        """Every level of every modality times its spatial weight, and the fused bottleneck.
+
+        Weights are brought to a level's size by nearest up-sampling.
+        """
+        example = encoded[0]
+        zeros = [torch.zeros_like(tokens) for tokens in example[self.levels :]]
+        inputs = [zeros if levels is None else levels[self.levels :] for levels in features]
+        grid = example[self.levels - 1].shape[2:]
+        fused, spatial = self.transformer.fuse(inputs, present, grid)
+        weighted = []
         for level in range(self.levels):
-            size = known[0][level].shape[2:]
+            size = example[level].shape[2:]
             weight = nn.functional.interpolate(spatial, size=size, mode="nearest")
-            weight = weight.to(known[0][level].dtype)
-            weighted.append(
-                [
-                    None if f is None else f[level] * weight[:, m : m + 1]
-                    for m, f in enumerate(features)
-                ]
-            )
+            weight = weight.to(example[level].dtype)
+            maps: list[Tensor | None] = []
+            for modality, feature in enumerate(level_of_each(features, level)):
+                if feature is None:
+                    maps.append(None)
+                else:
+                    maps.append(feature * weight[:, modality : modality + 1])
+            weighted.append(maps)
         return weighted, fused

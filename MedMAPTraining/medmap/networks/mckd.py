@@ -13,7 +13,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from medmap.networks.base import Features, Output
+from medmap.networks.base import Features, Output, encoded_only, level_of_each, requested
 from medmap.networks.resnet_aspp_encoder import (
     ResNetASPPBackbone,
     fill_absent,
@@ -64,14 +64,16 @@ class MCKD(ResNetASPPBackbone):
         self, features: Sequence[Features | None], present: Tensor, want: Sequence[str] = ()
     ) -> Output:
         """Fill the absent bottlenecks with the mean of the present ones and decode; see ``Backbone.decode``."""
-        maps = [None if f is None else f[-1] for f in features]
-        fused = torch.cat(fill_absent(maps, mean_of_present_maps(maps, present), present), 1)
-        logits, x = self.decoder(fused, sum_levels(features, len(self.blocks)))
-        known = [f for f in features if f is not None]
+        maps = level_of_each(features, -1)
+        filling = mean_of_present_maps(maps, present)
+        bottleneck = torch.cat(fill_absent(maps, filling, present), 1)
+        skips = sum_levels(features, len(self.blocks))
+        logits, x = self.decoder(bottleneck, skips)
+        encoded = encoded_only(features)
         taps = {
-            "stem": [f[0] for f in known],
-            "mod_bottleneck": [f[-1] for f in known],
-            "bottleneck": fused,
+            "stem": [levels[0] for levels in encoded],
+            "mod_bottleneck": [levels[-1] for levels in encoded],
+            "bottleneck": bottleneck,
             "decoder": x,
         }
-        return Output(logits, {name: taps[name] for name in want})
+        return Output(logits, requested(taps, want))

@@ -8,7 +8,15 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from medmap.networks.base import Backbone, Features, Output
+from medmap.networks.base import (
+    Backbone,
+    Features,
+    Output,
+    encoded_only,
+    level_of_each,
+    levels_between,
+    requested,
+)
 from medmap.networks.blocks import CONV
 from medmap.networks.rfnet_blocks import LevelFusion, ResidualEncoder, SeparateDecoder, UpBlock
 from medmap.networks.transformer import LearnedPositions, TransformerLayer, to_tokens, to_volume
@@ -38,7 +46,8 @@ class IntraTransformer(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         grid = x.shape[2:]
-        tokens, positions = to_tokens(self.project(x)), self.positions.at(grid)
+        tokens = to_tokens(self.project(x))
+        positions = self.positions.at(grid)
         for layer in self.layers:
             tokens, _ = layer(tokens + positions)
         return to_volume(tokens, grid)
@@ -72,7 +81,7 @@ class InterTransformer(nn.Module):
     def forward(self, volumes: Sequence[Tensor], positions: Tensor) -> Tensor:
         """volumes: M times [B, C, *G], positions: [1, M*N, C] -> [B, M*C, *G], modality-major channels."""
         grid = volumes[0].shape[2:]
-        tokens = torch.cat([to_tokens(v) for v in volumes], 1)
+        tokens = torch.cat([to_tokens(volume) for volume in volumes], 1)
         for layer in self.layers:
             tokens, _ = layer(tokens + positions)
         return self.lay_out(tokens, grid)
@@ -81,9 +90,12 @@ class InterTransformer(nn.Module):
         """[B, M*N, C] -> [B, M*C, *grid]."""
         batch, _, channels = tokens.shape
         if self.scrambled:
-            return to_volume(tokens.reshape(batch, -1, self.modalities * channels), grid)
-        beside = tokens.unflatten(1, (self.modalities, -1)).transpose(1, 2).flatten(2)
-        return to_volume(beside, grid)
+            # The released reshape mixes neighboring voxels of one modality into a voxel's channels.
+            rows = tokens.reshape(batch, -1, self.modalities * channels)
+            return to_volume(rows, grid)
+        by_modality = tokens.unflatten(1, (self.modalities, -1))
+        side_by_side = by_modality.transpose(1, 2).flatten(2)
+        return to_volume(side_by_side, grid)
 
 
 class MMFormer(Backbone):
@@ -137,15 +149,19 @@ class MMFormer(Backbone):
         modality_channels: int = 1,
     ):
         super().__init__()
-        self.modalities, self.classes, self.spatial_dims = modalities, classes, spatial_dims
+        self.modalities = modalities
+        self.classes = classes
+        self.spatial_dims = spatial_dims
         self.stride = 2 ** (len(widths) - 1)
-        dims, grid, each = spatial_dims, max(window // self.stride, 1), range(modalities)
+        dims = spatial_dims
+        grid = max(window // self.stride, 1)
         self.encoders = nn.ModuleList(
-            ResidualEncoder(dims, widths, pre_norm=True, inputs=modality_channels) for _ in each
+            ResidualEncoder(dims, widths, pre_norm=True, inputs=modality_channels)
+            for _ in range(modalities)
         )
         self.intra = nn.ModuleList(
             IntraTransformer(dims, widths[-1], token_width, depth, heads, mlp_width, grid, dropout)
-            for _ in each
+            for _ in range(modalities)
         )
         self.inter = InterTransformer(
             modalities, token_width, depth, heads, mlp_width, dropout, scrambled_bottleneck
@@ -172,7 +188,8 @@ class MMFormer(Backbone):
 
     def refine(self, features: Features, modality: int) -> Features:
         """The levels, and the intra-modal transformer's view of the deepest."""
-        return [*features, self.intra[modality](features[-1])]
+        tokens = self.intra[modality](features[-1])
+        return [*features, tokens]
 
     def latent(self, features: Features, tap: str) -> Tensor:
         """A modality's own tap; see ``Backbone.latent``."""
@@ -180,44 +197,48 @@ class MMFormer(Backbone):
 
     def separately(self, features: Sequence[Features | None]) -> list[Tensor | None]:
         """Segmentations from each modality alone; see ``Backbone.separately``."""
-        return self.separate.each([f if f is None else f[:-1] for f in features])
+        return self.separate.each(levels_between(features, None, -1))
 
     def decode(
         self, features: Sequence[Features | None], present: Tensor, want: Sequence[str] = ()
     ) -> Output:
         """Fuse what is present and decode; see ``Backbone.decode``."""
-        known = [f for f in features if f is not None]
-        fused = [
-            fusion([f if f is None else f[n] for f in features])
-            for n, fusion in enumerate(self.fusions[:-1])
-        ]
-        bottleneck = self._bottleneck([f if f is None else f[-1] for f in features])
-        x, decoded = bottleneck, [bottleneck]
-        for up, skip in zip(reversed(self.ups), reversed(fused), strict=True):
+        skips = []
+        for level, fusion in enumerate(self.fusions[:-1]):
+            skips.append(fusion(level_of_each(features, level)))
+        bottleneck = self._bottleneck(level_of_each(features, -1))
+        x = bottleneck
+        decoded = [bottleneck]
+        for up, skip in zip(reversed(self.ups), reversed(skips), strict=True):
             x = up(x, skip)
             decoded.insert(0, x)
-        wants_deep = self.training or "deep" in want
-        wants_separate = (self.training and "separate" not in self.skip) or "mod_logits" in want
-        deep = (
-            [head(d) for head, d in zip(self.deep_heads, decoded[1:], strict=True)]
-            if wants_deep
-            else []
-        )
-        separate = self.separately(features) if wants_separate else []
+        deep = []
+        if self.training or "deep" in want:
+            heads = zip(self.deep_heads, decoded[1:], strict=True)
+            deep = [head(level) for head, level in heads]
+        separate = []
+        if (self.training and "separate" not in self.skip) or "mod_logits" in want:
+            separate = self.separately(features)
+        encoded = encoded_only(features)
         taps = {
-            "stem": [f[0] for f in known],
-            "mod_bottleneck": [f[-2] for f in known],
+            "stem": [levels[0] for levels in encoded],
+            "mod_bottleneck": [levels[-2] for levels in encoded],
             "bottleneck": bottleneck,
             "decoder": x,
             "deep": deep,
             "mod_logits": separate,
         }
         aux = {"deep": deep, "separate": separate} if self.training else {}
-        return Output(self.head(x), {name: taps[name] for name in want}, aux)
+        return Output(self.head(x), requested(taps, want), aux)
 
     def _bottleneck(self, volumes: Sequence[Tensor | None]) -> Tensor:
-        zeros = torch.zeros_like(next(v for v in volumes if v is not None))
-        volumes = [zeros if v is None else v for v in volumes]
-        positions = [intra.positions.at(zeros.shape[2:]) for intra in self.intra]
-        x = self.project(self.inter(volumes, torch.cat(positions, 1)))
-        return self.fusions[-1](x.chunk(self.modalities, 1))
+        """The inter-modal transformer (section 2.2) and the fusion of the deepest level."""
+        example = next(volume for volume in volumes if volume is not None)
+        zeros = torch.zeros_like(example)
+        # Absent modalities keep their tokens, as published: with positions they are constants.
+        filled = [zeros if volume is None else volume for volume in volumes]
+        grid = zeros.shape[2:]
+        positions = [intra.positions.at(grid) for intra in self.intra]
+        tokens = self.inter(filled, torch.cat(positions, 1))
+        by_modality = self.project(tokens).chunk(self.modalities, 1)
+        return self.fusions[-1](by_modality)

@@ -28,8 +28,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from medmap.errors import BundleError
-from medmap.networks.base import Backbone, Features
-from medmap.networks.blocks import CONV, LINEAR_MODE, NORM
+from medmap.networks.base import Backbone, Features, encoded_only
+from medmap.networks.blocks import CONV, LINEAR_MODE, NORM, per_sample
 
 CONVOLVE = {2: functional.conv2d, 3: functional.conv3d}
 TRANSPOSED = {2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}
@@ -57,15 +57,17 @@ class StandardizedConv(nn.Module):
         dilation: int = 1,
     ):
         super().__init__()
-        self.stride, self.dilation, self.padding = stride, dilation, dilation * (kernel // 2)
+        self.stride = stride
+        self.dilation = dilation
+        self.padding = dilation * (kernel // 2)
         self.weight = nn.Parameter(torch.empty(outputs, inputs, *(kernel,) * dims))
         nn.init.kaiming_normal_(self.weight, a=0.01)
         self.convolve = CONVOLVE[dims]
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.convolve(
-            x, standardize(self.weight), None, self.stride, self.padding, self.dilation
-        )
+        # Standardized at every step, so that the optimizer moves the raw weight and its scale is free.
+        weight = standardize(self.weight)
+        return self.convolve(x, weight, None, self.stride, self.padding, self.dilation)
 
 
 class ModalityTermConv(StandardizedConv):
@@ -81,20 +83,23 @@ class ModalityTermConv(StandardizedConv):
 
     def forward(self, x: Tensor, modality: int) -> Tensor:
         """x [B, I, *S] -> [B, O, *S]; the sum over modalities is the convolution."""
-        return self.convolve(
-            x, standardize(self.weight)[:, modality * self.inputs : (modality + 1) * self.inputs]
-        )
+        # Standardized as a whole: over one modality's columns alone the terms would not add up.
+        weight = standardize(self.weight)
+        first = modality * self.inputs
+        return self.convolve(x, weight[:, first : first + self.inputs])
 
 
 def conv_norm(
     dims: int, inputs: int, outputs: int, kernel: int = 1, act: bool = True, **options
 ) -> nn.Sequential:
     """Standardized convolution -> affine instance norm (-> LeakyReLU)."""
-    layers = [
+    layers: list[nn.Module] = [
         StandardizedConv(dims, inputs, outputs, kernel, **options),
         NORM[dims](outputs, affine=True),
     ]
-    return nn.Sequential(*layers, *([nn.LeakyReLU(0.01, inplace=True)] if act else []))
+    if act:
+        layers.append(nn.LeakyReLU(0.01, inplace=True))
+    return nn.Sequential(*layers)
 
 
 class Shortcut(nn.Module):
@@ -102,7 +107,9 @@ class Shortcut(nn.Module):
 
     def __init__(self, body: nn.Module, shortcut: nn.Module):
         super().__init__()
-        self.body, self.shortcut, self.act = body, shortcut, nn.LeakyReLU(0.01, inplace=True)
+        self.body = body
+        self.shortcut = shortcut
+        self.act = nn.LeakyReLU(0.01, inplace=True)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.act(self.shortcut(x) + self.body(x))
@@ -110,15 +117,15 @@ class Shortcut(nn.Module):
 
 def bottleneck(dims: int, inputs: int, planes: int, stride: int) -> Shortcut:
     """Widths 1, 3 (strided), 1 to 4 * planes (He et al., CVPR 2016, Fig. 5); a projection where shapes differ."""
+    outputs = 4 * planes
     body = nn.Sequential(
         conv_norm(dims, inputs, planes),
         conv_norm(dims, planes, planes, 3, stride=stride),
-        conv_norm(dims, planes, 4 * planes, act=False),
+        conv_norm(dims, planes, outputs, act=False),
     )
-    same = inputs == 4 * planes and stride == 1
-    shortcut = (
-        nn.Identity() if same else conv_norm(dims, inputs, 4 * planes, act=False, stride=stride)
-    )
+    shortcut: nn.Module = nn.Identity()
+    if inputs != outputs or stride != 1:
+        shortcut = conv_norm(dims, inputs, outputs, act=False, stride=stride)
     return Shortcut(body, shortcut)
 
 
@@ -182,10 +189,11 @@ class ASPP(nn.Module):
         self.merge = conv_norm(dims, (len(rates) + 1) * channels, channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        pooled = self.pool(x.mean(tuple(range(2, x.ndim)), keepdim=True))
-        return self.merge(
-            torch.cat([*(branch(x) for branch in self.branches), pooled.expand_as(x)], 1)
-        )
+        axes = tuple(range(2, x.ndim))
+        pooled = self.pool(x.mean(axes, keepdim=True))
+        views = [branch(x) for branch in self.branches]
+        views.append(pooled.expand_as(x))
+        return self.merge(torch.cat(views, 1))
 
 
 class ResNetASPP(nn.Module):
@@ -206,7 +214,9 @@ class ResNetASPP(nn.Module):
         for level, (planes, count) in enumerate(zip(widths.planes, blocks, strict=True)):
             stage = []
             for n in range(count):
-                stage.append(bottleneck(dims, inputs, planes, 2 if n == 0 and level > 0 else 1))
+                # The first stage follows a pool that has halved the size already.
+                stride = 2 if n == 0 and level > 0 else 1
+                stage.append(bottleneck(dims, inputs, planes, stride))
                 inputs = 4 * planes
             self.stages.append(nn.Sequential(*stage))
         self.reduce = conv_norm(dims, inputs, widths.features)
@@ -246,12 +256,15 @@ class Decoder(nn.Module):
 
     def project(self, skips: Sequence[Tensor], modality: int) -> Features:
         """What one modality adds to each level, fine to coarse."""
-        return [term(skip, modality) for term, skip in zip(self.terms, skips, strict=True)]
+        pairs = zip(self.terms, skips, strict=True)
+        return [term(skip, modality) for term, skip in pairs]
 
     def forward(self, x: Tensor, skips: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         """x [B, M * F, *s] and the summed terms, fine to coarse -> logits [B, classes, *S], last features."""
         for level in reversed(range(len(self.ups))):
-            x = self.blocks[level](self.act(self.norms[level](self.ups[level](x) + skips[level])))
+            # Normalized after the sum: standardized weights have no gain, and it would grow.
+            merged = self.norms[level](self.ups[level](x) + skips[level])
+            x = self.blocks[level](self.act(merged))
         logits = functional.interpolate(
             self.head(x),
             scale_factor=self.stem_stride,
@@ -280,11 +293,15 @@ class ResNetASPPBackbone(Backbone):
         stem_stride: Sequence[int] | None,
     ):
         super().__init__()
-        self.modalities, self.classes, self.spatial_dims = modalities, classes, spatial_dims
+        self.modalities = modalities
+        self.classes = classes
+        self.spatial_dims = spatial_dims
         self.blocks = tuple(blocks)
-        self.stem_stride = (
-            tuple(stem_stride) if stem_stride is not None else (1, 2, 2)[-spatial_dims:]
-        )
+        published_stride = (1, 2, 2)
+        if stem_stride is None:
+            self.stem_stride = published_stride[-spatial_dims:]
+        else:
+            self.stem_stride = tuple(stem_stride)
         if not 1 <= len(self.blocks) <= 4 or len(self.stem_stride) != spatial_dims:
             raise BundleError(
                 f"{len(self.blocks)} stages and {len(self.stem_stride)} strides of the stem do not make this network.",
@@ -301,30 +318,33 @@ class ResNetASPPBackbone(Backbone):
 
 def sum_levels(features: Sequence[Features | None], levels: int) -> list[Tensor]:
     """Sum each of the first ``levels`` levels over the modalities that were encoded."""
-    known = [f for f in features if f is not None]
-    totals = known[0][:levels]
-    for other in known[1:]:
-        totals = [total + level for total, level in zip(totals, other[:levels], strict=True)]
+    encoded = encoded_only(features)
+    totals = encoded[0][:levels]
+    for terms in encoded[1:]:
+        pairs = zip(totals, terms[:levels], strict=True)
+        totals = [total + term for total, term in pairs]
     return totals
 
 
 def mean_of_present_maps(maps: Sequence[Tensor | None], present: Tensor) -> Tensor:
     """Mean over the present modalities; maps: [B, F, *s], zero where absent, None where not encoded; present [B, M]."""
-    known = [m for m in maps if m is not None]
-    total = known[0]
-    for other in known[1:]:
-        total = total + other
+    encoded = [value for value in maps if value is not None]
+    total = encoded[0]
+    for value in encoded[1:]:
+        total = total + value
+    # Absent maps are zero, so the sum is that of the present ones; a sample without any has 0.
     count = present.sum(1).clamp(min=1).to(total.dtype)
-    return total / count.reshape(-1, *(1,) * (total.ndim - 1))
+    return total / per_sample(count, total)
 
 
 def first_present_map(maps: Sequence[Tensor | None], present: Tensor) -> Tensor:
     """The map of the first present modality in task order; arguments as in ``mean_of_present_maps``."""
     first = present & (present.cumsum(1) == 1)
-    known = [(m, value) for m, value in enumerate(maps) if value is not None]
-    chosen = torch.zeros_like(known[0][1])
-    for m, value in known:
-        chosen = torch.where(first[:, m].reshape(-1, *(1,) * (value.ndim - 1)), value, chosen)
+    example = next(value for value in maps if value is not None)
+    chosen = torch.zeros_like(example)
+    for modality, value in enumerate(maps):
+        if value is not None:
+            chosen = torch.where(per_sample(first[:, modality], value), value, chosen)
     return chosen
 
 
@@ -334,7 +354,10 @@ FILLS = {"mean": mean_of_present_maps, "first": first_present_map}
 def fill_absent(maps: Sequence[Tensor | None], filling: Tensor, present: Tensor) -> list[Tensor]:
     """Maps with ``filling`` where the modality is absent; every entry [B, F, *s]."""
     filled = []
-    for m, value in enumerate(maps):
-        here = present[:, m].reshape(-1, *(1,) * (filling.ndim - 1))
-        filled.append(filling if value is None else torch.where(here, value, filling))
+    for modality, value in enumerate(maps):
+        if value is None:
+            filled.append(filling)
+        else:
+            available = per_sample(present[:, modality], filling)
+            filled.append(torch.where(available, value, filling))
     return filled

@@ -13,8 +13,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from medmap.networks.base import Backbone, Features, Output
-from medmap.networks.blocks import CONV
+from medmap.networks.base import Backbone, Features, Output, encoded_only, level_of_each, requested
+from medmap.networks.blocks import CONV, per_sample
 from medmap.networks.rfnet_blocks import (
     SLOPE,
     LevelFusion,
@@ -46,7 +46,9 @@ class RegionPrediction(nn.Module):
     def forward(self, level: Level, decoded: Tensor | None) -> Tensor:
         """The level and the decoder's feature [B, C, *S] (None at the deepest level) -> logits [B, classes, *S]."""
         x = self.embed(level)
-        return self.head(self.reduce(x if decoded is None else torch.cat([decoded, x], 1)))
+        if decoded is not None:
+            x = torch.cat([decoded, x], 1)
+        return self.head(self.reduce(x))
 
 
 class RegionFusion(nn.Module):
@@ -76,10 +78,12 @@ class RegionFusion(nn.Module):
     def forward(self, level: Level, probability: Tensor) -> Tensor:
         """The level and region probabilities [B, classes, *S] -> [B, C, *S]."""
         weights = self._modality_weights(level, probability)
-        sums = [self._weighted_sum(level, weights[:, k]) for k in range(len(self.weights))]
-        regions = [
-            probability[:, k : k + 1].to(total.dtype) * total for k, total in enumerate(sums)
-        ]
+        regions = []
+        for region in range(len(self.weights)):
+            total = self._weighted_sum(level, weights[:, region])
+            # p_k does not depend on the modality: multiplied once, after the sum.
+            share = probability[:, region : region + 1].to(total.dtype)
+            regions.append(share * total)
         return torch.cat([self.regions(regions), self.shortcut(level)], 1)
 
     def _modality_weights(self, level: Level, probability: Tensor) -> Tensor:
@@ -88,27 +92,31 @@ class RegionFusion(nn.Module):
         mean = share.mean(2)
         # Divided before the sum over voxels, not after it: the sum then stays in the range of half precision.
         share = share / (mean[..., None] + 1e-7) / share.shape[2]
-        known = next(f for f in level if f is not None)
-        means = [known.new_zeros(*mean.shape, known.shape[1])] * len(level)
-        for m, feature in enumerate(level):
-            if feature is not None:
-                means[m] = torch.bmm(share.to(feature.dtype), feature.flatten(2).transpose(1, 2))
-        described = torch.cat([*means, mean[..., None].to(known.dtype)], 2)
-        return torch.stack(
-            [mlp(described[:, k]).sigmoid() for k, mlp in enumerate(self.weights)], 1
-        )
+        example = next(feature for feature in level if feature is not None)
+        zeros = example.new_zeros(*mean.shape, example.shape[1])
+        means = []
+        for feature in level:
+            if feature is None:
+                means.append(zeros)
+            else:
+                # A matrix product takes all regions' means in one pass over the feature.
+                voxels = feature.flatten(2).transpose(1, 2)
+                means.append(torch.bmm(share.to(feature.dtype), voxels))
+        described = torch.cat([*means, mean[..., None].to(example.dtype)], 2)
+        weights = []
+        for region, mlp in enumerate(self.weights):
+            weights.append(mlp(described[:, region]).sigmoid())
+        return torch.stack(weights, 1)
 
     @staticmethod
     def _weighted_sum(level: Level, weights: Tensor) -> Tensor:
         """sum_m a_m Y_m; weights [B, M] -> [B, C, *S]. What is absent is zero, whatever its weight."""
         total: Tensor | None = None
-        for m, feature in enumerate(level):
-            if feature is not None:
-                term = (
-                    weights[:, m].reshape(-1, *(1,) * (feature.ndim - 1)).to(feature.dtype)
-                    * feature
-                )
-                total = term if total is None else total + term
+        for modality, feature in enumerate(level):
+            if feature is None:
+                continue
+            term = per_sample(weights[:, modality], feature).to(feature.dtype) * feature
+            total = term if total is None else total + term
         if total is None:
             raise ValueError("at least one modality is needed")
         return total
@@ -150,9 +158,12 @@ class RFNet(Backbone):
         modality_channels: int = 1,
     ):
         super().__init__()
-        self.modalities, self.classes, self.spatial_dims = modalities, classes, spatial_dims
+        self.modalities = modalities
+        self.classes = classes
+        self.spatial_dims = spatial_dims
         self.stride = 2 ** (len(widths) - 1)
-        dims, deepest = spatial_dims, len(widths) - 1
+        dims = spatial_dims
+        deepest = len(widths) - 1
         self.encoders = nn.ModuleList(
             ResidualEncoder(dims, widths, inputs=modality_channels) for _ in range(modalities)
         )
@@ -183,24 +194,29 @@ class RFNet(Backbone):
 
         ``present`` is not looked at: what is absent is zero in every term, and its weight multiplies zero.
         """
-        deep, fused = [], []
+        deep = []
+        fused = []
         x: Tensor | None = None
         for level in reversed(range(len(self.fusions))):
-            levels = [f if f is None else f[level] for f in features]
+            maps = level_of_each(features, level)
             decoded = None if x is None else self.ups[level].raise_(x)
-            regions = self.predictions[level](levels, decoded)
+            regions = self.predictions[level](maps, decoded)
+            # Detached: only their own loss trains the region probabilities.
+            fusion = self.fusions[level](maps, regions.softmax(1).detach())
             deep.insert(0, regions)
-            fused.insert(0, self.fusions[level](levels, regions.softmax(1).detach()))
-            x = fused[0] if decoded is None else self.ups[level].merge(decoded, fused[0])
-        wants_separate = (self.training and "separate" not in self.skip) or "mod_logits" in want
-        separate = self.separately(features) if wants_separate else []
+            fused.insert(0, fusion)
+            x = fusion if decoded is None else self.ups[level].merge(decoded, fusion)
+        separate = []
+        if (self.training and "separate" not in self.skip) or "mod_logits" in want:
+            separate = self.separately(features)
+        encoded = encoded_only(features)
         taps = {
-            "stem": [f[0] for f in features if f is not None],
-            "mod_bottleneck": [f[-1] for f in features if f is not None],
+            "stem": [levels[0] for levels in encoded],
+            "mod_bottleneck": [levels[-1] for levels in encoded],
             "bottleneck": fused[-1],
             "decoder": x,
             "deep": deep,
             "mod_logits": separate,
         }
         aux = {"deep": deep, "separate": separate} if self.training else {}
-        return Output(self.head(x), {name: taps[name] for name in want}, aux)
+        return Output(self.head(x), requested(taps, want), aux)

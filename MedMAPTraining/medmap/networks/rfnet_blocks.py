@@ -14,7 +14,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from medmap.networks.base import Features
+from medmap.networks.base import Features, encoded_only
 from medmap.networks.blocks import CONV, LINEAR_MODE, NORM
 
 SLOPE = 0.2
@@ -81,11 +81,10 @@ class ModalitySumConv(nn.Module):
 
     def forward(self, features: Sequence[Tensor | None]) -> Tensor:
         """features: one [B, channels, *S] a modality, zero for samples without it, None where no sample has it."""
-        total = sum_over_modalities(self.conv, [self._prepare(f) for f in features])
-        return total if self.pre_norm else self.act(self.norm(total))
-
-    def _prepare(self, feature: Tensor | None) -> Tensor | None:
-        return self.act(self.norm(feature)) if self.pre_norm and feature is not None else feature
+        if self.pre_norm:
+            features = [None if f is None else self.act(self.norm(f)) for f in features]
+            return sum_over_modalities(self.conv, features)
+        return self.act(self.norm(sum_over_modalities(self.conv, features)))
 
 
 def sum_over_modalities(conv: nn.Conv2d | nn.Conv3d, features: Sequence[Tensor | None]) -> Tensor:
@@ -96,19 +95,20 @@ def sum_over_modalities(conv: nn.Conv2d | nn.Conv3d, features: Sequence[Tensor |
     """
     function = {4: nn.functional.conv2d, 5: nn.functional.conv3d}[conv.weight.ndim]
     total: Tensor | None = None
-    for m, feature in enumerate(features):
+    for modality, feature in enumerate(features):
         if feature is None:
             continue
         channels = feature.shape[1]
-        term = function(
-            feature, conv.weight[:, m * channels : (m + 1) * channels], padding=conv.padding
-        )
+        first = modality * channels
+        weight = conv.weight[:, first : first + channels]
+        term = function(feature, weight, padding=conv.padding)
         total = term if total is None else total + term
     if total is None:
         raise ValueError("at least one modality is needed")
     if conv.bias is None:
         return total
-    return total + conv.bias.reshape(1, -1, *(1,) * (total.ndim - 2)).to(total.dtype)
+    bias = conv.bias.reshape(1, -1, *(1,) * (total.ndim - 2))
+    return total + bias.to(total.dtype)
 
 
 class LevelFusion(nn.Module):
@@ -149,7 +149,8 @@ class ResidualEncoder(nn.Module):
         self, dims: int, widths: Sequence[int], *, pre_norm: bool = False, inputs: int = 1
     ):
         super().__init__()
-        self.first, self.body = nn.ModuleList(), nn.ModuleList()
+        self.first = nn.ModuleList()
+        self.body = nn.ModuleList()
         for level, width in enumerate(widths):
             if level == 0 and pre_norm:
                 self.first.append(CONV[dims](inputs, width, 3, padding=1, padding_mode="reflect"))
@@ -211,7 +212,8 @@ class SeparateDecoder(nn.Module):
     def forward(self, features: Features) -> Tensor:
         """One encoder's levels, fine to coarse -> logits [B, classes, *S]."""
         x = features[-1]
-        for up, skip in zip(reversed(self.ups), reversed(features[:-1]), strict=True):
+        skips = reversed(features[:-1])
+        for up, skip in zip(reversed(self.ups), skips, strict=True):
             x = up(x, skip)
         return self.head(x)
 
@@ -220,7 +222,7 @@ class SeparateDecoder(nn.Module):
 
         One call on the stacked batch: nothing here couples samples, and the number of launched kernels is that of one.
         """
-        known = [m for m, f in enumerate(features) if f is not None]
-        stacked = [torch.cat(level) for level in zip(*(features[m] for m in known), strict=True)]
-        logits = self.forward(stacked).chunk(len(known))
-        return [logits[known.index(m)] if m in known else None for m in range(len(features))]
+        encoded = encoded_only(features)
+        stacked = [torch.cat(level) for level in zip(*encoded, strict=True)]
+        logits = iter(self.forward(stacked).chunk(len(encoded)))
+        return [None if levels is None else next(logits) for levels in features]

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from medmap.networks.auxiliary import reconstruction_errors, sum_of_means
-from medmap.networks.base import Features, Output
+from medmap.networks.base import Features, Output, requested
 from medmap.networks.blocks import CONV, NORM
 from medmap.networks.unet import WIDTHS, GatedUNet
 
@@ -47,13 +47,15 @@ class AdaptiveResidualBlock(nn.Module):
 
     def __init__(self, dims: int, channels: int):
         super().__init__()
-        self.first, self.second = (CONV[dims](channels, channels, 3, padding=1) for _ in range(2))
+        self.first = CONV[dims](channels, channels, 3, padding=1)
+        self.second = CONV[dims](channels, channels, 3, padding=1)
         self.norm = NORM[dims](channels)
 
     def forward(self, x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
         """x [B, C, *S]; scale (around one) and shift [B, C, 1, ...]."""
-        y = (self.norm(self.first(x)) * (1 + scale) + shift).relu()
-        return x + self.norm(self.second(y)) * (1 + scale) + shift
+        first = self.norm(self.first(x)) * (1 + scale) + shift
+        second = self.norm(self.second(first.relu())) * (1 + scale)
+        return x + second + shift
 
 
 class ImageDecoder(nn.Module):
@@ -68,7 +70,8 @@ class ImageDecoder(nn.Module):
         self.describe = nn.Sequential(
             nn.Linear(style, hidden), nn.ReLU(), nn.Linear(hidden, hidden), nn.ReLU()
         )
-        self.scale, self.shift = nn.Linear(hidden, channels), nn.Linear(hidden, channels)
+        self.scale = nn.Linear(hidden, channels)
+        self.shift = nn.Linear(hidden, channels)
         self.blocks = nn.ModuleList(AdaptiveResidualBlock(dims, channels) for _ in range(4))
         layers: list[nn.Module] = []
         for _ in range(ups):
@@ -149,21 +152,28 @@ class RobustMSeg(GatedUNet):
         """Gated fusion and decoding, in training also the drawing; see ``Backbone.decode``."""
         if not self._draws():
             return super().decode(features, present, want)
-        content = [None if f is None else [*f[:-2], f[-1]] for f in features]
+        content: list[Features | None] = []
+        for levels in features:
+            content.append(None if levels is None else [*levels[:-2], levels[-1]])
         output = super().decode(content, present, {*want, "bottleneck"})
         fused = output.taps["bottleneck"]
-        codes = [None if f is None else f[-2].flatten(1).float().chunk(2, 1) for f in features]
-        unknown = (fused.new_zeros(()).float(),) * 2
-        aux = {"reconstruction": [], "divergence": []}
-        for code, decoder in zip(codes, self.image_decoders, strict=True):
-            mean, log_variance = unknown if code is None else code
-            noise = torch.randn(
-                fused.shape[0], decoder.describe[0].in_features, device=fused.device
-            )
+        reconstructions = []
+        divergences: list[Tensor | None] = []
+        for levels, decoder in zip(features, self.image_decoders, strict=True):
+            # Zero mean and log variance are N(0, 1): what stands for the style of an absent scan.
+            mean = log_variance = fused.new_zeros(()).float()
+            if levels is not None:
+                mean, log_variance = levels[-2].flatten(1).float().chunk(2, 1)
+            size = (fused.shape[0], decoder.describe[0].in_features)
+            noise = torch.randn(size, device=fused.device)
             style = mean + (log_variance / 2).exp() * noise
-            aux["reconstruction"].append(decoder(fused, style.to(fused.dtype)))
-            aux["divergence"].append(None if code is None else style_divergence(mean, log_variance))
-        return Output(output.logits, {name: output.taps[name] for name in want}, aux)
+            reconstructions.append(decoder(fused, style.to(fused.dtype)))
+            if levels is None:
+                divergences.append(None)
+            else:
+                divergences.append(style_divergence(mean, log_variance))
+        aux = {"reconstruction": reconstructions, "divergence": divergences}
+        return Output(output.logits, requested(output.taps, want), aux)
 
     def auxiliary_losses(
         self, output: Output, image: Tensor, present: Tensor, fused: Tensor
@@ -183,4 +193,5 @@ class RobustMSeg(GatedUNet):
 
 def style_divergence(mean: Tensor, log_variance: Tensor) -> Tensor:
     """KL(N(mean, variance) || N(0, 1)), mean over the code: [B, style] twice -> [B]; zero for zeros."""
-    return ((mean.square() + log_variance.exp() - 1 - log_variance) / 2).mean(1)
+    divergence = (mean.square() + log_variance.exp() - 1 - log_variance) / 2
+    return divergence.mean(1)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from medmap.errors import UnavailableError
-from medmap.networks.base import Output
+from medmap.networks.base import Output, requested
 from medmap.networks.blocks import CONV
 from medmap.networks.fixed_subset import FixedSubset
 
@@ -83,21 +83,23 @@ class SegResNet(FixedSubset):
         Taps: ``bottleneck`` [B, stride * width, *S / stride] (SMU-Net's content), ``decoder`` [B, width, *S], and with
         the style path ``style``, shaped as the bottleneck.
         """
-        x, levels, entries = self.net.convInit(image), [], []
+        x = self.net.convInit(image)
+        levels = []
+        entries = []
         for stage in self.net.down_layers:
-            entries.append(stage[0](x))
-            x = stage[1:](entries[-1])
+            entry = stage[0](x)
+            x = stage[1:](entry)
+            entries.append(entry)
             levels.append(x)
         x = self.dropout(x)
         taps = {"bottleneck": x}
         if self.style is not None:
             x, taps["style"] = self.style(entries[-2], entries[-1], x)
-        for up, stage, skip in zip(
-            self.net.up_samples, self.net.up_layers, reversed(levels[:-1]), strict=True
-        ):
+        skips = reversed(levels[:-1])
+        for up, stage, skip in zip(self.net.up_samples, self.net.up_layers, skips, strict=True):
             x = stage(up(x) + skip)
         taps["decoder"] = x
-        return Output(self.net.conv_final(x), {name: taps[name] for name in want})
+        return Output(self.net.conv_final(x), requested(taps, want))
 
 
 class StylePath(nn.Module):
@@ -116,7 +118,8 @@ class StylePath(nn.Module):
         """[B, C/2, *2s], [B, C, *s], [B, C, *s] -> the decoder's input and the style, each [B, C, *s]."""
         pooled = MAX_POOL[finer.ndim - 2](finer, 2)
         style = self.style(torch.cat([pooled, coarse, content], 1))
-        return self.merge(torch.cat([style, content], 1)), style
+        merged = self.merge(torch.cat([style, content], 1))
+        return merged, style
 
 
 def _monai_segresnet() -> type[nn.Module]:

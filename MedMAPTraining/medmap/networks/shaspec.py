@@ -15,7 +15,7 @@ from torch.nn.functional import cross_entropy
 
 from medmap.errors import BundleError
 from medmap.networks.auxiliary import mean_over_present, ring_l1
-from medmap.networks.base import Features, Output
+from medmap.networks.base import Features, Output, encoded_only, level_of_each, requested
 from medmap.networks.resnet_aspp_encoder import (
     FILLS,
     ResNetASPPBackbone,
@@ -78,7 +78,8 @@ class ShaSpec(ResNetASPPBackbone):
                 f"ShaSpec cannot fill with {fill!r} or take its skips from {skips!r}.",
                 "Give 'mean' or 'first' as 'fill' and 'shared' or 'specific' as 'skips'.",
             )
-        self.fill, self.skips = FILLS[fill], skips
+        self.fill = FILLS[fill]
+        self.skips = skips
         channels = self.widths.features
         self.shared = self.encoder()
         self.specific = nn.ModuleList(self.encoder() for _ in range(modalities))
@@ -97,25 +98,24 @@ class ShaSpec(ResNetASPPBackbone):
         self, features: Sequence[Features | None], present: Tensor, want: Sequence[str] = ()
     ) -> Output:
         """Fill the absent bottlenecks with what the present ones share and decode; see ``Backbone.decode``."""
-        shared = [None if f is None else f[-2] for f in features]
-        fused = fill_absent(
-            [None if f is None else f[-1] for f in features], self.fill(shared, present), present
-        )
+        shared = level_of_each(features, -2)
+        filling = self.fill(shared, present)
+        fused = fill_absent(level_of_each(features, -1), filling, present)
         bottleneck = torch.cat(fused, 1)
-        logits, x = self.decoder(bottleneck, sum_levels(features, len(self.blocks)))
-        known = [f for f in features if f is not None]
+        skips = sum_levels(features, len(self.blocks))
+        logits, x = self.decoder(bottleneck, skips)
+        encoded = encoded_only(features)
         taps = {
-            "stem": [f[0] for f in known],
-            "mod_bottleneck": [f[-1] for f in known],
+            "stem": [levels[0] for levels in encoded],
+            "mod_bottleneck": [levels[-1] for levels in encoded],
             "bottleneck": bottleneck,
             "decoder": x,
         }
-        aux = (
-            {"shared": shared, "domain": [self._classify(f) for f in features]}
-            if self.training
-            else {}
-        )
-        return Output(logits, {name: taps[name] for name in want}, aux)
+        aux: dict[str, list[Tensor | None]] = {}
+        if self.training:
+            aux["shared"] = shared
+            aux["domain"] = [self._classify(levels) for levels in features]
+        return Output(logits, requested(taps, want), aux)
 
     def auxiliary_losses(
         self, output: Output, image: Tensor, present: Tensor, fused: Tensor
@@ -137,4 +137,7 @@ class ShaSpec(ResNetASPPBackbone):
 
     def _classify(self, features: Features | None) -> Tensor | None:
         """Logits [B, M] of which modality the specific features come from."""
-        return None if features is None else self.domain(features[-3].flatten(2).mean(2))
+        if features is None:
+            return None
+        pooled = features[-3].flatten(2).mean(2)
+        return self.domain(pooled)

@@ -15,10 +15,10 @@ import torch
 from torch import Tensor, nn
 
 from medmap.errors import BundleError
-from medmap.networks.base import Backbone, Features, Output
-from medmap.networks.blocks import CONV, NORM
+from medmap.networks.base import Backbone, Features, Output, encoded_only, levels_between
+from medmap.networks.blocks import CONV, NORM, per_sample
 
-PLACES = ("input", "mod_bottleneck")
+LOCATIONS = ("input", "mod_bottleneck")
 SHARINGS = ("shared", "per-modality")
 COMBINES = ("concat", "mean")
 
@@ -86,21 +86,28 @@ class Mixture(nn.Module):
                 f"The mixture weights cannot start from {dict(initial)} in the form '{form}'.",
                 f"Name modalities of {', '.join(names)}, and the form softmax or raw.",
             )
-        self.names, self.form, self.renormalize = tuple(names), form, renormalize
-        self.values = nn.Parameter(torch.tensor([float(initial.get(name, 0.0)) for name in names]))
+        self.names = tuple(names)
+        self.form = form
+        self.renormalize = renormalize
+        values = [float(initial.get(name, 0.0)) for name in names]
+        self.values = nn.Parameter(torch.tensor(values))
 
     def forward(self, present: Tensor) -> Tensor:
         """present [B, M] bool -> weights [B, M] float32, zero where absent."""
         values = self.values.float().expand(present.shape)
         if self.form == "softmax":
+            # A sample without any modality would be a softmax of -inf: 0, not NaN.
             return values.masked_fill(~present, -torch.inf).softmax(1).nan_to_num(0.0)
         weights = torch.where(present, values, torch.zeros_like(values))
-        return weights / weights.sum(1, keepdim=True) if self.renormalize else weights
+        if self.renormalize:
+            return weights / weights.sum(1, keepdim=True)
+        return weights
 
     def named(self) -> dict[str, float]:
         """The weights where every modality is present, by name."""
-        everything = torch.ones(1, len(self.names), dtype=torch.bool, device=self.values.device)
-        return dict(zip(self.names, self(everything)[0].tolist(), strict=True))
+        every = torch.ones(1, len(self.names), dtype=torch.bool, device=self.values.device)
+        weights = self(every)[0].tolist()
+        return dict(zip(self.names, weights, strict=True))
 
 
 class Stemmed(Backbone):
@@ -113,7 +120,7 @@ class Stemmed(Backbone):
         base: the network behind, or around, T*.
         modalities: number of modalities M of the task.
         maps: one T* for all, or one per modality.
-        place: ``input`` or ``mod_bottleneck``.
+        location: ``input`` or ``mod_bottleneck``.
         combine: at the input: ``concat`` hands every latent to the base as that modality; ``mean`` hands it their
             mean as the only one (reading R2: J*c channels a modality keep the weights equal).
         mixture: at the input, with ``concat``: the base sees the mixture of what is present as one modality more, so
@@ -127,23 +134,30 @@ class Stemmed(Backbone):
         base: Backbone,
         modalities: int,
         maps: Sequence[nn.Module],
-        place: str,
+        location: str,
         combine: str = "concat",
         mixture: Mixture | None = None,
     ):
         super().__init__()
-        self.base, self.maps, self.mixture = base, nn.ModuleList(maps), mixture
-        self.modalities, self.classes, self.spatial_dims = (
-            modalities,
-            base.classes,
-            base.spatial_dims,
-        )
-        self.place, self.combine, self.stride = place, combine, base.stride
-        self.needs = (
-            None if base.needs is None else frozenset(m for m in base.needs if m < modalities)
-        )
-        own = {"stem"} if place == "input" else set()
-        self.provides = (base.provides - ({"stem"} if combine == "mean" else set())) | own
+        self.base = base
+        self.maps = nn.ModuleList(maps)
+        self.mixture = mixture
+        self.modalities = modalities
+        self.classes = base.classes
+        self.spatial_dims = base.spatial_dims
+        self.stride = base.stride
+        self.location = location
+        self.combine = combine
+        self.needs = None
+        if base.needs is not None:
+            # The mixture, when the base sees it, is one position more than the task has.
+            self.needs = frozenset(m for m in base.needs if m < modalities)
+        taps = base.provides
+        if combine == "mean":
+            taps = taps - {"stem"}
+        if location == "input":
+            taps = taps | {"stem"}
+        self.provides = taps
 
     @property
     def skip(self) -> frozenset[str]:
@@ -156,50 +170,50 @@ class Stemmed(Backbone):
 
     def map(self, x: Tensor, modality: int) -> Tensor:
         """T* of one modality."""
-        return self.maps[modality % len(self.maps)](x)
+        # One map serves all modalities where they share it.
+        position = modality % len(self.maps)
+        return self.maps[position](x)
 
     def encode(self, image: Tensor, modality: int) -> Features:
         """At the input: z_j, then the base's features of it; elsewhere the base's features with z_j in their place."""
-        if self.place == "input":
-            z = self.map(image, modality)
-            return [z] if self.combine == "mean" else [z, *self.base.encode(z, modality)]
+        if self.location == "input":
+            latent = self.map(image, modality)
+            if self.combine == "mean":
+                return [latent]
+            return [latent, *self.base.encode(latent, modality)]
         levels = list(self.base.extract(image, modality))
         levels[-1] = self.map(levels[-1], modality)
         return self.base.refine(levels, modality)
 
     def latent(self, features: Features, tap: str) -> Tensor:
         """A modality's own tap; see ``Backbone.latent``."""
-        if self.place != "input":
+        if self.location != "input":
             return self.base.latent(features, tap)
-        return features[0] if tap == "stem" else self.base.latent(features[1:], tap)
+        if tap == "stem":
+            return features[0]
+        return self.base.latent(features[1:], tap)
 
     def separately(self, features: Sequence[Features | None]) -> list[Tensor | None]:
         """Segmentations from each modality alone; see ``Backbone.separately``."""
-        if self.place == "input":
-            features = (
-                [f if f is None else f[1:] for f in features] if self.combine == "concat" else []
-            )
-        return self.base.separately(features) if features else []
+        if self.location == "input":
+            if self.combine == "mean":
+                return []
+            features = levels_between(features, 1, None)
+        return self.base.separately(features)
 
     def decode(
         self, features: Sequence[Features | None], present: Tensor, want: Sequence[str] = ()
     ) -> Output:
         """Fuse what is present and decode; see ``Backbone.decode``."""
-        if self.place != "input":
+        if self.location != "input":
             return self.base.decode(features, present, want)
-        behind = [name for name in want if name != "stem"]
+        base_taps = [name for name in want if name != "stem"]
         if self.combine == "mean":
-            output = self._decode_mean(features, present, behind)
+            output = self._decode_mean(features, present, base_taps)
         else:
-            inner = [None if f is None else f[1:] for f in features]
-            if self.mixture is not None:
-                inner.append(
-                    self.base.encode(self._mixed(features, self.mixture(present)), self.modalities)
-                )
-                present = torch.cat([present, present.new_ones(present.shape[0], 1)], 1)
-            output = self.base.decode(inner, present, behind)
+            output = self._decode_all(features, present, base_taps)
         if "stem" in want:
-            output.taps["stem"] = [f[0] for f in features if f is not None]
+            output.taps["stem"] = [levels[0] for levels in encoded_only(features)]
         return output
 
     def auxiliary_losses(
@@ -208,21 +222,33 @@ class Stemmed(Backbone):
         """Those of the base."""
         return self.base.auxiliary_losses(output, image, present, fused)
 
+    def _decode_all(
+        self, features: Sequence[Features | None], present: Tensor, want: Sequence[str]
+    ) -> Output:
+        """Every latent as its modality, and the mixture, if there is one, as one modality more."""
+        base_features = levels_between(features, 1, None)
+        if self.mixture is not None:
+            mixed = self._mixed(features, self.mixture(present))
+            base_features.append(self.base.encode(mixed, self.modalities))
+            present = torch.cat([present, present.new_ones(present.shape[0], 1)], 1)
+        return self.base.decode(base_features, present, want)
+
     def _decode_mean(
         self, features: Sequence[Features | None], present: Tensor, want: Sequence[str]
     ) -> Output:
         share = present.float() / present.sum(1, keepdim=True).clamp(min=1)
-        whole = self.base.encode(self._mixed(features, share), 0)
-        return self.base.decode([whole], present.any(1, keepdim=True), want)
+        mean = self.base.encode(self._mixed(features, share), 0)
+        return self.base.decode([mean], present.any(1, keepdim=True), want)
 
     def _mixed(self, features: Sequence[Features | None], weights: Tensor) -> Tensor:
         """sum_j w_j z_j; weights [B, M] -> [B, c, *S]. What is absent is zero, whatever its weight."""
         total: Tensor | None = None
-        for m, feature in enumerate(features):
-            if feature is None:
+        for modality, levels in enumerate(features):
+            if levels is None:
                 continue
-            z, w = feature[0], weights[:, m]
-            term = w.reshape(-1, *(1,) * (z.ndim - 1)).to(z.dtype) * z
+            latent = levels[0]
+            weight = per_sample(weights[:, modality], latent).to(latent.dtype)
+            term = weight * latent
             total = term if total is None else total + term
         if total is None:
             raise ValueError("at least one modality is needed")
@@ -235,36 +261,39 @@ def with_stem(build: type[Backbone], options: Mapping, stem: Mapping) -> Stemmed
     Args:
         build: class of the base.
         options: of the base, as without a stem.
-        stem: ``at`` (one of ``PLACES``), ``sharing`` (one of ``SHARINGS``); at the input ``channels`` (c, 4),
+        stem: ``at`` (one of ``LOCATIONS``), ``sharing`` (one of ``SHARINGS``); at the input ``channels`` (c, 4),
             ``combine`` (one of ``COMBINES``) and ``mixture`` (``names`` and further arguments of ``Mixture``).
 
     Raises:
         BundleError: an option is unknown, or the base has no such place.
     """
-    stem, options = dict(stem), dict(options)
-    place, sharing = stem.pop("at", "mod_bottleneck"), stem.pop("sharing", "shared")
-    if place not in PLACES or sharing not in SHARINGS:
+    stem = dict(stem)
+    options = dict(options)
+    location = stem.pop("at", "mod_bottleneck")
+    sharing = stem.pop("sharing", "shared")
+    if location not in LOCATIONS or sharing not in SHARINGS:
         raise BundleError(
-            f"T* cannot be '{sharing}' at '{place}'.",
-            f"Use {' or '.join(SHARINGS)}, at {' or '.join(PLACES)}.",
+            f"T* cannot be '{sharing}' at '{location}'.",
+            f"Use {' or '.join(SHARINGS)}, at {' or '.join(LOCATIONS)}.",
         )
     modalities = options.get("modalities", 4)
     count = 1 if sharing == "shared" else modalities
-    if place == "input":
+    if location == "input":
         return _at_input(build, options, modalities, count, **stem)
     if stem:
         raise BundleError(
-            f"T* at {place} has no option {', '.join(sorted(stem))}.", "Leave it out."
+            f"T* at {location} has no option {', '.join(sorted(stem))}.", "Leave it out."
         )
     base = build(**options)
-    if place not in base.provides:
+    if location not in base.provides:
         raise BundleError(
-            f"{build.__name__} has no latent a modality at '{place}'.", "Put the stem at the input."
+            f"{build.__name__} has no latent a modality at '{location}'.",
+            "Put the stem at the input.",
         )
     channels = _channels(base)
     hidden = channels * modalities if sharing == "shared" else channels
     maps = [ResidualMap(base.spatial_dims, channels, hidden) for _ in range(count)]
-    return Stemmed(base, modalities, maps, place)
+    return Stemmed(base, modalities, maps, location)
 
 
 def naming_modalities(options: Mapping, names: Sequence[str]) -> dict:
@@ -301,9 +330,8 @@ def _at_input(
         options["modality_channels"] = channels
     base = build(**options)
     maps = [InputMap(base.spatial_dims, channels) for _ in range(count)]
-    network = Stemmed(
-        base, modalities, maps, "input", combine, Mixture(**mixture) if mixture else None
-    )
+    weights = Mixture(**mixture) if mixture else None
+    network = Stemmed(base, modalities, maps, "input", combine, weights)
     if combine == "mean" and needs is not None:
         network.needs = frozenset(needs)
     return network
@@ -313,7 +341,8 @@ def _at_input(
 def _channels(base: Backbone) -> int:
     """Channels of the base's latents, by one pass over an empty window."""
     training = base.training
-    empty = torch.zeros(1, 1, *(max(16, 2 * base.stride),) * base.spatial_dims)
-    channels = base.eval().extract(empty, 0)[-1].shape[1]
+    side = max(16, 2 * base.stride)
+    empty = torch.zeros(1, 1, *(side,) * base.spatial_dims)
+    latent = base.eval().extract(empty, 0)[-1]
     base.train(training)
-    return channels
+    return latent.shape[1]

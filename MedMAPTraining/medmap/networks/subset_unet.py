@@ -14,7 +14,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from medmap.networks.base import Backbone, Features, Output
+from medmap.networks.base import Backbone, Features, Output, encoded_only, requested
 from medmap.networks.blocks import CONV, NORM, ConvNormAct, ResidualBlock, pixel_shuffle, upsample
 
 
@@ -31,7 +31,9 @@ class Encoder(nn.Module):
         self.stages = nn.ModuleList()
         inputs = 1
         for level, width in enumerate(widths):
-            down = ConvNormAct(dims, inputs, width, kernel=4 if level == 0 else 3, stride=2)
+            # An even kernel at full resolution: every voxel is seen equally often by stride 2.
+            kernel = 4 if level == 0 else 3
+            down = ConvNormAct(dims, inputs, width, kernel=kernel, stride=2)
             self.stages.append(nn.Sequential(down, ResidualBlock(dims, width)))
             inputs = width
         self.project = nn.ModuleList(CONV[dims](width, width, 1, bias=False) for width in widths)
@@ -93,7 +95,9 @@ class SubsetUNet(Backbone):
         widths: Sequence[int] = (32, 48, 64, 96),
     ):
         super().__init__()
-        self.modalities, self.classes, self.spatial_dims = modalities, classes, spatial_dims
+        self.modalities = modalities
+        self.classes = classes
+        self.spatial_dims = spatial_dims
         self.stride = 2 ** len(widths)
         self.encoders = nn.ModuleList(Encoder(spatial_dims, widths) for _ in range(modalities))
         self.fusions = nn.ModuleList(
@@ -115,28 +119,27 @@ class SubsetUNet(Backbone):
         self, features: Sequence[Features | None], present: Tensor, want: Sequence[str] = ()
     ) -> Output:
         """Fuse what is present and decode; see ``Backbone.decode``."""
-        known = [f for f in features if f is not None]
-        fused = [
-            fusion([f[level] for f in known], present) for level, fusion in enumerate(self.fusions)
-        ]
-        x, decoded = fused[-1], []
+        encoded = encoded_only(features)
+        fused = []
+        for level, fusion in enumerate(self.fusions):
+            fused.append(fusion([levels[level] for levels in encoded], present))
+        x = fused[-1]
+        decoded = []
         for level in reversed(range(len(self.merge))):
-            x = self.merge[level](upsample(self.reduce[level](x)) + fused[level])
+            raised = upsample(self.reduce[level](x))
+            x = self.merge[level](raised + fused[level])
             decoded.insert(0, x)
         logits = pixel_shuffle(self.head(x), 2)
-        wants_deep = self.training or "deep" in want
-        deep = (
-            [head(d) for head, d in zip(self.deep_heads, decoded[1:], strict=True)]
-            if wants_deep
-            else []
-        )
+        deep = []
+        if self.training or "deep" in want:
+            heads = zip(self.deep_heads, decoded[1:], strict=True)
+            deep = [head(level) for head, level in heads]
         taps = {
-            "stem": [f[0] for f in known],
-            "mod_bottleneck": [f[-1] for f in known],
+            "stem": [levels[0] for levels in encoded],
+            "mod_bottleneck": [levels[-1] for levels in encoded],
             "bottleneck": fused[-1],
             "decoder": x,
             "deep": deep,
         }
-        return Output(
-            logits, {name: taps[name] for name in want}, {"deep": deep} if self.training else {}
-        )
+        aux = {"deep": deep} if self.training else {}
+        return Output(logits, requested(taps, want), aux)

@@ -62,7 +62,8 @@ class Attention(nn.Module):
                 f"{channels} token channels cannot be split evenly between {heads} attention heads.",
                 "Choose a token width that is a multiple of the number of heads.",
             )
-        self.heads, self.dropout = heads, dropout
+        self.heads = heads
+        self.dropout = dropout
         self.query = nn.Linear(channels, channels, bias=False)
         self.key_value = nn.Linear(channels, 2 * channels, bias=False)
         self.project = nn.Linear(channels, channels)
@@ -80,9 +81,12 @@ class Attention(nn.Module):
             weights: also return the attention weights after their dropout, [B, heads, N, K].
         """
         query = self._split(self.query(x))
-        key, value = (self._split(t) for t in self.key_value(context).chunk(2, -1))
+        key, value = self.key_value(context).chunk(2, -1)
+        key = self._split(key)
+        value = self._split(value)
         attention = None
         if weights:
+            # The fused kernel does not hand its weights out, so they are computed here.
             scores = query @ key.transpose(-2, -1) / math.sqrt(query.shape[-1])
             if allowed is not None:
                 scores = scores.masked_fill(~allowed, -torch.inf)
@@ -91,7 +95,8 @@ class Attention(nn.Module):
         else:
             dropout = self.dropout if self.training else 0.0
             mixed = nn.functional.scaled_dot_product_attention(query, key, value, allowed, dropout)
-        return self.drop_output(self.project(mixed.transpose(1, 2).flatten(2))), attention
+        merged = mixed.transpose(1, 2).flatten(2)
+        return self.drop_output(self.project(merged)), attention
 
     def _split(self, x: Tensor) -> Tensor:
         return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
@@ -133,7 +138,9 @@ class TransformerLayer(nn.Module):
             allowed: which keys may be looked at; see ``Attention.forward``.
             weights: whether to return the attention weights.
         """
-        normed = self.norm_attention(torch.cat([*others, x], 1) if others else x)
-        mixed, attention = self.attention(normed[:, -x.shape[1] :], normed, allowed, weights)
+        context = torch.cat([*others, x], 1) if others else x
+        normed = self.norm_attention(context)
+        queries = normed[:, -x.shape[1] :]
+        mixed, attention = self.attention(queries, normed, allowed, weights)
         x = x + self.drop(mixed)
         return x + self.mlp(self.norm_mlp(x)), attention

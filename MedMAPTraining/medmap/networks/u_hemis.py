@@ -13,8 +13,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from medmap.networks.base import Backbone, Features, Output
-from medmap.networks.blocks import CONV, NORM, mask_absent, upsample
+from medmap.networks.base import Backbone, Features, Output, encoded_only, requested
+from medmap.networks.blocks import CONV, NORM, mask_absent, per_sample, upsample
 
 POOL = {2: nn.MaxPool2d, 3: nn.MaxPool3d}
 
@@ -43,9 +43,9 @@ class HemisEncoder(nn.Module):
         self.blocks = nn.ModuleList()
         inputs = widths[0]
         for width, output in zip(widths, outputs, strict=True):
-            self.blocks.append(
-                nn.Sequential(NormActConv(dims, inputs, width), NormActConv(dims, width, output))
-            )
+            first = NormActConv(dims, inputs, width)
+            second = NormActConv(dims, width, output)
+            self.blocks.append(nn.Sequential(first, second))
             inputs = output
         self.pool = POOL[dims](2)
 
@@ -75,7 +75,8 @@ class HemisDecoder(nn.Module):
         for width, skip in zip(reversed(widths[1:]), reversed(skips[:-1]), strict=True):
             width = width // 2
             first = NormActConv(dims, inputs + skip, width)
-            self.blocks.append(nn.Sequential(first, NormActConv(dims, width, width // 2)))
+            second = NormActConv(dims, width, width // 2)
+            self.blocks.append(nn.Sequential(first, second))
             inputs = width // 2
         self.head = CONV[dims](inputs, outputs, 1)
 
@@ -113,7 +114,9 @@ class UHeMIS(Backbone):
         widths: Sequence[int] = (8, 16, 32, 64),
     ):
         super().__init__()
-        self.modalities, self.classes, self.spatial_dims = modalities, classes, spatial_dims
+        self.modalities = modalities
+        self.classes = classes
+        self.spatial_dims = spatial_dims
         self.stride = 2 ** (len(widths) - 1)
         halves = [width // 2 for width in widths]
         self.encoders = nn.ModuleList(
@@ -129,20 +132,20 @@ class UHeMIS(Backbone):
         self, features: Sequence[Features | None], present: Tensor, want: Sequence[str] = ()
     ) -> Output:
         """Mean and variance of what is present, then one U-Net decoder; see ``Backbone.decode``."""
-        known = [m for m, f in enumerate(features) if f is not None]
-        depth = len(features[known[0]])
-        fused = [
-            mean_and_variance([features[m][level] for m in known], present[:, known])
-            for level in range(depth)
-        ]
+        encoded = encoded_only(features)
+        positions = [m for m, levels in enumerate(features) if levels is not None]
+        fused = []
+        for level in range(len(encoded[0])):
+            maps = [levels[level] for levels in encoded]
+            fused.append(mean_and_variance(maps, present[:, positions]))
         logits, decoded = self.decoder(fused)
         taps = {
-            "stem": [features[m][0] for m in known],
-            "mod_bottleneck": [features[m][-1] for m in known],
+            "stem": [levels[0] for levels in encoded],
+            "mod_bottleneck": [levels[-1] for levels in encoded],
             "bottleneck": fused[-1],
             "decoder": decoded,
         }
-        return Output(logits, {name: taps[name] for name in want})
+        return Output(logits, requested(taps, want))
 
 
 def mean_and_variance(features: Sequence[Tensor], present: Tensor) -> Tensor:
@@ -155,12 +158,13 @@ def mean_and_variance(features: Sequence[Tensor], present: Tensor) -> Tensor:
     Returns:
         [B, 2C, *S]: mean, then variance.
     """
-    count = (
-        present.sum(1)
-        .clamp(min=1)
-        .to(features[0].dtype)
-        .reshape(-1, *(1,) * (features[0].ndim - 1))
-    )
-    mean = sum(features[1:], features[0]) / count
-    squares = [mask_absent((f - mean).square(), present[:, n]) for n, f in enumerate(features)]
-    return torch.cat([mean, sum(squares[1:], squares[0]) / count], 1)
+    example = features[0]
+    number = present.sum(1).clamp(min=1).to(example.dtype)
+    count = per_sample(number, example)
+    mean = sum(features[1:], example) / count
+    squares = []
+    for n, feature in enumerate(features):
+        # An absent feature is zero, but its distance from the mean is not.
+        squares.append(mask_absent((feature - mean).square(), present[:, n]))
+    variance = sum(squares[1:], squares[0]) / count
+    return torch.cat([mean, variance], 1)

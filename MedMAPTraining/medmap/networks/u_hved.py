@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from medmap.networks.auxiliary import mean_over_present, reconstruction_errors
-from medmap.networks.base import Backbone, Features, Output
+from medmap.networks.base import Backbone, Features, Output, encoded_only, requested
 from medmap.networks.blocks import mask_absent
 from medmap.networks.u_hemis import HemisDecoder, HemisEncoder
 
@@ -63,7 +63,9 @@ class UHVED(Backbone):
         reconstruct: bool = True,
     ):
         super().__init__()
-        self.modalities, self.classes, self.spatial_dims = modalities, classes, spatial_dims
+        self.modalities = modalities
+        self.classes = classes
+        self.spatial_dims = spatial_dims
         self.stride = 2 ** (len(widths) - 1)
         halves = [width // 2 for width in widths]
         self.encoders = nn.ModuleList(
@@ -83,30 +85,35 @@ class UHVED(Backbone):
         self, features: Sequence[Features | None], present: Tensor, want: Sequence[str] = ()
     ) -> Output:
         """Product of what is present and the prior, then the decoders; see ``Backbone.decode``."""
-        known = [m for m, f in enumerate(features) if f is not None]
-        here = present[:, known]
-        levels = [
-            [split_gaussian(features[m][level]) for m in known]
-            for level in range(len(features[known[0]]))
-        ]
-        posteriors = [product_of_gaussians(level, here) for level in levels]
-        dtype = features[known[0]][0].dtype
-        latent = [(sample(q) if self.training else q.mean).to(dtype) for q in posteriors]
+        encoded = encoded_only(features)
+        positions = [m for m, levels in enumerate(features) if levels is not None]
+        available = present[:, positions]
+        experts = []
+        posteriors = []
+        latent = []
+        for level in range(len(encoded[0])):
+            gaussians = [split_gaussian(levels[level]) for levels in encoded]
+            posterior = product_of_gaussians(gaussians, available)
+            experts.append(gaussians)
+            posteriors.append(posterior)
+        dtype = encoded[0][0].dtype
+        for posterior in posteriors:
+            code = sample(posterior) if self.training else posterior.mean
+            latent.append(code.to(dtype))
         logits, decoded = self.decoder(latent)
         aux: dict[str, list[Tensor | None]] = {}
         if self.training:
             aux["reconstruction"] = [decoder(latent)[0] for decoder in self.image_decoders]
-            aux["divergence"] = [
-                posterior_divergence(level, here, q)
-                for level, q in zip(levels, posteriors, strict=True)
-            ]
+            aux["divergence"] = []
+            for gaussians, posterior in zip(experts, posteriors, strict=True):
+                aux["divergence"].append(posterior_divergence(gaussians, available, posterior))
         taps = {
-            "stem": [features[m][0] for m in known],
-            "mod_bottleneck": [features[m][-1] for m in known],
+            "stem": [levels[0] for levels in encoded],
+            "mod_bottleneck": [levels[-1] for levels in encoded],
             "bottleneck": latent[-1],
             "decoder": decoded,
         }
-        return Output(logits, {name: taps[name] for name in want}, aux)
+        return Output(logits, requested(taps, want), aux)
 
     def auxiliary_losses(
         self, output: Output, image: Tensor, present: Tensor, fused: Tensor
@@ -137,24 +144,28 @@ def product_of_gaussians(experts: Sequence[Gaussian], present: Tensor) -> Gaussi
         experts: N Gaussians; absent ones are not used, whatever they hold.
         present: [B, N] bool.
     """
+    # Sums of precisions start with those of the prior N(0, 1), so that no subset is empty.
     precision = torch.ones_like(experts[0].mean)
     weighted = torch.zeros_like(precision)
     for n, expert in enumerate(experts):
-        own = 1 / (expert.log_variance.exp() + EPS)
-        precision = precision + mask_absent(own, present[:, n])
-        weighted = weighted + mask_absent(own * expert.mean, present[:, n])
+        expert_precision = 1 / (expert.log_variance.exp() + EPS)
+        precision = precision + mask_absent(expert_precision, present[:, n])
+        weighted = weighted + mask_absent(expert_precision * expert.mean, present[:, n])
     return Gaussian(weighted / precision, -precision.log())
 
 
 def sample(q: Gaussian) -> Tensor:
     """Reparameterized: mu + sigma * N(0, 1), from the global random state."""
-    return q.mean + (q.log_variance / 2).exp() * torch.randn_like(q.mean)
+    deviation = (q.log_variance / 2).exp()
+    return q.mean + deviation * torch.randn_like(q.mean)
 
 
 def gaussian_divergence(p: Gaussian, q: Gaussian) -> Tensor:
     """KL(p || q), mean over all elements of a sample: [B]."""
-    ratio = (p.log_variance.exp() + (p.mean - q.mean).square()) / (q.log_variance.exp() + EPS)
-    return ((ratio - 1 + q.log_variance - p.log_variance) / 2).flatten(1).mean(1)
+    distance = (p.mean - q.mean).square()
+    ratio = (p.log_variance.exp() + distance) / (q.log_variance.exp() + EPS)
+    divergence = (ratio - 1 + q.log_variance - p.log_variance) / 2
+    return divergence.flatten(1).mean(1)
 
 
 def posterior_divergence(experts: Sequence[Gaussian], present: Tensor, q: Gaussian) -> Tensor:
@@ -171,15 +182,26 @@ def posterior_divergence(experts: Sequence[Gaussian], present: Tensor, q: Gaussi
         present: [B, N] bool.
         q: their product over ``present``.
     """
-    subsets = [s for n in range(1, len(experts) + 1) for s in combinations(range(len(experts)), n)]
     zero = q.mean.new_zeros(q.mean.shape[0])
-    to_subset, to_prior, count = zero, zero, zero
+    to_subset = zero
+    to_prior = zero
+    count = zero
     prior = Gaussian(STANDARD.mean.to(q.mean), STANDARD.log_variance.to(q.mean))
-    for subset in subsets:
-        chosen = list(subset)
-        valid = present[:, chosen].all(1)
-        own = product_of_gaussians([experts[n] for n in chosen], present[:, chosen])
-        to_subset = to_subset + torch.where(valid, gaussian_divergence(q, own), zero)
-        to_prior = to_prior + torch.where(valid, gaussian_divergence(own, prior), zero)
+    for subset in _non_empty_subsets(len(experts)):
+        # Subsets are the same for the whole batch; a sample counts those that it has.
+        valid = present[:, subset].all(1)
+        members = [experts[n] for n in subset]
+        posterior = product_of_gaussians(members, present[:, subset])
+        to_subset = to_subset + torch.where(valid, gaussian_divergence(q, posterior), zero)
+        to_prior = to_prior + torch.where(valid, gaussian_divergence(posterior, prior), zero)
         count = count + valid
+    # The complete subset is among them with a divergence of zero: n - 1 others.
     return to_subset / (count - 1).clamp(min=1) + to_prior / count.clamp(min=1)
+
+
+def _non_empty_subsets(number: int) -> list[list[int]]:
+    subsets = []
+    for size in range(1, number + 1):
+        for subset in combinations(range(number), size):
+            subsets.append(list(subset))
+    return subsets

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from medmap.errors import BundleError
-from medmap.networks.base import Backbone, Features, Output
+from medmap.networks.base import Backbone, Features, Output, encoded_only, level_of_each, requested
 from medmap.networks.blocks import CONV, NORM
 from medmap.networks.fixed_subset import FixedSubset
 from medmap.networks.resnet_aspp_encoder import fill_absent, mean_of_present_maps
@@ -50,12 +50,14 @@ class UNetEncoder(nn.Module):
 
     def __init__(self, dims: int, inputs: int, widths: Sequence[int]):
         super().__init__()
-        self.first, self.body = nn.ModuleList(), nn.ModuleList()
+        self.first = nn.ModuleList()
+        self.body = nn.ModuleList()
         for level, width in enumerate(widths):
-            self.first.append(UNetConv(dims, inputs, width, stride=2 if level else 1))
-            self.body.append(
-                nn.Sequential(UNetConv(dims, width, width), UNetConv(dims, width, width))
-            )
+            stride = 2 if level else 1
+            self.first.append(UNetConv(dims, inputs, width, stride=stride))
+            second = UNetConv(dims, width, width)
+            third = UNetConv(dims, width, width)
+            self.body.append(nn.Sequential(second, third))
             inputs = width
 
     def forward(self, x: Tensor) -> Features:
@@ -76,20 +78,20 @@ class UNetDecoder(nn.Module):
 
     def __init__(self, dims: int, widths: Sequence[int]):
         super().__init__()
-        self.up, self.merge = nn.ModuleList(), nn.ModuleList()
+        self.up = nn.ModuleList()
+        self.merge = nn.ModuleList()
         for fine, coarse in pairwise(widths):
             self.up.append(UNetConv(dims, coarse, fine))
-            self.merge.append(
-                nn.Sequential(UNetConv(dims, 2 * fine, fine), UNetConv(dims, fine, fine, kernel=1))
-            )
+            wide = UNetConv(dims, 2 * fine, fine)
+            narrow = UNetConv(dims, fine, fine, kernel=1)
+            self.merge.append(nn.Sequential(wide, narrow))
 
     def forward(self, levels: Features) -> Tensor:
         x = levels[-1]
-        for up, merge, skip in zip(
-            reversed(self.up), reversed(self.merge), reversed(levels[:-1]), strict=True
-        ):
-            x = up(nn.functional.interpolate(x, scale_factor=2, mode="nearest"))
-            x = merge(torch.cat([x, skip], 1))
+        skips = reversed(levels[:-1])
+        for up, merge, skip in zip(reversed(self.up), reversed(self.merge), skips, strict=True):
+            raised = up(nn.functional.interpolate(x, scale_factor=2, mode="nearest"))
+            x = merge(torch.cat([raised, skip], 1))
         return x
 
 
@@ -113,12 +115,19 @@ class GatedFusion(nn.Module):
 
     def forward(self, features: Sequence[Tensor | None]) -> Tensor:
         """features: one [B, C, *S] a modality, zero for samples without it, None where no sample has it -> the same."""
-        padded = [
-            None if f is None else nn.functional.pad(f, self.border, mode="reflect")
-            for f in features
-        ]
+        padded: list[Tensor | None] = []
+        for feature in features:
+            if feature is None:
+                padded.append(None)
+            else:
+                padded.append(nn.functional.pad(feature, self.border, mode="reflect"))
         gates = self.gate_norm(sum_over_modalities(self.gate, padded)).sigmoid()
-        gated = [None if f is None else f * gates[:, m : m + 1] for m, f in enumerate(features)]
+        gated: list[Tensor | None] = []
+        for modality, feature in enumerate(features):
+            if feature is None:
+                gated.append(None)
+            else:
+                gated.append(feature * gates[:, modality : modality + 1])
         return self.act(self.mix_norm(sum_over_modalities(self.mix, gated)))
 
 
@@ -157,7 +166,7 @@ class UNet(FixedSubset):
         levels = self.encoder(image)
         x = self.decoder(levels)
         taps = {"bottleneck": levels[-1], "decoder": x}
-        return Output(self.head(x), {name: taps[name] for name in want})
+        return Output(self.head(x), requested(taps, want))
 
 
 class GatedUNet(Backbone):
@@ -196,12 +205,10 @@ class GatedUNet(Backbone):
             raise BundleError(
                 f"GatedUNet cannot fill absent bottlenecks by '{fill}'.", "Use none or mean."
             )
-        self.modalities, self.classes, self.spatial_dims, self.fill = (
-            modalities,
-            classes,
-            spatial_dims,
-            fill,
-        )
+        self.modalities = modalities
+        self.classes = classes
+        self.spatial_dims = spatial_dims
+        self.fill = fill
         self.stride = 2 ** (len(widths) - 1)
         self.encoders = nn.ModuleList(
             UNetEncoder(spatial_dims, modality_channels, widths) for _ in range(modalities)
@@ -221,22 +228,22 @@ class GatedUNet(Backbone):
         self, features: Sequence[Features | None], present: Tensor, want: Sequence[str] = ()
     ) -> Output:
         """Fuse every level and decode; see ``Backbone.decode``."""
-        known = [f for f in features if f is not None]
-        levels = [
-            [None if f is None else f[level] for f in features]
-            for level in range(len(self.fusions))
-        ]
-        if self.fill == "mean":
-            levels[-1] = fill_absent(levels[-1], mean_of_present_maps(levels[-1], present), present)
-        fused = [fusion(level) for fusion, level in zip(self.fusions, levels, strict=True)]
+        fused = []
+        deepest = len(self.fusions) - 1
+        for level, fusion in enumerate(self.fusions):
+            maps = level_of_each(features, level)
+            if level == deepest and self.fill == "mean":
+                maps = fill_absent(maps, mean_of_present_maps(maps, present), present)
+            fused.append(fusion(maps))
         x = self.decoder(fused)
+        encoded = encoded_only(features)
         taps = {
-            "stem": [f[0] for f in known],
-            "mod_bottleneck": [f[-1] for f in known],
+            "stem": [levels[0] for levels in encoded],
+            "mod_bottleneck": [levels[-1] for levels in encoded],
             "bottleneck": fused[-1],
             "decoder": x,
         }
-        return Output(self.head(x), {name: taps[name] for name in want})
+        return Output(self.head(x), requested(taps, want))
 
 
 def initialize(network: nn.Module) -> None:

@@ -14,7 +14,7 @@ from typing import ClassVar
 from torch import Tensor, nn
 
 from medmap.errors import BundleError
-from medmap.networks.base import Output
+from medmap.networks.base import Output, requested
 from medmap.networks.blocks import CONV, NORM
 from medmap.networks.fixed_subset import FixedSubset
 
@@ -62,35 +62,23 @@ class VNet(FixedSubset):
             )
         self.stride = 2 ** (len(widths) - 1)
         dims = spatial_dims
-
-        def block(
-            layer: type[nn.Module], fan_in: int, fan_out: int, kernel: int, **options
-        ) -> nn.Sequential:
-            convolution = layer(fan_in, fan_out, kernel, bias=False, **options)
-            return nn.Sequential(
-                convolution, NORMS[norm][dims](fan_out, affine=True), nn.ReLU(inplace=True)
-            )
-
-        def stage(fan_in: int, width: int, depth: int) -> nn.Sequential:
-            sizes = [fan_in, *[width] * depth]
-            return nn.Sequential(
-                *(block(CONV[dims], sizes[n], width, 3, padding=1) for n in range(depth))
-            )
-
-        self.down_stages = nn.ModuleList(
-            stage(width if level else self.channels, width, depth)
-            for level, (width, depth) in enumerate(zip(widths, depths, strict=True))
-        )
+        down = CONV[dims]
+        up = TRANSPOSED[dims]
+        normalization = NORMS[norm][dims]
         pairs = list(pairwise(widths))
-        self.downs = nn.ModuleList(
-            block(CONV[dims], fine, coarse, 2, stride=2) for fine, coarse in pairs
-        )
-        self.ups = nn.ModuleList(
-            block(TRANSPOSED[dims], coarse, fine, 2, stride=2) for fine, coarse in pairs
-        )
-        self.up_stages = nn.ModuleList(
-            stage(w, w, d) for w, d in zip(widths[:-1], depths[:-1], strict=True)
-        )
+        self.down_stages = nn.ModuleList()
+        for level, (width, depth) in enumerate(zip(widths, depths, strict=True)):
+            inputs = width if level else self.channels
+            self.down_stages.append(_stage(dims, normalization, inputs, width, depth))
+        self.downs = nn.ModuleList()
+        for fine, coarse in pairs:
+            self.downs.append(_block(normalization, down(fine, coarse, 2, stride=2, bias=False)))
+        self.ups = nn.ModuleList()
+        for fine, coarse in pairs:
+            self.ups.append(_block(normalization, up(coarse, fine, 2, stride=2, bias=False)))
+        self.up_stages = nn.ModuleList()
+        for width, depth in zip(widths[:-1], depths[:-1], strict=True):
+            self.up_stages.append(_stage(dims, normalization, width, width, depth))
         self.head = CONV[dims](widths[0], classes, 1)
 
     def segment(self, image: Tensor, want: Sequence[str] = ()) -> Output:
@@ -99,14 +87,32 @@ class VNet(FixedSubset):
         Taps: ``bottleneck`` [B, widths[-1], *S / stride] and ``decoder`` [B, widths[0], *S], ProtoKD's feature of which
         prototypes are made.
         """
-        x, skips = self.down_stages[0](image), []
+        x = self.down_stages[0](image)
+        skips = []
         for down, stage in zip(self.downs, self.down_stages[1:], strict=True):
             skips.append(x)
             x = stage(down(x))
         taps = {"bottleneck": x}
-        for up, stage, skip in zip(
-            reversed(self.ups), reversed(self.up_stages), reversed(skips), strict=True
-        ):
+        way_up = zip(reversed(self.ups), reversed(self.up_stages), reversed(skips), strict=True)
+        for up, stage, skip in way_up:
             x = stage(up(x) + skip)
         taps["decoder"] = x
-        return Output(self.head(x), {name: taps[name] for name in want})
+        return Output(self.head(x), requested(taps, want))
+
+
+def _block(normalization: type[nn.Module], convolution: nn.Module) -> nn.Sequential:
+    """A convolution without bias -> affine normalization -> ReLU."""
+    norm = normalization(convolution.out_channels, affine=True)
+    return nn.Sequential(convolution, norm, nn.ReLU(inplace=True))
+
+
+def _stage(
+    dims: int, normalization: type[nn.Module], inputs: int, width: int, depth: int
+) -> nn.Sequential:
+    """``depth`` 3-wide convolutions; [B, inputs, *S] -> [B, width, *S]."""
+    blocks = []
+    for _ in range(depth):
+        convolution = CONV[dims](inputs, width, 3, padding=1, bias=False)
+        blocks.append(_block(normalization, convolution))
+        inputs = width
+    return nn.Sequential(*blocks)

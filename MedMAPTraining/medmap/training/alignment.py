@@ -38,7 +38,8 @@ class Anchor(nn.Module):
         super().__init__()
         if reduction not in ("mean", "sum"):
             raise UsageError(f"The reduction '{reduction}' is unknown.", "Use mean or sum.")
-        self.names, self.reduction = tuple(names), reduction
+        self.names = tuple(names)
+        self.reduction = reduction
 
     def forward(
         self,
@@ -53,30 +54,35 @@ class Anchor(nn.Module):
             present: [B] bool by name.
             brain: [B, *S] bool at any resolution, or None for everywhere.
         """
-        some = next(iter(latents.values()))
-        nothing = torch.zeros(some.shape[0], dtype=torch.bool, device=some.device)
-        here = torch.stack([present[n] if n in latents else nothing for n in self.names], 1)
-        z = torch.stack([latents.get(n, some).float() for n in self.names], 1).flatten(3)
-        z = torch.where(here[:, :, None, None], z, torch.zeros_like(z))
-        with torch.autocast(
-            some.device.type, enabled=False
-        ):  # moments and products in full precision
-            return self.loss(z, here, foreground(brain, some).flatten(1)[:, None, None])
+        example = next(iter(latents.values()))
+        nothing = torch.zeros(example.shape[0], dtype=torch.bool, device=example.device)
+        masks = []
+        maps = []
+        for name in self.names:
+            masks.append(present[name] if name in latents else nothing)
+            maps.append(latents.get(name, example).float())
+        available = torch.stack(masks, 1)
+        z = torch.stack(maps, 1).flatten(3)
+        z = torch.where(available[:, :, None, None], z, torch.zeros_like(z))
+        inside = foreground(brain, example).flatten(1)[:, None, None]
+        # Moments and products in full precision.
+        with torch.autocast(example.device.type, enabled=False):
+            return self.loss(z, available, inside)
 
-    def loss(self, z: Tensor, here: Tensor, inside: Tensor) -> Tensor:
-        """z [B, J, C, N] float32, zero where absent; here [B, J] bool; inside [B, 1, 1, N] bool -> scalar."""
+    def loss(self, z: Tensor, available: Tensor, inside: Tensor) -> Tensor:
+        """z [B, J, C, N] float32, zero where absent; available [B, J] bool; inside [B, 1, 1, N] bool -> scalar."""
         raise NotImplementedError
 
     def weights(self) -> dict[str, float]:
         """Weights worth logging, by name; most anchors have none."""
         return {}
 
-    def _over_modalities(self, error: Tensor, here: Tensor, valid: Tensor) -> Tensor:
+    def _over_modalities(self, error: Tensor, available: Tensor, valid: Tensor) -> Tensor:
         """Errors [B, J] -> mean over the valid samples of their mean (or sum) over the modalities they have."""
-        each = torch.where(here, error, torch.zeros_like(error)).sum(1)
+        counted = torch.where(available, error, torch.zeros_like(error)).sum(1)
         if self.reduction == "mean":
-            each = each / here.sum(1).clamp(min=1)
-        return torch.where(valid, each, torch.zeros_like(each)).sum() / valid.sum().clamp(min=1)
+            counted = counted / available.sum(1).clamp(min=1)
+        return _mean_of_valid(counted, valid)
 
 
 class PeerAnchor(Anchor):
@@ -107,15 +113,18 @@ class PeerAnchor(Anchor):
             raise UsageError(
                 f"The anchor '{k}' is not a modality.", f"Use one of {', '.join(self.names)}."
             )
-        self.k, self.sound, self.detach = self.names.index(k), form == "sound", detach
+        self.k = self.names.index(k)
+        self.sound = form == "sound"
+        self.detach = detach
 
-    def loss(self, z: Tensor, here: Tensor, inside: Tensor) -> Tensor:
+    def loss(self, z: Tensor, available: Tensor, inside: Tensor) -> Tensor:
         z, inside = _comparable(z, inside, self.sound)
         anchor = z[:, self.k : self.k + 1]
-        error = _mean_square(z - (anchor.detach() if self.detach else anchor), inside)
-        return self._over_modalities(
-            error, here, here[:, self.k] & (here.sum(1) > 1) & _somewhere(inside)
-        )
+        if self.detach:
+            anchor = anchor.detach()
+        error = _mean_square(z - anchor, inside)
+        has_peers = available[:, self.k] & (available.sum(1) > 1)
+        return self._over_modalities(error, available, has_peers & _somewhere(inside))
 
 
 class MixtureAnchor(Anchor):
@@ -133,7 +142,7 @@ class MixtureAnchor(Anchor):
         initial: starting values of the weights by name; the default is 2 for T1ce before the softmax (0.71), FLAIR 1
             in ``eq13``, 1 everywhere in ``conference`` (its published weights add up to about 4).
         k: the peer of the conference form.
-        detach: keep the mixture from moving toward the modalities; its weights then do not learn here.
+        detach: keep the mixture from moving toward the modalities; its weights then do not learn available.
         mixture: weights to share with a network that uses them too.
     """
 
@@ -156,22 +165,29 @@ class MixtureAnchor(Anchor):
         }
         if initial is None:
             initial = {name: value for name, value in starts[form].items() if name in self.names}
-        self.form, self.detach = form, detach
+        self.form = form
+        self.detach = detach
         self.k = self.names.index(k) if k in self.names else 0
-        own = ("softmax", True) if form == "sound" else ("raw", False)
-        self.mixture = mixture if mixture is not None else Mixture(self.names, initial, *own)
+        if mixture is not None:
+            self.mixture = mixture
+        elif form == "sound":
+            self.mixture = Mixture(self.names, initial, "softmax", renormalize=True)
+        else:
+            self.mixture = Mixture(self.names, initial, "raw", renormalize=False)
 
-    def loss(self, z: Tensor, here: Tensor, inside: Tensor) -> Tensor:
+    def loss(self, z: Tensor, available: Tensor, inside: Tensor) -> Tensor:
         z, inside = _comparable(z, inside, self.form == "sound")
-        w, several = self.mixture(here), (here.sum(1) > 1) & _somewhere(inside)
+        weights = self.mixture(available)
+        has_several = (available.sum(1) > 1) & _somewhere(inside)
         if self.form == "conference":
             error = _mean_square(z - z[:, self.k : self.k + 1], inside)
-            each = torch.where(here, w * error, torch.zeros_like(error)).sum(1)
-            valid = several & here[:, self.k]
-            return torch.where(valid, each, torch.zeros_like(each)).sum() / valid.sum().clamp(min=1)
-        anchor = torch.einsum("bj,bjcn->bcn", w, z)[:, None]
-        error = _mean_square(z - (anchor.detach() if self.detach else anchor), inside)
-        return self._over_modalities(error, here, several)
+            weighted = torch.where(available, weights * error, torch.zeros_like(error)).sum(1)
+            return _mean_of_valid(weighted, has_several & available[:, self.k])
+        anchor = torch.einsum("bj,bjcn->bcn", weights, z)[:, None]
+        if self.detach:
+            anchor = anchor.detach()
+        error = _mean_square(z - anchor, inside)
+        return self._over_modalities(error, available, has_several)
 
     def weights(self) -> dict[str, float]:
         """The mixture's weights."""
@@ -199,15 +215,19 @@ class NormalAnchor(Anchor):
         _check_form(form, ("sound", "printed", "printed-std"))
         self.form = form
 
-    def loss(self, z: Tensor, here: Tensor, inside: Tensor) -> Tensor:
-        counted = (inside & here[:, :, None, None]).float()
+    def loss(self, z: Tensor, available: Tensor, inside: Tensor) -> Tensor:
+        # Moments over voxels and samples together: a patch is too small for moments of its own.
+        counted = (inside & available[:, :, None, None]).float()
         number = counted.sum((0, 3)).clamp(min=1)
         mean = (z * counted).sum((0, 3)) / number
-        variance = ((z - mean[None, :, :, None]).square() * counted).sum((0, 3)) / number
+        squares = (z - mean[None, :, :, None]).square()
+        variance = (squares * counted).sum((0, 3)) / number
         divergence = normal_divergence(mean, variance, self.form).mean(1)
         valid = counted.flatten(2).any(2).any(0)
         total = torch.where(valid, divergence, torch.zeros_like(divergence)).sum()
-        return total / valid.sum().clamp(min=1) if self.reduction == "mean" else total
+        if self.reduction == "mean":
+            return total / valid.sum().clamp(min=1)
+        return total
 
 
 ANCHORS: dict[str, type[Anchor]] = {
@@ -250,8 +270,9 @@ def foreground(brain: Tensor | None, latent: Tensor) -> Tensor:
         return torch.ones(latent.shape[0], *size, dtype=torch.bool, device=latent.device)
     if brain.shape[1:] == size:
         return brain
-    pool = {2: nn.functional.adaptive_avg_pool2d, 3: nn.functional.adaptive_avg_pool3d}[len(size)]
-    return pool(brain[:, None].float(), size)[:, 0] >= 0.5
+    pools = {2: nn.functional.adaptive_avg_pool2d, 3: nn.functional.adaptive_avg_pool3d}
+    share = pools[len(size)](brain[:, None].float(), size)[:, 0]
+    return share >= 0.5
 
 
 def normalize(z: Tensor, inside: Tensor) -> Tensor:
@@ -265,7 +286,16 @@ def normalize(z: Tensor, inside: Tensor) -> Tensor:
 
 
 def _comparable(z: Tensor, inside: Tensor, sound: bool) -> tuple[Tensor, Tensor]:
-    return (normalize(z, inside), inside) if sound else (z, torch.ones_like(inside))
+    """Latents as they are compared, and where: normalized in the brain, or as they are."""
+    if sound:
+        return normalize(z, inside), inside
+    return z, torch.ones_like(inside)
+
+
+def _mean_of_valid(values: Tensor, valid: Tensor) -> Tensor:
+    """Mean of the values [B] of the valid samples, zero where there is none."""
+    counted = torch.where(valid, values, torch.zeros_like(values))
+    return counted.sum() / valid.sum().clamp(min=1)
 
 
 def _mean_square(difference: Tensor, inside: Tensor) -> Tensor:

@@ -77,32 +77,54 @@ def random_subset(
         weights: with ``subset``, how many times as often as the others a subset is shown, by its key (``t1ce+flair``):
             hard ones need more samples.
     """
-    number = len(task.modalities)
-    masks = np.array([task.presence(subset) for subset in task.subsets()])
-    every = np.ones(number, bool)
-    share = _shares(task, weights or {})
-
-    def bernoulli(case_id: str, epoch: int, rng: np.random.Generator) -> np.ndarray:
-        mask = rng.random(number) < keep
-        while not mask.any():
-            mask = rng.random(number) < keep
-        return mask
-
     draws: dict[str, Draw] = {
-        "subset": lambda case_id, epoch, rng: masks[
-            rng.integers(len(masks)) if share is None else rng.choice(len(masks), p=share)
-        ],
-        "cardinality": lambda case_id, epoch, rng: np.isin(
-            np.arange(number), rng.permutation(number)[: rng.integers(1, number + 1)]
-        ),
-        "bernoulli": bernoulli,
+        "subset": _drawn_subset(task, weights or {}),
+        "cardinality": _drawn_by_cardinality(len(task.modalities)),
+        "bernoulli": _drawn_one_by_one(len(task.modalities), keep),
     }
     if by not in draws or not 0 < keep <= 1:
         raise UsageError(
             f"Random subsets by '{by}', keep {keep}, cannot be drawn.",
             f"Use by = {', '.join(draws)}.",
         )
+    every = np.ones(len(task.modalities), bool)
     return Missingness(draws[by], lambda case_id: every)
+
+
+def _drawn_subset(task: Task, weights: Mapping[str, float]) -> Draw:
+    """One of the non-empty subsets, each alike or by its weight."""
+    masks = np.array([task.presence(subset) for subset in task.subsets()])
+    probability = _shares(task, weights)
+
+    def draw(case_id: str, epoch: int, rng: np.random.Generator) -> np.ndarray:
+        if probability is None:
+            return masks[rng.integers(len(masks))]
+        return masks[rng.choice(len(masks), p=probability)]
+
+    return draw
+
+
+def _drawn_by_cardinality(number: int) -> Draw:
+    """First how many modalities, then which."""
+
+    def draw(case_id: str, epoch: int, rng: np.random.Generator) -> np.ndarray:
+        order = rng.permutation(number)
+        count = rng.integers(1, number + 1)
+        return np.isin(np.arange(number), order[:count])
+
+    return draw
+
+
+def _drawn_one_by_one(number: int, keep: float) -> Draw:
+    """Each modality by itself, again when none is kept."""
+
+    def draw(case_id: str, epoch: int, rng: np.random.Generator) -> np.ndarray:
+        mask = rng.random(number) < keep
+        while not mask.any():
+            mask = rng.random(number) < keep
+        return mask
+
+    return draw
 
 
 def _shares(task: Task, weights: Mapping[str, float]) -> np.ndarray | None:
@@ -148,18 +170,20 @@ def fixed(
         raise UsageError(
             "Fixed missingness needs either rates or a table.", "Give one of 'rates' and 'table'."
         )
-    masks = (
-        draw_masks(task, cases, rates, seed) if table is None else read_masks(table, task, order)
-    )
+    if table is None:
+        masks = draw_masks(task, cases, rates, seed)
+    else:
+        masks = read_masks(table, task, order)
     missing = [case for case in cases if bare_name(case) not in masks]
     if missing:
         raise InputDataError(
             f"{Path(table).name} has no row for the case {missing[0]}.", "Add it, or leave it out."
         )
-    return Missingness(
-        lambda case_id, epoch, rng: masks[bare_name(case_id)],
-        lambda case_id: masks[bare_name(case_id)],
-    )
+
+    def available(case_id: str) -> np.ndarray:
+        return masks[bare_name(case_id)]
+
+    return Missingness(lambda case_id, epoch, rng: available(case_id), available)
 
 
 def dropped(
@@ -177,10 +201,12 @@ def dropped(
     base = build_missingness(inner, task, dict(options or {}), cases)
 
     def draw(case_id: str, epoch: int, rng: np.random.Generator) -> np.ndarray:
-        left = np.flatnonzero(base(case_id, epoch, rng))
-        chosen = rng.integers(1, 2 ** len(left))
+        available = np.flatnonzero(base(case_id, epoch, rng))
+        # The n-th bit of the number says whether the n-th available modality is shown.
+        chosen = int(rng.integers(1, 2 ** len(available)))
         mask = np.zeros(len(task.modalities), bool)
-        mask[[m for n, m in enumerate(left) if chosen >> n & 1]] = True
+        for n, modality in enumerate(available):
+            mask[modality] = bool(chosen >> n & 1)
         return mask
 
     return Missingness(draw, base.available)
@@ -205,10 +231,15 @@ def staged(
     """
     before = build_missingness(first, task, dict(first_options or {}), cases)
     after = build_missingness(then, task, dict(then_options or {}), cases)
-    return Missingness(
-        lambda case_id, epoch, rng: (before if epoch < until else after)(case_id, epoch, rng),
-        lambda case_id: before.available(case_id) | after.available(case_id),
-    )
+
+    def draw(case_id: str, epoch: int, rng: np.random.Generator) -> np.ndarray:
+        protocol = before if epoch < until else after
+        return protocol(case_id, epoch, rng)
+
+    def available(case_id: str) -> np.ndarray:
+        return before.available(case_id) | after.available(case_id)
+
+    return Missingness(draw, available)
 
 
 def draw_masks(
@@ -235,18 +266,29 @@ def draw_masks(
         )
     rng = np.random.default_rng([seed, len(names)])
     masks = np.zeros((len(names), len(task.modalities)), bool)
-    for m, name in enumerate(task.modality_names):
-        masks[rng.permutation(len(names))[: round((1 - rates[name]) * len(names))], m] = True
+    for modality, name in enumerate(task.modality_names):
+        number = round((1 - rates[name]) * len(names))
+        masks[rng.permutation(len(names))[:number], modality] = True
     if masks.sum() < len(names):
         raise UsageError(
             f"Missing rates of {', '.join(map(str, rates.values()))} leave fewer scans than cases.",
             "Lower them until their sum is at most the number of modalities minus one.",
         )
-    for empty in np.flatnonzero(~masks.any(1)):
-        givers, given = np.nonzero(masks & (masks.sum(1, keepdims=True) > 1))
-        n = rng.integers(len(givers))
-        masks[givers[n], given[n]], masks[empty, given[n]] = False, True
+    _share_with_empty(masks, rng)
     return dict(zip(names, masks, strict=True))
+
+
+def _share_with_empty(masks: np.ndarray, rng: np.random.Generator) -> None:
+    """Give every case without a modality one of a random case that has several, in place.
+
+    Moved, not added: the rates stay exact.
+    """
+    for empty in np.flatnonzero(~masks.any(1)):
+        has_several = masks.sum(1, keepdims=True) > 1
+        givers, modalities = np.nonzero(masks & has_several)
+        n = rng.integers(len(givers))
+        masks[givers[n], modalities[n]] = False
+        masks[empty, modalities[n]] = True
 
 
 def read_masks(
@@ -264,20 +306,16 @@ def read_masks(
     except FileNotFoundError:
         raise MissingInputError(f"There is no table of masks {path}.", "Check the path.") from None
     try:
-        if rows and "data_name" in rows[0]:
-            words = [
-                (row["data_name"], dict(zip(order, _booleans(row["mask"]), strict=True)))
-                for row in rows
-            ]
-        else:
-            words = [
-                (row["case"], {name: bool(int(row[name])) for name in task.modality_names})
-                for row in rows
-            ]
-        masks = {
-            bare_name(case): np.array([shown[name] for name in task.modality_names])
-            for case, shown in words
-        }
+        masks = {}
+        for row in rows:
+            if "data_name" in rows[0]:
+                case = row["data_name"]
+                shows = dict(zip(order, _booleans(row["mask"]), strict=True))
+            else:
+                case = row["case"]
+                shows = {name: bool(int(row[name])) for name in task.modality_names}
+            mask = [shows[name] for name in task.modality_names]
+            masks[bare_name(case)] = np.array(mask)
     except (KeyError, ValueError, TypeError) as error:
         raise InputDataError(
             f"{Path(path).name} is no table of masks for the task {task.name} ({error}).",
@@ -292,21 +330,26 @@ def read_masks(
 
 
 def _booleans(text: str) -> list[bool]:
-    words = text.strip(" []").split(",")
-    return [{"True": True, "False": False}[word.strip()] for word in words]
+    values = {"True": True, "False": False}
+    entries = text.strip(" []").split(",")
+    return [values[entry.strip()] for entry in entries]
 
 
 def write_masks(path: str | Path, task: Task, masks: Mapping[str, np.ndarray]) -> None:
     """Write masks as ``read_masks`` reads them, atomically, so that a draw can be kept and repeated."""
-    rows = [",".join([case, *(str(int(shown)) for shown in mask)]) for case, mask in masks.items()]
-    write_text(path, "\n".join([",".join(["case", *task.modality_names]), *rows, ""]))
+    lines = [",".join(["case", *task.modality_names])]
+    for case, mask in masks.items():
+        cells = [str(int(shows)) for shows in mask]
+        lines.append(",".join([case, *cells]))
+    write_text(path, "\n".join([*lines, ""]))
 
 
 def bare_name(case_id: str) -> str:
     """A case's name without the prefix that lists of RFNet's lineage put before it (``HG_``, ``LGG_``)."""
-    return next(
-        (case_id.removeprefix(prefix) for prefix in PREFIXES if case_id.startswith(prefix)), case_id
-    )
+    for prefix in PREFIXES:
+        if case_id.startswith(prefix):
+            return case_id.removeprefix(prefix)
+    return case_id
 
 
 PROTOCOLS: dict[str, Callable[..., Missingness]] = {

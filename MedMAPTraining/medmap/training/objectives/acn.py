@@ -57,45 +57,51 @@ class ACN(CoTraining):
     ):
         super().__init__(context, full, full_dice, student_dice, consistency, ramp_epochs)
         self.require_taps("bottleneck")
-        self.entropy, self.knowledge, self.information = entropy, knowledge, information
-        self.coupled, self.sigmoids = coupled, entropy_of == "sigmoids"
-        dims, channels = self.student.spatial_dims, tap_channels(self.student, "bottleneck")
+        self.entropy = entropy
+        self.knowledge = knowledge
+        self.information = information
+        self.coupled = coupled
+        self.sigmoids = entropy_of == "sigmoids"
+        dims = self.student.spatial_dims
+        channels = tap_channels(self.student, "bottleneck")
         widths = [discriminator_width * 2**n for n in range(4)]
-        self.adversaries["entropy"] = Discriminator(
-            dims, (self.student.classes, *widths), 4, (2,) * 5
-        )
-        self.adversaries["knowledge"] = Discriminator(
-            dims, (channels, 2 * channels, 4 * channels), 3, (1, 1, 2)
-        )
+        entropy_widths = (self.student.classes, *widths)
+        knowledge_widths = (channels, 2 * channels, 4 * channels)
+        self.adversaries["entropy"] = Discriminator(dims, entropy_widths, 4, (2,) * 5)
+        self.adversaries["knowledge"] = Discriminator(dims, knowledge_widths, 3, (1, 1, 2))
         self.information_head = InformationHead(dims, channels)
 
     def steps(self, batch: Batch, progress: float) -> Iterator[tuple[str, dict[str, Tensor]]]:
         """A step of ``main``, then one of ``disc``."""
         full, student = self.both(batch)
-        losses = self.segmentation(full.logits.float(), student.logits.float(), batch, progress)
-        known, missing = full.taps["bottleneck"].float(), student.taps["bottleneck"].float()
-        sure, unsure = (
-            self._entropy_map(full.logits.float()),
-            self._entropy_map(student.logits.float()),
-        )
-        goal = known if self.coupled else known.detach()
-        losses["information"] = self.information * self.information_head(missing, goal)
-        losses["entropy"] = self.entropy * deceive(self.adversaries["entropy"], unsure)
-        losses["knowledge"] = self.knowledge * deceive(self.adversaries["knowledge"], missing)
+        full_logits = full.logits.float()
+        student_logits = student.logits.float()
+        losses = self.segmentation(full_logits, student_logits, batch, progress)
+        full_code = full.taps["bottleneck"].float()
+        student_code = student.taps["bottleneck"].float()
+        full_entropy = self._entropy_map(full_logits)
+        student_entropy = self._entropy_map(student_logits)
+        entropy_critic = self.adversaries["entropy"]
+        knowledge_critic = self.adversaries["knowledge"]
+        target = full_code if self.coupled else full_code.detach()
+        information = self.information_head(student_code, target)
+        losses["information"] = self.information * information
+        losses["entropy"] = self.entropy * deceive(entropy_critic, student_entropy)
+        losses["knowledge"] = self.knowledge * deceive(knowledge_critic, student_code)
         yield "main", losses
         self.adversaries.requires_grad_(True)
-        yield (
-            "disc",
-            {
-                "entropy_disc": tell_apart(self.adversaries["entropy"], sure, unsure),
-                "knowledge_disc": tell_apart(self.adversaries["knowledge"], known, missing),
-            },
-        )
+        critics = {
+            "entropy_disc": tell_apart(entropy_critic, full_entropy, student_entropy),
+            "knowledge_disc": tell_apart(knowledge_critic, full_code, student_code),
+        }
+        yield "disc", critics
 
     def _entropy_map(self, logits: Tensor) -> Tensor:
         """[B, C, *S] -p log p / log C of every class: the parts of an entropy between 0 and 1."""
-        p = (logits.sigmoid() if self.sigmoids else logits).softmax(1)
-        return torch.special.entr(p) / math.log(logits.shape[1])
+        # The released code takes a softmax of what a sigmoid has squeezed into 0..1 already.
+        values = logits.sigmoid() if self.sigmoids else logits
+        probability = values.softmax(1)
+        return torch.special.entr(probability) / math.log(logits.shape[1])
 
 
 class InformationHead(nn.Module):
@@ -109,9 +115,13 @@ class InformationHead(nn.Module):
         super().__init__()
         layers = [CONV[dims](channels, channels, 1, bias=False) for _ in range(3)]
         self.mean = nn.Sequential(layers[0], nn.ReLU(), layers[1], nn.ReLU(), layers[2])
-        self.rho = nn.Parameter(torch.full((channels,), math.log(math.expm1(5.0 - LEAST_VARIANCE))))
+        # softplus(rho) = 5 - LEAST_VARIANCE, solved for rho.
+        rho = math.log(math.expm1(5.0 - LEAST_VARIANCE))
+        self.rho = nn.Parameter(torch.full((channels,), rho))
 
     def forward(self, missing: Tensor, full: Tensor) -> Tensor:
         """Mean of ((mean - full)² / variance + ln variance) / 2; both [B, C, *S]."""
-        variance = (softplus(self.rho) + LEAST_VARIANCE).reshape(-1, *(1,) * (missing.ndim - 2))
-        return 0.5 * ((self.mean(missing) - full).square() / variance + variance.log()).mean()
+        per_channel = softplus(self.rho) + LEAST_VARIANCE
+        variance = per_channel.reshape(-1, *(1,) * (missing.ndim - 2))
+        distance = (self.mean(missing) - full).square()
+        return 0.5 * (distance / variance + variance.log()).mean()

@@ -27,21 +27,26 @@ class Discriminator(nn.Sequential):
 
     def __init__(self, dims: int, channels: Sequence[int], kernel: int, strides: Sequence[int]):
         layers: list[nn.Module] = []
-        for (fan_in, fan_out), stride in zip(pairwise((*channels, 1)), strides, strict=True):
-            layers += [CONV[dims](fan_in, fan_out, kernel, stride, kernel // 2), nn.LeakyReLU(0.2)]
+        widths = pairwise((*channels, 1))
+        for (inputs, outputs), stride in zip(widths, strides, strict=True):
+            layers.append(CONV[dims](inputs, outputs, kernel, stride, kernel // 2))
+            layers.append(nn.LeakyReLU(0.2))
         super().__init__(*layers[:-1])
 
 
 def deceive(discriminator: nn.Module, missing: Tensor) -> Tensor:
     """The segmentation networks' side: the missing path's features should pass for the full path's."""
-    said = discriminator(missing).float()
-    return binary_cross_entropy_with_logits(said, torch.ones_like(said))
+    logits = discriminator(missing).float()
+    return binary_cross_entropy_with_logits(logits, torch.ones_like(logits))
 
 
 def tell_apart(discriminator: nn.Module, full: Tensor, missing: Tensor) -> Tensor:
     """The discriminator's side; the features are cut off from the networks they come from."""
-    real, other = discriminator(full.detach()).float(), discriminator(missing.detach()).float()
+    full_logits = discriminator(full.detach()).float()
+    missing_logits = discriminator(missing.detach()).float()
+    ones = torch.ones_like(full_logits)
+    zeros = torch.zeros_like(missing_logits)
     return 0.5 * (
-        binary_cross_entropy_with_logits(real, torch.ones_like(real))
-        + binary_cross_entropy_with_logits(other, torch.zeros_like(other))
+        binary_cross_entropy_with_logits(full_logits, ones)
+        + binary_cross_entropy_with_logits(missing_logits, zeros)
     )

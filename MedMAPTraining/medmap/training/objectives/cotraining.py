@@ -45,15 +45,19 @@ class CoTraining(Dedicated):
     ):
         super().__init__(context)
         name, options = self.student.built_from
-        shared = {
-            key: value for key, value in options.items() if key not in ("inputs", "replicate")
-        }
+        full_options = dict(options)
+        # The full path reads every modality once, whatever the student's stack is.
+        full_options.pop("inputs", None)
+        full_options.pop("replicate", None)
+        full_options.update(full or {})
         self.full = build_network(
-            name, naming_modalities({**shared, **(full or {})}, context.task.modality_names)
+            name, naming_modalities(full_options, context.task.modality_names)
         )
         self.adversaries = nn.ModuleDict()
-        self.full_dice, self.student_dice = full_dice, student_dice
-        self.consistency, self.ramp_epochs = consistency, ramp_epochs
+        self.full_dice = full_dice
+        self.student_dice = student_dice
+        self.consistency = consistency
+        self.ramp_epochs = ramp_epochs
 
     def groups(self) -> dict[str, Group]:
         """``main``, and ``disc`` with the published Adam(1e-4, betas 0.9 and 0.99)."""
@@ -72,24 +76,27 @@ class CoTraining(Dedicated):
         self.require_complete(batch)
         self.adversaries.requires_grad_(False)
         taps = [name for name in TAPS if name in self.student.provides]
-        return self.full(batch.image, batch.present, taps), self.student(
-            batch.image, batch.present, taps
-        )
+        full = self.full(batch.image, batch.present, taps)
+        student = self.student(batch.image, batch.present, taps)
+        return full, student
 
     def segmentation(
         self, full: Tensor, student: Tensor, batch: Batch, progress: float
     ) -> dict[str, Tensor]:
         """Dice of both paths and their consistency, summed over the tumor's classes; logits [B, C, *S] float32."""
-        target, tumor = one_hot_classes(batch.label, full.shape[1]), full.shape[1] - 1
-        p, q = full.softmax(1), student.softmax(1)
-        dice_full, dice_student = (
-            dice_loss(x, target, background=False, squared=True) for x in (p, q)
-        )
-        weight = self.consistency * consistency_ramp(progress * self.epochs, self.ramp_epochs)
+        target = one_hot_classes(batch.label, full.shape[1])
+        # Papers sum over the tumor's classes; the losses here are means over them.
+        tumor = full.shape[1] - 1
+        p = full.softmax(1)
+        q = student.softmax(1)
+        dice_full = dice_loss(p, target, background=False, squared=True)
+        dice_student = dice_loss(q, target, background=False, squared=True)
+        ramp = consistency_ramp(progress * self.epochs, self.ramp_epochs)
+        difference = (p - q)[:, 1:].square().mean()
         return {
             "dice_full": self.full_dice * tumor * dice_full,
             "dice_student": self.student_dice * tumor * dice_student,
-            "consistency": weight * tumor * (p - q)[:, 1:].square().mean(),
+            "consistency": self.consistency * ramp * tumor * difference,
         }
 
     def aligned(self) -> Backbone:

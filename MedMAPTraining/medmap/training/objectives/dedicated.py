@@ -30,13 +30,13 @@ class Dedicated(Objective):
         if context.backbone.needs is None:
             raise BundleError(
                 f"{type(self).__name__} trains a network for one modality subset, and this one is made for any.",
-                "Use UNet, VNet or SegResNet and name the set (--subset, or the option inputs of the network).",
+                "Use UNet, VNet or SegResNet and name the subset, or the option inputs of the network.",
             )
         lacking = {name: context.cases - number for name, number in context.cases_with.items()}
         if any(lacking.values()):
-            found = ", ".join(f"{number} lack {name}" for name, number in lacking.items() if number)
+            counts = [f"{number} lack {name}" for name, number in lacking.items() if number]
             raise InputDataError(
-                f"{type(self).__name__} learns from complete cases, and of {context.cases} cases {found}.",
+                f"{type(self).__name__} learns from complete cases, and of {context.cases} cases {', '.join(counts)}.",
                 "Leave incomplete cases out, or use a method for incomplete data.",
             )
         self.student = context.backbone
@@ -59,31 +59,31 @@ class Distilling(Dedicated):
     """Base of dedicated methods with a frozen teacher that sees every modality.
 
     Args:
-        wanted: names of the taps that are compared.
+        taps: names of the taps that are compared.
 
     Raises:
         UsageError: there is no teacher.
         BundleError: it segments something else, or lacks a tap.
     """
 
-    def __init__(self, context: Context, wanted: Sequence[str]):
+    def __init__(self, context: Context, taps: Sequence[str]):
         super().__init__(context)
         if context.teacher is None:
             raise UsageError(
                 f"{type(self).__name__} distils from a teacher, and none was given.",
                 "Train one on complete cases first and give its bundle or run (--teacher).",
             )
-        if (context.teacher.classes, context.teacher.modalities) != (
-            self.student.classes,
-            self.student.modalities,
-        ):
+        same_classes = context.teacher.classes == self.student.classes
+        same_modalities = context.teacher.modalities == self.student.modalities
+        if not (same_classes and same_modalities):
             raise BundleError(
                 "Teacher and student are made for different tasks.",
                 "Train a teacher for this task.",
             )
-        self.wanted, self.teacher = tuple(wanted), Frozen(context.teacher)
+        self.taps = tuple(taps)
+        self.teacher = Frozen(context.teacher)
         for network in (context.teacher, self.student):
-            lacking = set(self.wanted) - network.provides
+            lacking = set(self.taps) - network.provides
             if lacking:
                 raise BundleError(
                     f"{type(network).__name__} does not provide {', '.join(sorted(lacking))}.",
@@ -93,9 +93,11 @@ class Distilling(Dedicated):
     def both(self, batch: Batch) -> tuple[Output, Output]:
         """What the student says of its own modalities, and the teacher, in evaluation mode, of all."""
         self.require_complete(batch)
+        teacher = self.teacher.on(batch)
         with torch.no_grad():
-            taught = self.teacher.on(batch)(batch.image, batch.present, self.wanted)
-        return self.student(batch.image, batch.present, self.wanted), taught
+            teacher_output = teacher(batch.image, batch.present, self.taps)
+        student_output = self.student(batch.image, batch.present, self.taps)
+        return student_output, teacher_output
 
     def aligned(self) -> Backbone:
         """Nothing: alignment belongs to the teacher's own training. Raises UsageError."""
@@ -107,9 +109,10 @@ class Distilling(Dedicated):
 def tap_channels(network: Backbone, tap: str) -> int:
     """Channels of a network's tap, found by one pass over an empty window."""
     training = network.training
-    image = torch.zeros(1, network.modalities, *(2 * network.stride,) * network.spatial_dims)
+    size = (2 * network.stride,) * network.spatial_dims
+    image = torch.zeros(1, network.modalities, *size)
     present = torch.ones(1, network.modalities, dtype=torch.bool)
     with torch.no_grad():
-        found = network.eval()(image, present, (tap,)).taps[tap].shape[1]
+        output = network.eval()(image, present, (tap,))
     network.train(training)
-    return found
+    return output.taps[tap].shape[1]

@@ -39,34 +39,41 @@ class KDNet(Distilling):
         bottleneck: float = 10.0,
     ):
         super().__init__(context, ("bottleneck",))
-        self.share, self.temperature, self.bottleneck = share, temperature, bottleneck
+        self.share = share
+        self.temperature = temperature
+        self.bottleneck = bottleneck
 
     def steps(self, batch: Batch, progress: float) -> Iterator[tuple[str, dict[str, Tensor]]]:
         """One step of the group ``main``."""
         student, teacher = self.both(batch)
-        logits, taught = student.logits.float(), teacher.logits.float()
-        target = one_hot_classes(batch.label, logits.shape[1])
-        reference = dice_loss(logits.softmax(1), target, squared=True) + cross_entropy(
-            logits, batch.label
-        )
-        softened, soft_target = (
-            (logits / self.temperature).softmax(1),
-            (taught / self.temperature).softmax(1),
-        )
-        distilled = dice_loss(softened, soft_target, squared=True)
-        distilled = distilled + soft_kl(logits, taught, self.temperature, entropy=True)
-        latent, goal = student.taps["bottleneck"].float(), teacher.taps["bottleneck"].float()
+        latent = student.taps["bottleneck"].float()
+        goal = teacher.taps["bottleneck"].float()
         if latent.shape != goal.shape:
             shapes = f"{tuple(goal.shape[1:])} and {tuple(latent.shape[1:])}"
             raise BundleError(
                 f"The bottlenecks of teacher and student differ: {shapes}.",
                 "KD-Net needs a student like its teacher in all but the input.",
             )
-        yield (
-            "main",
-            {
-                "segmentation": (1 - self.share) * reference,
-                "distillation": self.share * distilled,
-                "bottleneck": self.bottleneck * soft_kl(latent, goal),
-            },
-        )
+        logits = student.logits.float()
+        teacher_logits = teacher.logits.float()
+        reference = self._against_reference(logits, batch.label)
+        distilled = self._against_teacher(logits, teacher_logits)
+        losses = {
+            "segmentation": (1 - self.share) * reference,
+            "distillation": self.share * distilled,
+            "bottleneck": self.bottleneck * soft_kl(latent, goal),
+        }
+        yield "main", losses
+
+    def _against_reference(self, logits: Tensor, label: Tensor) -> Tensor:
+        """L_GT: Dice and cross-entropy of the reference segmentation."""
+        target = one_hot_classes(label, logits.shape[1])
+        dice = dice_loss(logits.softmax(1), target, squared=True)
+        return dice + cross_entropy(logits, label)
+
+    def _against_teacher(self, logits: Tensor, teacher_logits: Tensor) -> Tensor:
+        """L_KD: the same of the teacher's softened output."""
+        softened = (logits / self.temperature).softmax(1)
+        soft_target = (teacher_logits / self.temperature).softmax(1)
+        dice = dice_loss(softened, soft_target, squared=True)
+        return dice + soft_kl(logits, teacher_logits, self.temperature, entropy=True)

@@ -41,11 +41,18 @@ def dice_loss(
         smooth: with 0 a class that is absent from the target costs a constant 1 (RFNet's lineage).
         eps: keeps an empty class from dividing by zero.
     """
-    axes = (0, *range(2, probability.ndim)) if over_batch else tuple(range(2, probability.ndim))
-    p, t = (x.float() if background else x[:, 1:].float() for x in (probability, target))
+    p = probability.float()
+    t = target.float()
+    if not background:
+        p = p[:, 1:]
+        t = t[:, 1:]
+    axes = tuple(range(2, probability.ndim))
+    if over_batch:
+        axes = (0, *axes)
     overlap = (p * t).sum(axes)
-    size = (p.square() + t.square() if squared else p + t).sum(axes)
-    return (1 - (2 * overlap + smooth) / (size + smooth + eps)).mean()
+    size = p.square() + t.square() if squared else p + t
+    quotient = (2 * overlap + smooth) / (size.sum(axes) + smooth + eps)
+    return (1 - quotient).mean()
 
 
 def class_weights(label: Tensor, classes: int) -> Tensor:
@@ -130,20 +137,34 @@ def soft_kl(
         per_sample: [B], the mean over each sample's voxels; without a weight.
         clip: smallest probability (PASSION's 0.005).
     """
-    logs, logt = ((x.float() / temperature).log_softmax(1) for x in (student, teacher.detach()))
-    if clip:
-        logs, logt = (x.exp().clamp(clip, 1).log() for x in (logs, logt))
+    log_student = _soft_log(student, temperature, clip)
+    log_teacher = _soft_log(teacher.detach(), temperature, clip)
+    # log p and log q of KL(p || q).
+    log_p = log_teacher
+    log_q = log_student
     if reverse:
-        logs, logt = logt, logs
-    each = (logt.exp() * ((0 if entropy else logt) - logs)).sum(1)
-    each = each / student.shape[1] if over_classes == "mean" else each
-    each = each * temperature**2 if squared_temperature else each
-    if weight is None:
-        return each.flatten(1).mean(1) if per_sample else each.mean()
-    total = weight.sum()
-    return torch.where(
-        total > 0, (weight * each).sum() / total.clamp(min=1e-12), torch.zeros_like(total)
-    )
+        log_p = log_student
+        log_q = log_teacher
+    ratio = -log_q if entropy else log_p - log_q
+    divergence = (log_p.exp() * ratio).sum(1)
+    if over_classes == "mean":
+        divergence = divergence / student.shape[1]
+    if squared_temperature:
+        divergence = divergence * temperature**2
+    if weight is not None:
+        total = weight.sum()
+        mean = (weight * divergence).sum() / total.clamp(min=1e-12)
+        return torch.where(total > 0, mean, torch.zeros_like(total))
+    if per_sample:
+        return divergence.flatten(1).mean(1)
+    return divergence.mean()
+
+
+def _soft_log(logits: Tensor, temperature: float, clip: float) -> Tensor:
+    log_probability = (logits.float() / temperature).log_softmax(1)
+    if clip:
+        return log_probability.exp().clamp(clip, 1).log()
+    return log_probability
 
 
 def class_means(
@@ -162,14 +183,15 @@ def class_means(
     """
     member = one_hot_classes(label, classes).flatten(2)
     count = member.sum(2)
-    return matrix_product(member, feature.flatten(2).mT) / (count[..., None] + eps), count > 0
+    total = matrix_product(member, feature.flatten(2).mT)
+    return total / (count[..., None] + eps), count > 0
 
 
 def similarity_maps(feature: Tensor, means: Tensor, eps: float = 1e-5) -> Tensor:
     """Cosine similarity of every voxel's feature to every prototype; [B, C, *S] and [B, K, C] -> [B, K, *S]."""
-    maps = matrix_product(
-        normalize(means, dim=2, eps=eps), normalize(feature.float().flatten(2), dim=1, eps=eps)
-    )
+    directions = normalize(means, dim=2, eps=eps)
+    voxels = normalize(feature.float().flatten(2), dim=1, eps=eps)
+    maps = matrix_product(directions, voxels)
     return maps.reshape(*means.shape[:2], *feature.shape[2:])
 
 
@@ -181,5 +203,7 @@ def matrix_product(one: Tensor, other: Tensor) -> Tensor:
 
 def consistency_ramp(progress: float, length: float = 1.0) -> float:
     """exp(-5 (1 - t)²), t = progress / length up to 1 (Laine and Aila, ICLR 2017); ACN and SMU-Net weigh with it."""
-    t = min(progress / length, 1.0) if length > 0 else 1.0
+    t = 1.0
+    if length > 0:
+        t = min(progress / length, 1.0)
     return math.exp(-5 * (1 - t) ** 2)

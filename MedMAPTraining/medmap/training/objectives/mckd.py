@@ -17,7 +17,7 @@ from medmap.networks.base import Features
 from medmap.training.batch import Batch
 from medmap.training.objectives.base import Context, Group, Objective
 from medmap.training.objectives.losses import cross_entropy_and_dice
-from medmap.training.objectives.self_distillation import encode_present
+from medmap.training.objectives.self_distillation import encode_batch
 
 
 class ModalityDistillation(Objective):
@@ -69,12 +69,21 @@ class ModalityDistillation(Objective):
         rescale: bool = True,
     ):
         super().__init__()
-        self.backbone, self.held_out, self.total = context.backbone, context.held_out, context.steps
-        self.alpha, self.limit, self.rescale = alpha, limit, rescale
-        self.meta_every, self.meta_batches = meta_every, meta_batches
-        self.meta_rate, self.meta_decay = meta_rate, meta_decay
-        self.second = 500 if released_schedule else meta_every
-        self.all_share = all_share if released_schedule else 1.0
+        self.backbone = context.backbone
+        self.held_out = context.held_out
+        self.total = context.steps
+        self.alpha = alpha
+        self.limit = limit
+        self.rescale = rescale
+        self.meta_every = meta_every
+        self.meta_batches = meta_batches
+        self.meta_rate = meta_rate
+        self.meta_decay = meta_decay
+        self.second = meta_every
+        self.all_share = 1.0
+        if released_schedule:
+            self.second = 500
+            self.all_share = all_share
         self.names = context.task.modality_names
         if "mod_bottleneck" not in self.backbone.provides:
             raise UsageError(
@@ -103,28 +112,28 @@ class ModalityDistillation(Objective):
 
     def steps(self, batch: Batch, progress: float) -> Iterator[tuple[str, dict[str, Tensor]]]:
         """One step of ``main``; now and then, several of ``meta``."""
-        features = encode_present(self.backbone, batch)
+        features = encode_batch(self.backbone, batch)
         output = self.backbone.decode(features, batch.present)
         losses = {"segmentation": self.task_loss(output.logits, batch.label)}
         if self.alpha:
-            maps = [
-                None if f is None else self.backbone.latent(f, "mod_bottleneck") for f in features
-            ]
+            maps: list[Tensor | None] = []
+            for levels in features:
+                if levels is None:
+                    maps.append(None)
+                else:
+                    maps.append(self.backbone.latent(levels, "mod_bottleneck"))
             ratio = importance_ratio(self.importance.detach(), self.limit)
-            losses["distillation"] = self.alpha * pairwise_distillation(maps, batch.present, ratio)
+            distillation = pairwise_distillation(maps, batch.present, ratio)
+            losses["distillation"] = self.alpha * distillation
         yield "main", losses
+        if not self.alpha or self.held_out is None:
+            return
         step = round(progress * self.total)
         every = self.meta_every if progress < self.all_share else self.second
-        if self.alpha and self.held_out is not None and (step + 1) % every == 0:
+        if (step + 1) % every == 0:
             for n in range(self.meta_batches):
-                yield (
-                    "meta",
-                    {
-                        "meta": self.meta_loss(
-                            self.held_out(step * self.meta_batches + n).to(batch.image.device)
-                        )
-                    },
-                )
+                held_out = self.held_out(step * self.meta_batches + n)
+                yield "meta", {"meta": self.meta_loss(held_out.to(batch.image.device))}
 
     def task_loss(self, logits: Tensor, label: Tensor) -> Tensor:
         """What the network is for: cross-entropy and Dice; another kind of task overrides it."""
@@ -133,21 +142,32 @@ class ModalityDistillation(Objective):
     def meta_loss(self, batch: Batch) -> Tensor:
         """Task loss of a held-out batch with weighted bottlenecks; a function of w, for a network that stays."""
         with torch.no_grad():
-            features = encode_present(self.backbone, batch)
-        weight = self.importance.softmax(0) * (len(self.names) if self.rescale else 1)
-        weighted = [
-            self._weighted(f, weight[m]) if f is not None else None for m, f in enumerate(features)
-        ]
-        return self.task_loss(self.backbone.decode(weighted, batch.present).logits, batch.label)
+            features = encode_batch(self.backbone, batch)
+        scale = len(self.names) if self.rescale else 1
+        weight = self.importance.softmax(0) * scale
+        weighted: list[Features | None] = []
+        for modality, levels in enumerate(features):
+            if levels is None:
+                weighted.append(None)
+            else:
+                weighted.append(self._weighted(levels, weight[modality]))
+        output = self.backbone.decode(weighted, batch.present)
+        return self.task_loss(output.logits, batch.label)
 
     def _weighted(self, features: Features, weight: Tensor) -> Features:
         bottleneck = self.backbone.latent(features, "mod_bottleneck")
-        return [f * weight.to(f.dtype) if f is bottleneck else f for f in features]
+        weighted = []
+        for level in features:
+            if level is bottleneck:
+                level = level * weight.to(level.dtype)
+            weighted.append(level)
+        return weighted
 
     def epoch_end(self, epoch: int) -> dict[str, float]:
         """The importance of every modality by name."""
-        share = self.importance.detach().softmax(0).tolist()
-        return {f"importance_{name}": share[m] for m, name in enumerate(self.names)}
+        shares = self.importance.detach().softmax(0).tolist()
+        pairs = zip(self.names, shares, strict=True)
+        return {f"importance_{name}": share for name, share in pairs}
 
     def deploy(self) -> Backbone:
         """The backbone: w serves training only."""
@@ -156,7 +176,9 @@ class ModalityDistillation(Objective):
 
 def importance_ratio(w: Tensor, limit: float = 10.0) -> Tensor:
     """r_ij = softmax(w)_i / softmax(w)_j, within 1 / limit .. limit; [M] -> [M, M]."""
-    return (w[:, None] - w[None]).exp().clamp(1 / limit, limit)
+    # softmax(w)_i / softmax(w)_j = exp(w_i - w_j), without the two small quotients.
+    ratio = (w[:, None] - w[None]).exp()
+    return ratio.clamp(1 / limit, limit)
 
 
 def pairwise_distillation(maps: Sequence[Tensor | None], present: Tensor, ratio: Tensor) -> Tensor:
@@ -172,9 +194,9 @@ def pairwise_distillation(maps: Sequence[Tensor | None], present: Tensor, ratio:
         for j, student in enumerate(maps):
             if i == j or teacher is None or student is None:
                 continue
-            distance = (teacher.detach().float() - student.float()).abs().flatten(1).mean(1)
-            both = present[:, i] & present[:, j]
-            total = (
-                total + ratio[i, j] * torch.where(both, distance, torch.zeros_like(distance)).mean()
-            )
+            difference = teacher.detach().float() - student.float()
+            distance = difference.abs().flatten(1).mean(1)
+            has_both = present[:, i] & present[:, j]
+            counted = torch.where(has_both, distance, torch.zeros_like(distance))
+            total = total + ratio[i, j] * counted.mean()
     return total

@@ -17,7 +17,7 @@ from medmap.networks import Output
 from medmap.training.batch import Batch
 from medmap.training.objectives.base import Context
 from medmap.training.objectives.losses import class_means, resize_label, similarity_maps, soft_kl
-from medmap.training.objectives.self_distillation import Students, decode_together, encode_present
+from medmap.training.objectives.self_distillation import Students, decode_together, encode_batch
 from medmap.training.objectives.sls import SharedLatentSpace
 
 
@@ -66,10 +66,10 @@ class Passion(SharedLatentSpace):
     The teacher of a sample is the fused decoder on all modalities it has, its students the same decoder on one of
     them; encoders run once, the decoder once on teachers and students together.
 
-    * L_pixel (Eq. 4): divergence of outputs softened with T.
-    * L_proto (Eq. 5-7): squared difference of the maps of cosine similarity to each sample's own class means.
-    * Relative preference (Eq. 8-10): RP_m = 1 - D_m / mean D, D_m the distance of those maps; positive: ahead.
-    * delta_m = 1 where RP_m < 0 (task-wise); beta_m starts at 1 / (1 - missing rate) and goes down by 0.01 times the
+    * L_pixel (Eq. 3): divergence of outputs softened with T.
+    * L_proto (Eq. 4-6, 8): squared difference of the maps of cosine similarity to each sample's own class means.
+    * Relative preference (Eq. 7, 9, 10): RP_m = 1 - D_m / mean D, D_m the distance of those maps; positive: ahead.
+    * delta_m = 1 where RP_m < 0 (task-wise, Eq. 11); beta_m starts at 1 / (1 - missing rate) and goes down by 0.01 times the
       mean RP_m of each epoch (gradient-wise).
 
     Sums over voxels, as printed, would grow with the patch: means over voxels are taken, as in the released code. A
@@ -113,45 +113,50 @@ class Passion(SharedLatentSpace):
         base = RELEASED if variant == "released" else PAPER
         options = Deviations(**{**base.__dict__, **deviations})
         super().__init__(context, separate=0.0, deep=deep, deep_decay=deep_decay, clip=clip)
-        self.options, self.pixel, self.prototype = options, pixel, prototype
-        self.temperature, self.rate = temperature, rate
-        self.names, self.classes = context.task.modality_names, context.task.num_classes
+        self.options = options
+        self.pixel = pixel
+        self.prototype = prototype
+        self.temperature = temperature
+        self.rate = rate
+        self.names = context.task.modality_names
+        self.classes = context.task.num_classes
         self.backbone.skip = frozenset({"separate"})
-        # 1 / (1 - missing rate): how many cases there are for one that shows the modality.
-        share = [
-            context.cases_with.get(name, 0) / context.cases if context.cases else 0.0
-            for name in self.names
-        ]
-        scarcity = torch.tensor([1 / s if s else 1.0 for s in share])
+        scarcity = torch.tensor(_scarcity(context))
         ones = torch.ones_like(scarcity)
-        self.register_buffer("weight", scarcity if self.options.rate_as_weight else ones)
-        self.register_buffer(
-            "beta", ones.clone() if self.options.rate_as_weight else scarcity.clone()
-        )
+        if options.rate_as_weight:
+            self.register_buffer("weight", scarcity)
+            self.register_buffer("beta", ones.clone())
+        else:
+            self.register_buffer("weight", ones)
+            self.register_buffer("beta", scarcity.clone())
         for name in ("preference_sum", "distance_sum", "seen"):
             self.register_buffer(name, torch.zeros(len(self.names)))
         self.deepest = None
-        if self.options.t2_with_t1_tokens:
+        if options.t2_with_t1_tokens:
             self.deepest = {context.task.index("t2"): context.task.index("t1")}
 
     def steps(self, batch: Batch, progress: float) -> Iterator[tuple[str, dict[str, Tensor]]]:
         """One step of the group ``main``."""
-        features, students = encode_present(self.backbone, batch), Students.of(batch.present)
-        teacher, alone = decode_together(
+        features = encode_batch(self.backbone, batch)
+        students = Students.of(batch.present)
+        teacher_output, student_output = decode_together(
             self.backbone, features, batch.present, students, ("decoder",), self.deepest
         )
-        losses = self.fused(teacher, batch)
-        distance = torch.zeros(batch.present.shape, device=batch.image.device)
+        losses = self.fused(teacher_output, batch)
         if len(students):
-            pixel = self._pixel(alone, teacher, students)
-            prototype, far = self._prototype(alone, teacher, batch.label, students)
-            distance = students.table(far, distance)
-            preference = relative_preference(distance)
+            pixel = self._pixel(student_output, teacher_output, students)
+            prototype, distance = self._prototype(
+                student_output, teacher_output, batch.label, students
+            )
+            table = torch.zeros(batch.present.shape, device=batch.image.device)
+            distance_table = students.table(distance, table)
+            preference = relative_preference(distance_table)
             delta = task_mask(preference, whole_batch=self.options.batch_delta)
-            self._remember(distance, preference, students)
-            pixel, prototype = students.table(pixel, distance), students.table(prototype, distance)
-            losses["pixel"] = self.pixel * self._weighted(self.beta * pixel)
-            losses["prototype"] = self.prototype * self._weighted(delta * prototype)
+            self._remember(distance_table, preference, students)
+            pixel_table = students.table(pixel, table)
+            prototype_table = students.table(prototype, table)
+            losses["pixel"] = self.pixel * self._weighted(self.beta * pixel_table)
+            losses["prototype"] = self.prototype * self._weighted(delta * prototype_table)
             if self.options.separate:
                 losses |= self._separately(features, batch, delta)
         yield "main", losses
@@ -160,88 +165,107 @@ class Passion(SharedLatentSpace):
         """[B, M] -> sum over modalities, mean over samples."""
         return (self.weight * table).sum(1).mean()
 
-    def _pixel(self, alone: Output, teacher: Output, students: Students) -> Tensor:
+    def _pixel(self, student: Output, teacher: Output, students: Students) -> Tensor:
         """L_pixel of every student, [R]."""
-        pairs = [(alone.logits, teacher.logits, 1.0)]
-        if self.options.deep_distillation:
-            deep = zip(alone.aux.get("deep", []), teacher.aux.get("deep", []), strict=True)
-            pairs += [(s, t, 0.5**level) for level, (s, t) in enumerate(deep, 1)]
-        return sum(
-            weight
-            * soft_kl(
-                student,
-                truth[students.sample],
-                self.temperature,
-                reverse=not self.options.forward_kl,
-                squared_temperature=self.options.squared_temperature,
-                over_classes="mean" if self.options.class_mean else "sum",
-                per_sample=True,
-            )
-            for student, truth, weight in pairs
+        total = self._divergence(student.logits, teacher.logits, students)
+        if not self.options.deep_distillation:
+            return total
+        levels = zip(student.aux.get("deep", []), teacher.aux.get("deep", []), strict=True)
+        for level, (student_logits, teacher_logits) in enumerate(levels, 1):
+            divergence = self._divergence(student_logits, teacher_logits, students)
+            total = total + 0.5**level * divergence
+        return total
+
+    def _divergence(self, student: Tensor, teacher: Tensor, students: Students) -> Tensor:
+        """Divergence of every student's softened output from its teacher's, [R]."""
+        return soft_kl(
+            student,
+            teacher[students.sample],
+            self.temperature,
+            reverse=not self.options.forward_kl,
+            squared_temperature=self.options.squared_temperature,
+            over_classes="mean" if self.options.class_mean else "sum",
+            per_sample=True,
         )
 
     def _prototype(
-        self, alone: Output, teacher: Output, label: Tensor, students: Students
+        self, student: Output, teacher: Output, label: Tensor, students: Students
     ) -> tuple[Tensor, Tensor]:
         """L_proto and D of every student, [R] each; D without a gradient."""
-        feature = alone.taps["decoder"]
+        feature = student.taps["decoder"]
         label = resize_label(label, feature.shape[2:])
         with torch.no_grad():
-            wanted, there = prototype_maps(teacher.taps["decoder"], label, self.classes)
-        own, _ = prototype_maps(feature, label[students.sample], self.classes)
-        there = there[students.sample].float()
-        difference = (own - wanted[students.sample]).flatten(2)
+            teacher_maps, has_class = prototype_maps(teacher.taps["decoder"], label, self.classes)
+        student_maps, _ = prototype_maps(feature, label[students.sample], self.classes)
+        counted = has_class[students.sample].float()
+        difference = (student_maps - teacher_maps[students.sample]).flatten(2)
         squares = difference.square()
-        loss = (there * squares.mean(2)).sum(1)
+        loss = (counted * squares.mean(2)).sum(1)
         with torch.no_grad():
             if self.options.class_mean:
-                far = (there * difference.abs().mean(2)).sum(1) / there.sum(1)
+                distance = (counted * difference.abs().mean(2)).sum(1) / counted.sum(1)
             else:
-                far = (there * squares.sum(2).sqrt()).sum(1)
-        return loss / there.sum(1) if self.options.class_mean else loss, far
+                distance = (counted * squares.sum(2).sqrt()).sum(1)
+        if self.options.class_mean:
+            loss = loss / counted.sum(1)
+        return loss, distance
 
     def _separately(self, features: list, batch: Batch, delta: Tensor) -> dict[str, Tensor]:
         """Each modality's own segmentation, of the samples where delta is 1, weighted by beta."""
         total = batch.image.new_zeros(())
-        for m, logits in enumerate(self.backbone.separately(features)):
-            here = batch.present[:, m] & (delta[:, m] > 0)
-            if logits is not None and here.any():
-                label = resize_label(batch.label, logits.shape[2:])
-                loss = self._loss(logits[here], label[here]) * here.float().mean()
-                total = total + self.weight[m] * self.beta[m] * loss
+        for modality, logits in enumerate(self.backbone.separately(features)):
+            behind = batch.present[:, modality] & (delta[:, modality] > 0)
+            if logits is None or not behind.any():
+                continue
+            label = resize_label(batch.label, logits.shape[2:])
+            loss = self._loss(logits[behind], label[behind]) * behind.float().mean()
+            total = total + self.weight[modality] * self.beta[modality] * loss
         return {"separate": total}
 
     def _remember(self, distance: Tensor, preference: Tensor, students: Students) -> None:
         self.preference_sum += preference.sum(0)
         self.distance_sum += distance.sum(0)
-        self.seen += students.table(
-            torch.ones_like(distance[0, 0]).expand(len(students)), distance
-        ).sum(0)
+        ones = torch.ones_like(distance[0, 0]).expand(len(students))
+        self.seen += students.table(ones, distance).sum(0)
 
     def epoch_end(self, epoch: int) -> dict[str, float]:
         """Update beta from the epoch's relative preference; returns both by name."""
-        seen = self.seen.clamp(min=1)
-        preference = self.preference_sum / seen
+        number = self.seen.clamp(min=1)
+        preference = self.preference_sum / number
         if self.options.epoch_preference:
-            preference = relative_preference((self.distance_sum / seen)[None])[0]
+            mean_distance = self.distance_sum / number
+            preference = relative_preference(mean_distance[None])[0]
         if self.options.scheduled:
             self.beta = scheduled_beta(self.beta, preference, epoch, self.rate)
         else:
             self.beta = (self.beta - self.rate * preference).clamp(min=0)
         for buffer in (self.preference_sum, self.distance_sum, self.seen):
             buffer.zero_()
-        figures = {f"preference_{name}": float(preference[m]) for m, name in enumerate(self.names)}
-        return figures | {f"beta_{name}": float(self.beta[m]) for m, name in enumerate(self.names)}
+        figures = {}
+        for modality, name in enumerate(self.names):
+            figures[f"preference_{name}"] = float(preference[modality])
+        for modality, name in enumerate(self.names):
+            figures[f"beta_{name}"] = float(self.beta[modality])
+        return figures
+
+
+def _scarcity(context: Context) -> list[float]:
+    """1 / (1 - missing rate) of every modality: training cases for one case that shows it."""
+    scarcity = []
+    for name in context.task.modality_names:
+        share = context.cases_with.get(name, 0) / context.cases if context.cases else 0.0
+        scarcity.append(1 / share if share else 1.0)
+    return scarcity
 
 
 def prototype_maps(feature: Tensor, label: Tensor, classes: int) -> tuple[Tensor, Tensor]:
-    """Cosine of every voxel with the sample's own class means (Eq. 5, 6): [B, K, *S]; and [B, K] bool, what it has."""
-    means, there = class_means(feature, label, classes)
-    return similarity_maps(feature, means), there
+    """Cosine of every voxel with the sample's own class means (Eq. 4-6): [B, K, *S]; and [B, K] bool, what it has."""
+    means, has_class = class_means(feature, label, classes)
+    return similarity_maps(feature, means), has_class
 
 
 def relative_preference(distance: Tensor) -> Tensor:
-    """RP_m = 1 - D_m / mean D over the modalities that have a distance (Eq. 9).
+    """RP_m = 1 - D_m / mean D over the modalities that have a distance (Eq. 10).
 
     Args:
         distance: [B, M], zero where there is none.
@@ -249,14 +273,18 @@ def relative_preference(distance: Tensor) -> Tensor:
     Returns:
         [B, M]: positive ahead, negative behind, 0 where there is no distance.
     """
-    there = distance > 0
-    mean = distance.sum(1, keepdim=True) / there.sum(1, keepdim=True).clamp(min=1)
-    return torch.where(there, 1 - distance / mean.clamp(min=1e-12), torch.zeros_like(distance))
+    measured = distance > 0
+    number = measured.sum(1, keepdim=True).clamp(min=1)
+    mean = distance.sum(1, keepdim=True) / number
+    preference = 1 - distance / mean.clamp(min=1e-12)
+    return torch.where(measured, preference, torch.zeros_like(distance))
 
 
 def task_mask(preference: Tensor, whole_batch: bool = False) -> Tensor:
-    """delta = 1 where a modality lags behind (RP < 0), [B, M] float; for the batch as a whole as released."""
-    lag = preference.sum(0, keepdim=True).expand_as(preference) if whole_batch else preference
+    """delta = 1 where a modality lags behind (RP < 0, Eq. 11), [B, M] float; for the batch as a whole as released."""
+    lag = preference
+    if whole_batch:
+        lag = preference.sum(0, keepdim=True).expand_as(preference)
     return (lag < 0).float()
 
 

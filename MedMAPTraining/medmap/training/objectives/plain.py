@@ -36,8 +36,10 @@ class Plain(Objective):
         losses = {"segmentation": self.loss(output.logits.float(), label)}
         for level, logits in enumerate(output.aux.get("deep", []), 1):
             target = interpolate(label.float(), size=logits.shape[2:], mode="nearest")
+            # ``smooth`` counts voxels: on a coarser grid the same volume has fewer.
             share = target[0].numel() / label[0].numel()
-            losses[f"deep{level}"] = self.loss(logits.float(), target, share) * 0.5**level
+            loss = self.loss(logits.float(), target, share)
+            losses[f"deep{level}"] = loss * 0.5**level
         yield "main", losses
 
     def deploy(self) -> Backbone:

@@ -54,40 +54,43 @@ class PMKL(Distilling):
         clip: float = 0.0,
     ):
         super().__init__(context, ("decoder",))
-        self.temperature, self.regional, self.contrastive = temperature, regional, contrastive
-        self.margin, self.clip = margin, clip
+        self.temperature = temperature
+        self.regional = regional
+        self.contrastive = contrastive
+        self.margin = margin
+        self.clip = clip
         dims = self.student.spatial_dims
-        self.student_head = EmbeddingHead(dims, tap_channels(self.student, "decoder"), pool)
-        self.teacher_head = EmbeddingHead(dims, tap_channels(self.teacher.network, "decoder"), pool)
+        student_channels = tap_channels(self.student, "decoder")
+        teacher_channels = tap_channels(self.teacher.network, "decoder")
+        self.student_head = EmbeddingHead(dims, student_channels, pool)
+        self.teacher_head = EmbeddingHead(dims, teacher_channels, pool)
 
     def groups(self) -> dict[str, Group]:
         """``main``: the student and both heads."""
         kernels = [p for p in self.parameters() if p.ndim > 1]
-        return {"main": Group(kernels, undecayed=[p for p in self.parameters() if p.ndim <= 1])}
+        biases_and_norms = [p for p in self.parameters() if p.ndim <= 1]
+        return {"main": Group(kernels, undecayed=biases_and_norms)}
 
     def steps(self, batch: Batch, progress: float) -> Iterator[tuple[str, dict[str, Tensor]]]:
         """One step of the group ``main``."""
         student, teacher = self.both(batch)
-        logits, taught = student.logits.float(), teacher.logits.float()
-        target, rarity = (
-            one_hot_classes(batch.label, logits.shape[1]),
-            batch_weights(batch.label, logits.shape[1]),
-        )
-        known = knowledge_map(logits, taught, batch.label)
-        regional = soft_kl(logits, taught, self.temperature, weight=known, entropy=True)
-        embedded = self.student_head(student.taps["decoder"].float())
-        goal = self.teacher_head(teacher.taps["decoder"].float())
-        yield (
-            "main",
-            {
-                "dice": dice_loss(logits.softmax(1), target, squared=True),
-                "cross_entropy": weighted_cross_entropy(
-                    logits, batch.label, rarity, clip=self.clip
-                ),
-                "regional": self.regional * regional,
-                "contrastive": self.contrastive * contrastive_loss(embedded, goal, self.margin),
-            },
-        )
+        logits = student.logits.float()
+        teacher_logits = teacher.logits.float()
+        target = one_hot_classes(batch.label, logits.shape[1])
+        rarity = batch_weights(batch.label, logits.shape[1])
+        entropy = weighted_cross_entropy(logits, batch.label, rarity, clip=self.clip)
+        knowledge = knowledge_map(logits, teacher_logits, batch.label)
+        regional = soft_kl(logits, teacher_logits, self.temperature, weight=knowledge, entropy=True)
+        student_embedding = self.student_head(student.taps["decoder"].float())
+        teacher_embedding = self.teacher_head(teacher.taps["decoder"].float())
+        contrastive = contrastive_loss(student_embedding, teacher_embedding, self.margin)
+        losses = {
+            "dice": dice_loss(logits.softmax(1), target, squared=True),
+            "cross_entropy": entropy,
+            "regional": self.regional * regional,
+            "contrastive": self.contrastive * contrastive,
+        }
+        yield "main", losses
 
 
 class EmbeddingHead(nn.Module):
@@ -101,7 +104,9 @@ class EmbeddingHead(nn.Module):
         )
 
     def forward(self, feature: Tensor) -> Tensor:
-        return normalize(self.layers(POOL[len(self.pool)](feature, self.pool).flatten(1)), dim=1)
+        pooled = POOL[len(self.pool)](feature, self.pool)
+        embedding = self.layers(pooled.flatten(1))
+        return normalize(embedding, dim=1)
 
 
 def batch_weights(label: Tensor, classes: int) -> Tensor:
@@ -112,17 +117,20 @@ def batch_weights(label: Tensor, classes: int) -> Tensor:
 @torch.no_grad()
 def knowledge_map(student: Tensor, teacher: Tensor, label: Tensor) -> Tensor:
     """[B, *S] weights: how much better the teacher knows a voxel, ReLU(CE_student - CE_teacher), zero where it errs."""
-    better = (
-        cross_entropy(student, label, reduction="none")
-        - cross_entropy(teacher, label, reduction="none")
-    ).relu()
-    return better * (teacher.argmax(1) == label)
+    student_entropy = cross_entropy(student, label, reduction="none")
+    teacher_entropy = cross_entropy(teacher, label, reduction="none")
+    advantage = (student_entropy - teacher_entropy).relu()
+    return advantage * (teacher.argmax(1) == label)
 
 
 def contrastive_loss(one: Tensor, other: Tensor, margin: float = 1.0) -> Tensor:
     """Mean over all pairs of d² (same sample) or max(0, margin - d)² (different ones); embeddings [B, E], B > 1."""
     if len(one) < 2:
         return one.sum() * 0
-    distance = (one[:, None] - other[None]).square().sum(2).clamp_min(1e-12).sqrt()
-    same = torch.eye(len(one), dtype=torch.bool, device=one.device)
-    return torch.where(same, distance.square(), (margin - distance).relu().square()).mean()
+    squares = (one[:, None] - other[None]).square().sum(2)
+    # The root's slope is infinite at zero, where teacher and student agree.
+    distance = squares.clamp_min(1e-12).sqrt()
+    is_pair = torch.eye(len(one), dtype=torch.bool, device=one.device)
+    attraction = distance.square()
+    repulsion = (margin - distance).relu().square()
+    return torch.where(is_pair, attraction, repulsion).mean()

@@ -16,8 +16,9 @@ from medmap.errors import UsageError
 from medmap.networks import Backbone
 from medmap.training.batch import Batch
 from medmap.training.objectives.base import Context
+from medmap.training.objectives.dedicated import tap_channels
 from medmap.training.objectives.losses import class_means, one_hot_classes, resize_label
-from medmap.training.objectives.self_distillation import Students, decode_together, encode_present
+from medmap.training.objectives.self_distillation import Students, decode_together, encode_batch
 from medmap.training.objectives.sls import SharedLatentSpace
 
 
@@ -68,38 +69,45 @@ class PMR(SharedLatentSpace):
                 "Use a network with the tap 'decoder'.",
             )
         super().__init__(context, separate=0.0, deep=deep, deep_decay=deep_decay, clip=clip)
-        self.alpha, self.entropy, self.entropy_share = alpha, entropy, entropy_share
-        self.momentum, self.own_prototypes = momentum, own_prototypes
-        self.names, self.classes = context.task.modality_names, context.task.num_classes
+        self.alpha = alpha
+        self.entropy = entropy
+        self.entropy_share = entropy_share
+        self.momentum = momentum
+        self.own_prototypes = own_prototypes
+        self.names = context.task.modality_names
+        self.classes = context.task.num_classes
         self.backbone.skip = frozenset({"separate"})
-        shape = (len(self.names), self.classes)
+        modalities = len(self.names)
+        shape = (modalities, self.classes)
         # The width of the decoder is known once it has run; buffers of width 0 until then would not resume.
         width = decoder_width(context.backbone)
-        for name, size in (
-            ("prototypes", (*shape, width)),
-            ("sums", (*shape, width)),
-            ("known", shape),
-        ):
-            self.register_buffer(name, torch.zeros(size))
-        for name, size in (("counts", shape), ("strength_sum", shape[:1]), ("seen", shape[:1])):
-            self.register_buffer(name, torch.zeros(size))
+        self.register_buffer("prototypes", torch.zeros(*shape, width))
+        self.register_buffer("sums", torch.zeros(*shape, width))
+        self.register_buffer("known", torch.zeros(shape))
+        self.register_buffer("counts", torch.zeros(shape))
+        self.register_buffer("strength_sum", torch.zeros(modalities))
+        self.register_buffer("seen", torch.zeros(modalities))
 
     def steps(self, batch: Batch, progress: float) -> Iterator[tuple[str, dict[str, Tensor]]]:
         """One step of the group ``main``."""
-        features, students = encode_present(self.backbone, batch), Students.of(batch.present)
-        fused, alone = decode_together(
+        features = encode_batch(self.backbone, batch)
+        students = Students.of(batch.present)
+        fused, single = decode_together(
             self.backbone, features, batch.present, students, ("decoder",)
         )
         losses = self.fused(fused, batch)
         if len(students):
-            feature = alone.taps["decoder"].float()
+            feature = single.taps["decoder"].float()
             label = resize_label(batch.label, feature.shape[2:])[students.sample]
-            means, there = class_means(feature, label, self.classes)
-            self._collect(means.detach(), there, students)
-            prototypes, usable = means.detach(), there
-            if not self.own_prototypes:
+            means, has_class = class_means(feature, label, self.classes)
+            means = means.detach()
+            self._collect(means, has_class, students)
+            if self.own_prototypes:
+                prototypes = means
+                usable = has_class
+            else:
                 prototypes = self.prototypes[students.modality]
-                usable = there & (self.known[students.modality] > 0)
+                usable = has_class & (self.known[students.modality] > 0)
             if usable.any():
                 logp = prototype_log_probability(feature, prototypes, usable)
                 losses |= self._rebalance(logp, label, usable, students, batch.present, progress)
@@ -115,43 +123,45 @@ class PMR(SharedLatentSpace):
         progress: float,
     ) -> dict[str, Tensor]:
         """The two terms, from log-probabilities [R, K, *S] and the classes [R, K] that each student is judged by."""
-        truth = one_hot_classes(label, self.classes)
-        strength = students.table(mean_over_classes(logp.detach().exp(), truth, usable), present)
-        had = students.table(usable.any(1).float(), present)
+        target = one_hot_classes(label, self.classes)
+        probability = mean_over_classes(logp.detach().exp(), target, usable)
+        strength = students.table(probability, present)
+        judged = students.table(usable.any(1).float(), present)
         self.strength_sum += strength.sum(0)
-        self.seen += had.sum(0)
-        ratio = imbalance(strength.sum(0) / had.sum(0).clamp(min=1))
+        self.seen += judged.sum(0)
+        ratio = imbalance(strength.sum(0) / judged.sum(0).clamp(min=1))
         behind = (ratio - 1).clamp(0, 1)[students.modality]
-        ahead = torch.where(
-            ratio > 0, 1 / ratio.clamp(min=1e-6) - 1, torch.zeros_like(ratio)
-        ).clamp(0, 1)
         # Means over the samples that have students, whose number their students do not change.
-        samples = (had.sum(1) > 0).sum().clamp(min=1)
-        losses = {
-            "prototype": self.alpha
-            * (behind * -mean_over_classes(logp, truth, usable)).sum()
-            / samples
-        }
+        samples = (judged.sum(1) > 0).sum().clamp(min=1)
+        entropy = -mean_over_classes(logp, target, usable)
+        losses = {"prototype": self.alpha * (behind * entropy).sum() / samples}
         if progress < self.entropy_share:
+            lead = 1 / ratio.clamp(min=1e-6) - 1
+            ahead = torch.where(ratio > 0, lead, torch.zeros_like(ratio)).clamp(0, 1)
             spread = -(logp.exp() * logp).sum(1).flatten(1).mean(1)
-            losses["entropy"] = -self.entropy * (ahead[students.modality] * spread).sum() / samples
+            held_back = (ahead[students.modality] * spread).sum()
+            losses["entropy"] = -self.entropy * held_back / samples
         return losses
 
-    def _collect(self, means: Tensor, there: Tensor, students: Students) -> None:
-        self.sums.index_add_(0, students.modality, means * there[..., None])
-        self.counts.index_add_(0, students.modality, there.float())
+    def _collect(self, means: Tensor, has_class: Tensor, students: Students) -> None:
+        counted = has_class[..., None]
+        self.sums.index_add_(0, students.modality, means * counted)
+        self.counts.index_add_(0, students.modality, has_class.float())
 
     def epoch_end(self, epoch: int) -> dict[str, float]:
         """Renew the prototypes; returns every modality's strength."""
-        fresh = self.sums / self.counts.clamp(min=1)[..., None]
-        kept = torch.where(self.known > 0, self.momentum, 0.0)[..., None]
-        mixed = kept * self.prototypes + (1 - kept) * fresh
-        self.prototypes = torch.where(self.counts[..., None] > 0, mixed, self.prototypes)
-        self.known = ((self.known > 0) | (self.counts > 0)).float()
+        means = self.sums / self.counts.clamp(min=1)[..., None]
+        # A class without a prototype yet takes the epoch's mean as it is.
+        momentum = torch.where(self.known > 0, self.momentum, 0.0)[..., None]
+        mixed = momentum * self.prototypes + (1 - momentum) * means
+        renewed = self.counts > 0
+        self.prototypes = torch.where(renewed[..., None], mixed, self.prototypes)
+        self.known = ((self.known > 0) | renewed).float()
         strength = self.strength_sum / self.seen.clamp(min=1)
         for buffer in (self.sums, self.counts, self.strength_sum, self.seen):
             buffer.zero_()
-        return {f"strength_{name}": float(strength[m]) for m, name in enumerate(self.names)}
+        pairs = zip(self.names, strength.tolist(), strict=True)
+        return {f"strength_{name}": value for name, value in pairs}
 
 
 def prototype_log_probability(feature: Tensor, prototypes: Tensor, usable: Tensor) -> Tensor:
@@ -162,41 +172,38 @@ def prototype_log_probability(feature: Tensor, prototypes: Tensor, usable: Tenso
         prototypes: [R, K, C].
         usable: [R, K] bool.
     """
-    flat, c = feature.float().flatten(2), prototypes.float()
-    squared = c.square().sum(2)[..., None] - 2 * torch.bmm(c, flat) + flat.square().sum(1)[:, None]
+    voxels = feature.float().flatten(2)
+    centers = prototypes.float()
+    # |f - c|² = |c|² - 2 c f + |f|², so that no difference of every voxel to every class is kept.
+    center_squares = centers.square().sum(2)[..., None]
+    voxel_squares = voxels.square().sum(1)[:, None]
+    squared = center_squares - 2 * torch.bmm(centers, voxels) + voxel_squares
     # The root has an infinite slope at zero; -inf would make 0 * inf of the gradient.
-    logits = torch.where(
-        usable[..., None], -squared.clamp(min=1e-8).sqrt(), torch.full_like(squared, -1e9)
-    )
+    distance = squared.clamp(min=1e-8).sqrt()
+    counted = usable[..., None]
+    logits = torch.where(counted, -distance, torch.full_like(squared, -1e9))
     logp = logits.log_softmax(1)
-    logp = torch.where(usable[..., None], logp, torch.zeros_like(logp))
+    logp = torch.where(counted, logp, torch.zeros_like(logp))
     return logp.reshape(*logp.shape[:2], *feature.shape[2:])
 
 
 def mean_over_classes(values: Tensor, truth: Tensor, usable: Tensor) -> Tensor:
     """Mean over each class's voxels, then over the usable classes; values, truth [R, K, *S], usable [R, K] -> [R]."""
-    each = (values * truth).flatten(2).sum(2) / truth.flatten(2).sum(2).clamp(min=1)
-    return (each * usable).sum(1) / usable.sum(1).clamp(min=1)
+    voxels = truth.flatten(2).sum(2).clamp(min=1)
+    class_mean = (values * truth).flatten(2).sum(2) / voxels
+    return (class_mean * usable).sum(1) / usable.sum(1).clamp(min=1)
 
 
 def imbalance(strength: Tensor) -> Tensor:
     """rho_m: mean strength of the other modalities over that of m; [M] -> [M], 1 where there is nothing to compare."""
-    there = strength > 0
-    others = (strength.sum() - strength) / (there.sum() - 1).clamp(min=1)
-    comparable = there & (there.sum() > 1)
-    return torch.where(comparable, others / strength.clamp(min=1e-6), torch.ones_like(strength))
+    measured = strength > 0
+    number = measured.sum()
+    mean_of_others = (strength.sum() - strength) / (number - 1).clamp(min=1)
+    ratio = mean_of_others / strength.clamp(min=1e-6)
+    comparable = measured & (number > 1)
+    return torch.where(comparable, ratio, torch.ones_like(strength))
 
 
-@torch.no_grad()
 def decoder_width(network: Backbone) -> int:
     """Channels of the tap ``decoder``, from a run on the smallest window."""
-    was, size = network.training, (2 * network.stride,) * network.spatial_dims
-    present = torch.ones(1, network.modalities, dtype=torch.bool)
-    network.eval()
-    width = (
-        network(torch.zeros(1, network.modalities, *size), present, ("decoder",))
-        .taps["decoder"]
-        .shape[1]
-    )
-    network.train(was)
-    return width
+    return tap_channels(network, "decoder")

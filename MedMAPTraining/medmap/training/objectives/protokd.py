@@ -47,31 +47,34 @@ class ProtoKD(Distilling):
         in_every_sample: bool = False,
     ):
         super().__init__(context, ("decoder",))
-        self.temperature, self.output, self.prototype = temperature, output, prototype
+        self.temperature = temperature
+        self.output = output
+        self.prototype = prototype
         self.in_every_sample = in_every_sample
 
     def steps(self, batch: Batch, progress: float) -> Iterator[tuple[str, dict[str, Tensor]]]:
         """One step of the group ``main``."""
         student, teacher = self.both(batch)
-        logits, taught = student.logits.float(), teacher.logits.float()
-        target = one_hot_classes(batch.label, logits.shape[1])
+        logits = student.logits.float()
+        teacher_logits = teacher.logits.float()
+        classes = logits.shape[1]
+        target = one_hot_classes(batch.label, classes)
+        dice = dice_loss(logits.softmax(1), target, squared=True, smooth=1e-5, eps=0.0)
+        distillation = soft_kl(logits, teacher_logits, self.temperature, over_classes="mean")
         prototype = prototype_loss(
             student.taps["decoder"],
             teacher.taps["decoder"],
             batch.label,
-            logits.shape[1],
+            classes,
             self.in_every_sample,
         )
-        yield (
-            "main",
-            {
-                "dice": dice_loss(logits.softmax(1), target, squared=True, smooth=1e-5, eps=0.0),
-                "cross_entropy": rare_class_entropy(logits, batch.label),
-                "distillation": self.output
-                * soft_kl(logits, taught, self.temperature, over_classes="mean"),
-                "prototype": self.prototype * prototype,
-            },
-        )
+        losses = {
+            "dice": dice,
+            "cross_entropy": rare_class_entropy(logits, batch.label),
+            "distillation": self.output * distillation,
+            "prototype": self.prototype * prototype,
+        }
+        yield "main", losses
 
 
 def rare_class_entropy(logits: Tensor, label: Tensor) -> Tensor:
@@ -95,11 +98,11 @@ def prototype_loss(
         classes: K.
         in_every_sample: see ``ProtoKD``.
     """
-    own, counted = class_means(student, label, classes)
-    goal, _ = class_means(teacher, label, classes)
+    student_means, counted = class_means(student, label, classes)
+    teacher_means, _ = class_means(teacher, label, classes)
     if in_every_sample:
         counted = counted.all(0, keepdim=True).expand_as(counted)
-    error = (
-        (similarity_maps(student, own) - similarity_maps(teacher, goal)).square().flatten(2).mean(2)
-    )
+    student_maps = similarity_maps(student, student_means)
+    teacher_maps = similarity_maps(teacher, teacher_means)
+    error = (student_maps - teacher_maps).square().flatten(2).mean(2)
     return (error * counted).sum() / counted.sum().clamp_min(1)

@@ -38,11 +38,12 @@ class BatchDiceCE(nn.Module):
         """
         classes = logits.shape[1]
         probability = logits.softmax(1)[:, 1:]
-        wanted = arange(1, classes, device=label.device).view(1, -1, *[1] * (logits.ndim - 2))
-        truth = (label == wanted).to(probability.dtype)
-        over = [0, *range(2, logits.ndim)]
-        common, both = (probability * truth).sum(over), probability.sum(over) + truth.sum(over)
-        common, both = sum_over_processes(common), sum_over_processes(both)
+        tumor_classes = arange(1, classes, device=label.device)
+        tumor_classes = tumor_classes.view(1, -1, *[1] * (logits.ndim - 2))
+        target = (label == tumor_classes).to(probability.dtype)
+        axes = [0, *range(2, logits.ndim)]
+        overlap = sum_over_processes((probability * target).sum(axes))
+        size = sum_over_processes(probability.sum(axes) + target.sum(axes))
         smooth = self.smooth * share
-        dice = 1 - (2 * common + smooth) / (both + smooth)
+        dice = 1 - (2 * overlap + smooth) / (size + smooth)
         return dice.mean() + cross_entropy(logits, label[:, 0].long())

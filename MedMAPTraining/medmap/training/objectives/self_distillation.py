@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn.functional import one_hot
 
 from medmap.networks import Backbone, Output
 from medmap.networks.base import Features
@@ -43,22 +44,13 @@ class Students:
         )
 
 
-def encode_present(network: Backbone, batch: Batch) -> list[Features | None]:
+def encode_batch(network: Backbone, batch: Batch) -> list[Features | None]:
     """Features of every modality that a sample of the batch has, zero for the samples without it."""
-    features: list[Features | None] = [None] * network.modalities
     known = batch.modalities
-    if known is None:  # on a CPU asking costs nothing; a GPU would have to be waited for
-        on_cpu = batch.present.device.type == "cpu"
-        known = (
-            batch.present.any(0).nonzero().flatten().tolist()
-            if on_cpu
-            else range(network.modalities)
-        )
-    for m in known:
-        here = batch.present[:, m]
-        encoded = network.encode(mask_absent(batch.image[:, m : m + 1], here), m)
-        features[m] = [mask_absent(level, here) for level in encoded]
-    return features
+    # On a CPU asking which ones costs nothing; a GPU would have to be waited for.
+    if known is None and batch.present.device.type == "cpu":
+        known = batch.present.any(0).nonzero().flatten().tolist()
+    return network.encode_present(batch.image, batch.present, known)
 
 
 def stack(
@@ -82,19 +74,18 @@ def stack(
     for modality, other in (deepest or {}).items():
         lender[owner == modality] = other
     stacked: list[Features | None] = []
-    for m, levels in enumerate(features):
+    for modality, levels in enumerate(features):
         if levels is None:
             stacked.append(None)
             continue
-        of = [owner] * (len(levels) - 1) + [lender]
-        stacked.append(
-            [
-                torch.cat([level, mask_absent(level[students.sample], who == m)])
-                for level, who in zip(levels, of, strict=True)
-            ]
-        )
-    alone = torch.nn.functional.one_hot(owner, present.shape[1]).bool()
-    return stacked, torch.cat([present, alone])
+        rows = []
+        for position, level in enumerate(levels):
+            source = lender if position == len(levels) - 1 else owner
+            student_level = mask_absent(level[students.sample], source == modality)
+            rows.append(torch.cat([level, student_level]))
+        stacked.append(rows)
+    single = one_hot(owner, present.shape[1]).bool()
+    return stacked, torch.cat([present, single])
 
 
 def decode_together(
@@ -110,18 +101,20 @@ def decode_together(
     Returns:
         The output of the B samples and that of the students.
     """
-    output = network.decode(*stack(features, present, students, deepest), want)
+    stacked, subsets = stack(features, present, students, deepest)
+    output = network.decode(stacked, subsets, want)
     number = len(present)
     return _part(output, slice(None, number)), _part(output, slice(number, None))
 
 
 def _part(output: Output, rows: slice) -> Output:
-    def cut(value):
-        return (
-            [x if x is None else x[rows] for x in value] if isinstance(value, list) else value[rows]
-        )
+    """The output of some samples of a batch."""
+    taps = {name: _rows(value, rows) for name, value in output.taps.items()}
+    aux = {name: _rows(value, rows) for name, value in output.aux.items()}
+    return Output(output.logits[rows], taps, aux)
 
-    taps = {name: cut(value) for name, value in output.taps.items()}
-    return Output(
-        output.logits[rows], taps, {name: cut(value) for name, value in output.aux.items()}
-    )
+
+def _rows(value: Tensor | list[Tensor | None], rows: slice) -> Tensor | list[Tensor | None]:
+    if isinstance(value, list):
+        return [None if tensor is None else tensor[rows] for tensor in value]
+    return value[rows]

@@ -66,17 +66,16 @@ class SharedLatentSpace(Objective):
         domain: float = 0.02,
     ):
         super().__init__()
-        self.backbone, self.steps_in_all, self.epoch_steps = (
-            context.backbone,
-            context.steps,
-            context.epoch_steps,
-        )
-        self.separate, self.deep, self.deep_decay, self.clip = separate, deep, deep_decay, clip
-        self.start, self.deep_from_start, self.hide = (
-            region_fusion_start_epoch,
-            deep_from_start,
-            hide,
-        )
+        self.backbone = context.backbone
+        self.total_steps = context.steps
+        self.epoch_steps = context.epoch_steps
+        self.separate = separate
+        self.deep = deep
+        self.deep_decay = deep_decay
+        self.clip = clip
+        self.start = region_fusion_start_epoch
+        self.deep_from_start = deep_from_start
+        self.hide = hide
         self.weights = {
             "divergence": divergence,
             "reconstruction": reconstruction,
@@ -90,12 +89,18 @@ class SharedLatentSpace(Objective):
 
     def steps(self, batch: Batch, progress: float) -> Iterator[tuple[str, dict[str, Tensor]]]:
         """One step of the group ``main``."""
-        output, shown = self._hidden(batch) if self.hide else (self._forward(batch), batch.present)
-        started = round(progress * self.steps_in_all) // self.epoch_steps >= self.start
-        losses = self.fused(output, batch, started, started or self.deep_from_start)
+        if self.hide:
+            output, fused = self._forward_hidden(batch)
+        else:
+            output = self.backbone(batch.image, batch.present, known=batch.modalities)
+            fused = batch.present
+        epoch = round(progress * self.total_steps) // self.epoch_steps
+        settled = epoch >= self.start
+        losses = self.fused(output, batch, settled, settled or self.deep_from_start)
         if output.aux.get("separate"):
-            losses["separate"] = self.separate * self._separate(output.aux["separate"], batch)
-        auxiliary = self.backbone.auxiliary_losses(output, batch.image, batch.present, shown)
+            separate = self._separate(output.aux["separate"], batch)
+            losses["separate"] = self.separate * separate
+        auxiliary = self.backbone.auxiliary_losses(output, batch.image, batch.present, fused)
         for name, value in auxiliary.items():
             losses[name] = self.weights[name] * value
         yield "main", losses
@@ -104,35 +109,40 @@ class SharedLatentSpace(Objective):
         self, output: Output, batch: Batch, final: bool = True, deep: bool = True
     ) -> dict[str, Tensor]:
         """The losses of the fused output (zero unless ``final``) and of its levels, weighted."""
-        losses = {"segmentation": self._loss(output.logits, batch.label) * float(final)}
-        for level, logits in enumerate(output.aux.get("deep", []) if deep else [], 1):
+        # Zero and not left out: what only the fused loss trains gets a gradient of zero, as published.
+        segmentation = self._loss(output.logits, batch.label)
+        losses = {"segmentation": segmentation * float(final)}
+        if not deep:
+            return losses
+        size = batch.label.shape[1:]
+        for level, logits in enumerate(output.aux.get("deep", []), 1):
             weight = self.deep * self.deep_decay ** (level - 1)
-            losses[f"deep{level}"] = weight * self._loss(
-                resize_logits(logits, batch.label.shape[1:]), batch.label
-            )
+            full_size = resize_logits(logits, size)
+            losses[f"deep{level}"] = weight * self._loss(full_size, batch.label)
         return losses
 
     def deploy(self) -> Backbone:
         """The backbone itself."""
         return self.backbone
 
-    def _forward(self, batch: Batch) -> Output:
-        return self.backbone(batch.image, batch.present, known=batch.modalities)
+    def _forward_hidden(self, batch: Batch) -> tuple[Output, Tensor]:
+        """Encode everything; show the fusion a random subset, the separate decoder everything.
 
-    def _hidden(self, batch: Batch) -> tuple[Output, Tensor]:
-        """Encode all that is there, let the fusion see a random subset of it, the separate decoder everything."""
-        network, features = self.backbone, []
-        for m in range(network.modalities):
-            here = batch.present[:, m]
-            encoded = network.encode(mask_absent(batch.image[:, m : m + 1], here), m)
-            features.append([mask_absent(level, here) for level in encoded])
-        chosen = torch.randint(len(self.subsets), batch.present.shape[:1]).to(batch.present.device)
-        shown = self.subsets[chosen] & batch.present
-        shown = torch.where(shown.any(1, keepdim=True), shown, batch.present)
-        hidden = [[mask_absent(level, shown[:, m]) for level in f] for m, f in enumerate(features)]
-        output = network.decode(hidden, shown)
+        Returns:
+            The output, and [B, M] bool what the fusion was shown.
+        """
+        network = self.backbone
+        features = network.encode_present(batch.image, batch.present)
+        chosen = torch.randint(len(self.subsets), batch.present.shape[:1])
+        subset = self.subsets[chosen.to(batch.present.device)] & batch.present
+        # A draw that leaves nothing of what the sample has shows all of it.
+        subset = torch.where(subset.any(1, keepdim=True), subset, batch.present)
+        visible = []
+        for modality, levels in enumerate(features):
+            visible.append([mask_absent(level, subset[:, modality]) for level in levels])
+        output = network.decode(visible, subset)
         output.aux["separate"] = network.separately(features)
-        return output, shown
+        return output, subset
 
     def _loss(self, logits: Tensor, label: Tensor) -> Tensor:
         return cross_entropy_and_dice(logits, label, clip=self.clip)
@@ -140,8 +150,11 @@ class SharedLatentSpace(Objective):
     def _separate(self, predictions: list[Tensor | None], batch: Batch) -> Tensor:
         """Sum over the modalities of the loss of the samples that have them."""
         total = batch.image.new_zeros(())
-        for logits, here in zip(predictions, batch.present.unbind(1), strict=True):
-            if logits is not None and here.any():
-                label = resize_label(batch.label, logits.shape[2:])
-                total = total + self._loss(logits[here], label[here]) * here.float().mean()
+        for logits, available in zip(predictions, batch.present.unbind(1), strict=True):
+            if logits is None or not available.any():
+                continue
+            label = resize_label(batch.label, logits.shape[2:])
+            loss = self._loss(logits[available], label[available])
+            # A mean over the whole batch, of which the others count zero.
+            total = total + loss * available.float().mean()
         return total

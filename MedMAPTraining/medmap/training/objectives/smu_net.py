@@ -49,8 +49,11 @@ class SMUNet(CoTraining):
     ):
         super().__init__(context, full, full_dice, student_dice, consistency, ramp_epochs)
         self.require_taps("bottleneck", "style")
-        self.content, self.gram, self.style = content, gram, style
-        self.coupled, self.released_gram = coupled, released_gram
+        self.content = content
+        self.gram = gram
+        self.style = style
+        self.coupled = coupled
+        self.released_gram = released_gram
         widths = [discriminator_width * 2**n for n in range(3)]
         channels = (tap_channels(self.student, "style"), *widths)
         self.adversaries["style"] = Discriminator(
@@ -61,26 +64,37 @@ class SMUNet(CoTraining):
         """A step of ``main``, then one of ``disc``."""
         full, student = self.both(batch)
         losses = self.segmentation(full.logits.float(), student.logits.float(), batch, progress)
-        content, style = full.taps["bottleneck"].float(), full.taps["style"].float()
-        missing = student.taps["style"].float()
+        full_content = full.taps["bottleneck"].float()
+        full_style = full.taps["style"].float()
+        student_content = student.taps["bottleneck"].float()
+        student_style = student.taps["style"].float()
         if not self.coupled:
-            content, style = content.detach(), style.detach()
-        losses["content"] = self.content * mse_loss(student.taps["bottleneck"].float(), content)
-        losses["gram"] = self.gram * gram_loss(missing, style, self.released_gram)
-        losses["style"] = self.style * deceive(self.adversaries["style"], missing)
+            full_content = full_content.detach()
+            full_style = full_style.detach()
+        critic = self.adversaries["style"]
+        gram = gram_loss(student_style, full_style, self.released_gram)
+        losses["content"] = self.content * mse_loss(student_content, full_content)
+        losses["gram"] = self.gram * gram
+        losses["style"] = self.style * deceive(critic, student_style)
         yield "main", losses
         self.adversaries.requires_grad_(True)
-        yield "disc", {"style_disc": tell_apart(self.adversaries["style"], style, missing)}
+        yield "disc", {"style_disc": tell_apart(critic, full_style, student_style)}
 
 
 def gram_loss(one: Tensor, other: Tensor, released: bool = False) -> Tensor:
     """Mean square between Gram matrices, how channels go together (Gatys et al., CVPR 2016); features [B, C, *S]."""
     batch, channels, *space = one.shape
-    if not released:
-        first, second = (
-            matrix_product(f, f.mT) / f.shape[2] for f in (one.flatten(2), other.flatten(2))
-        )
-        return mse_loss(first, second)
-    flat = [f.reshape(batch * channels, -1) for f in (one, other)]
-    first, second = (matrix_product(f, f.T) / f.numel() for f in flat)
-    return (first - second).square().sum() / (4 * channels**2 * (space[0] * space[1]) ** 2)
+    if released:
+        first = _gram(one.reshape(batch * channels, -1), one.numel())
+        second = _gram(other.reshape(batch * channels, -1), other.numel())
+        scale = 4 * channels**2 * (space[0] * space[1]) ** 2
+        return (first - second).square().sum() / scale
+    voxels = one[0, 0].numel()
+    first = _gram(one.flatten(2), voxels)
+    second = _gram(other.flatten(2), voxels)
+    return mse_loss(first, second)
+
+
+def _gram(feature: Tensor, number: int) -> Tensor:
+    """Products of the rows of a feature [..., C, N], divided by a number: [..., C, C]."""
+    return matrix_product(feature, feature.mT) / number

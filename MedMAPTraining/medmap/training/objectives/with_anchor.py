@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 
 from torch import Tensor
@@ -17,9 +16,9 @@ from medmap.training.objectives.base import Group, Objective
 
 
 class WithAnchor(Objective):
-    """Adds ``align`` to every ``main`` step of an objective: L + alpha * L_A (MedMAP, Eq. 11; alpha = 1/8).
+    """Adds ``align`` to every ``main`` step of an objective: L + alpha * L_A (MedMAP, Eq. 14, 16, 17; alpha = 1/8).
 
-    It listens to the encoder of ``Objective.aligned()`` (the one network, the full path, the teacher in training),
+    It records what is encoded by ``Objective.aligned()`` (the one network, the full path, the teacher in training),
     so the objective runs as it would alone. Only modalities that ``Batch.present`` names are aligned; an objective
     that hides modalities itself, from complete batches, has all of them aligned, as the papers do.
 
@@ -44,12 +43,10 @@ class WithAnchor(Objective):
         **options,
     ):
         super().__init__()
-        self.objective, self.names, self.tap, self.alpha = (
-            objective,
-            task.modality_names,
-            tap,
-            alpha,
-        )
+        self.objective = objective
+        self.names = task.modality_names
+        self.tap = tap
+        self.alpha = alpha
         network = objective.aligned()
         if tap not in network.provides:
             network.latent([], tap)
@@ -58,32 +55,32 @@ class WithAnchor(Objective):
     def groups(self) -> dict[str, Group]:
         """Those of the objective; weights of mixtures learn in ``main``, without decay, which would pull them down."""
         groups = self.objective.groups()
-        free = [*self.anchor.parameters()]
-        ids = {id(p) for p in free}
+        weights = list(self.anchor.parameters())
+        # A network that uses the mixture owns its weights as well: they must not be stepped twice.
+        ids = {id(parameter) for parameter in weights}
         main = groups["main"]
-        kept = [p for p in main.parameters if id(p) not in ids]
-        return {
-            **groups,
-            "main": replace(main, parameters=kept, undecayed=[*main.undecayed, *free]),
-        }
+        decayed = [p for p in main.parameters if id(p) not in ids]
+        undecayed = [*main.undecayed, *weights]
+        return {**groups, "main": replace(main, parameters=decayed, undecayed=undecayed)}
 
     def steps(self, batch: Batch, progress: float) -> Iterator[tuple[str, dict[str, Tensor]]]:
         """The objective's steps; see ``Objective.steps``."""
-        inner = self.objective.steps(batch, progress)
+        steps = self.objective.steps(batch, progress)
         while True:
-            with listening(self.objective.aligned()) as heard:
-                group, losses = next(inner, (None, {}))
+            network = self.objective.aligned()
+            with network.recorded_features() as features:
+                group, losses = next(steps, (None, {}))
             if group is None:
                 return
-            if group == "main" and heard:
-                losses = {**losses, "align": self.alpha * self._loss(heard, batch)}
+            if group == "main" and features:
+                losses = {**losses, "align": self.alpha * self._loss(features, batch)}
             yield group, losses
 
-    def _loss(self, heard: dict[int, Features], batch: Batch) -> Tensor:
+    def _loss(self, features: dict[int, Features], batch: Batch) -> Tensor:
         network = self.objective.aligned()
-        latents = {
-            self.names[m]: network.latent(features, self.tap) for m, features in heard.items()
-        }
+        latents = {}
+        for modality, levels in features.items():
+            latents[self.names[modality]] = network.latent(levels, self.tap)
         present = {name: batch.present[:, m] for m, name in enumerate(self.names)}
         return self.anchor(latents, present, batch.brain)
 
@@ -99,25 +96,3 @@ class WithAnchor(Objective):
     def deploy(self) -> Backbone:
         """What the objective deploys: anchors serve training only."""
         return self.objective.deploy()
-
-
-@contextmanager
-def listening(network: Backbone) -> Iterator[dict[int, Features]]:
-    """Yield a dict that fills, while the block lasts, with what ``encode`` first gives for every modality."""
-    heard: dict[int, Features] = {}
-    encode, before = network.encode, network.__dict__.get("encode")
-
-    def listen(image: Tensor, modality: int) -> Features:
-        features = encode(image, modality)
-        if features[0].requires_grad:
-            heard.setdefault(modality, features)
-        return features
-
-    network.encode = listen
-    try:
-        yield heard
-    finally:
-        if before is None:
-            del network.encode
-        else:  # a compiled encoder, say
-            network.encode = before

@@ -19,7 +19,7 @@ from medmap.training.objectives.passion import (
     scheduled_beta,
     task_mask,
 )
-from medmap.training.objectives.self_distillation import Students, decode_together, encode_present
+from medmap.training.objectives.self_distillation import Students, decode_together, encode_batch
 
 BACKBONES = ["mmFormer", "RFNet", "M2FTrans", "SubsetUNet", "GatedUNet"]
 PUBLISHED = ["mmFormer", "RFNet", "M2FTrans"]
@@ -91,7 +91,7 @@ def test_one_call_of_the_decoder_equals_one_call_per_student(name, dims, network
     net = network(name, dims, **options).double()
     batch = make_batch(dims)
     batch = replace(batch, image=batch.image.double())
-    features = encode_present(net, batch)
+    features = encode_batch(net, batch)
     students = Students.of(batch.present)
     pairs = list(zip(students.sample.tolist(), students.modality.tolist(), strict=True))
     assert pairs == [(0, 0), (0, 1), (0, 3), (2, 0), (2, 3)]
@@ -135,7 +135,7 @@ def test_the_teacher_receives_no_gradient_from_distillation(network, make_batch)
     """With the fused loss away, what only the teacher uses stays without a gradient."""
     objective = passion(network("SubsetUNet"))
     batch = make_batch(present=[[True, True, False, False]])
-    features, students = encode_present(objective.backbone, batch), Students.of(batch.present)
+    features, students = encode_batch(objective.backbone, batch), Students.of(batch.present)
     teacher, alone = decode_together(
         objective.backbone, features, batch.present, students, ("decoder",)
     )
