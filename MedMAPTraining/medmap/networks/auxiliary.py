@@ -1,4 +1,5 @@
-"""Parts of the auxiliary losses that several backbones have: image errors, means over what is present.
+"""Parts of the auxiliary losses that several backbones have: image errors, means over what is
+present.
 
 All are computed in float32, whatever the network computes in.
 """
@@ -36,7 +37,9 @@ def mean_over_present(values: Sequence[Tensor | None], present: Tensor) -> Tenso
 
 
 def sum_of_means(values: Sequence[Tensor | None], present: Tensor) -> Tensor:
-    """Sum over the modalities of each one's mean over the samples that have it; as ``mean_over_present``."""
+    """Sum over the modalities of each one's mean over the samples that have it; as
+    ``mean_over_present``.
+    """
     total = present.new_zeros((), dtype=torch.float32)
     for value, available in zip(values, present.unbind(1), strict=True):
         if value is not None:
@@ -50,7 +53,8 @@ def reconstruction_errors(
     """Mean of |reconstruction - image|^power for every modality, each [B].
 
     Args:
-        reconstructions: one [B, 1, *S] a modality; empty for a network built without image decoders.
+        reconstructions: one [B, 1, *S] a modality; empty for a network built without image
+            decoders.
         image: [B, M, *S]; absent channels may hold anything.
         present: [B, M] bool.
         power: 1 for L1, 2 for the squared error.
@@ -65,7 +69,8 @@ def reconstruction_errors(
 
 
 def ring_l1(features: Sequence[Tensor | None], present: Tensor) -> Tensor:
-    """L1 between neighbors in the ring of modalities (ShaSpec), mean over elements, summed over pairs.
+    """L1 between neighbors in the ring of modalities (ShaSpec), mean over elements, summed over
+    pairs.
 
     Only pairs of which a sample has both count, averaged over the batch; the released code also
     compares the features of empty images.

@@ -23,11 +23,11 @@ class Output:
     Attributes:
         logits: [B, classes, *S].
         taps: inner tensors that were asked for, by the fixed names of ``Backbone.provides``.
-        aux: further predictions that only training uses: ``deep`` (deep supervision, finest first, each
-            [B, classes, *S_l]), ``separate`` (one per modality, in task order, [B, classes, *S], None where it was not
-            encoded; meaningless for samples without it), and what else a paper's losses need: ``reconstruction``
-            (one per modality, [B, 1, *S]), ``divergence`` ([B] each), ``domain`` ([B, M] each), ``shared`` (one a
-            modality).
+        aux: further predictions that only training uses: ``deep`` (deep supervision, finest first,
+            each [B, classes, *S_l]), ``separate`` (one per modality, in task order, [B, classes,
+            *S], None where it was not encoded; meaningless for samples without it), and what else a
+            paper's losses need: ``reconstruction`` (one per modality, [B, 1, *S]), ``divergence``
+            ([B] each), ``domain`` ([B, M] each), ``shared`` (one per modality).
     """
 
     logits: Tensor
@@ -38,15 +38,17 @@ class Output:
 class Backbone(nn.Module):
     """A network for M modalities of which any non-empty subset may be present.
 
-    A subclass gives ``encode`` (one modality) and ``decode`` (what is present). Inference encodes only what is
-    there, once, and decodes per subset; training calls ``forward`` with a mask that differs between samples. Both
-    give the same numbers.
+    A subclass gives ``encode`` (one modality) and ``decode`` (what is present). Inference encodes
+    only what is there, once, and decodes per subset; training calls ``forward`` with a mask that
+    differs between samples. Both give the same numbers.
 
     Attributes:
         stride: spatial sizes must be divisible by it.
         provides: names of the taps that ``want`` may ask for.
-        needs: positions of the modalities without which the network means nothing, or None when any subset will do.
-        skip: names of ``Output.aux`` that training need not compute, set by an objective that does not use them.
+        needs: positions of the modalities without which the network means nothing, or None when any
+            subset will do.
+        skip: names of ``Output.aux`` that training need not compute, set by an objective that does
+            not use them.
         modalities, classes: numbers of the task's modalities, and of its classes with background.
         spatial_dims: 2 or 3.
         built_from: name and options with which ``build_network`` made it; what a bundle stores.
@@ -67,11 +69,15 @@ class Backbone(nn.Module):
         raise NotImplementedError
 
     def extract(self, image: Tensor, modality: int) -> Features:
-        """``encode`` up to the tap ``mod_bottleneck``, which is its last entry; ``refine`` does the rest."""
+        """``encode`` up to the tap ``mod_bottleneck``, which is its last entry; ``refine`` does the
+        rest.
+        """
         return self.encode(image, modality)
 
     def refine(self, features: Features, modality: int) -> Features:
-        """What ``encode`` makes of ``extract``'s answer: more entries, where a network goes on after its levels."""
+        """What ``encode`` makes of ``extract``'s answer: more entries, where a network goes on
+        after its levels.
+        """
         return features
 
     def latent(self, features: Features, tap: str) -> Tensor:
@@ -88,7 +94,9 @@ class Backbone(nn.Module):
         return features[0 if tap == "stem" else -1]
 
     def separately(self, features: Sequence[Features | None]) -> list[Tensor | None]:
-        """Segmentations from each modality alone (``Output.aux["separate"]``), where the network has such a decoder."""
+        """Segmentations from each modality alone (``Output.aux["separate"]``), where the network
+        has such a decoder.
+        """
         return []
 
     def auxiliary_losses(
@@ -112,8 +120,8 @@ class Backbone(nn.Module):
         """Fuse and decode.
 
         Args:
-            features: one entry a modality, in task order; None where no sample of the batch has it, and zero for
-                those samples that do not.
+            features: one entry per modality, in task order; None where no sample of the batch has
+                it, and zero for those samples that do not.
             present: [B, M] bool, True = present.
             want: names of taps to return.
         """
@@ -132,8 +140,9 @@ class Backbone(nn.Module):
             image: [B, M, *S]; the content of absent channels is never used, whatever it is.
             present: [B, M] bool.
             want: names of taps to return.
-            known: positions of the modalities that some sample has, where the caller knows them without asking the
-                device; the other encoders are then not run. The result is the same.
+            known: positions of the modalities that some sample has, where the caller knows them
+                without asking the device; the other encoders are then not run. The result is the
+                same.
         """
         features = self.encode_present(image, present, known)
         return self.decode(features, present, want)

@@ -13,7 +13,8 @@ LINEAR_MODE = {2: "bilinear", 3: "trilinear"}
 class ConvNormAct(nn.Sequential):
     """Convolution -> affine instance normalization -> LeakyReLU(0.01).
 
-    The padding is zero, as the background is after preprocessing: outside the crop looks like outside the head.
+    The padding is zero, as the background is after preprocessing: outside the crop looks like
+    outside the head.
     """
 
     def __init__(self, dims: int, inputs: int, outputs: int, kernel: int = 3, stride: int = 1):
@@ -27,7 +28,9 @@ class ConvNormAct(nn.Sequential):
 
 
 class ResidualBlock(nn.Module):
-    """Two 3-wide convolutions with a shortcut: ``act(x + norm(conv(act(norm(conv(x))))))``; [B, C, *S] -> same."""
+    """Two 3-wide convolutions with a shortcut: ``act(x + norm(conv(act(norm(conv(x))))))``; [B, C,
+    *S] -> same.
+    """
 
     def __init__(self, dims: int, channels: int):
         super().__init__()
@@ -48,10 +51,11 @@ def upsample(x: Tensor, scale: int = 2) -> Tensor:
 
 
 def pixel_shuffle(x: Tensor, scale: int) -> Tensor:
-    """Rearrange channels into space, for two or three spatial axes; [B, C*scale**d, *S] -> [B, C, *scale*S].
+    """Rearrange channels into space, for two or three spatial axes; [B, C*scale**d, *S] -> [B, C,
+    *scale*S].
 
-    Sub-pixel convolution (Shi et al., CVPR 2016, Eq. 4) for volumes: a head at half resolution still draws
-    full-resolution borders, at an eighth of the cost of convolving there.
+    Sub-pixel convolution (Shi et al., CVPR 2016, Eq. 4) for volumes: a head at half resolution
+    still draws full-resolution borders, at an eighth of the cost of convolving there.
     """
     dims = x.ndim - 2
     batch = x.shape[0]

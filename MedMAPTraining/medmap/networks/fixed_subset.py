@@ -1,8 +1,8 @@
 """Networks made for one set of modalities, under the contract that is made for any.
 
-Dedicated methods (KD-Net, PMKL, ProtoKD, SMU-Net, ACN) train one ordinary network a subset: its input is the channel
-stack of exactly these modalities. Nothing can be computed before the stack, so ``encode`` hands the image on and
-``decode`` is the network.
+Dedicated methods (KD-Net, PMKL, ProtoKD, SMU-Net, ACN) train one ordinary network a subset: its
+input is the channel stack of exactly these modalities. Nothing can be computed before the stack, so
+``encode`` hands the image on and ``decode`` is the network.
 """
 
 from __future__ import annotations
@@ -23,16 +23,17 @@ class FixedSubset(Backbone):
         modalities: number of modalities M of the task.
         classes: number of classes, background included.
         spatial_dims: 2 or 3.
-        inputs: positions (``Task.index``) of the modalities that the network is made for. None: all M, and the network
-            is meant to meet absent ones as zero channels (modality dropout).
+        inputs: positions (``Task.index``) of the modalities that the network is made for. None: all
+            M, and the network is meant to meet absent ones as zero channels (modality dropout).
         replicate: how often each channel is repeated.
         modality_channels: channels of one modality; more than one behind a stem.
 
     Attributes:
         inputs: those positions, in task order.
         channels: channels of the stack.
-        needs: positions without which the result means nothing, or None where any subset may be given. The network
-            cannot refuse (presence is data), so callers compare: ``needs is None or needs <= available``.
+        needs: positions without which the result means nothing, or None where any subset may be
+            given. The network cannot refuse (presence is data), so callers compare: ``needs is None
+            or needs <= available``.
     """
 
     def __init__(
@@ -72,7 +73,7 @@ class FixedSubset(Backbone):
     def decode(
         self, features: Sequence[Features | None], present: Tensor, want: Sequence[str] = ()
     ) -> Output:
-        """Stack the modalities that the network is made for, zero where absent, and segment them."""
+        """Stack the network's own modalities, zero where absent, and segment the stack."""
         example = next((levels[0] for levels in features if levels is not None), None)
         if example is None:
             raise ValueError("at least one modality is needed")
@@ -88,7 +89,8 @@ def _positions(inputs: Sequence[int], modalities: int) -> tuple[int, ...]:
     repeats = len(chosen) != len(inputs)
     if not chosen or repeats or not set(chosen) <= set(range(modalities)):
         raise BundleError(
-            f"The option inputs is {list(inputs)}, not a set of positions of {modalities} modalities.",
+            f"The option inputs is {list(inputs)}, not a set of positions "
+            f"of {modalities} modalities.",
             f"Name each position once, from 0 to {modalities - 1}.",
         )
     return tuple(chosen)

@@ -1,7 +1,9 @@
-"""M2FTrans: fusion tokens that look at whatever modalities are present, and channel-wise fusion of the deep levels.
+"""M2FTrans: fusion tokens that look at whatever modalities are present, and channel-wise fusion of
+the deep levels.
 
-Shi, Yu, Cheng, Yang, Cheng, Yan: "M2FTrans: Modality-Masked Fusion Transformer for Incomplete Multi-Modality Brain
-Tumor Segmentation", IEEE JBHI 28(1), 2024. The first of the two released frameworks (that of RFNet's lineage).
+Shi, Yu, Cheng, Yang, Cheng, Yan: "M2FTrans: Modality-Masked Fusion Transformer for Incomplete
+Multi-Modality Brain Tumor Segmentation", IEEE JBHI 28(1), 2024. The first of the two released
+frameworks (that of RFNet's lineage).
 """
 
 from __future__ import annotations
@@ -26,18 +28,23 @@ from medmap.networks.rfnet_blocks import LevelFusion, ResidualEncoder, SeparateD
 from medmap.networks.transformer import LearnedPositions, TransformerLayer, to_tokens, to_volume
 
 Level = Sequence[Tensor | None]
-"""One level of the encoders: one [B, C, *S] a modality, zero for samples without it, None where no sample has it."""
+"""One level of the encoders: one [B, C, *S] a modality, zero for samples without it, None where no
+sample has it.
+"""
 
 CHANNEL_LEVELS = 2
-"""So many levels, from the deepest up, are fused by channel-wise attention; the finer ones by convolution."""
+"""So many levels, from the deepest up, are fused by channel-wise attention; the finer ones by
+convolution.
+"""
 
 
 class MaskedTransformer(nn.Module):
     """Masked self-attention over the tokens of all modalities and as many learned fusion tokens.
 
-    A modality's tokens look only at their own modality, fusion tokens at every present modality and themselves. So
-    the stream of a modality is the same whatever else is present: ``encode`` computes it once, layer by layer, and
-    ``fuse`` runs the fusion tokens for a subset. Both together are the one masked transformer of the paper.
+    A modality's tokens look only at their own modality, fusion tokens at every present modality and
+    themselves. So the stream of a modality is the same whatever else is present: ``encode``
+    computes it once, layer by layer, and ``fuse`` runs the fusion tokens for a subset. Both
+    together are the one masked transformer of the paper.
     """
 
     def __init__(
@@ -62,7 +69,9 @@ class MaskedTransformer(nn.Module):
         nn.init.normal_(self.fusion_tokens.weight)
 
     def encode(self, x: Tensor, modality: int) -> Features:
-        """The deepest level of one modality [B, C, *G] -> its tokens at the input of every layer, each [B, N, C]."""
+        """The deepest level of one modality [B, C, *G] -> its tokens at the input of every layer,
+        each [B, N, C].
+        """
         positions = self.positions[modality].at(x.shape[2:])
         tokens = to_tokens(x)
         inputs = [tokens + positions]
@@ -82,8 +91,9 @@ class MaskedTransformer(nn.Module):
             grid: G.
 
         Returns:
-            [B, C, *G], and spatial weights [B, M, *G]: attention of the first layer (after its dropout) from the
-            fusion tokens to a token, summed over heads and fusion tokens; no gradient; 0 where absent.
+            [B, C, *G], and spatial weights [B, M, *G]: attention of the first layer (after its
+            dropout) from the fusion tokens to a token, summed over heads and fusion tokens; no
+            gradient; 0 where absent.
         """
         batch, modalities = present.shape
         positions = self.positions[-1].at(grid)
@@ -114,7 +124,9 @@ class ChannelNorm(nn.LayerNorm):
 
 
 class DepthwiseBlock(nn.Sequential):
-    """1-wide, depth-wise 3-wide, 1-wide convolution, then layer normalization and GELU; [B, C, *S] -> same."""
+    """1-wide, depth-wise 3-wide, 1-wide convolution, then layer normalization and GELU; [B, C, *S]
+    -> same.
+    """
 
     def __init__(self, dims: int, channels: int, expansion: int = 3):
         conv = CONV[dims]
@@ -129,7 +141,9 @@ class DepthwiseBlock(nn.Sequential):
 
 
 class ChannelFeedForward(nn.Sequential):
-    """Feed-forward layer of channel tokens: convolutions of which every group is one channel; [B, C, *S] -> same."""
+    """Feed-forward layer of channel tokens: convolutions of which every group is one channel; [B,
+    C, *S] -> same.
+    """
 
     def __init__(self, dims: int, channels: int, expansion: int = 4):
         conv = CONV[dims]
@@ -144,10 +158,12 @@ class ChannelFeedForward(nn.Sequential):
 
 
 class ChannelAttention(nn.Module):
-    """Cross-attention whose tokens are channels: those of the decoder look at those of the present modalities.
+    """Cross-attention whose tokens are channels: those of the decoder look at those of the present
+    modalities.
 
-    Queries are the C channels of the decoder's map, keys and values the M*C channels of the modalities, each a token
-    of L voxels; scores are scaled by L**-0.5. Then a feed-forward layer. Both are added to the map.
+    Queries are the C channels of the decoder's map, keys and values the M*C channels of the
+    modalities, each a token of L voxels; scores are scaled by L**-0.5. Then a feed-forward layer.
+    Both are added to the map.
     """
 
     def __init__(self, dims: int, modalities: int, channels: int):
@@ -173,7 +189,9 @@ class ChannelAttention(nn.Module):
 
     @staticmethod
     def _tokens(blocks: nn.ModuleList, level: Level, like: Tensor) -> Tensor:
-        """[B, M*C, L]; what is absent is masked afterwards, so zeros stand for what was not encoded."""
+        """[B, M*C, L]; what is absent is masked afterwards, so zeros stand for what was not
+        encoded.
+        """
         tokens = []
         for block, feature in zip(blocks, level, strict=True):
             if feature is None:
@@ -202,16 +220,18 @@ class ChannelFusion(nn.Module):
 class M2FTrans(Backbone):
     """M2FTrans v1, 45.43 M parameters as released (45,427,788 here).
 
-    Per modality a residual post-norm encoder; at the bottleneck fusion tokens and masked self-attention; the attention
-    of its first layer weights every modality in space, at all levels; the two deepest levels are fused by channel-wise
-    attention, the others by convolution; in training a separate decoder that all modalities share.
-    ``widths=(8, 16, 32, 64, 128)`` is the narrower variant of PASSION (Shi et al., MM 2024): 13.19 M (13,193,652).
+    Per modality a residual post-norm encoder; at the bottleneck fusion tokens and masked
+    self-attention; the attention of its first layer weights every modality in space, at all levels;
+    the two deepest levels are fused by channel-wise attention, the others by convolution; in
+    training a separate decoder that all modalities share. ``widths=(8, 16, 32, 64, 128)`` is the
+    narrower variant of PASSION (Shi et al., MM 2024): 13.19 M (13,193,652).
 
-    Inferred, since no text states it: the inner widths of the channel-wise blocks (3 in the projections, one
-    projection a modality; 3-1-3-wide grouped feed-forward layer), the place of their norms, and that a deep head
-    stands on the decoder's map of every level. They were chosen so that both published counts come out (to their two
-    decimals, which other choices could meet too: 53.9 GFLOP for PASSION's variant against a measured 56); released
-    weights are not expected to fit. The channel scores grow with the square root of the window's volume (L voxels of
+    Inferred, since no text states it: the inner widths of the channel-wise blocks (3 in the
+    projections, one projection a modality; 3-1-3-wide grouped feed-forward layer), the place of
+    their norms, and that a deep head stands on the decoder's map of every level. They were chosen
+    so that both published counts come out (to their two decimals, which other choices could meet
+    too: 53.9 GFLOP for PASSION's variant against a measured 56); released weights are not expected
+    to fit. The channel scores grow with the square root of the window's volume (L voxels of
     products over L**0.5, as published): windows much larger than the training window sharpen them.
 
     Args:
@@ -223,7 +243,8 @@ class M2FTrans(Backbone):
         heads: its attention heads.
         mlp_width: hidden channels of its MLP.
         blocks: channel-wise attention blocks per level.
-        window: size of the training window, which the learned positions and fusion tokens belong to; any other works.
+        window: size of the training window, which the learned positions and fusion tokens belong
+            to; any other works.
         dropout: in the masked transformer.
     """
 
@@ -269,7 +290,9 @@ class M2FTrans(Backbone):
         self.separate = SeparateDecoder(dims, classes, widths)
 
     def encode(self, image: Tensor, modality: int) -> Features:
-        """[B, 1, *S] -> the levels, then the tokens [B, N, C] at the input of every layer of the transformer."""
+        """[B, 1, *S] -> the levels, then the tokens [B, N, C] at the input of every layer of the
+        transformer.
+        """
         return self.refine(self.extract(image, modality), modality)
 
     def extract(self, image: Tensor, modality: int) -> Features:

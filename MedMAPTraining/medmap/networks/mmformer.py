@@ -1,4 +1,6 @@
-"""mmFormer (Zhang et al., MICCAI 2022): transformers within and between modalities on a convolutional U-Net."""
+"""mmFormer (Zhang et al., MICCAI 2022): transformers within and between modalities on a
+convolutional U-Net.
+"""
 
 from __future__ import annotations
 
@@ -23,9 +25,11 @@ from medmap.networks.transformer import LearnedPositions, TransformerLayer, to_t
 
 
 class IntraTransformer(nn.Module):
-    """The deepest level of one modality through a transformer of its own; [B, channels, *G] -> [B, width, *G].
+    """The deepest level of one modality through a transformer of its own; [B, channels, *G] -> [B,
+    width, *G].
 
-    Positions are added at the input of every layer. The inter-modal transformer adds the same ones again.
+    Positions are added at the input of every layer. The inter-modal transformer adds the same ones
+    again.
     """
 
     def __init__(
@@ -54,14 +58,17 @@ class IntraTransformer(nn.Module):
 
 
 class InterTransformer(nn.Module):
-    """Tokens of all modalities through one transformer, then side by side in the channels of one volume.
+    """Tokens of all modalities through one transformer, then side by side in the channels of one
+    volume.
 
-    The tokens of an absent modality are zero and stay among the keys, as published: with their positions they are
-    constants without data. What the transformer writes at their places comes from the present modalities.
+    The tokens of an absent modality are zero and stay among the keys, as published: with their
+    positions they are constants without data. What the transformer writes at their places comes
+    from the present modalities.
 
     Args:
-        scrambled: lay the tokens out as the released code does: [B, M*N, C] read as [B, *G, M*C], so that a voxel
-            gets M neighboring tokens of one modality instead of its own tokens of all. For comparison only.
+        scrambled: lay the tokens out as the released code does: [B, M*N, C] read as [B, *G, M*C],
+            so that a voxel gets M neighboring tokens of one modality instead of its own tokens of
+            all. For comparison only.
     """
 
     def __init__(
@@ -79,7 +86,9 @@ class InterTransformer(nn.Module):
         self.layers = nn.ModuleList(TransformerLayer(width, heads, mlp, drop) for _ in range(depth))
 
     def forward(self, volumes: Sequence[Tensor], positions: Tensor) -> Tensor:
-        """volumes: M times [B, C, *G], positions: [1, M*N, C] -> [B, M*C, *G], modality-major channels."""
+        """volumes: M times [B, C, *G], positions: [1, M*N, C] -> [B, M*C, *G], modality-major
+        channels.
+        """
         grid = volumes[0].shape[2:]
         tokens = torch.cat([to_tokens(volume) for volume in volumes], 1)
         for layer in self.layers:
@@ -101,18 +110,20 @@ class InterTransformer(nn.Module):
 class MMFormer(Backbone):
     """mmFormer as released (its HEAD since 2022, the network that later papers compare with).
 
-    Per modality a residual pre-norm encoder and an intra-modal transformer on its deepest level (§2.1 of the paper);
-    an inter-modal transformer over the tokens of all (§2.2); a fusion of the masked modalities at every level and a
-    U-Net decoder with deep supervision; in training a separate decoder that all modalities share (§2.3).
+    Per modality a residual pre-norm encoder and an intra-modal transformer on its deepest level
+    (§2.1 of the paper); an inter-modal transformer over the tokens of all (§2.2); a fusion of the
+    masked modalities at every level and a U-Net decoder with deep supervision; in training a
+    separate decoder that all modalities share (§2.3).
 
-    36,391,760 parameters with the defaults. The released code has 36.65 M: it also creates a 1-wide convolution
-    token_width -> deepest width (65,664) for each of the four modalities that no output depends on. PASSION's copy
-    (``window=80``) has 35.60 M.
+    36,391,760 parameters with the defaults. The released code has 36.65 M: it also creates a 1-wide
+    convolution token_width -> deepest width (65,664) for each of the four modalities that no output
+    depends on. PASSION's copy (``window=80``) has 35.60 M.
 
-    Differences from the released code: tokens are put side by side at their own voxel (``scrambled_bottleneck=True``
-    is the released layout); the width of the fusion follows the number of modalities, not of classes; positions are
-    interpolated to windows of other sizes. The network described in the paper is another one (106.5 M: twice the
-    width, skips summed over modalities, convolution over the token axis) and not built here.
+    Differences from the released code: tokens are put side by side at their own voxel
+    (``scrambled_bottleneck=True`` is the released layout); the width of the fusion follows the
+    number of modalities, not of classes; positions are interpolated to windows of other sizes. The
+    network described in the paper is another one (106.5 M: twice the width, skips summed over
+    modalities, convolution over the token axis) and not built here.
 
     Args:
         modalities: number of modalities M.
@@ -179,7 +190,9 @@ class MMFormer(Backbone):
         self.separate = SeparateDecoder(dims, classes, widths, pre_norm=True)
 
     def encode(self, image: Tensor, modality: int) -> Features:
-        """[B, 1, *S] -> the levels of the encoder, then the output of the intra-modal transformer [B, C, *S/stride]."""
+        """[B, 1, *S] -> the levels of the encoder, then the output of the intra-modal transformer
+        [B, C, *S/stride].
+        """
         return self.refine(self.extract(image, modality), modality)
 
     def extract(self, image: Tensor, modality: int) -> Features:

@@ -1,21 +1,24 @@
-"""The skeleton that ShaSpec and MCKD share: a weight-standardized ResNet-50 with ASPP, and a decoder over modalities.
+"""The skeleton that ShaSpec and MCKD share: a weight-standardized ResNet-50 with ASPP, and a
+decoder over modalities.
 
-Fixed by the published description: ResNet-50 bottleneck stages of 64/128/256/320 planes (256/512/1024/1280 channels)
-with 3, 4, 6, 3 blocks, a 7-wide stem with stride (1, 2, 2) and max-pooling; 1x1 1280 -> 256 and atrous spatial pyramid
-pooling (Chen et al., DeepLabv3, 2017, section 3.3) with rates 1, 2, 4, 8 and an image-pool branch; a decoder that
-concatenates the modalities' 256-channel bottlenecks, with transposed 2-wide convolutions to 256, 128, 64, 32 channels
-and 1x1 skips over the concatenated modalities; affine instance norm, LeakyReLU(0.01), weight standardization (Qiao et
-al., 2019, Eq. 2-4).
+Fixed by the published description: ResNet-50 bottleneck stages of 64/128/256/320 planes
+(256/512/1024/1280 channels) with 3, 4, 6, 3 blocks, a 7-wide stem with stride (1, 2, 2) and
+max-pooling; 1x1 1280 -> 256 and atrous spatial pyramid pooling (Chen et al., DeepLabv3, 2017,
+section 3.3) with rates 1, 2, 4, 8 and an image-pool branch; a decoder that concatenates the
+modalities' 256-channel bottlenecks, with transposed 2-wide convolutions to 256, 128, 64, 32
+channels and 1x1 skips over the concatenated modalities; affine instance norm, LeakyReLU(0.01),
+weight standardization (Qiao et al., 2019, Eq. 2-4).
 
-What the description leaves open, the counted parameters (43.7 M, 187.7 M) and operations (754 and 1379 GFLOP at
-80x160x160) settle, and this file agrees with both to their last digit: the branch of rate 1 is one voxel wide, a
-decoder level ends in one block of two 3-wide convolutions, the stride of a stage is in its 3-wide convolution. Chosen
-here, since neither count tells: post-norm blocks; a norm after up-sampling plus skip (standardized weights have no
-gain: the sum would grow with the root of the fan-in); plain weights where no norm follows (image pool, head) and in the
-transposed convolutions. The image-pool branch has no norm, since an instance norm over one voxel erases it.
+What the description leaves open, the counted parameters (43.7 M, 187.7 M) and operations (754 and
+1379 GFLOP at 80x160x160) settle, and this file agrees with both to their last digit: the branch of
+rate 1 is one voxel wide, a decoder level ends in one block of two 3-wide convolutions, the stride
+of a stage is in its 3-wide convolution. Chosen here, since neither count tells: post-norm blocks; a
+norm after up-sampling plus skip (standardized weights have no gain: the sum would grow with the
+root of the fan-in); plain weights where no norm follows (image pool, head) and in the transposed
+convolutions. The image-pool branch has no norm, since an instance norm over one voxel erases it.
 
-What belongs to one modality is computed once a modality: a 1x1 convolution over concatenated modalities is a sum of one
-term each, so the skips' terms are part of ``encode``.
+What belongs to one modality is computed once a modality: a 1x1 convolution over concatenated
+modalities is a sum of one term each, so the skips' terms are part of ``encode``.
 """
 
 from __future__ import annotations
@@ -37,7 +40,9 @@ POOL = {2: nn.MaxPool2d, 3: nn.MaxPool3d}
 
 
 def standardize(weight: Tensor, eps: float = 1e-5) -> Tensor:
-    """Zero mean and unit variance for each output channel (Qiao et al., 2019, Eq. 2-4); [O, I, *K] -> same."""
+    """Zero mean and unit variance for each output channel (Qiao et al., 2019, Eq. 2-4); [O, I, *K]
+    -> same.
+    """
     variance, mean = torch.var_mean(
         weight, dim=tuple(range(1, weight.ndim)), keepdim=True, correction=0
     )
@@ -65,7 +70,8 @@ class StandardizedConv(nn.Module):
         self.convolve = CONVOLVE[dims]
 
     def forward(self, x: Tensor) -> Tensor:
-        # Standardized at every step, so that the optimizer moves the raw weight and its scale is free.
+        # Standardized at every step, so that the optimizer moves the raw weight and its scale is
+        # free.
         weight = standardize(self.weight)
         return self.convolve(x, weight, None, self.stride, self.padding, self.dilation)
 
@@ -73,8 +79,8 @@ class StandardizedConv(nn.Module):
 class ModalityTermConv(StandardizedConv):
     """The term of one modality in a 1x1 convolution over the concatenated modalities.
 
-    The weight is that of the whole convolution, [O, M * I, 1, ...], standardized as a whole. Without a bias, the term
-    of a zero (absent) modality is zero.
+    The weight is that of the whole convolution, [O, M * I, 1, ...], standardized as a whole.
+    Without a bias, the term of a zero (absent) modality is zero.
     """
 
     def __init__(self, dims: int, modalities: int, inputs: int, outputs: int):
@@ -116,7 +122,9 @@ class Shortcut(nn.Module):
 
 
 def bottleneck(dims: int, inputs: int, planes: int, stride: int) -> Shortcut:
-    """Widths 1, 3 (strided), 1 to 4 * planes (He et al., CVPR 2016, Fig. 5); a projection where shapes differ."""
+    """Widths 1, 3 (strided), 1 to 4 * planes (He et al., CVPR 2016, Fig. 5); a projection where
+    shapes differ.
+    """
     outputs = 4 * planes
     body = nn.Sequential(
         conv_norm(dims, inputs, planes),
@@ -155,7 +163,9 @@ class Widths:
 
     @classmethod
     def scaled(cls, width: float, stages: int) -> Widths:
-        """The published channels times ``width`` (1 = published), for the first ``stages`` of the four stages."""
+        """The published channels times ``width`` (1 = published), for the first ``stages`` of the
+        four stages.
+        """
 
         def channels(published: int) -> int:
             return max(2, round(published * width))
@@ -199,8 +209,8 @@ class ASPP(nn.Module):
 class ResNetASPP(nn.Module):
     """Encoder of one single-channel scan.
 
-    [B, 1, *S] -> the skips (stem at ``stem_stride``, then stages at 2, 4, 8, ... times that) and the bottleneck
-    [B, F, *S / (stem_stride * 2**stages)].
+    [B, 1, *S] -> the skips (stem at ``stem_stride``, then stages at 2, 4, 8, ... times that) and
+    the bottleneck [B, F, *S / (stem_stride * 2**stages)].
     """
 
     def __init__(
@@ -233,7 +243,9 @@ class ResNetASPP(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Bottlenecks of all modalities and the sum of the skips' terms -> logits at the image's resolution."""
+    """Bottlenecks of all modalities and the sum of the skips' terms -> logits at the image's
+    resolution.
+    """
 
     def __init__(
         self, dims: int, modalities: int, classes: int, widths: Widths, stem_stride: Sequence[int]
@@ -260,7 +272,9 @@ class Decoder(nn.Module):
         return [term(skip, modality) for term, skip in pairs]
 
     def forward(self, x: Tensor, skips: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-        """x [B, M * F, *s] and the summed terms, fine to coarse -> logits [B, classes, *S], last features."""
+        """x [B, M * F, *s] and the summed terms, fine to coarse -> logits [B, classes, *S], last
+        features.
+        """
         for level in reversed(range(len(self.ups))):
             # Normalized after the sum: standardized weights have no gain, and it would grow.
             merged = self.norms[level](self.ups[level](x) + skips[level])
@@ -277,7 +291,8 @@ class Decoder(nn.Module):
 class ResNetASPPBackbone(Backbone):
     """What ShaSpec and MCKD have in common: the options and the decoder.
 
-    ``stride`` is 32 as published. Windows must be larger than that along some axis: an instance norm needs two voxels.
+    ``stride`` is 32 as published. Windows must be larger than that along some axis: an instance
+    norm needs two voxels.
 
     Raises:
         BundleError: the number of stages or of strides cannot be.
@@ -304,7 +319,8 @@ class ResNetASPPBackbone(Backbone):
             self.stem_stride = tuple(stem_stride)
         if not 1 <= len(self.blocks) <= 4 or len(self.stem_stride) != spatial_dims:
             raise BundleError(
-                f"{len(self.blocks)} stages and {len(self.stem_stride)} strides of the stem do not make this network.",
+                f"{len(self.blocks)} stages and {len(self.stem_stride)} strides of the stem "
+                "do not make this network.",
                 f"Give one to four numbers as 'blocks' and {spatial_dims} as 'stem_stride'.",
             )
         self.stride = max(self.stem_stride) * 2 ** len(blocks)
@@ -327,7 +343,9 @@ def sum_levels(features: Sequence[Features | None], levels: int) -> list[Tensor]
 
 
 def mean_of_present_maps(maps: Sequence[Tensor | None], present: Tensor) -> Tensor:
-    """Mean over the present modalities; maps: [B, F, *s], zero where absent, None where not encoded; present [B, M]."""
+    """Mean over the present modalities; maps: [B, F, *s], zero where absent, None where not
+    encoded; present [B, M].
+    """
     encoded = [value for value in maps if value is not None]
     total = encoded[0]
     for value in encoded[1:]:
@@ -338,7 +356,9 @@ def mean_of_present_maps(maps: Sequence[Tensor | None], present: Tensor) -> Tens
 
 
 def first_present_map(maps: Sequence[Tensor | None], present: Tensor) -> Tensor:
-    """The map of the first present modality in task order; arguments as in ``mean_of_present_maps``."""
+    """The map of the first present modality in task order; arguments as in
+    ``mean_of_present_maps``.
+    """
     first = present & (present.cumsum(1) == 1)
     example = next(value for value in maps if value is not None)
     chosen = torch.zeros_like(example)

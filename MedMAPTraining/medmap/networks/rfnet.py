@@ -1,8 +1,9 @@
 """RFNet: region-aware fusion of whatever modalities are present.
 
-Ding, Yu, Yang: "RFNet: Region-aware Fusion Network for Incomplete Multi-modal Brain Tumor Segmentation", ICCV 2021.
-Which modality tells most depends on the region: so each level first predicts coarse region probabilities (PRM) and
-then weights the modalities separately in every region (RFM).
+Ding, Yu, Yang: "RFNet: Region-aware Fusion Network for Incomplete Multi-modal Brain Tumor
+Segmentation", ICCV 2021. Which modality tells most depends on the region: so each level first
+predicts coarse region probabilities (PRM) and then weights the modalities separately in every
+region (RFM).
 """
 
 from __future__ import annotations
@@ -25,14 +26,18 @@ from medmap.networks.rfnet_blocks import (
 )
 
 Level = Sequence[Tensor | None]
-"""One level of the encoders: one [B, C, *S] a modality, zero for samples without it, None where no sample has it."""
+"""One level of the encoders: one [B, C, *S] a modality, zero for samples without it, None where no
+sample has it.
+"""
 
 
 class RegionPrediction(nn.Module):
-    """Probability map prediction (PRM) of one level: which region is where, as far as this level can tell.
+    """Probability map prediction (PRM) of one level: which region is where, as far as this level
+    can tell.
 
-    The fused modalities ([1-wide M*C -> C/4, 3-wide, 1-wide -> C]), beside the decoder's feature except at the
-    deepest level, -> 1-wide ``hidden`` -> 1-wide ``classes`` logits. PRM and RFM see the same level.
+    The fused modalities ([1-wide M*C -> C/4, 3-wide, 1-wide -> C]), beside the decoder's feature
+    except at the deepest level, -> 1-wide ``hidden`` -> 1-wide ``classes`` logits. PRM and RFM see
+    the same level.
     """
 
     def __init__(
@@ -44,7 +49,9 @@ class RegionPrediction(nn.Module):
         self.head = CONV[dims](hidden, classes, 1)
 
     def forward(self, level: Level, decoded: Tensor | None) -> Tensor:
-        """The level and the decoder's feature [B, C, *S] (None at the deepest level) -> logits [B, classes, *S]."""
+        """The level and the decoder's feature [B, C, *S] (None at the deepest level) -> logits [B,
+        classes, *S].
+        """
         x = self.embed(level)
         if decoded is not None:
             x = torch.cat([decoded, x], 1)
@@ -54,11 +61,13 @@ class RegionPrediction(nn.Module):
 class RegionFusion(nn.Module):
     """Region-aware fusion (RFM) of one level.
 
-    With p_k the probability of region k, per region k and modality m: R_mk = Y_m * p_k; from the region's means
-    (mean R_mk / (mean p_k + 1e-7) for all m, beside mean p_k) two layers and a sigmoid give a weight a_mk;
-    F_k = sum_m a_mk R_mk. [F_k over regions] is fused to C/2 channels, [Y_m over modalities] to the other C/2.
+    With p_k the probability of region k, per region k and modality m: R_mk = Y_m * p_k; from the
+    region's means (mean R_mk / (mean p_k + 1e-7) for all m, beside mean p_k) two layers and a
+    sigmoid give a weight a_mk; F_k = sum_m a_mk R_mk. [F_k over regions] is fused to C/2 channels,
+    [Y_m over modalities] to the other C/2.
 
-    The means are those of the whole window, so the result depends on the window's size, as published.
+    The means are those of the whole window, so the result depends on the window's size, as
+    published.
     """
 
     def __init__(self, dims: int, modalities: int, classes: int, channels: int, hidden: int):
@@ -90,7 +99,8 @@ class RegionFusion(nn.Module):
         """a_mk for every sample: [B, classes, M], in [0, 1]."""
         share = probability.float().flatten(2)
         mean = share.mean(2)
-        # Divided before the sum over voxels, not after it: the sum then stays in the range of half precision.
+        # Divided before the sum over voxels, not after it: the sum then stays in the range of half
+        # precision.
         share = share / (mean[..., None] + 1e-7) / share.shape[2]
         example = next(feature for feature in level if feature is not None)
         zeros = example.new_zeros(*mean.shape, example.shape[1])
@@ -110,7 +120,7 @@ class RegionFusion(nn.Module):
 
     @staticmethod
     def _weighted_sum(level: Level, weights: Tensor) -> Tensor:
-        """sum_m a_m Y_m; weights [B, M] -> [B, C, *S]. What is absent is zero, whatever its weight."""
+        """sum_m a_m Y_m; weights [B, M] -> [B, C, *S]. Absent maps are zero, whatever their weight."""
         total: Tensor | None = None
         for modality, feature in enumerate(level):
             if feature is None:
@@ -123,15 +133,18 @@ class RegionFusion(nn.Module):
 
 
 class RFNet(Backbone):
-    """RFNet with 8.98 M parameters (8,984,960; four modalities and classes), as published and released.
+    """RFNet with 8.98 M parameters (8,984,960; four modalities and classes), as published and
+    released.
 
-    ``widths=(8, 16, 32, 64)`` is the narrower variant of PASSION (Shi et al., MM 2024): 2.38 M (2,381,792).
+    ``widths=(8, 16, 32, 64)`` is the narrower variant of PASSION (Shi et al., MM 2024): 2.38 M
+    (2,381,792).
 
-    Auxiliary outputs in training: ``deep``, the region logits of every level, finest (full resolution) first;
-    ``separate``, each modality segmented alone by the decoder that all share. The released code up-samples the
-    *softmax* of the former before its loss; here the logits are given at their own size and the objective decides.
-    Region probabilities are detached before they weight anything: only their own loss trains the PRM. The released
-    fusion takes the number of classes for that of modalities (both are four); here they are independent.
+    Auxiliary outputs in training: ``deep``, the region logits of every level, finest (full
+    resolution) first; ``separate``, each modality segmented alone by the decoder that all share.
+    The released code up-samples the *softmax* of the former before its loss; here the logits are
+    given at their own size and the objective decides. Region probabilities are detached before they
+    weight anything: only their own loss trains the PRM. The released fusion takes the number of
+    classes for that of modalities (both are four); here they are independent.
 
     Args:
         modalities: number of modalities M.
@@ -192,7 +205,8 @@ class RFNet(Backbone):
     ) -> Output:
         """Region-aware fusion from the deepest level up; see ``Backbone.decode``.
 
-        ``present`` is not looked at: what is absent is zero in every term, and its weight multiplies zero.
+        ``present`` is not looked at: what is absent is zero in every term, and its weight
+        multiplies zero.
         """
         deep = []
         fused = []

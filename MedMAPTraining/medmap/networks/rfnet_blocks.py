@@ -1,10 +1,12 @@
-"""Parts that RFNet, mmFormer and M2FTrans have in common. Shapes are [B, C, *S] with two or three spatial axes S.
+"""Parts that RFNet, mmFormer and M2FTrans have in common. Shapes are [B, C, *S] with two or three
+spatial axes S.
 
-RFNet (Ding et al., ICCV 2021) set the pattern: one residual encoder a modality, one decoder that all modalities share
-as an auxiliary task, and at every level a fusion of the concatenated modalities by 1-, 3- and 1-wide convolutions.
-mmFormer (Zhang et al., MICCAI 2022) uses it with the normalization in front of the convolution, M2FTrans (Shi et al.,
-JBHI 2024) with one more level. Instance normalization has neither weights nor running statistics, LeakyReLU has slope
-0.2, padding reflects, convolutions have a bias (the published parameter counts contain it).
+RFNet (Ding et al., ICCV 2021) set the pattern: one residual encoder a modality, one decoder that
+all modalities share as an auxiliary task, and at every level a fusion of the concatenated
+modalities by 1-, 3- and 1-wide convolutions. mmFormer (Zhang et al., MICCAI 2022) uses it with the
+normalization in front of the convolution, M2FTrans (Shi et al., JBHI 2024) with one more level.
+Instance normalization has neither weights nor running statistics, LeakyReLU has slope 0.2, padding
+reflects, convolutions have a bias (the published parameter counts contain it).
 """
 
 from __future__ import annotations
@@ -21,7 +23,8 @@ SLOPE = 0.2
 
 
 def upsample_aligned(x: Tensor, scale: int = 2) -> Tensor:
-    """Linear up-sampling whose corner voxels keep their place, as this family has it; [B, C, *S] -> [B, C, *scale*S].
+    """Linear up-sampling whose corner voxels keep their place, as this family has it; [B, C, *S] ->
+    [B, C, *scale*S].
 
     Not ``blocks.upsample``: with aligned corners the result depends on the size of the window.
     """
@@ -31,9 +34,11 @@ def upsample_aligned(x: Tensor, scale: int = 2) -> Tensor:
 
 
 class LineageConv(nn.Module):
-    """conv -> IN -> LReLU(0.2), or with ``pre_norm`` IN -> LReLU(0.2) -> conv; [B, inputs, *S] -> [B, outputs, *S].
+    """conv -> IN -> LReLU(0.2), or with ``pre_norm`` IN -> LReLU(0.2) -> conv; [B, inputs, *S] ->
+    [B, outputs, *S].
 
-    With an even size, ``stride`` 2 halves it. Reflection needs at least two voxels along every axis.
+    With an even size, ``stride`` 2 halves it. Reflection needs at least two voxels along every
+    axis.
     """
 
     def __init__(
@@ -63,11 +68,13 @@ class LineageConv(nn.Module):
 
 
 class ModalitySumConv(nn.Module):
-    """``LineageConv`` of width 1 over the concatenation of M modalities, as the sum of one term a modality.
+    """``LineageConv`` of width 1 over the concatenation of M modalities, as the sum of one term a
+    modality.
 
-    The same function and the same weights ([outputs, M * channels, 1, ...], in task order) as concatenating and
-    convolving; but a modality left out costs nothing, and gives the same bits as one that is zero: normalization and
-    LeakyReLU keep zero at zero, and so does a convolution without its bias, which is added once at the end.
+    The same function and the same weights ([outputs, M * channels, 1, ...], in task order) as
+    concatenating and convolving; but a modality left out costs nothing, and gives the same bits as
+    one that is zero: normalization and LeakyReLU keep zero at zero, and so does a convolution
+    without its bias, which is added once at the end.
     """
 
     def __init__(
@@ -80,7 +87,9 @@ class ModalitySumConv(nn.Module):
         self.act = nn.LeakyReLU(SLOPE)
 
     def forward(self, features: Sequence[Tensor | None]) -> Tensor:
-        """features: one [B, channels, *S] a modality, zero for samples without it, None where no sample has it."""
+        """features: one [B, channels, *S] a modality, zero for samples without it, None where no
+        sample has it.
+        """
         if self.pre_norm:
             features = [None if f is None else self.act(self.norm(f)) for f in features]
             return sum_over_modalities(self.conv, features)
@@ -88,10 +97,11 @@ class ModalitySumConv(nn.Module):
 
 
 def sum_over_modalities(conv: nn.Conv2d | nn.Conv3d, features: Sequence[Tensor | None]) -> Tensor:
-    """A zero-padded convolution of stride 1 over the concatenation of M equally wide features; -> [B, outputs, *S].
+    """A zero-padded convolution of stride 1 over the concatenation of M equally wide features; ->
+    [B, outputs, *S].
 
-    One term a modality, added in task order, None counting as zero; the bias is added once. Raises ValueError where
-    all features are None.
+    One term a modality, added in task order, None counting as zero; the bias is added once. Raises
+    ValueError where all features are None.
     """
     function = {4: nn.functional.conv2d, 5: nn.functional.conv3d}[conv.weight.ndim]
     total: Tensor | None = None
@@ -112,7 +122,8 @@ def sum_over_modalities(conv: nn.Conv2d | nn.Conv3d, features: Sequence[Tensor |
 
 
 class LevelFusion(nn.Module):
-    """Fuse one level: 1-wide over M concatenated modalities -> ``hidden``, 3-wide, 1-wide -> ``outputs``.
+    """Fuse one level: 1-wide over M concatenated modalities -> ``hidden``, 3-wide, 1-wide ->
+    ``outputs``.
 
     mmFormer and M2FTrans: hidden = outputs = channels. RFNet: see ``rfnet``.
     """
@@ -134,15 +145,18 @@ class LevelFusion(nn.Module):
         self.third = LineageConv(dims, hidden, outputs or channels, 1, pre_norm=pre_norm)
 
     def forward(self, features: Sequence[Tensor | None]) -> Tensor:
-        """features as for ``ModalitySumConv`` -> [B, outputs, *S]; with a bias in it, so not zero where they are."""
+        """features as for ``ModalitySumConv`` -> [B, outputs, *S]; with a bias in it, so not zero
+        where they are.
+        """
         return self.third(self.second(self.first(features)))
 
 
 class ResidualEncoder(nn.Module):
     """One modality: [B, inputs, *S] -> one [B, widths[l], *S / 2**l] per level.
 
-    A level is ``x = first(x); x + third(second(x))`` with 3-wide convolutions; ``first`` has stride 2 from the second
-    level on. With ``pre_norm`` the very first convolution is a plain one: the image is normalized already.
+    A level is ``x = first(x); x + third(second(x))`` with 3-wide convolutions; ``first`` has stride
+    2 from the second level on. With ``pre_norm`` the very first convolution is a plain one: the
+    image is normalized already.
     """
 
     def __init__(
@@ -173,10 +187,12 @@ class ResidualEncoder(nn.Module):
 
 
 class UpBlock(nn.Module):
-    """From one level to the next finer one: up-sample and halve (``raise_``), then merge with the skip (``merge``).
+    """From one level to the next finer one: up-sample and halve (``raise_``), then merge with the
+    skip (``merge``).
 
     ``raise_``: [B, coarse, *S] -> [B, fine, *2S] by linear up-sampling and a 3-wide convolution;
-    ``merge``: [B, fine, *S] with the skip [B, fine, *S] -> [B, fine, *S] by a 3-wide and a 1-wide convolution.
+    ``merge``: [B, fine, *S] with the skip [B, fine, *S] -> [B, fine, *S] by a 3-wide and a 1-wide
+    convolution.
     """
 
     def __init__(self, dims: int, coarse: int, fine: int, *, pre_norm: bool = False):
@@ -196,7 +212,8 @@ class UpBlock(nn.Module):
 
 
 class SeparateDecoder(nn.Module):
-    """The U-Net decoder that all modalities share: it segments from one modality's encoder features alone.
+    """The U-Net decoder that all modalities share: it segments from one modality's encoder features
+    alone.
 
     An auxiliary task of training only; it keeps every encoder useful by itself.
     """
@@ -220,7 +237,8 @@ class SeparateDecoder(nn.Module):
     def each(self, features: Sequence[Features | None]) -> list[Tensor | None]:
         """Logits of every modality (``Output.aux["separate"]``), None where it was not encoded.
 
-        One call on the stacked batch: nothing here couples samples, and the number of launched kernels is that of one.
+        One call on the stacked batch: nothing here couples samples, and the number of launched
+        kernels is that of one.
         """
         encoded = encoded_only(features)
         stacked = [torch.cat(level) for level in zip(*encoded, strict=True)]

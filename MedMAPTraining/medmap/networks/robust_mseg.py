@@ -1,9 +1,9 @@
 """Robust-MSeg: gated fusion of what each modality shows, kept apart from how it looks.
 
-Chen, Dou, Jin, Chen, Qin, Heng: "Robust Multimodal Brain Tumor Segmentation via Feature Disentanglement and Gated
-Fusion", MICCAI 2019. Content is what ``GatedUNet`` encodes, fuses and segments; a style code of eight numbers a
-modality must, with the fused content, be enough to draw that modality's image again. Style and drawing exist in
-training only.
+Chen, Dou, Jin, Chen, Qin, Heng: "Robust Multimodal Brain Tumor Segmentation via Feature
+Disentanglement and Gated Fusion", MICCAI 2019. Content is what ``GatedUNet`` encodes, fuses and
+segments; a style code of eight numbers a modality must, with the fused content, be enough to draw
+that modality's image again. Style and drawing exist in training only.
 """
 
 from __future__ import annotations
@@ -24,8 +24,9 @@ from medmap.networks.unet import WIDTHS, GatedUNet
 class StyleEncoder(nn.Module):
     """[B, 1, *S] -> [B, 2 * style, 1, ...]: mean and log variance of the style.
 
-    A 7-wide convolution, four 4-wide ones of stride 2 (the first two double the channels), ReLU, global mean, 1-wide.
-    Without normalization, which would take the style away. Needs windows of at least 16.
+    A 7-wide convolution, four 4-wide ones of stride 2 (the first two double the channels), ReLU,
+    global mean, 1-wide. Without normalization, which would take the style away. Needs windows of at
+    least 16.
     """
 
     def __init__(self, dims: int, width: int, style: int):
@@ -43,7 +44,9 @@ class StyleEncoder(nn.Module):
 
 
 class AdaptiveResidualBlock(nn.Module):
-    """Two 3-wide convolutions, each with adaptive instance normalization (Huang and Belongie, ICCV 2017, Eq. 8)."""
+    """Two 3-wide convolutions, each with adaptive instance normalization (Huang and Belongie, ICCV
+    2017, Eq. 8).
+    """
 
     def __init__(self, dims: int, channels: int):
         super().__init__()
@@ -61,8 +64,9 @@ class AdaptiveResidualBlock(nn.Module):
 class ImageDecoder(nn.Module):
     """Fused content at the deepest level and a style -> the image of one modality [B, 1, *S].
 
-    Four residual blocks whose normalization the style sets, then up-sampling to full resolution by nearest neighbors
-    and 5-wide convolutions that halve the channels, with layer normalization and ReLU, and a 7-wide convolution.
+    Four residual blocks whose normalization the style sets, then up-sampling to full resolution by
+    nearest neighbors and 5-wide convolutions that halve the channels, with layer normalization and
+    ReLU, and a 7-wide convolution.
     """
 
     def __init__(self, dims: int, channels: int, ups: int, style: int, hidden: int = 128):
@@ -96,20 +100,23 @@ class ImageDecoder(nn.Module):
 
 
 class RobustMSeg(GatedUNet):
-    """Robust-MSeg: 6.65 M parameters at inference, 37.5 M in training (37,476,344), as the released code has.
+    """Robust-MSeg: 6.65 M parameters at inference, 37.5 M in training (37,476,344), as the released
+    code has.
 
-    ``reconstruct=False`` builds the 6,650,292 of inference alone, which is ``GatedUNet``. The widths inside style
-    encoder (32), style network (128, one pair of scale and shift for all blocks) and image decoders (each up-sampling
-    halves) are inferred: they give the released count.
+    ``reconstruct=False`` builds the 6,650,292 of inference alone, which is ``GatedUNet``. The
+    widths inside style encoder (32), style network (128, one pair of scale and shift for all
+    blocks) and image decoders (each up-sampling halves) are inferred: they give the released count.
 
-    In training ``encode`` gives a further entry, the style's mean and log variance, before the last: first and last
-    stay the levels that they are in evaluation. Auxiliary outputs in training: ``reconstruction``, all M images
-    [B, 1, *S] in task order from the *fused* content; and ``divergence``, one [B] a modality, the style's KL from
-    N(0, 1) (zero where absent, None where not encoded). The published loss is weighted CE + Dice
-    + 0.1 * sum of L1 of the reconstructions + 0.1 * sum of divergences.
+    In training ``encode`` gives a further entry, the style's mean and log variance, before the
+    last: first and last stay the levels that they are in evaluation. Auxiliary outputs in training:
+    ``reconstruction``, all M images [B, 1, *S] in task order from the *fused* content; and
+    ``divergence``, one [B] a modality, the style's KL from N(0, 1) (zero where absent, None where
+    not encoded). The published loss is weighted CE + Dice + 0.1 * sum of L1 of the reconstructions
+    + 0.1 * sum of divergences.
 
-    The released code encodes the style of dropped modalities in training as well. Here nothing absent is read: its
-    style is drawn from N(0, 1), which is what zero mean and zero log variance mean.
+    The released code encodes the style of dropped modalities in training as well. Here nothing
+    absent is read: its style is drawn from N(0, 1), which is what zero mean and zero log variance
+    mean.
 
     Args:
         modalities, classes, spatial_dims, widths: see ``GatedUNet``.
@@ -140,7 +147,9 @@ class RobustMSeg(GatedUNet):
         )
 
     def encode(self, image: Tensor, modality: int) -> Features:
-        """[B, 1, *S] -> levels at strides 1, 2, 4, 8; in training [..., style [B, 16, 1, ...], deepest level]."""
+        """[B, 1, *S] -> levels at strides 1, 2, 4, 8; in training [..., style [B, 16, 1, ...],
+        deepest level].
+        """
         levels = super().encode(image, modality)
         if self._draws():
             levels.insert(-1, self.style_encoders[modality](image))
@@ -192,6 +201,8 @@ class RobustMSeg(GatedUNet):
 
 
 def style_divergence(mean: Tensor, log_variance: Tensor) -> Tensor:
-    """KL(N(mean, variance) || N(0, 1)), mean over the code: [B, style] twice -> [B]; zero for zeros."""
+    """KL(N(mean, variance) || N(0, 1)), mean over the code: [B, style] twice -> [B]; zero for
+    zeros.
+    """
     divergence = (mean.square() + log_variance.exp() - 1 - log_variance) / 2
     return divergence.mean(1)

@@ -1,8 +1,9 @@
-"""SegResNet as ACN and SMU-Net have it, for one set of modalities; MONAI's implementation underneath.
+"""SegResNet as ACN and SMU-Net have it, for one set of modalities; MONAI's implementation
+underneath.
 
-Myronenko, "3D MRI Brain Tumor Segmentation Using Autoencoder Regularization", BrainLes 2018, without the autoencoder
-branch. ACN (Wang et al., MICCAI 2021) trains two of them together, one with all modalities and one with some; SMU-Net
-(Azad et al., MIDL 2022) adds a style path to both.
+Myronenko, "3D MRI Brain Tumor Segmentation Using Autoencoder Regularization", BrainLes 2018,
+without the autoencoder branch. ACN (Wang et al., MICCAI 2021) trains two of them together, one with
+all modalities and one with some; SMU-Net (Azad et al., MIDL 2022) adds a style path to both.
 """
 
 from __future__ import annotations
@@ -22,26 +23,32 @@ MAX_POOL = {2: nn.functional.max_pool2d, 3: nn.functional.max_pool3d}
 
 
 class SegResNet(FixedSubset):
-    """Pre-activated residual blocks with group normalization; strided convolutions down, added skips up.
+    """Pre-activated residual blocks with group normalization; strided convolutions down, added
+    skips up.
 
-    4,702,244 parameters with four input channels and four classes, as MONAI counts; the code of ACN has 4,704,228 in
-    the same topology (it has biases and no normalization before the head). 4,776,228 with ``style`` (SMU-Net: 4.78 M).
+    4,702,244 parameters with four input channels and four classes, as MONAI counts; the code of ACN
+    has 4,704,228 in the same topology (it has biases and no normalization before the head).
+    4,776,228 with ``style`` (SMU-Net: 4.78 M).
 
-    Both published codes drop out at the bottleneck, MONAI after the first convolution; here it is the bottleneck.
-    Their four outputs are sigmoid channels (ED, NET, ET and an unsupervised background); what an output means is the
-    objective's business.
+    Both published codes drop out at the bottleneck, MONAI after the first convolution; here it is
+    the bottleneck. Their four outputs are sigmoid channels (ED, NET, ET and an unsupervised
+    background); what an output means is the objective's business.
 
     Args:
-        modalities, classes, spatial_dims, inputs, replicate, modality_channels: see ``FixedSubset``.
-        width: channels at full resolution, a multiple of the eight groups; doubled from level to level.
+        modalities, classes, spatial_dims, inputs, replicate, modality_channels: see
+            ``FixedSubset``.
+        width: channels at full resolution, a multiple of the eight groups; doubled from level to
+            level.
         blocks_down: residual blocks of the levels at strides 1, 2, 4, ...
-        blocks_up: residual blocks of the levels on the way up, coarse to fine; one fewer than ``blocks_down``.
+        blocks_up: residual blocks of the levels on the way up, coarse to fine; one fewer than
+            ``blocks_down``.
         dropout: probability at the bottleneck in training.
-        style: SMU-Net's extra path: the decoder reads content (the bottleneck) and a style code, which is then the
-            tap ``style``.
+        style: SMU-Net's extra path: the decoder reads content (the bottleneck) and a style code,
+            which is then the tap ``style``.
 
     Raises:
-        UnavailableError: MONAI is not installed; inference inside Slicer does without it, and so without this network.
+        UnavailableError: MONAI is not installed; inference inside Slicer does without it, and so
+            without this network.
     """
 
     provides: ClassVar[frozenset[str]] = frozenset({"bottleneck", "decoder"})
@@ -80,8 +87,8 @@ class SegResNet(FixedSubset):
     def segment(self, image: Tensor, want: Sequence[str] = ()) -> Output:
         """[B, channels, *S] -> logits [B, classes, *S].
 
-        Taps: ``bottleneck`` [B, stride * width, *S / stride] (SMU-Net's content), ``decoder`` [B, width, *S], and with
-        the style path ``style``, shaped as the bottleneck.
+        Taps: ``bottleneck`` [B, stride * width, *S / stride] (SMU-Net's content), ``decoder`` [B,
+        width, *S], and with the style path ``style``, shaped as the bottleneck.
         """
         x = self.net.convInit(image)
         levels = []
@@ -105,8 +112,8 @@ class SegResNet(FixedSubset):
 class StylePath(nn.Module):
     """SMU-Net's style code, and the decoder's input made of style and content.
 
-    style = 1-wide convolution of [pooled entry of the last level but one, entry of the last level, bottleneck], where
-    an entry is the strided convolution that leads into a level.
+    style = 1-wide convolution of [pooled entry of the last level but one, entry of the last level,
+    bottleneck], where an entry is the strided convolution that leads into a level.
     """
 
     def __init__(self, dims: int, channels: int):
@@ -115,7 +122,9 @@ class StylePath(nn.Module):
         self.merge = CONV[dims](2 * channels, channels, 1)
 
     def forward(self, finer: Tensor, coarse: Tensor, content: Tensor) -> tuple[Tensor, Tensor]:
-        """[B, C/2, *2s], [B, C, *s], [B, C, *s] -> the decoder's input and the style, each [B, C, *s]."""
+        """[B, C/2, *2s], [B, C, *s], [B, C, *s] -> the decoder's input and the style, each [B, C,
+        *s].
+        """
         pooled = MAX_POOL[finer.ndim - 2](finer, 2)
         style = self.style(torch.cat([pooled, coarse, content], 1))
         merged = self.merge(torch.cat([style, content], 1))
@@ -123,7 +132,9 @@ class StylePath(nn.Module):
 
 
 def _monai_segresnet() -> type[nn.Module]:
-    """MONAI's class, imported only where it is used: inference inside Slicer has no MONAI and needs none elsewhere."""
+    """MONAI's class, imported only where it is used: inference inside Slicer has no MONAI and needs
+    none elsewhere.
+    """
     try:
         from monai.networks.nets import SegResNet as MonaiSegResNet
     except ImportError as error:

@@ -1,7 +1,8 @@
-"""ShaSpec: a shared and a specific encoder a modality; what is absent is filled with what the present ones share.
+"""ShaSpec: a shared and a specific encoder a modality; what is absent is filled with what the
+present ones share.
 
-Source: Wang et al., "Multi-modal Learning with Missing Modality via Shared-Specific Feature Modeling", CVPR 2023, and
-the facts of its released code.
+Source: Wang et al., "Multi-modal Learning with Missing Modality via Shared-Specific Feature
+Modeling", CVPR 2023, and the facts of its released code.
 """
 
 from __future__ import annotations
@@ -26,30 +27,35 @@ from medmap.networks.resnet_aspp_encoder import (
 
 
 class ShaSpec(ResNetASPPBackbone):
-    """One shared and M specific ResNet-50 + ASPP encoders, one decoder. Published: 187.7 M parameters.
+    """One shared and M specific ResNet-50 + ASPP encoders, one decoder. Published: 187.7 M
+    parameters.
 
-    With shared features s_m and specific features p_m, a present modality gives ``f_m = s_m + conv3([s_m; p_m])``; the
-    count of parameters says that one ``conv3`` (512 -> 256) serves all modalities. An absent one gives what the present
-    ones share. While training, ``aux["shared"]`` holds s_m [B, F, *s] (the paradigm adds 0.1 times the L1 between
-    neighbors in the ring of modalities) and ``aux["domain"]`` the logits [B, M] of a linear classifier that tells the
-    modality from pooled p_m (0.02 times its cross-entropy): one entry a modality, None where it was not encoded. For a
-    sample that lacks the modality, the entry is to be left out of the loss (the released code includes it).
+    With shared features s_m and specific features p_m, a present modality gives ``f_m = s_m +
+    conv3([s_m; p_m])``; the count of parameters says that one ``conv3`` (512 -> 256) serves all
+    modalities. An absent one gives what the present ones share. While training, ``aux["shared"]``
+    holds s_m [B, F, *s] (the paradigm adds 0.1 times the L1 between neighbors in the ring of
+    modalities) and ``aux["domain"]`` the logits [B, M] of a linear classifier that tells the
+    modality from pooled p_m (0.02 times its cross-entropy): one entry per modality, None where it
+    was not encoded. For a sample that lacks the modality, the entry is to be left out of the loss
+    (the released code includes it).
 
-    Differences from the released code: softmax logits over ``classes`` (background included) instead of three sigmoid
-    regions ET, WT, TC (``classes=3``, read through a sigmoid, is that head); absent bottlenecks are filled with the
-    mean of the shared features (by account the paper's form, and independent of any order), where the code takes the
-    first modality of a randomly ordered list (``fill="first"``, here in task order); the skips of an absent modality
-    are zero instead of an encoder's answer to a zero image. Not described: which encoder gives the skips; the shared
-    one here, ``skips="specific"`` is the other.
+    Differences from the released code: softmax logits over ``classes`` (background included)
+    instead of three sigmoid regions ET, WT, TC (``classes=3``, read through a sigmoid, is that
+    head); absent bottlenecks are filled with the mean of the shared features (by account the
+    paper's form, and independent of any order), where the code takes the first modality of a
+    randomly ordered list (``fill="first"``, here in task order); the skips of an absent modality
+    are zero instead of an encoder's answer to a zero image. Not described: which encoder gives the
+    skips; the shared one here, ``skips="specific"`` is the other.
 
     Args:
         modalities: number of modalities M.
         classes: number of output channels, background included.
         spatial_dims: 3 as published, or 2.
         width: factor on all channels; 1 is published, 1/8 suits a CPU.
-        blocks: depth of the stages; (3, 4, 6, 3) is published (ResNet-50); fewer entries leave out the coarsest stages.
-        stem_stride: stride of the first convolution along the spatial axes; (1, 2, 2) is published, for crops of
-            80x160x160.
+        blocks: depth of the stages; (3, 4, 6, 3) is published (ResNet-50); fewer entries leave out
+            the coarsest stages.
+        stem_stride: stride of the first convolution along the spatial axes; (1, 2, 2) is published,
+            for crops of 80x160x160.
         fill: "mean" or "first", see above.
         skips: "shared" or "specific", see above.
 
@@ -87,7 +93,7 @@ class ShaSpec(ResNetASPPBackbone):
         self.domain = nn.Linear(channels, modalities)
 
     def encode(self, image: Tensor, modality: int) -> Features:
-        """[B, 1, *S] -> terms in the skips, fine to coarse, then p_m, s_m and f_m, each [B, F, *s]."""
+        """[B, 1, *S] -> terms in the skips, fine to coarse, then p_m, s_m, f_m, each [B, F, *s]."""
         shared_skips, shared = self.shared(image)
         specific_skips, specific = self.specific[modality](image)
         skips = shared_skips if self.skips == "shared" else specific_skips
@@ -97,7 +103,9 @@ class ShaSpec(ResNetASPPBackbone):
     def decode(
         self, features: Sequence[Features | None], present: Tensor, want: Sequence[str] = ()
     ) -> Output:
-        """Fill the absent bottlenecks with what the present ones share and decode; see ``Backbone.decode``."""
+        """Fill the absent bottlenecks with what the present ones share and decode; see
+        ``Backbone.decode``.
+        """
         shared = level_of_each(features, -2)
         filling = self.fill(shared, present)
         fused = fill_absent(level_of_each(features, -1), filling, present)
@@ -120,7 +128,9 @@ class ShaSpec(ResNetASPPBackbone):
     def auxiliary_losses(
         self, output: Output, image: Tensor, present: Tensor, fused: Tensor
     ) -> dict[str, Tensor]:
-        """``shared``: L1 between neighbors of the shared features; ``domain``: the classifier's entropy."""
+        """``shared``: L1 between neighbors of the shared features; ``domain``: the classifier's
+        entropy.
+        """
         if not output.aux:
             return {}
         entropies: list[Tensor | None] = []

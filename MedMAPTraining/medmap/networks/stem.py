@@ -1,9 +1,11 @@
-"""T*: MedMAP's map of every modality into one latent space, as a part of the backbone that is trained and deployed.
+"""T*: MedMAP's map of every modality into one latent space, as a part of the backbone that is
+trained and deployed.
 
-Source: MedMAP (arXiv 2408.09465, Fig. 3) and its conference version, which call T* "a simple convolution" and do not
-say more; the places and forms here are readings, each named. What all of them share: T* is applied to each modality
-*separately*. A convolution over the stacked modalities (the official fragment's first version has one) shows an absent
-modality to everything behind it, and leaves no latent per modality that could be aligned.
+Source: MedMAP (arXiv 2408.09465, Fig. 3) and its conference version, which call T* "a simple
+convolution" and do not say more; the places and forms here are readings, each named. What all of
+them share: T* is applied to each modality *separately*. A convolution over the stacked modalities
+(the official fragment's first version has one) shows an absent modality to everything behind it,
+and leaves no latent per modality that could be aligned.
 """
 
 from __future__ import annotations
@@ -24,7 +26,8 @@ COMBINES = ("concat", "mean")
 
 
 class InputMap(nn.Module):
-    """Reading R1, for the teacher of distillation: a 3-wide convolution 1 -> c on the scan; [B, 1, *S] -> [B, c, *S].
+    """Reading R1, for the teacher of distillation: a 3-wide convolution 1 -> c on the scan; [B, 1,
+    *S] -> [B, c, *S].
 
     Without bias, so that the zero background stays zero.
     """
@@ -38,10 +41,12 @@ class InputMap(nn.Module):
 
 
 class ResidualMap(nn.Module):
-    """For networks with an encoder a modality: ``x + norm(1-wide(3-wide(x)))`` by way of ``hidden`` channels.
+    """For networks with an encoder a modality: ``x + norm(1-wide(3-wide(x)))`` by way of ``hidden``
+    channels.
 
-    The gain of the norm starts at zero, so the backbone starts unchanged. With ``hidden`` = M * C one shared map has
-    as many 3-wide weights as M separate ones with ``hidden`` = C: the "equal weights" of the paper's encoder ablation.
+    The gain of the norm starts at zero, so the backbone starts unchanged. With ``hidden`` = M * C
+    one shared map has as many 3-wide weights as M separate ones with ``hidden`` = C: the "equal
+    weights" of the paper's encoder ablation.
     """
 
     def __init__(self, dims: int, channels: int, hidden: int):
@@ -62,11 +67,13 @@ class Mixture(nn.Module):
 
     Args:
         names: modalities in task order.
-        initial: starting values by name, 0 where not named; before the softmax in the form ``softmax``.
-        form: ``softmax``, or ``raw`` as printed: any real numbers. Raw weights that do not add up to one cost
-            (sum - 1)² times the latents' energy even where all modalities are identical.
-        renormalize: over the modalities that a sample has, so that absent ones weigh nothing and the others add up to
-            one. Without it (as printed) only what is absent is left out.
+        initial: starting values by name, 0 where not named; before the softmax in the form
+            ``softmax``.
+        form: ``softmax``, or ``raw`` as printed: any real numbers. Raw weights that do not add up
+            to one cost (sum - 1)² times the latents' energy even where all modalities are
+            identical.
+        renormalize: over the modalities that a sample has, so that absent ones weigh nothing and
+            the others add up to one. Without it (as printed) only what is absent is left out.
 
     Raises:
         BundleError: a name or the form is unknown.
@@ -111,7 +118,8 @@ class Mixture(nn.Module):
 
 
 class Stemmed(Backbone):
-    """A backbone with T*; it meets the same contract, so bundles, inference and objectives need to know nothing more.
+    """A backbone with T*; it meets the same contract, so bundles, inference and objectives need to
+    know nothing more.
 
     The latents z_j, which anchors align, are ``latent(features, "stem")`` for T* at the input and
     ``latent(features, "mod_bottleneck")`` for T* there.
@@ -121,10 +129,12 @@ class Stemmed(Backbone):
         modalities: number of modalities M of the task.
         maps: one T* for all, or one per modality.
         location: ``input`` or ``mod_bottleneck``.
-        combine: at the input: ``concat`` hands every latent to the base as that modality; ``mean`` hands it their
-            mean as the only one (reading R2: J*c channels a modality keep the weights equal).
-        mixture: at the input, with ``concat``: the base sees the mixture of what is present as one modality more, so
-            that the task has a say in its weights. The alignment loss alone has none: its optimum is uniform.
+        combine: at the input: ``concat`` hands every latent to the base as that modality; ``mean``
+            hands it their mean as the only one (reading R2: J*c channels a modality keep the
+            weights equal).
+        mixture: at the input, with ``concat``: the base sees the mixture of what is present as one
+            modality more, so that the task has a say in its weights. The alignment loss alone has
+            none: its optimum is uniform.
     """
 
     provides: ClassVar[frozenset[str]] = frozenset({"stem"})
@@ -175,7 +185,9 @@ class Stemmed(Backbone):
         return self.maps[position](x)
 
     def encode(self, image: Tensor, modality: int) -> Features:
-        """At the input: z_j, then the base's features of it; elsewhere the base's features with z_j in their place."""
+        """At the input: z_j, then the base's features of it; elsewhere the base's features with z_j
+        in their place.
+        """
         if self.location == "input":
             latent = self.map(image, modality)
             if self.combine == "mean":
@@ -241,7 +253,7 @@ class Stemmed(Backbone):
         return self.base.decode([mean], present.any(1, keepdim=True), want)
 
     def _mixed(self, features: Sequence[Features | None], weights: Tensor) -> Tensor:
-        """sum_j w_j z_j; weights [B, M] -> [B, c, *S]. What is absent is zero, whatever its weight."""
+        """sum_j w_j z_j; weights [B, M] -> [B, c, *S]. Absent latents are zero."""
         total: Tensor | None = None
         for modality, levels in enumerate(features):
             if levels is None:
@@ -261,8 +273,9 @@ def with_stem(build: type[Backbone], options: Mapping, stem: Mapping) -> Stemmed
     Args:
         build: class of the base.
         options: of the base, as without a stem.
-        stem: ``at`` (one of ``LOCATIONS``), ``sharing`` (one of ``SHARINGS``); at the input ``channels`` (c, 4),
-            ``combine`` (one of ``COMBINES``) and ``mixture`` (``names`` and further arguments of ``Mixture``).
+        stem: ``at`` (one of ``LOCATIONS``), ``sharing`` (one of ``SHARINGS``); at the input
+            ``channels`` (c, 4), ``combine`` (one of ``COMBINES``) and ``mixture`` (``names`` and
+            further arguments of ``Mixture``).
 
     Raises:
         BundleError: an option is unknown, or the base has no such place.
@@ -297,7 +310,9 @@ def with_stem(build: type[Backbone], options: Mapping, stem: Mapping) -> Stemmed
 
 
 def naming_modalities(options: Mapping, names: Sequence[str]) -> dict:
-    """Options of a network, with the modalities' names for its stem's mixture, if any, so that a bundle knows them."""
+    """Options of a network, with the modalities' names for its stem's mixture, if any, so that a
+    bundle knows them.
+    """
     stem = options.get("stem") or {}
     if not stem.get("mixture"):
         return dict(options)

@@ -1,8 +1,9 @@
 """SubsetUNet: MedMAP's own small backbone for any subset of modalities, made for two CPU cores.
 
-One encoder a modality, a presence-aware fusion per level, one decoder of about the cost of one encoder, so that all 15
-subsets of four scans cost little more than one. Encoders start at half resolution and the head returns to full
-resolution by sub-pixel convolution: a whole brain at 1 mm goes through in one pass.
+One encoder a modality, a presence-aware fusion per level, one decoder of about the cost of one
+encoder, so that all 15 subsets of four scans cost little more than one. Encoders start at half
+resolution and the head returns to full resolution by sub-pixel convolution: a whole brain at 1 mm
+goes through in one pass.
 """
 
 from __future__ import annotations
@@ -19,11 +20,12 @@ from medmap.networks.blocks import CONV, NORM, ConvNormAct, ResidualBlock, pixel
 
 
 class Encoder(nn.Module):
-    """One modality: [B, 1, *S] -> levels at strides 2, 4, 8, 16 with ``widths`` channels, projected for fusion.
+    """One modality: [B, 1, *S] -> levels at strides 2, 4, 8, 16 with ``widths`` channels, projected
+    for fusion.
 
-    The projection belongs to the fusion: a 1-wide convolution over concatenated modalities is the sum of one term per
-    modality. Computed here, each term is computed once however many subsets are decoded; without a bias, the term of
-    an absent (zero) modality is zero.
+    The projection belongs to the fusion: a 1-wide convolution over concatenated modalities is the
+    sum of one term per modality. Computed here, each term is computed once however many subsets are
+    decoded; without a bias, the term of an absent (zero) modality is zero.
     """
 
     def __init__(self, dims: int, widths: Sequence[int]):
@@ -49,8 +51,8 @@ class Encoder(nn.Module):
 class SubsetFusion(nn.Module):
     """Fuse one level: sum what is present; the presence mask then scales and shifts the sum.
 
-    The sum is normalized (its scale would otherwise tell the number of modalities) and modulated by the mask (FiLM,
-    Perez et al., AAAI 2018, Eq. 2), which starts as the identity.
+    The sum is normalized (its scale would otherwise tell the number of modalities) and modulated by
+    the mask (FiLM, Perez et al., AAAI 2018, Eq. 2), which starts as the identity.
     """
 
     def __init__(self, dims: int, modalities: int, channels: int):
@@ -64,7 +66,7 @@ class SubsetFusion(nn.Module):
         self.act = nn.LeakyReLU(0.01, inplace=True)
 
     def forward(self, features: Sequence[Tensor], present: Tensor) -> Tensor:
-        """features: at least one [B, C, *S], zero where absent; present [B, M] bool -> [B, C, *S]."""
+        """At least one [B, C, *S], zero where absent; present [B, M] bool -> [B, C, *S]."""
         total = features[0]
         for term in features[1:]:
             total = total + term

@@ -28,8 +28,8 @@ def to_volume(tokens: Tensor, grid: Sequence[int]) -> Tensor:
 class LearnedPositions(nn.Module):
     """One learned vector a place on the grid of the training window, zero at the start.
 
-    Another window has another grid: the vectors are then interpolated linearly, so that a network trained on windows
-    of one size runs on any.
+    Another window has another grid: the vectors are then interpolated linearly, so that a network
+    trained on windows of one size runs on any.
     """
 
     def __init__(self, dims: int, channels: int, grid: int):
@@ -49,7 +49,8 @@ class LearnedPositions(nn.Module):
 
 
 class Attention(nn.Module):
-    """Multi-head attention (Vaswani et al., NeurIPS 2017) without biases on queries, keys and values.
+    """Multi-head attention (Vaswani et al., NeurIPS 2017) without biases on queries, keys and
+    values.
 
     Raises:
         BundleError: the channels cannot be split evenly between the heads.
@@ -59,7 +60,8 @@ class Attention(nn.Module):
         super().__init__()
         if channels % heads:
             raise BundleError(
-                f"{channels} token channels cannot be split evenly between {heads} attention heads.",
+                f"{channels} token channels cannot be split evenly "
+                f"between {heads} attention heads.",
                 "Choose a token width that is a multiple of the number of heads.",
             )
         self.heads = heads
@@ -77,7 +79,8 @@ class Attention(nn.Module):
         Args:
             x: queries [B, N, C].
             context: [B, K, C].
-            allowed: bool, broadcasts to [B, heads, N, K], False = not looked at; at least one True in every row.
+            allowed: bool, broadcasts to [B, heads, N, K], False = not looked at; at least one True
+                in every row.
             weights: also return the attention weights after their dropout, [B, heads, N, K].
         """
         query = self._split(self.query(x))
@@ -105,8 +108,8 @@ class Attention(nn.Module):
 class TransformerLayer(nn.Module):
     """Pre-norm layer: ``x + attention(norm(x))``, then ``x + mlp(norm(x))`` with GELU.
 
-    Dropout as this family has it: on the attention weights, after the projection, once more before the sum, and
-    twice in the MLP.
+    Dropout as this family has it: on the attention weights, after the projection, once more before
+    the sum, and twice in the MLP.
     """
 
     def __init__(self, channels: int, heads: int, mlp: int, dropout: float):

@@ -1,8 +1,8 @@
 """U-HeMIS: fuse any subset of modalities by the mean and the variance of their features.
 
-HeMIS (Havaei et al., MICCAI 2016) in the shape of a U-Net, the baseline of Dorent et al., "Hetero-Modal Variational
-Encoder-Decoder for Joint Modality Completion and Segmentation", MICCAI 2019. The encoder and decoder are those of
-U-HVED, too.
+HeMIS (Havaei et al., MICCAI 2016) in the shape of a U-Net, the baseline of Dorent et al.,
+"Hetero-Modal Variational Encoder-Decoder for Joint Modality Completion and Segmentation", MICCAI
+2019. The encoder and decoder are those of U-HVED, too.
 """
 
 from __future__ import annotations
@@ -20,7 +20,9 @@ POOL = {2: nn.MaxPool2d, 3: nn.MaxPool3d}
 
 
 class NormActConv(nn.Sequential):
-    """IN (affine) -> LeakyReLU(0.01) -> 3-wide convolution without bias; [B, inputs, *S] -> [B, outputs, *S]."""
+    """IN (affine) -> LeakyReLU(0.01) -> 3-wide convolution without bias; [B, inputs, *S] -> [B,
+    outputs, *S].
+    """
 
     def __init__(self, dims: int, inputs: int, outputs: int):
         super().__init__(
@@ -31,10 +33,11 @@ class NormActConv(nn.Sequential):
 
 
 class HemisEncoder(nn.Module):
-    """One modality: a 1-wide convolution, then two ``NormActConv`` a level, max-pooling between levels.
+    """One modality: a 1-wide convolution, then two ``NormActConv`` a level, max-pooling between
+    levels.
 
-    [B, 1, *S] -> one [B, outputs[l], *S / 2**l] per level. The first convolution needs no bias: a normalization
-    follows.
+    [B, 1, *S] -> one [B, outputs[l], *S / 2**l] per level. The first convolution needs no bias: a
+    normalization follows.
     """
 
     def __init__(self, dims: int, widths: Sequence[int], outputs: Sequence[int]):
@@ -59,11 +62,13 @@ class HemisEncoder(nn.Module):
 
 
 class HemisDecoder(nn.Module):
-    """Up-sample, concatenate the skip, two ``NormActConv`` of which the second halves the channels; 1-wide head.
+    """Up-sample, concatenate the skip, two ``NormActConv`` of which the second halves the channels;
+    1-wide head.
 
     Args:
         dims: 2 or 3.
-        widths: of the encoder; a level decodes with the width of the encoder's next finer one times two.
+        widths: of the encoder; a level decodes with the width of the encoder's next finer one times
+            two.
         skips: channels of the fused levels, fine to coarse.
         outputs: channels of the result.
     """
@@ -81,7 +86,9 @@ class HemisDecoder(nn.Module):
         self.head = CONV[dims](inputs, outputs, 1)
 
     def forward(self, levels: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-        """Fused levels, fine to coarse -> ([B, outputs, *S], the feature in front of the head [B, C, *S])."""
+        """Fused levels, fine to coarse -> ([B, outputs, *S], the feature in front of the head [B,
+        C, *S]).
+        """
         x = levels[-1]
         for block, skip in zip(self.blocks, reversed(levels[:-1]), strict=True):
             x = block(torch.cat([upsample(x), skip], 1))
@@ -89,17 +96,20 @@ class HemisDecoder(nn.Module):
 
 
 class UHeMIS(Backbone):
-    """U-HeMIS with 0.57 M parameters (565,892; four modalities and classes), as the released code has.
+    """U-HeMIS with 0.57 M parameters (565,892; four modalities and classes), as the released code
+    has.
 
-    At every level the present modalities are summarized by the mean and the variance (n in the denominator; zero for
-    a single modality) of their features, in any number and order. The slope of the LeakyReLU, the affine normalization
-    and the alignment of the up-sampling are inferred: the parameter count fits them.
+    At every level the present modalities are summarized by the mean and the variance (n in the
+    denominator; zero for a single modality) of their features, in any number and order. The slope
+    of the LeakyReLU, the affine normalization and the alignment of the up-sampling are inferred:
+    the parameter count fits them.
 
     Args:
         modalities: number of modalities M.
         classes: number of classes, background included.
         spatial_dims: 2 or 3.
-        widths: even channel numbers at strides 1, 2, 4, ...; a modality's features have half of them.
+        widths: even channel numbers at strides 1, 2, 4, ...; a modality's features have half of
+            them.
     """
 
     provides: ClassVar[frozenset[str]] = frozenset(
@@ -149,7 +159,8 @@ class UHeMIS(Backbone):
 
 
 def mean_and_variance(features: Sequence[Tensor], present: Tensor) -> Tensor:
-    """Moments over the present modalities (HeMIS, Eq. 1-2, with n in the denominator of the variance).
+    """Moments over the present modalities (HeMIS, Eq. 1-2, with n in the denominator of the
+    variance).
 
     Args:
         features: N tensors [B, C, *S], zero where absent.

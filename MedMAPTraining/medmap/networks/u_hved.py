@@ -1,7 +1,9 @@
-"""U-HVED: a variational U-Net that segments, and completes the missing images, from any subset of modalities.
+"""U-HVED: a variational U-Net that segments, and completes the missing images, from any subset of
+modalities.
 
-Dorent, Joutard, Modat, Ourselin, Vercauteren: "Hetero-Modal Variational Encoder-Decoder for Joint Modality Completion
-and Segmentation", MICCAI 2019. Every modality gives a Gaussian per level; what is present is fused by their product.
+Dorent, Joutard, Modat, Ourselin, Vercauteren: "Hetero-Modal Variational Encoder-Decoder for Joint
+Modality Completion and Segmentation", MICCAI 2019. Every modality gives a Gaussian per level; what
+is present is fused by their product.
 """
 
 from __future__ import annotations
@@ -32,15 +34,17 @@ STANDARD = Gaussian(torch.zeros(()), torch.zeros(()))
 
 
 class UHVED(Backbone):
-    """U-HVED with 1.25 M parameters (1,250,560; four modalities and classes), as the released code has.
+    """U-HVED with 1.25 M parameters (1,250,560; four modalities and classes), as the released code
+    has.
 
-    Every level of an encoder gives [mu; log sigma^2] (the log clipped to +-50). Fusion: ``product_of_gaussians``.
-    Training decodes a sample of it; evaluation decodes its mean, where the released code samples as well, so that the
-    same scans always give the same segmentation.
+    Every level of an encoder gives [mu; log sigma^2] (the log clipped to +-50). Fusion:
+    ``product_of_gaussians``. Training decodes a sample of it; evaluation decodes its mean, where
+    the released code samples as well, so that the same scans always give the same segmentation.
 
-    Auxiliary outputs in training: ``reconstruction``, all M images [B, 1, *S] in task order, present or not; and
-    ``divergence``, one [B] per level, see ``posterior_divergence``. The published loss is CE + Dice
-    + 0.1 * mean divergence + 0.1 * mean squared error of the reconstructions.
+    Auxiliary outputs in training: ``reconstruction``, all M images [B, 1, *S] in task order,
+    present or not; and ``divergence``, one [B] per level, see ``posterior_divergence``. The
+    published loss is CE + Dice + 0.1 * mean divergence + 0.1 * mean squared error of the
+    reconstructions.
 
     Args:
         modalities: number of modalities M.
@@ -130,7 +134,9 @@ class UHVED(Backbone):
 
 
 def split_gaussian(feature: Tensor) -> Gaussian:
-    """[mu; log sigma^2] of [B, 2C, *S], the latter clipped to +-50 where exp is still finite in float32."""
+    """[mu; log sigma^2] of [B, 2C, *S], the latter clipped to +-50 where exp is still finite in
+    float32.
+    """
     mean, log_variance = feature.float().chunk(2, 1)
     return Gaussian(mean, log_variance.clamp(-50, 50))
 
@@ -138,7 +144,8 @@ def split_gaussian(feature: Tensor) -> Gaussian:
 def product_of_gaussians(experts: Sequence[Gaussian], present: Tensor) -> Gaussian:
     """Product of the present experts and of a prior N(0, 1) (Dorent et al., Eq. 5).
 
-    1 / sigma^2 = 1 + sum_m 1 / (sigma_m^2 + 1e-7); mu = sigma^2 * sum_m mu_m / (sigma_m^2 + 1e-7); m over the present.
+    1 / sigma^2 = 1 + sum_m 1 / (sigma_m^2 + 1e-7); mu = sigma^2 * sum_m mu_m / (sigma_m^2 + 1e-7);
+    m over the present.
 
     Args:
         experts: N Gaussians; absent ones are not used, whatever they hold.
@@ -169,13 +176,16 @@ def gaussian_divergence(p: Gaussian, q: Gaussian) -> Tensor:
 
 
 def posterior_divergence(experts: Sequence[Gaussian], present: Tensor, q: Gaussian) -> Tensor:
-    """How far the posteriors of smaller subsets are from the one in use, and all of them from the prior: [B].
+    """How far the posteriors of smaller subsets are from the one in use, and all of them from the
+    prior: [B].
 
     Over the n non-empty subsets S of what is present (15 of four modalities):
-    sum KL(q || q_S) / (n - 1) + sum KL(q_S || N(0, 1)) / n; the first is zero where only one modality is present.
+    sum KL(q || q_S) / (n - 1) + sum KL(q_S || N(0, 1)) / n; the first is zero where only one
+    modality is present.
 
-    The released code draws the subset in use from complete samples and compares it with all 15, absent modalities
-    included. Here nothing absent is read, so that incomplete cohorts train by the same rule.
+    The released code draws the subset in use from complete samples and compares it with all 15,
+    absent modalities included. Here nothing absent is read, so that incomplete cohorts train by the
+    same rule.
 
     Args:
         experts: N Gaussians.

@@ -1,9 +1,10 @@
-"""3D U-Net as PMKL has it: the student for one set of modalities, and the gated teacher with one encoder a modality.
+"""3D U-Net as PMKL has it: the student for one set of modalities, and the gated teacher with one
+encoder a modality.
 
-Chen et al., "Learning with Privileged Multimodal Knowledge for Unimodal Segmentation", IEEE TMI 2022. The teacher is
-the segmentation branch of Robust-MSeg (Chen et al., "Robust Multimodal Brain Tumor Segmentation via Feature
-Disentanglement and Gated Fusion", MICCAI 2019), not the stacked-channel U-Net of the PMKL paper's Fig. 1: that is what
-the released code loads.
+Chen et al., "Learning with Privileged Multimodal Knowledge for Unimodal Segmentation", IEEE TMI
+2022. The teacher is the segmentation branch of Robust-MSeg (Chen et al., "Robust Multimodal Brain
+Tumor Segmentation via Feature Disentanglement and Gated Fusion", MICCAI 2019), not the
+stacked-channel U-Net of the PMKL paper's Fig. 1: that is what the released code loads.
 """
 
 from __future__ import annotations
@@ -26,7 +27,8 @@ WIDTHS = (16, 32, 64, 128)
 
 
 class UNetConv(nn.Sequential):
-    """Convolution with bias and reflected border -> affine instance normalization -> LeakyReLU(0.2).
+    """Convolution with bias and reflected border -> affine instance normalization ->
+    LeakyReLU(0.2).
 
     Reflection needs at least two voxels along every axis, so windows at least twice the stride.
     """
@@ -44,8 +46,8 @@ class UNetConv(nn.Sequential):
 class UNetEncoder(nn.Module):
     """[B, inputs, *S] -> per level [B, widths[l], *S / 2**l].
 
-    A level is three convolutions of which the first has stride 2 (from the second level on); its output is the sum of
-    the first and the third.
+    A level is three convolutions of which the first has stride 2 (from the second level on); its
+    output is the sum of the first and the third.
     """
 
     def __init__(self, dims: int, inputs: int, widths: Sequence[int]):
@@ -72,8 +74,8 @@ class UNetEncoder(nn.Module):
 class UNetDecoder(nn.Module):
     """Levels, fine to coarse -> [B, widths[0], *S].
 
-    A step is: nearest-neighbor up-sampling, a 3-wide convolution that halves the channels, concatenation with the
-    skip, a 3-wide convolution that halves them again, a 1-wide one.
+    A step is: nearest-neighbor up-sampling, a 3-wide convolution that halves the channels,
+    concatenation with the skip, a 3-wide convolution that halves them again, a 1-wide one.
     """
 
     def __init__(self, dims: int, widths: Sequence[int]):
@@ -98,8 +100,9 @@ class UNetDecoder(nn.Module):
 class GatedFusion(nn.Module):
     """Fuse one level of all modalities by spatial gates (Robust-MSeg, "gated fusion").
 
-    A 3-wide convolution with instance normalization over the concatenated modalities gives one map a modality; its
-    sigmoid weighs that modality; a 1-wide convolution maps the concatenated result back to the channels of one.
+    A 3-wide convolution with instance normalization over the concatenated modalities gives one map
+    a modality; its sigmoid weighs that modality; a 1-wide convolution maps the concatenated result
+    back to the channels of one.
 
     Both convolutions are sums over modalities, and so cost nothing for those that are absent.
     """
@@ -114,7 +117,9 @@ class GatedFusion(nn.Module):
         self.act = nn.LeakyReLU(0.2, inplace=True)
 
     def forward(self, features: Sequence[Tensor | None]) -> Tensor:
-        """features: one [B, C, *S] a modality, zero for samples without it, None where no sample has it -> the same."""
+        """features: one [B, C, *S] a modality, zero for samples without it, None where no sample
+        has it -> the same.
+        """
         padded: list[Tensor | None] = []
         for feature in features:
             if feature is None:
@@ -132,13 +137,16 @@ class GatedFusion(nn.Module):
 
 
 class UNet(FixedSubset):
-    """Residual 3D U-Net for one set of modalities: PMKL's student, and the plain U-Net of MedMAP's own students.
+    """Residual 3D U-Net for one set of modalities: PMKL's student, and the plain U-Net of MedMAP's
+    own students.
 
-    2,056,292 parameters with four input channels and four classes (the released code: 2.06 M, with the five classes of
-    BraTS 2015). PMKL's student of T1ce is ``inputs=[1], replicate=4``: it repeats the scan into four channels.
+    2,056,292 parameters with four input channels and four classes (the released code: 2.06 M, with
+    the five classes of BraTS 2015). PMKL's student of T1ce is ``inputs=[1], replicate=4``: it
+    repeats the scan into four channels.
 
     Args:
-        modalities, classes, spatial_dims, inputs, replicate, modality_channels: see ``FixedSubset``.
+        modalities, classes, spatial_dims, inputs, replicate, modality_channels: see
+            ``FixedSubset``.
         widths: channels of the levels at strides 1, 2, 4, ...
     """
 
@@ -162,7 +170,9 @@ class UNet(FixedSubset):
         initialize(self)
 
     def segment(self, image: Tensor, want: Sequence[str] = ()) -> Output:
-        """[B, channels, *S] -> logits [B, classes, *S]; taps ``bottleneck`` and ``decoder`` ([B, widths[0], *S])."""
+        """[B, channels, *S] -> logits [B, classes, *S]; taps ``bottleneck`` and ``decoder`` ([B,
+        widths[0], *S]).
+        """
         levels = self.encoder(image)
         x = self.decoder(levels)
         taps = {"bottleneck": levels[-1], "decoder": x}
@@ -170,18 +180,19 @@ class UNet(FixedSubset):
 
 
 class GatedUNet(Backbone):
-    """The U-Net with one encoder a modality and gated fusion at every level: PMKL's teacher, for any subset.
+    """The U-Net with one encoder a modality and gated fusion at every level: PMKL's teacher, for
+    any subset.
 
-    6,650,292 parameters with four modalities and four classes (the released code: 6.65 M, with five classes). Whether
-    the fusion's last convolution is followed by normalization and LeakyReLU, as every other one is, was inferred
-    (480 parameters).
+    6,650,292 parameters with four modalities and four classes (the released code: 6.65 M, with five
+    classes). Whether the fusion's last convolution is followed by normalization and LeakyReLU, as
+    every other one is, was inferred (480 parameters).
 
     Args:
         modalities, classes, spatial_dims: see ``SubsetUNet``.
         widths: channels of the levels at strides 1, 2, 4, ...
         modality_channels: of every modality's input; more than one behind a stem.
-        fill: ``mean`` puts the mean of the present bottlenecks in the place of an absent one, as MCKD does, before
-            they are fused; ``none`` leaves it out.
+        fill: ``mean`` puts the mean of the present bottlenecks in the place of an absent one, as
+            MCKD does, before they are fused; ``none`` leaves it out.
 
     Raises:
         BundleError: there is no such fill.

@@ -1,8 +1,9 @@
 """V-Net as ProtoKD has it, for one set of modalities.
 
-Wang et al., "Prototype Knowledge Distillation for Medical Segmentation with Missing Modality", ICASSP 2023: teacher and
-student are this network and differ in their input channels only. Unlike the V-Net of Milletari et al. (3DV 2016) it has
-3-wide convolutions, no residual connections and additive skips.
+Wang et al., "Prototype Knowledge Distillation for Medical Segmentation with Missing Modality",
+ICASSP 2023: teacher and student are this network and differ in their input channels only. Unlike
+the V-Net of Milletari et al. (3DV 2016) it has 3-wide convolutions, no residual connections and
+additive skips.
 """
 
 from __future__ import annotations
@@ -23,17 +24,21 @@ NORMS = {"batch": {2: nn.BatchNorm2d, 3: nn.BatchNorm3d}, "instance": NORM}
 
 
 class VNet(FixedSubset):
-    """Five levels of plain convolutions; strided ones lead down, transposed ones up, and skips are added.
+    """Five levels of plain convolutions; strided ones lead down, transposed ones up, and skips are
+    added.
 
-    9,447,396 parameters with four input channels and four classes (the released code: 9.45 M). That its strided and
-    transposed convolutions have no bias, like the others, was inferred (720 parameters that normalization would undo).
+    9,447,396 parameters with four input channels and four classes (the released code: 9.45 M). That
+    its strided and transposed convolutions have no bias, like the others, was inferred (720
+    parameters that normalization would undo).
 
     Args:
-        modalities, classes, spatial_dims, inputs, replicate, modality_channels: see ``FixedSubset``.
+        modalities, classes, spatial_dims, inputs, replicate, modality_channels: see
+            ``FixedSubset``.
         widths: channels of the levels at strides 1, 2, 4, ...
-        depths: convolutions of the levels on the way down; on the way up they are the same, without the coarsest.
-        norm: ``batch`` as published. ``instance`` is a deviation: batch statistics mix samples that have different
-            modalities and are poor for the one or two patches that fit a GPU.
+        depths: convolutions of the levels on the way down; on the way up they are the same, without
+            the coarsest.
+        norm: ``batch`` as published. ``instance`` is a deviation: batch statistics mix samples that
+            have different modalities and are poor for the one or two patches that fit a GPU.
     """
 
     provides: ClassVar[frozenset[str]] = frozenset({"bottleneck", "decoder"})
@@ -84,8 +89,8 @@ class VNet(FixedSubset):
     def segment(self, image: Tensor, want: Sequence[str] = ()) -> Output:
         """[B, channels, *S] -> logits [B, classes, *S].
 
-        Taps: ``bottleneck`` [B, widths[-1], *S / stride] and ``decoder`` [B, widths[0], *S], ProtoKD's feature of which
-        prototypes are made.
+        Taps: ``bottleneck`` [B, widths[-1], *S / stride] and ``decoder`` [B, widths[0], *S],
+        ProtoKD's feature of which prototypes are made.
         """
         x = self.down_stages[0](image)
         skips = []

@@ -1,16 +1,19 @@
 """Anchors: what the latents of all modalities are drawn to, P_k, P_* and P_N of MedMAP.
 
-Source: MedMAP (arXiv 2408.09465, Eq. 11-13) and its conference version. Each anchor has a sound form, which is the
-default, and the forms that were printed, whose flaws the class names. Mean squares are per element: with the printed
-sums over voxels and channels alpha = 1/8 would leave the segmentation no say.
+Source: MedMAP (arXiv 2408.09465, Eq. 11-13) and its conference version. Each anchor has a sound
+form, which is the default, and the forms that were printed, whose flaws the class names. Mean
+squares are per element: with the printed sums over voxels and channels alpha = 1/8 would leave the
+segmentation no say.
 
-Latents come as one tensor a modality, by name, with the names that a sample has; what is absent has no influence. The
-sound forms normalize latents before they compare them: T* can otherwise shrink all latents at no cost, since whatever
-follows it normalizes, and the loss vanishes with nothing aligned. They look at the brain only.
+Latents come as one tensor a modality, by name, with the names that a sample has; what is absent has
+no influence. The sound forms normalize latents before they compare them: T* can otherwise shrink
+all latents at no cost, since whatever follows it normalizes, and the loss vanishes with nothing
+aligned. They look at the brain only.
 
-What to expect: with the sound or the printed P_*, the best weights for any given latents are equal ones (setting the
-gradient of Eq. 13 to zero gives sum_i w_i z_i = mean z). Weights therefore say nothing about a modality's worth,
-unless the network uses the mixture for its task as well (the stem's ``mixture``).
+What to expect: with the sound or the printed P_*, the best weights for any given latents are equal
+ones (setting the gradient of Eq. 13 to zero gives sum_i w_i z_i = mean z). Weights therefore say
+nothing about a modality's worth, unless the network uses the mixture for its task as well (the
+stem's ``mixture``).
 """
 
 from __future__ import annotations
@@ -31,7 +34,8 @@ class Anchor(nn.Module):
 
     Args:
         names: modalities of the task; the only ones that latents may bear.
-        reduction: ``mean`` over the modalities that a sample has, or ``sum`` (the official fragment's).
+        reduction: ``mean`` over the modalities that a sample has, or ``sum`` (the official
+            fragment's).
     """
 
     def __init__(self, names: Sequence[str], reduction: str = "mean"):
@@ -70,7 +74,9 @@ class Anchor(nn.Module):
             return self.loss(z, available, inside)
 
     def loss(self, z: Tensor, available: Tensor, inside: Tensor) -> Tensor:
-        """z [B, J, C, N] float32, zero where absent; available [B, J] bool; inside [B, 1, 1, N] bool -> scalar."""
+        """z [B, J, C, N] float32, zero where absent; available [B, J] bool; inside [B, 1, 1, N]
+        bool -> scalar.
+        """
         raise NotImplementedError
 
     def weights(self) -> dict[str, float]:
@@ -78,7 +84,9 @@ class Anchor(nn.Module):
         return {}
 
     def _over_modalities(self, error: Tensor, available: Tensor, valid: Tensor) -> Tensor:
-        """Errors [B, J] -> mean over the valid samples of their mean (or sum) over the modalities they have."""
+        """Errors [B, J] -> mean over the valid samples of their mean (or sum) over the modalities
+        they have.
+        """
         counted = torch.where(available, error, torch.zeros_like(error)).sum(1)
         if self.reduction == "mean":
             counted = counted / available.sum(1).clamp(min=1)
@@ -88,13 +96,15 @@ class Anchor(nn.Module):
 class PeerAnchor(Anchor):
     """P_k: one modality is the anchor of the others.
 
-    ``sound``: mean_j MSE(n(z_j), n(z_k)) with n the normalization of every channel over the brain. ``eq12``, as
-    printed: without n, over all voxels. That is scale-dependent (see the module), and pairs voxels, so it is feature
-    matching rather than the matching of distributions that it is derived from.
+    ``sound``: mean_j MSE(n(z_j), n(z_k)) with n the normalization of every channel over the brain.
+    ``eq12``, as printed: without n, over all voxels. That is scale-dependent (see the module), and
+    pairs voxels, so it is feature matching rather than the matching of distributions that it is
+    derived from.
 
     Args:
         names, reduction: see ``Anchor``.
-        k: the anchor's name; samples without it are not aligned. T1ce gave the best teacher in the conference version.
+        k: the anchor's name; samples without it are not aligned. T1ce gave the best teacher in the
+            conference version.
         form: ``sound`` or ``eq12``.
         detach: keep the anchor from moving toward the others; as printed it moves.
     """
@@ -130,19 +140,22 @@ class PeerAnchor(Anchor):
 class MixtureAnchor(Anchor):
     """P_*: a learnable mixture of all modalities is the anchor.
 
-    ``sound``: mean_j MSE(n(z_j), sum_i w_i n(z_i)), w a softmax over the modalities that the sample has. ``eq13``, as
-    printed: raw weights that start at 1 for FLAIR and 0 elsewhere, no n, all voxels: scale-dependent, and once the
-    weights do not add up to one even identical latents pay, which shrinking all latents avoids. ``conference``:
-    sum_j w_j MSE(z_j, z_k) with free weights, as printed there: the loss has no lower bound (w_j goes to minus
-    infinity and then pushes latents apart) and w_k receives no gradient at all, so that it ends as the largest.
+    ``sound``: mean_j MSE(n(z_j), sum_i w_i n(z_i)), w a softmax over the modalities that the sample
+    has. ``eq13``, as printed: raw weights that start at 1 for FLAIR and 0 elsewhere, no n, all
+    voxels: scale-dependent, and once the weights do not add up to one even identical latents pay,
+    which shrinking all latents avoids. ``conference``: sum_j w_j MSE(z_j, z_k) with free weights,
+    as printed there: the loss has no lower bound (w_j goes to minus infinity and then pushes
+    latents apart) and w_k receives no gradient at all, so that it ends as the largest.
 
     Args:
         names, reduction: see ``Anchor``.
         form: ``sound``, ``eq13`` or ``conference``.
-        initial: starting values of the weights by name; the default is 2 for T1ce before the softmax (0.71), FLAIR 1
-            in ``eq13``, 1 everywhere in ``conference`` (its published weights add up to about 4).
+        initial: starting values of the weights by name; the default is 2 for T1ce before the
+            softmax (0.71), FLAIR 1 in ``eq13``, 1 everywhere in ``conference`` (its published
+            weights add up to about 4).
         k: the peer of the conference form.
-        detach: keep the mixture from moving toward the modalities; its weights then do not learn available.
+        detach: keep the mixture from moving toward the modalities; its weights then do not learn
+            here.
         mixture: weights to share with a network that uses them too.
     """
 
@@ -197,13 +210,15 @@ class MixtureAnchor(Anchor):
 class NormalAnchor(Anchor):
     """P_N: the standard normal distribution is the anchor of every modality.
 
-    ``sound``: mean over channels and modalities of KL(N(mu, sigma²) || N(0, 1)) = (sigma² + mu² - 1 - ln sigma²) / 2,
-    the moments taken over the brain voxels of all samples that have the modality (where they come from is not
-    printed). ``printed``: 2 ln(1/v) + v² + mu²/2 - 1/2 with v the "variance". Its minimum lies at the same place but
-    is 1/2, not 0, and around it v is bound far too tightly; with v the standard deviation (``printed-std``) the mean
-    counts half as much as it should.
+    ``sound``: mean over channels and modalities of KL(N(mu, sigma²) || N(0, 1)) = (sigma² + mu² - 1
+    - ln sigma²) / 2, the moments taken over the brain voxels of all samples that have the modality
+      (where they come from is not
+    printed). ``printed``: 2 ln(1/v) + v² + mu²/2 - 1/2 with v the "variance". Its minimum lies at
+    the same place but is 1/2, not 0, and around it v is bound far too tightly; with v the standard
+    deviation (``printed-std``) the mean counts half as much as it should.
 
-    Nothing pulls the modalities toward each other, only each toward the same moments; one modality alone has a loss.
+    Nothing pulls the modalities toward each other, only each toward the same moments; one modality
+    alone has a loss.
 
     Args:
         names, reduction: see ``Anchor``.
@@ -241,7 +256,9 @@ ANCHORS: dict[str, type[Anchor]] = {
 def build_anchor(
     name: str, names: Sequence[str], mixture: Mixture | None = None, **options
 ) -> Anchor:
-    """An anchor from plain data, as a recipe states it. Raises UsageError for an unknown name or option."""
+    """An anchor from plain data, as a recipe states it. Raises UsageError for an unknown name or
+    option.
+    """
     if name not in ANCHORS:
         raise UsageError(f"The anchor '{name}' is unknown.", f"Use one of {', '.join(ANCHORS)}.")
     if name == "mixture" and mixture is not None:
@@ -255,7 +272,9 @@ def build_anchor(
 
 
 def normal_divergence(mean: Tensor, variance: Tensor, form: str = "sound") -> Tensor:
-    """KL(N(mean, variance) || N(0, 1)) element by element, or what was printed for it; see ``NormalAnchor``."""
+    """KL(N(mean, variance) || N(0, 1)) element by element, or what was printed for it; see
+    ``NormalAnchor``.
+    """
     variance = variance + 1e-6
     if form == "sound":
         return (variance + mean.square() - 1 - variance.log()) / 2
@@ -264,7 +283,9 @@ def normal_divergence(mean: Tensor, variance: Tensor, form: str = "sound") -> Te
 
 
 def foreground(brain: Tensor | None, latent: Tensor) -> Tensor:
-    """Where a latent's voxel is mostly brain: brain [B, *S] -> [B, *s] bool, everywhere where brain is None."""
+    """Where a latent's voxel is mostly brain: brain [B, *S] -> [B, *s] bool, everywhere where brain
+    is None.
+    """
     size = latent.shape[2:]
     if brain is None:
         return torch.ones(latent.shape[0], *size, dtype=torch.bool, device=latent.device)
@@ -276,7 +297,9 @@ def foreground(brain: Tensor | None, latent: Tensor) -> Tensor:
 
 
 def normalize(z: Tensor, inside: Tensor) -> Tensor:
-    """Every channel to mean 0 and variance 1 over a sample's voxels inside; z [B, J, C, N], inside [B, 1, 1, N]."""
+    """Every channel to mean 0 and variance 1 over a sample's voxels inside; z [B, J, C, N], inside
+    [B, 1, 1, N].
+    """
     counted = inside.float()
     number = counted.sum(3, keepdim=True).clamp(min=1)
     mean = (z * counted).sum(3, keepdim=True) / number

@@ -1,7 +1,9 @@
-"""Which modalities a training sample has: pure functions of case, epoch and generator, never all missing.
+"""Which modalities a training sample has: pure functions of case, epoch and generator, never all
+missing.
 
-Two questions, two answers. ``Missingness.available`` says what training may ever see of a case: scans that it excludes are
-not opened, neither for the crop nor for normalization. A call says what one sample shows of that.
+Two questions, two answers. ``Missingness.available`` says what training may ever see of a case:
+scans that it excludes are not opened, neither for the crop nor for normalization. A call says what
+one sample shows of that.
 """
 
 from __future__ import annotations
@@ -70,12 +72,13 @@ def random_subset(
     Args:
         task: names the modalities.
         cases: not looked at.
-        by: ``subset``: each of the subsets alike (RFNet, Ding et al., ICCV 2021; PASSION: 15 for BraTS);
-            ``cardinality``: first how many, then which (U-HVED, ShaSpec, MCKD: a single modality in 1/16 of the
-            samples each, all four in 1/4); ``bernoulli``: each modality by itself (Robust-MSeg).
+        by: ``subset``: each of the subsets alike (RFNet, Ding et al., ICCV 2021; PASSION: 15 for
+            BraTS); ``cardinality``: first how many, then which (U-HVED, ShaSpec, MCKD: a single
+            modality in 1/16 of the samples each, all four in 1/4); ``bernoulli``: each modality by
+            itself (Robust-MSeg).
         keep: with ``bernoulli``, how likely a modality is kept; draws that keep none are repeated.
-        weights: with ``subset``, how many times as often as the others a subset is shown, by its key (``t1ce+flair``):
-            hard ones need more samples.
+        weights: with ``subset``, how many times as often as the others a subset is shown, by its
+            key (``t1ce+flair``): hard ones need more samples.
     """
     draws: dict[str, Draw] = {
         "subset": _drawn_subset(task, weights or {}),
@@ -128,7 +131,7 @@ def _drawn_one_by_one(number: int, keep: float) -> Draw:
 
 
 def _shares(task: Task, weights: Mapping[str, float]) -> np.ndarray | None:
-    """Probability of each subset, in the task's order; None where all are alike. Raises UsageError."""
+    """Probability of each subset in the task's order; None: all alike. Raises UsageError."""
     keys = [task.subset_key(subset) for subset in task.subsets()]
     strange = sorted(set(weights) - set(keys))
     if strange or any(value <= 0 for value in weights.values()):
@@ -150,9 +153,11 @@ def fixed(
     table: str | None = None,
     order: Sequence[str] = PASSION_ORDER,
 ) -> Missingness:
-    """The same modalities of a case in every epoch, more often missing for some than for others: imbalanced (IDT).
+    """The same modalities of a case in every epoch, more often missing for some than for others:
+    imbalanced (IDT).
 
-    PASSION (Shi et al., ACM MM 2024, §3.1). What a case lacks is not opened, not even if it is on disk.
+    PASSION (Shi et al., ACM MM 2024, §3.1). What a case lacks is not opened, not even if it is on
+    disk.
 
     Args:
         task: names the modalities.
@@ -189,7 +194,8 @@ def fixed(
 def dropped(
     task: Task, cases: Sequence[str] = (), inner: str = "fixed", options: Mapping | None = None
 ) -> Missingness:
-    """ModDrop: every sample shows a random non-empty subset of what another protocol leaves, each alike.
+    """ModDrop: every sample shows a random non-empty subset of what another protocol leaves, each
+    alike.
 
     As PASSION compares with it (``idt_drop``); Neverova et al., "ModDrop", TPAMI 2016.
 
@@ -221,7 +227,8 @@ def staged(
     then: str = "random-subset",
     then_options: Mapping | None = None,
 ) -> Missingness:
-    """One protocol before an epoch (a pass over the cases), another from it on, as MCKD's released code trains.
+    """One protocol before an epoch (a pass over the cases), another from it on, as MCKD's released
+    code trains.
 
     Args:
         task: names the modalities.
@@ -245,17 +252,20 @@ def staged(
 def draw_masks(
     task: Task, cases: Sequence[str], rates: Mapping[str, float], seed: int
 ) -> dict[str, np.ndarray]:
-    """Masks that hit the missing rates exactly, to a whole number of cases, with at least one modality each.
+    """Masks that hit the missing rates exactly, to a whole number of cases, with at least one
+    modality each.
 
-    Every modality is given to a random set of exactly (1 - rate) * N cases, independently of the others; a case left
-    with nothing then takes one over from a random case that has several. (The published generator truncates expected
-    counts of the patterns, and its true rates fall short of the nominal ones.)
+    Every modality is given to a random set of exactly (1 - rate) * N cases, independently of the
+    others; a case left with nothing then takes one over from a random case that has several. (The
+    published generator truncates expected counts of the patterns, and its true rates fall short of
+    the nominal ones.)
 
     Returns:
         [M] bool by the case's name without the prefixes of PASSION's lists.
 
     Raises:
-        UsageError: a rate is missing, unknown or not within 0..1, or fewer scans than cases would be left.
+        UsageError: a rate is missing, unknown or not within 0..1, or fewer scans than cases would
+            be left.
     """
     names = sorted({bare_name(case) for case in cases})
     unknown = set(rates) ^ set(task.modality_names)
@@ -294,7 +304,8 @@ def _share_with_empty(masks: np.ndarray, rng: np.random.Generator) -> None:
 def read_masks(
     path: str | Path, task: Task, order: Sequence[str] = PASSION_ORDER
 ) -> dict[str, np.ndarray]:
-    """Masks of a CSV file: ours (``case`` and a column of 0 and 1 a modality) or PASSION's (``data_name``, ``mask``).
+    """Masks of a CSV file: ours (``case`` and a column of 0 and 1 a modality) or PASSION's
+    (``data_name``, ``mask``).
 
     Raises:
         MissingInputError: no such file.
@@ -319,7 +330,8 @@ def read_masks(
     except (KeyError, ValueError, TypeError) as error:
         raise InputDataError(
             f"{Path(path).name} is no table of masks for the task {task.name} ({error}).",
-            f"Its columns are case, {', '.join(task.modality_names)}; or data_name and mask, as PASSION has them.",
+            f"Its columns are case, {', '.join(task.modality_names)}; "
+            "or data_name and mask, as PASSION has them.",
         ) from error
     empty = [case for case, mask in masks.items() if not mask.any()]
     if empty:
@@ -336,7 +348,9 @@ def _booleans(text: str) -> list[bool]:
 
 
 def write_masks(path: str | Path, task: Task, masks: Mapping[str, np.ndarray]) -> None:
-    """Write masks as ``read_masks`` reads them, atomically, so that a draw can be kept and repeated."""
+    """Write masks as ``read_masks`` reads them, atomically, so that a draw can be kept and
+    repeated.
+    """
     lines = [",".join(["case", *task.modality_names])]
     for case, mask in masks.items():
         cells = [str(int(shows)) for shows in mask]
@@ -345,7 +359,9 @@ def write_masks(path: str | Path, task: Task, masks: Mapping[str, np.ndarray]) -
 
 
 def bare_name(case_id: str) -> str:
-    """A case's name without the prefix that lists of RFNet's lineage put before it (``HG_``, ``LGG_``)."""
+    """A case's name without the prefix that lists of RFNet's lineage put before it (``HG_``,
+    ``LGG_``).
+    """
     for prefix in PREFIXES:
         if case_id.startswith(prefix):
             return case_id.removeprefix(prefix)

@@ -1,4 +1,6 @@
-"""What the tests of single networks share: sizes, weights and images that no random number generator decides."""
+"""What the tests of single networks share: sizes, weights and images that no random number
+generator decides.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,8 @@ def number_of_parameters(module) -> int:
 def weights_from_a_formula(network, gain: float | None = 2):
     """The network in float64 and evaluation mode, its weights waves: the same on every machine.
 
-    A weight's standard deviation is about sqrt(gain / fan-in / 2), or that of a sine without a gain.
+    A weight's standard deviation is about sqrt(gain / fan-in / 2), or that of a sine without a
+    gain.
     """
     with torch.no_grad():
         for n, (_, p) in enumerate(sorted(network.named_parameters())):
@@ -51,7 +54,8 @@ def waves():
 def float64():
     """Networks and tensors made in the test are float64.
 
-    Two orders of computation differ by rounding, and in float32 it depends on the processor by how much.
+    Two orders of computation differ by rounding, and in float32 it depends on the processor by how
+    much.
     """
     before = torch.get_default_dtype()
     torch.set_default_dtype(torch.float64)

@@ -1,4 +1,6 @@
-"""M2FTrans against what is published: size, the masked transformer, spatial weights, channel-wise fusion."""
+"""M2FTrans against what is published: size, the masked transformer, spatial weights, channel-wise
+fusion.
+"""
 
 from __future__ import annotations
 

@@ -34,7 +34,8 @@ def test_it_has_the_published_parameters_and_operations(
             network(torch.empty(1, 4, 80, 80, 80), torch.ones(1, 4, dtype=torch.bool))
     assert count(network) == parameters
     assert round(parameters / 1e6, 2) == published
-    # The means over regions are matrix products here, which are counted, and were products and sums, which are not.
+    # The means over regions are matrix products here, which are counted, and were products and
+    # sums, which are not.
     means = sum(2 * 4 * 4 * w * (80 >> level) ** 3 for level, w in enumerate(widths)) / 1e9
     assert flops.get_total_flops() / 1e9 - means == pytest.approx(gflop, abs=0.05)
 
@@ -80,7 +81,8 @@ def test_the_region_fusion_weights_modalities_as_the_paper_writes_it():
         a = fusion.weights[k](g).sigmoid()
         regions.append(sum(a[0, m] * level[m] * p[:, k : k + 1] for m in range(2)))
     expected = torch.cat([fusion.regions(regions), fusion.shortcut(level)], 1)
-    # Means over regions are taken in float32 whatever comes in: a rounding each of the mean, the share and the sum.
+    # Means over regions are taken in float32 whatever comes in: a rounding each of the mean, the
+    # share and the sum.
     error = 4 * torch.finfo(torch.float32).eps * float(expected.detach().abs().max())
     torch.testing.assert_close(fusion(level, p), expected, rtol=0, atol=error)
 

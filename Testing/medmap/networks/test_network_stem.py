@@ -1,4 +1,6 @@
-"""T*: in front of or inside every backbone, it never shows an absent modality, and travels in the bundle."""
+"""T*: in front of or inside every backbone, it never shows an absent modality, and travels in the
+bundle.
+"""
 
 from __future__ import annotations
 
@@ -57,7 +59,9 @@ def mask(subset) -> torch.Tensor:
 
 @pytest.mark.parametrize(("name", "stem"), PAIRS, ids=lambda p: str(p))
 def test_what_absent_channels_hold_changes_no_bit(name, stem):
-    """The anchor has no part in a deployed network, so that this holds for every anchor (test_objective_sls.py)."""
+    """The anchor has no part in a deployed network, so that this holds for every anchor
+    (test_objective_sls.py).
+    """
     network = small(name, stem)
     with torch.no_grad():
         for (

@@ -1,4 +1,6 @@
-"""The table of parameters on the page of backbones is what the code builds, and what was published, to its printed digits."""
+"""The table of parameters on the page of backbones is what the code builds, and what was published,
+to its printed digits.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Every backbone trains on synthetic patients: a few hundred steps, the loss falls, the bundle segments."""
+"""Every backbone trains on synthetic patients: a few hundred steps, the loss falls, the bundle
+segments.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""What every backbone must hold, whatever the paper: nothing absent is ever read, names and order do not matter."""
+"""What every backbone must hold, whatever the paper: nothing absent is ever read, names and order
+do not matter.
+"""
 
 from __future__ import annotations
 
@@ -166,7 +168,9 @@ def test_two_dimensions_and_three_modalities_go_the_same_way(name):
 
 @pytest.mark.parametrize("name", sorted(NETWORKS))
 def test_a_mask_is_data_to_the_compiler(name):
-    """One graph for all subsets, without a break: nothing in a network looks at what a mask holds."""
+    """One graph for all subsets, without a break: nothing in a network looks at what a mask
+    holds.
+    """
     network = small(name).double()
     image = case(network).double()
     torch._dynamo.reset()

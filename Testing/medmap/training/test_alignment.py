@@ -28,7 +28,9 @@ from medmap.training.setup import make_objective
 
 NAMES = BRATS.modality_names
 SUMMED = {"rtol": 1e-4, "atol": 1e-5}
-"""Anchors compute in float32: about 800 terms a mean, whose order depends on the processor, then squares of it."""
+"""Anchors compute in float32: about 800 terms a mean, whose order depends on the processor, then
+squares of it.
+"""
 FORMS = [
     ("peer", "sound"),
     ("peer", "eq12"),
@@ -93,7 +95,8 @@ def test_p_n_vanishes_for_standard_moments_and_the_printed_form_does_not():
     assert NormalAnchor(NAMES, "printed-std")(z, everywhere()).item() == pytest.approx(
         0.5, abs=1e-2
     )
-    # around its minimum the printed form with v = variance is eight times as steep in v: 1/2 ln(1/v) + v/2 has 1/2
+    # around its minimum the printed form with v = variance is eight times as steep in v: 1/2
+    # ln(1/v) + v/2 has 1/2
     v = torch.tensor(1.0, requires_grad=True)
 
     def curvature(form):
@@ -261,7 +264,8 @@ def test_unknown_anchors_forms_and_names_are_refused():
         )
 
 
-# ------------------------------------------------------------------------------------------------ the decorator
+# ------------------------------------------------------------------------------------------------
+# the decorator
 
 SMALL = {"widths": (4, 8)}
 

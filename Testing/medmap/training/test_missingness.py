@@ -1,4 +1,6 @@
-"""Missingness: fixed masks stay fixed and hit their rates, tables are read by name, absent scans are never opened."""
+"""Missingness: fixed masks stay fixed and hit their rates, tables are read by name, absent scans
+are never opened.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""ACN: a full and a missing path trained together, with entropy and knowledge adversaries and knowledge transfer."""
+"""ACN: a full and a missing path trained together, with entropy and knowledge adversaries and
+knowledge transfer.
+"""
 
 from __future__ import annotations
 
@@ -20,23 +22,25 @@ LEAST_VARIANCE = 1e-5
 
 
 class ACN(CoTraining):
-    """Wang et al., "ACN: Adversarial Co-training Network for Brain Tumor Segmentation with Missing Modalities", MICCAI
-    2021. Both paths' Dice and consistency (``CoTraining``), and
+    """Wang et al., "ACN: Adversarial Co-training Network for Brain Tumor Segmentation with Missing
+    Modalities", MICCAI 2021. Both paths' Dice and consistency (``CoTraining``), and
 
     - EnA: the student's map of entropy should pass for the full path's;
     - KnA: so should its bottleneck;
-    - MMI: the mutual information between the bottlenecks, bounded from below with a Gaussian whose mean is read off
-      the student's (``InformationHead``).
+    - MMI: the mutual information between the bottlenecks, bounded from below with a Gaussian whose
+      mean is read off the student's (``InformationHead``).
 
-    The released code compares the student with itself in MMI: its value does not depend on the full path at all. Here
-    the target is the full path's bottleneck, as the paper has it.
+    The released code compares the student with itself in MMI: its value does not depend on the full
+    path at all. Here the target is the full path's bottleneck, as the paper has it.
 
     Args:
         full: options of the full path's network that differ from the student's.
         full_dice, student_dice, consistency, ramp_epochs: see ``CoTraining``.
         entropy, knowledge, information: weights of EnA, KnA, MMI.
-        coupled: let MMI move the full path toward the student too; otherwise it moves the student and the head only.
-        entropy_of: ``softmax``, or ``sigmoids``, the released softmax over outputs that went through a sigmoid before.
+        coupled: let MMI move the full path toward the student too; otherwise it moves the student
+            and the head only.
+        entropy_of: ``softmax``, or ``sigmoids``, the released softmax over outputs that went
+            through a sigmoid before.
         discriminator_width: channels of the first layer of the entropy discriminator.
     """
 
@@ -105,10 +109,11 @@ class ACN(CoTraining):
 
 
 class InformationHead(nn.Module):
-    """Variational information distillation (Ahn et al., CVPR 2019): -log q(full | missing), a Gaussian q.
+    """Variational information distillation (Ahn et al., CVPR 2019): -log q(full | missing), a
+    Gaussian q.
 
-    Its mean is three 1-wide convolutions without bias and with ReLU between them; its variance is one a channel,
-    softplus(rho) + 1e-5, 5 at the start.
+    Its mean is three 1-wide convolutions without bias and with ReLU between them; its variance is
+    one a channel, softplus(rho) + 1e-5, 5 at the start.
     """
 
     def __init__(self, dims: int, channels: int):

@@ -13,10 +13,11 @@ from medmap.networks.blocks import CONV
 
 
 class Discriminator(nn.Sequential):
-    """[B, channels[0], *S] -> [B, 1, *s] logits of "this comes from the full path", one a neighborhood.
+    """[B, channels[0], *S] -> [B, 1, *s] logits of "this comes from the full path", one a
+    neighborhood.
 
-    Convolutions with LeakyReLU(0.2) between them. Padding of half the kernel, rounded up, lets patches of any size
-    through, down to one voxel a side.
+    Convolutions with LeakyReLU(0.2) between them. Padding of half the kernel, rounded up, lets
+    patches of any size through, down to one voxel a side.
 
     Args:
         dims: 2 or 3.
@@ -35,7 +36,7 @@ class Discriminator(nn.Sequential):
 
 
 def deceive(discriminator: nn.Module, missing: Tensor) -> Tensor:
-    """The segmentation networks' side: the missing path's features should pass for the full path's."""
+    """The segmentation networks' side: missing-path features should pass for the full path's."""
     logits = discriminator(missing).float()
     return binary_cross_entropy_with_logits(logits, torch.ones_like(logits))
 

@@ -1,4 +1,4 @@
-"""The contract of every objective: it holds its networks and yields one optimizer step at a time."""
+"""The contract of every objective: it holds its networks and yields optimizer steps."""
 
 from __future__ import annotations
 
@@ -20,12 +20,14 @@ class Context:
     Attributes:
         task: of the data.
         backbone: the recipe's network, freshly initialized.
-        teacher: a trained network that an objective may distil from (``medmap train --teacher``), or None.
+        teacher: a trained network that an objective may distil from (``medmap train --teacher``),
+            or None.
         steps, epoch_steps: batches in all, and in an epoch.
         cases: how many training cases there are.
-        cases_with: how many of them show a modality, by its name; under imbalanced missing rates they differ.
-        held_out: patches of the n-th batch of cases that are kept out of training, for objectives that learn on two
-            levels; None where the recipe keeps none.
+        cases_with: how many of them show a modality, by its name; under imbalanced missing rates
+            they differ.
+        held_out: patches of the n-th batch of cases that are kept out of training, for objectives
+            that learn on two levels; None where the recipe keeps none.
     """
 
     task: Task
@@ -45,7 +47,8 @@ class Group:
     Attributes:
         parameters: with the recipe's or this group's weight decay.
         undecayed: stepped with them, without weight decay.
-        optimizer, optimizer_options, learning_rate, weight_decay, schedule: as in ``medmap.training.recipe.Recipe``.
+        optimizer, optimizer_options, learning_rate, weight_decay, schedule: as in
+            ``medmap.training.recipe.Recipe``.
     """
 
     parameters: list[nn.Parameter]
@@ -60,9 +63,9 @@ class Group:
 class Objective(nn.Module):
     """What is minimized, and with which networks.
 
-    A subclass takes a ``Context`` and its own options as keyword arguments. Slow state (weights that are updated once
-    an epoch, counters) lives in buffers, so that a resumed run continues it. A frozen teacher is kept out of
-    ``state_dict`` (``Frozen``), since it does not change.
+    A subclass takes a ``Context`` and its own options as keyword arguments. Slow state (weights
+    that are updated once an epoch, counters) lives in buffers, so that a resumed run continues it.
+    A frozen teacher is kept out of ``state_dict`` (``Frozen``), since it does not change.
 
     Attributes:
         dedicated: trains a network for one set of modalities; a bundle has one for each.
@@ -77,10 +80,10 @@ class Objective(nn.Module):
     def steps(self, batch: Batch, progress: float) -> Iterator[tuple[str, dict[str, Tensor]]]:
         """Yield (group, named losses, already weighted) once per optimizer step of this batch.
 
-        The trainer sums the losses, goes backward into that group's parameters only and steps its optimizer before it
-        asks for the next. Which groups are yielded in which order may depend on ``progress``, not on the batch. Where
-        a recipe accumulates, the first item of each pass is asked for before the second of any, and the step is taken
-        in between.
+        The trainer sums the losses, goes backward into that group's parameters only and steps its
+        optimizer before it asks for the next. Which groups are yielded in which order may depend on
+        ``progress``, not on the batch. Where a recipe accumulates, the first item of each pass is
+        asked for before the second of any, and the step is taken in between.
 
         Args:
             batch: on the device of the networks.
@@ -89,7 +92,9 @@ class Objective(nn.Module):
         raise NotImplementedError
 
     def epoch_end(self, epoch: int) -> dict[str, float]:
-        """Called after the last step of an epoch: update slow state; returns figures worth logging, by name."""
+        """Called after the last step of an epoch: update slow state; returns figures worth logging,
+        by name.
+        """
         return {}
 
     def deploy(self) -> Backbone:
@@ -97,12 +102,16 @@ class Objective(nn.Module):
         raise NotImplementedError
 
     def aligned(self) -> Backbone:
-        """The network whose latents an anchor may align; where two are trained, the one that sees every modality."""
+        """The network whose latents an anchor may align; where two are trained, the one that sees
+        every modality.
+        """
         return self.deploy()
 
 
 class Frozen:
-    """Holds a network out of ``state_dict``, ``parameters`` and ``train()``: evaluation mode, no gradients."""
+    """Holds a network out of ``state_dict``, ``parameters`` and ``train()``: evaluation mode, no
+    gradients.
+    """
 
     def __init__(self, network: Backbone):
         self.network = network.eval().requires_grad_(False)

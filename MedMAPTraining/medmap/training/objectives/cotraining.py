@@ -1,4 +1,4 @@
-"""What co-training methods share: a path for all modalities beside the student's, and adversaries."""
+"""What co-training methods share: a path for all modalities, the student's, adversaries."""
 
 from __future__ import annotations
 
@@ -18,14 +18,16 @@ TAPS = ("bottleneck", "style")
 
 
 class CoTraining(Dedicated):
-    """Base of methods that train two networks together: ``full`` sees every modality, ``student`` its own.
+    """Base of methods that train two networks together: ``full`` sees every modality, ``student``
+    its own.
 
-    Two networks of the same kind; nothing is frozen. The published codes have sigmoid outputs; here both networks end
-    in a softmax with the background, as everything that is deployed does, and the losses leave the background out.
+    Two networks of the same kind; nothing is frozen. The published codes have sigmoid outputs; here
+    both networks end in a softmax with the background, as everything that is deployed does, and the
+    losses leave the background out.
 
-    ``main`` steps everything but the discriminators, ``disc`` these, after it, on the features that ``main`` made. The
-    released codes make the discriminators' optimizers anew in every iteration, so that they never gather momentum;
-    here they persist.
+    ``main`` steps everything but the discriminators, ``disc`` these, after it, on the features that
+    ``main`` made. The released codes make the discriminators' optimizers anew in every iteration,
+    so that they never gather momentum; here they persist.
 
     Args:
         full: options of the full path's network that differ from the student's (``stem``, say).
@@ -72,7 +74,9 @@ class CoTraining(Dedicated):
         return {"main": Group(main), "disc": disc}
 
     def both(self, batch: Batch) -> tuple[Output, Output]:
-        """The full path on all modalities, the student on its own. Adversaries get no gradients until ``disc``."""
+        """The full path on all modalities, the student on its own. Adversaries get no gradients
+        until ``disc``.
+        """
         self.require_complete(batch)
         self.adversaries.requires_grad_(False)
         taps = [name for name in TAPS if name in self.student.provides]
@@ -83,7 +87,9 @@ class CoTraining(Dedicated):
     def segmentation(
         self, full: Tensor, student: Tensor, batch: Batch, progress: float
     ) -> dict[str, Tensor]:
-        """Dice of both paths and their consistency, summed over the tumor's classes; logits [B, C, *S] float32."""
+        """Dice of both paths and their consistency, summed over the tumor's classes; logits [B, C,
+        *S] float32.
+        """
         target = one_hot_classes(batch.label, full.shape[1])
         # Papers sum over the tumor's classes; the losses here are means over them.
         tumor = full.shape[1] - 1

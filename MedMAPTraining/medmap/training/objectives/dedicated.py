@@ -1,4 +1,4 @@
-"""What dedicated methods share: one network for one set of modalities, taught with complete cases."""
+"""What dedicated methods share: one network per modality subset, taught with complete cases."""
 
 from __future__ import annotations
 
@@ -13,10 +13,12 @@ from medmap.training.objectives.base import Context, Frozen, Objective
 
 
 class Dedicated(Objective):
-    """Base of objectives that train the network of one set of modalities (``student``) and show others what is missing.
+    """Base of objectives that train the network of one set of modalities (``student``) and show
+    others what is missing.
 
-    Batches are complete, and so is what the method's other network sees. The student, a ``FixedSubset`` network with
-    ``inputs``, takes its own modalities out of them and cannot see more.
+    Batches are complete, and so is what the method's other network sees. The student, a
+    ``FixedSubset`` network with ``inputs``, takes its own modalities out of them and cannot see
+    more.
 
     Raises:
         BundleError: the network is made for any set of modalities.
@@ -29,14 +31,16 @@ class Dedicated(Objective):
         super().__init__()
         if context.backbone.needs is None:
             raise BundleError(
-                f"{type(self).__name__} trains a network for one modality subset, and this one is made for any.",
-                "Use UNet, VNet or SegResNet and name the subset, or the option inputs of the network.",
+                f"{type(self).__name__} trains a network for one modality subset, "
+                "and this one is made for any.",
+                "Use UNet, VNet or SegResNet, and name its modality subset (option inputs).",
             )
         lacking = {name: context.cases - number for name, number in context.cases_with.items()}
         if any(lacking.values()):
             counts = [f"{number} lack {name}" for name, number in lacking.items() if number]
             raise InputDataError(
-                f"{type(self).__name__} learns from complete cases, and of {context.cases} cases {', '.join(counts)}.",
+                f"{type(self).__name__} learns from complete cases, "
+                f"and of {context.cases} cases {', '.join(counts)}.",
                 "Leave incomplete cases out, or use a method for incomplete data.",
             )
         self.student = context.backbone
@@ -46,7 +50,8 @@ class Dedicated(Objective):
         """Raises InputDataError when a sample lacks a modality."""
         if not bool(batch.present.all()):
             raise InputDataError(
-                f"{type(self).__name__} learns from complete cases, and a sample of {', '.join(batch.case_id)} is not.",
+                f"{type(self).__name__} learns from complete cases, "
+                f"and a sample of {', '.join(batch.case_id)} is not.",
                 "Set the recipe's missingness to full.",
             )
 
@@ -91,7 +96,7 @@ class Distilling(Dedicated):
                 )
 
     def both(self, batch: Batch) -> tuple[Output, Output]:
-        """What the student says of its own modalities, and the teacher, in evaluation mode, of all."""
+        """Outputs of the student on its own modalities, and of the frozen teacher on all."""
         self.require_complete(batch)
         teacher = self.teacher.on(batch)
         with torch.no_grad():

@@ -15,15 +15,17 @@ from medmap.training.objectives.losses import dice_loss, one_hot_classes, soft_k
 
 
 class KDNet(Distilling):
-    """L = share L_KD + (1 - share) L_GT + bottleneck L_KL (Hu et al., "Knowledge Distillation from Multi-modal to
-    Mono-modal Segmentation Networks", MICCAI 2020).
+    """L = share L_KD + (1 - share) L_GT + bottleneck L_KL (Hu et al., "Knowledge Distillation from
+    Multi-modal to Mono-modal Segmentation Networks", MICCAI 2020).
 
-    L_GT is Dice + cross-entropy against the reference, L_KD the same against the teacher's softened output, L_KL
-    KL(softmax(teacher) || softmax(student)) over the channels of the bottleneck. No code was released; the weights are
-    as remembered, not checked against the paper's text, and its binary cross-entropy is a multi-class one here.
+    L_GT is Dice + cross-entropy against the reference, L_KD the same against the teacher's softened
+    output, L_KL KL(softmax(teacher) || softmax(student)) over the channels of the bottleneck. No
+    code was released; the weights are as remembered, not checked against the paper's text, and its
+    binary cross-entropy is a multi-class one here.
 
-    L_KL is summed over channels and averaged over voxels and samples, so that its weight means the same for every
-    patch. The softmax over channels discards the features' scale: do not carry the weight over between networks.
+    L_KL is summed over channels and averaged over voxels and samples, so that its weight means the
+    same for every patch. The softmax over channels discards the features' scale: do not carry the
+    weight over between networks.
 
     Args:
         share: of the teacher against the reference (lambda).

@@ -1,7 +1,9 @@
-"""Losses that several objectives share: overlap, cross-entropy, distillation, prototypes, divergences.
+"""Losses that several objectives share: overlap, cross-entropy, distillation, prototypes,
+divergences.
 
-Logits and features are [B, K, *S] with two or three spatial axes, labels [B, *S] class indices. Everything is computed
-in float32, whatever comes in. Switches follow the papers that each objective names.
+Logits and features are [B, K, *S] with two or three spatial axes, labels [B, *S] class indices.
+Everything is computed in float32, whatever comes in. Switches follow the papers that each objective
+names.
 """
 
 from __future__ import annotations
@@ -31,7 +33,8 @@ def dice_loss(
     smooth: float = 0.0,
     eps: float = 1e-7,
 ) -> Tensor:
-    """Mean over classes of 1 - (2 sum p t + smooth) / (sum p^q + sum t^q + smooth + eps), q = 2 where ``squared``.
+    """Mean over classes of 1 - (2 sum p t + smooth) / (sum p^q + sum t^q + smooth + eps), q = 2
+    where ``squared``.
 
     Args:
         probability, target: [B, K, *S]; the target is one-hot, or soft for distillation.
@@ -56,7 +59,9 @@ def dice_loss(
 
 
 def class_weights(label: Tensor, classes: int) -> Tensor:
-    """1 - (voxels of the class / voxels), per sample: [B, *S] -> [B, K] (the lineage's weighted cross-entropy)."""
+    """1 - (voxels of the class / voxels), per sample: [B, *S] -> [B, K] (the lineage's weighted
+    cross-entropy).
+    """
     share = one_hot_classes(label, classes).flatten(2).mean(2)
     return 1 - share
 
@@ -70,8 +75,9 @@ def weighted_cross_entropy(
         logits: [B, K, *S].
         label: [B, *S].
         weights: [K] or [B, K]; None: ``class_weights`` of these labels.
-        clip: smallest p whose log is taken, as the lineage clips at 0.005: the gradient is then exactly zero wherever
-            the true class has less, so hard voxels teach nothing. 0 takes the log-softmax.
+        clip: smallest p whose log is taken, as the lineage clips at 0.005: the gradient is then
+            exactly zero wherever the true class has less, so hard voxels teach nothing. 0 takes the
+            log-softmax.
     """
     logp = logits.float().log_softmax(1)
     if clip:
@@ -86,7 +92,9 @@ def weighted_cross_entropy(
 
 
 def cross_entropy_and_dice(logits: Tensor, label: Tensor, *, clip: float = 0.0, **dice) -> Tensor:
-    """``weighted_cross_entropy`` + ``dice_loss`` of the softmax: what every method of the RFNet lineage trains on."""
+    """``weighted_cross_entropy`` + ``dice_loss`` of the softmax: what every method of the RFNet
+    lineage trains on.
+    """
     target = one_hot_classes(label, logits.shape[1])
     return weighted_cross_entropy(logits, label, clip=clip) + dice_loss(
         logits.float().softmax(1), target, **dice
@@ -122,16 +130,20 @@ def soft_kl(
     per_sample: bool = False,
     clip: float = 0.0,
 ) -> Tensor:
-    """KL(softmax(teacher / T) || softmax(student / T)), per voxel, then the (weighted) mean over voxels and samples.
+    """KL(softmax(teacher / T) || softmax(student / T)), per voxel, then the (weighted) mean over
+    voxels and samples.
 
     The teacher receives no gradient.
 
     Args:
         student, teacher: logits [B, K, *S].
         temperature: T.
-        weight: [B, *S] weight of a voxel: sum(w KL) / sum(w), zero where all weights are (PMKL's mask).
-        over_classes: ``sum``, or ``mean`` for the K times smaller mean over all elements (ProtoKD, PASSION).
-        squared_temperature: times T², which keeps gradients comparable between temperatures (Hinton et al., 2015).
+        weight: [B, *S] weight of a voxel: sum(w KL) / sum(w), zero where all weights are (PMKL's
+            mask).
+        over_classes: ``sum``, or ``mean`` for the K times smaller mean over all elements (ProtoKD,
+            PASSION).
+        squared_temperature: times T², which keeps gradients comparable between temperatures (Hinton
+            et al., 2015).
         entropy: the cross-entropy H(teacher, student) instead, same gradient (PMKL).
         reverse: KL(student || teacher) instead (PASSION's paper).
         per_sample: [B], the mean over each sample's voxels; without a weight.
@@ -188,7 +200,9 @@ def class_means(
 
 
 def similarity_maps(feature: Tensor, means: Tensor, eps: float = 1e-5) -> Tensor:
-    """Cosine similarity of every voxel's feature to every prototype; [B, C, *S] and [B, K, C] -> [B, K, *S]."""
+    """Cosine similarity of every voxel's feature to every prototype; [B, C, *S] and [B, K, C] ->
+    [B, K, *S].
+    """
     directions = normalize(means, dim=2, eps=eps)
     voxels = normalize(feature.float().flatten(2), dim=1, eps=eps)
     maps = matrix_product(directions, voxels)
@@ -202,7 +216,9 @@ def matrix_product(one: Tensor, other: Tensor) -> Tensor:
 
 
 def consistency_ramp(progress: float, length: float = 1.0) -> float:
-    """exp(-5 (1 - t)²), t = progress / length up to 1 (Laine and Aila, ICLR 2017); ACN and SMU-Net weigh with it."""
+    """exp(-5 (1 - t)²), t = progress / length up to 1 (Laine and Aila, ICLR 2017); ACN and SMU-Net
+    weigh with it.
+    """
     t = 1.0
     if length > 0:
         t = min(progress / length, 1.0)

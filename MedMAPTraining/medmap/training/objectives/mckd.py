@@ -1,7 +1,9 @@
-"""MCKD: modalities teach each other, the more important ones more; how important they are is meta-learned.
+"""MCKD: modalities teach each other, the more important ones more; how important they are is
+meta-learned.
 
-Wang, Hassan, Liu, Ma, Chen, Xie, Salem, Tian, Avery, Hull, Reid, Yaqub, Carneiro: "Meta-Learned Modality-Weighted
-Knowledge Distillation for Robust Multi-Modal Learning with Missing Data", arXiv 2405.07155.
+Wang, Hassan, Liu, Ma, Chen, Xie, Salem, Tian, Avery, Hull, Reid, Yaqub, Carneiro: "Meta-Learned
+Modality-Weighted Knowledge Distillation for Robust Multi-Modal Learning with Missing Data", arXiv
+2405.07155.
 """
 
 from __future__ import annotations
@@ -23,18 +25,19 @@ from medmap.training.objectives.self_distillation import encode_batch
 class ModalityDistillation(Objective):
     """L = L_task + alpha * sum over ordered pairs of present modalities of r_ij * mean |f_i - f_j|.
 
-    f is the tap ``mod_bottleneck``; i teaches j: no gradient reaches f_i. r_ij = softmax(w)_i / softmax(w)_j =
-    exp(w_i - w_j), so r_ij * r_ji = 1; it is kept within 1 / ``limit`` .. ``limit``, which the paper does not do (the
-    ratio is unbounded). The average is over samples, each with its own modalities; the released code gives a whole
-    batch one set.
+    f is the tap ``mod_bottleneck``; i teaches j: no gradient reaches f_i. r_ij = softmax(w)_i /
+    softmax(w)_j = exp(w_i - w_j), so r_ij * r_ji = 1; it is kept within 1 / ``limit`` .. ``limit``,
+    which the paper does not do (the ratio is unbounded). The average is over samples, each with its
+    own modalities; the released code gives a whole batch one set.
 
-    Every ``meta_every`` steps, w learns on ``meta_batches`` batches of held-out cases: the modalities' bottlenecks are
-    multiplied by M * softmax(w) (mean 1; the published softmax alone makes features a quarter of their size, which
-    only the meta pass sees: ``rescale=False``), and one optimizer step on w follows on the task loss of each. The
-    network does not change, nor is the gradient led through its training: the published "bi-level" loop alternates.
+    Every ``meta_every`` steps, w learns on ``meta_batches`` batches of held-out cases: the
+    modalities' bottlenecks are multiplied by M * softmax(w) (mean 1; the published softmax alone
+    makes features a quarter of their size, which only the meta pass sees: ``rescale=False``), and
+    one optimizer step on w follows on the task loss of each. The network does not change, nor is
+    the gradient led through its training: the published "bi-level" loop alternates.
 
-    Absent features are filled with the mean of the present ones where the network does so (``MCKD``; ``GatedUNet`` with
-    ``fill="mean"``); fusions without a fill leave them out.
+    Absent features are filled with the mean of the present ones where the network does so
+    (``MCKD``; ``GatedUNet`` with ``fill="mean"``); fusions without a fill leave them out.
 
     Per epoch are logged ``importance_<modality>`` = softmax(w).
 
@@ -45,9 +48,9 @@ class ModalityDistillation(Objective):
         meta_every: steps between meta passes; the paper has 100.
         meta_batches: optimizer steps on w of a meta pass; 20 as released.
         meta_rate, meta_decay: of w; Adam 1e-2 and 5e-5 (the released code: 5e-4).
-        released_schedule: the first ``all_share`` of the training, every 100 steps, then every 500, as the released
-            code does it in two stages (80 000 of 115 000 steps on all modalities: give the recipe the missingness
-            ``staged``); instead of ``meta_every``.
+        released_schedule: the first ``all_share`` of the training, every 100 steps, then every 500,
+            as the released code does it in two stages (80 000 of 115 000 steps on all modalities:
+            give the recipe the missingness ``staged``); instead of ``meta_every``.
         all_share: share of the training that is the first stage.
         rescale: see above.
 
@@ -87,7 +90,8 @@ class ModalityDistillation(Objective):
         self.names = context.task.modality_names
         if "mod_bottleneck" not in self.backbone.provides:
             raise UsageError(
-                f"{type(self.backbone).__name__} has no bottleneck of every modality to distil between.",
+                f"{type(self.backbone).__name__} has no bottleneck of every modality "
+                "to distil between.",
                 "Use MCKD, GatedUNet or another network with the tap 'mod_bottleneck'.",
             )
         if alpha and self.held_out is None and context.cases:
@@ -140,7 +144,9 @@ class ModalityDistillation(Objective):
         return cross_entropy_and_dice(logits, label)
 
     def meta_loss(self, batch: Batch) -> Tensor:
-        """Task loss of a held-out batch with weighted bottlenecks; a function of w, for a network that stays."""
+        """Task loss of a held-out batch with weighted bottlenecks; a function of w, for a network
+        that stays.
+        """
         with torch.no_grad():
             features = encode_batch(self.backbone, batch)
         scale = len(self.names) if self.rescale else 1

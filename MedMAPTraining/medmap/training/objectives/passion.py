@@ -1,7 +1,7 @@
 """PASSION: the fused prediction teaches each modality alone, and slow modalities are taught more.
 
-Shi, Shang, Sun, Yu, Yang, Yan: "PASSION: Toward Effective Incomplete Multi-Modal Medical Image Segmentation with
-Imbalanced Missing Rates", ACM MM 2024.
+Shi, Shang, Sun, Yu, Yang, Yan: "PASSION: Toward Effective Incomplete Multi-Modal Medical Image
+Segmentation with Imbalanced Missing Rates", ACM MM 2024.
 """
 
 from __future__ import annotations
@@ -28,17 +28,22 @@ class Deviations:
     Attributes:
         forward_kl: KL(teacher || student) instead of KL(student || teacher).
         squared_temperature: the divergence times T^2.
-        deep_distillation: the deep levels are distilled too, each with half the weight of the finer one (1/2, 1/4...).
-        class_mean: divergence and prototype loss are means over the classes instead of sums, and the distance is the
-            mean of |S_s - S_t| instead of the sum over classes of its Euclidean norm.
-        rate_as_weight: beta starts at 1 and 1 / (1 - missing rate) is a constant factor of every modality's losses,
-            instead of where beta starts.
-        separate: each modality's own decoder learns as well, of the modalities with delta = 1, weighted by beta.
-        epoch_preference: relative preference of an epoch from mean distances instead of the mean over samples.
-        scheduled: the step of beta is 0.01 * 1.5^n in the n-th hundred epochs (from n = 1), beta is kept within
-            0.1..4 and its norm constant; instead of a constant step and beta >= 0.
+        deep_distillation: the deep levels are distilled too, each with half the weight of the finer
+            one (1/2, 1/4...).
+        class_mean: divergence and prototype loss are means over the classes instead of sums, and
+            the distance is the mean of |S_s - S_t| instead of the sum over classes of its Euclidean
+            norm.
+        rate_as_weight: beta starts at 1 and 1 / (1 - missing rate) is a constant factor of every
+            modality's losses, instead of where beta starts.
+        separate: each modality's own decoder learns as well, of the modalities with delta = 1,
+            weighted by beta.
+        epoch_preference: relative preference of an epoch from mean distances instead of the mean
+            over samples.
+        scheduled: the step of beta is 0.01 * 1.5^n in the n-th hundred epochs (from n = 1), beta is
+            kept within 0.1..4 and its norm constant; instead of a constant step and beta >= 0.
         batch_delta: delta per batch instead of per sample (the same for a batch of one).
-        t2_with_t1_tokens: the T2 student of mmFormer has T1's deepest tokens; a slip, for comparison only.
+        t2_with_t1_tokens: the T2 student of mmFormer has T1's deepest tokens; a slip, for
+            comparison only.
     """
 
     forward_kl: bool = False
@@ -61,20 +66,24 @@ RELEASED = Deviations(
 
 
 class Passion(SharedLatentSpace):
-    """L = L_fuse + pixel * sum_m beta_m L_pixel^m + prototype * sum_m delta_m L_proto^m (Eq. 14), mean over samples.
+    """L = L_fuse + pixel * sum_m beta_m L_pixel^m + prototype * sum_m delta_m L_proto^m (Eq. 14),
+    mean over samples.
 
-    The teacher of a sample is the fused decoder on all modalities it has, its students the same decoder on one of
-    them; encoders run once, the decoder once on teachers and students together.
+    The teacher of a sample is the fused decoder on all modalities it has, its students the same
+    decoder on one of them; encoders run once, the decoder once on teachers and students together.
 
     * L_pixel (Eq. 3): divergence of outputs softened with T.
-    * L_proto (Eq. 4-6, 8): squared difference of the maps of cosine similarity to each sample's own class means.
-    * Relative preference (Eq. 7, 9, 10): RP_m = 1 - D_m / mean D, D_m the distance of those maps; positive: ahead.
-    * delta_m = 1 where RP_m < 0 (task-wise, Eq. 11); beta_m starts at 1 / (1 - missing rate) and goes down by 0.01 times the
-      mean RP_m of each epoch (gradient-wise).
+    * L_proto (Eq. 4-6, 8): squared difference of the maps of cosine similarity to each sample's own
+      class means.
+    * Relative preference (Eq. 7, 9, 10): RP_m = 1 - D_m / mean D, D_m the distance of those maps;
+      positive: ahead.
+    * delta_m = 1 where RP_m < 0 (task-wise, Eq. 11); beta_m starts at 1 / (1 - missing rate) and
+      goes down by 0.01 times the mean RP_m of each epoch (gradient-wise).
 
-    Sums over voxels, as printed, would grow with the patch: means over voxels are taken, as in the released code. A
-    sample with one modality has nothing to distil and no preference. Logarithms are of softmax, not of probabilities
-    clipped at 0.005, and every class of a sample counts, also one that another sample of the batch lacks.
+    Sums over voxels, as printed, would grow with the patch: means over voxels are taken, as in the
+    released code. A sample with one modality has nothing to distil and no preference. Logarithms
+    are of softmax, not of probabilities clipped at 0.005, and every class of a sample counts, also
+    one that another sample of the batch lacks.
 
     Per epoch are logged ``preference_<modality>`` and ``beta_<modality>``.
 
@@ -84,7 +93,8 @@ class Passion(SharedLatentSpace):
         pixel, prototype: weights of the two losses.
         temperature: T.
         rate: step of beta.
-        deep, deep_decay, clip: of the fused loss, see ``SharedLatentSpace``; 1/2, 1/4, ... as released.
+        deep, deep_decay, clip: of the fused loss, see ``SharedLatentSpace``; 1/2, 1/4, ... as
+            released.
         deviations: single ``Deviations`` by name, over the variant.
 
     Raises:
@@ -259,7 +269,9 @@ def _scarcity(context: Context) -> list[float]:
 
 
 def prototype_maps(feature: Tensor, label: Tensor, classes: int) -> tuple[Tensor, Tensor]:
-    """Cosine of every voxel with the sample's own class means (Eq. 4-6): [B, K, *S]; and [B, K] bool, what it has."""
+    """Cosine of every voxel with the sample's own class means (Eq. 4-6): [B, K, *S]; and [B, K]
+    bool, what it has.
+    """
     means, has_class = class_means(feature, label, classes)
     return similarity_maps(feature, means), has_class
 
@@ -281,7 +293,9 @@ def relative_preference(distance: Tensor) -> Tensor:
 
 
 def task_mask(preference: Tensor, whole_batch: bool = False) -> Tensor:
-    """delta = 1 where a modality lags behind (RP < 0, Eq. 11), [B, M] float; for the batch as a whole as released."""
+    """delta = 1 where a modality lags behind (RP < 0, Eq. 11), [B, M] float; for the batch as a
+    whole as released.
+    """
     lag = preference
     if whole_batch:
         lag = preference.sum(0, keepdim=True).expand_as(preference)
@@ -289,7 +303,9 @@ def task_mask(preference: Tensor, whole_batch: bool = False) -> Tensor:
 
 
 def scheduled_beta(beta: Tensor, preference: Tensor, epoch: int, rate: float = 0.01) -> Tensor:
-    """The released update of beta: growing steps, clipped to 0.1..4, norm kept at the root of the number (2 for 4)."""
+    """The released update of beta: growing steps, clipped to 0.1..4, norm kept at the root of the
+    number (2 for 4).
+    """
     step = rate * 1.5 ** (epoch // 100 + 1)
     beta = (beta - step * preference).clamp(0.1, 4.0)
     return beta * len(beta) ** 0.5 / beta.norm()

@@ -1,4 +1,6 @@
-"""Segmentation under whatever modalities a sample shows: Dice + cross-entropy with deep supervision."""
+"""Segmentation under whatever modalities a sample shows: Dice + cross-entropy with deep
+supervision.
+"""
 
 from __future__ import annotations
 
@@ -14,9 +16,11 @@ from medmap.training.objectives.segmentation_loss import BatchDiceCE
 
 
 class Plain(Objective):
-    """DiceCE on the output, and on each auxiliary output with half the weight of the finer one (nnU-Net's scheme).
+    """DiceCE on the output, and on each auxiliary output with half the weight of the finer one
+    (nnU-Net's scheme).
 
-    Dice is taken over the whole batch and without the background, so that a patch without a class is no special case.
+    Dice is taken over the whole batch and without the background, so that a patch without a class
+    is no special case.
 
     Args:
         context: what objectives are built from.

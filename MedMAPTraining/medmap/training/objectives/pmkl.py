@@ -1,4 +1,6 @@
-"""PMKL: a teacher's output where it knows better, and embeddings that agree, for a student of few modalities."""
+"""PMKL: a teacher's output where it knows better, and embeddings that agree, for a student of few
+modalities.
+"""
 
 from __future__ import annotations
 
@@ -23,24 +25,26 @@ POOL = {2: adaptive_avg_pool2d, 3: adaptive_avg_pool3d}
 
 
 class PMKL(Distilling):
-    """L = Dice + WCE + regional L_rkd + contrastive L_ckd (Chen et al., "Learning with Privileged Multimodal Knowledge
-    for Unimodal Segmentation", IEEE TMI 2022).
+    """L = Dice + WCE + regional L_rkd + contrastive L_ckd (Chen et al., "Learning with Privileged
+    Multimodal Knowledge for Unimodal Segmentation", IEEE TMI 2022).
 
-    L_rkd is the cross-entropy between the softened outputs (T, without the factor T²), averaged over voxels with the
-    weight ``knowledge_map``. L_ckd (Hadsell et al., margin 1) draws the embeddings of the same patch together and
-    pushes those of different ones apart; it is zero for a batch of one.
+    L_rkd is the cross-entropy between the softened outputs (T, without the factor T²), averaged
+    over voxels with the weight ``knowledge_map``. L_ckd (Hadsell et al., margin 1) draws the
+    embeddings of the same patch together and pushes those of different ones apart; it is zero for a
+    batch of one.
 
-    The released code embeds the last decoder feature through a pool of stride 1 and a layer of 35 million weights, for
-    teacher and student each, which can hardly be meant. Here the feature is pooled to ``pool`` voxels a side; 1 is
-    global pooling. Its weight decay (1e-5 / 2 |kernels|²) is the optimizer's: biases and norms have none.
+    The released code embeds the last decoder feature through a pool of stride 1 and a layer of 35
+    million weights, for teacher and student each, which can hardly be meant. Here the feature is
+    pooled to ``pool`` voxels a side; 1 is global pooling. Its weight decay (1e-5 / 2 |kernels|²) is
+    the optimizer's: biases and norms have none.
 
     Args:
         temperature: that softens both outputs.
         regional, contrastive: weights.
         margin: distance beyond which different patches need not be pushed.
         pool: voxels a side that the decoder feature is pooled to.
-        clip: smallest probability whose logarithm counts in WCE; 0.005 as released, which leaves the voxels that are
-            furthest from right without a gradient.
+        clip: smallest probability whose logarithm counts in WCE; 0.005 as released, which leaves
+            the voxels that are furthest from right without a gradient.
     """
 
     def __init__(
@@ -78,14 +82,15 @@ class PMKL(Distilling):
         teacher_logits = teacher.logits.float()
         target = one_hot_classes(batch.label, logits.shape[1])
         rarity = batch_weights(batch.label, logits.shape[1])
-        entropy = weighted_cross_entropy(logits, batch.label, rarity, clip=self.clip)
         knowledge = knowledge_map(logits, teacher_logits, batch.label)
         regional = soft_kl(logits, teacher_logits, self.temperature, weight=knowledge, entropy=True)
         student_embedding = self.student_head(student.taps["decoder"].float())
         teacher_embedding = self.teacher_head(teacher.taps["decoder"].float())
+        dice = dice_loss(logits.softmax(1), target, squared=True)
+        entropy = weighted_cross_entropy(logits, batch.label, rarity, clip=self.clip)
         contrastive = contrastive_loss(student_embedding, teacher_embedding, self.margin)
         losses = {
-            "dice": dice_loss(logits.softmax(1), target, squared=True),
+            "dice": dice,
             "cross_entropy": entropy,
             "regional": self.regional * regional,
             "contrastive": self.contrastive * contrastive,
@@ -116,7 +121,9 @@ def batch_weights(label: Tensor, classes: int) -> Tensor:
 
 @torch.no_grad()
 def knowledge_map(student: Tensor, teacher: Tensor, label: Tensor) -> Tensor:
-    """[B, *S] weights: how much better the teacher knows a voxel, ReLU(CE_student - CE_teacher), zero where it errs."""
+    """[B, *S] weights: how much better the teacher knows a voxel, ReLU(CE_student - CE_teacher),
+    zero where it errs.
+    """
     student_entropy = cross_entropy(student, label, reduction="none")
     teacher_entropy = cross_entropy(teacher, label, reduction="none")
     advantage = (student_entropy - teacher_entropy).relu()
@@ -124,7 +131,9 @@ def knowledge_map(student: Tensor, teacher: Tensor, label: Tensor) -> Tensor:
 
 
 def contrastive_loss(one: Tensor, other: Tensor, margin: float = 1.0) -> Tensor:
-    """Mean over all pairs of d² (same sample) or max(0, margin - d)² (different ones); embeddings [B, E], B > 1."""
+    """Mean over all pairs of d² (same sample) or max(0, margin - d)² (different ones); embeddings
+    [B, E], B > 1.
+    """
     if len(one) < 2:
         return one.sum() * 0
     squares = (one[:, None] - other[None]).square().sum(2)

@@ -1,8 +1,10 @@
-"""PMR: the modality that lags behind is drawn to class prototypes, the one that leads is held back at first.
+"""PMR: the modality that lags behind is drawn to class prototypes, the one that leads is held back
+at first.
 
-Fan, Xu, Wang, Wang, Guo: "PMR: Prototypical Modal Rebalance for Multimodal Learning", CVPR 2023; for segmentation as
-PASSION (Shi et al., ACM MM 2024) compares with it. That code holds a loss function which its training never calls, so
-this is written from the description of the method: a re-implementation, not a reproduction.
+Fan, Xu, Wang, Wang, Guo: "PMR: Prototypical Modal Rebalance for Multimodal Learning", CVPR 2023;
+for segmentation as PASSION (Shi et al., ACM MM 2024) compares with it. That code holds a loss
+function which its training never calls, so this is written from the description of the method: a
+re-implementation, not a reproduction.
 """
 
 from __future__ import annotations
@@ -25,17 +27,18 @@ from medmap.training.objectives.sls import SharedLatentSpace
 class PMR(SharedLatentSpace):
     """L = L_fuse + alpha * sum_m b_m L_pce^m - entropy * sum_m g_m H_m.
 
-    * A modality's feature is that of the fused decoder with this modality alone (tap ``decoder``); its classifier is
-      softmax(-|f - c_k|) with the modality's class prototypes c_k.
-    * Prototypes are means over an epoch, new ones mixed as ``momentum`` * old + (1 - momentum) * new (0.2 and 0.8 as
-      released); before the end of the first epoch there are none, and nothing is added. ``own_prototypes`` takes the
-      means of the sample itself, as PASSION's function does.
-    * Strength s_m: probability of the true class, mean over the voxels of each class, then over the classes (the
-      background would decide otherwise), then over samples.
-    * L_pce: cross-entropy of that classifier, averaged in the same way. b_m = clip(rho_m - 1, 0, 1), rho_m the mean
-      strength of the others over s_m; with two modalities the paper's ratio.
-    * H_m: entropy of that classifier of the leading modalities, g_m = clip(1 / rho_m - 1, 0, 1), only during the first
-      ``entropy_share`` of the training. From the paper; its released code has no such term.
+    * A modality's feature is that of the fused decoder with this modality alone (tap ``decoder``);
+      its classifier is softmax(-|f - c_k|) with the modality's class prototypes c_k.
+    * Prototypes are means over an epoch, new ones mixed as ``momentum`` * old + (1 - momentum) *
+      new (0.2 and 0.8 as released); before the end of the first epoch there are none, and nothing
+      is added. ``own_prototypes`` takes the means of the sample itself, as PASSION's function does.
+    * Strength s_m: probability of the true class, mean over the voxels of each class, then over the
+      classes (the background would decide otherwise), then over samples.
+    * L_pce: cross-entropy of that classifier, averaged in the same way. b_m = clip(rho_m - 1, 0,
+      1), rho_m the mean strength of the others over s_m; with two modalities the paper's ratio.
+    * H_m: entropy of that classifier of the leading modalities, g_m = clip(1 / rho_m - 1, 0, 1),
+      only during the first ``entropy_share`` of the training. From the paper; its released code has
+      no such term.
 
     Per epoch are logged ``strength_<modality>``.
 
@@ -45,7 +48,8 @@ class PMR(SharedLatentSpace):
         entropy_share: share of the training with the entropy term.
         momentum: of the prototypes.
         own_prototypes: of each sample instead of the epoch's.
-        deep, deep_decay, clip: of the fused loss, see ``SharedLatentSpace``; 1/2, 1/4, ... as PASSION has it.
+        deep, deep_decay, clip: of the fused loss, see ``SharedLatentSpace``; 1/2, 1/4, ... as
+            PASSION has it.
 
     Raises:
         UsageError: the network has no ``decoder`` tap.
@@ -79,7 +83,8 @@ class PMR(SharedLatentSpace):
         self.backbone.skip = frozenset({"separate"})
         modalities = len(self.names)
         shape = (modalities, self.classes)
-        # The width of the decoder is known once it has run; buffers of width 0 until then would not resume.
+        # The width of the decoder is known once it has run; buffers of width 0 until then would not
+        # resume.
         width = decoder_width(context.backbone)
         self.register_buffer("prototypes", torch.zeros(*shape, width))
         self.register_buffer("sums", torch.zeros(*shape, width))
@@ -122,7 +127,9 @@ class PMR(SharedLatentSpace):
         present: Tensor,
         progress: float,
     ) -> dict[str, Tensor]:
-        """The two terms, from log-probabilities [R, K, *S] and the classes [R, K] that each student is judged by."""
+        """The two terms, from log-probabilities [R, K, *S] and the classes [R, K] that each student
+        is judged by.
+        """
         target = one_hot_classes(label, self.classes)
         probability = mean_over_classes(logp.detach().exp(), target, usable)
         strength = students.table(probability, present)
@@ -188,14 +195,18 @@ def prototype_log_probability(feature: Tensor, prototypes: Tensor, usable: Tenso
 
 
 def mean_over_classes(values: Tensor, truth: Tensor, usable: Tensor) -> Tensor:
-    """Mean over each class's voxels, then over the usable classes; values, truth [R, K, *S], usable [R, K] -> [R]."""
+    """Mean over each class's voxels, then over the usable classes; values, truth [R, K, *S], usable
+    [R, K] -> [R].
+    """
     voxels = truth.flatten(2).sum(2).clamp(min=1)
     class_mean = (values * truth).flatten(2).sum(2) / voxels
     return (class_mean * usable).sum(1) / usable.sum(1).clamp(min=1)
 
 
 def imbalance(strength: Tensor) -> Tensor:
-    """rho_m: mean strength of the other modalities over that of m; [M] -> [M], 1 where there is nothing to compare."""
+    """rho_m: mean strength of the other modalities over that of m; [M] -> [M], 1 where there is
+    nothing to compare.
+    """
     measured = strength > 0
     number = measured.sum()
     mean_of_others = (strength.sum() - strength) / (number - 1).clamp(min=1)

@@ -1,4 +1,4 @@
-"""ProtoKD: a teacher's softened output, and how its voxels resemble the prototypes of the classes."""
+"""ProtoKD: a teacher's softened output, and its voxels' similarity to class prototypes."""
 
 from __future__ import annotations
 
@@ -21,21 +21,23 @@ from medmap.training.objectives.losses import (
 
 
 class ProtoKD(Distilling):
-    """L = Dice + WCE + output L_kd + prototype L_proto (Wang et al., "Prototype Knowledge Distillation for Medical
-    Segmentation with Missing Modality", ICASSP 2023).
+    """L = Dice + WCE + output L_kd + prototype L_proto (Wang et al., "Prototype Knowledge
+    Distillation for Medical Segmentation with Missing Modality", ICASSP 2023).
 
-    L_kd is KL(teacher || student) of the softened outputs (without the factor T²), averaged over classes, voxels and
-    samples. L_proto is the mean square between the maps of cosine similarity to the class prototypes, each network's
-    voxels compared with its own prototypes, on the features before the head.
+    L_kd is KL(teacher || student) of the softened outputs (without the factor T²), averaged over
+    classes, voxels and samples. L_proto is the mean square between the maps of cosine similarity to
+    the class prototypes, each network's voxels compared with its own prototypes, on the features
+    before the head.
 
-    The released trainer computes a decaying learning rate for students and never applies it. That is the recipe's
-    ``schedule``: ``poly`` is meant, ``constant`` is what was run.
+    The released trainer computes a decaying learning rate for students and never applies it. That
+    is the recipe's ``schedule``: ``poly`` is meant, ``constant`` is what was run.
 
     Args:
         temperature: that softens both outputs.
         output, prototype: weights.
-        in_every_sample: take a class into L_proto only when every sample of the batch has it, as released, which drops
-            the rare ones; otherwise a class counts in the samples that have it.
+        in_every_sample: take a class into L_proto only when every sample of the batch has it, as
+            released, which drops the rare ones; otherwise a class counts in the samples that have
+            it.
     """
 
     def __init__(
@@ -78,9 +80,11 @@ class ProtoKD(Distilling):
 
 
 def rare_class_entropy(logits: Tensor, label: Tensor) -> Tensor:
-    """Cross-entropy weighted with 1 - (share of the voxel's class in the batch), divided by the sum of the weights.
+    """Cross-entropy weighted with 1 - (share of the voxel's class in the batch), divided by the sum
+    of the weights.
 
-    Zero for a batch of one class, which weighs nothing: torch's weighted mean is not a number there.
+    Zero for a batch of one class, which weighs nothing: torch's weighted mean is not a number
+    there.
     """
     weights = class_weights(label.reshape(1, -1), logits.shape[1])[0]
     total = cross_entropy(logits, label, weight=weights, reduction="sum")

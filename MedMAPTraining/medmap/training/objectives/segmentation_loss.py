@@ -10,16 +10,19 @@ from medmap.training.distributed import sum_over_processes
 
 
 class BatchDiceCE(nn.Module):
-    """Soft Dice over batch and space, mean over the classes without the background, plus cross-entropy over all.
+    """Soft Dice over batch and space, mean over the classes without the background, plus
+    cross-entropy over all.
 
-    The same numbers as MONAI's ``DiceCELoss(include_background=False, softmax=True, batch=True)``. A Dice over the
-    batch is no mean over samples: several processes that each took theirs would train on another loss than one
-    process with all samples. So the sums go over all processes before the quotient is taken.
+    The same numbers as MONAI's ``DiceCELoss(include_background=False, softmax=True, batch=True)``.
+    A Dice over the batch is no mean over samples: several processes that each took theirs would
+    train on another loss than one process with all samples. So the sums go over all processes
+    before the quotient is taken.
 
     Args:
-        smooth: voxels added to both sides of the quotient. MONAI's 1e-5 leaves a class that the batch lacks without
-            any gradient but cross-entropy's, which is a mean over all voxels and hardly sees a false tumor of 10 ml;
-            with S falsely found voxels the Dice term pulls by smooth S / (S + smooth)^2, most where S is ``smooth``.
+        smooth: voxels added to both sides of the quotient. MONAI's 1e-5 leaves a class that the
+            batch lacks without any gradient but cross-entropy's, which is a mean over all voxels
+            and hardly sees a false tumor of 10 ml; with S falsely found voxels the Dice term pulls
+            by smooth S / (S + smooth)^2, most where S is ``smooth``.
     """
 
     def __init__(self, smooth: float = 1e-5):

@@ -1,4 +1,6 @@
-"""Each modality alone through the fused decoder, beside all of them together: PASSION's students and their teacher."""
+"""Each modality alone through the fused decoder, beside all of them together: PASSION's students
+and their teacher.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,8 @@ from medmap.training.batch import Batch
 
 @dataclass(frozen=True)
 class Students:
-    """Which modality of which sample each student is; no student for a sample with one modality: it is its teacher.
+    """Which modality of which sample each student is; no student for a sample with one modality: it
+    is its teacher.
 
     Attributes:
         sample: [R] position in the batch.
@@ -45,12 +48,12 @@ class Students:
 
 
 def encode_batch(network: Backbone, batch: Batch) -> list[Features | None]:
-    """Features of every modality that a sample of the batch has, zero for the samples without it."""
-    known = batch.modalities
+    """Features of every modality that some sample has, zero for the samples without it."""
+    positions = batch.modalities
     # On a CPU asking which ones costs nothing; a GPU would have to be waited for.
-    if known is None and batch.present.device.type == "cpu":
-        known = batch.present.any(0).nonzero().flatten().tolist()
-    return network.encode_present(batch.image, batch.present, known)
+    if positions is None and batch.present.device.type == "cpu":
+        positions = batch.present.any(0).nonzero().flatten().tolist()
+    return network.encode_present(batch.image, batch.present, positions)
 
 
 def stack(
@@ -64,7 +67,8 @@ def stack(
     Args:
         features, present: of B samples, as ``Backbone.decode`` takes them.
         students: R of them.
-        deepest: take the last entry of a student of that modality from another one's (a slip of PASSION's code).
+        deepest: take the last entry of a student of that modality from another one's (a slip of
+            PASSION's code).
 
     Returns:
         The same with B + R samples.
@@ -96,7 +100,8 @@ def decode_together(
     want: Sequence[str] = (),
     deepest: Mapping[int, int] | None = None,
 ) -> tuple[Output, Output]:
-    """Decode B samples and R students in one call: students differ from their teacher only behind the encoders.
+    """Decode B samples and R students in one call: students differ from their teacher only behind
+    the encoders.
 
     Returns:
         The output of the B samples and that of the students.

@@ -1,8 +1,9 @@
-"""Shared-latent-space training as published: one network for all subsets, with every auxiliary output that it has.
+"""Shared-latent-space training as published: one network for all subsets, with every auxiliary
+output that it has.
 
-RFNet (Ding et al., ICCV 2021), mmFormer (Zhang et al., MICCAI 2022) and M2FTrans (Shi et al., JBHI 2024) add one
-segmentation per modality alone and one per level; U-HVED, Robust-MSeg and ShaSpec have losses of their own, which this
-adds for the networks that offer them.
+RFNet (Ding et al., ICCV 2021), mmFormer (Zhang et al., MICCAI 2022) and M2FTrans (Shi et al., JBHI
+2024) add one segmentation per modality alone and one per level; U-HVED, Robust-MSeg and ShaSpec
+have losses of their own, which this adds for the networks that offer them.
 """
 
 from __future__ import annotations
@@ -24,27 +25,33 @@ from medmap.training.objectives.losses import (
 
 
 class SharedLatentSpace(Objective):
-    """L = L_fuse + separate * sum_m L_m + deep * sum_l L_l + the network's own, each L = CE_w + Dice.
+    """L = L_fuse + separate * sum_m L_m + deep * sum_l L_l + the network's own, each L = CE_w +
+    Dice.
 
-    CE_w weighs a class by 1 - its share of the sample's voxels; Dice counts the background and sums over the batch.
-    The lineage's code takes the log of clipped probabilities and up-samples probabilities of coarse levels to full
-    size; here the log-softmax is taken (``clip=0.005`` is theirs) and logits are up-sampled.
+    CE_w weighs a class by 1 - its share of the sample's voxels; Dice counts the background and sums
+    over the batch. The lineage's code takes the log of clipped probabilities and up-samples
+    probabilities of coarse levels to full size; here the log-softmax is taken (``clip=0.005`` is
+    theirs) and logits are up-sampled.
 
-    Published: fused loss only from epoch 20 (RFNet), none (mmFormer), with the deep levels (M2FTrans:
-    ``deep_from_start=False``).
+    Published: fused loss only from epoch 20 (RFNet), none (mmFormer), with the deep levels
+    (M2FTrans: ``deep_from_start=False``).
 
-    The lineage masks *features*: encoders see complete cases, and the separate decoder learns from all modalities of
-    them. ``hide=True`` does so (with the missingness ``full``); otherwise each sample shows what the missingness
-    leaves and nothing else is learned from, which is the only honest way where scans are truly missing.
+    The lineage masks *features*: encoders see complete cases, and the separate decoder learns from
+    all modalities of them. ``hide=True`` does so (with the missingness ``full``); otherwise each
+    sample shows what the missingness leaves and nothing else is learned from, which is the only
+    honest way where scans are truly missing.
 
     Args:
         context: the network and the length of an epoch.
         separate: weight of the sum of the modalities' own segmentations.
         deep: weight of the sum of the levels' segmentations.
-        deep_decay: factor from one level to the next coarser one; 1 is the lineage's, 0.5 nnU-Net's and PASSION's.
-        region_fusion_start_epoch: up to this epoch the fused loss is left out, so that encoders settle first.
+        deep_decay: factor from one level to the next coarser one; 1 is the lineage's, 0.5 nnU-Net's
+            and PASSION's.
+        region_fusion_start_epoch: up to this epoch the fused loss is left out, so that encoders
+            settle first.
         deep_from_start: whether the deep levels learn before that epoch.
-        hide: draw the subset that the fusion sees here, uniformly, and learn separately from all that is there.
+        hide: draw the subset that the fusion sees here, uniformly, and learn separately from all
+            that is there.
         clip: see ``medmap.training.objectives.losses.weighted_cross_entropy``.
         divergence, reconstruction: weights of U-HVED's and Robust-MSeg's own losses.
         shared, domain: weights of ShaSpec's own losses.
@@ -109,7 +116,8 @@ class SharedLatentSpace(Objective):
         self, output: Output, batch: Batch, final: bool = True, deep: bool = True
     ) -> dict[str, Tensor]:
         """The losses of the fused output (zero unless ``final``) and of its levels, weighted."""
-        # Zero and not left out: what only the fused loss trains gets a gradient of zero, as published.
+        # Zero and not left out: what only the fused loss trains gets a gradient of zero, as
+        # published.
         segmentation = self._loss(output.logits, batch.label)
         losses = {"segmentation": segmentation * float(final)}
         if not deep:

@@ -1,4 +1,6 @@
-"""SMU-Net: a full and a missing path trained together; content and style of the missing one are matched."""
+"""SMU-Net: a full and a missing path trained together; content and style of the missing one are
+matched.
+"""
 
 from __future__ import annotations
 
@@ -16,19 +18,20 @@ from medmap.training.objectives.losses import matrix_product
 
 
 class SMUNet(CoTraining):
-    """Azad et al., "SMU-Net: Style Matching U-Net for Brain Tumor Segmentation with Missing Modalities", MIDL 2022.
+    """Azad et al., "SMU-Net: Style Matching U-Net for Brain Tumor Segmentation with Missing
+    Modalities", MIDL 2022.
 
-    Both paths' Dice and consistency (``CoTraining``); the mean square between the bottlenecks (content); the mean
-    square between the Gram matrices of the styles; and the missing path's style should pass for the full path's. The
-    networks are ``SegResNet`` with ``style``.
+    Both paths' Dice and consistency (``CoTraining``); the mean square between the bottlenecks
+    (content); the mean square between the Gram matrices of the styles; and the missing path's style
+    should pass for the full path's. The networks are ``SegResNet`` with ``style``.
 
     Args:
         full: options of the full path's network that differ from the student's.
         full_dice, student_dice, consistency, ramp_epochs: see ``CoTraining``.
         content, gram, style: weights of the three further terms.
         coupled: let content and Gram move the full path toward the student too, as released.
-        released_gram: one matrix over batch and channels, divided once more by 4 C² (D H)², which makes the term
-            vanish for patches of any size, instead of one a sample over its voxels.
+        released_gram: one matrix over batch and channels, divided once more by 4 C² (D H)², which
+            makes the term vanish for patches of any size, instead of one a sample over its voxels.
         discriminator_width: channels of the first layer of the discriminator.
     """
 
@@ -82,7 +85,9 @@ class SMUNet(CoTraining):
 
 
 def gram_loss(one: Tensor, other: Tensor, released: bool = False) -> Tensor:
-    """Mean square between Gram matrices, how channels go together (Gatys et al., CVPR 2016); features [B, C, *S]."""
+    """Mean square between Gram matrices, how channels go together (Gatys et al., CVPR 2016);
+    features [B, C, *S].
+    """
     batch, channels, *space = one.shape
     if released:
         first = _gram(one.reshape(batch * channels, -1), one.numel())

@@ -16,11 +16,13 @@ from medmap.training.objectives.base import Group, Objective
 
 
 class WithAnchor(Objective):
-    """Adds ``align`` to every ``main`` step of an objective: L + alpha * L_A (MedMAP, Eq. 14, 16, 17; alpha = 1/8).
+    """Adds ``align`` to every ``main`` step of an objective: L + alpha * L_A (MedMAP, Eq. 14, 16,
+    17; alpha = 1/8).
 
-    It records what is encoded by ``Objective.aligned()`` (the one network, the full path, the teacher in training),
-    so the objective runs as it would alone. Only modalities that ``Batch.present`` names are aligned; an objective
-    that hides modalities itself, from complete batches, has all of them aligned, as the papers do.
+    It records what is encoded by ``Objective.aligned()`` (the one network, the full path, the
+    teacher in training), so the objective runs as it would alone. Only modalities that
+    ``Batch.present`` names are aligned; an objective that hides modalities itself, from complete
+    batches, has all of them aligned, as the papers do.
 
     Args:
         objective: what is decorated.
@@ -53,7 +55,9 @@ class WithAnchor(Objective):
         self.anchor = build_anchor(anchor, self.names, getattr(network, "mixture", None), **options)
 
     def groups(self) -> dict[str, Group]:
-        """Those of the objective; weights of mixtures learn in ``main``, without decay, which would pull them down."""
+        """Those of the objective; weights of mixtures learn in ``main``, without decay, which would
+        pull them down.
+        """
         groups = self.objective.groups()
         weights = list(self.anchor.parameters())
         # A network that uses the mixture owns its weights as well: they must not be stepped twice.

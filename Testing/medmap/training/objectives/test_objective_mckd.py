@@ -1,4 +1,6 @@
-"""MCKD: ratios, whose gradient goes to the student alone; a meta step that changes w and nothing else."""
+"""MCKD: ratios, whose gradient goes to the student alone; a meta step that changes w and nothing
+else.
+"""
 
 from __future__ import annotations
 
@@ -72,7 +74,9 @@ def test_the_teacher_feature_receives_no_gradient():
 
 
 def take(objective, batch, progress):
-    """One batch as the trainer does it; returns the groups stepped, with the state of everything after each."""
+    """One batch as the trainer does it; returns the groups stepped, with the state of everything
+    after each.
+    """
     groups = objective.groups()
     optimizers = {
         name: OPTIMIZERS[group.optimizer or "sgd"](group.parameters, lr=group.learning_rate or 1e-2)

@@ -1,4 +1,6 @@
-"""PASSION: its updates against hand-computed values, one decoder call against many, no gradient to the teacher."""
+"""PASSION: its updates against hand-computed values, one decoder call against many, no gradient to
+the teacher.
+"""
 
 from __future__ import annotations
 
@@ -47,7 +49,8 @@ def test_relative_preference_and_task_mask_by_hand():
     )
     assert task_mask(preference).tolist() == [[0, 0, 0, 1], [0, 0, 0, 0], [0, 0, 0, 0]]
     both = task_mask(relative_preference(torch.tensor([[1.0, 2.0], [3.0, 1.0]])), whole_batch=True)
-    # Behind: the second by 1/3 in one sample, the first by 1/2 in the other; the batch says the first.
+    # Behind: the second by 1/3 in one sample, the first by 1/2 in the other; the batch says the
+    # first.
     assert both.tolist() == [[1, 0], [1, 0]]
 
 
@@ -86,7 +89,9 @@ def test_beta_starts_at_one_over_one_minus_the_missing_rate_and_follows_the_pref
 @pytest.mark.parametrize("dims", [2, 3])
 @pytest.mark.parametrize("name", BACKBONES)
 def test_one_call_of_the_decoder_equals_one_call_per_student(name, dims, network, make_batch):
-    """In float64: the two ways add up in another order, and how far they differ in float32 depends on the processor."""
+    """In float64: the two ways add up in another order, and how far they differ in float32 depends
+    on the processor.
+    """
     options = {"dropout": 0.0} if name in ("mmFormer", "M2FTrans") else {}
     net = network(name, dims, **options).double()
     batch = make_batch(dims)
@@ -150,7 +155,9 @@ def test_the_teacher_receives_no_gradient_from_distillation(network, make_batch)
 
 
 def test_the_losses_by_hand(network, make_batch):
-    """The divergence of each student, weighted by beta; the prototype loss only of who lags behind."""
+    """The divergence of each student, weighted by beta; the prototype loss only of who lags
+    behind.
+    """
     objective = passion(network("SubsetUNet")).eval()
     batch = make_batch(present=[[True, True, False, True]])
     losses = run(objective, batch)
@@ -169,7 +176,8 @@ def test_the_losses_by_hand(network, make_batch):
         squares.append(difference.square().flatten(2).mean(2).sum())
         far.append(difference.square().flatten(2).sum(2).sqrt().sum())
     beta = [objective.beta[m] for m in (0, 1, 3)]
-    # A logarithm is rounded by eps times its size, about 4, twice a class; beta and the weight come on top.
+    # A logarithm is rounded by eps times its size, about 4, twice a class; beta and the weight come
+    # on top.
     eps = torch.finfo(torch.float32).eps
     error = 0.5 * float(sum(beta)) * 2 * 4 * 4 * eps
     torch.testing.assert_close(

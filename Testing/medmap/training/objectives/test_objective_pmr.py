@@ -1,4 +1,6 @@
-"""PMR: prototypes of an epoch, who lags behind is drawn to them, who leads is held back at first."""
+"""PMR: prototypes of an epoch, who lags behind is drawn to them, who leads is held back at
+first.
+"""
 
 from __future__ import annotations
 
@@ -76,7 +78,9 @@ def test_nothing_is_added_before_there_are_prototypes(name, dims, network, make_
 
 
 def test_only_those_behind_are_drawn_to_their_prototypes(network, make_batch):
-    """A sample of two modalities: exactly one is behind, the loss is (ratio - 1) times its cross-entropy."""
+    """A sample of two modalities: exactly one is behind, the loss is (ratio - 1) times its
+    cross-entropy.
+    """
     objective = pmr(network("SubsetUNet"), own_prototypes=True, entropy=0.0)
     batch = make_batch(present=[[True, False, False, True]])
     loss = run(objective, batch)["prototype"]

@@ -1,4 +1,6 @@
-"""Shared-latent-space training: every auxiliary output has its loss, nothing absent is learned from."""
+"""Shared-latent-space training: every auxiliary output has its loss, nothing absent is learned
+from.
+"""
 
 from __future__ import annotations
 
@@ -136,7 +138,9 @@ def test_weights_of_the_terms_are_options():
     "name", [n for n in sorted(NETWORKS) if "mod_bottleneck" in NETWORKS[n].provides]
 )
 def test_no_anchor_lets_a_gradient_out_of_what_is_absent(name, anchor):
-    """Leak test of training, for every backbone with latents and every anchor; deployed networks hold no anchor."""
+    """Leak test of training, for every backbone with latents and every anchor; deployed networks
+    hold no anchor.
+    """
     torch.manual_seed(0)
     recipe = Recipe(
         network=name,

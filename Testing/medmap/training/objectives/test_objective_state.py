@@ -1,4 +1,6 @@
-"""Objectives with slow state (beta, prototypes, importance): a broken run goes on to the same bits."""
+"""Objectives with slow state (beta, prototypes, importance): a broken run goes on to the same
+bits.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +28,9 @@ OBJECTIVES = {
 
 
 class Noise:
-    """Patches of noise, whose labels follow from them; each case shows what its fixed mask leaves."""
+    """Patches of noise, whose labels follow from them; each case shows what its fixed mask
+    leaves.
+    """
 
     case_ids = CASES
 

@@ -1,4 +1,6 @@
-"""KD-Net, PMKL, ProtoKD, SMU-Net, ACN: the mathematics, who learns from whom, and one way through training."""
+"""KD-Net, PMKL, ProtoKD, SMU-Net, ACN: the mathematics, who learns from whom, and one way through
+training.
+"""
 
 from __future__ import annotations
 
@@ -88,7 +90,7 @@ def groups_of(objective):
     }  # identity of parameters is what matters
 
 
-# ------------------------------------------------------------------------------------------------------------ losses
+# ---------------------------------------- losses
 
 
 def test_prototype_maps_are_one_where_the_features_of_a_class_are_constant():
@@ -243,7 +245,7 @@ def test_published_discriminators_have_their_size_and_take_any_patch(dims):
         assert tiny(torch.zeros(1, 4, *(size,) * dims)).shape[:2] == (1, 1)
 
 
-# ----------------------------------------------------------------------------------------------- who learns from whom
+# ---------------------------------------- who learns from whom
 
 
 @pytest.mark.parametrize("method", sorted(TEACHERS))
@@ -276,7 +278,9 @@ def test_the_student_sees_its_own_modalities_only(method):
 
 @pytest.mark.parametrize("method", NAMES)
 def test_the_other_network_sees_every_modality(method):
-    """Changing a modality that the student lacks changes the loss: the teacher and the full path see it."""
+    """Changing a modality that the student lacks changes the loss: the teacher and the full path
+    see it.
+    """
     objective = objective_of(method).eval()
     totals = []
     for change in (0.0, 1.0):
@@ -415,7 +419,7 @@ def test_patches_without_a_tumor_give_finite_losses_and_gradients(method):
         )
 
 
-# ------------------------------------------------------------------------------------------------------------ refusals
+# ---------------------------------------- refusals
 
 
 @pytest.mark.parametrize("method", NAMES)
@@ -461,7 +465,7 @@ def test_networks_without_the_taps_or_the_same_bottleneck_are_refused():
         )
 
 
-# ------------------------------------------------------------------------------------------------------------ training
+# ---------------------------------------- training
 
 
 class Blobs:
@@ -528,7 +532,9 @@ def test_every_method_trains_resumes_to_the_same_bits_and_exports(method, tmp_pa
 
 @pytest.mark.parametrize("method", NAMES)
 def test_two_cases_can_be_learned_by_heart(method, tmp_path):
-    """Segmentation by the student improves; the sum of all losses is no measure where weights ramp up."""
+    """Segmentation by the student improves; the sum of all losses is no measure where weights ramp
+    up.
+    """
     figures = []
     recipe = recipe_of(method, steps=30, learning_rate=1e-2, clip=0.0)
     run(method, recipe, tmp_path / "run", report=lambda step, f: figures.append(f))

@@ -1,4 +1,6 @@
-"""Dice + cross-entropy of the plain objective, against MONAI's, and what it says to a head without a tumor."""
+"""Dice + cross-entropy of the plain objective, against MONAI's, and what it says to a head without
+a tumor.
+"""
 
 import pytest
 import torch
@@ -34,7 +36,9 @@ def test_a_coarser_grid_takes_its_share_of_the_voxels(pair):
 
 
 def test_a_false_tumor_is_felt_only_with_enough_smooth():
-    """50 voxels of a class that is not there, nearly certain: the Dice term's part of the gradient."""
+    """50 voxels of a class that is not there, nearly certain: the Dice term's part of the
+    gradient.
+    """
     label = torch.zeros(1, 1, 100, 10, dtype=torch.long)
 
     def pull(smooth):
