@@ -50,19 +50,27 @@ def test_workers_change_no_batch():
     assert one == two == [[10 * step, 10 * step + 1] for step in range(5)]
 
 
-def test_a_worker_that_is_told_to_stop_ends_well():
-    """Any other end of a worker becomes an exception of torch's, wherever its parent is by then."""
+def test_workers_outlive_a_sigterm_and_end_with_their_parent():
+    """A scheduler signals the whole group; the step that is running still needs its batches."""
+    undisturbed = started(40, 2)
+    expected = list(undisturbed)
     before = set(multiprocessing.active_children())
-    made = started(1000, 2)
-    next(made)
+    incoming = started(40, 2)
+    received = [next(incoming)]
     workers = set(multiprocessing.active_children()) - before
     assert len(workers) == 2
-    # By somebody else: a parent's own signal torch takes for its shutting down.
+    # By another process: torch takes a parent's own signal for its shutting down.
     subprocess.run(["kill", "-TERM", *(str(worker.pid) for worker in workers)], check=True)
+    for _ in range(20):
+        received.append(next(incoming))
+    assert all(worker.is_alive() for worker in workers)
+    # Closed in the middle, as a stopped training does; torch can not terminate these workers.
+    incoming.close()
     for worker in workers:
-        worker.join(10)
+        worker.join(20)
         assert worker.exitcode == 0
-    made.close()
+    for batch, expected_batch in zip(received, expected[:21], strict=True):
+        assert torch.equal(batch.values, expected_batch.values)
 
 
 def test_the_parent_hears_its_own_signals():
