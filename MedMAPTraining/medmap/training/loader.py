@@ -8,7 +8,9 @@ import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from multiprocessing.util import Finalize
 from pathlib import Path
+from types import FrameType
 
 import torch
 from torch.utils.data import DataLoader, Dataset
@@ -93,15 +95,24 @@ def batches(
     if workers and count:
         _require_shared_memory(sampler, micro_batch, count, workers)
     parent = os.getpid()
+    is_over = multiprocessing.RawValue("b", 0)
+
+    def end() -> None:
+        is_over.value = 1
+
+    def obey_when_over(number: int, frame: FrameType | None) -> None:
+        # A scheduler signals every process of a job, and the parent still needs batches to end its
+        # step. Exit code 0: torch turns any other end of a worker into an exception in the parent,
+        # at whatever line the parent happens to be.
+        if is_over.value:
+            os._exit(0)
 
     def start_worker(worker: int) -> None:
         # torch's own watch compares with the parent at this moment, which is the system already if
         # the real one was killed early.
         if os.getppid() != parent:
             os._exit(1)
-        # A SIGTERM to the whole group leaves the workers alive: the parent still needs their batches
-        # to end its step, and stops them itself.
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        signal.signal(signal.SIGTERM, obey_when_over)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
 
     loader = DataLoader(
@@ -119,8 +130,13 @@ def batches(
     )
     with _sigterm_blocked_while_forking(workers):
         host_batches = iter(loader)
-    for batch in host_batches:
-        yield batch.to(device).augmented()
+    # A process that ends with batches left terminates its workers, and waits for them without a limit.
+    at_exit = Finalize(None, end, exitpriority=0)
+    try:
+        for batch in host_batches:
+            yield batch.to(device).augmented()
+    finally:
+        at_exit()
 
 
 def _require_shared_memory(

@@ -1,8 +1,11 @@
 """The workers of a loader: same batches as without them, and a quiet end."""
 
+import contextlib
 import multiprocessing
+import os
 import signal
 import subprocess
+import sys
 from dataclasses import dataclass
 
 import pytest
@@ -64,13 +67,69 @@ def test_workers_outlive_a_sigterm_and_end_with_their_parent():
     for _ in range(20):
         received.append(next(incoming))
     assert all(worker.is_alive() for worker in workers)
-    # Closed in the middle, as a stopped training does; torch can not terminate these workers.
+    # Closed in the middle, as a stopped training does.
     incoming.close()
     for worker in workers:
         worker.join(20)
         assert worker.exitcode == 0
     for batch, expected_batch in zip(received, expected[:21], strict=True):
         assert torch.equal(batch.values, expected_batch.values)
+
+
+UNFINISHED = """
+import sys
+import time
+
+import torch
+
+from medmap.training.loader import MicroBatch, batches
+
+
+class Numbers:
+    def to(self, device):
+        return self
+
+    def augmented(self):
+        return self
+
+
+class Sampler:
+    case_ids = ("case",)
+
+    def available(self, case_id):
+        return [True]
+
+    def batch(self, step, size, patch, first):
+        if sys.argv[1] == "busy" and step > 3:
+            time.sleep(1000)
+        return Numbers()
+
+
+def micro_batch(number):
+    return MicroBatch(number, 0, 2, (8, 8, 8))
+
+
+incoming = batches(Sampler(), micro_batch, 1000, workers=2, device=torch.device("cpu"), seed=0)
+next(incoming)
+time.sleep(0.3)
+if sys.argv[2] == "closed":
+    incoming.close()
+"""
+
+
+@pytest.mark.parametrize("workers", ["waiting", "busy"])
+@pytest.mark.parametrize("batches_left", ["closed", "open"])
+def test_a_program_with_batches_left_ends(workers, batches_left):
+    """Whether its workers wait or are in the middle of a batch; torch terminates them by SIGTERM."""
+    command = [sys.executable, "-c", UNFINISHED, workers, batches_left]
+    process = subprocess.Popen(command, start_new_session=True)
+    try:
+        assert process.wait(120) == 0
+        with pytest.raises(ProcessLookupError):
+            os.killpg(process.pid, 0)
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
 
 
 def test_the_parent_hears_its_own_signals():
