@@ -167,3 +167,16 @@ def cached_heads(tmp_path_factory):
         np.save(folder / "brain.npy", brain.astype(np.uint8))
         write_case_record(folder, list(volumes), list(volumes))
     return sorted(root.iterdir())
+
+
+@pytest.fixture
+def float64():
+    """Networks and tensors made in the test are float64.
+
+    Two orders of computation differ by rounding, and in float32 it depends on the processor by how
+    much.
+    """
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(before)

@@ -10,6 +10,11 @@ NORM = {2: nn.InstanceNorm2d, 3: nn.InstanceNorm3d}
 LINEAR_MODE = {2: "bilinear", 3: "trilinear"}
 
 
+def at_least_float32(tensor: Tensor) -> Tensor:
+    """A half-precision tensor as float32; float32 and float64 as they are."""
+    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
+
+
 class ConvNormAct(nn.Sequential):
     """Convolution -> affine instance normalization -> LeakyReLU(0.01).
 

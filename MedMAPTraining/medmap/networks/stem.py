@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from medmap.errors import BundleError
 from medmap.networks.base import Backbone, Features, Output, encoded_only, levels_between
-from medmap.networks.blocks import CONV, NORM, per_sample
+from medmap.networks.blocks import CONV, NORM, at_least_float32, per_sample
 
 LOCATIONS = ("input", "mod_bottleneck")
 SHARINGS = ("shared", "per-modality")
@@ -100,8 +100,8 @@ class Mixture(nn.Module):
         self.values = nn.Parameter(torch.tensor(values))
 
     def forward(self, present: Tensor) -> Tensor:
-        """present [B, M] bool -> weights [B, M] float32, zero where absent."""
-        values = self.values.float().expand(present.shape)
+        """present [B, M] bool -> weights [B, M] float32 or float64, zero where absent."""
+        values = at_least_float32(self.values).expand(present.shape)
         if self.form == "softmax":
             # A sample without any modality would be a softmax of -inf: 0, not NaN.
             return values.masked_fill(~present, -torch.inf).softmax(1).nan_to_num(0.0)

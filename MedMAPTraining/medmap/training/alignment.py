@@ -24,6 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from medmap.errors import UsageError
+from medmap.networks.blocks import at_least_float32
 from medmap.networks.stem import Mixture
 
 EPS = 1e-5
@@ -64,7 +65,7 @@ class Anchor(nn.Module):
         maps = []
         for name in self.names:
             masks.append(present[name] if name in latents else nothing)
-            maps.append(latents.get(name, example).float())
+            maps.append(at_least_float32(latents.get(name, example)))
         available = torch.stack(masks, 1)
         z = torch.stack(maps, 1).flatten(3)
         z = torch.where(available[:, :, None, None], z, torch.zeros_like(z))
@@ -74,8 +75,8 @@ class Anchor(nn.Module):
             return self.loss(z, available, inside)
 
     def loss(self, z: Tensor, available: Tensor, inside: Tensor) -> Tensor:
-        """z [B, J, C, N] float32, zero where absent; available [B, J] bool; inside [B, 1, 1, N]
-        bool -> scalar.
+        """z [B, J, C, N] float32 or float64, zero where absent; available [B, J] bool; inside
+        [B, 1, 1, N] bool -> scalar.
         """
         raise NotImplementedError
 

@@ -48,16 +48,3 @@ def fixed():
 @pytest.fixture
 def waves():
     return image_of_waves
-
-
-@pytest.fixture
-def float64():
-    """Networks and tensors made in the test are float64.
-
-    Two orders of computation differ by rounding, and in float32 it depends on the processor by how
-    much.
-    """
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(torch.float64)
-    yield
-    torch.set_default_dtype(before)

@@ -2,7 +2,7 @@
 divergences.
 
 Logits and features are [B, K, *S] with two or three spatial axes, labels [B, *S] class indices.
-Everything is computed in float32, whatever comes in. Switches follow the papers that each objective
+Half precision is computed in float32; float64 stays. Switches follow the papers that each objective
 names.
 """
 
@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate, normalize, one_hot
 
-from medmap.networks.blocks import LINEAR_MODE
+from medmap.networks.blocks import LINEAR_MODE, at_least_float32
 
 
 def one_hot_classes(label: Tensor, classes: int) -> Tensor:
@@ -44,8 +44,8 @@ def dice_loss(
         smooth: with 0 a class that is absent from the target costs a constant 1 (RFNet's lineage).
         eps: keeps an empty class from dividing by zero.
     """
-    p = probability.float()
-    t = target.float()
+    p = at_least_float32(probability)
+    t = at_least_float32(target)
     if not background:
         p = p[:, 1:]
         t = t[:, 1:]
@@ -79,14 +79,13 @@ def weighted_cross_entropy(
             exactly zero wherever the true class has less, so hard voxels teach nothing. 0 takes the
             log-softmax.
     """
-    logp = logits.float().log_softmax(1)
+    logp = at_least_float32(logits).log_softmax(1)
     if clip:
         logp = logp.exp().clamp(clip, 1).log()
-    w = (
-        class_weights(label, logits.shape[1])
-        if weights is None
-        else weights.float().expand(*logits.shape[:2])
-    )
+    if weights is None:
+        w = class_weights(label, logits.shape[1])
+    else:
+        w = at_least_float32(weights).expand(*logits.shape[:2])
     truth = logp.gather(1, label[:, None])[:, 0]
     return -(w.gather(1, label.flatten(1)).reshape(label.shape) * truth).mean()
 
@@ -96,9 +95,8 @@ def cross_entropy_and_dice(logits: Tensor, label: Tensor, *, clip: float = 0.0, 
     lineage trains on.
     """
     target = one_hot_classes(label, logits.shape[1])
-    return weighted_cross_entropy(logits, label, clip=clip) + dice_loss(
-        logits.float().softmax(1), target, **dice
-    )
+    probability = at_least_float32(logits).softmax(1)
+    return weighted_cross_entropy(logits, label, clip=clip) + dice_loss(probability, target, **dice)
 
 
 def resize_label(label: Tensor, size: Sequence[int]) -> Tensor:
@@ -173,7 +171,7 @@ def soft_kl(
 
 
 def _soft_log(logits: Tensor, temperature: float, clip: float) -> Tensor:
-    log_probability = (logits.float() / temperature).log_softmax(1)
+    log_probability = (at_least_float32(logits) / temperature).log_softmax(1)
     if clip:
         return log_probability.exp().clamp(clip, 1).log()
     return log_probability
@@ -204,15 +202,17 @@ def similarity_maps(feature: Tensor, means: Tensor, eps: float = 1e-5) -> Tensor
     [B, K, *S].
     """
     directions = normalize(means, dim=2, eps=eps)
-    voxels = normalize(feature.float().flatten(2), dim=1, eps=eps)
+    voxels = normalize(at_least_float32(feature).flatten(2), dim=1, eps=eps)
     maps = matrix_product(directions, voxels)
     return maps.reshape(*means.shape[:2], *feature.shape[2:])
 
 
 def matrix_product(one: Tensor, other: Tensor) -> Tensor:
-    """one @ other in float32, which autocast would make bfloat16."""
+    """one @ other in float32 or more, which autocast would make bfloat16."""
+    shared = torch.promote_types(one.dtype, other.dtype)
+    dtype = torch.promote_types(shared, torch.float32)
     with torch.autocast(one.device.type, enabled=False):
-        return one.float() @ other.float()
+        return one.to(dtype) @ other.to(dtype)
 
 
 def consistency_ramp(progress: float, length: float = 1.0) -> float:
