@@ -27,10 +27,11 @@ from medmap.io.cohorts import Case, find_cases
 from medmap.networks import Backbone
 from medmap.preprocess import PreprocessSpec
 from medmap.task import Task, find_task
+from medmap.training.augmentation import StandardAugmentation
 from medmap.training.batch import Batch, Sampler
 from medmap.training.cache import cache_case
 from medmap.training.checkpoint import load_checkpoint
-from medmap.training.dataset import PatchSampler
+from medmap.training.dataset import Augmentation, PatchSampler
 from medmap.training.distributed import Team, choose_precision, launch
 from medmap.training.export import export
 from medmap.training.generated import GeneratedSampler
@@ -53,6 +54,7 @@ FINE_TUNING = Recipe(
     steps=500,
     learning_rate=2e-4,
     ema=0.99,
+    augmentation=Augmentation(standard=StandardAugmentation()),
 )
 
 

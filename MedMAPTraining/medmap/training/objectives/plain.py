@@ -12,6 +12,7 @@ from torch.nn.functional import interpolate
 from medmap.networks import Backbone
 from medmap.training.batch import Batch
 from medmap.training.objectives.base import Context, Objective
+from medmap.training.objectives.region_loss import RegionDiceCE
 from medmap.training.objectives.segmentation_loss import BatchDiceCE
 
 
@@ -25,13 +26,23 @@ class Plain(Objective):
     Args:
         context: what objectives are built from.
         smooth: voxels of the finest output, as ``BatchDiceCE`` takes them.
+        regions: take Dice over the task's regions instead of its classes (``RegionDiceCE``).
+        within: with ``regions``, weight of the cross-entropy within the target.
     """
 
-    def __init__(self, context: Context, smooth: float = 1e-5):
+    def __init__(
+        self, context: Context, smooth: float = 1e-5, regions: bool = False, within: float = 0.0
+    ):
         super().__init__()
         self.backbone = context.backbone
         self.backbone.skip = frozenset({"separate"})
-        self.loss = BatchDiceCE(smooth)
+        self.loss: RegionDiceCE | BatchDiceCE
+        if regions:
+            task = context.task
+            classes = [task.region_classes(region.name) for region in task.regions]
+            self.loss = RegionDiceCE(classes, smooth, within)
+        else:
+            self.loss = BatchDiceCE(smooth)
 
     def steps(self, batch: Batch, progress: float) -> Iterator[tuple[str, dict[str, Tensor]]]:
         """One step of the group ``main``."""
