@@ -25,15 +25,21 @@ def title(subset: str, titles: dict[str, str]) -> str:
     return " + ".join(titles[name] for name in subset.split("+"))
 
 
-def table() -> str:
-    """One row per modality subset: mean and SD of Dice for each region."""
+KINDS = {"dice": "held-out synthetic cases", "dice_synthetic": "synthetic cases"}
+"""Tables of the card, in the order of the pages, and what their cases are."""
+
+
+def tables() -> str:
+    """The tables that the card has, real cases first."""
     metadata = json.loads(METADATA.read_text(encoding="utf-8"))["medmap"]
     titles = {m["name"]: m["title"] for m in metadata["task"]["modalities"]}
-    dice = metadata["card"]["dice"]
-    lines = [
-        f"| Modalities ({dice['cases']} held-out synthetic cases) | WT | TC | ET |",
-        "|---|--:|--:|--:|",
-    ]
+    card = metadata["card"]
+    return "\n\n".join(table(card[key], titles, KINDS[key]) for key in KINDS if key in card)
+
+
+def table(dice: dict, titles: dict[str, str], kind: str) -> str:
+    """One row per modality subset: mean and SD of Dice for each region."""
+    lines = [f"| Modalities ({dice['cases']} {kind}) | WT | TC | ET |", "|---|--:|--:|--:|"]
     for subset, scores in dice["subsets"].items():
         cells = [f"{scores[r]['mean']:.2f} ± {scores[r]['sd']:.2f}" for r in REGIONS]
         lines.append(f"| {title(subset, titles)} | " + " | ".join(cells) + " |")
@@ -45,7 +51,7 @@ def page(path: Path) -> str:
     text = path.read_text(encoding="utf-8")
     before, _, rest = text.partition(START)
     _, _, after = rest.partition(END)
-    return f"{before}{START}\n{table()}\n{END}{after}"
+    return f"{before}{START}\n{tables()}\n{END}{after}"
 
 
 if __name__ == "__main__":

@@ -59,18 +59,22 @@ def monai_metadata(name: str, version: str, task: Task, card: Mapping, torch_ver
 def card_text(metadata: Mapping) -> str:
     """The card as Markdown: description, data, limits, and the measured Dice of every subset.
 
+    Real cases come first: what a model reaches on generated ones (``dice_synthetic``) says what each
+    modality contributes, not what to expect of a patient.
+
     Args:
         metadata: the whole ``metadata.json`` as plain data.
     """
     section = metadata["medmap"]
     card = section["card"]
     lines = [f"# {metadata['name']} {metadata['version']}", "", metadata["intended_use"], ""]
-    for key in ("description", "data", "training", "limits"):
+    for key in ("description", "population", "data", "training", "limits"):
         if card.get(key):
             lines += [f"**{key.capitalize()}.** {card[key]}", ""]
-    if card.get("dice"):
-        regions = [region["name"] for region in section["task"]["regions"]]
-        lines += [*_dice_table(card["dice"], regions), ""]
+    regions = [region["name"] for region in section["task"]["regions"]]
+    for key in ("dice", "dice_synthetic"):
+        if card.get(key):
+            lines += [*_dice_table(card[key], regions), ""]
     return "\n".join(lines)
 
 

@@ -72,8 +72,9 @@ class Bundle:
     Attributes:
         id: name and version, ``medmap-phantom-1.0.0``.
         sha256: hash of ``SHA256SUMS``, hence of every byte of the bundle.
-        card: what people should know: data, training, the measured Dice per subset
-            (``card["dice"]``).
+        card: what people should know: data, training, whom the model is made for
+            (``card["population"]``), the measured Dice per subset (``card["dice"]``; on synthetic
+            cases ``card["dice_synthetic"]``).
         network_spec, network: of the first entry, which is the only one of most bundles.
         others: further networks, each made for one modality subset; see ``entries``.
         confidence: thresholds below which connected components are suppressed.

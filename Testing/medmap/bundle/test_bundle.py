@@ -148,6 +148,18 @@ def test_updating_the_card_keeps_the_weights_byte_for_byte(copy):
     assert "two cases" in card_text(json.loads((copy / "metadata.json").read_text()))
 
 
+def test_real_cases_come_before_synthetic_ones_on_the_card(copy):
+    scores = {region: {"mean": 0.5, "sd": 0.1} for region in ("WT", "TC", "ET")}
+    real = {"data": "6 patients", "cases": 6, "subsets": {"t1": scores}}
+    synthetic = {"data": "24 synthetic cases", "cases": 24, "subsets": {"t1": scores}}
+    update_card(
+        copy, {"dice_synthetic": synthetic, "dice": real, "population": "Adults before surgery."}
+    )
+    text = (copy / "README.md").read_text()
+    assert text.index("6 patients") < text.index("24 synthetic cases")
+    assert "**Population.** Adults before surgery." in text
+
+
 def test_saving_over_a_bundle_needs_to_be_asked_for(tiny_bundle, tiny_bundle_path):
     from medmap.bundle.loading import save_bundle
 
