@@ -24,11 +24,12 @@ from slicer.ScriptedLoadableModule import (
 )
 from slicer.util import VTKObservationMixin
 
-from MedMAPSegmentLib import choices, dependencies
+from MedMAPSegmentLib import dependencies
 from MedMAPSegmentLib.devices import AUTO
 from MedMAPSegmentLib.logic import SegmentationLogic
-from MedMAPSegmentLib.sample import registerSampleData
-from MedMAPSegmentLib.scene import labelsOf
+from MedMAPSegmentLib.mrml import choices
+from MedMAPSegmentLib.mrml.sample import registerSampleData
+from MedMAPSegmentLib.mrml.scene import labelsOf
 from MedMAPSegmentLib.sections import SECTIONS
 from MedMAPSegmentLib.selftest import addSyntheticCase
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import re
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from medmap.errors import UsageError
@@ -52,6 +54,26 @@ def listDevices() -> tuple[Device, ...]:
 def cardsAreKnown() -> bool:
     """True once torch is loaded, so that ``listDevices`` has asked for graphics cards."""
     return "torch" in sys.modules
+
+
+@contextmanager
+def computing() -> Iterator[None]:
+    """What surrounds a computation in Slicer: one processor core stays free, and cached GPU memory is given back.
+
+    A network that takes every core leaves Slicer's own thread waiting for its turn; volume rendering shares the card.
+    """
+    torch = sys.modules.get("torch")
+    threads = torch.get_num_threads() if torch is not None else 1
+    spare = threads > 1 and threads >= (os.cpu_count() or 1)
+    try:
+        if spare:
+            torch.set_num_threads(threads - 1)
+        yield
+    finally:
+        if spare:
+            torch.set_num_threads(threads)
+        if torch is not None and torch.cuda.is_available():
+            torch.cuda.empty_cache()
 
 
 def _cards(torch) -> list[Device]:

@@ -14,7 +14,7 @@ from typing import Any
 from medmap.checks import MIN_RELATIVE_CONTRAST
 from medmap.task import Task
 
-from . import scene as mrml
+from .mrml.scene import shapeOf
 
 
 class SlotState(Enum):
@@ -119,7 +119,7 @@ def readSlots(
 
 def emptiness(node) -> str:
     """Why a volume counts as missing: every voxel has the same value. Empty if it has contrast, or no voxels at all."""
-    if mrml.shapeOf(node) is None or node.GetImageData().GetNumberOfScalarComponents() != 1:
+    if shapeOf(node) is None or node.GetImageData().GetNumberOfScalarComponents() != 1:
         return ""
     low, high = node.GetImageData().GetPointData().GetScalars().GetFiniteRange(0)
     if low > high:
@@ -131,13 +131,13 @@ def emptiness(node) -> str:
 
 def _unusable(node) -> list[str]:
     name = node.GetName()
-    if mrml.shapeOf(node) is None:
+    if shapeOf(node) is None:
         return [f"The volume '{name}' has no voxels."]
     found = []
     components = node.GetImageData().GetNumberOfScalarComponents()
     if components != 1:
         found.append(f"The volume '{name}' has {components} values per voxel; one is needed.")
-    if min(mrml.shapeOf(node)) < 2:
+    if min(shapeOf(node)) < 2:
         found.append(f"The volume '{name}' is a single slice; a 3D volume is needed.")
     transform = node.GetParentTransformNode()
     if transform is not None and not transform.IsTransformToWorldLinear():

@@ -7,10 +7,7 @@ request into a result with numpy and torch only; ``apply`` (main thread) puts th
 
 from __future__ import annotations
 
-import os
-import sys
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -19,10 +16,10 @@ from medmap.errors import Cancelled, InputDataError, InternalError
 from medmap.task import BRATS, Task
 from medmap.volume import Volume
 
-from . import scene as mrml
-from .devices import AUTO, checkDevice
+from .devices import AUTO, checkDevice, computing
 from .inputs import readSlots
-from .nodes import removeDerived
+from .mrml import scene as mrml
+from .mrml.nodes import removeDerived
 from .runner import InlineRunner, Job, JobState, Progress, Runner, Work
 
 
@@ -251,23 +248,3 @@ def _loadDefaultBundle():
     from medmap.bundle.loading import load_bundle
 
     return load_bundle(default_bundle_path())
-
-
-@contextmanager
-def computing() -> Iterator[None]:
-    """What surrounds a computation in Slicer: one processor core stays free, and cached GPU memory is given back.
-
-    A network that takes every core leaves Slicer's own thread waiting for its turn; volume rendering shares the card.
-    """
-    torch = sys.modules.get("torch")
-    threads = torch.get_num_threads() if torch is not None else 1
-    spare = threads > 1 and threads >= (os.cpu_count() or 1)
-    try:
-        if spare:
-            torch.set_num_threads(threads - 1)
-        yield
-    finally:
-        if spare:
-            torch.set_num_threads(threads)
-        if torch is not None and torch.cuda.is_available():
-            torch.cuda.empty_cache()

@@ -24,11 +24,11 @@ PANEL_SOURCES = sorted(PANEL.rglob("*.py"))
 WITH_TORCH = {"torch", "safetensors", "monai", "nibabel"}
 AFTER_APPLY = {
     "MedMAPSegmentLib/logic.py": {"_segment", "_loadDefaultBundle"},
-    "MedMAPSegmentLib/models.py": {"load"},
+    "MedMAPSegmentLib/models/catalog.py": {"load"},
     # Only where torch is installed: the weights are then tried, too.
-    "MedMAPSegmentLib/model_import.py": {"verifyFully"},
-    "MedMAPSegmentLib/sample.py": {"addPhantomPatient"},
-    "MedMAPSegmentLib/uncertainty.py": {"work"},
+    "MedMAPSegmentLib/models/importing.py": {"verifyFully"},
+    "MedMAPSegmentLib/mrml/sample.py": {"addPhantomPatient"},
+    "MedMAPSegmentLib/mrml/uncertainty.py": {"work"},
 }
 """Functions that run after ``dependencies.ensure``; they may import what needs PyTorch."""
 
@@ -93,8 +93,8 @@ from medmap.checks import check_inputs
 from medmap.detection.modality_detection import SeriesEvidence, detect_modalities
 from medmap.task import BRATS
 from medmap.volume import Volume, choose_reference
-from MedMAPSegmentLib.card import subsetCard
-from MedMAPSegmentLib.models import listModels
+from MedMAPSegmentLib.expected_performance import subsetCard
+from MedMAPSegmentLib.models.catalog import listModels
 
 (entry,) = listModels("no such folder")
 assert entry.verified, entry.error

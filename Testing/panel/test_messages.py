@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 
 from medmap.errors import BundleError, MissingInputError, UnavailableError
-from MedMAPSegmentLib import dependencies, models
+from MedMAPSegmentLib import dependencies
 from MedMAPSegmentLib.dependencies import Requirement
 from MedMAPSegmentLib.dependencies import ensure as really_ensure
+from MedMAPSegmentLib.models import catalog as models
 
 TORCH = Requirement("torch", "2.10")
 

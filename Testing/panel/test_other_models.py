@@ -30,7 +30,7 @@ def opened(application, monkeypatch):
 def test_a_new_default_bundle_of_another_spacing_needs_no_change(
     opened, application, small_bundle, spacing
 ):
-    from MedMAPSegmentLib.scene import provenanceOf
+    from MedMAPSegmentLib.mrml.scene import provenanceOf
     from MedMAPSegmentLib.selftest import addSyntheticCase
 
     panel = opened(small_bundle(name="next", spacing=spacing))
@@ -107,7 +107,7 @@ class TestHeart:
         from medmap.bundle.loading import load_bundle
         from medmap.inference import segment
         from medmap.metrics import dice, region_masks
-        from MedMAPSegmentLib.scene import labelsOf, volumeFromNode
+        from MedMAPSegmentLib.mrml.scene import labelsOf, volumeFromNode
 
         def finish():
             application.wait(lambda: not panel.isBusy(), 120)

@@ -14,7 +14,7 @@ def reviewed(panel, result, patient, application):
     """The panel with a result, and a reference that lacks the outermost slices of the tumor."""
     import slicer.util
 
-    from MedMAPSegmentLib.scene import labelsOf
+    from MedMAPSegmentLib.mrml.scene import labelsOf
 
     labels = labelsOf(result, panel.logic.task)
     reference = labels.copy()
@@ -179,7 +179,7 @@ class TestWalk:
 
     def test_the_labels_are_those_of_medmap(self, panel, patient, walked):
         from medmap.inference import segment
-        from MedMAPSegmentLib.scene import labelsOf, volumeFromNode
+        from MedMAPSegmentLib.mrml.scene import labelsOf, volumeFromNode
 
         used = {name: volumeFromNode(node) for name, node in patient.items() if name != "t2"}
         expected = segment(used, walked, device="cpu")

@@ -197,7 +197,7 @@ class TestResult:
         assert ready.ui.resultsTable.rowCount == 0
 
     def test_undo_of_a_filled_output_restores_its_segments(self, ready, patient, choose, finish):
-        from MedMAPSegmentLib.scene import labelsOf
+        from MedMAPSegmentLib.mrml.scene import labelsOf
 
         ready.ui.applyButton.click()
         finish()
@@ -255,7 +255,7 @@ class TestResult:
 
     def test_a_saved_scene_brings_everything_back(self, panel, result, application, tmp_path):
         """Written and read by real MRML, storage nodes included, and shown by the panel that opens it."""
-        from MedMAPSegmentLib.scene import labelsOf
+        from MedMAPSegmentLib.mrml.scene import labelsOf
 
         shown = panel.ui.resultsLabel.text
         labels = labelsOf(result, panel.logic.task)
@@ -311,7 +311,7 @@ class TestLooks:
         assert panel.parent.minimumSizeHint.width() <= before
 
     def test_a_result_that_cannot_be_read_is_said_and_the_panel_works(self, ready, application):
-        from MedMAPSegmentLib import choices
+        from MedMAPSegmentLib.mrml import choices
 
         empty = application.scene.AddNewNodeByClass("vtkMRMLSegmentationNode", "odd")
         choices.choose(ready.parameterNode(), choices.RESULT, empty)

@@ -52,9 +52,9 @@ def show_views(application, panel, side):
     """The four views, each ``side`` pixels wide and high, through the middle of the tumor, edema translucent in 3D."""
     import slicer
 
-    from MedMAPSegmentLib.nodes import geometryOf
-    from MedMAPSegmentLib.results import centerOf
-    from MedMAPSegmentLib.scene import labelsOf
+    from MedMAPSegmentLib.mrml.nodes import geometryOf
+    from MedMAPSegmentLib.mrml.results import centerOf
+    from MedMAPSegmentLib.mrml.scene import labelsOf
 
     node = panel.results.segmentation
     labels = labelsOf(node, panel.logic.task)
@@ -153,7 +153,7 @@ def main() -> int:
     beside("screenshot", "inputs", "card", "run", "results")
     same = True
     if files:
-        from MedMAPSegmentLib.scene import labelsOf
+        from MedMAPSegmentLib.mrml.scene import labelsOf
 
         ours, theirs = labelsOf(panel.results.segmentation, panel.logic.task), medmap_labels(files)
         same = ours.shape == theirs.shape and bool((ours == theirs).all())

@@ -8,7 +8,7 @@ import pytest
 
 from medmap.errors import UsageError
 from medmap.task import BRATS, Modality, Region, Task
-from MedMAPSegmentLib.card import NOT_VALIDATED, subsetCard
+from MedMAPSegmentLib.expected_performance import NOT_VALIDATED, subsetCard
 
 
 def entry(mean, sd=0.05, n=20):

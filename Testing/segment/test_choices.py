@@ -8,7 +8,7 @@ import pytest
 slicer = pytest.importorskip("slicer")
 
 from medmap.task import BRATS  # noqa: E402
-from MedMAPSegmentLib import choices  # noqa: E402
+from MedMAPSegmentLib.mrml import choices  # noqa: E402
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from medmap.task import BRATS, Modality, Task
 
 pytest.importorskip("slicer")
 
-from MedMAPSegmentLib.detect import TAGS, databaseTags, detectModalities, volumesOf
+from MedMAPSegmentLib.mrml.modality_detection import TAGS, databaseTags, detectModalities, volumesOf
 
 
 @pytest.fixture

@@ -9,13 +9,13 @@ from medmap.task import BRATS
 
 pytest.importorskip("slicer")
 
-from MedMAPSegmentLib import registration
-from MedMAPSegmentLib.geometry_checks import (
+from MedMAPSegmentLib.mrml import registration
+from MedMAPSegmentLib.mrml.geometry_checks import (
     checkGeometry,
     gridOf,
     installedSkullStrippers,
 )
-from MedMAPSegmentLib.scene import volumeFromNode
+from MedMAPSegmentLib.mrml.scene import volumeFromNode
 
 SHAPE, SPACING = (44, 52, 40), 4.0
 AFFINE = np.diag([SPACING, SPACING, SPACING, 1.0])

@@ -14,8 +14,8 @@ pytest.importorskip("slicer")
 
 from medmap.errors import UnavailableError  # noqa: E402
 from MedMAPSegmentLib.logic import SegmentationLogic  # noqa: E402
-from MedMAPSegmentLib.sample import addPhantomPatient  # noqa: E402
-from MedMAPSegmentLib.scene import labelsOf, provenanceOf  # noqa: E402
+from MedMAPSegmentLib.mrml.sample import addPhantomPatient  # noqa: E402
+from MedMAPSegmentLib.mrml.scene import labelsOf, provenanceOf  # noqa: E402
 
 pytestmark = [
     pytest.mark.gpu,

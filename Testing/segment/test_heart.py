@@ -15,12 +15,12 @@ from medmap.networks import build_network  # noqa: E402
 from medmap.phantom import generate_heart  # noqa: E402
 from medmap.preprocess import PreprocessSpec  # noqa: E402
 from medmap.task import MYOPS  # noqa: E402
-from MedMAPSegmentLib.card import subsetCard  # noqa: E402
-from MedMAPSegmentLib.detect import detectModalities  # noqa: E402
-from MedMAPSegmentLib.geometry_checks import checkGeometry  # noqa: E402
+from MedMAPSegmentLib.expected_performance import subsetCard  # noqa: E402
 from MedMAPSegmentLib.inputs import SlotState, readSlots  # noqa: E402
 from MedMAPSegmentLib.logic import SegmentationLogic  # noqa: E402
-from MedMAPSegmentLib.models import readEntry  # noqa: E402
+from MedMAPSegmentLib.models.catalog import readEntry  # noqa: E402
+from MedMAPSegmentLib.mrml.geometry_checks import checkGeometry  # noqa: E402
+from MedMAPSegmentLib.mrml.modality_detection import detectModalities  # noqa: E402
 
 
 @pytest.fixture(scope="module")

@@ -17,8 +17,8 @@ from medmap.volume import Volume
 
 slicer = pytest.importorskip("slicer")
 
-from MedMAPSegmentLib import scene as module  # noqa: E402
 from MedMAPSegmentLib.logic import Request, SegmentationLogic, resultOf  # noqa: E402
+from MedMAPSegmentLib.mrml import scene as module  # noqa: E402
 from MedMAPSegmentLib.runner import JobState, ThreadRunner  # noqa: E402
 from MedMAPSegmentLib.selftest import addSyntheticCase  # noqa: E402
 

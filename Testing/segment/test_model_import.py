@@ -14,9 +14,9 @@ import pytest
 from medmap.bundle.format import read_bundle_texts
 from medmap.errors import BundleError, MissingInputError, OutputError, UsageError
 from medmap.task import BRATS
-from MedMAPSegmentLib import model_import
-from MedMAPSegmentLib.model_import import importModel
-from MedMAPSegmentLib.models import loaderOf, readEntry
+from MedMAPSegmentLib.models import importing as model_import
+from MedMAPSegmentLib.models.catalog import loaderOf, readEntry
+from MedMAPSegmentLib.models.importing import importModel
 
 CARD = {
     "description": "A model of tests.",

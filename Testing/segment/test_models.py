@@ -14,10 +14,10 @@ import pytest
 from medmap.bundle.format import default_bundle_path, read_bundle_texts, verify_bundle
 from medmap.errors import BundleError, MissingInputError, OutputError, UsageError
 from medmap.task import BRATS
-from MedMAPSegmentLib import models
-from MedMAPSegmentLib.card import subsetCard
-from MedMAPSegmentLib.model_import import importModel
-from MedMAPSegmentLib.models import deleteModel, listModels, modelFolder, readEntry
+from MedMAPSegmentLib.expected_performance import subsetCard
+from MedMAPSegmentLib.models import catalog as models
+from MedMAPSegmentLib.models.catalog import deleteModel, listModels, modelFolder, readEntry
+from MedMAPSegmentLib.models.importing import importModel
 
 CARD = {
     "description": "A model of tests.",
@@ -194,7 +194,7 @@ class TestList:
     def test_listing_imports_no_torch(self, repository, default, user):
         code = (
             "import sys; sys.path[:0] = sys.argv[1:3];"
-            "from MedMAPSegmentLib.models import listModels;"
+            "from MedMAPSegmentLib.models.catalog import listModels;"
             "e = listModels(sys.argv[3], sys.argv[4]); assert e[0].verified, e[0].error;"
             "assert not {'torch', 'safetensors', 'slicer', 'vtk'} & set(sys.modules)"
         )

@@ -13,8 +13,8 @@ from medmap.task import BRATS
 slicer = pytest.importorskip("slicer")
 vtk = pytest.importorskip("vtk")
 
-from MedMAPSegmentLib import nodes, reference, review  # noqa: E402
-from MedMAPSegmentLib import scene as mrmlScene  # noqa: E402
+from MedMAPSegmentLib.mrml import nodes, reference, review  # noqa: E402
+from MedMAPSegmentLib.mrml import scene as mrmlScene  # noqa: E402
 
 SHAPE = (20, 22, 18)
 AFFINE = np.array([[-0.94, 0.34, 0, 12], [-0.34, -0.94, 0, 15], [0, 0, 2.0, -8], [0, 0, 0, 1.0]])

@@ -17,8 +17,8 @@ pytest.importorskip("slicer")
 pytest.importorskip("torch")
 
 from medmap.phantom import generate
-from MedMAPSegmentLib.geometry_checks import checkGeometry, gridOf
-from MedMAPSegmentLib.registration import (
+from MedMAPSegmentLib.mrml.geometry_checks import checkGeometry, gridOf
+from MedMAPSegmentLib.mrml.registration import (
     Pair,
     applyMovement,
     brainsFit,
@@ -28,7 +28,7 @@ from MedMAPSegmentLib.registration import (
     simpleItkRigid,
     undoRegistration,
 )
-from MedMAPSegmentLib.scene import volumeFromNode
+from MedMAPSegmentLib.mrml.scene import volumeFromNode
 
 
 @lru_cache(maxsize=1)

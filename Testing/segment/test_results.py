@@ -15,8 +15,8 @@ from medmap.volume import Grid
 
 slicer = pytest.importorskip("slicer")
 
-from MedMAPSegmentLib import nodes, results  # noqa: E402
-from MedMAPSegmentLib import scene as mrmlScene  # noqa: E402
+from MedMAPSegmentLib.mrml import nodes, results  # noqa: E402
+from MedMAPSegmentLib.mrml import scene as mrmlScene  # noqa: E402
 
 REGIONS = ["WT", "TC", "ET"]
 AFFINE = np.array([[0.9, -0.3, 0, 10], [0.3, 0.9, 0, -20], [0, 0, 2.5, 30], [0, 0, 0, 1.0]])

@@ -24,8 +24,8 @@ from medmap.inference import segment  # noqa: E402
 from medmap.io.nifti import read_nifti  # noqa: E402
 from medmap.networks import build_network  # noqa: E402
 from medmap.preprocess import PreprocessSpec  # noqa: E402
-from MedMAPSegmentLib import scene as module  # noqa: E402
 from MedMAPSegmentLib.logic import SegmentationLogic  # noqa: E402
+from MedMAPSegmentLib.mrml import scene as module  # noqa: E402
 from MedMAPSegmentLib.selftest import SHAPE, addSyntheticCase  # noqa: E402
 
 

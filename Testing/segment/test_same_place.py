@@ -16,7 +16,7 @@ slicer = pytest.importorskip("slicer")
 
 from medmap.errors import MedMAPError  # noqa: E402
 from medmap.io.nifti import read_nifti  # noqa: E402
-from MedMAPSegmentLib import scene as mrmlScene  # noqa: E402
+from MedMAPSegmentLib.mrml import scene as mrmlScene  # noqa: E402
 
 SHAPE = (14, 12, 10)
 AFFINE = np.array([[-1.0, 0, 0, 90], [0, -1.2, 0, 126], [0, 0, 2, -72], [0, 0, 0, 1]])

@@ -18,13 +18,13 @@ pytest.importorskip("slicer")
 pytest.importorskip("torch")
 
 import medmap.phantom
-from MedMAPSegmentLib import sample
-from MedMAPSegmentLib.card import subsetCard
-from MedMAPSegmentLib.detect import detectModalities, volumesOf
-from MedMAPSegmentLib.geometry_checks import checkGeometry
+from MedMAPSegmentLib.expected_performance import subsetCard
 from MedMAPSegmentLib.inputs import readSlots
-from MedMAPSegmentLib.sample import addPhantomPatient, registerSampleData
-from MedMAPSegmentLib.scene import volumeFromNode
+from MedMAPSegmentLib.mrml import sample
+from MedMAPSegmentLib.mrml.geometry_checks import checkGeometry
+from MedMAPSegmentLib.mrml.modality_detection import detectModalities, volumesOf
+from MedMAPSegmentLib.mrml.sample import addPhantomPatient, registerSampleData
+from MedMAPSegmentLib.mrml.scene import volumeFromNode
 
 _generate = medmap.phantom.generate
 

@@ -13,8 +13,8 @@ from medmap.task import BRATS
 slicer = pytest.importorskip("slicer")
 vtk = pytest.importorskip("vtk")
 
-from MedMAPSegmentLib import scene as module  # noqa: E402
-from MedMAPSegmentLib.terminology import terminologyEntry  # noqa: E402
+from MedMAPSegmentLib.mrml import scene as module  # noqa: E402
+from MedMAPSegmentLib.mrml.terminology import terminologyEntry  # noqa: E402
 
 
 class Record(dict):

@@ -19,9 +19,9 @@ from medmap.task import BRATS
 slicer = pytest.importorskip("slicer")
 
 
-from MedMAPSegmentLib import nodes, uncertainty  # noqa: E402
-from MedMAPSegmentLib import scene as mrmlScene  # noqa: E402
 from MedMAPSegmentLib.logic import SegmentationLogic  # noqa: E402
+from MedMAPSegmentLib.mrml import nodes, uncertainty  # noqa: E402
+from MedMAPSegmentLib.mrml import scene as mrmlScene  # noqa: E402
 from MedMAPSegmentLib.runner import InlineRunner, JobState  # noqa: E402
 from MedMAPSegmentLib.selftest import addSyntheticCase  # noqa: E402
 
@@ -191,7 +191,7 @@ def test_importing_needs_no_torch(repository):
         "import sys\n"
         f"sys.path.insert(0, {str(repository / 'MedMAPSegment')!r})\n"
         f"sys.path.insert(0, {str(repository / 'MedMAPTraining')!r})\n"
-        "from MedMAPSegmentLib import nodes, reference, results, review, uncertainty\n"
+        "from MedMAPSegmentLib.mrml import nodes, reference, results, review, uncertainty\n"
         "assert 'torch' not in sys.modules and 'scipy' not in sys.modules, 'imported'"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

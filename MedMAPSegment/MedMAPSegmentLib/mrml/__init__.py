@@ -1,1 +1,1 @@
-"""Helpers for MRML nodes that several files of the library need."""
+"""Everything that reads or writes MRML nodes, on the scene that it is given. No Qt."""

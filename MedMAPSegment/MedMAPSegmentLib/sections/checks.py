@@ -6,8 +6,8 @@ import slicer
 import slicer.util
 from slicer.i18n import tr as _
 
-from .. import registration
-from ..geometry_checks import checkGeometry
+from ..mrml import registration
+from ..mrml.geometry_checks import checkGeometry
 from .common import Section, fillCombo, saying, waiting
 
 

@@ -15,7 +15,7 @@ from slicer.i18n import tr as _
 
 from medmap.errors import MedMAPError
 
-from ..nodes import saveCsv
+from ..mrml.nodes import saveCsv
 
 
 class Section:

@@ -9,7 +9,7 @@ from slicer.i18n import tr as _
 
 from medmap.bundle.format import choose_entry
 
-from ..card import NOT_VALIDATED, subsetCard
+from ..expected_performance import NOT_VALIDATED, subsetCard
 from .common import Section, fillTable, showText
 
 

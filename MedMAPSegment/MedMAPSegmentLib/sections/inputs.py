@@ -9,10 +9,10 @@ from slicer.i18n import tr as _
 
 from medmap.task import BRATS
 
-from .. import choices
-from ..detect import databaseTags, detectModalities, volumesOf
 from ..inputs import SlotState, readSlots
-from ..sample import addPhantomPatient
+from ..mrml import choices
+from ..mrml.modality_detection import databaseTags, detectModalities, volumesOf
+from ..mrml.sample import addPhantomPatient
 from .common import Section, saying, showText, waiting
 
 

@@ -9,8 +9,8 @@ from slicer.i18n import tr as _
 from medmap.comparison_names import ADD_BACK, CURRENT, DISAGREEMENT, ENTROPY, LEAVE_ONE_OUT
 from medmap.errors import InputDataError
 
-from .. import choices, uncertainty
-from ..review import jumpTo
+from ..mrml import choices, uncertainty
+from ..mrml.review import jumpTo
 from .common import (
     Section,
     changeText,

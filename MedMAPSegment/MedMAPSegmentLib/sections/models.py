@@ -9,8 +9,8 @@ import slicer
 import slicer.util
 from slicer.i18n import tr as _
 
-from .. import models
-from ..model_import import importModel
+from ..models import catalog as models
+from ..models.importing import importModel
 from .common import Section, fillCombo, saying, waiting
 
 

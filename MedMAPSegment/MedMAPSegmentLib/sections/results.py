@@ -8,11 +8,11 @@ from slicer.i18n import tr as _
 
 from medmap.errors import MedMAPError
 
-from .. import choices
-from ..nodes import derivedNode
-from ..results import ROLE_RESULTS, centerOf, resultsTable
-from ..review import jumpTo
-from ..scene import provenanceOf
+from ..mrml import choices
+from ..mrml.nodes import derivedNode
+from ..mrml.results import ROLE_RESULTS, centerOf, resultsTable
+from ..mrml.review import jumpTo
+from ..mrml.scene import provenanceOf
 from .common import Section, fillTable, inScene, saveTable, saying, tableRows, waiting
 
 

@@ -9,8 +9,8 @@ from slicer.i18n import tr as _
 
 from medmap.errors import MedMAPError
 
-from .. import choices, review
-from ..reference import sources, targets
+from ..mrml import choices, review
+from ..mrml.reference import sources, targets
 from .common import (
     Section,
     fillCombo,

@@ -21,7 +21,7 @@ from medmap.errors import InputDataError, InternalError
 from medmap.task import Task
 from medmap.volume import Grid, Volume
 
-from .mrml.geometry import ijkToRAS, parentToWorld
+from .geometry import ijkToRAS, parentToWorld
 from .storage import checkFile
 from .terminology import terminologyEntry
 

@@ -22,8 +22,8 @@ from medmap.errors import InputDataError, MedMAPError
 from medmap.task import Task
 from medmap.volume import Grid, Volume, choose_reference
 
-from . import scene as mrml
-from .mrml.geometry import ijkToRAS, parentToWorld
+from .geometry import ijkToRAS, parentToWorld
+from .scene import shapeOf
 
 MAX_SAMPLED_VOXELS = 400_000
 """Number of voxels to look at in each volume."""
@@ -85,7 +85,7 @@ def gridOf(node) -> Grid:
     Raises:
         InputDataError: no voxels, or a non-linear transform.
     """
-    shape = mrml.shapeOf(node)
+    shape = shapeOf(node)
     if shape is None:
         raise InputDataError(
             f"The volume '{node.GetName()}' has no voxels.", "Choose another volume."

@@ -26,8 +26,9 @@ from medmap.comparison_names import (
 )
 from medmap.errors import InputDataError
 
-from .logic import computing
-from .mrml.geometry import matrixFromArray
+from ..devices import computing
+from ..runner import Work
+from .geometry import matrixFromArray
 from .nodes import (
     Column,
     Geometry,
@@ -37,7 +38,6 @@ from .nodes import (
     fillTable,
     geometryOf,
 )
-from .runner import Work
 
 ROLE_TABLE = "what if"
 UNCERTAINTY = "MedMAP.Uncertainty"

@@ -23,7 +23,7 @@ from medmap.errors import InputDataError
 from medmap.io.atomic import check_output, write_bytes
 from medmap.volume import Grid
 
-from .mrml.geometry import arrayFromMatrix, matrixFromArray
+from .geometry import arrayFromMatrix, matrixFromArray
 from .scene import placeBeside
 
 ROLE = "MedMAP.Role"

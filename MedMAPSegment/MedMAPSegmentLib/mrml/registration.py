@@ -23,8 +23,8 @@ from medmap.errors import InputDataError, InternalError, UnavailableError, Usage
 from medmap.foreground import foreground
 from medmap.volume import Volume
 
-from . import scene as mrml
-from .mrml.geometry import arrayFromMatrix, parentToWorld
+from .geometry import arrayFromMatrix, parentToWorld
+from .scene import volumeFromNode
 
 MADE = "MedMAP.Registration"
 """Attribute of the transform nodes made here: name of the scan registered to."""
@@ -105,7 +105,7 @@ def readPair(moving, fixed) -> Pair:
         raise UsageError(
             f"'{moving.GetName()}' cannot be registered to itself.", "Choose another reference."
         )
-    volumes = [mrml.volumeFromNode(node) for node in (fixed, moving)]
+    volumes = [volumeFromNode(node) for node in (fixed, moving)]
     for node, volume in zip((fixed, moving), volumes, strict=True):
         problem = affine_problem(volume.affine)
         if problem or min(volume.array.shape) < 4 or volume.array.min() == volume.array.max():

@@ -20,7 +20,7 @@ from medmap.errors import InputDataError, UsageError
 from medmap.metrics import label_masks
 from medmap.task import Region, Task
 
-from .mrml.geometry import arrayFromMatrix, matrixFromArray
+from .geometry import arrayFromMatrix, matrixFromArray
 from .nodes import Geometry, geometryOf, linearPart, resampledNearest
 from .scene import MADE_BY, shapeOf
 

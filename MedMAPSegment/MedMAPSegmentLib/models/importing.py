@@ -27,8 +27,8 @@ from medmap.bundle.format import (
 from medmap.errors import BundleError, MissingInputError, OutputError, UsageError
 from medmap.io.atomic import atomic_folder
 
-from . import dependencies
-from .models import ModelEntry, readEntry
+from .. import dependencies
+from .catalog import ModelEntry, readEntry
 
 LARGEST_WEIGHTS = 2 * 2**30
 MAX_FILES = 16
