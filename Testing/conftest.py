@@ -22,7 +22,7 @@ from medmap.volume import Volume
 
 
 def head(shape=(40, 48, 36), spacing=2.0, seed=0, noise=5.0) -> dict[str, Volume]:
-    """Four smooth, skull-stripped scans of one small egg-shaped head with a bright blob; background 0."""
+    """Four smooth, skull-stripped scans of a small egg-shaped brain with a blob; background 0."""
     axes = [np.linspace(-1, 1, n) for n in shape]
     x, y, z = np.meshgrid(*axes, indexing="ij")
     inside = (x / 0.8) ** 2 + (y / 0.9) ** 2 + (z / 0.75) ** 2 < 1
@@ -52,7 +52,7 @@ def make_case():
 
 @pytest.fixture(scope="session")
 def tiny_bundle_path(tmp_path_factory):
-    """A bundle of an untrained, seeded network at 2 mm, whose answers vary enough to tell places and scans apart."""
+    """A bundle of an untrained, seeded network at 2 mm, whose labels vary with place and scan."""
     torch.manual_seed(3)
     options = {"modalities": 4, "classes": 4, "widths": [8, 8, 8]}
     network = build_network("SubsetUNet", options)

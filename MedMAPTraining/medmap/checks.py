@@ -6,7 +6,7 @@ yield a ``Finding`` that goes into the report.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import combinations
 from typing import Literal
@@ -371,7 +371,7 @@ CHECKS: tuple[Check, ...] = (
 """Refusals first: later checks rely on what earlier ones made sure of."""
 
 
-def check_inputs(volumes: dict[str, Volume], task: Task) -> tuple[Finding, ...]:
+def check_inputs(volumes: Mapping[str, Volume], task: Task) -> tuple[Finding, ...]:
     """Check all images of one case.
 
     Args:

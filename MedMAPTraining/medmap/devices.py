@@ -79,6 +79,8 @@ def _container_bytes() -> int | None:
 
 def _windows_bytes() -> int | None:
     """Free physical memory in bytes as Windows reports it (``MEMORYSTATUSEX``)."""
+    if sys.platform != "win32":
+        return None
     import ctypes
 
     sizes = ("total", "free", "page", "page_free", "virtual", "v_free", "ext")

@@ -1,8 +1,8 @@
 """Brain and background of a skull-stripped scan. numpy only, so that it also lives inside Slicer.
 
-Tools leave more than zeros around a brain: ringing of spline interpolation, noise of a few thousandths,
-another constant from padding, stray voxels, markers, burnt-in letters. None of it is brain, and crop
-and statistics must not follow it.
+Tools leave more than zeros around a brain: ringing of spline interpolation, noise of a few
+thousandths, another constant from padding, stray voxels, markers, burnt-in letters. None of it is
+brain, and crop and statistics must not follow it.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ TOLERANCE = 0.01
 """Share of a scan's range within which values next to the background's are background, too."""
 
 NOISE_DEVIATIONS = 5.0
-"""Standard deviations of the background's own noise that are background: of a million normal draws none
-lies farther out."""
+"""Standard deviations of the background's own noise that are background: of a million normal draws
+none lies farther out."""
 
 LEAST_SHARE = 0.3
 """Of the voxels on the faces of a volume that a background has at least."""
@@ -26,11 +26,11 @@ LEAST_INNER_SHARE = 0.5
 """The same on the faces of what remains, for a second background from padding."""
 
 FEW_FAINT = 0.02
-"""Voxels, relative to the clear ones, that may lie faintly in the air around a constant background: noise
-and ringing fill a multiple of the brain."""
+"""Voxels, relative to the clear ones, that may lie faintly in the air around a constant background:
+noise and ringing fill a multiple of the brain."""
 
 FEW_BELOW = 0.05
-"""Share of the voxels above the background below which those under it are lobes of an interpolation."""
+"""Fewer voxels below the background than this share of those above are lobes of interpolation."""
 
 CELL_MM = 4.0
 """Edge of the cells in which connected parts are looked for."""
@@ -39,8 +39,8 @@ FILLED_CELL = 0.25
 """Share of a cell's voxels that makes it part of a body rather than of crumbs."""
 
 LEAST_PART = 0.05
-"""Parts smaller than this share of the largest are no brain. Parts of a brain that a limited field of view
-divides, cerebellum and temporal lobes, are larger; markers and letters are smaller."""
+"""Parts smaller than this share of the largest are no brain. Parts of a brain that a limited field
+of view divides, cerebellum and temporal lobes, are larger; markers and letters are smaller."""
 
 
 @dataclass(frozen=True)
@@ -71,8 +71,8 @@ class _Level:
 def background_value(array: np.ndarray) -> float | None:
     """The constant around a skull-stripped brain: 0 mostly, something else after a z-score.
 
-    It is the most frequent exact value on the six faces of the volume, if it makes up 5 % of them and is
-    three times as frequent as any other value (else it may be quantized noise in air).
+    It is the most frequent exact value on the six faces of the volume, if it makes up 5 % of them
+    and is three times as frequent as any other value (else it may be quantized noise in air).
 
     Args:
         array: [I, J, K] intensities; NaN and Inf are left out.
@@ -86,17 +86,17 @@ def background_value(array: np.ndarray) -> float | None:
 def exact_foreground(array: np.ndarray) -> tuple[np.ndarray, float]:
     """Voxels that differ from a constant background, wherever they lie.
 
-    Without a constant background (``background_value`` is None) the smallest value takes its place, so
-    that nearly everything is foreground. A second constant that covers most of the faces of what remains
-    is background, too: scans that were normalized first and padded afterwards. The result moves with the
-    voxels under flips and permutations of the axes.
+    Without a constant background (``background_value`` is None) the smallest value takes its place,
+    so that nearly everything is foreground. A second constant that covers most of the faces of what
+    remains is background, too: scans that were normalized first and padded afterwards. The result
+    moves with the voxels under flips and permutations of the axes.
 
     Args:
         array: [I, J, K] intensities.
 
     Returns:
-        [I, J, K] bool mask, and the background value (the outer one if there are two; 0 for an array
-        without any finite voxel).
+        [I, J, K] bool mask, and the background value (the outer one if there are two; 0 for an
+        array without any finite voxel).
     """
     background = background_value(array)
     finite = np.isfinite(array)
@@ -115,10 +115,10 @@ def exact_foreground(array: np.ndarray) -> tuple[np.ndarray, float]:
 def find_foreground(array: np.ndarray, spacing: Sequence[float] = (1.0, 1.0, 1.0)) -> Foreground:
     """What is brain in a skull-stripped scan.
 
-    Background may be nearly constant (noise, ringing, lobes of an interpolation), and what lies apart
-    from the brain (stray voxels, markers, letters) is no part of it. A scan without any background is
-    foreground as a whole, but for its smallest value. The result moves with the voxels under flips and
-    permutations of the axes.
+    Background may be nearly constant (noise, ringing, lobes of an interpolation), and what lies
+    apart from the brain (stray voxels, markers, letters) is no part of it. A scan without any
+    background is foreground as a whole, but for its smallest value. The result moves with the
+    voxels under flips and permutations of the axes.
 
     Args:
         array: [I, J, K] intensities.
@@ -178,15 +178,15 @@ def _faint_background(
 def _is_in_air(faint: np.ndarray, clear: np.ndarray, spacing: Sequence[float]) -> bool:
     """Whether faint voxels fill space where nothing is clear.
 
-    Dark fluid, and values of a z-scored brain that happen to be near its background's, lie among clear
-    voxels; noise and ringing lie apart from them.
+    Dark fluid, and values of a z-scored brain that happen to be near its background's, lie among
+    clear voxels; noise and ringing lie apart from them.
     """
     counts = _cell_counts(spacing)
     is_empty = _filling(clear, counts) == 0
     faint_share = _filling(faint, counts)
     voxels_per_cell = float(np.prod(counts))
     in_air = float(faint_share[is_empty].sum()) * voxels_per_cell
-    return in_air > FEW_FAINT * np.count_nonzero(clear)
+    return in_air > FEW_FAINT * int(np.count_nonzero(clear))
 
 
 def _beyond(array: np.ndarray, level: _Level) -> np.ndarray:
@@ -198,7 +198,8 @@ def _beyond(array: np.ndarray, level: _Level) -> np.ndarray:
     with np.errstate(invalid="ignore"):
         above = array > level.value + level.tolerance
         below = array < level.value - level.tolerance
-    if np.count_nonzero(below) < FEW_BELOW * max(1, np.count_nonzero(above)):
+    voxels_above = max(1, int(np.count_nonzero(above)))
+    if int(np.count_nonzero(below)) < FEW_BELOW * voxels_above:
         return above
     return above | below
 
@@ -223,8 +224,8 @@ def _dense_level(values: np.ndarray, tolerance: float, least: float) -> _Level |
 def largest_parts(mask: np.ndarray, spacing: Sequence[float]) -> np.ndarray:
     """The mask without what lies apart from its largest connected parts.
 
-    Parts are looked for among cells of about 4 mm of which a quarter is filled; sparser cells at the rim
-    of a part belong to it. A gap of less than a cell does not divide parts.
+    Parts are looked for among cells of about 4 mm of which a quarter is filled; sparser cells at
+    the rim of a part belong to it. A gap of less than a cell does not divide parts.
 
     Args:
         mask: [I, J, K] bool.

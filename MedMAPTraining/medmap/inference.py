@@ -1,4 +1,7 @@
-"""Segment one patient: the one way of panel, command line and tests. Needs torch, numpy and safetensors only."""
+"""Segment one patient: the same code for panel, command line and tests.
+
+Needs torch, numpy and safetensors only, so that it also runs inside Slicer.
+"""
 
 from __future__ import annotations
 
@@ -22,8 +25,8 @@ from medmap.task import Task
 from medmap.volume import Grid, Volume
 
 IMPLAUSIBLE_SHARE = 0.33
-"""Share of the brain from which a result is implausible: 95 % of 123 BraTS tumors, edema included, are
-smaller than 194 ml, an eighth of a brain."""
+"""Share of the brain from which a result is implausible: 95 % of 123 BraTS tumors, edema included,
+are smaller than 194 ml, an eighth of a brain."""
 
 LEAST_REPORTED_ML = 0.05
 """Suppressed volumes below this are not worth a warning."""
@@ -34,8 +37,8 @@ class Segmentation:
     """A result.
 
     Attributes:
-        labels: [I, J, K] label values of the task's files (BraTS: 0, 1, 2, 4) on the reference scan's
-            grid, of ``Task.label_dtype``.
+        labels: [I, J, K] label values of the task's files (BraTS: 0, 1, 2, 4) on the reference
+            scan's grid, of ``Task.label_dtype``.
         grid: that grid.
         reference: name of the reference modality.
         volumes_ml: volume of each region in ml, from voxels.
@@ -180,8 +183,8 @@ def predictions(
 ) -> Iterator[tuple[list[int], Prediction]]:
     """One prediction after the other, so that fifteen subsets need not be held in memory at once.
 
-    Each subset gets the bundle's entry for it; subsets of which an entry takes the same modalities share
-    one prediction.
+    Each subset gets the bundle's entry for it; subsets of which an entry takes the same modalities
+    share one prediction.
 
     Yields:
         Positions in ``subsets``, and their prediction. The first subset is among the first.
@@ -241,7 +244,10 @@ def suppression_warnings(suppressed_ml: float, task: Task) -> list[Finding]:
     """Warn of low-confidence components that were removed from the result."""
     if suppressed_ml < LEAST_REPORTED_ML:
         return []
-    message = f"{suppressed_ml:.1f} ml of low-confidence candidate {task.target} was removed from the result."
+    message = (
+        f"{suppressed_ml:.1f} ml of low-confidence candidate {task.target} "
+        "was removed from the result."
+    )
     remedy = "Review the scans: a faint tumor may have been removed. Another modality may help."
     return [Finding("warning", "low-confidence", message, remedy)]
 
@@ -261,10 +267,13 @@ def plausibility_warnings(
     share = max(volumes_ml.values()) / brain_ml
     if share < IMPLAUSIBLE_SHARE:
         return []
-    message = f"The result is implausible: {task.target} fills {share:.0%} of the brain that the scans show."
+    message = (
+        f"The result is implausible: {task.target} fills {share:.0%} "
+        "of the brain that the scans show."
+    )
     remedy = (
-        "Check that the scans are skull-stripped, aligned, and in the slots of their modalities, and "
-        "that nothing but background surrounds the brain."
+        "Check that the scans are skull-stripped, aligned, and in the slots of their modalities, "
+        "and that nothing but background surrounds the brain."
     )
     return [Finding("warning", "implausible", message, remedy)]
 

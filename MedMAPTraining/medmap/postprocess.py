@@ -1,10 +1,10 @@
 """From logits to a label map on the grid of the user's scan. torch and numpy only.
 
-Connected components of the tumor are found once, and once more where some were removed. Two kinds are excluded from the result: small ones
-beside a large one, and those of low confidence. A modality can be bright on one side because of the
-coil that received it; the network then finds tumor there, but with less confidence than where there is
-one. How confident it is of true tumors depends on the modalities that it sees, and so does the
-threshold (chosen by ``MedMAPTraining/experiments/``).
+Connected components of the tumor are found once, and once more where some were removed. Two kinds
+are excluded from the result: small ones beside a large one, and those of low confidence. A modality
+can be bright on one side because of the coil that received it; the network then finds tumor there,
+but with less confidence than where there is one. How confident it is of true tumors depends on the
+modalities that it sees, and so does the threshold (chosen by ``MedMAPTraining/experiments/``).
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from medmap.task import Task
 from medmap.volume import Grid
 
 QUANTILE = 0.9
-"""Of the probabilities in a component: above the uncertain border, below its few most certain voxels."""
+"""Of the probabilities in a component: above its uncertain border, below a few certain voxels."""
 
 SLAB = 32
 """Planes of the reference grid that are interpolated at a time."""
@@ -44,12 +44,12 @@ class PostprocessSpec:
 
     Attributes:
         min_component_ml: connected components of tumor smaller than this, in ml, are excluded ...
-        min_component_fraction: ... if they are also smaller than this share of the largest component. 0
-            excludes nothing: a small lesion that stands alone is never excluded.
+        min_component_fraction: ... if they are also smaller than this share of the largest
+            component. 0 excludes nothing: a small lesion that stands alone is never excluded.
         min_region_multiple: a region of less than this multiple of the task's minimum volume
-            (``Region.min_volume_mm3``) counts as absent, and its voxels get the next most probable class:
-            0.4 is 200 mm³ for ET, as in the winning entry of BraTS 2020 (Isensee et al., arXiv
-            2011.00848, section 3.3). 0 keeps every region.
+            (``Region.min_volume_mm3``) counts as absent, and its voxels get the next most probable
+            class: 0.4 is 200 mm³ for ET, as in the winning entry of BraTS 2020 (Isensee et al.,
+            arXiv 2011.00848, section 3.3). 0 keeps every region.
     """
 
     min_component_ml: float = 0.0
@@ -88,8 +88,8 @@ def earlier_postprocess(data: Mapping) -> dict:
 class ConfidenceSpec:
     """Confidence thresholds of a bundle; stored in it.
 
-    The confidence of a connected component is the 90th percentile, over its voxels, of the probability
-    of any tumor class.
+    The confidence of a connected component is the 90th percentile, over its voxels, of the
+    probability of any tumor class.
 
     Attributes:
         minimum: by modality subset (``Task.subset_key``), the confidence below which a component is
@@ -104,7 +104,7 @@ class ConfidenceSpec:
 
     @staticmethod
     def from_dict(data: Mapping) -> ConfidenceSpec:
-        """Rebuild; raises BundleError for what is not understood, since an unknown step cannot be honored.
+        """Rebuild; raises BundleError for unknown fields: an unknown step cannot be honored.
 
         Bundles of before version 0.2 spell the key ``least``.
         """
@@ -204,7 +204,7 @@ def predict(
 
 
 def _require_finite(logits: Tensor) -> None:
-    """A single NaN or infinity makes the sum not finite; asking every voxel takes several times as long."""
+    """Whether the sum is: one NaN or infinity suffices, and testing every voxel is slower."""
     if not torch.isfinite(logits.sum(dtype=torch.float64)):
         raise InternalError(
             "The network's output is not finite.",
@@ -213,7 +213,7 @@ def _require_finite(logits: Tensor) -> None:
 
 
 def most_probable(probability: Tensor) -> Tensor:
-    """The class of each voxel, as ``argmax(0)``, which is several times slower across this memory layout.
+    """The class of each voxel: ``argmax(0)``, several times faster across this memory layout.
 
     Args:
         probability: [C, D, H, W] probabilities or logits.
@@ -288,10 +288,10 @@ def _low_confidence(logits: Tensor, found: Components, threshold: float) -> Tens
 def components(mask: Tensor) -> Tensor:
     """Number the connected components of a [D, H, W] bool mask.
 
-    Components that a gap of less than about two voxels parts count as one: the mask is halved first,
-    for speed. Every voxel repeatedly takes the largest number among its neighbors, and then the number
-    of the voxel of that number, which doubles the reach each time: a dozen rounds do, without SciPy,
-    which inference must not need.
+    Components that a gap of less than about two voxels parts count as one: the mask is halved
+    first, for speed. Every voxel repeatedly takes the largest number among its neighbors, and then
+    the number of the voxel of that number, which doubles the reach each time: a dozen rounds do,
+    without SciPy, which inference must not need.
 
     Returns:
         [D, H, W] int64, 0 background, 1..n in no particular order.
@@ -357,9 +357,9 @@ def label_map(
 ) -> np.ndarray:
     """The label map of a prediction on the reference scan's grid.
 
-    Where the working lattice is the reference's own, classes are copied voxel for voxel. Otherwise the
-    probabilities are interpolated and the most probable class is taken, which keeps borders smoother
-    than interpolating labels.
+    Where the working lattice is the reference's own, classes are copied voxel for voxel. Otherwise
+    the probabilities are interpolated and the most probable class is taken, which keeps borders
+    smoother than interpolating labels.
 
     Returns:
         [I, J, K] label values of the task's files, of ``Task.label_dtype``.
@@ -367,7 +367,8 @@ def label_map(
     if prepared.offset is None:
         probability = probabilities(prediction, prepared, spec, task)
         return labels_on_reference(probability, prepared, task)
-    return _copied(_final_classes(prediction, prepared, spec, task), prepared, task)
+    classes = _final_classes(prediction, prepared, spec, task)
+    return _copied(classes, prepared.offset, prepared, task)
 
 
 def labels_on_reference(probability: Tensor, prepared: Prepared, task: Task) -> np.ndarray:
@@ -382,16 +383,16 @@ def labels_on_reference(probability: Tensor, prepared: Prepared, task: Task) -> 
         [I, J, K] of ``Task.label_dtype``.
     """
     if prepared.offset is not None:
-        return _copied(most_probable(probability), prepared, task)
+        return _copied(most_probable(probability), prepared.offset, prepared, task)
     canonical = prepared.orientation.canonical
     classes = _interpolated_classes(probability, prepared.grid, canonical)
     return _label_values(classes, prepared, task)
 
 
-def _copied(classes: Tensor, prepared: Prepared, task: Task) -> np.ndarray:
+def _copied(classes: Tensor, offset: np.ndarray, prepared: Prepared, task: Task) -> np.ndarray:
     """Label values from classes on a working grid that shares the reference's lattice."""
     shape = prepared.orientation.canonical.shape
-    return _label_values(paste(classes, -prepared.offset, shape), prepared, task)
+    return _label_values(paste(classes, -offset, shape), prepared, task)
 
 
 def _label_values(classes: Tensor, prepared: Prepared, task: Task) -> np.ndarray:
@@ -404,8 +405,8 @@ def _final_classes(
 ) -> Tensor:
     """[D, H, W] classes after regions below their minimum volume have given way to the next class.
 
-    The largest logit is the largest probability, too; so none is computed, which would take longer than
-    everything else here.
+    The largest logit is the largest probability, too; so none is computed, which would take longer
+    than everything else here.
     """
     classes = prediction.classes
     absent = _classes_below_minimum(classes, prepared, spec, task)
@@ -440,7 +441,7 @@ def _classes_below_minimum(
 
 
 def _interpolated_classes(probability: Tensor, working: Grid, reference: Grid) -> Tensor:
-    """[I, J, K] most probable class at each reference voxel; slab by slab, so that memory stays small.
+    """[I, J, K] most probable class at each reference voxel; slab by slab, to save memory.
 
     A point between voxels can only be tumor if one of them is nearly so: best + sum of the tumor's
     probabilities above 1, which is convex. So only the box around such voxels is interpolated.
@@ -471,7 +472,7 @@ def _part_of(grid: Grid, box: tuple[slice, ...]) -> Grid:
 
 
 def _covering_box(box: tuple[slice, ...], working: Grid, reference: Grid) -> tuple[slice, ...]:
-    """The part of the reference grid that a box of the working grid, with a voxel around it, reaches."""
+    """The part of the reference grid within a voxel of a box of the working grid."""
     sides = [(side.start - 1, side.stop) for side in box]
     corners = np.array([(*corner, 1) for corner in product(*sides)])
     positions = (np.linalg.solve(reference.affine, working.affine) @ corners.T)[:3]

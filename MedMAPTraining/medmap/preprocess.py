@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -29,8 +30,8 @@ LEAST_CONTRAST = 1e-6
 """Standard deviation inside the brain, relative to the mean, below which a scan has no contrast."""
 
 HALF = 0.499
-"""Share of a voxel from which it counts as brain. Just below a half: where spacings are commensurate
-exact halves are common, and rounding must not decide."""
+"""Share of a voxel from which it counts as brain. Just below a half: where spacings are
+commensurate exact halves are common, and rounding must not decide."""
 
 SAME_SPACING = 0.01
 """Spacings and directions that differ by less than this share count as the wanted ones."""
@@ -41,17 +42,19 @@ LARGEST_DRIFT_VOXELS = 0.1
 
 @dataclass(frozen=True)
 class PreprocessSpec:
-    """How a bundle wants its input; stored in the bundle, so that inference cannot disagree with training.
+    """How scans become the network's input; stored in the bundle, for training and inference alike.
 
     Attributes:
-        spacing: edge of the working grid's cubic voxels in mm; with ``slices``, of its square pixels.
+        spacing: edge in mm of the working grid's cubic voxels; with ``slices``, of square pixels.
         clip: z-scores are clipped to this interval.
-        percentiles: mean and standard deviation are taken between these percentiles of the foreground.
+        percentiles: mean and standard deviation are taken between these percentiles of the
+            foreground.
         margin: mm of background kept around the brain.
-        slices: the network sees the slices of the reference scan one by one, in two dimensions. They keep their places
-            and their thickness: between thick slices nothing is interpolated.
-        field: with ``slices``, edge in mm of the square in the middle of each slice that the network sees; cropped or
-            padded to it. 0 takes the whole slice.
+        slices: the network sees the slices of the reference scan one by one, in two dimensions.
+            They keep their places and their thickness: between thick slices nothing is
+            interpolated.
+        field: with ``slices``, edge in mm of the square in the middle of each slice that the
+            network sees; cropped or padded to it. 0 takes the whole slice.
     """
 
     spacing: float = 1.0
@@ -68,10 +71,11 @@ class PreprocessSpec:
     @staticmethod
     def from_dict(data: Mapping) -> PreprocessSpec:
         """Rebuild; raises BundleError for unknown keys, since an unknown step cannot be honored."""
+        values: dict[str, Any] = {}
+        for key, value in data.items():
+            values[key] = tuple(value) if isinstance(value, list) else value
         try:
-            return PreprocessSpec(
-                **{k: tuple(v) if isinstance(v, list) else v for k, v in data.items()}
-            )
+            return PreprocessSpec(**values)
         except TypeError as error:
             raise BundleError(
                 f"The bundle's preprocessing is not understood ({error}).",
@@ -84,8 +88,9 @@ class Prepared:
     """The network's input, and the way back to the reference scan.
 
     Attributes:
-        image: [M, D, H, W] float32, normalized, background and absent modalities 0; axes are those of
-            the reference scan and run about left -> right, posterior -> anterior, inferior -> superior.
+        image: [M, D, H, W] float32, normalized, background and absent modalities 0; axes are those
+            of the reference scan and run about left -> right, posterior -> anterior, inferior ->
+            superior.
         present: [M] bool.
         brain: [D, H, W] bool, foreground of any present modality; the field of view where a task's
             scans are not skull-stripped.
@@ -93,8 +98,8 @@ class Prepared:
         reference: name of the reference modality.
         reference_grid: grid on which the result is wanted.
         orientation: how the reference grid is turned to RAS.
-        offset: [3] int index in ``grid`` of the first voxel of the reference scan, turned to RAS; None
-            where the two are no common lattice, and results have to be interpolated.
+        offset: [3] int index in ``grid`` of the first voxel of the reference scan, turned to RAS;
+            None where the two are no common lattice, and results have to be interpolated.
         slice_axis: axis of ``grid`` along which a network of two dimensions takes slices; None for
             volumes.
     """
@@ -110,6 +115,37 @@ class Prepared:
     slice_axis: int | None = None
 
 
+def prepared_on_own_grid(
+    image: Tensor,
+    present: Tensor,
+    brain: Tensor,
+    spacing: float,
+    slice_axis: int | None = None,
+) -> Prepared:
+    """A case that is its own reference: results stay on the working grid.
+
+    Args:
+        image: [M, D, H, W] float32.
+        present: [M] bool.
+        brain: [D, H, W] bool.
+        spacing: edge of a voxel in mm.
+        slice_axis: axis across slices for a network of two dimensions; None for volumes.
+    """
+    depth, height, width = brain.shape
+    grid = Grid((depth, height, width), np.diag([spacing, spacing, spacing, 1.0]))
+    return Prepared(
+        image=image,
+        present=present,
+        brain=brain,
+        grid=grid,
+        reference="",
+        reference_grid=grid,
+        orientation=orientation_of(grid),
+        offset=np.zeros(3, int),
+        slice_axis=slice_axis,
+    )
+
+
 def normalize(
     array: np.ndarray, foreground: np.ndarray, spec: PreprocessSpec, skull_stripped: bool = True
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -122,8 +158,8 @@ def normalize(
         skull_stripped: whether background is no part of the organ (``Task.skull_stripped``).
 
     Returns:
-        [I, J, K] float32 with background 0, and [I, J, K] bool organ; every voxel is organ where scans
-        are not skull-stripped, though mean and deviation do not count the background's.
+        [I, J, K] float32 with background 0, and [I, J, K] bool organ; every voxel is organ where
+        scans are not skull-stripped, though mean and deviation do not count the background's.
 
     Raises:
         InputDataError: nothing but background, or no contrast.
@@ -235,10 +271,10 @@ def _scan(volume: Volume, task: Task, spec: PreprocessSpec) -> _Scan:
 def slice_grid(canonical: Grid, spec: PreprocessSpec, multiple: int) -> tuple[Grid, int]:
     """The grid on which a network of two dimensions sees the slices of the reference scan.
 
-    Its axes are the reference's own, permuted and flipped to lie closest to RAS; across slices it is
-    the reference's. Within slices, pixels within 1 % of the wanted ones stay, so that nothing is
-    interpolated. The square that remains lies in the middle of the slice; its sides are multiples of
-    ``multiple``.
+    Its axes are the reference's own, permuted and flipped to lie closest to RAS; across slices it
+    is the reference's. Within slices, pixels within 1 % of the wanted ones stay, so that nothing is
+    interpolated. The square that remains lies in the middle of the slice; its sides are multiples
+    of ``multiple``.
 
     Args:
         canonical: the reference grid, turned to RAS.
@@ -268,11 +304,11 @@ def slice_grid(canonical: Grid, spec: PreprocessSpec, multiple: int) -> tuple[Gr
 def working_lattice(canonical: Grid, spacing: float, center: np.ndarray) -> Grid:
     """The unbounded lattice that the network works on.
 
-    Its axes are those of the reference scan, permuted and flipped to lie closest to RAS: an oblique scan
-    is worked on as it was acquired, so that a header that turns the whole patient changes nothing. Where
-    the reference has voxels within 1 % of the wanted ones, its own lattice is used, and nothing is
-    interpolated. Otherwise the lattice passes through the middle of the brain, so that neither the origin
-    of the header nor padding decides where its points lie.
+    Its axes are those of the reference scan, permuted and flipped to lie closest to RAS: an oblique
+    scan is worked on as it was acquired, so that a header that turns the whole patient changes
+    nothing. Where the reference has voxels within 1 % of the wanted ones, its own lattice is used,
+    and nothing is interpolated. Otherwise the lattice passes through the middle of the brain, so
+    that neither the origin of the header nor padding decides where its points lie.
 
     Args:
         canonical: the reference grid, turned to RAS.
@@ -294,7 +330,7 @@ def working_lattice(canonical: Grid, spacing: float, center: np.ndarray) -> Grid
 
 
 def working_axes(canonical: Grid) -> np.ndarray:
-    """[3, 3] rotation whose columns are the axes of a grid; those of the world if they nearly agree.
+    """[3, 3] rotation whose columns are a grid's axes; those of the world if they nearly agree.
 
     Stored matrices are orthogonal to a few digits only; the closest rotation is exact.
     """
@@ -306,13 +342,13 @@ def working_axes(canonical: Grid) -> np.ndarray:
 
 
 def _drift(canonical: Grid, lattice: np.ndarray) -> float:
-    """Largest distance, in working voxels, of a scan's corners from the exact lattice of its origin."""
+    """Largest distance of a scan's corners from the exact lattice of its origin, in voxels."""
     exact = Grid(canonical.shape, lattice)
     return exact.distance(canonical) / float(exact.spacing[0])
 
 
 def _crop(lattice: Grid, scans: Mapping[str, _Scan], spec: PreprocessSpec, multiple: int) -> Grid:
-    """The part of the lattice that holds the brain of every present scan, with a margin, padded evenly."""
+    """The part of the lattice with the brain of every present scan and a margin, padded evenly."""
     positions = np.concatenate([_end_positions(scan) for scan in scans.values()])
     rotation = lattice.affine[:3, :3] / spec.spacing
     index = (positions - lattice.affine[:3, 3]) @ rotation / spec.spacing

@@ -1,4 +1,4 @@
-"""How a result was made: enough to repeat it, and nothing that names a patient beyond the names of the inputs."""
+"""How a result was made: enough to repeat it. Only the inputs' names could name a patient."""
 
 from __future__ import annotations
 
@@ -125,8 +125,8 @@ def provenance_of(
         reference: modality whose grid carries the result.
         run: what the run decided and took.
     """
-    used = {}
-    unused = {}
+    used: dict[str, str] = {}
+    unused: dict[str, str] = {}
     for name, volume in volumes.items():
         names = used if name in entry.modalities else unused
         names[name] = volume.name

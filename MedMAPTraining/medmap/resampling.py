@@ -1,4 +1,4 @@
-"""Arrays from grid to grid: exact flips and permutations where they suffice, interpolation elsewhere."""
+"""Arrays from grid to grid: exact flips and permutations if they suffice, else interpolation."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from torch import Tensor
 from medmap.volume import Grid
 
 SLAB = 16
-"""Planes that are interpolated at a time: coordinates of a whole brain volume need not fit into memory."""
+"""Planes that are interpolated at a time: coordinates of a whole brain need not fit into memory."""
 
 SAME_LATTICE_VOXELS = 0.1
-"""Lattices that agree this well at every corner are one: voxels are copied, nothing is interpolated."""
+"""Lattices that agree this well at every corner are the same: voxels are copied."""
 
 
 def canonical_axes(affine: np.ndarray) -> tuple[tuple[int, int, int], tuple[bool, bool, bool]]:
-    """How to permute and flip array axes so that they run closest to right, anterior, superior (RAS).
+    """How array axes are permuted and flipped to run closest to right, anterior, superior (RAS).
 
     Args:
         affine: [4, 4] voxel index -> world RAS in mm.
 
     Returns:
-        ``order``: the array axis that becomes axis 0, 1, 2; ``flip``: whether that axis is reversed.
+        ``order``: the array axis that becomes axis 0, 1, 2; ``flip``: whether it is reversed.
     """
     direction = affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)
 
@@ -95,7 +95,7 @@ def restore_orientation(array: np.ndarray, grid: Grid) -> np.ndarray:
 
 
 def slice_axis_of(grid: Grid) -> int:
-    """The axis across slices: the one with the largest voxels; among equals the closest to head and feet.
+    """The axis across slices: of the largest voxels; among equals the closest to head and feet.
 
     Args:
         grid: with axes closest to RAS (``canonical_grid``).
@@ -135,8 +135,8 @@ def resample_to_grid(
         array: [I, J, K] float32.
         orientation: of the array's grid.
         target: the working grid.
-        slices: across the source's slices the nearest one is taken, and none farther than half their
-            distance.
+        slices: across the source's slices the nearest one is taken, and none farther than half
+            their distance.
 
     Returns:
         [*target.shape] float32.
@@ -219,7 +219,7 @@ def resample_linear(
 
 
 def _averaged(image: Tensor, source: Grid, target: Grid) -> tuple[Tensor, Grid]:
-    """Average whole voxels along axes on which the source is at least twice as fine as the target."""
+    """Average whole voxels along axes on which the source is at least twice as fine."""
     factors = []
     for spacing, size in zip(source.spacing, source.shape, strict=True):
         factor = max(1, int(target.spacing.min() / spacing + 1e-3))

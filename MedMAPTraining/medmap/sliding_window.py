@@ -1,4 +1,7 @@
-"""One pass of a network over a prepared case: windows, each modality encoded once, one decoder pass per subset."""
+"""A network over a prepared case, window by window.
+
+Each modality is encoded once; each subset costs one pass of the decoder.
+"""
 
 from __future__ import annotations
 
@@ -22,8 +25,8 @@ from medmap.task import Task
 class SlidingWindow:
     """Runs networks over prepared cases.
 
-    A GPU reports when its memory does not suffice, and smaller windows are tried; on the CPU memory is
-    estimated before, since a system out of memory ends the whole program.
+    A GPU reports when its memory does not suffice, and smaller windows are tried; on the CPU memory
+    is estimated before, since a system out of memory ends the whole program.
 
     Args:
         task: names and order of the modalities.
@@ -182,7 +185,7 @@ class SlidingWindow:
 
 
 def full_window(spec: InferenceSpec, prepared: Prepared) -> tuple[int, ...]:
-    """Size of the windows that a bundle asks for, where memory suffices; slices all go through together."""
+    """Size of a bundle's windows, if memory suffices; slices all go through together."""
     sizes = []
     for width, size in zip(spec.window, prepared.grid.shape, strict=True):
         sizes.append(min(width, size))
@@ -221,7 +224,10 @@ def as_volume(logits: Tensor, slice_axis: int | None) -> Tensor:
 def window_boxes(
     shape: Sequence[int], window: Sequence[int], overlap: float, stride: int
 ) -> list[tuple[slice, ...]]:
-    """Boxes of one size that cover a volume; starts are multiples of the stride, the last ends the volume."""
+    """Boxes of one size that cover a volume.
+
+    They start at multiples of the stride, apart from the last, which ends with the volume.
+    """
     starts_by_axis = []
     for size, width in zip(shape, window, strict=True):
         step = max(stride, int(width * (1 - overlap)) // stride * stride)
@@ -235,7 +241,10 @@ def window_boxes(
 
 
 def gaussian_weight(window: Sequence[int]) -> Tensor:
-    """[*window] Gaussian importance with standard deviation window / 8, as in nnU-Net and MONAI; at least 1e-3."""
+    """[*window] Gaussian importance, at least 1e-3.
+
+    Its standard deviation is an eighth of the window, as in nnU-Net and MONAI.
+    """
     weight = torch.ones(())
     for size in window:
         distance = torch.arange(size, dtype=torch.float32) - (size - 1) / 2

@@ -1,4 +1,4 @@
-"""Modality comparison: what other subsets of the scans would have given, and where the result is uncertain.
+"""Modality comparison: the results of other subsets, and where the result is uncertain.
 
 Each modality is encoded once and decoded for every subset, as in ``segment``.
 """
@@ -45,10 +45,12 @@ class Variant:
     Attributes:
         key: ``Task.subset_key`` of the subset.
         modalities: the subset, in task order.
-        kind: ``current``, ``leave-one-out`` (the current subset without one), ``add-back`` (with one more), ``other``.
+        kind: ``current``, ``leave-one-out`` (the current subset without one), ``add-back`` (with
+            one more), ``other``.
         volumes_ml: volume of each region in ml.
         change_ml: that minus the current result's volume.
-        dice: agreement of each region with the current result; both empty counts as 1 (see ``medmap.metrics``).
+        dice: agreement of each region with the current result; both empty counts as 1 (see
+            ``medmap.metrics``).
     """
 
     key: str
@@ -70,10 +72,11 @@ class WhatIf:
         grid: the reference scan's grid.
         reference: name of the reference modality.
         variants: the current subset first, then by size from large to small.
-        maps: name -> [I, J, K] float32 in 0..1 on ``grid``. ``entropy``: -sum p log p / log C of the current subset's
-            class probabilities (Shannon, normalized; 0 certain, 1 all classes alike). ``disagreement``: share of the
-            other subsets that give the voxel another label. ``region disagreement``: share of the other subsets that
-            differ about the task's first region (BraTS: WT). The latter two are absent when there is no other subset.
+        maps: name -> [I, J, K] float32 in 0..1 on ``grid``. ``entropy``: -sum p log p / log C of
+            the current subset's class probabilities (Shannon, normalized; 0 certain, 1 all classes
+            alike). ``disagreement``: share of the other subsets that give the voxel another label.
+            ``region disagreement``: share of the other subsets that differ about the task's first
+            region (BraTS: WT). The latter two are absent when there is no other subset.
         region_entropy: mean entropy inside each region of the current result; nan for an empty one.
     """
 
@@ -109,22 +112,24 @@ def what_if(
 ) -> WhatIf:
     """Segment one patient from many subsets of the given scans, each scan encoded once.
 
-    The crop is common to all subsets (the box around the head in all given scans), so the current subset gives exactly
-    the labels of ``inference.segment`` when it is all of ``volumes``, and up to window effects otherwise.
+    The crop is common to all subsets (the box around the head in all given scans), so the current
+    subset gives exactly the labels of ``inference.segment`` when it is all of ``volumes``, and up
+    to window effects otherwise.
 
     Args:
         volumes: every scan there is, by modality name.
         bundle: a loaded bundle.
         current: the scans that the current result was made from; None for all.
-        subsets: what to try; None for every non-empty subset of ``volumes``. Subsets that the bundle has no
-            network for are left out.
+        subsets: what to try; None for every non-empty subset of ``volumes``. Subsets that the
+            bundle has no network for are left out.
         reference: modality whose grid carries the results; None chooses as ``segment`` does.
         device: a torch device, or ``auto``.
         progress: called with a fraction in 0..1 and a text.
         cancel: asked before every step; True stops the run.
 
     Raises:
-        UsageError, InputDataError: the inputs cannot be used as they are; or a subset names a scan that is not there.
+        UsageError, InputDataError: the inputs cannot be used as they are; or a subset names a scan
+            that is not there.
         UnavailableError: the device is not there, or its memory does not suffice.
         Cancelled: ``cancel`` said so.
     """
@@ -166,7 +171,7 @@ def what_if(
 
 
 def normalized_entropy(probability: Tensor) -> Tensor:
-    """[C, *S] probabilities -> [*S] Shannon entropy divided by log C: 0 certain, 1 all classes alike."""
+    """[C, *S] probabilities -> [*S] Shannon entropy / log C: 0 certain, 1 all classes alike."""
     return torch.special.entr(probability).sum(0).div_(np.log(probability.shape[0])).clamp_(0, 1)
 
 
@@ -253,8 +258,8 @@ class _Collector:
     def _counts(self, bits: np.ndarray, current_bits: np.ndarray) -> dict[str, _Counts]:
         """Voxels of each region, all counted in one pass over the voxels.
 
-        The bits of both label maps together make a number per voxel; a histogram of these numbers has
-        every overlap in it.
+        The bits of both label maps together make a number per voxel; a histogram of these numbers
+        has every overlap in it.
         """
         size = len(self.task.regions)
         histogram = np.bincount((bits | current_bits << size).ravel(), minlength=4**size)
@@ -283,8 +288,8 @@ class _Collector:
     def _entropy(self, prediction: Prediction) -> np.ndarray:
         """[D, H, W] entropy of the network's own probabilities.
 
-        Low-confidence components are no part of the result, but uncertain is just what they are: the map
-        shows them.
+        Low-confidence components are no part of the result, but uncertain is just what they are:
+        the map shows them.
         """
         shown = prediction
         if prediction.suppressed is not None:

@@ -77,7 +77,7 @@ class Volume:
     @cached_property
     def foreground_parts(self) -> Foreground:
         """What is brain, and what lies apart from it (``medmap.foreground``), looked for once."""
-        return find_foreground(self.array, self.grid.spacing)
+        return find_foreground(self.array, self.grid.spacing.tolist())
 
     @property
     def foreground(self) -> np.ndarray:

@@ -1,6 +1,7 @@
-"""The extension is complete: what CMake lists, what it installs, and what the Extensions Index reads from it.
+"""The extension is complete: what CMake lists, what it installs, what the Extensions Index reads.
 
-Slicer itself is replaced by a stub of the few macros that a scripted extension uses; it copies what it is told to.
+Slicer itself is replaced by a stub of the few macros that a scripted extension uses; it copies what
+it is told to.
 """
 
 from __future__ import annotations
@@ -29,7 +30,8 @@ set(Slicer_FOUND TRUE)
 
 USE_STUB = """
 macro(slicerMacroBuildScriptedModule)
-  cmake_parse_arguments(MY "WITH_GENERIC_TESTS;WITH_SUBDIR;VERBOSE" "NAME" "SCRIPTS;RESOURCES" ${ARGN})
+  cmake_parse_arguments(
+    MY "WITH_GENERIC_TESTS;WITH_SUBDIR;VERBOSE" "NAME" "SCRIPTS;RESOURCES" ${ARGN})
   if(MY_UNPARSED_ARGUMENTS)
     message(FATAL_ERROR "Unknown keywords: ${MY_UNPARSED_ARGUMENTS}")
   endif()

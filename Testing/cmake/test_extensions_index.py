@@ -1,7 +1,8 @@
 """What the Extensions Index checks before it takes an extension, by its own expressions.
 
-From its ``check_description_files.py``, ``extension_ai_analysis.py`` and the template of its pull requests. Its
-packaging job is skipped for extensions that depend on PyTorch; ``test_extension.py`` installs with a stub instead.
+From its ``check_description_files.py``, ``extension_ai_analysis.py`` and the template of its pull
+requests. Its packaging job is skipped for extensions that depend on PyTorch; ``test_extension.py``
+installs with a stub instead.
 """
 
 from __future__ import annotations

@@ -32,7 +32,8 @@ class Ran:
 
 @pytest.fixture
 def cli(monkeypatch, capsys):
-    """``cli("segment", ...)`` runs the command line in this process, which is twenty times faster than another one."""
+    """``cli("segment", ...)`` runs the command line in this process, which is twenty times faster
+    than another one."""
     from medmap.cli import main
 
     def run(*arguments) -> Ran:
@@ -117,7 +118,8 @@ def scans(tmp_path, volumes) -> Files:
 
 @pytest.fixture
 def make_patients(tmp_path, make_case):
-    """``make_patients(steps)``: a folder with two small cases in BraTS layout, and a recipe of so many steps."""
+    """``make_patients(steps)``: a folder with two small cases in BraTS layout, and a recipe of so
+    many steps."""
 
     def make(steps: int) -> Path:
         for n in range(2):

@@ -1,7 +1,9 @@
-"""Malformed files, many of them: every one is read or refused in words, within its time, and nothing else happens.
+"""Malformed files, many of them: every one is read or refused in words, within its time, and
+nothing else happens.
 
-``make fuzz`` runs it for an hour; ``python Testing/hardening/fuzz.py --count 24000`` for a number of files. What goes
-wrong is written to ``fuzz-findings/`` with the seed that made it. Seeds are numbered, so a run can be repeated.
+``make fuzz`` runs it for an hour; ``python Testing/hardening/fuzz.py --count 24000`` for a number
+of files. What goes wrong is written to ``fuzz-findings/`` with the seed that made it. Seeds are
+numbered, so a run can be repeated.
 """
 
 from __future__ import annotations
@@ -30,7 +32,8 @@ from medmap.training.splits import read_split
 
 SLOWEST_SECONDS = 10.0
 EXTREME = (b"\xff\xff\xff\xff", b"\0\0\0\0", b"\x7f\xff\xff\xff", b"\0\0\xc0\x7f", b"\0\0\x80\xff")
-"""-1, 0, the largest integer, not a number and minus infinity, as little-endian numbers of 4 bytes."""
+"""-1, 0, the largest integer, not a number and minus infinity, as little-endian numbers of 4
+bytes."""
 SEEDS = {
     "float64 scaled": {"dtype": "f4", "fields": {"scl_slope": 0.5, "scl_inter": -3}},
     "int16": {"dtype": "i2", "fields": {}},
@@ -55,7 +58,8 @@ def nifti_seed(dtype: str, fields: dict, endian: str = "<", cls=nib.Nifti1Image)
 
 
 def changed(data: bytes, rng: np.random.Generator, span: int) -> bytes:
-    """One to eight bytes set, swapped for an extreme value, cut out, doubled or cut off at the end."""
+    """One to eight bytes set, swapped for an extreme value, cut out, doubled or cut off at the
+    end."""
     result = bytearray(data)
     for _ in range(int(rng.integers(1, 9))):
         at = int(rng.integers(min(span, len(result)) or 1))
@@ -140,7 +144,8 @@ class BundleFlips:
 
 
 class BundleContents(BundleFlips):
-    """Metadata and weights changed and the hashes made true again: whatever loads has finite weights."""
+    """Metadata and weights changed and the hashes made true again: whatever loads has finite
+    weights."""
 
     def make(self, rng: np.random.Generator) -> Path:
         """Change description or weights and renew the hashes."""
@@ -222,7 +227,8 @@ def run(
     """Try files until there were ``count`` of them or the time is over.
 
     Returns:
-        By target: how many were ``tried``, ``accepted``, refused by exit code, and what went ``wrong``.
+        By target: how many were ``tried``, ``accepted``, refused by exit code, and what went
+            ``wrong``.
     """
     table = {name: Counter() for name in TARGETS}
     started = time.monotonic()

@@ -1,6 +1,8 @@
-"""A disk that is really full, and memory that really runs out: words and an exit code, nothing half, nothing lost.
+"""A disk that is really full, and memory that really runs out: words and an exit code, nothing
+half, nothing lost.
 
-Writes that fail at each single call, and devices without memory, are simulated in ``test_fault_runs.py``.
+Writes that fail at each single call, and devices without memory, are simulated in
+``test_fault_runs.py``.
 """
 
 from __future__ import annotations
@@ -137,9 +139,11 @@ main()
 
 @pytest.mark.skipif(sys.platform != "linux", reason="limits of address space are Linux'")
 def test_memory_that_runs_out_is_said_in_words(tmp_path, make_case, tiny_bundle_path):
-    """The address space may grow by 150 MB after everything is imported; 112³ voxels of eight channels want more.
+    """The address space may grow by 150 MB after everything is imported; 112³ voxels of eight
+    channels want more.
 
-    With 40 MB OpenBLAS ends the process by itself (exit code 1, in its own words), before Python is asked.
+    With 40 MB OpenBLAS ends the process by itself (exit code 1, in its own words), before Python is
+    asked.
     """
     volume = make_case(shape=(112, 112, 112))["t1"]
     nib.save(nib.Nifti1Image(volume.array.astype(np.int16), volume.affine), tmp_path / "t1.nii")

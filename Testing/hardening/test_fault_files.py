@@ -1,4 +1,5 @@
-"""Faults of files, geometry and intensities, rows 1 to 42 of the fault table: the sentence, the exit code, no harm."""
+"""Faults of files, geometry and intensities, rows 1 to 42 of the fault table: the sentence, the
+exit code, no harm."""
 
 from __future__ import annotations
 
@@ -105,8 +106,8 @@ def folder_instead(scans):
     path.mkdir()
 
 
-# number in the table: (what is done to the files, exit code, words of the error or of the warning), given as t1 alone
-# or with t2 where two scans matter.
+# number in the table: (what is done to the files, exit code, words of the error or of the warning),
+# given as t1 alone or with t2 where two scans matter.
 FAULTS = {
     "1 missing": (vanished, 66, "cannot read"),
     "1 folder": (folder_instead, 66, "is a folder"),

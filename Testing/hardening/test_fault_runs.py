@@ -1,4 +1,5 @@
-"""Faults of bundles, devices, memory, disks, signals and trainings, rows 40 to 68 of the fault table."""
+"""Faults of bundles, devices, memory, disks, signals and trainings, rows 40 to 68 of the fault
+table."""
 
 from __future__ import annotations
 
@@ -472,7 +473,8 @@ def test_65_a_case_in_two_parts_or_twice_is_refused(split, words, cohort, cli, t
 
 
 class _OwnSocketsOnly(socket.socket):
-    """A socket that a training may hand its own workers' batches through, and none that leaves the machine."""
+    """A socket that a training may hand its own workers' batches through, and none that leaves the
+    machine."""
 
     def __init__(self, family=-1, *arguments, **options):
         assert family == socket.AF_UNIX, "a socket was asked for"

@@ -1,4 +1,5 @@
-"""The fuzz run of ``make fuzz``, for seconds; and properties of the whole way that hold for whatever comes."""
+"""The fuzz run of ``make fuzz``, for seconds; and properties of the whole way that hold for
+whatever comes."""
 
 from __future__ import annotations
 

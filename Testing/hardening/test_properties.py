@@ -1,7 +1,8 @@
-"""Properties of the whole way from scans to results, for whatever comes: orientation, sums, conversion.
+"""Properties of the whole way from scans to results, for whatever comes: orientation, sums,
+conversion.
 
-The leak law over every network is in ``../medmap/test_networks.py``; review symmetric in its two inputs, writing and
-reading, sums of label maps in ``test_fuzz.py``.
+The leak law over every network is in ``../medmap/test_networks.py``; review symmetric in its two
+inputs, writing and reading, sums of label maps in ``test_fuzz.py``.
 """
 
 from __future__ import annotations
@@ -87,7 +88,8 @@ def test_turning_to_the_canonical_order_twice_is_turning_once(volumes, turn):
 @SOME
 @given(st.floats(0.1, 1000), st.floats(0.5, 2.0))
 def test_normalizing_forgets_the_gain_and_resampling_twice_is_once(volumes, gain, spacing):
-    """The scanner's gain changes nothing, and a scan that lies on the working grid already is left as it is."""
+    """The scanner's gain changes nothing, and a scan that lies on the working grid already is left
+    as it is."""
     spec = PreprocessSpec(spacing=spacing)
     volume = volumes["flair"]
     once, _ = normalize(volume.array, volume.foreground, spec)

@@ -1,8 +1,9 @@
-"""Signals at random moments of train, evaluate and segment-cohort: nothing half, nothing lost, no traceback, no orphan.
+"""Signals at random moments of train, evaluate and segment-cohort: nothing half, nothing lost, no
+traceback, no orphan.
 
-A signal goes to the whole process group, as a terminal's Ctrl-C does, a seeded moment after the command has begun its
-work. The same command afterwards, in this process, must end with what an uninterrupted one gives, byte for byte.
-``segment`` is in ``test_fault_runs.py``.
+A signal goes to the whole process group, as a terminal's Ctrl-C does, a seeded moment after the
+command has begun its work. The same command afterwards, in this process, must end with what an
+uninterrupted one gives, byte for byte. ``segment`` is in ``test_fault_runs.py``.
 """
 
 from __future__ import annotations
@@ -45,7 +46,8 @@ def patients(make_patients):
 
 
 def interrupted(number, seed, ready, log: Path, *arguments) -> tuple[int, str]:
-    """Start a command, send the signal a seeded moment after ``ready()``; its exit code and what it said."""
+    """Start a command, send the signal a seeded moment after ``ready()``; its exit code and what it
+    said."""
     environment = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}
     command = [sys.executable, "-m", "medmap.cli", *map(str, arguments)]
     with log.open("w") as said:
@@ -107,7 +109,8 @@ def _zombie(pid: int) -> bool:
 
 
 def digests(folder: Path, pattern: str = "*") -> dict[str, str]:
-    """SHA-256 by name of the files below a folder; temporary ones, which only a kill leaves, are not results."""
+    """SHA-256 by name of the files below a folder; temporary ones, which only a kill leaves, are
+    not results."""
     files = [
         path
         for path in sorted(folder.rglob(pattern))

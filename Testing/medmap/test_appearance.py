@@ -1,4 +1,4 @@
-"""Appearance: no finding with images in their slots, a warning where T1, T2 or FLAIR are swapped."""
+"""Appearance: no finding with images in their slots; a warning if T1, T2 or FLAIR are swapped."""
 
 from __future__ import annotations
 

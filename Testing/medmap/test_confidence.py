@@ -37,7 +37,7 @@ SPECK = (slice(28, 31),) * 3
 
 
 def three_components(left: float, right: float, speck: float = 0.0) -> torch.Tensor:
-    """[4, ...] logits with three components of edema of these probabilities; background is certain elsewhere."""
+    """[4, ...] logits: three components of edema of these probabilities in certain background."""
     probability = torch.full(SHAPE, 1e-3)
     for box, value in ((LEFT, left), (RIGHT, right), (SPECK, speck)):
         probability[box] = max(value, 1e-3)

@@ -1,4 +1,4 @@
-"""Brain and background of scans as tools write them: noise, ringing, padding, strays, oblique headers."""
+"""Brain and background as tools write them: noise, ringing, padding, strays, oblique headers."""
 
 from __future__ import annotations
 

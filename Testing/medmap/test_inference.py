@@ -88,7 +88,7 @@ def test_another_stored_orientation_gives_the_same_labels_at_the_same_places(vol
 
 
 class Threshold(Backbone):
-    """Judges every voxel by its own mean intensity, so that only geometry can make two results differ."""
+    """Judges each voxel by its own mean intensity: only geometry can make two results differ."""
 
     modalities = classes = 4
 

@@ -94,7 +94,7 @@ def test_a_long_winding_piece_is_one():
 
 
 def test_a_speck_of_enhancement_becomes_what_else_it_may_be(make_prepared):
-    """Six voxels of 1 mm: fewer than 0.4 x 500 mm³, and as NCR the second choice; 300 voxels stay."""
+    """Six voxels of 1 mm: fewer than 0.4 x 500 mm³, with NCR as second choice; 300 voxels stay."""
     shape = (12, 12, 12)
     brain = torch.ones(shape, dtype=torch.bool)
     grid = Grid(shape, np.eye(4))
@@ -116,7 +116,7 @@ def test_a_speck_of_enhancement_becomes_what_else_it_may_be(make_prepared):
 
 @pytest.mark.parametrize("turn", [0.0, 0.3])
 def test_only_the_box_around_the_tumor_is_interpolated_and_nothing_is_lost(turn):
-    """Against all voxels interpolated at once, on a finer, shifted or turned grid, with tumor at the border, too."""
+    """Against all voxels interpolated at once: finer, shifted, turned grids, a tumor at the rim."""
     torch.manual_seed(2)
     working = Grid((14, 12, 16), np.diag([1.5, 1.5, 1.5, 1.0]))
     cos, sin = np.cos(turn), np.sin(turn)

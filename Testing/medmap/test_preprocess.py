@@ -1,4 +1,4 @@
-"""What is computed for one scan depends on that scan alone, and the way back leads to the very same voxels."""
+"""Each scan is prepared from that scan alone, and the way back leads to the very same voxels."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What-if: every scan is encoded once, numbers are those of the metrics, and uncertainty means what it says."""
+"""Modality comparison: scans are encoded once; Dice and uncertainty agree with the metrics."""
 
 from __future__ import annotations
 

@@ -17,8 +17,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-import click
 import typer.main
+from typer.core import TyperArgument, TyperGroup
 
 from medmap.cli.main import app
 
@@ -112,26 +112,26 @@ def cli_page() -> str:
         "ends with a documented [exit code](exit_codes.md).",
         "",
     ]
-    add_commands(lines, typer.main.get_command(app), "medmap")
+    add_commands(lines, typer.main.get_group(app), "medmap")
     return "\n".join(lines) + "\n"
 
 
-def add_commands(lines: list[str], group: click.Command, path: str) -> None:
+def add_commands(lines: list[str], group: TyperGroup, path: str) -> None:
     """Append a section per command of a group."""
-    for name, command in group.commands.items():  # type: ignore[attr-defined]
+    for name, command in group.commands.items():
         if command.hidden:
             continue
-        if hasattr(command, "commands"):
+        if isinstance(command, TyperGroup):
             add_commands(lines, command, f"{path} {name}")
             continue
-        context = click.Context(command, info_name=f"{path} {name}")
+        context = typer.Context(command, info_name=f"{path} {name}")
         lines += [f"## {path} {name}", "", prose(command.help or ""), "", "```text"]
         lines += [command.get_usage(context), "```", ""]
         options = []
         for parameter in command.params:
             record = parameter.get_help_record(context)
-            if record is None and parameter.param_type_name == "argument":
-                record = (parameter.human_readable_name, getattr(parameter, "help", "") or "")
+            if record is None and isinstance(parameter, TyperArgument):
+                record = (str(parameter.name).upper(), getattr(parameter, "help", "") or "")
             if record is not None:
                 options.append(record)
         lines += ["| Argument or option | Meaning |", "|---|---|"]

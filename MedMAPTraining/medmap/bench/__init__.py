@@ -13,11 +13,12 @@ from medmap.bench.networks import (
     networks_table,
 )
 from medmap.bench.peer import load_peer
-from medmap.bench.windows import bench_window
+from medmap.bench.windows import WindowSetup, bench_window
 
 __all__ = [
     "Cost",
     "NetworkRow",
+    "WindowSetup",
     "bench_infer",
     "bench_networks",
     "bench_subsets",

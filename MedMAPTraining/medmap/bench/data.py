@@ -28,7 +28,7 @@ from medmap.preprocess import PreprocessSpec
 from medmap.task import BRATS
 from medmap.training.cache import PreparedArrays, cache_case, open_case, prepare_case, slices_first
 from medmap.training.dataset import Augmentation, PatchSampler, sparse_voxels
-from medmap.training.missingness import full
+from medmap.training.missingness import Missingness, full
 from medmap.training.recipe import Recipe
 from medmap.training.setup import make_objective
 
@@ -55,8 +55,16 @@ class FromFiles(PatchSampler):
         spec: how they are prepared.
     """
 
-    def __init__(self, cases: Mapping[str, Case], spec: PreprocessSpec, *arguments):
-        super().__init__(*arguments)
+    def __init__(
+        self,
+        cases: Mapping[str, Case],
+        spec: PreprocessSpec,
+        folders: Sequence[Path],
+        missingness: Missingness,
+        seed: int,
+        augmentation: Augmentation,
+    ):
+        super().__init__(folders, missingness, seed, augmentation)
         self.cases = cases
         self.spec = spec
 
@@ -220,6 +228,6 @@ def _step(
     def work() -> None:
         for _, losses in objective.steps(data, 0.0):
             objective.zero_grad(set_to_none=True)
-            sum(losses.values()).backward()
+            torch.stack(list(losses.values())).sum().backward()
 
     return timed(MODEL, work, device, repeats)

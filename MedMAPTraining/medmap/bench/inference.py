@@ -29,7 +29,7 @@ from medmap.devices import resolve_device
 from medmap.errors import UsageError
 from medmap.inference import segment, segment_subsets
 from medmap.io.nifti import read_nifti, write_labels, write_volume
-from medmap.networks import build_network
+from medmap.networks import Backbone, build_network
 from medmap.phantom import generate
 from medmap.postprocess import labels_on_reference
 from medmap.preprocess import Prepared, PreprocessSpec, prepare
@@ -47,8 +47,9 @@ Progress = Callable[[str], None]
 
 def write_patient(folder: Path, *, spacing: float = 1.0, seed: int = 2030) -> dict[str, Path]:
     """A synthetic patient as files, by modality: a head in 240 x 240 x 155 mm, as BraTS has it."""
-    shape = tuple(round(mm / spacing) for mm in (240, 240, 155))
-    phantom = generate(seed, shape=shape, spacing=spacing)
+    in_plane = round(240 / spacing)
+    slices = round(155 / spacing)
+    phantom = generate(seed, shape=(in_plane, in_plane, slices), spacing=spacing)
     paths = {}
     for name, image in phantom.images.items():
         paths[name] = folder / f"{name}.nii.gz"
@@ -108,14 +109,14 @@ def bench_infer(
                 name = f"{scheme}, {_modalities(count)}"
                 progress(name)
                 runs = 1 if published else repeats
-                arguments = (name, scheme, chosen[count], bundle, resolved, runs)
-                costs.append(isolated(name, _from_files, *arguments))
+                costs.append(
+                    isolated(name, _from_files, name, scheme, chosen[count], bundle, resolved, runs)
+                )
         if against:
             for count in present:
                 name = f"{against}, {_modalities(count)}"
                 progress(name)
-                arguments = (name, against, chosen[count], resolved, repeats)
-                costs.append(isolated(name, _peer, *arguments))
+                costs.append(isolated(name, _peer, name, against, chosen[count], resolved, repeats))
     return costs
 
 
@@ -167,7 +168,10 @@ def bench_subsets(
 
 
 def published_way(
-    volumes: Mapping[str, Volume], task: Task, device: str = "cpu", network=None
+    volumes: Mapping[str, Volume],
+    task: Task,
+    device: str = "cpu",
+    network: Backbone | None = None,
 ) -> np.ndarray:
     """Labels of one patient by mmFormer as it is released: see the module's docstring.
 

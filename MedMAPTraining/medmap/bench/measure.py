@@ -96,7 +96,7 @@ def timed(
     )
 
 
-def isolated(name: str, work: Callable[..., Cost], *arguments) -> Cost:
+def isolated(name: str, work: Callable[..., Cost], *arguments: object) -> Cost:
     """``work(*arguments)`` in a fresh process; a failure becomes a row."""
     try:
         return in_fresh_process(work, *arguments)

@@ -28,6 +28,7 @@ from medmap.bench.process import (
 from medmap.devices import resolve_device
 from medmap.errors import MedMAPError, UsageError
 from medmap.networks import NETWORKS, Backbone, build_network
+from medmap.networks.base import Features
 from medmap.task import BRATS
 
 SIZES = (80, 128)
@@ -196,15 +197,15 @@ def count_gflop(
     with meta:
         network = build_network(name, options).eval()
     image = _image(network, size, meta)
-    features = []
+    features: list[Features | None] = [None] * network.modalities
     encoder_flop = []
     with torch.no_grad():
         for m in range(network.modalities):
             with FlopCounterMode(display=False) as encoding:
-                features.append(network.encode(image[:, m : m + 1], m))
+                levels = network.encode(image[:, m : m + 1], m)
             encoder_flop.append(encoding.get_total_flops())
-        for m in range(present, network.modalities):
-            features[m] = None
+            if m < present:
+                features[m] = levels
         with FlopCounterMode(display=False) as decoding:
             network.decode(features, _mask(network, image, present))
     encoding_flop = sum(encoder_flop[:present])
@@ -358,14 +359,11 @@ def _rounded(size: int, stride: int) -> int:
     return math.ceil(size / stride) * stride
 
 
-def _encode(network: Backbone, image: Tensor, present: int) -> list:
+def _encode(network: Backbone, image: Tensor, present: int) -> list[Features | None]:
     """Features of the first ``present`` modalities, None for the others."""
-    features = []
-    for m in range(network.modalities):
-        if m < present:
-            features.append(network.encode(image[:, m : m + 1], m))
-        else:
-            features.append(None)
+    features: list[Features | None] = [None] * network.modalities
+    for m in range(present):
+        features[m] = network.encode(image[:, m : m + 1], m)
     return features
 
 

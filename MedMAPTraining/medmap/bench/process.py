@@ -57,7 +57,7 @@ def peak_mib(device: torch.device) -> float | None:
     return peak / 1024
 
 
-def in_fresh_process(work: Callable[..., Result], *arguments) -> Result:
+def in_fresh_process(work: Callable[..., Result], *arguments: object) -> Result:
     """``work(*arguments)`` in a new process with this one's number of threads.
 
     Raises:

@@ -13,7 +13,7 @@ import contextlib
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -24,16 +24,17 @@ from torch import Tensor, nn
 from medmap.bench.peer import load_peer
 from medmap.bench.process import MIB, read_clock
 from medmap.devices import resolve_device
-from medmap.networks import Output
+from medmap.networks import Backbone, Output
+from medmap.networks.base import Features
 from medmap.task import BRATS
-from medmap.training.batch import Batch
+from medmap.training.batch import Batch, Sampler
 from medmap.training.cache import write_case_record
 from medmap.training.dataset import PatchSampler
 from medmap.training.distributed import Team, launch
 from medmap.training.loop import RuntimeOptions, Training
 from medmap.training.missingness import random_subset
 from medmap.training.objectives import passion
-from medmap.training.objectives.self_distillation import Students, decode_together
+from medmap.training.objectives.self_distillation import Students
 from medmap.training.recipe import Recipe
 from medmap.training.setup import make_objective
 
@@ -326,7 +327,7 @@ def _losses(
             if isinstance(module, nn.Dropout):
                 module.p = 0.0
             elif isinstance(getattr(module, "dropout", None), float):
-                module.dropout = 0.0
+                vars(module)["dropout"] = 0.0
         return [figures["loss"] for _, figures in training.steps()]
 
 
@@ -335,10 +336,12 @@ def _training(
     recipe: Recipe, folders: Sequence[Path], runtime: RuntimeOptions, *, published: bool
 ) -> Iterator[Training]:
     """A training in a temporary folder, the published way or ours."""
-    sampler_class = EveryEncoder if published else PatchSampler
-    sampler = sampler_class(folders, random_subset(BRATS), recipe.seed, recipe.augmentation)
+    patches = PatchSampler(folders, random_subset(BRATS), recipe.seed, recipe.augmentation)
+    sampler: Sampler = patches
     original = passion.decode_together
-    passion.decode_together = decode_in_turn if published else decode_together
+    if published:
+        sampler = EveryEncoder(patches)
+        passion.decode_together = decode_in_turn
     try:
         with tempfile.TemporaryDirectory() as run:
             torch.manual_seed(recipe.seed)
@@ -349,19 +352,33 @@ def _training(
         passion.decode_together = original
 
 
-class EveryEncoder(PatchSampler):
-    """Patches that do not state their modalities: every encoder runs; the CPU augments them."""
+class EveryEncoder:
+    """A sampler whose batches name all modalities, so that every encoder runs.
 
-    plain_batch = None
+    It has no ``plain_batch``, so the CPU augments the patches.
+    """
+
+    def __init__(self, sampler: PatchSampler):
+        self.sampler = sampler
+        self.case_ids = sampler.case_ids
+
+    def available(self, case_id: str) -> np.ndarray:
+        """As ``PatchSampler.available``."""
+        return self.sampler.available(case_id)
 
     def batch(self, step: int, size: int, patch: Sequence[int], first: int = 0) -> Batch:
         """As ``PatchSampler.batch``."""
-        batch = PatchSampler.plain_batch(self, step, size, patch, first).augmented()
+        batch = self.sampler.batch(step, size, patch, first)
         return replace(batch, modalities=tuple(range(batch.present.shape[1])))
 
 
 def decode_in_turn(
-    network, features, present: Tensor, students: Students, want=(), deepest=None
+    network: Backbone,
+    features: Sequence[Features | None],
+    present: Tensor,
+    students: Students,
+    want: Sequence[str] = (),
+    deepest: Mapping[int, int] | None = None,
 ) -> tuple[Output, Output]:
     """``decode_together``, one student after the other, as the released code does."""
     teacher = network.decode(features, present, want)
@@ -370,25 +387,23 @@ def decode_in_turn(
         available = torch.zeros_like(present[:1])
         available[0, modality] = True
         student_features = _student_features(features, sample, modality)
-        if deepest and modality in deepest and features[deepest[modality]] is not None:
-            deepest_level = features[deepest[modality]][-1][sample : sample + 1]
-            student_features[modality] = [*student_features[modality][:-1], deepest_level]
+        lender = None
+        if deepest and modality in deepest:
+            lender = features[deepest[modality]]
+        own_levels = student_features[modality]
+        if lender is not None and own_levels is not None:
+            student_features[modality] = [*own_levels[:-1], lender[-1][sample : sample + 1]]
         outputs.append(network.decode(student_features, available, want))
     if not outputs:
         return teacher, teacher
-    taps = {}
-    for name in outputs[0].taps:
-        taps[name] = _joined([output.taps[name] for output in outputs])
-    auxiliary = {}
-    for name in outputs[0].aux:
-        auxiliary[name] = _joined([output.aux[name] for output in outputs])
-    logits = torch.cat([output.logits for output in outputs])
-    return teacher, Output(logits, taps, auxiliary)
+    return teacher, _joined(outputs)
 
 
-def _student_features(features: list, sample: int, modality: int) -> list:
+def _student_features(
+    features: Sequence[Features | None], sample: int, modality: int
+) -> list[Features | None]:
     """One sample's features by modality and level, those of other modalities multiplied by 0."""
-    student_features: list = []
+    student_features: list[Features | None] = []
     for m, levels in enumerate(features):
         if levels is None:
             student_features.append(None)
@@ -398,14 +413,25 @@ def _student_features(features: list, sample: int, modality: int) -> list:
     return student_features
 
 
-def _joined(values: list) -> list | Tensor:
-    """Tensors of several students along the batch, level by level where they are lists."""
-    if not isinstance(values[0], list):
-        return torch.cat(values)
-    levels: list = []
-    for level in zip(*values, strict=True):
-        levels.append(None if level[0] is None else torch.cat(level))
-    return levels
+def _joined(outputs: Sequence[Output]) -> Output:
+    """The outputs of several students as one batch."""
+    taps = {}
+    for name in outputs[0].taps:
+        taps[name] = torch.cat([output.taps[name] for output in outputs])
+    auxiliary = {}
+    for name in outputs[0].aux:
+        tensors_of_level = zip(*(output.aux[name] for output in outputs), strict=True)
+        auxiliary[name] = [_joined_level(tensors) for tensors in tensors_of_level]
+    logits = torch.cat([output.logits for output in outputs])
+    return Output(logits, taps, auxiliary)
+
+
+def _joined_level(tensors: Sequence[Tensor | None]) -> Tensor | None:
+    """One level of every student along the batch; None where no student has it."""
+    available = [tensor for tensor in tensors if tensor is not None]
+    if not available:
+        return None
+    return torch.cat(available)
 
 
 def _cases(root: Path, shape: Sequence[int], count: int = 4) -> list[Path]:

@@ -31,13 +31,14 @@ def bench_networks(
     from medmap import bench as measure
 
     sides = _numbers(sizes, "--sizes 80,128")
-    options = {
-        "device": device,
-        "repeats": repeats,
-        "against": against,
-        "progress": _print_progress,
-    }
-    rows = measure.bench_networks(names or None, sides, **options)
+    rows = measure.bench_networks(
+        names or None,
+        sides,
+        device=device,
+        repeats=repeats,
+        against=against,
+        progress=_print_progress,
+    )
     out.print(measure.networks_table(rows))
 
 
@@ -169,14 +170,15 @@ def bench_window(
     """
     from medmap import bench as measure
 
-    arguments = {
-        "size": size,
-        "window": window,
-        "overlap": overlap,
-        "present": present,
-        "against": against,
-    }
-    costs = measure.bench_window(network, **arguments, device=device, repeats=repeats)
+    setup = measure.WindowSetup(
+        network=network,
+        size=size,
+        window=window,
+        overlap=overlap,
+        present=present,
+        device=device,
+    )
+    costs = measure.bench_window(setup, against=against, repeats=repeats)
     title = (
         f"{network}, {present} modalities, windows of {window}³ over {size}³, overlap {overlap:g}"
     )
@@ -215,9 +217,16 @@ def bench_data(
     from medmap import bench as measure
     from medmap.bench.data import bench_data as run
 
-    arguments = {"network": network, "patch": patch, "batch": batch, "against": against}
     costs = run(
-        data, **arguments, device=device, repeats=repeats, spacing=spacing, progress=_print_progress
+        data,
+        network=network,
+        patch=patch,
+        batch=batch,
+        device=device,
+        repeats=repeats,
+        spacing=spacing,
+        against=against,
+        progress=_print_progress,
     )
     out.print(measure.cost_table("One batch of patches", costs, costs[0], f"the {costs[0].name}"))
 

@@ -70,8 +70,8 @@ def _signals_as_interrupts() -> Iterator[list[int]]:
 
 def main() -> None:
     """Run the command line; every MedMAPError becomes two lines and its exit code."""
-    # Set before PyTorch allocates: large tensors then lie in pages of 2 MiB (Linux). With small pages a
-    # third of a segmentation's processor time goes into page faults.
+    # Set before PyTorch allocates: large tensors then lie in pages of 2 MiB (Linux). With small
+    # pages a third of a segmentation's processor time goes into page faults.
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
     debug = "--debug" in sys.argv
     # Removed here, so that it may stand before or behind the name of the command.
@@ -107,9 +107,10 @@ _STOPPED = Cancelled(
 def _unforeseen(error: Exception) -> MedMAPError:
     """A MedMAPError for an exception that no part of the program has handled."""
     if isinstance(error, ModuleNotFoundError):
-        library = {"torch": "PyTorch"}.get(error.name, error.name)
+        module = error.name or "medmap"
+        library = {"torch": "PyTorch"}.get(module, module)
         return UnavailableError(
-            f"{library} is not installed.", f"Install it: pip install {error.name or 'medmap'}."
+            f"{library} is not installed.", f"Install it: pip install {module}."
         )
     if is_out_of_memory(error):
         return UnavailableError(

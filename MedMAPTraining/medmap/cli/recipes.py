@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from medmap.cli.base import app, out
+
+if TYPE_CHECKING:
+    from medmap.training.published import PublishedRow
+    from medmap.training.recipe import Recipe
 
 
 @app.command()
 def recipes(
     name: Annotated[str | None, typer.Argument(help="Show this recipe in full.")] = None,
 ) -> None:
-    """List the recipes: published results with split and Dice in percent, and one recipe per backbone."""
+    """List the recipes: published results (split, Dice in percent), and one recipe per backbone."""
     from medmap.training.published import find_recipe, published_rows, recipes_folder
 
     if name is not None:
@@ -44,7 +48,7 @@ def recipes(
     )
 
 
-def _show(recipe, row) -> None:
+def _show(recipe: Recipe, row: PublishedRow | None) -> None:
     import json
     from dataclasses import asdict
 

@@ -25,9 +25,9 @@ def expand_subsets(
 ) -> list[tuple[str, Recipe]]:
     """Expand a recipe into one training per modality subset: (key of the subset, recipe).
 
-    A recipe of one network for any subset is one training, with an empty key. Dedicated methods train
-    one network for each of ``chosen`` (``t1ce+flair``), else of the recipe's ``subsets``, else of all
-    non-empty subsets.
+    A recipe of one network for any subset is one training, with an empty key. Dedicated methods
+    train one network for each of ``chosen`` (``t1ce+flair``), else of the recipe's ``subsets``,
+    else of all non-empty subsets.
 
     Raises:
         UsageError: a subset is unknown or named twice, or the network takes any subset.
@@ -40,7 +40,7 @@ def expand_subsets(
     network = NETWORKS.get(recipe.network)
     if network is not None and not issubclass(network, FixedSubset):
         raise UsageError(
-            f"The network {recipe.network} takes any modality subset, so it is trained once for all.",
+            f"{recipe.network} takes any modality subset, so it is trained once for all of them.",
             "Choose no subsets, or use UNet, VNet or SegResNet.",
             option="subset",
         )
@@ -69,7 +69,7 @@ def load_teacher(path: Path, recipe: Recipe, task: Task) -> Backbone:
 
     Raises:
         MissingInputError: there is neither.
-        BundleError: it lacks modalities, or was trained with other preprocessing than the recipe has.
+        BundleError: it lacks modalities, or its preprocessing is not the recipe's.
     """
     if (path / METADATA).is_file():
         bundle = load_bundle(path)

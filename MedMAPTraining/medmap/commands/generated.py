@@ -18,7 +18,7 @@ from medmap.training.recipe import Recipe
 def build_generated_sampler(
     recipe: Recipe, task: Task, run: Path, device: str, anatomy: Path | None, process: int = 0
 ) -> GeneratedSampler:
-    """Sampler of synthetic cases: on a GPU in its memory, on a CPU ahead of need under ``run/heads``.
+    """Sampler of synthetic cases: in the memory of a GPU, or ahead of need under ``run/heads``.
 
     Args:
         recipe: its ``generation`` says which cases.

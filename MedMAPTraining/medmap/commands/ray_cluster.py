@@ -10,16 +10,20 @@ from medmap.errors import UnavailableError
 RETRIES = 3
 """How often a job is repeated elsewhere when its worker or its machine is lost."""
 
-J, R = TypeVar("J"), TypeVar("R")
+Job = TypeVar("Job")
+Result = TypeVar("Result")
 
 
 def on_cluster(
-    work: Callable[[J], R], jobs: Sequence[J], address: str, lost: Callable[[J, str], R]
-) -> Iterator[R]:
+    work: Callable[[Job], Result],
+    jobs: Sequence[Job],
+    address: str,
+    lost: Callable[[Job, str], Result],
+) -> Iterator[Result]:
     """Results of ``work`` on every job, as they come.
 
-    Each job takes a CPU, and a GPU where the cluster has some. A worker that is killed, or a machine that is lost, is
-    noticed by Ray, and its job is done elsewhere.
+    Each job takes a CPU, and a GPU where the cluster has some. A worker that is killed, or a
+    machine that is lost, is noticed by Ray, and its job is done elsewhere.
 
     Args:
         work: a function of the installed package; every machine needs the same version of it.

@@ -1,8 +1,8 @@
-"""What a worker process of a cohort does besides its cases: stop when it is told to, and end with its parent.
+"""A worker process of a cohort stops at the parent's request, and ends with the parent.
 
-A worker gets the reading end of a pipe. When the parent closes the other end, or is killed, the worker's case is
-cancelled at its next step, leaving nothing behind, and the process ends. Signals of a terminal go to all processes of
-a command; here the parent alone answers them.
+A worker gets the reading end of a pipe. When the parent closes the other end, or is killed, the
+worker's case is cancelled at its next step, leaving nothing behind, and the process ends. Signals
+of a terminal go to all processes of a command; here the parent alone answers them.
 """
 
 from __future__ import annotations

@@ -13,13 +13,11 @@ from torch.nn.functional import pad
 from medmap.metrics import dice, region_masks
 from medmap.networks import Backbone
 from medmap.postprocess import most_probable
-from medmap.preprocess import Prepared, PreprocessSpec
-from medmap.resampling import orientation_of
+from medmap.preprocess import Prepared, PreprocessSpec, prepared_on_own_grid
 from medmap.sliding_window import SlidingWindow
 from medmap.task import Task
 from medmap.training.cache import open_case
 from medmap.training.export import inference_spec
-from medmap.volume import Grid
 
 
 class Validation:
@@ -113,16 +111,10 @@ def _padded(
         multiple = 1 if preprocess.slices and axis == 0 else stride
         sides += [0, -brain.shape[axis] % multiple]
     padded = pad(torch.from_numpy(image), sides)
-    d, h, w = padded.shape[1:]
-    grid = Grid((d, h, w), np.diag([*[preprocess.spacing] * 3, 1.0]))
-    return Prepared(
-        image=padded,
-        present=torch.from_numpy(present),
-        brain=pad(torch.from_numpy(brain), sides),
-        grid=grid,
-        reference="",
-        reference_grid=grid,
-        orientation=orientation_of(grid),
-        offset=np.zeros(3, int),
+    return prepared_on_own_grid(
+        padded,
+        torch.from_numpy(present),
+        pad(torch.from_numpy(brain), sides),
+        preprocess.spacing,
         slice_axis=0 if preprocess.slices else None,
     )

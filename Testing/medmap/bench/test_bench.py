@@ -1,4 +1,4 @@
-"""Costs of backbones: arithmetic is exact and tested; seconds and memory are only asked to be there."""
+"""Costs of backbones: arithmetic is exact and tested; seconds and memory need only be present."""
 
 from __future__ import annotations
 
@@ -66,7 +66,9 @@ def test_one_failure_does_not_end_the_table():
 def test_a_peers_network_is_a_row_beside_ours(tmp_path):
     path = tmp_path / "peer_network.py"
     path.write_text(
-        "def net(image):\n    assert image.shape == (1, 4, 16, 16, 16)\n    assert image[:, 1:].sum() == 0\n"
+        "def net(image):\n"
+        "    assert image.shape == (1, 4, 16, 16, 16)\n"
+        "    assert image[:, 1:].sum() == 0\n"
     )
     ours, peers, missing = (
         *bench_networks(

@@ -61,7 +61,8 @@ def test_a_batch_and_a_step_take_time_and_the_share_is_told(cases):
 
 def test_a_peers_loader_gets_paths_and_runs_beside_ours(cases, tmp_path):
     (tmp_path / "their loader.py").write_text(
-        "def patch(scans, label, size):\n    assert label.exists() and len(scans) == 4 and size == 16\n"
+        "def patch(scans, label, size):\n"
+        "    assert label.exists() and len(scans) == 4 and size == 16\n"
     )
     assert bench._peer(f"{tmp_path}/their loader.py:patch", cases[0], 16, 2, 1).seconds > 0
 
@@ -77,7 +78,9 @@ def test_a_peer_that_is_not_there_is_refused(target):
 def test_a_peer_is_found_by_its_file_with_its_neighbors(tmp_path):
     (tmp_path / "neighbor_of_mine.py").write_text("ANSWER = 7\n")
     (tmp_path / "peer_model.py").write_text(
-        "from neighbor_of_mine import ANSWER\n\ndef segment(scans, affine):\n    return ANSWER\n\nvalue = 3\n"
+        "from neighbor_of_mine import ANSWER\n\n"
+        "def segment(scans, affine):\n    return ANSWER\n\n"
+        "value = 3\n"
     )
     assert load_peer(str(tmp_path / "peer_model.py"))({}, None) == 7
     with pytest.raises(UsageError, match="cannot be called"):

@@ -11,7 +11,7 @@ import torch
 
 from medmap.bench import Cost, bench_infer, isolated, load_peer, published_way, timed, windows
 from medmap.bench import inference as bench
-from medmap.bench.windows import _monai, _monai_skipping, _ours
+from medmap.bench.windows import WindowSetup, _monai, _monai_skipping, _ours
 from medmap.errors import UsageError
 from medmap.io.nifti import write_volume
 from medmap.networks import build_network
@@ -71,19 +71,22 @@ def test_the_published_way_runs_every_encoder_in_every_window(volumes, monkeypat
 
 
 def test_our_windows_give_what_monais_give(tmp_path):
-    torch.manual_seed(0)
-    network = build_network("SubsetUNet", SMALL["SubsetUNet"]).eval()
-    image = torch.randn(1, 4, 48, 48, 48)
-    arguments = (image, 32, 0.5, 2, torch.device("cpu"))
-    ours = _ours(network, *arguments)
+    setup = WindowSetup(options=SMALL["SubsetUNet"], size=48, window=32)
+    network = setup.build()
+    image = setup.cube()
+    ours = _ours(network, image, setup)
+    for theirs in (_monai_skipping(network, image, setup), _monai(network, image, setup)):
+        torch.testing.assert_close(theirs, ours, rtol=1e-4, atol=1e-4)
+
+
+def test_a_peers_windows_get_zeros_for_absent_modalities(tmp_path):
     peer = tmp_path / "peer_windows.py"
     peer.write_text(
-        "def slide(image):\n    assert image.shape == (1, 4, 16, 16, 16) and image[:, 2:].sum() == 0\n"
+        "def slide(image):\n"
+        "    assert image.shape == (1, 4, 16, 16, 16) and image[:, 2:].sum() == 0\n"
     )
-    cost = windows._peer(f"{peer}:slide", "SubsetUNet", SMALL["SubsetUNet"], 16, 2, "cpu", 1)
+    cost = windows._peer(f"{peer}:slide", WindowSetup(size=16), 1)
     assert (cost.note, cost.repeats) == ("a peer's way", 1)
-    for theirs in (_monai_skipping(network, *arguments), _monai(network, *arguments)):
-        torch.testing.assert_close(theirs, ours, rtol=1e-4, atol=1e-4)
 
 
 def test_every_subset_is_counted(files, tiny_bundle_path):

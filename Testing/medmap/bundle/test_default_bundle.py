@@ -1,4 +1,4 @@
-"""The bundle that ships, on unseen generated heads: it finds what is there, and nothing where nothing is."""
+"""The default model on unseen synthetic cases: it segments tumors, and nothing without a tumor."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from medmap.task import BRATS
 from medmap.volume import Volume
 
 SETS = (BRATS.modality_names, ("t1", "t2", "flair"), ("t1ce", "t2", "flair"))
-"""Sets of scans from which nothing above 2 ml was found in any held-out head (docs/experiments/default_model.md)."""
+"""Modality subsets with no more than 2 ml in any held-out tumor-free case
+(docs/experiments/default_model.md)."""
 LIMIT_ML = 2.0
 
 

@@ -1,4 +1,4 @@
-"""Memory is asked for before it is taken: estimates that grow, windows that shrink, a refusal in words."""
+"""Memory is estimated before it is used: larger windows need more, windows shrink, or an error."""
 
 from __future__ import annotations
 
