@@ -16,17 +16,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from medmap.detection.series_names import (
-    CONTRAST_TITLES,
-    CONTRASTS,
-    FLAIR,
-    T1,
-    T1CE,
-    T2,
-    Reading,
-    read_series_names,
-    split_words,
-)
+from medmap.detection.series_names import Reading, read_series_names
+from medmap.detection.series_words import split_words
+from medmap.detection.vocabulary import CONTRAST_TITLES, CONTRASTS, FLAIR, T1, T1CE, T2
 from medmap.task import Modality, Task
 
 MIN_CONFIDENCE = 0.6

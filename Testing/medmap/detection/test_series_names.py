@@ -6,7 +6,8 @@ import locale
 
 import pytest
 
-from medmap.detection.series_names import read_series_names, split_words
+from medmap.detection.series_names import read_series_names
+from medmap.detection.series_words import split_words
 
 # Name -> slot; "?" when it leaves several open, "-" when it says nothing or speaks against.
 NAMES = """
