@@ -63,9 +63,16 @@ def test_no_description_differs_from_another_only_by_case_or_separators():
     assert len(set(keys)) == len(keys)
 
 
-DARK_FLUID = (
-    "dark-fluid dark_fluid dark.fluid darkfluid DARK-FLUID Dark--Fluid da-fl darkfl".split()
-)
+DARK_FLUID = [
+    "dark-fluid",
+    "dark_fluid",
+    "dark.fluid",
+    "darkfluid",
+    "DARK-FLUID",
+    "Dark--Fluid",
+    "da-fl",
+    "darkfl",
+]
 PLACES = ("t2_space_{}_sag_p2_iso", "t2_tse_{}", "COR T2 {} FS", "{}_t2_blade", "t2spc{}", "T2{}")
 
 
