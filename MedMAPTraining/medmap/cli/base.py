@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import signal
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -12,9 +13,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.markup import escape
+from rich.progress import BarColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import Progress as ProgressBar
 
 from medmap import NOTICE
+from medmap.progress import Progress
 
 if TYPE_CHECKING:
     from medmap.bundle.loading import Bundle
@@ -44,20 +48,51 @@ Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps or auto.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace existing results.")]
 
 
+class Verbosity:
+    """How much the commands print; set once, from ``-q`` and ``-v``, before a command runs."""
+
+    quiet = False
+    verbose = False
+
+    @classmethod
+    def choose(cls, *, quiet: bool, verbose: bool) -> None:
+        """Quiet: warnings and errors only. Verbose: every step of the progress, and notes."""
+        cls.quiet = quiet
+        cls.verbose = verbose
+        out.quiet = quiet
+
+
+LINE_EVERY_S = 60.0
+"""Off a terminal a line of progress is printed at least this often, in seconds."""
+
+
+class ProgressLines:
+    """Progress for a log file: a line for every 10 %, and one a minute in between."""
+
+    def __init__(self) -> None:
+        self._tenth = -1
+        self._printed_at = time.monotonic()
+
+    def __call__(self, fraction: float, text: str) -> None:
+        """Print a line if one is due."""
+        tenth = int(10 * fraction)
+        now = time.monotonic()
+        is_due = tenth > self._tenth or now - self._printed_at >= LINE_EVERY_S
+        if not is_due and not Verbosity.verbose:
+            return
+        self._tenth = max(tenth, self._tenth)
+        self._printed_at = now
+        err.print(f"{100 * fraction:3.0f} %  {text}", soft_wrap=True, markup=False)
+
+
 @contextmanager
-def showing_progress() -> Iterator:
-    """Yield ``report(fraction, text)``: a live bar on a terminal, a line per 10 % elsewhere."""
-    if not err.is_terminal:
-        last_tenth = -1
-
-        def print_line(fraction: float, text: str) -> None:
-            nonlocal last_tenth
-            tenth = int(10 * fraction)
-            if tenth > last_tenth:
-                last_tenth = tenth
-                err.print(f"{100 * fraction:3.0f} %  {text}", soft_wrap=True)
-
-        yield print_line
+def showing_progress() -> Iterator[Progress]:
+    """Yield ``report(fraction, text)``: a live bar on a terminal, lines elsewhere."""
+    if Verbosity.quiet:
+        yield lambda fraction, text: None
+        return
+    if not err.is_terminal or Verbosity.verbose:
+        yield ProgressLines()
         return
     columns = (
         TextColumn("{task.description}"),
@@ -65,13 +100,17 @@ def showing_progress() -> Iterator:
         TimeElapsedColumn(),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=err, transient=True) as bar:
+    with ProgressBar(*columns, console=err, transient=True) as bar:
         task = bar.add_task("", total=1.0)
-        yield lambda fraction, text: bar.update(task, completed=fraction, description=text)
+
+        def update(fraction: float, text: str) -> None:
+            bar.update(task, completed=fraction, description=escape(text))
+
+        yield update
 
 
 @contextmanager
-def interrupts() -> Iterator:
+def interrupts() -> Iterator[Callable[[], bool]]:
     """Yield a function that tells whether Ctrl-C was pressed; a second Ctrl-C stops at once."""
     received: list[int] = []
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
-from rich.table import Table
 
 from medmap.cli.base import (
     BundleOption,
@@ -19,6 +19,7 @@ from medmap.cli.base import (
     out,
     showing_progress,
 )
+from medmap.cli.tables import print_table
 
 if TYPE_CHECKING:
     from medmap.evaluation import PairedTest, Summary
@@ -48,8 +49,11 @@ def evaluate(
         ),
     ] = None,
     part: Annotated[
-        str, typer.Option(help="Which part of the split: choose models on val, score test once.")
-    ] = "val",
+        Optional[str],  # noqa: UP045
+        typer.Option(
+            help="Part of the split: choose models on val, score test once [default: val]."
+        ),
+    ] = None,
     against: Annotated[
         Optional[Path],  # noqa: UP045
         typer.Option(
@@ -98,7 +102,7 @@ def evaluate(
         err.print(f"warning: {warning}", soft_wrap=True, markup=False)
     _print_summary(result.task, result.summary)
     if result.tests:
-        _print_tests(result.tests, "this bundle", "the other")
+        _print_tests(result.tests, ("this bundle", str(against)))
 
 
 @app.command()
@@ -117,9 +121,10 @@ def compare(
         ),
     ] = "dice",
 ) -> None:
-    """Compare two evaluations of the same cases: paired tests with effect sizes.
+    """Compare two evaluations of the same cases: paired tests with effect sizes, and a verdict.
 
-    p-values are corrected for the number of tests; differences have confidence intervals.
+    p-values are corrected for the number of tests; differences have confidence intervals. The CSV
+    file of --output has further columns: uncorrected and Benjamini-Hochberg p, cases better and worse.
     """
     from medmap.commands.evaluation import compare_evaluations
     from medmap.errors import UsageError
@@ -130,44 +135,45 @@ def compare(
             f"'{metric}' is not a score to compare.", f"Use one of {', '.join(METRICS)}."
         )
     tests, _ = compare_evaluations(ours, theirs, output, metric)
-    _print_tests(tests, "A", "B", metric)
+    _print_tests(tests, (str(ours), str(theirs)), metric)
 
 
 def _print_summary(task: Task, summary: Summary) -> None:
-    columns = _columns(task, summary)
-    cohort = f"{summary.cases} cases"
+    cohort = _cases_text(summary.cases)
     if summary.part:
         cohort += f", part {summary.part}"
-    grid = Table(title=f"Mean ± SD over {cohort}: {summary.data}")
-    grid.add_column("modalities")
-    for _, _, heading in columns:
-        grid.add_column(heading, justify="right")
-    for subset in summary.dice.subsets:
-        cells = _cells(summary, columns, "subsets", subset)
-        grid.add_row(task.subset_title(subset), *cells)
-    grid.add_section()
-    for name, scores in summary.dice.averages.items():
-        subsets = scores[task.regions[0].name].subsets
-        cells = _cells(summary, columns, "averages", name)
-        grid.add_row(f"mean, {name} ({subsets})", *cells)
-    grid.add_section()
-    out.print(grid)
+    for score, title in SCORE_TITLES.items():
+        if score in summary.tables:
+            _print_score(task, summary, score, f"{title}, mean ± SD over {cohort}: {summary.data}")
     for region, counts in summary.empty.items():
         if counts.any:
             out.print(f"{region}: {counts.sentence}", soft_wrap=True)
     out.print(summary.rules, soft_wrap=True)
 
 
-def _columns(task: Task, summary: Summary) -> list[tuple[str, str, str]]:
-    """Score, region and heading of every column."""
-    columns = []
-    for score, title in (("dice", "Dice"), ("hd95", "HD95 mm")):
-        for region in task.regions:
-            columns.append((score, region.name, f"{title} {region.name}"))
+def _print_score(task: Task, summary: Summary, score: str, title: str) -> None:
+    """The table of one score, with the scores after the minimum-volume rule beside it."""
+    columns = [(score, region.name, region.name) for region in task.regions]
+    if f"{score}_rule" in summary.tables:
         for region in task.regions:
             if region.name in summary.least_mm3:
-                columns.append((f"{score}_rule", region.name, f"{title} {region.name}, rule"))
-    return columns
+                columns.append((f"{score}_rule", region.name, f"{region.name}, rule"))
+    table = summary.tables[score]
+    rows: list[list[str] | None] = []
+    for subset in table.subsets:
+        name = _short(task.subset_title(subset))
+        rows.append([name, *_cells(summary, columns, "subsets", subset)])
+    rows.append(None)
+    for average, scores in table.averages.items():
+        subsets = scores[task.regions[0].name].subsets
+        name = f"{average} ({subsets})"
+        rows.append([name, *_cells(summary, columns, "averages", average)])
+    print_table(title, ["modalities", *(heading for _, _, heading in columns)], rows)
+
+
+def _short(title: str) -> str:
+    """A subset without blanks, which saves the columns of a terminal."""
+    return title.replace(" + ", "+")
 
 
 def _cells(
@@ -176,22 +182,24 @@ def _cells(
     cells = []
     for score, region, _ in columns:
         statistics = getattr(summary.tables[score], kind)[row][region]
-        if score.startswith("hd95"):
-            cells.append(_distance(statistics))
-        else:
-            cells.append(f"{statistics.mean:.3f} ± {statistics.sd:.3f}")
+        digits = 1 if "hd95" in score else 3
+        cells.append(_mean_and_sd(statistics, digits))
     return cells
 
 
-def _distance(score: Statistics) -> str:
+def _mean_and_sd(score: Statistics, digits: int) -> str:
+    """Mean and standard deviation; the latter is not defined for a single case."""
     if score.mean is None:
         return "–"
     if score.sd is None or score.n < 2:
-        return f"{score.mean:.1f}"
-    return f"{score.mean:.1f} ± {score.sd:.1f}"
+        return f"{score.mean:.{digits}f}"
+    return f"{score.mean:.{digits}f} ± {score.sd:.{digits}f}"
 
 
-SCORE_TITLES = {
+SCORE_TITLES = {"dice": "Dice", "hd95": "HD95 in mm"}
+"""Title of each score's table; scores after the minimum-volume rule stand in the same table."""
+
+METRIC_TITLES = {
     "dice": "Dice",
     "dice_rule": "Dice, rule",
     "hd95_mm": "HD95 in mm",
@@ -199,45 +207,45 @@ SCORE_TITLES = {
 }
 
 
-def _print_tests(tests: Sequence[PairedTest], ours: str, theirs: str, metric: str = "dice") -> None:
-    from medmap.evaluation.significance import METHOD
+def _print_tests(tests: Sequence[PairedTest], names: tuple[str, str], metric: str = "dice") -> None:
+    """Averages and single subsets, and the verdict; every other figure is in the CSV file."""
+    from medmap.evaluation.significance import METHOD, verdict
 
-    grid = Table(title=f"Paired tests of {SCORE_TITLES[metric]}: {ours} against {theirs}")
-    grid.add_column("modalities")
-    for heading in (
-        "region",
-        "cases",
-        f"mean {ours}",
-        f"mean {theirs}",
-        "difference (95 % CI)",
-        "effect size",
-        "p",
-        "p (Holm)",
-        "p (BH)",
-        "cases better/worse",
-    ):
-        grid.add_column(heading, justify="right")
+    digits = 1 if metric.endswith("_mm") else 3
+    rows: list[list[str] | None] = []
     for number, test in enumerate(tests):
         if number and test.kind != tests[number - 1].kind:
-            grid.add_section()
-        grid.add_row(
-            test.unit,
-            test.region,
-            str(test.cases),
-            f"{test.mean_a:.3f}",
-            f"{test.mean_b:.3f}",
-            f"{test.difference:+.3f} ({test.low:+.3f} to {test.high:+.3f})",
-            f"{test.effect:+.2f}",
-            _p_text(test.p),
-            _p_text(test.p_holm),
-            _p_text(test.p_bh),
-            f"{test.better}/{test.worse}",
-        )
-    out.print(grid)
+            rows.append(None)
+        rows.append(_test_row(test, digits))
+    headings = ["modalities", "", "A", "B", "A - B (95 % CI)", "effect", "p Holm"]
+    title = f"Paired tests of {METRIC_TITLES[metric]} on {_cases_text(tests[0].cases)}"
+    print_table(title, headings, rows, keys=2)
     out.print(METHOD, soft_wrap=True)
+    out.print(f"A: {names[0]}", soft_wrap=True, markup=False)
+    out.print(f"B: {names[1]}", soft_wrap=True, markup=False)
+    out.print(f"Verdict: {verdict(tests, metric)}", soft_wrap=True, markup=False)
+
+
+def _test_row(test: PairedTest, digits: int) -> list[str]:
+    difference = f"{test.difference:+.{digits}f}"
+    if not math.isnan(test.low):
+        difference += f" ({test.low:+.{digits}f}, {test.high:+.{digits}f})"
+    return [
+        _short(test.unit),
+        test.region,
+        f"{test.mean_a:.{digits}f}",
+        f"{test.mean_b:.{digits}f}",
+        difference,
+        f"{test.effect:+.2f}",
+        _p_text(test.p_holm),
+    ]
+
+
+def _cases_text(count: int) -> str:
+    return "1 case" if count == 1 else f"{count} cases"
 
 
 def _p_text(p: float) -> str:
     if p < 0.001:
-        return "< 0.001"
+        return "<0.001"
     return f"{p:.3f}"

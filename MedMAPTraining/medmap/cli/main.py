@@ -6,7 +6,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
 from typing import Annotated
@@ -21,13 +21,14 @@ from medmap.cli import (  # noqa: F401 (each adds its commands)
     cohort,
     curves,
     evaluate,
+    info,
     phantom,
     recipes,
     report,
     segment,
     train,
 )
-from medmap.cli.base import app, err, out
+from medmap.cli.base import Verbosity, app, err, out
 from medmap.errors import Cancelled, InternalError, MedMAPError, UnavailableError, is_out_of_memory
 
 
@@ -73,9 +74,9 @@ def main() -> None:
     # Set before PyTorch allocates: large tensors then lie in pages of 2 MiB (Linux). With small
     # pages a third of a segmentation's processor time goes into page faults.
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
-    debug = "--debug" in sys.argv
-    # Removed here, so that it may stand before or behind the name of the command.
-    arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
+    flags, arguments = _global_flags(sys.argv[1:])
+    debug = "--debug" in flags
+    Verbosity.choose(quiet=bool(flags & QUIET), verbose=bool(flags & VERBOSE))
     with _signals_as_interrupts() as received:
         try:
             app(arguments, prog_name="medmap", standalone_mode=True)
@@ -96,6 +97,25 @@ def main() -> None:
             if received:
                 sys.exit(_fail(_STOPPED))
             sys.exit(_fail(_unforeseen(error)))
+
+
+QUIET = {"-q", "--quiet"}
+VERBOSE = {"-v", "--verbose"}
+
+
+def _global_flags(arguments: Sequence[str]) -> tuple[set[str], list[str]]:
+    """The flags of every command, wherever they stand, and the other arguments.
+
+    They may stand before or behind the name of the command. Behind ``--`` everything is an
+    argument.
+    """
+    end = len(arguments)
+    if "--" in arguments:
+        end = list(arguments).index("--")
+    known_flags = {"--debug", *QUIET, *VERBOSE}
+    flags = {argument for argument in arguments[:end] if argument in known_flags}
+    others = [argument for argument in arguments[:end] if argument not in known_flags]
+    return flags, [*others, *arguments[end:]]
 
 
 _STOPPED = Cancelled(
@@ -131,6 +151,12 @@ app.command("analyse", hidden=True)(analyze.analyze)
 @app.callback(invoke_without_command=True)
 def _global_options(
     version: Annotated[bool, typer.Option("--version", help="Show the version and exit.")] = False,
+    quiet: Annotated[
+        bool, typer.Option("--quiet", "-q", help="Print warnings and errors only.")
+    ] = False,
+    verbose: Annotated[
+        bool, typer.Option("--verbose", "-v", help="Print every step of the progress, and notes.")
+    ] = False,
     debug: Annotated[
         bool, typer.Option("--debug", help="Show the full traceback of an error.")
     ] = False,

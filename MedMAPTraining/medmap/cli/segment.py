@@ -1,4 +1,4 @@
-"""``medmap segment``, ``info`` and ``verify``."""
+"""``medmap segment``."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from medmap.cli.base import (
     Device,
     Overwrite,
     Scan,
+    Verbosity,
     app,
     err,
     interrupts,
-    loaded_bundle,
     out,
     showing_progress,
 )
@@ -116,54 +116,11 @@ def _parse_scan(text: str) -> tuple[str, Path]:
     return name, Path(path)
 
 
-@app.command()
-def info(bundle: Annotated[Path | None, typer.Argument(help="Bundle folder.")] = None) -> None:
-    """Show a bundle's description, training data and measured Dice for each modality subset."""
-    from medmap.bundle.format import ANY
-
-    loaded = loaded_bundle(bundle)
-    out.print(f"[bold]{loaded.id}[/bold]  SHA-256 {loaded.sha256}")
-    for key in ("description", "data", "training", "limits"):
-        if loaded.card.get(key):
-            out.print(f"{key.capitalize()}: {loaded.card[key]}")
-    modalities = ", ".join(f"{m.name} ({m.title})" for m in loaded.task.modalities)
-    out.print(f"Task: {loaded.task.name}; modalities: {modalities}")
-    for entry in loaded.entries:
-        parameters = sum(p.numel() for p in entry.network.parameters())
-        subset = "any subset"
-        if entry.name != ANY:
-            subset = loaded.task.titles(entry.modalities)
-        out.print(
-            f"Network: {entry.network_spec.name}, {parameters / 1e6:.2f} M parameters, for {subset}"
-        )
-    table = loaded.card.get("dice")
-    if not table:
-        out.print("Validation: none.")
-        return
-    regions = [region.name for region in loaded.task.regions]
-    grid = Table(
-        "modalities",
-        *regions,
-        title=f"Dice, mean ± SD over {table['cases']} cases: {table['data']}",
-    )
-    for subset, scores in table["subsets"].items():
-        cells = [f"{scores[r]['mean']:.3f} ± {scores[r]['sd']:.3f}" for r in regions]
-        grid.add_row(subset, *cells)
-    out.print(grid)
-
-
-@app.command()
-def verify(bundle: Annotated[Path | None, typer.Argument(help="Bundle folder.")] = None) -> None:
-    """Check every byte of a bundle against its SHA-256, then build and load it."""
-    loaded = loaded_bundle(bundle)
-    network_count = f" ({len(loaded.entries)} networks)" if loaded.others else ""
-    out.print(f"{loaded.id} is intact{network_count}. SHA-256 {loaded.sha256}")
-
-
 def _print_result(result: Result) -> None:
     for finding in result.segmentation.findings:
-        if finding.level == "warning":
-            err.print(f"warning: {finding.message} {finding.remedy}".rstrip(), soft_wrap=True)
+        if finding.level == "warning" or Verbosity.verbose:
+            text = f"{finding.level}: {finding.message} {finding.remedy}".rstrip()
+            err.print(text, soft_wrap=True, markup=False)
     provenance = result.segmentation.provenance
     line = f"used: {', '.join(provenance.used)}"
     line += f"   missing: {', '.join(provenance.missing) or 'none'}"

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from medmap.bundle.loading import load_bundle
+from medmap.commands.names import distinct_names
 from medmap.evaluation.modality_gap import collect_latents, default_tap, gap_measures, tsne_map
 from medmap.io.atomic import Transaction, make_folder
 from medmap.io.cohorts import find_cases
@@ -63,10 +64,11 @@ def analyze_bundles(
 
 def _names(bundles: Sequence[Path]) -> dict[str, Path]:
     """The bundles by folder name, with the parent folder's where two are alike."""
-    names = [path.name for path in bundles]
-    if len(set(names)) < len(names):
-        names = [f"{path.parent.name}/{path.name}" for path in bundles]
-    return dict(zip(names, bundles, strict=True))
+    candidates = []
+    for path in bundles:
+        folder = path.absolute()
+        candidates.append((folder.name, f"{folder.parent.name}/{folder.name}", str(folder)))
+    return dict(zip(distinct_names(candidates), bundles, strict=True))
 
 
 def _caption(measures: dict) -> str:

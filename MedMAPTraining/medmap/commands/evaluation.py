@@ -33,7 +33,8 @@ from medmap.evaluation import (
     summarize,
     write_rows,
 )
-from medmap.evaluation.store import SCORES
+from medmap.evaluation.scoring import check_same_labels, labels_hash
+from medmap.evaluation.store import ABOUT, SCORES
 from medmap.io.atomic import write_text
 from medmap.io.cohorts import Case, find_cases
 from medmap.report.slices import Slice, take_slice
@@ -41,6 +42,9 @@ from medmap.task import Task
 from medmap.training.splits import earlier_scorings, ledger, note_scored, part_of, read_split
 
 Report = Callable[[float, str], None]
+
+DEFAULT_PART = "val"
+"""Part of a split that is scored unless another one is asked for."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +54,7 @@ class EvaluateOptions:
     output: Path | None = None
     table: Path | None = None
     split: Path | None = None
-    part: str = "val"
+    part: str | None = None
     against: Path | None = None
     data_statement: str = "not stated"
     update_card: bool = False
@@ -58,6 +62,21 @@ class EvaluateOptions:
     pictures: bool = True
     overwrite: bool = False
     device: str = "auto"
+
+    @property
+    def scored_part(self) -> str:
+        """The part of the split that is scored; empty where all cases are."""
+        if self.split is None:
+            return ""
+        return self.part or DEFAULT_PART
+
+
+@dataclass(frozen=True)
+class _Scores:
+    """Rows of all cases, and ``labels_hash`` of each case's reference."""
+
+    rows: list[ScoreRow]
+    labels: dict[str, str]
 
 
 @dataclass(frozen=True)
@@ -94,27 +113,49 @@ def evaluate_bundle(
             the split names cases that do not exist.
         Cancelled: ``cancel`` returned True; scored cases stay in the output folder.
     """
+    _check_part(options)
     path = bundle or default_bundle_path()
     loaded = load_bundle(path)
     weights = identity(path)
     cases = _chosen(data, options, loaded.task)
-    other_rows = None
+    other = None
     if options.against:
-        other_rows = _rows_of(options.against)
+        other = _scores_of(options.against)
     store = None
     if options.output:
         store = Store(options.output, weights, overwrite=options.overwrite)
     warnings = _note_test_scoring(options, loaded.id, weights, len(cases), store)
     scoring = _scoring(options, weights)
-    rows = _score_all(cases, loaded, options, store, report, cancel)
-    part = options.part if options.split else ""
-    summary = replace(summarize(rows, loaded.task, options.data_statement), part=part)
+    scores = _score_all(cases, loaded, options, store, report, cancel)
+    if store and store.changed:
+        warnings.append(_changed_warning(store.changed))
+    summary = summarize(scores.rows, loaded.task, options.data_statement)
+    summary = replace(summary, part=options.scored_part)
     tests = []
-    if other_rows is not None:
-        tests = compare(rows, other_rows, loaded.task)
+    if other is not None:
+        check_same_labels(scores.labels, other.labels)
+        tests = compare(scores.rows, other.rows, loaded.task)
     result = Evaluated(loaded.task, summary, tests, warnings, scoring)
-    _write(result, rows, loaded, weights, path, options, store)
+    _write(result, scores, loaded, weights, path, options, store)
     return result
+
+
+def _check_part(options: EvaluateOptions) -> None:
+    """A part without a split would be ignored, and all cases scored as if they were that part."""
+    if options.part and options.split is None:
+        raise UsageError(
+            f"The part {options.part} was asked for, but no split was given.",
+            "Give the split file, or leave the part out to score all cases.",
+            option="split",
+        )
+
+
+def _changed_warning(cases: Sequence[str]) -> str:
+    examples = ", ".join(cases[:3])
+    return (
+        f"Files had changed since they were scored, so {len(cases)} case(s) were scored again: "
+        f"{examples}."
+    )
 
 
 def compare_evaluations(
@@ -123,10 +164,12 @@ def compare_evaluations(
     """Paired tests of two evaluations (folders of ``medmap evaluate``); a CSV of them where asked.
 
     Raises:
-        InputDataError: they are of different tasks, or have no case and subset in common.
+        InputDataError: they are of different tasks, were scored against different references, or
+            have no case and subset in common.
     """
     first = Evaluation.read(ours)
     second = Evaluation.read(theirs)
+    check_same_labels(first.labels, second.labels)
     same_modalities = first.task.modality_names == second.task.modality_names
     if not same_modalities or first.task.regions != second.task.regions:
         raise InputDataError(
@@ -156,7 +199,7 @@ def _chosen(data: Path, options: EvaluateOptions, task: Task) -> list[Case]:
                 f"No case in {data.name} has reference labels.", "Add <case>_seg.nii.gz."
             )
         return cases
-    names = part_of(read_split(options.split), options.part)
+    names = part_of(read_split(options.split), options.scored_part)
     by_name = {case.case_id: case for case in cases}
     missing = [name for name in names if name not in by_name]
     if missing:
@@ -175,7 +218,7 @@ def _note_test_scoring(
 
     Resuming a stopped evaluation does not count as another scoring.
     """
-    if not options.split or options.part != "test":
+    if options.split is None or options.scored_part != "test":
         return []
     if store is not None and store.resumed:
         return []
@@ -185,7 +228,7 @@ def _note_test_scoring(
         warnings.append(
             f"Test was scored {len(earlier)} time(s) before with these weights, first on "
             f"{earlier[0]['when']}. "
-            "Choose between models on validation (--part val); report the first scoring of test."
+            "Choose between models on the validation part; report the first scoring of test."
         )
     try:
         note_scored(options.split, bundle=bundle, identity=weights, cases=cases)
@@ -198,7 +241,7 @@ def _note_test_scoring(
 
 def _scoring(options: EvaluateOptions, weights: str) -> str:
     """How many times test has been scored with these weights, now included; empty otherwise."""
-    if not options.split or options.part != "test":
+    if options.split is None or options.scored_part != "test":
         return ""
     count = len(earlier_scorings(options.split, weights))
     if not count:
@@ -213,10 +256,10 @@ def _score_all(
     store: Store | None,
     report: Report,
     cancel: Callable[[], bool],
-) -> list[ScoreRow]:
-    """Rows of every case; those that were stored before are not computed again."""
+) -> _Scores:
+    """Scores of every case; those that were stored before are not computed again."""
     device = str(resolve_device(options.device))
-    rows: list[ScoreRow] = []
+    scores = _Scores([], {})
     failures = []
     for n, case in enumerate(cases):
         if cancel():
@@ -227,19 +270,22 @@ def _score_all(
         report(n / len(cases), f"{case.case_id} ({n + 1} of {len(cases)})")
         stored = store.done(case) if store else None
         if stored is not None:
-            rows += stored
+            scores.rows.extend(stored.rows)
+            scores.labels[case.case_id] = stored.labels
             continue
         try:
             scored = score_case(case, bundle, device)
         except (InputDataError, MissingInputError, UsageError) as error:
             failures.append(f"{case.case_id}: {error.cause}")
             continue
+        labels = labels_hash(scored.reference.array)
         if store:
-            store.add(case, scored.rows, _picture(case, scored, options))
-        rows += scored.rows
+            store.add(case, scored.rows, _picture(case, scored, options), labels)
+        scores.rows.extend(scored.rows)
+        scores.labels[case.case_id] = labels
     if failures:
         raise _failure(failures, len(cases), store is not None)
-    return rows
+    return scores
 
 
 def _picture(case: Case, scored: ScoredCase, options: EvaluateOptions) -> Slice | None:
@@ -264,7 +310,7 @@ def _failure(failures: list[str], cases: int, stored: bool) -> MedMAPError:
 
 def _write(
     result: Evaluated,
-    rows: Sequence[ScoreRow],
+    scores: _Scores,
     bundle: Bundle,
     weights: str,
     path: Path,
@@ -274,12 +320,12 @@ def _write(
     """Write what was asked for: the folder's tables, the CSV of scores, the bundle's card."""
     comparison = _comparison(result.tests, options)
     if store:
-        about = _about(result, bundle, weights, options)
-        store.finish(about | comparison, bundle.task, rows, result.summary)
+        about = _about(result, bundle, weights, options) | {"labels": scores.labels}
+        store.finish(about | comparison, bundle.task, scores.rows, result.summary)
         if result.tests:
             write_tests(store.folder / "comparison.csv", result.tests)
     if options.table:
-        write_rows(options.table, rows)
+        write_rows(options.table, scores.rows)
     if options.update_card:
         card = {"dice": result.summary.to_dict(), **comparison}
         if options.limits:
@@ -297,7 +343,7 @@ def _about(
         "weights": weights,
         "network": ", ".join(networks),
         "data": options.data_statement,
-        "part": options.part if options.split else "",
+        "part": options.scored_part,
         "scoring": result.scoring,
         "device": options.device,
         "when": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -323,11 +369,14 @@ def _comparison(tests: Sequence[PairedTest], options: EvaluateOptions) -> dict[s
     return {"comparison": content}
 
 
-def _rows_of(path: Path) -> list[ScoreRow]:
+def _scores_of(path: Path) -> _Scores:
     """Scores of another evaluation: its folder or its CSV."""
-    if path.is_dir():
-        return read_rows(path / SCORES)
-    return read_rows(path)
+    if not path.is_dir():
+        return _Scores(read_rows(path), {})
+    if not (path / ABOUT).is_file():
+        return _Scores(read_rows(path / SCORES), {})
+    evaluation = Evaluation.read(path)
+    return _Scores(list(evaluation.rows), evaluation.labels)
 
 
 def _title_of(path: Path) -> str:

@@ -47,7 +47,7 @@ def read_sources(paths: Sequence[Path]) -> Sources:
         else:
             raise UsageError(
                 f"{path.name} is no evaluation, bundle, run or picture.",
-                "Give folders of medmap evaluate --output, bundles, training runs, or PNG files.",
+                "Give folders that medmap evaluate wrote, bundles, training runs, or PNG files.",
             )
     sources.logs = [read_log(path, sources.task.modality_names) for path in logs]
     return sources
@@ -85,8 +85,10 @@ def write_report(
 
 
 def _check_task(sources: Sources) -> None:
-    for source in (*sources.evaluations, *sources.bundles):
-        if source.task.modality_names != sources.task.modality_names:
+    tasks = [evaluation.task for evaluation in sources.evaluations]
+    tasks += [bundle.task for bundle in sources.bundles]
+    for task in tasks:
+        if task.modality_names != sources.task.modality_names:
             raise InputDataError("The report mixes tasks.", "Report on one task at a time.")
 
 

@@ -10,7 +10,9 @@ from pathlib import Path
 import numpy as np
 
 from medmap.bundle.loading import Bundle
+from medmap.commands.names import distinct_names
 from medmap.evaluation import Evaluation, PairedTest, compare, groups, significance, table
+from medmap.evaluation.scoring import check_same_labels
 from medmap.evaluation.summary import per_case_averages
 from medmap.evaluation.tables import Summary, counted
 from medmap.metrics import EMPTY_MASK_RULE
@@ -22,9 +24,6 @@ from medmap.task import BRATS, Task
 
 EXAMPLE_CASES = 4
 WORST_CASES = 4
-SIGNIFICANT = 0.05
-FEW_CASES = 20
-"""Below this number a report warns that only large differences can be found."""
 
 CaseScores = dict[str, dict[str, dict[str, float]]]
 """case -> subset -> region -> Dice."""
@@ -42,18 +41,47 @@ class Sources:
     @property
     def task(self) -> Task:
         """The task of the first source that has one."""
-        for source in (*self.evaluations, *self.bundles):
-            return source.task
+        if self.evaluations:
+            return self.evaluations[0].task
+        if self.bundles:
+            return self.bundles[0].task
         return BRATS
 
     @property
+    def named_evaluations(self) -> list[tuple[str, Evaluation]]:
+        """The evaluations, each with a name that no other one has."""
+        candidates = []
+        for evaluation in self.evaluations:
+            name = _title_and_part(evaluation)
+            folder = evaluation.folder.absolute()
+            candidates.append(
+                (
+                    name,
+                    f"{name} ({folder.name})",
+                    f"{name} ({folder.parent.name}/{folder.name})",
+                )
+            )
+        return list(zip(distinct_names(candidates), self.evaluations, strict=True))
+
+    @property
+    def named_logs(self) -> list[tuple[str, LoggedSeries]]:
+        """The training runs, each with a name that no other one has."""
+        names = distinct_names([(log.name,) for log in self.logs])
+        return list(zip(names, self.logs, strict=True))
+
+    @property
     def summaries(self) -> list[tuple[str, Summary]]:
-        """Title and summary of the evaluations, then of the bundles' cards."""
-        summaries = [(_name(evaluation), evaluation.summary) for evaluation in self.evaluations]
-        for bundle in self.bundles:
-            if bundle.card.get("dice"):
-                summary = Summary.from_dict(bundle.card["dice"])
-                summaries.append((f"{bundle.id} (its card)", summary))
+        """Name and summary of the evaluations, then of the bundles' cards."""
+        summaries = [(name, evaluation.summary) for name, evaluation in self.named_evaluations]
+        with_scores = [bundle for bundle in self.bundles if bundle.card.get("dice")]
+        names = distinct_names(
+            [
+                (f"{bundle.id} (its card)", f"{bundle.id} (card, {bundle.sha256[:8]})")
+                for bundle in with_scores
+            ]
+        )
+        for name, bundle in zip(names, with_scores, strict=True):
+            summaries.append((name, Summary.from_dict(bundle.card["dice"])))
         return summaries
 
 
@@ -64,8 +92,19 @@ class Figures:
     pictures: dict[str, bytes] = field(default_factory=dict)
 
     def keep(self, name: str, png: bytes) -> None:
-        """Keep a figure; characters that a file name should not have become dashes."""
-        self.pictures[re.sub(r"[^A-Za-z0-9.+_-]+", "-", name)] = png
+        """Keep a figure; characters that a file name should not have become dashes.
+
+        A name that is in use, in whatever case of letters, gets a number: no figure replaces
+        another one, on file systems without upper and lower case neither.
+        """
+        file_name = re.sub(r"[^A-Za-z0-9.+_-]+", "-", name).strip("-")
+        in_use = {kept.lower() for kept in self.pictures}
+        unique = file_name
+        count = 1
+        while unique.lower() in in_use:
+            count += 1
+            unique = f"{file_name}-{count}"
+        self.pictures[unique] = png
 
     def show(self, name: str, png: bytes, alt: str, caption: str = "", scale: float = SCALE) -> str:
         """Keep a figure and give it as HTML; ``scale`` of its pixels to one of the page."""
@@ -76,9 +115,9 @@ class Figures:
 def at_a_glance(sources: Sources, figures: Figures) -> str:
     """A card for each evaluation: mean Dice with all modalities, and over all subsets."""
     cards = []
-    for evaluation in sources.evaluations:
+    for name, evaluation in sources.named_evaluations:
         numbers = _key_numbers(evaluation.summary, sources.task)
-        cards.append(html.score_card(_name(evaluation), _cohort(evaluation), numbers))
+        cards.append(html.score_card(name, _cohort(evaluation), numbers))
     if not cards:
         return ""
     return f'<div class="cards">{"".join(cards)}</div>'
@@ -106,18 +145,20 @@ def subset_tables(sources: Sources, figures: Figures) -> str:
     parts = []
     for name, summary in summaries:
         picture = heat_map(summary, sources.task, _table_title(name, summary))
-        figures.pictures[f"table-{_slug(name)}"] = picture
+        figures.keep(f"table-{_slug(name)}", picture)
         parts.append(f"<h3>{html.escape(name)}</h3>")
         parts.append(html.subset_table(summary, sources.task))
-    for evaluation in sources.evaluations:
-        parts.append(_dice_by_missing(evaluation, sources.task, figures))
+    for name, evaluation in sources.named_evaluations:
+        parts.append(_dice_by_missing(name, evaluation, sources.task, figures))
     if not parts:
         return ""
     explanation = html.paragraph(_how_to_read([summary for _, summary in summaries]), quiet=True)
     return explanation + "".join(parts) + html.bullets(_empty_mask_notes(summaries))
 
 
-def _dice_by_missing(evaluation: Evaluation, task: Task, figures: Figures) -> str:
+def _dice_by_missing(
+    evaluation_name: str, evaluation: Evaluation, task: Task, figures: Figures
+) -> str:
     """The figure of one evaluation; nothing where fewer than two numbers were scored."""
     values = table(evaluation.rows, task)
     regions = [region.name for region in task.regions]
@@ -133,33 +174,42 @@ def _dice_by_missing(evaluation: Evaluation, task: Task, figures: Figures) -> st
     if len(by_number) < 2:
         return ""
     return figures.show(
-        f"missing-{_slug(_name(evaluation))}",
+        f"missing-{_slug(evaluation_name)}",
         by_missing(dict(sorted(by_number.items())), regions),
         "Dice against the number of missing modalities",
-        f"{_name(evaluation)}: each dot is a case, averaged over the subsets with that many "
+        f"{evaluation_name}: each dot is a case, averaged over the subsets with that many "
         "modalities missing; lines: median and quartiles.",
     )
 
 
 def comparisons(sources: Sources, figures: Figures) -> str:
     """Paired tests of the first evaluation against each other one."""
+    named = sources.named_evaluations
     parts = []
-    for second in sources.evaluations[1:]:
-        parts.append(_comparison(sources.evaluations[0], second, sources.task, figures))
+    for second in named[1:]:
+        parts.append(_comparison(named[0], second, sources.task, figures))
     return "".join(parts)
 
 
-def _comparison(first: Evaluation, second: Evaluation, task: Task, figures: Figures) -> str:
+def _comparison(
+    named_first: tuple[str, Evaluation],
+    named_second: tuple[str, Evaluation],
+    task: Task,
+    figures: Figures,
+) -> str:
+    name_a, first = named_first
+    name_b, second = named_second
+    check_same_labels(first.labels, second.labels)
     tests = compare(first.rows, second.rows, task)
     regions = [region.name for region in task.regions]
     averages = [test for test in tests if test.kind == "average"]
     single = [test for test in tests if test.kind == "subset"]
-    heading = f"A: {html.escape(_name(first))} against B: {html.escape(_name(second))}"
+    heading = f"A: {html.escape(name_a)} against B: {html.escape(name_b)}"
     rows = [_test_row(test) for test in averages]
-    significant = [test.p_holm < SIGNIFICANT for test in averages]
+    significant = [test.p_holm < significance.SIGNIFICANT for test in averages]
     subset_titles = {test.unit: task.subset_title(test.unit) for test in single}
     picture = figures.show(
-        f"forest-{_slug(_name(first))}-against-{_slug(_name(second))}",
+        f"forest-{_slug(name_a)}-against-{_slug(name_b)}",
         forest([test.to_dict() for test in single], subset_titles, regions, "A", "B"),
         "Differences of Dice with confidence intervals",
         "Mean difference and 95 % confidence interval; filled: p < 0.05 after Holm's correction. "
@@ -167,7 +217,7 @@ def _comparison(first: Evaluation, second: Evaluation, task: Task, figures: Figu
     )
     parts = [
         f"<h3>{heading}</h3>",
-        html.paragraph(_verdict(averages)),
+        html.paragraph(significance.verdict(tests)),
         html.plain_table(TEST_HEAD, rows, significant),
         picture,
         html.paragraph(significance.METHOD, quiet=True),
@@ -217,39 +267,17 @@ def p_text(p: float) -> str:
     return f"{p:.3f}"
 
 
-def _verdict(averages: Sequence[PairedTest]) -> str:
-    """What the tests over all subsets show, in a sentence."""
-    statements = []
-    for test in averages:
-        if test.unit != "all subsets":
-            continue
-        if test.p_holm < SIGNIFICANT:
-            better = "A" if test.difference > 0 else "B"
-            statement = f"{better} is better by {abs(test.difference):.3f} (p {test.p_holm:.2g})"
-        else:
-            statement = f"no difference was found ({test.difference:+.3f}, p {test.p_holm:.2g})"
-        statements.append(f"{test.region}: {statement}")
-    if not statements:
-        return ""
-    cases = averages[0].cases
-    caution = ""
-    if cases < FEW_CASES:
-        caution = " With so few cases only large differences can be found."
-    return f"Averaged over all subsets, {cases} cases: {'; '.join(statements)}.{caution}"
-
-
 def examples(sources: Sources, figures: Figures) -> str:
     """Cases by subsets, the same cases for every evaluation."""
     if not sources.evaluations:
         return ""
     cases = _representative_cases(sources.evaluations[0])
     parts = []
-    for evaluation in sources.evaluations:
+    for name, evaluation in sources.named_evaluations:
         pictures = [evaluation.picture(case) for case in cases]
         slices = [picture for picture in pictures if picture is not None]
         if not slices:
             continue
-        name = _name(evaluation)
         parts.append(
             figures.show(
                 f"grid-{_slug(name)}",
@@ -265,15 +293,14 @@ def examples(sources: Sources, figures: Figures) -> str:
 def worst_cases(sources: Sources, figures: Figures) -> str:
     """The cases of least mean Dice with all modalities."""
     parts = []
-    for evaluation in sources.evaluations:
-        name = html.escape(_name(evaluation))
-        strips = _worst_of(evaluation, sources.task, figures)
-        parts.append(f"<h3>{name}, all modalities given, least mean Dice first</h3>")
+    for name, evaluation in sources.named_evaluations:
+        strips = _worst_of(name, evaluation, sources.task, figures)
+        parts.append(f"<h3>{html.escape(name)}, all modalities given, least mean Dice first</h3>")
         parts.append(f'<div class="side">{"".join(strips)}</div>')
     return "".join(parts)
 
 
-def _worst_of(evaluation: Evaluation, task: Task, figures: Figures) -> list[str]:
+def _worst_of(name: str, evaluation: Evaluation, task: Task, figures: Figures) -> list[str]:
     """A picture of each of the worst cases, or its scores where no picture was kept."""
     complete = task.subset_key(task.modality_names)
     scores = {}
@@ -291,7 +318,7 @@ def _worst_of(evaluation: Evaluation, task: Task, figures: Figures) -> list[str]
             continue
         parts.append(
             figures.show(
-                f"worst-{_slug(_name(evaluation))}-{case}",
+                f"worst-{_slug(name)}-{case}",
                 case_strip(picture, complete, task),
                 description,
                 f"{description}. {picture.title}.",
@@ -314,11 +341,11 @@ def training(sources: Sources, figures: Figures) -> str:
     """Curves of every run."""
     titles = {modality.name: modality.title for modality in sources.task.modalities}
     parts = []
-    for log in sources.logs:
-        parts.append(f"<h3>{html.escape(log.name)}</h3>")
+    for name, log in sources.named_logs:
+        parts.append(f"<h3>{html.escape(name)}</h3>")
         parts.append(
             figures.show(
-                f"training-{log.name}",
+                f"training-{name}",
                 training_curves(log),
                 "Training curves",
                 "Thin: every step. Thick: running mean.",
@@ -328,7 +355,7 @@ def training(sources: Sources, figures: Figures) -> str:
         if by_modality:
             parts.append(
                 figures.show(
-                    f"modalities-{log.name}",
+                    f"modalities-{name}",
                     by_modality,
                     "Figures by modality",
                     "What the objective logs for each modality, step by step.",
@@ -342,13 +369,13 @@ def methods(sources: Sources, figures: Figures) -> str:
     parts = []
     if sources.evaluations and sources.evaluations[0].summary.rules:
         parts.append(html.paragraph(sources.evaluations[0].summary.rules))
-    rows = [_provenance_row(evaluation) for evaluation in sources.evaluations]
+    rows = [_provenance_row(name, entry) for name, entry in sources.named_evaluations]
     if rows:
         head = ["bundle", "cohort", "weights (SHA-256)", "device", "date", "versions"]
         parts.append(html.plain_table(head, rows))
-    for evaluation in sources.evaluations:
+    for name, evaluation in sources.named_evaluations:
         if evaluation.about.get("scoring"):
-            parts.append(html.paragraph(f"{_name(evaluation)}: {evaluation.about['scoring']}"))
+            parts.append(html.paragraph(f"{name}: {evaluation.about['scoring']}"))
     for bundle in sources.bundles:
         for key in ("description", "data", "training", "limits"):
             if bundle.card.get(key):
@@ -356,11 +383,11 @@ def methods(sources: Sources, figures: Figures) -> str:
     return "".join(parts)
 
 
-def _provenance_row(evaluation: Evaluation) -> list[str]:
+def _provenance_row(name: str, evaluation: Evaluation) -> list[str]:
     about = evaluation.about
     versions = [f"{package} {number}" for package, number in about.get("versions", {}).items()]
     return [
-        _name(evaluation),
+        name,
         _cohort(evaluation),
         str(about.get("weights", ""))[:16],
         str(about.get("device", "")),
@@ -382,7 +409,7 @@ SECTIONS: tuple[tuple[str, Callable[[Sources, Figures], str]], ...] = (
 """Heading and writer of each section, in order."""
 
 
-def _name(evaluation: Evaluation) -> str:
+def _title_and_part(evaluation: Evaluation) -> str:
     part = evaluation.about.get("part")
     if part:
         return f"{evaluation.title}, {part}"

@@ -132,6 +132,32 @@ def score_case(case: Case, bundle: Bundle, device: str = "cpu") -> ScoredCase:
     return ScoredCase(rows, volumes, reference, predictions)
 
 
+def labels_hash(labels: np.ndarray) -> str:
+    """Hash of a label map's voxels: files that store the same labels otherwise have the same one."""
+    digest = hashlib.sha256(str(labels.shape).encode())
+    digest.update(np.ascontiguousarray(labels, dtype="<i2").tobytes())
+    return digest.hexdigest()
+
+
+def check_same_labels(ours: Mapping[str, str], theirs: Mapping[str, str]) -> None:
+    """Refuse to compare scores against different references.
+
+    Args:
+        ours, theirs: ``labels_hash`` by case; cases that one of them lacks are not checked.
+
+    Raises:
+        InputDataError: a case's reference differs.
+    """
+    common = [case for case in ours if ours[case] and theirs.get(case)]
+    differing = [case for case in common if ours[case] != theirs[case]]
+    if differing:
+        raise InputDataError(
+            f"The reference labels of {', '.join(differing[:3])} ({len(differing)} of "
+            f"{len(common)} cases) differ between the two evaluations.",
+            "Score both on the same reference labels.",
+        )
+
+
 def _modality_on_grid(volumes: Mapping[str, Volume], grid: Grid) -> str | None:
     """The first modality whose voxels lie within half a millimeter of the grid's."""
     for name, volume in volumes.items():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -28,6 +29,13 @@ EXACT = 50
 
 METRICS = {"dice": 1, "dice_rule": 1, "hd95_mm": -1, "hd95_rule_mm": -1}
 """What can be compared, by column of ``ScoreRow``: 1 where more is better, -1 where less is."""
+
+
+SIGNIFICANT = 0.05
+"""Corrected p below which a difference counts as found."""
+
+FEW_CASES = 20
+"""Below this number only large differences can be found, which the verdict says."""
 
 
 @dataclass(frozen=True)
@@ -123,6 +131,50 @@ def compare(
     return _corrected(tests)
 
 
+def verdict(
+    tests: Sequence[PairedTest], metric: str = "dice", names: tuple[str, str] = ("A", "B")
+) -> str:
+    """What paired tests show, in words: of the average over all subsets, else of the last unit.
+
+    Args:
+        tests: of ``compare``.
+        metric: of ``METRICS``.
+        names: what A and B are called.
+    """
+    units = [test.unit for test in tests]
+    if not units:
+        return "There is nothing to compare."
+    unit = units[-1]
+    scope = f"For {unit}"
+    if "all subsets" in units:
+        unit = "all subsets"
+        scope = "Averaged over all subsets"
+    decisive = [test for test in tests if test.unit == unit]
+    cases = decisive[0].cases
+    statements = [_statement(test, metric, names) for test in decisive]
+    number = "1 case" if cases == 1 else f"{cases} cases"
+    caution = ""
+    if cases < FEW_CASES:
+        caution = " With so few cases only large differences can be found."
+    return f"{scope}, {number}: {'; '.join(statements)}.{caution}"
+
+
+def _statement(test: PairedTest, metric: str, names: tuple[str, str]) -> str:
+    """The verdict on one region."""
+    digits = 3
+    unit = ""
+    if metric.endswith("_mm"):
+        digits = 1
+        unit = " mm"
+    if test.p_holm >= SIGNIFICANT:
+        size = f"{test.difference:+.{digits}f}{unit}"
+        return f"{test.region}: no difference was found ({size}, p {test.p_holm:.2g})"
+    # Wilcoxon's test is about ranks: the sign of the effect, not of the mean, says who is better.
+    better = names[0] if test.effect > 0 else names[1]
+    size = f"{abs(test.difference):.{digits}f}{unit}"
+    return f"{test.region}: {better} is better by {size} (p {test.p_holm:.2g})"
+
+
 @dataclass(frozen=True)
 class _Pairs:
     """Scores [N] of A and B of the same N cases; other fields as in ``PairedTest``."""
@@ -156,7 +208,8 @@ def _plain(value: str | float) -> str | float | None:
 def _defined(row: ScoreRow, metric: str) -> ScoreRow:
     """The row with the diagonal of its grid for an undefined score."""
     if np.isnan(getattr(row, metric)):
-        return replace(row, **{metric: row.diagonal_mm})
+        penalty: dict[str, Any] = {metric: row.diagonal_mm}
+        return replace(row, **penalty)
     return row
 
 

@@ -1,7 +1,8 @@
 """An evaluation on disk.
 
 The scores of a case are written as soon as it is scored, so that a stopped evaluation can be
-resumed; then come the tables. ``evaluation.json`` describes what was evaluated and holds the
+resumed; then come the tables. Cases are recognized by the content of their files, never by name
+alone: a corrected label map or another cohort with the same case names is scored again. ``evaluation.json`` describes what was evaluated and holds the
 summary, ``scores.csv`` every score, ``table.csv`` the table of subsets, ``cases/`` the scores of
 single cases and ``pictures/`` one slice of each, for the report.
 """
@@ -19,7 +20,8 @@ from medmap.evaluation.scoring import ScoreRow, read_rows, row_from, write_rows
 from medmap.evaluation.summary import table_csv
 from medmap.evaluation.tables import Summary
 from medmap.io.atomic import make_folder, write_json, write_text
-from medmap.io.cohorts import Case
+from medmap.io.cohorts import LABEL, Case
+from medmap.io.content import file_record, same_content
 from medmap.report.slices import Slice, load_slice, save_slice
 from medmap.task import Task
 
@@ -51,6 +53,11 @@ class Evaluation:
     summary: Summary
 
     @property
+    def labels(self) -> dict[str, str]:
+        """``scoring.labels_hash`` of each case's reference; empty for evaluations without it."""
+        return dict(self.about.get("labels", {}))
+
+    @property
     def title(self) -> str:
         """The bundle's name."""
         return str(self.about.get("bundle", self.folder.name))
@@ -67,7 +74,7 @@ class Evaluation:
         if not (folder / ABOUT).is_file():
             raise MissingInputError(
                 f"{folder.name} holds no finished evaluation.",
-                "Give the --output folder of medmap evaluate.",
+                "Give the output folder of medmap evaluate.",
             )
         try:
             content = json.loads((folder / ABOUT).read_text(encoding="utf-8"))
@@ -83,6 +90,19 @@ class Evaluation:
         return Evaluation(folder, about, task, tuple(read_rows(folder / SCORES)), summary)
 
 
+@dataclass(frozen=True)
+class StoredCase:
+    """What an earlier run stored of a case.
+
+    Attributes:
+        rows: its scores.
+        labels: ``scoring.labels_hash`` of the reference segmentation.
+    """
+
+    rows: list[ScoreRow]
+    labels: str
+
+
 class Store:
     """An evaluation in progress.
 
@@ -93,6 +113,7 @@ class Store:
 
     Attributes:
         resumed: whether an evaluation of the same weights had been started in the folder.
+        changed: cases that had been scored before from other files, in the order of ``done``.
 
     Raises:
         OutputError: the folder holds an evaluation of other weights, or cannot be written.
@@ -105,10 +126,12 @@ class Store:
             if not overwrite:
                 raise OutputError(
                     f"{self.folder.name} holds an evaluation of another bundle.",
-                    "Choose another folder or add --overwrite.",
+                    "Choose another folder, or allow overwriting.",
+                    option="overwrite",
                 )
             self._discard()
         self.resumed = recorded == weights
+        self.changed: list[str] = []
         write_json(self.folder / WEIGHTS, weights)
         make_folder(self.folder / CASES)
 
@@ -119,23 +142,44 @@ class Store:
                 path.unlink()
         (self.folder / ABOUT).unlink(missing_ok=True)
 
-    def done(self, case: Case) -> list[ScoreRow] | None:
+    def done(self, case: Case) -> StoredCase | None:
         """The scores of a case that was scored before from the same files, or None."""
-        content = _json(self.folder / CASES / f"{case.case_id}.json")
-        if not isinstance(content, dict) or content.get("files") != _stamp(case):
+        content = _json(self._path(case))
+        if not isinstance(content, dict):
+            return None
+        recorded = content.get("files")
+        if not _same_files(_records(case, recorded), recorded):
+            self.changed.append(case.case_id)
             return None
         try:
-            return [row_from(entry) for entry in content["rows"]]
+            rows = [row_from(entry) for entry in content["rows"]]
+            return StoredCase(rows, str(content["labels"]))
         except (KeyError, TypeError, ValueError):
             return None
 
-    def add(self, case: Case, rows: Sequence[ScoreRow], picture: Slice | None) -> None:
-        """Keep the scores of one case."""
+    def add(
+        self, case: Case, rows: Sequence[ScoreRow], picture: Slice | None, labels: str = ""
+    ) -> None:
+        """Keep the scores of one case.
+
+        Args:
+            case: the case.
+            rows: its scores.
+            picture: one slice for the report.
+            labels: ``scoring.labels_hash`` of the reference segmentation.
+        """
         # The picture first: the scores mark the case as done.
         if picture is not None:
             save_slice(make_folder(self.folder / PICTURES) / f"{case.case_id}.npz", picture)
-        content = {"files": _stamp(case), "rows": [_plain(row) for row in rows]}
-        write_json(self.folder / CASES / f"{case.case_id}.json", content)
+        content = {
+            "files": _records(case),
+            "labels": labels,
+            "rows": [_plain(row) for row in rows],
+        }
+        write_json(self._path(case), content)
+
+    def _path(self, case: Case) -> Path:
+        return self.folder / CASES / f"{case.case_id}.json"
 
     def finish(
         self, about: Mapping, task: Task, rows: Sequence[ScoreRow], summary: Summary
@@ -161,12 +205,20 @@ def _plain(row: ScoreRow) -> dict[str, str | float | None]:
     return values
 
 
-def _stamp(case: Case) -> dict[str, int]:
-    """Name and size of every file of a case: enough to notice that it was replaced."""
-    paths = list(case.scans.values())
+def _records(case: Case, earlier: object = None) -> dict[str, dict[str, str | int]]:
+    """``file_record`` of every file of a case, by modality or ``label``."""
+    files = dict(case.scans)
     if case.label:
-        paths.append(case.label)
-    return {path.name: path.stat().st_size for path in sorted(paths)}
+        files[LABEL] = case.label
+    earlier_records = earlier if isinstance(earlier, Mapping) else {}
+    return {role: file_record(path, earlier_records.get(role)) for role, path in files.items()}
+
+
+def _same_files(records: Mapping, earlier: object) -> bool:
+    """Whether two sets of records name the same roles with the same bytes."""
+    if not isinstance(earlier, Mapping) or set(records) != set(earlier):
+        return False
+    return all(same_content(record, earlier[role]) for role, record in records.items())
 
 
 def _json(path: Path) -> object:
