@@ -26,12 +26,9 @@ from medmap.evaluation.scoring import supported_subsets
 from medmap.inference import predictions
 from medmap.io.cohorts import find_cases
 from medmap.io.nifti import read_nifti
-from medmap.postprocess import (
-    ConfidenceSpec,
-    component_confidence,
-    find_components,
-    most_probable,
-)
+from medmap.postprocess.components import component_confidence, find_components
+from medmap.postprocess.prediction import most_probable
+from medmap.postprocess.spec import ConfidenceSpec
 from medmap.preprocess import prepare
 from medmap.resampling import to_grid
 from medmap.sliding_window import SlidingWindow

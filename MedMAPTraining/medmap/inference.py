@@ -16,7 +16,8 @@ from medmap.checks import Finding, check_inputs
 from medmap.devices import resolve_device
 from medmap.metrics import region_volumes_ml
 from medmap.networks import Backbone
-from medmap.postprocess import Prediction, label_map, predict
+from medmap.postprocess.prediction import Prediction, predict
+from medmap.postprocess.reference_labels import label_map
 from medmap.preprocess import Prepared, prepare
 from medmap.progress import Cancel, Progress, ignore_progress, never_cancel
 from medmap.provenance import Provenance, RunRecord, provenance_of

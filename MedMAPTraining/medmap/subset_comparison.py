@@ -29,7 +29,8 @@ from medmap.errors import Cancelled, UsageError
 from medmap.foreground import bounding_box
 from medmap.inference import in_task_order, predictions
 from medmap.metrics import dice_of_counts, region_masks
-from medmap.postprocess import Prediction, label_map, probabilities
+from medmap.postprocess.prediction import Prediction, probabilities
+from medmap.postprocess.reference_labels import label_map
 from medmap.preprocess import Prepared, prepare
 from medmap.progress import Cancel, Progress, ignore_progress, never_cancel
 from medmap.resampling import to_grid

@@ -14,16 +14,10 @@ from medmap.bundle.loading import load_bundle, update_confidence
 from medmap.devices import resolve_device
 from medmap.errors import BundleError
 from medmap.inference import predictions, segment
-from medmap.postprocess import (
-    ConfidenceSpec,
-    PostprocessSpec,
-    component_confidence,
-    find_components,
-    label_map,
-    most_probable,
-    predict,
-    tumor_probability,
-)
+from medmap.postprocess.components import component_confidence, find_components, tumor_probability
+from medmap.postprocess.prediction import most_probable, predict
+from medmap.postprocess.reference_labels import label_map
+from medmap.postprocess.spec import ConfidenceSpec, PostprocessSpec
 from medmap.preprocess import prepare
 from medmap.sliding_window import SlidingWindow
 from medmap.task import BRATS

@@ -24,7 +24,8 @@ from medmap.io.nifti import read_nifti
 from medmap.metrics import label_masks
 from medmap.networks import NETWORKS, build_network
 from medmap.phantom import generate_heart
-from medmap.postprocess import PostprocessSpec, labels_on_reference
+from medmap.postprocess.reference_labels import labels_on_reference
+from medmap.postprocess.spec import PostprocessSpec
 from medmap.preprocess import PreprocessSpec, prepare
 from medmap.resampling import slice_axis_of
 from medmap.subset_comparison import what_if

@@ -10,17 +10,14 @@ from hypothesis import strategies as st
 from scipy.ndimage import label
 
 from medmap.errors import BundleError, InternalError
-from medmap.postprocess import (
-    PostprocessSpec,
+from medmap.postprocess.components import find_components, number_components
+from medmap.postprocess.prediction import most_probable, predict, probabilities
+from medmap.postprocess.reference_labels import (
     _interpolated_classes,
-    components,
-    find_components,
     label_map,
     labels_on_reference,
-    most_probable,
-    predict,
-    probabilities,
 )
+from medmap.postprocess.spec import PostprocessSpec
 from medmap.resampling import resample_linear
 from medmap.task import BRATS
 from medmap.volume import Grid
@@ -68,7 +65,7 @@ def test_a_piece_of_more_than_the_limit_is_kept_beside_a_large_one():
 
 def test_nothing_is_dropped_from_nothing():
     assert not islands(torch.zeros(9, 8, 7, dtype=torch.bool), 1e-3, SPEC).any()
-    assert int(components(torch.ones(6, 5, 4, dtype=torch.bool)).max()) == 1
+    assert int(number_components(torch.ones(6, 5, 4, dtype=torch.bool)).max()) == 1
 
 
 @settings(max_examples=40, deadline=None, derandomize=True)
@@ -77,7 +74,7 @@ def test_pieces_are_those_of_scipy_where_gaps_are_wide(seed, density):
     rng = np.random.default_rng(seed)
     coarse = rng.random((7, 6, 9)) < density
     mask = coarse.repeat(2, 0).repeat(2, 1).repeat(2, 2)
-    ours = components(torch.from_numpy(mask)).numpy()
+    ours = number_components(torch.from_numpy(mask)).numpy()
     theirs, count = label(mask, np.ones((3, 3, 3)))
     assert ours.max() == count
     assert len({(a, b) for a, b in zip(ours.ravel(), theirs.ravel(), strict=True)}) == count + (
@@ -90,7 +87,7 @@ def test_a_long_winding_piece_is_one():
     for row in range(0, 64, 8):
         mask[row, :, :] = True
         mask[row : row + 8, 63 if row % 16 == 0 else 0, :] = True
-    assert int(components(mask).max()) == 1
+    assert int(number_components(mask).max()) == 1
 
 
 def test_a_speck_of_enhancement_becomes_what_else_it_may_be(make_prepared):

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from medmap.errors import InputDataError, UsageError
 from medmap.foreground import foreground
-from medmap.postprocess import labels_on_reference
+from medmap.postprocess.reference_labels import labels_on_reference
 from medmap.preprocess import PreprocessSpec, normalize, prepare
 from medmap.resampling import (
     canonical_axes,

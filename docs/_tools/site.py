@@ -171,7 +171,7 @@ def recipe_page() -> str:
     sources = {
         "Recipe": "training/recipe.py",
         "PreprocessSpec": "preprocess.py",
-        "PostprocessSpec": "postprocess.py",
+        "PostprocessSpec": "postprocess/spec.py",
         "Augmentation": "training/dataset.py",
         "StandardAugmentation": "training/augmentation.py",
         "Generation": "training/generated.py",

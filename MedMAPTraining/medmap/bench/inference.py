@@ -31,7 +31,7 @@ from medmap.inference import segment, segment_subsets
 from medmap.io.nifti import read_nifti, write_labels, write_volume
 from medmap.networks import Backbone, build_network
 from medmap.phantom import generate
-from medmap.postprocess import labels_on_reference
+from medmap.postprocess.reference_labels import labels_on_reference
 from medmap.preprocess import Prepared, PreprocessSpec, prepare
 from medmap.sliding_window import window_boxes
 from medmap.task import BRATS, Task

@@ -59,7 +59,8 @@ def monai_metadata(name: str, version: str, task: Task, card: Mapping, torch_ver
 def card_text(metadata: Mapping) -> str:
     """The card as Markdown: description, data, limits, and the measured Dice of every subset.
 
-    Real cases come first: what a model reaches on generated ones (``dice_synthetic``) says what each
+    Real cases come first: what a model reaches on generated ones (``dice_synthetic``) says what
+        each
     modality contributes, not what to expect of a patient.
 
     Args:

@@ -38,7 +38,7 @@ from medmap.bundle.format import (
 from medmap.errors import BundleError
 from medmap.io.atomic import atomic_folder
 from medmap.networks import Backbone, build_network
-from medmap.postprocess import (
+from medmap.postprocess.spec import (
     NO_POSTPROCESSING,
     NO_THRESHOLDS,
     ConfidenceSpec,

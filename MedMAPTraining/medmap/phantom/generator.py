@@ -189,7 +189,7 @@ def _draw_atlas(request: _Request) -> tuple[Atlas, Warp]:
     if not request.label_maps:
         return build_atlas(draw, request.device), PROCEDURAL_WARP
     # It reads files, which a procedural anatomy does not need: the panel's sample imports less.
-    from medmap.phantom.labelmap import LABEL_MAP_WARP, build_label_atlas
+    from medmap.phantom.label_atlas import LABEL_MAP_WARP, build_label_atlas
 
     return build_label_atlas(draw, request.label_maps, request.device), LABEL_MAP_WARP
 

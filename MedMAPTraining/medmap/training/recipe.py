@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from medmap.errors import BundleError, MissingInputError, UsageError
-from medmap.postprocess import PostprocessSpec, current_postprocess, earlier_postprocess
+from medmap.postprocess.spec import PostprocessSpec, current_postprocess, earlier_postprocess
 from medmap.preprocess import PreprocessSpec
 from medmap.training.dataset import Augmentation
 from medmap.training.generated import Generation

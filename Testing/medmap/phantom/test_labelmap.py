@@ -11,7 +11,8 @@ from medmap.io.nifti import write_volume
 from medmap.phantom import generate
 from medmap.phantom.anatomy import TISSUES
 from medmap.phantom.fields import Draw
-from medmap.phantom.labelmap import build_label_atlas, find_label_maps, read_label_map
+from medmap.phantom.label_atlas import build_label_atlas
+from medmap.phantom.labelmap import find_label_maps, read_label_map
 
 SMALL = {"shape": (40, 48, 40), "spacing": 4.0}
 

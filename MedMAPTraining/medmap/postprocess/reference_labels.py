@@ -1,0 +1,112 @@
+"""From the working grid to labels on the grid of the user's scan."""
+
+from __future__ import annotations
+
+from itertools import product
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from medmap.foreground import bounding_box
+from medmap.postprocess.prediction import Prediction, final_classes, most_probable, probabilities
+from medmap.postprocess.spec import PostprocessSpec
+from medmap.preprocess import Prepared
+from medmap.resampling import paste, resample_linear
+from medmap.task import Task
+from medmap.volume import Grid
+
+SLAB = 32
+"""Planes of the reference grid that are interpolated at a time."""
+
+
+def label_map(
+    prediction: Prediction, prepared: Prepared, spec: PostprocessSpec, task: Task
+) -> np.ndarray:
+    """The label map of a prediction on the reference scan's grid.
+
+    Where the working lattice is the reference's own, classes are copied voxel for voxel. Otherwise
+    the probabilities are interpolated and the most probable class is taken, which keeps borders
+    smoother than interpolating labels.
+
+    Returns:
+        [I, J, K] label values of the task's files, of ``Task.label_dtype``.
+    """
+    if prepared.offset is None:
+        probability = probabilities(prediction, prepared, spec, task)
+        return labels_on_reference(probability, prepared, task)
+    classes = final_classes(prediction, prepared, spec, task)
+    return _copied(classes, prepared.offset, prepared, task)
+
+
+def labels_on_reference(probability: Tensor, prepared: Prepared, task: Task) -> np.ndarray:
+    """The most probable label at each voxel of the reference scan.
+
+    Args:
+        probability: [C, D, H, W] on the working grid.
+        prepared: the case.
+        task: gives the label values.
+
+    Returns:
+        [I, J, K] of ``Task.label_dtype``.
+    """
+    if prepared.offset is not None:
+        return _copied(most_probable(probability), prepared.offset, prepared, task)
+    canonical = prepared.orientation.canonical
+    classes = _interpolated_classes(probability, prepared.grid, canonical)
+    return _label_values(classes, prepared, task)
+
+
+def _copied(classes: Tensor, offset: np.ndarray, prepared: Prepared, task: Task) -> np.ndarray:
+    """Label values from classes on a working grid that shares the reference's lattice."""
+    shape = prepared.orientation.canonical.shape
+    return _label_values(paste(classes, -offset, shape), prepared, task)
+
+
+def _label_values(classes: Tensor, prepared: Prepared, task: Task) -> np.ndarray:
+    values = np.array(task.label_values(), task.label_dtype)
+    return np.ascontiguousarray(prepared.orientation.restore(values[classes.numpy()]))
+
+
+def _interpolated_classes(probability: Tensor, working: Grid, reference: Grid) -> Tensor:
+    """[I, J, K] most probable class at each reference voxel; slab by slab, to save memory.
+
+    A point between voxels can only be tumor if one of them is nearly so: best + sum of the tumor's
+    probabilities above 1, which is convex. So only the box around such voxels is interpolated.
+    """
+    # Background is sampled as 1 - tumor: outside the working grid everything sampled is 0, hence
+    # background.
+    tumor = probability[1:]
+    classes = torch.zeros(reference.shape, dtype=torch.int64)
+    may_be_tumor = tumor.amax(0) + tumor.sum(0) > 1 - 1e-4
+    box = bounding_box(may_be_tumor.numpy())
+    if box is None:
+        return classes
+    rows, *plane = _covering_box(box, working, reference)
+    for start in range(rows.start, rows.stop, SLAB):
+        part = (slice(start, min(start + SLAB, rows.stop)), *plane)
+        slab = resample_linear(tumor, working, _part_of(reference, part))
+        best, index = slab.max(0)
+        classes[part] = torch.where(best > 1 - slab.sum(0), index + 1, 0)
+    return classes
+
+
+def _part_of(grid: Grid, box: tuple[slice, ...]) -> Grid:
+    """The grid of a box of voxels."""
+    affine = grid.affine.copy()
+    affine[:3, 3] += affine[:3, :3] @ [side.start for side in box]
+    i, j, k = (side.stop - side.start for side in box)
+    return Grid((i, j, k), affine)
+
+
+def _covering_box(box: tuple[slice, ...], working: Grid, reference: Grid) -> tuple[slice, ...]:
+    """The part of the reference grid within a voxel of a box of the working grid."""
+    sides = [(side.start - 1, side.stop) for side in box]
+    corners = np.array([(*corner, 1) for corner in product(*sides)])
+    positions = (np.linalg.solve(reference.affine, working.affine) @ corners.T)[:3]
+    low = np.floor(positions.min(1)).astype(int)
+    high = np.ceil(positions.max(1)).astype(int) + 1
+    covering = []
+    for start, stop, size in zip(low, high, reference.shape, strict=True):
+        covering.append(slice(max(int(start), 0), max(min(int(stop), size), 0)))
+    return tuple(covering)
