@@ -18,7 +18,7 @@ PACKAGE = ROOT / "MedMAPTraining" / "medmap"
 # Nothing here needs torch: the panel uses it before the first Apply (test_torch_free.py).
 TORCH_FREE: list[set[str]] = [
     {"medmap"},
-    {"errors", "progress", "comparison_names"},
+    {"errors", "progress", "comparison_names", "report.html"},
     {"task", "volume", "foreground", "appearance_weights", "appearance", "io.atomic"},
     {
         "checks",

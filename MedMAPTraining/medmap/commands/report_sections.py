@@ -20,6 +20,7 @@ from medmap.report import html
 from medmap.report.curves import LoggedSeries, modality_curves, training_curves
 from medmap.report.figures import SCALE, by_missing, forest, heat_map
 from medmap.report.subset_grid import case_strip, subset_grid
+from medmap.report.subset_table import subset_table
 from medmap.task import BRATS, Task
 
 EXAMPLE_CASES = 4
@@ -147,7 +148,7 @@ def subset_tables(sources: Sources, figures: Figures) -> str:
         picture = heat_map(summary, sources.task, _table_title(name, summary))
         figures.keep(f"table-{_slug(name)}", picture)
         parts.append(f"<h3>{html.escape(name)}</h3>")
-        parts.append(html.subset_table(summary, sources.task))
+        parts.append(subset_table(summary, sources.task))
     for name, evaluation in sources.named_evaluations:
         parts.append(_dice_by_missing(name, evaluation, sources.task, figures))
     if not parts:

@@ -1,18 +1,15 @@
-"""One self-contained page: text, tables, inlined pictures; it needs neither network nor scripts."""
+"""One self-contained page: text, tables, inlined pictures; it needs neither network nor scripts.
+
+Standard library only: 3D Slicer, which has no Matplotlib, writes the same pages.
+"""
 
 from __future__ import annotations
 
 import base64
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from html import escape
 
-from matplotlib.colors import to_hex
-
 from medmap import NOTICE
-from medmap.evaluation.tables import Statistics, Summary, counted
-from medmap.report.figures import HEAT
-from medmap.task import Task
 
 _CSS = """
 :root { --ink:#1d2a33; --quiet:#66757f; --rule:#d9e0e4; --accent:#12665f; --paper:#fbfaf7; }
@@ -137,100 +134,12 @@ def plain_table(
         for text in row[1:]:
             cells += f'<td class="{score_class}">{escape(text)}</td>'
         lines.append(f"<tr>{cells}</tr>")
-    return _framed_table(titles, lines)
+    return framed_table(titles, lines)
 
 
-def subset_table(summary: Summary, task: Task) -> str:
-    """The subset table as papers lay it out.
-
-    Dots for modalities, Dice as a heat map, HD95 and scores after the minimum-volume rule where the
-    summary has them.
-    """
-    columns = _score_columns(summary, task)
-    head = "".join(f"<th>{escape(modality.title)}</th>" for modality in task.modalities)
-    for column in columns:
-        head += f"<th>{escape(column.region)}<br>{column.title}</th>"
-    lines = []
-    previous_size = 0
-    for key in summary.dice.subsets:
-        names = key.split("+")
-        # A rule above the first subset of each size.
-        row_class = " class=first" if previous_size and len(names) != previous_size else ""
-        dots = "".join(_dot(modality.name in names) for modality in task.modalities)
-        cells = _score_cells(summary, columns, "subsets", key)
-        lines.append(f"<tr{row_class}>{dots}{cells}</tr>")
-        previous_size = len(names)
-    for number, (name, regions) in enumerate(summary.dice.averages.items()):
-        subsets = regions[task.regions[0].name].subsets or 0
-        title = f"mean, {name} ({counted(subsets, 'subset')})"
-        label = f'<td class="name" colspan="{len(task.modalities)}">{escape(title)}</td>'
-        row_class = "" if number else " class=first"
-        cells = _score_cells(summary, columns, "averages", name)
-        lines.append(f"<tr{row_class}>{label}{cells}</tr>")
-    return _framed_table(head, lines)
-
-
-@dataclass(frozen=True)
-class _ScoreColumn:
-    """A column of the subset table: the score's name in ``Summary.tables``, and its heading."""
-
-    score: str
-    title: str
-    region: str
-
-
-def _score_columns(summary: Summary, task: Task) -> list[_ScoreColumn]:
-    """Each score of all regions, followed by that after the rule of the regions that have one."""
-    columns = []
-    for score, title in (("dice", "Dice"), ("hd95", "HD95 mm")):
-        if score in summary.tables:
-            columns += [_ScoreColumn(score, title, region.name) for region in task.regions]
-        rule = f"{score}_rule"
-        if rule in summary.tables:
-            for region in task.regions:
-                if region.name in summary.least_mm3:
-                    columns.append(_ScoreColumn(rule, f"{title}, rule", region.name))
-    return columns
-
-
-def _score_cells(summary: Summary, columns: Sequence[_ScoreColumn], kind: str, row: str) -> str:
-    cells = []
-    for column in columns:
-        statistics = getattr(summary.tables[column.score], kind)[row][column.region]
-        draw = _distance if column.score.startswith("hd95") else _heat
-        cells.append(draw(statistics))
-    return "".join(cells)
-
-
-def _dot(available: bool) -> str:
-    if available:
-        return '<td class="scan">●</td>'
-    return '<td class="scan off">○</td>'
-
-
-def _framed_table(head: str, lines: Sequence[str]) -> str:
+def framed_table(head: str, lines: Sequence[str]) -> str:
     """A table that scrolls sideways, from the cells of its head and whole rows."""
     return (
         f'<div class="scroll"><table><thead><tr>{head}</tr></thead>'
         f"<tbody>{''.join(lines)}</tbody></table></div>"
     )
-
-
-def _heat(score: Statistics) -> str:
-    mean = score.mean
-    color = "#fff" if mean > 0.5 else "#1d2a33"
-    style = f"background:{to_hex(HEAT(mean))};color:{color}"
-    numbers = f"<b>{mean:.3f}</b> <small>± {score.sd:.3f}</small>"
-    return f'<td class="heat" style="{style}">{numbers}</td>'
-
-
-def _distance(score: Statistics) -> str:
-    if score.mean is None:
-        return "<td>–</td>"
-    spread = ""
-    if score.sd is not None and score.n >= 2:
-        spread = f" <small>± {score.sd:.1f}</small>"
-    undefined = ""
-    if score.undefined:
-        undefined = f' <small title="cases without a defined HD95">({score.undefined})</small>'
-    return f"<td>{score.mean:.1f}{spread}{undefined}</td>"
