@@ -52,6 +52,7 @@ def segment(
     *,
     reference: str | None = None,
     device: str = "auto",
+    precision: str = "auto",
     progress: Progress | None = None,
     cancel: Cancel | None = None,
 ) -> Segmentation:
@@ -63,6 +64,7 @@ def segment(
         bundle: a loaded model or its folder; None takes the default model.
         reference: modality whose grid carries the result; None takes the finest, T1ce among equals.
         device: a torch device; ``auto`` takes a GPU that computes, else the CPU.
+        precision: ``fp32``, ``bf16``, or ``auto``: bf16 where the device computes it.
         progress: called with the completed fraction and a text.
         cancel: asked now and then; True stops the run.
 
@@ -100,6 +102,7 @@ def segment(
         bundle,
         reference=_modality(reference, bundle.task),
         device=device,
+        precision=precision,
         progress=progress,
         cancel=cancel,
     )
@@ -112,6 +115,7 @@ def compare_subsets(
     current: Sequence[str] | None = None,
     reference: str | None = None,
     device: str = "auto",
+    precision: str = "auto",
     progress: Progress | None = None,
     cancel: Cancel | None = None,
 ) -> WhatIf:
@@ -123,7 +127,7 @@ def compare_subsets(
         scans: files or volumes by modality, as for ``segment``.
         bundle: a loaded model or its folder; None takes the default model.
         current: the subset that the others are compared with; None for all scans.
-        reference, device, progress, cancel: as for ``segment``.
+        reference, device, precision, progress, cancel: as for ``segment``.
 
     Returns:
         Volumes, changes and Dice of every subset, and maps of uncertainty.
@@ -142,6 +146,7 @@ def compare_subsets(
         current=names,
         reference=_modality(reference, task),
         device=device,
+        precision=precision,
         progress=progress,
         cancel=cancel,
     )

@@ -1,4 +1,7 @@
-"""Which device computes, and how much memory it has. Standard library and torch only."""
+"""Which device computes, in which precision, and how much memory it has.
+
+Standard library and torch only.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,16 @@ from pathlib import Path
 
 import torch
 
-from medmap.errors import UnavailableError
+from medmap.errors import UnavailableError, UsageError
+
+AUTO = "auto"
+"""The device, or the precision, that computes fast and safely."""
+
+INFERENCE_PRECISIONS = ("fp32", "bf16", AUTO)
+
+SMALLEST_DEEPEST_GRID = 3
+"""Voxels per side of the deepest feature maps below which bf16 is not safe on a CPU: with PyTorch 2.13
+and AVX512-BF16, weight gradients of 3 x 3 x 3 convolutions on such maps read uninitialized memory."""
 
 
 def resolve_device(device: str) -> torch.device:
@@ -51,6 +63,43 @@ def _tested_device(name: str) -> torch.device:
     ones = torch.ones(1, 1, 3, 3, 3, device=device)
     torch.nn.functional.conv3d(ones, ones).item()
     return device
+
+
+def computes_bf16(device: torch.device) -> bool:
+    """Whether the device has instructions for bf16; others emulate it, at ten times the cost."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    if device.type != "cpu":
+        return False
+    capabilities = getattr(torch.cpu, "get_capabilities", dict)()
+    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
+
+
+def inference_precision(precision: str, device: torch.device, deepest_grid: int) -> str:
+    """The precision in which a network is run.
+
+    Args:
+        precision: ``fp32``, ``bf16``, or ``auto``: bf16 where the device computes it.
+        device: where to compute.
+        deepest_grid: voxels along the shortest side of the deepest feature map; where it is small,
+            ``auto`` takes fp32.
+
+    Returns:
+        ``fp32`` or ``bf16``.
+
+    Raises:
+        UsageError: the precision is unknown.
+    """
+    if precision not in INFERENCE_PRECISIONS:
+        raise UsageError(
+            f"The precision '{precision}' is unknown.",
+            f"Use one of {', '.join(INFERENCE_PRECISIONS)}.",
+        )
+    if precision != AUTO:
+        return precision
+    if computes_bf16(device) and deepest_grid >= SMALLEST_DEEPEST_GRID:
+        return "bf16"
+    return "fp32"
 
 
 def available_bytes() -> int | None:

@@ -21,6 +21,7 @@ class RunRecord:
 
     Attributes:
         device: torch device.
+        precision: ``fp32`` or ``bf16``.
         window: size of the windows in working voxels.
         working_shape, working_spacing_mm: grid that the network worked on.
         slices: whether it worked slice by slice.
@@ -29,6 +30,7 @@ class RunRecord:
     """
 
     device: str
+    precision: str
     window: tuple[int, ...]
     working_shape: tuple[int, int, int]
     working_spacing_mm: float
@@ -43,6 +45,7 @@ class RunRecord:
             grid["slices"] = True
         return {
             "device": self.device,
+            "precision": self.precision,
             "window": list(self.window),
             "working_grid": grid,
             "suppressed_ml": self.suppressed_ml,

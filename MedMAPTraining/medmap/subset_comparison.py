@@ -24,7 +24,7 @@ from medmap.comparison_names import (
     OTHER,
     REGION_DISAGREEMENT,
 )
-from medmap.devices import resolve_device
+from medmap.devices import AUTO, resolve_device
 from medmap.errors import Cancelled, UsageError
 from medmap.foreground import bounding_box
 from medmap.inference import in_task_order, predictions
@@ -108,6 +108,7 @@ def what_if(
     subsets: Sequence[Sequence[str]] | None = None,
     reference: str | None = None,
     device: str = "cpu",
+    precision: str = AUTO,
     progress: Progress | None = None,
     cancel: Cancel | None = None,
 ) -> WhatIf:
@@ -125,6 +126,7 @@ def what_if(
             bundle has no network for are left out.
         reference: modality whose grid carries the results; None chooses as ``segment`` does.
         device: a torch device, or ``auto``.
+        precision: as for ``inference.segment``.
         progress: called with a fraction in 0..1 and a text.
         cancel: asked before every step; True stops the run.
 
@@ -158,7 +160,7 @@ def what_if(
         report(0.1 + 0.7 * fraction + 0.2 * compared_fraction, text)
 
     windows = SlidingWindow(
-        task, bundle.inference, bundle.stride, torch_device, network_progress, stop
+        task, bundle.inference, bundle.stride, torch_device, network_progress, stop, precision
     )
     for positions, prediction in predictions(bundle, windows, prepared, plan):
         if stop():

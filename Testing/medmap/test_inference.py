@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from medmap.bundle.format import InferenceSpec
+from medmap.devices import inference_precision
 from medmap.errors import (
     BundleError,
     Cancelled,
@@ -330,11 +331,36 @@ def test_absent_scans_are_named_on_the_result(volumes, tiny_bundle):
     assert "FLAIR" in messages
 
 
+def test_bf16_gives_nearly_the_labels_of_fp32_and_says_so(volumes, tiny_bundle):
+    full = segment(volumes, tiny_bundle, precision="fp32")
+    half = segment(volumes, tiny_bundle, precision="bf16")
+    assert full.provenance.run.precision == "fp32"
+    assert half.provenance.run.to_dict()["precision"] == "bf16"
+    # The tiny network is untrained: its classes are nearly equally probable everywhere.
+    assert (half.labels == full.labels).mean() > 0.95
+
+
+@pytest.mark.parametrize(
+    ("capabilities", "deepest_grid", "precision"),
+    [({"avx512_bf16": True}, 6, "bf16"), ({"avx512_bf16": True}, 2, "fp32"), ({}, 6, "fp32")],
+)
+def test_automatic_precision_is_bf16_where_the_processor_computes_it(
+    monkeypatch, capabilities, deepest_grid, precision
+):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities, raising=False)
+    assert inference_precision("auto", torch.device("cpu"), deepest_grid) == precision
+
+
+def test_an_unknown_precision_is_refused(volumes, tiny_bundle):
+    with pytest.raises(UsageError, match="int4"):
+        segment(volumes, tiny_bundle, precision="int4")
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 def test_a_gpu_gives_the_labels_of_the_cpu(volumes, tiny_bundle):
-    cpu = segment(volumes, tiny_bundle).labels
-    gpu = segment(volumes, tiny_bundle, device="cuda").labels
+    cpu = segment(volumes, tiny_bundle, precision="fp32").labels
+    gpu = segment(volumes, tiny_bundle, device="cuda", precision="fp32").labels
     assert (cpu == gpu).mean() > 0.999
 
 

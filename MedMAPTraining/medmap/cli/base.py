@@ -45,6 +45,9 @@ BundleOption = Annotated[
     Path | None, typer.Option("--bundle", help="Bundle folder [default: the default model].")
 ]
 Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps or auto.")]
+Precision = Annotated[
+    str, typer.Option(help="fp32, bf16, or auto: bf16 where the device computes it.")
+]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace existing results.")]
 
 

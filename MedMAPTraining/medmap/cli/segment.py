@@ -14,6 +14,7 @@ from medmap.cli.base import (
     BundleOption,
     Device,
     Overwrite,
+    Precision,
     Scan,
     Verbosity,
     app,
@@ -59,6 +60,7 @@ def segment(
     ] = None,
     bundle: BundleOption = None,
     device: Device = "auto",
+    precision: Precision = "auto",
     truth: Annotated[
         Path | None,
         typer.Option(
@@ -97,7 +99,9 @@ def segment(
         )
     from medmap.commands.segment import Options, segment_files
 
-    options = Options(reference, device, truth, affine, assume_orientation, overwrite)
+    options = Options(
+        reference, device, truth, affine, assume_orientation, overwrite, precision=precision
+    )
     with interrupts() as cancelled:
         with showing_progress() as report:
             result = segment_files(

@@ -67,6 +67,7 @@ class Options:
     affine: str | None = None
     assume_orientation: bool = False
     overwrite: bool = False
+    precision: str = "auto"
 
 
 @dataclass(frozen=True)
@@ -158,6 +159,7 @@ def _segment_into(
         bundle,
         reference=options.reference,
         device=options.device,
+        precision=options.precision,
         progress=lambda fraction, text: progress(0.05 + 0.85 * fraction, text),
         cancel=cancel,
     )

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from medmap.devices import resolve_device
+from medmap.devices import AUTO, SMALLEST_DEEPEST_GRID, computes_bf16, resolve_device
 from medmap.errors import InternalError, UnavailableError, UsageError
 
 if TYPE_CHECKING:
@@ -31,13 +31,6 @@ if TYPE_CHECKING:
 
 PRECISIONS = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
 """Numerical precisions, our names to Fabric's; bf16 and fp16 compute under autocast, weights stay in fp32."""
-
-AUTO = "auto"
-"""The precision that the device computes fast and safely."""
-
-SMALLEST_DEEPEST_GRID = 3
-"""Voxels per side of the deepest feature maps below which bf16 is not safe on a CPU: with torch 2.13 and
-AVX512-BF16, weight gradients of 3 x 3 x 3 convolutions on such maps read uninitialized memory."""
 
 PATIENCE = timedelta(hours=3)
 """How long a process waits for the others: one may be preparing cases or validating meanwhile."""
@@ -62,9 +55,7 @@ def choose_precision(precision: str, device: torch.device, deepest_grid: int) ->
         return precision
     if device.type != "cpu":
         return "bf16"
-    capabilities = getattr(torch.cpu, "get_capabilities", dict)()
-    computes_bf16 = capabilities.get("avx512_bf16", False) or capabilities.get("amx_bf16", False)
-    if computes_bf16 and deepest_grid >= SMALLEST_DEEPEST_GRID:
+    if computes_bf16(device) and deepest_grid >= SMALLEST_DEEPEST_GRID:
         return "bf16"
     return "fp32"
 
