@@ -227,7 +227,7 @@ def check_skull_strip(volumes: dict[str, Volume], task: Task) -> Iterator[Findin
     if not task.skull_stripped:
         return
     for name, volume in volumes.items():
-        observation = _more_than_brain(volume)
+        observation = more_than_brain(volume)
         if observation:
             message = f"{name} does not look skull-stripped: {observation}."
             remedy = "Skull-strip all images first: the model knows brains only."
@@ -325,7 +325,7 @@ def check_modality_appearance(volumes: dict[str, Volume], task: Task) -> Iterato
         return
     appearances = {}
     for given_name, volume in volumes.items():
-        if brain_ml(volume) >= MIN_BRAIN_ML and not _more_than_brain(volume):
+        if brain_ml(volume) >= MIN_BRAIN_ML and not more_than_brain(volume):
             appearance = describe_appearance(volume, volume.foreground)
             appearances[task.find(given_name)] = appearance
     for names, observation in mismatches(appearances):
@@ -418,7 +418,7 @@ def _overlap(volume: Volume, other: Volume) -> float:
     return float(np.count_nonzero(in_brain)) / len(voxels)
 
 
-def _more_than_brain(volume: Volume) -> str:
+def more_than_brain(volume: Volume) -> str:
     """Why the foreground is no brain alone, as the end of a sentence; empty if it may be one."""
     background = 1.0 - np.count_nonzero(volume.foreground) / volume.foreground.size
     if background < MIN_BACKGROUND:
@@ -439,7 +439,7 @@ def _cut_faces(volume: Volume) -> tuple[str, ...]:
 
     None if the foreground is no brain alone.
     """
-    if _more_than_brain(volume):
+    if more_than_brain(volume):
         return ()
     cut_faces = []
     for axis in range(3):

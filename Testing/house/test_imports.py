@@ -30,7 +30,14 @@ TORCH_FREE: list[set[str]] = [
         "bundle.card",
         "detection",
     },
-    {"agreement"},
+    {
+        "agreement",
+        "preparation.motion",
+        "preparation.skull",
+        "preparation.misalignment",
+        "preparation.plan",
+        "preparation.registration",
+    },
 ]
 # Nothing up to here needs more than Slicer has: torch, numpy, safetensors.
 INSIDE_SLICER: list[set[str]] = [
@@ -40,6 +47,7 @@ INSIDE_SLICER: list[set[str]] = [
     {"bundle"},
     {"provenance"},
     {"sliding_window"},
+    {"preparation"},
     {"inference"},
     {"subset_comparison"},
 ]
@@ -69,7 +77,12 @@ OUTSIDE_SLICER: list[set[str]] = [
 ORDER = [*TORCH_FREE, *INSIDE_SLICER, *OUTSIDE_SLICER]
 TORCH_BORDER = len(TORCH_FREE)
 BORDER = len(TORCH_FREE) + len(INSIDE_SLICER)
-LAZY = {"metrics.py": {"scipy"}, "agreement.py": {"scipy"}, "segresnet.py": {"monai"}}
+LAZY = {
+    "metrics.py": {"scipy"},
+    "agreement.py": {"scipy"},
+    "segresnet.py": {"monai"},
+    "deepbet_masks.py": {"deepbet"},
+}
 HEAVY = {
     "nibabel": {"io"},
     "monai": {"training", "networks", "bench"},

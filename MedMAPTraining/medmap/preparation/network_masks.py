@@ -1,0 +1,97 @@
+"""Brain extraction with MedMAP's own network: a bundle of the task ``brain``, for any contrast.
+
+It needs nothing besides PyTorch. The bundle is made by ``medmap train brain_extraction_cpu``.
+"""
+
+from __future__ import annotations
+
+import os
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from medmap.bundle.format import METADATA
+from medmap.bundle.loading import Bundle, load_bundle
+from medmap.foreground import largest_parts
+from medmap.preprocess import prepare
+from medmap.resampling import resample_linear
+from medmap.sliding_window import SlidingWindow
+from medmap.volume import Volume
+
+ENVIRONMENT = "MEDMAP_BRAIN_BUNDLE"
+"""Environment variable that names another bundle."""
+
+
+def bundle_path() -> Path | None:
+    """Folder of the brain extraction model; None if there is none.
+
+    It lies beside the models that segment tumors, not among them: it is no choice of a user.
+    """
+    package = Path(__file__).resolve().parents[1]
+    candidates = [
+        package.parents[1] / "Resources/preparation/brain",
+        package.parent / "Resources/MedMAPPreparation/brain",
+    ]
+    environment = os.environ.get(ENVIRONMENT)
+    if environment:
+        candidates.insert(0, Path(environment))
+    for candidate in candidates:
+        if (candidate / METADATA).is_file():
+            return candidate
+    return None
+
+
+def is_available() -> bool:
+    """Whether there is a brain extraction model."""
+    return bundle_path() is not None
+
+
+def extract(volume: Volume) -> np.ndarray:
+    """[I, J, K] bool: the brain. Raises ValueError if there is none, BundleError for a damaged model."""
+    path = bundle_path()
+    if path is None:
+        raise ValueError("There is no brain extraction model.")
+    return extract_with(_bundle(path), volume)
+
+
+@lru_cache(maxsize=1)
+def _bundle(path: Path) -> Bundle:
+    return load_bundle(path)
+
+
+def extract_with(bundle: Bundle, volume: Volume) -> np.ndarray:
+    """[I, J, K] bool: the brain, by a loaded bundle of the task ``brain``."""
+    task = bundle.task
+    name = task.modality_names[0]
+    prepared = prepare({name: volume}, task, bundle.preprocess, multiple=bundle.stride)
+    windows = SlidingWindow(task, bundle.inference, bundle.stride, torch.device("cpu"))
+    logits = next(windows.logits(bundle.network, prepared, [(name,)]))
+    probability = torch.softmax(logits, 0)[1:].sum(0)
+    on_scan = resample_linear(probability[None], prepared.grid, volume.grid)[0].numpy()
+    mask = largest_parts(on_scan > 0.5, volume.grid.spacing.tolist())
+    return filled(mask)
+
+
+def filled(mask: np.ndarray) -> np.ndarray:
+    """A mask and what it encloses: everything that no path outside the mask connects with the faces."""
+    outside = np.zeros(mask.shape, bool)
+    for axis in range(3):
+        for end in (0, -1):
+            face = [slice(None)] * 3
+            face[axis] = slice(end, None) if end else slice(0, 1)
+            outside[tuple(face)] |= ~mask[tuple(face)]
+    free = torch.from_numpy(~mask)[None, None].float()
+    reached = torch.from_numpy(outside)[None, None].float()
+    count = -1.0
+    while float(reached.sum()) > count:
+        count = float(reached.sum())
+        # Several steps between counts: counting costs as much as a step.
+        for _ in range(FLOOD_STEPS):
+            reached = torch.nn.functional.max_pool3d(reached, 3, 1, 1) * free
+    return reached[0, 0].numpy() == 0
+
+
+FLOOD_STEPS = 16
+"""Voxels by which the outside grows between two checks of whether it still does."""

@@ -1,0 +1,325 @@
+"""The preparation of one case: volumes in, prepared volumes and a report of the steps out. No files."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+import numpy as np
+
+from medmap.checks import Finding
+from medmap.errors import Cancelled, InputDataError
+from medmap.preparation import registration
+from medmap.preparation.brain_extraction import (
+    CONTRASTS,
+    GIVEN,
+    OTHER_CONTRAST,
+    BrainMask,
+    apply_mask,
+    extract_brain,
+)
+from medmap.preparation.fusion import Ballot, fuse_masks
+from medmap.preparation.misalignment import measure_misalignment
+from medmap.preparation.plan import MISALIGNED_MM, PreparationPlan
+from medmap.progress import Cancel, Progress, ignore_progress, never_cancel
+from medmap.resampling import resample_nearest
+from medmap.task import Task
+from medmap.volume import Grid, Volume
+
+TRUSTED_WEIGHT = 10.0
+"""Vote of a mask that was made elsewhere, or of a scan that was stripped elsewhere: it decides."""
+
+EXTRACTION = "brain extraction"
+ALIGNMENT = "alignment"
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step of a preparation, as it was carried out.
+
+    Attributes:
+        kind: ``EXTRACTION`` or ``ALIGNMENT``.
+        modality: name of the scan.
+        method: how it was done.
+        is_applied: False where a step was tried and its result rejected.
+        summary: the outcome in one sentence.
+        figures: measurements by name, units in the name.
+        seconds: run time.
+    """
+
+    kind: str
+    modality: str
+    method: str
+    is_applied: bool
+    summary: str
+    figures: dict[str, float]
+    seconds: float
+
+    def to_dict(self) -> dict:
+        """JSON-ready form."""
+        return {
+            "step": self.kind,
+            "modality": self.modality,
+            "method": self.method,
+            "applied": self.is_applied,
+            "summary": self.summary,
+            "figures": dict(self.figures),
+            "seconds": round(self.seconds, 2),
+        }
+
+
+@dataclass(frozen=True)
+class Preparation:
+    """Outcome of preparing one case.
+
+    Attributes:
+        volumes: by modality; scans that needed nothing are the same objects. The reference has its own grid,
+            aligned scans have their own voxels and a moved affine.
+        plan: the steps that were planned.
+        steps: the steps that were carried out, in order.
+        masks: [I, J, K] bool brain of the scans from which it was extracted.
+        movements: [4, 4] rigid motion in world RAS, mm, of the scans that were moved.
+        seconds: run time of all steps.
+    """
+
+    volumes: dict[str, Volume]
+    plan: PreparationPlan
+    steps: tuple[Step, ...] = ()
+    masks: dict[str, np.ndarray] = field(default_factory=dict)
+    movements: dict[str, np.ndarray] = field(default_factory=dict)
+    seconds: float = 0.0
+
+    def to_dict(self) -> dict:
+        """JSON-ready form for reports."""
+        movements = {name: matrix.round(6).tolist() for name, matrix in self.movements.items()}
+        return {
+            "reference": self.plan.reference,
+            "steps": [step.to_dict() for step in self.steps],
+            "movements_world_ras_mm": movements,
+            "seconds": round(self.seconds, 2),
+        }
+
+
+def prepare_scans(
+    volumes: Mapping[str, Volume],
+    task: Task,
+    plan: PreparationPlan,
+    *,
+    brain_masks: Mapping[str, Volume] | None = None,
+    method: str | None = None,
+    progress: Progress | None = None,
+    cancel: Cancel | None = None,
+) -> Preparation:
+    """Carry out a plan: extract brains, align scans to the reference, and let the masks vote.
+
+    Each scan with a skull gets its own mask first. Aligned scans then vote on each other's masks, so that
+    all show the same brain. No voxel is interpolated: alignment changes affines, and the reference stays
+    where it is.
+
+    Args:
+        volumes: scans by modality name.
+        task: for the titles of modalities in messages.
+        plan: from ``plan_preparation``, possibly edited.
+        brain_masks: masks made elsewhere, by modality, on any grid; positive is brain.
+        method: name in ``METHODS`` for every scan; None takes the default of each contrast.
+        progress: called with the completed fraction and a text.
+        cancel: asked before every step; True stops the run.
+
+    Raises:
+        UnavailableError: a step needs what is not installed.
+        InputDataError: no brain was found in a scan.
+        Cancelled: ``cancel`` returned True.
+    """
+    if plan.is_empty:
+        return Preparation(dict(volumes), plan)
+    started = time.perf_counter()
+    run = _Run(dict(volumes), task, plan, progress or ignore_progress, cancel or never_cancel)
+    for name in plan.extract:
+        run.extract(name, (brain_masks or {}).get(name), method)
+    for name in plan.align:
+        run.align(name)
+    run.fuse()
+    return Preparation(
+        volumes=run.prepared(),
+        plan=plan,
+        steps=tuple(run.steps),
+        masks=run.masks,
+        movements=run.movements,
+        seconds=time.perf_counter() - started,
+    )
+
+
+class _Run:
+    """A preparation under way."""
+
+    def __init__(
+        self,
+        volumes: dict[str, Volume],
+        task: Task,
+        plan: PreparationPlan,
+        progress: Progress,
+        cancel: Cancel,
+    ):
+        self.volumes = volumes
+        self.task = task
+        self.plan = plan
+        self.progress = progress
+        self.cancel = cancel
+        self.steps: list[Step] = []
+        self.masks: dict[str, np.ndarray] = {}
+        self.movements: dict[str, np.ndarray] = {}
+        self.notes: dict[str, list[Finding]] = {}
+        self.given: set[str] = set()
+        self.apart: set[str] = set()
+
+    def extract(self, name: str, given: Volume | None, method: str | None) -> None:
+        """Mask of one scan."""
+        title = self._begin("extracting the brain from", name)
+        volume = self.volumes[name]
+        if given is None:
+            brain = extract_brain(volume, name, method=method, keeps_stripped=False)
+        else:
+            brain = _given_mask(given, volume, title)
+            self.given.add(name)
+        self.masks[name] = brain.mask
+        summary = f"The brain in {title} has {brain.volume_ml:.0f} ml ({brain.method})."
+        figures = {"brain_ml": round(brain.volume_ml, 1)}
+        step = Step(EXTRACTION, name, brain.method, True, summary, figures, brain.seconds)
+        self._record(step, "info")
+
+    def align(self, name: str) -> None:
+        """Motion of one scan to the reference."""
+        title = self._begin("aligning", name)
+        reference = self.plan.reference
+        fixed = self.volumes[reference]
+        moving = self.volumes[name]
+        if not registration.is_available():
+            self._measure_only(name, title)
+            return
+        result = registration.register(fixed, moving, self._brain(reference), self._brain(name))
+        onto = self.task.modality(reference).title
+        if result.is_accepted:
+            self.movements[name] = result.movement
+            summary = (
+                f"{title} was moved by {result.displacement_mm:.1f} mm "
+                f"({result.degrees:.1f} degrees) onto {onto}."
+            )
+        elif result.is_unchanged:
+            summary = f"{title} lies on {onto} already: {result.reason}."
+        else:
+            self.apart.add(name)
+            summary = f"{title} was not aligned to {onto}: {result.reason}."
+        step = Step(
+            ALIGNMENT,
+            name,
+            "SimpleITK",
+            result.is_accepted,
+            summary,
+            result.figures(),
+            result.seconds,
+        )
+        if name in self.apart:
+            self._record(step, "warning")
+        else:
+            self._record(step, "info")
+
+    def fuse(self) -> None:
+        """Let the masks of aligned scans vote; scans that could not be aligned keep their own."""
+        if not self.masks or len(self.volumes) < 2:
+            return
+        self.progress(0.95, "comparing the brain masks")
+        ballots = {}
+        for name in self.volumes:
+            if name in self.apart:
+                continue
+            is_trusted = name not in self.masks or name in self.given
+            weight = CONTRASTS.get(name, OTHER_CONTRAST).weight
+            if is_trusted:
+                weight = TRUSTED_WEIGHT
+            ballots[name] = Ballot(self._brain(name), self._moved_grid(name), weight)
+        for name, mask in fuse_masks(ballots).items():
+            if name in self.masks and name not in self.given:
+                self.masks[name] = mask
+
+    def prepared(self) -> dict[str, Volume]:
+        """The scans after all steps."""
+        result = {}
+        for name, volume in self.volumes.items():
+            array = volume.array
+            if name in self.masks:
+                array = apply_mask(volume, self.masks[name])
+            if array is volume.array and name not in self.movements and name not in self.notes:
+                result[name] = volume
+                continue
+            notes = (*volume.notes, *self.notes.get(name, ()))
+            affine = self._moved_grid(name).affine
+            result[name] = replace(volume, array=array, affine=affine, notes=notes)
+        return result
+
+    def _begin(self, action: str, name: str) -> str:
+        """Report and cancel between steps; the modality's title."""
+        if self.cancel():
+            raise Cancelled()
+        title = self.task.modality(name).title
+        step_count = len(self.plan.extract) + len(self.plan.align)
+        self.progress(0.95 * len(self.steps) / step_count, f"{action} {title}")
+        return title
+
+    def _record(self, step: Step, level: Literal["info", "warning"]) -> None:
+        self.steps.append(step)
+        remedy = ""
+        if level == "warning":
+            remedy = "Look at the alignment, align the scan yourself, or leave it out."
+        finding = Finding(level, step.kind, step.summary, remedy, (step.modality,))
+        self.notes.setdefault(step.modality, []).append(finding)
+
+    def _measure_only(self, name: str, title: str) -> None:
+        """Without SimpleITK: go on where a scan lies on the reference, refuse where it does not.
+
+        Raises UnavailableError.
+        """
+        started = time.perf_counter()
+        reference = self.plan.reference
+        onto = self.task.modality(reference).title
+        misalignment = measure_misalignment(
+            self.volumes[reference], self.volumes[name], self._brain(reference)
+        )
+        if misalignment.mm > MISALIGNED_MM:
+            raise registration.unavailable(title, onto, misalignment.mm)
+        step = Step(
+            ALIGNMENT,
+            name,
+            "measured only",
+            False,
+            f"{title} lies on {onto} within the {MISALIGNED_MM:g} mm that can be measured.",
+            {"displacement_mm": round(misalignment.mm, 1)},
+            time.perf_counter() - started,
+        )
+        self._record(step, "info")
+
+    def _brain(self, name: str) -> np.ndarray:
+        if name in self.masks:
+            return self.masks[name]
+        return self.volumes[name].foreground
+
+    def _moved_grid(self, name: str) -> Grid:
+        volume = self.volumes[name]
+        if name not in self.movements:
+            return volume.grid
+        return Grid(volume.grid.shape, self.movements[name] @ volume.affine)
+
+
+def _given_mask(given: Volume, volume: Volume, title: str) -> BrainMask:
+    """A mask that was made elsewhere, on a scan's grid. Raises InputDataError if it misses the scan."""
+    started = time.perf_counter()
+    mask = (given.array > 0).astype(np.uint8)
+    if given.grid.distance(volume.grid) > 0:
+        mask = resample_nearest(mask, given.grid, volume.grid)
+    volume_ml = float(np.count_nonzero(mask)) * volume.grid.voxel_ml
+    if not mask.any():
+        raise InputDataError(
+            f"The brain mask does not overlap {title}.", "Use the mask of this patient's scan."
+        )
+    return BrainMask(mask > 0, GIVEN, volume_ml, time.perf_counter() - started)
