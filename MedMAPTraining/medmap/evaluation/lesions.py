@@ -1,0 +1,166 @@
+"""Scores by lesion, as the BraTS challenges of 2023 and later rank segmentations.
+
+Source: Saluja et al., "BraTS 2023 lesion-wise performance metrics"
+(https://github.com/rachitsaluja/BraTS-2023-Metrics); written from its description. A case with one
+large and ten small lesions is scored by eleven numbers, so that missed small lesions count.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from medmap.errors import UsageError
+from medmap.evaluation.surfaces import area_weighted_hd95, surface_distances
+from medmap.foreground import bounding_box
+from medmap.metrics import dice
+
+PENALTY_MM = 374.0
+"""HD95 of a missed lesion and of a false one: the diagonal of BraTS's grid, rounded up."""
+
+
+@dataclass(frozen=True)
+class LesionRule:
+    """What counts as one lesion.
+
+    Attributes:
+        name: of the challenge.
+        dilation: voxels by which the reference is grown; parts that then touch are one lesion, and
+            predicted components that touch a grown lesion belong to it.
+        min_volume_mm3: lesions up to this volume are not scored.
+    """
+
+    name: str
+    dilation: int
+    min_volume_mm3: float
+
+
+LESION_RULES = {
+    rule.name: rule
+    for rule in (
+        LesionRule("BraTS-GLI", 3, 50.0),
+        LesionRule("BraTS-SSA", 3, 50.0),
+        LesionRule("BraTS-PED", 3, 50.0),
+        LesionRule("BraTS-MEN", 1, 50.0),
+        LesionRule("BraTS-MET", 1, 2.0),
+    )
+}
+"""The rules of the challenges of 2023: glioma, Sub-Saharan Africa, pediatric, meningioma,
+metastases."""
+
+
+@dataclass(frozen=True)
+class LesionScores:
+    """Scores of one region of one case.
+
+    Attributes:
+        dice: mean over lesions and false positives, which count 0; 1 where there is neither.
+        hd95_mm: mean in mm; a missed lesion and a false positive count ``PENALTY_MM``; 0 where there
+            is neither.
+        lesions: lesions of the reference that are scored.
+        missed: those of them that no predicted component touches.
+        false_positives: predicted components that touch no lesion.
+    """
+
+    dice: float
+    hd95_mm: float
+    lesions: int
+    missed: int
+    false_positives: int
+
+
+def find_lesion_rule(name: str) -> LesionRule:
+    """The rule of a challenge, in any case of letters. Raises UsageError."""
+    for rule in LESION_RULES.values():
+        if rule.name.lower() == name.lower():
+            return rule
+    raise UsageError(
+        f"There is no lesion-wise rule '{name}'.", f"Use one of {', '.join(LESION_RULES)}."
+    )
+
+
+def lesion_scores(
+    prediction: np.ndarray, reference: np.ndarray, spacing: Sequence[float], rule: LesionRule
+) -> LesionScores:
+    """Score a predicted mask lesion by lesion.
+
+    Args:
+        prediction: [I, J, K] bool.
+        reference: [I, J, K] bool.
+        spacing: [3] voxel size in mm.
+        rule: what counts as one lesion.
+    """
+    from scipy import ndimage
+
+    box = bounding_box(prediction | reference)
+    if box is None:
+        return LesionScores(1.0, 0.0, 0, 0, 0)
+    box = _grown(box, rule.dilation, prediction.shape)
+    prediction = prediction[box]
+    reference = reference[box]
+    predicted, predicted_count = ndimage.label(prediction, np.ones((3, 3, 3)))
+    lesions = _lesions(reference, rule)
+    voxel_mm3 = float(np.prod(spacing))
+    scores: list[float] = []
+    distances: list[float] = []
+    missed = 0
+    touched: set[int] = set()
+    for number, lesion_box in enumerate(ndimage.find_objects(lesions), 1):
+        near = _grown(lesion_box, rule.dilation, lesions.shape)
+        lesion_near = lesions[near] == number
+        touching = _labels_in(predicted[near], _dilated(lesion_near, rule.dilation))
+        touched.update(touching)
+        # Small lesions are not scored, but a component that touches one is no false positive.
+        if lesion_near.sum() * voxel_mm3 <= rule.min_volume_mm3:
+            continue
+        if not touching:
+            missed += 1
+            scores.append(0.0)
+            distances.append(PENALTY_MM)
+            continue
+        lesion = lesions == number
+        matched = np.isin(predicted, list(touching))
+        scores.append(dice(matched, lesion))
+        distances.append(area_weighted_hd95(surface_distances(matched, lesion, spacing)))
+    false_positives = predicted_count - len(touched)
+    counted = len(scores) + false_positives
+    if not counted:
+        return LesionScores(1.0, 0.0, 0, 0, 0)
+    return LesionScores(
+        dice=sum(scores) / counted,
+        hd95_mm=(sum(distances) + false_positives * PENALTY_MM) / counted,
+        lesions=len(scores),
+        missed=missed,
+        false_positives=false_positives,
+    )
+
+
+def _lesions(reference: np.ndarray, rule: LesionRule) -> np.ndarray:
+    """Number of the lesion at each voxel of the reference, 0 elsewhere."""
+    from scipy import ndimage
+
+    grown, _ = ndimage.label(_dilated(reference, rule.dilation), np.ones((3, 3, 3)))
+    return np.where(reference, grown, 0)
+
+
+def _dilated(mask: np.ndarray, voxels: int) -> np.ndarray:
+    """The mask grown step by step across faces and edges (neighborhood of 18)."""
+    from scipy import ndimage
+
+    structure = ndimage.generate_binary_structure(3, 2)
+    return ndimage.binary_dilation(mask, structure, iterations=voxels)
+
+
+def _grown(box: tuple[slice, ...], voxels: int, shape: Sequence[int]) -> tuple[slice, ...]:
+    """A box that is larger on all sides, but not than the array."""
+    grown = []
+    for side, size in zip(box, shape, strict=True):
+        grown.append(slice(max(0, side.start - voxels), min(size, side.stop + voxels)))
+    return tuple(grown)
+
+
+def _labels_in(labels: np.ndarray, mask: np.ndarray) -> set[int]:
+    """Numbers of the components within a mask; 0 is background."""
+    return {int(number) for number in np.unique(labels[mask]) if number}
