@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Optional
 
@@ -20,9 +21,11 @@ from medmap.cli.base import (
     showing_progress,
 )
 from medmap.cli.tables import print_table
+from medmap.errors import UsageError
 
 if TYPE_CHECKING:
     from medmap.evaluation import PairedTest, Summary
+    from medmap.evaluation.scoring import FurtherScores
     from medmap.evaluation.tables import Statistics
     from medmap.task import Task
 
@@ -30,9 +33,41 @@ if TYPE_CHECKING:
 @app.command()
 def evaluate(
     data: Annotated[
-        Path, typer.Option(help="Folder of cases in the layout of the bundle's task, with labels.")
-    ],
+        Optional[Path],  # noqa: UP045
+        typer.Option(help="Folder of cases in the layout of the bundle's task, with labels."),
+    ] = None,
     bundle: BundleOption = None,
+    predictions: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(
+            help="Score the label maps of this folder, of whatever program, instead of a bundle."
+        ),
+    ] = None,
+    labels: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(help="Folder of the reference labels; with --predictions."),
+    ] = None,
+    task: Annotated[
+        str, typer.Option(help="Task of the label maps; with --predictions.")
+    ] = "BraTS",
+    subset: Annotated[
+        str,
+        typer.Option(
+            help="Modalities that the label maps were made from, such as t1ce+flair; with "
+            "--predictions [default: all]."
+        ),
+    ] = "",
+    lesions: Annotated[
+        str,
+        typer.Option(
+            metavar="CHALLENGE",
+            help="Lesion-wise Dice and HD95 by the rule of BraTS-GLI, -SSA, -PED, -MEN or -MET, and "
+            "the normalized surface distance. Label maps: BraTS-GLI unless given.",
+        ),
+    ] = "",
+    tolerance: Annotated[
+        float, typer.Option(min=0.0, help="Of the normalized surface distance, in mm.")
+    ] = 1.0,
     output: Annotated[
         Optional[Path],  # noqa: UP045
         typer.Option(
@@ -78,9 +113,34 @@ def evaluate(
     overwrite: Overwrite = False,
     device: Device = "auto",
 ) -> None:
-    """Score every modality subset on a cohort: Dice, HD95 and volumes, in tables as in papers."""
+    """Score every modality subset on a cohort: Dice, HD95 and volumes, in tables as in papers.
+
+    With --predictions and --labels, the label maps of any program are scored instead.
+    """
     from medmap.commands.evaluation import EvaluateOptions, evaluate_bundle
 
+    if predictions is not None:
+        _refuse_options_of_bundles(data=data, bundle=bundle, split=split, against=against)
+        _evaluate_maps(
+            _MapArguments(
+                predictions=predictions,
+                labels=labels,
+                task=task,
+                subset=subset,
+                lesions=lesions or "BraTS-GLI",
+                tolerance=tolerance,
+                output=output,
+                table=table,
+                data_statement=data_statement,
+                overwrite=overwrite,
+            )
+        )
+        return
+    if data is None:
+        raise UsageError(
+            "Neither cases nor label maps were given.",
+            "Give --data FOLDER, or --predictions FOLDER --labels FOLDER.",
+        )
     options = EvaluateOptions(
         output=output,
         table=table,
@@ -93,6 +153,7 @@ def evaluate(
         pictures=pictures,
         overwrite=overwrite,
         device=device,
+        further=_further(lesions, tolerance),
     )
     with showing_progress() as report, interrupts() as cancel:
         result = evaluate_bundle(data, bundle, options, report, cancel)
@@ -103,6 +164,71 @@ def evaluate(
     _print_summary(result.task, result.summary)
     if result.tests:
         _print_tests(result.tests, ("this bundle", str(against)))
+
+
+@dataclass(frozen=True)
+class _MapArguments:
+    """Options of ``medmap evaluate`` that label maps have."""
+
+    predictions: Path
+    labels: Path | None
+    task: str
+    subset: str
+    lesions: str
+    tolerance: float
+    output: Path | None
+    table: Path | None
+    data_statement: str
+    overwrite: bool
+
+
+def _refuse_options_of_bundles(**options: Path | None) -> None:
+    """Options that label maps do not have would be ignored."""
+    for name, value in options.items():
+        if value is not None:
+            raise UsageError(
+                f"--{name} is of no use with --predictions.",
+                "Score the bundle and the label maps in two commands, then use medmap compare.",
+            )
+
+
+def _further(lesions: str, tolerance: float) -> FurtherScores:
+    from medmap.evaluation.lesions import find_lesion_rule
+    from medmap.evaluation.scoring import FurtherScores
+
+    if not lesions:
+        return FurtherScores()
+    return FurtherScores(find_lesion_rule(lesions), tolerance)
+
+
+def _evaluate_maps(arguments: _MapArguments) -> None:
+    """Score the label maps of a folder and print the tables."""
+    from medmap.commands.label_maps import MapOptions, score_maps
+    from medmap.task import find_task
+
+    if arguments.labels is None:
+        raise UsageError("No reference labels were given.", "Give their folder with --labels.")
+    task = find_task(arguments.task)
+    names: tuple[str, ...] = ()
+    if arguments.subset:
+        names = tuple(task.find(word) for word in arguments.subset.split("+"))
+    options = MapOptions(
+        output=arguments.output,
+        table=arguments.table,
+        subset=names,
+        further=_further(arguments.lesions, arguments.tolerance),
+        data_statement=arguments.data_statement,
+        overwrite=arguments.overwrite,
+    )
+    with showing_progress() as report, interrupts() as cancel:
+        result = score_maps(arguments.predictions, arguments.labels, task, options, report, cancel)
+    for warning in result.warnings:
+        err.print(f"warning: {warning}", soft_wrap=True, markup=False)
+    _print_summary(task, result.summary)
+    out.print(
+        f"Lesion-wise scores by the rule of {arguments.lesions}; NSD at {arguments.tolerance:g} mm.",
+        soft_wrap=True,
+    )
 
 
 @app.command()
@@ -117,7 +243,8 @@ def compare(
     metric: Annotated[
         str,
         typer.Option(
-            help="dice or hd95_mm; dice_rule, hd95_rule_mm: after the minimum-volume rule."
+            help="dice or hd95_mm; dice_rule, hd95_rule_mm: after the minimum-volume rule; "
+            "lesion_dice, lesion_hd95_mm, nsd where both evaluations have them."
         ),
     ] = "dice",
 ) -> None:
@@ -127,7 +254,6 @@ def compare(
     file of --output has further columns: uncorrected and Benjamini-Hochberg p, cases better and worse.
     """
     from medmap.commands.evaluation import compare_evaluations
-    from medmap.errors import UsageError
     from medmap.evaluation.significance import METRICS
 
     if metric not in METRICS:
@@ -182,7 +308,7 @@ def _cells(
     cells = []
     for score, region, _ in columns:
         statistics = getattr(summary.tables[score], kind)[row][region]
-        digits = 1 if "hd95" in score else 3
+        digits = 1 if score.endswith(("hd95", "_mm", "_ml", "hd95_rule")) else 3
         cells.append(_mean_and_sd(statistics, digits))
     return cells
 
@@ -196,7 +322,14 @@ def _mean_and_sd(score: Statistics, digits: int) -> str:
     return f"{score.mean:.{digits}f} ± {score.sd:.{digits}f}"
 
 
-SCORE_TITLES = {"dice": "Dice", "hd95": "HD95 in mm"}
+SCORE_TITLES = {
+    "dice": "Dice",
+    "hd95": "HD95 in mm",
+    "lesion_dice": "Lesion-wise Dice",
+    "lesion_hd95_mm": "Lesion-wise HD95 in mm",
+    "nsd": "Normalized surface distance",
+    "volume_error_ml": "Volume error in ml (prediction minus reference)",
+}
 """Title of each score's table; scores after the minimum-volume rule stand in the same table."""
 
 METRIC_TITLES = {
@@ -204,6 +337,9 @@ METRIC_TITLES = {
     "dice_rule": "Dice, rule",
     "hd95_mm": "HD95 in mm",
     "hd95_rule_mm": "HD95 in mm, rule",
+    "lesion_dice": "lesion-wise Dice",
+    "lesion_hd95_mm": "lesion-wise HD95 in mm",
+    "nsd": "normalized surface distance",
 }
 
 

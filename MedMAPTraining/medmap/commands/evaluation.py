@@ -33,7 +33,13 @@ from medmap.evaluation import (
     summarize,
     write_rows,
 )
-from medmap.evaluation.scoring import check_same_labels, labels_hash
+from medmap.evaluation.scoring import (
+    NO_FURTHER_SCORES,
+    FurtherScores,
+    check_same_labels,
+    labels_hash,
+    settings_text,
+)
 from medmap.evaluation.store import ABOUT, SCORES
 from medmap.io.atomic import write_text
 from medmap.io.cohorts import Case, find_cases
@@ -62,6 +68,7 @@ class EvaluateOptions:
     pictures: bool = True
     overwrite: bool = False
     device: str = "auto"
+    further: FurtherScores = NO_FURTHER_SCORES
 
     @property
     def scored_part(self) -> str:
@@ -123,7 +130,12 @@ def evaluate_bundle(
         other = _scores_of(options.against)
     store = None
     if options.output:
-        store = Store(options.output, weights, overwrite=options.overwrite)
+        store = Store(
+            options.output,
+            weights,
+            overwrite=options.overwrite,
+            settings=settings_text(options.further),
+        )
     warnings = _note_test_scoring(options, loaded.id, weights, len(cases), store)
     scoring = _scoring(options, weights)
     scores = _score_all(cases, loaded, options, store, report, cancel)
@@ -274,7 +286,7 @@ def _score_all(
             scores.labels[case.case_id] = stored.labels
             continue
         try:
-            scored = score_case(case, bundle, device)
+            scored = score_case(case, bundle, device, options.further)
         except (InputDataError, MissingInputError, UsageError) as error:
             failures.append(f"{case.case_id}: {error.cause}")
             continue

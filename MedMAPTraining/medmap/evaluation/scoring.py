@@ -8,7 +8,7 @@ import io
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import astuple, dataclass, fields
+from dataclasses import MISSING, asdict, astuple, dataclass, fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -16,11 +16,13 @@ import numpy as np
 from medmap.bundle.format import CARD, METADATA, SUMS, verify_bundle
 from medmap.bundle.loading import Bundle
 from medmap.errors import InputDataError
+from medmap.evaluation.lesions import LesionRule, lesion_scores
+from medmap.evaluation.surfaces import normalized_surface_distance, surface_distances
 from medmap.inference import segment_subsets
 from medmap.io.atomic import write_text
 from medmap.io.cohorts import Case
 from medmap.io.nifti import read_nifti
-from medmap.metrics import RegionScore, compare
+from medmap.metrics import RegionScore, compare, region_masks
 from medmap.task import Region, Task
 from medmap.volume import Grid, Volume
 
@@ -41,6 +43,10 @@ class ScoreRow:
         prediction_ml, reference_ml: volumes; 0 means an empty mask.
         diagonal_mm: diagonal of the labels' grid, the usual penalty for an undefined HD95
             (373.13 mm on BraTS's grid).
+        volume_error_ml: prediction minus reference.
+        nsd: normalized surface distance, 0..1; nan where it was not asked for, as all that follow.
+        lesion_dice, lesion_hd95_mm: lesion-wise scores (``medmap.evaluation.lesions``).
+        lesions, missed_lesions, false_lesions: their numbers.
     """
 
     case: str
@@ -55,6 +61,36 @@ class ScoreRow:
     prediction_ml: float
     reference_ml: float
     diagonal_mm: float
+    volume_error_ml: float = math.nan
+    nsd: float = math.nan
+    lesion_dice: float = math.nan
+    lesion_hd95_mm: float = math.nan
+    lesions: float = math.nan
+    missed_lesions: float = math.nan
+    false_lesions: float = math.nan
+
+
+@dataclass(frozen=True)
+class FurtherScores:
+    """Scores that are computed where they are asked for: they cost as much as all others together.
+
+    Attributes:
+        lesions: rule of the lesion-wise scores; None leaves them out.
+        tolerance_mm: of the normalized surface distance; None leaves it out.
+    """
+
+    lesions: LesionRule | None = None
+    tolerance_mm: float | None = None
+
+
+NO_FURTHER_SCORES = FurtherScores()
+
+
+def settings_text(further: FurtherScores) -> str:
+    """What a stored case was scored with; empty for the plain scores."""
+    if further == NO_FURTHER_SCORES:
+        return ""
+    return json.dumps(asdict(further), sort_keys=True)
 
 
 @dataclass(frozen=True)
@@ -98,8 +134,19 @@ def identity(bundle: str | Path) -> str:
     return hashlib.sha256(content.encode()).hexdigest()
 
 
-def score_case(case: Case, bundle: Bundle, device: str = "cpu") -> ScoredCase:
+def score_case(
+    case: Case,
+    bundle: Bundle,
+    device: str = "cpu",
+    further: FurtherScores = NO_FURTHER_SCORES,
+) -> ScoredCase:
     """Segment every subset of a case's modalities and score it.
+
+    Args:
+        case: with reference labels.
+        bundle: the bundle.
+        device: a torch device.
+        further: scores beside Dice, HD95 and volumes.
 
     Raises:
         InputDataError: the case has no reference labels, or they lie on the grid of none of its
@@ -128,6 +175,7 @@ def score_case(case: Case, bundle: Bundle, device: str = "cpu") -> ScoredCase:
             reference.grid,
             case=case.case_id,
             subset=subset,
+            further=further,
         )
     return ScoredCase(rows, volumes, reference, predictions)
 
@@ -167,7 +215,14 @@ def _modality_on_grid(volumes: Mapping[str, Volume], grid: Grid) -> str | None:
 
 
 def score_labels(
-    prediction: np.ndarray, reference: np.ndarray, task: Task, grid: Grid, *, case: str, subset: str
+    prediction: np.ndarray,
+    reference: np.ndarray,
+    task: Task,
+    grid: Grid,
+    *,
+    case: str,
+    subset: str,
+    further: FurtherScores = NO_FURTHER_SCORES,
 ) -> list[ScoreRow]:
     """One row for each region from two label maps [I, J, K] on one grid.
 
@@ -178,7 +233,37 @@ def score_labels(
     rows = []
     for region in task.regions:
         rows.append(_row(case, subset, region, scores[region.name], diagonal_mm))
-    return rows
+    if further == NO_FURTHER_SCORES:
+        return rows
+    prediction_masks = region_masks(prediction, task)
+    reference_masks = region_masks(reference, task)
+    complete = []
+    for row in rows:
+        masks = (prediction_masks[row.region], reference_masks[row.region])
+        complete.append(_with_further_scores(row, masks, grid, further))
+    return complete
+
+
+def _with_further_scores(
+    row: ScoreRow, masks: tuple[np.ndarray, np.ndarray], grid: Grid, further: FurtherScores
+) -> ScoreRow:
+    """The row with the scores that were asked for, from the masks of prediction and reference."""
+    prediction, reference = masks
+    spacing = tuple(map(float, grid.spacing))
+    if further.tolerance_mm is not None:
+        distances = surface_distances(prediction, reference, spacing)
+        row = replace(row, nsd=normalized_surface_distance(distances, further.tolerance_mm))
+    if further.lesions is not None:
+        lesions = lesion_scores(prediction, reference, spacing, further.lesions)
+        row = replace(
+            row,
+            lesion_dice=lesions.dice,
+            lesion_hd95_mm=lesions.hd95_mm,
+            lesions=lesions.lesions,
+            missed_lesions=lesions.missed,
+            false_lesions=lesions.false_positives,
+        )
+    return row
 
 
 def _row(
@@ -207,6 +292,7 @@ def _row(
         prediction_ml=score.prediction_ml,
         reference_ml=score.reference_ml,
         diagonal_mm=diagonal_mm,
+        volume_error_ml=score.prediction_ml - score.reference_ml,
     )
 
 
@@ -236,6 +322,9 @@ def row_from(entry: Mapping[str, str | float | None]) -> ScoreRow:
     """A row from plain values by name; empty and None mean undefined."""
     values: dict = {}
     for column in fields(ScoreRow):
+        if column.name not in entry and column.default is not MISSING:
+            # Evaluations of earlier versions lack the later columns.
+            continue
         value = entry[column.name]
         if column.name in ("case", "subset", "region"):
             values[column.name] = str(value)

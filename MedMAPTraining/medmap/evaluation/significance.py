@@ -10,7 +10,7 @@ import numpy as np
 
 from medmap.errors import InputDataError
 from medmap.evaluation.scoring import ScoreRow
-from medmap.evaluation.summary import groups, per_case_averages, table
+from medmap.evaluation.summary import FURTHER_SCORES, groups, per_case_averages, table
 from medmap.task import Task
 
 METHOD = (
@@ -27,7 +27,15 @@ METHOD = (
 EXACT = 50
 """Cases up to which p is exact."""
 
-METRICS = {"dice": 1, "dice_rule": 1, "hd95_mm": -1, "hd95_rule_mm": -1}
+METRICS = {
+    "dice": 1,
+    "dice_rule": 1,
+    "hd95_mm": -1,
+    "hd95_rule_mm": -1,
+    "lesion_dice": 1,
+    "lesion_hd95_mm": -1,
+    "nsd": 1,
+}
 """What can be compared, by column of ``ScoreRow``: 1 where more is better, -1 where less is."""
 
 
@@ -97,8 +105,11 @@ def compare(
         seed: of the bootstrap.
 
     Raises:
-        InputDataError: no case, or no subset, is in both.
+        InputDataError: no case, or no subset, is in both, or one of them was scored without the
+            metric.
     """
+    for rows in (ours, theirs):
+        _check_available(rows, metric)
     scores_a = table([_defined(row, metric) for row in ours], task, metric)
     scores_b = table([_defined(row, metric) for row in theirs], task, metric)
     common_cases = {row.case for row in ours} & {row.case for row in theirs}
@@ -203,6 +214,18 @@ def _plain(value: str | float) -> str | float | None:
     if np.isnan(value):
         return None
     return round(value, 6)
+
+
+def _check_available(rows: Sequence[ScoreRow], metric: str) -> None:
+    """Refuse a score that an evaluation was not asked for. Plain HD95 may be undefined in all rows."""
+    if metric not in FURTHER_SCORES:
+        return
+    if any(np.isnan(getattr(row, metric)) for row in rows):
+        raise InputDataError(
+            f"One of the evaluations has no {metric}.",
+            "Evaluate again with the lesion-wise scores.",
+            option="lesions",
+        )
 
 
 def _defined(row: ScoreRow, metric: str) -> ScoreRow:

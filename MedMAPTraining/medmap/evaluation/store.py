@@ -110,6 +110,7 @@ class Store:
         folder: created if need be; results of the same weights that are in it are kept.
         weights: ``identity`` of the bundle.
         overwrite: discard what other weights left there, instead of refusing.
+        settings: which scores are computed; a case that was scored with others is scored again.
 
     Attributes:
         resumed: whether an evaluation of the same weights had been started in the folder.
@@ -119,7 +120,10 @@ class Store:
         OutputError: the folder holds an evaluation of other weights, or cannot be written.
     """
 
-    def __init__(self, folder: str | Path, weights: str, *, overwrite: bool = False):
+    def __init__(
+        self, folder: str | Path, weights: str, *, overwrite: bool = False, settings: str = ""
+    ):
+        self.settings = settings
         self.folder = make_folder(Path(folder))
         recorded = _json(self.folder / WEIGHTS)
         if recorded is not None and recorded != weights:
@@ -145,7 +149,7 @@ class Store:
     def done(self, case: Case) -> StoredCase | None:
         """The scores of a case that was scored before from the same files, or None."""
         content = _json(self._path(case))
-        if not isinstance(content, dict):
+        if not isinstance(content, dict) or content.get("settings", "") != self.settings:
             return None
         recorded = content.get("files")
         if not _same_files(_records(case, recorded), recorded):
@@ -174,6 +178,7 @@ class Store:
         content = {
             "files": _records(case),
             "labels": labels,
+            "settings": self.settings,
             "rows": [_plain(row) for row in rows],
         }
         write_json(self._path(case), content)

@@ -67,7 +67,25 @@ def summarize(rows: Sequence[ScoreRow], task: Task, data: str) -> Summary:
         hd95=_distance_table(rows, task, "hd95_mm"),
         hd95_rule=_distance_table(rows, task, "hd95_rule_mm"),
         empty={region.name: _empty_masks(rows, region) for region in task.regions},
+        further=_further_tables(rows, task),
     )
+
+
+FURTHER_SCORES = {
+    "lesion_dice": DICE_DIGITS,
+    "lesion_hd95_mm": DISTANCE_DIGITS,
+    "nsd": DICE_DIGITS,
+    "volume_error_ml": DISTANCE_DIGITS,
+}
+"""Columns of ``ScoreRow`` that get a table where every row has them, and the digits they keep."""
+
+
+def _further_tables(rows: Sequence[ScoreRow], task: Task) -> dict[str, SubsetTable]:
+    tables = {}
+    for metric, digits in FURTHER_SCORES.items():
+        if rows and not any(math.isnan(getattr(row, metric)) for row in rows):
+            tables[metric] = _dice_table(rows, task, metric, digits)
+    return tables
 
 
 def table(rows: Sequence[ScoreRow], task: Task, metric: str = "dice") -> ScoreTable:
@@ -133,20 +151,23 @@ def per_case_averages(values: ScoreTable, subsets: Sequence[str], region: str) -
     return averages
 
 
-def _dice_table(rows: Sequence[ScoreRow], task: Task, metric: str) -> SubsetTable:
+def _dice_table(
+    rows: Sequence[ScoreRow], task: Task, metric: str, digits: int = DICE_DIGITS
+) -> SubsetTable:
+    """The table of a score that is always defined."""
     values = table(rows, task, metric)
     subsets: Cells = {}
     for subset, regions in values.items():
-        subsets[subset] = {
-            region.name: _statistics(list(regions[region.name].values()), DICE_DIGITS)
-            for region in task.regions
-        }
+        cells = {}
+        for region in task.regions:
+            cells[region.name] = _statistics(list(regions[region.name].values()), digits)
+        subsets[subset] = cells
     averages: Cells = {}
     for name, members in _complete_groups(task, subsets).items():
-        averages[name] = {
-            region.name: _dice_average(values, subsets, members, region.name)
-            for region in task.regions
-        }
+        cells = {}
+        for region in task.regions:
+            cells[region.name] = _average(values, subsets, members, region.name, digits)
+        averages[name] = cells
     return SubsetTable(subsets, averages)
 
 
@@ -159,18 +180,22 @@ def _complete_groups(task: Task, subsets: Cells) -> dict[str, tuple[str, ...]]:
     return complete
 
 
-def _dice_average(
-    values: ScoreTable, subsets: Cells, members: Sequence[str], region: str
+def _average(
+    values: ScoreTable, subsets: Cells, members: Sequence[str], region: str, digits: int
 ) -> Statistics:
     """Mean of the subsets' means, each subset weighing the same, as papers' tables mean it.
 
     The SD is that of the cases' own averages, of the cases that have all the group's subsets.
     """
-    means = [subsets[member][region].mean for member in members]
+    means = _defined([subsets[member][region].mean for member in members])
     case_averages = per_case_averages(values, members, region)
-    spread = _statistics(list(case_averages.values()), DICE_DIGITS)
-    mean = round(float(np.mean(means)), DICE_DIGITS)
+    spread = _statistics(list(case_averages.values()), digits)
+    mean = round(float(np.mean(means)), digits)
     return Statistics(mean, spread.sd, spread.n, subsets=len(members))
+
+
+def _defined(values: Sequence[float | None]) -> list[float]:
+    return [value for value in values if value is not None]
 
 
 def _distance_table(rows: Sequence[ScoreRow], task: Task, metric: str) -> SubsetTable:
@@ -214,19 +239,19 @@ def _distance_statistics(
 def _distance_average(
     values: ScoreTable, subsets: Cells, members: Sequence[str], region: str
 ) -> Statistics:
-    """As ``_dice_average``; the mean is None where a subset of the group has no defined distance.
+    """As ``_average``; the mean is None where a subset of the group has no defined distance.
 
     The SD is over the cases whose distance is defined in all the group's subsets.
     """
     cells = [subsets[member][region] for member in members]
-    means = [cell.mean for cell in cells]
+    means = _defined([cell.mean for cell in cells])
     mean = None
-    if None not in means:
+    if len(means) == len(cells):
         mean = round(float(np.mean(means)), DISTANCE_DIGITS)
     case_averages = per_case_averages(values, members, region)
     defined = [average for average in case_averages.values() if not math.isnan(average)]
     spread = _statistics(defined, DISTANCE_DIGITS)
-    penalized = [cell.penalized for cell in cells]
+    penalized = _defined([cell.penalized for cell in cells])
     return Statistics(
         mean,
         spread.sd if defined else None,

@@ -136,6 +136,7 @@ class Summary:
         dice_rule: Dice after the minimum-volume rule; None in early bundles' cards.
         hd95, hd95_rule: 95 % Hausdorff distances in mm; None in early bundles' cards.
         empty: by region.
+        further: tables of the scores that were asked for, by column of ``ScoreRow``.
         part: part of the split that was scored; empty for all cases, None before that is known.
     """
 
@@ -149,6 +150,7 @@ class Summary:
     hd95_rule: SubsetTable | None = None
     empty: dict[str, EmptyMasks] = field(default_factory=dict)
     part: str | None = None
+    further: dict[str, SubsetTable] = field(default_factory=dict)
 
     @property
     def tables(self) -> dict[str, SubsetTable]:
@@ -159,7 +161,8 @@ class Summary:
             "hd95": self.hd95,
             "hd95_rule": self.hd95_rule,
         }
-        return {name: table for name, table in candidates.items() if table is not None}
+        available = {name: table for name, table in candidates.items() if table is not None}
+        return available | self.further
 
     def to_dict(self) -> dict:
         """JSON-ready form.
@@ -173,9 +176,12 @@ class Summary:
             "least_mm3": dict(self.least_mm3),
             **self.dice.to_dict(),
         }
-        for name, score_table in self.tables.items():
-            if name != "dice":
+        for name in ("dice_rule", "hd95", "hd95_rule"):
+            score_table = getattr(self, name)
+            if score_table is not None:
                 content[name] = score_table.to_dict()
+        if self.further:
+            content["further"] = {name: entry.to_dict() for name, entry in self.further.items()}
         content["empty"] = {region: counts.to_dict() for region, counts in self.empty.items()}
         if self.part is not None:
             content["part"] = self.part
@@ -203,6 +209,10 @@ class Summary:
             least_mm3=dict(content.get("least_mm3", {})),
             empty=empty,
             part=content.get("part"),
+            further={
+                name: SubsetTable.from_dict(entry)
+                for name, entry in content.get("further", {}).items()
+            },
             **optional,
         )
 

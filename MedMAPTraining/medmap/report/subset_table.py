@@ -44,6 +44,14 @@ def subset_table(summary: Summary, task: Task) -> str:
     return framed_table(head, lines)
 
 
+FURTHER_TITLES = {
+    "lesion_dice": "lesion-wise Dice",
+    "lesion_hd95_mm": "lesion-wise HD95 mm",
+    "nsd": "NSD",
+}
+"""Headings of the scores that an evaluation has only where they were asked for."""
+
+
 @dataclass(frozen=True)
 class _ScoreColumn:
     """A column of the subset table: the score's name in ``Summary.tables``, and its heading."""
@@ -64,6 +72,9 @@ def _score_columns(summary: Summary, task: Task) -> list[_ScoreColumn]:
             for region in task.regions:
                 if region.name in summary.least_mm3:
                     columns.append(_ScoreColumn(rule, f"{title}, rule", region.name))
+    for score, title in FURTHER_TITLES.items():
+        if score in summary.tables:
+            columns += [_ScoreColumn(score, title, region.name) for region in task.regions]
     return columns
 
 
@@ -71,7 +82,7 @@ def _score_cells(summary: Summary, columns: Sequence[_ScoreColumn], kind: str, r
     cells = []
     for column in columns:
         statistics = getattr(summary.tables[column.score], kind)[row][column.region]
-        draw = _distance if column.score.startswith("hd95") else _heat
+        draw = _distance if "hd95" in column.score else _heat
         cells.append(draw(statistics))
     return "".join(cells)
 
@@ -83,6 +94,8 @@ def _dot(available: bool) -> str:
 
 
 def _heat(score: Statistics) -> str:
+    if score.mean is None or score.sd is None:
+        return "<td>–</td>"
     mean = score.mean
     color = "#fff" if mean > 0.5 else "#1d2a33"
     style = f"background:{to_hex(HEAT(mean))};color:{color}"

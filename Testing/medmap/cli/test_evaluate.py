@@ -122,3 +122,32 @@ def test_off_a_terminal_a_line_is_printed_every_minute(capsys, monkeypatch):
     printed = [line for line in capsys.readouterr().err.splitlines() if line]
     assert len(printed) == 50
     assert "[/x]" in printed[0]
+
+
+def test_maps_of_another_program_are_scored(tmp_path):
+    import numpy as np
+
+    from medmap.io.nifti import write_labels
+    from medmap.volume import Grid
+
+    grid = Grid((24, 24, 24), np.eye(4))
+    labels = np.zeros(grid.shape, np.uint8)
+    labels[4:14, 4:14, 4:14] = 2
+    for folder in ("predictions", "labels"):
+        (tmp_path / folder).mkdir()
+        write_labels(tmp_path / folder / "A.nii.gz", labels, grid)
+    arguments = ["--predictions", tmp_path / "predictions", "--labels", tmp_path / "labels"]
+    scored = run("evaluate", *arguments, "--task", "BraTS")
+    assert scored.returncode == 0, scored.stderr
+    for title in ("Dice, mean", "Lesion-wise Dice", "Lesion-wise HD95", "Normalized surface", "ml"):
+        assert title in scored.stdout
+    assert "1.000" in scored.stdout
+    for wrong, words in (
+        (arguments[:2], "--labels"),
+        ([*arguments, "--data", tmp_path], "--data is of no use"),
+        ([*arguments, "--lesions", "BraTS-XYZ"], "BraTS-MET"),
+        ([], "--predictions FOLDER"),
+    ):
+        refused = run("evaluate", *wrong)
+        assert refused.returncode == 2
+        assert words in refused.stderr

@@ -1,0 +1,297 @@
+"""``medmap evaluate --predictions``: score label maps of any program against reference labels."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from medmap.errors import Cancelled, InputDataError, MissingInputError
+from medmap.evaluation import ScoreRow, Store, Summary, summarize
+from medmap.evaluation.scoring import (
+    NO_FURTHER_SCORES,
+    FurtherScores,
+    labels_hash,
+    score_labels,
+    write_rows,
+)
+from medmap.io.nifti import read_nifti
+from medmap.progress import Cancel, Progress
+from medmap.resampling import canonical_grid, resample_nearest
+from medmap.task import Task
+from medmap.volume import Grid, Volume
+
+SAME_VOXELS = 0.5
+"""Grids whose corners are closer than this, in voxels, hold the same voxels: each has one nearest
+voxel in the other grid."""
+
+WHOLE_NUMBER = 1e-3
+"""Label values this close to a whole number are that number: some programs store 0.9999999."""
+
+_NIFTI = re.compile(r"(?P<stem>.+)\.nii(\.gz)?", re.IGNORECASE)
+# What programs call a label map beside the name of its case.
+_SUFFIX = re.compile(
+    r"[_.-](seg|segm|segmentation|label|labels|dseg|mask|gt|truth|pred|prediction)$", re.IGNORECASE
+)
+_GENERIC = {"seg", "segmentation", "label", "labels", "mask", "prediction", "pred", "dseg"}
+
+
+@dataclass(frozen=True)
+class MapOptions:
+    """Options of ``medmap evaluate --predictions``; see its help.
+
+    Attributes:
+        subset: modalities that the maps were made from; empty for all of the task.
+        further: lesion-wise scores and the normalized surface distance.
+        title: what the predictions are called in tables; empty for the folder's name.
+    """
+
+    output: Path | None = None
+    table: Path | None = None
+    subset: tuple[str, ...] = ()
+    further: FurtherScores = NO_FURTHER_SCORES
+    data_statement: str = "not stated"
+    title: str = ""
+    overwrite: bool = False
+
+
+@dataclass(frozen=True)
+class ScoredMaps:
+    """Result of scoring a folder of label maps.
+
+    Attributes:
+        rows: every score.
+        summary: the tables.
+        warnings: what a user has to know.
+    """
+
+    rows: list[ScoreRow]
+    summary: Summary
+    warnings: list[str]
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A label map and its reference."""
+
+    case: str
+    prediction: Path
+    reference: Path
+
+
+def score_maps(
+    predictions: Path,
+    labels: Path,
+    task: Task,
+    options: MapOptions,
+    progress: Progress,
+    cancel: Cancel,
+) -> ScoredMaps:
+    """Score every label map of a folder that has a reference.
+
+    Raises:
+        MissingInputError: a folder does not exist or holds no label map.
+        InputDataError: a reference has no prediction, or a pair cannot be scored; nothing is
+            written, because a table over fewer cases would be another table.
+        Cancelled: ``cancel`` returned True.
+    """
+    pairs, warnings = find_pairs(predictions, labels)
+    subset = task.subset_key(options.subset or task.modality_names)
+    rows: list[ScoreRow] = []
+    hashes: dict[str, str] = {}
+    faults = []
+    for number, pair in enumerate(pairs):
+        if cancel():
+            raise Cancelled(f"Stopped after {number} of {len(pairs)} cases.")
+        progress(number / len(pairs), f"{pair.case} ({number + 1} of {len(pairs)})")
+        try:
+            reference = _whole_numbers(read_nifti(pair.reference, modality="seg"))
+            prediction = _whole_numbers(read_nifti(pair.prediction, modality="prediction"))
+            on_grid = _on_grid(prediction, reference, pair.case, warnings)
+            rows += score_labels(
+                on_grid,
+                reference.array,
+                task,
+                reference.grid,
+                case=pair.case,
+                subset=subset,
+                further=options.further,
+            )
+        except (InputDataError, MissingInputError) as error:
+            faults.append(f"{pair.case}: {error.cause}")
+            continue
+        hashes[pair.case] = labels_hash(reference.array)
+    if faults:
+        raise InputDataError(
+            f"{len(faults)} of {len(pairs)} cases could not be scored. {' '.join(faults[:3])}",
+            "Correct or remove them and run again.",
+        )
+    summary = replace(summarize(rows, task, options.data_statement), part="")
+    _write(predictions, rows, summary, hashes, task, options)
+    return ScoredMaps(rows, summary, warnings)
+
+
+def find_pairs(predictions: Path, labels: Path) -> tuple[list[Pair], list[str]]:
+    """Match label maps with references by the name of the case.
+
+    A case is named by its file (``Case_1.nii.gz``, ``Case_1_seg.nii.gz``, ``Case_1-seg.nii``) or,
+    where files are called alike, by its folder (``Case_1/segmentation.nii.gz``). Folders of scans
+    may hold the references, such as those of BraTS: only files that are named as labels count then.
+
+    Returns:
+        The pairs in the order of their names, and warnings about maps without a reference.
+
+    Raises:
+        MissingInputError: a folder does not exist or holds no label map.
+        InputDataError: two maps of one case, or references without a prediction.
+    """
+    predicted = _maps_by_case(predictions)
+    references = _maps_by_case(labels)
+    absent = [case for case in references if case not in predicted]
+    if absent:
+        raise InputDataError(
+            f"{len(absent)} of {len(references)} cases of {labels.name} have no prediction in "
+            f"{predictions.name}, such as {', '.join(absent[:3])}.",
+            "Add them, or score against a folder that holds the labels of the predicted cases only.",
+        )
+    pairs = [Pair(case, predicted[case], references[case]) for case in sorted(references)]
+    unmatched = sorted(set(predicted) - set(references))
+    warnings = []
+    if unmatched:
+        warnings.append(
+            f"{len(unmatched)} predictions have no reference and were not scored, such as "
+            f"{', '.join(unmatched[:3])}."
+        )
+    return pairs, warnings
+
+
+def _maps_by_case(folder: Path) -> dict[str, Path]:
+    """The label maps of a folder by the name of their case."""
+    if not folder.is_dir():
+        raise MissingInputError(f"There is no folder {folder}.", "Check the path.")
+    paths = sorted(_nifti_files(folder))
+    named_as_labels = [path for path in paths if _is_named_as_labels(path)]
+    # Where some files are named as labels, the others beside them are scans.
+    chosen = named_as_labels or paths
+    if not chosen:
+        raise MissingInputError(
+            f"{folder.name} holds no label map.", "Give a folder of .nii or .nii.gz files."
+        )
+    maps: dict[str, Path] = {}
+    for path in chosen:
+        case = _case_name(path)
+        if case in maps:
+            raise InputDataError(
+                f"{folder.name} holds two label maps of {case}: {maps[case].name} and {path.name}.",
+                "Leave one of them.",
+            )
+        maps[case] = path
+    return maps
+
+
+def _nifti_files(folder: Path) -> Iterator[Path]:
+    for path in folder.rglob("*"):
+        hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
+        if not hidden and path.is_file() and _NIFTI.fullmatch(path.name):
+            yield path
+
+
+def _stem(path: Path) -> str:
+    match = _NIFTI.fullmatch(path.name)
+    return match["stem"] if match else path.name
+
+
+def _is_named_as_labels(path: Path) -> bool:
+    stem = _stem(path)
+    return stem.lower() in _GENERIC or _SUFFIX.search(stem) is not None
+
+
+def _case_name(path: Path) -> str:
+    """``Case_1`` for Case_1_seg.nii.gz and for Case_1/segmentation.nii.gz."""
+    stem = _stem(path)
+    if stem.lower() in _GENERIC:
+        return path.parent.name
+    return _SUFFIX.sub("", stem)
+
+
+def _whole_numbers(volume: Volume) -> Volume:
+    """A label map with whole numbers. Raises InputDataError for one that holds fractions."""
+    rounded = np.round(volume.array)
+    if np.abs(volume.array - rounded).max(initial=0) > WHOLE_NUMBER:
+        raise InputDataError(f"{volume.name} holds fractions, not labels.", "Give a label map.")
+    return replace(volume, array=rounded.astype(np.int16))
+
+
+def _on_grid(prediction: Volume, reference: Volume, case: str, warnings: list[str]) -> np.ndarray:
+    """The predicted labels on the reference's grid.
+
+    Raises:
+        InputDataError: the map lies elsewhere in space, or does not cover the reference's labels.
+    """
+    if _same_voxels(prediction.grid, reference.grid):
+        return resample_nearest(prediction.array, prediction.grid, reference.grid)
+    if prediction.grid.shape == reference.grid.shape:
+        # Of equal shape but elsewhere: one of the headers was lost, and all scores would be 0.
+        distance = prediction.grid.distance(reference.grid)
+        raise InputDataError(
+            f"The map of {case} has the shape of its reference but lies up to {distance:.1f} mm "
+            "away from it.",
+            "Correct the header of one of the two.",
+        )
+    covered = resample_nearest(
+        np.ones(prediction.grid.shape, np.int16), prediction.grid, reference.grid
+    )
+    outside = np.count_nonzero(reference.array[covered == 0])
+    if outside:
+        raise InputDataError(
+            f"The map of {case} does not cover {outside} labeled voxels of its reference.",
+            "Give a map of the whole image.",
+        )
+    warnings.append(
+        f"The map of {case} lies on another grid than its reference: nearest voxels were compared."
+    )
+    return resample_nearest(prediction.array, prediction.grid, reference.grid)
+
+
+def _same_voxels(a: Grid, b: Grid) -> bool:
+    """Whether two grids hold the same voxels, in whatever order of axes they are stored."""
+    first = canonical_grid(a)
+    second = canonical_grid(b)
+    if first.shape != second.shape:
+        return False
+    return first.distance(second) < SAME_VOXELS * float(first.spacing.min())
+
+
+def _write(
+    predictions: Path,
+    rows: Sequence[ScoreRow],
+    summary: Summary,
+    hashes: dict[str, str],
+    task: Task,
+    options: MapOptions,
+) -> None:
+    if options.output:
+        identity = _identity(rows)
+        store = Store(options.output, identity, overwrite=options.overwrite)
+        about = {
+            "bundle": options.title or predictions.absolute().name,
+            "weights": "",
+            "network": "",
+            "data": options.data_statement,
+            "part": "",
+            "labels": hashes,
+        }
+        store.finish(about, task, rows, summary)
+    if options.table:
+        write_rows(options.table, rows)
+
+
+def _identity(rows: Sequence[ScoreRow]) -> str:
+    """Hash of the scores: an output folder takes the same ones again, and refuses others."""
+    text = json.dumps([list(map(str, vars(row).values())) for row in rows])
+    return hashlib.sha256(text.encode()).hexdigest()
