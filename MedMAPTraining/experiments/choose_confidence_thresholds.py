@@ -27,7 +27,7 @@ from medmap.inference import predictions
 from medmap.io.cohorts import find_cases
 from medmap.io.nifti import read_nifti
 from medmap.postprocess.components import component_confidence, find_components
-from medmap.postprocess.prediction import most_probable
+from medmap.postprocess.decoding import decode
 from medmap.postprocess.spec import ConfidenceSpec
 from medmap.preprocess import prepare
 from medmap.resampling import to_grid
@@ -59,7 +59,9 @@ def measure(bundle: Bundle, folder: Path) -> list[dict]:
         subsets = supported_subsets(bundle, list(volumes))
         windows = SlidingWindow(BRATS, bundle.inference, bundle.stride, torch.device("cpu"))
         for positions, prediction in predictions(bundle, windows, prepared, subsets):
-            is_tumor_class = (most_probable(prediction.logits) > 0) & prepared.brain
+            probability = torch.softmax(prediction.logits, 0)
+            classes = decode(probability, bundle.postprocess, BRATS)
+            is_tumor_class = (classes > 0) & prepared.brain
             candidates = find_components(is_tumor_class, voxel_ml, bundle.postprocess)
             count = len(candidates.is_small)
             sizes = torch.bincount(candidates.numbers.flatten(), minlength=count) * voxel_ml

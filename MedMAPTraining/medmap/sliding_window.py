@@ -190,7 +190,7 @@ class SlidingWindow:
             yield result
 
     def _autocast(self) -> torch.autocast:
-        """The precision of one pass. Never around a ``yield``: the caller would compute in it, too."""
+        """Precision of one pass. Never around a ``yield``: the caller would compute in it, too."""
         enabled = self.used_precision == "bf16"
         return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=enabled)
 

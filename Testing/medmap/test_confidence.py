@@ -15,7 +15,8 @@ from medmap.devices import resolve_device
 from medmap.errors import BundleError
 from medmap.inference import predictions, segment
 from medmap.postprocess.components import component_confidence, find_components, tumor_probability
-from medmap.postprocess.prediction import most_probable, predict
+from medmap.postprocess.decoding import most_probable
+from medmap.postprocess.prediction import predict
 from medmap.postprocess.reference_labels import label_map
 from medmap.postprocess.spec import ConfidenceSpec, PostprocessSpec
 from medmap.preprocess import prepare

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -11,15 +13,17 @@ from scipy.ndimage import label
 
 from medmap.errors import BundleError, InternalError
 from medmap.postprocess.components import find_components, number_components
-from medmap.postprocess.prediction import most_probable, predict, probabilities
+from medmap.postprocess.decoding import decode_by_region, most_probable, nested_regions
+from medmap.postprocess.prediction import predict, probabilities
 from medmap.postprocess.reference_labels import (
     _interpolated_classes,
     label_map,
     labels_on_reference,
 )
-from medmap.postprocess.spec import PostprocessSpec
+from medmap.postprocess.spec import NO_POSTPROCESSING, PostprocessSpec
 from medmap.resampling import resample_linear
-from medmap.task import BRATS
+from medmap.task import BRATS, Region
+from medmap.training.recipe import Recipe
 from medmap.volume import Grid
 
 SPEC = PostprocessSpec(min_component_ml=1.0, min_component_fraction=0.1)
@@ -126,11 +130,13 @@ def test_only_the_box_around_the_tumor_is_interpolated_and_nothing_is_lost(turn)
     everywhere = resample_linear(probability[1:], working, reference)
     best, index = everywhere.max(0)
     expected = torch.where(best > 1 - everywhere.sum(0), index + 1, 0)
-    found = _interpolated_classes(probability, working, reference)
+    found = _interpolated_classes(probability, working, reference, NO_POSTPROCESSING, BRATS)
     assert torch.equal(found, expected)
     assert 0 < int((found > 0).sum()) < found.numel() // 2
     probability[0], probability[1:] = 1.0, 0.0
-    assert not _interpolated_classes(probability, working, reference).any()
+    assert not _interpolated_classes(
+        probability, working, reference, NO_POSTPROCESSING, BRATS
+    ).any()
 
 
 def test_an_unknown_step_is_refused():
@@ -145,10 +151,43 @@ def test_the_most_probable_class_is_that_of_argmax():
     assert torch.equal(most_probable(probability), probability.argmax(0))
 
 
+@pytest.mark.parametrize(
+    ("probability", "label"),
+    [
+        ((0.1, 0.3, 0.35, 0.25), 1),  # core: .55 against edema's .35
+        ((0.1, 0.2, 0.35, 0.35), 3),
+        ((0.1, 0.2, 0.5, 0.2), 2),
+        ((0.45, 0.1, 0.35, 0.1), 2),  # tumor: .55 against background's .45
+        ((0.6, 0.1, 0.2, 0.1), 0),
+        ((0.0, 0.0, 0.0, 1.0), 3),
+    ],
+)
+def test_a_region_is_decided_by_the_sum_of_its_classes(probability, label):
+    voxel = torch.tensor(probability).reshape(4, 1, 1, 1)
+    assert int(decode_by_region(voxel, nested_regions(BRATS))) == label
+
+
+def test_regions_are_decoded_from_the_outermost_inward():
+    assert nested_regions(BRATS) == [(1, 2, 3), (1, 3), (3,)]
+    siblings = replace(BRATS, regions=(*BRATS.regions, Region("ED", "Edema", ("ED",))))
+    with pytest.raises(BundleError, match="not nested"):
+        nested_regions(siblings)
+
+
+def test_decoding_by_region_is_written_only_where_it_is_used():
+    assert "by_region" not in SPEC.to_dict()
+    spec = replace(SPEC, by_region=True)
+    assert PostprocessSpec.from_dict(spec.to_dict()) == spec
+    assert Recipe(postprocess=spec).digest() != Recipe(postprocess=SPEC).digest()
+
+
 @pytest.mark.parametrize("spacing", [1.0, 1.5])
 @pytest.mark.parametrize("component_ml", [0.0, 0.4])
-def test_labels_from_logits_are_those_from_probabilities(spacing, component_ml, make_prepared):
-    """On the reference's own lattice no probability is computed; elsewhere it is interpolated."""
+@pytest.mark.parametrize("by_region", [False, True])
+def test_labels_from_logits_are_those_from_probabilities(
+    spacing, component_ml, by_region, make_prepared
+):
+    """Copied voxel for voxel on the reference's own lattice, interpolated elsewhere."""
     torch.manual_seed(4)
     shape = (24, 20, 28)
     affine = np.diag([-spacing, spacing, spacing, 1.0])
@@ -160,16 +199,16 @@ def test_labels_from_logits_are_those_from_probabilities(spacing, component_ml, 
     moved = np.eye(4)
     moved[0, 3] = -spacing * (shape[0] - 1) if spacing == 1.0 else -30.0
     prepared = make_prepared(torch.zeros(4, *shape), brain, Grid(shape, moved), reference)
-    spec = PostprocessSpec(component_ml, 0.5)
+    spec = PostprocessSpec(component_ml, 0.5, by_region=by_region)
     prediction = predict(logits, prepared, BRATS.modality_names, BRATS, spec)
     probability = probabilities(prediction, prepared, spec, BRATS)
-    expected = labels_on_reference(probability, prepared, BRATS)
+    expected = labels_on_reference(probability, prepared, BRATS, spec)
     found = labels_of(logits, prepared, spec)
     assert np.array_equal(found, expected)
     assert len(np.unique(found)) == 4
-    few = PostprocessSpec(component_ml, 0.5, min_region_multiple=1e6)
+    few = PostprocessSpec(component_ml, 0.5, min_region_multiple=1e6, by_region=by_region)
     probability = probabilities(prediction, prepared, few, BRATS)
-    expected = labels_on_reference(probability, prepared, BRATS)
+    expected = labels_on_reference(probability, prepared, BRATS, few)
     found = labels_of(logits, prepared, few)
     assert np.array_equal(found, expected)
     assert sorted(np.unique(found)) == [0, 1, 2]

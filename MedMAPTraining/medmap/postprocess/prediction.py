@@ -17,6 +17,7 @@ from torch import Tensor
 
 from medmap.errors import InternalError
 from medmap.postprocess.components import find_components, low_confidence
+from medmap.postprocess.decoding import decode, most_probable
 from medmap.postprocess.spec import NO_THRESHOLDS, ConfidenceSpec, PostprocessSpec
 from medmap.preprocess import Prepared
 from medmap.task import Task
@@ -28,7 +29,7 @@ class Prediction:
 
     Attributes:
         logits: [C, D, H, W], background first, as the network gave them.
-        classes: [D, H, W] int64, the most probable class where nothing is excluded, 0 elsewhere.
+        classes: [D, H, W] int64, as ``spec`` decodes them where nothing is excluded, 0 elsewhere.
         excluded: [D, H, W] bool: outside the brain, small components, low-confidence components.
         suppressed: [D, H, W] bool, the low-confidence components; None where there is none.
         suppressed_ml: their volume.
@@ -56,14 +57,18 @@ def predict(
         prepared: the case.
         subset: modalities that the logits come from; they choose the confidence threshold.
         task: names the subset.
-        spec: which components are small.
+        spec: how classes are decoded, and which components are small.
         confidence: the thresholds.
 
     Raises:
         InternalError: a logit is NaN or infinite.
     """
     _require_finite(logits)
-    classes = most_probable(logits)
+    if spec.by_region:
+        classes = decode(torch.softmax(logits.float(), 0), spec, task)
+    else:
+        # The largest logit is the largest probability, too; computing it would take longer.
+        classes = most_probable(logits)
     excluded = ~prepared.brain
     suppressed = None
     threshold = confidence.minimum.get(task.subset_key(subset), 0.0)
@@ -96,24 +101,6 @@ def _require_finite(logits: Tensor) -> None:
         )
 
 
-def most_probable(probability: Tensor) -> Tensor:
-    """The class of each voxel: ``argmax(0)``, several times faster across this memory layout.
-
-    Args:
-        probability: [C, D, H, W] probabilities or logits.
-
-    Returns:
-        [D, H, W] int64.
-    """
-    best = probability[0].clone()
-    classes = torch.zeros(best.shape, dtype=torch.int64)
-    for n in range(1, len(probability)):
-        is_better = probability[n] > best
-        classes.masked_fill_(is_better, n)
-        torch.maximum(best, probability[n], out=best)
-    return classes
-
-
 def probabilities(
     prediction: Prediction, prepared: Prepared, spec: PostprocessSpec, task: Task
 ) -> Tensor:
@@ -135,15 +122,14 @@ def probabilities(
 def final_classes(
     prediction: Prediction, prepared: Prepared, spec: PostprocessSpec, task: Task
 ) -> Tensor:
-    """[D, H, W] classes after regions below their minimum volume have given way to the next class.
-
-    The largest logit is the largest probability, too; so none is computed, which would take longer
-    than everything else here.
-    """
+    """[D, H, W] classes after regions below their minimum volume gave way to the next class."""
     classes = prediction.classes
     absent = _classes_below_minimum(classes, prepared, spec, task)
     if not absent:
         return classes
+    if spec.by_region:
+        # What is absent counts for no region, so voxels of other classes can change, too.
+        return decode(probabilities(prediction, prepared, spec, task), spec, task)
     classes = classes.clone()
     is_absent = torch.isin(classes, torch.tensor(absent))
     candidates = prediction.logits[:, is_absent].float()

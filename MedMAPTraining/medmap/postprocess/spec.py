@@ -27,22 +27,30 @@ class PostprocessSpec:
             (``Region.min_volume_mm3``) counts as absent, and its voxels get the next most probable
             class: 0.4 is 200 mm³ for ET, as in the winning entry of BraTS 2020 (Isensee et al.,
             arXiv 2011.00848, section 3.3). 0 keeps every region.
+        by_region: decide region by region instead of taking the most probable class
+            (``medmap.postprocess.decoding.decode_by_region``), for tasks with nested regions.
     """
 
     min_component_ml: float = 0.0
     min_component_fraction: float = 0.0
     min_region_multiple: float = 0.0
+    by_region: bool = False
 
     def to_dict(self) -> dict:
-        """Plain JSON-ready form."""
-        return asdict(self)
+        """Plain JSON-ready form; ``by_region`` only where it is used, for earlier readers."""
+        data = asdict(self)
+        if not self.by_region:
+            del data["by_region"]
+        return data
 
     @staticmethod
     def from_dict(data: Mapping) -> PostprocessSpec:
         """Rebuild; raises BundleError for unknown keys, since an unknown step cannot be honored."""
         try:
             named = current_postprocess(data)
-            return PostprocessSpec(**{key: float(value) for key, value in named.items()})
+            by_region = bool(named.pop("by_region", False))
+            numbers = {key: float(value) for key, value in named.items()}
+            return PostprocessSpec(**numbers, by_region=by_region)
         except (TypeError, ValueError) as error:
             raise BundleError(
                 f"Invalid post-processing in the bundle's metadata ({error}).",
@@ -58,7 +66,7 @@ def current_postprocess(data: Mapping) -> dict:
 def earlier_postprocess(data: Mapping) -> dict:
     """The plain form of a ``PostprocessSpec`` under the field names of before version 0.2."""
     current_names = {current: earlier for earlier, current in _EARLIER_FIELDS.items()}
-    return {current_names[key]: value for key, value in data.items()}
+    return {current_names.get(key, key): value for key, value in data.items()}
 
 
 @dataclass(frozen=True)

@@ -116,7 +116,7 @@ class Recipe:
         # Under the names of the first version, so that runs begun with it go on.
         for earlier, field_name in EARLIER_FIELDS.items():
             content[earlier] = content.pop(field_name)
-        content["postprocess"] = earlier_postprocess(content["postprocess"])
+        content["postprocess"] = earlier_postprocess(self.postprocess.to_dict())
         # Fields that came later count only where they are used: older runs can be resumed.
         if not self.sources:
             del content["sources"]

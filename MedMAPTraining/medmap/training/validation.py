@@ -12,7 +12,7 @@ from torch.nn.functional import pad
 
 from medmap.metrics import dice, region_masks
 from medmap.networks import Backbone
-from medmap.postprocess.prediction import most_probable
+from medmap.postprocess.decoding import most_probable
 from medmap.preprocess import Prepared, PreprocessSpec, prepared_on_own_grid
 from medmap.sliding_window import SlidingWindow
 from medmap.task import Task

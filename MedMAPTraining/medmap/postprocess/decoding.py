@@ -1,0 +1,94 @@
+"""Classes from probabilities: the most probable class of a voxel, or region by region."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from medmap.errors import BundleError
+from medmap.postprocess.spec import PostprocessSpec
+from medmap.task import Task
+
+
+def decode(probability: Tensor, spec: PostprocessSpec, task: Task) -> Tensor:
+    """[C, *S] probabilities, background first -> [*S] int64 classes, as ``spec`` has it."""
+    if spec.by_region:
+        return decode_by_region(probability, nested_regions(task))
+    return most_probable(probability)
+
+
+def most_probable(probability: Tensor) -> Tensor:
+    """The class of each voxel: ``argmax(0)``, several times faster across this memory layout.
+
+    Args:
+        probability: [C, D, H, W] probabilities or logits.
+
+    Returns:
+        [D, H, W] int64.
+    """
+    best = probability[0].clone()
+    classes = torch.zeros(best.shape, dtype=torch.int64)
+    for n in range(1, len(probability)):
+        is_better = probability[n] > best
+        classes.masked_fill_(is_better, n)
+        torch.maximum(best, probability[n], out=best)
+    return classes
+
+
+def decode_by_region(probability: Tensor, regions: Sequence[Sequence[int]]) -> Tensor:
+    """Decide region by region, from the outermost to the innermost.
+
+    A voxel belongs to a region if the region is more probable than what surrounds it. The classes
+    of a region add up: a core that may enhance or not, .3 to .3, beside edema of .4 is core. The
+    most probable class would be edema, which is why the core disappears where T1ce is missing.
+    Regions instead of classes: Isensee et al., nnU-Net for Brain Tumor Segmentation, BraTS 2020,
+    arXiv 2011.00848, section 3.1.
+
+    Args:
+        probability: [C, *S], background first; only proportions matter.
+        regions: class indices of each region, every one within the one before.
+
+    Returns:
+        [*S] int64 classes.
+    """
+    classes = torch.zeros(probability.shape[1:], dtype=torch.int64)
+    is_undecided = torch.ones(probability.shape[1:], dtype=torch.bool)
+    surrounding = tuple(range(len(probability)))
+    for region in regions:
+        outside = tuple(index for index in surrounding if index not in region)
+        is_inside = probability[list(region)].sum(0) > probability[list(outside)].sum(0)
+        _fill(classes, is_undecided & ~is_inside, probability, outside)
+        is_undecided &= is_inside
+        surrounding = tuple(region)
+    _fill(classes, is_undecided, probability, surrounding)
+    return classes
+
+
+def _fill(classes: Tensor, mask: Tensor, probability: Tensor, members: Sequence[int]) -> None:
+    """Set the masked voxels to the most probable of some classes."""
+    if len(members) == 1:
+        classes.masked_fill_(mask, members[0])
+        return
+    indices = torch.tensor(members)
+    classes[mask] = indices[probability[:, mask][indices].argmax(0)]
+
+
+def nested_regions(task: Task) -> list[tuple[int, ...]]:
+    """Class indices of a task's regions, from the outermost to the innermost.
+
+    Raises:
+        BundleError: a region does not lie within the one before.
+    """
+    regions = [task.region_classes(region.name) for region in task.regions]
+    regions.sort(key=len, reverse=True)
+    surrounding = set(range(task.num_classes))
+    for region in regions:
+        if not set(region) < surrounding:
+            raise BundleError(
+                f"The regions of the task {task.name} are not nested.",
+                "Decode it by class: without by_region in the post-processing.",
+            )
+        surrounding = set(region)
+    return regions
