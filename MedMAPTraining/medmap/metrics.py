@@ -126,47 +126,32 @@ def hd95(prediction: np.ndarray, reference: np.ndarray, spacing: Sequence[float]
 
 
 def label_masks(labels: np.ndarray, task: Task) -> dict[str, np.ndarray]:
-    """One boolean array per label name, from values as files hold them.
+    """One boolean array per label name, from the task's own values.
 
-    ``Label.value`` always counts, ``Label.alternative_values`` where no ``Label.conditional_values`` of another label claims it: BraTS files
-    since 2023 hold ET as 3; files of 2012-2015 hold ET as 4 and the non-enhancing core as 3 beside it.
+    Label files of other releases are brought to these values when they are read
+    (``medmap.task.conventions``).
 
     Args:
         labels: integer array of any shape; 0 is background.
         task: says which values mean what.
 
     Raises:
-        InputDataError: the array holds a value that no label of the task uses; the message names the values.
+        InputDataError: the array holds a value that no label of the task uses; the message names
+            the values.
     """
     labels = np.asarray(labels)
-    known = [
-        0,
-        *(value for label in task.labels for value in (label.value, *label.alternative_values)),
-    ]
-    stranger = ~np.isin(labels, known)
-    if stranger.any():
-        found = ", ".join(f"{value:g}" for value in np.unique(labels[stranger])[:8])
-        expected = ", ".join(str(value) for value in sorted(set(known)))
+    values = {label.name: (label.value, *label.alternative_values) for label in task.labels}
+    known = sorted({0, *(value for group in values.values() for value in group)})
+    unknown = ~np.isin(labels, known)
+    if unknown.any():
+        listed = ", ".join(f"{value:g}" for value in np.unique(labels[unknown])[:8])
+        expected = ", ".join(str(value) for value in known)
         raise InputDataError(
-            f"The segmentation holds the label values {found}, which the task {task.name} does not know.",
+            f"The segmentation holds the label values {listed}, which the task {task.name} does "
+            "not know.",
             f"Relabel it to use only {expected}.",
         )
-    claimed = {
-        label.name: [v for v, other in label.conditional_values if (labels == other).any()]
-        for label in task.labels
-    }
-    taken = {value for values in claimed.values() for value in values}
-    return {
-        label.name: np.isin(
-            labels,
-            [
-                label.value,
-                *claimed[label.name],
-                *(v for v in label.alternative_values if v not in taken),
-            ],
-        )
-        for label in task.labels
-    }
+    return {name: np.isin(labels, group) for name, group in values.items()}
 
 
 def region_masks(labels: np.ndarray, task: Task) -> dict[str, np.ndarray]:

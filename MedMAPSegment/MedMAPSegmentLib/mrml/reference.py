@@ -19,6 +19,7 @@ from medmap.checks import Finding
 from medmap.errors import InputDataError, UsageError
 from medmap.metrics import label_masks
 from medmap.task import Region, Task
+from medmap.task.conventions import recognize
 
 from .geometry import arrayFromMatrix, matrixFromArray
 from .nodes import Geometry, geometryOf, linearPart, resampledNearest
@@ -175,11 +176,12 @@ def _valueSources(node, task: Task, override: Mapping[str, str]) -> list[Source]
         )
     values = values[values != 0].astype(int)
     open_ = np.array([v for v in values if not {str(v), f"value {v}"} & set(override)], int)
-    masks = label_masks(open_, task)  # raises for values that the task does not know
+    convention = recognize({node.GetName(): open_.tolist()}, task).conventions[node.GetName()]
+    # Raises for values that the convention does not have.
+    masks = label_masks(convention.to_task(open_, task, node.GetName()), task)
     taken = {int(v): name for name, mask in masks.items() for v in open_[mask]}
-    return [
-        Source(str(v), f"value {v}", taken.get(int(v), NOT_USED), "label value") for v in values
-    ]
+    reason = f"label value of {convention.title}"
+    return [Source(str(v), f"value {v}", taken.get(int(v), NOT_USED), reason) for v in values]
 
 
 def _segmentSources(node, task: Task) -> list[Source]:
@@ -245,7 +247,8 @@ def _numbered(names: Mapping[str, str], task: Task) -> dict[str, tuple[str, str]
         return {}
     values = {key: int(match[1]) for key, match in matches.items()}
     try:
-        masks = label_masks(np.array(list(values.values())), task)
+        convention = recognize({"": list(values.values())}, task).conventions[""]
+        masks = label_masks(convention.to_task(np.array(list(values.values())), task, ""), task)
     except InputDataError:
         return {}
     return {

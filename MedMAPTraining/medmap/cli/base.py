@@ -48,6 +48,26 @@ Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps or auto.")]
 Precision = Annotated[
     str, typer.Option(help="fp32, bf16, or auto: bf16 where the device computes it.")
 ]
+Labels = Annotated[
+    str,
+    typer.Option(
+        help="Convention of the label files: brats2012, brats2017, brats2023, brats2024, brats-ped, msd, "
+        "or task (the task's own values) [default: recognized by the names of the cases]."
+    ),
+]
+Affine = Annotated[
+    str | None,
+    typer.Option(
+        help="sform or qform: which one to use in files where the two contradict each other."
+    ),
+]
+AssumeOrientation = Annotated[
+    bool,
+    typer.Option(
+        "--assume-orientation",
+        help="Accept files without orientation; the axes are taken as right, front, top.",
+    ),
+]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace existing results.")]
 
 

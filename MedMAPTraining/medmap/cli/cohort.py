@@ -8,7 +8,16 @@ from typing import Annotated
 
 import typer
 
-from medmap.cli.base import BundleOption, Device, app, err, out, showing_progress
+from medmap.cli.base import (
+    Affine,
+    AssumeOrientation,
+    BundleOption,
+    Device,
+    app,
+    err,
+    out,
+    showing_progress,
+)
 
 
 @app.command("segment-cohort")
@@ -38,6 +47,8 @@ def segment_cohort(
         ),
     ] = None,
     again: Annotated[bool, typer.Option("--again", help="Segment finished cases again.")] = False,
+    affine: Affine = None,
+    assume_orientation: AssumeOrientation = False,
 ) -> None:
     """Segment many patients; rerun the same command to resume.
 
@@ -48,9 +59,12 @@ def segment_cohort(
     from medmap.commands.cohort import RESULTS, CohortOptions
     from medmap.commands.cohort import segment_cohort as run
 
-    options = CohortOptions(bundle, device, workers, ray, again)
+    options = CohortOptions(bundle, device, workers, ray, again, affine, assume_orientation)
     with showing_progress() as report:
-        rows = run(source, output, options, report)
+        cohort = run(source, output, options, report)
+    rows = cohort.rows
+    if cohort.warning:
+        err.print(f"warning: {cohort.warning}", soft_wrap=True, markup=False)
     counts = Counter(row["state"] for row in rows)
     for row in rows:
         if row["state"] == "failed":
@@ -58,6 +72,6 @@ def segment_cohort(
     out.print(
         f"{counts['done']} segmented, {counts['kept']} kept from before, {counts['failed']} failed"
     )
-    out.print(f"results: {output / RESULTS}", soft_wrap=True)
+    out.print(f"results: {output / RESULTS}", soft_wrap=True, markup=False)
     if counts["failed"]:
         raise typer.Exit(1)

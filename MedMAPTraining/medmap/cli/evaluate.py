@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Optional
 import typer
 
 from medmap.cli.base import (
+    Affine,
+    AssumeOrientation,
     BundleOption,
     Device,
     Overwrite,
@@ -44,9 +46,20 @@ def evaluate(
         ),
     ] = None,
     labels: Annotated[
-        Optional[Path],  # noqa: UP045
-        typer.Option(help="Folder of the reference labels; with --predictions."),
-    ] = None,
+        str,
+        typer.Option(
+            help="Folder of the reference labels, with --predictions. Else the convention of the label "
+            "files, as --label-convention."
+        ),
+    ] = "",
+    convention: Annotated[
+        str,
+        typer.Option(
+            "--label-convention",
+            help="brats2012, brats2017, brats2023, brats2024, brats-ped, msd, or task (the task's own "
+            "values) [default: recognized by the names of the cases].",
+        ),
+    ] = "",
     task: Annotated[
         str, typer.Option(help="Task of the label maps; with --predictions.")
     ] = "BraTS",
@@ -112,6 +125,8 @@ def evaluate(
     ] = True,
     overwrite: Overwrite = False,
     device: Device = "auto",
+    affine: Affine = None,
+    assume_orientation: AssumeOrientation = False,
 ) -> None:
     """Score every modality subset on a cohort: Dice, HD95 and volumes, in tables as in papers.
 
@@ -125,6 +140,7 @@ def evaluate(
             _MapArguments(
                 predictions=predictions,
                 labels=labels,
+                convention=convention,
                 task=task,
                 subset=subset,
                 lesions=lesions or "BraTS-GLI",
@@ -154,11 +170,16 @@ def evaluate(
         overwrite=overwrite,
         device=device,
         further=_further(lesions, tolerance),
+        labels=convention or labels,
+        affine=affine,
+        assume_orientation=assume_orientation,
     )
     with showing_progress() as report, interrupts() as cancel:
         result = evaluate_bundle(data, bundle, options, report, cancel)
     if result.scoring:
         err.print(result.scoring, soft_wrap=True, markup=False)
+    if result.labels:
+        err.print(f"labels: {result.labels}", soft_wrap=True, markup=False)
     for warning in result.warnings:
         err.print(f"warning: {warning}", soft_wrap=True, markup=False)
     _print_summary(result.task, result.summary)
@@ -171,7 +192,8 @@ class _MapArguments:
     """Options of ``medmap evaluate`` that label maps have."""
 
     predictions: Path
-    labels: Path | None
+    labels: str
+    convention: str
     task: str
     subset: str
     lesions: str
@@ -206,7 +228,7 @@ def _evaluate_maps(arguments: _MapArguments) -> None:
     from medmap.commands.label_maps import MapOptions, score_maps
     from medmap.task import find_task
 
-    if arguments.labels is None:
+    if not arguments.labels:
         raise UsageError("No reference labels were given.", "Give their folder with --labels.")
     task = find_task(arguments.task)
     names: tuple[str, ...] = ()
@@ -219,11 +241,15 @@ def _evaluate_maps(arguments: _MapArguments) -> None:
         further=_further(arguments.lesions, arguments.tolerance),
         data_statement=arguments.data_statement,
         overwrite=arguments.overwrite,
+        convention=arguments.convention,
     )
     with showing_progress() as report, interrupts() as cancel:
-        result = score_maps(arguments.predictions, arguments.labels, task, options, report, cancel)
+        result = score_maps(
+            arguments.predictions, Path(arguments.labels), task, options, report, cancel
+        )
     for warning in result.warnings:
         err.print(f"warning: {warning}", soft_wrap=True, markup=False)
+    err.print(f"labels: {result.labels}", soft_wrap=True, markup=False)
     _print_summary(task, result.summary)
     out.print(
         f"Lesion-wise scores by the rule of {arguments.lesions}; NSD at {arguments.tolerance:g} mm.",

@@ -11,8 +11,11 @@ from rich.table import Table
 
 from medmap import NOTICE
 from medmap.cli.base import (
+    Affine,
+    AssumeOrientation,
     BundleOption,
     Device,
+    Labels,
     Overwrite,
     Precision,
     Scan,
@@ -68,19 +71,9 @@ def segment(
             metavar="FILE",
         ),
     ] = None,
-    affine: Annotated[
-        str | None,
-        typer.Option(
-            help="sform or qform: which one to use in files where the two contradict each other."
-        ),
-    ] = None,
-    assume_orientation: Annotated[
-        bool,
-        typer.Option(
-            "--assume-orientation",
-            help="Accept files without orientation; the axes are taken as right, front, top.",
-        ),
-    ] = False,
+    labels: Labels = "",
+    affine: Affine = None,
+    assume_orientation: AssumeOrientation = False,
     overwrite: Overwrite = False,
 ) -> None:
     """Segment one patient from any subset of T1, T1ce, T2 and FLAIR (NIfTI, skull-stripped).
@@ -100,7 +93,14 @@ def segment(
     from medmap.commands.segment import Options, segment_files
 
     options = Options(
-        reference, device, truth, affine, assume_orientation, overwrite, precision=precision
+        reference,
+        device,
+        truth,
+        affine,
+        assume_orientation,
+        overwrite,
+        precision=precision,
+        labels=labels,
     )
     with interrupts() as cancelled:
         with showing_progress() as report:
@@ -144,8 +144,10 @@ def _print_result(result: Result) -> None:
             cells += _score_cells(result.scores[region.name])
         table.add_row(*cells)
     out.print(table)
+    if result.labels:
+        out.print(f"reference: {result.labels}", soft_wrap=True, markup=False)
     for what, path in result.files.items():
-        out.print(f"{what}: {path}", soft_wrap=True)
+        out.print(f"{what}: {path}", soft_wrap=True, markup=False)
     out.print(NOTICE, style="dim", soft_wrap=True)
 
 

@@ -7,7 +7,16 @@ from typing import Annotated
 
 import typer
 
-from medmap.cli.base import Device, Overwrite, app, out, showing_progress
+from medmap.cli.base import (
+    Affine,
+    AssumeOrientation,
+    Device,
+    Labels,
+    Overwrite,
+    app,
+    out,
+    showing_progress,
+)
 
 RecipeArgument = Annotated[
     str | None,
@@ -106,6 +115,9 @@ def train(
         str, typer.Option(help="Description of the training data for the model card.")
     ] = "not stated",
     overwrite: Overwrite = False,
+    labels: Labels = "",
+    affine: Affine = None,
+    assume_orientation: AssumeOrientation = False,
 ) -> None:
     """Train and export a bundle; rerun the same command to resume.
 
@@ -141,6 +153,9 @@ def train(
         version=version,
         data_statement=data_statement,
         overwrite=overwrite,
+        labels=labels,
+        affine=affine,
+        assume_orientation=assume_orientation,
         runtime=runtime,
     )
     with showing_progress() as report:

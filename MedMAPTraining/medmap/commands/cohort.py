@@ -27,7 +27,7 @@ from medmap.commands.segment import Options, OutputLayout, segment_files, sha256
 from medmap.errors import MedMAPError, OutputError
 from medmap.io.atomic import make_folder, write_text
 from medmap.io.bids import BidsNames, write_dataset
-from medmap.io.cohorts import Case, find_cases, is_bids
+from medmap.io.cohorts import Case, find_cohort, is_bids
 from medmap.task import Task
 from medmap.training.distributed import make_main_module_respawnable, without_interrupts
 
@@ -47,6 +47,8 @@ class CohortOptions:
     workers: int = 0
     ray: str | None = None
     again: bool = False
+    affine: str | None = None
+    assume_orientation: bool = False
 
 
 @dataclass(frozen=True)
@@ -74,10 +76,26 @@ class Job:
     threads: int = 0
 
 
-def segment_cohort(source: Path, output: Path, options: CohortOptions, report: Report) -> list[Row]:
-    """Segment every case of a table or folder; returns the rows of ``results.csv``, in the order of the cases.
+@dataclass(frozen=True)
+class SegmentedCohort:
+    """Result of ``medmap segment-cohort``.
 
-    What an earlier run has finished is recognized by the hashes in its report (inputs, bundle, label map) and kept.
+    Attributes:
+        rows: of ``results.csv``, in the order of the cases.
+        warning: which files were left out; empty if none were.
+    """
+
+    rows: list[Row]
+    warning: str = ""
+
+
+def segment_cohort(
+    source: Path, output: Path, options: CohortOptions, report: Report
+) -> SegmentedCohort:
+    """Segment every case of a table or folder.
+
+    What an earlier run has finished is recognized by the hashes in its report (inputs, bundle, label
+    map) and kept.
 
     Raises:
         MissingInputError, InputDataError: the cohort itself cannot be read.
@@ -86,7 +104,13 @@ def segment_cohort(source: Path, output: Path, options: CohortOptions, report: R
     """
     path = (options.bundle or default_bundle_path()).resolve()
     bundle = load_bundle(path)
-    cases = find_cases(source, bundle.task)
+    cohort = find_cohort(
+        source,
+        bundle.task,
+        affine=options.affine,
+        assume_orientation=options.assume_orientation,
+    )
+    cases = cohort.cases
     if source.is_dir() and output.resolve() == source.resolve():
         raise OutputError(
             "The results would lie among the scans.",
@@ -106,7 +130,7 @@ def segment_cohort(source: Path, output: Path, options: CohortOptions, report: R
             done / len(jobs),
             f"{row['case']}: {row['state']}" + (f" ({row['error']})" if row["error"] else ""),
         )
-    return [rows[case.case_id] for case in cases]
+    return SegmentedCohort([rows[case.case_id] for case in cases], cohort.warning)
 
 
 def segment_job(job: Job) -> Row:
@@ -126,7 +150,12 @@ def _segment(job: Job) -> Row:
         state = "kept" if report else "done"
         if report is None:
             _folders(job)
-            options = Options(device=job.device, overwrite=True)
+            options = Options(
+                device=job.device,
+                overwrite=True,
+                affine=job.case.affine,
+                assume_orientation=job.case.assume_orientation,
+            )
             segment_files(
                 job.case.scans,
                 job.folder,
@@ -164,7 +193,7 @@ def _job(
             dataset=source.absolute(),
         )
     return Job(
-        case=Case(case.case_id, scans, case.label, case.fault),
+        case=replace(case, scans=scans),
         folder=folder,
         layout=layout,
         root=output,

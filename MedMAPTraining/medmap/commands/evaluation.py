@@ -42,7 +42,8 @@ from medmap.evaluation.scoring import (
 )
 from medmap.evaluation.store import ABOUT, SCORES
 from medmap.io.atomic import write_text
-from medmap.io.cohorts import Case, find_cases
+from medmap.io.cohorts import Case, find_cohort
+from medmap.io.labels import with_conventions
 from medmap.report.slices import Slice, take_slice
 from medmap.task import Task
 from medmap.training.splits import earlier_scorings, ledger, note_scored, part_of, read_split
@@ -69,6 +70,9 @@ class EvaluateOptions:
     overwrite: bool = False
     device: str = "auto"
     further: FurtherScores = NO_FURTHER_SCORES
+    labels: str = ""
+    affine: str | None = None
+    assume_orientation: bool = False
 
     @property
     def scored_part(self) -> str:
@@ -97,6 +101,7 @@ class Evaluated:
         warnings: what a user has to know.
         scoring: how many times the test split has been scored with these weights; empty for other
             parts.
+        labels: how the values of the reference labels were read, and why.
     """
 
     task: Task
@@ -104,6 +109,7 @@ class Evaluated:
     tests: list[PairedTest]
     warnings: list[str]
     scoring: str = ""
+    labels: str = ""
 
 
 def evaluate_bundle(
@@ -124,7 +130,15 @@ def evaluate_bundle(
     path = bundle or default_bundle_path()
     loaded = load_bundle(path)
     weights = identity(path)
-    cases = _chosen(data, options, loaded.task)
+    cohort = find_cohort(
+        data,
+        loaded.task,
+        affine=options.affine,
+        assume_orientation=options.assume_orientation,
+    )
+    cases, reading = with_conventions(
+        _chosen(cohort.cases, data, options), loaded.task, options.labels
+    )
     other = None
     if options.against:
         other = _scores_of(options.against)
@@ -137,6 +151,8 @@ def evaluate_bundle(
             settings=settings_text(options.further),
         )
     warnings = _note_test_scoring(options, loaded.id, weights, len(cases), store)
+    if cohort.warning:
+        warnings.append(cohort.warning)
     scoring = _scoring(options, weights)
     scores = _score_all(cases, loaded, options, store, report, cancel)
     if store and store.changed:
@@ -147,7 +163,7 @@ def evaluate_bundle(
     if other is not None:
         check_same_labels(scores.labels, other.labels)
         tests = compare(scores.rows, other.rows, loaded.task)
-    result = Evaluated(loaded.task, summary, tests, warnings, scoring)
+    result = Evaluated(loaded.task, summary, tests, warnings, scoring, reading.statement)
     _write(result, scores, loaded, weights, path, options, store)
     return result
 
@@ -202,9 +218,8 @@ def write_tests(path: Path, tests: Sequence[PairedTest]) -> None:
     write_text(path, buffer.getvalue())
 
 
-def _chosen(data: Path, options: EvaluateOptions, task: Task) -> list[Case]:
+def _chosen(cases: list[Case], data: Path, options: EvaluateOptions) -> list[Case]:
     """The cohort's cases, or those of one part of the split."""
-    cases = find_cases(data, task)
     if not options.split:
         if not any(case.label for case in cases):
             raise MissingInputError(
@@ -357,6 +372,7 @@ def _about(
         "data": options.data_statement,
         "part": options.scored_part,
         "scoring": result.scoring,
+        "label_convention": result.labels,
         "device": options.device,
         "when": datetime.now(UTC).isoformat(timespec="seconds"),
         "versions": {

@@ -20,18 +20,18 @@ from medmap.evaluation.scoring import (
     score_labels,
     write_rows,
 )
+from medmap.io.cases import Case
+from medmap.io.labels import with_conventions
 from medmap.io.nifti import read_nifti
 from medmap.progress import Cancel, Progress
 from medmap.resampling import canonical_grid, resample_nearest
 from medmap.task import Task
+from medmap.task.conventions import LabelReading
 from medmap.volume import Grid, Volume
 
 SAME_VOXELS = 0.5
 """Grids whose corners are closer than this, in voxels, hold the same voxels: each has one nearest
 voxel in the other grid."""
-
-WHOLE_NUMBER = 1e-3
-"""Label values this close to a whole number are that number: some programs store 0.9999999."""
 
 _NIFTI = re.compile(r"(?P<stem>.+)\.nii(\.gz)?", re.IGNORECASE)
 # What programs call a label map beside the name of its case.
@@ -49,6 +49,8 @@ class MapOptions:
         subset: modalities that the maps were made from; empty for all of the task.
         further: lesion-wise scores and the normalized surface distance.
         title: what the predictions are called in tables; empty for the folder's name.
+        convention: of the values of all label maps; empty: recognize it, for predictions and
+            references separately.
     """
 
     output: Path | None = None
@@ -58,6 +60,7 @@ class MapOptions:
     data_statement: str = "not stated"
     title: str = ""
     overwrite: bool = False
+    convention: str = ""
 
 
 @dataclass(frozen=True)
@@ -68,11 +71,13 @@ class ScoredMaps:
         rows: every score.
         summary: the tables.
         warnings: what a user has to know.
+        labels: what the values of the label maps mean, and why.
     """
 
     rows: list[ScoreRow]
     summary: Summary
     warnings: list[str]
+    labels: str = ""
 
 
 @dataclass(frozen=True)
@@ -82,6 +87,21 @@ class Pair:
     case: str
     prediction: Path
     reference: Path
+
+
+@dataclass(frozen=True)
+class _Readings:
+    """What the values of the predictions and of the references mean."""
+
+    predictions: LabelReading
+    references: LabelReading
+
+    @property
+    def statement(self) -> str:
+        """For reports."""
+        if self.predictions.statement == self.references.statement:
+            return self.references.statement
+        return f"References: {self.references.statement} Predictions: {self.predictions.statement}"
 
 
 def score_maps(
@@ -101,6 +121,7 @@ def score_maps(
         Cancelled: ``cancel`` returned True.
     """
     pairs, warnings = find_pairs(predictions, labels)
+    readings = _readings(pairs, task, options.convention)
     subset = task.subset_key(options.subset or task.modality_names)
     rows: list[ScoreRow] = []
     hashes: dict[str, str] = {}
@@ -110,8 +131,8 @@ def score_maps(
             raise Cancelled(f"Stopped after {number} of {len(pairs)} cases.")
         progress(number / len(pairs), f"{pair.case} ({number + 1} of {len(pairs)})")
         try:
-            reference = _whole_numbers(read_nifti(pair.reference, modality="seg"))
-            prediction = _whole_numbers(read_nifti(pair.prediction, modality="prediction"))
+            reference = _read(pair.reference, "seg", readings.references, pair.case, task)
+            prediction = _read(pair.prediction, "prediction", readings.predictions, pair.case, task)
             on_grid = _on_grid(prediction, reference, pair.case, warnings)
             rows += score_labels(
                 on_grid,
@@ -132,8 +153,25 @@ def score_maps(
             "Correct or remove them and run again.",
         )
     summary = replace(summarize(rows, task, options.data_statement), part="")
-    _write(predictions, rows, summary, hashes, task, options)
-    return ScoredMaps(rows, summary, warnings)
+    _write(predictions, rows, summary, hashes, readings.statement, task, options)
+    return ScoredMaps(rows, summary, warnings, readings.statement)
+
+
+def _readings(pairs: Sequence[Pair], task: Task, chosen: str) -> _Readings:
+    """Conventions of both sides: programs often write other values than the challenge does."""
+    predictions = [Case(pair.case, {}, pair.prediction) for pair in pairs]
+    references = [Case(pair.case, {}, pair.reference) for pair in pairs]
+    return _Readings(
+        with_conventions(predictions, task, chosen)[1],
+        with_conventions(references, task, chosen)[1],
+    )
+
+
+def _read(path: Path, title: str, reading: LabelReading, case: str, task: Task) -> Volume:
+    """A label map as values of the task. Raises InputDataError for fractions and other values."""
+    volume = read_nifti(path, modality=title)
+    labels = reading.conventions[case].to_task(volume.array, task, volume.name)
+    return replace(volume, array=labels)
 
 
 def find_pairs(predictions: Path, labels: Path) -> tuple[list[Pair], list[str]]:
@@ -219,14 +257,6 @@ def _case_name(path: Path) -> str:
     return _SUFFIX.sub("", stem)
 
 
-def _whole_numbers(volume: Volume) -> Volume:
-    """A label map with whole numbers. Raises InputDataError for one that holds fractions."""
-    rounded = np.round(volume.array)
-    if np.abs(volume.array - rounded).max(initial=0) > WHOLE_NUMBER:
-        raise InputDataError(f"{volume.name} holds fractions, not labels.", "Give a label map.")
-    return replace(volume, array=rounded.astype(np.int16))
-
-
 def _on_grid(prediction: Volume, reference: Volume, case: str, warnings: list[str]) -> np.ndarray:
     """The predicted labels on the reference's grid.
 
@@ -272,6 +302,7 @@ def _write(
     rows: Sequence[ScoreRow],
     summary: Summary,
     hashes: dict[str, str],
+    label_statement: str,
     task: Task,
     options: MapOptions,
 ) -> None:
@@ -285,6 +316,7 @@ def _write(
             "data": options.data_statement,
             "part": "",
             "labels": hashes,
+            "label_convention": label_statement,
         }
         store.finish(about, task, rows, summary)
     if options.table:

@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -14,11 +14,12 @@ import torch
 
 from medmap.bundle.format import default_bundle_path
 from medmap.bundle.loading import Bundle, load_bundle
-from medmap.errors import Cancelled, InputDataError, UsageError
+from medmap.errors import Cancelled, UsageError
 from medmap.foreground import foreground
 from medmap.inference import Segmentation, segment
 from medmap.io.atomic import Transaction, check_output, make_folder
 from medmap.io.bids import sidecar
+from medmap.io.labels import recognize_file
 from medmap.io.nifti import read_nifti, write_labels
 from medmap.metrics import RegionScore, compare
 from medmap.progress import Cancel, Progress
@@ -68,6 +69,7 @@ class Options:
     assume_orientation: bool = False
     overwrite: bool = False
     precision: str = "auto"
+    labels: str = ""
 
 
 @dataclass(frozen=True)
@@ -78,11 +80,13 @@ class Result:
         segmentation: the result.
         scores: by region, where there is a reference segmentation.
         files: by what they are.
+        labels: how the values of the reference segmentation were read, and why.
     """
 
     segmentation: Segmentation
     scores: dict[str, RegionScore] | None
     files: dict[str, Path]
+    labels: str = ""
 
 
 def segment_files(
@@ -147,13 +151,9 @@ def _segment_into(
             assume_orientation=options.assume_orientation,
         )
     reference_volume = None
+    label_statement = ""
     if options.truth:
-        reference_volume = read_nifti(
-            options.truth,
-            modality="truth",
-            affine=options.affine,
-            assume_orientation=options.assume_orientation,
-        )
+        reference_volume, label_statement = _read_truth(options.truth, bundle.task, options)
     segmentation = segment(
         volumes,
         bundle,
@@ -166,10 +166,10 @@ def _segment_into(
     reference_labels = None
     scores = None
     if reference_volume is not None:
-        reference_labels = truth_on_grid(reference_volume, segmentation, bundle.task)
+        reference_labels = truth_on_grid(reference_volume, segmentation)
         scores = compare(segmentation.labels, reference_labels, bundle.task, segmentation.grid)
     progress(0.92, "writing")
-    result = Result(segmentation, scores, files)
+    result = Result(segmentation, scores, files, label_statement)
     with Transaction(overwrite=options.overwrite) as transaction:
         _write(transaction, result, scan_files, volumes, reference_labels, layout)
         if cancel():
@@ -241,6 +241,7 @@ def _report(result: Result) -> dict:
     report["volumes_ml"] = {name: round(ml, 3) for name, ml in segmentation.volumes_ml.items()}
     if result.scores:
         report["scores"] = {name: _plain(asdict(score)) for name, score in result.scores.items()}
+        report["labels"] = result.labels
     return report | segmentation.provenance.to_dict()
 
 
@@ -268,15 +269,25 @@ def _on_result_grid(volume: Volume, segmentation: Segmentation) -> np.ndarray:
     return resampled[0].numpy() + background
 
 
-def truth_on_grid(truth: Volume, result: Segmentation, task: Task) -> np.ndarray:
-    """Reference labels on the result's grid (nearest voxel), as integers.
+def _read_truth(path: Path, task: Task, options: Options) -> tuple[Volume, str]:
+    """Reference labels as values of the task, and how the values of the file were read.
 
     Raises:
-        InputDataError: the file holds fractions.
+        InputDataError: the file holds fractions, or values of several meanings.
     """
-    if not np.array_equal(truth.array, np.round(truth.array)):
-        raise InputDataError(f"{truth.name} holds fractions, not labels.", "Give a label map.")
-    labels = truth.array.astype(np.int16)
+    volume = read_nifti(
+        path,
+        modality="truth",
+        affine=options.affine,
+        assume_orientation=options.assume_orientation,
+    )
+    convention, statement = recognize_file(path, task, volume, options.labels)
+    labels = convention.to_task(volume.array, task, volume.name)
+    return replace(volume, array=labels), statement
+
+
+def truth_on_grid(truth: Volume, result: Segmentation) -> np.ndarray:
+    """Reference labels on the result's grid (nearest voxel), as integers."""
     if truth.grid.distance(result.grid) < SAME_LABELS_MM:
-        return labels
-    return resample_nearest(labels, truth.grid, result.grid)
+        return truth.array
+    return resample_nearest(truth.array, truth.grid, result.grid)

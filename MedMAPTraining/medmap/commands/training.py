@@ -23,7 +23,8 @@ from medmap.errors import (
     combined_error,
 )
 from medmap.io.atomic import make_folder
-from medmap.io.cohorts import Case, find_cases
+from medmap.io.cohorts import Case, find_cohort
+from medmap.io.labels import with_conventions
 from medmap.networks import Backbone
 from medmap.preprocess import PreprocessSpec
 from medmap.task import Task, find_task
@@ -78,6 +79,9 @@ class TrainOptions:
     version: str = "1.0.0"
     data_statement: str = "not stated"
     overwrite: bool = False
+    labels: str = ""
+    affine: str | None = None
+    assume_orientation: bool = False
     runtime: RuntimeOptions = field(default_factory=RuntimeOptions)
 
 
@@ -90,11 +94,13 @@ class TrainingData:
         held_out: batches of cases kept out of training, by number, for objectives that learn on two
             levels; None if the recipe holds out no case.
         validation: scores networks on the ``val`` part of the split; None if there is none.
+        labels: how the values of the label files were read, and why; empty for generated cases.
     """
 
     sampler: Sampler
     held_out: Callable[[int], Batch] | None = None
     validation: Validation | None = None
+    labels: str = ""
 
 
 def train_bundle(
@@ -157,7 +163,7 @@ def train_bundle(
     )
     steps = recipe.steps * len(parts)
     if steps_done == steps and team.first:
-        card = _card(recipe, task, parts, training_data.sampler, options, team)
+        card = _card(recipe, task, parts, training_data, options, team)
         export(
             _run_folders(run, parts),
             recipe,
@@ -291,7 +297,14 @@ def _cohort_data(
     report: Report,
 ) -> TrainingData:
     """Batches of a cohort's cases, mixed with the recipe's other sources."""
-    cases = cases_of(find_cases(data, task), recipe.split)
+    cohort = find_cohort(
+        data, task, affine=options.affine, assume_orientation=options.assume_orientation
+    )
+    all_cases, reading = with_conventions(cohort.cases, task, options.labels)
+    cases = cases_of(all_cases, recipe.split)
+    for text in (reading.statement, cohort.warning):
+        if text:
+            report(0.0, text)
     _make_run(run, team)
     sampler, held_out = cached_patches(recipe, task, cases["train"], run, report, team)
     if recipe.sources:
@@ -300,7 +313,7 @@ def _cohort_data(
     if cases.get("val"):
         folders = cache_cases(cases["val"], task, recipe.preprocess, run / "cache", team, report)
         validation = Validation(folders, task, recipe.preprocess)
-    return TrainingData(sampler, held_out, validation)
+    return TrainingData(sampler, held_out, validation, reading.statement)
 
 
 def _make_run(run: Path, team: Team) -> None:
@@ -313,13 +326,14 @@ def _card(
     recipe: Recipe,
     task: Task,
     parts: Sequence[tuple[str, Recipe]],
-    sampler: Sampler,
+    data: TrainingData,
     options: TrainOptions,
     team: Team,
 ) -> dict:
     """The model card's texts about a training."""
     network_text = " a network" if _is_dedicated(parts) else ""
     start_text = f" from the weights of {options.start.name}" if options.start else ""
+    sampler = data.sampler
     case_text = f"{len(sampler.case_ids)} cases"
     if isinstance(sampler, GeneratedSampler):
         first_seed, last_seed = sampler.plan.seeds(recipe.steps)
@@ -328,7 +342,8 @@ def _card(
         "description": describe(task, [subset for subset, _ in parts if subset]),
         "data": options.data_statement,
         "training": f"{recipe.steps} steps{network_text}{start_text}, {case_text}, "
-        f"{options.runtime.precision}, {_hardware(options.runtime, team)}, seed {recipe.seed}.",
+        f"{options.runtime.precision}, {_hardware(options.runtime, team)}, seed {recipe.seed}. "
+        f"{data.labels}".rstrip(),
     }
 
 

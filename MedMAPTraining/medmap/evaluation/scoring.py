@@ -20,8 +20,8 @@ from medmap.evaluation.lesions import LesionRule, lesion_scores
 from medmap.evaluation.surfaces import normalized_surface_distance, surface_distances
 from medmap.inference import segment_subsets
 from medmap.io.atomic import write_text
-from medmap.io.cohorts import Case
-from medmap.io.nifti import read_nifti
+from medmap.io.cases import Case
+from medmap.io.labels import read_case_labels
 from medmap.metrics import RegionScore, compare, region_masks
 from medmap.task import Region, Task
 from medmap.volume import Grid, Volume
@@ -152,12 +152,8 @@ def score_case(
         InputDataError: the case has no reference labels, or they lie on the grid of none of its
             modalities.
     """
-    if case.label is None:
-        raise InputDataError(
-            f"The case {case.case_id} has no reference labels.", "Add <case>_seg.nii.gz."
-        )
+    reference = read_case_labels(case, bundle.task)
     volumes = case.read(bundle.task.modality_names)
-    reference = read_nifti(case.label, modality="seg")
     drawn_on = _modality_on_grid(volumes, reference.grid)
     if drawn_on is None:
         raise InputDataError(

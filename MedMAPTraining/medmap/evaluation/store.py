@@ -20,7 +20,7 @@ from medmap.evaluation.scoring import ScoreRow, read_rows, row_from, write_rows
 from medmap.evaluation.summary import table_csv
 from medmap.evaluation.tables import Summary
 from medmap.io.atomic import make_folder, write_json, write_text
-from medmap.io.cohorts import LABEL, Case
+from medmap.io.cases import LABEL, Case
 from medmap.io.content import file_record, same_content
 from medmap.report.slices import Slice, load_slice, save_slice
 from medmap.task import Task
@@ -151,6 +151,8 @@ class Store:
         content = _json(self._path(case))
         if not isinstance(content, dict) or content.get("settings", "") != self.settings:
             return None
+        if content.get("reading") != _reading(case):
+            return None
         recorded = content.get("files")
         if not _same_files(_records(case, recorded), recorded):
             self.changed.append(case.case_id)
@@ -179,6 +181,7 @@ class Store:
             "files": _records(case),
             "labels": labels,
             "settings": self.settings,
+            "reading": _reading(case),
             "rows": [_plain(row) for row in rows],
         }
         write_json(self._path(case), content)
@@ -217,6 +220,12 @@ def _records(case: Case, earlier: object = None) -> dict[str, dict[str, str | in
         files[LABEL] = case.label
     earlier_records = earlier if isinstance(earlier, Mapping) else {}
     return {role: file_record(path, earlier_records.get(role)) for role, path in files.items()}
+
+
+def _reading(case: Case) -> list:
+    """How the files of a case are read; another way gives other scores."""
+    convention = case.convention.description if case.convention else ""
+    return [convention, case.affine, case.assume_orientation]
 
 
 def _same_files(records: Mapping, earlier: object) -> bool:

@@ -20,12 +20,13 @@ from torch import Tensor
 
 from medmap.errors import InputDataError
 from medmap.io.atomic import atomic_folder
-from medmap.io.cohorts import Case
-from medmap.io.nifti import read_nifti
+from medmap.io.cases import Case
+from medmap.io.labels import read_case_labels
 from medmap.metrics import label_masks
 from medmap.preprocess import Prepared, PreprocessSpec, prepare
 from medmap.resampling import canonical_grid, resample_nearest, to_grid
 from medmap.task import Task
+from medmap.task.conventions import own_convention
 from medmap.volume import Grid, Volume
 
 FORMAT = 2
@@ -37,14 +38,14 @@ SAME_GRID_VOXELS = 0.1
 _CHUNK_BYTES = 1 << 20
 
 
-def read_label(path: Path, task: Task, volumes: Mapping[str, Volume], target: Grid) -> np.ndarray:
+def read_label(case: Case, task: Task, volumes: Mapping[str, Volume], target: Grid) -> np.ndarray:
     """Reference labels of a case as class indices on the grid of its reference scan.
 
     The labels are taken by their place in the world, never by array index alone: files that store the
     same voxels in another orientation (LPS beside RAS) are turned to match.
 
     Args:
-        path: label file.
+        case: with reference labels.
         task: says which values mean what.
         volumes: the scans of the case by modality name; the labels lie on the grid of one of them.
         target: grid of the result.
@@ -55,10 +56,10 @@ def read_label(path: Path, task: Task, volumes: Mapping[str, Volume], target: Gr
     Raises:
         InputDataError: unknown values, or a grid that none of the scans has.
     """
-    labels = read_nifti(path, modality="seg")
+    labels = read_case_labels(case, task)
     if not any(_same_voxels(labels.grid, volume.grid) for volume in volumes.values()):
         raise InputDataError(
-            f"{path.name} lies on the grid of none of the scans of its case.",
+            f"{labels.name} lies on the grid of none of the scans of its case.",
             "Use the labels drawn on one of the scans, with their original header.",
         )
     classes = np.zeros(labels.array.shape, np.uint8)
@@ -102,6 +103,8 @@ def content_hash(
         "spec": spec.to_dict(),
         "scans": {name: hashes[case.scans[name]] for name in names},
         "label": hashes[case.label],
+        "convention": (case.convention or own_convention(task)).classes,
+        "reading": [case.affine, case.assume_orientation],
     }
     text = json.dumps(content, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:32]
@@ -236,7 +239,7 @@ def prepare_case(
     volumes = case.read(names)
     prepared = prepare(volumes, task, spec)
     reference_grid = prepared.reference_grid
-    classes = read_label(case.label, task, volumes, reference_grid)
+    classes = read_label(case, task, volumes, reference_grid)
     shares = []
     for index in range(1, task.num_classes):
         mask = (classes == index).astype(np.float32)

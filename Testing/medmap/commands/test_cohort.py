@@ -44,7 +44,7 @@ def bids(tmp_path, make_case):
 
 
 def run(source, output, bundle, **options):
-    return segment_cohort(source, output, CohortOptions(bundle, "cpu", **options), quiet)
+    return segment_cohort(source, output, CohortOptions(bundle, "cpu", **options), quiet).rows
 
 
 @pytest.fixture
@@ -212,7 +212,7 @@ def test_a_ray_cluster_of_two_nodes_loses_nothing_when_a_worker_is_killed(
                 killed.extend(_kill_a_worker())
 
         options = CohortOptions(tiny_bundle_path, "cpu", ray=cluster.address)
-        rows = segment_cohort(tmp_path / "cohort.csv", tmp_path / "out", options, kill_one)
+        rows = segment_cohort(tmp_path / "cohort.csv", tmp_path / "out", options, kill_one).rows
     finally:
         ray.shutdown()
         cluster.shutdown()

@@ -76,9 +76,11 @@ def test_cases_of_a_table_that_cannot_be_used_say_so_and_leave_the_rest_alone(tm
 @pytest.mark.parametrize(
     ("text", "why"),
     [
-        ("", "lacks columns or case names"),
-        ("name,t1\na,x.nii\n", "lacks columns or case names"),
-        ("case,pet\na,x.nii\n", "lacks columns or case names"),
+        ("", "has the columns none"),
+        ("name,t1\na,x.nii\n", "has the columns name, t1"),
+        ("case,pet\na,x.nii\n", "has the columns case, pet"),
+        ("case,t1\n", "has no rows"),
+        ("case,t1\n,x.nii\n", "Row 1 .* has no case name"),
         ("case,t1\na,x.nii\na,y.nii\n", "twice"),
     ],
 )
@@ -90,5 +92,5 @@ def test_malformed_tables_are_refused(tmp_path, text, why):
 
 def test_a_bids_folder_without_scans_is_refused(tmp_path):
     touch(tmp_path, "sub-1/anat/sub-1_PDw.nii.gz")
-    with pytest.raises(MissingInputError, match="no T1w"):
+    with pytest.raises(MissingInputError, match="no case of the task BraTS"):
         find_cases(tmp_path, BRATS)

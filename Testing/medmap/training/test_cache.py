@@ -72,9 +72,9 @@ def test_labels_on_the_grid_of_another_scan_of_the_case_are_resampled(data):
     write(data / "A/A_t1ce.nii.gz", fine_scan, fine_affine)
     case = find_cases(data, BRATS)[0]
     volumes = case.read(["t1", "t1ce"])
-    labels = read_label(case.label, BRATS, volumes, volumes["t1"].grid)
+    labels = read_label(case, BRATS, volumes, volumes["t1"].grid)
     assert set(np.unique(labels)) == {0, 1, 2}
-    fine_labels = read_label(case.label, BRATS, volumes, volumes["t1ce"].grid)
+    fine_labels = read_label(case, BRATS, volumes, volumes["t1ce"].grid)
     assert np.array_equal(fine_labels, labels.repeat(2, 0).repeat(2, 1).repeat(2, 2))
 
 

@@ -230,7 +230,7 @@ def test_labels_mean_the_same_in_every_release(tmp_path):
         )
         case = find_cases(tmp_path / layout, BRATS)[0]
         volumes = case.read(["t1"])
-        maps.append(read_label(case.label, BRATS, volumes, volumes["t1"].grid))
+        maps.append(read_label(case, BRATS, volumes, volumes["t1"].grid))
     assert (maps[0] == maps[1]).all()
     assert set(maps[0].flat) == {0, 1, 2, 3}
 

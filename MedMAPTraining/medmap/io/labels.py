@@ -1,0 +1,115 @@
+"""Label files of a case or a cohort, as values of the task."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from medmap.errors import InputDataError, MissingInputError
+from medmap.io.cases import Case
+from medmap.io.nifti import read_nifti
+from medmap.task import Task
+from medmap.task.conventions import (
+    CONVENTIONS,
+    LabelConvention,
+    LabelReading,
+    recognize,
+    whole_numbers,
+)
+from medmap.volume import Volume
+
+THREADS = 4
+"""Label files that are looked through at a time; unpacking them releases Python's lock."""
+
+
+def read_case_labels(case: Case, task: Task) -> Volume:
+    """The reference labels of a case as values of the task.
+
+    Raises:
+        InputDataError: the case has none, or they cannot be used.
+    """
+    if case.label is None:
+        raise InputDataError(
+            f"The case {case.case_id} has no reference labels.",
+            f"Add <case>_{task.label_endings[0]}.nii.gz.",
+        )
+    volume = read_nifti(
+        case.label,
+        modality="seg",
+        affine=case.affine,
+        assume_orientation=case.assume_orientation,
+    )
+    convention = case.convention or recognize_file(case.label, task, volume)[0]
+    return replace(volume, array=convention.to_task(volume.array, task, volume.name))
+
+
+def with_conventions(
+    cases: Sequence[Case], task: Task, chosen: str = ""
+) -> tuple[list[Case], LabelReading]:
+    """Decide for a cohort what the values of its label files mean.
+
+    A label file that cannot be read takes no part in the decision: its own case reports it later.
+
+    Args:
+        cases: the cohort.
+        task: whose labels they are.
+        chosen: name of a convention that the user chose; empty: recognize it.
+
+    Returns:
+        The cases, each with its convention, and what reports state.
+
+    Raises:
+        InputDataError: the values have several meanings, or none in the task.
+        UsageError: there is no convention of the chosen name.
+    """
+    if chosen:
+        cases = [replace(case, convention=None) for case in cases]
+    described = {}
+    undecided = []
+    for case in cases:
+        if case.label is not None and case.convention is None:
+            undecided.append(case)
+        elif case.convention is not None:
+            described[case.case_id] = case.convention
+    with ThreadPoolExecutor(THREADS) as pool:
+        occurring = pool.map(_occurring_values, undecided)
+        values = {case.case_id: v for case, v in zip(undecided, occurring, strict=True)}
+    recognized = recognize(values, task, chosen)
+    conventions = {**described, **recognized.conventions}
+    reasons = {entry.name: entry.source for entry in described.values()} | recognized.reasons
+    decided = [replace(case, convention=conventions.get(case.case_id)) for case in cases]
+    return decided, LabelReading(conventions, reasons)
+
+
+def recognize_file(
+    path: Path, task: Task, volume: Volume, chosen: str = ""
+) -> tuple[LabelConvention, str]:
+    """Decide what the values of a single label file mean, by the names of its folder and itself.
+
+    Returns the convention and what reports state; errors as ``with_conventions``.
+    """
+    values = np.unique(whole_numbers(volume.array, path.name))
+    stem = path.name.split(".nii")[0]
+    folder = path.absolute().parent.name
+    # Releases call the file after the case, or keep plain names in a folder of the case's name.
+    name = stem if any(entry.matches(stem) for entry in CONVENTIONS) else folder
+    reading = recognize({name: [int(value) for value in values]}, task, chosen)
+    return reading.conventions[name], reading.statement
+
+
+def _occurring_values(case: Case) -> tuple[int, ...]:
+    """Values of a case's label file; none if it cannot be used."""
+    if case.label is None:
+        return ()
+    try:
+        volume = read_nifti(
+            case.label, affine=case.affine, assume_orientation=case.assume_orientation
+        )
+        whole = whole_numbers(volume.array, case.label.name)
+    except (InputDataError, MissingInputError):
+        return ()
+    return tuple(int(value) for value in np.unique(whole))

@@ -1,0 +1,137 @@
+"""nnU-Net's ``dataset.json`` as a task: channels are modalities, labels and regions as it has them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+from medmap.task.definition import Label, Modality, Region, Task
+
+DATASET = "dataset.json"
+
+_CLASSES = {
+    "NCR": r"necro|non[ -_]?enhanc|ncr|netc?\b",
+    "ET": r"enhanc|\bet\b",
+    "ED": r"o?edema|\bed\b|snfh",
+    "RC": r"resection|cavity|\brc\b",
+}
+"""Classes of brain tumors by words of their names; the first that matches counts."""
+
+COLORS = (
+    (241, 214, 145),
+    (111, 184, 210),
+    (216, 101, 79),
+    (120, 190, 120),
+    (150, 110, 200),
+    (230, 150, 90),
+)
+
+
+def channel_titles(content: Mapping) -> dict[int, str]:
+    """Title of each channel by number (``channel_names``, in version 1 ``modality``)."""
+    channels = content["channel_names"] if "channel_names" in content else content["modality"]
+    return {int(number): str(title) for number, title in channels.items()}
+
+
+def label_values(content: Mapping) -> dict[str, tuple[int, ...]]:
+    """Values by name of the label or region, without background and ``ignore``.
+
+    Version 1 writes the value first (``{"1": "edema"}``).
+    """
+    values = {}
+    for key, value in content["labels"].items():
+        name, numbers = (str(value), key) if str(key).isdigit() else (str(key), value)
+        if not isinstance(numbers, list):
+            numbers = [numbers]
+        members = tuple(int(number) for number in numbers)
+        if members != (0,) and name.lower() not in ("background", "ignore"):
+            values[name] = members
+    return values
+
+
+def label_classes(content: Mapping, task: Task) -> tuple[tuple[int, str], ...]:
+    """Pairs of value and class of a task; empty where a name is not understood.
+
+    In region-based data sets (``"whole tumor": [1, 2, 3]``) a value is the class that lies in the
+    same regions.
+    """
+    values = label_values(content)
+    if all(len(members) == 1 for members in values.values()):
+        classes = [(members[0], _class_of(name, task)) for name, members in values.items()]
+    else:
+        classes = _classes_of_regions(values, task)
+    if any(name is None for _, name in classes):
+        return ()
+    return tuple(sorted((value, name) for value, name in classes if name is not None))
+
+
+def _class_of(title: str, task: Task) -> str | None:
+    """Class of a label by its name or title, or by the words of brain tumors."""
+    for label in task.labels:
+        if title.lower() in (label.name.lower(), label.title.lower()):
+            return label.name
+    names = {label.name for label in task.labels}
+    for name, pattern in _CLASSES.items():
+        if re.search(pattern, title.lower()):
+            return name if name in names or name == "RC" else None
+    return None
+
+
+def _classes_of_regions(
+    values: Mapping[str, tuple[int, ...]], task: Task
+) -> list[tuple[int, str | None]]:
+    names = {}
+    for region in task.regions:
+        names[region.name.lower()] = region.name
+        names[region.title.lower()] = region.name
+    membership: dict[int, set[str]] = {}
+    for title, members in values.items():
+        for value in members:
+            membership.setdefault(value, set()).add(names.get(title.lower().replace("_", " "), "?"))
+    classes: list[tuple[int, str | None]] = []
+    for value, regions in membership.items():
+        matching = None
+        for label in task.labels:
+            if {r.name for r in task.regions if label.name in r.labels} == regions:
+                matching = label.name
+        classes.append((value, matching))
+    return classes
+
+
+def task_of_dataset(content: Mapping, name: str) -> Task:
+    """A task from ``dataset.json``.
+
+    Raises KeyError, TypeError or ValueError for what is no such description.
+    """
+    modalities = []
+    for title in channel_titles(content).values():
+        modalities.append(Modality(_identifier(title), title))
+    values = label_values(content)
+    single = {title: members[0] for title, members in values.items() if len(members) == 1}
+    covered = set(single.values())
+    # In region-based data sets some values have no name of their own.
+    for members in values.values():
+        for value in members:
+            if value not in covered:
+                covered.add(value)
+                single[f"Label {value}"] = value
+    labels = []
+    for number, (title, value) in enumerate(sorted(single.items(), key=lambda item: item[1])):
+        color = COLORS[number % len(COLORS)]
+        labels.append(Label(_identifier(title), title, value, color=color))
+    names = {label.value: label.name for label in labels}
+    regions = []
+    for title, members in values.items():
+        regions.append(Region(_identifier(title), title, tuple(names[value] for value in members)))
+    return Task(
+        name=name,
+        modalities=tuple(modalities),
+        labels=tuple(labels),
+        regions=tuple(regions),
+        skull_stripped=False,
+    )
+
+
+def _identifier(title: str) -> str:
+    """A short name without spaces: ``whole_tumor``."""
+    return re.sub(r"[^a-z0-9]+", "_", title.lower()).strip("_")
