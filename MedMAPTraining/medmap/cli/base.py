@@ -51,6 +51,8 @@ Precision = Annotated[
 Labels = Annotated[
     str,
     typer.Option(
+        "--labels",
+        "--label-convention",
         help="Convention of the label files: brats2012, brats2017, brats2023, brats2024, brats-ped, msd, "
         "or task (the task's own values) [default: recognized by the names of the cases]."
     ),
