@@ -171,7 +171,9 @@ def test_every_label_value_belongs_to_its_regions(value, regions, dtype):
     assert all(mask.dtype == bool for mask in masks.values())
 
 
-@pytest.mark.parametrize(("stray", "words"), [([7], "7"), ([3], "3"), ([-1, 9], "-1, 9"), ([2.5], "2.5")])
+@pytest.mark.parametrize(
+    ("stray", "words"), [([7], "7"), ([3], "3"), ([-1, 9], "-1, 9"), ([2.5], "2.5")]
+)
 def test_refuses_label_values_that_the_task_does_not_know(stray, words):
     with pytest.raises(InputDataError, match=f"values {words},") as error:
         region_masks(np.array([0, 1, *stray]), BRATS)

@@ -54,7 +54,7 @@ Labels = Annotated[
         "--labels",
         "--label-convention",
         help="Convention of the label files: brats2012, brats2017, brats2023, brats2024, brats-ped, msd, "
-        "or task (the task's own values) [default: recognized by the names of the cases]."
+        "or task (the task's own values) [default: recognized by the names of the cases].",
     ),
 ]
 Affine = Annotated[
