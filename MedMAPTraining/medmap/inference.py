@@ -116,11 +116,11 @@ def segment(
     if windows.window != full_window(bundle.inference, prepared):
         findings.append(_memory_warning(windows.window))
     volumes_ml = region_volumes_ml(labels, task, prepared.reference_grid.voxel_ml)
-    brain_ml = float(prepared.brain.sum()) * prepared.grid.voxel_ml
     findings += suppression_warnings(prediction.suppressed_ml, task)
+    brain_ml = float(prepared.brain.sum()) * prepared.grid.voxel_ml
     findings += plausibility_warnings(volumes_ml, brain_ml, task)
     if not labels.any():
-        findings.append(_nothing_found_warning(task))
+        findings.append(_empty_warning(task))
     run = RunRecord(
         device=str(torch_device),
         precision=windows.used_precision,
@@ -210,14 +210,14 @@ def predictions(
         plan.positions.setdefault(entry.modalities, []).append(position)
     for number, plan in enumerate(plans.values()):
         windows.report_share(number / len(plans), 1 / len(plans))
-        logits_of_subsets = windows.logits(plan.network, prepared, list(plan.positions))
-        for (subset, positions), logits in zip(
-            plan.positions.items(), logits_of_subsets, strict=True
+        decoded = list(plan.positions)
+        for subset, logits in zip(
+            decoded, windows.logits(plan.network, prepared, decoded), strict=True
         ):
             prediction = predict(
                 logits, prepared, subset, bundle.task, bundle.postprocess, bundle.confidence
             )
-            yield positions, prediction
+            yield plan.positions[subset], prediction
 
 
 def in_task_order(volumes: Mapping[str, Volume], task: Task) -> dict[str, Volume]:
@@ -294,7 +294,6 @@ def _memory_warning(window: Sequence[int]) -> Finding:
     return Finding("warning", "memory", message, "Free memory on the device, or use the CPU.")
 
 
-def _nothing_found_warning(task: Task) -> Finding:
-    return Finding(
-        "warning", "result", f"No {task.target} was found.", "Review the scans yourself."
-    )
+def _empty_warning(task: Task) -> Finding:
+    message = f"No {task.target} was found."
+    return Finding("warning", "result", message, "Review the scans yourself.")

@@ -28,9 +28,10 @@ def canonical_axes(affine: np.ndarray) -> tuple[tuple[int, int, int], tuple[bool
         ``order``: the array axis that becomes axis 0, 1, 2; ``flip``: whether it is reversed.
     """
     direction = affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)
+    cosines = np.abs(direction)
 
     def alignment(axes: tuple[int, ...]) -> float:
-        return sum(abs(direction[world, axis]) for world, axis in enumerate(axes))
+        return sum(cosines[world, axis] for world, axis in enumerate(axes))
 
     # The assignment with the largest total alignment; six permutations are few enough to try all.
     first, second, third = max(permutations(range(3)), key=alignment)
@@ -62,7 +63,9 @@ class Orientation:
         return array[self._reversal()].transpose(np.argsort(self.order))
 
     def _reversal(self) -> tuple[slice, ...]:
-        return tuple(slice(None, None, -1 if flip else None) for flip in self.flip)
+        forward = slice(None)
+        backward = slice(None, None, -1)
+        return tuple(backward if flip else forward for flip in self.flip)
 
 
 def orientation_of(grid: Grid) -> Orientation:
@@ -73,6 +76,7 @@ def orientation_of(grid: Grid) -> Orientation:
     shape = (grid.shape[order[0]], grid.shape[order[1]], grid.shape[order[2]])
     for axis in range(3):
         if flip[axis]:
+            # The origin moves to what was the last voxel of this axis.
             affine[:3, 3] += affine[:3, axis] * (shape[axis] - 1)
             affine[:3, axis] *= -1
     return Orientation(order, flip, Grid(shape, affine))
@@ -100,8 +104,8 @@ def slice_axis_of(grid: Grid) -> int:
     Args:
         grid: with axes closest to RAS (``canonical_grid``).
     """
-    spacing = grid.spacing
-    relative = [round(float(spacing[axis] / spacing.max()), 2) for axis in range(3)]
+    # Headers store spacings with a few digits only: within 1 % they count as equal.
+    relative = np.round(grid.spacing / grid.spacing.max(), 2)
     return max(range(3), key=lambda axis: (relative[axis], axis))
 
 
@@ -147,7 +151,9 @@ def resample_to_grid(
     offset = lattice_offset(canonical, target)
     if offset is not None:
         return paste(image, offset, target.shape)
-    nearest = slice_axis_of(canonical) if slices else None
+    nearest = None
+    if slices:
+        nearest = slice_axis_of(canonical)
     return resample_linear(image[None], canonical, target, nearest)[0]
 
 
@@ -196,26 +202,41 @@ def resample_linear(
         [C, *target.shape] of the same dtype.
     """
     image, source = _averaged(image, source, target)
-    matrix = np.linalg.inv(source.affine) @ target.affine
-    rotation = torch.from_numpy(matrix[:3, :3].T.copy())
-    shift = torch.from_numpy(matrix[:3, 3].copy())
     result = image.new_zeros((image.shape[0], *target.shape))
-    axes = [torch.arange(size, dtype=torch.float64) for size in target.shape]
-    size = torch.tensor([max(n, 1) for n in source.shape], dtype=torch.float64)
+    size = torch.tensor(source.shape, dtype=torch.float64)
     for start in range(0, target.shape[0], SLAB):
-        rows = axes[0][start : start + SLAB]
-        index = torch.stack(torch.meshgrid(rows, axes[1], axes[2], indexing="ij"), -1)
-        position = index @ rotation + shift
+        rows = slice(start, min(start + SLAB, target.shape[0]))
+        position = _positions_in(source, target, rows)
         if nearest is not None:
-            position[..., nearest] = torch.floor(position[..., nearest] + 0.5 - 1e-6)
+            # A point halfway between two slices takes the lower one, whatever its rounding error.
+            halfway = position[..., nearest] + 0.5
+            position[..., nearest] = torch.floor(halfway - 1e-6)
         # grid_sample counts from -1 to 1 between the outer edges of the first and the last voxel,
         # and names the last axis first.
-        unit = ((2 * position + 1) / size - 1).flip(-1).to(image.dtype)
+        unit = (2 * position + 1) / size - 1
         slab = torch.nn.functional.grid_sample(
-            image[None], unit[None], mode="bilinear", align_corners=False
+            image[None],
+            unit.flip(-1).to(image.dtype)[None],
+            mode="bilinear",
+            align_corners=False,
         )
-        result[:, start : start + SLAB] = slab[0]
+        result[:, rows] = slab[0]
     return result
+
+
+def _positions_in(source: Grid, target: Grid, rows: slice) -> Tensor:
+    """[N, J, K, 3] voxel positions in ``source`` of some rows of ``target``.
+
+    float64: the rounding of float32 would decide which of two slices is the nearest one.
+    """
+    to_source = np.linalg.inv(source.affine) @ target.affine
+    rotation = torch.from_numpy(to_source[:3, :3].T.copy())
+    shift = torch.from_numpy(to_source[:3, 3].copy())
+    i = torch.arange(rows.start, rows.stop, dtype=torch.float64)
+    j = torch.arange(target.shape[1], dtype=torch.float64)
+    k = torch.arange(target.shape[2], dtype=torch.float64)
+    index = torch.stack(torch.meshgrid(i, j, k, indexing="ij"), -1)
+    return index @ rotation + shift
 
 
 def _averaged(image: Tensor, source: Grid, target: Grid) -> tuple[Tensor, Grid]:
@@ -239,17 +260,18 @@ def _averaged(image: Tensor, source: Grid, target: Grid) -> tuple[Tensor, Grid]:
 
 def resample_nearest(labels: np.ndarray, source: Grid, target: Grid) -> np.ndarray:
     """Nearest-voxel resampling of an [I, J, K] integer array; 0 outside."""
-    matrix = np.linalg.inv(source.affine) @ target.affine
+    to_source = np.linalg.inv(source.affine) @ target.affine
     result = np.zeros(target.shape, labels.dtype)
     limits = np.array(source.shape)[:, None]
-    rows, columns = np.meshgrid(
-        np.arange(target.shape[1]), np.arange(target.shape[2]), indexing="ij"
-    )
+    plane_shape = target.shape[1:]
+    j, k = np.indices(plane_shape).reshape(2, -1)
+    # Plane by plane: the positions of a whole brain volume take 200 MB.
     for i in range(target.shape[0]):
-        positions = np.stack([np.full(rows.size, i), rows.ravel(), columns.ravel()])
-        index = np.round(matrix[:3, :3] @ positions + matrix[:3, 3:]).astype(int)
+        positions = np.stack([np.full(j.size, i), j, k])
+        exact = to_source[:3, :3] @ positions + to_source[:3, 3:]
+        index = np.round(exact).astype(int)
         is_inside = ((index >= 0) & (index < limits)).all(0)
-        plane = np.zeros(rows.size, labels.dtype)
+        plane = np.zeros(j.size, labels.dtype)
         plane[is_inside] = labels[tuple(index[:, is_inside])]
-        result[i] = plane.reshape(rows.shape)
+        result[i] = plane.reshape(plane_shape)
     return result

@@ -6,7 +6,7 @@ Each modality is encoded once; each subset costs one pass of the decoder.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import product
 
 import torch
@@ -17,6 +17,7 @@ from medmap.bundle.memory_estimate import USABLE
 from medmap.devices import available_bytes, inference_precision
 from medmap.errors import Cancelled, UnavailableError, is_out_of_memory
 from medmap.networks import Backbone
+from medmap.networks.base import Features
 from medmap.preprocess import Prepared
 from medmap.progress import Cancel, Progress, ignore_progress, never_cancel
 from medmap.task import Task
@@ -139,6 +140,7 @@ class SlidingWindow:
         if len(boxes) == 1:
             yield from self._decoded(network, prepared.image, prepared, subsets, 0, 1)
             return
+        # Sums lie on the CPU: those of fifteen subsets of a whole brain at 1 mm take 2 GB.
         weight = gaussian_weight(self.window)
         sums = [torch.zeros((self.task.num_classes, *shape)) for _ in subsets]
         total = torch.zeros(shape)
@@ -163,11 +165,13 @@ class SlidingWindow:
     ) -> Iterator[Tensor]:
         """Encode each modality of one window once, then decode every subset."""
         task = self.task
-        names = {name for subset in subsets for name in subset}
+        names: set[str] = set()
+        for subset in subsets:
+            names.update(subset)
         positions = sorted(task.index(name) for name in names)
         steps = len(positions) + len(subsets)
         title = f"window {number + 1} of {count}"
-        features: dict[int, list[Tensor]] = {}
+        features: dict[int, Features] = {}
         for step, m in enumerate(positions):
             text = f"{title}: reading {task.modalities[m].title}"
             self._report((number + step / steps) / count, text)
@@ -176,18 +180,24 @@ class SlidingWindow:
                 features[m] = network.encode(batch, m)
         for step, subset in enumerate(subsets, len(positions)):
             self._report((number + step / steps) / count, f"{title}: segmenting")
-            mask = task.presence(subset)
-            present_features = []
-            for m, is_present in enumerate(mask):
-                present_features.append(features[m] if is_present else None)
-            size = next(levels[0].shape[0] for levels in present_features if levels is not None)
-            present = torch.tensor([mask] * size, device=self.device)
-            with self._autocast():
-                output = network.decode(present_features, present)
-            result = as_volume(output.logits.float().cpu(), prepared.slice_axis)
-            # Not held while the caller looks at the result.
-            del output
-            yield result
+            # On the CPU at once: a GPU need not hold the logits while the caller works on them.
+            logits = self._decode_subset(network, features, subset).float().cpu()
+            yield as_volume(logits, prepared.slice_axis)
+
+    def _decode_subset(
+        self, network: Backbone, features: Mapping[int, Features], subset: Sequence[str]
+    ) -> Tensor:
+        """Logits [B, C, *S] of a modality subset from the features of each modality."""
+        mask = self.task.presence(subset)
+        subset_features: list[Features | None] = [None] * len(mask)
+        batch_size = 0
+        for m, is_present in enumerate(mask):
+            if is_present:
+                subset_features[m] = features[m]
+                batch_size = features[m][0].shape[0]
+        present = torch.tensor([mask] * batch_size, device=self.device)
+        with self._autocast():
+            return network.decode(subset_features, present).logits
 
     def _autocast(self) -> torch.autocast:
         """Precision of one pass. Never around a ``yield``: the caller would compute in it, too."""

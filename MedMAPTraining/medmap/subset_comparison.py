@@ -5,7 +5,7 @@ Each modality is encoded once and decoded for every subset, as in ``segment``.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import combinations
 
@@ -175,7 +175,10 @@ def what_if(
 
 def normalized_entropy(probability: Tensor) -> Tensor:
     """[C, *S] probabilities -> [*S] Shannon entropy / log C: 0 certain, 1 all classes alike."""
-    return torch.special.entr(probability).sum(0).div_(np.log(probability.shape[0])).clamp_(0, 1)
+    entropy = torch.special.entr(probability).sum(0)
+    largest = np.log(probability.shape[0])
+    # Rounding may leave the interval by a hair.
+    return entropy.div_(largest).clamp_(0, 1)
 
 
 def _plan(
@@ -186,17 +189,15 @@ def _plan(
 ) -> list[tuple[str, ...]]:
     """The subsets to run, the current one first."""
     task = bundle.task
-    order = task.modality_names
-    current_names = volumes if current is None else current
-    current_subset = tuple(name for name in order if name in current_names)
-    if subsets is None:
-        requested = list(subsets_of(list(volumes), task))
-    else:
-        requested = [tuple(name for name in order if name in subset) for subset in subsets]
-    named = set(current or ())
-    for subset in subsets or ():
-        named.update(subset)
-    for name in named:
+    if current is None:
+        current = tuple(volumes)
+    current_subset = _ordered(current, task)
+    requested = list(subsets_of(list(volumes), task))
+    mentioned = set(current)
+    if subsets is not None:
+        requested = [_ordered(subset, task) for subset in subsets]
+        mentioned.update(*subsets)
+    for name in mentioned:
         if task.index(name) >= 0 and name not in volumes:
             raise UsageError(
                 f"A subset needs {task.modality(name).title}, but no such scan was given.",
@@ -206,6 +207,11 @@ def _plan(
         raise UsageError("A subset names no modality.", "Name at least one modality.")
     supported = [subset for subset in requested if bundle.find_entry(subset)]
     return list(dict.fromkeys([current_subset, *supported]))
+
+
+def _ordered(names: Collection[str], task: Task) -> tuple[str, ...]:
+    """The task's modalities among some names, in its order."""
+    return tuple(name for name in task.modality_names if name in names)
 
 
 class _Collector:
@@ -231,32 +237,42 @@ class _Collector:
         labels = label_map(prediction, self.prepared, self.postprocess, self.task)
         if not self.variants:
             self._start(labels, prediction)
+        # Nothing is compared where both label maps are background: most of the volume.
         box = bounding_box((labels | self.labels) != 0) or (slice(0, 0),) * 3
         bits = self.region_bits[labels[box]]
         current_bits = self.region_bits[self.labels[box]]
-        differs = (labels[box] != self.labels[box]).astype(np.uint8)
+        self._count_differences(labels, box, bits ^ current_bits, len(positions))
+        counts = self._counts(bits, current_bits)
+        for position in positions:
+            self.variants[position] = self._variant(self.plan[position], counts)
+
+    def _count_differences(
+        self, labels: np.ndarray, box: tuple[slice, ...], changed_bits: np.ndarray, count: int
+    ) -> None:
+        """Add a label map that ``count`` subsets share to the maps of disagreement."""
+        differs = labels[box] != self.labels[box]
         # The first region's bit is the lowest one.
-        region_differs = ((bits ^ current_bits) & 1).astype(np.uint8)
-        self.differing[box] += len(positions) * differs
-        self.region_differing[box] += len(positions) * region_differs
+        region_differs = changed_bits & 1
+        self.differing[box] += count * differs.astype(np.uint8)
+        self.region_differing[box] += count * region_differs.astype(np.uint8)
+
+    def _variant(self, subset: tuple[str, ...], counts: Mapping[str, _Counts]) -> Variant:
         voxel_ml = self.prepared.reference_grid.voxel_ml
         volumes_ml = {}
         change_ml = {}
         dice = {}
-        for name, counts in self._counts(bits, current_bits).items():
-            volumes_ml[name] = counts.voxels * voxel_ml
-            change_ml[name] = (counts.voxels - counts.current_voxels) * voxel_ml
-            dice[name] = dice_of_counts(counts.overlap, counts.voxels, counts.current_voxels)
-        for position in positions:
-            subset = self.plan[position]
-            self.variants[position] = Variant(
-                key=self.task.subset_key(subset),
-                modalities=subset,
-                kind=_kind(subset, self.current),
-                volumes_ml=volumes_ml,
-                change_ml=change_ml,
-                dice=dice,
-            )
+        for name, region in counts.items():
+            volumes_ml[name] = region.voxels * voxel_ml
+            change_ml[name] = (region.voxels - region.current_voxels) * voxel_ml
+            dice[name] = dice_of_counts(region.overlap, region.voxels, region.current_voxels)
+        return Variant(
+            key=self.task.subset_key(subset),
+            modalities=subset,
+            kind=_kind(subset, self.current),
+            volumes_ml=volumes_ml,
+            change_ml=change_ml,
+            dice=dice,
+        )
 
     def _counts(self, bits: np.ndarray, current_bits: np.ndarray) -> dict[str, _Counts]:
         """Voxels of each region, all counted in one pass over the voxels.
@@ -285,8 +301,9 @@ class _Collector:
         entropy = self._on_reference(self._entropy(prediction))
         self.maps[ENTROPY] = entropy
         for name, mask in region_masks(labels, self.task).items():
-            mean = float(entropy[mask].mean()) if mask.any() else float("nan")
-            self.region_entropy[name] = mean
+            self.region_entropy[name] = float("nan")
+            if mask.any():
+                self.region_entropy[name] = float(entropy[mask].mean())
 
     def _entropy(self, prediction: Prediction) -> np.ndarray:
         """[D, H, W] entropy of the network's own probabilities.
@@ -294,10 +311,10 @@ class _Collector:
         Low-confidence components are no part of the result, but uncertain is just what they are:
         the map shows them.
         """
-        shown = prediction
         if prediction.suppressed is not None:
-            shown = replace(prediction, excluded=prediction.excluded & ~prediction.suppressed)
-        probability = probabilities(shown, self.prepared, self.postprocess, self.task)
+            excluded = prediction.excluded & ~prediction.suppressed
+            prediction = replace(prediction, excluded=excluded)
+        probability = probabilities(prediction, self.prepared, self.postprocess, self.task)
         return normalized_entropy(probability).numpy()
 
     def _on_reference(self, values: np.ndarray) -> np.ndarray:
@@ -308,10 +325,12 @@ class _Collector:
 
     def result(self) -> WhatIf:
         """Everything that has been compared."""
-        others = len(self.variants) - 1
-        if others:
-            self.maps[DISAGREEMENT] = self.differing.astype(np.float32) / others
-            self.maps[REGION_DISAGREEMENT] = self.region_differing.astype(np.float32) / others
+        other_subsets = len(self.variants) - 1
+        if other_subsets:
+            differing = self.differing.astype(np.float32)
+            region_differing = self.region_differing.astype(np.float32)
+            self.maps[DISAGREEMENT] = differing / other_subsets
+            self.maps[REGION_DISAGREEMENT] = region_differing / other_subsets
         return WhatIf(
             task=self.task,
             current=self.current,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import product
 
 import numpy as np
 
@@ -37,19 +38,21 @@ class Grid:
     @property
     def voxel_ml(self) -> float:
         """Volume of one voxel in ml."""
-        return float(abs(np.linalg.det(self.affine[:3, :3]))) / 1000.0
+        signed_mm3 = np.linalg.det(self.affine[:3, :3])
+        return float(abs(signed_mm3)) / 1000.0
 
     def corners(self) -> np.ndarray:
         """[8, 3] world RAS positions in mm of the eight corner voxel centers."""
-        last = np.array(self.shape) - 1
-        ijk = np.array([[(n >> a) & 1 for a in range(3)] for n in range(8)]) * last
+        ends = list(product((0, 1), repeat=3))
+        ijk = np.array(ends) * (np.array(self.shape) - 1)
         return ijk @ self.affine[:3, :3].T + self.affine[:3, 3]
 
     def distance(self, other: Grid) -> float:
         """Largest distance in mm between corresponding corners; infinite when the shapes differ."""
         if self.shape != other.shape:
             return float("inf")
-        return float(np.linalg.norm(self.corners() - other.corners(), axis=1).max())
+        distances = np.linalg.norm(self.corners() - other.corners(), axis=1)
+        return float(distances.max())
 
 
 @dataclass(frozen=True)
@@ -94,9 +97,9 @@ def choose_reference(grids: Mapping[str, Grid]) -> str:
     Args:
         grids: modality name -> grid, at least one.
     """
-    smallest_ml = min(grid.voxel_ml for grid in grids.values())
-    finest = [
-        name for name, grid in grids.items() if grid.voxel_ml <= REFERENCE_TOLERANCE * smallest_ml
-    ]
-    rank = {name: position for position, name in enumerate(REFERENCE_ORDER)}
-    return min(finest, key=lambda name: (rank.get(name, len(rank)), name))
+    largest_ml = REFERENCE_TOLERANCE * min(grid.voxel_ml for grid in grids.values())
+    finest = sorted(name for name, grid in grids.items() if grid.voxel_ml <= largest_ml)
+    for name in REFERENCE_ORDER:
+        if name in finest:
+            return name
+    return finest[0]

@@ -215,8 +215,10 @@ def test_one_segmentation_looks_at_each_scan_once(volumes, tiny_bundle, monkeypa
     """Two scans: two foreground masks, two orientations, one pass for connected components."""
     from dataclasses import replace
 
-    from medmap import checks, foreground, postprocess, preprocess, resampling, volume
+    from medmap import checks, foreground, preprocess, resampling, volume
     from medmap.inference import segment
+    from medmap.postprocess import components
+    from medmap.postprocess.spec import ConfidenceSpec, PostprocessSpec
 
     counts = {"foreground": 0, "axes": 0, "components": 0}
 
@@ -231,12 +233,13 @@ def test_one_segmentation_looks_at_each_scan_once(volumes, tiny_bundle, monkeypa
     for module in (foreground, volume, checks, preprocess):
         monkeypatch.setattr(module, "find_foreground", look, raising=False)
     monkeypatch.setattr(resampling, "canonical_axes", counted("axes", resampling.canonical_axes))
-    monkeypatch.setattr(postprocess, "components", counted("components", postprocess.components))
+    number_components = counted("components", components.number_components)
+    monkeypatch.setattr(components, "number_components", number_components)
     bundle = replace(
         tiny_bundle,
         preprocess=replace(tiny_bundle.preprocess, spacing=spacing),
-        postprocess=postprocess.PostprocessSpec(1.0, 0.1, 0.4),
-        confidence=postprocess.ConfidenceSpec({"t1ce+flair": 0.5}),
+        postprocess=PostprocessSpec(1.0, 0.1, 0.4),
+        confidence=ConfidenceSpec({"t1ce+flair": 0.5}),
     )
     segment({name: volumes[name] for name in ("t1ce", "flair")}, bundle)
     assert counts == {"foreground": 2, "axes": 2, "components": 1}

@@ -59,9 +59,8 @@ def monai_metadata(name: str, version: str, task: Task, card: Mapping, torch_ver
 def card_text(metadata: Mapping) -> str:
     """The card as Markdown: description, data, limits, and the measured Dice of every subset.
 
-    Real cases come first: what a model reaches on generated ones (``dice_synthetic``) says what
-        each
-    modality contributes, not what to expect of a patient.
+    Real cases come first. Dice of synthetic cases (``dice_synthetic``) shows what each modality
+    contributes, not what to expect of a patient.
 
     Args:
         metadata: the whole ``metadata.json`` as plain data.
@@ -94,5 +93,8 @@ def _dice_table(table: Mapping, regions: list[str]) -> list[str]:
 
 
 def _row(title: str, scores: Mapping, regions: list[str]) -> str:
-    cells = [f"{scores[region]['mean']:.3f} ± {scores[region]['sd']:.3f}" for region in regions]
-    return f"| {title} | {' | '.join(cells)} |"
+    cells = [title]
+    for region in regions:
+        score = scores[region]
+        cells.append(f"{score['mean']:.3f} ± {score['sd']:.3f}")
+    return f"| {' | '.join(cells)} |"
