@@ -61,7 +61,7 @@ OUTSIDE_SLICER: list[set[str]] = [
         "training.splits",
         "training.distributed",
     },
-    {"io"},
+    {"io", "dicom"},
     {"training.batch", "training.cache", "training.augmentation", "training.checkpoint"},
     {"training.dataset", "training.options"},
     {"training.generated", "training.sources", "training.loader", "training.objectives"},
@@ -93,6 +93,8 @@ HEAVY = {
     "rich": {"cli", "bench"},
     "tensorboard": {"training"},
     "ray": {"commands"},
+    "pydicom": {"dicom"},
+    "highdicom": {"dicom"},
 }
 
 

@@ -16,6 +16,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from medmap.detection.sequence_parameters import SequenceParameters
 from medmap.detection.series_names import Reading, read_series_names
 from medmap.detection.series_words import split_words
 from medmap.detection.vocabulary import CONTRAST_TITLES, CONTRASTS, FLAIR, T1, T1CE, T2
@@ -30,6 +31,11 @@ MIN_QUESTION_CONFIDENCE = 0.3
 
 DECATHLON_CHANNELS = (FLAIR, T1, T1CE, T2)
 """Channels of Task01_BrainTumour, Medical Segmentation Decathlon (its dataset.json), by number."""
+
+PARAMETERS_ALONE = {T1: 0.5, T2: 0.7, FLAIR: 0.7}
+"""Confidence from the timing of a sequence whose names say nothing. A T1 may be a T1ce: asked."""
+CONTRADICTED = 0.45
+"""Confidence of a name and of a timing that contradict each other: both are asked about."""
 
 _ROUNDING = 1e-9
 """Confidences have two decimals; their differences may fall short by this much."""
@@ -46,6 +52,7 @@ class SeriesEvidence:
         contrast_agent: DICOM ContrastBolusAgent (0018,0010).
         image_type: DICOM ImageType (0008,0008).
         scanner: DICOM Modality (0008,0060): ``MR``, ``CT``.
+        parameters: timing of the sequence; None if unknown.
         unusable: why the source is no input whatever its name says (``a label map``); may be empty.
         source: what the caller knows the series by (a node, a path); not looked at.
     """
@@ -56,6 +63,7 @@ class SeriesEvidence:
     contrast_agent: str = ""
     image_type: str = ""
     scanner: str = ""
+    parameters: SequenceParameters | None = None
     unusable: str = ""
     source: Any = None
 
@@ -177,15 +185,20 @@ def score_modalities(evidence: SeriesEvidence, task: Task) -> SeriesScores:
     reading, origin = _read(evidence, task, modality_of_contrast)
     if reading.exclusion:
         return SeriesScores(rejection=reading.exclusion)
+    contrasts, timing = _with_parameters(reading.scores, evidence.parameters)
+    reason = timing
+    if reading.scores:
+        reason = _reason(reading, origin, evidence)
+        if timing:
+            reason += f", but {timing}"
     scores = []
-    for contrast, confidence in reading.scores.items():
+    for contrast, confidence in contrasts.items():
         if contrast in modality_of_contrast:
             modality = modality_of_contrast[contrast]
-            reason = _reason(reading, origin, evidence)
             scores.append(ModalityScore(modality, round(confidence, 2), reason))
     # A T1ce must not fall back to an alias of T1 for a model without T1ce.
-    if reading.scores and not scores:
-        titles = " or ".join(CONTRAST_TITLES[contrast] for contrast in reading.scores)
+    if contrasts and not scores:
+        titles = " or ".join(CONTRAST_TITLES[contrast] for contrast in contrasts)
         return SeriesScores(rejection=f"{titles}, which the model does not use")
     scores = (
         scores
@@ -231,7 +244,35 @@ def _read(
         return reading, "name and protocol"
     if not evidence.description or evidence.description == evidence.name:
         return reading, "name"
+    # Series in DICOM are called by their numbers.
+    if not any(letter.isalpha() for letter in evidence.name):
+        return reading, "series description"
     return reading, "name and series description"
+
+
+def _with_parameters(
+    scores: dict[str, float], parameters: SequenceParameters | None
+) -> tuple[dict[str, float], str]:
+    """Scores with what the timing adds to them, and the timing's part of the reason.
+
+    The timing decides where names say nothing, and makes a question of a name that it contradicts:
+    scanners keep the names of protocols that were copied and changed.
+    """
+    if parameters is None:
+        return scores, ""
+    contrast = parameters.contrast()
+    if not contrast:
+        return scores, ""
+    named = {T1 if name == T1CE else name for name in scores}
+    timing = f"{parameters.text()} is the timing of {CONTRAST_TITLES[contrast]}"
+    if not scores:
+        return {contrast: PARAMETERS_ALONE[contrast]}, timing
+    # A FLAIR whose inversion time is not recorded has the timing of T2.
+    lacks_inversion_time = named == {FLAIR} and contrast == T2
+    if contrast in named or lacks_inversion_time:
+        return scores, ""
+    both = {name: min(score, CONTRADICTED) for name, score in scores.items()}
+    return both | {contrast: CONTRADICTED}, timing
 
 
 def _reason(reading: Reading, origin: str, evidence: SeriesEvidence) -> str:
