@@ -4,7 +4,7 @@ BIN := .venv/bin
 # A tumor of about median size (93 ml; the median of 123 BraTS tumors is 87 ml).
 CASE := demo/Phantom_20287/Phantom_20287
 
-.PHONY: demo test test-all coverage lint types docs wheel fuzz licenses sbom clean
+.PHONY: demo test test-all coverage lint types docs wheel resolve fuzz licenses sbom clean
 
 demo: .venv/ready
 	$(BIN)/medmap phantom demo --seed 20287 --overwrite
@@ -39,6 +39,10 @@ docs: .venv/ready-docs
 
 wheel: .venv/ready
 	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir build/wheel ./MedMAPTraining
+
+# Whether all dependencies have wheels for Linux (x86-64, arm64), macOS and Windows, Python 3.11 to 3.14; needs a network.
+resolve: .venv/ready-test
+	$(BIN)/python -m pytest Testing/house/test_distribution.py -m slow -k platforms
 
 # An hour of malformed files; what goes wrong is kept in fuzz-findings/.
 fuzz: .venv/ready-test

@@ -133,7 +133,8 @@ class VerifiedFiles:
 def default_bundle_path() -> Path:
     """Folder of the default model.
 
-    ``$MEDMAP_BUNDLE``, else the checkout's, else the one of the installed extension.
+    ``$MEDMAP_BUNDLE``, else the checkout's, else the installed package's (wheels contain it), else
+    the one of the installed extension.
 
     Raises:
         MissingInputError: none of these exists.
@@ -141,6 +142,7 @@ def default_bundle_path() -> Path:
     package = Path(__file__).resolve().parents[1]
     candidates = [
         package.parents[1] / "Resources/bundles/default",
+        package / "bundles/default",
         package.parent / "Resources/MedMAPBundles/default",
     ]
     environment = os.environ.get("MEDMAP_BUNDLE")

@@ -124,14 +124,38 @@ _STOPPED = Cancelled(
 )
 
 
+EXTRAS = {
+    "lightning_fabric": "train",
+    "tensorboard": "train",
+    "monai": "train",
+    "sklearn": "report",
+    "ray": "ray",
+    "pydicom": "clinic",
+    "highdicom": "clinic",
+    "SimpleITK": "clinic",
+    "deepbet": "clinic",
+}
+"""Extra of the package that brings a library, by the name under which it is imported."""
+
+
+def _absent_library(name: str) -> UnavailableError:
+    """What to install for a library that is not there."""
+    package = name.split(".")[0]
+    library = {"torch": "PyTorch"}.get(package, package)
+    extra = EXTRAS.get(package)
+    if extra is None:
+        return UnavailableError(
+            f"{library} is not installed.", f"Install it: pip install {package}."
+        )
+    return UnavailableError(
+        f"{library} is not installed.", f'Install it: pip install "medmap[{extra}]".'
+    )
+
+
 def _unforeseen(error: Exception) -> MedMAPError:
     """A MedMAPError for an exception that no part of the program has handled."""
     if isinstance(error, ModuleNotFoundError):
-        module = error.name or "medmap"
-        library = {"torch": "PyTorch"}.get(module, module)
-        return UnavailableError(
-            f"{library} is not installed.", f"Install it: pip install {module}."
-        )
+        return _absent_library(error.name or "medmap")
     if is_out_of_memory(error):
         return UnavailableError(
             "Out of memory.", "Close other programs, or use a computer with more memory."

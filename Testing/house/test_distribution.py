@@ -1,0 +1,125 @@
+"""The wheel holds the bundles, needs no extra to segment, and resolves on every platform."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tomllib
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from medmap.cli.main import EXTRAS
+
+ROOT = Path(__file__).resolve().parents[2]
+PROJECT = tomllib.loads((ROOT / "MedMAPTraining/pyproject.toml").read_text())["project"]
+PLATFORMS = {
+    "Linux x86-64": "x86_64-manylinux_2_28",
+    "Linux arm64": "aarch64-manylinux_2_28",
+    "macOS": "aarch64-apple-darwin",
+    "Windows": "x86_64-pc-windows-msvc",
+}
+# Runs the command line where none of the extras' libraries can be imported.
+WITHOUT_EXTRAS = """
+import sys
+
+class Absent:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in {names}:
+            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
+
+sys.meta_path.insert(0, Absent())
+from medmap.cli import main
+main()
+"""
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory):
+    """The wheel, built from a copy of the sources as they lie in the repository."""
+    folder = tmp_path_factory.mktemp("wheel")
+    ignored = shutil.ignore_patterns("__pycache__", "build", "*.egg-info")
+    shutil.copytree(ROOT / "MedMAPTraining", folder / "MedMAPTraining", ignore=ignored)
+    shutil.copytree(ROOT / "Resources/bundles", folder / "Resources/bundles")
+    command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps"]
+    command += ["--no-build-isolation", "--wheel-dir", folder, folder / "MedMAPTraining"]
+    subprocess.run(command, check=True, capture_output=True)
+    return next(folder.glob("medmap-*.whl"))
+
+
+def medmap(*arguments, path, code=None):
+    """The command line of the package in a folder, in no checkout."""
+    start = ["-m", "medmap"] if code is None else ["-c", code]
+    command = [sys.executable, *start, *map(str, arguments)]
+    environment = {**os.environ, "PYTHONPATH": str(path)}
+    environment.pop("MEDMAP_BUNDLE", None)
+    return subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+
+
+def test_the_wheel_holds_every_bundle_byte_for_byte(wheel):
+    with zipfile.ZipFile(wheel) as archive:
+        names = set(archive.namelist())
+        for path in sorted((ROOT / "Resources/bundles").rglob("*")):
+            if path.is_file():
+                name = f"medmap/bundles/{path.relative_to(ROOT / 'Resources/bundles').as_posix()}"
+                assert archive.read(name) == path.read_bytes()
+    assert "medmap/py.typed" in names
+    assert any(name.endswith("licenses/LICENSE.txt") for name in names)
+    assert any(name.endswith("recipes/default_bundle.json") for name in names)
+    assert wheel.stat().st_size < 40e6
+
+
+def test_an_installed_wheel_segments_without_extras(wheel, tmp_path, make_case):
+    from medmap.io.nifti import write_volume
+
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(tmp_path / "site")
+    volume = make_case((40, 44, 36), spacing=4.0)["flair"]
+    write_volume(tmp_path / "flair.nii.gz", volume.array.astype(np.int16), volume.affine)
+    arguments = ["segment", "--flair", tmp_path / "flair.nii.gz", "-o", tmp_path / "out"]
+    code = WITHOUT_EXTRAS.format(names=set(EXTRAS))
+    result = medmap(*arguments, "--device", "cpu", path=tmp_path / "site", code=code)
+    assert result.returncode == 0, result.stderr
+    assert (tmp_path / "out/segmentation.nii.gz").is_file()
+
+
+def test_what_an_extra_brings_is_named_when_it_is_absent(tmp_path, tiny_bundle_path):
+    code = WITHOUT_EXTRAS.format(names=set(EXTRAS))
+    arguments = ["analyze", tiny_bundle_path, "--data", tmp_path, "-o", tmp_path / "out"]
+    result = medmap(*arguments, path=ROOT / "MedMAPTraining", code=code)
+    assert result.returncode == 69
+    assert 'pip install "medmap[report]"' in result.stderr
+
+
+def test_every_extra_that_a_message_names_exists():
+    extras = PROJECT["optional-dependencies"]
+    assert {"train", "report", "clinic", "ray", "dev"} <= set(extras)
+    assert set(EXTRAS.values()) <= set(extras)
+    base = " ".join(PROJECT["dependencies"]).lower()
+    for heavy in ("monai", "lightning", "tensorboard", "scikit-learn", "statsmodels", "pytest"):
+        assert heavy not in base
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("python", ["3.11", "3.12", "3.13", "3.14"])
+@pytest.mark.parametrize("platform", PLATFORMS.values(), ids=PLATFORMS)
+def test_all_platforms_have_wheels(platform, python, tmp_path):
+    """Resolves the package with the extras of users; needs the package index."""
+    from uv import find_uv_bin
+
+    requirements = [
+        *PROJECT["dependencies"],
+        *PROJECT["optional-dependencies"]["train"],
+        *PROJECT["optional-dependencies"]["report"],
+    ]
+    (tmp_path / "requirements.in").write_text("\n".join(requirements))
+    command = [find_uv_bin(), "pip", "compile", "--quiet", tmp_path / "requirements.in"]
+    command += ["--python-platform", platform, "--python-version", python]
+    command += ["--only-binary", ":all:"]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    assert "torch==" in result.stdout
