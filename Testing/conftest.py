@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
+from Testing.medmap.small_networks import SMALL
 
 from medmap.bundle.format import InferenceSpec, NetworkSpec
 from medmap.bundle.loading import load_bundle, save_bundle
@@ -78,10 +76,9 @@ def tiny_bundle(tiny_bundle_path):
 
 def small_network(name, dims=3, **options):
     """A backbone in its small options, always with the same weights."""
-    small = json.loads((Path(__file__).parent / "medmap/small_networks.json").read_text())
     torch.manual_seed(0)
     return build_network(
-        name, {"modalities": 4, "classes": 4, "spatial_dims": dims, **small[name], **options}
+        name, {"modalities": 4, "classes": 4, "spatial_dims": dims, **SMALL[name], **options}
     )
 
 

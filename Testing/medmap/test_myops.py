@@ -10,6 +10,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
+from Testing.medmap.small_networks import SMALL
 
 from medmap.bundle.format import InferenceSpec, NetworkSpec
 from medmap.bundle.loading import load_bundle, save_bundle
@@ -309,11 +310,8 @@ def test_what_absent_scans_hold_changes_nothing(hearts, bundle, network_logits, 
 @pytest.mark.parametrize("subset", [("t2",), ("bssfp", "lge")], ids="+".join)
 @pytest.mark.parametrize("name", ["SubsetUNet", "RFNet", "UHeMIS"])
 def test_backbones_in_two_dimensions_do_not_leak(name, subset):
-    import json
-    from pathlib import Path
 
-    small = json.loads((Path(__file__).parent / "small_networks.json").read_text())
-    options = {**small.get(name, {}), "modalities": 3, "classes": 6, "spatial_dims": 2}
+    options = {**SMALL.get(name, {}), "modalities": 3, "classes": 6, "spatial_dims": 2}
     torch.manual_seed(0)
     network = NETWORKS[name](**options).eval()
     present = torch.tensor([MYOPS.presence(subset)])
@@ -434,7 +432,6 @@ def test_the_axis_across_slices_is_that_of_the_largest_voxels(hearts):
 
 
 def test_the_split_is_that_of_myops_net():
-    from pathlib import Path
 
     from medmap.training.splits import read_split
 
@@ -490,10 +487,9 @@ def test_the_recipes_train_stop_go_on_and_export(name, challenge, tmp_path):
     from medmap.training.published import recipes_folder
 
     recipe = Recipe.read(recipes_folder() / "myops" / f"{name}.json")
-    small = json.loads((Path(__file__).parent / "small_networks.json").read_text())[recipe.network]
     recipe = replace(
         recipe,
-        network_options={**recipe.network_options, **small},
+        network_options={**recipe.network_options, **SMALL[recipe.network]},
         steps=2,
         patch=(16, 16),
         large_patch=(16, 16),

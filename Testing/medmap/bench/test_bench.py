@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from io import StringIO
-from pathlib import Path
 
 import pytest
 from rich.console import Console
+from Testing.medmap.small_networks import SMALL
 
 from medmap.bench import NetworkRow, bench_networks, count_gflop, measure_network, networks_table
 from medmap.errors import UsageError
-
-SMALL = json.loads((Path(__file__).parents[1] / "small_networks.json").read_text())
 
 
 def test_one_convolution_is_counted_by_hand():

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
+from Testing.medmap.small_networks import SMALL
 
 from medmap.bench import Cost, bench_infer, isolated, load_peer, published_way, timed, windows
 from medmap.bench import inference as bench
@@ -16,8 +14,6 @@ from medmap.errors import UsageError
 from medmap.io.nifti import write_volume
 from medmap.networks import build_network
 from medmap.task import BRATS
-
-SMALL = json.loads((Path(__file__).parents[1] / "small_networks.json").read_text())
 
 
 @pytest.fixture

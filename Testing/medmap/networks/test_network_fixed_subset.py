@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
-
 import pytest
 import torch
 from monai.losses import DiceCELoss
+from Testing.medmap.small_networks import SMALL
 
 from medmap.errors import BundleError
 from medmap.networks import build_network
 from medmap.task import BRATS
 
-SMALL = json.loads((Path(__file__).parents[1] / "small_networks.json").read_text())
 STACKED = ["UNet", "VNet", "SegResNet"]
 EVERY = [*STACKED, "GatedUNet"]
 ALL = torch.ones(1, 4, dtype=torch.bool)

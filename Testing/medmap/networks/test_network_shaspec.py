@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from monai.losses import DiceCELoss
+from Testing.medmap.small_networks import PRESENT
+from Testing.medmap.small_networks import SMALL as SMALL_NETWORKS
 from torch.nn import functional
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -13,8 +14,7 @@ from medmap.networks import build_network
 from medmap.networks.resnet_aspp_encoder import standardize
 from medmap.networks.shaspec import ShaSpec
 
-SMALL = {"width": 0.0625, "blocks": (1, 1)}
-PRESENT = torch.tensor([[True, False, True, False], [False, True, False, False]])
+SMALL = SMALL_NETWORKS["ShaSpec"]
 
 
 def encoded(network, image):
@@ -127,21 +127,3 @@ def test_the_skips_can_come_from_either_encoder(fixed, waves):
 def test_refuses_options_that_it_does_not_know(options):
     with pytest.raises(BundleError, match="cannot fill"):
         build_network("ShaSpec", options)
-
-
-def test_the_loss_falls():
-    torch.manual_seed(0)
-    network = ShaSpec(classes=2, **SMALL)
-    axes = torch.meshgrid(*[torch.linspace(-1, 1, 16)] * 3, indexing="ij")
-    label = (sum(a**2 for a in axes) < 0.5).long()[None, None].repeat(2, 1, 1, 1, 1)
-    image = label + 0.3 * torch.randn(2, 4, 16, 16, 16)
-    loss = DiceCELoss(to_onehot_y=True, softmax=True)
-    optimizer = torch.optim.Adam(network.parameters(), 3e-2)
-    values = []
-    for _ in range(20):
-        value = loss(network(image, PRESENT, known=(0, 1, 2)).logits, label)
-        optimizer.zero_grad()
-        value.backward()
-        optimizer.step()
-        values.append(value.item())
-    assert values[-1] < 0.7 * values[0]

@@ -4,12 +4,11 @@ bundle.
 
 from __future__ import annotations
 
-import json
 from itertools import combinations
-from pathlib import Path
 
 import pytest
 import torch
+from Testing.medmap.small_networks import SMALL
 
 from medmap.bundle.format import InferenceSpec, NetworkSpec
 from medmap.bundle.loading import load_bundle, save_bundle
@@ -19,7 +18,6 @@ from medmap.networks.stem import ResidualMap
 from medmap.preprocess import PreprocessSpec
 from medmap.task import BRATS
 
-SMALL = json.loads((Path(__file__).parents[1] / "small_networks.json").read_text())
 SUBSETS = [s for n in range(1, 5) for s in combinations(range(4), n)]
 NAMES = list(BRATS.modality_names)
 MIXTURE = {"names": NAMES, "initial": {"t1ce": 2.0}}

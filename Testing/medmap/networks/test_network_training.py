@@ -4,11 +4,9 @@ segments.
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
-
 import numpy as np
 import pytest
+from Testing.medmap.small_networks import SMALL
 
 from medmap.bundle.loading import load_bundle
 from medmap.commands.phantoms import write_phantoms
@@ -24,7 +22,6 @@ from medmap.training.loop import train
 from medmap.training.missingness import random_subset
 from medmap.training.recipe import Recipe
 
-SMALL = json.loads((Path(__file__).parents[1] / "small_networks.json").read_text())
 SPEC = PreprocessSpec(spacing=3.0)
 
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, replace
-from pathlib import Path
 
 import pytest
+from Testing.medmap.small_networks import SMALL
 
 from medmap.bundle.loading import load_bundle
 from medmap.commands.dedicated import expand_subsets, load_teacher
@@ -21,7 +21,6 @@ from medmap.training.options import RuntimeOptions
 from medmap.training.recipe import Recipe
 from medmap.training.setup import make_objective
 
-SMALL = json.loads((Path(__file__).parents[1] / "small_networks.json").read_text())
 TEACHER = Recipe(
     network="VNet",
     network_options={**SMALL["VNet"], "norm": "instance", "inputs": [0, 1, 2, 3]},

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from Testing.medmap.small_networks import SMALL
 from typer.testing import CliRunner
 
 from medmap.bundle.loading import load_bundle
@@ -38,7 +39,6 @@ ROWS = {
     if name.startswith(("journal-", "conference-"))
 }
 """MedMAP's own; the others' have tests beside their objectives."""
-SMALL = json.loads((Path(__file__).parents[1] / "small_networks.json").read_text())
 
 
 # ------------------------------------------------------------------------------------------------------- splits

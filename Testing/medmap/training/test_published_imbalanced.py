@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from Testing.medmap.small_networks import SMALL
 
 from medmap.bundle.loading import load_bundle
 from medmap.commands.phantoms import write_hearts, write_phantoms
@@ -24,7 +25,6 @@ from medmap.training.splits import read_split
 ROWS = {
     name: row for name, row in published_rows().items() if name.startswith(("passion-", "mckd-"))
 }
-SMALL = json.loads((Path(__file__).parents[1] / "small_networks.json").read_text())
 METHODS = ("baseline", "moddrop", "pmr", "passion")
 HELD_OUT = {"AQQ", "2013_10", "2013_15", "TCIA09_141", "TCIA13_645"}
 

@@ -4,11 +4,9 @@ from.
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
-
 import pytest
 import torch
+from Testing.medmap.small_networks import SMALL
 
 from medmap.networks import NETWORKS
 from medmap.task import BRATS
@@ -17,7 +15,6 @@ from medmap.training.objectives.losses import cross_entropy_and_dice
 from medmap.training.recipe import Recipe
 from medmap.training.setup import make_objective
 
-SMALL = json.loads((Path(__file__).parents[2] / "small_networks.json").read_text())
 EXTRA = {
     "RFNet": {"deep1", "deep2", "deep3", "separate"},
     "mmFormer": {"deep1", "deep2", "separate"},

@@ -5,12 +5,11 @@ training.
 from __future__ import annotations
 
 import copy
-import json
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
+from Testing.medmap.small_networks import SMALL
 from torch.nn.functional import cross_entropy, kl_div
 
 from medmap.bundle.loading import load_bundle
@@ -31,7 +30,6 @@ from medmap.training.objectives.protokd import prototype_loss
 from medmap.training.objectives.smu_net import gram_loss
 from medmap.training.recipe import Recipe, learning_rate
 
-SMALL = json.loads((Path(__file__).parents[2] / "small_networks.json").read_text())
 STUDENTS = {
     "kd-net": "UNet",
     "pmkl": "UNet",
