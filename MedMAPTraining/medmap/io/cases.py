@@ -31,6 +31,7 @@ class Case:
         fault: why the case cannot be used as it lies there (two files of one modality, for
             instance); empty if it can.
         remedy: what can be done about the fault.
+        label_fault: why the label map cannot be used (there are two); empty if it can.
         convention: what the values of the label map mean; None until it is decided
             (``medmap.io.labels.with_conventions``).
         affine, assume_orientation: how its files are read, as for ``read_nifti``.
@@ -41,6 +42,7 @@ class Case:
     label: Path | None
     fault: str = ""
     remedy: str = ONE_FILE
+    label_fault: str = ""
     convention: LabelConvention | None = None
     affine: str | None = None
     assume_orientation: bool = False
@@ -110,18 +112,26 @@ class CaseFiles:
 
     def case(self, task: Task, convention: LabelConvention | None = None) -> Case:
         """The case; two files of one kind are its fault, for either may be the wrong one."""
-        fault = ""
+        faults = {}
         for kind, paths in self._paths.items():
             if len(paths) > 1:
                 title = "label map" if kind == LABEL else task.modality(kind).title
-                fault = (
+                faults[kind] = (
                     f"{paths[0].name} and {paths[1].name} of {self.case_id} are the same kind of "
                     f"file: {title}."
                 )
-                break
+        # Label maps matter to training and evaluation alone.
+        label_fault = faults.pop(LABEL, "")
         first_paths = {kind: paths[0] for kind, paths in self._paths.items()}
         scans = {name: first_paths[name] for name in task.modality_names if name in first_paths}
-        return Case(self.case_id, scans, first_paths.get(LABEL), fault, convention=convention)
+        return Case(
+            self.case_id,
+            scans,
+            first_paths.get(LABEL),
+            next(iter(faults.values()), ""),
+            label_fault=label_fault,
+            convention=convention,
+        )
 
     @property
     def paths(self) -> list[Path]:

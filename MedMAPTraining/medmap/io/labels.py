@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from medmap.errors import InputDataError, MissingInputError
-from medmap.io.cases import Case
+from medmap.io.cases import ONE_FILE, Case
 from medmap.io.nifti import read_nifti
 from medmap.task import Task
 from medmap.task.conventions import (
@@ -37,6 +37,8 @@ def read_case_labels(case: Case, task: Task) -> Volume:
             f"The case {case.case_id} has no reference labels.",
             f"Add <case>_{task.label_endings[0]}.nii.gz.",
         )
+    if case.label_fault:
+        raise InputDataError(case.label_fault, ONE_FILE)
     volume = read_nifti(
         case.label,
         modality="seg",
