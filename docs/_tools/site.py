@@ -32,7 +32,15 @@ LINK = re.compile(r"(?<!`)(\]\()([^)\s#]+)((?:#[^)\s]*)?\))")
 
 # Packages of the API reference, in the order of the data: modules that a user of the library needs.
 API = {
-    "Volumes and tasks": ["medmap", "volume", "task", "checks", "errors"],
+    "Volumes and tasks": [
+        "medmap",
+        "volume",
+        "task.definition",
+        "task.files",
+        "task.conventions",
+        "checks",
+        "errors",
+    ],
     "Segmentation": ["inference", "preprocess", "postprocess", "subset_comparison", "provenance"],
     "Models": ["bundle"],
     "Networks": ["networks"],

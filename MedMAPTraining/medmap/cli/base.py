@@ -57,6 +57,15 @@ Labels = Annotated[
         "or task (the task's own values) [default: recognized by the names of the cases].",
     ),
 ]
+TaskOption = Annotated[
+    str | None,
+    typer.Option(
+        "--task",
+        metavar="NAME|FILE",
+        help="Task: a name of medmap task list, a TOML or JSON file, or nnU-Net's dataset.json "
+        "[default: the recipe's].",
+    ),
+]
 Affine = Annotated[
     str | None,
     typer.Option(

@@ -26,6 +26,7 @@ from medmap.cli import (  # noqa: F401 (each adds its commands)
     recipes,
     report,
     segment,
+    task,
     train,
 )
 from medmap.cli.base import Verbosity, app, err, out

@@ -13,6 +13,7 @@ from medmap.cli.base import (
     Device,
     Labels,
     Overwrite,
+    TaskOption,
     app,
     out,
     showing_progress,
@@ -116,6 +117,7 @@ def train(
     ] = "not stated",
     overwrite: Overwrite = False,
     labels: Labels = "",
+    task: TaskOption = None,
     affine: Affine = None,
     assume_orientation: AssumeOrientation = False,
 ) -> None:
@@ -154,6 +156,7 @@ def train(
         data_statement=data_statement,
         overwrite=overwrite,
         labels=labels,
+        task=task,
         affine=affine,
         assume_orientation=assume_orientation,
         runtime=runtime,

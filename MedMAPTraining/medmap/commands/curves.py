@@ -7,8 +7,7 @@ from pathlib import Path
 from medmap.errors import MissingInputError
 from medmap.io.atomic import check_output, write_bytes
 from medmap.report.curves import modality_curves, read_log, training_curves
-from medmap.task import find_task
-from medmap.training.recipe import Recipe
+from medmap.training.run_task import task_of_run
 
 
 def draw_curves(run: Path, output: Path, *, losses: bool = False, overwrite: bool = False) -> Path:
@@ -28,7 +27,7 @@ def draw_curves(run: Path, output: Path, *, losses: bool = False, overwrite: boo
     check_output(output, overwrite=overwrite)
     if not (run / "recipe.json").is_file() or not (run / "log.jsonl").is_file():
         raise MissingInputError(f"{run} holds no training.", "Give the folder of --run.")
-    task = find_task(Recipe.read(run / "recipe.json").task)
+    task = task_of_run(run)
     log = read_log(run / "log.jsonl", task.modality_names)
     picture = None
     if not losses:

@@ -17,6 +17,7 @@ from medmap.evaluation.tables import counted
 from medmap.io.atomic import Transaction, check_output, make_folder
 from medmap.report import html
 from medmap.report.curves import read_log
+from medmap.training.run_task import has_task, task_of_run
 
 Report = Callable[[float, str], None]
 
@@ -38,6 +39,8 @@ def read_sources(paths: Sequence[Path]) -> Sources:
             sources.bundles.append(load_bundle(path))
         elif (path / "log.jsonl").is_file():
             logs.append(path / "log.jsonl")
+            if has_task(path):
+                sources.run_tasks.append(task_of_run(path))
         elif path.suffix == ".jsonl":
             logs.append(path)
         elif path.suffix.lower() == ".png" and path.is_file():

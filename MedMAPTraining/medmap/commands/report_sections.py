@@ -37,6 +37,7 @@ class Sources:
     evaluations: list[Evaluation] = field(default_factory=list)
     bundles: list[Bundle] = field(default_factory=list)
     logs: list[LoggedSeries] = field(default_factory=list)
+    run_tasks: list[Task] = field(default_factory=list)
     pictures: list[Path] = field(default_factory=list)
 
     @property
@@ -46,6 +47,8 @@ class Sources:
             return self.evaluations[0].task
         if self.bundles:
             return self.bundles[0].task
+        if self.run_tasks:
+            return self.run_tasks[0]
         return BRATS
 
     @property

@@ -42,6 +42,7 @@ from medmap.training.missingness import build_missingness, full, write_masks
 from medmap.training.options import RuntimeOptions
 from medmap.training.published import find_recipe, find_split, require_teacher
 from medmap.training.recipe import Recipe
+from medmap.training.run_task import has_task, task_of_run, write_task
 from medmap.training.setup import check_recipe
 from medmap.training.sources import GENERATED, MixedSampler, by_tumor, require_sources
 from medmap.training.splits import part_of, read_split
@@ -57,6 +58,14 @@ FINE_TUNING = Recipe(
     ema=0.99,
     augmentation=Augmentation(standard=StandardAugmentation()),
 )
+
+SLICES: dict = {
+    "preprocess": PreprocessSpec(slices=True),
+    "patch": (192, 192),
+    "large_patch": (192, 192),
+    "large_share": 0.0,
+}
+"""What the default recipe changes for tasks that are segmented slice by slice."""
 
 
 @dataclass(frozen=True)
@@ -82,6 +91,7 @@ class TrainOptions:
     labels: str = ""
     affine: str | None = None
     assume_orientation: bool = False
+    task: str | None = None
     runtime: RuntimeOptions = field(default_factory=RuntimeOptions)
 
 
@@ -123,7 +133,7 @@ def train_bundle(
     """
     start = load_bundle(options.start) if options.start else None
     recipe = load_recipe(options, start)
-    task = find_task(recipe.task)
+    task = _task_of(recipe, options, start, run)
     parts = expand_subsets(recipe, task, options.subsets)
     if bundle.exists() and not options.overwrite and _is_finished(run, parts):
         report(1.0, "nothing to do: the training is finished, and its bundle was exported")
@@ -176,6 +186,33 @@ def train_bundle(
         )
     team.wait()
     return steps_done, steps
+
+
+def _task_of(recipe: Recipe, options: TrainOptions, start: Bundle | None, run: Path) -> Task:
+    """The task that is asked for, or the one of the bundle, the run or the recipe.
+
+    Raises UsageError where the run has begun with another one, or the recipe has other dimensions.
+    """
+    if options.task is not None:
+        task = find_task(options.task)
+    elif start is not None:
+        task = start.task
+    elif has_task(run):
+        task = task_of_run(run)
+    else:
+        task = find_task(recipe.task)
+    if has_task(run) and task_of_run(run) != task:
+        raise UsageError(
+            f"The run {run.name} has begun with another description of the task {task.name}.",
+            "Choose another folder, or give the task as it was.",
+            option="run",
+        )
+    if task.spatial_dims == 2 and not recipe.preprocess.slices:
+        raise UsageError(
+            f"The task {task.name} is segmented slice by slice, the recipe in volumes.",
+            'Add "preprocess": {"slices": true} and a patch of two numbers to the recipe.',
+        )
+    return task
 
 
 def _is_finished(run: Path, parts: Sequence[tuple[str, Recipe]]) -> bool:
@@ -280,7 +317,7 @@ def _generated_data(
             option="data, --split none",
         )
     require_sources(recipe.sources, None)
-    _make_run(run, team)
+    _make_run(run, task, team)
     device = options.runtime.device
     return TrainingData(
         build_generated_sampler(recipe, task, run, device, options.anatomy, team.rank)
@@ -305,7 +342,7 @@ def _cohort_data(
     for text in (reading.statement, cohort.warning):
         if text:
             report(0.0, text)
-    _make_run(run, team)
+    _make_run(run, task, team)
     sampler, held_out = cached_patches(recipe, task, cases["train"], run, report, team)
     if recipe.sources:
         sampler = mixed(recipe, task, sampler, run, options, team)
@@ -316,9 +353,10 @@ def _cohort_data(
     return TrainingData(sampler, held_out, validation, reading.statement)
 
 
-def _make_run(run: Path, team: Team) -> None:
+def _make_run(run: Path, task: Task, team: Team) -> None:
     if team.first:
         make_folder(run)
+        write_task(run, task)
     team.wait()
 
 
@@ -493,6 +531,11 @@ def load_recipe(options: TrainOptions, start: Bundle | None = None) -> Recipe:
             network_options=dict(spec.options),
             preprocess=start.preprocess,
         )
+    if options.task is not None:
+        task = find_task(options.task)
+        recipe = replace(recipe, task=task.name)
+        if options.recipe is None and start is None and task.spatial_dims == 2:
+            recipe = replace(recipe, **SLICES)
     if options.steps is not None:
         recipe = replace(recipe, steps=options.steps)
     if options.seed is not None:
@@ -560,7 +603,7 @@ def export_run(
         )
     check_output_folder(bundle, overwrite)
     recipe = Recipe.read(recipe_path)
-    task = find_task(recipe.task)
+    task = task_of_run(run)
     state = load_checkpoint(run)
     if state is None:
         raise BundleError(

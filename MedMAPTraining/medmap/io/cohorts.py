@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from medmap.errors import MissingInputError
+from medmap.errors import MissingInputError, UsageError
 from medmap.io.cases import Case, Cohort
 from medmap.io.layouts import bids, flat, folders, is_bids, myops
 from medmap.io.nnunet import nnunet
@@ -47,6 +47,7 @@ def find_cohort(
         InputDataError: the table is malformed, or two cases have one name.
     """
     folder = Path(folder)
+    check_layouts(task)
     cohort = _found(folder, task)
     cases = []
     for case in cohort.cases:
@@ -57,6 +58,16 @@ def find_cohort(
 def find_cases(folder: str | Path, task: Task) -> list[Case]:
     """The cases of ``find_cohort``; errors likewise."""
     return find_cohort(folder, task).cases
+
+
+def check_layouts(task: Task) -> None:
+    """Raises UsageError for a task with a layout that does not exist."""
+    for name in task.layouts:
+        if name not in LAYOUTS:
+            raise UsageError(
+                f"The task {task.name} names the layout '{name}', which does not exist.",
+                f"Use some of {', '.join(LAYOUTS)}.",
+            )
 
 
 def _found(folder: Path, task: Task) -> Cohort:

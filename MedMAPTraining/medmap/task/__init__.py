@@ -2,7 +2,7 @@
 
 from medmap.task.builtin import BRATS, MYOPS, MYOPS_ANATOMY, TASKS
 from medmap.task.definition import Code, Label, Modality, Region, Task
-from medmap.task.files import find_task
+from medmap.task.files import find_task, read_task
 
 __all__ = [
     "BRATS",
@@ -15,4 +15,5 @@ __all__ = [
     "Region",
     "Task",
     "find_task",
+    "read_task",
 ]

@@ -26,8 +26,9 @@ and cystic component belong to the tumor core."""
 LATER = {"brats2023": "brats2024"}
 """Conventions whose case names a later release uses with one more value."""
 
-BACKGROUND = ("RC",)
-"""Classes that are background in tasks without them: a resection cavity is no tumor."""
+BACKGROUND = ("RC", "OTHER")
+"""Classes that are background in tasks without them: a resection cavity is no tumor, other pathology
+no white matter hyperintensity."""
 
 ROUNDING = 1e-3
 """Values this close to an integer are that integer: resampling writes 0.9999999."""
@@ -153,10 +154,11 @@ CONVENTIONS = (
         ((1, "ED"), (2, "NET"), (3, "ET")),
         r"^BRATS_\d{3}$",
     ),
+    LabelConvention("wmh2017", "WMH challenge 2017", ((1, "WMH"), (2, "OTHER")), r"(?i)wmh[_-]?\d"),
 )
 """Sources: Menze et al. 2015 (2012 to 2016), Bakas et al. 2018 and Baid et al. 2021 (2017 to 2021),
 Adewole et al. 2023 and LaBella et al. 2023 (2023), de Verdier et al. 2024 (post-treatment), Kazerooni
-et al. 2024 (pediatric), Antonelli et al. 2022 (MSD)."""
+et al. 2024 (pediatric), Antonelli et al. 2022 (MSD), Kuijf et al. 2019 (WMH)."""
 
 
 def own_convention(task: Task) -> LabelConvention:
@@ -273,6 +275,8 @@ def _recognized(
         return own, f"by the values that occur ({listed})"
     # Since 2023 ET is 3; that 3 and 4 occur together leaves 2012 to 2016, post-treatment, pediatric.
     common = [entry for entry in fitting if entry.name == "brats2023"]
+    if len(fitting) == 1:
+        common = fitting
     if common:
         return common[0], f"by the values that occur ({listed})"
     titles = [entry.description for entry in fitting]
