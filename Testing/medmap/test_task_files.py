@@ -174,7 +174,7 @@ def test_defaults_are_titles_colors_and_a_region_for_each_label():
     ],
 )
 def test_what_is_no_task_is_refused_in_words(change, problem):
-    with pytest.raises(BundleError, match="x.json describes no task") as error:
+    with pytest.raises(BundleError, match=r"x\.json describes no task") as error:
         parse_task({**SOUND, **change}, "x.json")
     assert problem in error.value.cause
 
