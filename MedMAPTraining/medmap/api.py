@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from medmap.bundle.format import default_bundle_path
@@ -16,7 +17,9 @@ from medmap.bundle.loading import load_bundle as load_verified_bundle
 from medmap.inference import Segmentation
 from medmap.inference import segment as segment_volumes
 from medmap.io.nifti import read_nifti, write_labels
-from medmap.progress import Cancel, Progress
+from medmap.preparation.plan import Mode
+from medmap.preparation.workflow import prepare_case
+from medmap.progress import Cancel, Progress, ignore_progress
 from medmap.subset_comparison import WhatIf, what_if
 from medmap.task import Task
 from medmap.volume import Volume
@@ -51,6 +54,8 @@ def segment(
     bundle: Bundle | str | os.PathLike | None = None,
     *,
     reference: str | None = None,
+    prepare: Mode = "auto",
+    brain_masks: Mapping[str, Scan] | None = None,
     device: str = "auto",
     precision: str = "auto",
     progress: Progress | None = None,
@@ -59,10 +64,13 @@ def segment(
     """Segment one patient from any subset of the scans that a model knows.
 
     Args:
-        scans: files or volumes by modality: ``t1``, ``t1ce``, ``t2``, ``flair`` or their aliases, any
-            case of letters. Scans must be skull-stripped and aligned to each other; grids may differ.
+        scans: files or volumes by modality: ``t1``, ``t1ce``, ``t2``, ``flair`` or their aliases,
+            any case of letters. They may show the skull and lie apart; grids may differ.
         bundle: a loaded model or its folder; None takes the default model.
         reference: modality whose grid carries the result; None takes the finest, T1ce among equals.
+        prepare: ``auto`` extracts the brain from scans that show a skull and aligns scans that lie
+            apart; ``always`` does both for every scan, ``never`` takes them as they are.
+        brain_masks: masks made elsewhere, by modality; scans without one take them over.
         device: a torch device; ``auto`` takes a GPU that computes, else the CPU.
         precision: ``fp32``, ``bf16``, or ``auto``: bf16 where the device computes it.
         progress: called with the completed fraction and a text.
@@ -70,12 +78,13 @@ def segment(
 
     Returns:
         The label map [I, J, K] on the reference scan's grid, volumes in ml by region, findings of the
-        checks, and provenance.
+        checks, provenance, and the steps of the preparation.
 
     Raises:
         UsageError, InputDataError: the scans cannot be used as they are.
         MissingInputError: a file does not exist.
-        UnavailableError: the device does not exist, or its memory does not suffice.
+        UnavailableError: the device does not exist, its memory does not suffice, or a step of the
+            preparation needs what is not installed.
         Cancelled: ``cancel`` returned True.
 
     Examples:
@@ -96,16 +105,33 @@ def segment(
         ('t1', 't2')
     """
     bundle = _loaded(bundle)
-    volumes = _volumes(scans, bundle.task)
-    return segment_volumes(
-        volumes,
-        bundle,
-        reference=_modality(reference, bundle.task),
-        device=device,
-        precision=precision,
-        progress=progress,
+    task = bundle.task
+    report = progress or ignore_progress
+    reference = _modality(reference, task)
+    preparation = prepare_case(
+        _volumes(scans, task),
+        task,
+        prepare,
+        reference=reference,
+        brain_masks=_volumes(brain_masks or {}, task),
+        progress=lambda fraction, text: report(0.4 * fraction, text),
         cancel=cancel,
     )
+    # Where nothing was prepared, the segmentation has the whole bar, and chooses its reference itself.
+    start = 0.0
+    if preparation.steps:
+        start = 0.4
+        reference = preparation.plan.reference
+    segmentation = segment_volumes(
+        preparation.volumes,
+        bundle,
+        reference=reference,
+        device=device,
+        precision=precision,
+        progress=lambda fraction, text: report(start + (1 - start) * fraction, text),
+        cancel=cancel,
+    )
+    return replace(segmentation, preparation=preparation)
 
 
 def compare_subsets(

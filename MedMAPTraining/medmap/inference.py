@@ -18,6 +18,7 @@ from medmap.metrics import region_volumes_ml
 from medmap.networks import Backbone
 from medmap.postprocess.prediction import Prediction, predict
 from medmap.postprocess.reference_labels import label_map
+from medmap.preparation.workflow import Preparation
 from medmap.preprocess import Prepared, prepare
 from medmap.progress import Cancel, Progress, ignore_progress, never_cancel
 from medmap.provenance import Provenance, RunRecord, provenance_of
@@ -46,6 +47,8 @@ class Segmentation:
         findings: what the checks and the run report.
         provenance: how the result was made.
         task: the bundle's task.
+        preparation: brain extraction and alignment before the segmentation; None where none was
+            asked for.
     """
 
     labels: np.ndarray
@@ -55,6 +58,7 @@ class Segmentation:
     findings: tuple[Finding, ...]
     provenance: Provenance
     task: Task
+    preparation: Preparation | None = None
 
 
 def segment(

@@ -74,9 +74,35 @@ def segment(
     labels: Labels = "",
     affine: Affine = None,
     assume_orientation: AssumeOrientation = False,
+    prepare: Annotated[
+        str,
+        typer.Option(
+            metavar="auto|always|never",
+            help="Brain extraction and alignment before the segmentation: auto does what the scans "
+            "lack, always does both for every scan, never takes the scans as they are.",
+        ),
+    ] = "auto",
+    brain_mask: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--brain-mask",
+            metavar="[NAME=]FILE",
+            help="Brain mask made elsewhere, on the grid of a scan or anywhere in its world; "
+            "repeatable, as t1=MASK.nii.gz for one scan. Scans without one take it over.",
+        ),
+    ] = None,
+    keep_prepared: Annotated[
+        bool,
+        typer.Option(
+            "--keep-prepared",
+            help="Also write the extracted and aligned scans, their brain masks, and the transforms.",
+        ),
+    ] = False,
     overwrite: Overwrite = False,
 ) -> None:
-    """Segment one patient from any subset of T1, T1ce, T2 and FLAIR (NIfTI, skull-stripped).
+    """Segment one patient from any subset of T1, T1ce, T2 and FLAIR (NIfTI).
+
+    Scans may show the skull, lie apart, and have thick or oblique slices: what they lack is done first.
 
     Writes segmentation.nii.gz (labels 1 necrosis / non-enhancing core, 2 edema, 4 enhancing tumor), overlay.png and
     report.json (volumes, checks, provenance). Bundles of other tasks take --scan; medmap info lists
@@ -91,6 +117,7 @@ def segment(
             "Give at least one of --t1, --t1ce, --t2, --flair, or --scan NAME=FILE.",
         )
     from medmap.commands.segment import Options, segment_files
+    from medmap.preparation.plan import preparation_mode
 
     options = Options(
         reference,
@@ -101,6 +128,9 @@ def segment(
         overwrite,
         precision=precision,
         labels=labels,
+        prepare=preparation_mode(prepare),
+        brain_masks=tuple(_parse_mask(text) for text in brain_mask or []),
+        keep_prepared=keep_prepared,
     )
     with interrupts() as cancelled:
         with showing_progress() as report:
@@ -120,11 +150,30 @@ def _parse_scan(text: str) -> tuple[str, Path]:
     return name, Path(path)
 
 
+def _parse_mask(text: str) -> tuple[str | None, Path]:
+    """``t1=mask.nii.gz`` or ``mask.nii.gz``; a path may hold an equals sign itself."""
+    name, equals, path = text.partition("=")
+    if equals and name.isidentifier() and path:
+        return name, Path(path)
+    return None, Path(text)
+
+
+def _print_preparation(result: Result) -> None:
+    preparation = result.segmentation.preparation
+    if preparation is None or not preparation.steps:
+        return
+    for step in preparation.steps:
+        out.print(
+            f"{step.kind}: {step.summary} ({step.seconds:.1f} s)", soft_wrap=True, markup=False
+        )
+
+
 def _print_result(result: Result) -> None:
     for finding in result.segmentation.findings:
         if finding.level == "warning" or Verbosity.verbose:
             text = f"{finding.level}: {finding.message} {finding.remedy}".rstrip()
             err.print(text, soft_wrap=True, markup=False)
+    _print_preparation(result)
     provenance = result.segmentation.provenance
     line = f"used: {', '.join(provenance.used)}"
     line += f"   missing: {', '.join(provenance.missing) or 'none'}"

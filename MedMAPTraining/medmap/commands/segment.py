@@ -14,6 +14,13 @@ import torch
 
 from medmap.bundle.format import default_bundle_path
 from medmap.bundle.loading import Bundle, load_bundle
+from medmap.commands.preparation_files import (
+    PICTURE,
+    possible_files,
+    preparation_files,
+    read_brain_masks,
+    write_preparation,
+)
 from medmap.errors import Cancelled, UsageError
 from medmap.foreground import foreground
 from medmap.inference import Segmentation, segment
@@ -22,6 +29,8 @@ from medmap.io.bids import sidecar
 from medmap.io.labels import recognize_file
 from medmap.io.nifti import read_nifti, write_labels
 from medmap.metrics import RegionScore, compare
+from medmap.preparation.plan import Mode
+from medmap.preparation.workflow import prepare_case
 from medmap.progress import Cancel, Progress
 from medmap.report.overlay import save_overlay
 from medmap.resampling import resample_linear, resample_nearest
@@ -41,12 +50,15 @@ class OutputLayout:
 
     Attributes:
         label_map, picture, report: names in the output folder.
-        dataset: root of a BIDS data set, whose fields then stand in the report; None outside of one.
+        preparation: name of the picture of masks and alignments, where scans were prepared.
+        dataset: root of a BIDS data set, whose fields then stand in the report; None outside of
+            one.
     """
 
     label_map: str = "segmentation.nii.gz"
     picture: str = "overlay.png"
     report: str = "report.json"
+    preparation: str = PICTURE
     dataset: Path | None = None
 
     def files(self, folder: Path) -> dict[str, Path]:
@@ -70,6 +82,9 @@ class Options:
     overwrite: bool = False
     precision: str = "auto"
     labels: str = ""
+    prepare: Mode = "auto"
+    brain_masks: tuple[tuple[str | None, Path], ...] = ()
+    keep_prepared: bool = False
 
 
 @dataclass(frozen=True)
@@ -135,46 +150,88 @@ def _segment_into(
 ) -> Result:
     if not isinstance(bundle, Bundle):
         bundle = load_bundle(bundle or default_bundle_path())
-    scan_files = by_modality(scans, bundle.task)
-    inputs = list(scan_files.values())
-    if options.truth:
-        inputs.append(options.truth)
-    for path in files.values():
-        check_output(path, inputs=inputs, overwrite=options.overwrite)
+    task = bundle.task
+    scan_files = by_modality(scans, task)
+    folder = files["report"].parent
+    _check_outputs(files, folder, scan_files, options, layout)
     progress(0.0, "reading")
     volumes = {}
     for name, path in scan_files.items():
-        volumes[name] = read_nifti(
-            path,
-            modality=name,
-            affine=options.affine,
-            assume_orientation=options.assume_orientation,
-        )
+        volumes[name] = _read(path, name, options)
     reference_volume = None
     label_statement = ""
     if options.truth:
-        reference_volume, label_statement = _read_truth(options.truth, bundle.task, options)
-    segmentation = segment(
+        reference_volume, label_statement = _read_truth(options.truth, task, options)
+    preparation = prepare_case(
         volumes,
-        bundle,
+        task,
+        options.prepare,
         reference=options.reference,
-        device=options.device,
-        precision=options.precision,
-        progress=lambda fraction, text: progress(0.05 + 0.85 * fraction, text),
+        brain_masks=read_brain_masks(options.brain_masks, volumes, task),
+        progress=lambda fraction, text: progress(0.05 + 0.4 * fraction, text),
         cancel=cancel,
     )
+    # Where nothing was prepared, the segmentation has the whole bar, and chooses its reference itself.
+    start = 0.05
+    reference = options.reference
+    if preparation.steps:
+        start = 0.45
+        reference = preparation.plan.reference
+    segmentation = segment(
+        preparation.volumes,
+        bundle,
+        reference=reference,
+        device=options.device,
+        precision=options.precision,
+        progress=lambda fraction, text: progress(start + (0.9 - start) * fraction, text),
+        cancel=cancel,
+    )
+    segmentation = replace(segmentation, preparation=preparation)
     reference_labels = None
     scores = None
     if reference_volume is not None:
         reference_labels = truth_on_grid(reference_volume, segmentation)
-        scores = compare(segmentation.labels, reference_labels, bundle.task, segmentation.grid)
+        scores = compare(segmentation.labels, reference_labels, task, segmentation.grid)
     progress(0.92, "writing")
+    files = files | preparation_files(
+        folder, layout.preparation, preparation, keeps_scans=options.keep_prepared
+    )
     result = Result(segmentation, scores, files, label_statement)
     with Transaction(overwrite=options.overwrite) as transaction:
         _write(transaction, result, scan_files, volumes, reference_labels, layout)
         if cancel():
             raise Cancelled()
     return result
+
+
+def _check_outputs(
+    files: Mapping[str, Path],
+    folder: Path,
+    scan_files: Mapping[str, Path],
+    options: Options,
+    layout: OutputLayout,
+) -> None:
+    """Refuse outputs that exist or are inputs, before anything is computed. Raises OutputError."""
+    inputs = list(scan_files.values())
+    if options.truth:
+        inputs.append(options.truth)
+    inputs += [path for _, path in options.brain_masks]
+    outputs = list(files.values())
+    if options.prepare != "never":
+        outputs += possible_files(
+            folder, layout.preparation, list(scan_files), keeps_scans=options.keep_prepared
+        )
+    for path in outputs:
+        check_output(path, inputs=inputs, overwrite=options.overwrite)
+
+
+def _read(path: Path, name: str, options: Options) -> Volume:
+    return read_nifti(
+        path,
+        modality=name,
+        affine=options.affine,
+        assume_orientation=options.assume_orientation,
+    )
 
 
 def by_modality(
@@ -214,7 +271,12 @@ def _write(
     label_map = transaction.path(result.files["label map"])
     reference_scan = scan_files[segmentation.reference]
     write_labels(label_map, segmentation.labels, segmentation.grid, like=reference_scan)
-    arrays = {name: _on_result_grid(volume, segmentation) for name, volume in volumes.items()}
+    preparation = segmentation.preparation
+    prepared = volumes
+    if preparation is not None:
+        prepared = preparation.volumes
+        write_preparation(transaction, preparation, volumes, result.files, segmentation.task)
+    arrays = {name: _on_result_grid(volume, segmentation) for name, volume in prepared.items()}
     titles = [segmentation.task.modality(name).title for name in arrays]
     save_overlay(
         transaction.path(result.files["picture"]),
@@ -242,6 +304,8 @@ def _report(result: Result) -> dict:
     if result.scores:
         report["scores"] = {name: _plain(asdict(score)) for name, score in result.scores.items()}
         report["labels"] = result.labels
+    if segmentation.preparation is not None:
+        report["preparation"] = segmentation.preparation.to_dict()
     return report | segmentation.provenance.to_dict()
 
 
@@ -275,12 +339,7 @@ def _read_truth(path: Path, task: Task, options: Options) -> tuple[Volume, str]:
     Raises:
         InputDataError: the file holds fractions, or values of several meanings.
     """
-    volume = read_nifti(
-        path,
-        modality="truth",
-        affine=options.affine,
-        assume_orientation=options.assume_orientation,
-    )
+    volume = _read(path, "truth", options)
     convention, statement = recognize_file(path, task, volume, options.labels)
     labels = convention.to_task(volume.array, task, volume.name)
     return replace(volume, array=labels), statement

@@ -1,4 +1,4 @@
-"""Brain extraction: a scan of any contrast and thickness in, a brain mask out, by interchangeable methods.
+"""Brain extraction by interchangeable methods: a scan of any contrast in, a brain mask out.
 
 A mask holds everything inside the dura: brain, cerebrospinal fluid and tumor, filled.
 """
@@ -26,6 +26,9 @@ STRIPPED = "already stripped"
 GIVEN = "given mask"
 """Name of the method where the mask was made elsewhere."""
 
+BORROWED = "mask of another scan"
+"""Name of the method where a scan of the same patient lent its mask."""
+
 
 @dataclass(frozen=True)
 class BrainMask:
@@ -33,7 +36,7 @@ class BrainMask:
 
     Attributes:
         mask: [I, J, K] bool on the scan's grid.
-        method: name in ``METHODS``, ``STRIPPED`` or ``GIVEN``.
+        method: name in ``METHODS``, ``STRIPPED``, ``GIVEN`` or ``BORROWED``.
         volume_ml: volume of the mask.
         seconds: run time.
     """
@@ -89,9 +92,9 @@ CONTRASTS: dict[str, Contrast] = {
     "flair": Contrast(("deepbet", "network"), 1.0),
     "t2": Contrast(("deepbet", "network"), 0.8),
 }
-"""The table that decides. Weights follow the Dice of deepbet with HD-BET's masks of a raw glioma patient
-(5.5 mm slices): T1 .978, T1ce .972, FLAIR .961, T2 .937. docs/experiments/preparation.md has the methods'
-measurements; a method becomes the default where it is better there."""
+"""The table that decides. Weights follow the Dice of deepbet with HD-BET's masks of a raw glioma
+patient (5.5 mm slices): T1 .978, T1ce .972, FLAIR .961, T2 .937. docs/experiments/preparation.md
+has the methods' measurements; a method becomes the default where it is better there."""
 
 OTHER_CONTRAST = Contrast(("deepbet", "network"), 0.8)
 
@@ -115,7 +118,8 @@ def extract_brain(
     """
     started = time.perf_counter()
     if keeps_stripped and not has_skull(volume):
-        name, mask = STRIPPED, volume.foreground
+        name = STRIPPED
+        mask = volume.foreground
     else:
         name = method or default_method(contrast)
         if name not in METHODS:
@@ -182,5 +186,5 @@ def apply_mask(volume: Volume, mask: np.ndarray) -> np.ndarray:
 
 
 RAISED_SHARE = 0.03
-"""Distance between background and darkest voxel, as a share of the brain's range: ``medmap.foreground``
-takes values within 0.01 for noise of the background."""
+"""Distance between background and darkest voxel, as a share of the brain's range:
+``medmap.foreground`` takes values within 0.01 for noise of the background."""

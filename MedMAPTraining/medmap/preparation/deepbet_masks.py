@@ -1,6 +1,7 @@
 """Brain extraction with deepbet (Fisch et al., Computers in Biology and Medicine 2024, 179:108845).
 
-MIT license; its weights lie in its wheel, and nothing is downloaded. It is trained on T1 of healthy adults.
+MIT license; its weights lie in its wheel, and nothing is downloaded. It is trained on T1 of healthy
+adults.
 """
 
 from __future__ import annotations

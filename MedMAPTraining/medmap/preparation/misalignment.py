@@ -1,7 +1,7 @@
 """How far apart two scans of one patient lie, measured without SimpleITK. numpy only.
 
-A rough measurement to about 1 mm, which decides whether an alignment is needed at all; the alignment
-itself is that of ``registration.py``.
+A rough measurement to about 1 mm, which decides whether an alignment is needed at all; the
+alignment itself is that of ``registration.py``.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ LEVER_MM = 60.0
 """A rotation moves the surface of a brain as far as a shift does: radius of a brain."""
 
 MIN_GAIN = 0.02
-"""Mutual information (nats) below which a better position may be chance: the bias of 24 x 24 bins and
-4000 points is 0.04 everywhere, its scatter 0.003."""
+"""Mutual information (nats) below which a better position may be chance: the bias of 24 x 24 bins
+and 4000 points is 0.04 everywhere, its scatter 0.003."""
 
 
 @dataclass(frozen=True)
@@ -48,9 +48,9 @@ class Misalignment:
 def measure_misalignment(fixed: Volume, moving: Volume, fixed_mask: np.ndarray) -> Misalignment:
     """Mean distance in mm by which a scan is displaced from another one, to about 1 mm.
 
-    A pattern search (Hooke and Jeeves 1961) over shifts and rotations maximizes the mutual information of
-    points in the brain. It finds displacements of up to about 20 mm. Gains that may be chance count
-    as aligned.
+    A pattern search (Hooke and Jeeves 1961) over shifts and rotations maximizes the mutual
+    information of points in the brain. It finds displacements of up to about 20 mm. Gains that may
+    be chance count as aligned.
 
     Args:
         fixed: the scan that stays.
@@ -68,7 +68,8 @@ def measure_misalignment(fixed: Volume, moving: Volume, fixed_mask: np.ndarray) 
             for candidate in _neighbors(motion, step_mm):
                 value = comparison.information(candidate)
                 if value > information + 1e-9:
-                    motion, information = candidate, value
+                    motion = candidate
+                    information = value
                     improved = True
     gain = information - initial
     if gain < MIN_GAIN:
@@ -117,8 +118,8 @@ class _Comparison:
     def information(self, motion: Motion) -> float:
         """Mutual information in nats between the fixed scan and the moving one at moved points.
 
-        Points outside the moving scan's field of view count with no information, so that moving out of
-        view never pays.
+        Points outside the moving scan's field of view count with no information, so that moving out
+        of view never pays.
         """
         values, is_inside = _interpolated(self.image, self.to_image, motion.apply(self.points))
         if not is_inside.any():
@@ -135,7 +136,7 @@ class _Comparison:
 def _interpolated(
     image: np.ndarray, to_image: np.ndarray, points: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """[N] linearly interpolated values at [N, 3] world points, and [N] whether they are in the image."""
+    """[N] interpolated values at [N, 3] world points, and [N] whether they lie in the image."""
     position = points @ to_image[:3, :3].T + to_image[:3, 3]
     last = np.array(image.shape) - 1
     is_inside = ((position >= 0) & (position <= last)).all(axis=1)
@@ -155,7 +156,7 @@ def _interpolated(
 
 
 def _averaged(array: np.ndarray, grid: Grid) -> tuple[np.ndarray, Grid]:
-    """The scan in voxels of about ``CELL_MM``, and their grid; voxels that fill no cell are cut off."""
+    """The scan in voxels of about ``CELL_MM``, and their grid; what fills no cell is cut off."""
     counts = []
     for size, spacing in zip(grid.shape, grid.spacing, strict=True):
         counts.append(max(1, min(round(CELL_MM / float(spacing)), size // 2)))

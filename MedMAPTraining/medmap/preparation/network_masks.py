@@ -49,7 +49,12 @@ def is_available() -> bool:
 
 
 def extract(volume: Volume) -> np.ndarray:
-    """[I, J, K] bool: the brain. Raises ValueError if there is none, BundleError for a damaged model."""
+    """[I, J, K] bool: the brain.
+
+    Raises:
+        ValueError: there is no model.
+        BundleError: the model is damaged.
+    """
     path = bundle_path()
     if path is None:
         raise ValueError("There is no brain extraction model.")
@@ -75,7 +80,7 @@ def extract_with(bundle: Bundle, volume: Volume) -> np.ndarray:
 
 
 def filled(mask: np.ndarray) -> np.ndarray:
-    """A mask and what it encloses: everything that no path outside the mask connects with the faces."""
+    """A mask and what it encloses: all that no path outside the mask connects with the faces."""
     outside = np.zeros(mask.shape, bool)
     for axis in range(3):
         for end in (0, -1):

@@ -1,4 +1,7 @@
-"""Which preparation the scans of a case need. numpy only: the panel shows it before PyTorch is loaded."""
+"""Which preparation the scans of a case need.
+
+numpy only: the panel shows the plan before PyTorch is loaded.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,7 @@ from typing import Literal
 
 import numpy as np
 
-from medmap.checks import SAME_GRID_VOXELS
+from medmap.checks import SAME_GRID_VOXELS, check_array, check_contrast
 from medmap.errors import UsageError
 from medmap.preparation.misalignment import measure_misalignment
 from medmap.preparation.skull import has_skull
@@ -18,13 +21,24 @@ from medmap.volume import Volume, choose_reference
 Mode = Literal["auto", "always", "never"]
 MODES: tuple[Mode, ...] = ("auto", "always", "never")
 
+
+def preparation_mode(word: str) -> Mode:
+    """The mode of that name. Raises UsageError if there is none."""
+    for mode in MODES:
+        if word == mode:
+            return mode
+    raise UsageError(
+        f"The preparation mode '{word}' does not exist.", f"Use one of {', '.join(MODES)}."
+    )
+
+
 SAME_BRAIN = 0.97
-"""Share of the smaller brain that lies in the other one, on one grid, from which two stripped scans count
-as aligned without a measurement. A displacement of 1 mm costs about 0.01."""
+"""Share of the smaller brain that lies in the other one, on one grid, from which two stripped scans
+count as aligned without a measurement. A displacement of 1 mm costs about 0.01."""
 
 MISALIGNED_MM = 2.0
-"""Stripped scans that lie closer count as aligned: the measurement is good to about 1 mm, and the model is
-trained with residual displacements of this size."""
+"""Stripped scans that lie closer count as aligned: the measurement is good to about 1 mm, and the
+model is trained with residual displacements of this size."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +61,7 @@ class PreparationPlan:
         return not self.extract and not self.align
 
     def text(self, task: Task) -> str:
-        """The steps in words, such as ``brain extraction of T1, T2; alignment of T2``; "" for none."""
+        """The steps in words, as ``brain extraction of T1, T2; alignment of T2``; "" for none."""
         steps = []
         if self.extract:
             steps.append(f"brain extraction of {task.titles(self.extract)}")
@@ -66,23 +80,24 @@ def plan_preparation(
 ) -> PreparationPlan:
     """Find out what the scans of one case lack.
 
-    Brain extraction is for scans that show a skull. A scan is aligned if it or the reference shows a
-    skull, for then nobody has aligned them yet; or if both are stripped and lie apart, measurably.
+    Brain extraction is for scans that show a skull. A scan is aligned if it or the reference shows
+    a skull, for then nobody has aligned them yet; or if both are stripped and lie apart,
+    measurably.
 
     Args:
         volumes: scans by modality name.
         task: nothing is prepared for tasks whose scans are not skull-stripped.
-        mode: ``auto`` plans what is missing, ``always`` both steps for every scan, ``never`` nothing.
-        reference: modality whose grid carries the result; None chooses as ``choose_reference`` does.
+        mode: ``auto`` plans what is missing, ``always`` both steps for every scan, ``never``
+            nothing.
+        reference: modality whose grid carries the result; None chooses as ``choose_reference``
+            does.
         masked: modalities whose brain mask is given.
 
     Raises:
         UsageError: the mode is something else, or the reference is not among the scans.
+        InputDataError: a scan cannot be used at all.
     """
-    if mode not in MODES:
-        raise UsageError(
-            f"The preparation mode '{mode}' does not exist.", f"Use one of {', '.join(MODES)}."
-        )
+    preparation_mode(mode)
     if not volumes:
         raise UsageError("No image was given.", "Give at least one modality.")
     if reference is None:
@@ -94,6 +109,8 @@ def plan_preparation(
         )
     if mode == "never" or not task.skull_stripped or task.organ != "brain":
         return PreparationPlan(reference)
+    check_array(dict(volumes), task)
+    check_contrast(dict(volumes), task)
     names = tuple(name for name in task.modality_names if name in volumes)
     others = tuple(name for name in names if name != reference)
     if mode == "always":

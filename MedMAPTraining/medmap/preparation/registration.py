@@ -1,7 +1,7 @@
 """Rigid registration of one scan of a patient to another, by mutual information, with SimpleITK.
 
-Voxels are never interpolated: a registration is a motion of the scanner coordinates, and whoever applies
-it multiplies the moving scan's affine with it. The scan that stays is not touched at all.
+Voxels are never interpolated: a registration is a motion of the scanner coordinates, and whoever
+applies it multiplies the moving scan's affine with it. The scan that stays is not touched at all.
 """
 
 from __future__ import annotations
@@ -21,11 +21,12 @@ from medmap.preparation.motion import Motion, mask_points
 from medmap.volume import Volume
 
 LEVELS_MM = (8.0, 4.0, 2.0)
-"""Voxel size of each level, coarse to fine. Finer ones cost four times as much and moved the result on
-real pairs of 3 to 4 mm slices by less than 0.1 mm."""
+"""Voxel size of each level, coarse to fine. On real pairs of 3 to 4 mm slices a run repeats within
+0.2 mm at 2 mm already (docs/experiments/preparation.md)."""
 
 MARGIN_MM = 6.0
-"""The metric sees so much around the brain: its border carries most of the contrast between sequences."""
+"""The metric sees so much around the brain: its border carries most of the contrast between
+sequences."""
 
 BINS = 32
 SAMPLES = 12_000
@@ -33,26 +34,32 @@ SAMPLES = 12_000
 
 ITERATIONS = 200
 FIRST_STEP_MM = (4.0, 1.0, 0.5)
-"""Length of the optimizer's first step at each level: about half a voxel, so that it leaves flat regions
-but stays in the basin that the coarser level found."""
+"""Length of the optimizer's first step at each level: about half a voxel, so that it leaves flat
+regions but stays in the basin that the coarser level found."""
 LAST_STEP_MM = 0.02
 
 OPTIMIZED_STARTS = 3
 """The most promising starts are optimized at the coarsest level."""
 
 START_DEGREES = 14.0
-"""Second starts are turned by so much about each axis: a patient who turned the head between two scans."""
+"""Second starts are turned by so much about each axis: a patient who turned the head between two
+scans."""
 
 REPEAT_SHIFT_MM = 4.0
 REPEAT_DEGREES = 4.0
-"""Displacement from which the result is sought once more; how far apart both end is the confidence."""
+"""Displacement from which the result is sought once more; how far apart both end is the
+confidence."""
 
 MAX_REPEAT_MM = 2.0
 """Two runs that end farther apart than this show no clear optimum: the scan stays where it was."""
 
 MAX_DEGREES = 45.0
 MAX_SHIFT_MM = 80.0
-"""Larger motions about the brain's center, beyond a common start, are failures, not patients who moved."""
+"""Larger motions about the brain's center, beyond a common start, are failures, not patients who
+moved."""
+
+MIN_FIT = 0.85
+"""Brains of one patient cover each other better; below, the scans may be of two patients."""
 
 UNCHANGED_MM = 1.0
 """A rejected motion of less than this says that the scan was aligned before."""
@@ -66,13 +73,18 @@ class Registration:
     """Outcome of registering one scan to another.
 
     Attributes:
-        movement: [4, 4] rigid motion in world RAS, mm, of the moving scan; the identity if rejected.
+        movement: [4, 4] rigid motion in world RAS, mm, of the moving scan; the identity if
+            rejected.
         proposed: [4, 4] what the optimizer proposed.
-        is_accepted: whether it is better than leaving the scan where it was, plausible and repeatable.
+        is_accepted: whether it is better than leaving the scan where it was, plausible and
+            repeatable.
         reason: why it was rejected, as the end of a sentence; empty if it was accepted.
         is_unchanged: whether the scan agrees best where it is, to a fraction of a voxel.
-        metric_before, metric_after: mutual information in nats, without and with the proposed motion.
+        metric_before, metric_after: mutual information in nats, without and with the proposed
+            motion.
         repeat_mm: mean distance in the brain between two runs from different starts.
+        fit: share of each brain that lies in the other one after the motion, the smaller of both;
+            voxels outside the other field of view do not count.
         displacement_mm: mean displacement of the brain by the proposed motion.
         degrees, shift_mm: its angle, and how far it moves the center of the brain.
         seconds: run time.
@@ -86,6 +98,7 @@ class Registration:
     metric_before: float
     metric_after: float
     repeat_mm: float
+    fit: float
     displacement_mm: float
     degrees: float
     shift_mm: float
@@ -100,6 +113,7 @@ class Registration:
             "mutual_information_before": round(self.metric_before, 4),
             "mutual_information_after": round(self.metric_after, 4),
             "repeat_mm": round(self.repeat_mm, 2),
+            "brain_fit": round(self.fit, 3),
         }
 
 
@@ -116,22 +130,25 @@ def register(
     fixed: Volume,
     moving: Volume,
     fixed_mask: np.ndarray,
-    moving_mask: np.ndarray,
+    moving_mask: np.ndarray | None,
     *,
     threads: int = 0,
 ) -> Registration:
     """Find the rigid motion that puts one scan of a patient onto another.
 
-    Mutual information after Mattes et al. (IEEE TMI 2003, 22:120-128) over the brain and a margin of
-    ``MARGIN_MM``, maximized by gradient descent on three angles and three shifts at 8, 4 and 2 mm, from
-    the scanner's coordinates, from equal brain centers, and turned about each axis. The best end at 8 mm
-    goes on. A second run from a displaced start measures how repeatable the result is.
+    Mutual information after Mattes et al. (IEEE TMI 2003, 22:120-128) over the brain and a margin
+    of ``MARGIN_MM``, maximized by gradient descent on three angles and three shifts at 8, 4 and 2
+    mm, from the scanner's coordinates, from equal brain centers, and turned about each axis. The
+    best end at 8 mm goes on. A second run from a displaced start measures how repeatable the result
+    is.
 
     Args:
         fixed: the scan that stays.
         moving: the scan that moves; any grid.
         fixed_mask: [I, J, K] bool brain of the fixed scan.
-        moving_mask: [I, J, K] bool brain of the moving scan.
+        moving_mask: [I, J, K] bool brain of the moving scan; None if it is not known: then the
+            search begins at the scanner's coordinates only, and how well the brains fit is not
+            checked.
         threads: of SimpleITK; 0 takes its default.
 
     Raises:
@@ -141,7 +158,11 @@ def register(
     started = time.perf_counter()
     brain = mask_points(fixed_mask, fixed.affine)
     center = brain.mean(axis=0)
-    offset = mask_points(moving_mask, moving.affine).mean(axis=0) - center
+    moving_brain = None
+    offset = np.zeros(3)
+    if moving_mask is not None:
+        moving_brain = mask_points(moving_mask, moving.affine)
+        offset = moving_brain.mean(axis=0) - center
     pyramid = [
         _Level.build(sitk, fixed, moving, fixed_mask, number, threads)
         for number in range(len(LEVELS_MM))
@@ -165,7 +186,14 @@ def register(
     beyond_start_mm = float(np.linalg.norm(best.apply(center[None])[0] - center - offset))
     displacement_mm = best.distance_mm(Motion.identity(center), brain)
     gain = metric_after - metric_before
-    reason = _rejection(gain, repeat_mm, degrees, beyond_start_mm)
+    fit = 1.0
+    if moving_brain is not None and moving_mask is not None:
+        back = Motion(proposed, center)
+        fit = min(
+            _share_inside(best.apply(brain), moving_mask, moving.affine),
+            _share_inside(back.apply(moving_brain), fixed_mask, fixed.affine),
+        )
+    reason = _rejection(gain, repeat_mm, degrees, beyond_start_mm, fit)
     return Registration(
         movement=np.eye(4) if reason else proposed,
         proposed=proposed,
@@ -175,6 +203,7 @@ def register(
         metric_before=metric_before,
         metric_after=metric_after,
         repeat_mm=repeat_mm,
+        fit=fit,
         displacement_mm=displacement_mm,
         degrees=degrees,
         shift_mm=float(np.linalg.norm(best.apply(center[None])[0] - center)),
@@ -182,7 +211,19 @@ def register(
     )
 
 
-def _rejection(gain: float, repeat_mm: float, degrees: float, beyond_start_mm: float) -> str:
+def _share_inside(points: np.ndarray, mask: np.ndarray, affine: np.ndarray) -> float:
+    """Share of [N, 3] world points that lie in a mask, of those within its field of view."""
+    to_voxels = np.linalg.inv(affine)
+    index = np.rint(points @ to_voxels[:3, :3].T + to_voxels[:3, 3]).astype(int)
+    is_within = ((index >= 0) & (index < mask.shape)).all(axis=1)
+    if not is_within.any():
+        return 0.0
+    return float(mask[tuple(index[is_within].T)].mean())
+
+
+def _rejection(
+    gain: float, repeat_mm: float, degrees: float, beyond_start_mm: float, fit: float
+) -> str:
     """Why a registration is not applied; empty if it is."""
     if degrees > MAX_DEGREES or beyond_start_mm > MAX_SHIFT_MM:
         return f"the motion is implausible ({degrees:.0f} degrees, {beyond_start_mm:.0f} mm)"
@@ -190,6 +231,8 @@ def _rejection(gain: float, repeat_mm: float, degrees: float, beyond_start_mm: f
         return "no motion makes the scans agree better"
     if repeat_mm > MAX_REPEAT_MM:
         return f"two runs ended {repeat_mm:.1f} mm apart"
+    if fit < MIN_FIT:
+        return f"only {fit:.0%} of one brain lie in the other"
     return ""
 
 
@@ -211,8 +254,8 @@ def _repeat_displacement(center: np.ndarray) -> Motion:
 def unavailable(title: str, onto: str, misalignment_mm: float) -> UnavailableError:
     """The error where an alignment is needed and SimpleITK is not installed."""
     return UnavailableError(
-        f"{title} lies {misalignment_mm:.0f} mm away from {onto}, and SimpleITK, which aligns scans, "
-        "is not installed.",
+        f"{title} lies {misalignment_mm:.0f} mm away from {onto}, and SimpleITK, which aligns "
+        "scans, is not installed.",
         "Install the extra medmap[clinic], align the scans yourself, or leave one of them out.",
     )
 
@@ -259,14 +302,16 @@ class _Level:
         method.SetMetricAsMattesMutualInformation(BINS)
         method.SetMetricFixedMask(region)
         method.SetInterpolator(sitk.sitkLinear)
-        # ITK's default, smoothed gradient images, misleads the optimizer on oblique grids: on a pair that
-        # the scanner had aligned (patient01_s1 of open_ms_data) it walked 32 mm away, to lower values.
+        # ITK's default, smoothed gradient images, misleads the optimizer on oblique grids: on a
+        # pair that the scanner had aligned (patient01_s1 of open_ms_data) it walked 32 mm away, to
+        # lower values.
         method.MetricUseFixedImageGradientFilterOff()
         method.MetricUseMovingImageGradientFilterOff()
         share = min(1.0, SAMPLES / max(1, int(sitk.GetArrayViewFromImage(region).sum())))
         method.SetMetricSamplingStrategy(method.REGULAR if share < 1 else method.NONE)
         method.SetMetricSamplingPercentage(share, 1)
-        # The gradient of mutual information is small by nature: the step length decides when to stop.
+        # The gradient of mutual information is small by nature: the step length decides when to
+        # stop.
         method.SetOptimizerAsRegularStepGradientDescent(
             learningRate=FIRST_STEP_MM[number],
             minStep=LAST_STEP_MM,
@@ -332,15 +377,15 @@ def _image(sitk: ModuleType, array: np.ndarray, volume: Volume, voxel_mm: float)
     return sitk.BinShrink(image, factors)
 
 
-def write_transform(movement: np.ndarray) -> str:
+def transform_text(movement: np.ndarray) -> str:
     """A motion as an ITK transform file, which 3D Slicer, ANTs and SimpleITK read.
 
     Args:
         movement: [4, 4] motion in world RAS, mm, of the moving scan.
 
     Returns:
-        The file's text. By ITK's convention it holds the inverse motion, in LPS: resampling the moving
-        scan onto the fixed one asks for each fixed point where it lies in the moving scan.
+        The file's text. By ITK's convention it holds the inverse motion, in LPS: resampling the
+        moving scan onto the fixed one asks for each fixed point where it lies in the moving scan.
     """
     inverse = _LPS @ np.linalg.inv(movement) @ _LPS
     numbers: Sequence[float] = [*inverse[:3, :3].ravel(), *inverse[:3, 3]]

@@ -13,20 +13,21 @@ CELL_MM = 4.0
 DARK = 0.25
 """Bone and air have less than this share of the head's median intensity."""
 
-FIRST_LAYER, LAST_LAYER = 1, 3
-"""Layers of cells below the outer surface in which bone lies: 4 to 12 mm deep. The layer above is scalp,
-or the partly filled border of a brain."""
+FIRST_LAYER = 1
+LAST_LAYER = 3
+"""Layers of cells below the outer surface in which bone lies: 4 to 12 mm deep. The layer above is
+scalp, or the partly filled border of a brain."""
 
 DARK_SHARE = 0.08
-"""Share of dark cells in these layers from which they are bone. Stripped brains have at most 0.02 (46
-scans of BraTS, MSD, and others), whole heads at least 0.12 (29 scans: MS, aging, Colin27)."""
+"""Share of dark cells in these layers from which they are bone. Stripped brains have at most 0.02
+(46 scans of BraTS, MSD, and others), whole heads at least 0.12 (29 scans: MS, aging, Colin27)."""
 
 
 def has_skull(volume: Volume) -> bool:
     """Whether a scan shows more than a brain.
 
-    Either there is more foreground than a brain has, or there is bone below the surface: dark layers
-    under bright scalp. A limited field of view of a head has little foreground but bone.
+    Either there is more foreground than a brain has, or there is bone below the surface: dark
+    layers under bright scalp. A limited field of view of a head has little foreground but bone.
 
     Args:
         volume: scan of a head or of a brain.
@@ -70,7 +71,7 @@ def _filled(mask: np.ndarray) -> np.ndarray:
 
 
 def _eroded(mask: np.ndarray) -> np.ndarray:
-    """The mask without the cells that touch its outside; beyond the field of view counts as inside."""
+    """The mask without the cells that touch its outside; beyond the field of view is inside."""
     result = mask.copy()
     for axis in range(3):
         first = [slice(None)] * 3

@@ -1,4 +1,4 @@
-"""The preparation of one case: volumes in, prepared volumes and a report of the steps out. No files."""
+"""The preparation of one case, without files: volumes in, prepared volumes and steps out."""
 
 from __future__ import annotations
 
@@ -13,8 +13,10 @@ from medmap.checks import Finding
 from medmap.errors import Cancelled, InputDataError
 from medmap.preparation import registration
 from medmap.preparation.brain_extraction import (
+    BORROWED,
     CONTRASTS,
     GIVEN,
+    METHODS,
     OTHER_CONTRAST,
     BrainMask,
     apply_mask,
@@ -22,7 +24,7 @@ from medmap.preparation.brain_extraction import (
 )
 from medmap.preparation.fusion import Ballot, fuse_masks
 from medmap.preparation.misalignment import measure_misalignment
-from medmap.preparation.plan import MISALIGNED_MM, PreparationPlan
+from medmap.preparation.plan import MISALIGNED_MM, Mode, PreparationPlan, plan_preparation
 from medmap.progress import Cancel, Progress, ignore_progress, never_cancel
 from medmap.resampling import resample_nearest
 from medmap.task import Task
@@ -30,6 +32,10 @@ from medmap.volume import Grid, Volume
 
 TRUSTED_WEIGHT = 10.0
 """Vote of a mask that was made elsewhere, or of a scan that was stripped elsewhere: it decides."""
+
+BORROWED_WEIGHT = 0.01
+"""Vote of a mask that was borrowed before the alignment: it decides nothing, but covers its
+grid."""
 
 EXTRACTION = "brain extraction"
 ALIGNMENT = "alignment"
@@ -75,8 +81,8 @@ class Preparation:
     """Outcome of preparing one case.
 
     Attributes:
-        volumes: by modality; scans that needed nothing are the same objects. The reference has its own grid,
-            aligned scans have their own voxels and a moved affine.
+        volumes: by modality; scans that needed nothing are the same objects. The reference has its
+            own grid, aligned scans have their own voxels and a moved affine.
         plan: the steps that were planned.
         steps: the steps that were carried out, in order.
         masks: [I, J, K] bool brain of the scans from which it was extracted.
@@ -102,6 +108,41 @@ class Preparation:
         }
 
 
+def prepare_case(
+    volumes: Mapping[str, Volume],
+    task: Task,
+    mode: Mode = "auto",
+    *,
+    reference: str | None = None,
+    brain_masks: Mapping[str, Volume] | None = None,
+    method: str | None = None,
+    progress: Progress | None = None,
+    cancel: Cancel | None = None,
+) -> Preparation:
+    """Plan the preparation of one case and carry it out; ``seconds`` counts both.
+
+    Args:
+        volumes, task, mode, reference: as for ``plan_preparation``.
+        brain_masks, method, progress, cancel: as for ``prepare_scans``.
+
+    Raises:
+        As both.
+    """
+    started = time.perf_counter()
+    masked = tuple(brain_masks or ())
+    plan = plan_preparation(volumes, task, mode, reference=reference, masked=masked)
+    preparation = prepare_scans(
+        volumes,
+        task,
+        plan,
+        brain_masks=brain_masks,
+        method=method,
+        progress=progress,
+        cancel=cancel,
+    )
+    return replace(preparation, seconds=time.perf_counter() - started)
+
+
 def prepare_scans(
     volumes: Mapping[str, Volume],
     task: Task,
@@ -114,9 +155,9 @@ def prepare_scans(
 ) -> Preparation:
     """Carry out a plan: extract brains, align scans to the reference, and let the masks vote.
 
-    Each scan with a skull gets its own mask first. Aligned scans then vote on each other's masks, so that
-    all show the same brain. No voxel is interpolated: alignment changes affines, and the reference stays
-    where it is.
+    Each scan with a skull gets its own mask first. Aligned scans then vote on each other's masks,
+    so that all show the same brain. No voxel is interpolated: alignment changes affines, and the
+    reference stays where it is.
 
     Args:
         volumes: scans by modality name.
@@ -136,8 +177,10 @@ def prepare_scans(
         return Preparation(dict(volumes), plan)
     started = time.perf_counter()
     run = _Run(dict(volumes), task, plan, progress or ignore_progress, cancel or never_cancel)
-    for name in plan.extract:
-        run.extract(name, (brain_masks or {}).get(name), method)
+    given = brain_masks or {}
+    # Scans with a mask first: the others may borrow it.
+    for name in sorted(plan.extract, key=lambda name: name not in given):
+        run.extract(name, given.get(name), method)
     for name in plan.align:
         run.align(name)
     run.fuse()
@@ -172,17 +215,22 @@ class _Run:
         self.movements: dict[str, np.ndarray] = {}
         self.notes: dict[str, list[Finding]] = {}
         self.given: set[str] = set()
+        self.borrowed: set[str] = set()
         self.apart: set[str] = set()
 
     def extract(self, name: str, given: Volume | None, method: str | None) -> None:
         """Mask of one scan."""
         title = self._begin("extracting the brain from", name)
         volume = self.volumes[name]
-        if given is None:
-            brain = extract_brain(volume, name, method=method, keeps_stripped=False)
-        else:
+        lender = self._lender(method)
+        if given is not None:
             brain = _given_mask(given, volume, title)
             self.given.add(name)
+        elif lender is not None:
+            brain = _borrowed_mask(self._brain(lender), self.volumes[lender].grid, volume)
+            self.borrowed.add(name)
+        else:
+            brain = extract_brain(volume, name, method=method, keeps_stripped=False)
         self.masks[name] = brain.mask
         summary = f"The brain in {title} has {brain.volume_ml:.0f} ml ({brain.method})."
         figures = {"brain_ml": round(brain.volume_ml, 1)}
@@ -198,7 +246,10 @@ class _Run:
         if not registration.is_available():
             self._measure_only(name, title)
             return
-        result = registration.register(fixed, moving, self._brain(reference), self._brain(name))
+        moving_mask = self._brain(name)
+        if name in self.borrowed or reference in self.borrowed:
+            moving_mask = None
+        result = registration.register(fixed, moving, self._brain(reference), moving_mask)
         onto = self.task.modality(reference).title
         if result.is_accepted:
             self.movements[name] = result.movement
@@ -238,6 +289,8 @@ class _Run:
             weight = CONTRASTS.get(name, OTHER_CONTRAST).weight
             if is_trusted:
                 weight = TRUSTED_WEIGHT
+            elif name in self.borrowed:
+                weight = BORROWED_WEIGHT
             ballots[name] = Ballot(self._brain(name), self._moved_grid(name), weight)
         for name, mask in fuse_masks(ballots).items():
             if name in self.masks and name not in self.given:
@@ -299,6 +352,20 @@ class _Run:
         )
         self._record(step, "info")
 
+    def _lender(self, method: str | None) -> str | None:
+        """A scan with a mask from elsewhere, from which scans without one borrow it; None to
+        extract.
+
+        Masks that the user gives come first. A scan that was stripped elsewhere lends its brain
+        where no method of extraction is installed.
+        """
+        if self.given:
+            return next(name for name in self.plan.extract if name in self.given)
+        if method is not None or any(entry.is_available() for entry in METHODS.values()):
+            return None
+        stripped = [name for name in self.volumes if name not in self.plan.extract]
+        return stripped[0] if stripped else None
+
     def _brain(self, name: str) -> np.ndarray:
         if name in self.masks:
             return self.masks[name]
@@ -311,8 +378,24 @@ class _Run:
         return Grid(volume.grid.shape, self.movements[name] @ volume.affine)
 
 
+def _borrowed_mask(brain: np.ndarray, grid: Grid, volume: Volume) -> BrainMask:
+    """Another scan's mask on a scan's grid, by scanner coordinates.
+
+    The vote after the alignment corrects it. Raises InputDataError if it misses the scan.
+    """
+    started = time.perf_counter()
+    mask = resample_nearest(brain.astype(np.uint8), grid, volume.grid) > 0
+    if not mask.any():
+        raise InputDataError(
+            f"The brain mask does not overlap {volume.name}.",
+            "Use the mask of this patient's scan.",
+        )
+    volume_ml = float(np.count_nonzero(mask)) * volume.grid.voxel_ml
+    return BrainMask(mask, BORROWED, volume_ml, time.perf_counter() - started)
+
+
 def _given_mask(given: Volume, volume: Volume, title: str) -> BrainMask:
-    """A mask that was made elsewhere, on a scan's grid. Raises InputDataError if it misses the scan."""
+    """A mask made elsewhere, on a scan's grid. Raises InputDataError if it misses the scan."""
     started = time.perf_counter()
     mask = (given.array > 0).astype(np.uint8)
     if given.grid.distance(volume.grid) > 0:

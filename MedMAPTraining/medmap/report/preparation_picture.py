@@ -1,0 +1,167 @@
+"""One picture of a preparation: the outline of every brain mask, and checkerboards of the alignment.
+
+A row for each scan, in the radiological convention; all planes pass through the middle of the
+reference's brain, so that a displaced scan shows in every column.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from medmap.foreground import bounding_box
+from medmap.io.atomic import write_bytes
+from medmap.preparation.workflow import Preparation
+from medmap.report.page import GRAY, Page, png
+from medmap.report.planes import PLANES, Plane, cut
+from medmap.resampling import resample_linear
+from medmap.task import Task
+from medmap.volume import Grid, Volume
+
+PIXEL_MM = 1.0
+MARGIN_MM = 25.0
+"""Shown around the brain: skull and scalp, by which an outline is judged."""
+
+TILE_MM = 20.0
+"""Edge of a checkerboard's tiles."""
+
+OUTLINE = (255, 70, 70)
+WHITE_PERCENTILE = 99.5
+_BACKGROUND = (22, 24, 28)
+_GAP = 6
+_LEFT = 40
+_TOP = 70
+
+
+@dataclass(frozen=True)
+class _Slice:
+    """One plane of one scan: [H, W] gray 0..1, and [H, W] bool brain."""
+
+    gray: np.ndarray
+    brain: np.ndarray
+
+
+def save_preparation(
+    path: str | os.PathLike, preparation: Preparation, scans: Mapping[str, Volume], task: Task
+) -> None:
+    """Write the picture of a preparation as PNG.
+
+    Args:
+        path: the file; its folder must exist.
+        preparation: what was done.
+        scans: before it, by modality.
+        task: titles of the modalities.
+
+    Raises:
+        OutputError: the file cannot be written.
+    """
+    reference = preparation.plan.reference
+    grid = _picture_grid(_brain(preparation, reference), scans[reference].grid)
+    names = [reference, *(name for name in scans if name != reference)]
+    rows = {}
+    for name in names:
+        moved_grid = preparation.volumes[name].grid
+        brain = _brain(preparation, name)
+        rows[name] = [_slice(scans[name].array, brain, moved_grid, grid, p) for p in PLANES]
+    write_bytes(path, png(_page(rows, reference, preparation, task)))
+
+
+def _brain(preparation: Preparation, name: str) -> np.ndarray:
+    if name in preparation.masks:
+        return preparation.masks[name]
+    return preparation.volumes[name].foreground
+
+
+def _picture_grid(brain: np.ndarray, grid: Grid) -> Grid:
+    """Cubic voxels along the world's axes around the reference's brain."""
+    box = bounding_box(brain) or tuple(slice(0, size) for size in brain.shape)
+    ends = [(side.start, side.stop - 1) for side in box]
+    voxels = np.array(np.meshgrid(*ends, indexing="ij")).reshape(3, -1).T
+    corners = voxels @ grid.affine[:3, :3].T + grid.affine[:3, 3]
+    low = corners.min(axis=0) - MARGIN_MM
+    size = np.ceil((corners.max(axis=0) + MARGIN_MM - low) / PIXEL_MM).astype(int)
+    affine = np.diag([PIXEL_MM, PIXEL_MM, PIXEL_MM, 1.0])
+    affine[:3, 3] = low
+    return Grid((int(size[0]), int(size[1]), int(size[2])), affine)
+
+
+def _slice(array: np.ndarray, brain: np.ndarray, source: Grid, grid: Grid, plane: Plane) -> _Slice:
+    """The middle slice of a plane; only this one is interpolated."""
+    middle = grid.shape[plane.normal] // 2
+    affine = grid.affine.copy()
+    affine[:3, 3] += affine[:3, plane.normal] * middle
+    shape = list(grid.shape)
+    shape[plane.normal] = 1
+    thin = Grid((shape[0], shape[1], shape[2]), affine)
+    layers = torch.from_numpy(np.stack([array, brain.astype(np.float32)]))
+    resampled = resample_linear(layers, source, thin).numpy()
+    inside = array[brain]
+    white = 1.0
+    if inside.size:
+        white = float(np.percentile(inside, WHITE_PERCENTILE))
+    gray = np.clip(cut(resampled[0], plane, (0, 0, 0)) / max(white, 1e-6), 0, 1)
+    return _Slice(gray, cut(resampled[1], plane, (0, 0, 0)) > 0.5)
+
+
+def _page(
+    rows: Mapping[str, list[_Slice]], reference: str, preparation: Preparation, task: Task
+) -> Page:
+    sizes = [piece.gray.shape for piece in rows[reference]]
+    row_height = max(height for height, _ in sizes)
+    columns = [width for _, width in sizes]
+    column_total = 2 * (sum(columns) + _GAP * len(columns))
+    shape = (_TOP + len(rows) * (row_height + 2 * _LEFT) + _LEFT, column_total + 2 * _LEFT, 3)
+    page = Page(np.full(shape, _BACKGROUND, np.uint8))
+    page.text(_LEFT, 24, "Preparation", 18, weight="bold")
+    onto = task.modality(reference).title
+    page.text(_LEFT, 50, f"Brain outline, and checkerboard with {onto}", 11, GRAY)
+    top = _TOP
+    for name, slices in rows.items():
+        page.text(_LEFT, top + 14, _row_title(name, preparation, task), 11)
+        left = _LEFT
+        for piece in slices:
+            _paste(page, left, top + _LEFT, _outlined(piece))
+            left += piece.gray.shape[1] + _GAP
+        if name != reference:
+            for piece, fixed in zip(slices, rows[reference], strict=True):
+                _paste(page, left, top + _LEFT, _checkerboard(fixed.gray, piece.gray))
+                left += piece.gray.shape[1] + _GAP
+        top += row_height + 2 * _LEFT
+    footer = "Research use only — not for clinical use · patient's right on the left"
+    page.text(_LEFT, shape[0] - 18, footer, 10, GRAY)
+    return page
+
+
+def _row_title(name: str, preparation: Preparation, task: Task) -> str:
+    summaries = [step.summary for step in preparation.steps if step.modality == name]
+    return f"{task.modality(name).title}: {' '.join(summaries) or 'left as it was.'}"
+
+
+def _outlined(piece: _Slice) -> np.ndarray:
+    """[H, W, 3] uint8 scan with the border of its brain."""
+    pixels = _rgb(piece.gray)
+    padded = np.pad(piece.brain, 1)
+    inner = padded[2:, 1:-1] & padded[:-2, 1:-1] & padded[1:-1, 2:] & padded[1:-1, :-2]
+    pixels[piece.brain & ~inner] = OUTLINE
+    return pixels
+
+
+def _checkerboard(fixed: np.ndarray, moving: np.ndarray) -> np.ndarray:
+    """[H, W, 3] uint8 tiles of both scans in turn: edges have to go on across tiles."""
+    rows, columns = np.indices(fixed.shape)
+    tile = int(TILE_MM / PIXEL_MM)
+    is_fixed = (rows // tile + columns // tile) % 2 == 0
+    return _rgb(np.where(is_fixed, fixed, moving))
+
+
+def _rgb(gray: np.ndarray) -> np.ndarray:
+    return np.repeat(np.uint8(255 * gray + 0.5)[..., None], 3, axis=2)
+
+
+def _paste(page: Page, left: int, top: int, picture: np.ndarray) -> None:
+    height, width = picture.shape[:2]
+    page.pixels[top : top + height, left : left + width] = picture
