@@ -52,6 +52,9 @@ THICK_SLICE_MM = 4.0
 """Slices thicker than this are mentioned."""
 CUT_FACE = 0.10
 """A face that shows more than this fraction of the largest cross-section cuts the brain."""
+MIN_UNCOVERED = 0.02
+MIN_UNCOVERED_ML = 5.0
+"""Share and volume of a brain outside the reference image from which a warning is worth it."""
 SAMPLED_VOXELS = 20_000
 """Fractions and value counts are taken from about this many voxels."""
 
@@ -350,6 +353,48 @@ def check_apart(volumes: dict[str, Volume], task: Task) -> Iterator[Finding]:
         )
         remedy = f"Check the skull-stripping if they belong to the {task.organ}."
         yield Finding(level, "apart", message, remedy)
+
+
+def check_coverage(volumes: Mapping[str, Volume], reference: str, task: Task) -> Iterator[Finding]:
+    """Warn where the reference's field of view leaves out brain that another image shows.
+
+    The label map ends where the reference does: what lies outside is neither segmented nor measured.
+
+    Args:
+        volumes: the images by modality name.
+        reference: the modality whose grid carries the result.
+        task: the modalities.
+    """
+    if not task.skull_stripped:
+        return
+    grid = volumes[reference].grid
+    title = task.modality(reference).title
+    for name, volume in volumes.items():
+        fraction = _fraction_outside(volume, grid)
+        volume_ml = fraction * brain_ml(volume)
+        if fraction < MIN_UNCOVERED or volume_ml < MIN_UNCOVERED_ML:
+            continue
+        message = (
+            f"{title} ends before the {task.organ} does: {volume_ml:.0f} ml ({fraction:.0%}) of the "
+            f"{task.organ} that {task.modality(name).title} shows lie outside and were not segmented."
+        )
+        remedy = f"Choose {task.modality(name).title} as the reference to segment all of it."
+        yield Finding("warning", "coverage", message, remedy, (reference, name))
+
+
+def _fraction_outside(volume: Volume, grid: Grid) -> float:
+    """Fraction of a brain's voxels that lie outside of a grid, 0..1."""
+    inside = np.flatnonzero(volume.foreground)
+    sampled = inside[:: max(1, inside.size // SAMPLED_VOXELS)]
+    if not sampled.size:
+        return 0.0
+    voxels = np.stack(np.unravel_index(sampled, volume.array.shape), axis=1)
+    to_grid = np.linalg.inv(grid.affine) @ volume.affine
+    positions = voxels @ to_grid[:3, :3].T + to_grid[:3, 3]
+    # The outermost voxels reach half a voxel beyond their centers.
+    last = np.array(grid.shape) - 0.5
+    is_covered = ((positions >= -0.5) & (positions <= last)).all(axis=1)
+    return 1.0 - float(np.count_nonzero(is_covered)) / len(voxels)
 
 
 Check = Callable[[dict[str, Volume], Task], Iterable[Finding]]

@@ -120,7 +120,8 @@ def combined_error(errors: Sequence[MedMAPError], case_count: int) -> MedMAPErro
         case_count: number of cases that were looked at.
 
     Returns:
-        An error of the first one's class that lists the first ``LISTED_ERRORS`` causes.
+        An error of the first one's class that lists the first ``LISTED_ERRORS`` causes, with the
+        remedy of all of them where they share one.
     """
     if len(errors) == 1:
         return errors[0]
@@ -128,9 +129,11 @@ def combined_error(errors: Sequence[MedMAPError], case_count: int) -> MedMAPErro
     hidden_count = len(errors) - LISTED_ERRORS
     if hidden_count > 0:
         causes += f" And {hidden_count} more."
-    return type(errors[0])(
-        f"{len(errors)} of {case_count} cases cannot be used. {causes}", "Fix or remove them."
-    )
+    cause = f"{len(errors)} of {case_count} cases cannot be used. {causes}"
+    remedies = {(error.remedy, error.option) for error in errors}
+    if len(remedies) == 1:
+        return type(errors[0])(cause, errors[0].remedy, errors[0].option)
+    return type(errors[0])(cause, "Fix or remove them.")
 
 
 def is_out_of_memory(error: BaseException) -> bool:

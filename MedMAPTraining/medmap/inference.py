@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from medmap.bundle.loading import Bundle, Entry
-from medmap.checks import Finding, check_inputs
+from medmap.checks import Finding, check_coverage, check_inputs
 from medmap.devices import AUTO, resolve_device
 from medmap.metrics import region_volumes_ml
 from medmap.networks import Backbone
@@ -102,6 +102,7 @@ def segment(
     prepared = prepare(
         volumes, task, bundle.preprocess, reference=reference, multiple=bundle.stride
     )
+    findings += check_coverage(volumes, prepared.reference, task)
     windows = SlidingWindow(
         task,
         bundle.inference,

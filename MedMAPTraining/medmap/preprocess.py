@@ -147,7 +147,11 @@ def prepared_on_own_grid(
 
 
 def normalize(
-    array: np.ndarray, foreground: np.ndarray, spec: PreprocessSpec, skull_stripped: bool = True
+    array: np.ndarray,
+    foreground: np.ndarray,
+    spec: PreprocessSpec,
+    skull_stripped: bool = True,
+    title: str = "A scan",
 ) -> tuple[np.ndarray, np.ndarray]:
     """Z-score one scan over its own foreground.
 
@@ -156,6 +160,7 @@ def normalize(
         foreground: [I, J, K] bool, voxels that are not background (``Volume.foreground``).
         spec: percentiles and clip.
         skull_stripped: whether background is no part of the organ (``Task.skull_stripped``).
+        title: what messages call the scan.
 
     Returns:
         [I, J, K] float32 with background 0, and [I, J, K] bool organ; every voxel is organ where
@@ -166,13 +171,19 @@ def normalize(
     """
     values = array[foreground].astype(np.float64)
     if values.size == 0:
-        raise InputDataError("A scan holds nothing but background.", "Leave this modality out.")
+        raise InputDataError(f"{title} holds nothing but background.", "Leave this modality out.")
     low, high = np.percentile(values, spec.percentiles)
     inner = values[(values >= low) & (values <= high)]
     mean = inner.mean()
     deviation = inner.std()
-    if not np.isfinite(deviation) or deviation <= LEAST_CONTRAST * max(1.0, abs(float(mean))):
-        raise InputDataError("A scan has no contrast inside the brain.", "Leave this modality out.")
+    # Relative to the intensities: scans of values around 1e-6 are as good as any.
+    largest = float(np.abs(values).max())
+    if not np.isfinite(deviation) or deviation <= LEAST_CONTRAST * largest:
+        raise InputDataError(
+            f"{title} has no contrast inside the organ: its intensities differ by {deviation:.1g} "
+            f"around {mean:.4g}.",
+            "Leave this modality out.",
+        )
     if skull_stripped:
         organ = foreground
     else:
@@ -263,7 +274,9 @@ def _scan(volume: Volume, task: Task, spec: PreprocessSpec) -> _Scan:
         foreground = volume.foreground
     else:
         foreground, _ = exact_foreground(volume.array)
-    array, organ = normalize(volume.array, foreground, spec, task.skull_stripped)
+    array, organ = normalize(
+        volume.array, foreground, spec, task.skull_stripped, volume.name or "A scan"
+    )
     grid = volume.grid
     return _Scan(array, organ, grid, orientation_of(grid))
 

@@ -24,6 +24,7 @@ TORCH_FREE: list[set[str]] = [
         "checks",
         "metrics",
         "io.nifti_header",
+        "io.other_formats",
         "io.nifti_bytes",
         "io.nifti_geometry",
         "bundle.format",

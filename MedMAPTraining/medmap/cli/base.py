@@ -23,9 +23,16 @@ from medmap.progress import Progress
 if TYPE_CHECKING:
     from medmap.bundle.loading import Bundle
 
+
+def _is_terminal() -> bool:
+    """Whether standard output is a terminal; it is None where a program was started without one."""
+    return sys.stdout is not None and sys.stdout.isatty()
+
+
 # Into a file or a pipe tables are written wide, not folded to a terminal's 80 columns.
-out = Console(highlight=False, width=None if sys.stdout.isatty() else 150)
-err = Console(stderr=True, highlight=False)
+# Markup is off: paths may hold brackets.
+out = Console(highlight=False, markup=False, width=None if _is_terminal() else 150)
+err = Console(stderr=True, highlight=False, markup=False)
 app = typer.Typer(
     help=f"Segment brain tumors from any subset of T1, T1ce, T2 and FLAIR.\n\n{NOTICE}",
     context_settings={"help_option_names": ["-h", "--help"]},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import signal
 import sys
@@ -75,6 +76,7 @@ def main() -> None:
     # Set before PyTorch allocates: large tensors then lie in pages of 2 MiB (Linux). With small
     # pages a third of a segmentation's processor time goes into page faults.
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
+    _accept_any_console()
     flags, arguments = _global_flags(sys.argv[1:])
     debug = "--debug" in flags
     Verbosity.choose(quiet=bool(flags & QUIET), verbose=bool(flags & VERBOSE))
@@ -98,6 +100,13 @@ def main() -> None:
             if received:
                 sys.exit(_fail(_STOPPED))
             sys.exit(_fail(_unforeseen(error)))
+
+
+def _accept_any_console() -> None:
+    """Print what a console cannot show as an escape: ASCII consoles have no mm³."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 QUIET = {"-q", "--quiet"}

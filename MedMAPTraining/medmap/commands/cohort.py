@@ -169,7 +169,7 @@ def _segment(job: Job) -> Row:
         return _row(job, state, started, report)
     except MedMAPError as error:
         _remove_empty(job)
-        return _failed(job, started, f"{error.cause} {error.remedy}", error.exit_code)
+        return _failed(job, started, f"{error.cause} {error.command_line_remedy}", error.exit_code)
     except Exception as error:  # an unforeseen fault of one case is no reason to lose a night
         _remove_empty(job)
         return _failed(job, started, f"Unexpected {type(error).__name__}: {error}", 70)

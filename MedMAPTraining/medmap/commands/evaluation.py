@@ -287,7 +287,7 @@ def _score_all(
     """Scores of every case; those that were stored before are not computed again."""
     device = str(resolve_device(options.device))
     scores = _Scores([], {})
-    failures = []
+    failures: list[tuple[str, MedMAPError]] = []
     for n, case in enumerate(cases):
         if cancel():
             remedy = "Nothing was written."
@@ -303,7 +303,7 @@ def _score_all(
         try:
             scored = score_case(case, bundle, device, options.further)
         except (InputDataError, MissingInputError, UsageError) as error:
-            failures.append(f"{case.case_id}: {error.cause}")
+            failures.append((case.case_id, error))
             continue
         labels = labels_hash(scored.reference.array)
         if store:
@@ -322,16 +322,21 @@ def _picture(case: Case, scored: ScoredCase, options: EvaluateOptions) -> Slice 
     return take_slice(case.case_id, scored.volumes, scored.reference, scored.predictions)
 
 
-def _failure(failures: list[str], cases: int, stored: bool) -> MedMAPError:
+def _failure(failures: list[tuple[str, MedMAPError]], cases: int, stored: bool) -> MedMAPError:
     """A table over fewer cases than were asked for would be a different one: none is written."""
-    examples = " ".join(failures[:3])
+    examples = " ".join(f"{case}: {error.cause}" for case, error in failures[:3])
     if len(failures) > 3:
         examples += " ..."
+    remedies = {(error.remedy, error.option) for _, error in failures}
+    option = None
     remedy = "Correct or remove them and run again"
+    if len(remedies) == 1:
+        common, option = remedies.pop()
+        remedy = common.removesuffix(".")
     if stored:
         remedy += "; the other cases are kept and not scored again"
     return InputDataError(
-        f"{len(failures)} of {cases} cases could not be scored. {examples}", f"{remedy}."
+        f"{len(failures)} of {cases} cases could not be scored. {examples}", f"{remedy}.", option
     )
 
 

@@ -24,7 +24,7 @@ from medmap.commands.preparation_files import (
 from medmap.errors import Cancelled, UsageError
 from medmap.foreground import foreground
 from medmap.inference import Segmentation, segment
-from medmap.io.atomic import Transaction, check_output, make_folder
+from medmap.io.atomic import Transaction, check_output, encoded, make_folder
 from medmap.io.bids import sidecar
 from medmap.io.labels import recognize_file
 from medmap.io.nifti import read_nifti, write_labels
@@ -294,7 +294,7 @@ def _write(
     report["input_sha256"] = {name: sha256(path) for name, path in scan_files.items()}
     report["label_map_sha256"] = sha256(label_map)
     text = json.dumps(report, indent=1, ensure_ascii=False) + "\n"
-    transaction.path(result.files["report"]).write_text(text, encoding="utf-8")
+    transaction.path(result.files["report"]).write_bytes(encoded(text))
 
 
 def _report(result: Result) -> dict:

@@ -465,7 +465,7 @@ def cache_cases(
         make_folder(cache)
     team.wait()
     folders: list[tuple[str, str]] = []
-    faults: list[tuple[type[MedMAPError], str, str]] = []
+    faults: list[tuple[type[MedMAPError], str, str, str | None]] = []
     for n in range(team.rank, len(cases), team.size):
         case = cases[n]
         report(0.0, f"preparing case {n + 1} of {len(cases)}")
@@ -474,8 +474,9 @@ def cache_cases(
             folder = cache_case(case, task, spec, cache, visible)
             folders.append((case.case_id, str(folder)))
         except (InputDataError, MissingInputError) as error:
-            faults.append((type(error), f"{case.case_id}: {error.cause}", error.remedy))
-    all_faults = [kind(cause, remedy) for kind, cause, remedy in team.gather(faults)]
+            cause = f"{case.case_id}: {error.cause}"
+            faults.append((type(error), cause, error.remedy, error.option))
+    all_faults = [kind(*texts) for kind, *texts in team.gather(faults)]
     if all_faults:
         raise combined_error(all_faults, len(cases))
     folder_of = dict(team.gather(folders))

@@ -88,7 +88,16 @@ def write_bytes(path: str | os.PathLike, data: bytes) -> None:
 
 def write_text(path: str | os.PathLike, text: str) -> None:
     """Write UTF-8 text with the line ends given, atomically. Raises OutputError or IOFailure."""
-    write_bytes(path, text.encode("utf-8"))
+    write_bytes(path, encoded(text))
+
+
+def encoded(text: str) -> bytes:
+    r"""Text as UTF-8, also where it holds names of files that are not.
+
+    Python reads the byte 0xFC of such a name as the lone surrogate U+DCFC; it becomes ``\udcfc``,
+    which JSON reads back as the same name.
+    """
+    return text.encode("utf-8", errors="backslashreplace")
 
 
 def write_json(path: str | os.PathLike, content: object) -> None:

@@ -18,9 +18,12 @@ from typing import BinaryIO
 
 from medmap.errors import InputDataError, IOFailure, MissingInputError
 from medmap.io.nifti_header import HEADER_BYTES, Header, parse_header
+from medmap.io.other_formats import refuse_other_format
 
 _GZIP_MARK = b"\x1f\x8b"
 _CHUNK_BYTES = 1 << 18
+_START_BYTES = 4096
+"""Read to recognize a format; the header of a NIfTI file unpacks from fewer."""
 _MAX_EXPANSION = 1040
 """No deflate stream expands farther (1032, plus the frame of gzip)."""
 
@@ -73,8 +76,11 @@ def _uncompressed(path: str | os.PathLike, label: str) -> Iterator[tuple[BinaryI
         size = os.fstat(file.fileno()).st_size
         if size == 0:
             raise InputDataError(f"{label} is empty (0 bytes).", "Copy or export it again.")
-        compressed = _read_up_to(file, bytearray(), 2, label) == _GZIP_MARK
+        start = bytes(_read_up_to(file, bytearray(), _START_BYTES, label))
         file.seek(0)
+        compressed = start[:2] == _GZIP_MARK
+        # The content first: renaming a file of another format would not help.
+        refuse_other_format(_unpacked(start) if compressed else start, label)
         _check_suffix(path, compressed, label)
         if not compressed:
             yield file, size, label
@@ -83,13 +89,16 @@ def _uncompressed(path: str | os.PathLike, label: str) -> Iterator[tuple[BinaryI
                 yield stream, size * _MAX_EXPANSION, label
 
 
+def _unpacked(start: bytes) -> bytes:
+    """First bytes of a gzip stream, as many as its beginning yields; none of a damaged one."""
+    try:
+        return zlib.decompressobj(wbits=31).decompress(start, HEADER_BYTES)
+    except zlib.error:
+        return b""
+
+
 def _check_suffix(path: Path, compressed: bool, label: str) -> None:
     name = path.name.lower()
-    if compressed and name.endswith(".mgz"):
-        raise InputDataError(
-            f"{label} is a FreeSurfer volume (.mgz).",
-            "Convert it to NIfTI, for instance with mri_convert.",
-        )
     if compressed and not name.endswith(".gz"):
         raise InputDataError(
             f"{label} is gzip-compressed, but its name says otherwise.",

@@ -105,9 +105,12 @@ def _check_pixdim(header: Header, label: str, sform: np.ndarray | None) -> None:
     sizes = header.pixdim[1:4]
     pixdim_text = _size_text(sizes)
     if not ((sizes > 0) & (sizes < 1e6)).all():
-        raise InputDataError(
-            f"{label}: the voxel size in the header is {pixdim_text} mm.", "Export it again."
-        )
+        cause = f"{label}: the voxel size in the header is {pixdim_text} mm."
+        if sform is not None and not affine_problem(sform):
+            raise InputDataError(
+                cause, "Export it again, or choose the sform if you trust it.", "affine sform"
+            )
+        raise InputDataError(cause, "Export it again.")
     if sform is None or affine_problem(sform):
         return
     sform_sizes = np.linalg.norm(sform[:3, :3], axis=0)

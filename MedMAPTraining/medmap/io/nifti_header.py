@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from medmap.errors import InputDataError
+from medmap.io.other_formats import refuse_other_format
 
 MAX_VOXELS = 2**29
 """Largest scan that is read (800 x 800 x 800)."""
@@ -87,12 +88,6 @@ _NOT_AN_IMAGE = {
     2048: "complex256",
     2304: "RGBA32",
 }
-_OTHER_FORMATS = (
-    # position and value of the mark, name of the format, remedy
-    (128, b"DICM", "a DICOM file", "Convert the series to NIfTI, for instance with dcm2niix."),
-    (0, b"NRRD", "an NRRD file", "Convert it to NIfTI, for instance by saving it in 3D Slicer."),
-    (0, b"PK\3\4", "a ZIP archive", "Unpack it and give the .nii or .nii.gz file."),
-)
 
 
 @dataclass(frozen=True)
@@ -241,9 +236,7 @@ def _size_and_byte_order(block: bytes, label: str) -> tuple[int, str]:
                 return size, order
     if block[:2] == b"\x1f\x8b":
         raise InputDataError(f"{label} is compressed twice.", "Unpack it once.")
-    for position, mark, format_name, remedy in _OTHER_FORMATS:
-        if block[position : position + len(mark)] == mark:
-            raise InputDataError(f"{label} is not a NIfTI file but {format_name}.", remedy)
+    refuse_other_format(block, label)
     raise InputDataError(
         f"{label} is not a NIfTI file.", "Give a .nii or .nii.gz file, or convert it."
     )
