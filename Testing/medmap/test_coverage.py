@@ -1,4 +1,4 @@
-"""Brain outside the reference's field of view is stated; intensities count relative to each other."""
+"""Brain outside the reference's field of view is stated; the unit of intensities does not matter."""
 
 from __future__ import annotations
 

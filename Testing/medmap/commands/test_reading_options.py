@@ -60,14 +60,14 @@ def commands(root, folder, bundle):
     """What is run on the cohort, by name."""
     (folder / "recipe.json").write_text(json.dumps(RECIPE))
     case = root / "C0"
+    scans = ["--flair", case / "C0_flair.nii", "--truth", case / "C0_seg.nii"]
+    model = ["--bundle", bundle, "--device", "cpu"]
+    run = ["--run", folder / "run", "--bundle", folder / "trained", "--device", "cpu"]
     return {
-        "segment": ["segment", "--flair", case / "C0_flair.nii", "--truth", case / "C0_seg.nii"]
-        + ["-o", folder / "one", "--bundle", bundle, "--device", "cpu"],
-        "segment-cohort": ["segment-cohort", root, "-o", folder / "all", "--bundle", bundle]
-        + ["--device", "cpu"],
-        "evaluate": ["evaluate", "--data", root, "--bundle", bundle, "--device", "cpu"],
-        "train": ["train", folder / "recipe.json", "--data", root, "--run", folder / "run"]
-        + ["--bundle", folder / "trained", "--device", "cpu", "--workers", "0"],
+        "segment": ["segment", *scans, "-o", folder / "one", *model],
+        "segment-cohort": ["segment-cohort", root, "-o", folder / "all", *model],
+        "evaluate": ["evaluate", "--data", root, *model],
+        "train": ["train", folder / "recipe.json", "--data", root, *run, "--workers", "0"],
     }
 
 
