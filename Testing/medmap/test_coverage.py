@@ -1,4 +1,4 @@
-"""Brain outside the reference's field of view is stated; the unit of intensities does not matter."""
+"""Brain outside the reference's field of view is stated; the unit of intensities is no matter."""
 
 from __future__ import annotations
 
