@@ -33,6 +33,9 @@ def info(
             out.print(f"{key.capitalize()}: {loaded.card[key]}", markup=False)
     modalities = ", ".join(f"{m.name} ({m.title})" for m in loaded.task.modalities)
     out.print(f"Task: {loaded.task.name}; modalities: {modalities}", markup=False)
+    labels = ", ".join(f"{label.value} {label.name}" for label in loaded.task.labels)
+    regions = ", ".join(f"{r.name} ({' + '.join(r.labels)})" for r in loaded.task.regions)
+    out.print(f"Labels: {labels}; regions: {regions}", markup=False)
     for entry in loaded.entries:
         out.print(
             f"Network: {entry.network_spec.name}, {_parameters(entry) / 1e6:.2f} M parameters, "

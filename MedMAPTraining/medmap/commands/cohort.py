@@ -25,7 +25,7 @@ from medmap.bundle.loading import Bundle, load_bundle
 from medmap.commands import worker
 from medmap.commands.segment import Options, OutputLayout, segment_files, sha256
 from medmap.errors import MedMAPError, OutputError
-from medmap.io.atomic import make_folder, write_text
+from medmap.io.atomic import make_folder, write_json, write_text
 from medmap.io.bids import BidsNames, write_dataset
 from medmap.io.cohorts import Case, find_cohort, is_bids
 from medmap.task import Task
@@ -34,6 +34,7 @@ from medmap.training.distributed import make_main_module_respawnable, without_in
 Row = dict[str, str | float | int]
 Report = Callable[[float, str], None]
 RESULTS = "results.csv"
+SOURCE = "cohort.json"
 TRIES = 2
 """How often a case is given to a worker whose process dies over it."""
 
@@ -116,11 +117,15 @@ def segment_cohort(
             "The results would lie among the scans.",
             "Choose another folder: inputs stay as they are.",
         )
-    make_folder(output)
     bids = source.is_dir() and is_bids(source)
+    # BIDS keeps results below the data set, in a folder that new data sets lack.
+    if bids and output.absolute().parent == source.absolute() / "derivatives":
+        make_folder(output.parent)
+    make_folder(output)
     if bids:
         write_dataset(output, bundle.task, bundle.id)
     jobs = [_job(case, output.resolve(), source, path, options, bids) for case in cases]
+    _note_source(source, output, jobs)
     run = _by_ray(jobs, options.ray) if options.ray is not None else _by_processes(jobs, options)
     rows: dict[str, Row] = {}
     for done, row in enumerate(run, 1):
@@ -131,6 +136,39 @@ def segment_cohort(
             f"{row['case']}: {row['state']}" + (f" ({row['error']})" if row["error"] else ""),
         )
     return SegmentedCohort([rows[case.case_id] for case in cases], cohort.warning)
+
+
+def _note_source(source: Path, output: Path, jobs: Sequence[Job]) -> None:
+    """Remember the cohort that an output folder belongs to.
+
+    Raises OutputError where it holds results of equally named cases of another cohort, which would be
+    replaced. The same cases in another place, or in a longer table, are none.
+    """
+    path = output / SOURCE
+    location = str(source.absolute())
+    earlier = location
+    with contextlib.suppress(OSError, ValueError, KeyError):
+        earlier = str(json.loads(path.read_text(encoding="utf-8"))["source"])
+    replaced = []
+    if earlier != location:
+        replaced = [job.case.case_id for job in jobs if not job.again and _is_of_other_scans(job)]
+    if replaced:
+        raise OutputError(
+            f"{output.name} holds results of other scans of {replaced[0]}, from {earlier}.",
+            "Choose another folder, or segment all cases again and lose those results.",
+            option="again",
+        )
+    write_json(path, {"source": location})
+
+
+def _is_of_other_scans(job: Job) -> bool:
+    """Whether the folder of a case holds the result of other files."""
+    try:
+        report = json.loads((job.folder / job.layout.report).read_text(encoding="utf-8"))
+        hashes = {name: sha256(file) for name, file in job.case.scans.items()}
+        return report["input_sha256"] != hashes
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
 
 
 def segment_job(job: Job) -> Row:

@@ -380,6 +380,8 @@ def methods(sources: Sources, figures: Figures) -> str:
     for name, evaluation in sources.named_evaluations:
         if evaluation.about.get("scoring"):
             parts.append(html.paragraph(f"{name}: {evaluation.about['scoring']}"))
+        if evaluation.about.get("label_convention"):
+            parts.append(html.paragraph(f"{name}: {evaluation.about['label_convention']}"))
     for bundle in sources.bundles:
         for key in ("description", "data", "training", "limits"):
             if bundle.card.get(key):

@@ -74,4 +74,4 @@ def write_dataset(root: Path, task: Task, bundle: str) -> None:
         lines.append(f"{label.value}\t{label.title}\t{label.name}\t{color}")
     write_text(root / "desc-medmap_dseg.tsv", "\n".join(lines) + "\n")
     # Pictures beside label maps are no part of BIDS.
-    write_text(root / ".bidsignore", "*_dseg.png\nresults.csv\n")
+    write_text(root / ".bidsignore", "*_dseg.png\nresults.csv\ncohort.json\n")

@@ -15,6 +15,7 @@ import pytest
 
 from medmap.commands import cohort
 from medmap.commands.cohort import RESULTS, CohortOptions, segment_cohort
+from medmap.errors import OutputError
 from medmap.io.nifti import read_nifti, write_volume
 
 
@@ -245,3 +246,43 @@ def _descends(pid: int, ancestor: int) -> bool:
         except OSError:
             return False
     return False
+
+
+def test_another_cohort_with_equal_names_does_not_replace_results(
+    tmp_path, volumes, tiny_bundle_path, in_process
+):
+    for number, folder in enumerate(("first", "second")):
+        (tmp_path / folder / "A").mkdir(parents=True)
+        array = volumes["t1"].array.astype(np.int16) + number
+        write_volume(tmp_path / folder / "A/A_t1.nii.gz", array, volumes["t1"].affine)
+    output = tmp_path / "out"
+    run(tmp_path / "first", output, tiny_bundle_path)
+    before = (output / "A/report.json").read_bytes()
+    with pytest.raises(OutputError, match="other scans of A"):
+        run(tmp_path / "second", output, tiny_bundle_path)
+    assert (output / "A/report.json").read_bytes() == before
+    # The same scans under another path are the same cohort.
+    (tmp_path / "first").rename(tmp_path / "moved")
+    (row,) = run(tmp_path / "moved", output, tiny_bundle_path)
+    assert row["state"] == "kept"
+    (row,) = run(tmp_path / "second", output, tiny_bundle_path, again=True)
+    assert row["state"] == "done"
+
+
+def test_scans_that_are_links_out_of_a_data_set_keep_their_names(
+    tmp_path, volumes, tiny_bundle_path, in_process
+):
+    """As git-annex and the hub of Hugging Face store them: keys without an ending, elsewhere."""
+    root = tmp_path / "bids"
+    (root / "sub-1/anat").mkdir(parents=True)
+    (tmp_path / "store").mkdir()
+    write_volume(
+        tmp_path / "store/x.nii.gz", volumes["t1"].array.astype(np.int16), volumes["t1"].affine
+    )
+    (tmp_path / "store/x.nii.gz").rename(tmp_path / "store/MD5-s1--0")
+    (root / "sub-1/anat/sub-1_T1w.nii.gz").symlink_to(tmp_path / "store/MD5-s1--0")
+    output = root / "derivatives/medmap"
+    (row,) = run(root, output, tiny_bundle_path)
+    assert row["state"] == "done", row["error"]
+    report = json.loads(next((output / "sub-1/anat").glob("*.json")).read_text())
+    assert report["Sources"] == ["bids::sub-1/anat/sub-1_T1w.nii.gz"]
