@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import nibabel as nib
 import numpy as np
 import pytest
 
@@ -13,6 +14,7 @@ from medmap.io.labels import read_case_labels, recognize_file, with_conventions
 from medmap.io.nifti import read_nifti, write_volume
 from medmap.task import BRATS, MYOPS, Label, Task
 from medmap.task.conventions import (
+    distinct_values,
     find_convention,
     names_of_conventions,
     recognize,
@@ -165,3 +167,24 @@ def test_the_values_of_other_releases_are_no_part_of_bundles_any_more():
     data["labels"][2]["also"] = [3]
     data["labels"][0]["beside"] = [[3, 4]]
     assert Task.from_dict(data) == BRATS
+
+
+def test_distinct_values_are_those_of_numpy():
+    rng = np.random.default_rng(3)
+    few = rng.choice([0, 1, 2, 4], (20, 21, 22)).astype(np.uint8)
+    many = rng.integers(-300, 300, (20, 21, 22)).astype(">i2")
+    for array in (few, np.asfortranarray(few), many, np.zeros((2, 2, 2), int)):
+        assert distinct_values(array) == np.unique(array).tolist()
+
+
+@pytest.mark.parametrize("slope", [1.0, 0.5])
+def test_scaled_label_files_are_read_as_numbers(tmp_path, slope):
+    path = tmp_path / "brats_2013_pat0001_1_seg.nii"
+    array = (np.arange(125).reshape(5, 5, 5) % 5 / slope).astype(np.int16)
+    image = nib.Nifti1Image(array, AFFINE)
+    image.header.set_slope_inter(slope, 0)
+    nib.save(image, path)
+    (case,), _ = with_conventions([Case("P", {}, path)], BRATS, "brats2012")
+    assert set(np.unique(read_case_labels(case, BRATS).array)) == {0, 1, 2, 4}
+    with pytest.raises(InputDataError, match="1, 2, 3, 4"):
+        with_conventions([Case("P", {}, path)], BRATS)

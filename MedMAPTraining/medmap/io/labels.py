@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -12,11 +13,13 @@ import numpy as np
 from medmap.errors import InputDataError, MissingInputError
 from medmap.io.cases import ONE_FILE, Case
 from medmap.io.nifti import read_nifti
+from medmap.io.nifti_bytes import read_verified
 from medmap.task import Task
 from medmap.task.conventions import (
     CONVENTIONS,
     LabelConvention,
     LabelReading,
+    distinct_values,
     recognize,
     whole_numbers,
 )
@@ -94,12 +97,12 @@ def recognize_file(
 
     Returns the convention and what reports state; errors as ``with_conventions``.
     """
-    values = np.unique(whole_numbers(volume.array, path.name))
+    values = distinct_values(whole_numbers(volume.array, path.name))
     stem = path.name.split(".nii")[0]
     folder = path.absolute().parent.name
     # Releases call the file after the case, or keep plain names in a folder of the case's name.
     name = stem if any(entry.matches(stem) for entry in CONVENTIONS) else folder
-    reading = recognize({name: [int(value) for value in values]}, task, chosen)
+    reading = recognize({name: values}, task, chosen)
     return reading.conventions[name], reading.statement
 
 
@@ -108,10 +111,11 @@ def _occurring_values(case: Case) -> tuple[int, ...]:
     if case.label is None:
         return ()
     try:
-        volume = read_nifti(
-            case.label, affine=case.affine, assume_orientation=case.assume_orientation
-        )
-        whole = whole_numbers(volume.array, case.label.name)
+        header, data = read_verified(case.label)
+        array = np.frombuffer(data, header.dtype, math.prod(header.dims), header.offset)
+        # What is scaled is read as numbers; nearly all label files are not.
+        if not (header.slope in (0, 1) or math.isnan(header.slope)) or header.inter not in (0,):
+            array = read_nifti(case.label, assume_orientation=True).array
+        return tuple(distinct_values(whole_numbers(array, case.label.name)))
     except (InputDataError, MissingInputError):
         return ()
-    return tuple(int(value) for value in np.unique(whole))
