@@ -10,11 +10,15 @@ from typer.testing import CliRunner
 
 from medmap.bundle.loading import load_bundle
 from medmap.cli import app
+from medmap.commands.training import TrainOptions, load_recipe, train_bundle
 from medmap.errors import BundleError, MissingInputError, UsageError
+from medmap.io.atomic import make_folder
+from medmap.io.cohorts import find_cases
 from medmap.io.nifti import read_nifti, write_labels, write_volume
 from medmap.task import BRATS, MYOPS, Task, find_task
 from medmap.task.conventions import recognize
 from medmap.task.files import parse_task, shipped_tasks
+from medmap.training.run_task import write_task
 
 LESIONS = """
 name = "Lesions"
@@ -83,6 +87,7 @@ def test_a_stranger_s_task_goes_from_a_file_to_a_report(tmp_path, cohort):
     medmap(*training)
     task_file.unlink()  # the run and the bundle carry their task
     assert load_bundle(bundle).task.label_values() == (0, 300)
+    assert "300 LES" in load_bundle(bundle).card["training"]
     medmap("export", run, "-o", tmp_path / "exported")
     assert load_bundle(tmp_path / "exported").task == load_bundle(bundle).task
     assert "SWI" in medmap("info", bundle)
@@ -138,6 +143,42 @@ def test_an_nnunet_description_is_a_task(tmp_path):
     assert task.label_values() == (0, 1, 2)
     assert task.region_classes("whole") == (1, 2)
     assert task.region_classes("tumor") == (2,)
+
+
+def test_an_nnunet_data_set_is_its_own_task(tmp_path):
+    content = {
+        "channel_names": {"0": "T1 pre", "1": "CT"},
+        "labels": {"background": 0, "organ": [1, 2], "tumor": [2]},
+    }
+    for name in ("imagesTr/P_0000.nii.gz", "imagesTr/P_0001.nii.gz", "labelsTr/P.nii.gz"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    (tmp_path / "dataset.json").write_text(json.dumps(content))
+    task = find_task(tmp_path / "dataset.json")
+    (case,) = find_cases(tmp_path, task)
+    assert set(case.scans) == {"t1_pre", "ct"}
+    assert case.convention.task_values(task) == {0: 0, 1: 1, 2: 2}
+
+
+def test_slice_by_slice_tasks_get_a_recipe_in_two_dimensions(tmp_path):
+    path = tmp_path / "flat.json"
+    path.write_text(json.dumps({**SOUND, "spatial_dims": 2}))
+    recipe = load_recipe(TrainOptions(task=str(path)))
+    assert recipe.preprocess.slices
+    assert len(recipe.patch) == 2
+    (tmp_path / "recipe.json").write_text(json.dumps(RECIPE))
+    options = TrainOptions(recipe=tmp_path / "recipe.json", task=str(path))
+    with pytest.raises(UsageError, match="slice by slice"):
+        train_bundle(tmp_path / "run", tmp_path, tmp_path / "bundle", options, lambda *_: None)
+
+
+def test_a_run_keeps_the_task_that_it_has_begun_with(tmp_path):
+    write_task(make_folder(tmp_path / "run"), parse_task(SOUND, "x"))
+    changed = {**SOUND, "labels": SOUND["labels"][:1]}
+    (tmp_path / "task.json").write_text(json.dumps(changed))
+    options = TrainOptions(task=str(tmp_path / "task.json"))
+    with pytest.raises(UsageError, match="another description of the task x"):
+        train_bundle(tmp_path / "run", tmp_path, tmp_path / "bundle", options, lambda *_: None)
 
 
 SOUND = {
