@@ -78,21 +78,38 @@ class Cohort:
     Attributes:
         cases: in the order of their names, or of the table.
         ignored: files that look like scans and belong to none of the cases.
+        mixed: pairs of scans of one case whose names hold different numbers, such as two dates.
     """
 
     cases: list[Case]
     ignored: tuple[Path, ...] = ()
+    mixed: tuple[tuple[Path, Path], ...] = ()
 
     @property
     def warning(self) -> str:
-        """What was left out, for people; empty if nothing was."""
-        if not self.ignored:
-            return ""
-        listed = ", ".join(f"{path.parent.name}/{path.name}" for path in self.ignored[:5])
-        hidden_count = len(self.ignored) - 5
-        if hidden_count > 0:
-            listed += f" and {hidden_count} more"
-        return f"Not taken, because their names are not understood: {listed}."
+        """What was left out and what looks mixed up, for people; empty if nothing is."""
+        sentences = []
+        if self.ignored:
+            names = [f"{path.parent.name}/{path.name}" for path in self.ignored]
+            sentences.append(
+                f"Not taken, because their names are not understood: {_shortened(names)}."
+            )
+        if self.mixed:
+            names = [f"{first.name} and {second.name}" for first, second in self.mixed]
+            sentences.append(
+                f"The names of scans of one case hold different numbers: {_shortened(names)}; check "
+                "that they are of one examination."
+            )
+        return " ".join(sentences)
+
+
+def _shortened(names: Sequence[str]) -> str:
+    """The first names, and how many more there are."""
+    listed = ", ".join(names[:5])
+    hidden_count = len(names) - 5
+    if hidden_count > 0:
+        listed += f" and {hidden_count} more"
+    return listed
 
 
 class CaseFiles:
@@ -134,9 +151,24 @@ class CaseFiles:
         )
 
     @property
+    def mixed(self) -> tuple[Path, Path] | None:
+        """Two scans whose names hold different numbers before the modality; None if none do."""
+        scans = [paths[0] for kind, paths in self._paths.items() if kind != LABEL]
+        for path in scans[1:]:
+            if _numbers(path) != _numbers(scans[0]):
+                return scans[0], path
+        return None
+
+    @property
     def paths(self) -> list[Path]:
         """Every file that was added."""
         return [path for paths in self._paths.values() for path in paths]
+
+
+def _numbers(path: Path) -> list[str]:
+    """Numbers in a name, such as dates and visits; not those of the modality (T1, 0000)."""
+    stem, _, _ = re.sub(r"\.nii(\.gz)?$", "", path.name.lower()).replace("-", "_").rpartition("_")
+    return re.findall(r"\d+", stem)
 
 
 def kinds_of_endings(task: Task) -> dict[str, str]:

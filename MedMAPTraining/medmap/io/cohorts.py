@@ -52,7 +52,7 @@ def find_cohort(
     cases = []
     for case in cohort.cases:
         cases.append(replace(case, affine=affine, assume_orientation=assume_orientation))
-    return Cohort(cases, cohort.ignored)
+    return replace(cohort, cases=cases)
 
 
 def find_cases(folder: str | Path, task: Task) -> list[Case]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from medmap.errors import InputDataError
@@ -53,7 +54,9 @@ def bids(folder: Path, task: Task) -> Cohort | None:
             if kind is not None:
                 files.add(kind, path)
         groups.append(files)
-    return _cohort(groups, task, images)
+    cohort = _cohort(groups, task, images)
+    # Numbers in names are entities here (acq-3D); examinations have folders of their own.
+    return replace(cohort, mixed=()) if cohort is not None else None
 
 
 def _bids_anatomy(folder: Path) -> Iterator[Path]:
@@ -154,11 +157,14 @@ def _cohort(groups: Iterable[CaseFiles], task: Task, images: Images) -> Cohort |
     """The cases that have scans, and the images of none; None without any case."""
     cases = []
     taken: list[Path] = []
+    mixed = []
     for files in groups:
         case = files.case(task)
         if case.scans:
             cases.append(case)
             taken += files.paths
+            if files.mixed is not None:
+                mixed.append(files.mixed)
     if not cases:
         return None
-    return Cohort(cases, ignored_files(images, taken))
+    return Cohort(cases, ignored_files(images, taken), tuple(mixed))

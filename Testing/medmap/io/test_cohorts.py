@@ -130,6 +130,15 @@ def test_two_files_of_one_kind_are_a_fault_that_names_both(tmp_path, files, name
         cases[0].read()
 
 
+def test_scans_of_two_visits_are_reported_even_if_no_modality_is_there_twice(tmp_path):
+    touch(tmp_path, "P/P_2019_flair.nii", "P/P_2021_t1ce.nii", "Q/Q1_ax_t1.nii", "Q/Q1_cor_t2.nii")
+    touch(tmp_path, "BraTS-GLI-00000-000/BraTS-GLI-00000-000-t1n.nii.gz")
+    touch(tmp_path, "BraTS-GLI-00000-000/BraTS-GLI-00000-000-t2f.nii.gz")
+    cohort = find_cohort(tmp_path, BRATS)
+    assert [pair[0].parent.name for pair in cohort.mixed] == ["P"]
+    assert "P_2019_flair.nii and P_2021_t1ce.nii" in cohort.warning
+
+
 def test_two_label_maps_concern_only_what_needs_labels(tmp_path):
     touch(tmp_path, "P/P_t2.nii", "P/P_seg.nii", "P/P_2_seg.nii")
     (case,) = find_cases(tmp_path, BRATS)
@@ -193,7 +202,7 @@ def test_bids_suffixes_count_in_any_case_of_letters_and_what_is_not_taken_is_lis
     touch(
         tmp_path,
         "sub-01/anat/sub-01_flair.nii.gz",
-        "sub-01/anat/sub-01_t1W.nii.gz",
+        "sub-01/anat/sub-01_acq-3D_t1W.nii.gz",
         "sub-01/anat/sub-01_T1Gd.nii.gz",
         "sub-01/anat/sub-01_T2star.nii.gz",
         "sub-02/anat/sub-02_CE-gd_T1W.nii.gz",
@@ -203,6 +212,7 @@ def test_bids_suffixes_count_in_any_case_of_letters_and_what_is_not_taken_is_lis
     assert set(first.scans) == {"t1", "t1ce", "flair"}
     assert set(second.scans) == {"t1ce"}
     assert [path.name for path in cohort.ignored] == ["sub-01_T2star.nii.gz"]
+    assert not cohort.mixed
 
 
 TABLE = "case,t1,flair\nJörg,a.nii,n/a\n"
