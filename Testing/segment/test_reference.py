@@ -186,6 +186,28 @@ def test_unknown_label_values_are_named_and_can_be_assigned(scene, mrml, segment
     assert np.array_equal(request.reference, theirs)
 
 
+def test_three_beside_four_is_refused_unless_the_name_or_a_person_says_what_it_is(
+    scene, mrml, segmentation, theirs
+):
+    """3 and 4 are core and enhancing tumor of 2013, or enhancing tumor and cavity since 2024."""
+    values = theirs.copy()
+    values[theirs == 1] = 3
+    node = labelVolume(scene, mrml, values, AFFINE)
+    with pytest.raises(InputDataError, match="several meanings"):
+        review.collect(segmentation, node, BRATS)
+    by_hand = {"value 3": "ET", "value 4": ""}
+    request = review.collect(segmentation, node, BRATS, override=by_hand)
+    assert np.array_equal(request.reference == 4, theirs == 1)
+    node.SetName("brats_2013_pat0001_1")
+    request = review.collect(segmentation, node, BRATS)
+    assert np.array_equal(request.reference, theirs)
+    assert "BraTS 2012 to 2016" in request.sources[0].reason
+    node.SetName("BraTS-GLI-02060-101")
+    request = review.collect(segmentation, node, BRATS)
+    assert np.array_equal(request.reference == 4, theirs == 1)
+    assert not (request.reference[theirs == 4]).any()
+
+
 def test_a_scan_is_no_reference(scene, mrml, segmentation):
     node = mrml.volume(
         np.random.default_rng(0).normal(size=SHAPE).astype(np.float32), AFFINE, name="T1"
