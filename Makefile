@@ -4,7 +4,7 @@ BIN := .venv/bin
 # A tumor of about median size (93 ml; the median of 123 BraTS tumors is 87 ml).
 CASE := demo/Phantom_20287/Phantom_20287
 
-.PHONY: demo test test-all coverage lint types docs wheel resolve fuzz licenses sbom clean
+.PHONY: demo test test-all gpu coverage lint types docs wheel resolve fuzz licenses sbom clean
 
 demo: .venv/ready
 	$(BIN)/medmap phantom demo --seed 20287 --overwrite
@@ -19,6 +19,12 @@ test: .venv/ready-test
 
 test-all: .venv/ready-test
 	$(PYTEST)
+
+# Speed, memory, drills and tests of one GPU in six minutes: make gpu PYTHON=python3. Needs PyTorch and NumPy and
+# installs nothing. CASES is a file of prepared cases (experiments/gpu.py pack).
+gpu:
+	PYTHONPATH=MedMAPTraining $(PYTHON) MedMAPTraining/experiments/gpu.py --output build/gpu.md \
+		$(if $(CASES),--cases $(CASES))
 
 # At least 85 % of the lines of the package (MedMAPTraining/pyproject.toml).
 coverage: .venv/ready-test

@@ -28,10 +28,10 @@ def bench_networks(
     device: Device = "cpu",
 ) -> None:
     """Measure seconds, peak memory and GFLOP of each backbone with 1, 2 and 4 modalities."""
-    from medmap import bench as measure
+    from medmap.bench.networks import bench_networks, networks_table
 
     sides = _numbers(sizes, "--sizes 80,128")
-    rows = measure.bench_networks(
+    rows = bench_networks(
         names or None,
         sides,
         device=device,
@@ -39,7 +39,7 @@ def bench_networks(
         against=against,
         progress=_print_progress,
     )
-    out.print(measure.networks_table(rows))
+    out.print(networks_table(rows))
 
 
 Against = Annotated[
@@ -78,11 +78,12 @@ def bench_infer(
     network in windows of 128 voxels that overlap by half. published: mmFormer as it is released, in
     such windows, all four encoders always run (minutes on a CPU).
     """
-    from medmap import bench as measure
+    from medmap.bench.inference import bench_infer
+    from medmap.bench.measure import cost_table
     from medmap.bundle.format import default_bundle_path
 
     numbers = _numbers(present, "--present 1,2,4")
-    costs = measure.bench_infer(
+    costs = bench_infer(
         _scans(t1, t1ce, t2, flair),
         bundle or default_bundle_path(),
         present=numbers,
@@ -99,7 +100,7 @@ def bench_infer(
         if cost.name.startswith(f"ours, {max(numbers)}"):
             base = cost
     title = "One patient, from files to a label map"
-    out.print(measure.cost_table(title, costs, base, f"'{base.name}'"))
+    out.print(cost_table(title, costs, base, f"'{base.name}'"))
     published = [cost for cost in costs if cost.name.startswith("published")]
     if not published:
         return
@@ -130,10 +131,11 @@ def bench_subsets(
     device: Device = "cpu",
 ) -> None:
     """Segment every modality subset of one patient, against one segmentation of all modalities."""
-    from medmap import bench as measure
+    from medmap.bench.inference import bench_subsets
+    from medmap.bench.measure import cost_table
     from medmap.bundle.format import default_bundle_path
 
-    costs = measure.bench_subsets(
+    costs = bench_subsets(
         _scans(t1, t1ce, t2, flair),
         bundle or default_bundle_path(),
         against=against,
@@ -143,7 +145,7 @@ def bench_subsets(
         progress=_print_progress,
     )
     title = "Every modality subset, from arrays to labels"
-    out.print(measure.cost_table(title, costs, costs[0], "one segmentation"))
+    out.print(cost_table(title, costs, costs[0], "one segmentation"))
 
 
 @bench.command("window")
@@ -168,9 +170,10 @@ def bench_window(
 
     The note gives the largest difference of the outputs.
     """
-    from medmap import bench as measure
+    from medmap.bench.measure import cost_table
+    from medmap.bench.windows import WindowSetup, bench_window
 
-    setup = measure.WindowSetup(
+    setup = WindowSetup(
         network=network,
         size=size,
         window=window,
@@ -178,11 +181,11 @@ def bench_window(
         present=present,
         device=device,
     )
-    costs = measure.bench_window(setup, against=against, repeats=repeats)
+    costs = bench_window(setup, against=against, repeats=repeats)
     title = (
         f"{network}, {present} modalities, windows of {window}³ over {size}³, overlap {overlap:g}"
     )
-    out.print(measure.cost_table(title, costs, costs[0], "ours"))
+    out.print(cost_table(title, costs, costs[0], "ours"))
 
 
 @bench.command("data")
@@ -214,8 +217,8 @@ def bench_data(
     Each against the training step. One process makes the batches; medmap train has several that
     work ahead (--workers).
     """
-    from medmap import bench as measure
     from medmap.bench.data import bench_data as run
+    from medmap.bench.measure import cost_table
 
     costs = run(
         data,
@@ -228,7 +231,7 @@ def bench_data(
         against=against,
         progress=_print_progress,
     )
-    out.print(measure.cost_table("One batch of patches", costs, costs[0], f"the {costs[0].name}"))
+    out.print(cost_table("One batch of patches", costs, costs[0], f"the {costs[0].name}"))
 
 
 def _numbers(text: str, example: str) -> tuple[int, ...]:

@@ -25,11 +25,15 @@ def channels_last(module: nn.Module) -> None:
                 parameter.data = as_channels_last(parameter.data)
 
 
-def compile_backbone(network: Backbone) -> None:
+def compile_backbone(network: Backbone, backend: str = "inductor") -> None:
     """Compile ``encode`` and ``decode``, in place; names and weights stay as they are.
 
     Every modality and every subset has a graph of its own, compiled on first use.
+
+    Args:
+        network: to be compiled.
+        backend: of ``torch.compile``; ``eager`` traces graphs without compiling them.
     """
     torch._dynamo.config.recompile_limit = max(64, torch._dynamo.config.recompile_limit)
-    network.encode = torch.compile(network.encode)
-    network.decode = torch.compile(network.decode)
+    network.encode = torch.compile(network.encode, backend=backend)
+    network.decode = torch.compile(network.decode, backend=backend)

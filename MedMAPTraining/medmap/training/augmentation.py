@@ -1,10 +1,11 @@
-"""Augmentation of labeled cases by geometry and acquisition: nnU-Net's transforms, one pass for the geometry.
+"""Augmentation of labeled cases by geometry and acquisition, one pass for the geometry.
 
-Everything is drawn from the generator of one sample, so a sample stays a pure function of seed, step and number.
-Voxels that are exactly 0 in a scan (background, absent modalities) stay exactly 0.
+Everything is drawn from the generator of one sample, so a sample stays a pure function of seed,
+step and number. Voxels that are exactly 0 in a scan (background, absent modalities) stay exactly 0.
 
-Transforms and their ranges follow Isensee et al., nnU-Net, Nature Methods 2021, Supplementary Note 2; thick slices
-along one axis and the bias field follow Billot et al., SynthSeg, Medical Image Analysis 2023.
+Transforms and their ranges follow Isensee et al., nnU-Net, Nature Methods 2021, Supplementary
+Note 2; thick slices along one axis and the bias field follow Billot et al., SynthSeg, Medical Image
+Analysis 2023.
 """
 
 from __future__ import annotations
@@ -19,8 +20,8 @@ from torch import Tensor
 from torch.nn.functional import grid_sample, interpolate
 
 BACKGROUND_Z = (3.0, 6.0)
-"""Distance of the mean of a brain from zero intensity, in its standard deviations: a bias field multiplies
-intensities, and z-scores no longer show where zero was."""
+"""Distance of the mean of a brain from zero intensity, in its standard deviations: a bias field
+multiplies intensities, and z-scores no longer show where zero was."""
 
 CONTROL_SPACING = 24
 """Voxels between the control points of an elastic deformation."""
@@ -28,7 +29,9 @@ CONTROL_SPACING = 24
 
 @dataclass(frozen=True)
 class StandardAugmentation:
-    """Strength of each transform. Chances are per patch for geometry, per modality for everything else.
+    """Strength of each transform.
+
+    Chances are per patch for geometry, per modality for everything else.
 
     Attributes:
         geometry: chance of rotation and scaling together.
@@ -47,7 +50,8 @@ class StandardAugmentation:
         bias_log: standard deviation of the logarithm of its control points.
         cut: chance of a shortened field of view; never of all present modalities.
         cut_share: largest share of the patch that a shortened field of view lacks.
-        renewed: chance that a scan gets its z-score anew, instead of a changed contrast and brightness.
+        renewed: chance that a scan gets its z-score anew, instead of a changed contrast and
+            brightness.
     """
 
     geometry: float = 0.8
@@ -73,7 +77,7 @@ def deformed(
     images: Sequence[np.ndarray | None],
     label: np.ndarray,
     brain: np.ndarray,
-    low: Sequence[int],
+    corner: Sequence[int],
     patch: Sequence[int],
     spec: StandardAugmentation,
     rng: np.random.Generator,
@@ -84,56 +88,59 @@ def deformed(
         images: M scans [D, H, W] of one case, None where the patch does not show the modality.
         label: [D, H, W] class indices.
         brain: [D, H, W] mask.
-        low: lower corner of the undeformed patch in the case; may be negative.
+        corner: lower corner of the undeformed patch in the case; may be negative.
         patch: [3] voxels; an axis of one voxel (a slice) is left as it is.
         spec: strength.
         rng: of this sample.
 
     Returns:
-        [M, *patch] float32 images (trilinear), [*patch] int64 label and [*patch] bool brain (nearest neighbor); None
-        where the draw deforms nothing.
+        [M, *patch] float32 images (trilinear), [*patch] int64 label and [*patch] bool brain
+        (nearest neighbor); None where the draw deforms nothing.
     """
-    position = positions(low, patch, spec, rng)
+    position = positions(corner, patch, spec, rng)
     if position is None:
         return None
     box, grid = _sampling_grid(position, label.shape)
     classes = torch.from_numpy(np.stack([label[box], brain[box]]).astype(np.float32))
     nearest = grid_sample(classes[None], grid, mode="nearest", align_corners=True)[0]
-    result_label, result_brain = nearest[0].long(), nearest[1] > 0.5
-    result = torch.zeros((len(images), *patch))
-    shown = [m for m, image in enumerate(images) if image is not None]
-    for m in shown:
-        scan = torch.from_numpy(images[m][box].astype(np.float32))
-        result[m] = grid_sample(scan[None, None], grid, align_corners=True)[0, 0]
-        result[m] *= result_brain
-    return result, result_label, result_brain
+    patch_label = nearest[0].long()
+    patch_brain = nearest[1] > 0.5
+    patch_images = torch.zeros((len(images), *patch))
+    for m, image in enumerate(images):
+        if image is None:
+            continue
+        scan = torch.from_numpy(image[box].astype(np.float32))
+        patch_images[m] = grid_sample(scan[None, None], grid, align_corners=True)[0, 0]
+        patch_images[m] *= patch_brain
+    return patch_images, patch_label, patch_brain
 
 
 def positions(
-    low: Sequence[int], patch: Sequence[int], spec: StandardAugmentation, rng: np.random.Generator
+    corner: Sequence[int],
+    patch: Sequence[int],
+    spec: StandardAugmentation,
+    rng: np.random.Generator,
 ) -> Tensor | None:
-    """[D, H, W, 3] positions in the case, in voxels, of a patch's voxels; None for no deformation."""
-    moves, bends = rng.random() < spec.geometry, rng.random() < spec.elastic
+    """[D, H, W, 3] positions in the case, in voxels, of a patch's voxels; None: no deformation."""
+    is_moved = rng.random() < spec.geometry
+    is_bent = rng.random() < spec.elastic
     angles = np.radians(spec.rotation) * rng.uniform(-1, 1, 3)
     zoom = math.exp(spec.scaling * rng.uniform(-1, 1))
-    matrix = _matrix(angles, zoom, patch) if moves else np.eye(3)
-    control = [max(2, round(size / CONTROL_SPACING) + 1) for size in patch]
-    bend = rng.standard_normal((3, *control)).astype(np.float32) * spec.displacement
-    if not moves and not bends:
+    control_shape = [max(2, round(size / CONTROL_SPACING) + 1) for size in patch]
+    control = rng.standard_normal((3, *control_shape)).astype(np.float32) * spec.displacement
+    # Everything is drawn before it is known whether it is used: later draws must not depend on it.
+    if not is_moved and not is_bent:
         return None
-    middle = [(size - 1) / 2 for size in patch]
-    lines = [
-        torch.arange(size, dtype=torch.float32) - half
-        for size, half in zip(patch, middle, strict=True)
-    ]
-    position = torch.empty((*patch, 3))
-    for axis in range(3):
-        d, h, w = (float(matrix[axis, n]) * lines[n] for n in range(3))
-        plane = d[:, None] + h[None, :] + (low[axis] + middle[axis])
-        torch.add(plane[:, :, None], w, out=position[..., axis])
-    if bends:
+    matrix = np.eye(3)
+    if is_moved:
+        matrix = _matrix(angles, zoom, patch)
+    position = _moved_positions(matrix, corner, patch)
+    if is_bent:
         fields = interpolate(
-            torch.from_numpy(bend)[None], size=tuple(patch), mode="trilinear", align_corners=True
+            torch.from_numpy(control)[None],
+            size=tuple(patch),
+            mode="trilinear",
+            align_corners=True,
         )[0]
         for axis in range(3):
             if patch[axis] > 1:
@@ -141,35 +148,70 @@ def positions(
     return position
 
 
-def _matrix(angles: np.ndarray, zoom: float, patch: Sequence[int]) -> np.ndarray:
-    """[3, 3] rotation about the three axes over the scale; a slice turns and scales within its own plane only."""
-    matrix = np.eye(3)
-    flat = [axis for axis in range(3) if patch[axis] == 1]
+def _moved_positions(matrix: np.ndarray, corner: Sequence[int], patch: Sequence[int]) -> Tensor:
+    """[D, H, W, 3] positions of a patch that is transformed about its center.
+
+    A sum of three lines along the axes: no coordinates of all voxels have to be multiplied.
+    """
+    center = [(size - 1) / 2 for size in patch]
+    lines = []
+    for size, middle in zip(patch, center, strict=True):
+        lines.append(torch.arange(size, dtype=torch.float32) - middle)
+    position = torch.empty((*patch, 3))
     for axis in range(3):
-        if flat and axis not in flat:
+        d = float(matrix[axis, 0]) * lines[0]
+        h = float(matrix[axis, 1]) * lines[1]
+        w = float(matrix[axis, 2]) * lines[2]
+        plane = d[:, None] + h[None, :] + (corner[axis] + center[axis])
+        torch.add(plane[:, :, None], w, out=position[..., axis])
+    return position
+
+
+def _matrix(angles: np.ndarray, zoom: float, patch: Sequence[int]) -> np.ndarray:
+    """[3, 3] rotation about the three axes, over the scale.
+
+    A slice turns and scales within its own plane only.
+    """
+    matrix = np.eye(3)
+    flat_axes = [axis for axis in range(3) if patch[axis] == 1]
+    for axis in range(3):
+        if flat_axes and axis not in flat_axes:
             continue
-        one, other = (n for n in range(3) if n != axis)
-        turn = np.eye(3)
-        turn[one, one] = turn[other, other] = math.cos(angles[axis])
-        turn[one, other], turn[other, one] = -math.sin(angles[axis]), math.sin(angles[axis])
-        matrix = turn @ matrix
-    scale = np.array([1.0 if axis in flat else 1.0 / zoom for axis in range(3)])
+        first, second = (n for n in range(3) if n != axis)
+        cosine = math.cos(angles[axis])
+        sine = math.sin(angles[axis])
+        rotation = np.eye(3)
+        rotation[first, first] = cosine
+        rotation[second, second] = cosine
+        rotation[first, second] = -sine
+        rotation[second, first] = sine
+        matrix = rotation @ matrix
+    scale = np.full(3, 1.0 / zoom)
+    scale[flat_axes] = 1.0
     return matrix * scale[:, None]
 
 
 def _sampling_grid(position: Tensor, shape: Sequence[int]) -> tuple[tuple[slice, ...], Tensor]:
-    """The part of a case that the positions touch, and the positions as ``grid_sample`` takes them for that part."""
+    """The box of a case that the positions touch, and the positions within it.
+
+    Returns:
+        The box, and [1, D, H, W, 3] positions as ``grid_sample`` takes them: -1 to 1, last axis
+        first. Only the box is converted to float32.
+    """
     flat = position.reshape(-1, 3)
-    lowest, highest = flat.amin(0).floor().long().tolist(), flat.amax(0).ceil().long().tolist()
+    lowest = flat.amin(0).floor().long().tolist()
+    highest = flat.amax(0).ceil().long().tolist()
     box = []
     for axis, size in enumerate(shape):
         start = min(max(lowest[axis], 0), size - 1)
-        box.append(slice(start, max(min(highest[axis] + 1, size), start + 1)))
+        stop = max(min(highest[axis] + 1, size), start + 1)
+        box.append(slice(start, stop))
     grid = torch.empty_like(position)
     for axis, part in enumerate(box):
         width = max(part.stop - part.start - 1, 1)
-        torch.mul(position[..., axis], 2 / width, out=grid[..., 2 - axis])
-        grid[..., 2 - axis] -= 2 * part.start / width + 1
+        target = grid[..., 2 - axis]
+        torch.mul(position[..., axis], 2 / width, out=target)
+        target -= 2 * part.start / width + 1
     return tuple(box), grid[None]
 
 
@@ -185,51 +227,80 @@ def acquired(
         rng: of this sample.
 
     Returns:
-        [M] bool: the modalities whose z-score was renewed, which should keep their contrast and brightness.
+        [M] bool: the modalities whose z-score was renewed, which should keep their contrast and
+        brightness.
     """
-    shown = np.flatnonzero(present)
-    uncut = len(shown)
+    positions_present = np.flatnonzero(present)
+    complete = len(positions_present)
     renewed = np.zeros(len(present), bool)
-    for m in shown:
+    for m in positions_present:
         scan = image[m]
-        if rng.random() < spec.cut and uncut > 1:
+        # One modality keeps its field of view: the tumor must be visible in some scan.
+        if rng.random() < spec.cut and complete > 1:
             _shorten(scan, spec, rng)
-            uncut -= 1
+            complete -= 1
         mask = (scan != 0).float()
         count = float(mask.sum())
-        if count == 0:
-            continue
-        if rng.random() < spec.blur:
-            sigma = rng.uniform(*spec.blur_sigma)
-            scan.copy_(_blurred(scan, sigma) / _blurred(mask, sigma).clamp_(min=1e-3))
-        if rng.random() < spec.thick:
-            axis, thickness = int(rng.integers(3)), rng.uniform(*spec.thickness)
-            scan.copy_(
-                _thick(scan, axis, thickness) / _thick(mask, axis, thickness).clamp_(min=1e-3)
-            )
-        if rng.random() < spec.bias:
-            _shade(scan, spec.bias_log, rng)
-        scan.mul_(mask)
-        if rng.random() < spec.gamma:
-            exponent = math.exp(spec.gamma_log * rng.uniform(-1, 1))
-            _bend_intensities(scan, mask, count, exponent, inverted=rng.random() < spec.inverted)
-        renewed[m] = rng.random() < spec.renewed
-        if renewed[m]:
-            mean, deviation = _moments(scan, count)
-            scan.sub_(mean).div_(deviation).mul_(mask)
+        if count:
+            renewed[m] = _vary_scan(scan, mask, count, spec, rng)
     return renewed
 
 
+def _vary_scan(
+    scan: Tensor, mask: Tensor, count: float, spec: StandardAugmentation, rng: np.random.Generator
+) -> bool:
+    """Resolution, bias field, gamma and z-score of one scan, in place.
+
+    Args:
+        scan: [D, H, W] z-scores.
+        mask: [D, H, W] 1 where the scan shows something.
+        count: voxels of the mask.
+        spec: strength.
+        rng: of this sample.
+
+    Returns:
+        Whether the z-score was renewed.
+    """
+    # Blurred values are divided by the blurred mask: the background must not darken the rim.
+    if rng.random() < spec.blur:
+        sigma = rng.uniform(*spec.blur_sigma)
+        scan.copy_(_blurred(scan, sigma) / _blurred(mask, sigma).clamp_(min=1e-3))
+    if rng.random() < spec.thick:
+        axis = int(rng.integers(3))
+        thickness = rng.uniform(*spec.thickness)
+        slice_mask = _thick(mask, axis, thickness).clamp_(min=1e-3)
+        scan.copy_(_thick(scan, axis, thickness) / slice_mask)
+    if rng.random() < spec.bias:
+        _apply_bias_field(scan, spec.bias_log, rng)
+    scan.mul_(mask)
+    if rng.random() < spec.gamma:
+        exponent = math.exp(spec.gamma_log * rng.uniform(-1, 1))
+        is_inverted = rng.random() < spec.inverted
+        _apply_gamma(scan, mask, count, exponent, is_inverted)
+    is_renewed = rng.random() < spec.renewed
+    if is_renewed:
+        mean, deviation = _moments(scan, count)
+        scan.sub_(mean).div_(deviation).mul_(mask)
+    return is_renewed
+
+
 def _shorten(scan: Tensor, spec: StandardAugmentation, rng: np.random.Generator) -> None:
-    """Zero one end of the scan along a random axis."""
-    axis, at_end = int(rng.integers(3)), rng.random() < 0.5
+    """Zero one end of the scan along a random axis: a limited field of view."""
+    axis = int(rng.integers(3))
+    is_at_end = rng.random() < 0.5
     size = scan.shape[axis]
-    lacking = int(size * spec.cut_share * rng.random())
-    scan.narrow(axis, size - lacking if at_end else 0, lacking).zero_()
+    missing = int(size * spec.cut_share * rng.random())
+    start = 0
+    if is_at_end:
+        start = size - missing
+    scan.narrow(axis, start, missing).zero_()
 
 
 def _blurred(scan: Tensor, sigma: float) -> Tensor:
-    """Gaussian blur by shifted sums, zeros from outside: one channel is too few for a convolution to be fast."""
+    """Gaussian blur by shifted sums, zeros from outside.
+
+    One channel is too few for a convolution to be fast.
+    """
     radius = max(1, math.ceil(2 * sigma))
     weights = [math.exp(-0.5 * (n / sigma) ** 2) for n in range(radius + 1)]
     total = weights[0] + 2 * sum(weights[1:])
@@ -251,31 +322,35 @@ def _thick(scan: Tensor, axis: int, thickness: float) -> Tensor:
     size = list(scan.shape)
     size[axis] = max(1, round(size[axis] / thickness))
     slices = interpolate(scan[None, None], size=tuple(size), mode="area")
-    return interpolate(slices, size=tuple(scan.shape), mode="trilinear", align_corners=False)[0, 0]
+    shape = tuple(scan.shape)
+    return interpolate(slices, size=shape, mode="trilinear", align_corners=False)[0, 0]
 
 
-def _shade(scan: Tensor, amount: float, rng: np.random.Generator) -> None:
+def _apply_bias_field(scan: Tensor, deviation: float, rng: np.random.Generator) -> None:
     """Multiply the intensities behind the z-scores with a smooth field."""
-    control = torch.from_numpy(rng.standard_normal((4, 4, 4)).astype(np.float32) * amount)
-    field = interpolate(
-        control[None, None], size=tuple(scan.shape), mode="trilinear", align_corners=True
-    )[0, 0]
+    control = torch.from_numpy(rng.standard_normal((4, 4, 4)).astype(np.float32) * deviation)
+    shape = tuple(scan.shape)
+    field = interpolate(control[None, None], size=shape, mode="trilinear", align_corners=True)
     offset = rng.uniform(*BACKGROUND_Z)
-    scan.add_(offset).mul_(field.exp_()).sub_(offset)
+    scan.add_(offset).mul_(field[0, 0].exp_()).sub_(offset)
 
 
-def _bend_intensities(
-    scan: Tensor, mask: Tensor, count: float, exponent: float, *, inverted: bool
+def _apply_gamma(
+    scan: Tensor, mask: Tensor, count: float, exponent: float, is_inverted: bool
 ) -> None:
-    """A gamma curve between the smallest and the largest value; mean and standard deviation of the brain stay."""
-    low, high = float(scan.min()), float(scan.max())
+    """A gamma curve between the smallest and the largest value.
+
+    Mean and standard deviation of the brain stay: only the shape of the contrast changes.
+    """
+    low = float(scan.min())
+    high = float(scan.max())
     extent = max(high - low, 1e-6)
     mean, deviation = _moments(scan, count)
     scan.sub_(low).div_(extent)
-    if inverted:
+    if is_inverted:
         scan.neg_().add_(1)
     scan.clamp_(min=1e-6).pow_(exponent)
-    if inverted:
+    if is_inverted:
         scan.neg_().add_(1)
     scan.mul_(mask)
     curved_mean, curved_deviation = _moments(scan, count)

@@ -1,4 +1,4 @@
-"""Several sources of training samples in fixed proportions, without state: real, tumor-free and generated cases."""
+"""Real, tumor-free and generated cases as sources of samples, in fixed proportions."""
 
 from __future__ import annotations
 
@@ -16,16 +16,19 @@ CASES = "cases"
 TUMOR_FREE = "tumor_free"
 GENERATED = "generated"
 SOURCES = (CASES, TUMOR_FREE, GENERATED)
-"""What a recipe's ``sources`` may name: labeled cases with a tumor, cases whose label is empty, generated cases."""
+"""What a recipe's ``sources`` may name: labeled cases with a tumor, cases whose label is empty,
+generated cases."""
 
 _STREAM = 0x50C5
-"""Keeps the choice of the source apart from the samplers' own draws, which begin with the same seed and step."""
+"""Keeps the choice of the source apart from the samplers' draws, which begin with the same seed and
+step."""
 
 
 class MixedSampler:
     """Takes each sample from one of several samplers, chosen at random in fixed proportions.
 
-    The source of a sample is a pure function of seed, step and the sample's number, and so is the sample.
+    The source of a sample is a pure function of seed, step and the sample's number, and so is the
+    sample.
 
     Args:
         samplers: by name of the source.

@@ -8,7 +8,13 @@ import pytest
 from rich.console import Console
 from Testing.medmap.small_networks import SMALL
 
-from medmap.bench import NetworkRow, bench_networks, count_gflop, measure_network, networks_table
+from medmap.bench.networks import (
+    NetworkRow,
+    bench_networks,
+    count_gflop,
+    measure_network,
+    networks_table,
+)
 from medmap.errors import UsageError
 
 

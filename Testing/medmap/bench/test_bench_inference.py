@@ -7,8 +7,11 @@ import pytest
 import torch
 from Testing.medmap.small_networks import SMALL
 
-from medmap.bench import Cost, bench_infer, isolated, load_peer, published_way, timed, windows
 from medmap.bench import inference as bench
+from medmap.bench import windows
+from medmap.bench.inference import bench_infer, published_way
+from medmap.bench.measure import Cost, isolated, timed
+from medmap.bench.peer import load_peer
 from medmap.bench.windows import WindowSetup, _monai, _monai_skipping, _ours
 from medmap.errors import UsageError
 from medmap.io.nifti import write_volume

@@ -1,0 +1,121 @@
+"""``make gpu`` runs unseen: every line is rehearsed on the CPU, with PyTorch and NumPy alone."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from medmap.task import BRATS
+
+ROOT = Path(__file__).resolve().parents[3]
+SCRIPT = ROOT / "MedMAPTraining/experiments/gpu.py"
+
+BLOCKED = """
+import importlib.abc, sys
+class Blocker(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in {"nibabel", "rich", "typer", "safetensors", "lightning_fabric",
+                "scipy", "matplotlib", "PIL", "monai", "sklearn", "tensorboard", "SimpleITK",
+                "pydicom", "hypothesis"}:
+            raise ModuleNotFoundError(name)
+sys.meta_path.insert(0, Blocker())
+"""
+"""What a machine with nothing but PyTorch and NumPy lacks."""
+
+
+@pytest.fixture(scope="module")
+def script():
+    spec = importlib.util.spec_from_file_location("gpu", SCRIPT)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["gpu"] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def run_without_libraries(code: str) -> subprocess.CompletedProcess:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "MedMAPTraining")}
+    return subprocess.run(
+        [sys.executable, "-c", f"{BLOCKED}\n{code}"],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=500,
+        check=False,
+    )
+
+
+def test_it_is_imported_with_pytorch_and_numpy_alone():
+    code = f"import runpy; runpy.run_path({str(SCRIPT)!r})"
+    finished = run_without_libraries(code)
+    assert finished.returncode == 0, finished.stderr
+
+
+@pytest.mark.slow
+def test_every_part_is_rehearsed_without_libraries(tmp_path):
+    table = tmp_path / "gpu.md"
+    arguments = ["gpu.py", "--rehearse", "--output", str(table)]
+    code = f"""
+import runpy, sys
+sys.argv = {arguments!r}
+runpy.run_path({str(SCRIPT)!r}, run_name="__main__")
+"""
+    finished = run_without_libraries(code)
+    assert finished.returncode == 0, finished.stderr
+    text = table.read_text()
+    assert "FAILED" not in text
+    for part in ("inference", "training", "generator", "default training", "drills"):
+        assert f"| {part} |" in text
+    assert "is not installed" in text, "the tests cannot run here"
+
+
+def test_prepared_cases_are_packed_within_the_limit_and_come_back(script, cached_heads, tmp_path):
+    path = tmp_path / "cases.pt"
+    script.pack(cached_heads[0].parent, path)
+    assert path.stat().st_size < script.PACK_BYTES + 100_000
+    cases = script.packed_cases(path)
+    assert len(cases) == len(cached_heads)
+    for position, name in enumerate(BRATS.modality_names):
+        stored = np.load(cached_heads[0] / f"{name}.npy")
+        assert np.array_equal(cases[0].images[position], stored)
+
+
+def test_only_as_many_cases_are_packed_as_fit(script, cached_heads, tmp_path, monkeypatch):
+    case_bytes = sum(np.load(path).nbytes for path in cached_heads[0].glob("*.npy"))
+    monkeypatch.setattr(script, "PACK_BYTES", 2 * case_bytes)
+    script.pack(cached_heads[0].parent, tmp_path / "cases.pt")
+    assert len(script.packed_cases(tmp_path / "cases.pt")) == 2
+
+
+def test_a_patch_depends_on_its_number_alone_and_absent_modalities_are_zero(
+    script, cached_heads, tmp_path
+):
+    script.pack(cached_heads[0].parent, tmp_path / "cases.pt")
+    case = script.packed_cases(tmp_path / "cases.pt")[0]
+    first = script.patch_of(case, (16, 16, 16), 5)
+    second = script.patch_of(case, (16, 16, 16), 5)
+    assert torch.equal(first.image, second.image)
+    assert not first.image[0, ~first.present[0]].any()
+    assert first.label.shape == (1, 16, 16, 16)
+
+
+def test_a_part_that_fails_is_reported_and_the_others_run(script, monkeypatch):
+    def fail(setup):
+        raise RuntimeError("no kernel")
+
+    for name in ("inference_rows", "method_rows", "default_step_rows", "drill_rows"):
+        monkeypatch.setattr(script, name, lambda setup: iter([script.Row("part", "x", "1 s")]))
+    monkeypatch.setattr(script, "training_rows", lambda setup, cases: iter([]))
+    monkeypatch.setattr(script, "test_rows", lambda setup: iter([]))
+    monkeypatch.setattr(script, "generator_rows", fail)
+    rows = script.run(script.Setup(torch.device("cpu"), script.REHEARSAL), None)
+    failed = [row for row in rows if row.figure == "FAILED"]
+    assert [row.part for row in failed] == ["generator"]
+    assert "no kernel" in failed[0].note
+    assert sum(row.part == "part" for row in rows) == 4
