@@ -26,6 +26,15 @@ from medmap.cli.base import (
     out,
     showing_progress,
 )
+from medmap.cli.study import (
+    ListOption,
+    SeriesOption,
+    StudyArgument,
+    StudyNumber,
+    print_series,
+    run_study,
+    study_options,
+)
 from medmap.errors import UsageError
 
 if TYPE_CHECKING:
@@ -35,12 +44,13 @@ if TYPE_CHECKING:
 
 @app.command()
 def segment(
+    study: StudyArgument = None,
     output: Annotated[
-        Path,
+        Path | None,
         typer.Option(
             "--output", "-o", help="Folder for the results; created if its parent exists."
         ),
-    ],
+    ] = None,
     t1: Scan = None,
     t1ce: Scan = None,
     t2: Scan = None,
@@ -53,6 +63,9 @@ def segment(
             help="A modality of the bundle's task, such as lge=LGE.nii.gz; repeatable.",
         ),
     ] = None,
+    series: SeriesOption = None,
+    study_number: StudyNumber = None,
+    list_series: ListOption = False,
     reference: Annotated[
         str | None,
         typer.Option(
@@ -100,9 +113,11 @@ def segment(
     ] = False,
     overwrite: Overwrite = False,
 ) -> None:
-    """Segment one patient from any subset of T1, T1ce, T2 and FLAIR (NIfTI).
+    """Segment one patient from any subset of T1, T1ce, T2 and FLAIR.
 
-    Scans may show the skull, lie apart, and have thick or oblique slices: what they lack is done first.
+    Give NIfTI files by modality, or the folder of a DICOM study; medmap segment STUDY --list shows
+    its series. Scans may show the skull, lie apart, and have thick or oblique slices: what they lack
+    is done first.
 
     Writes segmentation.nii.gz (labels 1 necrosis / non-enhancing core, 2 edema, 4 enhancing tumor), overlay.png and
     report.json (volumes, checks, provenance). Bundles of other tasks take --scan; medmap info lists
@@ -111,11 +126,12 @@ def segment(
     files = {"t1": t1, "t1ce": t1ce, "t2": t2, "flair": flair}
     scans = [(name, path) for name, path in files.items() if path is not None]
     scans += [_parse_scan(text) for text in scan or []]
-    if not scans:
-        raise UsageError(
-            "No modality was given.",
-            "Give at least one of --t1, --t1ce, --t2, --flair, or --scan NAME=FILE.",
-        )
+    _check_sources(study, scans, series or study_number or list_series)
+    if study is not None and list_series:
+        print_series(study, bundle, study_options(series, study_number))
+        return
+    if output is None:
+        raise UsageError("No folder for the results was given.", "Give one with --output.")
     from medmap.commands.segment import Options, segment_files
     from medmap.preparation.plan import preparation_mode
 
@@ -134,11 +150,33 @@ def segment(
     )
     with interrupts() as cancelled:
         with showing_progress() as report:
-            result = segment_files(
-                scans, output, bundle, options, progress=report, cancel=cancelled
-            )
+            if study is not None:
+                choices = study_options(series, study_number)
+                result = run_study(study, output, bundle, choices, options, report, cancelled)
+            else:
+                result = segment_files(
+                    scans, output, bundle, options, progress=report, cancel=cancelled
+                )
         # Within the block: Ctrl-C comes too late now, for the files exist and are to be listed.
         _print_result(result)
+
+
+def _check_sources(study: Path | None, scans: list[tuple[str, Path]], for_study: object) -> None:
+    """Raises UsageError unless there are scans or a study, and not both."""
+    if study is not None and scans:
+        raise UsageError(
+            "A study and files by modality were given.", "Give the study or the files."
+        )
+    if study is None and for_study:
+        raise UsageError(
+            "--series, --study, and --list are about a DICOM study.", "Give the study's folder."
+        )
+    if study is None and not scans:
+        raise UsageError(
+            "No modality was given.",
+            "Give at least one of --t1, --t1ce, --t2, --flair, or --scan NAME=FILE, "
+            "or the folder of a DICOM study.",
+        )
 
 
 def _parse_scan(text: str) -> tuple[str, Path]:

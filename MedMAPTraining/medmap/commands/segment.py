@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -45,6 +45,21 @@ SAME_LABELS_MM = 0.5
 
 
 @dataclass(frozen=True)
+class Addition:
+    """A file that is written beside the label map.
+
+    Attributes:
+        content: what it is, for display.
+        name: in the output folder.
+        write: writes it to a path.
+    """
+
+    content: str
+    name: str
+    write: Callable[[Path, Segmentation], None]
+
+
+@dataclass(frozen=True)
 class OutputLayout:
     """Names of the files that are written, and the data set that they belong to.
 
@@ -53,6 +68,8 @@ class OutputLayout:
         preparation: name of the picture of masks and alignments, where scans were prepared.
         dataset: root of a BIDS data set, whose fields then stand in the report; None outside of
             one.
+        additions: further files.
+        fields: further fields of the report.
     """
 
     label_map: str = "segmentation.nii.gz"
@@ -60,14 +77,17 @@ class OutputLayout:
     report: str = "report.json"
     preparation: str = PICTURE
     dataset: Path | None = None
+    additions: tuple[Addition, ...] = ()
+    fields: Mapping[str, object] = field(default_factory=dict)
 
     def files(self, folder: Path) -> dict[str, Path]:
         """Path of each file by what it is."""
-        return {
+        files = {
             "label map": folder / self.label_map,
             "picture": folder / self.picture,
             "report": folder / self.report,
         }
+        return files | {entry.content: folder / entry.name for entry in self.additions}
 
 
 @dataclass(frozen=True)
@@ -288,7 +308,9 @@ def _write(
         title=" + ".join(titles),
         scores=result.scores,
     )
-    report = _report(result)
+    for addition in layout.additions:
+        addition.write(transaction.path(result.files[addition.content]), segmentation)
+    report = _report(result) | dict(layout.fields)
     if layout.dataset is not None:
         report |= sidecar(scan_files, layout.dataset, segmentation.reference)
     report["input_sha256"] = {name: sha256(path) for name, path in scan_files.items()}

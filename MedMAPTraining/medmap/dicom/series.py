@@ -264,11 +264,15 @@ def _split_repetitions(slices: list[Slice]) -> list[list[Slice]]:
     if not 1 < repetitions <= MAX_REPETITIONS:
         return [slices]
     for position in range(len(slices[0].discriminators)):
-        groups = _grouped(slices, lambda item, n=position: item.discriminators[n])
+        groups = _grouped(slices, _discriminator(position))
         is_complete = len(groups) == repetitions
         if is_complete and all(_repetitions(group) == 1 for group in groups):
             return groups
     return [slices]
+
+
+def _discriminator(position: int) -> Callable[[Slice], object]:
+    return lambda item: item.discriminators[position]
 
 
 def _grouped(slices: Sequence[Slice], key: Callable[[Slice], object]) -> list[list[Slice]]:

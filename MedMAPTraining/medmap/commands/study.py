@@ -1,0 +1,261 @@
+"""``medmap segment STUDY``: a DICOM study from its folder to results, in NIfTI and in DICOM."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from medmap.agreement import region_diameters
+from medmap.bundle.format import default_bundle_path
+from medmap.bundle.loading import Bundle, load_bundle
+from medmap.commands.segment import Addition, Options, OutputLayout, Result, segment_files
+from medmap.dicom import check_libraries
+from medmap.errors import InputDataError, UsageError
+from medmap.inference import Segmentation
+from medmap.io.nifti import write_volume
+from medmap.progress import Cancel, Progress
+from medmap.task import Task
+
+if TYPE_CHECKING:
+    from highdicom.seg import Segmentation as SegmentationObject
+
+    from medmap.dicom.series import Series
+    from medmap.dicom.study import Assignment, Study
+
+
+@dataclass(frozen=True)
+class StudyOptions:
+    """What a user decides about a study.
+
+    Attributes:
+        choices: pairs of a modality and the number of the series that it is; ``none`` leaves the
+            modality out.
+        number: which study of the folder, from 1; None where there is only one.
+    """
+
+    choices: tuple[tuple[str, str], ...] = ()
+    number: int | None = None
+
+
+@dataclass(frozen=True)
+class Listing:
+    """What a folder holds and what would be done with it.
+
+    Attributes:
+        studies: of the folder, the earliest first.
+        number: of the study that ``assignment`` is about, from 1.
+        assignment: which series would be which modality.
+        remarks: on the files of the folder.
+        task: of the bundle.
+    """
+
+    studies: tuple[Study, ...]
+    number: int
+    assignment: Assignment
+    remarks: tuple[str, ...]
+    task: Task
+
+
+def list_study(folder: Path, bundle: Path | Bundle | None, options: StudyOptions) -> Listing:
+    """Find the series of a study and decide which modality each is; nothing is written.
+
+    Raises:
+        UnavailableError: pydicom is not installed.
+        MissingInputError, InputDataError, UsageError: as ``medmap.dicom.study``.
+    """
+    check_libraries()
+    from medmap.dicom.study import assign_modalities, choose_study, read_studies
+
+    task = _loaded(bundle).task
+    studies, remarks = read_studies(folder)
+    study = choose_study(studies, options.number)
+    assignment = assign_modalities(study, task, _choices(options, task))
+    number = studies.index(study) + 1
+    return Listing(tuple(studies), number, assignment, tuple(remarks), task)
+
+
+def segment_study(
+    folder: Path,
+    output: Path,
+    bundle: Path | Bundle | None,
+    study_options: StudyOptions,
+    options: Options,
+    *,
+    progress: Progress,
+    cancel: Cancel,
+) -> tuple[Result, list[str]]:
+    """Segment one study; nothing is left behind on any error.
+
+    The series go through temporary NIfTI files, so that whatever happens to scans from NIfTI files
+    happens to them too.
+
+    Args:
+        folder: of the study.
+        output: folder for the results; made if it does not exist.
+        bundle: its folder, or a loaded one; None takes the default bundle.
+        study_options: series and study that the user chose.
+        options: see ``medmap segment --help``.
+        progress: called with the completed fraction and a text.
+        cancel: asked now and then; True stops the run.
+
+    Returns:
+        The result, and remarks on the study.
+
+    Raises:
+        InputDataError: it is not clear which series are which modality.
+    """
+    bundle = _loaded(bundle)
+    progress(0.0, "reading the study")
+    listing = list_study(folder, bundle, study_options)
+    assignment = listing.assignment
+    _check_assignment(assignment)
+    task = bundle.task
+    remarks = list(listing.remarks)
+    with tempfile.TemporaryDirectory(prefix="medmap-") as temporary:
+        scans = []
+        for name, series in assignment.chosen.items():
+            title = task.modality(name).title
+            remarks += [f"{title} (series {series.key}): {note}." for note in series.notes]
+            scans.append((name, _as_nifti(series, title, Path(temporary))))
+        additions, reason = _additions(assignment.chosen, task, bundle.id)
+        if reason:
+            remarks.append(reason)
+        layout = OutputLayout(
+            additions=additions, fields={"dicom": _report_fields(assignment, remarks)}
+        )
+        result = segment_files(
+            scans, output, bundle, options, progress=progress, cancel=cancel, layout=layout
+        )
+    return result, remarks
+
+
+def _loaded(bundle: Path | Bundle | None) -> Bundle:
+    if isinstance(bundle, Bundle):
+        return bundle
+    return load_bundle(bundle or default_bundle_path())
+
+
+def _choices(options: StudyOptions, task: Task) -> dict[str, str]:
+    choices: dict[str, str] = {}
+    for word, key in options.choices:
+        name = task.find(word)
+        if name in choices:
+            raise UsageError(
+                f"{task.modality(name).title} is given two series.", "Give one series for each."
+            )
+        choices[name] = key
+    return choices
+
+
+def _check_assignment(assignment: Assignment) -> None:
+    """Raises InputDataError where a user has to decide, or where nothing was recognized."""
+    if assignment.questions:
+        raise InputDataError(
+            " ".join(assignment.questions),
+            "Choose the series of this modality, or leave the modality out.",
+            option=f"series {assignment.example}",
+        )
+    if not assignment.chosen:
+        raise InputDataError(
+            f"None of the {len(assignment.choices)} series is recognized as an input.",
+            "Look at the list of series and choose one for each modality.",
+            option="list",
+        )
+
+
+def _as_nifti(series: Series, title: str, folder: Path) -> Path:
+    from medmap.dicom.pixels import read_volume
+
+    volume = read_volume(series, title)
+    # Not compressed: the file lives for the length of the run.
+    path = folder / f"series-{series.key}.nii"
+    write_volume(path, volume.array, volume.affine)
+    return path
+
+
+def _report_fields(assignment: Assignment, remarks: Sequence[str]) -> dict:
+    series = []
+    for choice in assignment.choices:
+        entry = {
+            "series": choice.series.key,
+            "description": choice.series.header.description,
+            "reason": choice.reason,
+        }
+        if choice.modality:
+            entry["modality"] = choice.modality
+        series.append(entry)
+    return {"series": series, "remarks": list(remarks)}
+
+
+def _additions(
+    chosen: Mapping[str, Series], task: Task, bundle: str
+) -> tuple[tuple[Addition, ...], str]:
+    """DICOM objects to write, or why none are written."""
+    if any(label.code is None for label in task.labels):
+        return (), f"No DICOM objects: the labels of {task.name} have no codes."
+    for series in chosen.values():
+        if not series.header.frame_of_reference:
+            reason = f"No DICOM objects: series {series.key} has no frame of reference."
+            return (), reason
+    objects = _DicomObjects(chosen, task, bundle)
+    additions = (
+        Addition("DICOM segmentation", "segmentation.dcm", objects.write_labels),
+        Addition("DICOM regions", "regions.dcm", objects.write_regions),
+        Addition("DICOM measurements", "measurements.dcm", objects.write_report),
+    )
+    return additions, ""
+
+
+class _DicomObjects:
+    """The DICOM objects of one result, which refer to each other."""
+
+    def __init__(self, chosen: Mapping[str, Series], task: Task, bundle: str) -> None:
+        self._chosen = chosen
+        self._task = task
+        self._bundle = bundle
+        self._segmentation: Segmentation | None = None
+
+    def write_labels(self, path: Path, segmentation: Segmentation) -> None:
+        """Write the labels as a segmentation object."""
+        from medmap.dicom.segmentation_object import labels_object
+
+        labels = labels_object(
+            segmentation.labels, self._task, self._series(segmentation), self._bundle
+        )
+        labels.save_as(path)
+
+    def write_regions(self, path: Path, segmentation: Segmentation) -> None:
+        """Write the regions, to which the measurements refer, as a segmentation object."""
+        self._segmentation = segmentation
+        self._regions.save_as(path)
+
+    def write_report(self, path: Path, segmentation: Segmentation) -> None:
+        """Write volumes and diameters of the regions as a structured report."""
+        from medmap.dicom.measurement_report import measurement_report
+
+        self._segmentation = segmentation
+        diameters = region_diameters(segmentation.labels, self._task, segmentation.grid)
+        report = measurement_report(
+            self._regions,
+            segmentation.volumes_ml,
+            diameters,
+            self._task,
+            self._series(segmentation),
+            self._bundle,
+        )
+        report.save_as(path)
+
+    @cached_property
+    def _regions(self) -> SegmentationObject:
+        from medmap.dicom.segmentation_object import regions_object
+
+        assert self._segmentation is not None
+        series = self._series(self._segmentation)
+        return regions_object(self._segmentation.labels, self._task, series, self._bundle)
+
+    def _series(self, segmentation: Segmentation) -> Series:
+        return self._chosen[segmentation.reference]
