@@ -5,24 +5,19 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from medmap.agreement import region_diameters
 from medmap.bundle.format import default_bundle_path
 from medmap.bundle.loading import Bundle, load_bundle
 from medmap.commands.segment import Addition, Options, OutputLayout, Result, segment_files
 from medmap.dicom import check_libraries
 from medmap.errors import InputDataError, UsageError
-from medmap.inference import Segmentation
 from medmap.io.nifti import write_volume
 from medmap.progress import Cancel, Progress
 from medmap.task import Task
 
 if TYPE_CHECKING:
-    from highdicom.seg import Segmentation as SegmentationObject
-
     from medmap.dicom.series import Series
     from medmap.dicom.study import Assignment, Study
 
@@ -201,61 +196,12 @@ def _additions(
         if not series.header.frame_of_reference:
             reason = f"No DICOM objects: series {series.key} has no frame of reference."
             return (), reason
-    objects = _DicomObjects(chosen, task, bundle)
+    from medmap.dicom.results import ResultObjects
+
+    objects = ResultObjects(chosen, task, bundle)
     additions = (
         Addition("DICOM segmentation", "segmentation.dcm", objects.write_labels),
         Addition("DICOM regions", "regions.dcm", objects.write_regions),
         Addition("DICOM measurements", "measurements.dcm", objects.write_report),
     )
     return additions, ""
-
-
-class _DicomObjects:
-    """The DICOM objects of one result, which refer to each other."""
-
-    def __init__(self, chosen: Mapping[str, Series], task: Task, bundle: str) -> None:
-        self._chosen = chosen
-        self._task = task
-        self._bundle = bundle
-        self._segmentation: Segmentation | None = None
-
-    def write_labels(self, path: Path, segmentation: Segmentation) -> None:
-        """Write the labels as a segmentation object."""
-        from medmap.dicom.segmentation_object import labels_object
-
-        labels = labels_object(
-            segmentation.labels, self._task, self._series(segmentation), self._bundle
-        )
-        labels.save_as(path)
-
-    def write_regions(self, path: Path, segmentation: Segmentation) -> None:
-        """Write the regions, to which the measurements refer, as a segmentation object."""
-        self._segmentation = segmentation
-        self._regions.save_as(path)
-
-    def write_report(self, path: Path, segmentation: Segmentation) -> None:
-        """Write volumes and diameters of the regions as a structured report."""
-        from medmap.dicom.measurement_report import measurement_report
-
-        self._segmentation = segmentation
-        diameters = region_diameters(segmentation.labels, self._task, segmentation.grid)
-        report = measurement_report(
-            self._regions,
-            segmentation.volumes_ml,
-            diameters,
-            self._task,
-            self._series(segmentation),
-            self._bundle,
-        )
-        report.save_as(path)
-
-    @cached_property
-    def _regions(self) -> SegmentationObject:
-        from medmap.dicom.segmentation_object import regions_object
-
-        assert self._segmentation is not None
-        series = self._series(self._segmentation)
-        return regions_object(self._segmentation.labels, self._task, series, self._bundle)
-
-    def _series(self, segmentation: Segmentation) -> Series:
-        return self._chosen[segmentation.reference]
