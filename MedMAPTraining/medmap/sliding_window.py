@@ -131,17 +131,20 @@ class SlidingWindow:
     def _stitched(
         self, network: Backbone, prepared: Prepared, subsets: Sequence[tuple[str, ...]]
     ) -> Iterator[Tensor]:
-        """Logits of whole volumes; overlapping windows are averaged with Gaussian weights."""
+        """Logits of whole volumes; overlapping windows are averaged as the bundle says."""
         shape = prepared.grid.shape
         sides = [size for axis, size in enumerate(self.window) if axis != prepared.slice_axis]
         deepest_grid = min(sides) // self.stride
         self.used_precision = inference_precision(self.precision, self.device, deepest_grid)
-        boxes = window_boxes(shape, self.window, self.spec.overlap, self.stride)
+        is_uniform = self.spec.weighting == "uniform"
+        # The plain mean is a published rule, which steps by half a window whatever the stride.
+        grid_step = 1 if is_uniform else self.stride
+        boxes = window_boxes(shape, self.window, self.spec.overlap, grid_step)
         if len(boxes) == 1:
             yield from self._decoded(network, prepared.image, prepared, subsets, 0, 1)
             return
         # Sums lie on the CPU: those of fifteen subsets of a whole brain at 1 mm take 2 GB.
-        weight = gaussian_weight(self.window)
+        weight = torch.ones(self.window) if is_uniform else gaussian_weight(self.window)
         sums = [torch.zeros((self.task.num_classes, *shape)) for _ in subsets]
         total = torch.zeros(shape)
         for number, box in enumerate(boxes):

@@ -13,6 +13,7 @@ import torch
 from scipy.io import wavfile
 
 from medmap.errors import InputDataError, MissingInputError
+from medmap.training.optimizers import make_optimizer
 
 FOLDER = Path(__file__).resolve().parents[2] / "MedMAPTraining/examples/audiovision"
 
@@ -192,6 +193,23 @@ def test_mckd_trains_on_pairs_and_beats_chance_with_pictures_alone(example, part
     found = example.table.score(parts, 0.2, 0.1, seed=0, epochs=4)
     assert found["image"] > 30
     assert 0 < found["importance_image"] < 1
+
+
+def test_the_settings_are_those_that_the_paper_prints(example):
+    """MCKD, Section 4.2: both optimizers are Adam with a weight decay of 1e-2."""
+    from medmap.training.setup import make_objective
+
+    recipe = example.table.recipe(0.05, 0.1, 0, 60, 900)
+    held_out = lambda n: None  # noqa: E731
+    objective = make_objective(recipe, example.data.AUDIOVISION, held_out=held_out)
+    groups = objective.groups()
+    meta = make_optimizer(groups["meta"], recipe)
+    main = make_optimizer(groups["main"], recipe)
+    assert {group["weight_decay"] for group in meta.param_groups} == {1e-2}
+    assert {group["lr"] for group in meta.param_groups} == {1e-2}
+    assert {group["weight_decay"] for group in main.param_groups} == {1e-2}
+    assert {group["lr"] for group in main.param_groups} == {1e-3}
+    assert recipe.steps == 60 * 29
 
 
 def test_the_meta_step_of_pairs_moves_the_importance_alone(example, parts):

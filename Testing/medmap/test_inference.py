@@ -185,6 +185,28 @@ def test_windows_cover_everything_and_the_weights_leave_a_constant_alone():
     assert gaussian_weight((8, 8, 8)).min() > 0
 
 
+def test_uniform_windows_are_a_plain_mean_that_steps_by_half_a_window(tiny_bundle, volumes):
+    """The published rule, against windows cut by hand; a stride of 4 does not move their starts."""
+    network = tiny_bundle.network
+    prepared = prepare(volumes, BRATS, tiny_bundle.preprocess, multiple=network.stride)
+    spec = InferenceSpec((20, 20, 20), 0.5, weighting="uniform")
+    windows = SlidingWindow(BRATS, spec, network.stride, torch.device("cpu"))
+    (logits,) = windows.logits(network, prepared, [BRATS.modality_names])
+    boxes = window_boxes(prepared.grid.shape, (20, 20, 20), 0.5, 1)
+    assert {box[0].start for box in boxes} > {0, 10}
+    total = torch.zeros_like(logits)
+    count = torch.zeros(prepared.grid.shape)
+    present = torch.ones(1, 4, dtype=torch.bool)
+    with torch.inference_mode():
+        for box in boxes:
+            total[(slice(None), *box)] += network(
+                prepared.image[(slice(None), *box)][None], present
+            ).logits[0]
+            count[box] += 1
+    assert count.min() >= 1
+    torch.testing.assert_close(logits, total / count, rtol=1e-4, atol=1e-4)
+
+
 def test_sliding_windows_equal_monais_at_the_same_windows(volumes, tiny_bundle):
     from monai.inferers import sliding_window_inference
 

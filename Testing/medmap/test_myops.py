@@ -438,9 +438,9 @@ def test_the_split_is_that_of_myops_net():
     split = read_split(
         Path(__file__).resolve().parents[2] / "MedMAPTraining/recipes/splits/myops2020.json"
     )
-    assert split["val"] == tuple(f"myops_training_{n}" for n in (101, 106, 111, 116, 121))
+    assert split["test"] == tuple(f"myops_training_{n}" for n in (101, 106, 111, 116, 121))
     assert len(split["train"]) == 20
-    assert not set(split["train"]) & set(split["val"])
+    assert not set(split["train"]) & set(split["test"])
 
 
 def test_the_picture_of_a_stack_shows_its_slices(challenge, hearts, tmp_path):

@@ -41,7 +41,7 @@ def recipe(audio: float, alpha: float, seed: int, epochs: int, pairs: int) -> Re
     """MCKD's settings, from the file beside this one, for one training."""
     published = Recipe.read(Path(__file__).with_name("mckd_table2.json"))
     # Without any sound there is nothing to distill from.
-    options = {"alpha": alpha if audio > 0 else 0.0}
+    options = {**published.objective_options, "alpha": alpha if audio > 0 else 0.0}
     steps = epochs * math.ceil(pairs / published.batch)
     return replace(published, objective_options=options, steps=steps, seed=seed)
 

@@ -85,8 +85,10 @@ def _dice_table(table: Mapping, regions: list[str]) -> list[str]:
         f"| modalities | {' | '.join(regions)} |",
         "|---|" + "--:|" * len(regions),
     ]
+    borrowed = table.get("borrowed", {})
     for subset, scores in table["subsets"].items():
-        lines.append(_row(subset, scores, regions))
+        title = f"{subset} (network of {borrowed[subset]})" if subset in borrowed else subset
+        lines.append(_row(title, scores, regions))
     for name, scores in table.get("averages", {}).items():
         lines.append(_row(f"*mean, {name}*", scores, regions))
     return lines

@@ -30,6 +30,8 @@ CARD = "README.md"
 SUMS = "SHA256SUMS"
 ANY = "any"
 """Name of an entry whose network takes every modality subset."""
+WEIGHTINGS = ("gaussian", "uniform")
+"""How overlapping windows may be averaged."""
 EARLIER_CONFIDENCE = "doubt"
 """Earlier name of the section ``confidence``."""
 LARGEST_TEXT = 4 * 2**20
@@ -47,6 +49,8 @@ class InferenceSpec:
     Attributes:
         window: largest size, in working voxels, that goes through the network in one pass.
         overlap: fraction of a window that neighbors share when one pass does not suffice.
+        weighting: how overlapping windows are averaged: ``gaussian``, or ``uniform`` for the plain
+            mean of the RFNet lineage.
         bytes_per_voxel: peak memory per voxel of a window
             (``medmap.bundle.memory_estimate.bytes_per_voxel``); 0 if unknown.
     """
@@ -54,20 +58,28 @@ class InferenceSpec:
     window: tuple[int, ...] = (192, 224, 192)
     overlap: float = 0.25
     bytes_per_voxel: int = 0
+    weighting: str = "gaussian"
 
     def to_dict(self) -> dict:
-        """Plain JSON-ready form."""
-        return {
+        """Plain JSON-ready form; Gaussian weighting is not named, as in earlier bundles."""
+        content = {
             "window": list(self.window),
             "overlap": self.overlap,
             "bytes_per_voxel": self.bytes_per_voxel,
         }
+        if self.weighting != "gaussian":
+            content["weighting"] = self.weighting
+        return content
 
     @staticmethod
     def from_dict(data: Mapping) -> InferenceSpec:
         """Rebuild; raises KeyError, TypeError or ValueError for invalid data."""
         window = tuple(int(size) for size in data["window"])
-        return InferenceSpec(window, float(data["overlap"]), int(data.get("bytes_per_voxel", 0)))
+        weighting = str(data.get("weighting", "gaussian"))
+        if weighting not in WEIGHTINGS:
+            raise ValueError(f"weighting {weighting}")
+        bytes_per_voxel = int(data.get("bytes_per_voxel", 0))
+        return InferenceSpec(window, float(data["overlap"]), bytes_per_voxel, weighting)
 
 
 @dataclass(frozen=True)

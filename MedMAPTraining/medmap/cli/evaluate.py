@@ -90,16 +90,23 @@ def evaluate(
         ),
     ] = None,
     split: Annotated[
-        Optional[Path],  # noqa: UP045
+        Optional[str],  # noqa: UP045
         typer.Option(
             help='Split file: {"train": [...], "val": [...], "test": [...]}, '
-            "CSV (case, part), or val.txt."
+            "CSV (case, part), or val.txt; or the name of a published split (brats2018_protokd)."
         ),
     ] = None,
     part: Annotated[
         Optional[str],  # noqa: UP045
         typer.Option(
             help="Part of the split: choose models on val, score test once [default: val]."
+        ),
+    ] = None,
+    feed: Annotated[
+        Optional[list[str]],  # noqa: UP045
+        typer.Option(
+            help="MODALITY=OTHER: give the bundle OTHER's image in the place of MODALITY, such as "
+            "t1=t2; repeatable."
         ),
     ] = None,
     against: Annotated[
@@ -132,7 +139,8 @@ def evaluate(
 
     With --predictions and --labels, the label maps of any program are scored instead.
     """
-    from medmap.commands.evaluation import EvaluateOptions, evaluate_bundle
+    from medmap.commands.evaluation import EvaluateOptions, evaluate_bundle, parse_feed
+    from medmap.training.published import find_split
 
     if predictions is not None:
         _refuse_options_of_bundles(data=data, bundle=bundle, split=split, against=against)
@@ -160,8 +168,9 @@ def evaluate(
     options = EvaluateOptions(
         output=output,
         table=table,
-        split=split,
+        split=find_split(split) if split else None,
         part=part,
+        feed=parse_feed(feed or []),
         against=against,
         data_statement=data_statement,
         update_card=update_card,
@@ -297,6 +306,8 @@ def _print_summary(task: Task, summary: Summary) -> None:
     for score, title in SCORE_TITLES.items():
         if score in summary.tables:
             _print_score(task, summary, score, f"{title}, mean ± SD over {cohort}: {summary.data}")
+    if summary.borrowed:
+        out.print(summary.borrowed_note, soft_wrap=True)
     for region, counts in summary.empty.items():
         if counts.any:
             out.print(f"{region}: {counts.sentence}", soft_wrap=True)
@@ -313,7 +324,7 @@ def _print_score(task: Task, summary: Summary, score: str, title: str) -> None:
     table = summary.tables[score]
     rows: list[list[str] | None] = []
     for subset in table.subsets:
-        name = _short(task.subset_title(subset))
+        name = _short(task.subset_title(subset)) + summary.mark(subset)
         rows.append([name, *_cells(summary, columns, "subsets", subset)])
     rows.append(None)
     for average, scores in table.averages.items():

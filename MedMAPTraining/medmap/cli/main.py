@@ -27,6 +27,7 @@ from medmap.cli import (  # noqa: F401 (each adds its commands)
     recipes,
     report,
     segment,
+    table,
     task,
     train,
 )

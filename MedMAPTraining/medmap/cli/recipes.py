@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from medmap.cli.base import app, out
+from medmap.cli.base import app, err, out
 
 if TYPE_CHECKING:
     from medmap.training.published import PublishedRow
@@ -15,7 +15,10 @@ if TYPE_CHECKING:
 
 @app.command()
 def recipes(
-    name: Annotated[str | None, typer.Argument(help="Show this recipe in full.")] = None,
+    name: Annotated[
+        str | None,
+        typer.Argument(help="Print this recipe as JSON, which medmap train takes as a file."),
+    ] = None,
 ) -> None:
     """List the recipes: published results (split, Dice in percent), and one recipe per backbone."""
     from medmap.training.published import find_recipe, published_rows, recipes_folder
@@ -28,42 +31,31 @@ def recipes(
         if row.source != source:
             source = row.source
             out.print(f"\n{source}", soft_wrap=True, markup=False)
-        figures = ", ".join(
-            f"{key} {value}" for key, value in row.published.items() if key != "note"
-        )
-        out.print(
-            f"  {row.name:42} {row.recipe.split:20} {figures}".rstrip(),
-            soft_wrap=True,
-            markup=False,
-        )
+        figures = ", ".join(f"{key} {value:.2f}" for key, value in row.published.items())
+        line = f"  {row.name:42} {row.recipe.split:20} {figures}".rstrip()
+        out.print(line, soft_wrap=True, markup=False)
     root = recipes_folder()
-    others = [
-        path.stem for folder in (root, root / "networks") for path in sorted(folder.glob("*.json"))
-    ]
+    others = []
+    for folder in (root, root / "networks"):
+        others += [path.stem for path in sorted(folder.glob("*.json"))]
     others += [f"myops/{path.stem}" for path in sorted((root / "myops").glob("*.json"))]
     out.print(f"\nWithout a table: {', '.join(others)}.", soft_wrap=True)
     out.print(
-        "Train one with: medmap train RECIPE --data FOLDER --run RUN --bundle BUNDLE",
+        "Train one with: medmap train RECIPE --data FOLDER --run RUN --bundle BUNDLE. "
+        "Whole tables: medmap table.",
         soft_wrap=True,
     )
 
 
 def _show(recipe: Recipe, row: PublishedRow | None) -> None:
+    """The recipe on standard output; what people should know of it beside that."""
     import json
     from dataclasses import asdict
 
-    out.print(recipe.about, soft_wrap=True, markup=False)
+    err.print(recipe.about, soft_wrap=True, markup=False)
     if row is not None and row.teacher:
-        out.print(
-            f"\nmedmap train {row.teacher} --data FOLDER --run RUN-TEACHER --bundle TEACHER",
-            soft_wrap=True,
-        )
-        out.print(
-            f"medmap train {row.name} --teacher TEACHER --data FOLDER --run RUN --bundle BUNDLE",
-            soft_wrap=True,
-        )
-    out.print()
-    out.print(
-        json.dumps({k: v for k, v in asdict(recipe).items() if k != "about"}, indent=1),
-        markup=False,
-    )
+        data = "--data FOLDER --run RUN"
+        teacher = f"medmap train {row.teacher} {data}-TEACHER --bundle TEACHER"
+        student = f"medmap train {row.name} --teacher TEACHER {data} --bundle BUNDLE"
+        err.print(f"\n{teacher}\n{student}", soft_wrap=True, markup=False)
+    out.print(json.dumps(asdict(recipe), indent=1), soft_wrap=True, markup=False, highlight=False)

@@ -110,7 +110,9 @@ def train(
     validate_every: ValidateEvery = 0,
     compiled: Compiled = False,
     channels_last: ChannelsLast = False,
-    name: Annotated[str, typer.Option(help="Name of the bundle.")] = "medmap-custom",
+    name: Annotated[
+        str | None, typer.Option(help="Name of the bundle [default: that of the recipe].")
+    ] = None,
     version: Annotated[str, typer.Option(help="Version of the bundle.")] = "1.0.0",
     data_statement: Annotated[
         str, typer.Option(help="Description of the training data for the model card.")

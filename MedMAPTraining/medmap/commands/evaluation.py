@@ -5,8 +5,8 @@ from __future__ import annotations
 import csv
 import io
 import platform
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -56,12 +56,17 @@ DEFAULT_PART = "val"
 
 @dataclass(frozen=True)
 class EvaluateOptions:
-    """Options of ``medmap evaluate`` besides data and bundle; see its help."""
+    """Options of ``medmap evaluate`` besides data and bundle; see its help.
+
+    Attributes:
+        feed: modality -> the one whose image is given in its place.
+    """
 
     output: Path | None = None
     table: Path | None = None
     split: Path | None = None
     part: str | None = None
+    feed: Mapping[str, str] = field(default_factory=dict)
     against: Path | None = None
     data_statement: str = "not stated"
     update_card: bool = False
@@ -136,9 +141,10 @@ def evaluate_bundle(
         affine=options.affine,
         assume_orientation=options.assume_orientation,
     )
-    cases, reading = with_conventions(
-        _chosen(cohort.cases, data, options), loaded.task, options.labels
-    )
+    chosen = _chosen(cohort.cases, data, options)
+    if options.feed:
+        chosen = [fed(case, options.feed, loaded.task) for case in chosen]
+    cases, reading = with_conventions(chosen, loaded.task, options.labels)
     other = None
     if options.against:
         other = _scores_of(options.against)
@@ -157,8 +163,11 @@ def evaluate_bundle(
     scores = _score_all(cases, loaded, options, store, report, cancel)
     if store and store.changed:
         warnings.append(_changed_warning(store.changed))
-    summary = summarize(scores.rows, loaded.task, options.data_statement)
-    summary = replace(summary, part=options.scored_part)
+    summary = replace(
+        summarize(scores.rows, loaded.task, options.data_statement),
+        part=options.scored_part,
+        borrowed=borrowed_networks(loaded),
+    )
     tests = []
     if other is not None:
         check_same_labels(scores.labels, other.labels)
@@ -184,6 +193,54 @@ def _changed_warning(cases: Sequence[str]) -> str:
         f"Files had changed since they were scored, so {len(cases)} case(s) were scored again: "
         f"{examples}."
     )
+
+
+def parse_feed(assignments: Sequence[str]) -> dict[str, str]:
+    """``t1=t2`` and so on as a dict. Raises UsageError for anything else."""
+    feed = {}
+    for assignment in assignments:
+        modality, separator, other = assignment.partition("=")
+        if not separator or not modality or not other or modality in feed:
+            raise UsageError(
+                f"'{assignment}' assigns no modality.", "Write MODALITY=OTHER, such as t1=t2."
+            )
+        feed[modality] = other
+    return feed
+
+
+def fed(case: Case, feed: Mapping[str, str], task: Task) -> Case:
+    """The case with other modalities' images in the places that ``feed`` names; nothing else.
+
+    The places that it does not name stay empty, so that scores are of the exchanged images alone.
+
+    Raises:
+        UsageError: a modality is unknown.
+        InputDataError: the case lacks an image that is to be given.
+    """
+    unknown = sorted({*feed, *feed.values()} - set(task.modality_names))
+    if unknown:
+        raise UsageError(
+            f"{task.name} has no modality {unknown[0]}.",
+            f"Use {', '.join(task.modality_names)}.",
+        )
+    missing = sorted(set(feed.values()) - set(case.scans))
+    if missing:
+        raise InputDataError(
+            f"The case {case.case_id} has no {task.titles(missing)}.",
+            "Choose cases that have every modality that is to be given.",
+        )
+    scans = {modality: case.scans[other] for modality, other in feed.items()}
+    return replace(case, scans=scans)
+
+
+def borrowed_networks(bundle: Bundle) -> dict[str, str]:
+    """Subsets without a network of their own -> the subset whose network segments them."""
+    borrowed = {}
+    for subset in bundle.task.table_order():
+        entry = bundle.find_entry(subset)
+        if entry is not None and set(entry.modalities) != set(subset):
+            borrowed[bundle.task.subset_key(subset)] = bundle.task.subset_key(entry.modalities)
+    return borrowed
 
 
 def compare_evaluations(
@@ -376,6 +433,7 @@ def _about(
         "network": ", ".join(networks),
         "data": options.data_statement,
         "part": options.scored_part,
+        "feed": dict(options.feed),
         "scoring": result.scoring,
         "label_convention": result.labels,
         "device": options.device,

@@ -482,9 +482,11 @@ def _how_to_read(summaries: Sequence[Summary]) -> str:
 
 
 def _empty_mask_notes(summaries: Sequence[tuple[str, Summary]]) -> list[str]:
-    """How many empty masks stand behind the numbers."""
+    """How many empty masks, and which networks, stand behind the numbers."""
     notes = []
     for name, summary in summaries:
+        if summary.borrowed:
+            notes.append(f"{name}: {summary.borrowed_note}")
         for region, counts in summary.empty.items():
             if counts.any:
                 notes.append(f"{name}, {region}: {counts.sentence}")

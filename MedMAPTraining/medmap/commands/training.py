@@ -73,6 +73,7 @@ class TrainOptions:
     """Options of ``medmap train`` besides the folders; see its help.
 
     Attributes:
+        name: of the bundle; None names it after the recipe.
         runtime: how the training is run (device, precision, workers and so on).
     """
 
@@ -84,7 +85,7 @@ class TrainOptions:
     anatomy: Path | None = None
     steps: int | None = None
     seed: int | None = None
-    name: str = "medmap-custom"
+    name: str | None = None
     version: str = "1.0.0"
     data_statement: str = "not stated"
     overwrite: bool = False
@@ -179,7 +180,7 @@ def train_bundle(
             recipe,
             task,
             bundle,
-            name=options.name,
+            name=options.name or bundle_name(options.recipe),
             version=options.version,
             card=card,
             overwrite=options.overwrite,
@@ -213,6 +214,13 @@ def _task_of(recipe: Recipe, options: TrainOptions, start: Bundle | None, run: P
             'Add "preprocess": {"slices": true} and a patch of two numbers to the recipe.',
         )
     return task
+
+
+def bundle_name(recipe: str | Path | None) -> str:
+    """The bundle's name where none is given: that of its recipe."""
+    if recipe is None:
+        return "medmap-custom"
+    return Path(recipe).stem
 
 
 def _is_finished(run: Path, parts: Sequence[tuple[str, Recipe]]) -> bool:
@@ -349,7 +357,7 @@ def _cohort_data(
     validation = None
     if cases.get("val"):
         folders = cache_cases(cases["val"], task, recipe.preprocess, run / "cache", team, report)
-        validation = Validation(folders, task, recipe.preprocess)
+        validation = Validation(folders, task, recipe)
     return TrainingData(sampler, held_out, validation, reading.statement)
 
 

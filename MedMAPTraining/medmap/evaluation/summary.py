@@ -107,7 +107,7 @@ def table_csv(summary: Summary, task: Task) -> str:
     Columns are ``<region>_<score>_<figure>``; the scores are ``dice`` (0..1), ``hd95`` (mm) and,
     where the region has a minimum-volume rule, ``dice_rule`` and ``hd95_rule``; the figures
     ``mean``, ``sd`` and, of distances, ``undefined`` and ``penalized``. What is not defined is an
-    empty cell.
+    empty cell. A subset that another one's network segmented bears a mark.
     """
     columns = _csv_columns(summary, task)
     text = io.StringIO()
@@ -116,7 +116,8 @@ def table_csv(summary: Summary, task: Task) -> str:
     for kind, prefix in (("subsets", ""), ("averages", "mean, ")):
         first_region = task.regions[0].name
         for name, cells in getattr(summary.dice, kind).items():
-            line: list[str | float | int] = [prefix + name, cells[first_region].n]
+            title = prefix + name + summary.mark(name)
+            line: list[str | float | int] = [title, cells[first_region].n]
             for region, score, figure in columns:
                 cell = getattr(summary.tables[score], kind)[name][region]
                 value = getattr(cell, figure)

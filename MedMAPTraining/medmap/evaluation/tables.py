@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 
+BORROWED_MARK = "†"
 FORMER_KEYS = {"penalised": "penalized"}
 """Keys of summaries that earlier versions wrote, and what they are called today."""
 
@@ -138,6 +139,8 @@ class Summary:
         empty: by region.
         further: tables of the scores that were asked for, by column of ``ScoreRow``.
         part: part of the split that was scored; empty for all cases, None before that is known.
+        borrowed: of a bundle with a network for each of some subsets: the subset whose network was
+            run, by the key of a subset that has none of its own.
     """
 
     data: str
@@ -151,6 +154,19 @@ class Summary:
     empty: dict[str, EmptyMasks] = field(default_factory=dict)
     part: str | None = None
     further: dict[str, SubsetTable] = field(default_factory=dict)
+    borrowed: dict[str, str] = field(default_factory=dict)
+
+    def mark(self, subset: str) -> str:
+        """``BORROWED_MARK`` behind a subset whose scores another subset's network gave, or ""."""
+        return BORROWED_MARK if subset in self.borrowed else ""
+
+    @property
+    def borrowed_note(self) -> str:
+        """The footnote of marked subsets; empty where none is."""
+        if not self.borrowed:
+            return ""
+        pairs = ", ".join(f"{subset} by {network}" for subset, network in self.borrowed.items())
+        return f"{BORROWED_MARK} segmented by the network of a smaller subset: {pairs}."
 
     @property
     def tables(self) -> dict[str, SubsetTable]:
@@ -185,6 +201,8 @@ class Summary:
         content["empty"] = {region: counts.to_dict() for region, counts in self.empty.items()}
         if self.part is not None:
             content["part"] = self.part
+        if self.borrowed:
+            content["borrowed"] = dict(self.borrowed)
         return content
 
     @staticmethod
@@ -213,6 +231,7 @@ class Summary:
                 name: SubsetTable.from_dict(entry)
                 for name, entry in content.get("further", {}).items()
             },
+            borrowed=dict(content.get("borrowed", {})),
             **optional,
         )
 

@@ -84,6 +84,8 @@ def heat_map(summary: Summary, task: Task, title: str) -> bytes:
     left = len(task.modalities) * DOT_SPACING
     for row, (name, scores) in enumerate(subsets.items()):
         _dots(axes, row, name.split("+"), task)
+        if summary.mark(name):
+            axes.text(left - 0.12, row, summary.mark(name), va="center", fontsize=8, color=INK)
         _cells(axes, left, row, [scores[region] for region in regions])
     for row, (name, scores) in enumerate(averages.items(), len(subsets)):
         # A small gap sets the averages apart from the subsets.

@@ -31,6 +31,8 @@ def subset_table(summary: Summary, task: Task) -> str:
         # A rule above the first subset of each size.
         row_class = " class=first" if previous_size and len(names) != previous_size else ""
         dots = "".join(_dot(modality.name in names) for modality in task.modalities)
+        if summary.mark(key):
+            dots = dots.removesuffix("</td>") + f"<sup>{summary.mark(key)}</sup></td>"
         cells = _score_cells(summary, columns, "subsets", key)
         lines.append(f"<tr{row_class}>{dots}{cells}</tr>")
         previous_size = len(names)

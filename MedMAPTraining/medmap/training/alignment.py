@@ -37,14 +37,19 @@ class Anchor(nn.Module):
         names: modalities of the task; the only ones that latents may bear.
         reduction: ``mean`` over the modalities that a sample has, or ``sum`` (the official
             fragment's).
+        joint: align all modalities as a whole instead of each by itself, the alternative that
+            Proposition 1 holds to be the looser bound (Eq. 10 instead of Eq. 9): of paired latents
+            their mean over the modalities that a sample has, of moments those of all modalities
+            together. The papers give no formula for it; this is a reading.
     """
 
-    def __init__(self, names: Sequence[str], reduction: str = "mean"):
+    def __init__(self, names: Sequence[str], reduction: str = "mean", joint: bool = False):
         super().__init__()
         if reduction not in ("mean", "sum"):
             raise UsageError(f"The reduction '{reduction}' is unknown.", "Use mean or sum.")
         self.names = tuple(names)
         self.reduction = reduction
+        self.joint = joint
 
     def forward(
         self,
@@ -84,6 +89,13 @@ class Anchor(nn.Module):
         """Weights worth logging, by name; most anchors have none."""
         return {}
 
+    def _error(self, z: Tensor, anchor: Tensor, available: Tensor, inside: Tensor) -> Tensor:
+        """Mean squares [B, J] of each modality from the anchor; jointly, that of their mean."""
+        if self.joint:
+            number = available.sum(1).clamp(min=1)
+            z = (z.sum(1) / number[:, None, None])[:, None].expand_as(z)
+        return _mean_square(z - anchor, inside)
+
     def _over_modalities(self, error: Tensor, available: Tensor, valid: Tensor) -> Tensor:
         """Errors [B, J] -> mean over the valid samples of their mean (or sum) over the modalities
         they have.
@@ -103,7 +115,7 @@ class PeerAnchor(Anchor):
     derived from.
 
     Args:
-        names, reduction: see ``Anchor``.
+        names, reduction, joint: see ``Anchor``.
         k: the anchor's name; samples without it are not aligned. T1ce gave the best teacher in the
             conference version.
         form: ``sound`` or ``eq12``.
@@ -117,8 +129,9 @@ class PeerAnchor(Anchor):
         form: str = "sound",
         detach: bool = False,
         reduction: str = "mean",
+        joint: bool = False,
     ):
-        super().__init__(names, reduction)
+        super().__init__(names, reduction, joint)
         _check_form(form, ("sound", "eq12"))
         if k not in self.names:
             raise UsageError(
@@ -133,7 +146,7 @@ class PeerAnchor(Anchor):
         anchor = z[:, self.k : self.k + 1]
         if self.detach:
             anchor = anchor.detach()
-        error = _mean_square(z - anchor, inside)
+        error = self._error(z, anchor, available, inside)
         has_peers = available[:, self.k] & (available.sum(1) > 1)
         return self._over_modalities(error, available, has_peers & _somewhere(inside))
 
@@ -149,10 +162,10 @@ class MixtureAnchor(Anchor):
     latents apart) and w_k receives no gradient at all, so that it ends as the largest.
 
     Args:
-        names, reduction: see ``Anchor``.
+        names, reduction, joint: see ``Anchor``; the conference form knows no ``joint``.
         form: ``sound``, ``eq13`` or ``conference``.
         initial: starting values of the weights by name; the default is 2 for T1ce before the
-            softmax (0.71), FLAIR 1 in ``eq13``, 1 everywhere in ``conference`` (its published
+            softmax (0.71), FLAIR 1 in ``eq13`` (journal, Section VI-D.1), 1 everywhere in ``conference`` (its published
             weights add up to about 4).
         k: the peer of the conference form.
         detach: keep the mixture from moving toward the modalities; its weights then do not learn
@@ -168,9 +181,10 @@ class MixtureAnchor(Anchor):
         k: str = "t1ce",
         detach: bool = False,
         reduction: str = "mean",
+        joint: bool = False,
         mixture: Mixture | None = None,
     ):
-        super().__init__(names, reduction)
+        super().__init__(names, reduction, joint)
         _check_form(form, ("sound", "eq13", "conference"))
         starts = {
             "sound": {"t1ce": 2.0},
@@ -200,7 +214,7 @@ class MixtureAnchor(Anchor):
         anchor = torch.einsum("bj,bjcn->bcn", weights, z)[:, None]
         if self.detach:
             anchor = anchor.detach()
-        error = _mean_square(z - anchor, inside)
+        error = self._error(z, anchor, available, inside)
         return self._over_modalities(error, available, has_several)
 
     def weights(self) -> dict[str, float]:
@@ -212,26 +226,54 @@ class NormalAnchor(Anchor):
     """P_N: the standard normal distribution is the anchor of every modality.
 
     ``sound``: mean over channels and modalities of KL(N(mu, sigma²) || N(0, 1)) = (sigma² + mu² - 1
-    - ln sigma²) / 2, the moments taken over the brain voxels of all samples that have the modality
-      (where they come from is not
-    printed). ``printed``: 2 ln(1/v) + v² + mu²/2 - 1/2 with v the "variance". Its minimum lies at
-    the same place but is 1/2, not 0, and around it v is bound far too tightly; with v the standard
-    deviation (``printed-std``) the mean counts half as much as it should.
+    - ln sigma²) / 2. ``printed``: 2 ln(1/v) + v² + mu²/2 - 1/2 with v the "variance". Its minimum
+    lies at the same place but is 1/2, not 0, and around it v is bound far too tightly; with v the
+    standard deviation (``printed-std``) the mean counts half as much as it should.
+
+    The moments are those of the brain voxels of all samples that have the modality. The conference
+    version obtains them "by learnable parameters during the training process" (Section III-B):
+    with ``channels`` two 1-wide convolutions, shared by the modalities, give mean and log variance
+    of each voxel, as a VAE's encoder does. These can meet the loss by themselves, without any
+    alignment of the latents.
 
     Nothing pulls the modalities toward each other, only each toward the same moments; one modality
     alone has a loss.
 
     Args:
-        names, reduction: see ``Anchor``.
+        names, reduction, joint: see ``Anchor``.
         form: ``sound``, ``printed`` or ``printed-std``.
+        moments: ``measured`` or ``learned``.
+        channels: of the latents; learned moments need it.
     """
 
-    def __init__(self, names: Sequence[str], form: str = "sound", reduction: str = "mean"):
-        super().__init__(names, reduction)
+    def __init__(
+        self,
+        names: Sequence[str],
+        form: str = "sound",
+        reduction: str = "mean",
+        joint: bool = False,
+        moments: str = "measured",
+        channels: int = 0,
+    ):
+        super().__init__(names, reduction, joint)
         _check_form(form, ("sound", "printed", "printed-std"))
         self.form = form
+        self.heads = None
+        if moments == "learned" and channels:
+            self.heads = nn.Linear(channels, 2 * channels)
+        elif moments != "measured":
+            raise UsageError(
+                f"The moments of P_N cannot be '{moments}'.", "Use measured or learned."
+            )
 
     def loss(self, z: Tensor, available: Tensor, inside: Tensor) -> Tensor:
+        if self.heads is not None:
+            return self._learned(z, available, inside)
+        if self.joint:
+            # All modalities of a sample as further voxels of one.
+            z = z.transpose(1, 2).flatten(2)[:, None]
+            inside = (inside & available[:, :, None, None]).flatten(1)[:, None, None]
+            available = available.any(1, keepdim=True)
         # Moments over voxels and samples together: a patch is too small for moments of its own.
         counted = (inside & available[:, :, None, None]).float()
         number = counted.sum((0, 3)).clamp(min=1)
@@ -244,6 +286,16 @@ class NormalAnchor(Anchor):
         if self.reduction == "mean":
             return total / valid.sum().clamp(min=1)
         return total
+
+    def _learned(self, z: Tensor, available: Tensor, inside: Tensor) -> Tensor:
+        """Divergence of the moments that the heads give for each voxel, mean over voxels."""
+        assert self.heads is not None
+        mean, log_variance = self.heads(z.transpose(2, 3)).transpose(2, 3).chunk(2, 2)
+        divergence = normal_divergence(mean, log_variance.exp(), self.form).mean(2)
+        counted = inside[:, :, 0].float()
+        number = counted.sum(2).clamp(min=1)
+        error = (divergence * counted).sum(2) / number
+        return self._over_modalities(error, available, available.any(1) & _somewhere(inside))
 
 
 ANCHORS: dict[str, type[Anchor]] = {

@@ -259,9 +259,11 @@ class Training:
         while (item := self._backward(iterators)) is not None:
             group, losses = item
             figures |= losses
-            figures["loss"] = self.team.mean(sum(losses.values()))
+            loss = self.team.mean(sum(losses.values()))
+            # The first group is the segmenter; a discriminator's or a meta step's loss is another.
+            figures.setdefault("loss", loss)
             norm = self._update(group)
-            is_finite &= torch.isfinite(figures["loss"])
+            is_finite &= torch.isfinite(loss)
             is_finite &= torch.isfinite(norm)
         self.team.average_buffers(self.objective)
         # Read once, when all of the step is queued: each look at a number on a GPU waits until

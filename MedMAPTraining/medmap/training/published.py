@@ -1,19 +1,21 @@
 """Recipes by name: one for each row of the papers' tables, written down in ``recipes/tables``.
 
-A table is a JSON file. ``parts`` are fragments of recipes by name; a row merges some of them, and may stand for several
-recipes: ``for`` lists values by placeholder, and ``{placeholder}`` in the row's texts takes each of them in turn.
+A file there holds the rows of one paper. ``parts`` are fragments of recipes by name; a row merges
+some of them, and may stand for several recipes: ``for`` lists values by placeholder, and
+``{placeholder}`` in the row's texts takes each of them in turn. What the papers print is in
+``recipes/papers`` (``medmap.training.printed``).
 """
 
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import product
 from pathlib import Path
 
 from medmap.errors import BundleError, MissingInputError, UsageError
+from medmap.training.printed import printed_tables, published_means, recipes_folder
 from medmap.training.recipe import Recipe
 
 
@@ -25,8 +27,10 @@ class PublishedRow:
         name: by which ``medmap train`` finds it.
         recipe: what to train.
         source: paper and table.
-        published: Dice in percent by what the table calls it, empty where the paper has none or it is not known here.
+        published: means that the paper prints, Dice in percent, by subset and region; every figure
+            is in the printed tables.
         cost: computation, and what that means in time.
+        petaflop: of one network's training; 0 where it is not estimated.
         notes: what is misprinted, unknown or cannot be reproduced.
         teacher: the row whose bundle ``--teacher`` takes, or "".
     """
@@ -34,48 +38,33 @@ class PublishedRow:
     name: str
     recipe: Recipe
     source: str
-    published: dict[str, float | str] = field(default_factory=dict)
+    published: dict[str, float] = field(default_factory=dict)
     cost: str = ""
+    petaflop: float = 0.0
     notes: tuple[str, ...] = ()
     teacher: str = ""
-
-
-def recipes_folder() -> Path:
-    """Where recipes lie: beside the package in a checkout, else where the package was installed.
-
-    Raises:
-        MissingInputError: neither is there.
-    """
-    places = (
-        Path(__file__).resolve().parents[2] / "recipes",
-        Path(sys.prefix) / "share/medmap/recipes",
-    )
-    for place in places:
-        if place.is_dir():
-            return place
-    raise MissingInputError(
-        "The folder of recipes is not beside this MedMAP.", "Name a recipe by its file."
-    )
 
 
 def published_rows(folder: Path | None = None) -> dict[str, PublishedRow]:
     """Every row of every table, by name. Raises BundleError for a table that is not understood."""
     rows: dict[str, PublishedRow] = {}
+    means = published_means(printed_tables()) if folder is None else {}
     folder = folder or recipes_folder() / "tables"
     shared = json.loads((folder / "parts.json").read_text(encoding="utf-8"))["parts"]
     for path in sorted(folder.glob("*.json")):
         table = json.loads(path.read_text(encoding="utf-8"))
         parts = {**shared, **table.get("parts", {})}
-        for row in (row for entry in table.get("rows", []) for row in _expanded(entry)):
+        entries = [row for entry in table.get("rows", []) for row in _expanded(entry)]
+        for entry in entries:
             try:
-                made = _row(row, parts, table)
+                row = _row(entry, parts, table, means.get(entry["name"], {}))
             except (KeyError, TypeError) as error:
                 raise BundleError(
                     f"A row of {path.name} is not understood ({error}).", "Correct it."
                 ) from error
-            if made.name in rows:
-                raise BundleError(f"Two recipes are named {made.name}.", "Rename one.")
-            rows[made.name] = made
+            if row.name in rows:
+                raise BundleError(f"Two recipes are named {row.name}.", "Rename one.")
+            rows[row.name] = row
     return rows
 
 
@@ -105,16 +94,20 @@ def find_recipe(named: str | Path) -> tuple[Recipe, PublishedRow | None]:
 
 
 def find_split(named: str | Path) -> Path:
-    """A split file by its path, or by the name of one in ``recipes/splits``. Raises MissingInputError."""
+    """A split file by its path, or by the name of one in ``recipes/splits``.
+
+    Raises:
+        MissingInputError: there is neither.
+    """
     path = Path(named)
     if path.exists():
         return path
-    known = {p.stem: p for p in sorted((recipes_folder() / "splits").glob("*.json"))}
-    if str(named) not in known:
+    splits = {p.stem: p for p in sorted((recipes_folder() / "splits").glob("*.json"))}
+    if str(named) not in splits:
         raise MissingInputError(
-            f"There is no split {named}.", f"Name a file, or one of {', '.join(known)}."
+            f"There is no split {named}.", f"Name a file, or one of {', '.join(splits)}."
         )
-    return known[str(named)]
+    return splits[str(named)]
 
 
 def _expanded(entry: Mapping) -> Iterator[dict]:
@@ -132,45 +125,36 @@ def _fill(value: object, filled: Mapping[str, str]) -> object:
         return value
     if isinstance(value, list):
         return [_fill(item, filled) for item in value]
-    return (
-        {key: _fill(item, filled) for key, item in value.items()}
-        if isinstance(value, dict)
-        else value
-    )
+    if isinstance(value, dict):
+        return {key: _fill(item, filled) for key, item in value.items()}
+    return value
 
 
-def _row(row: Mapping, parts: Mapping, table: Mapping) -> PublishedRow:
+def _row(row: Mapping, parts: Mapping, table: Mapping, published: dict[str, float]) -> PublishedRow:
     merged: dict = {}
     for name in row["use"]:
         merged = merge(merged, parts[name])
     merged = merge(merged, row.get("set", {}))
-    cost, notes = merged.pop("cost", ""), merged.pop("notes", [])
-    notes = (*notes, *row.get("notes", []), *table.get("notes", []))
-    published = table.get("published", {}).get(row["name"], {})
+    cost = merged.pop("cost", "")
+    petaflop = merged.pop("petaflop", 0.0)
+    notes = (*merged.pop("notes", []), *row.get("notes", []), *table.get("notes", []))
     source = f"{table['source']}, {row['table']}"
     teacher = row.get("teacher", "")
-    recipe = Recipe.from_dict(
-        {**merged, "about": _about(source, row, published, cost, notes, teacher)}
-    )
-    return PublishedRow(row["name"], recipe, source, published, cost, notes, teacher)
-
-
-def _about(
-    source: str, row: Mapping, published: Mapping, cost: str, notes: tuple[str, ...], teacher: str
-) -> str:
-    numbers = ", ".join(f"{name} {value}" for name, value in published.items())
-    unknown = (
-        "No figure of it is published."
-        if "not in the paper" in source
-        else "Its figures are not copied here."
-    )
-    lines = [f"{row['title']} ({source}).", f"Published: {numbers}." if numbers else unknown]
-    lines += [f"Teacher: {teacher}."] if teacher else []
-    return " ".join([*lines, *([f"Cost: {cost}"] if cost else []), *notes])
+    sentences = [f"{row['title']} ({source})."]
+    if published:
+        figures = ", ".join(f"{name} {value:.2f}" for name, value in published.items())
+        sentences.append(f"Published: {figures}.")
+    if teacher:
+        sentences.append(f"Teacher: {teacher}.")
+    if cost:
+        sentences.append(f"Cost: {cost}")
+    about = " ".join([*sentences, *notes])
+    recipe = Recipe.from_dict({**merged, "about": about})
+    return PublishedRow(row["name"], recipe, source, published, cost, petaflop, notes, teacher)
 
 
 def merge(base: Mapping, over: Mapping) -> dict:
-    """``over`` on ``base``: dicts are merged key by key, ``notes`` are joined, everything else is replaced."""
+    """``over`` on ``base``: dicts are merged by key, ``notes`` joined, all else replaced."""
     merged = dict(base)
     for key, value in over.items():
         if key == "notes":

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from medmap.bundle.format import WEIGHTINGS
 from medmap.errors import BundleError, MissingInputError, UsageError
 from medmap.postprocess.spec import PostprocessSpec, current_postprocess, earlier_postprocess
 from medmap.preprocess import PreprocessSpec
@@ -20,9 +21,25 @@ from medmap.training.generated import Generation
 SMALL_COMPONENT_REMOVAL = PostprocessSpec(
     min_component_ml=1.0, min_component_fraction=0.1, min_region_multiple=0.4
 )
-"""Small components are removed: of 123 BraTS tumors, 95 % have at most two components of more than 1 ml,
-and a smaller one beside a large tumor is mostly skull base or vessel. Less than 200 mm³ of enhancement
-is mostly a vessel, too."""
+"""Small components are removed: of 123 BraTS tumors, 95 % have at most two components of more than
+1 ml, and a smaller one beside a large tumor is mostly skull base or vessel. Less than 200 mm³ of
+enhancement is mostly a vessel, too."""
+
+
+@dataclass(frozen=True)
+class WindowedInference:
+    """Inference as the compared papers do it: windows of the training patch, averaged.
+
+    Source: RFNet (Ding et al., ICCV 2021) and the lineage that PASSION and MedMAP train in: half
+    overlap and a plain mean.
+
+    Attributes:
+        overlap: fraction of a window that neighbors share.
+        weighting: ``uniform``, or ``gaussian``.
+    """
+
+    overlap: float = 0.5
+    weighting: str = "uniform"
 
 
 EARLIER_FIELDS = {"optimiser": "optimizer", "optimiser_options": "optimizer_options"}
@@ -70,6 +87,8 @@ class Recipe:
         seed: of weights, patches, augmentation and missingness.
         augmentation, preprocess, postprocess: how patches are augmented, and what the bundle does
             before and after.
+        inference: windows of the bundle; None takes whole brain volumes or slices where memory
+            suffices. Networks with instance normalization depend on the size of the window.
         generation: which cases are generated, for a training without cases on disk; None with cases
             alone.
         sources: weight of each source of samples by name (``medmap.training.sources.SOURCES``):
@@ -107,11 +126,12 @@ class Recipe:
     augmentation: Augmentation = field(default_factory=Augmentation)
     preprocess: PreprocessSpec = field(default_factory=PreprocessSpec)
     postprocess: PostprocessSpec = SMALL_COMPONENT_REMOVAL
+    inference: WindowedInference | None = None
     generation: Generation | None = None
     sources: dict[str, float] = field(default_factory=dict)
 
     def digest(self) -> str:
-        """Hash of what determines the training, by which a resumed run knows that it is the same one."""
+        """Hash of what determines the training: a resumed run knows by it that it is the same."""
         content = {key: value for key, value in asdict(self).items() if key != "about"}
         # Under the names of the first version, so that runs begun with it go on.
         for earlier, field_name in EARLIER_FIELDS.items():
@@ -120,6 +140,9 @@ class Recipe:
         # Fields that came later count only where they are used: older runs can be resumed.
         if not self.sources:
             del content["sources"]
+        # Windows choose the validated network, hence what is exported.
+        if self.inference is None:
+            del content["inference"]
         if self.augmentation.standard is None:
             del content["augmentation"]["standard"]
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
@@ -158,6 +181,7 @@ class Recipe:
             "augmentation": Augmentation.from_dict,
             "preprocess": PreprocessSpec,
             "postprocess": _postprocess,
+            "inference": WindowedInference,
             "generation": Generation.from_dict,
         }
         values = {}
@@ -186,7 +210,7 @@ class Recipe:
 
 
 def _postprocess(**data: float) -> PostprocessSpec:
-    """The post-processing under today's or the earlier names; numbers stay as written, for the digest."""
+    """Post-processing under today's or earlier names; numbers as written, for the digest."""
     return PostprocessSpec(**current_postprocess(data))
 
 
@@ -232,10 +256,19 @@ def check_numbers(recipe: Recipe) -> None:
         raise UsageError(
             f"The schedule '{recipe.schedule}' is unknown.", f"Use one of {', '.join(SCHEDULES)}."
         )
+    windows = recipe.inference
+    if windows and not (windows.weighting in WEIGHTINGS and 0 <= windows.overlap < 1):
+        raise UsageError(
+            f"Inference cannot average windows by '{windows.weighting}', {windows.overlap} shared.",
+            f"Use weighting {' or '.join(WEIGHTINGS)}, and an overlap from 0 to below 1.",
+        )
 
 
 def cosine(step: int, steps: int) -> float:
-    """Linear warm-up over the first 2 % of the steps, then a cosine to zero (Loshchilov and Hutter, ICLR 2017)."""
+    """Linear warm-up over the first 2 % of the steps, then a cosine to zero.
+
+    Source: Loshchilov and Hutter, ICLR 2017.
+    """
     warm_up = max(1, steps // 50)
     if step < warm_up:
         return (step + 1) / warm_up
@@ -244,7 +277,7 @@ def cosine(step: int, steps: int) -> float:
 
 
 def poly(step: int, steps: int) -> float:
-    """(1 - step / steps)^0.9, the schedule of DeepLab and of most of the methods compared here, per step."""
+    """(1 - step / steps)^0.9, the schedule of DeepLab and of most methods compared here."""
     return max(0.0, 1 - step / steps) ** 0.9
 
 

@@ -18,46 +18,49 @@ from medmap.sliding_window import SlidingWindow
 from medmap.task import Task
 from medmap.training.cache import open_case
 from medmap.training.export import inference_spec
+from medmap.training.recipe import Recipe
 
 
 class Validation:
     """Scores whole cases on the working grid, each modality encoded once, under several subsets.
 
-    Each case is scored with all its modalities and with ``others`` further subsets, which go round from
-    case to case, so that a cohort sees every subset while a case costs little; always the same ones, so
-    that steps can be compared.
+    Each case is scored with all its modalities and with ``others`` further subsets, which go round
+    from case to case, so that a cohort sees every subset while a case costs little; always the same
+    ones, so that steps can be compared.
 
     Args:
         folders: prepared cases (``medmap.training.cache.cache_case``) that training never sees.
         task: of the data.
-        preprocess: of the cache.
+        recipe: whose preprocessing the cache has, and whose windows inference has.
         others: how many subsets besides the full one a case is scored under.
 
     Attributes:
         cases: how many there are.
     """
 
-    def __init__(
-        self, folders: Sequence[Path], task: Task, preprocess: PreprocessSpec, others: int = 3
-    ):
+    def __init__(self, folders: Sequence[Path], task: Task, recipe: Recipe, others: int = 3):
         self.folders = list(folders)
         self.task = task
-        self.preprocess = preprocess
+        self.recipe = recipe
         self.others = others
         self.cases = len(self.folders)
 
     def score(self, network: Backbone, device: torch.device, case: int) -> dict[str, float]:
-        """Mean Dice of one case over its subsets: of each region by name, and of all regions as ``dice``."""
+        """Mean Dice of one case over its subsets.
+
+        Returns:
+            Of each region by name, and of all regions as ``dice``.
+        """
         stored = open_case(self.folders[case])
         brain = np.asarray(stored.brain).astype(bool)
         prepared = _padded(
-            stored.dense_image(), stored.available, brain, network.stride, self.preprocess
+            stored.dense_image(), stored.available, brain, network.stride, self.recipe.preprocess
         )
         values = np.array([0, *(label.value for label in self.task.labels)])
         reference_masks = region_masks(values[np.asarray(stored.label)], self.task)
         inside = tuple(slice(size) for size in stored.label.shape)
         scores: dict[str, list[float]] = {region.name: [] for region in self.task.regions}
-        spec = inference_spec(self.preprocess, network)
+        spec = inference_spec(self.recipe, network)
         windows = SlidingWindow(self.task, spec, network.stride, device)
         subsets = self._subsets(network, stored.available, case)
         for logits in windows.logits(network, prepared, subsets):

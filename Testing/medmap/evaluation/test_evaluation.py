@@ -5,14 +5,21 @@ from __future__ import annotations
 import csv
 import json
 import math
+import shutil
 from dataclasses import replace
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
 from medmap.bundle.loading import load_bundle
-from medmap.commands.evaluation import EvaluateOptions, compare_evaluations, evaluate_bundle
-from medmap.errors import Cancelled, InputDataError, OutputError, UsageError
+from medmap.commands.evaluation import (
+    EvaluateOptions,
+    compare_evaluations,
+    evaluate_bundle,
+    parse_feed,
+)
+from medmap.errors import Cancelled, InputDataError, MissingInputError, OutputError, UsageError
 from medmap.evaluation import (
     Evaluation,
     PairedTest,
@@ -501,6 +508,44 @@ def test_test_is_scored_once_and_says_so(cohort, tiny_bundle_path, tmp_path):
     split.write_text('{"test": ["Case_1", "Case_9"]}')
     with pytest.raises(InputDataError, match="Case_9"):
         run(cohort, tiny_bundle_path, split=split, part="test")
+
+
+def test_another_modality_can_be_given_in_the_place_of_one(cohort, tiny_bundle_path, tmp_path):
+    """Conference, Table V: scores of t1 <- t2 are those of a cohort whose T1 is the T2 file."""
+    (cohort / "Case_2/Case_2_t1ce.nii.gz").rename(cohort / "Case_2/Case_2_t2.nii.gz")
+    fed = run(cohort, tiny_bundle_path, feed=parse_feed(["t1=t2"]))
+    assert set(fed.summary.dice.subsets) == {"t1"}
+    exchanged = tmp_path / "exchanged"
+    for n in range(3):
+        (exchanged / f"Case_{n}").mkdir(parents=True)
+        source = cohort / f"Case_{n}" / f"Case_{n}_t2.nii.gz"
+        shutil.copy(source, exchanged / f"Case_{n}" / f"Case_{n}_t1.nii.gz")
+        label = f"Case_{n}/Case_{n}_seg.nii.gz"
+        shutil.copy(cohort / label, exchanged / label)
+    by_hand = run(exchanged, tiny_bundle_path)
+    assert fed.summary.dice.subsets["t1"] == by_hand.summary.dice.subsets["t1"]
+
+
+@pytest.mark.parametrize("assignment", ["t1", "t1=", "=t2", "t1=t9", "t9=t1"])
+def test_a_feed_that_names_nothing_is_refused(assignment, cohort, tiny_bundle_path):
+    with pytest.raises(UsageError):
+        run(cohort, tiny_bundle_path, feed=parse_feed([assignment]))
+
+
+def test_a_feed_of_an_image_that_is_not_there_is_refused(cohort, tiny_bundle_path):
+    with pytest.raises(InputDataError, match="Case_2 has no T2"):
+        run(cohort, tiny_bundle_path, feed={"t1": "t2"})
+
+
+def test_a_split_is_named_or_a_file(cohort, tiny_bundle_path):
+    from medmap.cli.main import app
+
+    arguments = ["evaluate", "--data", str(cohort), "--bundle", str(tiny_bundle_path)]
+    result = CliRunner().invoke(app, [*arguments, "--split", "brats2018_protokd"])
+    assert isinstance(result.exception, InputDataError), "found, but of another cohort"
+    assert "28 cases of the split" in result.exception.cause
+    result = CliRunner().invoke(app, [*arguments, "--split", "nowhere"])
+    assert isinstance(result.exception, MissingInputError)
 
 
 def test_two_evaluations_are_compared_and_the_card_carries_it(cohort, tiny_bundle_path, tmp_path):

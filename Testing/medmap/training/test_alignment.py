@@ -217,6 +217,51 @@ def test_one_modality_alone_gives_a_finite_loss_and_nothing_to_align_with(name, 
     assert torch.isfinite(anchor(latents(), everywhere(), empty)), "a patch outside the head"
 
 
+@pytest.mark.parametrize(("name", "form"), [("peer", "eq12"), ("mixture", "eq13")])
+def test_jointly_the_mean_of_the_modalities_is_aligned(name, form):
+    """Proposition 1's alternative: the whole at once; individually costs more by the spread."""
+    z = latents()
+    whole = (z["t1"] + z["t1ce"] + z["t2"] + z["flair"]) / 4
+    target = {"peer": z["t1ce"], "mixture": z["flair"]}[name]
+    jointly = build_anchor(name, NAMES, form=form, joint=True)(z, everywhere())
+    torch.testing.assert_close(jointly, (whole - target).square().mean(), rtol=1e-4, atol=1e-5)
+    individually = build_anchor(name, NAMES, form=form)(z, everywhere())
+    spread = sum((z[m] - whole).square().mean() for m in NAMES) / 4
+    torch.testing.assert_close(individually - jointly, spread, rtol=1e-3, atol=1e-4)
+
+
+def test_jointly_p_n_takes_the_moments_of_all_modalities_together():
+    z = latents()
+    pooled = torch.stack([z[m] for m in NAMES]).transpose(1, 2).transpose(0, 1).flatten(1)
+    expected = normal_divergence(pooled.mean(1), pooled.var(1, unbiased=False)).mean()
+    found = NormalAnchor(NAMES, joint=True)(z, everywhere())
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["peer", "mixture", "normal"])
+def test_jointly_absent_modalities_have_no_influence_either(name):
+    present = everywhere(names=("t1", "t1ce"))
+    anchor = build_anchor(name, NAMES, joint=True)
+    noise = torch.full((2, 3, 4, 4, 4), torch.nan)
+    assert torch.equal(anchor(latents(), present), anchor(latents(t2=noise, flair=noise), present))
+
+
+def test_learned_moments_are_those_that_the_heads_give():
+    """The conference's P_N: mean and variance "obtained by learnable parameters"."""
+    torch.manual_seed(0)
+    anchor = NormalAnchor(NAMES, form="printed", moments="learned", channels=3)
+    z = latents()
+    with torch.no_grad():
+        anchor.heads.weight.zero_()
+        anchor.heads.bias.copy_(torch.tensor([0.5, 0, 0, 0, 0, 0]))
+    # mean 0.5 in one of three channels, variance 1: 1 - 1/2, and 0.25 / 2 in that channel.
+    expected = torch.tensor(0.5 + 0.25 / 2 / 3)
+    torch.testing.assert_close(anchor(z, everywhere()), expected, rtol=1e-4, atol=1e-5)
+    assert dict(anchor.named_parameters())
+    with pytest.raises(UsageError, match="guessed"):
+        NormalAnchor(NAMES, moments="guessed")
+
+
 def test_a_detached_anchor_stays_where_it_is():
     leaves = {n: t.requires_grad_() for n, t in latents().items()}
     PeerAnchor(NAMES, form="eq12", detach=True)(leaves, everywhere()).backward()

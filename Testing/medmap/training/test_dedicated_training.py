@@ -14,9 +14,11 @@ from medmap.commands.evaluation import EvaluateOptions, evaluate_bundle
 from medmap.commands.phantoms import write_phantoms
 from medmap.commands.training import TrainOptions, train_bundle
 from medmap.errors import BundleError, InputDataError, MissingInputError, UsageError
+from medmap.networks import build_network
 from medmap.preprocess import PreprocessSpec
 from medmap.task import BRATS
-from medmap.training.checkpoint import load_checkpoint
+from medmap.training.checkpoint import load_checkpoint, save_best
+from medmap.training.export import export
 from medmap.training.options import RuntimeOptions
 from medmap.training.recipe import Recipe
 from medmap.training.setup import make_objective
@@ -123,7 +125,40 @@ def test_students_are_trained_in_pieces_and_become_one_bundle(data, teacher, tmp
     assert table["subsets"]["t1+t1ce"] == table["subsets"]["t1ce"], (
         "the same network, the same scan"
     )
-    assert load_bundle(tmp_path / "b").card["dice"] == table
+    assert table["borrowed"] == {
+        "t1+t1ce": "t1ce",
+        "t1ce+t2": "t1ce",
+        "t1+t1ce+t2": "t1ce",
+        "t1+t1ce+flair": "t1ce+flair",
+        "t1ce+t2+flair": "t1ce+flair",
+        "t1+t1ce+t2+flair": "t1ce+flair",
+    }
+    loaded = load_bundle(tmp_path / "b")
+    assert loaded.card["dice"] == table
+    assert loaded.id == f"{STUDENT.objective}-1.0.0", "a bundle is named after its recipe"
+    assert "t1+t1ce (network of t1ce)" in (tmp_path / "b" / "README.md").read_text()
+
+
+def test_of_equal_subsets_the_best_validated_network_stands_first(tmp_path):
+    recipe = replace(STUDENT, objective="plain")
+    folders = []
+    for subset, dice in (("t1", 0.4), ("t2", 0.7), ("flair", 0.5)):
+        options = {"modalities": 4, "classes": 4, **recipe.network_options}
+        network = build_network(recipe.network, {**options, "inputs": [BRATS.index(subset)]})
+        folder = tmp_path / subset
+        folder.mkdir()
+        state = {
+            "step": 2,
+            "network": list(network.built_from),
+            "average": network.state_dict(),
+            "selection": {"step": 2, "validation_dice": dice},
+        }
+        save_best(folder, state)
+        folders.append(folder)
+    export(folders, recipe, BRATS, tmp_path / "bundle", name="x", version="1", card={})
+    bundle = load_bundle(tmp_path / "bundle")
+    assert [entry.name for entry in bundle.entries] == ["t2", "flair", "t1"]
+    assert bundle.entry_for(BRATS.modality_names).name == "t2"
 
 
 def test_a_plain_network_can_be_dedicated_too(data, tmp_path):

@@ -14,6 +14,7 @@ import torch
 from Testing.medmap.small_networks import SMALL
 from typer.testing import CliRunner
 
+from medmap.bundle.format import InferenceSpec
 from medmap.bundle.loading import load_bundle
 from medmap.commands.dedicated import expand_subsets, load_teacher
 from medmap.commands.phantoms import LAYOUTS, write_phantoms
@@ -21,16 +22,17 @@ from medmap.commands.training import TrainOptions, cases_of, train_bundle
 from medmap.errors import BundleError, InputDataError, MissingInputError, UsageError
 from medmap.io.cohorts import find_cases
 from medmap.networks import build_network
-from medmap.task import BRATS
+from medmap.postprocess import NO_POSTPROCESSING
+from medmap.task import BRATS, find_task
 from medmap.training.cache import cache_case
 from medmap.training.checkpoint import load_checkpoint
 from medmap.training.dataset import PatchSampler
-from medmap.training.export import export
+from medmap.training.export import export, inference_spec
 from medmap.training.loop import train
 from medmap.training.missingness import build_missingness
 from medmap.training.options import RuntimeOptions
 from medmap.training.published import find_recipe, find_split, merge, published_rows, recipes_folder
-from medmap.training.recipe import Recipe
+from medmap.training.recipe import Recipe, WindowedInference
 from medmap.training.splits import read_split
 
 ROWS = {
@@ -42,6 +44,17 @@ ROWS = {
 
 
 # ------------------------------------------------------------------------------------------------------- splits
+
+
+def network_for(recipe: Recipe, task):
+    """A recipe's network on a task's modalities, classes and dimensions."""
+    dims = 2 if recipe.preprocess.slices else 3
+    sizes = {
+        "modalities": len(task.modalities),
+        "classes": task.num_classes,
+        "spatial_dims": dims,
+    }
+    return build_network(recipe.network, recipe.network_options | sizes)
 
 
 @pytest.mark.parametrize(
@@ -93,43 +106,59 @@ def test_a_split_that_the_data_do_not_hold_is_refused(tmp_path):
 # ---------------------------------------------------------------------------------------------------------- rows
 
 
-def test_the_papers_tables_are_there():
-    for method in ("pmkl", "mmformer", "acn"):
-        for anchor in ("none", "pn", "pk", "pmix"):
-            for data in ("brats2018", "brats2020"):
-                assert f"journal-{method}-{anchor}-{data}" in ROWS
-    for method in ("kdnet", "pmkl", "protokd", "smunet"):
-        for anchor in ("none", "tstar", "pn", "pk", "pmix"):
-            assert f"conference-{method}-{anchor}" in ROWS
-        for anchor in ("none", "pmix"):
-            assert ROWS[f"conference-{method}-{anchor}-all-sets"].recipe.subsets == ()
-    assert {"journal-encoder-none", "journal-encoder-nonshared", "journal-encoder-tstar"} <= set(
-        ROWS
-    )
-    assert {f"conference-single-teacher-{scan}" for scan in BRATS.modality_names} <= set(ROWS)
-
-
 @pytest.mark.parametrize("name", sorted(ROWS))
-def test_a_row_says_what_it_reproduces_and_is_what_it_says(name):
+def test_a_row_is_what_its_name_says(name):
     row = ROWS[name]
-    assert row.source in row.recipe.about
-    assert row.cost
-    assert row.notes
+    assert row.petaflop > 0
     assert find_split(row.recipe.split)
     assert not row.teacher or row.teacher in ROWS
     anchor = {"pn": "normal", "pk": "peer", "pmix": "mixture"}
     aligned = ROWS[row.teacher].recipe if row.teacher else row.recipe
-    expected = next((anchor[part] for part in name.split("-") if part in anchor), None)
+    parts = name.split("-")
+    expected = next((anchor[part] for part in parts if part in anchor), None)
     assert aligned.alignment.get("anchor") == expected
+    assert aligned.alignment.get("joint", False) is ("joint" in parts)
+    forms = {"pn": "printed", "pk": "eq12", "pmix": "eq13"}
+    printed = next((forms[part] for part in parts if part in forms), None)
+    is_printed = "printed" in parts
+    assert aligned.alignment.get("form") == (printed if is_printed else None)
+    if expected == "peer":
+        assert aligned.alignment["k"] == ("t2" if name.endswith("pk-t2") else "t1ce")
     for _, part in expand_subsets(row.recipe, BRATS):
         assert Recipe.from_dict(json.loads(json.dumps(asdict(part)))).digest() == part.digest()
     taught = row.recipe.objective in ("kd-net", "pmkl", "protokd")
     assert bool(row.teacher) is taught
 
 
-def test_published_figures_belong_to_rows():
-    for path in (recipes_folder() / "tables").glob("medmap_*.json"):
-        assert set(json.loads(path.read_text())["published"]) <= set(ROWS)
+def test_every_row_does_inference_as_the_papers_do():
+    for name, row in published_rows().items():
+        assert row.recipe.inference == WindowedInference(0.5, "uniform"), name
+        assert row.recipe.postprocess == NO_POSTPROCESSING, name
+    assert Recipe().inference is None
+
+
+@pytest.mark.parametrize(
+    "name", ["conference-unet-teacher-none", "passion-backbones-rfnet-pdt", "passion-myops2020-pdt"]
+)
+def test_a_bundle_carries_the_windows_of_its_training_patch(name):
+    recipe = published_rows()[name].recipe
+    small = replace(recipe, network_options=recipe.network_options | SMALL[recipe.network])
+    task = find_task(recipe.task)
+    spec = inference_spec(small, network_for(small, task))
+    assert spec.window == (80, 80, 80) if task.name == "BraTS" else (256, 256, 256)
+    assert (spec.overlap, spec.weighting) == (0.5, "uniform")
+    assert InferenceSpec.from_dict(spec.to_dict()) == spec
+
+
+def test_the_encoders_of_the_ablation_have_equal_weights():
+    """Journal, VI-C.1: T* has J * c channels for as many weights as J encoders of c channels."""
+    stems = {}
+    for encoder in ("nonshared", "tstar"):
+        recipe = ROWS[f"journal-encoder-teacher-{encoder}"].recipe
+        network = build_network("UNet", recipe.network_options | {"modalities": 4, "classes": 4})
+        stems[encoder] = sum(p.numel() for p in network.maps.parameters())
+        assert len(network.maps) == (4 if encoder == "nonshared" else 1)
+    assert stems["nonshared"] == stems["tstar"] == 108
 
 
 def test_what_is_installed_has_every_recipe():
@@ -183,7 +212,10 @@ def test_the_list_of_recipes_names_each_once_in_full():
     assert shown.exit_code == 0
     words = shown.stdout.split()
     assert all(words.count(name) == 1 for name in ROWS)
-    assert "70.58" in CliRunner().invoke(app, ["recipes", "journal-mmformer-pmix-brats2018"]).stdout
+    one = CliRunner().invoke(app, ["recipes", "journal-mmformer-pmix-brats2018"])
+    assert "70.58" in one.stderr
+    recipe = Recipe.from_dict(json.loads(one.stdout))
+    assert recipe.digest() == ROWS["journal-mmformer-pmix-brats2018"].recipe.digest()
 
 
 # ------------------------------------------------------------------------------------------------ layouts on disk

@@ -14,11 +14,13 @@ from Testing.medmap.small_networks import SMALL
 from medmap.bundle.loading import load_bundle
 from medmap.commands.phantoms import write_hearts, write_phantoms
 from medmap.commands.training import TrainOptions, train_bundle
-from medmap.task import BRATS, find_task
+from medmap.networks import build_network
+from medmap.task import find_task
 from medmap.training.checkpoint import load_checkpoint
 from medmap.training.missingness import build_missingness
+from medmap.training.objectives import Context, build_objective
 from medmap.training.options import RuntimeOptions
-from medmap.training.published import find_split, published_rows, recipes_folder
+from medmap.training.published import find_split, published_rows
 from medmap.training.recipe import Recipe
 from medmap.training.splits import read_split
 
@@ -29,25 +31,22 @@ METHODS = ("baseline", "moddrop", "pmr", "passion")
 HELD_OUT = {"AQQ", "2013_10", "2013_15", "TCIA09_141", "TCIA13_645"}
 
 
-def test_every_row_of_the_tables_is_there():
-    for rates in ("2258", "2285", "5528", "5582", "8825", "8852"):
-        assert all(f"passion-brats2020-{rates}-{method}" in ROWS for method in METHODS)
-    for rates in ("sml", "slm", "msl", "mls", "lsm", "lms"):
-        assert all(f"passion-myops2020-{rates}-{method}" in ROWS for method in METHODS)
-    for network in ("rfnet", "mmformer", "m2ftrans"):
-        assert all(
-            f"passion-backbones-{network}-{row}" in ROWS for row in ("pdt", "baseline", "passion")
-        )
-    for method in ("u-hemis", "u-hved", "robust-mseg", "mmformer", "shaspec", "mckd"):
-        assert f"mckd-{method}" in ROWS
+def network_for(recipe: Recipe, task):
+    """A recipe's network on a task's modalities, classes and dimensions."""
+    dims = 2 if recipe.preprocess.slices else 3
+    sizes = {
+        "modalities": len(task.modalities),
+        "classes": task.num_classes,
+        "spatial_dims": dims,
+    }
+    return build_network(recipe.network, recipe.network_options | sizes)
 
 
 @pytest.mark.parametrize("name", sorted(ROWS))
 def test_a_row_is_what_it_says(name):
     row = ROWS[name]
     recipe = row.recipe
-    assert row.source in recipe.about
-    assert row.cost
+    assert row.petaflop > 0
     assert Recipe.from_dict(json.loads(json.dumps(asdict(recipe)))).digest() == recipe.digest()
     split = read_split(find_split(recipe.split))["train"] if recipe.split else ()
     task = find_task(recipe.task)
@@ -55,14 +54,18 @@ def test_a_row_is_what_it_says(name):
     parts = name.split("-")
     objective = {"passion": "passion", "pmr": "pmr", "mckd": "mckd", "unet": "mckd"}
     if parts[0] == "passion":
-        assert recipe.objective == objective.get(parts[-1], "sls")
+        if parts[1] in ("components", "preference"):
+            assert recipe.objective == "passion"
+        else:
+            assert recipe.objective == objective.get(parts[-1], "sls")
         assert (recipe.missingness == "dropped") is (parts[-1] == "moddrop")
         shown = torch.tensor([protocol.available(case).tolist() for case in split]).float()
         missing = dict(zip(task.modality_names, (1 - shown.mean(0)).tolist(), strict=True))
         for modality, rate in wanted_rates(parts).items():
             assert abs(missing[modality] - rate) <= 0.5 / len(split) + 1e-6
     else:
-        assert recipe.objective == objective.get(parts[1], "sls")
+        of_mckd = {"weights": "mckd", "alpha": "mckd", "mse": "mckd"}
+        assert recipe.objective == (objective | of_mckd).get(parts[1], "sls")
         held = recipe.held_out_cases
         assert (
             not held
@@ -73,6 +76,11 @@ def test_a_row_is_what_it_says(name):
 
 def wanted_rates(parts) -> dict[str, float]:
     """What the name of a row of PASSION's tables says: rates by modality."""
+    if parts[-1] == "pdt":
+        modalities = find_task(ROWS["-".join(parts)].recipe.task).modality_names
+        return dict.fromkeys(modalities, 0.0)
+    if parts[1] == "components" and parts[2] == "myops2020":
+        return {"bssfp": 0.3, "lge": 0.5, "t2": 0.7}
     if parts[1] == "brats2020":
         return {
             n: int(d) / 10 for n, d in zip(("t1", "t1ce", "flair", "t2"), parts[2], strict=True)
@@ -82,17 +90,30 @@ def wanted_rates(parts) -> dict[str, float]:
             n: {"s": 0.3, "m": 0.5, "l": 0.7}[d]
             for n, d in zip(("bssfp", "lge", "t2"), parts[2], strict=True)
         }
-    if parts[-1] == "pdt":
-        return dict.fromkeys(BRATS.modality_names, 0.0)
     return {"t1": 0.2, "t1ce": 0.4, "flair": 0.6, "t2": 0.8}
 
 
-def test_published_figures_belong_to_rows():
-    for table in ("passion", "mckd"):
-        published = json.loads((recipes_folder() / "tables" / f"{table}.json").read_text())[
-            "published"
-        ]
-        assert set(published) <= set(ROWS)
+def test_the_components_of_table_2_are_switched_as_its_dots_say():
+    switches = {
+        "pixel": (0.5, 0.0, False, False),
+        "prototype": (0.0, 0.1, False, False),
+        "distillation": (0.5, 0.1, False, False),
+        "task-wise": (0.5, 0.1, True, False),
+    }
+    for name, (pixel, prototype, task_wise, gradient_wise) in switches.items():
+        for data in ("brats2020", "myops2020"):
+            recipe = ROWS[f"passion-components-{data}-{name}"].recipe
+            small = recipe.network_options | SMALL[recipe.network]
+            task = find_task(recipe.task)
+            network = network_for(replace(recipe, network_options=small), task)
+            objective = build_objective("passion", Context(task, network), recipe.objective_options)
+            assert (objective.pixel, objective.prototype) == (pixel, prototype)
+            assert (objective.task_wise, objective.gradient_wise) == (task_wise, gradient_wise)
+
+
+def test_the_split_of_myops_has_a_test_part_that_chooses_nothing():
+    split = read_split(find_split("myops2020"))
+    assert {part: len(names) for part, names in split.items()} == {"train": 20, "test": 5}
 
 
 def different_rows() -> list[str]:

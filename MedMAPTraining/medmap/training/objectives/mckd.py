@@ -8,7 +8,7 @@ Modality-Weighted Knowledge Distillation for Robust Multi-Modal Learning with Mi
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -23,12 +23,13 @@ from medmap.training.objectives.self_distillation import encode_batch
 
 
 class ModalityDistillation(Objective):
-    """L = L_task + alpha * sum over ordered pairs of present modalities of r_ij * mean |f_i - f_j|.
+    """L = L_task + alpha * sum over ordered pairs of present modalities of r_ij * mean |f_i - f_j|
+    (Eq. 4, 5).
 
     f is the tap ``mod_bottleneck``; i teaches j: no gradient reaches f_i. r_ij = softmax(w)_i /
-    softmax(w)_j = exp(w_i - w_j), so r_ij * r_ji = 1; it is kept within 1 / ``limit`` .. ``limit``,
-    which the paper does not do (the ratio is unbounded). The average is over samples, each with its
-    own modalities; the released code gives a whole batch one set.
+    softmax(w)_j = exp(w_i - w_j) (Eq. 6), so r_ij * r_ji = 1; it is kept within 1 / ``limit`` ..
+    ``limit``, which the paper does not do (the ratio is unbounded). The average is over samples,
+    each with its own modalities; the released code gives a whole batch one set.
 
     Every ``meta_every`` steps, w learns on ``meta_batches`` batches of held-out cases: the
     modalities' bottlenecks are multiplied by M * softmax(w) (mean 1; the published softmax alone
@@ -39,7 +40,10 @@ class ModalityDistillation(Objective):
     Absent features are filled with the mean of the present ones where the network does so
     (``MCKD``; ``GatedUNet`` with ``fill="mean"``); fusions without a fill leave them out.
 
-    Per epoch are logged ``importance_<modality>`` = softmax(w).
+    Per epoch are logged ``importance_<modality>``, the normalized w, and of the epoch's held-out
+    batches ``generated_l1_<modality>`` and ``generated_cosine_<modality>``: distance and similarity
+    of what Eq. 2 would put in that modality's place to its own bottleneck (Fig. 5). After a resumed
+    run's break the first epoch counts only what came behind it.
 
     Args:
         context: with held-out batches, unless alpha is 0.
@@ -52,11 +56,17 @@ class ModalityDistillation(Objective):
             as the released code does it in two stages (80 000 of 115 000 steps on all modalities:
             give the recipe the missingness ``staged``); instead of ``meta_every``.
         all_share: share of the training that is the first stage.
-        rescale: see above.
+        rescale: see above; for the softmax only.
+        normalization: of w: ``softmax``, or ``relu`` or ``sigmoid`` of Table 3.
+        norm: p of Eq. 5: 1, or 2 for the mean square ("MSE") of Fig. 3a.
 
     Raises:
         UsageError: no held-out cases, or the network has no ``mod_bottleneck`` of every modality.
     """
+
+    l1_sum: Tensor
+    cosine_sum: Tensor
+    compared: Tensor
 
     def __init__(
         self,
@@ -70,14 +80,23 @@ class ModalityDistillation(Objective):
         released_schedule: bool = False,
         all_share: float = 80 / 115,
         rescale: bool = True,
+        normalization: str = "softmax",
+        norm: int = 1,
     ):
         super().__init__()
+        if normalization not in NORMALIZATIONS or norm not in (1, 2):
+            raise UsageError(
+                f"MCKD knows no normalization '{normalization}' with p = {norm}.",
+                f"Use {', '.join(NORMALIZATIONS)}, and p = 1 or 2.",
+            )
         self.backbone = context.backbone
         self.held_out = context.held_out
         self.total = context.steps
         self.alpha = alpha
         self.limit = limit
         self.rescale = rescale
+        self.normalization = normalization
+        self.norm = norm
         self.meta_every = meta_every
         self.meta_batches = meta_batches
         self.meta_rate = meta_rate
@@ -100,6 +119,8 @@ class ModalityDistillation(Objective):
                 "Give the recipe 'held_out_cases': names, or how many (the paper has 5).",
             )
         self.importance = nn.Parameter(torch.rand(len(self.names)))
+        for name in ("l1_sum", "cosine_sum", "compared"):
+            self.register_buffer(name, torch.zeros(len(self.names)), persistent=False)
         self.backbone.skip = frozenset({"separate"})
 
     def groups(self) -> dict[str, Group]:
@@ -126,8 +147,8 @@ class ModalityDistillation(Objective):
                     maps.append(None)
                 else:
                     maps.append(self.backbone.latent(levels, "mod_bottleneck"))
-            ratio = importance_ratio(self.importance.detach(), self.limit)
-            distillation = pairwise_distillation(maps, batch.present, ratio)
+            ratio = importance_ratio(self.importance.detach(), self.limit, self.normalization)
+            distillation = pairwise_distillation(maps, batch.present, ratio, self.norm)
             losses["distillation"] = self.alpha * distillation
         yield "main", losses
         if not self.alpha or self.held_out is None:
@@ -149,8 +170,10 @@ class ModalityDistillation(Objective):
         """
         with torch.no_grad():
             features = encode_batch(self.backbone, batch)
-        scale = len(self.names) if self.rescale else 1
-        weight = self.importance.softmax(0) * scale
+            self._compare_generated(features, batch.present)
+        weight = NORMALIZATIONS[self.normalization](self.importance)
+        if self.rescale and self.normalization == "softmax":
+            weight = weight * len(self.names)
         weighted: list[Features | None] = []
         for modality, levels in enumerate(features):
             if levels is None:
@@ -169,31 +192,78 @@ class ModalityDistillation(Objective):
             weighted.append(level)
         return weighted
 
+    def _compare_generated(self, features: list[Features | None], present: Tensor) -> None:
+        """Add up how near the mean of the others comes to each modality's own bottleneck."""
+        for own, levels in enumerate(features):
+            if levels is None:
+                continue
+            actual = self.backbone.latent(levels, "mod_bottleneck").float().flatten(1)
+            total = torch.zeros_like(actual)
+            number = torch.zeros(len(actual), device=actual.device)
+            for other, other_levels in enumerate(features):
+                if other == own or other_levels is None:
+                    continue
+                latent = self.backbone.latent(other_levels, "mod_bottleneck").float().flatten(1)
+                total += torch.where(present[:, other, None], latent, torch.zeros_like(latent))
+                number += present[:, other]
+            generated = total / number.clamp(min=1)[:, None]
+            counted = (present[:, own] & (number > 0)).float()
+            distance = (generated - actual).abs().mean(1)
+            similarity = torch.cosine_similarity(generated, actual)
+            self.l1_sum[own] += (counted * distance).sum()
+            self.cosine_sum[own] += (counted * similarity).sum()
+            self.compared[own] += counted.sum()
+
     def epoch_end(self, epoch: int) -> dict[str, float]:
-        """The importance of every modality by name."""
-        shares = self.importance.detach().softmax(0).tolist()
-        pairs = zip(self.names, shares, strict=True)
-        return {f"importance_{name}": share for name, share in pairs}
+        """Importance and generated features of every modality by name."""
+        shares = NORMALIZATIONS[self.normalization](self.importance.detach()).tolist()
+        figures = {}
+        for name, share in zip(self.names, shares, strict=True):
+            figures[f"importance_{name}"] = share
+        for modality, name in enumerate(self.names):
+            number = float(self.compared[modality])
+            if number:
+                figures[f"generated_l1_{name}"] = float(self.l1_sum[modality]) / number
+                figures[f"generated_cosine_{name}"] = float(self.cosine_sum[modality]) / number
+        for buffer in (self.l1_sum, self.cosine_sum, self.compared):
+            buffer.zero_()
+        return figures
 
     def deploy(self) -> Backbone:
         """The backbone: w serves training only."""
         return self.backbone
 
 
-def importance_ratio(w: Tensor, limit: float = 10.0) -> Tensor:
-    """r_ij = softmax(w)_i / softmax(w)_j, within 1 / limit .. limit; [M] -> [M, M]."""
-    # softmax(w)_i / softmax(w)_j = exp(w_i - w_j), without the two small quotients.
-    ratio = (w[:, None] - w[None]).exp()
+NORMALIZATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "softmax": lambda w: w.softmax(0),
+    "relu": torch.relu,
+    "sigmoid": torch.sigmoid,
+}
+"""Of the importance weights: Eq. 6, and the two that Table 3 compares with it."""
+
+
+def importance_ratio(w: Tensor, limit: float = 10.0, normalization: str = "softmax") -> Tensor:
+    """r_ij = n(w)_i / n(w)_j, within 1 / limit .. limit; [M] -> [M, M]."""
+    if normalization == "softmax":
+        # softmax(w)_i / softmax(w)_j = exp(w_i - w_j), without the two small quotients.
+        ratio = (w[:, None] - w[None]).exp()
+    else:
+        # ReLU can make a weight zero, and with it the quotient infinite or 0 / 0.
+        normalized = NORMALIZATIONS[normalization](w).clamp(min=1e-6)
+        ratio = normalized[:, None] / normalized[None]
     return ratio.clamp(1 / limit, limit)
 
 
-def pairwise_distillation(maps: Sequence[Tensor | None], present: Tensor, ratio: Tensor) -> Tensor:
-    """Mean over samples of sum_{i != j present} r_ij * mean |sg(f_i) - f_j|.
+def pairwise_distillation(
+    maps: Sequence[Tensor | None], present: Tensor, ratio: Tensor, norm: int = 1
+) -> Tensor:
+    """Mean over samples of sum_{i != j present} r_ij * mean |sg(f_i) - f_j|^p.
 
     Args:
         maps: one [B, F, *s] a modality, None where no sample has it.
         present: [B, M] bool.
         ratio: [M, M], of teacher i and student j.
+        norm: p, 1 or 2.
     """
     total = ratio.new_zeros(())
     for i, teacher in enumerate(maps):
@@ -201,7 +271,7 @@ def pairwise_distillation(maps: Sequence[Tensor | None], present: Tensor, ratio:
             if i == j or teacher is None or student is None:
                 continue
             difference = teacher.detach().float() - student.float()
-            distance = difference.abs().flatten(1).mean(1)
+            distance = difference.abs().pow(norm).flatten(1).mean(1)
             has_both = present[:, i] & present[:, j]
             counted = torch.where(has_both, distance, torch.zeros_like(distance))
             total = total + ratio[i, j] * counted.mean()

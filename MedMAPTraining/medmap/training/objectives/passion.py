@@ -28,17 +28,18 @@ class Deviations:
     Attributes:
         forward_kl: KL(teacher || student) instead of KL(student || teacher).
         squared_temperature: the divergence times T^2.
-        deep_distillation: the deep levels are distilled too, each with half the weight of the finer
-            one (1/2, 1/4...).
-        class_mean: divergence and prototype loss are means over the classes instead of sums, and
-            the distance is the mean of |S_s - S_t| instead of the sum over classes of its Euclidean
-            norm.
+        halved_levels: each deep level is distilled with half the weight of the finer one (1/2,
+            1/4...) instead of the same.
+        class_mean: divergence, prototype loss and distance are means over the classes instead of
+            sums, which changes no relative preference.
         rate_as_weight: beta starts at 1 and 1 / (1 - missing rate) is a constant factor of every
             modality's losses, instead of where beta starts.
         separate: each modality's own decoder learns as well, of the modalities with delta = 1,
             weighted by beta.
         epoch_preference: relative preference of an epoch from mean distances instead of the mean
             over samples.
+        several_only: that mean is over the samples that have a distance, those with two modalities
+            or more, instead of all that have the modality (the denominator of Eq. 12).
         scheduled: the step of beta is 0.01 * 1.5^n in the n-th hundred epochs (from n = 1), beta is
             kept within 0.1..4 and its norm constant; instead of a constant step and beta >= 0.
         batch_delta: delta per batch instead of per sample (the same for a batch of one).
@@ -48,11 +49,12 @@ class Deviations:
 
     forward_kl: bool = False
     squared_temperature: bool = False
-    deep_distillation: bool = False
+    halved_levels: bool = False
     class_mean: bool = False
     rate_as_weight: bool = False
     separate: bool = False
     epoch_preference: bool = False
+    several_only: bool = False
     scheduled: bool = False
     batch_delta: bool = False
     t2_with_t1_tokens: bool = False
@@ -66,24 +68,28 @@ RELEASED = Deviations(
 
 
 class Passion(SharedLatentSpace):
-    """L = L_fuse + pixel * sum_m beta_m L_pixel^m + prototype * sum_m delta_m L_proto^m (Eq. 14),
-    mean over samples.
+    """L = L_seg + pixel * sum_m beta_m L_pixel^m + prototype * sum_m delta_m L_proto^m (Eq. 14),
+    mean over samples; L_seg is the fused part of Eq. 1.
 
     The teacher of a sample is the fused decoder on all modalities it has, its students the same
     decoder on one of them; encoders run once, the decoder once on teachers and students together.
 
-    * L_pixel (Eq. 3): divergence of outputs softened with T.
+    * L_pixel (Eq. 3): divergence of outputs softened with T, summed over all levels l = 0..L.
     * L_proto (Eq. 4-6, 8): squared difference of the maps of cosine similarity to each sample's own
       class means.
-    * Relative preference (Eq. 7, 9, 10): RP_m = 1 - D_m / mean D, D_m the distance of those maps;
-      positive: ahead.
+    * Relative preference (Eq. 7, 9, 10): RP_m = 1 - D_m / mean D, D_m the sum over voxels and
+      classes of the absolute difference of those maps; positive: ahead.
     * delta_m = 1 where RP_m < 0 (task-wise, Eq. 11); beta_m starts at 1 / (1 - missing rate) and
-      goes down by 0.01 times the mean RP_m of each epoch (gradient-wise).
+      goes down by 0.01 times the mean RP_m of each epoch (gradient-wise, Eq. 12 and 13).
 
     Sums over voxels, as printed, would grow with the patch: means over voxels are taken, as in the
     released code. A sample with one modality has nothing to distil and no preference. Logarithms
     are of softmax, not of probabilities clipped at 0.005, and every class of a sample counts, also
     one that another sample of the batch lacks.
+
+    The component ablation (Table 2) switches: ``pixel`` 0, ``prototype`` 0, ``task_wise`` (delta)
+    and ``gradient_wise`` (beta) off. ``baseline`` trains with Eq. 2 alone and logs the preference,
+    for Fig. 6.
 
     Per epoch are logged ``preference_<modality>`` and ``beta_<modality>``.
 
@@ -93,14 +99,24 @@ class Passion(SharedLatentSpace):
         pixel, prototype: weights of the two losses.
         temperature: T.
         rate: step of beta.
-        deep, deep_decay, clip: of the fused loss, see ``SharedLatentSpace``; 1/2, 1/4, ... as
-            released.
+        deep, deep_decay, clip: of the fused loss, see ``SharedLatentSpace``; None: 1, 1, ... of
+            Eq. 1, or 1/2, 1/4, ... as released.
+        task_wise: False: delta is 1 for every student.
+        gradient_wise: False: beta is 1, and so is the factor of ``rate_as_weight``.
+        baseline: Eq. 2 alone: no distillation, every modality's own decoder learns from all that
+            have it.
         deviations: single ``Deviations`` by name, over the variant.
 
     Raises:
         UsageError: the variant is unknown, or the network has no ``decoder`` tap.
         TypeError: a deviation is unknown.
     """
+
+    weight: Tensor
+    beta: Tensor
+    preference_sum: Tensor
+    distance_sum: Tensor
+    seen: Tensor
 
     def __init__(
         self,
@@ -110,9 +126,12 @@ class Passion(SharedLatentSpace):
         prototype: float = 0.1,
         temperature: float = 4.0,
         rate: float = 0.01,
-        deep: float = 0.5,
-        deep_decay: float = 0.5,
+        deep: float | None = None,
+        deep_decay: float | None = None,
         clip: float = 0.0,
+        task_wise: bool = True,
+        gradient_wise: bool = True,
+        baseline: bool = False,
         **deviations: bool,
     ):
         if variant not in ("paper", "released") or "decoder" not in context.backbone.provides:
@@ -122,8 +141,18 @@ class Passion(SharedLatentSpace):
             )
         base = RELEASED if variant == "released" else PAPER
         options = Deviations(**{**base.__dict__, **deviations})
-        super().__init__(context, separate=0.0, deep=deep, deep_decay=deep_decay, clip=clip)
+        factor = 0.5 if variant == "released" else 1.0
+        super().__init__(
+            context,
+            separate=0.0,
+            deep=factor if deep is None else deep,
+            deep_decay=factor if deep_decay is None else deep_decay,
+            clip=clip,
+        )
         self.options = options
+        self.task_wise = task_wise
+        self.gradient_wise = gradient_wise
+        self.baseline = baseline
         self.pixel = pixel
         self.prototype = prototype
         self.temperature = temperature
@@ -133,6 +162,8 @@ class Passion(SharedLatentSpace):
         self.backbone.skip = frozenset({"separate"})
         scarcity = torch.tensor(_scarcity(context))
         ones = torch.ones_like(scarcity)
+        if not gradient_wise:
+            scarcity = ones
         if options.rate_as_weight:
             self.register_buffer("weight", scarcity)
             self.register_buffer("beta", ones.clone())
@@ -153,16 +184,23 @@ class Passion(SharedLatentSpace):
             self.backbone, features, batch.present, students, ("decoder",), self.deepest
         )
         losses = self.fused(teacher_output, batch)
+        table = torch.zeros(batch.present.shape, device=batch.image.device)
+        preference = table
         if len(students):
-            pixel = self._pixel(student_output, teacher_output, students)
             prototype, distance = self._prototype(
                 student_output, teacher_output, batch.label, students
             )
-            table = torch.zeros(batch.present.shape, device=batch.image.device)
             distance_table = students.table(distance, table)
             preference = relative_preference(distance_table)
-            delta = task_mask(preference, whole_batch=self.options.batch_delta)
-            self._remember(distance_table, preference, students)
+            self._remember(distance_table, preference)
+        self._count(batch.present)
+        if self.baseline:
+            losses |= self._separately(features, batch, torch.ones_like(table))
+        elif len(students):
+            delta = torch.ones_like(table)
+            if self.task_wise:
+                delta = task_mask(preference, whole_batch=self.options.batch_delta)
+            pixel = self._pixel(student_output, teacher_output, students)
             pixel_table = students.table(pixel, table)
             prototype_table = students.table(prototype, table)
             losses["pixel"] = self.pixel * self._weighted(self.beta * pixel_table)
@@ -178,12 +216,11 @@ class Passion(SharedLatentSpace):
     def _pixel(self, student: Output, teacher: Output, students: Students) -> Tensor:
         """L_pixel of every student, [R]."""
         total = self._divergence(student.logits, teacher.logits, students)
-        if not self.options.deep_distillation:
-            return total
+        factor = 0.5 if self.options.halved_levels else 1.0
         levels = zip(student.aux.get("deep", []), teacher.aux.get("deep", []), strict=True)
         for level, (student_logits, teacher_logits) in enumerate(levels, 1):
             divergence = self._divergence(student_logits, teacher_logits, students)
-            total = total + 0.5**level * divergence
+            total = total + factor**level * divergence
         return total
 
     def _divergence(self, student: Tensor, teacher: Tensor, students: Students) -> Tensor:
@@ -211,17 +248,18 @@ class Passion(SharedLatentSpace):
         difference = (student_maps - teacher_maps[students.sample]).flatten(2)
         squares = difference.square()
         loss = (counted * squares.mean(2)).sum(1)
-        with torch.no_grad():
-            if self.options.class_mean:
-                distance = (counted * difference.abs().mean(2)).sum(1) / counted.sum(1)
-            else:
-                distance = (counted * squares.sum(2).sqrt()).sum(1)
+        # The norms of Eq. 7 are of single numbers: absolute values.
+        distance = (counted * difference.detach().abs().mean(2)).sum(1)
         if self.options.class_mean:
-            loss = loss / counted.sum(1)
+            classes = counted.sum(1)
+            return loss / classes, distance / classes
         return loss, distance
 
     def _separately(self, features: list, batch: Batch, delta: Tensor) -> dict[str, Tensor]:
-        """Each modality's own segmentation, of the samples where delta is 1, weighted by beta."""
+        """Each modality's own segmentation, of the samples where delta is 1, weighted by beta.
+
+        The baseline's weights are 1 (Eq. 2).
+        """
         total = batch.image.new_zeros(())
         for modality, logits in enumerate(self.backbone.separately(features)):
             behind = batch.present[:, modality] & (delta[:, modality] > 0)
@@ -229,26 +267,29 @@ class Passion(SharedLatentSpace):
                 continue
             label = resize_label(batch.label, logits.shape[2:])
             loss = self._loss(logits[behind], label[behind]) * behind.float().mean()
-            total = total + self.weight[modality] * self.beta[modality] * loss
+            factor = 1.0 if self.baseline else self.weight[modality] * self.beta[modality]
+            total = total + factor * loss
         return {"separate": total}
 
-    def _remember(self, distance: Tensor, preference: Tensor, students: Students) -> None:
+    def _remember(self, distance: Tensor, preference: Tensor) -> None:
         self.preference_sum += preference.sum(0)
         self.distance_sum += distance.sum(0)
-        ones = torch.ones_like(distance[0, 0]).expand(len(students))
-        self.seen += students.table(ones, distance).sum(0)
+
+    def _count(self, present: Tensor) -> None:
+        """Count the samples that an epoch's mean is over, of each modality."""
+        if self.options.several_only:
+            present = present & (present.sum(1, keepdim=True) > 1)
+        self.seen += present.sum(0)
 
     def epoch_end(self, epoch: int) -> dict[str, float]:
-        """Update beta from the epoch's relative preference; returns both by name."""
+        """Update beta from the epoch's relative preference (Eq. 12, 13); returns both by name."""
         number = self.seen.clamp(min=1)
         preference = self.preference_sum / number
         if self.options.epoch_preference:
             mean_distance = self.distance_sum / number
             preference = relative_preference(mean_distance[None])[0]
-        if self.options.scheduled:
-            self.beta = scheduled_beta(self.beta, preference, epoch, self.rate)
-        else:
-            self.beta = (self.beta - self.rate * preference).clamp(min=0)
+        if self.gradient_wise and not self.baseline:
+            self.beta = self._next_beta(preference, epoch)
         for buffer in (self.preference_sum, self.distance_sum, self.seen):
             buffer.zero_()
         figures = {}
@@ -257,6 +298,11 @@ class Passion(SharedLatentSpace):
         for modality, name in enumerate(self.names):
             figures[f"beta_{name}"] = float(self.beta[modality])
         return figures
+
+    def _next_beta(self, preference: Tensor, epoch: int) -> Tensor:
+        if self.options.scheduled:
+            return scheduled_beta(self.beta, preference, epoch, self.rate)
+        return (self.beta - self.rate * preference).clamp(min=0)
 
 
 def _scarcity(context: Context) -> list[float]:
@@ -277,7 +323,7 @@ def prototype_maps(feature: Tensor, label: Tensor, classes: int) -> tuple[Tensor
 
 
 def relative_preference(distance: Tensor) -> Tensor:
-    """RP_m = 1 - D_m / mean D over the modalities that have a distance (Eq. 10).
+    """RP_m = 1 - D_m / mean D over the modalities that have a distance (Eq. 9, 10).
 
     Args:
         distance: [B, M], zero where there is none.

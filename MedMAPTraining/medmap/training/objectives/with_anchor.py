@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 
+import torch
 from torch import Tensor
 
 from medmap.networks import Backbone
@@ -52,6 +53,8 @@ class WithAnchor(Objective):
         network = objective.aligned()
         if tap not in network.provides:
             network.latent([], tap)
+        if options.get("moments") == "learned":
+            options["channels"] = latent_channels(network, tap)
         self.anchor = build_anchor(anchor, self.names, getattr(network, "mixture", None), **options)
 
     def groups(self) -> dict[str, Group]:
@@ -100,3 +103,14 @@ class WithAnchor(Objective):
     def deploy(self) -> Backbone:
         """What the objective deploys: anchors serve training only."""
         return self.objective.deploy()
+
+
+@torch.no_grad()
+def latent_channels(network: Backbone, tap: str) -> int:
+    """Channels of one modality's latents at a tap, by one pass over an empty window."""
+    was_training = network.training
+    side = max(16, 2 * network.stride)
+    empty = torch.zeros(1, 1, *(side,) * network.spatial_dims)
+    latent = network.latent(network.eval().encode(empty, 0), tap)
+    network.train(was_training)
+    return int(latent.shape[1])

@@ -4,6 +4,8 @@ else.
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 
@@ -13,6 +15,7 @@ from medmap.task import BRATS
 from medmap.training.missingness import build_missingness
 from medmap.training.objectives import Context, build_objective
 from medmap.training.objectives.mckd import importance_ratio, pairwise_distillation
+from medmap.training.objectives.self_distillation import encode_batch
 from medmap.training.optimizers import OPTIMIZERS
 from medmap.training.recipe import Recipe
 
@@ -44,6 +47,50 @@ def test_ratios_are_reciprocal_and_bounded():
         [1.0, pytest.approx(0.1)],
         [10.0, 1.0],
     ]
+
+
+@pytest.mark.parametrize(
+    ("normalization", "expected"), [("relu", [[1, 4], [0.25, 1]]), ("sigmoid", None)]
+)
+def test_the_weights_of_table_3_by_hand(normalization, expected):
+    w = torch.tensor([2.0, 0.5])
+    if expected is None:
+        high, low = 1 / (1 + math.exp(-2.0)), 1 / (1 + math.exp(-0.5))
+        expected = [[1, high / low], [low / high, 1]]
+    torch.testing.assert_close(
+        importance_ratio(w, 10.0, normalization), torch.tensor(expected, dtype=torch.float)
+    )
+    # ReLU makes a weight zero: the ratio stays finite.
+    dead = importance_ratio(torch.tensor([-1.0, -2.0, 3.0]), 10.0, "relu")
+    assert dead.tolist()[0][:2] == [1, 1]
+    assert dead.max() == 10
+
+
+def test_the_mean_square_of_fig_3a_by_hand():
+    a, b = (torch.randn(2, 3, 2, 2) for _ in range(2))
+    present = torch.tensor([[True, True, False, False]] * 2)
+    expected = 2 * (a - b).square().mean()
+    maps = [a, b, None, None]
+    torch.testing.assert_close(
+        pairwise_distillation(maps, present, torch.ones(4, 4), norm=2), expected
+    )
+
+
+def test_generated_features_are_compared_with_the_actual_ones_by_hand(net, mckd, make_batch):
+    """Fig. 5: what Eq. 2 would put in the place of T1ce, against its own bottleneck."""
+    objective = mckd(net("GatedUNet"), meta_batches=1)
+    batch = make_batch(present=FULL, size=32, seed=5)
+    with torch.no_grad():
+        features = encode_batch(objective.backbone, batch)
+        latents = [objective.backbone.latent(f, "mod_bottleneck").flatten(1) for f in features]
+    objective.meta_loss(batch)
+    generated = (latents[0] + latents[2] + latents[3]) / 3
+    figures = objective.epoch_end(0)
+    distance = (generated - latents[1]).abs().mean()
+    similarity = (generated * latents[1]).sum() / generated.norm() / latents[1].norm()
+    assert figures["generated_l1_t1ce"] == pytest.approx(float(distance), rel=1e-4)
+    assert figures["generated_cosine_t1ce"] == pytest.approx(float(similarity), rel=1e-4)
+    assert "generated_l1_t1ce" not in objective.epoch_end(1)
 
 
 def test_distillation_by_hand_among_what_each_sample_has():
@@ -109,8 +156,10 @@ def test_the_meta_step_changes_only_w(name, net, mckd, make_batch):
     assert [group for group, _, _ in steps] == ["main", "meta", "meta", "meta"]
     assert all(changed == {"importance"} for _, changed, _ in steps[1:])
     figures = objective.epoch_end(0)
-    assert set(figures) == {f"importance_{name}" for name in BRATS.modality_names}
-    assert sum(figures.values()) == pytest.approx(1)
+    kinds = ("importance", "generated_l1", "generated_cosine")
+    assert set(figures) == {f"{kind}_{name}" for kind in kinds for name in BRATS.modality_names}
+    shares = [value for name, value in figures.items() if name.startswith("importance")]
+    assert sum(shares) == pytest.approx(1)
 
 
 def test_without_distillation_there_is_no_meta_step(net, mckd, make_batch):

@@ -8,11 +8,13 @@ from dataclasses import replace
 
 import pytest
 import torch
+from torch.nn.functional import interpolate
 
 from medmap.errors import BundleError, UsageError
 from medmap.task import BRATS
 from medmap.training.batch import Batch
 from medmap.training.objectives import Context, build_objective
+from medmap.training.objectives.losses import cross_entropy_and_dice
 from medmap.training.objectives.passion import (
     PAPER,
     RELEASED,
@@ -128,7 +130,8 @@ def test_it_trains_the_published_backbones_and_remembers_distances(
     assert {"segmentation", "deep1", "pixel", "prototype"} <= set(losses)
     assert ("separate" in losses) == (variant == "released")
     assert all(p.grad is None or torch.isfinite(p.grad).all() for p in objective.parameters())
-    assert objective.seen.tolist() == [2, 1, 0, 2]
+    # Eq. 12 counts every sample that has the modality, also the one that has no other.
+    assert objective.seen.tolist() == ([2, 2, 0, 2] if variant == "paper" else [2, 1, 0, 2])
     assert objective.distance_sum[2] == 0
     figures = objective.epoch_end(0)
     assert set(figures) == {
@@ -154,43 +157,126 @@ def test_the_teacher_receives_no_gradient_from_distillation(network, make_batch)
     assert teacher.taps["decoder"].grad is None
 
 
-@pytest.mark.usefixtures("float64")
-def test_the_losses_by_hand(network, make_batch):
-    """The divergence of each student, weighted by beta; the prototype loss only of who lags
-    behind.
+def by_hand(net, batch):
+    """Outputs of the sample with three modalities, together and of each alone, as networks give
+    them: logits of level 0, then of the deep levels, and the map before the head.
     """
-    objective = passion(network("SubsetUNet")).eval()
-    batch = make_batch(present=[[True, True, False, True]])
+    image = batch.image[:1]
+    outputs = []
+    for modalities in ((0, 1, 3), (0,), (1,), (3,)):
+        present = torch.zeros(1, 4, dtype=torch.bool)
+        present[0, list(modalities)] = True
+        output = net(image, present, ("decoder",))
+        outputs.append(([output.logits, *output.aux["deep"]], output.taps["decoder"]))
+    return outputs
+
+
+@pytest.mark.parametrize("variant", ["paper", "released"])
+def test_the_losses_by_hand_on_a_network_with_deep_outputs(variant, network, make_batch):
+    """Eq. 1, 3, 7, 8, 10, 11 and 12 literally; the released variant where it does otherwise."""
+    net = network("RFNet").double()
+    objective = passion(net, variant=variant)
+    batch = make_batch(present=[[True, True, False, True], [True, False, False, False]])
+    batch = replace(batch, image=batch.image.double())
     losses = run(objective, batch)
-    net = objective.backbone
-    full = net(batch.image, batch.present, ("decoder",))
-    label = batch.label[:, ::2, ::2, ::2]
-    wanted, _ = prototype_maps(full.taps["decoder"], label, 4)
-    pixel, squares, far = [], [], []
-    for m in (0, 1, 3):
-        only = torch.zeros(1, 4, dtype=torch.bool)
-        only[0, m] = True
-        alone = net(batch.image, only, ("decoder",))
-        p, q = (alone.logits / 4).softmax(1), (full.logits / 4).softmax(1)
-        pixel.append((p * (p / q).log()).sum(1).mean())
-        difference = prototype_maps(alone.taps["decoder"], label, 4)[0] - wanted
-        squares.append(difference.square().flatten(2).mean(2).sum())
-        far.append(difference.square().flatten(2).sum(2).sqrt().sum())
-    beta = [objective.beta[m] for m in (0, 1, 3)]
+    (levels, feature), *alone = by_hand(net, batch)
+    assert len(levels) > 2
+    released = variant == "released"
+    classes = 4 if released else 1
+
+    # Eq. 1: every level counts alike, enlarged to full size; 1/2, 1/4 ... as released.
+    whole = net(batch.image, batch.present)
+    for level, logits in enumerate(whole.aux["deep"], 1):
+        enlarged = interpolate(logits, size=batch.label.shape[1:], mode="trilinear")
+        expected = cross_entropy_and_dice(enlarged, batch.label)
+        weight = 0.5**level if released else 1.0
+        torch.testing.assert_close(
+            losses[f"deep{level}"], weight * expected, check_dtype=False, rtol=1e-4, atol=1e-6
+        )
+
+    # Eq. 3: the sum over l = 0..L, not level 0 alone.
+    pixel = []
+    for student_levels, _ in alone:
+        total = 0
+        for level, (student, teacher) in enumerate(zip(student_levels, levels, strict=True)):
+            p, q = (student / 4).softmax(1), (teacher / 4).softmax(1)
+            if released:
+                divergence = 16 * (q * (q / p).log()).sum(1).mean() / classes
+                total = total + 0.5**level * divergence
+            else:
+                total = total + (p * (p / q).log()).sum(1).mean()
+        pixel.append(total)
+    factor = objective.weight if released else objective.beta
+    factors = [factor[m] for m in (0, 1, 3)]
+    expected = 0.5 * sum(f * x for f, x in zip(factors, pixel, strict=True)) / 2
+    torch.testing.assert_close(losses["pixel"], expected, check_dtype=False, rtol=1e-4, atol=1e-7)
+
+    # Eq. 7 and 10: norms of single numbers are absolute values.
+    label = interpolate(batch.label[:1, None].double(), size=feature.shape[2:])[:, 0].long()
+    wanted, _ = prototype_maps(feature, label, 4)
+    differences = [prototype_maps(own, label, 4)[0] - wanted for _, own in alone]
+    distance = torch.stack([difference.abs().sum() for difference in differences])
+    preference = 1 - distance / distance.mean()
     torch.testing.assert_close(
-        losses["pixel"], 0.5 * sum(b * x for b, x in zip(beta, pixel, strict=True))
+        objective.preference_sum[[0, 1, 3]], preference, check_dtype=False, rtol=1e-3, atol=1e-5
     )
-    behind = [x > sum(far) / 3 for x in far]
+
+    # Eq. 8 and 11: squares, of those that lag behind.
+    voxels = label.numel()
+    squares = [difference.square().sum() / voxels / classes for difference in differences]
+    terms = [f * x for f, x, rp in zip(factors, squares, preference, strict=True) if rp < 0]
+    if not released:
+        terms = [x for x, rp in zip(squares, preference, strict=True) if rp < 0]
     torch.testing.assert_close(
-        losses["prototype"], 0.1 * sum(b * x for b, x in zip(behind, squares, strict=True))
+        losses["prototype"], 0.1 * sum(terms) / 2, check_dtype=False, rtol=1e-3, atol=1e-7
     )
+
+    # Eq. 12: the denominator counts both samples for T1.
+    figures = objective.epoch_end(0)
+    if not released:
+        assert figures["preference_t1"] == pytest.approx(
+            float(preference[0].detach()) / 2, rel=1e-3
+        )
+        assert figures["preference_t1ce"] == pytest.approx(float(preference[1].detach()), rel=1e-3)
+
+
+def test_components_can_be_switched_off(network, make_batch):
+    """The rows of Table 2: one distillation alone, both, and with delta; beta then stays 1."""
+    batch = make_batch(present=[[True, True, False, True]])
+    plain = {"task_wise": False, "gradient_wise": False}
+    objective = passion(network("RFNet"), prototype=0.0, **plain)
+    losses = run(objective, batch)
+    assert losses["prototype"] == 0
+    assert losses["pixel"] > 0
+    objective.epoch_end(0)
+    torch.testing.assert_close(objective.beta, torch.ones(4))
+    both = run(passion(network("RFNet"), **plain), batch)
+    with_delta = run(passion(network("RFNet"), gradient_wise=False), batch)
+    assert both["prototype"] > with_delta["prototype"] > 0
+    torch.testing.assert_close(both["pixel"], with_delta["pixel"])
+
+
+def test_the_baseline_logs_its_preference_and_trains_as_eq_2_says(network, make_batch):
+    batch = make_batch()
+    objective = passion(network("RFNet"), baseline=True)
+    losses = run(objective, batch)
+    assert not {"pixel", "prototype"} & set(losses)
+    plain = Context(BRATS, network("RFNet"), cases=10, cases_with=COUNTS)
+    expected = run(build_objective("sls", plain, {}), batch)
+    torch.testing.assert_close(losses["separate"], expected["separate"])
+    torch.testing.assert_close(losses["segmentation"], expected["segmentation"])
+    before = objective.beta.clone()
+    figures = objective.epoch_end(0)
+    assert any(figures[f"preference_{name}"] for name in BRATS.modality_names)
+    assert torch.equal(objective.beta, before)
 
 
 def test_a_sample_with_one_modality_has_nothing_to_distil(network, make_batch):
     objective = passion(network("RFNet"))
     losses = run(objective, make_batch(present=[[False, False, True, False]]))
     assert "pixel" not in losses
-    assert not objective.seen.any()
+    assert not objective.preference_sum.any()
+    assert objective.seen.tolist() == [0, 0, 1, 0]
 
 
 def test_absent_scans_are_not_read(network, make_batch):
@@ -220,15 +306,41 @@ def test_the_slip_of_the_released_mmformer_can_be_chosen(network, make_batch):
     assert not torch.equal(right["pixel"], slip["pixel"])
 
 
-@pytest.mark.parametrize(
-    "name", [field for field in PAPER.__dict__ if field != "t2_with_t1_tokens"]
-)
-def test_every_deviation_can_be_chosen_alone(name, network, make_batch):
+CHANGES = {
+    "forward_kl": {"pixel"},
+    "squared_temperature": {"pixel"},
+    "halved_levels": {"pixel"},
+    "class_mean": {"pixel", "prototype"},
+    "rate_as_weight": {"prototype", "beta"},
+    "separate": {"separate"},
+    "epoch_preference": {"preference"},
+    "several_only": {"preference"},
+    "scheduled": {"beta"},
+    "batch_delta": {"prototype"},
+}
+"""What each deviation makes different."""
+
+
+@pytest.mark.parametrize("name", list(CHANGES))
+def test_every_deviation_changes_what_it_says_and_nothing_else(name, network, make_batch):
+    assert set(CHANGES) == set(PAPER.__dict__) - {"t2_with_t1_tokens"}
     assert getattr(RELEASED, name)
-    objective = passion(network("RFNet"), **{name: True})
-    losses = run(objective, make_batch(present=PRESENT[::2]))
-    assert all(torch.isfinite(value) for value in losses.values())
-    objective.epoch_end(0)
+    batch = make_batch(present=[*PRESENT, [False, True, True, True]])
+    figures = []
+    for options in ({}, {name: True}):
+        # Preferences of the two samples differ in sign, so that a batch decides otherwise.
+        objective = passion(network("RFNet"), **options)
+        losses = run(objective, batch)
+        epoch = objective.epoch_end(0)
+        values = {"separate": 0.0} | {key: float(value.detach()) for key, value in losses.items()}
+        for kind in ("preference", "beta"):
+            values[kind] = [epoch[f"{kind}_{modality}"] for modality in BRATS.modality_names]
+        figures.append(values)
+    plain, changed = figures
+    different = {key for key in plain if changed[key] != pytest.approx(plain[key], rel=1e-5)}
+    follows = {"beta"} if CHANGES[name] == {"preference"} else set()
+    assert CHANGES[name] <= different
+    assert different <= CHANGES[name] | follows
 
 
 def test_what_cannot_be_is_refused(network):

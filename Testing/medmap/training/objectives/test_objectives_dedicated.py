@@ -528,6 +528,28 @@ def test_every_method_trains_resumes_to_the_same_bits_and_exports(method, tmp_pa
     assert [entry.name for entry in bundle.entries] == ["t1ce+flair"]
 
 
+@pytest.mark.parametrize("method", ["acn", "smu-net"])
+def test_the_logged_loss_is_that_of_the_segmenter(method, tmp_path):
+    """The discriminators' is logged under its own names."""
+    logged = []
+    run(
+        method,
+        replace(recipe_of(method), steps=1),
+        tmp_path / "run",
+        report=lambda step, figures: logged.append(figures),
+    )
+    (figures,) = logged
+    disc = [name for name in figures if name.endswith("_disc")]
+    own = [
+        value
+        for name, value in figures.items()
+        if name not in ("loss", "learning_rate", "waiting", "seconds", *disc)
+    ]
+    assert disc
+    assert figures["loss"] == pytest.approx(sum(own), rel=1e-5)
+    assert figures["loss"] != pytest.approx(sum(figures[name] for name in disc), rel=1e-3)
+
+
 @pytest.mark.parametrize("method", NAMES)
 def test_two_cases_can_be_learned_by_heart(method, tmp_path):
     """Segmentation by the student improves; the sum of all losses is no measure where weights ramp

@@ -1,0 +1,1 @@
+"""``medmap table``: the papers' tables, trained, scored and printed beside their figures."""

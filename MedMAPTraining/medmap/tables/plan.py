@@ -1,0 +1,426 @@
+"""What a table needs: trainings in the order of their teachers, evaluations, and what is there."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+
+from medmap.commands.dedicated import expand_subsets
+from medmap.errors import (
+    InputDataError,
+    MedMAPError,
+    MissingInputError,
+    OutputError,
+    UsageError,
+)
+from medmap.io.atomic import make_folder, write_json
+from medmap.io.cohorts import find_cases
+from medmap.tables.settings import REHEARSAL_STEPS, rehearsed, with_settings
+from medmap.task import find_task
+from medmap.training.checkpoint import load_checkpoint
+from medmap.training.printed import PrintedTable, run_of
+from medmap.training.published import PublishedRow, find_split, published_rows
+from medmap.training.recipe import Recipe
+from medmap.training.splits import Split, part_of, read_split
+
+PETAFLOP_PER_HOUR = 72.0
+"""At a sustained 20 TFLOP/s."""
+
+
+@dataclass(frozen=True)
+class TableOptions:
+    """Options of ``medmap table``; see its help.
+
+    Attributes:
+        data: folder of cases by data set (``brats2018``); under "" the folder of all others.
+        output: folder of runs, bundles, evaluations and the table; tables may share it.
+        only: names of runs or titles of rows that are made; empty makes all.
+        steps: of every training, instead of the recipe's.
+        settings: fields of every recipe, by dotted name.
+        rehearsal: small networks and patches, few steps: everything runs, nothing is learned.
+        devices: one job at a time on each.
+        ray: address of a Ray cluster; None stays on this machine.
+        precision, workers: of the trainings, as ``medmap train`` has them.
+    """
+
+    data: Mapping[str, Path]
+    output: Path
+    only: tuple[str, ...] = ()
+    steps: int | None = None
+    settings: Mapping[str, object] = field(default_factory=dict)
+    rehearsal: bool = False
+    devices: tuple[str, ...] = ("auto",)
+    ray: str | None = None
+    precision: str = "auto"
+    workers: int = 0
+
+
+@dataclass(frozen=True)
+class Job:
+    """A training, or an evaluation of its bundle.
+
+    Attributes:
+        run: name of the row.
+        kind: ``train`` or ``evaluate``.
+        data: folder of the cases.
+        output: the table's folder.
+        teacher: name of the row whose bundle is the teacher, or "".
+        split: file whose part ``test`` is scored; None scores every case.
+        feed: modality -> the one that is given in its place, of an evaluation.
+        needs: names of jobs that come before.
+        state: ``done``, ``to do``, or how far a training is.
+        hours: estimate for a training from here on; 0 for evaluations.
+    """
+
+    run: str
+    kind: str
+    data: Path
+    output: Path
+    teacher: str = ""
+    split: Path | None = None
+    feed: tuple[tuple[str, str], ...] = ()
+    needs: tuple[str, ...] = ()
+    state: str = "to do"
+    hours: float = 0.0
+    device: str = "auto"
+    precision: str = "auto"
+    workers: int = 0
+
+    @property
+    def name(self) -> str:
+        """Unique in a plan: ``train conference-protokd-pk``."""
+        given = "".join(f", {other} as {modality}" for modality, other in self.feed)
+        return f"{self.kind} {self.run}{given}"
+
+    @property
+    def recipe_file(self) -> Path:
+        """The row's recipe with all changes."""
+        return self.output / "recipes" / f"{self.run}.json"
+
+    @property
+    def run_folder(self) -> Path:
+        """Of the training."""
+        return self.output / "runs" / self.run
+
+    @property
+    def bundle(self) -> Path:
+        """Of the training."""
+        return self.output / "bundles" / self.run
+
+    @property
+    def teacher_bundle(self) -> Path | None:
+        """Bundle of the teacher, if there is one."""
+        return self.output / "bundles" / self.teacher if self.teacher else None
+
+    @property
+    def evaluation(self) -> Path:
+        """Folder of the evaluation."""
+        return evaluation_folder(self.output, self.run, dict(self.feed))
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Jobs in an order in which they can be done, and runs that cannot be made.
+
+    Attributes:
+        jobs: trainings and evaluations.
+        without_data: runs whose data set is not given, by data set.
+    """
+
+    jobs: tuple[Job, ...]
+    without_data: Mapping[str, tuple[str, ...]]
+
+    @property
+    def hours(self) -> float:
+        """Estimate for what remains."""
+        return sum(job.hours for job in self.jobs if job.state != "done")
+
+
+def evaluation_folder(output: Path, run: str, feed: Mapping[str, str]) -> Path:
+    """Where a run's evaluation lies."""
+    given = "".join(f"-{other}-as-{modality}" for modality, other in feed.items())
+    return output / "evaluations" / f"{run}{given}"
+
+
+def feed_of(subset: str, given: str) -> dict[str, str]:
+    """The feed of a bundle of one modality; empty where it gets its own."""
+    return {} if subset == given else {subset: given}
+
+
+def parse_data(values: Sequence[str]) -> dict[str, Path]:
+    """``FOLDER`` and ``SET=FOLDER`` by data set, "" for a plain folder.
+
+    Raises:
+        UsageError: a data set is named twice.
+        MissingInputError: a folder does not exist.
+    """
+    folders: dict[str, Path] = {}
+    for value in values:
+        data_set, separator, text = value.partition("=")
+        # A folder may have the sign in its name.
+        if not separator or Path(value).is_dir():
+            data_set, text = "", value
+        if data_set in folders:
+            raise UsageError(
+                f"Two folders are given for {data_set or 'all data sets'}.",
+                "Write SET=FOLDER for each.",
+            )
+        if not Path(text).exists():
+            raise MissingInputError(f"There is no folder {text}.", "Check its path.", option="data")
+        folders[data_set] = Path(text)
+    return folders
+
+
+def make_plan(table: PrintedTable, options: TableOptions) -> Plan:
+    """What a table needs.
+
+    Raises:
+        UsageError: ``only`` names nothing of the table, or a setting is unknown.
+        OutputError: the folder holds a run of one of the names with other settings.
+        MissingInputError, InputDataError: a split or the data cannot be read.
+    """
+    rows = published_rows()
+    chosen = _chosen_runs(table, options.only)
+    jobs: dict[str, Job] = {}
+    without_data: dict[str, list[str]] = {}
+    folders = _Folders(table, options)
+    for run in chosen:
+        for name in _with_teachers(run, rows):
+            row = rows[name]
+            data = folders.data_of(row.recipe)
+            if data is None:
+                missing = without_data.setdefault(folders.data_set(row.recipe), [])
+                if name not in missing:
+                    missing.append(name)
+                continue
+            job = folders.training(row, data)
+            jobs.setdefault(job.name, job)
+    for job in _evaluations(table, set(chosen), jobs):
+        jobs.setdefault(job.name, job)
+    named = {data_set: tuple(names) for data_set, names in without_data.items()}
+    return Plan(tuple(jobs.values()), named)
+
+
+def write_recipes(plan: Plan, table: PrintedTable, options: TableOptions) -> None:
+    """Write every row's recipe, with its changes, and the splits into the table's folder.
+
+    Splits are copied there, so that scorings of their test parts are recorded there.
+    """
+    rows = published_rows()
+    folders = _Folders(table, options)
+    make_folder(options.output / "recipes")
+    make_folder(options.output / "splits")
+    for job in plan.jobs:
+        if job.kind != "train":
+            continue
+        recipe, split = folders.recipe_and_split(rows[job.run], job.data)
+        write_json(job.recipe_file, asdict(recipe))
+        if split is not None and not split.path.exists():
+            write_json(split.path, {part: list(names) for part, names in split.parts.items()})
+
+
+@dataclass(frozen=True)
+class _SplitFile:
+    """A split, and where it lies or will lie in the table's folder."""
+
+    path: Path
+    parts: Split
+
+
+class _Folders:
+    """Recipes with their changes, and where their data and splits lie."""
+
+    def __init__(self, table: PrintedTable, options: TableOptions):
+        self.table = table
+        self.options = options
+        self._cases: dict[tuple[Path, str], tuple[str, ...]] = {}
+
+    def data_set(self, recipe: Recipe) -> str:
+        """``brats2018`` and so on: of the published split, or of the task."""
+        split = recipe.split or self.table.split
+        if split:
+            return split.partition("_")[0]
+        return {"MyoPS-anatomy": "myops2020"}.get(recipe.task, "brats2018")
+
+    def data_of(self, recipe: Recipe) -> Path | None:
+        """Folder of the cases, or None where none is given."""
+        data_set = self.data_set(recipe)
+        folder = self.options.data.get(data_set)
+        if folder is not None:
+            return folder
+        common = self.options.data.get("")
+        if common is not None and (common / data_set).is_dir():
+            return common / data_set
+        return common
+
+    def recipe_and_split(self, row: PublishedRow, data: Path) -> tuple[Recipe, _SplitFile | None]:
+        """The row's recipe with every change, and its split, None for all cases."""
+        options = self.options
+        recipe = replace(row.recipe, split=row.recipe.split or self.table.split)
+        if options.rehearsal:
+            recipe = rehearsed(recipe, options.steps or REHEARSAL_STEPS)
+        if options.steps is not None:
+            recipe = replace(recipe, steps=options.steps)
+        recipe = with_settings(recipe, options.settings)
+        split = self._split(recipe, data, self.data_set(row.recipe))
+        if split is None:
+            return replace(recipe, split=""), None
+        recipe = replace(recipe, split=str(split.path))
+        return _holding_out(recipe, split.parts["train"]), split
+
+    def training(self, row: PublishedRow, data: Path) -> Job:
+        """The training of a row, and how far it is."""
+        recipe, split = self.recipe_and_split(row, data)
+        job = Job(
+            run=row.name,
+            kind="train",
+            data=data.absolute(),
+            output=self.options.output.absolute(),
+            teacher=row.teacher,
+            split=split.path if split else None,
+            needs=(f"train {row.teacher}",) if row.teacher else (),
+            precision=self.options.precision,
+            workers=self.options.workers,
+        )
+        parts = expand_subsets(recipe, find_task(recipe.task))
+        share = recipe.steps / row.recipe.steps
+        if self.options.rehearsal:
+            share = 0.0
+        hours = row.petaflop * len(parts) * share / PETAFLOP_PER_HOUR
+        state, remaining = _state(job, recipe, parts)
+        return replace(job, state=state, hours=hours * remaining)
+
+    def _split(self, recipe: Recipe, data: Path, data_set: str) -> _SplitFile | None:
+        if not recipe.split or recipe.split == "none":
+            return None
+        source = find_split(recipe.split)
+        parts = read_split(source)
+        folder = self.options.output.absolute() / "splits"
+        cases = self._case_names(data, recipe.task)
+        is_complete = all(set(cases).issuperset(names) for names in parts.values())
+        if is_complete or not self.options.rehearsal:
+            part_of(parts, "test")
+            return _SplitFile(folder / source.name, parts)
+        if len(cases) < 3:
+            raise InputDataError(
+                f"{data.name} has {len(cases)} cases.",
+                "A rehearsal needs three: two to train on, one to score.",
+            )
+        return _SplitFile(
+            folder / f"rehearsal-{data_set}.json", {"train": cases[:2], "test": cases[2:3]}
+        )
+
+    def _case_names(self, data: Path, task: str) -> tuple[str, ...]:
+        """Names of the cases of a folder, which is searched once."""
+        key = (data, task)
+        if key not in self._cases:
+            self._cases[key] = tuple(case.case_id for case in find_cases(data, find_task(task)))
+        return self._cases[key]
+
+
+def _holding_out(recipe: Recipe, cases: Sequence[str]) -> Recipe:
+    """Held-out cases by number where those that the recipe names are not trained on."""
+    named = recipe.held_out_cases
+    if isinstance(named, int) or set(named) <= set(cases):
+        return recipe
+    return replace(recipe, held_out_cases=min(len(named), len(cases) - 1))
+
+
+def _chosen_runs(table: PrintedTable, only: Sequence[str]) -> tuple[str, ...]:
+    """Runs of the table, or those that are named, or that stand in rows that are named."""
+    if not only:
+        return table.runs
+    chosen: dict[str, None] = {}
+    for name in only:
+        matches = [run for run in table.runs if run == name]
+        for row in table.rows:
+            if name.lower() in (title.lower() for title in row.titles):
+                for cell in row.cells:
+                    if cell.shown:
+                        matches += [run_of(keys) for keys in cell.operands]
+        if not matches:
+            raise UsageError(
+                f"{table.name} has no row {name}.",
+                f"Name a title of its rows, or one of {', '.join(table.runs)}.",
+            )
+        chosen |= dict.fromkeys(matches)
+    return tuple(run for run in table.runs if run in chosen)
+
+
+def _with_teachers(run: str, rows: Mapping[str, PublishedRow]) -> tuple[str, ...]:
+    """The rows that have to be trained for a run, teachers first."""
+    teacher = rows[run].teacher
+    if not teacher:
+        return (run,)
+    return (*_with_teachers(teacher, rows), run)
+
+
+def _evaluations(
+    table: PrintedTable, chosen: set[str], trainings: Mapping[str, Job]
+) -> Iterable[Job]:
+    """One evaluation of every chosen run, and one for each modality that is given in a place."""
+    for cell in table.cells:
+        for keys in cell.operands:
+            training = trainings.get(f"train {run_of(keys)}")
+            if training is None or training.run not in chosen:
+                continue
+            given = keys.get("feed", ())
+            feeds = [given] if isinstance(given, str) else list(given)
+            for feed in [feed_of(keys["subset"], other) for other in feeds] or [{}]:
+                job = replace(
+                    training,
+                    kind="evaluate",
+                    feed=tuple(feed.items()),
+                    needs=(training.name,),
+                    state="to do",
+                    hours=0.0,
+                )
+                is_done = (job.evaluation / "evaluation.json").is_file()
+                yield replace(job, state="done" if is_done else "to do")
+
+
+def _state(job: Job, recipe: Recipe, parts: Sequence[tuple[str, Recipe]]) -> tuple[str, float]:
+    """How far a training is, and the share of it that remains.
+
+    Raises:
+        OutputError: what lies there was begun with other settings.
+    """
+    if job.recipe_file.is_file():
+        earlier = Recipe.read(job.recipe_file)
+        if earlier.digest() != recipe.digest():
+            raise OutputError(
+                f"{job.output.name} holds {job.run} with other settings"
+                f"{_difference(earlier, recipe)}.",
+                "Use the same settings, or another folder.",
+                option="out",
+            )
+    if job.bundle.is_dir():
+        return "done", 0.0
+    steps = 0
+    for subset, _ in parts:
+        folder = job.run_folder / subset if subset else job.run_folder
+        state = _checkpoint(folder)
+        steps += state["step"] if state else 0
+    total = recipe.steps * len(parts)
+    if steps:
+        return f"step {steps} of {total}", 1 - steps / total
+    return "to do", 1.0
+
+
+def _checkpoint(folder: Path) -> Mapping | None:
+    try:
+        return load_checkpoint(folder) if folder.is_dir() else None
+    except MedMAPError:
+        # A damaged checkpoint is the training's to report.
+        return None
+
+
+def _difference(earlier: Recipe, recipe: Recipe) -> str:
+    """The first field that differs, for a message."""
+    before = json.loads(json.dumps(asdict(earlier)))
+    for name, value in json.loads(json.dumps(asdict(recipe))).items():
+        if name != "about" and before[name] != value:
+            return f" ({name} was {before[name]!r}, is {value!r})"
+    return ""

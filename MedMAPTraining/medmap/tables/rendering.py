@@ -1,0 +1,145 @@
+"""A table with our figures and the paper's, as Markdown, CSV and LaTeX."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Sequence
+from itertools import groupby
+
+from medmap.tables.values import Figure, Grid
+from medmap.training.printed import PrintedTable
+
+DASH = "–"
+LATEX = {
+    "\\": "\\textbackslash{}",
+    "_": "\\_",
+    "%": "\\%",
+    "&": "\\&",
+    "#": "\\#",
+    "Δ": "$\\Delta$",
+    "●": "$\\bullet$",
+    "○": "$\\circ$",
+    "*": "$\\ast$",
+    DASH: "--",
+    "α": "$\\alpha$",
+}
+
+
+def markdown(table: PrintedTable, grid: Grid, remarks: Sequence[str] = ()) -> str:
+    """A heading, the table, and below it what to know; ours first, the paper's in parentheses."""
+    depth = _depth(table)
+    head = [""] * depth + [" ".join(titles) for titles in table.columns]
+    lines = [
+        f"# {table.name}: {table.title}",
+        "",
+        f"{table.source}. {reading(grid)}",
+        "",
+        f"| {' | '.join(_escaped(text) for text in head)} |",
+        f"|{'---|' * depth}{'--:|' * len(table.columns)}",
+    ]
+    for row, figures in zip(table.rows, grid, strict=True):
+        cells = [*_padded(row.titles, depth), *(cell_text(figure) for figure in figures)]
+        lines.append(f"| {' | '.join(_escaped(text) for text in cells)} |")
+    lines += ["", *(f"- {remark}" for remark in (*remarks, *table.notes))]
+    return "\n".join(lines) + "\n"
+
+
+def csv_text(table: PrintedTable, grid: Grid) -> str:
+    """A line for each cell: titles, run, our figure, the paper's and the difference."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["table", "row", "column", "run", "ours", "printed", "difference"])
+    for row, figures in zip(table.rows, grid, strict=True):
+        for titles, figure in zip(table.columns, figures, strict=True):
+            if not figure.shown:
+                continue
+            ours = "" if figure.ours is None else number(figure.ours, figure.digits)
+            printed = "" if figure.printed is None else number(figure.printed, figure.digits)
+            difference = ""
+            if figure.ours is not None and figure.printed is not None:
+                difference = number(figure.ours - figure.printed, figure.digits)
+            titled = [" / ".join(row.titles), " / ".join(titles)]
+            writer.writerow([table.name, *titled, figure.run, ours, printed, difference])
+    return text.getvalue()
+
+
+def latex(table: PrintedTable, grid: Grid, remarks: Sequence[str] = ()) -> str:
+    """A ``table`` environment for booktabs and graphicx, with grouped column titles."""
+    depth = _depth(table)
+    levels = max(len(titles) for titles in table.columns)
+    lines = ["\\begin{table}", "\\centering", "\\resizebox{\\linewidth}{!}{%"]
+    lines.append(f"\\begin{{tabular}}{{{'l' * depth}{'r' * len(table.columns)}}}")
+    lines.append("\\toprule")
+    for level in range(levels):
+        lines.append(_latex_head(table, level, depth))
+    lines.append("\\midrule")
+    previous = ""
+    for row, figures in zip(table.rows, grid, strict=True):
+        titles = _padded(row.titles, depth)
+        if previous and titles[0] != previous and depth > 1:
+            lines.append("\\addlinespace")
+        previous = titles[0]
+        cells = [*titles, *(cell_text(figure) for figure in figures)]
+        lines.append(" & ".join(_latex(text) for text in cells) + " \\\\")
+    lines += ["\\bottomrule", "\\end{tabular}}"]
+    caption = ". ".join([table.title, table.source, reading(grid).rstrip("."), *remarks])
+    lines += [f"\\caption{{{_latex(caption)}}}", "\\end{table}", ""]
+    return "\n".join(lines)
+
+
+def reading(grid: Grid) -> str:
+    """How the cells are read."""
+    figures = [figure for line in grid for figure in line if figure.shown]
+    has_ours = any(figure.ours is not None for figure in figures)
+    has_printed = any(figure.printed is not None for figure in figures)
+    if has_printed and has_ours:
+        return "Ours, and the paper's figure in parentheses; – is not measured."
+    if has_printed:
+        return "The paper's figures in parentheses; – is not measured."
+    return "Ours; the paper prints no figures, – is not measured."
+
+
+def cell_text(figure: Figure) -> str:
+    """``58.10 (59.97)``; a dash for what is not measured."""
+    if not figure.shown:
+        return ""
+    ours = DASH if figure.ours is None else number(figure.ours, figure.digits)
+    if figure.printed is None:
+        return ours
+    return f"{ours} ({number(figure.printed, figure.digits)})"
+
+
+def number(value: float, digits: int) -> str:
+    """A figure as the tables have it."""
+    if digits < 0:
+        return f"{value:.1e}"
+    return f"{value:.{digits}f}"
+
+
+def _depth(table: PrintedTable) -> int:
+    return max(len(row.titles) for row in table.rows)
+
+
+def _padded(titles: Sequence[str], depth: int) -> list[str]:
+    return [*titles, *[""] * (depth - len(titles))]
+
+
+def _escaped(text: str) -> str:
+    """Text that Markdown shows as it is."""
+    return text.replace("|", "\\|").replace("*", "\\*").replace("_", "\\_")
+
+
+def _latex(text: str) -> str:
+    return "".join(LATEX.get(character, character) for character in text)
+
+
+def _latex_head(table: PrintedTable, level: int, depth: int) -> str:
+    """One line of column titles; equal ones beside each other share a cell."""
+    cells = [""] * depth
+    titles = [(*column[:level], _padded(column, level + 1)[level]) for column in table.columns]
+    for title, group in groupby(titles):
+        count = len(list(group))
+        text = _latex(title[-1])
+        cells.append(f"\\multicolumn{{{count}}}{{c}}{{{text}}}" if count > 1 else text)
+    return " & ".join(cells) + " \\\\"

@@ -1,0 +1,150 @@
+"""Our figures for the cells of a table, from the evaluations of its runs."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+
+from scipy.stats import ttest_rel
+
+from medmap.errors import MedMAPError
+from medmap.evaluation import Evaluation
+from medmap.tables.plan import evaluation_folder, feed_of
+from medmap.task import Task
+from medmap.training.printed import PrintedCell, PrintedTable, run_of
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A cell with both figures.
+
+    Attributes:
+        ours: None where it is not measured.
+        printed: None where the paper has none.
+        run: whose score it is.
+        digits: decimals; negative for exponents (p-values).
+        shown: False where the paper leaves the cell empty.
+    """
+
+    ours: float | None
+    printed: float | None
+    run: str = ""
+    digits: int = 2
+    shown: bool = True
+
+
+Grid = list[list[Figure]]
+
+
+class Scores:
+    """Values of cells, from the evaluations in a table's folder; each is read once."""
+
+    def __init__(self, output: Path):
+        self.output = output
+        self._evaluations: dict[Path, Evaluation | None] = {}
+
+    def value(self, cell: PrintedCell) -> float | None:
+        """What a cell shows; None where an evaluation that it needs is not there."""
+        keys = cell.keys
+        if keys.get("statistic") == "p-value":
+            return self._p_value(keys)
+        first = self.mean(keys)
+        if first is None:
+            return None
+        if "minus" in keys:
+            second = self.mean(cell.operands[1])
+            return None if second is None else first - second
+        if "percent_over" in keys:
+            others = [self.mean(operand) for operand in cell.operands[1:]]
+            known = [value for value in others if value is not None]
+            if len(known) < len(others) or max(known) == 0:
+                return None
+            return 100 * (first - max(known)) / max(known)
+        return first
+
+    def mean(self, keys: Mapping) -> float | None:
+        """Mean over the subsets, feeds and regions that the keys name."""
+        values = self.values(keys)
+        known = [value for value in values if value is not None]
+        if not values or len(known) < len(values):
+            return None
+        return statistics.mean(known)
+
+    def values(self, keys: Mapping) -> list[float | None]:
+        """The scores that a mean is over: Dice in percent, distances in mm."""
+        given = keys.get("feed", "")
+        feeds = [given] if isinstance(given, str) else given
+        score = keys.get("score", "dice")
+        values: list[float | None] = []
+        for feed in feeds:
+            places = feed_of(keys["subset"], feed) if feed else {}
+            evaluation = self._evaluation(run_of(keys), places)
+            if evaluation is None:
+                return [None]
+            table = evaluation.summary.tables[score].subsets
+            subsets = subsets_of(keys.get("subset", "all"), evaluation.task)
+            regions = regions_of(keys.get("region", "mean"), evaluation.task)
+            for subset, region in product(subsets, regions):
+                mean = table[subset][region].mean if subset in table else None
+                if mean is not None and score == "dice":
+                    mean = 100 * mean
+                values.append(mean)
+        return values
+
+    def cases(self, run: str) -> int:
+        """How many cases a run was scored on; 0 where it was not."""
+        evaluation = self._evaluation(run, {})
+        return evaluation.summary.cases if evaluation else 0
+
+    def _p_value(self, keys: Mapping) -> float | None:
+        """One-tailed paired t-test over the subsets: is ``against`` better than the run?"""
+        ours = self.values({**keys, "run": keys["against"], "subset": "all"})
+        theirs = self.values({**keys, "subset": "all"})
+        if None in ours or None in theirs or len(ours) < 2 or ours == theirs:
+            return None
+        return float(ttest_rel(ours, theirs, alternative="greater").pvalue)
+
+    def _evaluation(self, run: str, feed: Mapping[str, str]) -> Evaluation | None:
+        folder = evaluation_folder(self.output, run, feed)
+        if folder not in self._evaluations:
+            try:
+                self._evaluations[folder] = Evaluation.read(folder)
+            except MedMAPError:
+                self._evaluations[folder] = None
+        return self._evaluations[folder]
+
+
+def subsets_of(name: str | Sequence[str], task: Task) -> list[str]:
+    """Keys of the modality subsets that a cell's ``subset`` means."""
+    if not isinstance(name, str):
+        return [key for part in name for key in subsets_of(part, task)]
+    count = len(task.modalities)
+    sizes = {"all": range(1, count + 1), "full": [count], "single": [1]}
+    if name.startswith("missing "):
+        sizes[name] = [count - int(name.removeprefix("missing "))]
+    if name not in sizes:
+        return [task.subset_key(name.split("+"))]
+    return [task.subset_key(s) for s in task.table_order() if len(s) in sizes[name]]
+
+
+def regions_of(name: str, task: Task) -> list[str]:
+    """Names of the regions that a cell's ``region`` means."""
+    if name == "mean":
+        return [region.name for region in task.regions]
+    return [name]
+
+
+def grid_of(table: PrintedTable, scores: Scores | None) -> Grid:
+    """Both figures of every cell; without scores the paper's alone."""
+    grid = []
+    for row in table.rows:
+        line = []
+        for cell in row.cells:
+            ours = scores.value(cell) if scores and cell.shown else None
+            digits = -1 if cell.keys.get("statistic") == "p-value" else 2
+            line.append(Figure(ours, cell.printed, cell.run, digits, cell.shown))
+        grid.append(line)
+    return grid
