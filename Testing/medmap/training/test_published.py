@@ -22,7 +22,7 @@ from medmap.commands.training import TrainOptions, cases_of, train_bundle
 from medmap.errors import BundleError, InputDataError, MissingInputError, UsageError
 from medmap.io.cohorts import find_cases
 from medmap.networks import build_network
-from medmap.postprocess import NO_POSTPROCESSING
+from medmap.postprocess.spec import NO_POSTPROCESSING
 from medmap.task import BRATS, find_task
 from medmap.training.cache import cache_case
 from medmap.training.checkpoint import load_checkpoint
