@@ -25,7 +25,8 @@ def segment_cohort(
     source: Annotated[
         Path,
         typer.Argument(
-            help="CSV table (case, one column per modality), BIDS data set, or folder of cases in BraTS layout."
+            help="CSV table (case, one column per modality), BIDS data set, folder of cases in "
+            "BraTS layout, or folder of DICOM studies."
         ),
     ],
     output: Annotated[

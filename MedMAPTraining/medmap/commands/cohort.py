@@ -17,6 +17,7 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -24,12 +25,18 @@ from medmap.bundle.format import default_bundle_path
 from medmap.bundle.loading import Bundle, load_bundle
 from medmap.commands import worker
 from medmap.commands.segment import Options, OutputLayout, segment_files, sha256
-from medmap.errors import MedMAPError, OutputError
+from medmap.commands.study import files_sha256, segment_assignment
+from medmap.dicom import check_libraries, holds_dicom
+from medmap.errors import MedMAPError, MissingInputError, OutputError
 from medmap.io.atomic import make_folder, write_json, write_text
 from medmap.io.bids import BidsNames, write_dataset
 from medmap.io.cohorts import Case, find_cohort, is_bids
+from medmap.progress import ignore_progress
 from medmap.task import Task
 from medmap.training.distributed import make_main_module_respawnable, without_interrupts
+
+if TYPE_CHECKING:
+    from medmap.dicom.study import Study
 
 Row = dict[str, str | float | int]
 Report = Callable[[float, str], None]
@@ -65,6 +72,7 @@ class Job:
         device: where to compute.
         again: whether a finished result is made anew.
         threads: of this machine's processor for one worker; 0 leaves it to the machine.
+        study: the DICOM study that the case is; None for NIfTI files.
     """
 
     case: Case
@@ -75,6 +83,7 @@ class Job:
     device: str
     again: bool
     threads: int = 0
+    study: Study | None = None
 
 
 @dataclass(frozen=True)
@@ -105,19 +114,13 @@ def segment_cohort(
     """
     path = (options.bundle or default_bundle_path()).resolve()
     bundle = load_bundle(path)
-    cohort = find_cohort(
-        source,
-        bundle.task,
-        affine=options.affine,
-        assume_orientation=options.assume_orientation,
-    )
-    cases = cohort.cases
+    cases, studies, warning = _find_cases(source, bundle.task, options)
     if source.is_dir() and output.resolve() == source.resolve():
         raise OutputError(
             "The results would lie among the scans.",
             "Choose another folder: inputs stay as they are.",
         )
-    bids = source.is_dir() and is_bids(source)
+    bids = not studies and source.is_dir() and is_bids(source)
     # BIDS keeps results below the data set, in a folder that new data sets lack.
     if bids and output.absolute().parent == source.absolute() / "derivatives":
         make_folder(output.parent)
@@ -125,7 +128,11 @@ def segment_cohort(
     if bids:
         write_dataset(output, bundle.task, bundle.id)
     jobs = [_job(case, output.resolve(), source, path, options, bids) for case in cases]
-    _note_source(source, output, jobs)
+    if studies:
+        # Studies are named by their UIDs and cannot be confused; folders may be named for patients.
+        jobs = [replace(job, study=studies[job.case.case_id]) for job in jobs]
+    else:
+        _note_source(source, output, jobs)
     run = _by_ray(jobs, options.ray) if options.ray is not None else _by_processes(jobs, options)
     rows: dict[str, Row] = {}
     for done, row in enumerate(run, 1):
@@ -135,7 +142,35 @@ def segment_cohort(
             done / len(jobs),
             f"{row['case']}: {row['state']}" + (f" ({row['error']})" if row["error"] else ""),
         )
-    return SegmentedCohort([rows[case.case_id] for case in cases], cohort.warning)
+    return SegmentedCohort([rows[case.case_id] for case in cases], warning)
+
+
+def _find_cases(
+    source: Path, task: Task, options: CohortOptions
+) -> tuple[list[Case], dict[str, Study], str]:
+    """Cases of a cohort, their DICOM studies by case if it consists of such, and a warning."""
+    try:
+        cohort = find_cohort(
+            source,
+            task,
+            affine=options.affine,
+            assume_orientation=options.assume_orientation,
+        )
+    except MissingInputError:
+        if not source.is_dir() or not holds_dicom(source):
+            raise
+        return _find_studies(source)
+    return cohort.cases, {}, cohort.warning
+
+
+def _find_studies(source: Path) -> tuple[list[Case], dict[str, Study], str]:
+    check_libraries()
+    from medmap.dicom.study import read_studies
+
+    studies, remarks = read_studies(source.absolute())
+    by_case = {study.identifier: study for study in studies}
+    cases = [Case(identifier, {}, None) for identifier in by_case]
+    return cases, by_case, " ".join(remarks)
 
 
 def _note_source(source: Path, output: Path, jobs: Sequence[Job]) -> None:
@@ -194,15 +229,7 @@ def _segment(job: Job) -> Row:
                 affine=job.case.affine,
                 assume_orientation=job.case.assume_orientation,
             )
-            segment_files(
-                job.case.scans,
-                job.folder,
-                bundle,
-                options,
-                progress=lambda fraction, text: None,
-                cancel=worker.asked_to_stop,
-                layout=job.layout,
-            )
+            _segment_case(job, bundle, options)
             report = json.loads((job.folder / job.layout.report).read_text(encoding="utf-8"))
         return _row(job, state, started, report)
     except MedMAPError as error:
@@ -211,6 +238,31 @@ def _segment(job: Job) -> Row:
     except Exception as error:  # an unforeseen fault of one case is no reason to lose a night
         _remove_empty(job)
         return _failed(job, started, f"Unexpected {type(error).__name__}: {error}", 70)
+
+
+def _segment_case(job: Job, bundle: Bundle, options: Options) -> None:
+    if job.study is not None:
+        from medmap.dicom.study import assign_modalities
+
+        segment_assignment(
+            assign_modalities(job.study, bundle.task),
+            (),
+            job.folder,
+            bundle,
+            options,
+            progress=ignore_progress,
+            cancel=worker.asked_to_stop,
+        )
+        return
+    segment_files(
+        job.case.scans,
+        job.folder,
+        bundle,
+        options,
+        progress=ignore_progress,
+        cancel=worker.asked_to_stop,
+        layout=job.layout,
+    )
 
 
 def _job(
@@ -268,12 +320,19 @@ def _finished(job: Job, bundle: Bundle) -> dict | None:
         report = json.loads((job.folder / job.layout.report).read_text(encoding="utf-8"))
         same = report["bundle"]["sha256"] == bundle.sha256
         same = same and report["label_map_sha256"] == sha256(job.folder / job.layout.label_map)
-        same = same and report["input_sha256"] == {
-            name: sha256(path) for name, path in job.case.scans.items()
-        }
-        return report if same else None
+        return report if same and _has_same_inputs(job, report, bundle) else None
     except (OSError, ValueError, KeyError, TypeError):
         return None
+
+
+def _has_same_inputs(job: Job, report: dict, bundle: Bundle) -> bool:
+    if job.study is None:
+        hashes = {name: sha256(path) for name, path in job.case.scans.items()}
+        return report["input_sha256"] == hashes
+    from medmap.dicom.study import assign_modalities
+
+    assignment = assign_modalities(job.study, bundle.task)
+    return report["dicom"]["files_sha256"] == files_sha256(assignment)
 
 
 def _row(job: Job, state: str, started: float, report: dict) -> Row:

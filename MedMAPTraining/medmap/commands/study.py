@@ -106,10 +106,31 @@ def segment_study(
     bundle = _loaded(bundle)
     progress(0.0, "reading the study")
     listing = list_study(folder, bundle, study_options)
-    assignment = listing.assignment
+    return segment_assignment(
+        listing.assignment,
+        listing.remarks,
+        output,
+        bundle,
+        options,
+        progress=progress,
+        cancel=cancel,
+    )
+
+
+def segment_assignment(
+    assignment: Assignment,
+    remarks: Sequence[str],
+    output: Path,
+    bundle: Bundle,
+    options: Options,
+    *,
+    progress: Progress,
+    cancel: Cancel,
+) -> tuple[Result, list[str]]:
+    """Segment a study whose series are assigned; as ``segment_study`` otherwise."""
     _check_assignment(assignment)
     task = bundle.task
-    remarks = list(listing.remarks)
+    remarks = list(remarks)
     with tempfile.TemporaryDirectory(prefix="medmap-") as temporary:
         scans = []
         for name, series in assignment.chosen.items():
@@ -172,6 +193,13 @@ def _as_nifti(series: Series, title: str, folder: Path) -> Path:
     return path
 
 
+def files_sha256(assignment: Assignment) -> dict[str, str]:
+    """Hash of the files of each assigned series, by modality."""
+    from medmap.dicom.pixels import file_hash
+
+    return {name: file_hash(series) for name, series in assignment.chosen.items()}
+
+
 def _report_fields(assignment: Assignment, remarks: Sequence[str]) -> dict:
     series = []
     for choice in assignment.choices:
@@ -183,7 +211,11 @@ def _report_fields(assignment: Assignment, remarks: Sequence[str]) -> dict:
         if choice.modality:
             entry["modality"] = choice.modality
         series.append(entry)
-    return {"series": series, "remarks": list(remarks)}
+    return {
+        "series": series,
+        "remarks": list(remarks),
+        "files_sha256": files_sha256(assignment),
+    }
 
 
 def _additions(

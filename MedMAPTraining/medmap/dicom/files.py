@@ -57,11 +57,6 @@ def read_folder(folder: Path) -> FolderContent:
     return FolderContent(tuple(headers), damaged, missing)
 
 
-def has_dicom(folder: Path) -> bool:
-    """Whether a folder holds at least one DICOM file; stops at the first."""
-    return any(_is_dicom(path) for path in _files(folder))
-
-
 def _files(folder: Path) -> Iterator[Path]:
     """Regular files below a folder, sorted; links are followed, circles are not."""
     visited = set()
