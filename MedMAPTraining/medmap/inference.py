@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -18,6 +18,7 @@ from medmap.metrics import region_volumes_ml
 from medmap.networks import Backbone
 from medmap.postprocess.prediction import Prediction, predict
 from medmap.postprocess.reference_labels import label_map
+from medmap.postprocess.region_probabilities import region_probabilities
 from medmap.preparation.workflow import Preparation
 from medmap.preprocess import Prepared, prepare
 from medmap.progress import Cancel, Progress, ignore_progress, never_cancel
@@ -49,6 +50,7 @@ class Segmentation:
         task: the bundle's task.
         preparation: brain extraction and alignment before the segmentation; None where none was
             asked for.
+        probabilities: [I, J, K] float32 of each region on ``grid``, where they were asked for.
     """
 
     labels: np.ndarray
@@ -59,6 +61,7 @@ class Segmentation:
     provenance: Provenance
     task: Task
     preparation: Preparation | None = None
+    probabilities: dict[str, np.ndarray] = field(default_factory=dict)
 
 
 def segment(
@@ -68,6 +71,7 @@ def segment(
     reference: str | None = None,
     device: str = "cpu",
     precision: str = AUTO,
+    with_probabilities: bool = False,
     progress: Progress | None = None,
     cancel: Cancel | None = None,
 ) -> Segmentation:
@@ -80,6 +84,7 @@ def segment(
         device: a torch device, or ``auto``.
         precision: ``fp32``, ``bf16``, or ``auto``: bf16 where the device computes it, in half the
             time (Dice of the labels with those of fp32 about .998, unchanged against experts).
+        with_probabilities: also return the probability of each region.
         progress: called with the completed fraction and a text.
         cancel: asked before every window; True stops the run.
 
@@ -118,6 +123,9 @@ def segment(
     )
     report(0.92, "returning to the reference scan's grid")
     labels = label_map(prediction, prepared, bundle.postprocess, task)
+    probabilities = {}
+    if with_probabilities:
+        probabilities = region_probabilities(prediction, prepared, bundle.postprocess, task)
     if windows.window != full_window(bundle.inference, prepared):
         findings.append(_memory_warning(windows.window))
     volumes_ml = region_volumes_ml(labels, task, prepared.reference_grid.voxel_ml)
@@ -145,6 +153,7 @@ def segment(
         findings=tuple(findings),
         provenance=provenance_of(bundle, volumes, entry, findings, prepared.reference, run),
         task=task,
+        probabilities=probabilities,
     )
 
 

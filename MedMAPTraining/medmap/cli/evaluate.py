@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Optional
@@ -26,6 +26,7 @@ from medmap.cli.tables import print_table
 from medmap.errors import UsageError
 
 if TYPE_CHECKING:
+    from medmap.commands.calibration import RegionCalibration
     from medmap.evaluation import PairedTest, Summary
     from medmap.evaluation.scoring import FurtherScores
     from medmap.evaluation.tables import Statistics
@@ -260,10 +261,30 @@ def _evaluate_maps(arguments: _MapArguments) -> None:
         err.print(f"warning: {warning}", soft_wrap=True, markup=False)
     err.print(f"labels: {result.labels}", soft_wrap=True, markup=False)
     _print_summary(task, result.summary)
+    _print_calibration(result.calibration)
     out.print(
         f"Lesion-wise scores by the rule of {arguments.lesions}; NSD at {arguments.tolerance:g} mm.",
         soft_wrap=True,
     )
+
+
+def _print_calibration(calibration: Mapping[str, RegionCalibration]) -> None:
+    """Calibration and QU-BraTS scores, where there are probabilities."""
+    if not calibration:
+        return
+    rows = []
+    for region, result in calibration.items():
+        scores = result.uncertainty
+        values = (
+            result.expected_calibration_error,
+            scores.dice_auc,
+            scores.ftp_auc,
+            scores.ftn_auc,
+            scores.score,
+        )
+        rows.append([region, str(result.cases), *(f"{value:.3f}" for value in values)])
+    headings = ["region", "cases", "ECE", "Dice AUC", "FTP AUC", "FTN AUC", "QU-BraTS"]
+    print_table("Calibration of the probabilities, and their uncertainty", headings, rows)
 
 
 @app.command()

@@ -111,6 +111,10 @@ def segment(
             help="Also write the extracted and aligned scans, their brain masks, and the transforms.",
         ),
     ] = False,
+    probabilities: Annotated[
+        bool,
+        typer.Option("--probabilities", help="Also write the probability of each region."),
+    ] = False,
     overwrite: Overwrite = False,
 ) -> None:
     """Segment one patient from any subset of T1, T1ce, T2 and FLAIR.
@@ -147,6 +151,7 @@ def segment(
         prepare=preparation_mode(prepare),
         brain_masks=tuple(_parse_mask(text) for text in brain_mask or []),
         keep_prepared=keep_prepared,
+        probabilities=probabilities,
     )
     with interrupts() as cancelled:
         with showing_progress() as report:

@@ -6,11 +6,17 @@ import hashlib
 import json
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 
+from medmap.commands.calibration import (
+    Calibrations,
+    RegionCalibration,
+    probability_files,
+    write_calibration,
+)
 from medmap.errors import Cancelled, InputDataError, MissingInputError
 from medmap.evaluation import ScoreRow, Store, Summary, summarize
 from medmap.evaluation.scoring import (
@@ -38,6 +44,7 @@ _NIFTI = re.compile(r"(?P<stem>.+)\.nii(\.gz)?", re.IGNORECASE)
 _SUFFIX = re.compile(
     r"[_.-](seg|segm|segmentation|label|labels|dseg|mask|gt|truth|pred|prediction)$", re.IGNORECASE
 )
+_PROBABILITY = re.compile(r"(^|_)probability_\w+\.nii(\.gz)?$", re.IGNORECASE)
 _GENERIC = {"seg", "segmentation", "label", "labels", "mask", "prediction", "pred", "dseg"}
 
 
@@ -72,12 +79,14 @@ class ScoredMaps:
         summary: the tables.
         warnings: what a user has to know.
         labels: what the values of the label maps mean, and why.
+        calibration: by region, of the cases that have probabilities; empty where none has.
     """
 
     rows: list[ScoreRow]
     summary: Summary
     warnings: list[str]
     labels: str = ""
+    calibration: dict[str, RegionCalibration] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -125,6 +134,7 @@ def score_maps(
     subset = task.subset_key(options.subset or task.modality_names)
     rows: list[ScoreRow] = []
     hashes: dict[str, str] = {}
+    calibrations = Calibrations(task)
     faults = []
     for number, pair in enumerate(pairs):
         if cancel():
@@ -134,6 +144,9 @@ def score_maps(
             reference = _read(pair.reference, "seg", readings.references, pair.case, task)
             prediction = _read(pair.prediction, "prediction", readings.predictions, pair.case, task)
             on_grid = _on_grid(prediction, reference, pair.case, warnings)
+            files = probability_files(pair.prediction, pair.case, task)
+            if files:
+                calibrations.add(files, on_grid, reference.array, reference.grid)
             rows += score_labels(
                 on_grid,
                 reference.array,
@@ -154,7 +167,10 @@ def score_maps(
         )
     summary = replace(summarize(rows, task, options.data_statement), part="")
     _write(predictions, rows, summary, hashes, readings.statement, task, options)
-    return ScoredMaps(rows, summary, warnings, readings.statement)
+    calibration = calibrations.result()
+    if calibration and options.output:
+        write_calibration(options.output, calibration)
+    return ScoredMaps(rows, summary, warnings, readings.statement, calibration)
 
 
 def _readings(pairs: Sequence[Pair], task: Task, chosen: str) -> _Readings:
@@ -235,7 +251,9 @@ def _maps_by_case(folder: Path) -> dict[str, Path]:
 def _nifti_files(folder: Path) -> Iterator[Path]:
     for path in folder.rglob("*"):
         hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
-        if not hidden and path.is_file() and _NIFTI.fullmatch(path.name):
+        if hidden or _PROBABILITY.search(path.name):
+            continue
+        if path.is_file() and _NIFTI.fullmatch(path.name):
             yield path
 
 

@@ -14,6 +14,7 @@ import torch
 
 from medmap.bundle.format import default_bundle_path
 from medmap.bundle.loading import Bundle, load_bundle
+from medmap.commands.calibration import probability_name
 from medmap.commands.preparation_files import (
     PICTURE,
     possible_files,
@@ -27,7 +28,7 @@ from medmap.inference import Segmentation, segment
 from medmap.io.atomic import Transaction, check_output, encoded, make_folder
 from medmap.io.bids import sidecar
 from medmap.io.labels import recognize_file
-from medmap.io.nifti import read_nifti, write_labels
+from medmap.io.nifti import read_nifti, write_labels, write_volume
 from medmap.metrics import RegionScore, compare
 from medmap.preparation.plan import Mode
 from medmap.preparation.workflow import prepare_case
@@ -105,6 +106,7 @@ class Options:
     prepare: Mode = "auto"
     brain_masks: tuple[tuple[str | None, Path], ...] = ()
     keep_prepared: bool = False
+    probabilities: bool = False
 
 
 @dataclass(frozen=True)
@@ -173,6 +175,8 @@ def _segment_into(
     task = bundle.task
     scan_files = by_modality(scans, task)
     folder = files["report"].parent
+    if options.probabilities:
+        files = files | _probability_files(folder, task)
     _check_outputs(files, folder, scan_files, options, layout)
     progress(0.0, "reading")
     volumes = {}
@@ -203,6 +207,7 @@ def _segment_into(
         reference=reference,
         device=options.device,
         precision=options.precision,
+        with_probabilities=options.probabilities,
         progress=lambda fraction, text: progress(start + (0.9 - start) * fraction, text),
         cancel=cancel,
     )
@@ -254,6 +259,14 @@ def _read(path: Path, name: str, options: Options) -> Volume:
     )
 
 
+def _probability_files(folder: Path, task: Task) -> dict[str, Path]:
+    """Files of the regions' probabilities by what they are."""
+    files = {}
+    for region in task.regions:
+        files[f"probability of {region.name}"] = folder / probability_name(region.name)
+    return files
+
+
 def by_modality(
     scans: Mapping[str, Path] | Sequence[tuple[str, Path]], task: Task
 ) -> dict[str, Path]:
@@ -296,6 +309,9 @@ def _write(
     if preparation is not None:
         prepared = preparation.volumes
         write_preparation(transaction, preparation, volumes, result.files, segmentation.task)
+    for region, probability in segmentation.probabilities.items():
+        path = transaction.path(result.files[f"probability of {region}"])
+        write_volume(path, probability, segmentation.grid.affine)
     arrays = {name: _on_result_grid(volume, segmentation) for name, volume in prepared.items()}
     titles = [segmentation.task.modality(name).title for name in arrays]
     save_overlay(

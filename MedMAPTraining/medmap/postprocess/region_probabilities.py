@@ -1,0 +1,40 @@
+"""Probabilities of regions on the grid of the user's scan."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from medmap.postprocess.prediction import Prediction, probabilities
+from medmap.postprocess.spec import PostprocessSpec
+from medmap.preprocess import Prepared
+from medmap.resampling import to_grid
+from medmap.task import Task
+
+
+def region_probabilities(
+    prediction: Prediction, prepared: Prepared, spec: PostprocessSpec, task: Task
+) -> dict[str, np.ndarray]:
+    """Probability of each region at each voxel of the reference scan.
+
+    A region's probability is the sum over its labels. What was removed from the result has
+    probability 0, so that a threshold of one half gives about the label map.
+
+    Args:
+        prediction: one subset's prediction on the working grid.
+        prepared: the case, which knows the way back to the scan's grid.
+        spec: of the bundle.
+        task: labels and regions.
+
+    Returns:
+        [I, J, K] float32 in 0..1 by region, on ``prepared.reference_grid``; 0 outside the crop.
+    """
+    by_class = probabilities(prediction, prepared, spec, task)
+    orientation = prepared.orientation
+    results = {}
+    for region in task.regions:
+        probability = by_class[list(task.region_classes(region.name))].sum(0)
+        moved = to_grid(probability.numpy(), prepared.grid, orientation.canonical).numpy()
+        restored = orientation.restore(moved)
+        # Interpolation may leave 0..1 by a rounding error.
+        results[region.name] = np.ascontiguousarray(restored.clip(0, 1), dtype=np.float32)
+    return results
