@@ -1,8 +1,8 @@
-"""Two segmentations of one patient side by side: where they differ, slice by slice, and how large things are.
+"""Agreement of two segmentations of one patient, slice by slice, and the diameters of lesions.
 
-numpy only, so that a review needs no PyTorch; ``longest_diameters`` and HD95 import SciPy when they are called.
-Scores are those of ``medmap.metrics``, with its rule for empty masks. Within one slice an empty pair says nothing, so
-the per-slice Dice of a slice without the region in either is nan there, not 1.
+numpy only, so that a review needs no PyTorch; ``longest_diameters`` and HD95 import SciPy when they
+are called. Scores are those of ``medmap.metrics``, with its rule for empty masks. Within one slice
+an empty pair has no meaning, so Dice of a slice without the region in either is nan, not 1.
 """
 
 from __future__ import annotations
@@ -18,12 +18,15 @@ from medmap.metrics import RegionScore, compare, region_masks
 from medmap.task import Task
 from medmap.volume import Grid
 
-AGREEMENT, OURS_ONLY, REFERENCE_ONLY = 1, 2, 3
+AGREEMENT = 1
+OURS_ONLY = 2
+REFERENCE_ONLY = 3
 """Values of an error map; 0 is where neither has the region."""
 
 EMPTY_RULE = (
-    "Both empty: Dice, sensitivity and precision are 1 and HD95 is 0. One empty: Dice is 0; HD95 and whatever would "
-    "divide by zero are not defined. In the slice table, a slice without the region in either is not scored."
+    "Both empty: Dice, sensitivity and precision are 1 and HD95 is 0. One empty: Dice is 0; HD95 "
+    "and whatever would divide by zero are not defined. In the slice table, a slice without the "
+    "region in either is not scored."
 )
 """The empty-versus-empty rule of ``medmap.metrics``, in words for the panel."""
 
@@ -36,7 +39,8 @@ class Diameters:
     """Longest diameters of a region.
 
     Attributes:
-        axial_mm: longest within one slice of the array axis closest to inferior-superior; 0 for an empty region.
+        axial_mm: longest within one slice of the array axis closest to inferior-superior; 0 for an
+            empty region.
         longest_mm: longest in any direction; 0 for an empty region.
         axial_ends: [2, 3] world RAS positions in mm of the ends of the former; None when empty.
         longest_ends: the same of the latter.
@@ -74,7 +78,7 @@ class Review:
         reference: [I, J, K] uint8, the reference's, on the same grid.
         grid: that grid.
         task: labels and regions.
-        scores: one entry a region that the reference speaks about.
+        scores: one entry for each region that the reference covers.
         slices: agreement slice by slice, for the same regions.
     """
 
@@ -102,21 +106,21 @@ def review(
         reference: [I, J, K] integer label values, the reference's.
         task: labels and regions.
         grid: where the voxels lie.
-        regions: regions that the reference speaks about; None for all of the task.
+        regions: regions that the reference covers; None for all of the task.
         plane: ``axial``, ``coronal`` or ``sagittal``: how slices are stacked.
 
     Raises:
         InputDataError: a shape differs from the grid's, or a label value is unknown.
         UsageError: an unknown region or plane.
     """
-    chosen = tuple(regions if regions is not None else (r.name for r in task.regions))
+    chosen = _region_names(regions, task)
     for name in chosen:
-        _known_region(name, task)
-    scores = compare(labels, reference, task, grid)
-    slices = slice_scores(
-        labels, reference, task, grid, axis=slice_axis(grid, plane), regions=chosen
-    )
-    return Review(labels, reference, grid, task, {name: scores[name] for name in chosen}, slices)
+        _check_region(name, task)
+    all_scores = compare(labels, reference, task, grid)
+    axis = slice_axis(grid, plane)
+    slices = slice_scores(labels, reference, task, grid, axis=axis, regions=chosen)
+    scores = {name: all_scores[name] for name in chosen}
+    return Review(labels, reference, grid, task, scores, slices)
 
 
 def error_map(labels: np.ndarray, reference: np.ndarray, task: Task, region: str) -> np.ndarray:
@@ -135,11 +139,14 @@ def error_map(labels: np.ndarray, reference: np.ndarray, task: Task, region: str
         InputDataError: the shapes differ, or a label value is unknown.
         UsageError: the task has no such region.
     """
-    _known_region(region, task)
-    box, ours, theirs = _boxed(labels, reference, task)
+    _check_region(region, task)
+    pair = _box_masks(labels, reference, task)
+    ours = pair.ours[region]
+    reference_mask = pair.reference[region]
     result = np.zeros(np.shape(labels), np.uint8)
-    a, b = ours[region], theirs[region]
-    result[box] = np.select([a & b, a, b], [AGREEMENT, OURS_ONLY, REFERENCE_ONLY], 0)
+    # The first condition that holds decides.
+    conditions = [ours & reference_mask, ours, reference_mask]
+    result[pair.box] = np.select(conditions, [AGREEMENT, OURS_ONLY, REFERENCE_ONLY], 0)
     return result
 
 
@@ -152,20 +159,27 @@ def slice_scores(
     axis: int,
     regions: Sequence[str] | None = None,
 ) -> SliceScores:
-    """Dice and number of wrong voxels of every slice along an array axis; arguments and errors as ``review``."""
-    box, ours, theirs = _boxed(labels, reference, task)
-    others = tuple(a for a in range(3) if a != axis)
+    """Dice and number of wrong voxels of every slice along an array axis.
+
+    Arguments and errors are those of ``review``.
+    """
+    pair = _box_masks(labels, reference, task)
+    others = tuple(other for other in range(3) if other != axis)
     count = grid.shape[axis]
-    dice, wrong = {}, {}
-    for name in regions if regions is not None else [r.name for r in task.regions]:
-        a, b = ours[name], theirs[name]
-        total = a.sum(others, dtype=np.int64) + b.sum(others, dtype=np.int64)
-        common = (a & b).sum(others, dtype=np.int64)
-        dice[name], wrong[name] = np.full(count, np.nan), np.zeros(count, np.int64)
-        here = np.arange(count)[box[axis]]
-        dice[name][here[total > 0]] = 2.0 * common[total > 0] / total[total > 0]
-        wrong[name][here] = total - 2 * common
-    return SliceScores(axis, slice_positions(grid, axis), dice, wrong)
+    slices = np.arange(count)[pair.box[axis]]
+    dice = {}
+    wrong_voxels = {}
+    for name in _region_names(regions, task):
+        ours = pair.ours[name]
+        theirs = pair.reference[name]
+        total = ours.sum(others, dtype=np.int64) + theirs.sum(others, dtype=np.int64)
+        common = (ours & theirs).sum(others, dtype=np.int64)
+        occupied = total > 0
+        dice[name] = np.full(count, np.nan)
+        dice[name][slices[occupied]] = 2.0 * common[occupied] / total[occupied]
+        wrong_voxels[name] = np.zeros(count, np.int64)
+        wrong_voxels[name][slices] = total - 2 * common
+    return SliceScores(axis, slice_positions(grid, axis), dice, wrong_voxels)
 
 
 def worst_slices(slices: SliceScores, region: str, *, by: str = "dice") -> list[int]:
@@ -174,8 +188,8 @@ def worst_slices(slices: SliceScores, region: str, *, by: str = "dice") -> list[
     Args:
         slices: agreement slice by slice.
         region: which region.
-        by: ``dice`` ranks by the slice's Dice, equals by wrong voxels; ``voxels`` ranks by wrong voxels, which does not
-            prefer the small slices at the ends of a tumor.
+        by: ``dice`` ranks by the slice's Dice, equals by wrong voxels; ``voxels`` ranks by wrong
+            voxels, which does not prefer the small slices at the ends of a tumor.
 
     Raises:
         UsageError: the region was not scored, or ``by`` is neither.
@@ -185,14 +199,19 @@ def worst_slices(slices: SliceScores, region: str, *, by: str = "dice") -> list[
             f"Slices cannot be ranked by '{by}' of '{region}'.",
             "Use dice or voxels of a scored region.",
         )
-    score, wrong = slices.dice[region], slices.wrong_voxels[region]
-    keys = (score, -wrong) if by == "dice" else (-wrong, score)
-    order = np.lexsort((np.arange(len(score)), *reversed(keys)))
-    return [int(n) for n in order if not np.isnan(score[n])]
+    score = slices.dice[region]
+    wrong = slices.wrong_voxels[region]
+    position = np.arange(len(score))
+    # lexsort takes the most important key last.
+    if by == "dice":
+        order = np.lexsort((position, -wrong, score))
+    else:
+        order = np.lexsort((position, score, -wrong))
+    return [int(index) for index in order if not np.isnan(score[index])]
 
 
 def heaviest_slices(values: np.ndarray, axis: int) -> list[int]:
-    """Slices along an array axis by the sum of their values, largest first; slices that sum to 0 are left out.
+    """Slices along an array axis by the sum of their values, largest first, without sums of 0.
 
     For an uncertainty map the first is the most uncertain slice.
 
@@ -200,12 +219,13 @@ def heaviest_slices(values: np.ndarray, axis: int) -> list[int]:
         values: [I, J, K] non-negative numbers.
         axis: array axis that the slices are stacked along (``slice_axis``).
     """
-    total = values.sum(tuple(a for a in range(values.ndim) if a != axis), dtype=np.float64)
-    return [int(n) for n in np.argsort(-total, kind="stable") if total[n] > 0]
+    others = tuple(other for other in range(values.ndim) if other != axis)
+    total = values.sum(others, dtype=np.float64)
+    return [int(index) for index in np.argsort(-total, kind="stable") if total[index] > 0]
 
 
 def slice_axis(grid: Grid, plane: str = "axial") -> int:
-    """Array axis along which slices of that plane are stacked: the one closest to the plane's world axis."""
+    """Array axis along which slices of that plane are stacked: the closest to its world axis."""
     if plane not in PLANES:
         raise UsageError(f"'{plane}' is not a plane.", f"Use one of {', '.join(PLANES)}.")
     direction = grid.affine[:3, :3] / np.linalg.norm(grid.affine[:3, :3], axis=0)
@@ -213,9 +233,12 @@ def slice_axis(grid: Grid, plane: str = "axial") -> int:
 
 
 def slice_positions(grid: Grid, axis: int) -> np.ndarray:
-    """[n] position in mm of every slice along the normal of the slices, which points right, anterior or superior."""
-    others = [grid.affine[:3, a] for a in range(3) if a != axis]
-    normal = np.cross(*others)
+    """[n] position in mm of every slice along the normal of the slices.
+
+    The normal points right, anterior or superior.
+    """
+    first, second = (grid.affine[:3, other] for other in range(3) if other != axis)
+    normal = np.cross(first, second)
     normal = normal / np.linalg.norm(normal)
     normal = normal * np.sign(normal[np.abs(normal).argmax()])
     centers = np.outer(np.arange(grid.shape[axis]), grid.affine[:3, axis]) + grid.affine[:3, 3]
@@ -223,7 +246,7 @@ def slice_positions(grid: Grid, axis: int) -> np.ndarray:
 
 
 def focus(weights: np.ndarray, grid: Grid, axis: int, index: int) -> np.ndarray:
-    """World RAS position in mm worth looking at in one slice: the heaviest-weighted center of ``weights`` in it.
+    """World RAS position in mm worth looking at in one slice: the center of ``weights`` in it.
 
     Args:
         weights: [I, J, K] bool or non-negative numbers; a slice of zeros gives the slice's center.
@@ -233,16 +256,21 @@ def focus(weights: np.ndarray, grid: Grid, axis: int, index: int) -> np.ndarray:
     """
     plane = np.take(weights, index, axis).astype(np.float64)
     total = plane.sum()
+    center = [(size - 1) / 2 for size in plane.shape]
     if total > 0:
-        center = [(plane.sum(1 - a) * np.arange(plane.shape[a])).sum() / total for a in (0, 1)]
-    else:
-        center = [(n - 1) / 2 for n in plane.shape]
+        rows = plane.sum(1) * np.arange(plane.shape[0])
+        columns = plane.sum(0) * np.arange(plane.shape[1])
+        center = [rows.sum() / total, columns.sum() / total]
     ijk = np.insert(np.array(center), axis, index)
     return grid.affine[:3, :3] @ ijk + grid.affine[:3, 3]
 
 
 def region_diameters(labels: np.ndarray, task: Task, grid: Grid) -> dict[str, Diameters]:
-    """``longest_diameters`` of every region; raises InputDataError for a shape or a label value that does not fit."""
+    """``longest_diameters`` of every region.
+
+    Raises:
+        InputDataError: the shape differs from the grid's, or a label value is unknown.
+    """
     labels = np.asarray(labels)
     if labels.shape != tuple(grid.shape):
         raise InputDataError(
@@ -251,22 +279,30 @@ def region_diameters(labels: np.ndarray, task: Task, grid: Grid) -> dict[str, Di
         )
     box = bounding_box(labels != 0)
     if box is None:
-        return {r.name: Diameters() for r in task.regions}
+        return {region.name: Diameters() for region in task.regions}
     affine = grid.affine.copy()
-    affine[:3, 3] += grid.affine[:3, :3] @ [s.start for s in box]
-    part = Grid(labels[box].shape, affine)
-    return {
-        name: longest_diameters(mask, part)
-        for name, mask in region_masks(labels[box], task).items()
-    }
+    affine[:3, 3] += grid.affine[:3, :3] @ [side.start for side in box]
+    first, second, third = labels[box].shape
+    part = Grid((first, second, third), affine)
+    masks = region_masks(labels[box], task)
+    return {name: longest_diameters(mask, part) for name, mask in masks.items()}
+
+
+@dataclass(frozen=True)
+class _Span:
+    """A distance in mm and its ends [2, 3] in mm; without ends nothing was measured."""
+
+    length_mm: float = 0.0
+    ends: np.ndarray | None = None
 
 
 def longest_diameters(mask: np.ndarray, grid: Grid) -> Diameters:
     """Longest diameters of the largest lesion, in mm.
 
-    Measured from border to border between the centers of the faces of the voxels, the vertices of a marching-cubes
-    surface: these are PyRadiomics' ``Maximum2DDiameterSlice`` and ``Maximum3DDiameter``. A mask of several connected components
-    (neighborhood of 26) gets the largest value of any one of them, since a distance between two lesions is no diameter.
+    Measured from border to border between the centers of the faces of the voxels, the vertices of a
+    marching-cubes surface: these are PyRadiomics' ``Maximum2DDiameterSlice`` and
+    ``Maximum3DDiameter``. A mask of several connected components (neighborhood of 26) gets the
+    largest value of any one of them, since a distance between two lesions is no diameter.
 
     Args:
         mask: [I, J, K] bool.
@@ -274,83 +310,110 @@ def longest_diameters(mask: np.ndarray, grid: Grid) -> Diameters:
     """
     from scipy import ndimage  # here: importing medmap.agreement needs numpy only
 
-    components, count = ndimage.label(mask, np.ones((3, 3, 3)))
+    components, _ = ndimage.label(mask, np.ones((3, 3, 3)))
     axis = slice_axis(grid)
-    flat, solid = (0.0, None), (0.0, None)
-    boxes = ndimage.find_objects(components)
     edges = grid.affine[:3, :3]
-    # Largest boxes first: most small components then cannot beat what was found, and are skipped.
-    for n in sorted(range(count), key=lambda n: -_diagonal(boxes[n], edges)):
-        if _diagonal(boxes[n], edges) <= flat[0]:
+    numbered_boxes = list(enumerate(ndimage.find_objects(components), 1))
+    # Largest boxes first: most small components then cannot beat what was measured, and are skipped.
+    numbered_boxes.sort(key=lambda entry: -_diagonal(entry[1], edges))
+    axial = _Span()
+    longest = _Span()
+    for number, box in numbered_boxes:
+        if _diagonal(box, edges) <= axial.length_mm:
             break
-        corners = _corner_voxels(components[boxes[n]] == n + 1) + [s.start for s in boxes[n]]
-        solid = max(
-            solid,
-            _farthest(_face_centers(corners, (0, 1, 2)) @ edges.T),
-            key=lambda found: found[0],
-        )
-        flat = max(
-            flat, _farthest_in_slices(corners, axis, edges, flat[0]), key=lambda found: found[0]
-        )
-    ends = [None if e is None else e + grid.affine[:3, 3] for e in (flat[1], solid[1])]
-    return Diameters(float(flat[0]), float(solid[0]), *ends)
+        first_voxel = [side.start for side in box]
+        corners = _corner_voxels(components[box] == number) + first_voxel
+        surface = _face_centers(corners, (0, 1, 2)) @ edges.T
+        longest = _longer(longest, _farthest(surface))
+        axial = _longer(axial, _farthest_in_slices(corners, axis, edges, axial.length_mm))
+    origin = grid.affine[:3, 3]
+    return Diameters(
+        axial_mm=axial.length_mm,
+        longest_mm=longest.length_mm,
+        axial_ends=None if axial.ends is None else axial.ends + origin,
+        longest_ends=None if longest.ends is None else longest.ends + origin,
+    )
+
+
+def _longer(first: _Span, second: _Span) -> _Span:
+    """The longer of two; the first of equal ones."""
+    return second if second.length_mm > first.length_mm else first
 
 
 def _diagonal(box: tuple[slice, ...], edges: np.ndarray) -> float:
     """An upper bound of every diameter inside the box: the longest of its four diagonals."""
-    size = np.array([s.stop - s.start for s in box])
+    size = np.array([side.stop - side.start for side in box])
     signs = np.array([[1, 1, 1], [1, 1, -1], [1, -1, 1], [-1, 1, 1]])
     return float(np.linalg.norm(signs * size @ edges.T, axis=1).max())
 
 
 def _corner_voxels(mask: np.ndarray) -> np.ndarray:
-    """[N, 3] voxels that end the mask along all three axes, among which are the corners of its convex hull.
+    """[N, 3] voxels that end the mask along two axes, with all corners of its convex hull.
 
-    A corner of the hull of one slice ends the mask within that slice only, so ends along two axes suffice to stay.
+    A corner of the hull of the mask ends it along all three axes, but one of the hull of a single
+    slice within that slice only: two axes.
     """
     ends = np.zeros(mask.shape, np.uint8)
     for axis in range(3):
         first = mask.argmax(axis)
         last = mask.shape[axis] - 1 - np.flip(mask, axis).argmax(axis)
-        line = np.arange(mask.shape[axis]).reshape([-1 if a == axis else 1 for a in range(3)])
+        shape = [1, 1, 1]
+        shape[axis] = -1
+        line = np.arange(mask.shape[axis]).reshape(shape)
         ends += (line == np.expand_dims(first, axis)) | (line == np.expand_dims(last, axis))
     return np.argwhere(mask & (ends >= 2)).astype(float)
 
 
 def _face_centers(voxels: np.ndarray, axes: Sequence[int]) -> np.ndarray:
+    """Centers of the faces of voxels [N, 3] that look along the axes."""
     offsets = np.concatenate([np.eye(3)[list(axes)], -np.eye(3)[list(axes)]]) / 2
     return (voxels[:, None] + offsets).reshape(-1, 3)
 
 
-def _farthest_in_slices(voxels: np.ndarray, axis: int, edges: np.ndarray, least: float):
-    """The farthest pair within one slice, if it is farther than ``least``: distance and [2, 3] points, or (0, None)."""
-    others = tuple(a for a in range(3) if a != axis)
+def _farthest_in_slices(voxels: np.ndarray, axis: int, edges: np.ndarray, least_mm: float) -> _Span:
+    """The farthest pair within one slice, if it is farther than ``least_mm``."""
+    others = tuple(other for other in range(3) if other != axis)
     order = np.argsort(voxels[:, axis], kind="stable")
-    groups = np.split(voxels[order], np.flatnonzero(np.diff(voxels[order, axis])) + 1)
+    borders = np.flatnonzero(np.diff(voxels[order, axis])) + 1
+    groups = np.split(voxels[order], borders)
     slices = [_face_centers(group, others) @ edges.T for group in groups]
-    # No pair is farther than twice the radius around any center, which rules out most slices.
-    bounds = [2 * np.linalg.norm(p - (p.min(0) + p.max(0)) / 2, axis=1).max() for p in slices]
-    best = (least, None)
-    for n in np.argsort(bounds)[::-1]:
-        if bounds[n] <= best[0]:
+    bounds = [_largest_possible(points) for points in slices]
+    best = _Span(least_mm)
+    for number in np.argsort(bounds)[::-1]:
+        if bounds[number] <= best.length_mm:
             break
-        best = max(best, _farthest(slices[n], flat=True), key=lambda found: found[0])
-    return best if best[1] is not None else (0.0, None)
+        best = _longer(best, _farthest(slices[number], flat=True))
+    if best.ends is None:
+        return _Span()
+    return best
 
 
-def _farthest(points: np.ndarray, flat: bool = False) -> tuple[float, np.ndarray]:
-    """Largest distance between two of [N, 3] points and the two points; ``flat`` says that they lie in a plane."""
+def _largest_possible(points: np.ndarray) -> float:
+    """No pair of [N, 3] points is farther apart than twice the radius around any center."""
+    center = (points.min(0) + points.max(0)) / 2
+    return float(2 * np.linalg.norm(points - center, axis=1).max())
+
+
+MANY_POINTS = 300
+"""Above this number the convex hull, of which both ends are corners, is cheaper than all pairs."""
+
+BLOCK = 1024
+"""Rows of the matrix of distances at a time, so that it stays small."""
+
+
+def _farthest(points: np.ndarray, flat: bool = False) -> _Span:
+    """The farthest two of [N, 3] points; ``flat`` if they lie in a plane."""
     from scipy.spatial.distance import cdist
 
-    if len(points) > 300:
+    if len(points) > MANY_POINTS:
         points = points[_hull(points, flat)]
-    best, ends = -1.0, points[:2]
-    for start in range(0, len(points), 1024):  # blocks, so that the matrix of distances stays small
-        distance = cdist(points[start : start + 1024], points)
-        a, b = np.unravel_index(distance.argmax(), distance.shape)
-        if distance[a, b] > best:
-            best, ends = float(distance[a, b]), np.stack([points[start + a], points[b]])
-    return best, ends
+    best = _Span(-1.0, points[:2])
+    for start in range(0, len(points), BLOCK):
+        distance = cdist(points[start : start + BLOCK], points)
+        row, column = np.unravel_index(distance.argmax(), distance.shape)
+        ends = np.stack([points[start + row], points[column]])
+        best = _longer(best, _Span(float(distance[row, column]), ends))
+    return best
 
 
 def _hull(points: np.ndarray, flat: bool) -> np.ndarray:
@@ -363,20 +426,40 @@ def _hull(points: np.ndarray, flat: bool) -> np.ndarray:
     return ConvexHull(points).vertices
 
 
-def _boxed(labels: np.ndarray, reference: np.ndarray, task: Task):
-    """The box outside of which both are background, and the region masks of both inside it."""
-    labels, reference = np.asarray(labels), np.asarray(reference)
+@dataclass(frozen=True)
+class _BoxMasks:
+    """Region masks of both segmentations inside the box outside of which both are background."""
+
+    box: tuple[slice, ...]
+    ours: dict[str, np.ndarray]
+    reference: dict[str, np.ndarray]
+
+
+def _box_masks(labels: np.ndarray, reference: np.ndarray, task: Task) -> _BoxMasks:
+    """Raises InputDataError where the shapes differ or a label value is unknown."""
+    labels = np.asarray(labels)
+    reference = np.asarray(reference)
     if labels.shape != reference.shape:
         raise InputDataError(
             f"Our segmentation has the shape {labels.shape}, the reference {reference.shape}.",
             "Resample both segmentations to one grid first.",
         )
-    box = bounding_box((labels != 0) | (reference != 0)) or (slice(0, 0),) * labels.ndim
-    return box, region_masks(labels[box], task), region_masks(reference[box], task)
+    box = bounding_box((labels != 0) | (reference != 0))
+    if box is None:
+        box = (slice(0, 0),) * labels.ndim
+    return _BoxMasks(box, region_masks(labels[box], task), region_masks(reference[box], task))
 
 
-def _known_region(name: str, task: Task) -> None:
-    names = [r.name for r in task.regions]
+def _region_names(regions: Sequence[str] | None, task: Task) -> tuple[str, ...]:
+    """The regions that are named, or all of the task."""
+    if regions is None:
+        return tuple(region.name for region in task.regions)
+    return tuple(regions)
+
+
+def _check_region(name: str, task: Task) -> None:
+    """Raises UsageError for a region that the task does not have."""
+    names = [region.name for region in task.regions]
     if name not in names:
         raise UsageError(
             f"'{name}' is not a region of the task {task.name}.", f"Use one of {', '.join(names)}."

@@ -10,8 +10,8 @@ What happens when a mask is empty, in one place (P prediction, R reference):
 | only P empty  | 0.0  | 0.0         | nan       | nan  |
 | only R empty  | 0.0  | nan         | 0.0       | nan  |
 
-``nan`` means "not defined", never a score: whoever averages decides about a penalty (published code uses 0, 1, 373.13
-or leaves the case out) and says which.
+``nan`` means "not defined", never a score: whoever averages decides about a penalty (published code
+uses 0, 1, 373.13 or leaves the case out) and says which.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class RegionScore:
 
 
 def dice(prediction: np.ndarray, reference: np.ndarray) -> float:
-    """Dice's coefficient 2|P and R| / (|P| + |R|) of two boolean arrays of one shape; Dice, Ecology 26 (1945).
+    """Dice's coefficient 2|P and R| / (|P| + |R|) of two boolean arrays (Dice, Ecology 26, 1945).
 
     Both empty: 1.0. One empty: 0.0. Raises InputDataError when the shapes differ.
     """
@@ -79,7 +79,7 @@ def sensitivity(prediction: np.ndarray, reference: np.ndarray) -> float:
 
 
 def precision(prediction: np.ndarray, reference: np.ndarray) -> float:
-    """Share of the prediction that is in the reference, |P and R| / |P| (positive predictive value).
+    """Share of the prediction that the reference has, |P and R| / |P| (positive predictive value).
 
     Both empty: 1.0. Only the prediction empty: nan. Raises InputDataError when the shapes differ.
     """
@@ -87,14 +87,18 @@ def precision(prediction: np.ndarray, reference: np.ndarray) -> float:
     return _share(prediction & reference, of=prediction, other=reference)
 
 
-def hd95(prediction: np.ndarray, reference: np.ndarray, spacing: Sequence[float]) -> float:
+def hd95(
+    prediction: np.ndarray, reference: np.ndarray, spacing: Sequence[float] | np.ndarray
+) -> float:
     """Symmetric 95 % Hausdorff distance in mm between the surfaces of two boolean arrays [I, J, K].
 
-    The surface is every voxel of the mask with a face neighbor outside it; beyond the array counts as outside. From
-    each surface voxel the Euclidean distance between voxel centers to the nearest surface voxel of the other mask is
-    taken; the result is the larger of the two directed 95th percentiles (linear interpolation). This is MONAI's
-    ``compute_hausdorff_distance(percentile=95)`` and what BraTS reports; medpy's ``hd95`` takes one percentile of both
-    directions pooled, and DeepMind's surface-distance weights by surface area: both give other numbers.
+    The surface is every voxel of the mask with a face neighbor outside it; beyond the array counts
+    as outside. From each surface voxel the Euclidean distance between voxel centers to the nearest
+    surface voxel of the other mask is taken; the result is the larger of the two directed 95th
+    percentiles (linear interpolation). This is MONAI's
+    ``compute_hausdorff_distance(percentile=95)``; medpy's ``hd95`` takes one percentile of both
+    directions pooled, and BraTS weights by surface area since 2023
+    (``medmap.evaluation.surfaces``): both give other numbers.
 
     Args:
         prediction: [I, J, K] bool.
@@ -113,16 +117,16 @@ def hd95(prediction: np.ndarray, reference: np.ndarray, spacing: Sequence[float]
     box = bounding_box(prediction | reference)
     if box is None:
         return 0.0
-    points = [
-        np.argwhere(_surface(mask[box])) * np.asarray(spacing, float)
-        for mask in (prediction, reference)
-    ]
-    if not (len(points[0]) and len(points[1])):
+    size = np.asarray(spacing, float)
+    points = np.argwhere(_surface(prediction[box])) * size
+    reference_points = np.argwhere(_surface(reference[box])) * size
+    if not len(points) or not len(reference_points):
         return float("nan")
-    # A tree of surface points instead of a distance transform: its cost does not grow with a far outlier's box.
-    there = cKDTree(points[1]).query(points[0])[0]
-    back = cKDTree(points[0]).query(points[1])[0]
-    return float(max(np.percentile(there, 95), np.percentile(back, 95)))
+    # A tree of surface points instead of a distance transform: its cost does not grow with the box of
+    # a far outlier.
+    to_reference = cKDTree(reference_points).query(points)[0]
+    to_prediction = cKDTree(points).query(reference_points)[0]
+    return float(max(np.percentile(to_reference, 95), np.percentile(to_prediction, 95)))
 
 
 def label_masks(labels: np.ndarray, task: Task) -> dict[str, np.ndarray]:
@@ -155,16 +159,22 @@ def label_masks(labels: np.ndarray, task: Task) -> dict[str, np.ndarray]:
 
 
 def region_masks(labels: np.ndarray, task: Task) -> dict[str, np.ndarray]:
-    """One boolean array per region name, the union of the region's labels; arguments and errors as ``label_masks``."""
+    """One boolean array per region name, the union of the region's labels.
+
+    Arguments and errors are those of ``label_masks``.
+    """
     masks = label_masks(labels, task)
-    return {r.name: np.logical_or.reduce([masks[name] for name in r.labels]) for r in task.regions}
+    regions = {}
+    for region in task.regions:
+        members = [masks[name] for name in region.labels]
+        regions[region.name] = np.logical_or.reduce(members)
+    return regions
 
 
 def region_volumes_ml(labels: np.ndarray, task: Task, voxel_ml: float) -> dict[str, float]:
     """Volume of every region in ml: its voxels times ``voxel_ml``; errors as ``label_masks``."""
-    return {
-        name: _count(mask) * float(voxel_ml) for name, mask in region_masks(labels, task).items()
-    }
+    masks = region_masks(labels, task)
+    return {name: _count(mask) * float(voxel_ml) for name, mask in masks.items()}
 
 
 def compare(
@@ -181,17 +191,21 @@ def compare(
     Raises:
         InputDataError: a shape differs from the grid's, or a label value is unknown.
     """
-    prediction, reference = np.asarray(prediction_labels), np.asarray(reference_labels)
-    for what, array in (("prediction", prediction), ("reference", reference)):
+    prediction = np.asarray(prediction_labels)
+    reference = np.asarray(reference_labels)
+    for title, array in (("prediction", prediction), ("reference", reference)):
         if array.shape != tuple(grid.shape):
             raise InputDataError(
-                f"The {what} has the shape {array.shape}, but the grid has {tuple(grid.shape)}.",
+                f"The {title} has the shape {array.shape}, but the grid has {tuple(grid.shape)}.",
                 "Resample both segmentations to one grid first.",
             )
     # No score depends on voxels that are background in both.
-    box = bounding_box((prediction != 0) | (reference != 0)) or (slice(0, 0),) * prediction.ndim
-    ours, theirs = region_masks(prediction[box], task), region_masks(reference[box], task)
-    return {r.name: _score(ours[r.name], theirs[r.name], grid) for r in task.regions}
+    box = bounding_box((prediction != 0) | (reference != 0))
+    if box is None:
+        box = (slice(0, 0),) * prediction.ndim
+    masks = region_masks(prediction[box], task)
+    reference_masks = region_masks(reference[box], task)
+    return {name: _score(mask, reference_masks[name], grid) for name, mask in masks.items()}
 
 
 def _score(prediction: np.ndarray, reference: np.ndarray, grid: Grid) -> RegionScore:
@@ -206,7 +220,8 @@ def _score(prediction: np.ndarray, reference: np.ndarray, grid: Grid) -> RegionS
 
 
 def _masks(prediction: np.ndarray, reference: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    prediction, reference = np.asarray(prediction, bool), np.asarray(reference, bool)
+    prediction = np.asarray(prediction, bool)
+    reference = np.asarray(reference, bool)
     if prediction.shape != reference.shape:
         raise InputDataError(
             f"The prediction has the shape {prediction.shape}, the reference {reference.shape}.",
@@ -216,10 +231,12 @@ def _masks(prediction: np.ndarray, reference: np.ndarray) -> tuple[np.ndarray, n
 
 
 def _share(common: np.ndarray, of: np.ndarray, other: np.ndarray) -> float:
-    whole = _count(of)
-    if whole:
-        return _count(common) / whole
-    return float("nan") if other.any() else 1.0
+    total = _count(of)
+    if total:
+        return _count(common) / total
+    if other.any():
+        return float("nan")
+    return 1.0
 
 
 def _surface(mask: np.ndarray) -> np.ndarray:
@@ -235,5 +252,5 @@ def _surface(mask: np.ndarray) -> np.ndarray:
 
 
 def _count(mask: np.ndarray) -> int:
-    """A plain int: NumPy's own type would make every score a NumPy scalar, which JSON does not take."""
+    """A plain int: with NumPy's own type every score would be a scalar that JSON does not take."""
     return int(np.count_nonzero(mask))

@@ -20,6 +20,7 @@ from medmap.cli import (  # noqa: F401 (each adds its commands)
     bench,
     bench_train,
     cohort,
+    cohort_describe,
     curves,
     evaluate,
     info,

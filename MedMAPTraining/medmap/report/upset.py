@@ -1,0 +1,77 @@
+"""The UpSet plot of a cohort: how many cases have exactly which modalities.
+
+Source: Lex et al., "UpSet: Visualization of Intersecting Sets", IEEE TVCG 2014.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from matplotlib.axes import Axes
+
+from medmap.report.figures import INK, PALETTE, RULE, figure_png, new_figure, style
+from medmap.task import Task
+
+MOST_SUBSETS = 20
+"""Columns that are drawn; rarer subsets are left out, and counted in the title."""
+
+
+def upset_plot(subsets: Mapping[str, int], task: Task) -> bytes:
+    """A PNG: a column for each modality subset, with a bar of its cases above its dots.
+
+    Bars on the left count the cases that have a modality.
+
+    Args:
+        subsets: number of cases by ``Task.subset_key``, in the order of the columns.
+        task: names the modalities.
+    """
+    drawn = dict(list(subsets.items())[:MOST_SUBSETS])
+    hidden = len(subsets) - len(drawn)
+    figure = new_figure(2.6 + 0.42 * len(drawn), 2.0 + 0.34 * len(task.modalities))
+    grid = figure.add_gridspec(
+        2,
+        2,
+        width_ratios=(1.6, 0.42 * len(drawn)),
+        height_ratios=(1.6, 0.34 * len(task.modalities)),
+    )
+    matrix = figure.add_subplot(grid[1, 1])
+    bars = figure.add_subplot(grid[0, 1], sharex=matrix)
+    totals = figure.add_subplot(grid[1, 0], sharey=matrix)
+    title = f"{sum(subsets.values())} cases"
+    if hidden:
+        title += f", {hidden} rarer subsets not shown"
+    _draw_bars(bars, drawn, title)
+    _draw_matrix(matrix, drawn, task)
+    _draw_totals(totals, subsets, task)
+    return figure_png(figure)
+
+
+def _draw_bars(axes: Axes, subsets: Mapping[str, int], title: str) -> None:
+    axes.bar(range(len(subsets)), list(subsets.values()), color=PALETTE[0], width=0.62)
+    for column, count in enumerate(subsets.values()):
+        axes.text(column, count, str(count), ha="center", va="bottom", fontsize=8, color=INK)
+    style(axes, title=title, y="cases")
+    axes.tick_params(labelbottom=False)
+
+
+def _draw_matrix(axes: Axes, subsets: Mapping[str, int], task: Task) -> None:
+    names = task.modality_names
+    for column, subset in enumerate(subsets):
+        rows = [names.index(name) for name in subset.split("+") if name]
+        axes.plot([column] * len(names), range(len(names)), "o", color=RULE, markersize=8)
+        axes.plot([column] * len(rows), rows, "o-", color=INK, markersize=8, linewidth=2)
+    axes.set_xlim(-0.6, len(subsets) - 0.4)
+    axes.set_ylim(len(names) - 0.5, -0.5)
+    style(axes, grid="")
+    axes.tick_params(labelbottom=False, labelleft=False)
+
+
+def _draw_totals(axes: Axes, subsets: Mapping[str, int], task: Task) -> None:
+    counts = []
+    for name in task.modality_names:
+        counts.append(sum(n for subset, n in subsets.items() if name in subset.split("+")))
+    axes.barh(range(len(counts)), counts, color=PALETTE[1], height=0.5)
+    axes.invert_xaxis()
+    axes.set_yticks(range(len(counts)), [modality.title for modality in task.modalities])
+    axes.yaxis.tick_right()
+    style(axes, x="cases with the modality", grid="x")
