@@ -2,7 +2,8 @@
 
 usage: python docs/_tools/site.py
 
-Pages are copied from docs/, pictures from Resources/. The command line, the recipe fields, and
+Pages are copied from docs/, pictures from Resources/; the Python blocks of tutorials are run
+(notebook.py). The command line, the recipe fields, and
 the API are written from the code, so that they cannot disagree with it. Links that leave docs/
 are checked here and point to the repository; all others are checked by the builder, which runs
 in strict mode.
@@ -17,6 +18,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import notebook
 import typer.main
 from typer.core import TyperArgument, TyperGroup
 
@@ -78,6 +80,11 @@ def copy_pages() -> list[str]:
         write(TARGET / style.relative_to(DOCS), style.read_text(encoding="utf-8"))
     for page in sorted(DOCS.rglob("*.md")):
         text = page.read_text(encoding="utf-8")
+        if notebook.is_executed(text):
+            try:
+                text = notebook.with_outputs(text, str(page.relative_to(ROOT)))
+            except notebook.BlockError as error:
+                problems.append(str(error))
 
         def adapted(match: re.Match, page: Path = page) -> str:
             start, link, end = match.groups()

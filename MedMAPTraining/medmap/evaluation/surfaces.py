@@ -145,7 +145,9 @@ def _triangles_of_codes() -> tuple[tuple[Triangle, ...], ...]:
             inside = {corner: not value for corner, value in inside.items()}
         surface: list[Triangle] = []
         for polygon in _polygons(inside):
-            surface += max(_triangulations(polygon), key=_unit_area)
+            ways = _triangulations(polygon)
+            largest = max(ways, key=_unit_area)
+            surface.extend(largest)
         triangles.append(tuple(surface))
     return tuple(triangles)
 
@@ -178,9 +180,7 @@ def _lines_on_face(
     """Lines on one face of the cube, from middle of edge to middle of edge."""
     square = []
     for pair in ((0, 0), (1, 0), (1, 1), (0, 1)):
-        corner = list(pair)
-        corner.insert(axis, side)
-        square.append(tuple(corner))
+        square.append((*pair[:axis], side, *pair[axis:]))
     middles = []
     crossed = []
     for number, corner in enumerate(square):
@@ -213,7 +213,7 @@ def _triangulations(polygon: Sequence[Point]) -> list[list[Triangle]]:
     return ways
 
 
-def _unit_area(triangles: Sequence[Triangle]) -> float:
+def _unit_area(triangles: list[Triangle]) -> float:
     # Rounded: of triangulations that are equal by symmetry, the first is taken on every machine.
     return round(sum(_area(triangle, (1.0, 1.0, 1.0)) for triangle in triangles), 9)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping, Sequence
+from typing import Any, Literal
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -38,7 +39,9 @@ def new_figure(width: float, height: float) -> Figure:
     return figure
 
 
-def style(axes: Axes, *, title: str = "", x: str = "", y: str = "", grid: str = "y") -> None:
+def style(
+    axes: Axes, *, title: str = "", x: str = "", y: str = "", grid: Literal["x", "y", ""] = "y"
+) -> None:
     """Quiet axes: no box, light grid, title on the left."""
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
@@ -105,11 +108,14 @@ def _heat_map_head(axes: Axes, left: float, task: Task) -> None:
     height = -0.75
     for column, modality in enumerate(task.modalities):
         across = 0.3 + DOT_SPACING * column - 0.3
-        style = {"ha": "center", "fontsize": 7.5, "color": QUIET, "rotation": 35}
-        axes.text(across, height, modality.title, **style)
+        axes.text(
+            across, height, modality.title, ha="center", fontsize=7.5, color=QUIET, rotation=35
+        )
     for column, region in enumerate(task.regions):
-        style = {"ha": "center", "fontsize": 9, "color": INK, "fontweight": "bold"}
-        axes.text(left + column + 0.45, height, region.name, **style)
+        position = left + column + 0.45
+        axes.text(
+            position, height, region.name, ha="center", fontsize=9, color=INK, fontweight="bold"
+        )
 
 
 def _dots(axes: Axes, down: float, names: Sequence[str], task: Task) -> None:
@@ -131,17 +137,16 @@ def _cells(axes: Axes, left: float, down: float, scores: Sequence[Statistics]) -
 
 
 def _cell(axes: Axes, across: float, down: float, score: Statistics) -> None:
+    if score.mean is None or score.sd is None:
+        return
     edges = [across, across + 0.94]
     axes.fill_between(edges, down - 0.46, down + 0.46, color=HEAT(score.mean), linewidth=0)
+    # White on the dark half of the scale.
     color = "white" if score.mean > 0.5 else INK
-    mean_style = {"ha": "right", "fontsize": 8.5, "fontweight": "bold"}
-    spread_style = {"ha": "left", "fontsize": 7}
-    texts = (
-        (across + 0.45, f"{score.mean:.3f}", mean_style),
-        (across + 0.49, f"± {score.sd:.2f}", spread_style),
-    )
-    for position, text, style in texts:
-        axes.text(position, down, text, va="center", color=color, **style)
+    common: dict[str, Any] = {"va": "center", "color": color}
+    mean = f"{score.mean:.3f}"
+    axes.text(across + 0.45, down, mean, ha="right", fontsize=8.5, fontweight="bold", **common)
+    axes.text(across + 0.49, down, f"± {score.sd:.2f}", ha="left", fontsize=7, **common)
 
 
 def by_missing(
@@ -165,7 +170,7 @@ def by_missing(
             across = missing + rng.uniform(-0.16, 0.16, len(points))
             axes.plot(across, points, "o", ms=3.2, color=color, alpha=0.45, mew=0)
             low, median, high = np.percentile(points, (25, 50, 75))
-            bar = {"linewidth": 5, "alpha": 0.35, "solid_capstyle": "butt"}
+            bar: dict[str, Any] = {"linewidth": 5, "alpha": 0.35, "solid_capstyle": "butt"}
             axes.plot([missing, missing], [low, high], color=color, **bar)
             ends = [missing - 0.26, missing + 0.26]
             axes.plot(ends, [median, median], color=color, linewidth=2)

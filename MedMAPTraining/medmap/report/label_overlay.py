@@ -38,7 +38,7 @@ def tint(
     picture = _BACKDROP_BRIGHTNESS * backdrop.astype(np.float32)
     window = _painted(~background, width, height)
     if window is None:
-        return np.uint8(picture + 0.5)
+        return (picture + 0.5).astype(np.uint8)
     enlarged = [_enlarge(layer, width, height, window) for layer in (background, *masks)]
     winner = np.argmax(enlarged, axis=0)  # 0 is the background
     palette = np.array([(0, 0, 0), *(color for _, color in classes)], np.float32)
@@ -52,7 +52,7 @@ def tint(
     part *= 1 - _averaged(opacity)[..., None]
     colors = [_averaged(palette[winner, channel] * opacity) for channel in range(3)]
     part += np.stack(colors, axis=-1)
-    return np.uint8(picture + 0.5)
+    return (picture + 0.5).astype(np.uint8)
 
 
 def _painted(mask: np.ndarray, width: int, height: int) -> tuple[int, int, int, int] | None:
@@ -93,11 +93,11 @@ def _enlarge(
 
 def _averaged(fine: np.ndarray) -> np.ndarray:
     """Mean over the subpixels of every pixel."""
-    total = 0
+    total = np.zeros_like(fine[::_SUBPIXELS, ::_SUBPIXELS])
     for row in range(_SUBPIXELS):
         for column in range(_SUBPIXELS):
             total = total + fine[row::_SUBPIXELS, column::_SUBPIXELS]
-    return total / np.float32(_SUBPIXELS**2)
+    return np.asarray(total / np.float32(_SUBPIXELS**2))
 
 
 def _eroded(mask: np.ndarray, times: int) -> np.ndarray:

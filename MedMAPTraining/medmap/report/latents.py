@@ -56,10 +56,12 @@ def draw_latents(panels: Sequence[LatentPanel]) -> bytes:
 def _draw_tissue(axes: Axes, panel: LatentPanel) -> None:
     # The tumor comes second, so that it lies on top.
     for points in panel.points.values():
-        axes.scatter(*points[~panel.tumor].T, s=7, c=BRAIN_COLOR, linewidths=0)
+        across, down = points[~panel.tumor].T
+        axes.scatter(across, down, s=7, c=BRAIN_COLOR, linewidths=0)
     for number, points in enumerate(panel.points.values()):
         label = None if number else "tumor"
-        axes.scatter(*points[panel.tumor].T, s=9, c=TUMOR_COLOR, linewidths=0, label=label)
+        across, down = points[panel.tumor].T
+        axes.scatter(across, down, s=9, c=TUMOR_COLOR, linewidths=0, label=label)
     axes.scatter([], [], s=9, c=BRAIN_COLOR, label="elsewhere in the brain")
 
 

@@ -125,7 +125,8 @@ def save_overlay(
     used, absent = _names(scans, missing, task)
     arrays = {}
     for name in used:
-        array = getattr(scans[name], "array", scans[name])
+        scan = scans[name]
+        array = scan.array if isinstance(scan, Volume) else scan
         arrays[name] = _checked(array, grid, name)
     prediction = _checked(prediction, grid, "The prediction")
     reference = None
@@ -212,7 +213,7 @@ def _panel(column: str, plane: Plane, case: CaseView, task: Task, scale: float) 
         classes = _agreement_classes(plane, case, task)
     else:
         masks = case.prediction
-        if column == "reference":
+        if column == "reference" and case.reference is not None:
             masks = case.reference
         classes = []
         for label in task.labels:
@@ -225,6 +226,8 @@ def _agreement_classes(
     plane: Plane, case: CaseView, task: Task
 ) -> list[tuple[np.ndarray, Sequence[int]]]:
     """Masks and colors of where both, one or the other have the widest region."""
+    if case.reference is None:
+        return []
     names = _widest(task).labels
     prediction = _union(case.prediction, names, plane, case)
     reference = _union(case.reference, names, plane, case)
@@ -261,9 +264,9 @@ def _gray(name: str, plane: Plane, case: CaseView, size: tuple[int, int]) -> np.
     # z-scored scans may keep a background of 0, which the window would show as gray.
     intensities[intensities == background] = low
     gray = np.clip((intensities - low) / (high - low), 0, 1)
-    gray = np.asarray(Image.fromarray(gray).resize(size, Image.Resampling.BICUBIC))
-    gray = np.uint8(np.clip(gray, 0, 1) * 255 + 0.5)
-    return np.repeat(gray[..., None], 3, axis=2)
+    resized = np.asarray(Image.fromarray(gray).resize(size, Image.Resampling.BICUBIC))
+    bytes_of_gray = (np.clip(resized, 0, 1) * 255 + 0.5).astype(np.uint8)
+    return np.repeat(bytes_of_gray[..., None], 3, axis=2)
 
 
 # --- the page -------------------------------------------------------------------------------------

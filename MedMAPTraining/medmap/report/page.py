@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -25,7 +26,7 @@ class Page:
     texts: list[dict] = field(default_factory=list)
 
     def text(
-        self, x: float, y: float, text: str, size: float = 12, color: str = WHITE, **style
+        self, x: float, y: float, text: str, size: float = 12, color: str = WHITE, **style: Any
     ) -> None:
         """Add a text; ``style`` goes to Matplotlib."""
         self.texts.append({"x": x, "y": y, "s": text, "fontsize": size, "color": color, **style})
@@ -59,7 +60,8 @@ def png(page: Page) -> bytes:
     inked = ink[..., 3] > 0
     opacity = ink[inked][:, 3:] / np.float32(255)
     pixels = page.pixels.copy()
-    pixels[inked] = np.uint8(ink[inked][:, :3] * opacity + pixels[inked] * (1 - opacity) + 0.5)
+    blended = ink[inked][:, :3] * opacity + pixels[inked] * (1 - opacity)
+    pixels[inked] = (blended + 0.5).astype(np.uint8)
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, "PNG", compress_level=6)
     return buffer.getvalue()

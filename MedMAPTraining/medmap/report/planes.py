@@ -128,10 +128,10 @@ def prepare(
         labeled = labeled | (reference_labels != 0)
     foregrounds = {name: find_foreground(array) for name, array in turned.items()}
     stack_axis = _stack_axis(spacing)
+    planes: tuple[Plane, ...] = PLANES
     if stack_axis is None:
         head_masks = [mask for mask, _ in foregrounds.values()]
         box = _volume_box(head_masks, labeled, spacing)
-        planes = PLANES
     else:
         box = _stack_box(labeled, spacing, stack_axis)
         planes = _slices(labeled[box], stack_axis)

@@ -159,7 +159,8 @@ def _checkerboard(fixed: np.ndarray, moving: np.ndarray) -> np.ndarray:
 
 
 def _rgb(gray: np.ndarray) -> np.ndarray:
-    return np.repeat(np.uint8(255 * gray + 0.5)[..., None], 3, axis=2)
+    pixels = (255 * gray + 0.5).astype(np.uint8)
+    return np.repeat(pixels[..., None], 3, axis=2)
 
 
 def _paste(page: Page, left: int, top: int, picture: np.ndarray) -> None:

@@ -10,6 +10,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -111,7 +112,7 @@ def _largest_area(tumor: np.ndarray, normal: int) -> list[int]:
 
 def save_slice(path: Path, picture: Slice) -> None:
     """Write a slice as compressed arrays without pickles, atomically."""
-    arrays = {f"scan:{name}": array for name, array in picture.scans.items()}
+    arrays: dict[str, Any] = {f"scan:{name}": array for name, array in picture.scans.items()}
     for key, array in picture.predictions.items():
         arrays[f"prediction:{key}"] = array
     about = {"case": picture.case, "spacing": picture.spacing, "title": picture.title}

@@ -18,6 +18,7 @@ from medmap import NOTICE
 from medmap.commands.report import read_sources, write_report
 from medmap.errors import InputDataError, OutputError, UsageError
 from medmap.evaluation import ScoreRow, Store, summarize
+from medmap.io.cases import Case
 from medmap.report.curves import _spans_decades, modality_curves, read_log, training_curves
 from medmap.report.slices import Slice, load_slice, save_slice, take_slice
 from medmap.report.subset_grid import subset_grid
@@ -53,15 +54,6 @@ class Reader(HTMLParser):
     @property
     def text(self) -> str:
         return " ".join(" ".join(self.words).split())
-
-
-class FakeCase:
-    """Just enough of a case for a store."""
-
-    scans, label = {}, None
-
-    def __init__(self, case_id):
-        self.case_id = case_id
 
 
 def picture(case: str, seed: int) -> Slice:
@@ -104,7 +96,7 @@ def evaluation(folder, name: str, lift: float, cases: int = 14):
                         373.0,
                     )
                 )
-        store.add(FakeCase(f"C{n}"), own, picture(f"C{n}", n) if n in (0, 6) else None)
+        store.add(Case(f"C{n}", {}, None), own, picture(f"C{n}", n) if n in (0, 6) else None)
         rows += own
     summary = summarize(rows, BRATS, "made-up <scores> & cases")
     store.finish(
