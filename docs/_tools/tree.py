@@ -26,7 +26,8 @@ def first_sentence(path: Path) -> str:
     docstring = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
     paragraph = " ".join(docstring.split("\n\n")[0].split())
     sentence, _, _ = paragraph.partition(". ")
-    return sentence.rstrip(".")
+    # The tree is a block of code, in which the marks of code would be shown.
+    return sentence.rstrip(".").replace("``", "")
 
 
 def lines_of(folder: Path, depth: int) -> list[str]:
