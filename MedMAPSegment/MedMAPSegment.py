@@ -28,10 +28,14 @@ from MedMAPSegmentLib import dependencies
 from MedMAPSegmentLib.devices import AUTO
 from MedMAPSegmentLib.logic import SegmentationLogic
 from MedMAPSegmentLib.mrml import choices
+from MedMAPSegmentLib.mrml.modality_detection import databaseTags
 from MedMAPSegmentLib.mrml.sample import registerSampleData
 from MedMAPSegmentLib.mrml.scene import labelsOf
 from MedMAPSegmentLib.sections import SECTIONS
+from MedMAPSegmentLib.sections.flow import Flow
+from MedMAPSegmentLib.sections.jobs import Jobs
 from MedMAPSegmentLib.selftest import addSyntheticCase
+from MedMAPSegmentLib.state import PanelState
 
 
 class MedMAPSegment(ScriptedLoadableModule):
@@ -87,14 +91,21 @@ class MedMAPSegmentParameterNode:
 
 
 class MedMAPSegmentWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
-    """The panel: its life cycle and its sections (``MedMAPSegmentLib/sections``)."""
+    """The panel: its life cycle, its state and its sections (``MedMAPSegmentLib/sections``).
+
+    Attributes:
+        state: what the panel is about; sections share it.
+        jobs: carries out computations.
+        flow: folds and unfolds the boxes.
+    """
 
     def __init__(self, parent=None):
         ScriptedLoadableModuleWidget.__init__(self, parent)
         VTKObservationMixin.__init__(self)
         self.logic = None
-        self.sections = []
-        self._parameters = None
+        self.state = None
+        self.jobs = None
+        self.flow = None
         self._guiTag = None
 
     def setup(self):
@@ -104,38 +115,36 @@ class MedMAPSegmentWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.layout.addWidget(uiWidget)
         self.ui = slicer.util.childWidgetVariables(uiWidget)
         uiWidget.setMRMLScene(slicer.mrmlScene)
-
         self.logic = MedMAPSegmentLogic()
+        self.state = PanelState(self.logic, _moduleNames, _dicomValues)
+        self.jobs = Jobs(self.state)
         sections = []
         for section in SECTIONS:
-            setattr(self, section.attribute, section(self))
-            sections.append(getattr(self, section.attribute))
+            made = section(self.ui, self.state, self.jobs)
+            setattr(self, section.attribute, made)
+            sections.append(made)
+        self.flow = Flow(self.ui, self.state, sections)
         # Only now: no section hears of a change before all are there.
-        self.sections = sections
-        self.rebuild()
-        self.addObserver(slicer.mrmlScene, slicer.mrmlScene.StartCloseEvent, self.onSceneStartClose)
-        self.addObserver(slicer.mrmlScene, slicer.mrmlScene.EndCloseEvent, self.onSceneEndClose)
-        self.addObserver(
-            slicer.mrmlScene, slicer.mrmlScene.StartImportEvent, self.onSceneStartImport
-        )
-        # After the node selectors, which fill their lists anew and lose their choice then.
-        self.addObserver(
-            slicer.mrmlScene, slicer.mrmlScene.EndImportEvent, self.onSceneImported, priority=-100.0
-        )
-        self.addObserver(
-            slicer.mrmlScene,
-            slicer.mrmlScene.NodeAboutToBeRemovedEvent,
-            self.onNodeGoes,
-            priority=100.0,
-        )
-        self.addObserver(slicer.mrmlScene, slicer.mrmlScene.NodeRemovedEvent, self.onNodeRemoved)
+        for observer in (*sections, self.flow):
+            self.state.observe(observer)
+        self.state.rebuild()
+        self._observeScene(slicer.mrmlScene)
         slicer.app.connect("aboutToQuit()", self.stopWork)
         self.initializeParameterNode()
+
+    def _observeScene(self, scene):
+        self.addObserver(scene, scene.StartCloseEvent, self.onSceneStartClose)
+        self.addObserver(scene, scene.EndCloseEvent, self.onSceneEndClose)
+        self.addObserver(scene, scene.StartImportEvent, self.onSceneStartImport)
+        # After the node selectors, which fill their lists anew and lose their choice then.
+        self.addObserver(scene, scene.EndImportEvent, self.onSceneImported, priority=-100.0)
+        self.addObserver(scene, scene.NodeAboutToBeRemovedEvent, self.onNodeGoes, priority=100.0)
+        self.addObserver(scene, scene.NodeRemovedEvent, self.onNodeRemoved)
 
     def cleanup(self):
         """Called when the application closes and when the module is reloaded."""
         slicer.app.disconnect("aboutToQuit()", self.stopWork)
-        self.sections = []  # so that nothing is shown any more: scene and widgets may be about to go
+        self.state.stopTelling()
         self.stopWork()
         self.setParameterNode(None)
         self.removeObservers()
@@ -158,13 +167,12 @@ class MedMAPSegmentWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
     def onSceneStartClose(self, caller, event):
         """The nodes that a computation works for are about to go."""
-        self.run.abandonJob()
+        self.jobs.abandon()
         self.setParameterNode(None)
 
     def onSceneEndClose(self, caller, event):
         """Start afresh if the panel is shown."""
-        for section in self.sections:
-            section.clear()
+        self.state.clear()
         if self.parent.isEntered:
             self.initializeParameterNode()
 
@@ -177,22 +185,27 @@ class MedMAPSegmentWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         if self.parent.isEntered:
             self.initializeParameterNode()
         else:
-            self.update()
+            self.state.changed()
 
     @vtk.calldata_type(vtk.VTK_OBJECT)
     def onNodeGoes(self, caller, event, node):
-        """Unchoose a node before the selectors notice that it goes: they would choose its neighbor instead."""
-        if self._parameters is None or slicer.mrmlScene.IsClosing():
+        """Unchoose a node before the selectors notice: they would choose its neighbor instead."""
+        parameters = self.state.parameters
+        if parameters is None or slicer.mrmlScene.IsClosing():
             return
-        if self._parameters.outputSegmentation is node:
-            self._parameters.outputSegmentation = None
-        if choices.forget(self.parameterNode(), node):
-            self.update()
+        if parameters.outputSegmentation is node:
+            parameters.outputSegmentation = None
+        if choices.forget(self.state.parameterNode(), node):
+            self.state.changed()
 
     def onNodeRemoved(self, caller, event):
-        """A scan, the result or the reference may be gone."""
+        """A volume, the result or the reference may be gone."""
         if not slicer.mrmlScene.IsClosing():
-            self.update()
+            self.state.changed()
+
+    def onParametersModified(self, caller=None, event=None):
+        """A choice that is kept in the parameter node changed."""
+        self.state.changed()
 
     def initializeParameterNode(self):
         """Make sure that the parameter node exists and is observed."""
@@ -200,72 +213,47 @@ class MedMAPSegmentWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
     def setParameterNode(self, parameters):
         """Connect the widgets to a parameter node, or to none."""
-        if self._parameters is not None:
-            self._parameters.disconnectGui(self._guiTag)
-            self.removeObserver(
-                self._parameters.parameterNode, vtk.vtkCommand.ModifiedEvent, self.update
-            )
-        self._parameters = parameters
-        if self._parameters is not None:
-            # ``connectGui`` does the same but gives no tag, so that every earlier connection would go on writing.
-            named = {
-                widget.property("SlicerParameterName"): widget for widget in vars(self.ui).values()
-            }
-            self._guiTag = self._parameters.connectParametersToGui(
-                {n: w for n, w in named.items() if n}
-            )
+        modified = vtk.vtkCommand.ModifiedEvent
+        before = self.state.parameters
+        if before is not None:
+            before.disconnectGui(self._guiTag)
+            self.removeObserver(before.parameterNode, modified, self.onParametersModified)
+        self.state.parameters = parameters
+        if parameters is not None:
+            # ``connectGui`` does the same but gives no tag, so that every earlier connection would
+            # go on writing.
+            widgets = {}
+            for widget in vars(self.ui).values():
+                name = widget.property("SlicerParameterName")
+                if name:
+                    widgets[name] = widget
+            self._guiTag = parameters.connectParametersToGui(widgets)
             # The wrapper fills the combo box with its own short values.
             for index, text in enumerate((_("axial"), _("coronal"), _("sagittal"))):
                 self.ui.planeComboBox.setItemText(index, text)
-            self.addObserver(
-                self._parameters.parameterNode, vtk.vtkCommand.ModifiedEvent, self.update
-            )
-        self.update()
-
-    def parameters(self):
-        """What the user chose (``MedMAPSegmentParameterNode``); None while the panel is not shown."""
-        return self._parameters
-
-    def parameterNode(self, always=False):
-        """The vtkMRMLScriptedModuleNode below; while the panel is not shown, None unless ``always``."""
-        if self._parameters is not None:
-            return self._parameters.parameterNode
-        return self.logic.scriptedNode() if always else None
-
-    def reference(self):
-        """Modality on whose grid the result is wanted; None leaves the choice to ``medmap``."""
-        name = self._parameters.reference
-        return name if name in self.logic.task.modality_names else None
-
-    def choices(self):
-        """Arguments for the logic, as chosen in the panel."""
-        output = self._parameters.outputSegmentation
-        return {
-            "inputs": self.inputs.read().used,
-            "reference": self.reference(),
-            "outputNode": output,
-        }
-
-    def rebuild(self):
-        """Make everything fit the model: its task says which scans, labels and regions there are."""
-        for section in self.sections:
-            section.rebuild()
-        self.update()
-
-    def update(self, caller=None, event=None):
-        """Make every section fit the present choices; not while a scene is read, whose nodes are still empty."""
-        if slicer.mrmlScene.IsImporting():
-            return
-        for section in self.sections:
-            section.update()
+            self.addObserver(parameters.parameterNode, modified, self.onParametersModified)
+        self.state.changed()
 
     def isBusy(self):
         """True while a computation is under way."""
-        return bool(self.sections) and self.run.isBusy
+        return self.state.isBusy
 
     def stopWork(self):
         """Cancel what is under way and end the worker."""
-        self.run.stop()
+        self.jobs.stop()
+
+
+def _moduleNames():
+    """Names of all installed Slicer modules."""
+    return slicer.app.moduleManager().modulesNames()
+
+
+def _dicomValues(node):
+    """DICOM values of a volume from Slicer's database, by keyword; none without a database."""
+    database = getattr(slicer, "dicomDatabase", None)
+    if database is None or not database.isOpen:
+        return {}
+    return databaseTags(database)(node)
 
 
 class MedMAPSegmentLogic(SegmentationLogic, ScriptedLoadableModuleLogic):
@@ -362,32 +350,32 @@ class MedMAPSegmentTest(ScriptedLoadableModuleTest):
         assert not ui.applyButton.enabled
         nodes = addSyntheticCase(slicer.mrmlScene, ("t1ce", "flair"))
         ui.detectButton.click()
-        assert panel.inputs.read().used == nodes, ui.detectLabel.text
+        assert panel.state.usedVolumes == nodes, ui.detectLabel.text
         assert ui.applyButton.enabled, ui.applyButton.toolTip
-        assert "T1ce + FLAIR" in ui.cardLabel.text
+        assert "T1ce + FLAIR" in ui.performanceLabel.text
         ui.applyButton.click()
         self.waitFor(panel)
-        ours = panel.results.segmentation
+        ours = panel.state.result
         assert ours is not None, ui.statusLabel.text
         assert ui.resultsTable.rowCount == 3
         self.reviewAgainstItself(panel, ours, nodes["flair"])
-        ui.whatIfButton.click()
+        ui.subsetsButton.click()
         self.waitFor(panel)
-        assert ui.whatIfTable.rowCount == 3, ui.statusLabel.text
+        assert ui.subsetsTable.rowCount == 3, ui.statusLabel.text
         ui.undoButton.click()
-        assert panel.results.segmentation is None
+        assert panel.state.result is None
         assert ui.resultsTable.rowCount == 0
 
     def reviewAgainstItself(self, panel, ours, volume):
         """A reference with the same labels agrees perfectly."""
         reference = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLLabelMapVolumeNode", "reference")
         reference.CopyOrientation(volume)
-        labels = labelsOf(ours, panel.logic.task)
+        labels = labelsOf(ours, panel.state.task)
         slicer.util.updateVolumeFromArray(
             reference, np.ascontiguousarray(labels.transpose(2, 1, 0))
         )
         panel.ui.reviewSelector.setCurrentNode(reference)
-        assert choices.nodeOf(panel.parameterNode(), choices.REFERENCE) is reference
+        assert choices.nodeOf(panel.state.parameterNode(), choices.REFERENCE) is reference
         panel.ui.reviewButton.click()
         self.waitFor(panel)
         assert [panel.ui.reviewTable.item(row, 1).text() for row in range(3)] == ["1.000"] * 3

@@ -1,7 +1,8 @@
-"""What the computation needs beyond Slicer (PyTorch, safetensors): looked for always, installed only when asked.
+"""What the computation needs beyond Slicer (PyTorch, safetensors): installed only when asked.
 
-Nothing here runs at import or when the panel opens. ``ensure`` is called by Apply, on the main thread; it installs
-nothing before the user agreed, and nothing at all while Slicer runs its tests.
+Nothing here runs at import or when the panel opens. ``ensure`` is called on the main thread by
+Apply, by Load sample patient and by a comparison; it installs nothing before the user agreed, and
+nothing at all while Slicer runs its tests.
 """
 
 from __future__ import annotations
@@ -10,7 +11,11 @@ import importlib
 import importlib.metadata
 import importlib.util
 import inspect
+import logging
+import os
+import platform
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterable
@@ -53,6 +58,69 @@ class Requirement:
         return version is not None and not _atLeast(str(version), self.minimum)
 
 
+@dataclass(frozen=True)
+class TorchBuild:
+    """One of the builds of PyTorch.
+
+    Attributes:
+        title: for the question to the user.
+        size: of the download and on disk, in words.
+        index: index of packages that has it; empty for PyPI.
+    """
+
+    title: str
+    size: str
+    index: str = ""
+
+
+CPU_INDEX = "https://download.pytorch.org/whl/cpu"
+GRAPHICS_CARD = TorchBuild(
+    "for NVIDIA graphics cards", "The download is 2 to 3 GB and takes up to 6 GB on disk."
+)
+PROCESSOR = TorchBuild(
+    "for the processor", "The download is about 0.2 GB and takes about 1 GB on disk.", CPU_INDEX
+)
+MAC = TorchBuild("for macOS", "The download is about 0.1 GB and takes about 0.5 GB on disk.")
+
+
+def torchBuild(
+    system: str | None = None, machine: str | None = None, hasCard: bool | None = None
+) -> TorchBuild:
+    """The build of PyTorch that fits a computer.
+
+    Args:
+        system: as ``platform.system`` gives it; None for this computer.
+        machine: architecture of Slicer's Python as ``platform.machine`` gives it; None for this
+            one's.
+        hasCard: whether there is an NVIDIA graphics card; None looks for its driver.
+
+    Raises:
+        UnavailableError: no build exists. Intel Macs, and Slicer for Intel on other Macs: the last
+            PyTorch for them is 2.2, whose known vulnerabilities the floor in ``requirements.txt``
+            excludes.
+    """
+    system = system or platform.system()
+    machine = machine or platform.machine()
+    if hasCard is None:
+        hasCard = hasNvidiaDriver()
+    if system == "Darwin":
+        if machine != "arm64":
+            raise UnavailableError(
+                "PyTorch no longer exists for Slicer's Python on this Mac (Intel architecture).",
+                "Use Slicer for Apple processors, or another computer.",
+            )
+        return MAC
+    # PyPI has the build for graphics cards for Linux only.
+    if system == "Linux" and hasCard:
+        return GRAPHICS_CARD
+    return PROCESSOR
+
+
+def hasNvidiaDriver() -> bool:
+    """Whether the driver of an NVIDIA graphics card is installed."""
+    return shutil.which("nvidia-smi") is not None or os.path.exists("/proc/driver/nvidia/version")
+
+
 class Installer(Protocol):
     """What installing needs from the application."""
 
@@ -65,8 +133,14 @@ class Installer(Protocol):
     def installTorch(self, requirement: Requirement) -> bool:
         """Install PyTorch with the PyTorch extension. False when that extension is not there."""
 
-    def install(self, requirements: Iterable[Requirement]) -> None:
-        """Install packages from PyPI."""
+    def hasPyTorchExtension(self) -> bool:
+        """Whether the PyTorch extension, which chooses a build by itself, is there."""
+
+    def install(self, requirements: Iterable[Requirement], index: str = "") -> None:
+        """Install packages from an index; from PyPI without one."""
+
+    def remove(self, names: Iterable[str]) -> None:
+        """Remove packages again."""
 
 
 def load(path: str | Path) -> list[Requirement]:
@@ -126,9 +200,10 @@ def ensure(installer: Installer, path: str | Path = REQUIREMENTS) -> bool:
                 f"Not installed: {names}.",
                 "Nothing is installed while Slicer tests itself; install the packages first.",
             )
-        if not installer.confirm(_question(names)):
+        build = _buildOf(lacking, installer)
+        if not installer.confirm(_question(names, build)):
             return False
-        _install(lacking, installer)
+        _install(lacking, installer, build)
     if any(requirement.isLoadedTooOld() for requirement in load(path)):
         raise UnavailableError(
             "An older PyTorch is still loaded.", "Restart Slicer, then press Apply again."
@@ -136,15 +211,32 @@ def ensure(installer: Installer, path: str | Path = REQUIREMENTS) -> bool:
     return True
 
 
-def _install(lacking: list[Requirement], installer: Installer) -> None:
+def _buildOf(lacking: list[Requirement], installer: Installer) -> TorchBuild | None:
+    """The build of PyTorch to install; None if it is there, or if the extension will choose."""
+    if "torch" not in [requirement.name for requirement in lacking]:
+        return None
+    if installer.hasPyTorchExtension():
+        return None
+    return torchBuild()
+
+
+def _install(lacking: list[Requirement], installer: Installer, build: TorchBuild | None) -> None:
+    present = _present(lacking)
     try:
-        rest = [r for r in lacking if not (r.name == "torch" and installer.installTorch(r))]
-        if rest:
-            installer.install(rest)
+        others = []
+        for requirement in lacking:
+            if requirement.name != "torch":
+                others.append(requirement)
+            elif not installer.installTorch(requirement):
+                installer.install([requirement], build.index if build is not None else "")
+        if others:
+            installer.install(others)
     except Exception as error:
+        _takeBack(lacking, present, installer)
         raise UnavailableError(
             f"Installing {', '.join(map(str, lacking))} failed: {_reason(error)}.",
-            "Check the internet connection, or install PyTorch with the PyTorch extension and try again.",
+            "What was installed has been removed again. Check the internet connection and the "
+            "free disk space, or install PyTorch with the PyTorch extension; then try again.",
         ) from error
     importlib.invalidate_caches()
     still = ", ".join(str(requirement) for requirement in lacking if not requirement.isMet())
@@ -152,6 +244,26 @@ def _install(lacking: list[Requirement], installer: Installer) -> None:
         raise UnavailableError(
             f"Not usable after installation: {still}.", "Restart Slicer, then press Apply again."
         )
+
+
+def _present(lacking: list[Requirement]) -> set[str]:
+    """Names of packages that are installed, if only in an insufficient version."""
+    names = set()
+    for requirement in lacking:
+        try:
+            importlib.metadata.version(requirement.name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+        names.add(requirement.name)
+    return names
+
+
+def _takeBack(lacking: list[Requirement], present: set[str], installer: Installer) -> None:
+    """Remove what a failed installation left; a package that was there before stays."""
+    importlib.invalidate_caches()
+    added = sorted(_present(lacking) - present)
+    if added:
+        installer.remove(added)
 
 
 def _reason(error: Exception) -> str:
@@ -163,13 +275,15 @@ def _reason(error: Exception) -> str:
     return str(error).strip().rstrip(".") or type(error).__name__
 
 
-def _question(names: str) -> str:
+def _question(names: str, build: TorchBuild | None) -> str:
+    size = ""
+    if build is not None:
+        size = f" The build of PyTorch {build.title} is installed. {build.size}"
     return (
-        f"MedMAP Segment needs Python packages that are not installed yet: {names}.\n\n"
-        "PyTorch is downloaded from the internet into Slicer's own Python. The download is 0.2 to 3 GB and takes up "
-        "to 6 GB on disk: most on Linux, where the version for graphics cards is installed. The PyTorch "
-        "extension chooses a smaller version for a computer without a graphics card; install it first if you have "
-        "none. Your images are not sent anywhere.\n\nInstall now?"
+        f"MedMAP needs Python packages that are not installed yet: {names}.\n\n"
+        "They are needed for segmentations, for comparisons of modalities, and for the sample "
+        "patient. They are downloaded from the internet into Slicer's own Python."
+        f"{size} Your images are not sent anywhere.\n\nInstall now?"
     )
 
 
@@ -212,11 +326,18 @@ class SlicerInstaller:
         install(**{name: value for name, value in wanted.items() if name in accepted})
         return True
 
-    def install(self, requirements: Iterable[Requirement]) -> None:
-        """``slicer.packaging.pip_ensure`` where Slicer has it (5.12), ``slicer.util.pip_install`` before."""
+    def hasPyTorchExtension(self) -> bool:
+        """Whether its Python module can be found."""
+        return importlib.util.find_spec("PyTorchUtils") is not None
+
+    def install(self, requirements: Iterable[Requirement], index: str = "") -> None:
+        """With Slicer's own progress dialog where Slicer has one (5.12)."""
         import slicer.util
 
         names = [str(requirement) for requirement in requirements]
+        if index:
+            slicer.util.pip_install([*names, "--index-url", index])
+            return
         try:
             from packaging.requirements import Requirement as Parsed
             from slicer.packaging import pip_ensure
@@ -225,3 +346,12 @@ class SlicerInstaller:
         else:
             # Parsed, because the first Slicer that has it takes no texts.
             pip_ensure([Parsed(name) for name in names], prompt_install=False, requester=REQUESTER)
+
+    def remove(self, names: Iterable[str]) -> None:
+        """``slicer.util.pip_uninstall``; what cannot be removed stays."""
+        import slicer.util
+
+        try:
+            slicer.util.pip_uninstall(list(names))
+        except Exception:
+            logging.exception("A failed installation could not be removed.")

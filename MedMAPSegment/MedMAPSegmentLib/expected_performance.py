@@ -1,7 +1,8 @@
 """Expected performance: the measured Dice of a modality subset. No number is ever made up.
 
-The figures come from the bundle's own table (``medmap.evaluation.summarize``): the Dice of exactly
-this subset. A subset that is not in the table, or whose entry is damaged, is "not validated".
+The figures come from the bundle's own tables (``medmap.evaluation.summarize``): the Dice of exactly
+this subset, on patients if the bundle was measured on patients. A subset that is not in a table, or
+whose entry is damaged, is "not validated".
 """
 
 from __future__ import annotations
@@ -13,7 +14,8 @@ from typing import Any
 
 from medmap.task import Region, Task
 
-NOT_VALIDATED = "This modality subset was not validated with this model."
+TABLES = ("dice", "dice_synthetic")
+"""Tables of a card, the one that counts more first: real cases come before synthetic ones."""
 
 
 @dataclass(frozen=True)
@@ -35,31 +37,36 @@ class Score:
     cases: int
 
     @property
-    def text(self) -> str:
-        """``0.89 ± 0.05``."""
-        return f"{self.mean:.2f} ± {self.sd:.2f}"
+    def range(self) -> str:
+        """Mean minus and plus one standard deviation, within 0 and 1: ``0.84–0.94``."""
+        low = max(0.0, self.mean - self.sd)
+        high = min(1.0, self.mean + self.sd)
+        return f"{low:.2f}\u2013{high:.2f}"
 
 
 @dataclass(frozen=True)
-class SubsetCard:
+class ExpectedPerformance:
     """Expected performance with one modality subset.
 
     Attributes:
-        subset: key of the subset (``t1ce+flair``); empty without any modality.
+        subset: key of the subset (``t1ce+flair``).
         title: the subset for display.
         scores: measured Dice, in the task's order of regions; empty if not validated.
-        complete: the same for all modalities together, to compare with; empty if unknown or if this
-            is that.
-        data: what the figures are from; empty if not validated.
+        onPatients: whether the cases were patients.
+        data: what the cases were; empty if not validated.
+        population: whom the model was made for; empty if the card does not say.
         warnings: what to know about the modalities that are absent.
+        details: everything that the card says about data, training and measurement.
     """
 
     subset: str
     title: str
     scores: tuple[Score, ...]
-    complete: tuple[Score, ...]
+    onPatients: bool
     data: str
+    population: str
     warnings: tuple[str, ...]
+    details: str
 
     @property
     def validated(self) -> bool:
@@ -67,47 +74,69 @@ class SubsetCard:
         return bool(self.scores)
 
     @property
-    def text(self) -> str:
-        """The card, one line per fact, for a plain label."""
-        lines = [self.title]
-        completeMeans = {score.region: score.mean for score in self.complete}
-        for score in self.scores:
-            line = f"Dice {score.title} ({score.region}): {score.text}"
-            if score.region in completeMeans:
-                line += f" (all modalities: {completeMeans[score.region]:.2f})"
-            lines.append(line)
-        if self.validated:
-            lines.append(f"Mean ± SD, {self.data}")
-        elif self.subset:
-            lines.append(NOT_VALIDATED)
-        lines.extend(f"\u26a0 {warning}" for warning in self.warnings)
-        return "\n".join(lines)
+    def cases(self) -> str:
+        """Number of cases; ``an unknown number of`` if a table does not say."""
+        counts = [score.cases for score in self.scores]
+        if not counts or min(counts) == 0:
+            return "an unknown number of"
+        return str(max(counts))
+
+    @property
+    def warning(self) -> str:
+        """The warning that counts most; empty without any."""
+        return self.warnings[0] if self.warnings else ""
 
 
-def subsetCard(task: Task, card: Mapping, names: Collection[str]) -> SubsetCard:
-    """The card of a modality subset.
+def expectedPerformance(task: Task, card: Mapping, names: Collection[str]) -> ExpectedPerformance:
+    """Expected performance of a model with a modality subset.
 
     Args:
         task: the model's task.
-        card: the bundle's card (``Bundle.card`` or ``ModelEntry.card``); its ``dice`` table may be
-            absent or damaged.
-        names: the modalities that are used, in any order.
+        card: the bundle's card (``Bundle.card`` or ``ModelEntry.card``); its tables may be absent
+            or damaged.
+        names: the modalities that are used, in any order; at least one.
 
     Raises:
         UsageError: a name is no modality of the task.
     """
     subset = task.subset_key(names)
-    if not subset:
-        return SubsetCard("", "No volume is selected.", (), (), "", ())
-    count = len(set(names))
-    title = f"{task.subset_title(names)} ({count} of {len(task.modalities)} modalities)"
-    scores = _scores(task, card, subset)
-    complete: tuple[Score, ...] = ()
-    completeSubset = task.subset_key(task.modality_names)
-    if scores and subset != completeSubset:
-        complete = _scores(task, card, completeSubset)
-    data = _data(card, scores) if scores else ""
-    return SubsetCard(subset, title, scores, complete, data, _warnings(task, names))
+    scores: tuple[Score, ...] = ()
+    table: Any = None
+    for name in TABLES:
+        table = _at(card, name)
+        scores = _scores(task, table, subset)
+        if scores:
+            break
+    data = _text(table, "data") if scores else ""
+    return ExpectedPerformance(
+        subset=subset,
+        title=task.subset_title(names),
+        scores=scores,
+        onPatients=bool(scores) and not _isSynthetic(card, table),
+        data=data,
+        population=_text(card, "population"),
+        warnings=_warnings(task, names),
+        details=_details(card, data),
+    )
+
+
+def _isSynthetic(card: Mapping, table: Any) -> bool:
+    """Whether the cases of a table are computed ones.
+
+    Earlier bundles have one table only, whose description says what its cases were.
+    """
+    if table is _at(card, TABLES[1]):
+        return True
+    description = _text(table, "data").lower()
+    return any(word in description for word in ("synthetic", "generated", "phantom"))
+
+
+def _details(card: Mapping, data: str) -> str:
+    """Paragraphs on measurement, data, training and limits, as far as the card has them."""
+    paragraphs = [data]
+    for key in ("data", "training", "limits"):
+        paragraphs.append(_text(card, key))
+    return "\n\n".join(paragraph for paragraph in paragraphs if paragraph)
 
 
 def _warnings(task: Task, names: Collection[str]) -> tuple[str, ...]:
@@ -119,9 +148,9 @@ def _warnings(task: Task, names: Collection[str]) -> tuple[str, ...]:
     return tuple(warnings)
 
 
-def _scores(task: Task, card: Mapping, subset: str) -> tuple[Score, ...]:
+def _scores(task: Task, table: Any, subset: str) -> tuple[Score, ...]:
     """One score per region; empty unless every one is there and possible."""
-    entry = _at(_at(_at(card, "dice"), "subsets"), subset)
+    entry = _at(_at(table, "subsets"), subset)
     scores = []
     for region in task.regions:
         score = _score(region, _at(entry, region.name))
@@ -144,26 +173,15 @@ def _score(region: Region, entry: Any) -> Score | None:
     return Score(region.name, region.title, float(mean), float(sd), cases)
 
 
-def _data(card: Mapping, scores: tuple[Score, ...]) -> str:
-    """``20 cases (generated phantoms)``; some cases may lack the subset."""
-    description = _at(_at(card, "dice"), "data")
-    if not isinstance(description, str):
-        description = ""
-    counts = [score.cases for score in scores]
-    if min(counts) == 0:
-        count = "number of cases unknown"
-    elif max(counts) == 1:
-        count = "1 case"
-    else:
-        count = f"{max(counts)} cases"
-    if not description.strip():
-        return f"{count}; what they are is not recorded"
-    return f"{count} ({description.strip()})"
-
-
 def _at(data: Any, key: str) -> Any:
     """An entry of damaged or missing data: None where there is none."""
     return data.get(key) if isinstance(data, Mapping) else None
+
+
+def _text(data: Any, key: str) -> str:
+    """A text of damaged or missing data: empty where there is none."""
+    value = _at(data, key)
+    return value.strip() if isinstance(value, str) else ""
 
 
 def _isFraction(value: Any) -> bool:

@@ -7,7 +7,7 @@ request into a result with numpy and torch only; ``apply`` (main thread) puts th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -55,6 +55,10 @@ class SegmentationLogic:
         loadBundle: gives the model; None loads the default bundle. Called once, on the thread that computes, and its
             result is kept.
         task: names, labels and colors of the model.
+
+    Attributes:
+        scene: the vtkMRMLScene.
+        task: the task of the model.
     """
 
     def __init__(
@@ -64,7 +68,7 @@ class SegmentationLogic:
         loadBundle: Callable[[], Any] | None = None,
         task: Task = BRATS,
     ):
-        self._scene = scene
+        self.scene = scene
         self._segment = segment or _segment
         self._undo: list[Callable[[], Any]] = []
         self.setModel(loadBundle or _loadDefaultBundle, task)
@@ -98,6 +102,7 @@ class SegmentationLogic:
         reference: str | None = None,
         device: str = AUTO,
         outputNode=None,
+        remarks: Iterable[Finding] = (),
     ) -> Request:
         """Check the choices and copy the voxels; nothing in the scene changes.
 
@@ -107,6 +112,7 @@ class SegmentationLogic:
             reference: modality whose grid the result is wanted on; None lets ``medmap`` choose.
             device: ``auto``, ``cpu``, ``mps``, ``cuda`` or ``cuda:N``.
             outputNode: vtkMRMLSegmentationNode to fill; None for a new one.
+            remarks: what a reader of the result must know about the patient.
 
         Raises:
             UsageError: unknown modality or device.
@@ -117,10 +123,9 @@ class SegmentationLogic:
         found = self.problems(inputs, reference, outputNode)
         if found:
             raise InputDataError(" ".join(found), "Change the choice and press Apply again.")
-        remarks = [
-            Finding("warning", "constant", warning, "Check the volume.")
-            for warning in slots.warnings
-        ]
+        findings = list(remarks)
+        for warning in slots.warnings:
+            findings.append(Finding("warning", "constant", warning, "Check the volume."))
         return Request(
             volumes={name: mrml.volumeFromNode(node) for name, node in slots.used.items()},
             nodeIDs={name: node.GetID() for name, node in slots.used.items()},
@@ -128,7 +133,7 @@ class SegmentationLogic:
             reference=reference,
             device=device,
             outputID=outputNode.GetID() if outputNode is not None else None,
-            remarks=tuple(remarks),
+            remarks=tuple(findings),
         )
 
     def work(self, request: Request) -> Work:
@@ -168,22 +173,22 @@ class SegmentationLogic:
             InputDataError: the reference volume is gone or has other voxels than when the request was prepared; the
                 scene is unchanged then.
         """
-        node = self._scene.GetNodeByID(request.nodeIDs[result.reference])
+        node = self.scene.GetNodeByID(request.nodeIDs[result.reference])
         if node is None:
             raise InputDataError(
                 f"The volume '{request.nodeNames[result.reference]}' was removed during the computation.",
                 "Choose the volumes again and press Apply.",
             )
-        output = self._scene.GetNodeByID(request.outputID) if request.outputID is not None else None
+        output = self.scene.GetNodeByID(request.outputID) if request.outputID is not None else None
         restore = mrml.snapshot(output) if output is not None else None
-        made = mrml.segmentationFromResult(self._scene, node, result, self.task, output)
+        made = mrml.segmentationFromResult(self.scene, node, result, self.task, output)
         self._undo.append(lambda: self._takeBack(made, restore))
         return made
 
     def _takeBack(self, made, restore):
-        if self._scene.IsNodePresent(made):
-            removeDerived(self._scene, made)
-        return mrml.takeBack(self._scene, made, restore)
+        if self.scene.IsNodePresent(made):
+            removeDerived(self.scene, made)
+        return mrml.takeBack(self.scene, made, restore)
 
     @property
     def canUndo(self) -> bool:

@@ -93,13 +93,13 @@ from medmap.checks import check_inputs
 from medmap.detection.modality_detection import SeriesEvidence, detect_modalities
 from medmap.task import BRATS
 from medmap.volume import Volume, choose_reference
-from MedMAPSegmentLib.expected_performance import subsetCard
+from MedMAPSegmentLib.expected_performance import expectedPerformance
 from MedMAPSegmentLib.models.catalog import listModels
 
 (entry,) = listModels("no such folder")
 assert entry.verified, entry.error
 assert entry.subsets == (None,)
-card = subsetCard(entry.task, entry.card, ["t1ce", "flair"])
+card = expectedPerformance(entry.task, entry.card, ["t1ce", "flair"])
 assert card.validated
 
 rng = np.random.default_rng(0)

@@ -42,7 +42,7 @@ class Bench:
 
     def inline(self) -> float:
         """Seconds of one segmentation on this thread."""
-        request = self.panel.logic.prepare(**self.panel.choices(), device="cpu")
+        request = self.panel.logic.prepare(**self.panel.state.segmentationArguments(), device="cpu")
         started = time.perf_counter()
         self.panel.logic.compute(request)
         return time.perf_counter() - started
@@ -112,11 +112,11 @@ def main() -> int:
     )
     panel.ui.applyButton.click()
     bench.follow()
-    panel.ui.whatIfButton.click()
+    panel.ui.subsetsButton.click()
     busy = time.process_time()
     seconds, rate, _ = bench.follow()
     busy = time.process_time() - busy
-    count = panel.ui.whatIfTable.rowCount
+    count = panel.ui.subsetsTable.rowCount
     print(
         f"what if, {count} combinations of four scans           {seconds:7.2f} s = {seconds / one:.2f} x   (bar 4)"
     )

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -17,6 +18,7 @@ import numpy as np
 import pytest
 
 from medmap.errors import Cancelled
+from medmap.volume import Grid
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 PROBE = (
@@ -27,6 +29,33 @@ PROBE = (
 for folder in ("MedMAPTraining", "MedMAPSegment", "Testing"):
     if str(REPOSITORY / folder) not in sys.path:
         sys.path.insert(0, str(REPOSITORY / folder))
+
+
+@dataclass(frozen=True)
+class ProvenanceOfTest:
+    """The fields of ``medmap.provenance.Provenance`` that the panel reads."""
+
+    run: SimpleNamespace
+    modalities: dict
+    findings: tuple
+
+    def to_dict(self) -> dict:
+        findings = [
+            {"level": f.level, "message": f.message, "remedy": f.remedy} for f in self.findings
+        ]
+        run = {"device": self.run.device}
+        return {"modalities": self.modalities, "run": run, "findings": findings}
+
+
+@dataclass(frozen=True)
+class ResultOfTest:
+    """The fields of ``medmap.inference.Segmentation`` that the panel reads."""
+
+    labels: np.ndarray
+    grid: Grid
+    reference: str
+    findings: tuple
+    provenance: ProvenanceOfTest
 
 
 @pytest.fixture(scope="session")
@@ -75,24 +104,12 @@ def computation():
         labels = np.select([array > high, array > middle, array > low], [2, 4, 1], 0).astype(
             np.uint8
         )
-        findings = [
-            {"level": f.level, "message": f.message, "remedy": f.remedy} for f in held.findings
-        ]
-        record = {
-            "modalities": {"used": dict.fromkeys(volumes, ""), "reference": name},
-            "run": {"device": held.device},
-            "findings": findings,
-        }
-        provenance = SimpleNamespace(
-            run=SimpleNamespace(device=held.device), findings=(), to_dict=lambda: record
+        provenance = ProvenanceOfTest(
+            SimpleNamespace(device=held.device),
+            {"used": dict.fromkeys(volumes, ""), "reference": name},
+            tuple(held.findings),
         )
-        return SimpleNamespace(
-            labels=labels,
-            grid=volumes[name].grid,
-            reference=name,
-            findings=held.findings,
-            provenance=provenance,
-        )
+        return ResultOfTest(labels, volumes[name].grid, name, tuple(held.findings), provenance)
 
     held.segment = segment
     yield held
@@ -124,7 +141,7 @@ def choose(panel):
 
     def chosen(**nodes):
         for name, node in nodes.items():
-            panel.inputs.slots[name][1].setCurrentNode(node)
+            panel.inputs.slots[name].selector.setCurrentNode(node)
 
     return chosen
 
@@ -141,7 +158,7 @@ def result(panel, patient, choose, finish):
     choose(flair=patient["flair"], t2=patient["t2"])
     panel.ui.applyButton.click()
     finish()
-    return panel.results.segmentation
+    return panel.state.result
 
 
 @pytest.fixture(scope="session")

@@ -7,7 +7,7 @@ import pytest
 
 
 def states(panel):
-    return {name: label.text for name, (_, _, label) in panel.inputs.slots.items()}
+    return {name: widgets.state.text for name, widgets in panel.inputs.slots.items()}
 
 
 def flat(application, name="flat"):
@@ -20,11 +20,11 @@ def flat(application, name="flat"):
 
 class TestSlots:
     def test_no_volume_is_chosen_by_itself(self, panel, patient):
-        assert all(selector.currentNode() is None for _, selector, _ in panel.inputs.slots.values())
+        assert all(w.selector.currentNode() is None for w in panel.inputs.slots.values())
 
     def test_every_slot_says_its_state(self, panel, patient, choose):
         choose(flair=patient["flair"], t2=patient["t2"])
-        panel.inputs.slots["t2"][0].click()
+        panel.inputs.slots["t2"].checkBox.click()
         assert states(panel) == {
             "t1": "missing",
             "t1ce": "missing",
@@ -34,7 +34,7 @@ class TestSlots:
 
     def test_a_left_out_scan_is_not_used(self, panel, patient, choose, finish, computation):
         choose(flair=patient["flair"], t2=patient["t2"])
-        panel.inputs.slots["t2"][0].click()
+        panel.inputs.slots["t2"].checkBox.click()
         panel.ui.applyButton.click()
         finish()
         assert computation.calls[0][0] == ("flair",)
@@ -49,14 +49,14 @@ class TestSlots:
     ):
         choose(flair=patient["flair"], t1=flat(application))
         assert states(panel)["t1"] == "missing \u26a0"
-        assert "'flat' is 0 everywhere" in panel.ui.cardNoteLabel.text
+        assert "'flat' is 0 everywhere" in panel.ui.performanceNoteLabel.text
 
     def test_a_removed_volume_leaves_its_slot_empty(self, panel, patient, choose, application):
         """A node selector would take the next volume of the list instead, which is another kind of scan."""
         choose(t1=patient["t1"])
         application.scene.RemoveNode(patient["t1"])
         assert states(panel)["t1"] == "missing"
-        assert panel.inputs.slots["t1"][1].currentNode() is None
+        assert panel.inputs.slots["t1"].selector.currentNode() is None
         assert not panel.ui.applyButton.enabled
 
     def test_a_removed_volume_that_is_not_chosen_changes_nothing(
@@ -65,7 +65,7 @@ class TestSlots:
         choose(flair=patient["flair"])
         application.scene.RemoveNode(patient["t1"])
         assert states(panel)["flair"] == "used"
-        assert panel.inputs.slots["flair"][1].currentNode() is patient["flair"]
+        assert panel.inputs.slots["flair"].selector.currentNode() is patient["flair"]
 
     def test_a_volume_that_goes_while_another_module_is_open_leaves_its_slot_empty(
         self, panel, patient, choose, application
@@ -75,7 +75,7 @@ class TestSlots:
         application.scene.RemoveNode(patient["t1"])
         panel.enter()
         assert states(panel)["t1"] == "missing"
-        assert panel.inputs.slots["t1"][1].currentNode() is None
+        assert panel.inputs.slots["t1"].selector.currentNode() is None
 
     def test_the_slots_come_from_the_task_of_the_model(
         self, panel, patient, small_bundle, application
@@ -90,7 +90,7 @@ class TestSlots:
             Modality("lge", "LGE", ("de",), "Without LGE no scar."),
         )
         task = replace(BRATS, name="Heart", modalities=heart)
-        panel.inputs.slots["t2"][1].setCurrentNode(patient["t2"])
+        panel.inputs.slots["t2"].selector.setCurrentNode(patient["t2"])
         application.desk.answers["getExistingDirectory"] = str(small_bundle(task, "heart"))
         panel.ui.importFolderButton.click()
         assert list(panel.inputs.slots) == ["cine", "t2", "lge"]
@@ -100,7 +100,7 @@ class TestSlots:
             "T2",
             "LGE",
         ]
-        assert "Without LGE no scar." in panel.ui.cardNoteLabel.text
+        assert "Without LGE no scar." in panel.ui.performanceNoteLabel.text
         assert panel.ui.applyButton.enabled, panel.ui.applyButton.toolTip
         assert not panel.ui.sampleButton.enabled, "the sample is a brain"
 
@@ -108,15 +108,13 @@ class TestSlots:
 class TestDetect:
     def test_the_slots_are_filled_and_the_reason_is_said(self, panel, patient):
         panel.ui.detectButton.click()
-        assert {
-            name: selector.currentNode() for name, (_, selector, _) in panel.inputs.slots.items()
-        } == patient
+        assert {name: w.selector.currentNode() for name, w in panel.inputs.slots.items()} == patient
         assert "% sure" in panel.ui.detectLabel.text
 
     def test_two_volumes_that_fit_are_asked_about(self, panel, patient, application):
         flat(application, "synthetic flair 2")
         panel.ui.detectButton.click()
-        assert panel.inputs.slots["flair"][1].currentNode() is None
+        assert panel.inputs.slots["flair"].selector.currentNode() is None
         assert "Please choose" in panel.ui.detectLabel.text
 
 
@@ -145,26 +143,26 @@ class TestSample:
         assert "PyTorch" in panel.ui.statusLabel.text
 
 
-class TestCard:
+class TestExpectedPerformance:
     def test_the_figures_are_those_of_the_shipped_model(self, panel, patient, choose):
         choose(flair=patient["flair"], t1ce=patient["t1ce"])
-        assert panel.ui.cardLabel.text == "T1ce + FLAIR (2 of 4 modalities)"
-        measured = panel.models.entry.card["dice"]["subsets"]["t1ce+flair"]["WT"]
-        text = panel.ui.cardTable.item(0, 1).text()
-        assert text == f"{measured['mean']:.2f} \u00b1 {measured['sd']:.2f}"
-        assert panel.ui.cardTable.columnCount == 3
+        assert panel.ui.performanceLabel.text == "Expected with T1ce + FLAIR:"
+        card = panel.state.entry.card
+        measured = card["dice"]["subsets"]["t1ce+flair"]["WT"]
+        assert panel.ui.performanceTable.item(0, 1).text() == f"{measured['mean']:.2f}"
+        assert f"Measured on {measured['n']} " in panel.ui.performanceNoteLabel.text
 
     def test_commands_and_seeds_are_behind_the_link(self, panel, patient, choose, application):
         choose(flair=patient["flair"], t1ce=patient["t1ce"])
-        recorded = panel.models.entry.card["dice"]["data"]
+        recorded = panel.state.entry.card["dice"]["data"]
         for word in ("seed", "label map", "--"):
-            assert word not in panel.ui.cardNoteLabel.text
-        panel.card.onDetails()
+            assert word not in panel.ui.performanceNoteLabel.text
+        panel.performance.onDetails()
         assert recorded in application.desk.texts()[0]
 
     def test_what_is_missing_is_warned_of(self, panel, patient, choose):
         choose(flair=patient["flair"])
-        assert "Without T1ce" in panel.ui.cardNoteLabel.text
+        assert "Without T1ce" in panel.ui.performanceNoteLabel.text
 
     def test_an_unmeasured_set_is_not_validated(
         self, panel, patient, choose, small_bundle, application
@@ -172,8 +170,8 @@ class TestCard:
         application.desk.answers["getExistingDirectory"] = str(small_bundle())
         panel.ui.importFolderButton.click()
         choose(flair=patient["flair"])
-        assert "not validated" in panel.ui.cardNoteLabel.text
-        assert panel.ui.cardTable.rowCount == 0
+        assert "not validated" in panel.ui.performanceNoteLabel.text
+        assert panel.ui.performanceTable.rowCount == 0
 
 
 class TestNetworks:
@@ -216,7 +214,7 @@ class TestNetworks:
         self, panel, several, patient, choose
     ):
         choose(t1ce=patient["t1ce"], t2=patient["t2"])
-        note = panel.ui.cardNoteLabel
+        note = panel.ui.performanceNoteLabel
         assert "no network for exactly this modality subset: only T1ce will be used" in note.text
         choose(flair=patient["flair"])
         assert (
@@ -228,15 +226,17 @@ class TestNetworks:
 
     def test_scans_that_no_network_is_made_for_are_said(self, panel, several, patient, choose):
         choose(flair=patient["flair"])
-        assert "The model does not support this modality subset." in panel.ui.cardNoteLabel.text
+        assert (
+            "The model does not support this modality subset." in panel.ui.performanceNoteLabel.text
+        )
         assert "The model does not support this modality subset." in panel.ui.applyButton.toolTip
         assert not panel.ui.applyButton.enabled
         choose(flair=None)
-        assert "no network" not in panel.ui.cardNoteLabel.text
+        assert "no network" not in panel.ui.performanceNoteLabel.text
 
     def test_a_network_for_any_set_needs_no_word(self, panel, patient, choose):
         choose(flair=patient["flair"], t2=patient["t2"])
-        assert "no network" not in panel.ui.cardNoteLabel.text
+        assert "no network" not in panel.ui.performanceNoteLabel.text
 
 
 class TestChecks:
@@ -321,16 +321,21 @@ class TestKeyboard:
             "t1ceCheckBox",
             "t2CheckBox",
             "flairCheckBox",
-        ]
-        order += [
+            "surgeryCheckBox",
             "checkButton",
-            "deviceComboBox",
-            "applyButton",
+            "overlayComboBox",
             "show3DButton",
+            "exportButton",
             "planeComboBox",
             "reviewButton",
+            "worstTable",
+            "subsetsButton",
+            "followUpButton",
+            "deviceComboBox",
+            "modelComboBox",
+            "deleteButton",
+            "applyButton",
         ]
-        order += ["whatIfButton", "modelComboBox", "deleteButton"]
         assert [name for name in names if name in order] == order
 
     def test_every_control_can_have_the_focus(self, panel):
@@ -348,9 +353,23 @@ class TestKeyboard:
 
     def test_every_control_has_a_tool_tip(self, panel):
         controls = dict(vars(panel.ui))
-        for name, (checkBox, selector, _state) in panel.inputs.slots.items():
-            controls |= {f"{name}CheckBox": checkBox, f"{name}Selector": selector}
+        for name, widgets in panel.inputs.slots.items():
+            controls[f"{name}CheckBox"] = widgets.checkBox
+            controls[f"{name}Selector"] = widgets.selector
         kinds = ("QPushButton", "QComboBox", "QCheckBox", "QTableWidget", "QPlainTextEdit")
         kinds += ("QProgressBar", "qMRMLNodeComboBox")
         bare = [n for n, w in controls.items() if w.className() in kinds and not w.toolTip]
         assert not bare
+
+    def test_every_control_has_a_name_for_screen_readers(self, panel):
+        """A button or a check box is read by its text; anything else needs a name."""
+        kinds = ("QComboBox", "QTableWidget", "QPlainTextEdit", "QProgressBar", "qMRMLNodeComboBox")
+        controls = list(vars(panel.ui).values())
+        controls += [widgets.selector for widgets in panel.inputs.slots.values()]
+        unnamed = []
+        for widget in controls:
+            if widget.className() in kinds and not widget.accessibleName:
+                unnamed.append(widget.name)
+            if widget.className() in ("QPushButton", "QCheckBox") and not widget.text:
+                unnamed.append(widget.name)
+        assert not unnamed

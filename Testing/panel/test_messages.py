@@ -40,20 +40,22 @@ class TestInstalling:
             isTesting=lambda: False,
             confirm=lambda text: made.asked.append(text) or True,
             installTorch=lambda requirement: False,
-            install=lambda requirements: None,
+            install=lambda requirements, index="": None,
+            hasPyTorchExtension=lambda: False,
+            remove=lambda names: None,
             asked=[],
         )
         monkeypatch.setattr(dependencies, "ensure", really_ensure)
         monkeypatch.setattr(dependencies, "missing", lambda *path: [TORCH])
         monkeypatch.setattr(Requirement, "isMet", lambda self: False)
-        ready.run.installer = made
+        ready.jobs.installer = made
         return made
 
     def test_the_question_says_what_where_and_how_large(self, ready, installer, application):
         installer.confirm = lambda text: installer.asked.append(text)
         ready.ui.applyButton.click()
         (question,) = installer.asked
-        for words in ("torch>=2.10", "0.2 to 3 GB", "Slicer's own Python", "not sent anywhere"):
+        for words in ("torch>=2.10", "GB on disk", "Slicer's own Python", "not sent anywhere"):
             assert words in question
         assert "Nothing was installed" in ready.ui.statusLabel.text
         assert not application.desk.texts()
@@ -68,7 +70,7 @@ class TestInstalling:
     def test_without_internet_it_says_what_failed_and_what_to_do(
         self, ready, installer, application, error, words
     ):
-        def fail(requirements):
+        def fail(requirements, index=""):
             raise error
 
         installer.install = fail
@@ -120,10 +122,10 @@ class TestDevices:
         assert [options["device"] for _, options in computation.calls] == ["auto", "cpu"]
 
     def test_a_device_of_a_loaded_scene_is_shown_and_not_silently_replaced(self, ready):
-        ready.parameters().device = "cuda:3"
+        ready.state.parameters.device = "cuda:3"
         assert ready.ui.deviceComboBox.currentText == "cuda:3 (selected before)"
         ready.ui.deviceComboBox.setCurrentIndex(0)
-        assert ready.parameters().device == "auto"
+        assert ready.state.parameters.device == "auto"
 
 
 class TestInputs:
@@ -152,7 +154,7 @@ class TestInputs:
     def test_a_warped_volume_is_named_in_the_tool_tip(self, ready, patient, application):
         node = application.scene.AddNewNodeByClass("vtkMRMLBSplineTransformNode", "warp")
         patient["flair"].SetAndObserveTransformNodeID(node.GetID())
-        ready.update()
+        ready.state.changed()
         assert not ready.ui.applyButton.enabled
         assert "non-linear transform 'warp'" in ready.ui.applyButton.toolTip
 
@@ -161,7 +163,13 @@ class TestInputs:
         ready.ui.detectButton.click()
         assert "'<b>FLAIR</b>'" in ready.ui.detectLabel.text
         plain = 0  # Qt::PlainText
-        for name in ("detectLabel", "statusLabel", "resultsLabel", "cardNoteLabel", "reviewLabel"):
+        for name in (
+            "detectLabel",
+            "statusLabel",
+            "resultsLabel",
+            "performanceNoteLabel",
+            "reviewLabel",
+        ):
             assert getattr(ready.ui, name).textFormat == plain, name
 
 
@@ -197,12 +205,12 @@ class TestModels:
 
         monkeypatch.setattr(models, "default_bundle_path", missing)
         panel = application.open(panel_file())
-        panel.inputs.slots["flair"][1].setCurrentNode(
+        panel.inputs.slots["flair"].selector.setCurrentNode(
             addSyntheticCase(application.scene, ("flair",))["flair"]
         )
         assert not panel.ui.applyButton.enabled
         assert "The default model was not found" in panel.ui.applyButton.toolTip
-        assert "The default model was not found" in panel.ui.cardNoteLabel.text
+        assert "The default model was not found" in panel.ui.performanceNoteLabel.text
         assert panel.ui.importFolderButton.enabled
 
 
@@ -248,7 +256,7 @@ class TestUnexpected:
         widget = Widget()
         widget.self = widget
         del widget
-        ready.run.startJob(work, lambda result: None)
+        ready.jobs.start(work, lambda result: None)
         finish()
         assert not ended
         gc.collect()

@@ -40,13 +40,13 @@ def test_a_new_default_bundle_of_another_spacing_needs_no_change(
     panel.ui.detectButton.click()
     panel.ui.applyButton.click()
     application.wait(lambda: not panel.isBusy(), 120)
-    found = provenanceOf(panel.results.segmentation)
+    found = provenanceOf(panel.state.result)
     assert found["bundle"]["id"] == "next-1.0.0"
     assert found["run"]["working_grid"]["spacing_mm"] == spacing
     assert "Model: next-1.0.0" in panel.ui.resultsLabel.text
-    panel.ui.whatIfButton.click()
+    panel.ui.subsetsButton.click()
     application.wait(lambda: not panel.isBusy(), 120)
-    assert panel.ui.whatIfTable.rowCount == 3
+    assert panel.ui.subsetsTable.rowCount == 3
     assert not application.desk.texts()
 
 
@@ -115,10 +115,10 @@ class TestHeart:
         ui = panel.ui
         assert list(panel.inputs.slots) == ["bssfp", "lge", "t2"]
         ui.detectButton.click()
-        panel.inputs.slots["t2"][0].click()
-        used = panel.inputs.read().used
+        panel.inputs.slots["t2"].checkBox.click()
+        used = panel.state.usedVolumes
         assert list(used) == ["bssfp", "lge"]
-        assert ui.cardLabel.text == "bSSFP + LGE (2 of 3 modalities)"
+        assert ui.performanceLabel.text == "Expected with bSSFP + LGE:"
         ui.checkButton.click()
         assert "skull" not in ui.checksLabel.text.lower()
         assert ui.applyButton.enabled, ui.applyButton.toolTip
@@ -126,7 +126,7 @@ class TestHeart:
         ui.applyButton.click()
         finish()
 
-        node = panel.results.segmentation
+        node = panel.state.result
         assert node is not None, ui.statusLabel.text
         volumes = {name: volumeFromNode(scan) for name, scan in used.items()}
         expected = segment(volumes, load_bundle(panel.models.entry.path)).labels
@@ -151,17 +151,17 @@ class TestHeart:
         }
         assert shown == {name: f"{dice(ours[name], theirs[name]):.3f}" for name in ours}
 
-        panel.inputs.slots["t2"][0].click()
-        ui.whatIfButton.click()
+        panel.inputs.slots["t2"].checkBox.click()
+        ui.subsetsButton.click()
         finish()
-        assert ui.whatIfTable.rowCount == 7
+        assert ui.subsetsTable.rowCount == 7
         application.desk.answers["getSaveFileName"] = str(tmp_path / "all")
-        ui.saveWhatIfButton.click()
+        ui.saveSubsetsButton.click()
         rows = list(csv.DictReader((tmp_path / "all.csv").open(encoding="utf-8-sig")))
         assert [row["Scans"] for row in rows][:2] == ["bSSFP + LGE", "bSSFP + LGE + T2"]
         assert float(rows[0]["SCAR Dice"]) == 1
         ui.undoButton.click()
-        assert panel.results.segmentation is None
+        assert panel.state.result is None
         assert not application.desk.texts()
 
 

@@ -43,9 +43,7 @@ class TestReview:
     def test_the_numbers_are_those_of_medmap(self, panel, reviewed, finish, application):
         from medmap.metrics import dice, region_masks
 
-        panel.ui.runCollapsibleButton.collapsed = True
         panel.ui.reviewButton.click()
-        assert not panel.ui.runCollapsibleButton.collapsed, "progress and Cancel are in it"
         finish()
         shown = dict(
             zip(texts(panel.ui.reviewTable, 0), texts(panel.ui.reviewTable, 1), strict=True)
@@ -57,7 +55,7 @@ class TestReview:
         }
         assert "Both empty" in panel.ui.reviewLabel.text
         assert (
-            application.scene.GetFirstNodeByName(f"{panel.results.segmentation.GetName()} - errors")
+            application.scene.GetFirstNodeByName(f"{panel.state.result.GetName()} - errors")
             is not None
         )
 
@@ -95,14 +93,105 @@ class TestReview:
         panel.ui.plotButton.click()
         assert application.charts[0].GetClassName() == "vtkMRMLPlotChartNode"
 
+    def test_a_click_on_a_point_of_the_plot_goes_to_its_slice(
+        self, panel, reviewed, finish, application
+    ):
+        import slicer
+
+        from MedMAPSegmentLib.mrml import review
+
+        panel.ui.reviewButton.click()
+        finish()
+        for _ in range(2):
+            panel.ui.plotButton.click()
+        plot = application.app.layoutManager().plotWidget(0)
+        select = slicer.vtkMRMLPlotViewNode.InteractionModeSelectPoints
+        assert plot.mrmlPlotViewNode().GetInteractionMode() == select
+        assert len(plot._slots) == 1
+        nodes = review.nodesOf(application.scene, panel.state.result)
+        logic = application.app.layoutManager().mrmlSliceLogics().GetItemAsObject(0)
+        offsets = set()
+        for row in (0, nodes.slices.GetNumberOfRows() - 1):
+            plot.select(nodes.series["WT"], row)
+            offsets.add(logic.GetSliceNode().GetSliceOffset())
+        assert len(offsets) == 2
+        index = nodes.slices.GetTable().GetColumnByName("Slice").GetValue(row)
+        assert f"slice {index}:" in panel.ui.worstSliceLabel.text
+
+    def test_the_list_of_slices_follows_the_region_and_goes_where_it_is_clicked(
+        self, panel, reviewed, finish, application
+    ):
+        panel.ui.reviewButton.click()
+        finish()
+        table = panel.ui.worstTable
+        assert table.rowCount == 5
+        wrong = [int(text) for text in texts(table, 2)]
+        assert wrong == sorted(wrong, reverse=True)
+        logic = application.app.layoutManager().mrmlSliceLogics().GetItemAsObject(0)
+        panel.review.onWorstRow(0)
+        first = logic.GetSliceNode().GetSliceOffset()
+        panel.review.onWorstRow(4)
+        assert logic.GetSliceNode().GetSliceOffset() != first
+        assert "(5 of" in panel.ui.worstSliceLabel.text
+        panel.ui.regionComboBox.setCurrentIndex(2)
+        panel.review.onWorstRow(0)
+        assert panel.ui.worstSliceLabel.text.startswith("ET, slice ")
+
+    def test_ambiguous_values_are_refused_until_their_convention_is_chosen(
+        self, panel, reviewed, finish, application
+    ):
+        import slicer.util
+
+        node = application.scene.AddNewNodeByClass("vtkMRMLLabelMapVolumeNode", "expert")
+        values = reviewed.reference.astype(np.uint8)
+        values[values == 1] = 3
+        slicer.util.updateVolumeFromArray(node, values)
+        node.CopyOrientation(reviewed.node)
+        panel.ui.reviewSelector.setCurrentNode(node)
+        assert "several meanings" in panel.ui.reviewLabel.text
+        assert panel.ui.matchesTable.rowCount == 0
+        names = panel.review._conventions
+        panel.ui.conventionComboBox.setCurrentIndex(names.index("brats2012"))
+        assert panel.ui.matchesTable.rowCount == 3
+        panel.ui.reviewButton.click()
+        finish()
+        assert panel.ui.reviewTable.rowCount == 3
+
+    def test_the_result_is_drawn_filled_as_outline_or_as_difference(
+        self, panel, reviewed, finish, application
+    ):
+        from MedMAPSegmentLib.mrml import review
+
+        panel.ui.reviewButton.click()
+        finish()
+        display = panel.state.result.GetDisplayNode()
+        errors = review.nodesOf(application.scene, panel.state.result).errors.GetDisplayNode()
+        assert panel.ui.overlayComboBox.currentIndex == 2
+        assert (display.GetVisibility(), errors.GetVisibility()) == (0, 1)
+        panel.ui.overlayComboBox.setCurrentIndex(1)
+        assert (display.GetVisibility(), errors.GetVisibility()) == (1, 0)
+        assert not display.GetVisibility2DFill()
+        panel.ui.overlayComboBox.setCurrentIndex(0)
+        assert display.GetVisibility2DFill()
+
+    def test_two_results_are_compared_with_each_other(self, panel, reviewed, finish, application):
+        first = panel.state.result
+        panel.inputs.slots["t2"].checkBox.click()
+        panel.ui.applyButton.click()
+        finish()
+        panel.ui.reviewSelector.setCurrentNode(first)
+        panel.ui.reviewButton.click()
+        finish()
+        errors = application.scene.GetFirstNodeByName(f"{panel.state.result.GetName()} - errors")
+        names = [errors.GetSegmentation().GetNthSegment(n).GetName() for n in range(3)]
+        assert names[2] == "WT: Other result only"
+
     def test_the_error_segmentation_follows_the_region(self, panel, reviewed, finish, application):
         panel.ui.reviewButton.click()
         finish()
         panel.ui.regionComboBox.currentIndex = 2
-        errors = application.scene.GetFirstNodeByName(
-            f"{panel.results.segmentation.GetName()} - errors"
-        )
-        assert errors.GetSegmentation().GetSegment("ours").GetName() == "ET: Ours only"
+        errors = application.scene.GetFirstNodeByName(f"{panel.state.result.GetName()} - errors")
+        assert errors.GetSegmentation().GetSegment("ours").GetName() == "ET: Result only"
 
     def test_a_reference_on_another_grid_under_a_transform_is_the_same(
         self, panel, reviewed, finish, application
@@ -172,7 +261,7 @@ class TestWalk:
         bundle = load_bundle(small_bundle())
         panel.logic._segment, panel.logic._loadBundle = _segment, lambda: bundle
         panel.ui.detectButton.click()
-        panel.inputs.slots["t2"][0].click()
+        panel.inputs.slots["t2"].checkBox.click()
         panel.ui.applyButton.click()
         finish(120)
         return bundle
@@ -183,17 +272,15 @@ class TestWalk:
 
         used = {name: volumeFromNode(node) for name, node in patient.items() if name != "t2"}
         expected = segment(used, walked, device="cpu")
-        assert np.array_equal(
-            labelsOf(panel.results.segmentation, panel.logic.task), expected.labels
-        )
+        assert np.array_equal(labelsOf(panel.state.result, panel.logic.task), expected.labels)
         assert f"Model: {walked.id}" in panel.ui.resultsLabel.text
 
     def test_what_if_tries_all_fifteen_and_shows_uncertainty(
         self, panel, walked, finish, application
     ):
-        panel.ui.whatIfButton.click()
+        panel.ui.subsetsButton.click()
         finish(120)
-        assert panel.ui.whatIfTable.rowCount == 15
+        assert panel.ui.subsetsTable.rowCount == 15
         first = [
             "T1 + T1ce + FLAIR",
             "without FLAIR",
@@ -201,11 +288,11 @@ class TestWalk:
             "without T1",
             "with T2 added",
         ]
-        assert texts(panel.ui.whatIfTable, 0)[:5] == first, (
+        assert texts(panel.ui.subsetsTable, 0)[:5] == first, (
             "the current one, then what is one step away"
         )
-        assert len(set(texts(panel.ui.whatIfTable, 0))) == 15
-        assert texts(panel.ui.whatIfTable, 1)[0] == "+0.0 (1.00)"
+        assert len(set(texts(panel.ui.subsetsTable, 0))) == 15
+        assert texts(panel.ui.subsetsTable, 1)[0] == "+0.0 (1.00)"
         panel.ui.uncertaintyButton.click()
         panel.ui.uncertainSliceButton.click()
         assert "of all uncertainty" in panel.ui.uncertainSliceLabel.text
@@ -221,7 +308,7 @@ class TestWalk:
         self, panel, walked, finish, application, patient
     ):
         composite = application.scene.GetFirstNodeByClass("vtkMRMLSliceCompositeNode")
-        panel.ui.whatIfButton.click()
+        panel.ui.subsetsButton.click()
         finish(120)
         panel.ui.uncertaintyButton.click()
         panel.ui.applyButton.click()
@@ -238,7 +325,7 @@ class TestWalk:
         self, panel, walked, application, patient
     ):
         application.scene.RemoveNode(patient["t1"])
-        panel.ui.whatIfButton.click()
+        panel.ui.subsetsButton.click()
         assert (
             "T1, which the result is based on, is no longer selected" in application.desk.texts()[0]
         )
@@ -258,12 +345,12 @@ class TestModels:
         panel.ui.importFileButton.click()
         assert "Imported and verified: small-1.0.0" in panel.ui.statusLabel.text
         assert panel.models.entry.id == "small-1.0.0"
-        assert panel.parameters().model == "small-1.0.0"
+        assert panel.state.parameters.model == "small-1.0.0"
         assert panel.ui.deleteButton.enabled
         panel.ui.deleteButton.click()
         assert "Delete the model small-1.0.0?" in application.desk.texts()
         assert panel.ui.modelComboBox.count == 1
-        assert panel.parameters().model == ""
+        assert panel.state.parameters.model == ""
 
     def test_what_is_no_model_is_refused_in_words(self, panel, application, tmp_path):
         (tmp_path / "holiday.zip").write_bytes(b"no archive")
@@ -278,6 +365,6 @@ class TestModels:
         assert application.desk.calls[-1][1].endswith("models")
 
     def test_a_scene_with_an_unknown_model_falls_back_in_words(self, panel):
-        panel.parameters().model = "gone-2.0.0"
+        panel.state.parameters.model = "gone-2.0.0"
         assert "'gone-2.0.0' is not installed" in panel.ui.statusLabel.text
-        assert panel.parameters().model == ""
+        assert panel.state.parameters.model == ""

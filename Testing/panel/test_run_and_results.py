@@ -41,12 +41,13 @@ class TestApply:
         finish()
         assert results(application) == 1
         table = ready.ui.resultsTable
-        assert table.item(0, 0).text() == "WT (Whole tumor)"
+        assert table.item(0, 0).text() == "Whole tumor (WT)"
         assert table.rowCount == 3
         assert float(table.item(0, 1).text()) > 1
-        for expected in ("Based on: FLAIR", "Output geometry: FLAIR", "cpu", "ET is a guess"):
+        for expected in ("Based on: FLAIR", "Output geometry: FLAIR", "cpu"):
             assert expected in ready.ui.resultsLabel.text
-        assert "unimportant" not in ready.ui.resultsLabel.text
+        assert "ET is a guess" in ready.ui.resultsWarningLabel.text
+        assert "unimportant" not in ready.ui.resultsWarningLabel.text
         assert "No usable graphics card" in ready.ui.runNoteLabel.text
         assert ready.ui.applyButton.text == "&Apply"
         assert not ready.ui.progressBar.isVisible()
@@ -79,8 +80,8 @@ class TestApply:
     def test_another_runner_can_be_injected(self, ready, application, finish):
         from MedMAPSegmentLib.runner import InlineRunner
 
-        ready.run.runner = InlineRunner()
-        ready.run.runner.shutdown = lambda: True
+        ready.jobs.runner = InlineRunner()
+        ready.jobs.runner.shutdown = lambda: True
         ready.ui.applyButton.click()
         finish()
         assert results(application) == 1
@@ -97,7 +98,7 @@ class TestApply:
     ],
 )
 def test_the_time_left_is_said_as_soon_as_it_can_be(panel, fraction, seconds, words):
-    from MedMAPSegmentLib.sections.run import timeLeft
+    from MedMAPSegmentLib.sections.jobs import timeLeft
 
     assert timeLeft(fraction, seconds) == words
 
@@ -161,7 +162,7 @@ class TestFailure:
     def test_a_damaged_model_cannot_be_used_and_says_why(self, ready, application, small_bundle):
         application.desk.answers["getExistingDirectory"] = str(small_bundle())
         ready.ui.importFolderButton.click()
-        folder = ready.models.folder() / "small-1.0.0"
+        folder = ready.state.entry.path
         (folder / "README.md").write_text("altered")
         ready.models._refresh("small-1.0.0")
         assert not ready.ui.applyButton.enabled
@@ -174,25 +175,25 @@ class TestResult:
         for _ in range(2):
             ready.ui.applyButton.click()
             finish()
-            nodes.append(ready.results.segmentation)
+            nodes.append(ready.state.result)
         assert results(application) == 2
         assert [node.GetDisplayNode().GetVisibility() for node in nodes] == [0, 1]
 
     def test_undo_brings_the_first_result_back(self, ready, application, finish):
         ready.ui.applyButton.click()
         finish()
-        first = ready.results.segmentation
+        first = ready.state.result
         ready.ui.applyButton.click()
         finish()
         ready.ui.undoButton.click()
-        assert ready.results.segmentation is first
+        assert ready.state.result is first
         assert first.GetDisplayNode().GetVisibility()
         assert results(application) == 1
         assert application.scene.GetNumberOfNodesByClass("vtkMRMLTableNode") == 1, (
             "the table of the other is gone"
         )
         ready.ui.undoButton.click()
-        assert ready.results.segmentation is None
+        assert ready.state.result is None
         assert not ready.ui.undoButton.enabled
         assert ready.ui.resultsTable.rowCount == 0
 
@@ -201,13 +202,13 @@ class TestResult:
 
         ready.ui.applyButton.click()
         finish()
-        node = ready.results.segmentation
+        node = ready.state.result
         before = labelsOf(node, ready.logic.task)
         ready.ui.outputSelector.setCurrentNode(node)
         choose(flair=None, t2=patient["t2"])
         ready.ui.applyButton.click()
         finish()
-        assert ready.results.segmentation is node
+        assert ready.state.result is node
         assert not np.array_equal(labelsOf(node, ready.logic.task), before)
         ready.ui.undoButton.click()
         assert np.array_equal(labelsOf(node, ready.logic.task), before)
@@ -222,9 +223,9 @@ class TestResult:
             finish()
         node = application.scene.GetFirstNodeByClass("vtkMRMLSegmentationNode")
         ready.ui.outputSelector.setCurrentNode(node)
-        assert ready.parameters().outputSegmentation is node
+        assert ready.state.parameters.outputSegmentation is node
         application.scene.RemoveNode(node)
-        assert ready.parameters().outputSegmentation is None
+        assert ready.state.parameters.outputSegmentation is None
         assert ready.ui.outputSelector.currentNode() is None
 
     def test_surfaces_can_be_shown_and_hidden(self, panel, result):
@@ -275,10 +276,10 @@ class TestResult:
         scene.SetURL(str(tmp_path / "saved.mrml"))
         assert scene.Commit()
         scene.Clear()
-        assert panel.results.segmentation is None
+        assert panel.state.result is None
         scene.SetURL(str(tmp_path / "saved.mrml"))
         assert scene.Import()
-        again = panel.results.segmentation
+        again = panel.state.result
         assert again is not None
         assert np.array_equal(labelsOf(again, panel.logic.task), labels)
         assert panel.ui.resultsLabel.text == shown
@@ -289,7 +290,7 @@ class TestResult:
         entry = vtk.reference("")
         assert segment.GetTag("TerminologyEntry", entry)
         assert "C113842" in str(entry)
-        assert panel.inputs.slots["flair"][1].currentNode().GetName() == "synthetic flair"
+        assert panel.inputs.slots["flair"].selector.currentNode().GetName() == "synthetic flair"
 
 
 class TestLooks:
@@ -298,7 +299,7 @@ class TestLooks:
         before = panel.parent.minimumSizeHint.width()
         assert before < 430
         for label in (
-            panel.ui.cardNoteLabel,
+            panel.ui.performanceNoteLabel,
             panel.ui.statusLabel,
             panel.ui.resultsLabel,
             panel.ui.checksLabel,
@@ -314,7 +315,7 @@ class TestLooks:
         from MedMAPSegmentLib.mrml import choices
 
         empty = application.scene.AddNewNodeByClass("vtkMRMLSegmentationNode", "odd")
-        choices.choose(ready.parameterNode(), choices.RESULT, empty)
+        choices.choose(ready.state.parameterNode(), choices.RESULT, empty)
         assert "does not say on which voxels it lies" in ready.ui.resultsLabel.text
         assert ready.ui.applyButton.enabled
 
@@ -323,12 +324,12 @@ class TestLifeCycle:
     def test_closing_the_scene_abandons_the_computation(self, ready, application, computation):
         computation.go.clear()
         ready.ui.applyButton.click()
-        job = ready.run._job
+        job = ready.jobs._job
         application.scene.Clear()
         assert job.cancelRequested
         assert not ready.isBusy()
-        assert not ready.run._timer.active
-        assert ready.parameters() is not None
+        assert not ready.jobs._timer.active
+        assert ready.state.parameters is not None
         assert ready.ui.resultsLabel.text == "No result yet."
         assert not ready.ui.applyButton.enabled
 
@@ -363,7 +364,7 @@ class TestLifeCycle:
         for _ in range(2):
             ready.exit()
             ready.enter()
-        assert ready.parameters().plane == "sagittal"
+        assert ready.state.parameters.plane == "sagittal"
         assert ready.ui.planeComboBox.currentIndex == 2
         ready.exit()
         ready.ui.planeComboBox.setCurrentIndex(1)
@@ -373,8 +374,8 @@ class TestLifeCycle:
 
     def test_closing_down_shows_nothing_any_more(self, ready, application, monkeypatch):
         shown = []
-        for section in ready.sections:
-            monkeypatch.setattr(section, "update", lambda: shown.append(1))
+        for observer in ready.state._observers:
+            monkeypatch.setattr(observer, "update", lambda: shown.append(1))
         application.app.connect(
             "aboutToQuit()", ready.stopWork
         )  # the one that the teardown takes away
@@ -384,7 +385,7 @@ class TestLifeCycle:
     def test_leaving_ends_the_worker(self, ready, computation):
         computation.go.clear()
         ready.ui.applyButton.click()
-        thread = ready.run.runner._thread
+        thread = ready.jobs.runner._thread
         ready.stopWork()
         assert not thread.is_alive()
         assert not ready.isBusy()
@@ -406,7 +407,7 @@ class TestLifeCycle:
         assert time.monotonic() - started < 10
 
     def test_the_choices_of_a_session_are_in_the_scene(self, ready):
-        node = ready.parameterNode()
+        node = ready.state.parameterNode()
         assert node.GetNodeReference("scan_flair").GetName() == "synthetic flair"
         assert node.GetParameter("device") == "auto"
 

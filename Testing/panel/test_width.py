@@ -18,7 +18,7 @@ LONG_NAME = "9: Ax T1 MPRAGE +C post contrast 1mm iso reformatted head 3T (brain
 COMBO_BOXES = ("deviceComboBox", "mapComboBox", "planeComboBox", "referenceComboBox")
 """With texts of ours; names of volumes and models may be of any length."""
 ARROW_WIDTH = 26
-SECTIONS = ("inputs", "card", "checks", "run", "results", "review", "whatIf", "models")
+SECTIONS = ("inputs", "results", "review", "subsets", "followUp", "settings")
 
 
 @pytest.fixture(params=[(1600, 1200), (1366, 768)], ids=lambda size: f"{size[0]}x{size[1]}")
@@ -149,7 +149,7 @@ def test_the_dock_keeps_its_width_through_the_whole_walk(
     look("detected")
     ui.checkButton.click()
     look("checked")
-    panel.inputs.slots["t2"][0].click()
+    panel.inputs.slots["t2"].checkBox.click()
     look("one modality excluded")
     panel.logic._segment, panel.logic._loadBundle = _segment, lambda: bundle
     ui.applyButton.click()
@@ -165,15 +165,15 @@ def test_the_dock_keeps_its_width_through_the_whole_walk(
     look("compared")
     ui.worstSliceButton.click()
     look("worst slice")
-    ui.whatIfCollapsibleButton.collapsed = False
+    ui.subsetsCollapsibleButton.collapsed = False
     look("comparison of modalities opened")
-    ui.whatIfButton.click()
+    ui.subsetsButton.click()
     finish(120)
     look("modalities compared")
     ui.uncertaintyButton.click()
     ui.uncertainSliceButton.click()
     look("uncertainty")
-    ui.modelsCollapsibleButton.collapsed = False
+    ui.settingsCollapsibleButton.collapsed = False
     application.desk.answers["getOpenFileName"] = shutil.make_archive(str(folder), "zip", folder)
     ui.importFileButton.click()
     look("model imported")

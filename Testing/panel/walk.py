@@ -24,10 +24,14 @@ import standin  # noqa: E402
 from PIL import Image  # noqa: E402
 from standin import views  # noqa: E402
 
-SECTIONS = ("inputs", "card", "checks", "run", "results", "review", "whatIf", "models")
+SECTIONS = ("inputs", "results", "review", "subsets", "followUp", "settings")
 MODALITIES = ("t1", "t1ce", "t2", "flair")
 PANEL_WIDTH = 400
 """Pixels that the panel has in the dock of the application."""
+PANEL_HEIGHT = 1060
+"""Pixels that a window of 1600 x 1200 leaves to the panel."""
+SMALL_HEIGHT = 620
+"""Pixels that a window of 1366 x 768 leaves to the panel."""
 
 
 def load(scene, path: str, name: str, className: str = "vtkMRMLScalarVolumeNode"):
@@ -56,13 +60,13 @@ def show_views(application, panel, side):
     from MedMAPSegmentLib.mrml.results import centerOf
     from MedMAPSegmentLib.mrml.scene import labelsOf
 
-    node = panel.results.segmentation
+    node = panel.state.result
     labels = labelsOf(node, panel.logic.task)
     if labels.any() and node.GetSegmentation().GetSegment("ED"):
         node.GetDisplayNode().SetSegmentOpacity3D("ED", 0.3)
     position = centerOf(labels, geometryOf(node).grid) if labels.any() else (0, 0, 0)
-    reference = panel.results.provenance["modalities"]["reference"]
-    background = panel.inputs.slots[reference][1].currentNode()
+    reference = panel.state.provenance["modalities"]["reference"]
+    background = panel.inputs.slots[reference].selector.currentNode()
     slicer.util.setSliceViewerLayers(background=background, fit=True)
     logics = application.app.layoutManager().logics
     logics = [logics.GetItemAsObject(n) for n in range(3)]
@@ -100,9 +104,14 @@ def main() -> int:
     panel = application.open(REPOSITORY / "MedMAPSegment/MedMAPSegment.py")
     ui = panel.ui
 
-    def picture(name: str, *sections: str) -> None:
-        fold(panel, set(sections))
-        application.picture(panel, options.pictures / f"{name}.png", PANEL_WIDTH)
+    def picture(name: str, *sections: str, height: int = PANEL_HEIGHT) -> None:
+        """The panel as the flow folds it, or with these sections open."""
+        if sections:
+            fold(panel, set(sections))
+        path = options.pictures / f"{name}.png"
+        application.picture(panel, path, PANEL_WIDTH, height)
+        small = options.pictures / f"{name}-small.png"
+        application.picture(panel, small, PANEL_WIDTH, SMALL_HEIGHT)
 
     def finish(what: str) -> None:
         started = time.monotonic()
@@ -124,7 +133,7 @@ def main() -> int:
         Image.fromarray(np.hstack([left, shown])).save(path, optimize=True)
 
     drawable = views.can_render()
-    picture("1-empty", "inputs", "card", "run")
+    picture("1-empty")
     clicks = 0
     if files:
         for name, path in files.items():
@@ -136,26 +145,26 @@ def main() -> int:
     else:
         ui.sampleButton.click()
         for name in ("t1", "t2"):  # the walk is about missing scans
-            panel.inputs.slots[name][0].click()
+            panel.inputs.slots[name].checkBox.click()
     clicks += 1
     print(ui.detectLabel.text)
     ui.checkButton.click()
     print(ui.checksLabel.text)
-    picture("2-inputs", "inputs", "card", "checks")
+    picture("2-inputs")
     ui.applyButton.click()
     clicks += 1
     application.wait(lambda: ui.progressBar.value > 20 or not panel.isBusy(), 600)
-    picture("3-running", "inputs", "card", "run")
+    picture("3-running")
     finish("Apply")
     print(f"{clicks} clicks in the panel from an empty scene to a result")
     ui.show3DButton.click()
-    picture("4-result", "run", "results")
-    beside("screenshot", "inputs", "card", "run", "results")
+    picture("4-result")
+    beside("screenshot")
     same = True
     if files:
         from MedMAPSegmentLib.mrml.scene import labelsOf
 
-        ours, theirs = labelsOf(panel.results.segmentation, panel.logic.task), medmap_labels(files)
+        ours, theirs = labelsOf(panel.state.result, panel.logic.task), medmap_labels(files)
         same = ours.shape == theirs.shape and bool((ours == theirs).all())
         print(f"labels equal those of medmap: {same} ({int((ours != 0).sum())} voxels of tumor)")
     if ui.reviewButton.enabled:
@@ -165,13 +174,13 @@ def main() -> int:
         print(ui.worstSliceLabel.text)
         picture("5-review", "review")
     if not options.no_what_if:
-        ui.whatIfButton.click()
+        ui.subsetsButton.click()
         finish("What if")
         ui.uncertaintyButton.click()
         ui.uncertainSliceButton.click()
-        picture("6-what-if", "whatIf")
-    picture("7-models", "models")
-    picture("8-all", *SECTIONS)
+        picture("6-subsets", "subsets")
+    picture("7-settings", "settings")
+    picture("8-all", *SECTIONS, height=2400)
     failures = [*application.errors, *application.desk.texts()]
     application.uninstall()
     print("\n".join(failures))

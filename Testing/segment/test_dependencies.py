@@ -19,13 +19,11 @@ class Recorder:
     """An installer that notes what it is asked; ``after`` runs when something is installed."""
 
     def __init__(self, testing=False, agrees=True, extension=False, after=lambda: None):
-        self.testing, self.agrees, self.extension, self.after, self.calls = (
-            testing,
-            agrees,
-            extension,
-            after,
-            [],
-        )
+        self.testing = testing
+        self.agrees = agrees
+        self.extension = extension
+        self.after = after
+        self.calls = []
 
     def isTesting(self):
         return self.testing
@@ -40,14 +38,21 @@ class Recorder:
             self.after()
         return self.extension
 
-    def install(self, requirements):
-        self.calls.append(("install", [str(r) for r in requirements]))
+    def hasPyTorchExtension(self):
+        return self.extension
+
+    def install(self, requirements, index=""):
+        self.calls.append(("install", [*map(str, requirements), *([index] if index else [])]))
         self.after()
+
+    def remove(self, names):
+        self.calls.append(("remove", list(names)))
 
 
 @pytest.fixture
 def lacking(tmp_path, monkeypatch):
     """A requirements file of which torch is missing until the returned list is emptied."""
+    monkeypatch.setattr(dependencies, "hasNvidiaDriver", lambda: False)
     missing = ["torch"]
     monkeypatch.setattr(Requirement, "isMet", lambda self: self.name not in missing)
     monkeypatch.setattr(Requirement, "isLoadedTooOld", lambda self: False)
@@ -130,7 +135,63 @@ def test_pip_installs_torch_without_the_pytorch_extension(lacking):
     path, missing = lacking
     installer = Recorder(after=missing.clear)
     assert dependencies.ensure(installer, path)
-    assert installer.calls[1:] == [("torch", "torch>=2.10"), ("install", ["torch>=2.10"])]
+    assert installer.calls[1] == ("torch", "torch>=2.10")
+    assert installer.calls[2] == ("install", ["torch>=2.10", dependencies.CPU_INDEX])
+
+
+@pytest.mark.parametrize(
+    ("system", "machine", "card", "build"),
+    [
+        ("Linux", "x86_64", False, dependencies.PROCESSOR),
+        ("Linux", "x86_64", True, dependencies.GRAPHICS_CARD),
+        ("Windows", "AMD64", False, dependencies.PROCESSOR),
+        ("Windows", "AMD64", True, dependencies.PROCESSOR),
+        ("Darwin", "arm64", False, dependencies.MAC),
+    ],
+)
+def test_the_build_of_torch_fits_the_computer(system, machine, card, build):
+    assert dependencies.torchBuild(system, machine, card) == build
+
+
+def test_a_mac_without_any_build_is_told_before_anything_is_asked_or_downloaded(
+    lacking, monkeypatch
+):
+    monkeypatch.setattr(dependencies.platform, "system", lambda: "Darwin")
+    monkeypatch.setattr(dependencies.platform, "machine", lambda: "x86_64")
+    installer = Recorder()
+    with pytest.raises(UnavailableError, match="Intel"):
+        dependencies.ensure(installer, lacking[0])
+    assert installer.calls == []
+
+
+def test_the_question_tells_the_size_of_the_build_and_when_it_is_needed(lacking):
+    installer = Recorder(agrees=False)
+    dependencies.ensure(installer, lacking[0])
+    question = installer.calls[0][1]
+    assert "about 0.2 GB" in question
+    assert "sample patient" in question
+    assert "not sent anywhere" in question
+
+
+def test_a_failed_installation_is_taken_back_and_what_was_there_before_stays(lacking, monkeypatch):
+    versions = {"safetensors": "0.1"}
+
+    def version(name):
+        if name not in versions:
+            raise importlib.metadata.PackageNotFoundError(name)
+        return versions[name]
+
+    def half():
+        versions["torch"] = "2.10.0"
+        raise OSError("No space left on device")
+
+    path, missing = lacking
+    missing.append("safetensors")
+    monkeypatch.setattr(importlib.metadata, "version", version)
+    installer = Recorder(after=half)
+    with pytest.raises(UnavailableError, match="removed again"):
+        dependencies.ensure(installer, path)
+    assert installer.calls[-1] == ("remove", ["torch"])
 
 
 def test_says_so_when_installing_did_not_help(lacking):

@@ -15,7 +15,7 @@ from medmap.networks import build_network  # noqa: E402
 from medmap.phantom import generate_heart  # noqa: E402
 from medmap.preprocess import PreprocessSpec  # noqa: E402
 from medmap.task import MYOPS  # noqa: E402
-from MedMAPSegmentLib.expected_performance import subsetCard  # noqa: E402
+from MedMAPSegmentLib.expected_performance import expectedPerformance  # noqa: E402
 from MedMAPSegmentLib.inputs import SlotState, readSlots  # noqa: E402
 from MedMAPSegmentLib.logic import SegmentationLogic  # noqa: E402
 from MedMAPSegmentLib.models.catalog import readEntry  # noqa: E402
@@ -74,8 +74,8 @@ def test_the_challenges_names_fall_into_their_slots(nodes):
 
 
 def test_the_card_knows_what_two_of_three_scans_are(bundle):
-    card = subsetCard(MYOPS, readEntry(bundle, "heart").card, ["bssfp", "t2"])
-    assert "2 of 3" in card.title
+    card = expectedPerformance(MYOPS, readEntry(bundle, "heart").card, ["bssfp", "t2"])
+    assert card.title == "bSSFP + T2"
     assert any("scar" in warning for warning in card.warnings)
 
 

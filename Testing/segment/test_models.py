@@ -14,7 +14,7 @@ import pytest
 from medmap.bundle.format import default_bundle_path, read_bundle_texts, verify_bundle
 from medmap.errors import BundleError, MissingInputError, OutputError, UsageError
 from medmap.task import BRATS
-from MedMAPSegmentLib.expected_performance import subsetCard
+from MedMAPSegmentLib.expected_performance import expectedPerformance
 from MedMAPSegmentLib.models import catalog as models
 from MedMAPSegmentLib.models.catalog import deleteModel, listModels, modelFolder, readEntry
 from MedMAPSegmentLib.models.importing import importModel
@@ -103,7 +103,10 @@ class TestList:
 
     def test_cards_feed_the_subset_card(self, default, user):
         (entry,) = listModels(user, default)
-        assert subsetCard(entry.task, entry.card, ["flair"]).scores[0].text == "0.50 ± 0.10"
+        assert (
+            expectedPerformance(entry.task, entry.card, ["flair"]).scores[0].range
+            == "0.40\u20130.60"
+        )
 
     def test_imported_models_follow_and_other_folders_do_not(self, default, user, bundle):
         bring(bundle, user)

@@ -17,6 +17,9 @@ from medmap.task import BRATS
 OWN = {"MedMAPSegmentLib", "medmap"}
 BUNDLED_WITH_SLICER = {"slicer", "vtk", "qt", "ctk", "numpy"}
 KNOWN_WIDGETS = {
+    "QCheckBox",
+    "QScrollArea",
+    "QWidget",
     "QLabel",
     "QComboBox",
     "QFrame",

@@ -252,13 +252,6 @@ def test_empty_against_empty_is_full_agreement(scene, mrml, make_result):
     assert review.worstSlice(request, found, "WT") is None
 
 
-@pytest.mark.parametrize(
-    ("value", "text"), [(0.91234, "0.912"), (float("nan"), "–"), (1.0, "1.000")]
-)
-def test_scores_are_written_short(value, text):
-    assert review.scoreText(value) == text
-
-
 def test_everything_comes_back_after_saving_the_scene(scene, segmentation, shown, tmp_path):
     _, found, made = shown
     files = {

@@ -18,7 +18,7 @@ pytest.importorskip("slicer")
 pytest.importorskip("torch")
 
 import medmap.phantom
-from MedMAPSegmentLib.expected_performance import subsetCard
+from MedMAPSegmentLib.expected_performance import expectedPerformance
 from MedMAPSegmentLib.inputs import readSlots
 from MedMAPSegmentLib.mrml import sample
 from MedMAPSegmentLib.mrml.geometry_checks import checkGeometry
@@ -127,7 +127,7 @@ def test_from_the_sample_to_a_ready_panel_without_a_word_of_warning(scene, patie
     inputs = readSlots(BRATS, {name: c.series.source for name, c in detection.assigned.items()})
     assert inputs.problems == inputs.warnings == ()
     assert checkGeometry(inputs.used, BRATS).findings == ()
-    assert subsetCard(BRATS, {}, inputs.used).warnings == ()
+    assert expectedPerformance(BRATS, {}, inputs.used).warnings == ()
 
 
 def test_it_is_the_same_every_time_and_loads_twice_without_a_clash(scene, patient, monkeypatch):

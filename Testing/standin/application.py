@@ -95,12 +95,45 @@ class _Signals:
             slot(*arguments)
 
 
+class PlotWidget:
+    """qMRMLPlotWidget, as far as what is clicked in a plot is concerned."""
+
+    def __init__(self, scene):
+        self._node = scene.AddNewNodeByClass("vtkMRMLPlotViewNode", "PlotView")
+        self._slots: list = []
+
+    def mrmlPlotViewNode(self):
+        """The real node of the view."""
+        return self._node
+
+    def plotView(self):
+        """Has the signal."""
+        return self
+
+    def connect(self, signature, slot):
+        """Connect. Raises AssertionError for an unknown signal."""
+        assert signature == "dataSelected(vtkStringArray*,vtkCollection*)"
+        self._slots.append(slot)
+        return True
+
+    def select(self, seriesNode, row):
+        """A point of a series is clicked."""
+        names, rows, selections = vtk.vtkStringArray(), vtk.vtkIdTypeArray(), vtk.vtkCollection()
+        names.InsertNextValue(seriesNode.GetID())
+        rows.InsertNextValue(row)
+        selections.AddItem(rows)
+        for slot in self._slots:
+            slot(names, selections)
+
+
 class LayoutManager:
     """Three slice views made of real slice logics, and notes on what was asked for."""
 
     def __init__(self, scene, application):
         self.logics = vtk.vtkCollection()
         self.layout = None
+        self._scene = scene
+        self._plots: list[PlotWidget] = []
         self._byName = {}
         for name, orientation in (("Red", "Axial"), ("Green", "Coronal"), ("Yellow", "Sagittal")):
             logic = slicer.vtkMRMLSliceLogic()
@@ -122,6 +155,12 @@ class LayoutManager:
         """What ``slicer.util.setSliceViewerLayers`` asks of a slice view."""
         logic = self._byName[name]
         return SimpleNamespace(mrmlSliceNode=logic.GetSliceNode, sliceLogic=lambda: logic)
+
+    def plotWidget(self, number):
+        """The plot view, made when it is first asked for: a layout without plots has none."""
+        if not self._plots:
+            self._plots.append(PlotWidget(self._scene))
+        return self._plots[number]
 
     def setLayout(self, layout):
         """Choose a layout."""
@@ -390,21 +429,11 @@ class Standin:
                 raise TimeoutError(f"Not done after {seconds} s")
         return turns
 
-    def picture(self, panel, path: Path, width: int = 430) -> QtGui.QPixmap:
-        """Save the whole panel as it looks now."""
+    def picture(self, panel, path: Path, width: int = 430, height: int = 900) -> QtGui.QPixmap:
+        """Save the panel as it looks in a dock of that size."""
         parent = panel.parent
-        QtWidgets.QWidget.resize(parent, width, 100)
-        for _ in range(4):
-            self.app.processEvents()
-        # Word-wrapped labels have their height only once their width is known.
-        layout = QtWidgets.QWidget.layout(parent)
-        height = (
-            layout.totalHeightForWidth(width)
-            if layout.hasHeightForWidth()
-            else layout.sizeHint().height()
-        )
-        QtWidgets.QWidget.resize(parent, width, max(height, 100))
-        for _ in range(4):
+        QtWidgets.QWidget.resize(parent, width, height)
+        for _ in range(6):
             self.app.processEvents()
         pixmap = QtWidgets.QWidget.grab(parent)
         assert pixmap.save(str(path))

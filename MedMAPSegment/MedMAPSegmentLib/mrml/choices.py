@@ -10,8 +10,12 @@ from typing import Any
 
 from medmap.task import Task
 
-REFERENCE, RESULT = "reviewReference", "result"
-"""Roles of the segmentation that results are compared with, and of the latest result."""
+REFERENCE = "reviewReference"
+"""Role of the segmentation that results are compared with."""
+RESULT = "result"
+"""Role of the latest result."""
+EARLIER = "earlierResult"
+"""Role of the segmentation of an earlier examination."""
 LEFT_OUT = "leftOut"
 _SCAN = "scan_"
 
@@ -36,7 +40,7 @@ def forget(parameterNode, node) -> bool:
         parameterNode.GetNthNodeReferenceRole(n)
         for n in range(parameterNode.GetNumberOfNodeReferenceRoles())
     ]
-    own = [role for role in roles if role == REFERENCE or role.startswith(_SCAN)]
+    own = [role for role in roles if role in (REFERENCE, EARLIER) or role.startswith(_SCAN)]
     chosen = [role for role in own if nodeOf(parameterNode, role) is node]
     for role in chosen:
         choose(parameterNode, role, None)

@@ -17,6 +17,7 @@ TAGS = {
     "ContrastBolusAgent": "0018,0010",
     "Modality": "0008,0060",
     "ImageType": "0008,0008",
+    "PatientAge": "0010,1010",
 }
 """DICOM attributes that are read, by keyword."""
 

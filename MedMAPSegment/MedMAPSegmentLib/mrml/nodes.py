@@ -24,10 +24,12 @@ from medmap.io.atomic import check_output, write_bytes
 from medmap.volume import Grid
 
 from .geometry import arrayFromMatrix, matrixFromArray
-from .scene import placeBeside
+from .scene import placeBeside, removeWithDisplay
 
 ROLE = "MedMAP.Role"
 SEGMENTATION = "MedMAP.Segmentation"
+ROLE_EDITED = "edited"
+"""Role of the copy of a result that a person edits."""
 
 
 @dataclass(frozen=True)
@@ -183,15 +185,10 @@ def orientedImage(values: np.ndarray, geometry: Geometry):
 
 def derivedNode(scene, className: str, role: str, segmentationNode):
     """The node of that role that belongs to a segmentation; None when there is none yet."""
-    nodes = (
-        scene.GetNthNodeByClass(n, className)
-        for n in range(scene.GetNumberOfNodesByClass(className))
-    )
-    for node in nodes:
-        if (
-            node.GetAttribute(ROLE) == role
-            and node.GetNodeReferenceID(SEGMENTATION) == segmentationNode.GetID()
-        ):
+    for number in range(scene.GetNumberOfNodesByClass(className)):
+        node = scene.GetNthNodeByClass(number, className)
+        belongs = node.GetNodeReferenceID(SEGMENTATION) == segmentationNode.GetID()
+        if belongs and node.GetAttribute(ROLE) == role:
             return node
     return None
 
@@ -208,17 +205,25 @@ def derive(scene, className: str, role: str, segmentationNode, name: str):
 
 
 def removeDerived(scene, segmentationNode) -> None:
-    """Remove everything that was derived from a segmentation: tables, plots, errors, uncertainty."""
-    nodes = [scene.GetNthNode(n) for n in range(scene.GetNumberOfNodes())]
-    own = segmentationNode.GetID()
-    for node in [
-        n for n in nodes if n.GetAttribute(ROLE) and n.GetNodeReferenceID(SEGMENTATION) == own
-    ]:
-        count = node.GetNumberOfDisplayNodes() if node.IsA("vtkMRMLDisplayableNode") else 0
-        for display in [node.GetNthDisplayNode(n) for n in range(count)]:
-            if display is not None:
-                scene.RemoveNode(display)
-        scene.RemoveNode(node)
+    """Remove everything that was derived from a segmentation: tables, plots, errors, uncertainty.
+
+    What a person has edited stays, although it began as a copy of the segmentation.
+    """
+    nodes = [scene.GetNthNode(number) for number in range(scene.GetNumberOfNodes())]
+    for node in nodes:
+        role = node.GetAttribute(ROLE)
+        if not role or node.GetNodeReferenceID(SEGMENTATION) != segmentationNode.GetID():
+            continue
+        if role == ROLE_EDITED:
+            continue
+        removeWithDisplay(scene, node)
+
+
+def inScene(scene, node):
+    """The node; None for none, and for one that is no longer in the scene."""
+    if node is None or not scene.IsNodePresent(node):
+        return None
+    return node
 
 
 @contextmanager
@@ -288,20 +293,35 @@ def saveCsv(node, path: str | Path) -> Path:
         OutputError: the folder is missing or cannot be written.
         IOFailure: writing broke off; a file that was there is as it was.
     """
-    path = Path(path) if Path(path).suffix else Path(f"{path}.csv")
-    names = [node.GetColumnName(n) for n in range(node.GetNumberOfColumns())]
-    units = [node.GetColumnUnitLabel(name) or "" for name in names]
-    text = io.StringIO(newline="")
-    rows = csv.writer(text)
-    rows.writerow(
-        [f"{name} ({unit})" if unit else name for name, unit in zip(names, units, strict=True)]
-    )
-    for row in zip(*(columnOf(node, name) for name in names), strict=True):
-        rows.writerow(
-            ["" if isinstance(value, float) and math.isnan(value) else value for value in row]
-        )
+    path = Path(path)
+    if not path.suffix:
+        path = Path(f"{path}.csv")
     check_output(path, overwrite=True)
-    write_bytes(
-        path, text.getvalue().encode("utf-8-sig")
-    )  # the mark tells spreadsheets that it is UTF-8
+    # The mark tells spreadsheets that it is UTF-8.
+    write_bytes(path, tableText(node).encode("utf-8-sig"))
     return path
+
+
+def tableText(node, delimiter: str = ",") -> str:
+    """A table node as text, one line per row: headings with units, numbers in full, and nothing
+    where they are not defined.
+    """
+    headings = []
+    columns = []
+    for number in range(node.GetNumberOfColumns()):
+        name = node.GetColumnName(number)
+        unit = node.GetColumnUnitLabel(name)
+        headings.append(f"{name} ({unit})" if unit else name)
+        columns.append(columnOf(node, name))
+    text = io.StringIO(newline="")
+    writer = csv.writer(text, delimiter=delimiter)
+    writer.writerow(headings)
+    for row in zip(*columns, strict=True):
+        writer.writerow([_cell(value) for value in row])
+    return text.getvalue()
+
+
+def _cell(value):
+    if isinstance(value, float) and math.isnan(value):
+        return ""
+    return value

@@ -19,10 +19,10 @@ from medmap.checks import Finding
 from medmap.errors import InputDataError, UsageError
 from medmap.metrics import label_masks
 from medmap.task import Region, Task
-from medmap.task.conventions import recognize
+from medmap.task.conventions import find_convention, names_of_conventions, recognize
 
 from .geometry import arrayFromMatrix, matrixFromArray
-from .nodes import Geometry, geometryOf, linearPart, resampledNearest
+from .nodes import ROLE, Geometry, geometryOf, linearPart, resampledNearest
 from .scene import MADE_BY, shapeOf
 
 NOT_USED = ""
@@ -80,26 +80,56 @@ def isLabelVolume(node) -> bool:
     return node is not None and node.IsA("vtkMRMLScalarVolumeNode")
 
 
+def conventionsOf(task: Task) -> dict[str, str]:
+    """Label conventions that can be chosen for a task: name -> description."""
+    names = names_of_conventions(task)
+    return {name: find_convention(name, task).description for name in names}
+
+
+def referenceCandidates(scene) -> list:
+    """Label volumes and segmentations of a scene that somebody else made, in scene order."""
+    candidates = []
+    for className in ("vtkMRMLSegmentationNode", "vtkMRMLLabelMapVolumeNode"):
+        for number in range(scene.GetNumberOfNodesByClass(className)):
+            node = scene.GetNthNodeByClass(number, className)
+            if not node.GetHideFromEditors() and node.GetAttribute(ROLE) is None:
+                candidates.append(node)
+    return [node for node in candidates if not isResult(node)]
+
+
+def isResult(node) -> bool:
+    """True for a segmentation that this module made."""
+    if node is None or not node.IsA("vtkMRMLSegmentationNode"):
+        return False
+    segmentation = node.GetSegmentation()
+    count = segmentation.GetNumberOfSegments()
+    segments = [segmentation.GetNthSegment(number) for number in range(count)]
+    return any(segment.HasTag(MADE_BY) for segment in segments)
+
+
 def targets(task: Task) -> tuple[str, ...]:
     """What a segment can be taken for: labels first, then the regions that are no label. BraTS: NCR, ED, ET, WT, TC."""
     labels = [label.name for label in task.labels]
     return (*labels, *(r.name for r in task.regions if r.name not in labels))
 
 
-def sources(node, task: Task, override: Mapping[str, str] | None = None) -> tuple[Source, ...]:
+def sources(
+    node, task: Task, override: Mapping[str, str] | None = None, convention: str = ""
+) -> tuple[Source, ...]:
     """What each segment (or label value) of a reference is taken for.
 
     Args:
         node: vtkMRMLSegmentationNode, or a volume node with label values.
         task: labels and regions.
         override: key or title of a source -> label or region name, or ``NOT_USED``.
+        convention: name of the label convention of a volume; empty: recognize it.
 
     Raises:
         InputDataError: a volume without whole numbers or with several values per voxel.
         UsageError: an override names no source or no target.
     """
     found = (
-        _valueSources(node, task, override or {})
+        _valueSources(node, task, override or {}, convention)
         if isLabelVolume(node)
         else _segmentSources(node, task)
     )
@@ -120,7 +150,11 @@ def sources(node, task: Task, override: Mapping[str, str] | None = None) -> tupl
 
 
 def labelsOn(
-    node, segmentationNode, task: Task, override: Mapping[str, str] | None = None
+    node,
+    segmentationNode,
+    task: Task,
+    override: Mapping[str, str] | None = None,
+    convention: str = "",
 ) -> OnGrid:
     """Bring a segmentation to the grid of ours, by nearest voxel, in the world, that is with parent transforms.
 
@@ -129,13 +163,14 @@ def labelsOn(
         segmentationNode: the segmentation whose reference geometry gives the grid (may be ``node`` itself).
         task: labels and regions.
         override: see ``sources``.
+        convention: see ``sources``.
 
     Raises:
         InputDataError: the grid is not known, or nothing in the reference is understood (the message names it).
         UsageError: see ``sources``.
     """
     geometry = geometryOf(segmentationNode)
-    found = sources(node, task, override)
+    found = sources(node, task, override, convention)
     used = [s for s in found if s.target]
     if not used and found:
         names = ", ".join(f"'{s.title}'" for s in found)
@@ -145,7 +180,7 @@ def labelsOn(
         )
     parent = segmentationNode.GetParentTransformNode()
     if isLabelVolume(node):
-        values = _volumeOn(node, geometry, parent)
+        values = _volumeOn(node, segmentationNode, geometry)
         masks = ((s, values == int(s.key)) for s in used)
     else:
         masks = (
@@ -162,7 +197,7 @@ def labelsOn(
     return OnGrid(labels, geometry, regions, found, tuple(findings))
 
 
-def _valueSources(node, task: Task, override: Mapping[str, str]) -> list[Source]:
+def _valueSources(node, task: Task, override: Mapping[str, str], chosen: str) -> list[Source]:
     image = node.GetImageData()
     if shapeOf(node) is None or image.GetNumberOfScalarComponents() != 1:
         raise InputDataError(
@@ -176,7 +211,8 @@ def _valueSources(node, task: Task, override: Mapping[str, str]) -> list[Source]
         )
     values = values[values != 0].astype(int)
     open_ = np.array([v for v in values if not {str(v), f"value {v}"} & set(override)], int)
-    convention = recognize({node.GetName(): open_.tolist()}, task).conventions[node.GetName()]
+    reading = recognize({node.GetName(): open_.tolist()}, task, chosen)
+    convention = reading.conventions[node.GetName()]
     # Raises for values that the convention does not have.
     masks = label_masks(convention.to_task(open_, task, node.GetName()), task)
     taken = {int(v): name for name, mask in masks.items() for v in open_[mask]}
@@ -263,17 +299,31 @@ def _tag(segment, name: str) -> str:
     return str(text) if segment.GetTag(name, text) else ""
 
 
-def _volumeOn(node, geometry: Geometry, parent) -> np.ndarray:
+def resampledVolume(node, segmentationNode, geometry: Geometry) -> np.ndarray:
+    """Nearest voxel of a volume node at each voxel of a segmentation's grid; 0 outside.
+
+    Args:
+        node: scalar volume node on any grid, under transforms of any kind.
+        segmentationNode: the segmentation that carries the grid.
+        geometry: that grid.
+
+    Returns:
+        [I, J, K] of the volume's scalar type.
+    """
     matrix = vtk.vtkMatrix4x4()
     node.GetIJKToRASMatrix(matrix)
-    values = resampledNearest(
-        node.GetImageData(),
-        arrayFromMatrix(matrix),
-        node.GetParentTransformNode(),
-        geometry,
-        parent,
+    parent = node.GetParentTransformNode()
+    gridParent = segmentationNode.GetParentTransformNode()
+    return resampledNearest(
+        node.GetImageData(), arrayFromMatrix(matrix), parent, geometry, gridParent
     )
-    return np.round(values).astype(int) if values.dtype.kind == "f" else values
+
+
+def _volumeOn(node, segmentationNode, geometry: Geometry) -> np.ndarray:
+    values = resampledVolume(node, segmentationNode, geometry)
+    if values.dtype.kind == "f":
+        return np.round(values).astype(int)
+    return values
 
 
 def _segmentsOn(node, keys, geometry: Geometry, parent, used):

@@ -65,6 +65,16 @@ def resultsTable(scene, segmentationNode, task: Task):
     return node
 
 
+def centerOfSegments(segmentationNode, task: Task) -> tuple[float, float, float] | None:
+    """World RAS position in mm of the middle of all labels, to jump to; None where there is none.
+
+    Raises:
+        InputDataError: the segmentation cannot be read.
+    """
+    found = labelsOn(segmentationNode, segmentationNode, task)
+    return centerOf(found.labels, found.geometry.grid) if found.labels.any() else None
+
+
 def centerOf(labels: np.ndarray, grid: Grid) -> tuple[float, float, float]:
     """World RAS position in mm of the middle of everything that is labeled, to jump to.
 

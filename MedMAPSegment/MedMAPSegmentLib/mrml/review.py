@@ -8,7 +8,6 @@ the same segmentation refreshes these nodes.
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -32,7 +31,7 @@ from medmap.errors import Cancelled, InputDataError, UsageError
 from medmap.task import Task
 
 from .nodes import Column, Geometry, allOrNothing, derive, derivedNode, fillTable, orientedImage
-from .reference import Source, labelsOn
+from .reference import Source, isResult, labelsOn
 
 ROLE_SCORES, ROLE_SLICES, ROLE_CHART, ROLE_ERRORS = (
     "review scores",
@@ -46,9 +45,11 @@ REVIEW = "MedMAP.Review"
 # Colors that people with color-vision deficiency can tell apart (Okabe and Ito, 2008).
 ERRORS = {
     AGREEMENT: ("agreement", "Agreement", (0, 158, 115)),
-    OURS_ONLY: ("ours", "Ours only", (213, 94, 0)),
+    OURS_ONLY: ("ours", "Result only", (213, 94, 0)),
     REFERENCE_ONLY: ("reference", "Reference only", (86, 180, 233)),
 }
+"""Value of an error map -> ID, title and color of its segment."""
+
 LINES = ((0, 114, 178), (230, 159, 0), (204, 121, 167), (0, 158, 115))
 
 
@@ -67,6 +68,7 @@ class Request:
         referenceName: name of the reference node.
         sources: what was taken for what in the reference.
         findings: what a reader must know.
+        withResult: the reference is another result of this module.
     """
 
     labels: np.ndarray
@@ -79,6 +81,15 @@ class Request:
     referenceName: str
     sources: tuple[Source, ...]
     findings: tuple[Finding, ...]
+    withResult: bool = False
+
+    @property
+    def errorTitles(self) -> dict[int, str]:
+        """Value of an error map -> title."""
+        titles = {value: title for value, (_key, title, _color) in ERRORS.items()}
+        if self.withResult:
+            titles[REFERENCE_ONLY] = "Other result only"
+        return titles
 
 
 @dataclass(frozen=True)
@@ -127,6 +138,7 @@ def collect(
     task: Task,
     override: Mapping[str, str] | None = None,
     plane: str = "axial",
+    convention: str = "",
 ) -> Request:
     """Copy ours and the reference out of the scene, onto our grid; nothing in the scene changes.
 
@@ -136,6 +148,7 @@ def collect(
         task: labels and regions.
         override: key or title of a source of the reference -> label or region (``reference.sources``).
         plane: ``axial``, ``coronal`` or ``sagittal``.
+        convention: name of the label convention of a reference volume; empty: recognize it.
 
     Raises:
         InputDataError: one of the two is missing, the same as the other, or not understood.
@@ -146,7 +159,7 @@ def collect(
     if segmentationNode is referenceNode:
         raise InputDataError("The segmentation is its own reference.", "Choose another reference.")
     ours = labelsOn(segmentationNode, segmentationNode, task)
-    theirs = labelsOn(referenceNode, segmentationNode, task, override)
+    theirs = labelsOn(referenceNode, segmentationNode, task, override, convention)
     return Request(
         labels=ours.labels,
         reference=theirs.labels,
@@ -158,6 +171,7 @@ def collect(
         referenceName=referenceNode.GetName(),
         sources=theirs.sources,
         findings=(*ours.findings, *theirs.findings, *_emptiness(theirs.labels, referenceNode)),
+        withResult=isResult(referenceNode),
     )
 
 
@@ -259,31 +273,54 @@ def worstSlice(
     if not order:
         return None
     rank %= len(order)
-    index, axis = order[rank], found.slices.axis
+    index = order[rank]
+    return WorstSlice(
+        index=index,
+        dice=float(found.slices.dice[region][index]),
+        wrongVoxels=int(found.slices.wrong_voxels[region][index]),
+        ras=positionOfSlice(request, found, region, index),
+        rank=rank,
+        count=len(order),
+    )
+
+
+def worstSlices(
+    request: Request, found: Review, region: str, count: int = 5
+) -> tuple[WorstSlice, ...]:
+    """The slices with the most wrong voxels, worst first; fewer where fewer have the region."""
+    first = worstSlice(request, found, region, 0, by="voxels")
+    if first is None:
+        return ()
+    others = []
+    for rank in range(1, min(count, first.count)):
+        others.append(worstSlice(request, found, region, rank, by="voxels"))
+    return (first, *others)
+
+
+def positionOfSlice(request: Request, found: Review, region: str, index: int):
+    """World position in mm of what is wrong in a slice, or of its labels where all is right.
+
+    Args:
+        request, found: as for ``worstSlice``.
+        region: a region that was scored.
+        index: along the slice axis of the array, from 0.
+    """
+    axis = found.slices.axis
     # One slice only: the whole error map would cost a second per click.
     part = [slice(None)] * 3
     part[axis] = slice(index, index + 1)
-    values = error_map(
-        request.labels[tuple(part)], request.reference[tuple(part)], request.task, region
-    )
+    labels = request.labels[tuple(part)]
+    reference = request.reference[tuple(part)]
+    values = error_map(labels, reference, request.task, region)
     wrong = values > AGREEMENT
     weights = np.zeros(request.labels.shape, bool)
     weights[tuple(part)] = wrong if wrong.any() else values > 0
-    ras = focus(weights, request.geometry.grid, axis, index)
-    score, count = found.slices.dice[region][index], found.slices.wrong_voxels[region][index]
-    return WorstSlice(
-        index, float(score), int(count), tuple(float(c) for c in ras), rank, len(order)
-    )
+    return tuple(float(c) for c in focus(weights, request.geometry.grid, axis, index))
 
 
 def jumpTo(scene, ras) -> None:
     """Let every slice view of the scene show a world position, centered."""
     slicer.vtkMRMLSliceNode.JumpAllSlices(scene, *ras, slicer.vtkMRMLSliceNode.CenteredJumpSlice)
-
-
-def scoreText(value: float, digits: int = 3) -> str:
-    """A score as text: three decimals, or a dash where it is not defined."""
-    return "\u2013" if math.isnan(value) else f"{value:.{digits}f}"
 
 
 def _emptiness(labels: np.ndarray, node) -> list[Finding]:
@@ -416,9 +453,9 @@ def _errors(scene, segmentationNode, request: Request, region: str, image):
         segmentation.SetSourceRepresentationName(binary)
         name = slicer.vtkSegmentationConverter.GetReferenceImageGeometryParameterName()
         segmentation.SetConversionParameter(name, request.geometry.text)
-        for value, (key, title, color) in ERRORS.items():
+        for value, (key, _title, color) in ERRORS.items():
             segment = slicer.vtkSegment()
-            segment.SetName(f"{region}: {title}")
+            segment.SetName(f"{region}: {request.errorTitles[value]}")
             segment.SetColor(*(c / 255.0 for c in color))
             segment.SetLabelValue(value)
             segment.SetTag(REVIEW, region)

@@ -114,7 +114,7 @@ def segmentationFromResult(scene, referenceNode, result, task: Task, node=None):
     if made:
         name = scene.GenerateUniqueName(f"{referenceNode.GetName()} - MedMAP")
         node = scene.AddNewNodeByClass("vtkMRMLSegmentationNode", name)
-        restore = partial(_removeWithDisplay, scene, node)
+        restore = partial(removeWithDisplay, scene, node)
     else:
         restore = snapshot(node)
     try:
@@ -298,14 +298,17 @@ def takeBack(scene, node, restore=None):
     if restore is not None:
         restore()
         return node
-    _removeWithDisplay(scene, node)
+    removeWithDisplay(scene, node)
     return None
 
 
-def _removeWithDisplay(scene, node) -> None:
-    for display in [node.GetNthDisplayNode(n) for n in range(node.GetNumberOfDisplayNodes())]:
-        if display is not None:
-            scene.RemoveNode(display)
+def removeWithDisplay(scene, node) -> None:
+    """Remove a node together with its display nodes."""
+    if node.IsA("vtkMRMLDisplayableNode"):
+        count = node.GetNumberOfDisplayNodes()
+        for display in [node.GetNthDisplayNode(number) for number in range(count)]:
+            if display is not None:
+                scene.RemoveNode(display)
     scene.RemoveNode(node)
 
 

@@ -1,27 +1,34 @@
-"""The sections of the panel, from top to bottom. These files and the module file are the only ones that use Qt.
+"""The sections of the panel. These files and the module file are the only ones that use Qt.
 
-A new section is a file here, a line in ``SECTIONS`` and a box in ``Resources/UI/MedMAPSegment.ui``.
+A new section is a file here, a line in ``SECTIONS`` and widgets in
+``Resources/UI/MedMAPSegment.ui``.
 """
 
 from __future__ import annotations
 
 from .checks import ChecksSection
-from .expected_performance import CardSection
+from .expected_performance import ExpectedPerformanceSection
+from .follow_up import FollowUpSection
+from .hand_over import HandOverSection
 from .inputs import InputsSection
-from .modality_comparison import WhatIfSection
 from .models import ModelsSection
 from .results import ResultsSection
 from .review import ReviewSection
 from .run import RunSection
+from .settings import SettingsSection
+from .subset_comparison import SubsetComparisonSection
 
 SECTIONS = (
     ModelsSection,
     InputsSection,
-    CardSection,
+    ExpectedPerformanceSection,
     ChecksSection,
+    SettingsSection,
     RunSection,
     ResultsSection,
+    HandOverSection,
     ReviewSection,
-    WhatIfSection,
+    SubsetComparisonSection,
+    FollowUpSection,
 )
-"""In the order in which they follow a change: the model decides on the inputs, these on what comes below."""
+"""In the order in which they follow a change: the model decides on the inputs, these on all else."""

@@ -2,191 +2,93 @@
 
 from __future__ import annotations
 
-import logging
-import math
-import re
-import traceback
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-import qt
-import slicer
 import slicer.util
-from slicer.i18n import tr as _
 
-from medmap.errors import MedMAPError
-
-from ..mrml.nodes import saveCsv
+from ..state import PanelState
+from .jobs import Jobs
 
 
 class Section:
-    """A part of the panel: binds some widgets of ``ui`` to the logic.
+    """A part of the panel: binds some widgets of ``ui`` to the state.
 
     Attributes:
         attribute: name of the panel's attribute that holds the section.
-        panel: the ``MedMAPSegmentWidget``.
-        ui: its widgets by name.
+        box: name of the box that holds its widgets (``flow.BOXES``); empty for what is always seen.
+        ui: the panel's widgets by name.
+        state: what the panel is about.
+        jobs: carries out computations.
     """
 
     attribute = ""
+    box = ""
 
-    def __init__(self, panel):
-        self.panel = panel
-        self.ui = panel.ui
+    def __init__(self, ui, state: PanelState, jobs: Jobs):
+        self.ui = ui
+        self.state = state
+        self.jobs = jobs
         self.setup()
 
-    def setup(self):
+    def setup(self) -> None:
         """Connect the widgets; nothing heavy."""
 
-    def rebuild(self):
+    def rebuild(self) -> None:
         """Make what depends on the task of the model; called when another model is chosen."""
 
-    def update(self):
-        """Enable and describe what fits the present state; called after every change, so it must be quick."""
+    def update(self) -> None:
+        """Enable and describe what fits the present state; called after every change."""
 
-    def clear(self):
+    def resultArrived(self) -> None:
+        """A computation has ended with a new result."""
+
+    def clear(self) -> None:
         """Forget what belonged to a scene that is closed."""
+
+    def summary(self) -> str:
+        """The section in a few words, for when its box is folded; empty if there is nothing."""
+        return ""
 
 
 @contextmanager
-def waiting():
-    """Wait cursor. Unlike ``slicer.util.WaitCursor`` it handles no events, so no second click can slip in."""
-    slicer.app.setOverrideCursor(qt.Qt.WaitCursor)
+def signalsBlocked(*widgets) -> Iterator[None]:
+    """Widgets that are changed inside tell nobody: what the program sets is no choice."""
+    before = [(widget, widget.blockSignals(True)) for widget in widgets]
     try:
         yield
     finally:
-        slicer.app.restoreOverrideCursor()
+        for widget, wasBlocked in before:
+            widget.blockSignals(wasBlocked)
 
 
-@contextmanager
-def saying(failed):
-    """Show what goes wrong inside, under ``failed``: a MedMAPError as it is, anything else with its details.
-
-    Unlike with ``slicer.util.tryWithErrorDisplay`` a fault that was foreseen (wrong input, no memory) leaves no
-    traceback in the log.
-
-    Args:
-        failed: what could not be done, as a sentence.
-    """
-    try:
-        yield
-    except MedMAPError as error:
-        slicer.util.errorDisplay(f"{failed}\n\n{error}")
-    except Exception as error:
-        logging.exception(failed)
-        slicer.util.errorDisplay(f"{failed}\n\n{error}", detailedText=traceback.format_exc())
-
-
-def fillTable(widget, heads, rows, tips=()):
-    """Show texts in a table widget, which is hidden while there is nothing to show.
-
-    The table takes the width that the panel has and asks for none: a table that asks for the width of its contents,
-    with a last column that stretches, widens the dock, which stretches the column, which widens the dock.
-
-    Args:
-        widget: QTableWidget.
-        heads: headings.
-        rows: one list of texts per row.
-        tips: tool tip of each column.
-    """
-    widget.setRowCount(len(rows))
-    widget.setColumnCount(len(heads))
-    widget.setHorizontalHeaderLabels(list(heads))
-    for row, texts in enumerate(rows):
-        for column, text in enumerate(texts):
-            item = qt.QTableWidgetItem(text)
-            if column < len(tips) and tips[column]:
-                item.setToolTip(tips[column])
-            widget.setItem(row, column, item)
-    widget.setVisible(bool(rows))
-    fitColumns(widget)
-
-
-def fitColumns(widget):
-    """Numbers get the width that they need; the first column takes what is left and wraps its texts."""
-    header = widget.horizontalHeader()
-    for column in range(widget.columnCount):
-        first = column == 0
-        mode = qt.QHeaderView.Stretch if first else qt.QHeaderView.ResizeToContents
-        header.setSectionResizeMode(column, mode)
-    widget.verticalHeader().setSectionResizeMode(qt.QHeaderView.ResizeToContents)
-    widget.resizeRowsToContents()
-
-
-def tableRows(tableNode, columns):
-    """Texts of some columns of a table node, row by row, and the columns' descriptions.
-
-    Args:
-        tableNode: vtkMRMLTableNode, or None.
-        columns: column name -> function that turns a value into a text; None for the usual form.
-    """
-    if tableNode is None:
-        return [], []
-    table = tableNode.GetTable()
-    found = [(table.GetColumnByName(name), form or numberText) for name, form in columns.items()]
-    rows = [
-        [form(array.GetValue(row)) for array, form in found]
-        for row in range(table.GetNumberOfRows())
-    ]
-    return rows, [tableNode.GetColumnDescription(name) or "" for name in columns]
-
-
-def saveTable(tableNode, statusLabel):
-    """Ask for a file name and save a table of the scene there; with full precision, for spreadsheets.
-
-    Args:
-        tableNode: vtkMRMLTableNode.
-        statusLabel: says where it was saved.
-    """
-    name = re.sub(r"[^\w .+-]", "_", tableNode.GetName()) + ".csv"
-    path = qt.QFileDialog.getSaveFileName(
-        slicer.util.mainWindow(), _("Save the table"), name, _("Tables") + " (*.csv)"
-    )
-    if not path:
-        return
-    with saying(_("The table could not be saved.")):
-        statusLabel.text = _("Saved: {path}").format(path=saveCsv(tableNode, path))
-
-
-def numberText(value, digits=1):
-    """A number with so many decimals, a dash for one that is not defined; a text as it is."""
-    if isinstance(value, str):
-        return value
-    return "\u2013" if math.isnan(value) else f"{value:.{digits}f}"
-
-
-def scoreText(value):
-    """A number between 0 and 1 with three decimals."""
-    return numberText(value, 3)
-
-
-def shortText(value):
-    """A number between 0 and 1 with two decimals."""
-    return numberText(value, 2)
-
-
-def changeText(value):
-    """A change with its sign."""
-    return "\u2013" if math.isnan(value) else f"{value:+.1f}"
-
-
-def showText(label, text):
+def showText(label, text: str) -> None:
     """Text of a label that takes no room while it is empty."""
     label.text = text
     label.setVisible(bool(text))
 
 
-def fillCombo(comboBox, texts, index=0):
+def fillCombo(comboBox, texts: Sequence[str], index: int = 0) -> None:
     """Replace the entries of a combo box without telling anybody."""
-    wasBlocked = comboBox.blockSignals(True)
-    try:
+    with signalsBlocked(comboBox):
         comboBox.clear()
         for text in texts:
             comboBox.addItem(text)
         comboBox.setCurrentIndex(index)
-    finally:
-        comboBox.blockSignals(wasBlocked)
 
 
-def inScene(node):
-    """The node, or None when it is none or no longer in the scene."""
-    return node if node is not None and slicer.mrmlScene.IsNodePresent(node) else None
+def chooseIndex(comboBox, index: int) -> None:
+    """Choose an entry of a combo box without telling anybody."""
+    with signalsBlocked(comboBox):
+        comboBox.setCurrentIndex(index)
+
+
+def setChecked(button, checked: bool) -> None:
+    """Check a button or check box without telling anybody."""
+    with signalsBlocked(button):
+        button.checked = checked
+
+
+def showVolume(node) -> None:
+    """Show a volume in all slice views."""
+    slicer.util.setSliceViewerLayers(background=node, fit=True)

@@ -2,95 +2,110 @@
 
 from __future__ import annotations
 
-import re
-
 import slicer.util
 from slicer.i18n import tr as _
 
 from medmap.bundle.format import choose_entry
 
-from ..expected_performance import NOT_VALIDATED, subsetCard
-from .common import Section, fillTable, showText
+from ..expected_performance import ExpectedPerformance, expectedPerformance
+from .common import Section, showText
+from .dialogs import warningLine
+from .sentences import sentence
+from .tables import fillTable, shortText
 
 
-class CardSection(Section):
-    """Modality subset, measured Dice, warnings; never a number that was not measured."""
+class ExpectedPerformanceSection(Section):
+    """Measured Dice, whom the model was made for, one warning; never a number not measured."""
 
-    attribute = "card"
+    attribute = "performance"
+    box = "inputs"
 
-    def setup(self):
+    def setup(self) -> None:
         """Connect the link to the details."""
         self._details = ""
-        self.ui.cardDetailsLabel.connect("linkActivated(QString)", self.onDetails)
+        self.ui.performanceDetailsLabel.connect("linkActivated(QString)", self.onDetails)
 
-    def update(self):
+    def summary(self) -> str:
+        """The expected Dice of the first region."""
+        performance = self._performance()
+        if performance is None or not performance.validated:
+            return ""
+        score = performance.scores[0]
+        text = _("expected {region} {mean}")
+        return text.format(region=score.region, mean=shortText(score.mean))
+
+    def _performance(self) -> ExpectedPerformance | None:
+        used = self.state.usedVolumes
+        if not used:
+            return None
+        return expectedPerformance(self.state.task, self.state.entry.card, used)
+
+    def update(self) -> None:
         """Follow the selected modalities."""
-        inputs = self.panel.inputs.read()
-        if inputs is None:
+        if self.state.inputs is None:
             return
-        entry = self.panel.models.entry
-        card = subsetCard(self.panel.logic.task, entry.card, inputs.used)
-        self.ui.cardLabel.text = card.title
-        self._showScores(card)
-        lines = [entry.error] if entry.error else []
-        if card.validated:
-            lines.append(_("Measured on {data}.").format(data=withoutDetails(card.data)))
-        elif card.subset and not entry.error:
-            lines.append(NOT_VALIDATED)
-        lines += self._networkWarnings(inputs.used)
-        lines += [f"\u26a0 {warning}" for warning in (*inputs.warnings, *card.warnings)]
-        showText(self.ui.cardNoteLabel, "\n".join(lines))
-        self._details = card.data
-        self.ui.cardDetailsLabel.setVisible(withoutDetails(card.data) != card.data)
+        performance = self._performance()
+        title = ""
+        if performance is not None:
+            title = _("Expected with {modalities}:").format(modalities=performance.title)
+        showText(self.ui.performanceLabel, title)
+        self._showScores(performance)
+        showText(self.ui.performanceNoteLabel, "\n".join(self._notes(performance)))
+        self._details = ""
+        if performance is not None:
+            self._details = performance.details
+        self.ui.performanceDetailsLabel.setVisible(bool(self._details))
 
-    def _showScores(self, card):
-        """One row per region; a column more where there are figures for all modalities."""
-        heads = [_("Region"), _("Dice, mean \u00b1 SD")]
-        if card.complete:
-            heads.append(_("All modalities"))
-        complete = {score.region: score.text for score in card.complete}
+    def _showScores(self, performance: ExpectedPerformance | None) -> None:
         rows = []
-        for score in card.scores:
-            row = [f"{score.region} ({score.title})", score.text]
-            if complete:
-                row.append(complete[score.region])
-            rows.append(row)
-        fillTable(self.ui.cardTable, heads, rows)
+        if performance is not None:
+            for score in performance.scores:
+                rows.append([f"{score.title} ({score.region})", shortText(score.mean), score.range])
+        heads = [_("Region"), _("Dice"), _("Typical range")]
+        tips = ["", "", _("Mean minus and plus one standard deviation")]
+        fillTable(self.ui.performanceTable, heads, rows, tips)
 
-    def _networkWarnings(self, used):
-        """What a model with one network per subset will do with these; known without loading it."""
-        subsets = self.panel.models.entry.subsets
+    def _notes(self, performance: ExpectedPerformance | None) -> list[str]:
+        """How it was measured, whom the model was made for, and the most important warning."""
+        entry = self.state.entry
+        if entry.error:
+            return [entry.error]
+        if performance is None:
+            return []
+        lines = []
+        if not performance.validated:
+            lines.append(_("This modality subset was not validated with this model."))
+        elif performance.onPatients:
+            text = _("Measured on {count} patients that the model had not seen.")
+            lines.append(text.format(count=performance.cases))
+        else:
+            text = _("Measured on {count} synthetic cases, not on patients.")
+            lines.append(text.format(count=performance.cases))
+        if performance.population:
+            lines.append(sentence(performance.population))
+        warning = self._networkWarning() or performance.warning
+        if warning:
+            lines.append(warningLine(sentence(warning)))
+        inputs = self.state.inputs
+        if inputs is not None:
+            lines += [warningLine(sentence(text)) for text in inputs.warnings]
+        return lines
+
+    def _networkWarning(self) -> str:
+        """What a model with one network per subset will do; known without loading it."""
+        used = self.state.usedVolumes
+        subsets = self.state.entry.subsets
         index = choose_entry(subsets, used)
         if index is None:
-            if not used:
-                return []
-            return [_("\u26a0 The model does not support this modality subset.")]
+            return _("The model does not support this modality subset.")
         subset = subsets[index]
         if subset is None or set(subset) == set(used):
-            return []
-        titles = self.panel.logic.task.titles(subset)
-        return [
-            _(
-                "\u26a0 The model has no network for exactly this modality subset: only {scans} "
-                "will be used."
-            ).format(scans=titles)
-        ]
+            return ""
+        text = _(
+            "The model has no network for exactly this modality subset: only {scans} will be used."
+        )
+        return text.format(scans=self.state.task.titles(subset))
 
-    def onDetails(self, link=""):
+    def onDetails(self, link: str = "") -> None:
         """Show everything that the model records about the measurement."""
         slicer.util.infoDisplay(self._details, windowTitle=_("Expected performance"))
-
-
-def withoutDetails(data):
-    """The data of a measurement without remarks in parentheses inside the description.
-
-    How to generate the very same cases (commands, seeds, label maps) is recorded there, which is of
-    use to a developer and of none to a reader.
-    """
-    count, opening, description = data.partition(" (")
-    inner = description.removesuffix(")")
-    while re.search(r"\([^()]*\)", inner):
-        inner = re.sub(r" ?\([^()]*\)", "", inner)
-    if not opening or not description.endswith(")"):
-        return data
-    return f"{count} ({inner})"

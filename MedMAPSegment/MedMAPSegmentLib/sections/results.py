@@ -1,4 +1,4 @@
-"""Result: volumes and diameters, the segments in 3D, what the result is based on, undo."""
+"""Result: volumes and diameters, warnings, the segments in 2D and 3D, what it is based on, undo."""
 
 from __future__ import annotations
 
@@ -8,189 +8,184 @@ from slicer.i18n import tr as _
 
 from medmap.errors import MedMAPError
 
-from ..mrml import choices
-from ..mrml.nodes import derivedNode
-from ..mrml.results import ROLE_RESULTS, centerOf, resultsTable
-from ..mrml.review import jumpTo
-from ..mrml.scene import provenanceOf
-from .common import Section, fillTable, inScene, saveTable, saying, tableRows, waiting
+from ..mrml import review
+from ..mrml.nodes import columnOf, derivedNode
+from ..mrml.overlay import DIFFERENCE, FILL, MODES, OUTLINE, overlayOf, setOverlay, showOverlay
+from ..mrml.results import ROLE_RESULTS, centerOfSegments, resultsTable
+from .common import Section, chooseIndex, fillCombo, setChecked, showText
+from .dialogs import saying, waiting, warningLine
+from .sentences import errorText, findingText
+from .tables import clearTable, copyTable, fillTable, numberText, saveTable, tableRows
 
 
 class ResultsSection(Section):
     """What came out of the last run; or of the run that a loaded scene remembers."""
 
     attribute = "results"
+    box = "results"
 
-    def setup(self):
+    def setup(self) -> None:
         """Connect the buttons."""
-        self._shown = None
-        self._before = []
+        self._shown: tuple | None = None
+        titles = {FILL: _("Fill"), OUTLINE: _("Outline"), DIFFERENCE: _("Difference")}
+        fillCombo(self.ui.overlayComboBox, [titles[mode] for mode in MODES])
+        self.ui.overlayComboBox.connect("currentIndexChanged(int)", self.onOverlay)
         self.ui.show3DButton.connect("toggled(bool)", self.onShow3D)
         self.ui.undoButton.connect("clicked(bool)", self.onUndo)
+        self.ui.copyResultsButton.connect("clicked(bool)", self.onCopy)
         self.ui.saveResultsButton.connect("clicked(bool)", self.onSave)
 
     @property
     def segmentation(self):
         """The latest result's vtkMRMLSegmentationNode, or None."""
-        parameterNode = self.panel.parameterNode(always=True)
-        return (
-            inScene(choices.nodeOf(parameterNode, choices.RESULT))
-            if parameterNode is not None
-            else None
-        )
+        return self.state.result
 
-    @property
-    def provenance(self):
-        """What made the latest result; empty without one, or when nothing is recorded."""
-        node = self.segmentation
-        return (provenanceOf(node) or {}) if node is not None else {}
+    def summary(self) -> str:
+        """The volume of the first region."""
+        table = self._table()
+        if table is None:
+            return ""
+        region = columnOf(table, "Region")[0]
+        volume = numberText(columnOf(table, "Volume")[0])
+        return _("{region} {volume} ml").format(region=region, volume=volume)
 
-    def take(self, request, result):
-        """Put a result into the scene and show it. The previous one stays in the scene, hidden."""
-        previous = self.segmentation
-        node = self.panel.logic.apply(request, result)
-        self._before.append(previous.GetID() if previous is not None else None)
-        if previous is not None and previous is not node and previous.GetDisplayNode() is not None:
-            previous.GetDisplayNode().SetVisibility(False)
-        self.panel.run.noteDevice(request.device, result.provenance.run.device)
-        self._choose(node)
-        if result.labels.any():
-            jumpTo(slicer.mrmlScene, centerOf(result.labels, result.grid))
-        self.panel.ui.statusLabel.text = _("Done: {name}").format(name=node.GetName())
+    def _table(self):
+        node = self.state.result
+        if node is None:
+            return None
+        return derivedNode(self.state.scene, "vtkMRMLTableNode", ROLE_RESULTS, node)
 
-    def _choose(self, node):
-        """Make a segmentation, or None, the one that the panel is about."""
-        self._shown = None
-        if node is not None:
-            node.GetDisplayNode().SetVisibility(True)
-        choices.choose(self.panel.parameterNode(always=True), choices.RESULT, node)
-        self.panel.update()
+    def resultArrived(self) -> None:
+        """Go to the middle of what was found."""
+        center = centerOfSegments(self.state.result, self.state.task)
+        if center is not None:
+            review.jumpTo(self.state.scene, center)
 
-    def update(self):
+    def update(self) -> None:
         """Follow the result, also one that came with a loaded scene."""
-        node = self.segmentation
-        idle = not self.panel.isBusy()
-        self.ui.show3DButton.enabled = node is not None and idle
-        self.ui.undoButton.enabled = self.panel.logic.canUndo and idle
+        node = self.state.result
+        isIdle = not self.state.isBusy
+        self.ui.show3DButton.enabled = node is not None and isIdle
+        self.ui.undoButton.enabled = self.state.logic.canUndo and isIdle
         self.ui.saveResultsButton.enabled = node is not None
-        key = (node.GetID(), self.panel.logic.task.name) if node is not None else None
+        self.ui.copyResultsButton.enabled = node is not None
+        self._showOverlay(node)
+        key = (node.GetID(), self.state.task.name) if node is not None else None
         if key == self._shown:
             return
         self._shown = key
+        showText(self.ui.resultsWarningLabel, "")
         if node is None:
             self.ui.resultsLabel.text = _("No result yet.")
-            fillTable(self.ui.resultsTable, [], [])
+            clearTable(self.ui.resultsTable)
             return
+        self._show(node)
+
+    def _show(self, node) -> None:
         try:
-            table = resultsTable(slicer.mrmlScene, node, self.panel.logic.task)
+            table = resultsTable(self.state.scene, node, self.state.task)
         except MedMAPError as error:  # a scene may hold anything
-            self.ui.resultsLabel.text = f"\u26a0 {error}"
-            fillTable(self.ui.resultsTable, [], [])
+            self.ui.resultsLabel.text = warningLine(errorText(error))
+            clearTable(self.ui.resultsTable)
             return
-        columns = {
-            "Region": None,
-            "Name": None,
-            "Volume": None,
-            "Axial diameter": None,
-            "Diameter": None,
-        }
+        columns = dict.fromkeys(("Region", "Name", "Volume", "Axial diameter", "Diameter"))
         heads = [_("Region"), _("ml"), _("Axial \u00d8 mm"), _("Longest \u00d8 mm")]
         rows, tips = tableRows(table, columns)
-        fillTable(
-            self.ui.resultsTable,
-            heads,
-            [[f"{row[0]} ({row[1]})", *row[2:]] for row in rows],
-            tips[1:],
-        )
-        self.ui.resultsLabel.text = self.describe(self.provenance)
-        wasBlocked = self.ui.show3DButton.blockSignals(True)
-        self.ui.show3DButton.checked = _hasSurfaces(node)
-        self.ui.show3DButton.blockSignals(wasBlocked)
+        titled = [[f"{row[1]} ({row[0]})", *row[2:]] for row in rows]
+        fillTable(self.ui.resultsTable, heads, titled, tips[1:])
+        provenance = self.state.provenance
+        showText(self.ui.resultsWarningLabel, "\n".join(self.warnings(provenance)))
+        self.ui.resultsLabel.text = "\n".join(self.facts(provenance))
+        setChecked(self.ui.show3DButton, _hasSurfaces(node))
 
-    def describe(self, provenance):
-        """What a result is based on, and what to beware of, from its provenance."""
-        task = self.panel.logic.task
-        used = [
-            name
-            for name in task.modality_names
-            if name in provenance.get("modalities", {}).get("used", {})
-        ]
+    def warnings(self, provenance: dict) -> list[str]:
+        """What to beware of, from the provenance of a result."""
+        lines = []
+        for finding in provenance.get("findings", []):
+            if finding.get("level") == "warning":
+                text = findingText(finding.get("message", ""), finding.get("remedy", ""))
+                lines.append(warningLine(text))
+        return lines
+
+    def facts(self, provenance: dict) -> list[str]:
+        """What a result is based on, from its provenance."""
+        task = self.state.task
+        modalities = provenance.get("modalities", {})
+        used = [name for name in task.modality_names if name in modalities.get("used", {})]
         lines = []
         if used:
-            titles = " + ".join(task.modality(name).title for name in used)
-            lines.append(_("Based on: {scans}").format(scans=titles))
-        reference = provenance.get("modalities", {}).get("reference")
+            lines.append(_("Based on: {scans}").format(scans=task.subset_title(used)))
+        reference = modalities.get("reference")
         if reference in task.modality_names:
-            lines.append(_("Output geometry: {scan}").format(scan=task.modality(reference).title))
+            title = task.modality(reference).title
+            lines.append(_("Output geometry: {scan}").format(scan=title))
         run = provenance.get("run", {})
         if "device" in run:
             text = _("Computed on: {device}").format(device=run["device"])
-            lines.append(
-                text
-                + (
-                    _(", {seconds:.1f} s").format(seconds=run["seconds"])
-                    if "seconds" in run
-                    else ""
-                )
-            )
+            if "seconds" in run:
+                text += _(", {seconds} s").format(seconds=numberText(run["seconds"]))
+            lines.append(text)
         if "bundle" in provenance:
             lines.append(_("Model: {model}").format(model=provenance["bundle"].get("id", "?")))
-        for finding in provenance.get("findings", []):
-            if finding.get("level") == "warning":
-                lines.append(
-                    f"\u26a0 {finding.get('message', '')} {finding.get('remedy', '')}".rstrip()
-                )
-        return "\n".join(lines) or _(
-            "No information about how this segmentation was made is recorded."
-        )
+        return lines or [_("No information about how this segmentation was made is recorded.")]
 
-    def onShow3D(self, on):
+    def _showOverlay(self, node) -> None:
+        mode = overlayOf(self.state.parameterNode(always=True))
+        chooseIndex(self.ui.overlayComboBox, MODES.index(mode))
+        self.ui.overlayComboBox.enabled = node is not None
+
+    def onOverlay(self, index: int = 0) -> None:
+        """Another way to draw the result."""
+        if not self.state.isShown or not 0 <= index < len(MODES):
+            return
+        setOverlay(self.state.parameterNode(), MODES[index])
+        node = self.state.result
+        if node is not None:
+            nodes = review.nodesOf(self.state.scene, node)
+            if nodes is None and MODES[index] == DIFFERENCE:
+                self.state.say(_("Compare the result with a reference to see the difference."))
+            showOverlay(MODES[index], node, nodes.errors if nodes is not None else None)
+        self.state.changed()
+
+    def onShow3D(self, on: bool) -> None:
         """Show or hide the surfaces."""
-        node = self.segmentation
+        node = self.state.result
         if node is None:
             return
         with saying(_("The surfaces could not be created.")), waiting():
             if on:
                 node.CreateClosedSurfaceRepresentation()
                 node.GetDisplayNode().SetVisibility3D(True)
-                if slicer.app.layoutManager() is not None:  # there is none without a main window
+                # There is none without a main window.
+                if slicer.app.layoutManager() is not None:
                     slicer.app.layoutManager().resetThreeDViews()
             else:
                 node.RemoveClosedSurfaceRepresentation()
 
-    def onSave(self, clicked=False):
-        """Save the table as a file."""
-        node = self.segmentation
-        table = (
-            derivedNode(slicer.mrmlScene, "vtkMRMLTableNode", ROLE_RESULTS, node)
-            if node is not None
-            else None
-        )
-        if table is not None:
-            saveTable(table, self.panel.ui.statusLabel)
+    def onCopy(self, clicked: bool = False) -> None:
+        """Put the table on the clipboard."""
+        copyTable(self._table(), self.state)
 
-    def onUndo(self, clicked=False):
+    def onSave(self, clicked: bool = False) -> None:
+        """Save the table as a file."""
+        saveTable(self._table(), self.state)
+
+    def onUndo(self, clicked: bool = False) -> None:
         """Take the last result back and show the one before it."""
         with saying(_("Undo failed.")):
-            before = self._before.pop() if self._before else None
-            restored = self.panel.logic.undo()
-            if restored is None and before is not None:
-                restored = slicer.mrmlScene.GetNodeByID(before)
-            self._choose(restored)
-            self.panel.ui.statusLabel.text = _("The last result was removed.")
+            self.state.undoResult()
+            self._shown = None
+            self.state.say(_("The last result was removed."))
 
-    def clear(self):
+    def clear(self) -> None:
         """No result."""
         self._shown = None
-        self._before = []
-        self.panel.logic.forgetResults()
         self.ui.resultsLabel.text = _("No result yet.")
-        fillTable(self.ui.resultsTable, [], [])
-        wasBlocked = self.ui.show3DButton.blockSignals(True)
-        self.ui.show3DButton.checked = False
-        self.ui.show3DButton.blockSignals(wasBlocked)
+        showText(self.ui.resultsWarningLabel, "")
+        clearTable(self.ui.resultsTable)
+        setChecked(self.ui.show3DButton, False)
 
 
-def _hasSurfaces(node):
+def _hasSurfaces(node) -> bool:
     name = slicer.vtkSegmentationConverter.GetSegmentationClosedSurfaceRepresentationName()
-    return node.GetSegmentation().ContainsRepresentation(name)
+    return bool(node.GetSegmentation().ContainsRepresentation(name))

@@ -1,6 +1,8 @@
-"""Review: agreement with a reference, region by region and slice by slice."""
+"""Review: agreement with a reference or another result, region by region and slice by slice."""
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 import qt
 import slicer
@@ -10,270 +12,416 @@ from slicer.i18n import tr as _
 from medmap.errors import MedMAPError
 
 from ..mrml import choices, review
-from ..mrml.reference import sources, targets
-from .common import (
-    Section,
-    fillCombo,
+from ..mrml.nodes import columnOf
+from ..mrml.overlay import DIFFERENCE, overlayOf, setOverlay, showOverlay
+from ..mrml.reference import conventionsOf, isLabelVolume, sources, targets
+from .common import Section, chooseIndex, fillCombo, showText
+from .dialogs import saying, waiting, warningLine
+from .sentences import errorText, findingText, sentence
+from .tables import (
+    clearTable,
+    copyTable,
     fillTable,
     fitColumns,
-    inScene,
     numberText,
     saveTable,
-    saying,
     scoreText,
-    showText,
     tableRows,
-    waiting,
 )
+
+CONVENTION = "labelConvention"
+"""Parameter of the scene: the chosen label convention of the reference."""
+
+COLUMNS = {
+    "Region": None,
+    "Dice": scoreText,
+    "Sensitivity": scoreText,
+    "Precision": scoreText,
+    "HD95": numberText,
+    "Volume": numberText,
+    "Reference volume": numberText,
+}
+"""Columns of the table of scores that are shown, and how."""
+
+
+@dataclass(frozen=True)
+class Compared:
+    """A comparison whose labels are at hand.
+
+    Attributes:
+        request: what was compared.
+        review: what came out.
+        key: distinguishes it from other comparisons of the scene.
+    """
+
+    request: review.Request
+    review: review.Review
+    key: tuple | None
 
 
 class ReviewSection(Section):
     """Compares the latest result with a segmentation or label volume that someone else made."""
 
     attribute = "review"
+    box = "review"
 
-    def setup(self):
-        """Connect the buttons."""
-        self._request = self._found = self._foundKey = None
-        self._shown = self._matched = None
-        self._override = {}
-        self._matchBoxes = []
+    def setup(self) -> None:
+        """Connect the widgets."""
+        self._compared: Compared | None = None
+        self._shownScores: tuple | None = None
+        self._shownMatches: tuple | None = None
+        self._override: dict[str, str] = {}
+        self._conventions: tuple[str, ...] = ("",)
+        self._matchBoxes: list = []
+        self._worst: tuple[review.WorstSlice, ...] = ()
         self._rank = -1
         self._following = False
+        self._watchesPlot = False
         self.ui.reviewSelector.connect("currentNodeChanged(vtkMRMLNode*)", self.onReference)
         self.ui.reviewButton.connect("clicked(bool)", self.onReview)
         self.ui.worstSliceButton.connect("clicked(bool)", self.onWorstSlice)
+        self.ui.worstTable.connect("cellClicked(int,int)", self.onWorstRow)
+        self.ui.worstTable.connect("cellActivated(int,int)", self.onWorstRow)
         self.ui.plotButton.connect("clicked(bool)", self.onPlot)
+        self.ui.copyReviewButton.connect("clicked(bool)", self.onCopy)
         self.ui.saveReviewButton.connect("clicked(bool)", self.onSave)
+        self.ui.conventionComboBox.connect("currentIndexChanged(int)", self.onConvention)
         self.ui.regionComboBox.connect("currentIndexChanged(int)", self.onRegion)
 
-    def rebuild(self):
+    def summary(self) -> str:
+        """The Dice of the first region, or the reference that is chosen."""
+        nodes = self._nodes()
+        if nodes is not None:
+            region = columnOf(nodes.scores, "Region")[0]
+            return _("Dice {region} {dice}").format(
+                region=region, dice=scoreText(columnOf(nodes.scores, "Dice")[0])
+            )
+        if self.reference is not None:
+            return _("reference: {name}").format(name=self.reference.GetName())
+        return ""
+
+    def rebuild(self) -> None:
         """Regions of the task."""
-        regions = self.panel.logic.task.regions
-        fillCombo(self.ui.regionComboBox, [f"{region.name} - {region.title}" for region in regions])
-        self._matched = None
+        titles = [f"{region.name} - {region.title}" for region in self.state.task.regions]
+        fillCombo(self.ui.regionComboBox, titles)
+        conventions = conventionsOf(self.state.task)
+        self._conventions = ("", *conventions)
+        fillCombo(self.ui.conventionComboBox, [_("Recognize"), *conventions.values()])
+        self._shownMatches = None
 
     @property
     def reference(self):
         """The chosen reference node, or None."""
-        parameterNode = self.panel.parameterNode(always=True)
-        return (
-            inScene(choices.nodeOf(parameterNode, choices.REFERENCE))
-            if parameterNode is not None
-            else None
-        )
+        return self.state.reviewReference
 
     @property
-    def region(self):
+    def region(self) -> str:
         """Name of the chosen region."""
-        return self.panel.logic.task.regions[max(0, self.ui.regionComboBox.currentIndex)].name
+        return self.state.task.regions[max(0, self.ui.regionComboBox.currentIndex)].name
 
-    def onReference(self, node):
-        """Another reference was chosen."""
-        if self._following or self.panel.parameterNode() is None:
-            return
-        if choices.choose(self.panel.parameterNode(), choices.REFERENCE, node):
+    @property
+    def convention(self) -> str:
+        """Name of the chosen label convention; empty to recognize it."""
+        name = self.state.parameterNode(always=True).GetParameter(CONVENTION) or ""
+        return name if name in self._conventions else ""
+
+    def onConvention(self, index: int = 0) -> None:
+        """The values of the reference mean something else."""
+        if self.state.isShown and 0 <= index < len(self._conventions):
+            node = self.state.parameterNode()
+            node.SetParameter(CONVENTION, self._conventions[index])
             self._override = {}
-            self.panel.update()
+            self.state.changed()
 
-    def update(self):
+    def _nodes(self) -> review.ReviewNodes | None:
+        """The comparison that the scene holds for the result, also after loading a scene."""
+        if self.state.result is None:
+            return None
+        return review.nodesOf(self.state.scene, self.state.result)
+
+    def onReference(self, node) -> None:
+        """Another reference was chosen."""
+        if self._following or not self.state.isShown:
+            return
+        self._override = {}
+        self.state.choose(choices.REFERENCE, node)
+
+    def resultArrived(self) -> None:
+        """Compare a new result with the reference that is chosen; what is unclear is left open."""
+        if self.reference is None or self.reference is self.state.result:
+            return
+        try:
+            self._compare()
+        except MedMAPError as error:
+            showText(self.ui.reviewLabel, warningLine(errorText(error)))
+
+    def update(self) -> None:
         """Show the choice and what its segments are taken for; buttons follow what can be done."""
-        reference, ours = self.reference, self.panel.results.segmentation
+        reference = self.reference
+        ours = self.state.result
         self._following = True
         try:
             if self.ui.reviewSelector.currentNode() is not reference:
                 self.ui.reviewSelector.setCurrentNode(reference)
         finally:
             self._following = False
+        for widget in (self.ui.conventionLabel, self.ui.conventionComboBox):
+            widget.setVisible(isLabelVolume(reference))
+        chooseIndex(self.ui.conventionComboBox, self._conventions.index(self.convention))
         self._showMatches(reference)
-        ready = ours is not None and reference is not None and reference is not ours
-        self.ui.reviewButton.enabled = ready and not self.panel.isBusy()
-        self.ui.reviewButton.toolTip = (
-            _(
-                "Compute Dice, sensitivity, precision, HD95 and volumes, an error segmentation and the slice-wise Dice."
-            )
-            if ready
-            else _("Needs a result and a reference other than the result itself.")
-        )
-        self._showScores(ours)
-        self.ui.worstSliceButton.enabled = self._found is not None
+        isReady = ours is not None and reference is not None and reference is not ours
+        self.ui.reviewButton.enabled = isReady and not self.state.isBusy
+        tip = _("Needs a result and a reference other than the result itself.")
+        if isReady:
+            tip = _("Compute Dice, sensitivity, precision, HD95 and volumes, also slice by slice.")
+        self.ui.reviewButton.toolTip = tip
+        self._showScores()
+        self.ui.worstSliceButton.enabled = self._compared is not None
 
-    def _showMatches(self, reference):
+    def _showMatches(self, reference) -> None:
         """A row a segment or label value of the reference, with a choice of what it is."""
-        key = (reference.GetID(), reference.GetMTime()) if reference is not None else None
-        if key == self._matched:
+        key = None
+        if reference is not None:
+            key = (reference.GetID(), reference.GetMTime(), self.convention)
+        if key == self._shownMatches:
             return
-        self._matched = key
-        task = self.panel.logic.task
-        try:
-            found = sources(reference, task) if reference is not None else ()
-        except MedMAPError as error:
-            found = ()
-            showText(self.ui.reviewLabel, f"\u26a0 {error}")
-        kept = {source.key for source in found}
-        self._override = {name: target for name, target in self._override.items() if name in kept}
-        options = [*targets(task), _("ignored")]
-        rows = [[source.title, ""] for source in found]
-        fillTable(self.ui.matchesTable, [_("Reference"), _("Region or label")], rows)
+        self._shownMatches = key
+        matches: tuple = ()
+        if reference is not None:
+            try:
+                matches = sources(reference, self.state.task, convention=self.convention)
+                showText(self.ui.reviewLabel, "")
+            except MedMAPError as error:
+                showText(self.ui.reviewLabel, warningLine(errorText(error)))
+        keys = {source.key for source in matches}
+        self._override = {key: self._override[key] for key in keys & set(self._override)}
+        heads = [_("Reference"), _("Region or label")]
+        fillTable(self.ui.matchesTable, heads, [[source.title, ""] for source in matches])
         self._matchBoxes = []
-        for row, source in enumerate(found):
-            box = qt.QComboBox()
-            target = self._override.get(source.key, source.target)
-            fillCombo(
-                box, options, options.index(target) if target in options else len(options) - 1
-            )
-            box.connect(
-                "currentIndexChanged(int)", lambda index, name=source.key: self.onMatch(name, index)
-            )
-            box.toolTip = source.reason
-            self.ui.matchesTable.item(row, 0).setToolTip(source.reason)
-            self.ui.matchesTable.setCellWidget(row, 1, box)
-            qt.QWidget.setTabOrder(self._matchBoxes[-1] if row else self.ui.matchesTable, box)
-            self._matchBoxes.append(box)
+        for row, source in enumerate(matches):
+            self._matchBoxes.append(self._matchBox(row, source))
         fitColumns(self.ui.matchesTable)
 
-    def onMatch(self, key, index):
+    def _matchBox(self, row: int, source):
+        """Combo box with what a segment can be taken for."""
+        options = [*targets(self.state.task), _("ignored")]
+        target = self._override.get(source.key, source.target)
+        index = len(options) - 1
+        if target in options:
+            index = options.index(target)
+        box = qt.QComboBox()
+        fillCombo(box, options, index)
+        box.connect("currentIndexChanged(int)", lambda index: self.onMatch(source.key, index))
+        box.toolTip = sentence(source.reason)
+        box.accessibleName = _("Meaning of {segment}").format(segment=source.title)
+        self.ui.matchesTable.item(row, 0).setToolTip(sentence(source.reason))
+        self.ui.matchesTable.setCellWidget(row, 1, box)
+        before = self._matchBoxes[-1] if self._matchBoxes else self.ui.matchesTable
+        qt.QWidget.setTabOrder(before, box)
+        return box
+
+    def onMatch(self, key: str, index: int) -> None:
         """A segment of the reference is something else."""
-        options = targets(self.panel.logic.task)
+        options = targets(self.state.task)
         self._override[key] = options[index] if 0 <= index < len(options) else ""
 
-    def _showScores(self, ours):
-        """The table of the review that the scene holds for the result, also after loading a scene."""
-        nodes = review.nodesOf(slicer.mrmlScene, ours) if ours is not None else None
-        self.ui.plotButton.enabled = self.ui.saveReviewButton.enabled = nodes is not None
+    def _showScores(self) -> None:
+        nodes = self._nodes()
+        for button in (self.ui.plotButton, self.ui.saveReviewButton, self.ui.copyReviewButton):
+            button.enabled = nodes is not None
         key = _key(nodes)
-        if key == self._shown:
+        if key == self._shownScores:
             return
-        self._shown = key
-        columns = {
-            "Region": None,
-            "Dice": scoreText,
-            "Sensitivity": scoreText,
-            "Precision": scoreText,
-            "HD95": numberText,
-            "Volume": numberText,
-            "Reference volume": numberText,
-        }
-        heads = [
-            _("Region"),
-            _("Dice"),
-            _("Sens."),
-            _("Prec."),
-            _("HD95 mm"),
-            _("ml"),
-            _("Ref. ml"),
-        ]
-        fillTable(
-            self.ui.reviewTable,
-            heads,
-            *tableRows(nodes.scores if nodes is not None else None, columns),
-        )
+        self._shownScores = key
+        scores = nodes.scores if nodes is not None else None
+        heads = [_("Region"), _("Dice"), _("Sens."), _("Prec."), _("HD95 mm"), _("ml")]
+        rows, tips = tableRows(scores, COLUMNS)
+        fillTable(self.ui.reviewTable, [*heads, _("Ref. ml")], rows, tips)
         showText(self.ui.worstSliceLabel, "")
-        if (
-            key != self._foundKey
-        ):  # from a loaded scene, or of another result: the labels are not at hand
-            self._request = self._found = self._foundKey = None
-            showText(self.ui.reviewLabel, review.EMPTY_RULE if nodes is not None else "")
+        # From a loaded scene, or of another result: the labels are not at hand.
+        if self._compared is None or key != self._compared.key:
+            self._compared = None
+            text = sentence(review.EMPTY_RULE) if nodes is not None else ""
+            showText(self.ui.reviewLabel, text)
+        self._showWorst()
 
-    def onReview(self, clicked=False):
-        """Compare, on the worker thread."""
+    def _showWorst(self) -> None:
+        """The list of slices to look at first."""
+        self._rank = -1
+        self._worst = ()
+        compared = self._compared
+        if compared is not None and self.region in compared.request.regions:
+            self._worst = review.worstSlices(compared.request, compared.review, self.region)
+        rows = []
+        for entry in self._worst:
+            text = _("Slice {index}").format(index=entry.index)
+            rows.append([text, scoreText(entry.dice), str(entry.wrongVoxels)])
+        fillTable(self.ui.worstTable, [_("Worst slices"), _("Dice"), _("Wrong voxels")], rows)
+
+    def onReview(self, clicked: bool = False) -> None:
+        """Compare, and show the difference."""
         with saying(_("The comparison could not be started.")):
-            ours, plane = self.panel.results.segmentation, self.panel.parameters().plane
-            with waiting():
-                request = review.collect(
-                    ours, self.reference, self.panel.logic.task, self._override, plane
-                )
-            self.panel.run.startJob(
-                lambda progress, cancelled: review.compute(request, progress, cancelled),
-                lambda found: self.take(ours, request, found),
-            )
+            setOverlay(self.state.parameterNode(), DIFFERENCE)
+            self._compare()
 
-    def take(self, ours, request, found):
+    def _compare(self) -> None:
+        """Compare on the worker thread."""
+        ours = self.state.result
+        plane = self.state.parameters.plane
+        with waiting():
+            request = review.collect(
+                ours, self.reference, self.state.task, self._override, plane, self.convention
+            )
+        self.jobs.start(
+            lambda progress, cancelled: review.compute(request, progress, cancelled),
+            lambda comparison: self.take(ours, request, comparison),
+        )
+
+    def take(self, ours, request: review.Request, comparison: review.Review) -> None:
         """Show what came out."""
         region = self.region if self.region in request.regions else None
-        nodes = review.apply(slicer.mrmlScene, ours, request, found, region)
-        self._request, self._found, self._rank = request, found, -1
-        self._foundKey = _key(nodes)
-        ours.GetDisplayNode().SetVisibility(False)
-        nodes.errors.GetDisplayNode().SetVisibility(True)
-        names = ", ".join(title for _key, title, _color in review.ERRORS.values())
+        nodes = review.apply(self.state.scene, ours, request, comparison, region)
+        self._compared = Compared(request, comparison, _key(nodes))
+        showOverlay(overlayOf(self.state.parameterNode(always=True)), ours, nodes.errors)
+        showText(self.ui.reviewLabel, "\n".join(self._notes(request)))
+        self.state.say(_("Compared with '{name}'.").format(name=request.referenceName))
+
+    @staticmethod
+    def _notes(request: review.Request) -> list[str]:
+        titles = ", ".join(sentence(title) for title in request.errorTitles.values())
         lines = [
             _("Compared with '{name}'.").format(name=request.referenceName),
-            _("Error segmentation: {names}. The result itself is hidden.").format(
-                names=names.lower()
-            ),
-            *(
-                f"{_sign(finding)}{finding.message} {finding.remedy}".rstrip()
-                for finding in request.findings
-            ),
-            review.EMPTY_RULE,
+            _("The overlay Difference shows: {titles}.").format(titles=titles.lower()),
         ]
-        showText(self.ui.reviewLabel, "\n".join(lines))
-        self.panel.ui.statusLabel.text = _("Compared.")
+        for finding in request.findings:
+            text = findingText(finding.message, finding.remedy)
+            lines.append(warningLine(text) if finding.level == "warning" else text)
+        lines.append(sentence(review.EMPTY_RULE))
+        return lines
 
-    def onRegion(self, index=0):
-        """Show the errors of another region."""
-        ours = self.panel.results.segmentation
-        self._rank = -1
-        if self._found is not None and ours is not None and self.region in self._request.regions:
-            with saying(_("The errors could not be shown.")), waiting():
-                review.showErrors(slicer.mrmlScene, ours, self._request, self.region)
+    def onRegion(self, index: int = 0) -> None:
+        """Show the differences and the slices of another region."""
+        ours = self.state.result
+        compared = self._compared
+        if compared is None or ours is None:
+            return
+        with saying(_("The differences could not be shown.")), waiting():
+            if self.region in compared.request.regions:
+                review.showErrors(self.state.scene, ours, compared.request, self.region)
+            self._showWorst()
 
-    def onWorstSlice(self, clicked=False):
+    def onWorstSlice(self, clicked: bool = False) -> None:
         """Go to the slice with the most wrong voxels; then to the next worst."""
-        shown = (
-            self.ui.worstSliceLabel
-        )  # beside the button: the status of a run may be out of sight
-        if self._found is None or self.region not in self._request.regions:
-            showText(shown, _("The reference does not define {region}.").format(region=self.region))
+        # Beside the button: the status of a run may be out of sight.
+        label = self.ui.worstSliceLabel
+        compared = self._compared
+        if compared is None or self.region not in compared.request.regions:
+            text = _("The reference does not define {region}.").format(region=self.region)
+            showText(label, text)
             return
         self._rank += 1
-        found = review.worstSlice(self._request, self._found, self.region, self._rank, by="voxels")
-        if found is None:
-            showText(shown, _("Neither segmentation has this region in any slice."))
-            return
-        review.jumpTo(slicer.mrmlScene, found.ras)
-        text = _(
-            "{region}, slice {index} ({rank} of {count}): {wrong} wrong voxels, Dice {dice}"
-        ).format(
-            region=self.region,
-            index=found.index,
-            rank=found.rank + 1,
-            count=found.count,
-            wrong=found.wrongVoxels,
-            dice=scoreText(found.dice),
+        entry = review.worstSlice(
+            compared.request, compared.review, self.region, self._rank, by="voxels"
         )
-        showText(shown, text)
+        if entry is None:
+            showText(label, _("Neither segmentation has this region in any slice."))
+            return
+        self._goTo(entry)
 
-    def onSave(self, clicked=False):
-        """Save the table as a file."""
-        ours = self.panel.results.segmentation
-        nodes = review.nodesOf(slicer.mrmlScene, ours) if ours is not None else None
-        if nodes is not None:
-            saveTable(nodes.scores, self.panel.ui.statusLabel)
+    def onWorstRow(self, row: int, column: int = 0) -> None:
+        """Go to a slice of the list."""
+        if 0 <= row < len(self._worst):
+            self._rank = row
+            self._goTo(self._worst[row])
 
-    def onPlot(self, clicked=False):
-        """Show the Dice of every slice."""
-        ours = self.panel.results.segmentation
-        nodes = review.nodesOf(slicer.mrmlScene, ours) if ours is not None else None
-        if nodes is not None:
-            slicer.modules.plots.logic().ShowChartInLayout(nodes.chart)
+    def _goTo(self, entry: review.WorstSlice) -> None:
+        review.jumpTo(self.state.scene, entry.ras)
+        text = _("{region}, slice {index} ({rank} of {count}): {wrong} wrong voxels, Dice {dice}")
+        showText(
+            self.ui.worstSliceLabel,
+            text.format(
+                region=self.region,
+                index=entry.index,
+                rank=entry.rank + 1,
+                count=entry.count,
+                wrong=entry.wrongVoxels,
+                dice=scoreText(entry.dice),
+            ),
+        )
 
-    def clear(self):
+    def onCopy(self, clicked: bool = False) -> None:
+        """Put the scores on the clipboard."""
+        nodes = self._nodes()
+        copyTable(nodes.scores if nodes is not None else None, self.state)
+
+    def onSave(self, clicked: bool = False) -> None:
+        """Save the scores as a file."""
+        nodes = self._nodes()
+        saveTable(nodes.scores if nodes is not None else None, self.state)
+
+    def onPlot(self, clicked: bool = False) -> None:
+        """Show the Dice of every slice; a click on a point goes to its slice."""
+        nodes = self._nodes()
+        if nodes is None:
+            return
+        slicer.modules.plots.logic().ShowChartInLayout(nodes.chart)
+        widget = slicer.app.layoutManager().plotWidget(0)
+        if widget is None:
+            return
+        # In its usual mode a plot view moves on a click and tells nobody what was clicked.
+        viewNode = widget.mrmlPlotViewNode()
+        viewNode.SetInteractionMode(slicer.vtkMRMLPlotViewNode.InteractionModeSelectPoints)
+        if not self._watchesPlot:
+            widget.plotView().connect(
+                "dataSelected(vtkStringArray*,vtkCollection*)", self.onPlotSelected
+            )
+            self._watchesPlot = True
+
+    def onPlotSelected(self, seriesIDs, selections) -> None:
+        """A point of the plot was clicked: go to its slice.
+
+        Args:
+            seriesIDs: vtkStringArray with the IDs of the series in which points are selected.
+            selections: vtkCollection of one vtkIdTypeArray of row numbers per series.
+        """
+        nodes = self._nodes()
+        if nodes is None or selections.GetNumberOfItems() == 0:
+            return
+        series = self.state.scene.GetNodeByID(seriesIDs.GetValue(0))
+        region = series.GetYColumnName() if series is not None else ""
+        rows = selections.GetItemAsObject(0)
+        if region not in nodes.series or rows.GetNumberOfValues() == 0:
+            return
+        self.goToSlice(region, columnOf(nodes.slices, "Slice")[rows.GetValue(0)])
+
+    def goToSlice(self, region: str, index: int) -> None:
+        """Show a slice of the comparison in all views."""
+        compared = self._compared
+        if compared is None:
+            self.state.say(_("Press Compare again to go to slices of a saved comparison."))
+            return
+        ras = review.positionOfSlice(compared.request, compared.review, region, index)
+        review.jumpTo(self.state.scene, ras)
+        dice = scoreText(compared.review.slices.dice[region][index])
+        text = _("{region}, slice {index}: Dice {dice}")
+        showText(self.ui.worstSliceLabel, text.format(region=region, index=index, dice=dice))
+
+    def clear(self) -> None:
         """Nothing was compared."""
-        self._request = self._found = self._foundKey = None
-        self._shown = self._matched = None
+        self._compared = None
+        self._shownScores = None
+        self._shownMatches = None
         self._override = {}
+        self._worst = ()
         self._rank = -1
-        fillTable(self.ui.reviewTable, [], [])
+        for table in (self.ui.reviewTable, self.ui.worstTable, self.ui.matchesTable):
+            clearTable(table)
         showText(self.ui.reviewLabel, "")
         showText(self.ui.worstSliceLabel, "")
 
 
-def _key(nodes):
-    """Tells one review in the scene from another; None for none."""
-    return (nodes.scores.GetID(), nodes.scores.GetMTime()) if nodes is not None else None
-
-
-def _sign(finding):
-    return "\u26a0 " if finding.level == "warning" else ""
+def _key(nodes: review.ReviewNodes | None) -> tuple | None:
+    """Distinguishes the reviews of a scene; None for none."""
+    if nodes is None:
+        return None
+    return nodes.scores.GetID(), nodes.scores.GetMTime()

@@ -1,0 +1,45 @@
+"""Corrections by hand: a copy of a result that a person edits; the result stays as it was made."""
+
+from __future__ import annotations
+
+import slicer
+
+from .nodes import ROLE_EDITED, derive, derivedNode
+from .scene import MADE_BY, PROVENANCE
+
+
+def editedCopy(scene, segmentationNode):
+    """The copy of a result that is edited; made if there is none yet.
+
+    Its segments carry no mark of this module any more, so that it is never overwritten, and the
+    provenance of the result that it began with.
+
+    Args:
+        scene: vtkMRMLScene that takes the copy.
+        segmentationNode: vtkMRMLSegmentationNode of the result.
+
+    Returns:
+        The vtkMRMLSegmentationNode, on the same grid and under the same transform.
+    """
+    existing = derivedNode(scene, "vtkMRMLSegmentationNode", ROLE_EDITED, segmentationNode)
+    if existing is not None:
+        return existing
+    name = f"{segmentationNode.GetName()} - edited"
+    copy = derive(scene, "vtkMRMLSegmentationNode", ROLE_EDITED, segmentationNode, name)
+    copy.CreateDefaultDisplayNodes()
+    copy.SetAndObserveTransformNodeID(segmentationNode.GetTransformNodeID())
+    segmentation = copy.GetSegmentation()
+    segmentation.DeepCopy(segmentationNode.GetSegmentation())
+    for number in range(segmentation.GetNumberOfSegments()):
+        segmentation.GetNthSegment(number).RemoveTag(MADE_BY)
+    role = segmentationNode.GetReferenceImageGeometryReferenceRole()
+    copy.SetNodeReferenceID(role, segmentationNode.GetNodeReferenceID(role))
+    copy.SetAttribute(PROVENANCE, segmentationNode.GetAttribute(PROVENANCE))
+    return copy
+
+
+def sourceVolumeOf(segmentationNode):
+    """The volume on whose grid a segmentation lies; None if it is gone."""
+    return segmentationNode.GetNodeReference(
+        slicer.vtkMRMLSegmentationNode.GetReferenceImageGeometryReferenceRole()
+    )

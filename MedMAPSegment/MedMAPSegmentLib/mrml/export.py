@@ -1,0 +1,206 @@
+"""Hand-over to other systems: DICOM through Slicer's own exporters, NIfTI on the reference grid.
+
+What a reader must know about a result (``provenance["findings"]``) goes with every object.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import slicer
+import slicer.util
+
+from medmap import NOTICE
+from medmap.errors import InputDataError, IOFailure, OutputError, UnavailableError
+from medmap.io.atomic import check_output, write_text
+from medmap.task import Task
+
+from .editing import sourceVolumeOf
+from .geometry import matrixFromArray
+from .nodes import geometryOf
+from .reference import labelsOn
+from .scene import provenanceOf
+
+DICOM_TEXT_LIMIT = 64
+"""Characters of a DICOM long string (PS3.5, value representation LO)."""
+
+
+@dataclass(frozen=True)
+class DicomExporter:
+    """One of Slicer's DICOM plugins.
+
+    Attributes:
+        title: what it writes.
+        module: its Python module.
+        pluginClass: the class in it.
+        extension: Slicer extension that brings it.
+        takesVolume: whether it wants the image series beside the segmentation.
+    """
+
+    title: str
+    module: str
+    pluginClass: str
+    extension: str
+    takesVolume: bool = False
+
+    @property
+    def isInstalled(self) -> bool:
+        """Whether Slicer has the plugin."""
+        return importlib.util.find_spec(self.module) is not None
+
+    def create(self) -> Any:
+        """The plugin. Raises UnavailableError where it is not installed."""
+        if not self.isInstalled:
+            raise UnavailableError(
+                f"Slicer's exporter for {self.title} is not installed.",
+                f"Install the extension {self.extension} with the Extensions Manager.",
+            )
+        return getattr(importlib.import_module(self.module), self.pluginClass)()
+
+
+SEGMENTATION_OBJECT = DicomExporter(
+    "DICOM segmentation",
+    "DICOMSegmentationPlugin",
+    "DICOMSegmentationPluginClass",
+    "QuantitativeReporting",
+)
+STRUCTURE_SET = DicomExporter(
+    "RT structure set",
+    "DicomRtImportExportPlugin",
+    "DicomRtImportExportPluginClass",
+    "SlicerRT",
+    takesVolume=True,
+)
+
+
+def warningsOf(segmentationNode) -> list[str]:
+    """What a reader of a result must know, as sentences."""
+    findings = (provenanceOf(segmentationNode) or {}).get("findings", [])
+    sentences = []
+    for finding in findings:
+        if finding.get("level") == "warning":
+            text = f"{finding.get('message', '')} {finding.get('remedy', '')}"
+            sentences.append(text.strip())
+    return sentences
+
+
+def exportDicom(
+    scene, segmentationNode, folder: str | Path, exporter: DicomExporter = SEGMENTATION_OBJECT
+) -> None:
+    """Write a segmentation as a DICOM object, with the codes of its segments.
+
+    Args:
+        scene: vtkMRMLScene; the segmentation is placed in the study of its source volume.
+        segmentationNode: vtkMRMLSegmentationNode.
+        folder: existing folder that takes the files.
+        exporter: what to write.
+
+    Raises:
+        UnavailableError: Slicer lacks the exporter.
+        InputDataError: the source volume is gone, or nothing can be exported.
+        OutputError: the folder is missing.
+        IOFailure: the exporter reports a fault.
+    """
+    plugin = exporter.create()
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise OutputError(f"There is no folder {folder}.", "Choose an existing folder.")
+    hierarchy = scene.GetFirstNodeByClass("vtkMRMLSubjectHierarchyNode")
+    volume = sourceVolumeOf(segmentationNode)
+    if volume is None or hierarchy is None:
+        raise InputDataError(
+            "The volume that the segmentation lies on is no longer in the scene.",
+            "Load it again and segment it.",
+        )
+    volumeItem = hierarchy.GetItemByDataNode(volume)
+    segmentationItem = hierarchy.GetItemByDataNode(segmentationNode)
+    hierarchy.SetItemParent(segmentationItem, hierarchy.GetItemParent(volumeItem))
+    items = [segmentationItem]
+    if exporter.takesVolume:
+        items.insert(0, volumeItem)
+    exportables = []
+    for item in items:
+        exportables.extend(plugin.examineForExport(item))
+    if not exportables:
+        raise InputDataError(
+            f"Slicer's exporter for {exporter.title} accepts neither the segmentation nor its "
+            "volume.",
+            "Load the images from DICOM, and export again.",
+        )
+    for exportable in exportables:
+        exportable.directory = str(folder)
+    exportables[-1].setTag("SeriesDescription", seriesDescription(segmentationNode))
+    fault = plugin.export(exportables)
+    if fault:
+        raise IOFailure(f"The export failed: {str(fault).rstrip('.')}.", "See Slicer's error log.")
+
+
+def seriesDescription(segmentationNode) -> str:
+    """Series description of an exported object: short, and with the most important warning."""
+    text = "MedMAP, research use only"
+    warnings = warningsOf(segmentationNode)
+    if warnings:
+        text = f"MedMAP, WARNING: {warnings[0]}"
+    if len(text) > DICOM_TEXT_LIMIT:
+        text = text[: DICOM_TEXT_LIMIT - 3].rstrip() + "..."
+    return text
+
+
+def exportNifti(segmentationNode, path: str | Path, task: Task) -> tuple[Path, Path]:
+    """Write the labels on the grid of the source volume, and what made them beside the file.
+
+    Args:
+        segmentationNode: vtkMRMLSegmentationNode.
+        path: file to write; ``.nii.gz`` is added to a name without an ending.
+        task: values of the labels.
+
+    Returns:
+        The image and the ``.json`` file with provenance and warnings.
+
+    Raises:
+        InputDataError: the segmentation cannot be read.
+        OutputError: the folder is missing or cannot be written.
+        IOFailure: writing broke off.
+    """
+    path = Path(path)
+    if not path.name.endswith((".nii", ".nii.gz")):
+        path = path.with_name(f"{path.name}.nii.gz")
+    check_output(path, overwrite=True)
+    # A scene of its own: nothing flashes up in the views.
+    scene = slicer.vtkMRMLScene()
+    node = scene.AddNewNodeByClass("vtkMRMLLabelMapVolumeNode", "labels")
+    geometry = geometryOf(segmentationNode)
+    labels = labelsOn(segmentationNode, segmentationNode, task).labels
+    kji = np.ascontiguousarray(labels.transpose(2, 1, 0))
+    slicer.util.updateVolumeFromArray(node, kji)
+    node.SetIJKToRASMatrix(matrixFromArray(geometry.local))
+    storage = slicer.vtkMRMLVolumeArchetypeStorageNode()
+    storage.SetScene(scene)
+    storage.SetFileName(str(path))
+    if not storage.WriteData(node):
+        raise IOFailure(f"{path.name} could not be written.", "Choose another folder.")
+    sidecar = path.with_name(path.name.removesuffix(".gz").removesuffix(".nii") + ".json")
+    write_text(sidecar, json.dumps(_record(segmentationNode, task), indent=1))
+    return path, sidecar
+
+
+def _record(segmentationNode, task: Task) -> dict:
+    labels = {str(label.value): label.title for label in task.labels}
+    return {
+        "notice": NOTICE,
+        "warnings": warningsOf(segmentationNode),
+        "labels": labels,
+        "provenance": provenanceOf(segmentationNode) or {},
+    }
+
+
+def available(exporters: Sequence[DicomExporter]) -> list[DicomExporter]:
+    """Those that Slicer has."""
+    return [exporter for exporter in exporters if exporter.isInstalled]

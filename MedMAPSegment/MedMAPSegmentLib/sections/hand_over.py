@@ -1,0 +1,150 @@
+"""Hand-over: editing a copy of the result, exports, and the report of the case."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import qt
+import slicer
+import slicer.util
+from slicer.i18n import tr as _
+
+from medmap.io.atomic import check_output, write_text
+
+from ..mrml import choices
+from ..mrml.case_report import caseReport
+from ..mrml.editing import editedCopy, sourceVolumeOf
+from ..mrml.export import SEGMENTATION_OBJECT, STRUCTURE_SET, exportDicom, exportNifti
+from ..mrml.nodes import ROLE_EDITED, derivedNode
+from .common import Section, fillCombo
+from .dialogs import askForFile, saying, waiting
+from .tables import fileName
+
+PDF_RESOLUTION = 96
+"""Dots per inch at which Qt lays a page of HTML out."""
+
+
+class HandOverSection(Section):
+    """Gives the result to the Segment Editor, to other systems, and to readers."""
+
+    attribute = "handOver"
+    box = "results"
+
+    def setup(self) -> None:
+        """Connect the buttons."""
+        self._exports = {
+            _("DICOM segmentation"): self.exportSegmentation,
+            _("RT structure set"): self.exportStructureSet,
+            _("NIfTI"): self.exportNifti,
+        }
+        fillCombo(self.ui.exportComboBox, list(self._exports))
+        self.ui.editButton.connect("clicked(bool)", self.onEdit)
+        self.ui.exportButton.connect("clicked(bool)", self.onExport)
+        self.ui.reportButton.connect("clicked(bool)", self.onReport)
+
+    def update(self) -> None:
+        """Everything here needs a result."""
+        isReady = self.state.result is not None and not self.state.isBusy
+        for button in (self.ui.editButton, self.ui.exportButton, self.ui.reportButton):
+            button.enabled = isReady
+        self.ui.exportComboBox.enabled = isReady
+
+    @property
+    def _final(self):
+        """The edited copy of the result if there is one, else the result."""
+        node = self.state.result
+        edited = derivedNode(self.state.scene, "vtkMRMLSegmentationNode", ROLE_EDITED, node)
+        return edited if edited is not None else node
+
+    def onEdit(self, clicked: bool = False) -> None:
+        """Open a copy of the result in the Segment Editor, on the volume that it lies on."""
+        with saying(_("The Segment Editor could not be opened.")):
+            result = self.state.result
+            copy = editedCopy(self.state.scene, result)
+            # Edits are reviewed against what the model made, unless an expert's reference is there.
+            if self.state.reviewReference is None:
+                self.state.choose(choices.REFERENCE, copy)
+            if result.GetDisplayNode() is not None:
+                result.GetDisplayNode().SetVisibility(False)
+            copy.GetDisplayNode().SetVisibility(True)
+            slicer.util.selectModule("SegmentEditor")
+            editor = slicer.modules.segmenteditor.widgetRepresentation().self().editor
+            editor.setSegmentationNode(copy)
+            editor.setSourceVolumeNode(sourceVolumeOf(result))
+
+    def onExport(self, clicked: bool = False) -> None:
+        """Export as chosen."""
+        export = list(self._exports.values())[max(0, self.ui.exportComboBox.currentIndex)]
+        with saying(_("The export failed.")):
+            export()
+
+    def exportSegmentation(self) -> None:
+        """Write a DICOM segmentation object."""
+        self._exportDicom(SEGMENTATION_OBJECT)
+
+    def exportStructureSet(self) -> None:
+        """Write an RT structure set, which navigation systems take."""
+        self._exportDicom(STRUCTURE_SET)
+
+    def _exportDicom(self, exporter) -> None:
+        exporter.create()  # says what is missing before it asks for a folder
+        title = _("Folder for the DICOM files")
+        folder = qt.QFileDialog.getExistingDirectory(slicer.util.mainWindow(), title)
+        if not folder:
+            return
+        with waiting():
+            exportDicom(self.state.scene, self._final, folder, exporter)
+        self.state.say(_("Exported to: {path}").format(path=folder))
+
+    def exportNifti(self) -> None:
+        """Write the labels on the grid of the reference volume."""
+        node = self._final
+        name = fileName(node.GetName()) + ".nii.gz"
+        path = askForFile(_("Export as NIfTI"), name, "NIfTI (*.nii.gz *.nii)")
+        if not path:
+            return
+        with waiting():
+            image, _sidecar = exportNifti(node, path, self.state.task)
+        self.state.say(_("Exported to: {path}").format(path=image))
+
+    def onReport(self, clicked: bool = False) -> None:
+        """Save the report of the case as HTML or PDF."""
+        node = self._final
+        kinds = _("Reports") + " (*.html *.pdf)"
+        path = askForFile(_("Save the report"), fileName(node.GetName()) + ".html", kinds)
+        if not path:
+            return
+        with saying(_("The report could not be saved.")):
+            with waiting():
+                page = caseReport(self.state.scene, node, self.state.task, self.state.entry.card)
+                savePage(page, Path(path))
+            self.state.say(_("Saved: {path}").format(path=path))
+
+
+def savePage(page: str, path: Path) -> None:
+    """Write a page of HTML: as it is, or as PDF by Qt if the name ends so.
+
+    Raises:
+        OutputError: the folder is missing or cannot be written.
+    """
+    check_output(path, overwrite=True)
+    if path.suffix.lower() != ".pdf":
+        write_text(path, page)
+        return
+    document = qt.QTextDocument()
+    document.setHtml(page)
+    printer = _pdfPrinter(str(path))
+    # ``print`` was a keyword when PythonQt named its methods.
+    document.print_(printer)
+
+
+def _pdfPrinter(path: str):
+    """What paints a PDF: which class PythonQt offers depends on Slicer's version."""
+    if hasattr(qt, "QPrinter"):
+        printer = qt.QPrinter()
+        printer.setOutputFormat(qt.QPrinter.PdfFormat)
+        printer.setOutputFileName(path)
+        return printer
+    writer = qt.QPdfWriter(path)
+    writer.setResolution(PDF_RESOLUTION)
+    return writer

@@ -1,0 +1,55 @@
+"""Sentences that come from the core, in the user's language.
+
+The core writes American English and knows no translator. What it says is recognized here by its
+template and translated as a whole sentence; unknown sentences stay as they are.
+"""
+
+from __future__ import annotations
+
+import re
+from functools import lru_cache
+
+from slicer.i18n import tr
+
+from medmap.errors import MedMAPError
+
+from .core_sentences import SENTENCES
+
+
+def errorText(error: Exception) -> str:
+    """Cause and remedy of an error, translated."""
+    if isinstance(error, MedMAPError):
+        return f"{sentence(error.cause)} {sentence(error.remedy)}".strip()
+    return str(error)
+
+
+def findingText(message: str, remedy: str = "") -> str:
+    """Message and remedy of a finding, translated."""
+    return f"{sentence(message)} {sentence(remedy)}".strip()
+
+
+def sentence(text: str) -> str:
+    """One sentence of the core, translated."""
+    for pattern, translation in _translations():
+        match = pattern.fullmatch(text)
+        if match is not None:
+            return translation.format(*match.groups())
+    return text
+
+
+@lru_cache(maxsize=1)
+def _translations() -> list[tuple[re.Pattern[str], str]]:
+    """Pattern and translation of every template that is translated at all.
+
+    The most specific template comes first, because a placeholder also matches longer texts.
+    """
+    pairs = [(template, tr(template)) for template in SENTENCES]
+    foreign = [(template, text) for template, text in pairs if template != text]
+    foreign.sort(key=lambda pair: len(re.sub(r"\{\d+\}", "", pair[0])), reverse=True)
+    return [(_pattern(template), text) for template, text in foreign]
+
+
+def _pattern(template: str) -> re.Pattern[str]:
+    """Regular expression of a template: ``{0}`` stands for any text."""
+    parts = re.split(r"\{\d+\}", template)
+    return re.compile("(.+?)".join(re.escape(part) for part in parts), re.DOTALL)

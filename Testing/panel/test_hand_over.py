@@ -1,0 +1,158 @@
+"""What a result is given to: the Segment Editor, other systems, readers."""
+
+from __future__ import annotations
+
+import json
+import sys
+import types
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+
+@pytest.fixture
+def editor(application, monkeypatch):
+    """Stands in for the Segment Editor's widget; notes what it is opened on."""
+    opened = SimpleNamespace(segmentation=None, volume=None)
+    opened.setSegmentationNode = lambda node: setattr(opened, "segmentation", node)
+    opened.setSourceVolumeNode = lambda node: setattr(opened, "volume", node)
+    module = SimpleNamespace(
+        widgetRepresentation=lambda: SimpleNamespace(self=lambda: SimpleNamespace(editor=opened))
+    )
+    monkeypatch.setattr(
+        application.app.__class__, "modulesNames", ("SegmentEditor",), raising=False
+    )
+    import slicer
+
+    slicer.modules.segmenteditor = module
+    return opened
+
+
+def labels_of(panel, node):
+    from MedMAPSegmentLib.mrml.reference import labelsOn
+
+    return labelsOn(node, node, panel.state.task).labels
+
+
+def test_edits_are_made_on_a_copy_and_reviewed_against_the_result(
+    panel, result, editor, application, finish
+):
+    before = labels_of(panel, result)
+    panel.ui.editButton.click()
+    copy = editor.segmentation
+    assert copy is not result
+    assert copy.GetName().endswith("- edited")
+    assert application.app.selected == ["SegmentEditor"]
+    reference = panel.state.provenance["modalities"]["reference"]
+    assert editor.volume is panel.inputs.slots[reference].selector.currentNode()
+    assert np.array_equal(labels_of(panel, copy), before)
+    copy.GetSegmentation().RemoveSegment("ED")
+    assert np.array_equal(labels_of(panel, result), before)
+    assert panel.state.reviewReference is copy
+    panel.ui.reviewButton.click()
+    finish()
+    assert float(panel.ui.reviewTable.item(0, 1).text()) < 1.0
+    panel.ui.undoButton.click()
+    assert application.scene.IsNodePresent(copy), "undo must not take away what a person made"
+
+
+def test_editing_again_opens_the_same_copy(panel, result, editor):
+    panel.ui.editButton.click()
+    first = editor.segmentation
+    panel.ui.editButton.click()
+    assert editor.segmentation is first
+
+
+def test_nifti_lies_on_the_grid_of_the_source_and_says_what_made_it(
+    panel, patient, choose, finish, application, tmp_path
+):
+    nibabel = pytest.importorskip("nibabel")
+    choose(flair=patient["flair"])
+    panel.ui.surgeryCheckBox.click()
+    panel.ui.applyButton.click()
+    finish()
+    application.desk.answers["getSaveFileName"] = str(tmp_path / "labels")
+    panel.ui.exportComboBox.setCurrentIndex(2)
+    panel.ui.exportButton.click()
+    image = nibabel.load(tmp_path / "labels.nii.gz")
+    expected = labels_of(panel, panel.state.result)
+    assert np.array_equal(np.asarray(image.dataobj), expected)
+    record = json.loads((tmp_path / "labels.json").read_text())
+    assert any("after surgery" in warning for warning in record["warnings"])
+    assert record["labels"]["2"] == "Edema"
+
+
+class Plugin:
+    """A DICOM plugin of Slicer: examines items and exports what it was given."""
+
+    exported = None
+
+    def examineForExport(self, item):
+        exportable = SimpleNamespace(directory="", item=item, tags={})
+        exportable.setTag = exportable.tags.__setitem__
+        return [exportable]
+
+    def export(self, exportables):
+        type(self).exported = exportables
+        return ""
+
+
+def test_dicom_goes_through_slicers_exporter_with_the_warning(
+    panel, patient, choose, finish, application, tmp_path, monkeypatch
+):
+    module = types.ModuleType("DICOMSegmentationPlugin")
+    module.DICOMSegmentationPluginClass = Plugin
+    module.__spec__ = SimpleNamespace(name="DICOMSegmentationPlugin")
+    monkeypatch.setitem(sys.modules, "DICOMSegmentationPlugin", module)
+    patient["flair"].SetAttribute("DICOM.PatientAge", "009Y")
+    choose(flair=patient["flair"])
+    panel.ui.applyButton.click()
+    finish()
+    application.desk.answers["getExistingDirectory"] = str(tmp_path)
+    panel.ui.exportButton.click()
+    (exportable,) = Plugin.exported
+    assert exportable.directory == str(tmp_path)
+    description = exportable.tags["SeriesDescription"]
+    assert description.startswith("MedMAP, WARNING: The patient is 9 years old")
+    assert len(description) <= 64
+
+
+@pytest.mark.parametrize(("index", "extension"), [(0, "QuantitativeReporting"), (1, "SlicerRT")])
+def test_an_exporter_that_is_not_installed_is_named_with_its_extension(
+    panel, result, application, index, extension
+):
+    panel.ui.exportComboBox.setCurrentIndex(index)
+    panel.ui.exportButton.click()
+    assert extension in application.desk.texts()[0]
+
+
+@pytest.mark.parametrize("ending", ["html", "pdf"])
+def test_the_report_is_one_file_with_pictures_figures_and_warnings(
+    panel, patient, choose, finish, application, tmp_path, ending
+):
+    choose(flair=patient["flair"], t2=patient["t2"])
+    panel.ui.otherTumorCheckBox.click()
+    panel.ui.applyButton.click()
+    finish()
+    path = tmp_path / f"report.{ending}"
+    application.desk.answers["getSaveFileName"] = str(path)
+    panel.ui.reportButton.click()
+    assert not application.desk.texts()
+    if ending == "pdf":
+        assert path.read_bytes().startswith(b"%PDF")
+        return
+    page = path.read_text(encoding="utf-8")
+    assert page.count("data:image/png;base64,") == 3
+    for words in ("another kind", "Whole tumor (WT)", "T2 + FLAIR", "Measured on", "not a medical"):
+        assert words in page, words
+    assert "http" not in page.replace("http-equiv", "")
+
+
+def test_tables_are_copied_for_spreadsheets(panel, result, application):
+    from PySide6 import QtWidgets
+
+    panel.ui.copyResultsButton.click()
+    text = QtWidgets.QApplication.clipboard().text()
+    assert text.splitlines()[0].split("\t")[:3] == ["Region", "Name", "Volume (ml)"]
+    assert len(text.splitlines()) == 4
