@@ -220,10 +220,12 @@ def parsed_name(path: Path, kinds: Mapping[str, str]) -> tuple[str, str] | None:
     return match[1] or "", kinds[match[2].lower()]
 
 
-def ignored_files(files: Mapping[Path, Sequence[Path]], taken: Iterable[Path]) -> tuple[Path, ...]:
+def ignored_files(
+    files: Mapping[Path, Sequence[Path]], case_paths: Iterable[Path]
+) -> tuple[Path, ...]:
     """Images that belong to no case."""
-    taken_paths = set(taken)
+    excluded = set(case_paths)
     ignored = []
     for paths in files.values():
-        ignored.extend(path for path in paths if path not in taken_paths)
+        ignored.extend(path for path in paths if path not in excluded)
     return tuple(ignored)

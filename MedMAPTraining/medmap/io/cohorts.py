@@ -48,7 +48,7 @@ def find_cohort(
     """
     folder = Path(folder)
     check_layouts(task)
-    cohort = _found(folder, task)
+    cohort = _search(folder, task)
     cases = []
     for case in cohort.cases:
         cases.append(replace(case, affine=affine, assume_orientation=assume_orientation))
@@ -70,7 +70,7 @@ def check_layouts(task: Task) -> None:
             )
 
 
-def _found(folder: Path, task: Task) -> Cohort:
+def _search(folder: Path, task: Task) -> Cohort:
     if folder.is_file():
         return table(folder, task)
     if not folder.is_dir():

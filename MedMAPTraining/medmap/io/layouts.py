@@ -156,15 +156,15 @@ def _add_side_by_side(
 def _cohort(groups: Iterable[CaseFiles], task: Task, images: Images) -> Cohort | None:
     """The cases that have scans, and the images of none; None without any case."""
     cases = []
-    taken: list[Path] = []
+    case_paths: list[Path] = []
     mixed = []
     for files in groups:
         case = files.case(task)
         if case.scans:
             cases.append(case)
-            taken += files.paths
+            case_paths += files.paths
             if files.mixed is not None:
                 mixed.append(files.mixed)
     if not cases:
         return None
-    return Cohort(cases, ignored_files(images, taken), tuple(mixed))
+    return Cohort(cases, ignored_files(images, case_paths), tuple(mixed))

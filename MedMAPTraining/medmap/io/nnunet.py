@@ -43,13 +43,13 @@ def nnunet(folder: Path, task: Task) -> Cohort | None:
         )
     convention = _convention(content, task)
     cases = []
-    taken = []
+    case_paths = []
     for name, group in groups.items():
         if name in label_files:
             group.add(LABEL, label_files[name])
         cases.append(group.case(task, convention))
-        taken += group.paths
-    return Cohort(cases, ignored_files(files, taken))
+        case_paths += group.paths
+    return Cohort(cases, ignored_files(files, case_paths))
 
 
 def _root(folder: Path) -> Path | None:

@@ -107,8 +107,8 @@ def _kinds_of_columns(content: _Table, task: Task) -> list[str]:
 
     Raises InputDataError for a table without cases or modalities.
     """
-    known = {**kinds_of_endings(task), LABEL: LABEL, CASE: CASE}
-    kinds = [known.get(title.lower(), "") for title in content.titles]
+    kind_of_title = {**kinds_of_endings(task), LABEL: LABEL, CASE: CASE}
+    kinds = [kind_of_title.get(title.lower(), "") for title in content.titles]
     has_columns = CASE in kinds and bool(set(kinds) & set(task.modality_names))
     if has_columns and content.rows:
         return kinds

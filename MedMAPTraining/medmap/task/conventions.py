@@ -108,15 +108,15 @@ class LabelConvention:
         Raises:
             InputDataError: fractions, or values that the convention does not have.
         """
-        whole = whole_numbers(labels, file_name)
+        numbers = whole_numbers(labels, file_name)
         table = self.task_values(task)
-        present = distinct_values(whole)
+        present = distinct_values(numbers)
         unknown = [int(value) for value in present if int(value) not in table]
         if unknown:
             raise unknown_values(file_name, unknown, self)
-        result = np.zeros(whole.shape, task.label_dtype)
+        result = np.zeros(numbers.shape, task.label_dtype)
         for value in present:
-            result[whole == value] = table[int(value)]
+            result[numbers == value] = table[int(value)]
         return result
 
 
@@ -240,7 +240,7 @@ def recognize(values: Mapping[str, Collection[int]], task: Task, chosen: str = "
         convention = find_convention(chosen, task)
         return LabelReading(dict.fromkeys(values, convention), {convention.name: "chosen"})
     # What no convention knows is an error of its own case, and says nothing about the others.
-    known = own_convention(task).values.union(
+    meaningful = own_convention(task).values.union(
         *(entry.values for entry in CONVENTIONS if entry.serves(task))
     )
     groups: dict[tuple[str, ...], list[str]] = {}
@@ -250,7 +250,7 @@ def recognize(values: Mapping[str, Collection[int]], task: Task, chosen: str = "
     conventions = {}
     reasons: dict[str, str] = {}
     for names, cases in groups.items():
-        occurring = frozenset().union(*(values[case] for case in cases)) & known
+        occurring = frozenset().union(*(values[case] for case in cases)) & meaningful
         convention, reason = _recognized(occurring, names, task, cases[0])
         conventions.update(dict.fromkeys(cases, convention))
         reasons.setdefault(convention.name, reason)
@@ -270,12 +270,12 @@ def _recognized(
         if name in LATER and {3, 4} <= occurring:
             return find_convention(LATER[name], task), by_names
     serving = [entry for entry in CONVENTIONS if entry.serves(task)]
-    own = own_convention(task)
-    candidates = list(dict.fromkeys([own, *serving]))
+    default = own_convention(task)
+    candidates = list(dict.fromkeys([default, *serving]))
     fitting = [entry for entry in candidates if occurring <= entry.values]
     listed = ", ".join(str(value) for value in sorted(occurring)) or "none"
-    if own in fitting or not fitting:
-        return own, f"by the values that occur ({listed})"
+    if default in fitting or not fitting:
+        return default, f"by the values that occur ({listed})"
     # Since 2023 ET is 3; that 3 and 4 occur together leaves 2012 to 2016, post-treatment, pediatric.
     common = [entry for entry in fitting if entry.name == "brats2023"]
     if len(fitting) == 1:
