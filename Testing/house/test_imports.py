@@ -71,7 +71,7 @@ OUTSIDE_SLICER: list[set[str]] = [
         "training.printed",
     },
     {"training.dataset", "training.options"},
-    {"training.generated", "training.sources", "training.loader", "training.objectives"},
+    {"training.generated", "training.generated_heads", "training.sources", "training.loader", "training.objectives"},
     {"training.recipe", "training.acceleration", "evaluation"},
     {"training.optimizers", "training.export", "training.published", "training.log"},
     {"training.setup", "training.validation"},

@@ -15,7 +15,7 @@ import multiprocessing.sharedctypes
 import os
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -95,6 +95,12 @@ class GeneratedCase:
     label: torch.Tensor
     brain: torch.Tensor
     tumor: torch.Tensor
+
+
+MakeCase = Callable[
+    [int, Generation, PreprocessSpec, Sequence[Path], torch.device | str], GeneratedCase
+]
+"""Makes a case of a plan: its number, the plan, the preprocessing, label maps, and the device."""
 
 
 def make_case(
@@ -185,6 +191,7 @@ class GeneratedSampler:
         anatomy: label maps; none gives procedural cases only.
         device: where cases are made and held.
         folder: hold cases here instead of in memory, and let a background process make them ahead (CPU).
+        make: what makes a case; None makes brains with tumors (``make_case``).
 
     Attributes:
         seconds: time that training has waited for cases.
@@ -202,6 +209,7 @@ class GeneratedSampler:
         anatomy: Sequence[Path] = (),
         device: torch.device | str = "cpu",
         folder: Path | None = None,
+        make: MakeCase | None = None,
     ):
         self.plan = plan
         self.task = task
@@ -212,6 +220,7 @@ class GeneratedSampler:
         self.anatomy = tuple(anatomy)
         self.device = torch.device(device)
         self.folder = folder
+        self.make = make or make_case
         self.case_ids = tuple(case_name(number) for number in range(plan.pool))
         self.seconds = 0.0
         self._cases: dict[int, GeneratedCase] = {}
@@ -244,7 +253,8 @@ class GeneratedSampler:
             return
         context = multiprocessing.get_context("spawn")
         oldest = context.Value("q", step // self.plan.reuse)
-        arguments = (oldest, self.plan, self.spec, self.anatomy, self.folder, os.getpid())
+        cases = (self.make, self.plan, self.spec, self.anatomy)
+        arguments = (oldest, *cases, self.folder, os.getpid())
         process = context.Process(target=_make_ahead, args=arguments, daemon=True)
         with without_interrupts():
             process.start()
@@ -306,7 +316,7 @@ class GeneratedSampler:
         if folder is not None and folder.is_dir():
             case = _load(folder)
         else:
-            case = make_case(number, self.plan, self.spec, self.anatomy, self.device)
+            case = self.make(number, self.plan, self.spec, self.anatomy, self.device)
             if folder is not None:
                 _save(case, folder)
         self._cases[number] = case
@@ -357,7 +367,13 @@ def _paste(target: torch.Tensor, source: torch.Tensor, corner: Sequence[int]) ->
 
 
 def _make_ahead(
-    oldest, plan: Generation, spec: PreprocessSpec, anatomy, folder: Path, parent: int
+    oldest,
+    make: MakeCase,
+    plan: Generation,
+    spec: PreprocessSpec,
+    anatomy: Sequence[Path],
+    folder: Path,
+    parent: int,
 ) -> None:
     """In a process of its own: make the cases that are needed now or soon, delete others.
 
@@ -373,7 +389,7 @@ def _make_ahead(
         if number is None:
             time.sleep(2.0)
         else:
-            _save(make_case(number, plan, spec, anatomy), folder / case_name(number))
+            _save(make(number, plan, spec, anatomy, "cpu"), folder / case_name(number))
 
 
 def _delete_before(first: int, folder: Path) -> None:
