@@ -280,6 +280,7 @@ def _job(
             label_map=bids_names.files["label map"],
             picture=bids_names.files["picture"],
             report=bids_names.files["report"],
+            preparation=f"{case.case_id}_space-orig_desc-preparation_dseg.png",
             dataset=source.absolute(),
         )
     return Job(

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import numpy as np
+import torch
 
 from medmap.checks import Finding
 from medmap.errors import Cancelled, InputDataError
@@ -176,7 +177,10 @@ def prepare_scans(
     if plan.is_empty:
         return Preparation(dict(volumes), plan)
     started = time.perf_counter()
-    run = _Run(dict(volumes), task, plan, progress or ignore_progress, cancel or never_cancel)
+    # In the task's order: sums of votes do not depend on the order in which scans are given.
+    names = [name for name in task.modality_names if name in volumes]
+    scans = {name: volumes[name] for name in names}
+    run = _Run(scans, task, plan, progress or ignore_progress, cancel or never_cancel)
     given = brain_masks or {}
     # Scans with a mask first: the others may borrow it.
     for name in sorted(plan.extract, key=lambda name: name not in given):
@@ -249,7 +253,9 @@ class _Run:
         moving_mask = self._brain(name)
         if name in self.borrowed or reference in self.borrowed:
             moving_mask = None
-        result = registration.register(fixed, moving, self._brain(reference), moving_mask)
+        result = registration.register(
+            fixed, moving, self._brain(reference), moving_mask, threads=torch.get_num_threads()
+        )
         onto = self.task.modality(reference).title
         if result.is_accepted:
             self.movements[name] = result.movement
