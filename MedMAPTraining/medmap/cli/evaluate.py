@@ -214,7 +214,7 @@ class _MapArguments:
     overwrite: bool
 
 
-def _refuse_options_of_bundles(**options: Path | None) -> None:
+def _refuse_options_of_bundles(**options: Path | str | None) -> None:
     """Options that label maps do not have would be ignored."""
     for name, value in options.items():
         if value is not None:

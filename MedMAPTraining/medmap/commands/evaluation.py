@@ -41,6 +41,7 @@ from medmap.evaluation.scoring import (
     settings_text,
 )
 from medmap.evaluation.store import ABOUT, SCORES
+from medmap.evaluation.training_cases import cases_seen_in_training
 from medmap.io.atomic import write_text
 from medmap.io.cohorts import Case, find_cohort
 from medmap.io.labels import with_conventions
@@ -161,6 +162,9 @@ def evaluate_bundle(
         warnings.append(cohort.warning)
     scoring = _scoring(options, weights)
     scores = _score_all(cases, loaded, options, store, report, cancel)
+    seen = cases_seen_in_training(loaded.card, cases)
+    if seen:
+        warnings.append(_seen_warning(seen, len(cases)))
     if store and store.changed:
         warnings.append(_changed_warning(store.changed))
     summary = replace(
@@ -185,6 +189,14 @@ def _check_part(options: EvaluateOptions) -> None:
             "Give the split file, or leave the part out to score all cases.",
             option="split",
         )
+
+
+def _seen_warning(seen: Sequence[str], count: int) -> str:
+    examples = ", ".join(seen[:3])
+    return (
+        f"The bundle was trained on {len(seen)} of the {count} cases, such as {examples}: their "
+        "scores do not show how it does on new patients."
+    )
 
 
 def _changed_warning(cases: Sequence[str]) -> str:

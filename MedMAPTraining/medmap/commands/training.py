@@ -22,6 +22,7 @@ from medmap.errors import (
     UsageError,
     combined_error,
 )
+from medmap.evaluation.training_cases import TRAINING_SCANS, scan_hashes
 from medmap.io.atomic import make_folder
 from medmap.io.cohorts import Case, find_cohort
 from medmap.io.labels import with_conventions
@@ -106,12 +107,14 @@ class TrainingData:
             levels; None if the recipe holds out no case.
         validation: scores networks on the ``val`` part of the split; None if there is none.
         labels: how the values of the label files were read, and why; empty for generated cases.
+        cases: of the cohort, that are trained on; empty for generated cases.
     """
 
     sampler: Sampler
     held_out: Callable[[int], Batch] | None = None
     validation: Validation | None = None
     labels: str = ""
+    cases: tuple[Case, ...] = ()
 
 
 def train_bundle(
@@ -358,7 +361,7 @@ def _cohort_data(
     if cases.get("val"):
         folders = cache_cases(cases["val"], task, recipe.preprocess, run / "cache", team, report)
         validation = Validation(folders, task, recipe)
-    return TrainingData(sampler, held_out, validation, reading.statement)
+    return TrainingData(sampler, held_out, validation, reading.statement, tuple(cases["train"]))
 
 
 def _make_run(run: Path, task: Task, team: Team) -> None:
@@ -384,13 +387,16 @@ def _card(
     if isinstance(sampler, GeneratedSampler):
         first_seed, last_seed = sampler.plan.seeds(recipe.steps)
         case_text = f"cases generated while training (seeds {first_seed} to {last_seed})"
-    return {
+    card: dict = {
         "description": describe(task, [subset for subset, _ in parts if subset]),
         "data": options.data_statement,
         "training": f"{recipe.steps} steps{network_text}{start_text}, {case_text}, "
         f"{options.runtime.precision}, {_hardware(options.runtime, team)}, seed {recipe.seed}. "
         f"{data.labels}".rstrip(),
     }
+    if data.cases and team.first:
+        card[TRAINING_SCANS] = scan_hashes(data.cases)
+    return card
 
 
 def _hardware(runtime: RuntimeOptions, team: Team) -> str:
