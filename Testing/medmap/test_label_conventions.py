@@ -92,6 +92,22 @@ def test_cases_of_two_releases_are_read_as_each_release_writes_them():
     assert reading.statement.count("Label values as in") == 2
 
 
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("BraTS2013", "brats2012"),
+        ("brats2018", "brats2017"),
+        ("brats-2021", "brats2017"),
+        ("brats2023", "brats2023"),
+        ("BRATS2025", "brats2024"),
+        ("brats_ped", "brats-ped"),
+        ("MSD", "msd"),
+    ],
+)
+def test_a_year_names_its_convention(name, expected):
+    assert find_convention(name, BRATS).name == expected
+
+
 def test_the_chosen_convention_counts_more_than_any_name():
     assert convention_of({"BraTS-GLI-00005-101": (3, 4)}, "brats2012") == {"brats2012"}
     assert convention_of({"patient7": (3, 4)}, "BraTS-PED") == {"brats-ped"}

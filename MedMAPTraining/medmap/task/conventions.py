@@ -182,14 +182,15 @@ def names_of_conventions(task: Task) -> tuple[str, ...]:
 
 
 def find_convention(name: str, task: Task) -> LabelConvention:
-    """The convention of that name, in any case of letters.
+    """The convention of that name, in any case of letters; ``brats2018`` is that of its year.
 
     Raises UsageError where there is none, or it does not serve the task.
     """
     if name.lower() == OWN:
         return own_convention(task)
+    release = _release(name)
     for convention in CONVENTIONS:
-        if convention.name == name.lower():
+        if convention.name == release:
             convention.task_values(task)
             return convention
     raise UsageError(
@@ -197,6 +198,16 @@ def find_convention(name: str, task: Task) -> LabelConvention:
         f"Use one of {', '.join(names_of_conventions(task))}.",
         option="labels",
     )
+
+
+def _release(name: str) -> str:
+    """Name of the convention of a year: a convention holds until the next one begins."""
+    match = re.fullmatch(r"brats[-_ ]?(20\d\d)", name.lower())
+    if match is None:
+        return name.lower().replace("_", "-")
+    first_years = [entry.name for entry in CONVENTIONS if re.fullmatch(r"brats20\d\d", entry.name)]
+    earlier = [first for first in first_years if int(first[-4:]) <= int(match[1])]
+    return earlier[-1] if earlier else name.lower()
 
 
 @dataclass(frozen=True)
