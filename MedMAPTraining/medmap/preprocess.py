@@ -33,6 +33,9 @@ HALF = 0.499
 """Share of a voxel from which it counts as brain. Just below a half: where spacings are
 commensurate exact halves are common, and rounding must not decide."""
 
+SCALINGS = ("zscore", "minmax")
+"""How intensities are normalized."""
+
 SAME_SPACING = 0.01
 """Spacings and directions that differ by less than this share count as the wanted ones."""
 
@@ -55,6 +58,9 @@ class PreprocessSpec:
             interpolated.
         field: with ``slices``, edge in mm of the square in the middle of each slice that the
             network sees; cropped or padded to it. 0 takes the whole slice.
+        scaling: ``zscore``, or ``minmax``: the two percentiles of the foreground become -1 and 1,
+            and what lies beyond them is clipped (MedMAP's conference version scales intensities to
+            [-1, 1]). Background is 0 in both.
     """
 
     spacing: float = 1.0
@@ -63,10 +69,14 @@ class PreprocessSpec:
     margin: float = 2.0
     slices: bool = False
     field: float = 0.0
+    scaling: str = "zscore"
 
     def to_dict(self) -> dict:
-        """Plain JSON-ready form."""
-        return asdict(self)
+        """Plain JSON-ready form; the default scaling is not named, as in earlier bundles."""
+        content = asdict(self)
+        if self.scaling == "zscore":
+            del content["scaling"]
+        return content
 
     @staticmethod
     def from_dict(data: Mapping) -> PreprocessSpec:
@@ -75,6 +85,8 @@ class PreprocessSpec:
         for key, value in data.items():
             values[key] = tuple(value) if isinstance(value, list) else value
         try:
+            if values.get("scaling", "zscore") not in SCALINGS:
+                raise TypeError(f"scaling {values['scaling']}")
             return PreprocessSpec(**values)
         except TypeError as error:
             raise BundleError(
@@ -153,7 +165,7 @@ def normalize(
     skull_stripped: bool = True,
     title: str = "A scan",
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Z-score one scan over its own foreground.
+    """Z-score one scan over its own foreground, or scale it to [-1, 1].
 
     Args:
         array: [I, J, K] intensities.
@@ -190,7 +202,10 @@ def normalize(
         organ = np.ones(array.shape, bool)
         values = array[organ].astype(np.float64)
     result = np.zeros(array.shape, np.float32)
-    result[organ] = np.clip((values - mean) / deviation, *spec.clip)
+    if spec.scaling == "minmax":
+        result[organ] = np.clip(2 * (values - low) / (high - low) - 1, -1, 1)
+    else:
+        result[organ] = np.clip((values - mean) / deviation, *spec.clip)
     return result, organ
 
 

@@ -157,6 +157,16 @@ def test_an_epoch_shows_every_pair_once_and_the_sound_of_a_fixed_share(example, 
     assert halves[0].case_id + halves[1].case_id == sampler.batch(7, 30).case_id
 
 
+def test_images_can_be_the_half_that_is_missing(example, parts):
+    """Table 2b: every pair has its sound, some have an image, and the test gives sounds alone."""
+    sampler = example.data.PairSampler(parts["train"], 0.1, 0, 32, missing="image")
+    present = sampler.present.float().mean(0)
+    assert present.tolist() == pytest.approx([0.1, 1.0])
+    batch = sampler.batch(0, 32)
+    assert (batch.image[~batch.present[:, 0], 0] == 0).all()
+    assert batch.image[:, 1].flatten(1).any(1).all()
+
+
 def test_the_features_have_the_sizes_of_the_papers(example):
     network = example.model.AudioVision()
     assert network.image(torch.zeros(2, 1, 28, 28)).shape == (2, 160)

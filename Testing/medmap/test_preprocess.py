@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from medmap.errors import InputDataError, UsageError
+from medmap.errors import BundleError, InputDataError, UsageError
 from medmap.foreground import foreground
 from medmap.postprocess.reference_labels import labels_on_reference
 from medmap.preprocess import PreprocessSpec, normalize, prepare
@@ -243,3 +243,23 @@ def test_one_segmentation_looks_at_each_scan_once(volumes, tiny_bundle, monkeypa
     )
     segment({name: volumes[name] for name in ("t1ce", "flair")}, bundle)
     assert counts == {"foreground": 2, "axes": 2, "components": 1}
+
+
+def test_intensities_can_be_scaled_to_minus_one_and_one():
+    """MedMAP's conference version; the percentiles are the ends, background stays 0."""
+    array = np.linspace(100, 300, 1000).reshape(10, 10, 10)
+    foreground = np.ones(array.shape, bool)
+    foreground[0] = False
+    spec = PreprocessSpec(percentiles=(0, 100), scaling="minmax")
+    scaled, organ = normalize(array, foreground, spec)
+    values = array[foreground]
+    expected = 2 * (values - values.min()) / (values.max() - values.min()) - 1
+    np.testing.assert_allclose(scaled[organ], expected, atol=1e-6)
+    assert not scaled[~organ].any()
+    clipped, _ = normalize(array, foreground, PreprocessSpec(scaling="minmax"))
+    assert clipped.min() == -1
+    assert clipped.max() == 1
+    assert PreprocessSpec.from_dict(spec.to_dict()) == spec
+    assert "scaling" not in PreprocessSpec().to_dict(), "bundles and caches are those of before"
+    with pytest.raises(BundleError):
+        PreprocessSpec.from_dict({"scaling": "rank"})

@@ -285,27 +285,29 @@ def _tone(digit: int, rng: np.random.Generator) -> np.ndarray:
 
 
 class PairSampler:
-    """Batches of pairs, each epoch in another order; some pairs never have their sound.
+    """Batches of pairs, each epoch in another order; some pairs never have one of their halves.
 
     Args:
         pairs: of one part.
-        audio: share of the pairs that have sound, the same in every epoch.
-        seed: of order and of which pairs have sound.
+        rate: share of the pairs that have both halves, the same in every epoch.
+        seed: of order and of which pairs have both.
         batch: pairs per step, which gives the length of an epoch.
+        missing: the half that the others lack, ``sound`` (Table 2a) or ``image`` (Table 2b).
     """
 
-    def __init__(self, pairs: Pairs, audio: float, seed: int, batch: int):
+    def __init__(self, pairs: Pairs, rate: float, seed: int, batch: int, missing: str = "sound"):
         self.pairs = pairs
         self.seed = seed
         self.size = batch
         count = len(pairs.digit)
         order = np.random.default_rng([seed, 1]).permutation(count)
-        has_sound = order < round(audio * count)
-        self.present = torch.from_numpy(np.stack([np.ones(count, bool), has_sound], 1))
+        present = np.ones((count, 2), bool)
+        present[:, AUDIOVISION.index(missing)] = order < round(rate * count)
+        self.present = torch.from_numpy(present)
         self.case_ids = tuple(str(number) for number in range(count))
 
     def available(self, case_id: str) -> np.ndarray:
-        """[2] bool: image, and whether the pair has sound."""
+        """[2] bool: whether the pair has its image, and its sound."""
         return self.present[int(case_id)].numpy()
 
     def batch(self, step: int, size: int, patch: Sequence[int] = (), first: int = 0) -> Batch:

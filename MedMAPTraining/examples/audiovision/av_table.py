@@ -22,6 +22,7 @@ from av_data import AUDIOVISION, Pairs, PairSampler, pair, read_mnist, read_soun
 
 from medmap.networks import build_network
 from medmap.training.checkpoint import load_checkpoint
+from medmap.training.log import TrainingLog
 from medmap.training.loop import train
 from medmap.training.recipe import Recipe
 
@@ -37,51 +38,79 @@ BOUNDS = {"image only": 92.35, "both": 98.22}
 """Published accuracy of training with pictures only, and with both for all pairs."""
 
 
-def recipe(audio: float, alpha: float, seed: int, epochs: int, pairs: int) -> Recipe:
+def recipe(rate: float, alpha: float, seed: int, epochs: int, pairs: int) -> Recipe:
     """MCKD's settings, from the file beside this one, for one training."""
     published = Recipe.read(Path(__file__).with_name("mckd_table2.json"))
-    # Without any sound there is nothing to distill from.
-    options = {**published.objective_options, "alpha": alpha if audio > 0 else 0.0}
+    # Without any complete pair there is nothing to distill from.
+    options = {**published.objective_options, "alpha": alpha if rate > 0 else 0.0}
     steps = epochs * math.ceil(pairs / published.batch)
     return replace(published, objective_options=options, steps=steps, seed=seed)
 
 
-def accuracy(network: torch.nn.Module, pairs: Pairs, sound: bool) -> float:
-    """Accuracy in %, with pictures only or with both."""
-    present = torch.tensor([[True, sound]]).expand(len(pairs.digit), 2)
+def accuracy(network: torch.nn.Module, pairs: Pairs, given: tuple[bool, bool]) -> float:
+    """Accuracy in %, given the pictures, the sounds, or both."""
+    present = torch.tensor([given]).expand(len(pairs.digit), 2)
     with torch.inference_mode():
         predicted = network.eval()(pairs.image, present).logits.argmax(1)
     return 100 * float((predicted == pairs.digit).float().mean())
 
 
-def score(parts: dict[str, Pairs], audio: float, alpha: float, seed: int, epochs: int) -> dict:
+def score(
+    parts: dict[str, Pairs],
+    rate: float,
+    alpha: float,
+    seed: int,
+    epochs: int,
+    missing: str = "sound",
+    run: Path | None = None,
+) -> dict:
     """Train once and test.
 
+    Args:
+        parts: of ``av_data.pair``.
+        rate: share of the training pairs that have both halves.
+        alpha: weight of the distillation; 0 fills with the mean only.
+        seed, epochs: of the training.
+        missing: the half that the other pairs lack, and that is not given in the test.
+        run: folder that keeps the run, with the curves of the importance (Fig. 4b); None keeps
+            none.
+
     Returns:
-        Accuracy with pictures only and with both, and the learned importance of the picture.
+        Accuracy with pictures only, with sounds only and with both, and the learned importance of
+        the picture.
     """
-    settings = recipe(audio, alpha, seed, epochs, len(parts["train"].digit))
+    if run is None:
+        with tempfile.TemporaryDirectory() as folder:
+            return score(parts, rate, alpha, seed, epochs, missing, Path(folder))
+    settings = recipe(rate, alpha, seed, epochs, len(parts["train"].digit))
     meta = PairSampler(parts["meta"], 1.0, seed, settings.batch)
     figures: dict[str, float] = {}
-    with tempfile.TemporaryDirectory() as run:
+    run.mkdir(parents=True, exist_ok=True)
+    with TrainingLog(run, settings.steps, lambda fraction, text: None) as log:
+
+        def note(step: int, logged: dict) -> None:
+            figures.update(logged)
+            log(step, logged)
+
         train(
             settings,
             AUDIOVISION,
-            PairSampler(parts["train"], audio, seed, settings.batch),
+            PairSampler(parts["train"], rate, seed, settings.batch, missing),
             run,
             held_out=lambda n: meta.batch(n, settings.batch),
             device="cpu",
             precision="fp32",
             save_every=settings.steps,
-            report=lambda step, logged: figures.update(logged),
+            report=note,
         )
-        state = load_checkpoint(Path(run))
+    state = load_checkpoint(run)
     network = build_network(*state["network"])
     network.load_state_dict(state["average"])
     weight = figures.get("importance_image", float("nan"))
     return {
-        "image": accuracy(network, parts["test"], False),
-        "both": accuracy(network, parts["test"], True),
+        "image": accuracy(network, parts["test"], (True, False)),
+        "sound": accuracy(network, parts["test"], (False, True)),
+        "both": accuracy(network, parts["test"], (True, True)),
         "importance_image": weight,
     }
 
@@ -205,7 +234,7 @@ def _read(path: Path) -> list[dict]:
 
 def _write(path: Path, rows: list[dict]) -> None:
     with path.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, list(rows[0]))
+        writer = csv.DictWriter(file, list(rows[-1]))
         writer.writeheader()
         writer.writerows(rows)
 

@@ -94,12 +94,12 @@ def table(
             out.print(f"{entry.name:20} {entry.title} ({entry.source})", soft_wrap=True)
         return
     chosen = find_table(name)
-    if not data:
+    if not data and output is None:
         out.print(printed_text(chosen), soft_wrap=True, markup=False)
         return
     devices = tuple(device or ["auto"])
     options = TableOptions(
-        data=parse_data(data),
+        data=parse_data(data or []),
         output=output or Path(name),
         only=tuple(only or ()),
         steps=steps,

@@ -6,11 +6,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from medmap.io.atomic import make_folder, write_text
+from medmap.evaluation.tables import counted
+from medmap.io.atomic import write_text
+from medmap.tables.audiovision import accuracies
 from medmap.tables.execution import Failures, execute
 from medmap.tables.plan import Plan, TableOptions, write_recipes
 from medmap.tables.rendering import csv_text, latex, markdown
-from medmap.tables.values import Scores, grid_of
+from medmap.tables.values import Grid, Scores, grid_of
 from medmap.training.printed import PrintedTable
 
 Report = Callable[[float, str], None]
@@ -45,17 +47,29 @@ def build_table(
         Cancelled: a stop was asked for.
         OutputError: the folder cannot be written.
     """
-    make_folder(options.output)
+    if table.kind == "audiovision":
+        grid = accuracies(table, options, report)
+        remarks = ["Ours: one seed. Columns without figures of ours are not implemented"]
+        return _write(table, options, grid, [*_changes(options), *remarks], {})
     write_recipes(plan, table, options)
     failures = execute(plan.jobs, options.devices, options.ray, report)
-    return write_table(table, options, failures)
-
-
-def write_table(table: PrintedTable, options: TableOptions, failures: Failures) -> BuiltTable:
-    """Write the table of whatever is evaluated, beside the runs."""
     scores = Scores(options.output.absolute())
-    grid = grid_of(table, scores)
-    remarks = _remarks(table, options, scores)
+    counts = sorted({scores.cases(run) for run in table.runs} - {0})
+    remarks = _changes(options)
+    if counts:
+        numbers = ", ".join(counted(count, "test case") for count in counts)
+        remarks.append(f"Our figures: means over {numbers}, one seed")
+    return _write(table, options, grid_of(table, scores), remarks, failures)
+
+
+def _write(
+    table: PrintedTable,
+    options: TableOptions,
+    grid: Grid,
+    remarks: list[str],
+    failures: Failures,
+) -> BuiltTable:
+    """Write the table of whatever is measured, beside the runs."""
     text = markdown(table, grid, remarks)
     contents = {"md": text, "csv": csv_text(table, grid), "tex": latex(table, grid, remarks)}
     files = []
@@ -66,17 +80,14 @@ def write_table(table: PrintedTable, options: TableOptions, failures: Failures) 
     return BuiltTable(text, tuple(files), failures)
 
 
-def _remarks(table: PrintedTable, options: TableOptions, scores: Scores) -> list[str]:
+def _changes(options: TableOptions) -> list[str]:
+    """What was not as the recipes have it."""
     remarks = []
     if options.rehearsal:
         remarks.append(
             "REHEARSAL: small networks, few steps. It shows that everything runs; the figures mean "
             "nothing"
         )
-    counts = sorted({scores.cases(run) for run in table.runs} - {0})
-    if counts:
-        numbers = ", ".join(str(count) for count in counts)
-        remarks.append(f"Our figures: means over {numbers} test cases, one seed")
     changes = [f"{name} {value}" for name, value in options.settings.items()]
     if options.steps is not None:
         changes.append(f"steps {options.steps}")

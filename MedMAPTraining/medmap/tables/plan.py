@@ -210,8 +210,9 @@ def write_recipes(plan: Plan, table: PrintedTable, options: TableOptions) -> Non
     """
     rows = published_rows()
     folders = _Folders(table, options)
-    make_folder(options.output / "recipes")
-    make_folder(options.output / "splits")
+    make_folder(options.output)
+    for name in ("recipes", "splits", "runs", "bundles", "evaluations"):
+        make_folder(options.output / name)
     for job in plan.jobs:
         if job.kind != "train":
             continue

@@ -145,13 +145,16 @@ def _box_around(brain: torch.Tensor, margin: int) -> tuple[slice, ...]:
 
 
 def _normalize(scan: torch.Tensor, brain: torch.Tensor, spec: PreprocessSpec) -> torch.Tensor:
-    """The z-score of ``medmap.preprocess.normalize``, on the device."""
+    """What ``medmap.preprocess.normalize`` does, on the device."""
     values = scan[brain].double()
     ordered = values.sort().values
     low, high = (_percentile(ordered, percent) for percent in spec.percentiles)
-    inner = values[(values >= low) & (values <= high)]
-    deviation = inner.std(correction=0).clamp(min=1e-9)
-    scores = ((values - inner.mean()) / deviation).clamp(*spec.clip)
+    if spec.scaling == "minmax":
+        scores = (2 * (values - low) / (high - low).clamp(min=1e-9) - 1).clamp(-1, 1)
+    else:
+        inner = values[(values >= low) & (values <= high)]
+        deviation = inner.std(correction=0).clamp(min=1e-9)
+        scores = ((values - inner.mean()) / deviation).clamp(*spec.clip)
     result = torch.zeros_like(scan)
     result[brain] = scores.to(result.dtype)
     return result

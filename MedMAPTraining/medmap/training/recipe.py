@@ -14,7 +14,7 @@ import numpy as np
 from medmap.bundle.format import WEIGHTINGS
 from medmap.errors import BundleError, MissingInputError, UsageError
 from medmap.postprocess.spec import PostprocessSpec, current_postprocess, earlier_postprocess
-from medmap.preprocess import PreprocessSpec
+from medmap.preprocess import SCALINGS, PreprocessSpec
 from medmap.training.dataset import Augmentation
 from medmap.training.generated import Generation
 
@@ -140,6 +140,8 @@ class Recipe:
         # Fields that came later count only where they are used: older runs can be resumed.
         if not self.sources:
             del content["sources"]
+        if self.preprocess.scaling == "zscore":
+            del content["preprocess"]["scaling"]
         # Windows choose the validated network, hence what is exported.
         if self.inference is None:
             del content["inference"]
@@ -250,6 +252,11 @@ def check_numbers(recipe: Recipe) -> None:
                 f"The recipe's {name} is {number!r}.",
                 f"Give {name} as a number that is not negative.",
             )
+    if recipe.preprocess.scaling not in SCALINGS:
+        raise UsageError(
+            f"The recipe's preprocess.scaling is {recipe.preprocess.scaling!r}.",
+            f"Use {' or '.join(SCALINGS)}.",
+        )
     if recipe.preprocess.spacing == 0:
         raise UsageError("The recipe's preprocess.spacing is 0.", "Give it in mm.")
     if recipe.schedule not in SCHEDULES:

@@ -1,0 +1,271 @@
+"""Every network and objective learns to a Dice: phantoms with one budget, then patients.
+
+    python MedMAPTraining/experiments/learning.py FOLDER --cost
+    python MedMAPTraining/experiments/learning.py FOLDER [--seeds 0 1] [--minutes 60]
+    python MedMAPTraining/experiments/learning.py FOLDER --table
+    python MedMAPTraining/experiments/learning.py FOLDER --cases CASES --split SPLIT.json
+
+``--cost`` times three steps of every training and lists what all of it takes; nothing is kept.
+Networks have their full contract at reduced width; cases, steps and patches are the same for all.
+With ``--cases``, trainings begin with the weights that the phantoms gave, on the part ``train`` of
+the split, and are scored on ``test``. Finished runs are kept: run the same command again to resume.
+The floor is a Dice of .60 of WT from four modalities; the table marks what stays below.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+import time
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from pathlib import Path
+
+from shared import (
+    Job,
+    mean_dice,
+    mean_sd,
+    read_results,
+    resumable_parser,
+    run_missing,
+    synthetic_cohort,
+    table_head,
+    table_row,
+)
+
+from medmap.commands.evaluation import EvaluateOptions, evaluate_bundle
+from medmap.commands.training import TrainOptions, train_bundle
+from medmap.evaluation import read_rows
+from medmap.preprocess import PreprocessSpec
+from medmap.tables.settings import SMALL_NETWORKS
+from medmap.training.options import RuntimeOptions
+from medmap.training.recipe import Recipe
+
+SPACING = 3.0
+TRAINING_PATIENTS = 24
+TEST_PATIENTS = 8
+STEPS = 1200
+FINE_TUNING_STEPS = 400
+FLOOR = 0.60
+ALL = "t1+t1ce+t2+flair"
+SUBSETS = ("t1ce", ALL)
+"""Of dedicated methods, which train a network for each."""
+
+BASE = Recipe(
+    objective="sls",
+    missingness="random-subset",
+    steps=STEPS,
+    patch=(32, 32, 32),
+    large_share=0.0,
+    learning_rate=3e-3,
+    preprocess=PreprocessSpec(spacing=SPACING),
+)
+FIXED = {"rates": {"t1": 0.2, "t1ce": 0.4, "flair": 0.6, "t2": 0.8}, "seed": 0}
+
+
+@dataclass(frozen=True)
+class Method:
+    """A training: its recipe, and the method whose bundle is its teacher."""
+
+    recipe: Recipe
+    teacher: str = ""
+
+
+def methods() -> dict[str, Method]:
+    """Every network with its own losses, then objectives on the networks that they are for."""
+    found: dict[str, Method] = {}
+    for network in ("SubsetUNet", *SMALL_NETWORKS):
+        options = SMALL_NETWORKS.get(network, {"widths": [8, 16, 24]})
+        recipe = replace(BASE, network=network, network_options=wider(options))
+        if network in ("UNet", "VNet", "SegResNet"):
+            recipe = replace(recipe, objective="plain", missingness="full", subsets=(ALL,))
+        found[network] = Method(recipe)
+    for network in ("RFNet", "mmFormer", "M2FTrans"):
+        idt = replace(found[network].recipe, missingness="fixed", missingness_options=FIXED)
+        found[f"{network}-imbalanced"] = Method(idt)
+        passion = replace(idt, objective="passion", objective_options={"variant": "released"})
+        found[f"{network}-passion"] = Method(passion)
+    aligned = replace(
+        found["mmFormer"].recipe,
+        network_options={**found["mmFormer"].recipe.network_options, "stem": {}},
+        alignment={"anchor": "mixture", "tap": "mod_bottleneck"},
+    )
+    found["mmFormer-aligned"] = Method(aligned)
+    importance = replace(
+        found["MCKD"].recipe,
+        objective="mckd",
+        missingness_options={"by": "cardinality"},
+        held_out_cases=3,
+    )
+    found["MCKD-distilled"] = Method(importance)
+    student = replace(BASE, missingness="full", subsets=SUBSETS)
+    for name, objective, network in (
+        ("kd-net", "kd-net", "UNet"),
+        ("pmkl", "pmkl", "UNet"),
+        ("protokd", "protokd", "VNet"),
+    ):
+        recipe = replace(
+            student,
+            objective=objective,
+            network=network,
+            network_options=found[network].recipe.network_options,
+        )
+        found[name] = Method(recipe, teacher=network)
+    for objective in ("acn", "smu-net"):
+        recipe = replace(
+            student,
+            objective=objective,
+            objective_options={"discriminator_width": 8},
+            network="SegResNet",
+            network_options={
+                **found["SegResNet"].recipe.network_options,
+                "style": objective == "smu-net",
+            },
+        )
+        found[objective] = Method(recipe)
+    return found
+
+
+def wider(options: dict) -> dict:
+    """Small options at twice the width, where networks have ``widths`` or ``width``."""
+    doubled = dict(options)
+    for name in ("widths", "width"):
+        value = doubled.get(name)
+        if isinstance(value, list):
+            doubled[name] = [2 * width for width in value]
+        elif value is not None:
+            doubled[name] = 2 * value
+    return doubled
+
+
+def train_and_score(
+    root: Path, name: str, seed: int, cases: Path | None, split: Path | None
+) -> dict:
+    """One result: CPU seconds and mean Dice by subset and region."""
+    method = methods()[name]
+    folder = root / ("patients" if cases else "phantoms") / f"{name}-{seed}"
+    folder.mkdir(parents=True, exist_ok=True)
+    recipe = replace(method.recipe, seed=seed)
+    pretrained = None
+    if cases:
+        recipe = replace(recipe, steps=FINE_TUNING_STEPS, learning_rate=1e-3, split=str(split))
+        pretrained = root / "phantoms" / f"{name}-{seed}" / "bundle"
+    training = cases or synthetic_cohort(root / "train", TRAINING_PATIENTS, 7000, SPACING)
+    test = cases or synthetic_cohort(root / "test", TEST_PATIENTS, 9000, SPACING)
+    path = folder / "recipe.json"
+    path.write_text(json.dumps(asdict(recipe)), encoding="utf-8")
+    teacher = folder.with_name(f"{method.teacher}-{seed}") / "bundle" if method.teacher else None
+    # A bundle of several networks cannot be begun with: dedicated methods start anew.
+    begins = pretrained if pretrained and len(recipe.subsets) < 2 else None
+    options = TrainOptions(
+        recipe=path,
+        teacher=teacher,
+        start=begins,
+        name=name,
+        runtime=RuntimeOptions(device="cpu", precision="fp32"),
+    )
+    started = time.process_time()
+    train_bundle(folder / "run", training, folder / "bundle", options, quiet)
+    seconds = time.process_time() - started
+    scoring = EvaluateOptions(
+        output=folder / "evaluation",
+        split=split if cases else None,
+        part="test" if cases else None,
+        pictures=False,
+        device="cpu",
+    )
+    evaluate_bundle(test, folder / "bundle", scoring, quiet)
+    rows = read_rows(folder / "evaluation" / "scores.csv")
+    return {"method": name, "seed": seed, "cpu_seconds": seconds, "dice": mean_dice(rows)}
+
+
+def quiet(fraction: float, text: str) -> None:
+    """Progress that nobody reads."""
+
+
+def cost(root: Path, seeds: int) -> None:
+    """Time three steps of every training on two phantoms, and print what all of it takes."""
+    data = synthetic_cohort(root / "timing", 2, 5000, SPACING)
+    total = 0.0
+    for name, method in methods().items():
+        if method.teacher:
+            # A student costs about its network and its teacher's forward pass.
+            continue
+        recipe = replace(method.recipe, steps=3, held_out_cases=0, missingness_options={})
+        if recipe.objective == "mckd" or recipe.missingness == "fixed":
+            recipe = replace(recipe, objective="sls", objective_options={}, missingness="full")
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "recipe.json"
+            path.write_text(json.dumps(asdict(recipe)), encoding="utf-8")
+            options = TrainOptions(
+                recipe=path, runtime=RuntimeOptions(device="cpu", precision="fp32")
+            )
+            started = time.process_time()
+            train_bundle(Path(folder) / "run", data, Path(folder) / "bundle", options, quiet)
+            lines = (Path(folder) / "run").rglob("log.jsonl")
+            count = max(1, len(list(lines)))
+        seconds = (time.process_time() - started) / 3 / count
+        networks = max(1, len(method.recipe.subsets))
+        minutes = seconds * STEPS * networks * seeds / 60
+        total += minutes
+        print(f"{name:24} {seconds:6.2f} s a step, {minutes:7.0f} CPU min", flush=True)
+    print(f"all, {seeds} seeds: {total / 60:.1f} CPU hours, students of teachers not counted")
+
+
+def table(root: Path) -> str:
+    """Dice of WT, TC and ET from four modalities and over all subsets, mean ± SD over seeds."""
+    results = read_results(root)
+    lines = table_head(["method", "WT", "TC", "ET", "mean of all subsets", "CPU s", ""])
+    for name in methods():
+        of_method = [result for result in results if result["method"] == name]
+        if not of_method:
+            continue
+        cells: list[str] = [name]
+        for region in ("WT", "TC", "ET"):
+            cells.append(mean_sd([100 * result["dice"][ALL][region] for result in of_method]))
+        means = []
+        for result in of_method:
+            values = [v for regions in result["dice"].values() for v in regions.values()]
+            means.append(100 * sum(values) / len(values))
+        cells.append(mean_sd(means))
+        cells.append(f"{sum(result['cpu_seconds'] for result in of_method) / len(of_method):.0f}")
+        lowest = min(result["dice"][ALL]["WT"] for result in of_method)
+        cells.append("below the floor" if lowest < FLOOR else "")
+        lines.append(table_row(cells))
+    return "\n".join(lines)
+
+
+def describe(result: dict) -> str:
+    """A result in a line."""
+    wt = result["dice"][ALL]["WT"]
+    return f"WT from four modalities {wt:.2f}, {result['cpu_seconds']:.0f} CPU s"
+
+
+def main() -> None:
+    """The command line."""
+    parser = resumable_parser(__doc__)
+    parser.set_defaults(seeds=[0, 1])
+    parser.add_argument("--cost", action="store_true", help="list what all of it takes")
+    parser.add_argument("--methods", nargs="+", default=list(methods()), choices=methods())
+    parser.add_argument("--cases", type=Path, help="folder of patients")
+    parser.add_argument("--split", type=Path, help="split of the patients")
+    options = parser.parse_args()
+    results = options.folder / ("patient-results" if options.cases else "phantom-results")
+    if options.cost:
+        cost(options.folder, len(options.seeds))
+        return
+    if options.table:
+        print(table(results))
+        return
+    jobs = []
+    for seed in options.seeds:
+        for name in options.methods:
+            compute = partial(
+                train_and_score, options.folder, name, seed, options.cases, options.split
+            )
+            jobs.append(Job(f"{name}-{seed}", compute))
+    run_missing(results, jobs, options.minutes, describe)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,324 @@
+"""``medmap table``: what it plans, what it computes, and how it prints, without and with training."""
+
+from __future__ import annotations
+
+import csv
+import json
+import statistics
+
+import pytest
+from scipy.stats import ttest_rel
+from typer.testing import CliRunner
+
+from medmap.cli.main import app
+from medmap.commands.phantoms import write_phantoms
+from medmap.errors import MissingInputError, OutputError, UsageError
+from medmap.evaluation import ScoreRow, summarize
+from medmap.evaluation.store import Evaluation, Store
+from medmap.io.atomic import write_json
+from medmap.tables.audiovision import trainings
+from medmap.tables.build import printed_text
+from medmap.tables.execution import execute
+from medmap.tables.plan import TableOptions, make_plan, parse_data, write_recipes
+from medmap.tables.rendering import csv_text, latex, markdown
+from medmap.tables.settings import parse_settings, rehearsed, with_settings
+from medmap.tables.values import Scores, grid_of, regions_of, subsets_of
+from medmap.task import BRATS
+from medmap.training.printed import find_table, printed_tables
+from medmap.training.published import published_rows
+from medmap.training.recipe import Recipe
+
+ROWS = published_rows()
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """Three cases in the layout of BraTS 2018."""
+    folder = tmp_path_factory.mktemp("data")
+    write_phantoms(
+        folder, 3, 40, 4.0, False, "cpu", False, lambda fraction, text: None, layout="brats2018"
+    )
+    return folder
+
+
+def options(data, output, **changes) -> TableOptions:
+    return TableOptions({"": data}, output, rehearsal=True, devices=("cpu",), **changes)
+
+
+# ---------------------------------------------------------------------------------------- settings
+
+
+def test_settings_are_json_or_text_by_dotted_names():
+    settings = parse_settings(["seed=3", "preprocess.scaling=minmax", "patch=[16, 16, 16]"])
+    assert settings == {"seed": 3, "preprocess.scaling": "minmax", "patch": [16, 16, 16]}
+    recipe = with_settings(Recipe(), {"seed": 3, "augmentation.flip": 0.25, "patch": [16] * 3})
+    assert (recipe.seed, recipe.augmentation.flip, recipe.patch) == (3, 0.25, (16, 16, 16))
+    assert with_settings(Recipe(), {}).digest() == Recipe().digest()
+
+
+@pytest.mark.parametrize("assignment", ["seed", "=3", "seed=", "colour=red", "seed.low=1"])
+def test_settings_that_set_nothing_are_refused(assignment):
+    with pytest.raises(UsageError):
+        with_settings(Recipe(), parse_settings([assignment]))
+
+
+@pytest.mark.parametrize(
+    "name", ["journal-acn-pmix-brats2018", "mckd-mckd", "passion-myops2020-pdt"]
+)
+def test_a_rehearsal_changes_sizes_only(name):
+    recipe = ROWS[name].recipe
+    small = rehearsed(recipe)
+    for field in ("network", "objective", "alignment", "missingness", "optimizer", "inference"):
+        assert getattr(small, field) == getattr(recipe, field)
+    assert small.steps == 2
+    assert max(small.patch) <= 32
+    assert len(small.patch) == len(recipe.patch)
+
+
+def test_data_are_one_folder_or_one_for_each_set(tmp_path):
+    (tmp_path / "a=b").mkdir()
+    folders = parse_data([f"brats2020={tmp_path}", str(tmp_path / "a=b")])
+    assert folders == {"brats2020": tmp_path, "": tmp_path / "a=b"}
+    with pytest.raises(MissingInputError, match="nowhere"):
+        parse_data(["brats2018=nowhere"])
+    with pytest.raises(UsageError, match="Two folders"):
+        parse_data([str(tmp_path), str(tmp_path)])
+
+
+# -------------------------------------------------------------------------------------------- plan
+
+
+def test_teachers_come_first_and_once(data, tmp_path):
+    plan = make_plan(find_table("conference-1"), options(data, tmp_path / "out"))
+    names = [job.name for job in plan.jobs]
+    assert len(set(names)) == len(names)
+    for job in plan.jobs:
+        assert all(names.index(need) < names.index(job.name) for need in job.needs)
+    trained = {job.run for job in plan.jobs if job.kind == "train"}
+    scored = {job.run for job in plan.jobs if job.kind == "evaluate"}
+    assert scored == set(find_table("conference-1").runs)
+    assert trained == scored | {ROWS[run].teacher for run in scored} - {""}
+    assert not (tmp_path / "out").exists(), "planning writes nothing"
+
+
+def test_a_teacher_of_one_modality_is_scored_on_every_one(data, tmp_path):
+    plan = make_plan(find_table("conference-5"), options(data, tmp_path))
+    evaluations = [job for job in plan.jobs if job.kind == "evaluate"]
+    assert len(evaluations) == 16
+    assert len({job.evaluation for job in evaluations}) == 16
+    fed = [dict(job.feed) for job in evaluations if job.run == "conference-single-teacher-t1"]
+    assert fed == [{}, {"t1": "t2"}, {"t1": "t1ce"}, {"t1": "flair"}]
+
+
+def test_published_lengths_give_hours_and_steps_scale_them(data, tmp_path):
+    table = find_table("conference-4")
+    full = TableOptions({"": data}, tmp_path, settings={"split": "none"})
+    tenth = TableOptions({"": data}, tmp_path, settings={"split": "none"}, steps=5000)
+    # Four teachers of 49 PFLOP at 72 PFLOP an hour.
+    assert make_plan(table, full).hours == pytest.approx(4 * 49 / 72)
+    assert make_plan(table, tenth).hours == pytest.approx(0.4 * 49 / 72)
+
+
+def test_rows_are_chosen_by_run_or_by_title(data, tmp_path):
+    table = find_table("conference-4")
+    for name in ("P_k", "p_k", "conference-unet-teacher-pk"):
+        plan = make_plan(table, options(data, tmp_path, only=(name,)))
+        assert [job.name for job in plan.jobs] == [
+            "train conference-unet-teacher-pk",
+            "evaluate conference-unet-teacher-pk",
+        ]
+    with pytest.raises(UsageError, match="no row P_z"):
+        make_plan(table, options(data, tmp_path, only=("P_z",)))
+
+
+def test_data_sets_that_are_not_given_are_named(data, tmp_path):
+    only = TableOptions({"brats2018": data}, tmp_path, rehearsal=True)
+    plan = make_plan(find_table("journal-1"), only)
+    assert set(plan.without_data) == {"brats2020"}
+    assert all("brats2018" in job.run for job in plan.jobs)
+
+
+def test_other_settings_in_the_same_folder_are_refused(data, tmp_path):
+    table = find_table("conference-4")
+    first = options(data, tmp_path / "out", only=("P_k",))
+    write_recipes(make_plan(table, first), table, first)
+    other = options(data, tmp_path / "out", only=("P_k",), settings={"seed": 1})
+    with pytest.raises(OutputError, match="seed was 0, is 1"):
+        make_plan(table, other)
+
+
+# ------------------------------------------------------------------------------------------ values
+
+
+def evaluation(folder, dice) -> None:
+    """An evaluation on disk; ``dice(subset, region)`` is that of its two cases."""
+    rows = []
+    for case in ("a", "b"):
+        for subset in BRATS.subsets():
+            for number, region in enumerate(BRATS.regions):
+                score = dice(subset, number)
+                rows.append(
+                    ScoreRow(
+                        case=case,
+                        subset=BRATS.subset_key(subset),
+                        region=region.name,
+                        dice=score,
+                        dice_rule=score,
+                        hd95_mm=4.0,
+                        hd95_rule_mm=4.0,
+                        sensitivity=1.0,
+                        precision=1.0,
+                        prediction_ml=5.0,
+                        reference_ml=5.0,
+                        diagonal_mm=373.13,
+                    )
+                )
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    store = Store(folder, folder.name)
+    store.finish({"bundle": folder.name}, BRATS, rows, summarize(rows, BRATS, "phantoms"))
+    assert Evaluation.read(folder).summary.cases == 2
+
+
+def test_names_of_subsets_and_regions():
+    assert subsets_of("t1ce+t1", BRATS) == ["t1+t1ce"]
+    assert len(subsets_of("all", BRATS)) == 15
+    assert subsets_of("full", BRATS) == ["t1+t1ce+t2+flair"]
+    assert set(subsets_of("missing 3", BRATS)) == {"t1", "t1ce", "t2", "flair"}
+    assert subsets_of("single", BRATS) == subsets_of("missing 3", BRATS)
+    assert len(subsets_of("missing 2", BRATS)) == 6
+    assert regions_of("mean", BRATS) == [region.name for region in BRATS.regions]
+
+
+def cell_of(table, row, column):
+    return find_table(table).rows[row].cells[column]
+
+
+def test_differences_means_gains_and_p_values_by_hand(tmp_path):
+    folder = tmp_path / "evaluations"
+    base = lambda subset, region: 0.5 + 0.01 * len(subset) + 0.1 * region  # noqa: E731
+    better = lambda subset, region: base(subset, region) + 0.02 * len(subset)  # noqa: E731
+    evaluation(folder / "journal-pmkl-none-brats2018", base)
+    evaluation(folder / "journal-pmkl-pmix-brats2018", better)
+    for run in ("u-hemis", "u-hved", "robust-mseg", "mmformer", "shaspec"):
+        evaluation(folder / f"mckd-{run}", base)
+    evaluation(folder / "mckd-mckd", better)
+    scores = Scores(tmp_path)
+    sizes = [len(subset) for subset in BRATS.subsets()]
+    # Journal, Table II, WT of PMKL: T2, N = 2, all, then MedMAP, then the difference.
+    assert scores.value(cell_of("journal-2", 0, 0)) == pytest.approx(51)
+    assert scores.value(cell_of("journal-2", 0, 4)) == pytest.approx(52)
+    assert scores.value(cell_of("journal-2", 0, 6)) == pytest.approx(
+        50 + statistics.mean(sizes), abs=0.01
+    )
+    assert scores.value(cell_of("journal-2", 2, 5)) == pytest.approx(6)
+    assert scores.value(cell_of("journal-2", 0, 7)) is None, "BraTS2020 was not scored"
+    # Journal, Table I: over regions and subsets.
+    assert scores.value(cell_of("journal-1", 0, 0)) == pytest.approx(
+        60 + statistics.mean(sizes), abs=0.01
+    )
+    table = find_table("mckd-1")
+    improvement = [titles[1] for titles in table.columns].index("Imprv")
+    flair = scores.value(table.rows[0].cells[improvement])
+    et = [region.name for region in BRATS.regions].index("ET")
+    plain = 100 * base(("flair",), et)
+    assert flair == pytest.approx(100 * 2 / plain, rel=1e-3)
+    ours = [better(subset, et) for subset in BRATS.subsets()]
+    theirs = [base(subset, et) for subset in BRATS.subsets()]
+    expected = ttest_rel(ours, theirs, alternative="greater").pvalue
+    assert scores.value(table.rows[-1].cells[0]) == pytest.approx(expected, rel=1e-3)
+
+
+def test_tables_are_printed_in_three_forms(tmp_path):
+    evaluation(tmp_path / "evaluations/conference-unet-teacher-pk", lambda subset, region: 0.5)
+    table = find_table("conference-4")
+    grid = grid_of(table, Scores(tmp_path))
+    text = markdown(table, grid, ["a remark"])
+    assert "| P\\_k | 50.00 (86.34) | 50.00 (79.75) | 50.00 (76.91) | 50.00 (81.00) |" in text
+    assert "| P\\_N | – (84.14) |" in text
+    assert "- a remark" in text
+    lines = list(csv.DictReader(csv_text(table, grid).splitlines()))
+    assert len(lines) == 16
+    (average,) = [line for line in lines if line["row"] == "P_k" and line["column"] == "Average"]
+    assert average["run"] == "conference-unet-teacher-pk"
+    assert (average["ours"], average["printed"], average["difference"]) == (
+        "50.00",
+        "81.00",
+        "-31.00",
+    )
+    assert "P\\_k & 50.00 (86.34) & 50.00 (79.75)" in latex(table, grid)
+    grouped = find_table("conference-1")
+    head = latex(grouped, grid_of(grouped, None))
+    assert "\\multicolumn{4}{c}{Original}" in head
+    assert "\\multicolumn{5}{c}{P\\_$\\ast$}" in head
+
+
+@pytest.mark.parametrize("name", sorted(printed_tables()))
+def test_every_table_prints_the_papers_figures(name):
+    table = find_table(name)
+    text = printed_text(table)
+    for cell in table.cells:
+        if cell.printed is not None and cell.keys.get("statistic") != "p-value":
+            assert f"({cell.printed:.2f})" in text
+    assert latex(table, grid_of(table, None)).count("\\\\") >= len(table.rows)
+
+
+def test_bounds_of_the_audiovision_example_are_trained_once():
+    needed = trainings(find_table("mckd-2b"))
+    assert needed.count(("lower", 0.0)) == needed.count(("upper", 1.0)) == 1
+    assert [rate for method, rate in needed if method == "mckd"] == [0.05, 0.1, 0.15, 0.2]
+
+
+# ---------------------------------------------------------------------------------------- commands
+
+
+def test_a_table_is_trained_scored_printed_and_resumed(data, tmp_path):
+    out = tmp_path / "out"
+    arguments = ["table", "conference-4", "--data", str(data), "--out", str(out), "--rehearsal"]
+    arguments += ["--only", "P_k", "--device", "cpu", "--workers", "0"]
+    dry = CliRunner().invoke(app, [*arguments, "--dry-run"])
+    assert "to do" in dry.stdout
+    assert not out.exists()
+    made = CliRunner().invoke(app, arguments)
+    assert made.exit_code == 0, made.output
+    text = (out / "conference-4.md").read_text()
+    assert text in made.stdout
+    (line,) = [line for line in text.splitlines() if line.startswith("| P\\_k")]
+    assert "–" not in line
+    assert "(81.00)" in line
+    assert "REHEARSAL" in text
+    assert {path.name for path in out.glob("conference-4.*")} == {
+        "conference-4.md",
+        "conference-4.csv",
+        "conference-4.tex",
+    }
+    card = json.loads((out / "bundles/conference-unet-teacher-pk/metadata.json").read_text())
+    assert card["name"] == "conference-unet-teacher-pk"
+    assert card["medmap"]["inference"]["weighting"] == "uniform"
+    bundle = out / "bundles/conference-unet-teacher-pk/model.safetensors"
+    before = bundle.stat().st_mtime_ns
+    again = CliRunner().invoke(app, [*arguments, "--dry-run"])
+    assert again.stdout.count("done") == 2
+    assert CliRunner().invoke(app, arguments).exit_code == 0
+    assert bundle.stat().st_mtime_ns == before
+    assert (out / "splits").is_dir(), "scorings of test are recorded here, not among the recipes"
+
+
+def test_what_fails_stops_nothing_else(data, tmp_path):
+    """Of two runs one cannot train; the table of the other is written, and the exit code says so."""
+    out = tmp_path / "out"
+    table = find_table("conference-4")
+    broken = options(data, out, only=("P_k",))
+    plan = make_plan(table, broken)
+    write_recipes(plan, table, broken)
+    recipe = json.loads((out / "recipes/conference-unet-teacher-pk.json").read_text())
+    del recipe["network"]
+    write_json(out / "recipes/conference-unet-teacher-pk.json", recipe | {"patch": [15, 16, 16]})
+    failures = execute(plan.jobs, ("cpu",), None, lambda fraction, text: None)
+    assert set(failures) == {job.name for job in plan.jobs}
+    assert failures["evaluate conference-unet-teacher-pk"] == "what it needs has failed"
+
+
+def test_without_a_name_tables_are_listed_and_without_data_printed():
+    listed = CliRunner().invoke(app, ["table"]).stdout
+    assert all(name in listed for name in printed_tables())
+    assert "– (41.15)" in CliRunner().invoke(app, ["table", "conference-5"]).stdout
