@@ -75,7 +75,7 @@ def _scan_on_grid_of(label: Volume, volumes: dict[str, Volume], case_id: str) ->
 def tumor_free_records(case: Case, bundle: Bundle) -> list[dict]:
     """One record per modality subset of a tumor-free case: ``tumor_ml``, all of it false."""
     volumes = case.read(BRATS.modality_names)
-    reference = choose_reference(volumes)
+    reference = choose_reference({name: volume.grid for name, volume in volumes.items()})
     voxel_ml = volumes[reference].grid.voxel_ml
     subsets = supported_subsets(bundle, list(volumes))
     label_maps = segment_subsets(volumes, bundle, subsets, reference=reference)

@@ -23,7 +23,9 @@ CORE = "MedMAPTraining/medmap"
 PLACES = {
     f"{LIBRARY}/inputs.py": "Inputs; tool tip of Apply",
     f"{LIBRARY}/logic.py": "Apply",
-    f"{LIBRARY}/dependencies.py": "Apply, Load sample patient, Modality comparison: before installing",
+    f"{LIBRARY}/dependencies.py": (
+        "Apply, Load sample patient, Modality comparison: before installing"
+    ),
     f"{LIBRARY}/devices.py": "Apply; Settings",
     f"{LIBRARY}/runner.py": "every computation",
     f"{LIBRARY}/models": "Settings: models",
@@ -217,9 +219,9 @@ def page() -> str:
     lines = [
         "# Messages of the panel",
         "",
-        "Every failure and every finding that the panel can show, with its cause, the remedy that it",
-        "names, and where it is seen. Braces stand for what the program fills in, such as names and",
-        "figures. The page is written from the code by `docs/_tools/messages.py`.",
+        "Every failure and every finding that the panel can show, with its cause, the remedy that",
+        "it names, and where it is seen. Braces stand for what the program fills in, such as",
+        "names and figures. The page is written from the code by `docs/_tools/messages.py`.",
         "",
         "An unexpected error shows its Python traceback as *details*; please report it with them.",
     ]

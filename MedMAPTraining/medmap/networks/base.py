@@ -54,7 +54,7 @@ class Backbone(nn.Module):
         built_from: name and options with which ``build_network`` made it; what a bundle stores.
     """
 
-    stride: ClassVar[int] = 1
+    stride: int = 1
     provides: ClassVar[frozenset[str]] = frozenset()
     needs: frozenset[int] | None = None
     skip: frozenset[str] = frozenset()

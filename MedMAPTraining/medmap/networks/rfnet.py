@@ -120,7 +120,7 @@ class RegionFusion(nn.Module):
 
     @staticmethod
     def _weighted_sum(level: Level, weights: Tensor) -> Tensor:
-        """sum_m a_m Y_m; weights [B, M] -> [B, C, *S]. Absent maps are zero, whatever their weight."""
+        """sum_m a_m Y_m; weights [B, M] -> [B, C, *S]. Maps of absent modalities are zero."""
         total: Tensor | None = None
         for modality, feature in enumerate(level):
             if feature is None:

@@ -78,7 +78,8 @@ def test_what_absent_channels_hold_changes_no_bit(name, stem):
         ).logits
         same = (leaked == expected).flatten(1).all(1)
         assert same.all(), (
-            f"what is absent is seen with {[s for s, ok in zip(SUBSETS, same, strict=True) if not ok]}"
+            "what is absent is seen with "
+            f"{[s for s, ok in zip(SUBSETS, same, strict=True) if not ok]}"
         )
         assert torch.isfinite(expected).all()
         image, present = image[:1], mask((1, 2))

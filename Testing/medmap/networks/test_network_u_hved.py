@@ -115,8 +115,8 @@ def test_the_divergence_of_posteriors_runs_over_the_subsets_of_what_is_present()
     actual = posterior_divergence(experts, present, q)
 
     def own(sample, *subset):
-        chosen = [Gaussian(experts[m].mean[sample : sample + 1], experts[m].log_variance[sample : sample + 1])
-                  for m in subset]  # fmt: skip
+        row = slice(sample, sample + 1)
+        chosen = [Gaussian(experts[m].mean[row], experts[m].log_variance[row]) for m in subset]
         return product_of_gaussians(chosen, torch.ones(1, len(subset), dtype=torch.bool))
 
     prior = Gaussian(torch.zeros(1, 1, 3, 3), torch.zeros(1, 1, 3, 3))
