@@ -26,7 +26,7 @@ from medmap.bundle.loading import Bundle, load_bundle
 from medmap.commands import worker
 from medmap.commands.segment import Options, OutputLayout, segment_files, sha256
 from medmap.commands.study import files_sha256, segment_assignment
-from medmap.dicom import check_libraries, holds_dicom
+from medmap.dicom import check_libraries, holds_dicom, quiet_libraries
 from medmap.errors import MedMAPError, MissingInputError, OutputError
 from medmap.io.atomic import make_folder, write_json, write_text
 from medmap.io.bids import BidsNames, write_dataset
@@ -167,7 +167,8 @@ def _find_studies(source: Path) -> tuple[list[Case], dict[str, Study], str]:
     check_libraries()
     from medmap.dicom.study import read_studies
 
-    studies, remarks = read_studies(source.absolute())
+    with quiet_libraries():
+        studies, remarks = read_studies(source.absolute())
     by_case = {study.identifier: study for study in studies}
     cases = [Case(identifier, {}, None) for identifier in by_case]
     return cases, by_case, " ".join(remarks)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from medmap.bundle.format import default_bundle_path
 from medmap.bundle.loading import Bundle, load_bundle
 from medmap.commands.segment import Addition, Options, OutputLayout, Result, segment_files
-from medmap.dicom import check_libraries
+from medmap.dicom import check_libraries, quiet_libraries
 from medmap.errors import InputDataError, UsageError
 from medmap.io.nifti import write_volume
 from medmap.progress import Cancel, Progress
@@ -66,9 +66,10 @@ def list_study(folder: Path, bundle: Path | Bundle | None, options: StudyOptions
     from medmap.dicom.study import assign_modalities, choose_study, read_studies
 
     task = _loaded(bundle).task
-    studies, remarks = read_studies(folder)
-    study = choose_study(studies, options.number)
-    assignment = assign_modalities(study, task, _choices(options, task))
+    with quiet_libraries():
+        studies, remarks = read_studies(folder)
+        study = choose_study(studies, options.number)
+        assignment = assign_modalities(study, task, _choices(options, task))
     number = studies.index(study) + 1
     return Listing(tuple(studies), number, assignment, tuple(remarks), task)
 
@@ -136,7 +137,8 @@ def segment_assignment(
         for name, series in assignment.chosen.items():
             title = task.modality(name).title
             remarks += [f"{title} (series {series.key}): {note}." for note in series.notes]
-            scans.append((name, _as_nifti(series, title, Path(temporary))))
+            with quiet_libraries():
+                scans.append((name, _as_nifti(series, title, Path(temporary))))
         additions, reason = _additions(assignment.chosen, task, bundle.id)
         if reason:
             remarks.append(reason)

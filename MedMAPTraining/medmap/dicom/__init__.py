@@ -7,7 +7,11 @@ Import the modules of this package on first use and after ``check_libraries``: t
 from __future__ import annotations
 
 import importlib.util
+import logging
 import os
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from medmap.errors import UnavailableError
@@ -24,6 +28,22 @@ def check_libraries() -> None:
                 f"Reading DICOM needs {library}, which is not installed.",
                 "Install the extra with it: pip install medmap[clinic].",
             )
+
+
+@contextmanager
+def quiet_libraries() -> Iterator[None]:
+    """Silence pydicom and highdicom: their warnings quote values, and values may be names."""
+    loggers = [logging.getLogger(library) for library in LIBRARIES]
+    levels = [logger.level for logger in loggers]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for logger in loggers:
+            logger.setLevel(logging.CRITICAL)
+        try:
+            yield
+        finally:
+            for logger, level in zip(loggers, levels, strict=True):
+                logger.setLevel(level)
 
 
 def holds_dicom(folder: Path) -> bool:

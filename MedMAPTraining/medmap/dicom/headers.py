@@ -40,6 +40,8 @@ TAGS = [
     "FrameOfReferenceUID",
     "SeriesNumber",
     "AcquisitionNumber",
+    "AcquisitionTime",
+    "AcquisitionDateTime",
     "ImagePositionPatient",
     "ImageOrientationPatient",
     "PixelSpacing",
@@ -95,6 +97,7 @@ class Header:
         series_uid, study_uid, frame_of_reference: UIDs.
         patient: PatientID; never displayed.
         date: StudyDate, YYYYMMDD; never displayed.
+        acquired: AcquisitionTime or AcquisitionDateTime; never displayed.
         number: SeriesNumber; empty if not recorded.
         modality: ``MR``, ``CT``, ``SR``.
         description, protocol, contrast_agent: as DICOM has them, without words that identify.
@@ -111,6 +114,7 @@ class Header:
     frame_of_reference: str
     patient: str
     date: str
+    acquired: str
     number: str
     modality: str
     description: str
@@ -158,6 +162,7 @@ def header_of(path: Path, dataset: Dataset, earlier: Mapping[str, Header]) -> He
         frame_of_reference=_text(dataset.get("FrameOfReferenceUID")),
         patient=_text(dataset.get("PatientID")),
         date=_text(dataset.get("StudyDate")) or _text(dataset.get("SeriesDate")),
+        acquired=_text(dataset.get("AcquisitionTime") or dataset.get("AcquisitionDateTime")),
         number=_text(dataset.get("SeriesNumber")),
         modality=_text(dataset.get("Modality")),
         description=without_identity(_text(dataset.get("SeriesDescription")), identity),

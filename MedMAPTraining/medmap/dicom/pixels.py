@@ -91,10 +91,11 @@ def _decoded(series: Series) -> np.ndarray:
 
 def _frames(path: Path, key: str) -> np.ndarray:
     """[frames, rows, columns] float32 of a file, rescaled."""
-    dataset = pydicom.dcmread(path, force=True)
-    if "TransferSyntaxUID" not in dataset.file_meta:
-        dataset.file_meta.TransferSyntaxUID = _uncompressed_syntax(dataset)
+    dataset = Dataset()
     try:
+        dataset = pydicom.dcmread(path, force=True)
+        if "TransferSyntaxUID" not in dataset.file_meta:
+            dataset.file_meta.TransferSyntaxUID = _uncompressed_syntax(dataset)
         stored = dataset.pixel_array
     except (NotImplementedError, RuntimeError) as error:
         raise _undecodable(dataset, key, error) from error

@@ -9,6 +9,7 @@ from pathlib import Path
 from highdicom.seg import Segmentation as SegmentationObject
 
 from medmap.agreement import region_diameters
+from medmap.dicom import quiet_libraries
 from medmap.dicom.measurement_report import measurement_report
 from medmap.dicom.segmentation_object import labels_object, regions_object
 from medmap.dicom.series import Series
@@ -31,6 +32,7 @@ class ResultObjects:
         self._bundle = bundle
         self._segmentation: Segmentation | None = None
 
+    @quiet_libraries()
     def write_labels(self, path: Path, segmentation: Segmentation) -> None:
         """Write the labels as a segmentation object."""
         labels = labels_object(
@@ -38,11 +40,13 @@ class ResultObjects:
         )
         labels.save_as(path)
 
+    @quiet_libraries()
     def write_regions(self, path: Path, segmentation: Segmentation) -> None:
         """Write the regions, to which the measurements refer, as a segmentation object."""
         self._segmentation = segmentation
         self._regions.save_as(path)
 
+    @quiet_libraries()
     def write_report(self, path: Path, segmentation: Segmentation) -> None:
         """Write volumes and diameters of the regions as a structured report."""
         self._segmentation = segmentation

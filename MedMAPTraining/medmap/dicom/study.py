@@ -84,6 +84,8 @@ def read_studies(folder: Path) -> tuple[list[Study], list[str]]:
     Raises:
         MissingInputError: no such folder, or no DICOM in it.
     """
+    if folder.name.upper() == "DICOMDIR" and folder.is_file():
+        folder = folder.parent
     if not folder.is_dir():
         raise MissingInputError("There is no such folder.", "Check the path.")
     content = read_folder(folder)
@@ -201,7 +203,9 @@ def _evidence(
         if series.key in taken:
             unusable = "chosen for another modality"
         evidence[series.key] = evidence_of(series, unusable)
-    unused = _copies(study, evidence, task) | _reformats(study, evidence, task)
+    unused = _copies(study, evidence, task)
+    unused |= _uncorrected(study, evidence, task)
+    unused |= _reformats(study, evidence, task)
     for key, reason in unused.items():
         evidence[key] = replace(evidence[key], unusable=reason)
     return evidence
@@ -230,17 +234,8 @@ def evidence_of(series: Series, unusable: str = "") -> SeriesEvidence:
 
 def _copies(study: Study, evidence: Mapping[str, SeriesEvidence], task: Task) -> dict[str, str]:
     """Reasons of series that hold the same voxels as an earlier one, by key."""
-    by_place: dict[tuple, list[Series]] = defaultdict(list)
-    for series in study.series:
-        if series.stack is None or not score_modalities(evidence[series.key], task).scores:
-            continue
-        first = series.slices[0]
-        shape = (first.rows, first.columns, len(series.slices))
-        by_place[(*shape, series.stack.affine.round(2).tobytes())].append(series)
     reasons = {}
-    for group in by_place.values():
-        if len(group) < 2:
-            continue
+    for group in _on_one_grid(study, evidence, task):
         first_by_hash: dict[str, str] = {}
         for series in group:
             voxels = image_hash(series)
@@ -248,6 +243,53 @@ def _copies(study: Study, evidence: Mapping[str, SeriesEvidence], task: Task) ->
                 reasons[series.key] = f"the same images as series {first_by_hash[voxels]}"
             first_by_hash.setdefault(voxels, series.key)
     return reasons
+
+
+def _uncorrected(
+    study: Study, evidence: Mapping[str, SeriesEvidence], task: Task
+) -> dict[str, str]:
+    """Reasons of series that are there once more, corrected by the scanner, by key.
+
+    Siemens stores an acquisition with and without the correction for the receive coil (NORM) and
+    for distortion (DIS2D, DIS3D) under one description.
+    """
+    reasons = {}
+    for group in _on_one_grid(study, evidence, task):
+        by_acquisition: dict[tuple[str, str], list[Series]] = defaultdict(list)
+        for series in group:
+            if series.header.acquired:
+                acquisition = (series.header.acquired, series.header.description)
+                by_acquisition[acquisition].append(series)
+        for versions in by_acquisition.values():
+            best = max(versions, key=_corrections)
+            for series in versions:
+                if _corrections(series) < _corrections(best):
+                    reasons[series.key] = f"series {best.key} is the same with corrections"
+    return reasons
+
+
+def _corrections(series: Series) -> int:
+    types = {part.upper() for part in series.header.image_type}
+    count = 0
+    if "NORM" in types:
+        count += 2
+    if types & {"DIS2D", "DIS3D"}:
+        count += 1
+    return count
+
+
+def _on_one_grid(
+    study: Study, evidence: Mapping[str, SeriesEvidence], task: Task
+) -> list[list[Series]]:
+    """Groups of at least two series that may be inputs and share their grid."""
+    by_place: dict[tuple, list[Series]] = defaultdict(list)
+    for series in study.series:
+        if series.stack is None or not score_modalities(evidence[series.key], task).scores:
+            continue
+        first = series.slices[0]
+        shape = (first.rows, first.columns, len(series.slices))
+        by_place[(*shape, series.stack.affine.round(2).tobytes())].append(series)
+    return [group for group in by_place.values() if len(group) > 1]
 
 
 def _reformats(study: Study, evidence: Mapping[str, SeriesEvidence], task: Task) -> dict[str, str]:

@@ -78,6 +78,31 @@ def test_an_original_wins_over_its_reformat(tmp_path):
     assert assignment.choices[1].reason == "a reformat; series 5 is an original"
 
 
+def test_the_corrected_version_of_an_acquisition_wins(tmp_path):
+    norm = {"image_type": ("ORIGINAL", "PRIMARY", "M", "NORM", "DIS2D")}
+    time = {"extra": {"AcquisitionTime": "101700"}}
+    study = study_of(
+        tmp_path,
+        (5, "t2_tse_tra", T2_TIMING, time),
+        (6, "t2_tse_tra", T2_TIMING, norm | time),
+    )
+    assignment = assign_modalities(study, BRATS)
+    assert by_modality(assignment) == {"t2": "6"}
+    assert assignment.choices[0].reason == "series 6 is the same with corrections"
+
+
+def test_two_acquisitions_of_one_name_are_asked_about_whatever_their_corrections(tmp_path):
+    norm = {"image_type": ("ORIGINAL", "PRIMARY", "M", "NORM")}
+    study = study_of(
+        tmp_path,
+        (5, "t1_tse_tra", T1_TIMING, {"extra": {"AcquisitionTime": "101700"}}),
+        (6, "t1_tse_tra", T1_TIMING, norm | {"extra": {"AcquisitionTime": "103100"}}),
+    )
+    assignment = assign_modalities(study, BRATS)
+    assert by_modality(assignment) == {}
+    assert assignment.questions
+
+
 def test_a_reformat_without_its_original_is_used(tmp_path):
     reformat = {"image_type": ("DERIVED", "SECONDARY", "MPR")}
     study = study_of(tmp_path, (6, "T1 3D KM tra", T1_TIMING, reformat))

@@ -44,6 +44,7 @@ def run(cohort, output, bundle):
     return segment_cohort(cohort, output, options, lambda fraction, text: None)
 
 
+@pytest.mark.slow
 def test_studies_are_cases_without_names_and_unchanged_ones_are_kept(
     cohort, tmp_path, tiny_bundle_path
 ):

@@ -9,7 +9,8 @@ import io
 import json
 import shutil
 import sys
-from dataclasses import dataclass
+import warnings
+from dataclasses import dataclass, replace
 from unittest import mock
 
 import nibabel as nib
@@ -175,6 +176,27 @@ def test_two_visits_are_asked_about(scans, tmp_path):
     chosen = medmap("segment", study, "--list", "--study", "2")
     assert chosen.returncode == 0
     assert "localizer" not in chosen.stdout
+
+
+def test_invalid_values_are_not_quoted_in_warnings(scans, tmp_path):
+    invalid = {"PatientBirthDate": NAME, "StudyTime": NAME, "AcquisitionTime": NAME}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        write_series(tmp_path, replace(scans[1], extra=invalid))
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        run = medmap("segment", tmp_path, "--list")
+    assert run.returncode == 0, run.stderr
+    texts = [run.stdout, run.stderr, *(str(warning.message) for warning in caught)]
+    for secret in NAME.split("^"):
+        assert not any(secret in text for text in texts)
+
+
+def test_a_directory_file_stands_for_its_folder(scans, tmp_path):
+    write_series(tmp_path, scans[1])
+    (tmp_path / "DICOMDIR").touch()
+    run = medmap("segment", tmp_path / "DICOMDIR", "--list")
+    assert run.returncode == 0, run.stderr
 
 
 @pytest.mark.parametrize(
