@@ -9,7 +9,8 @@ from pathlib import Path
 from medmap import __version__
 from medmap.bundle.format import METADATA
 from medmap.bundle.loading import load_bundle
-from medmap.commands.report_sections import SECTIONS, Figures, Sources
+from medmap.commands.report_sections import SECTIONS
+from medmap.commands.report_sources import Figures, Sources
 from medmap.errors import InputDataError, UsageError
 from medmap.evaluation import Evaluation
 from medmap.evaluation.store import ABOUT

@@ -4,116 +4,27 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
 
-from medmap.bundle.loading import Bundle
-from medmap.commands.names import distinct_names
+from medmap.commands.report_sources import Figures, Sources
 from medmap.evaluation import Evaluation, PairedTest, compare, groups, significance, table
 from medmap.evaluation.scoring import check_same_labels
 from medmap.evaluation.summary import per_case_averages
 from medmap.evaluation.tables import Summary, counted
 from medmap.metrics import EMPTY_MASK_RULE
 from medmap.report import html
-from medmap.report.curves import LoggedSeries, modality_curves, training_curves
-from medmap.report.figures import SCALE, by_missing, forest, heat_map
+from medmap.report.curves import modality_curves, training_curves
+from medmap.report.figures import by_missing, forest, heat_map
 from medmap.report.subset_grid import case_strip, subset_grid
 from medmap.report.subset_table import subset_table
-from medmap.task import BRATS, Task
+from medmap.task import Task
 
 EXAMPLE_CASES = 4
 WORST_CASES = 4
 
 CaseScores = dict[str, dict[str, dict[str, float]]]
 """case -> subset -> region -> Dice."""
-
-
-@dataclass
-class Sources:
-    """What a report is made of."""
-
-    evaluations: list[Evaluation] = field(default_factory=list)
-    bundles: list[Bundle] = field(default_factory=list)
-    logs: list[LoggedSeries] = field(default_factory=list)
-    run_tasks: list[Task] = field(default_factory=list)
-    pictures: list[Path] = field(default_factory=list)
-
-    @property
-    def task(self) -> Task:
-        """The task of the first source that has one."""
-        if self.evaluations:
-            return self.evaluations[0].task
-        if self.bundles:
-            return self.bundles[0].task
-        if self.run_tasks:
-            return self.run_tasks[0]
-        return BRATS
-
-    @property
-    def named_evaluations(self) -> list[tuple[str, Evaluation]]:
-        """The evaluations, each with a name that no other one has."""
-        candidates = []
-        for evaluation in self.evaluations:
-            name = _title_and_part(evaluation)
-            folder = evaluation.folder.absolute()
-            candidates.append(
-                (
-                    name,
-                    f"{name} ({folder.name})",
-                    f"{name} ({folder.parent.name}/{folder.name})",
-                )
-            )
-        return list(zip(distinct_names(candidates), self.evaluations, strict=True))
-
-    @property
-    def named_logs(self) -> list[tuple[str, LoggedSeries]]:
-        """The training runs, each with a name that no other one has."""
-        names = distinct_names([(log.name,) for log in self.logs])
-        return list(zip(names, self.logs, strict=True))
-
-    @property
-    def summaries(self) -> list[tuple[str, Summary]]:
-        """Name and summary of the evaluations, then of the bundles' cards."""
-        summaries = [(name, evaluation.summary) for name, evaluation in self.named_evaluations]
-        with_scores = [bundle for bundle in self.bundles if bundle.card.get("dice")]
-        names = distinct_names(
-            [
-                (f"{bundle.id} (its card)", f"{bundle.id} (card, {bundle.sha256[:8]})")
-                for bundle in with_scores
-            ]
-        )
-        for name, bundle in zip(names, with_scores, strict=True):
-            summaries.append((name, Summary.from_dict(bundle.card["dice"])))
-        return summaries
-
-
-@dataclass
-class Figures:
-    """The figures of a report: PNG bytes by file name (without ending)."""
-
-    pictures: dict[str, bytes] = field(default_factory=dict)
-
-    def keep(self, name: str, png: bytes) -> None:
-        """Keep a figure; characters that a file name should not have become dashes.
-
-        A name that is in use, in whatever case of letters, gets a number: no figure replaces
-        another one, on file systems without upper and lower case neither.
-        """
-        file_name = re.sub(r"[^A-Za-z0-9.+_-]+", "-", name).strip("-")
-        in_use = {kept.lower() for kept in self.pictures}
-        unique = file_name
-        count = 1
-        while unique.lower() in in_use:
-            count += 1
-            unique = f"{file_name}-{count}"
-        self.pictures[unique] = png
-
-    def show(self, name: str, png: bytes, alt: str, caption: str = "", scale: float = SCALE) -> str:
-        """Keep a figure and give it as HTML; ``scale`` of its pixels to one of the page."""
-        self.keep(name, png)
-        return html.picture(png, alt, caption, scale)
 
 
 def at_a_glance(sources: Sources, figures: Figures) -> str:
@@ -413,13 +324,6 @@ SECTIONS: tuple[tuple[str, Callable[[Sources, Figures], str]], ...] = (
     ("Methods", methods),
 )
 """Heading and writer of each section, in order."""
-
-
-def _title_and_part(evaluation: Evaluation) -> str:
-    part = evaluation.about.get("part")
-    if part:
-        return f"{evaluation.title}, {part}"
-    return evaluation.title
 
 
 def _cohort(evaluation: Evaluation) -> str:

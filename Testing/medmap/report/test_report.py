@@ -15,7 +15,9 @@ import pytest
 from PIL import Image
 
 from medmap import NOTICE
+from medmap.commands.names import distinct_names
 from medmap.commands.report import read_sources, write_report
+from medmap.commands.report_sources import Figures
 from medmap.errors import InputDataError, OutputError, UsageError
 from medmap.evaluation import ScoreRow, Store, summarize
 from medmap.io.cases import Case
@@ -194,6 +196,31 @@ def test_the_tables_say_what_the_evaluation_says(two, whole):
     assert "WT: A is better by 0.1" in page.text
     assert "With so few cases" in page.text
     assert "ET: absent in the reference of 1 case;".replace("ET", "first-1.0, val, ET") in page.text
+
+
+def test_runs_and_figures_of_one_name_do_not_replace_each_other(tmp_path):
+    """Every bundle is called medmap-custom-1.0.0 unless its author says otherwise."""
+    same = [evaluation(tmp_path / folder, "custom-1.0", 0.0, cases=3) for folder in "ab"]
+    runs = []
+    for parent in "cd":
+        (tmp_path / parent).mkdir()
+        runs.append(log(tmp_path / parent / "run"))
+    page = Reader(written([*same, *runs], tmp_path / "r.html", figures=tmp_path / "png"))
+    names = [path.stem for path in (tmp_path / "png").iterdir()]
+    for kind in ("table", "missing", "grid", "training"):
+        assert sum(name.startswith(f"{kind}-") for name in names) == 2, kind
+    assert "custom-1.0, val (a)" in page.text
+    assert "custom-1.0, val (b)" in page.text
+
+
+def test_names_are_as_short_as_they_can_be():
+    candidates = [("x", "x (a)"), ("x", "x (b)"), ("y", "y (a)"), ("z", "z"), ("z", "z")]
+    assert distinct_names(candidates) == ["x (a)", "x (b)", "y", "z", "z (2)"]
+    figures = Figures()
+    for name in ("a b", "a/b", "A-b"):
+        figures.keep(name, name.encode())
+    assert sorted(figures.pictures.values()) == [b"A-b", b"a b", b"a/b"]
+    assert len({name.lower() for name in figures.pictures}) == 3
 
 
 def test_a_bundle_with_a_card_alone_gives_its_table(tiny_bundle_path, tmp_path):
