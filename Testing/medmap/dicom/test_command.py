@@ -179,7 +179,7 @@ def test_two_visits_are_asked_about(scans, tmp_path):
 
 
 def test_invalid_values_are_not_quoted_in_warnings(scans, tmp_path):
-    invalid = {"PatientBirthDate": NAME, "StudyTime": NAME, "AcquisitionTime": NAME}
+    invalid = {"PatientBirthDate": NAME, "AcquisitionTime": NAME, "FrameOfReferenceUID": NAME}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         write_series(tmp_path, replace(scans[1], extra=invalid))
