@@ -153,6 +153,7 @@ def _faint_background(
         exact: mask of the voxels that differ from a constant background.
         spacing: [3] mm.
     """
+    # A single hot voxel would widen the range, and with it what counts as background.
     low, high = np.percentile(array[finite], (0.1, 99.9))
     width = float(high - low)
     if width <= 0:
@@ -209,6 +210,7 @@ def _dense_level(values: np.ndarray, tolerance: float, least: float) -> _Level |
     ordered = np.sort(values[np.isfinite(values)])
     if not ordered.size:
         return None
+    # A window over the sorted values, not a histogram: its bins would split a narrow background.
     stop = np.searchsorted(ordered, ordered + 2 * tolerance, side="right")
     counts = stop - np.arange(ordered.size)
     start = int(counts.argmax())
@@ -240,6 +242,7 @@ def largest_parts(mask: np.ndarray, spacing: Sequence[float]) -> np.ndarray:
     if not remaining.any():
         return mask
     parts: list[tuple[float, np.ndarray]] = []
+    # From the fullest cell on. Slicer has no SciPy, and a head has few parts at this resolution.
     while remaining.any():
         seed = np.unravel_index(int((filling * remaining).argmax()), filling.shape)
         part = _flooded(remaining, seed)
@@ -250,6 +253,7 @@ def largest_parts(mask: np.ndarray, spacing: Sequence[float]) -> np.ndarray:
     for size, part in parts:
         if size >= LEAST_PART * largest:
             cells |= part
+    # Cells at the rim are less than a quarter full; without them every brain would lose its edge.
     cells = _grown(cells) & (filling > 0)
     voxels = cells
     for axis in range(3):

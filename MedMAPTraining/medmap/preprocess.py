@@ -184,6 +184,7 @@ def normalize(
     values = array[foreground].astype(np.float64)
     if values.size == 0:
         raise InputDataError(f"{title} holds nothing but background.", "Leave this modality out.")
+    # Bright vessels and a few dark voxels at the rim would stretch the scale of a whole scan.
     low, high = np.percentile(values, spec.percentiles)
     inner = values[(values >= low) & (values <= high)]
     mean = inner.mean()
@@ -365,8 +366,9 @@ def working_axes(canonical: Grid) -> np.ndarray:
     direction = canonical.affine[:3, :3] / canonical.spacing
     if np.abs(direction - np.eye(3)).max() < SAME_SPACING:
         return np.eye(3)
-    left, _, right = np.linalg.svd(direction)
-    return left @ right
+    # Without its singular values, a matrix is the rotation closest to it (orthogonal Procrustes).
+    output_basis, _, input_basis = np.linalg.svd(direction)
+    return output_basis @ input_basis
 
 
 def _drift(canonical: Grid, lattice: np.ndarray) -> float:

@@ -261,6 +261,8 @@ def window_boxes(
     for size, width in zip(shape, window, strict=True):
         step = max(stride, int(width * (1 - overlap)) // stride * stride)
         last = max(size - width, 0)
+        # The last window ends with the volume rather than beyond it: padding would be a border
+        # that the network never saw in training.
         starts_by_axis.append(sorted({*range(0, last, step), last}))
     boxes = []
     for corner in product(*starts_by_axis):

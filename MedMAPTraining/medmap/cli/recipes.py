@@ -35,11 +35,12 @@ def recipes(
         line = f"  {row.name:42} {row.recipe.split:20} {figures}".rstrip()
         out.print(line, soft_wrap=True, markup=False)
     root = recipes_folder()
-    others = []
+    without_table = []
     for folder in (root, root / "networks"):
-        others += [path.stem for path in sorted(folder.glob("*.json"))]
-    others += [f"myops/{path.stem}" for path in sorted((root / "myops").glob("*.json"))]
-    out.print(f"\nWithout a table: {', '.join(others)}.", soft_wrap=True)
+        without_table += [path.stem for path in sorted(folder.glob("*.json"))]
+    for path in sorted((root / "myops").glob("*.json")):
+        without_table.append(f"myops/{path.stem}")
+    out.print(f"\nWithout a table: {', '.join(without_table)}.", soft_wrap=True)
     out.print(
         "Train one with: medmap train RECIPE --data FOLDER --run RUN --bundle BUNDLE. "
         "Whole tables: medmap table.",

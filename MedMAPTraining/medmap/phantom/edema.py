@@ -89,6 +89,7 @@ def spread_edema(core: torch.Tensor, cost: torch.Tensor) -> torch.Tensor:
     is_beside = (core <= 0) & (core > -WORLD_GRID.step)
     arrival = torch.where(is_beside, -core * cost, arrival)
 
+    # Relaxing a box around the core costs a fraction of relaxing the whole head.
     nearby = (core > -SPREAD_MM).nonzero()
     low = nearby.amin(0).tolist()
     high = (nearby.amax(0) + 1).tolist()
@@ -148,6 +149,7 @@ def edema_reach(
     if not costs.numel():
         return 1.0
 
+    # The volume is met by choosing how far edema gets, not how fast: its shape stays anatomical.
     voxels = max(int(edema_ml * 1000.0 / WORLD_GRID.step**3), 2)
     rank = min(voxels, costs.numel())
     return float(costs.kthvalue(rank)[0])

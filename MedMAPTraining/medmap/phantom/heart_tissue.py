@@ -99,6 +99,7 @@ def tissue_parts(
     parts[TISSUES.index("air")] = 1
     _paint_thorax(parts, thorax, points, width)
 
+    # From the outside in: fat around both ventricles, their walls, then the blood in them.
     right_depth = depth_in_right_ventricle(ventricles, points)
     left_depth = points.outer - points.radius
     epicardial_fat = torch.maximum(left_depth + 5, right_depth + 6)
@@ -198,6 +199,7 @@ def _paint_infarct(
         infarct.half_height + infarct.edema_height,
     )
     scar = _depth_in_sector(points, infarct, infarct.half_angle, infarct.half_height)
+    # Edema reaches through the whole wall, the scar only as far as ischemia killed muscle.
     scar = torch.minimum(scar, _depth_in_wavefront(points, infarct))
 
     to_outer = points.outer - points.radius

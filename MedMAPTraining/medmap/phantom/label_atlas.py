@@ -193,6 +193,7 @@ def build_label_atlas(draw: Draw, paths: Sequence[Path], device: torch.device | 
     The order of the draws is part of a seed.
     """
     choice = int(draw.uniform(0, len(paths)))
+    # Rounding may draw the upper bound itself.
     choice = min(choice, len(paths) - 1)
     label_map = read_label_map(paths[choice])
     if draw.chance(0.5):

@@ -225,6 +225,7 @@ def _distances(ids: np.ndarray, tissue: np.ndarray, grid: RegularGrid) -> np.nda
         side = 0.5 * COARSE_MM * (to_left - to_right)
     else:
         side = np.broadcast_to(grid.axes()[0].numpy()[:, None, None], ids.shape)
+    # The envelope bridges sulci: depth below it must not follow every fold of the cortex.
     maps = (
         _signed_distance(_closed(is_brain, 8.0), 0.8),
         _signed_distance(_closed(is_brain & ~is_hindbrain, 8.0), 0.5),

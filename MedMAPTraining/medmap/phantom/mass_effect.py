@@ -29,6 +29,7 @@ def push_aside(
     centers = []
     for focus, radius in zip(plan.foci, plan.core_radii(len(plan.foci)), strict=True):
         target = template.new_tensor(focus).view(3, 1, 1, 1)
+        # Foci are drawn in the template's frame; an earlier focus may have moved the next one.
         distance = (template - target).square().sum(0)
         nearest = distance.flatten().argmin()
         center = world.reshape(3, -1)[:, nearest]
@@ -37,6 +38,7 @@ def push_aside(
         origins = _origins(world, center, plan.push * radius)
         pushed = interpolate(template, WORLD_GRID, origins.reshape(3, -1))
         displacement = pushed.reshape(template.shape) - template
+        # Tissue at the skull has no room to move to: without this the brain would bulge out.
         hull = atlas.hull(template.reshape(3, -1)).reshape(WORLD_GRID.shape)
         freedom = hull.div(SKULL_MM).clamp(0.0, 1.0)
         template = template + freedom * displacement

@@ -85,6 +85,7 @@ class Tumor:
         maps = dict(zip(self.maps, values, strict=True))
         habit = self.plan.habit
 
+        # The coarse grid alone would give margins as smooth as its 3 mm steps.
         depth = maps["core"] + 0.5 * fine
         core = torch.sigmoid(depth / 0.45)
         enhancing = torch.zeros_like(core)
@@ -93,6 +94,7 @@ class Tumor:
 
         necrosis = self._necrosis(maps["necrosis"], depth, fine) * core
         blood = torch.sigmoid((maps["blood"] - 1.5) / 0.1) * core
+        # Arrival costs are in mm of white matter: elsewhere the same margin is narrower.
         margin = self.edema_reach - maps["arrival"] + 1.2 * fine
         edema = torch.sigmoid(margin / habit.soft)
         return Lesion(
@@ -164,6 +166,7 @@ def _grow(
     field = partial(random_field, draw, WORLD_GRID, device=template.device)
     flat = template.reshape(3, -1)
     parts, room = _surroundings(atlas, flat)
+    # Positive in the core. Its zero level is fitted later, so that the drawn volume is met.
     level = _core_level(draw, plan, centers, field)
     side = atlas.side(flat).reshape(WORLD_GRID.shape)
     room = room.reshape(WORLD_GRID.shape)
@@ -257,6 +260,7 @@ def _room_to_falx(plan: Plan, template: torch.Tensor, side: torch.Tensor) -> tor
 def _fit_volume(level: torch.Tensor, room: torch.Tensor, ml: float) -> torch.Tensor:
     """Shift a level so that its positive part, where there is room, has a volume of ``ml``."""
     voxels = max(int(ml * 1000.0 / WORLD_GRID.step**3), 1)
+    # Where there is no room a level far below all others can never reach the threshold.
     allowed = torch.where(room > 0, level, level - 1000.0)
     allowed = allowed.flatten()
     rank = max(allowed.numel() - voxels, 1)

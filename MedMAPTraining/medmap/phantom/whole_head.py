@@ -69,7 +69,7 @@ MIN_BRAIN_VOXELS = 400_000
 
 @dataclass(frozen=True)
 class WholeHead:
-    """A generated head.
+    """A synthetic head.
 
     Attributes:
         image: [I, J, K] float32 intensities; axes run to right, anterior, superior.

@@ -59,6 +59,7 @@ def component_confidence(logits: Tensor, found: Components) -> dict[int, float]:
     is_counted = counts[found.numbers]
     owners = found.numbers[is_counted]
     probability = tumor_probability(logits[:, is_counted])
+    # Sorted once for all components; each then has its values in order.
     order = torch.argsort(probability)
     owners = owners[order]
     probability = probability[order]
@@ -95,6 +96,7 @@ def number_components(mask: Tensor) -> Tensor:
     inner = mask[box]
     halved = torch.nn.functional.max_pool3d(inner[None, None].float(), 2, ceil_mode=True)[0, 0]
     coarse = halved > 0
+    # A voxel's number is its position plus one, so that a number leads back to its voxel.
     own_numbers = torch.arange(1, coarse.numel() + 1).reshape(coarse.shape)
     number = torch.where(coarse, own_numbers, 0)
     while True:

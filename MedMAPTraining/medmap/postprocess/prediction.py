@@ -73,18 +73,19 @@ def predict(
     suppressed = None
     threshold = confidence.minimum.get(task.subset_key(subset), 0.0)
     if threshold > 0 or spec.min_component_ml > 0:
-        found = find_components((classes > 0) & prepared.brain, prepared.grid.voxel_ml, spec)
-        excluded |= found.is_small[found.numbers]
+        is_tumor = (classes > 0) & prepared.brain
+        components = find_components(is_tumor, prepared.grid.voxel_ml, spec)
+        excluded |= components.is_small[components.numbers]
         if threshold > 0:
-            is_low = low_confidence(logits, found, threshold)
+            is_low = low_confidence(logits, components, threshold)
             if is_low.any():
-                suppressed = is_low[found.numbers]
+                suppressed = is_low[components.numbers]
                 excluded |= suppressed
                 # Components are halved from the corner of their common box. Without the suppressed
                 # ones the box is another, and parts that a gap had joined may stand alone.
-                remaining = (classes > 0) & ~excluded
-                rest = find_components(remaining, prepared.grid.voxel_ml, spec)
-                excluded |= rest.is_small[rest.numbers]
+                is_tumor = (classes > 0) & ~excluded
+                components = find_components(is_tumor, prepared.grid.voxel_ml, spec)
+                excluded |= components.is_small[components.numbers]
     suppressed_ml = 0.0
     if suppressed is not None:
         suppressed_ml = float(suppressed.sum()) * prepared.grid.voxel_ml
