@@ -25,6 +25,7 @@ from medmap.errors import InputDataError
 from medmap.io.cohorts import Case
 from medmap.io.nifti import read_nifti
 from medmap.networks import Backbone
+from medmap.networks.base import Features
 from medmap.preprocess import Prepared, prepare
 from medmap.resampling import to_grid
 from medmap.task import Task
@@ -50,10 +51,13 @@ class Latents:
 
 
 def default_tap(network: Backbone) -> str:
-    """The latents that an anchor aligns: where T* stands, or ``mod_bottleneck``, or ``stem``."""
-    if getattr(network, "place", "") == "input" or "mod_bottleneck" not in network.provides:
+    """The latents that an anchor aligns: T*'s or ``mod_bottleneck``; else the network's bottleneck."""
+    if getattr(network, "location", "") == "input":
         return "stem"
-    return "mod_bottleneck"
+    for tap in ("mod_bottleneck", "stem", "bottleneck"):
+        if tap in network.provides:
+            return tap
+    return "stem"
 
 
 @torch.inference_mode()
@@ -70,7 +74,9 @@ def collect_latents(
     Args:
         bundle: its preprocessing and its network that takes every modality.
         cases: those that lack a modality of the task are left out.
-        tap: ``stem`` or ``mod_bottleneck``; None: ``default_tap``.
+        tap: ``stem`` or ``mod_bottleneck``, latents of one modality; or any other tap of the
+            network, such as ``bottleneck`` or ``decoder``, of a pass that is given that modality
+            alone. None: ``default_tap``.
         places: at most so many voxels of the latents per case.
         seed: of the sampling.
 
@@ -118,8 +124,25 @@ def _latents_of(
     latents = {}
     for m, name in enumerate(task.modality_names):
         features = network.encode(prepared.image[None, m : m + 1], m)
-        latents[name] = network.latent(features, tap)
+        if tap in ("stem", "mod_bottleneck") or tap not in network.provides:
+            latents[name] = network.latent(features, tap)
+        else:
+            latents[name] = _tap_alone(network, features, m, len(task.modalities), tap)
     return latents
+
+
+def _tap_alone(
+    network: Backbone, features: Features, modality: int, count: int, tap: str
+) -> torch.Tensor:
+    """A tap behind the fusion where the network is given one modality and nothing else."""
+    present = torch.zeros(1, count, dtype=torch.bool)
+    present[0, modality] = True
+    alone: list[Features | None] = [None] * count
+    alone[modality] = features
+    value = network.decode(alone, present, (tap,)).taps[tap]
+    if isinstance(value, list):
+        return next(tensor for tensor in value if tensor is not None)
+    return value
 
 
 def _tumor(case: Case, prepared: Prepared, size: Sequence[int]) -> np.ndarray:

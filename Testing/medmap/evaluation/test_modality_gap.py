@@ -7,6 +7,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from Testing.medmap.small_networks import SMALL
 from typer.testing import CliRunner
 
 from medmap.bundle.format import InferenceSpec, NetworkSpec
@@ -136,8 +137,38 @@ def test_the_default_tap_is_where_an_anchor_acts(bundles):
     assert default_tap(build_network("UNet", {"widths": [4, 6], "stem": {"at": "input"}})) == "stem"
     with pytest.raises(UsageError):
         collect_latents(
-            load_bundle(bundles / "alike"), find_cases(bundles / "data", BRATS), tap="decoder"
+            load_bundle(bundles / "alike"), find_cases(bundles / "data", BRATS), tap="style"
         )
+
+
+def test_a_teacher_without_alignment_is_given_each_modality_alone(bundles, tmp_path):
+    """The networks of the conference's Fig. 1: a stack has no latent of one modality, but a
+    bottleneck for each modality that it is given alone.
+    """
+    torch.manual_seed(0)
+    options = {"modalities": 4, "classes": 4, **SMALL["VNet"], "norm": "instance"}
+    network = build_network("VNet", {**options, "inputs": [0, 1, 2, 3]})
+    bundle = load_bundle(
+        save_bundle(
+            tmp_path / "teacher",
+            name="teacher",
+            version="1",
+            task=BRATS,
+            network=network,
+            network_spec=NetworkSpec(*network.built_from),
+            preprocess=PreprocessSpec(spacing=4.0),
+            inference=InferenceSpec(),
+            card={},
+        )
+    )
+    assert default_tap(bundle.network) == "bottleneck"
+    cases = find_cases(bundles / "data", BRATS)[:1]
+    latents = collect_latents(bundle, cases, places=20)
+    assert set(latents.values) == set(BRATS.modality_names)
+    assert latents.values["t1"].shape == latents.values["flair"].shape
+    assert not np.allclose(latents.values["t1"], latents.values["flair"])
+    decoder = collect_latents(bundle, cases, tap="decoder", places=20)
+    assert decoder.values["t1"].shape[1] != latents.values["t1"].shape[1]
 
 
 def test_the_map_has_every_place_once_a_modality():
