@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import numpy as np
 import pytest
 import torch
@@ -164,6 +166,19 @@ def cached_heads(tmp_path_factory):
         np.save(folder / "brain.npy", brain.astype(np.uint8))
         write_case_record(folder, list(volumes), list(volumes))
     return sorted(root.iterdir())
+
+
+@pytest.fixture(scope="session", autouse=True)
+def cache_of_tests(tmp_path_factory):
+    """Prepared cases of tests lie among the tests' own files, not in the user's cache."""
+    before = os.environ.get("MEDMAP_CACHE")
+    folder = tmp_path_factory.mktemp("cache")
+    os.environ["MEDMAP_CACHE"] = str(folder)
+    yield folder
+    if before is None:
+        del os.environ["MEDMAP_CACHE"]
+    else:
+        os.environ["MEDMAP_CACHE"] = before
 
 
 @pytest.fixture

@@ -205,7 +205,8 @@ def _plan(
             )
     if not current_subset or not all(requested):
         raise UsageError("A subset names no modality.", "Name at least one modality.")
-    supported = [subset for subset in requested if bundle.find_entry(subset)]
+    trained = set(bundle.modalities)
+    supported = [s for s in requested if trained.issuperset(s) and bundle.find_entry(s)]
     return list(dict.fromkeys([current_subset, *supported]))
 
 

@@ -19,6 +19,7 @@ PACKAGE = ROOT / "MedMAPTraining" / "medmap"
 TORCH_FREE: list[set[str]] = [
     {"medmap"},
     {"errors", "progress", "comparison_names", "report.html"},
+    {"plugins"},
     {"task", "volume", "foreground", "appearance_weights", "appearance", "io.atomic"},
     {
         "checks",
@@ -29,6 +30,7 @@ TORCH_FREE: list[set[str]] = [
         "io.nifti_geometry",
         "bundle.format",
         "bundle.card",
+        "bundle.training_cases",
         "detection",
     },
     {

@@ -17,7 +17,8 @@ from medmap.bundle.loading import load_bundle, save_bundle
 from medmap.checks import check_inputs
 from medmap.commands.phantoms import write_hearts
 from medmap.commands.segment import Options, segment_files
-from medmap.commands.training import TrainOptions, train_bundle
+from medmap.commands.training import train_bundle
+from medmap.commands.training_options import TrainOptions
 from medmap.errors import MissingInputError, UsageError
 from medmap.inference import segment, segment_subsets
 from medmap.io.cohorts import find_cases

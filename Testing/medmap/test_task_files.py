@@ -10,7 +10,9 @@ from typer.testing import CliRunner
 
 from medmap.bundle.loading import load_bundle
 from medmap.cli import app
-from medmap.commands.training import TrainOptions, load_recipe, train_bundle
+from medmap.commands.training import train_bundle
+from medmap.commands.training_options import TrainOptions
+from medmap.commands.training_recipe import load_recipe
 from medmap.errors import BundleError, MissingInputError, UsageError
 from medmap.io.atomic import make_folder
 from medmap.io.cohorts import find_cases

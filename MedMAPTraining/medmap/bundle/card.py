@@ -2,19 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from medmap.task import Task
 
+NOT_STATED = "not stated"
 
-def monai_metadata(name: str, version: str, task: Task, card: Mapping, torch_version: str) -> dict:
+
+def monai_metadata(
+    name: str,
+    version: str,
+    task: Task,
+    card: Mapping,
+    torch_version: str,
+    modalities: Sequence[str] | None = None,
+) -> dict:
     """The part of ``metadata.json`` that MONAI's model zoo also has, with its key names.
 
     Args:
         name, version: of the bundle.
         task: names modalities and labels.
-        card: the bundle's card.
+        card: the bundle's card; ``author`` and ``license`` are those of the bundle.
         torch_version: PyTorch with which the bundle is written, ``2.10.0``.
+        modalities: names of those that training has shown; None stands for all.
     """
     labels = {"0": "background"}
     for class_index, label in enumerate(task.labels, start=1):
@@ -36,7 +46,9 @@ def monai_metadata(name: str, version: str, task: Task, card: Mapping, torch_ver
         "is_patch_data": False,
         "channel_def": labels,
     }
-    titles = ", ".join(modality.title for modality in task.modalities)
+    titles = task.titles(task.modality_names if modalities is None else modalities)
+    author = card.get("author") or NOT_STATED
+    rights = [card[key] for key in ("author", "license") if card.get(key)]
     return {
         "version": version,
         "changelog": {version: card.get("change", "first release")},
@@ -45,8 +57,8 @@ def monai_metadata(name: str, version: str, task: Task, card: Mapping, torch_ver
         "name": name,
         "task": f"{task.name} segmentation with missing modalities",
         "description": card.get("description", ""),
-        "authors": "MedMAP contributors",
-        "copyright": "MedMAP contributors, Apache-2.0",
+        "authors": author,
+        "copyright": ", ".join(rights) or NOT_STATED,
         "data_source": card.get("data", ""),
         "data_type": "nifti",
         "image_classes": f"{titles}; any non-empty subset",
@@ -68,7 +80,7 @@ def card_text(metadata: Mapping) -> str:
     section = metadata["medmap"]
     card = section["card"]
     lines = [f"# {metadata['name']} {metadata['version']}", "", metadata["intended_use"], ""]
-    for key in ("description", "population", "data", "training", "limits"):
+    for key in ("description", "population", "data", "training", "limits", "author", "license"):
         if card.get(key):
             lines += [f"**{key.capitalize()}.** {card[key]}", ""]
     regions = [region["name"] for region in section["task"]["regions"]]

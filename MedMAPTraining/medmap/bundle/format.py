@@ -18,8 +18,10 @@ import json
 import os
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import combinations
 from pathlib import Path
 
+from medmap.bundle.training_cases import TrainingCases
 from medmap.errors import BundleError, MissingInputError
 from medmap.task import Task
 
@@ -104,6 +106,8 @@ class Metadata:
         inference: how the networks are applied.
         card: data, training and the measured Dice per subset (``card["dice"]``).
         raw: the whole file as plain data, for rewriting it.
+        training_cases: what the networks were trained on; None where the bundle does not say.
+        plugins: plug-in of each network that is none of MedMAP's own, by the network's name.
     """
 
     id: str
@@ -116,15 +120,35 @@ class Metadata:
     inference: InferenceSpec
     card: dict
     raw: dict
+    training_cases: TrainingCases | None = None
+    plugins: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def modalities(self) -> tuple[str, ...]:
+        """Names of the modalities that training has shown, in the task's order."""
+        if self.training_cases is None:
+            return self.task.modality_names
+        trained = self.training_cases.modalities
+        return tuple(name for name in self.task.modality_names if name in trained)
 
     @property
     def subsets(self) -> tuple[tuple[str, ...] | None, ...]:
-        """Per network, the modalities that it requires; None for one that takes every subset.
+        """Modality subsets that the networks are made for; None for one that takes every subset.
+
+        A network for any subset that has never seen some modality stands for every subset of the
+        others.
 
         Raises:
             BundleError: the option ``inputs`` of a network does not name modalities of the task.
         """
-        return tuple(required_modalities(self.task, network.options) for network in self.networks)
+        subsets: list[tuple[str, ...] | None] = []
+        for network in self.networks:
+            required = required_modalities(self.task, network.options)
+            if required is None and self.modalities != self.task.modality_names:
+                subsets += subsets_of(self.modalities)
+            else:
+                subsets.append(required)
+        return tuple(subsets)
 
 
 @dataclass(frozen=True)
@@ -239,6 +263,9 @@ def parse_metadata(data: bytes) -> Metadata:
             for network in network_sections
         )
         confidence = section.get("confidence", section.get(EARLIER_CONFIDENCE, {}))
+        training_cases = None
+        if "training_cases" in section:
+            training_cases = TrainingCases.from_dict(section["training_cases"])
         metadata = Metadata(
             id=f"{raw['name']}-{raw['version']}",
             format=format_number,
@@ -250,6 +277,8 @@ def parse_metadata(data: bytes) -> Metadata:
             inference=InferenceSpec.from_dict(section["inference"]),
             card=dict(section["card"]),
             raw=raw,
+            training_cases=training_cases,
+            plugins={entry["part"]: entry["name"] for entry in section.get("plugins", ())},
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise BundleError(
@@ -277,6 +306,14 @@ def required_modalities(task: Task, options: Mapping) -> tuple[str, ...] | None:
             f"{METADATA} has a missing or invalid field: inputs of a network ({error}).",
             "Choose another bundle, or export this one again.",
         ) from error
+
+
+def subsets_of(names: Sequence[str]) -> list[tuple[str, ...]]:
+    """Every non-empty subset of some modalities, in their order."""
+    subsets: list[tuple[str, ...]] = []
+    for size in range(1, len(names) + 1):
+        subsets += combinations(names, size)
+    return subsets
 
 
 def choose_entry(

@@ -35,9 +35,11 @@ from medmap.bundle.format import (
     read_verified,
     sums_text,
 )
+from medmap.bundle.training_cases import TrainingCases
 from medmap.errors import BundleError
 from medmap.io.atomic import atomic_folder
-from medmap.networks import Backbone, build_network
+from medmap.networks import NETWORKS, Backbone, Ensemble, build_network
+from medmap.plugins import provider_of
 from medmap.postprocess.spec import (
     NO_POSTPROCESSING,
     NO_THRESHOLDS,
@@ -78,6 +80,7 @@ class Bundle:
         network_spec, network: of the first entry, which is the only one of most bundles.
         others: further networks, each made for one modality subset; see ``entries``.
         confidence: thresholds below which connected components are suppressed.
+        training_cases: what the networks were trained on; None where the bundle does not say.
     """
 
     id: str
@@ -91,28 +94,66 @@ class Bundle:
     postprocess: PostprocessSpec = NO_POSTPROCESSING
     others: tuple[tuple[NetworkSpec, Backbone], ...] = ()
     confidence: ConfidenceSpec = NO_THRESHOLDS
+    training_cases: TrainingCases | None = None
+
+    @property
+    def modalities(self) -> tuple[str, ...]:
+        """Names of the modalities that training has shown, in the task's order."""
+        if self.training_cases is None:
+            return self.task.modality_names
+        trained = self.training_cases.modalities
+        return tuple(name for name in self.task.modality_names if name in trained)
 
     @property
     def entries(self) -> tuple[Entry, ...]:
         """Every network with the modalities that it can take, in the bundle's order."""
         networks = ((self.network_spec, self.network), *self.others)
-        return tuple(_entry(self.task, spec, network) for spec, network in networks)
+        return tuple(_entry(self.task, spec, net, self.modalities) for spec, net in networks)
 
     @property
     def stride(self) -> int:
         """Spatial sizes must be divisible by it, whichever entry runs."""
         return math.lcm(*(entry.network.stride for entry in self.entries))
 
+    def member(self, number: int) -> Bundle:
+        """The bundle with one member of its ensembles in their place.
+
+        Raises:
+            BundleError: a network is no ensemble.
+        """
+        members = []
+        for entry in self.entries:
+            if not isinstance(entry.network, Ensemble):
+                raise BundleError(
+                    f"The bundle {self.id} is no ensemble.", "Use a bundle of all folds."
+                )
+            network = entry.network.members[number]
+            assert isinstance(network, Backbone)
+            members.append((NetworkSpec(*network.built_from), network))
+        spec, network = members[0]
+        cases = self.training_cases
+        return replace(
+            self,
+            network_spec=spec,
+            network=network,
+            others=tuple(members[1:]),
+            training_cases=None if cases is None else cases.of_member(number),
+        )
+
     def find_entry(self, names: Iterable[str]) -> Entry | None:
         """The entry that uses the most of these modalities, the first among equals.
 
         A network that is made for one modality subset requires all of it and sees no other
-        modality. None if no entry can run.
+        modality; one for any subset sees none that was never trained. None if no entry can run.
         """
         available = set(names)
-        requirements = []
+        requirements: list[tuple[str, ...]] = []
         for entry in self.entries:
-            requirements.append(None if entry.name == ANY else entry.modalities)
+            required = entry.modalities
+            if entry.name == ANY:
+                usable = tuple(name for name in entry.modalities if name in available)
+                required = usable or entry.modalities
+            requirements.append(required)
         position = choose_entry(requirements, available)
         if position is None:
             return None
@@ -127,6 +168,13 @@ class Bundle:
         if entry is not None:
             return entry
         supported = [entry.modalities for entry in self.entries]
+        ordered = [name for name in self.task.modality_names if name in available]
+        if any(entry.name == ANY for entry in self.entries):
+            raise BundleError(
+                f"The bundle {self.id} was never trained with {self.task.titles(ordered)}, only "
+                f"with {self.task.titles(self.modalities)}.",
+                "Add one of these, or use another bundle.",
+            )
         if len(supported) == 1:
             missing = [name for name in supported[0] if name not in available]
             raise BundleError(
@@ -134,7 +182,6 @@ class Bundle:
                 f"{self.task.titles(missing)} is missing.",
                 "Add it, or use a bundle for any modality subset.",
             )
-        ordered = [name for name in self.task.modality_names if name in available]
         subsets = "; ".join(self.task.titles(modalities) for modalities in supported)
         raise BundleError(
             f"The bundle {self.id} has no network for {self.task.titles(ordered)}: it is made for "
@@ -143,9 +190,9 @@ class Bundle:
         )
 
 
-def _entry(task: Task, spec: NetworkSpec, network: Backbone) -> Entry:
+def _entry(task: Task, spec: NetworkSpec, network: Backbone, modalities: tuple[str, ...]) -> Entry:
     if network.needs is None:
-        return Entry(ANY, task.modality_names, spec, network)
+        return Entry(ANY, modalities, spec, network)
     names = tuple(task.modality_names[position] for position in sorted(network.needs))
     return Entry(task.subset_key(names), names, spec, network)
 
@@ -162,6 +209,7 @@ def load_bundle(path: str | os.PathLike) -> Bundle:
     # Read once: what is hashed is what is used, whatever happens to the files meanwhile.
     contents = read_verified(folder)
     metadata = parse_metadata(contents[METADATA])
+    _require_plugins(metadata)
     networks = []
     for spec in metadata.networks:
         networks.append((spec, build_network(spec.name, spec.options).eval()))
@@ -178,9 +226,37 @@ def load_bundle(path: str | os.PathLike) -> Bundle:
         postprocess=PostprocessSpec.from_dict(metadata.postprocess),
         others=tuple(networks[1:]),
         confidence=ConfidenceSpec.from_dict(metadata.confidence),
+        training_cases=metadata.training_cases,
     )
     _load_weights(bundle, contents[WEIGHTS], folder.name)
     return bundle
+
+
+def _require_plugins(metadata: Metadata) -> None:
+    """Raises BundleError where a network comes from a plug-in that is not loaded."""
+    for network, plugin in metadata.plugins.items():
+        if network not in NETWORKS:
+            raise BundleError(
+                f"The bundle {metadata.id} needs the plug-in {plugin}, which has its network "
+                f"{network}.",
+                "Load that plug-in.",
+                option=f"plugin {plugin}.py",
+            )
+
+
+def _plugins_of(specs: Sequence[NetworkSpec]) -> list[dict[str, str]]:
+    """The plug-ins that these networks, or members of ensembles, come from."""
+    names: dict[str, None] = {}
+    for spec in specs:
+        names[spec.name] = None
+        for member in spec.options.get("members", ()):
+            names[member["name"]] = None
+    entries = []
+    for name in names:
+        provider = provider_of("network", name)
+        if provider is not None:
+            entries.append({"part": name, **provider.to_dict()})
+    return entries
 
 
 def save_bundle(
@@ -197,12 +273,14 @@ def save_bundle(
     postprocess: PostprocessSpec = NO_POSTPROCESSING,
     others: Sequence[tuple[NetworkSpec, Backbone]] = (),
     confidence: ConfidenceSpec = NO_THRESHOLDS,
+    training_cases: TrainingCases | None = None,
     overwrite: bool = False,
 ) -> Path:
     """Write a bundle, all or nothing; weights are stored in half precision.
 
     Args:
         others: further networks, each made for one modality subset.
+        training_cases: what the networks were trained on, if that is known.
 
     Raises:
         BundleError: two of the networks are made for the same subset.
@@ -220,9 +298,16 @@ def save_bundle(
     if confidence != NO_THRESHOLDS:
         section["confidence"] = confidence.to_dict()
     section["inference"] = inference.to_dict()
+    plugins = _plugins_of([spec for spec, _ in networks])
+    if plugins:
+        section["plugins"] = plugins
+    if training_cases is not None:
+        section["training_cases"] = training_cases.to_dict()
     section["card"] = dict(card)
     torch_version = torch.__version__.split("+")[0]
-    raw = {**monai_metadata(name, version, task, card, torch_version), "medmap": section}
+    modalities = None if training_cases is None else training_cases.modalities
+    monai = monai_metadata(name, version, task, card, torch_version, modalities)
+    raw = {**monai, "medmap": section}
     weights = _collected_weights(task, networks)
     return _write(Path(path), raw, save_tensors(weights), overwrite)
 
@@ -264,7 +349,7 @@ def _collected_weights(
     """Weights of all networks by name; those of several networks begin with the entry's name."""
     weights: dict[str, torch.Tensor] = {}
     for spec, network in networks:
-        entry_name = _entry(task, spec, network).name
+        entry_name = _entry(task, spec, network, task.modality_names).name
         prefix = f"{entry_name}/" if len(networks) > 1 else ""
         for name, value in sorted(network.state_dict().items()):
             if prefix + name in weights:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -103,27 +104,55 @@ class Verbosity:
         out.quiet = quiet
 
 
-LINE_EVERY_S = 60.0
-"""Off a terminal a line of progress is printed at least this often, in seconds."""
-
-
 class ProgressLines:
-    """Progress for a log file: a line for every 10 %, and one a minute in between."""
+    """Progress off a terminal (a scheduler's log): a line per 10 %, and at least one a minute.
 
-    def __init__(self) -> None:
-        self._tenth = -1
-        self._printed_at = time.monotonic()
+    A step that takes longer than a minute repeats its line with the time that has passed.
+
+    Args:
+        interval_s: time after which a line is due; it comes at most a quarter of it later.
+    """
+
+    def __init__(self, interval_s: float = 45.0):
+        self._interval_s = interval_s
+        self._started = time.monotonic()
+        self._last_time = self._started
+        self._last_tenth = -1
+        self._line = ""
+        self._lock = threading.Lock()
+        self._is_over = threading.Event()
+        self._watch = threading.Thread(target=self._repeat, daemon=True)
+
+    def __enter__(self) -> ProgressLines:
+        self._watch.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._is_over.set()
+        self._watch.join()
 
     def __call__(self, fraction: float, text: str) -> None:
-        """Print a line if one is due."""
-        tenth = int(10 * fraction)
-        now = time.monotonic()
-        is_due = tenth > self._tenth or now - self._printed_at >= LINE_EVERY_S
-        if not is_due and not Verbosity.verbose:
-            return
-        self._tenth = max(tenth, self._tenth)
-        self._printed_at = now
-        err.print(f"{100 * fraction:3.0f} %  {text}", soft_wrap=True, markup=False)
+        """Report the completed fraction and what is being done."""
+        with self._lock:
+            self._line = f"{100 * fraction:3.0f} %  {text}"
+            tenth = int(10 * fraction)
+            is_due = time.monotonic() - self._last_time >= self._interval_s
+            # A fraction that falls begins another stage: cases are prepared, then the training.
+            if tenth != self._last_tenth or is_due or Verbosity.verbose:
+                self._last_tenth = tenth
+                self._print(self._line)
+
+    def _repeat(self) -> None:
+        while not self._is_over.wait(self._interval_s / 4):
+            with self._lock:
+                silence_s = time.monotonic() - self._last_time
+                if self._line and silence_s >= self._interval_s:
+                    minutes = (time.monotonic() - self._started) / 60
+                    self._print(f"{self._line} (running for {minutes:.0f} min)")
+
+    def _print(self, line: str) -> None:
+        self._last_time = time.monotonic()
+        err.print(line, soft_wrap=True, markup=False)
 
 
 @contextmanager
@@ -133,10 +162,11 @@ def showing_progress() -> Iterator[Progress]:
         yield lambda fraction, text: None
         return
     if not err.is_terminal or Verbosity.verbose:
-        yield ProgressLines()
+        with ProgressLines() as lines:
+            yield lines
         return
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         TimeElapsedColumn(),
         TimeRemainingColumn(),

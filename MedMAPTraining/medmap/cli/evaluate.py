@@ -110,6 +110,15 @@ def evaluate(
             "t1=t2; repeatable."
         ),
     ] = None,
+    fold: Annotated[int | None, typer.Option(min=0, help="Fold of a split with folds.")] = None,
+    cross_validate: Annotated[
+        bool,
+        typer.Option(
+            "--cross-validate",
+            help="Score the validation part of every fold with the ensemble's member that was not "
+            "trained on it; needs --split with folds.",
+        ),
+    ] = False,
     against: Annotated[
         Optional[Path],  # noqa: UP045
         typer.Option(
@@ -172,6 +181,8 @@ def evaluate(
         split=find_split(split) if split else None,
         part=part,
         feed=parse_feed(feed or []),
+        fold=fold,
+        cross_validate=cross_validate,
         against=against,
         data_statement=data_statement,
         update_card=update_card,

@@ -87,7 +87,7 @@ def _parameters(entry: Entry) -> int:
 
 def _subset(loaded: Bundle, entry: Entry) -> str:
     if entry.network.needs is None:
-        return "any subset"
+        return f"any subset of {loaded.task.titles(entry.modalities)}"
     return loaded.task.titles(entry.modalities)
 
 

@@ -9,6 +9,7 @@ import sys
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from types import FrameType
 from typing import Annotated
 
@@ -25,9 +26,11 @@ from medmap.cli import (  # noqa: F401 (each adds its commands)
     evaluate,
     info,
     phantom,
+    prepare,
     recipes,
     report,
     segment,
+    split,
     table,
     task,
     train,
@@ -79,11 +82,13 @@ def main() -> None:
     # pages a third of a segmentation's processor time goes into page faults.
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
     _accept_any_console()
-    flags, arguments = _global_flags(sys.argv[1:])
+    flags, other_arguments = _global_flags(sys.argv[1:])
+    plugins, arguments = _plugin_files(other_arguments)
     debug = "--debug" in flags
     Verbosity.choose(quiet=bool(flags & QUIET), verbose=bool(flags & VERBOSE))
     with _signals_as_interrupts() as received:
         try:
+            _load_plugins(plugins)
             app(arguments, prog_name="medmap", standalone_mode=True)
         except MedMAPError as error:
             if debug:
@@ -128,6 +133,37 @@ def _global_flags(arguments: Sequence[str]) -> tuple[set[str], list[str]]:
     flags = {argument for argument in arguments[:end] if argument in known_flags}
     others = [argument for argument in arguments[:end] if argument not in known_flags]
     return flags, [*others, *arguments[end:]]
+
+
+def _plugin_files(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The values of ``--plugin``, wherever they stand before ``--``, and the other arguments."""
+    files = []
+    others: list[str] = []
+    rest = iter(arguments)
+    for argument in rest:
+        if argument == "--":
+            others += [argument, *rest]
+        elif argument == "--plugin":
+            files.append(next(rest, ""))
+        elif argument.startswith("--plugin="):
+            files.append(argument.removeprefix("--plugin="))
+        else:
+            others.append(argument)
+    return files, others
+
+
+def _load_plugins(files: Sequence[str]) -> None:
+    """Load the plug-ins named on the command line, and installed ones.
+
+    The tables that they are added to need PyTorch, which takes seconds to import: without a plug-in
+    it is left to the commands that need it.
+    """
+    from medmap.plugins import installed_plugins
+
+    if files or installed_plugins():
+        from medmap.commands.plugins import load_plugins
+
+        load_plugins(files)
 
 
 _STOPPED = Cancelled(
@@ -196,6 +232,14 @@ def _global_options(
     debug: Annotated[
         bool, typer.Option("--debug", help="Show the full traceback of an error.")
     ] = False,
+    plugin: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--plugin",
+            help="Python file with networks, objectives, missingness protocols, tasks or layouts of "
+            "your own; repeatable.",
+        ),
+    ] = None,
 ) -> None:
     if version:
         out.print(f"medmap {__version__}. {NOTICE}", soft_wrap=True)

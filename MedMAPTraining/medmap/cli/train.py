@@ -1,4 +1,4 @@
-"""``medmap train``."""
+"""``medmap train`` and ``medmap export``."""
 
 from __future__ import annotations
 
@@ -59,6 +59,13 @@ Split = Annotated[
         "cases. If the split has a val part, the best checkpoint on it is exported. test is never read."
     ),
 ]
+Fold = Annotated[
+    str | None,
+    typer.Option(
+        help="Fold of the split (medmap split, or nnU-Net's splits_final.json): its number from 0, or "
+        "all: one network per fold, exported as one ensemble."
+    ),
+]
 Minutes = Annotated[
     float | None,
     typer.Option(help="Stop after this many minutes; rerun the same command to resume."),
@@ -69,7 +76,41 @@ Precision = Annotated[
 Devices = Annotated[
     int, typer.Option(min=1, help="GPUs (or CPU processes) of this machine to train on.")
 ]
-Workers = Annotated[int | None, typer.Option(min=0, help="Processes that prepare batches.")]
+Workers = Annotated[int | None, typer.Option(min=0, help="Processes that make batches.")]
+CacheFolderOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--cache",
+        help="Folder of prepared cases, shared by all runs [default: $MEDMAP_CACHE, or medmap in the "
+        "user's cache folder].",
+    ),
+]
+CacheSize = Annotated[
+    float | None,
+    typer.Option(
+        "--cache-gb",
+        min=0.001,
+        help="Largest size of the cache; cases unused for two weeks make room [default: "
+        "$MEDMAP_CACHE_GB, or 200].",
+    ),
+]
+PrepareWorkers = Annotated[
+    int | None,
+    typer.Option(
+        "--prepare-workers", min=1, help="Processes that prepare cases [default: one per core]."
+    ),
+]
+Name = Annotated[
+    str, typer.Option(help="Name of the bundle [default: the run's, with a hash of the weights].")
+]
+Version = Annotated[str, typer.Option(help="Version of the bundle.")]
+DataStatement = Annotated[
+    str, typer.Option(help="Description of the training data for the model card.")
+]
+Author = Annotated[str, typer.Option(help="Who trained the bundle, for its card.")]
+License = Annotated[
+    str, typer.Option("--license", help="License of the bundle, for its card (CC-BY-4.0).")
+]
 SaveEvery = Annotated[
     int, typer.Option(min=0, help="Steps between checkpoints; 0: every minute, or 5 % of the time.")
 ]
@@ -101,22 +142,24 @@ def train(
     ] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Seed [default: the recipe's].")] = None,
     split: Split = None,
+    fold: Fold = None,
     minutes: Minutes = None,
     precision: Precision = "auto",
     device: Device = "auto",
     devices: Devices = 1,
     workers: Workers = None,
+    cache: CacheFolderOption = None,
+    cache_gb: CacheSize = None,
+    prepare_workers: PrepareWorkers = None,
     save_every: SaveEvery = 0,
     validate_every: ValidateEvery = 0,
     compiled: Compiled = False,
     channels_last: ChannelsLast = False,
-    name: Annotated[
-        str | None, typer.Option(help="Name of the bundle [default: that of the recipe].")
-    ] = None,
-    version: Annotated[str, typer.Option(help="Version of the bundle.")] = "1.0.0",
-    data_statement: Annotated[
-        str, typer.Option(help="Description of the training data for the model card.")
-    ] = "not stated",
+    name: Name = "",
+    version: Version = "1.0.0",
+    data_statement: DataStatement = "not stated",
+    author: Author = "",
+    license_name: License = "",
     overwrite: Overwrite = False,
     labels: Labels = "",
     task: TaskOption = None,
@@ -128,7 +171,8 @@ def train(
     KD-Net, PMKL, ProtoKD, SMU-Net and ACN train one network per modality subset; all of them are
     exported as one bundle.
     """
-    from medmap.commands.training import TrainOptions, train_bundle
+    from medmap.commands.training import train_bundle
+    from medmap.commands.training_options import BundleOptions, CacheOptions, TrainOptions
     from medmap.training.distributed import is_first
     from medmap.training.loader import default_workers
     from medmap.training.options import RuntimeOptions
@@ -146,22 +190,28 @@ def train(
     )
     options = TrainOptions(
         recipe=recipe,
+        split=split,
+        fold=fold,
         teacher=teacher,
         subsets=tuple(subset or ()),
         start=start,
         anatomy=anatomy,
         steps=steps,
         seed=seed,
-        split=split,
-        name=name,
-        version=version,
-        data_statement=data_statement,
-        overwrite=overwrite,
+        runtime=runtime,
+        bundle=BundleOptions(
+            name=name,
+            version=version,
+            data_statement=data_statement,
+            author=author,
+            license=license_name,
+            overwrite=overwrite,
+        ),
+        cache=CacheOptions(cache, cache_gb, prepare_workers),
         labels=labels,
         task=task,
         affine=affine,
         assume_orientation=assume_orientation,
-        runtime=runtime,
     )
     with showing_progress() as report:
         steps_done, steps_total = train_bundle(run, data, bundle, options, report)
@@ -180,22 +230,27 @@ def export(
     run: Annotated[Path, typer.Argument(help="Folder of a training, finished or not.")],
     bundle: Annotated[Path, typer.Option("--bundle", "-o", help="Folder for the bundle.")],
     *,
-    name: Annotated[str, typer.Option(help="Name of the bundle.")] = "medmap-custom",
-    version: Annotated[str, typer.Option(help="Version of the bundle.")] = "1.0.0",
-    data_statement: Annotated[
-        str, typer.Option(help="Description of the training data for the model card.")
-    ] = "not stated",
+    name: Name = "",
+    version: Version = "1.0.0",
+    data_statement: DataStatement = "not stated",
+    author: Author = "",
+    license_name: License = "",
     overwrite: Overwrite = False,
 ) -> None:
-    """Export the averaged weights of a training as it stands, to try or evaluate them."""
-    from medmap.commands.training import export_run
+    """Export the averaged weights of a training as it stands, to try or evaluate them.
 
-    step = export_run(
-        run,
-        bundle,
+    The runs of several folds become one ensemble, the mean of their class probabilities.
+    """
+    from medmap.commands.bundle_export import export_run
+    from medmap.commands.training_options import BundleOptions
+
+    options = BundleOptions(
         name=name,
         version=version,
         data_statement=data_statement,
+        author=author,
+        license=license_name,
         overwrite=overwrite,
     )
+    step = export_run(run, bundle, options)
     out.print(f"bundle: {bundle} (step {step})")

@@ -24,6 +24,7 @@ import torch
 from medmap.bundle.format import default_bundle_path
 from medmap.bundle.loading import Bundle, load_bundle
 from medmap.commands import worker
+from medmap.commands.plugins import load_plugins, loaded_files
 from medmap.commands.segment import Options, OutputLayout, segment_files, sha256
 from medmap.commands.study import files_sha256, segment_assignment
 from medmap.dicom import check_libraries, holds_dicom, quiet_libraries
@@ -73,6 +74,7 @@ class Job:
         again: whether a finished result is made anew.
         threads: of this machine's processor for one worker; 0 leaves it to the machine.
         study: the DICOM study that the case is; None for NIfTI files.
+        plugins: files of the plug-ins to load.
     """
 
     case: Case
@@ -84,6 +86,7 @@ class Job:
     again: bool
     threads: int = 0
     study: Study | None = None
+    plugins: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -218,6 +221,7 @@ def _segment(job: Job) -> Row:
     try:
         if job.threads:
             torch.set_num_threads(job.threads)
+        load_plugins(job.plugins)
         job.case.check()
         bundle = _bundle(job.bundle)
         report = None if job.again else _finished(job, bundle)
@@ -292,6 +296,7 @@ def _job(
         bundle=bundle,
         device=options.device,
         again=options.again,
+        plugins=loaded_files(),
     )
 
 

@@ -16,6 +16,12 @@ import torch
 from medmap import __version__
 from medmap.bundle.format import default_bundle_path
 from medmap.bundle.loading import Bundle, load_bundle, update_card
+from medmap.commands.evaluation_cases import (
+    Assignment,
+    assigned_cases,
+    training_cases_among,
+    training_warning,
+)
 from medmap.devices import resolve_device
 from medmap.errors import Cancelled, InputDataError, MedMAPError, MissingInputError, UsageError
 from medmap.evaluation import (
@@ -41,13 +47,13 @@ from medmap.evaluation.scoring import (
     settings_text,
 )
 from medmap.evaluation.store import ABOUT, SCORES
-from medmap.evaluation.training_cases import cases_seen_in_training
 from medmap.io.atomic import write_text
 from medmap.io.cohorts import Case, find_cohort
-from medmap.io.labels import with_conventions
+from medmap.io.labels import LabelReading, with_conventions
 from medmap.report.slices import Slice, take_slice
 from medmap.task import Task
-from medmap.training.splits import earlier_scorings, ledger, note_scored, part_of, read_split
+from medmap.training.published import find_split
+from medmap.training.splits import earlier_scorings, ledger, note_scored
 
 Report = Callable[[float, str], None]
 
@@ -61,6 +67,10 @@ class EvaluateOptions:
 
     Attributes:
         feed: modality -> the one whose image is given in its place.
+        part: of the split; empty stands for ``val``.
+        fold: number of the split's fold; None for a split without folds.
+        cross_validate: score each fold's validation part with the ensemble's member that was not
+            trained on it.
     """
 
     output: Path | None = None
@@ -68,6 +78,8 @@ class EvaluateOptions:
     split: Path | None = None
     part: str | None = None
     feed: Mapping[str, str] = field(default_factory=dict)
+    fold: int | None = None
+    cross_validate: bool = False
     against: Path | None = None
     data_statement: str = "not stated"
     update_card: bool = False
@@ -133,38 +145,32 @@ def evaluate_bundle(
         Cancelled: ``cancel`` returned True; scored cases stay in the output folder.
     """
     _check_part(options)
+    if options.split is not None:
+        options = replace(options, split=find_split(options.split))
     path = bundle or default_bundle_path()
     loaded = load_bundle(path)
     weights = identity(path)
-    cohort = find_cohort(
-        data,
-        loaded.task,
-        affine=options.affine,
-        assume_orientation=options.assume_orientation,
-    )
-    chosen = _chosen(cohort.cases, data, options)
-    if options.feed:
-        chosen = [fed(case, options.feed, loaded.task) for case in chosen]
-    cases, reading = with_conventions(chosen, loaded.task, options.labels)
+    assignments, reading, notice = _assignments(data, loaded, options)
+    cases = [case for case, _ in assignments]
     other = None
     if options.against:
         other = _scores_of(options.against)
     store = None
     if options.output:
-        store = Store(
-            options.output,
-            weights,
-            overwrite=options.overwrite,
-            settings=settings_text(options.further),
-        )
+        settings = settings_text(options.further)
+        if options.cross_validate:
+            settings += " by fold"
+        store = Store(options.output, weights, overwrite=options.overwrite, settings=settings)
     warnings = _note_test_scoring(options, loaded.id, weights, len(cases), store)
-    if cohort.warning:
-        warnings.append(cohort.warning)
+    if notice:
+        warnings.append(notice)
+    trained = training_cases_among(assignments, report)
+    if trained:
+        warnings.append(training_warning(trained, len(cases)))
+        statement = f"{options.data_statement}; {len(trained)} of {len(cases)} are training cases"
+        options = replace(options, data_statement=statement)
     scoring = _scoring(options, weights)
-    scores = _score_all(cases, loaded, options, store, report, cancel)
-    seen = cases_seen_in_training(loaded.card, cases)
-    if seen:
-        warnings.append(_seen_warning(seen, len(cases)))
+    scores = _score_all(assignments, options, store, report, cancel)
     if store and store.changed:
         warnings.append(_changed_warning(store.changed))
     summary = replace(
@@ -181,6 +187,33 @@ def evaluate_bundle(
     return result
 
 
+def _assignments(
+    data: Path, bundle: Bundle, options: EvaluateOptions
+) -> tuple[list[Assignment], LabelReading, str]:
+    """What is scored with what, how its labels are read, and what was left out of the cohort."""
+    cohort = find_cohort(
+        data,
+        bundle.task,
+        affine=options.affine,
+        assume_orientation=options.assume_orientation,
+    )
+    chosen = assigned_cases(
+        cohort.cases,
+        data.name,
+        bundle,
+        options.split,
+        part=options.scored_part,
+        fold=options.fold,
+        cross_validate=options.cross_validate,
+    )
+    chosen_cases = [case for case, _ in chosen]
+    if options.feed:
+        chosen_cases = [fed(case, options.feed, bundle.task) for case in chosen_cases]
+    cases, reading = with_conventions(chosen_cases, bundle.task, options.labels)
+    bundles = [member for _, member in chosen]
+    return list(zip(cases, bundles, strict=True)), reading, cohort.warning
+
+
 def _check_part(options: EvaluateOptions) -> None:
     """A part without a split would be ignored, and all cases scored as if they were that part."""
     if options.part and options.split is None:
@@ -189,14 +222,11 @@ def _check_part(options: EvaluateOptions) -> None:
             "Give the split file, or leave the part out to score all cases.",
             option="split",
         )
-
-
-def _seen_warning(seen: Sequence[str], count: int) -> str:
-    examples = ", ".join(seen[:3])
-    return (
-        f"The bundle was trained on {len(seen)} of the {count} cases, such as {examples}: their "
-        "scores do not show how it does on new patients."
-    )
+    if options.cross_validate and (options.part or options.fold is not None):
+        raise UsageError(
+            "A cross-validation scores the validation parts of all folds.",
+            "Leave part and fold out.",
+        )
 
 
 def _changed_warning(cases: Sequence[str]) -> str:
@@ -287,26 +317,6 @@ def write_tests(path: Path, tests: Sequence[PairedTest]) -> None:
     write_text(path, buffer.getvalue())
 
 
-def _chosen(cases: list[Case], data: Path, options: EvaluateOptions) -> list[Case]:
-    """The cohort's cases, or those of one part of the split."""
-    if not options.split:
-        if not any(case.label for case in cases):
-            raise MissingInputError(
-                f"No case in {data.name} has reference labels.", "Add <case>_seg.nii.gz."
-            )
-        return cases
-    names = part_of(read_split(options.split), options.scored_part)
-    by_name = {case.case_id: case for case in cases}
-    missing = [name for name in names if name not in by_name]
-    if missing:
-        raise InputDataError(
-            f"{len(missing)} cases of the split are not in {data.name}, such as "
-            f"{', '.join(missing[:3])}.",
-            "Complete the folder or correct the split: a part must be scored as a whole.",
-        )
-    return [by_name[name] for name in names]
-
-
 def _note_test_scoring(
     options: EvaluateOptions, bundle: str, weights: str, cases: int, store: Store | None
 ) -> list[str]:
@@ -346,8 +356,7 @@ def _scoring(options: EvaluateOptions, weights: str) -> str:
 
 
 def _score_all(
-    cases: Sequence[Case],
-    bundle: Bundle,
+    chosen: Sequence[Assignment],
     options: EvaluateOptions,
     store: Store | None,
     report: Report,
@@ -357,7 +366,8 @@ def _score_all(
     device = str(resolve_device(options.device))
     scores = _Scores([], {})
     failures: list[tuple[str, MedMAPError]] = []
-    for n, case in enumerate(cases):
+    cases = [case for case, _ in chosen]
+    for n, (case, bundle) in enumerate(chosen):
         if cancel():
             remedy = "Nothing was written."
             if store:

@@ -3,127 +3,123 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 
+from medmap.bundle.format import METADATA
 from medmap.bundle.loading import Bundle, load_bundle
+from medmap.bundle.training_cases import TrainingCases
 from medmap.commands.dedicated import expand_subsets, load_teacher, record_teacher
-from medmap.commands.generated import build_generated_sampler
-from medmap.devices import resolve_device
-from medmap.errors import (
-    BundleError,
-    InputDataError,
-    MedMAPError,
-    MissingInputError,
-    OutputError,
-    UsageError,
-    combined_error,
+from medmap.commands.training_data import (
+    TrainingData,
+    cohort_data,
+    generated_data,
+    require_inputs,
 )
-from medmap.evaluation.training_cases import TRAINING_SCANS, scan_hashes
+from medmap.commands.training_options import TrainOptions
+from medmap.commands.training_recipe import load_recipe, task_of_training
+from medmap.devices import resolve_device
+from medmap.errors import OutputError, UsageError
 from medmap.io.atomic import make_folder
-from medmap.io.cohorts import Case, find_cohort
-from medmap.io.labels import with_conventions
 from medmap.networks import Backbone
-from medmap.preprocess import PreprocessSpec
-from medmap.task import Task, find_task
-from medmap.training.augmentation import StandardAugmentation
-from medmap.training.batch import Batch, Sampler
-from medmap.training.cache import cache_case
+from medmap.progress import Progress, ignore_progress
+from medmap.task import Task
+from medmap.training.batch import Sampler
 from medmap.training.checkpoint import load_checkpoint
-from medmap.training.dataset import Augmentation, PatchSampler
 from medmap.training.distributed import Team, choose_precision, launch
 from medmap.training.export import export
 from medmap.training.generated import GeneratedSampler
 from medmap.training.log import TrainingLog
 from medmap.training.loop import train
-from medmap.training.missingness import build_missingness, full, write_masks
 from medmap.training.options import RuntimeOptions
-from medmap.training.published import find_recipe, find_split, require_teacher
+from medmap.training.published import find_split
 from medmap.training.recipe import Recipe
-from medmap.training.run_task import has_task, task_of_run, write_task
+from medmap.training.run_cases import cases_of_sampler, record_cases
+from medmap.training.run_task import write_task
 from medmap.training.setup import check_recipe
-from medmap.training.sources import GENERATED, MixedSampler, by_tumor, require_sources
-from medmap.training.splits import part_of, read_split
-from medmap.training.validation import Validation
+from medmap.training.sources import GENERATED, require_known_sources
+from medmap.training.splits import read_folds
 
-Report = Callable[[float, str], None]
-
-
-FINE_TUNING = Recipe(
-    about="Fine-tuning on a few cases of one's own, from a bundle's weights.",
-    steps=500,
-    learning_rate=2e-4,
-    ema=0.99,
-    augmentation=Augmentation(standard=StandardAugmentation()),
-)
-
-SLICES: dict = {
-    "preprocess": PreprocessSpec(slices=True),
-    "patch": (192, 192),
-    "large_patch": (192, 192),
-    "large_share": 0.0,
-}
-"""What the default recipe changes for tasks that are segmented slice by slice."""
+ALL_FOLDS = "all"
 
 
 @dataclass(frozen=True)
-class TrainOptions:
-    """Options of ``medmap train`` besides the folders; see its help.
+class Plan:
+    """The networks of a training.
 
     Attributes:
-        name: of the bundle; None names it after the recipe.
-        runtime: how the training is run (device, precision, workers and so on).
+        recipe: of the training.
+        task: of the recipe.
+        parts: modality subset and recipe of each network; one network for any subset has the key "".
+        folds: numbers of the folds, each of which trains the parts; None stands for no fold.
+        run: folder of the run.
     """
 
-    recipe: str | Path | None = None
-    split: str | None = None
-    teacher: Path | None = None
-    subsets: tuple[str, ...] = ()
-    start: Path | None = None
-    anatomy: Path | None = None
-    steps: int | None = None
-    seed: int | None = None
-    name: str | None = None
-    version: str = "1.0.0"
-    data_statement: str = "not stated"
-    overwrite: bool = False
-    labels: str = ""
-    affine: str | None = None
-    assume_orientation: bool = False
-    task: str | None = None
-    runtime: RuntimeOptions = field(default_factory=RuntimeOptions)
+    recipe: Recipe
+    task: Task
+    parts: list[tuple[str, Recipe]]
+    folds: list[int | None]
+    run: Path
+
+    @property
+    def steps(self) -> int:
+        """Steps of all networks."""
+        return self.recipe.steps * len(self.parts) * len(self.folds)
+
+    def fold_folder(self, fold: int | None) -> Path:
+        """Folder of a fold's runs."""
+        return self.run if fold is None else self.run / f"fold_{fold}"
+
+    def folder(self, fold: int | None, subset: str) -> Path:
+        """Folder of the run of one network."""
+        return self.fold_folder(fold) / subset if subset else self.fold_folder(fold)
+
+    def runs(self) -> list[Path | list[Path]]:
+        """Per modality subset, the run of its network, or those of its folds."""
+        runs: list[Path | list[Path]] = []
+        for subset, _ in self.parts:
+            folders = [self.folder(fold, subset) for fold in self.folds]
+            runs.append(folders if len(folders) > 1 else folders[0])
+        return runs
+
+    def is_finished(self) -> bool:
+        """Whether every network has done all of its steps with this recipe."""
+        for fold in self.folds:
+            for subset, recipe in self.parts:
+                folder = self.folder(fold, subset)
+                state = load_checkpoint(folder) if folder.is_dir() else None
+                if state is None or state["step"] < recipe.steps:
+                    return False
+                if state["recipe"] != recipe.digest():
+                    return False
+        return True
 
 
 @dataclass(frozen=True)
-class TrainingData:
-    """Where the batches of a training come from.
+class Origin:
+    """What a training begins with.
 
     Attributes:
-        sampler: batches to train on.
-        held_out: batches of cases kept out of training, by number, for objectives that learn on two
-            levels; None if the recipe holds out no case.
-        validation: scores networks on the ``val`` part of the split; None if there is none.
-        labels: how the values of the label files were read, and why; empty for generated cases.
-        cases: of the cohort, that are trained on; empty for generated cases.
+        start: bundle whose weights the networks begin with.
+        teacher: a trained network, for distillation.
+        earlier: what both were trained on.
     """
 
-    sampler: Sampler
-    held_out: Callable[[int], Batch] | None = None
-    validation: Validation | None = None
-    labels: str = ""
-    cases: tuple[Case, ...] = ()
+    start: Bundle | None
+    teacher: Backbone | None
+    earlier: tuple[TrainingCases, ...]
 
 
 def train_bundle(
-    run: Path, data: Path | None, bundle: Path, options: TrainOptions, report: Report
+    run: Path, data: Path | None, bundle: Path, options: TrainOptions, report: Progress
 ) -> tuple[int, int]:
     """Prepare, train (or resume) and, after the last step, export.
 
     Without ``data`` cases are generated on the fly as the recipe's ``generation`` says. A dedicated
-    method has a run of its own per modality subset, in a folder of that name.
+    method has a run of its own per modality subset, in a folder of that name; a cross-validation one
+    per fold, in ``fold_0`` and so on.
 
     Args:
         run: folder of the run.
@@ -135,141 +131,186 @@ def train_bundle(
     Returns:
         Steps done and steps of the whole training, summed over its networks.
     """
+    started = time.monotonic()
     start = load_bundle(options.start) if options.start else None
-    recipe = load_recipe(options, start)
-    task = _task_of(recipe, options, start, run)
-    parts = expand_subsets(recipe, task, options.subsets)
-    if bundle.exists() and not options.overwrite and _is_finished(run, parts):
+    plan = make_plan(run, options, start)
+    if bundle.exists() and not options.bundle.overwrite and plan.is_finished():
         report(1.0, "nothing to do: the training is finished, and its bundle was exported")
-        return recipe.steps * len(parts), recipe.steps * len(parts)
-    check_output_folder(bundle, options.overwrite)
-    teacher = load_teacher(options.teacher, recipe, task) if options.teacher else None
+        return plan.steps, plan.steps
+    check_output_folder(bundle, options.bundle.overwrite)
+    origin = _origin(plan, options, start)
 
     # Everything that the recipe names is built once before cases are prepared: a mistake shows now,
     # not after hours.
-    deepest_grid = min(check_recipe(part, task, teacher) for _, part in parts)
+    require_known_sources(plan.recipe.sources)
+    deepest_grid = min(check_recipe(part, plan.task, origin.teacher) for _, part in plan.parts)
     runtime = options.runtime
     precision = choose_precision(runtime.precision, resolve_device(runtime.device), deepest_grid)
-    runtime = replace(runtime, precision=precision)
-    fabric = launch(runtime.device, runtime.precision, runtime.devices)
-    runtime = replace(runtime, device=str(fabric.device))
+    fabric = launch(runtime.device, precision, runtime.devices)
+    runtime = replace(runtime, precision=precision, device=str(fabric.device))
     if data is None:
         runtime = replace(runtime, workers=0)  # generated cases are prepared ahead by the sampler
     options = replace(options, runtime=runtime)
     team = Team(fabric)
-    started = time.monotonic()
+    team.share(plan.recipe.batch // plan.recipe.accumulate)
     if not team.first:
-        report = _ignore_progress
-    if data is None:
-        training_data = _generated_data(recipe, task, run, options, team)
-    else:
-        if GENERATED not in recipe.sources:
-            recipe = replace(recipe, generation=None)
-        training_data = _cohort_data(recipe, task, data, run, options, team, report)
-    if teacher and team.first:
-        record_teacher(run, teacher)
+        report = ignore_progress
+    _make_run(plan, team)
 
-    if runtime.minutes is not None:
+    steps_done = 0
+    card = {}
+    for number, fold in enumerate(plan.folds):
+        fold_report = _part_report(
+            report, number, len(plan.folds), "" if fold is None else f"fold {fold}"
+        )
+        training_data = _data_of(plan, fold, data, options, team, fold_report)
+        if origin.teacher and team.first:
+            record_teacher(plan.fold_folder(fold), origin.teacher)
         # Preparing the data counts: a scheduler's limit is for the whole program.
-        runtime = replace(runtime, minutes=runtime.minutes - (time.monotonic() - started) / 60)
-    steps_done = _train_parts(
-        run, parts, task, training_data, teacher, start, team, runtime, report
-    )
-    steps = recipe.steps * len(parts)
-    if steps_done == steps and team.first:
-        card = _card(recipe, task, parts, training_data, options, team)
+        fold_runtime = _with_minutes_left(runtime, started)
+        if number and _is_over(fold_runtime, team):
+            break
+        steps_done += _train_parts(
+            plan, fold, training_data, origin, team, fold_runtime, fold_report
+        )
+        card = _card(plan, training_data, options, start, team)
+    if steps_done == plan.steps and team.first:
         export(
-            _run_folders(run, parts),
-            recipe,
-            task,
+            plan.runs(),
+            plan.recipe,
+            plan.task,
             bundle,
-            name=options.name or bundle_name(options.recipe),
-            version=options.version,
+            name=options.bundle.name,
+            version=options.bundle.version,
             card=card,
-            overwrite=options.overwrite,
+            overwrite=options.bundle.overwrite,
         )
     team.wait()
-    return steps_done, steps
+    return steps_done, plan.steps
 
 
-def _task_of(recipe: Recipe, options: TrainOptions, start: Bundle | None, run: Path) -> Task:
-    """The task that is asked for, or the one of the bundle, the run or the recipe.
+def make_plan(run: Path, options: TrainOptions, start: Bundle | None) -> Plan:
+    """The networks that the options ask for.
 
-    Raises UsageError where the run has begun with another one, or the recipe has other dimensions.
+    Raises:
+        UsageError: the recipe, its modality subsets or its folds do not fit together.
     """
-    if options.task is not None:
-        task = find_task(options.task)
-    elif start is not None:
-        task = start.task
-    elif has_task(run):
-        task = task_of_run(run)
-    else:
-        task = find_task(recipe.task)
-    if has_task(run) and task_of_run(run) != task:
+    recipe = load_recipe(options, start)
+    task = task_of_training(recipe, options, start, run)
+    parts = expand_subsets(recipe, task, options.subsets)
+    return Plan(recipe, task, parts, _folds(recipe, options.fold), run)
+
+
+def _folds(recipe: Recipe, choice: str | None) -> list[int | None]:
+    """Numbers of the folds to train; [None] for a training without folds."""
+    if not recipe.split:
+        if choice is not None:
+            raise UsageError("A fold needs a split with folds.", "Name its file.", option="split")
+        return [None]
+    folds = read_folds(find_split(recipe.split))
+    if choice is None:
+        if folds is None:
+            return [None]
         raise UsageError(
-            f"The run {run.name} has begun with another description of the task {task.name}.",
-            "Choose another folder, or give the task as it was.",
-            option="run",
+            f"The split {Path(recipe.split).name} has {len(folds)} folds.",
+            "Choose one, or all of them.",
+            option="fold",
         )
-    if task.spatial_dims == 2 and not recipe.preprocess.slices:
+    if folds is None:
         raise UsageError(
-            f"The task {task.name} is segmented slice by slice, the recipe in volumes.",
-            'Add "preprocess": {"slices": true} and a patch of two numbers to the recipe.',
+            f"The split {Path(recipe.split).name} has no folds.",
+            "Train without one, or make folds of the cases first.",
+            option="fold",
         )
-    return task
+    if choice == ALL_FOLDS:
+        return list(range(len(folds)))
+    if not choice.isdecimal() or int(choice) >= len(folds):
+        raise UsageError(
+            f"The split {Path(recipe.split).name} has no fold '{choice}'.",
+            f"Choose one from 0 to {len(folds) - 1}, or {ALL_FOLDS}.",
+            option="fold",
+        )
+    return [int(choice)]
 
 
-def bundle_name(recipe: str | Path | None) -> str:
-    """The bundle's name where none is given: that of its recipe."""
-    if recipe is None:
-        return "medmap-custom"
-    return Path(recipe).stem
+def check_output_folder(path: Path, overwrite: bool) -> None:
+    """Refuse a bundle folder that exists, before hours of work rather than after."""
+    if path.exists() and not overwrite:
+        raise OutputError(
+            f"{path} exists.", "Choose another name, or allow overwriting.", option="overwrite"
+        )
 
 
-def _is_finished(run: Path, parts: Sequence[tuple[str, Recipe]]) -> bool:
-    """Whether every network of a run has done all of its steps with this recipe."""
-    for subset, recipe in parts:
-        folder = run / subset if subset else run
-        state = load_checkpoint(folder) if folder.is_dir() else None
-        if state is None or state["step"] < recipe.steps:
-            return False
-        if state["recipe"] != recipe.digest():
-            return False
-    return True
+def _origin(plan: Plan, options: TrainOptions, start: Bundle | None) -> Origin:
+    """Start and teacher, and the cases that they were trained on."""
+    earlier = []
+    if start is not None:
+        # A bundle that does not say what it saw claims every modality; its cases are not known.
+        earlier.append(start.training_cases or TrainingCases(0, {}, start.modalities))
+    teacher = None
+    if options.teacher:
+        teacher = load_teacher(options.teacher, plan.recipe, plan.task)
+        earlier += _cases_of_teacher(options.teacher)
+    return Origin(start, teacher, tuple(earlier))
+
+
+def _cases_of_teacher(path: Path) -> list[TrainingCases]:
+    """A student has learned from its teacher's cases, but takes only modalities of its own."""
+    if not (path / METADATA).is_file():
+        return []
+    cases = load_bundle(path).training_cases
+    return [] if cases is None else [replace(cases, modalities=())]
+
+
+def _data_of(
+    plan: Plan,
+    fold: int | None,
+    data: Path | None,
+    options: TrainOptions,
+    team: Team,
+    report: Progress,
+) -> TrainingData:
+    folder = plan.fold_folder(fold)
+    if data is None:
+        return generated_data(plan.recipe, plan.task, folder, options, team)
+    recipe = plan.recipe
+    if GENERATED not in recipe.sources:
+        recipe = replace(recipe, generation=None)
+    training_data = cohort_data(recipe, plan.task, data, folder, options, team, report, fold)
+    require_inputs(plan.parts, plan.task, training_data.sampler)
+    return training_data
 
 
 def _train_parts(
-    run: Path,
-    parts: Sequence[tuple[str, Recipe]],
-    task: Task,
+    plan: Plan,
+    fold: int | None,
     data: TrainingData,
-    teacher: Backbone | None,
-    start: Bundle | None,
+    origin: Origin,
     team: Team,
     runtime: RuntimeOptions,
-    report: Report,
+    report: Progress,
 ) -> int:
     """Train the networks one after another within the time allowed; returns the steps done."""
     started = time.monotonic()
     steps_done = 0
-    for number, (subset, recipe) in enumerate(parts):
-        part_runtime = runtime
-        if runtime.minutes is not None:
-            minutes_left = runtime.minutes - (time.monotonic() - started) / 60
-            # Processes have clocks of their own: the first one decides for all.
-            if number and team.from_first(minutes_left <= 0):
-                break
-            part_runtime = replace(runtime, minutes=minutes_left)
-        folder = run / subset if subset else run
-        part_report = _part_report(report, number, len(parts), subset)
+    cases = cases_of_sampler(data.sampler, plan.task, data.held_out_folders, origin.earlier)
+    for number, (subset, recipe) in enumerate(plan.parts):
+        part_runtime = _with_minutes_left(runtime, started)
+        if number and _is_over(part_runtime, team):
+            break
+        folder = plan.folder(fold, subset)
+        if team.first:
+            record_cases(make_folder(folder), cases)
+        team.wait()
+        part_report = _part_report(report, number, len(plan.parts), subset)
         with _log(folder, recipe, data.sampler, part_report) as log:
             steps_done += train(
                 recipe,
-                task,
+                plan.task,
                 data.sampler,
                 folder,
-                teacher=teacher,
-                start=start.network if start else None,
+                teacher=origin.teacher,
+                start=origin.start.network if origin.start else None,
                 held_out=data.held_out,
                 validation=data.validation,
                 options=part_runtime,
@@ -279,22 +320,37 @@ def _train_parts(
     return steps_done
 
 
-def _part_report(report: Report, number: int, count: int, subset: str) -> Report:
-    """Progress of one network as progress of all of them."""
+def _with_minutes_left(runtime: RuntimeOptions, started: float) -> RuntimeOptions:
+    if runtime.minutes is None:
+        return runtime
+    return replace(runtime, minutes=runtime.minutes - (time.monotonic() - started) / 60)
+
+
+def _is_over(runtime: RuntimeOptions, team: Team) -> bool:
+    """Whether no time is left; processes have clocks of their own, and the first decides for all."""
+    return team.from_first(runtime.minutes is not None and runtime.minutes <= 0)
+
+
+def _make_run(plan: Plan, team: Team) -> None:
+    """Create the folder of the run, which keeps the task."""
+    if team.first:
+        make_folder(plan.run)
+        write_task(plan.run, plan.task)
+    team.wait()
+
+
+def _part_report(report: Progress, number: int, count: int, title: str) -> Progress:
+    """Progress of one of several trainings as progress of all of them."""
 
     def report_part(fraction: float, text: str) -> None:
-        if subset:
-            text = f"{subset} ({number + 1} of {count}): {text}"
+        if title:
+            text = f"{title} ({number + 1} of {count}): {text}"
         report((number + fraction) / count, text)
 
     return report_part
 
 
-def _ignore_progress(fraction: float, text: str) -> None:
-    """Progress of processes other than the first, which reports for all."""
-
-
-def _log(run: Path, recipe: Recipe, sampler: Sampler, report: Report) -> TrainingLog:
+def _log(run: Path, recipe: Recipe, sampler: Sampler, report: Progress) -> TrainingLog:
     """The log of one network; with the seconds waited for cases, where they are generated."""
     extra_figures = None
     if hasattr(sampler, "seconds"):
@@ -305,98 +361,35 @@ def _log(run: Path, recipe: Recipe, sampler: Sampler, report: Report) -> Trainin
     return TrainingLog(run, recipe.steps, report, extra_figures)
 
 
-def _run_folders(run: Path, parts: Sequence[tuple[str, Recipe]]) -> Path | list[Path]:
-    """The run's folder, or one per modality subset for dedicated methods."""
-    if not _is_dedicated(parts):
-        return run
-    return [run / subset for subset, _ in parts]
-
-
-def _is_dedicated(parts: Sequence[tuple[str, Recipe]]) -> bool:
-    """Whether each modality subset gets a network of its own; a single network has an empty key."""
-    return parts[0][0] != ""
-
-
-def _generated_data(
-    recipe: Recipe, task: Task, run: Path, options: TrainOptions, team: Team
-) -> TrainingData:
-    """Batches of cases that are generated on the fly."""
-    if recipe.split:
-        raise UsageError(
-            "The recipe is for the cases of a data set.",
-            "Name the folder of that data set, or train without the split.",
-            option="data, --split none",
-        )
-    require_sources(recipe.sources, None)
-    _make_run(run, task, team)
-    device = options.runtime.device
-    return TrainingData(
-        build_generated_sampler(recipe, task, run, device, options.anatomy, team.rank)
-    )
-
-
-def _cohort_data(
-    recipe: Recipe,
-    task: Task,
-    data: Path,
-    run: Path,
-    options: TrainOptions,
-    team: Team,
-    report: Report,
-) -> TrainingData:
-    """Batches of a cohort's cases, mixed with the recipe's other sources."""
-    cohort = find_cohort(
-        data, task, affine=options.affine, assume_orientation=options.assume_orientation
-    )
-    all_cases, reading = with_conventions(cohort.cases, task, options.labels)
-    cases = cases_of(all_cases, recipe.split)
-    for text in (reading.statement, cohort.warning):
-        if text:
-            report(0.0, text)
-    _make_run(run, task, team)
-    sampler, held_out = cached_patches(recipe, task, cases["train"], run, report, team)
-    if recipe.sources:
-        sampler = mixed(recipe, task, sampler, run, options, team)
-    validation = None
-    if cases.get("val"):
-        folders = cache_cases(cases["val"], task, recipe.preprocess, run / "cache", team, report)
-        validation = Validation(folders, task, recipe)
-    return TrainingData(sampler, held_out, validation, reading.statement, tuple(cases["train"]))
-
-
-def _make_run(run: Path, task: Task, team: Team) -> None:
-    if team.first:
-        make_folder(run)
-        write_task(run, task)
-    team.wait()
-
-
 def _card(
-    recipe: Recipe,
-    task: Task,
-    parts: Sequence[tuple[str, Recipe]],
-    data: TrainingData,
-    options: TrainOptions,
-    team: Team,
-) -> dict:
+    plan: Plan, data: TrainingData, options: TrainOptions, start: Bundle | None, team: Team
+) -> dict[str, str]:
     """The model card's texts about a training."""
-    network_text = " a network" if _is_dedicated(parts) else ""
-    start_text = f" from the weights of {options.start.name}" if options.start else ""
+    recipe = plan.recipe
+    each_text = " a network" if len(plan.parts) * len(plan.folds) > 1 else ""
+    start_text = ""
+    if start is not None:
+        start_text = f" from the weights of {start.id} (SHA-256 {start.sha256[:12]})"
     sampler = data.sampler
     case_text = f"{len(sampler.case_ids)} cases"
     if isinstance(sampler, GeneratedSampler):
         first_seed, last_seed = sampler.plan.seeds(recipe.steps)
         case_text = f"cases generated while training (seeds {first_seed} to {last_seed})"
-    card: dict = {
-        "description": describe(task, [subset for subset, _ in parts if subset]),
-        "data": options.data_statement,
-        "training": f"{recipe.steps} steps{network_text}{start_text}, {case_text}, "
+    elif plan.folds != [None]:
+        case_text = f"folds {', '.join(map(str, plan.folds))} of {Path(recipe.split).name}"
+    card = {
+        "data": options.bundle.data_statement,
+        "training": f"{recipe.steps} steps{each_text}{start_text}, {case_text}, "
         f"{options.runtime.precision}, {_hardware(options.runtime, team)}, seed {recipe.seed}. "
         f"{data.labels}".rstrip(),
     }
-    if data.cases and team.first:
-        card[TRAINING_SCANS] = scan_hashes(data.cases)
-    return card
+    return card | card_of_owner(options.bundle.author, options.bundle.license)
+
+
+def card_of_owner(author: str, license_name: str) -> dict[str, str]:
+    """The card's entries about who made a bundle, where they are stated."""
+    entries = {"author": author, "license": license_name}
+    return {key: text for key, text in entries.items() if text}
 
 
 def _hardware(runtime: RuntimeOptions, team: Team) -> str:
@@ -409,247 +402,3 @@ def _hardware(runtime: RuntimeOptions, team: Team) -> str:
     if team.size == 1:
         return threads
     return f"{team.size} x {threads}"
-
-
-def cached_patches(
-    recipe: Recipe, task: Task, cases: Sequence[Case], run: Path, report: Report, team: Team
-) -> tuple[PatchSampler, Callable[[int], Batch] | None]:
-    """Prepare the cases under ``run/cache``; returns where patches come from, and held-out batches by number, if any.
-
-    ``run/scans.csv`` says which scans training may see of each case; no other is opened.
-    """
-    names = [case.case_id for case in cases]
-    missingness = build_missingness(recipe.missingness, task, recipe.missingness_options, names)
-    if team.first:
-        write_masks(run / "scans.csv", task, {name: missingness.available(name) for name in names})
-    held_out_names = recipe.hold_out(names)
-    case_folders = cache_cases(
-        cases, task, recipe.preprocess, run / "cache", team, report, missingness.available
-    )
-    training_folders = []
-    held_out_folders = []
-    for folder, name in zip(case_folders, names, strict=True):
-        if name in held_out_names:
-            held_out_folders.append(folder)
-        else:
-            training_folders.append(folder)
-    sampler = PatchSampler(training_folders, missingness, recipe.seed, recipe.augmentation)
-    if not held_out_folders:
-        return sampler, None
-    # Held-out cases show every modality that may be seen of them. The complement of the seed keeps
-    # their random stream apart from the training's.
-    held_out_seed = 2**32 - 1 - recipe.seed
-    held_out = PatchSampler(held_out_folders, full(task), held_out_seed, recipe.augmentation)
-    return sampler, lambda number: held_out.batch(number, recipe.batch, recipe.patch)
-
-
-def mixed(
-    recipe: Recipe, task: Task, sampler: PatchSampler, run: Path, options: TrainOptions, team: Team
-) -> MixedSampler:
-    """The sources of a recipe, of which the cases' sampler becomes one or two. Raises UsageError for an empty one."""
-    folders = by_tumor(sampler.folders)
-    require_sources(recipe.sources, folders)
-    samplers: dict[str, Sampler] = {}
-    for name in recipe.sources:
-        if name == GENERATED:
-            samplers[name] = build_generated_sampler(
-                recipe, task, run, options.runtime.device, options.anatomy, team.rank
-            )
-        else:
-            samplers[name] = PatchSampler(
-                folders[name], sampler.missingness, recipe.seed, recipe.augmentation
-            )
-    return MixedSampler(samplers, recipe.sources, recipe.seed)
-
-
-def cache_cases(
-    cases: Sequence[Case],
-    task: Task,
-    spec: PreprocessSpec,
-    cache: Path,
-    team: Team,
-    report: Report,
-    available: Callable[[str], Sequence[bool]] | None = None,
-) -> list[Path]:
-    """Prepare cases for training, each process its share; returns their folders when all are there.
-
-    Raises InputDataError or MissingInputError with the faults of all cases, before the first step, not one a night.
-    """
-    if team.first:
-        make_folder(cache)
-    team.wait()
-    folders: list[tuple[str, str]] = []
-    faults: list[tuple[type[MedMAPError], str, str, str | None]] = []
-    for n in range(team.rank, len(cases), team.size):
-        case = cases[n]
-        report(0.0, f"preparing case {n + 1} of {len(cases)}")
-        try:
-            visible = available(case.case_id) if available else None
-            folder = cache_case(case, task, spec, cache, visible)
-            folders.append((case.case_id, str(folder)))
-        except (InputDataError, MissingInputError) as error:
-            cause = f"{case.case_id}: {error.cause}"
-            faults.append((type(error), cause, error.remedy, error.option))
-    all_faults = [kind(*texts) for kind, *texts in team.gather(faults)]
-    if all_faults:
-        raise combined_error(all_faults, len(cases))
-    folder_of = dict(team.gather(folders))
-    return [Path(folder_of[case.case_id]) for case in cases]
-
-
-def describe(task: Task, subsets: Sequence[str] = ()) -> str:
-    """What a bundle does, in one sentence: for any subset of a task's modalities, or for some of them."""
-    if subsets:
-        titles = "; ".join(task.titles(subset.split("+")) for subset in subsets)
-        source = f"one of these modality subsets, each with its own network: {titles}"
-    else:
-        source = f"any subset of {task.titles(task.modality_names)}"
-    regions = ", ".join(region.name for region in task.regions)
-    return f"{task.name} segmentation ({regions}) from {source}."
-
-
-def check_output_folder(path: Path, overwrite: bool) -> None:
-    """Refuse a bundle folder that is there, before hours of work rather than after."""
-    if path.exists() and not overwrite:
-        raise OutputError(
-            f"{path} exists.", "Choose another name, or allow overwriting.", option="overwrite"
-        )
-
-
-def load_recipe(options: TrainOptions, start: Bundle | None = None) -> Recipe:
-    """The recipe of a JSON file or of a published row (``medmap recipes``), with the options' changes.
-
-    A training that begins with a bundle's weights has the network, task and preprocessing of the bundle, and without a
-    recipe that of fine-tuning: few steps at a low rate.
-
-    Raises:
-        MissingInputError: there is no such recipe.
-        BundleError: it is not understood.
-        UsageError: the bundle is one of several networks; or the recipe needs a teacher, and none is named.
-    """
-    recipe, row = (FINE_TUNING if start else Recipe()), None
-    if options.recipe is not None:
-        recipe, row = find_recipe(options.recipe)
-    require_teacher(row, options.teacher)
-    if start:
-        if start.others:
-            raise UsageError(
-                f"The bundle {start.id} holds several networks.", "Begin with a bundle of one."
-            )
-        spec = start.network_spec
-        if options.recipe is not None:
-            _refuse_contradiction(recipe, start)
-        recipe = replace(
-            recipe,
-            task=start.task.name,
-            network=spec.name,
-            network_options=dict(spec.options),
-            preprocess=start.preprocess,
-        )
-    if options.task is not None:
-        task = find_task(options.task)
-        recipe = replace(recipe, task=task.name)
-        if options.recipe is None and start is None and task.spatial_dims == 2:
-            recipe = replace(recipe, **SLICES)
-    if options.steps is not None:
-        recipe = replace(recipe, steps=options.steps)
-    if options.seed is not None:
-        recipe = replace(recipe, seed=options.seed)
-    if options.split is not None:
-        split = "" if options.split == "none" else options.split
-        recipe = replace(recipe, split=split)
-    return recipe
-
-
-def _refuse_contradiction(recipe: Recipe, start: Bundle) -> None:
-    """Raises UsageError where a recipe asks for another network or preprocessing than a bundle's.
-
-    What the recipe leaves at its default follows the bundle.
-    """
-    default = Recipe()
-    stated = {
-        "task": (recipe.task, default.task, start.task.name),
-        "network": (recipe.network, default.network, start.network_spec.name),
-        "preprocess": (recipe.preprocess, default.preprocess, start.preprocess),
-    }
-    for key, value in recipe.network_options.items():
-        bundle_value = start.network_spec.options.get(key)
-        if isinstance(bundle_value, list):
-            bundle_value = tuple(bundle_value)
-        if isinstance(value, list):
-            value = tuple(value)
-        stated[f"network option {key}"] = (value, None, bundle_value)
-    differences = []
-    for name, (value, default_value, bundle_value) in stated.items():
-        if value not in (default_value, bundle_value):
-            differences.append(name)
-    if differences:
-        raise UsageError(
-            f"The recipe contradicts the bundle {start.id} that training starts from: "
-            f"{', '.join(differences)}.",
-            "Remove these fields from the recipe, or train it without the bundle's weights.",
-            option="from",
-        )
-
-
-def export_run(
-    run: Path, bundle: Path, *, name: str, version: str, data_statement: str, overwrite: bool
-) -> int:
-    """Export the averaged weights of a run as it stands, finished or not.
-
-    Args:
-        run: folder of the run.
-        bundle: folder for the bundle.
-        name, version, data_statement: of the bundle.
-        overwrite: replace an existing bundle.
-
-    Returns:
-        The step that was exported.
-
-    Raises:
-        MissingInputError: there is no such run.
-        BundleError: the run has no usable checkpoint.
-        OutputError: the bundle exists.
-    """
-    recipe_path = run / "recipe.json"
-    if not recipe_path.is_file():
-        raise MissingInputError(
-            f"{run} is no folder of a training.", "Name the folder that was given with --run."
-        )
-    check_output_folder(bundle, overwrite)
-    recipe = Recipe.read(recipe_path)
-    task = task_of_run(run)
-    state = load_checkpoint(run)
-    if state is None:
-        raise BundleError(
-            f"The run {run.name} has no checkpoint.", "Train until its first checkpoint."
-        )
-    card = {
-        "description": describe(task),
-        "data": data_statement,
-        "training": f"Step {state['step']} of {recipe.steps}, seed {recipe.seed}.",
-    }
-    export(run, recipe, task, bundle, name=name, version=version, card=card, overwrite=overwrite)
-    return int(state["step"])
-
-
-def cases_of(cases: Sequence[Case], split: str) -> dict[str, list[Case]]:
-    """The cases of a split's parts ``train`` and, if it has one, ``val``; without a split all train.
-
-    Raises InputDataError where some are missing.
-    """
-    if not split:
-        return {"train": list(cases)}
-    parts = read_split(find_split(split))
-    wanted = {"train": part_of(parts, "train"), "val": parts.get("val", ())}
-    known = {case.case_id: case for case in cases}
-    for part, title in (("train", "training"), ("val", "validation")):
-        missing = [name for name in wanted[part] if name not in known]
-        if missing:
-            raise InputDataError(
-                f"{len(missing)} of the {len(wanted[part])} {title} cases of the split {Path(split).stem} are not in "
-                f"the data, such as {missing[0]}.",
-                "Give the folder of that release, choose another split, or train on every case without one.",
-                option="data, --split none",
-            )
-    return {part: [known[name] for name in names] for part, names in wanted.items()}

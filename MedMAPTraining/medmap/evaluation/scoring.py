@@ -111,8 +111,11 @@ class ScoredCase:
 
 
 def supported_subsets(bundle: Bundle, names: Sequence[str]) -> list[tuple[str, ...]]:
-    """Subsets of these modalities that the bundle supports, in the order of the field's tables."""
-    available = set(names)
+    """Subsets of these modalities that the bundle supports, in the order of the field's tables.
+
+    Modalities that the bundle was never trained with are in none of them.
+    """
+    available = set(names) & set(bundle.modalities)
     subsets = [s for s in bundle.task.table_order() if available.issuperset(s)]
     return [subset for subset in subsets if bundle.find_entry(subset)]
 

@@ -11,6 +11,7 @@ from medmap.io.cases import Case, Cohort
 from medmap.io.layouts import bids, flat, folders, is_bids, myops
 from medmap.io.nnunet import nnunet
 from medmap.io.tables import table
+from medmap.plugins import provided_names
 from medmap.task import Task
 
 __all__ = ["LAYOUTS", "Case", "Cohort", "find_cases", "find_cohort", "is_bids"]
@@ -75,7 +76,13 @@ def _search(folder: Path, task: Task) -> Cohort:
         return table(folder, task)
     if not folder.is_dir():
         raise MissingInputError(f"There is no folder {folder}.", "Check the path.")
-    for name in task.layouts:
+    for name in [*provided_names("layout"), *task.layouts]:
+        if name not in LAYOUTS:
+            raise UsageError(
+                f"The layout {name} of the task {task.name} is unknown.",
+                "Load the plug-in that has it.",
+                option="plugin",
+            )
         cohort = LAYOUTS[name](folder, task)
         if cohort is not None:
             return cohort

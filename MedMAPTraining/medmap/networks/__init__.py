@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from medmap.errors import BundleError
 from medmap.networks.base import Backbone, Output
+from medmap.networks.ensemble import NAME as ENSEMBLE
+from medmap.networks.ensemble import Ensemble
 from medmap.networks.m2ftrans import M2FTrans
 from medmap.networks.mckd import MCKD
 from medmap.networks.mmformer import MMFormer
@@ -34,19 +36,22 @@ NETWORKS: dict[str, type[Backbone]] = {
     "VNet": VNet,
 }
 
-__all__ = ["NETWORKS", "Backbone", "Output", "build_network"]
+__all__ = ["ENSEMBLE", "NETWORKS", "Backbone", "Ensemble", "Output", "build_network"]
 
 
 def build_network(name: str, options: dict) -> Backbone:
     """Build a backbone from plain data, as a bundle or a recipe states it.
 
     Args:
-        name: one of ``NETWORKS``.
+        name: one of ``NETWORKS``, or ``Ensemble``, whose option ``members`` lists name and options
+            of each member.
         options: of its class; ``stem`` puts T* into it (``medmap.networks.stem.with_stem``).
 
     Raises:
         BundleError: the name or an option is unknown.
     """
+    if name == ENSEMBLE:
+        return _build_ensemble(options)
     if name not in NETWORKS:
         raise BundleError(
             f"The network '{name}' is unknown.",
@@ -65,3 +70,15 @@ def build_network(name: str, options: dict) -> Backbone:
         raise BundleError(
             f"The options of the network {name} do not fit ({error}).", "Correct the options."
         ) from error
+
+
+def _build_ensemble(options: dict) -> Ensemble:
+    try:
+        members = [build_network(m["name"], m["options"]) for m in options["members"]]
+    except (KeyError, TypeError) as error:
+        raise BundleError(
+            f"The members of an ensemble are not understood ({error}).", "Export the bundle again."
+        ) from error
+    network = Ensemble(members)
+    network.built_from = (ENSEMBLE, dict(options))
+    return network

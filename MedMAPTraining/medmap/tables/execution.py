@@ -10,7 +10,8 @@ from dataclasses import replace
 
 from medmap.commands.evaluation import EvaluateOptions, evaluate_bundle
 from medmap.commands.ray_cluster import on_cluster
-from medmap.commands.training import TrainOptions, train_bundle
+from medmap.commands.training import train_bundle
+from medmap.commands.training_options import BundleOptions, TrainOptions
 from medmap.errors import Cancelled, MedMAPError
 from medmap.tables.plan import Job
 from medmap.training.distributed import make_main_module_respawnable
@@ -67,9 +68,11 @@ def _train(job: Job, report: Report) -> None:
     options = TrainOptions(
         recipe=job.recipe_file,
         teacher=job.teacher_bundle,
-        name=job.run,
-        data_statement=f"{job.data.name}, split {job.split.stem if job.split else 'none'}",
         runtime=runtime,
+        bundle=BundleOptions(
+            name=job.run,
+            data_statement=f"{job.data.name}, split {job.split.stem if job.split else 'none'}",
+        ),
     )
     train_bundle(job.run_folder, job.data, job.bundle, options, report)
 

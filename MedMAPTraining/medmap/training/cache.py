@@ -8,9 +8,11 @@ one cache.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,7 +20,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from medmap.errors import InputDataError
+from medmap.bundle.training_cases import scan_hash
+from medmap.errors import InputDataError, OutputError
 from medmap.io.atomic import atomic_folder
 from medmap.io.cases import Case
 from medmap.io.labels import read_case_labels
@@ -29,13 +32,18 @@ from medmap.task import Task
 from medmap.task.conventions import own_convention
 from medmap.volume import Grid, Volume
 
-FORMAT = 2
+FORMAT = 3
 """Of the stored arrays; part of the hash, so that arrays of another format are prepared again."""
 
 SAME_GRID_VOXELS = 0.1
 """Grids that agree this well at every corner count as one, as for the scans of a case."""
 
+RECORD = "case.json"
+"""What a prepared case consists of, written last: a folder that holds it is complete."""
+
 _CHUNK_BYTES = 1 << 20
+_CLOCK_STEP_S = 2.0
+"""A file that changed this recently may change again without a new time: FAT counts in two seconds."""
 
 
 def read_label(case: Case, task: Task, volumes: Mapping[str, Volume], target: Grid) -> np.ndarray:
@@ -102,7 +110,7 @@ def content_hash(
         "task": task.to_dict(),
         "spec": spec.to_dict(),
         "scans": {name: hashes[case.scans[name]] for name in names},
-        "label": hashes[case.label],
+        "label": hashes[label_of(case)],
         "convention": (case.convention or own_convention(task)).classes,
         "reading": [case.affine, case.assume_orientation],
     }
@@ -122,6 +130,9 @@ def sha256_of(path: Path) -> str:
 def hash_files(paths: Sequence[Path], earlier: Mapping[str, Sequence]) -> dict[str, list]:
     """Size, time of change and SHA-256 of files; unchanged ones are not read again.
 
+    A file that changed within the last two seconds is recorded without its time, so that the next
+    call reads it again.
+
     Args:
         paths: the files.
         earlier: result of an earlier call, by path.
@@ -134,9 +145,20 @@ def hash_files(paths: Sequence[Path], earlier: Mapping[str, Sequence]) -> dict[s
         status = path.stat()
         record = earlier.get(str(path))
         if record is None or record[:2] != [status.st_size, status.st_mtime_ns]:
-            record = [status.st_size, status.st_mtime_ns, sha256_of(path)]
+            age_s = time.time() - status.st_mtime
+            changed = status.st_mtime_ns if age_s > _CLOCK_STEP_S else None
+            record = [status.st_size, changed, sha256_of(path)]
         records[str(path)] = list(record)
     return records
+
+
+def label_of(case: Case) -> Path:
+    """The label file of a case. Raises InputDataError where there is none."""
+    if case.label is None:
+        raise InputDataError(
+            f"The case {case.case_id} has no reference labels.", "Add <case>_seg.nii.gz."
+        )
+    return case.label
 
 
 def modalities_of(case: Case, task: Task, available: Sequence[bool] | None) -> list[str]:
@@ -150,10 +172,7 @@ def modalities_of(case: Case, task: Task, available: Sequence[bool] | None) -> l
     Raises:
         InputDataError: no reference labels, or none of the scans that training may see.
     """
-    if case.label is None:
-        raise InputDataError(
-            f"The case {case.case_id} has no reference labels.", "Add <case>_seg.nii.gz."
-        )
+    label_of(case)
     if available is None:
         allowed = list(task.modality_names)
     else:
@@ -200,29 +219,78 @@ def cache_case(
     """
     names = modalities_of(case, task, available)
     if hashes is None:
-        files = [case.label, *(case.scans[name] for name in names)]
+        files = [label_of(case), *(case.scans[name] for name in names)]
         hashes = {path: sha256_of(path) for path in files}
     target = cache / content_hash(case, task, spec, names, hashes) / case.case_id
-    if (target / "case.json").is_file():
+    if is_complete(target):
         return target
-    prepared, label = prepare_case(case, task, spec, names)
+    volumes = case.read(names)
+    prepared, label = prepare_volumes(case, volumes, task, spec)
+    stored_label = slices_first(label, prepared).numpy()
     target.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_folder(target, overwrite=True) as folder:
+    # Two runs may prepare one case at the same time: the first one's folder stays, for its arrays
+    # may be in use already.
+    with _unless_complete(target), atomic_folder(target, overwrite=target.exists()) as folder:
         for name in names:
             image = slices_first(prepared.image[task.index(name)], prepared)
             np.save(folder / f"{name}.npy", image.numpy().astype(np.float16))
-        np.save(folder / "label.npy", slices_first(label, prepared).numpy())
-        np.save(
-            folder / "brain.npy", slices_first(prepared.brain, prepared).numpy().astype(np.uint8)
-        )
-        write_case_record(folder, task.modality_names, names)
+        np.save(folder / "label.npy", stored_label)
+        brain = slices_first(prepared.brain, prepared).numpy()
+        np.save(folder / "brain.npy", brain.astype(np.uint8))
+        scan_hashes = {name: scan_hash(volumes[name]) for name in names}
+        label_hash = hashlib.sha256(stored_label.tobytes()).hexdigest()
+        write_case_record(folder, task.modality_names, names, scan_hashes, label_hash)
     return target
 
 
-def write_case_record(folder: Path, modalities: Sequence[str], available: Sequence[str]) -> None:
-    """Write ``case.json``: the modalities of the task in order, and those that the case has."""
-    record = {"modalities": list(modalities), "available": list(available)}
-    (folder / "case.json").write_text(json.dumps(record))
+@contextlib.contextmanager
+def _unless_complete(target: Path) -> Iterator[None]:
+    """Let the failure to publish a folder pass where another program has published it."""
+    try:
+        yield
+    except OutputError:
+        if not is_complete(target):
+            raise
+
+
+def is_complete(folder: Path) -> bool:
+    """Whether a case is stored there and every file still has the size that was written."""
+    try:
+        record = read_case_record(folder)
+        return all((folder / n).stat().st_size == size for n, size in record["bytes"].items())
+    except (OSError, ValueError, KeyError, AttributeError):
+        return False
+
+
+def write_case_record(
+    folder: Path,
+    modalities: Sequence[str],
+    available: Sequence[str],
+    scan_hashes: Mapping[str, str] | None = None,
+    label_hash: str = "",
+) -> None:
+    """Write ``case.json`` for the arrays of a folder.
+
+    Args:
+        folder: holds the arrays.
+        modalities: of the task, in its order.
+        available: those that the case has.
+        scan_hashes: ``scan_hash`` by modality, by which the case is recognized later.
+        label_hash: hash of the prepared labels.
+    """
+    record = {
+        "modalities": list(modalities),
+        "available": list(available),
+        "scans": dict(scan_hashes or {}),
+        "label": label_hash,
+        "bytes": {path.name: path.stat().st_size for path in sorted(folder.glob("*.npy"))},
+    }
+    (folder / RECORD).write_text(json.dumps(record))
+
+
+def read_case_record(folder: Path) -> dict:
+    """What ``write_case_record`` wrote. Raises OSError or ValueError."""
+    return json.loads((folder / RECORD).read_text())
 
 
 def prepare_case(
@@ -236,7 +304,13 @@ def prepare_case(
     Raises:
         InputDataError: scans or labels that cannot be used.
     """
-    volumes = case.read(names)
+    return prepare_volumes(case, case.read(names), task, spec)
+
+
+def prepare_volumes(
+    case: Case, volumes: Mapping[str, Volume], task: Task, spec: PreprocessSpec
+) -> tuple[Prepared, Tensor]:
+    """As ``prepare_case``, for scans that have been read."""
     prepared = prepare(volumes, task, spec)
     reference_grid = prepared.reference_grid
     classes = read_label(case, task, volumes, reference_grid)
@@ -279,7 +353,7 @@ class PreparedArrays:
 
 def open_case(folder: Path) -> PreparedArrays:
     """The arrays that ``cache_case`` has stored in a folder."""
-    record = json.loads((folder / "case.json").read_text())
+    record = read_case_record(folder)
     image = []
     for name in record["modalities"]:
         if name in record["available"]:

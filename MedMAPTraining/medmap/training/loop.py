@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from medmap.errors import BundleError, Cancelled, InternalError, UsageError
+from medmap.errors import BundleError, Cancelled, InternalError
 from medmap.io.atomic import exclusive_lock, make_folder, write_json
 from medmap.networks import Backbone
 from medmap.task import Task
@@ -180,7 +180,7 @@ class Training:
         self.team = team
         self.fabric = team.fabric
         self.device = team.fabric.device
-        self.first, self.share = team.share(_micro_batch_size(recipe))
+        self.first, self.share = team.share(recipe.micro_batch_size())
         self.objective = objective.to(self.device).train()
         self.average = copy.deepcopy(self.objective.deploy()).eval()
         self.optimizers = {}
@@ -220,7 +220,7 @@ class Training:
         """This process's part of every micro-batch of every step that remains."""
         recipe = self.recipe
         first_step = self.step
-        size = _micro_batch_size(recipe)
+        size = recipe.micro_batch_size()
 
         def micro_batch(number: int) -> MicroBatch:
             step = first_step + number // recipe.accumulate
@@ -439,16 +439,6 @@ def _differences(run: Path, recipe: Recipe) -> str:
     if not differences:
         return ""
     return ": " + "; ".join(differences)
-
-
-def _micro_batch_size(recipe: Recipe) -> int:
-    """Patches of one micro-batch, over all processes. Raises UsageError if they do not come out even."""
-    if recipe.batch % recipe.accumulate:
-        raise UsageError(
-            f"A batch of {recipe.batch} cannot be divided into {recipe.accumulate} equal micro-batches.",
-            "Choose a batch that is a multiple of accumulate.",
-        )
-    return recipe.batch // recipe.accumulate
 
 
 def _seed_of(*numbers: int) -> int:

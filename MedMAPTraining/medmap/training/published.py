@@ -32,7 +32,8 @@ class PublishedRow:
         cost: computation, and what that means in time.
         petaflop: of one network's training; 0 where it is not estimated.
         notes: what is misprinted, unknown or cannot be reproduced.
-        teacher: the row whose bundle ``--teacher`` takes, or "".
+        teacher: the row whose bundle is the teacher, or "".
+        fields: the recipe's fields that the table states.
     """
 
     name: str
@@ -43,6 +44,7 @@ class PublishedRow:
     petaflop: float = 0.0
     notes: tuple[str, ...] = ()
     teacher: str = ""
+    fields: Mapping = field(default_factory=dict)
 
 
 def published_rows(folder: Path | None = None) -> dict[str, PublishedRow]:
@@ -76,21 +78,33 @@ def find_recipe(named: str | Path) -> tuple[Recipe, PublishedRow | None]:
         BundleError: it is not understood.
     """
     path = Path(named)
+    if path.suffix != ".json" and not path.exists():
+        rows = published_rows()
+        if str(named) in rows:
+            row = rows[str(named)]
+            return row.recipe, row
+    return Recipe.read(_recipe_path(named)), None
+
+
+def _recipe_path(named: str | Path) -> Path:
+    """The file of a recipe. Raises MissingInputError where the name stands for none."""
+    path = Path(named)
     if path.suffix == ".json" or path.exists():
-        return Recipe.read(path), None
-    rows = published_rows()
-    if str(named) in rows:
-        row = rows[str(named)]
-        return row.recipe, row
-    for path in (
-        recipes_folder() / f"{named}.json",
-        recipes_folder() / "networks" / f"{named}.json",
-    ):
-        if path.is_file():
-            return Recipe.read(path), None
+        return path
+    for folder in (recipes_folder(), recipes_folder() / "networks"):
+        if (folder / f"{named}.json").is_file():
+            return folder / f"{named}.json"
     raise MissingInputError(
         f"There is no recipe {named}.", "See medmap recipes, or name a JSON file."
     )
+
+
+def recipe_fields(named: str | Path) -> Mapping:
+    """The fields that a recipe states itself; the others have their defaults. Raises as ``find_recipe``."""
+    _, row = find_recipe(named)
+    if row is not None:
+        return row.fields
+    return json.loads(_recipe_path(named).read_text(encoding="utf-8"))
 
 
 def find_split(named: str | Path) -> Path:
@@ -150,7 +164,9 @@ def _row(row: Mapping, parts: Mapping, table: Mapping, published: dict[str, floa
         sentences.append(f"Cost: {cost}")
     about = " ".join([*sentences, *notes])
     recipe = Recipe.from_dict({**merged, "about": about})
-    return PublishedRow(row["name"], recipe, source, published, cost, petaflop, notes, teacher)
+    return PublishedRow(
+        row["name"], recipe, source, published, cost, petaflop, notes, teacher, merged
+    )
 
 
 def merge(base: Mapping, over: Mapping) -> dict:
@@ -171,5 +187,6 @@ def require_teacher(row: PublishedRow | None, given: object) -> None:
     if row is not None and row.teacher and given is None:
         raise UsageError(
             f"The recipe {row.name} distils from a teacher, {row.teacher}.",
-            f"Train it first (medmap train {row.teacher} ...), then name its bundle with --teacher.",
+            f"Train {row.teacher} first, then name its bundle.",
+            option="teacher",
         )

@@ -154,6 +154,16 @@ class Recipe:
         large = int((step + 1) * self.large_share) > int(step * self.large_share)
         return self.large_patch if large else self.patch
 
+    def micro_batch_size(self) -> int:
+        """Patches of one micro-batch, over all processes. Raises UsageError if they do not come out even."""
+        if self.batch % self.accumulate:
+            raise UsageError(
+                f"A batch of {self.batch} cannot be divided into {self.accumulate} equal "
+                "micro-batches.",
+                "Choose a batch that is a multiple of accumulate.",
+            )
+        return self.batch // self.accumulate
+
     def hold_out(self, case_ids: Sequence[str]) -> frozenset[str]:
         """Names of the cases that are kept out of training.
 
@@ -257,6 +267,10 @@ def check_numbers(recipe: Recipe) -> None:
             f"The recipe's preprocess.scaling is {recipe.preprocess.scaling!r}.",
             f"Use {' or '.join(SCALINGS)}.",
         )
+    for name in ("ema", "large_share"):
+        share = getattr(recipe, name)
+        if not isinstance(share, int | float) or not 0 <= share <= 1:
+            raise UsageError(f"The recipe's {name} is {share!r}.", f"Give {name} within 0 and 1.")
     if recipe.preprocess.spacing == 0:
         raise UsageError("The recipe's preprocess.spacing is 0.", "Give it in mm.")
     if recipe.schedule not in SCHEDULES:

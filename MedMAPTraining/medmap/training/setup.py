@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from medmap.errors import UsageError
 from medmap.networks import NETWORKS, Backbone, build_network
@@ -30,10 +30,11 @@ def make_objective(
     options = naming_modalities(_network_options(recipe, task), task.modality_names)
     backbone = build_network(recipe.network, options)
     _check_patches(recipe, backbone)
-    case_ids = sampler.case_ids if sampler else ()
+    case_ids: Sequence[str] = ()
     available = {}
-    for case_id in case_ids:
-        available[case_id] = sampler.available(case_id)
+    if sampler is not None:
+        case_ids = sampler.case_ids
+        available = {case_id: sampler.available(case_id) for case_id in case_ids}
     cases_with = {}
     for m, name in enumerate(task.modality_names):
         cases_with[name] = sum(bool(mask[m]) for mask in available.values())
@@ -68,6 +69,7 @@ def check_recipe(recipe: Recipe, task: Task, teacher: Backbone | None) -> int:
         UsageError, BundleError: a name is unknown, an option does not fit, or a number is impossible.
     """
     check_numbers(recipe)
+    recipe.micro_batch_size()
     objective = make_objective(recipe, task, teacher=teacher)
     for group in objective.groups().values():
         make_optimizer(group, recipe)

@@ -114,18 +114,13 @@ def require_sources(
     Raises:
         UsageError: an unknown source, a weight that is not positive, or a source without cases.
     """
-    unknown = sorted(set(shares) - set(SOURCES))
-    if unknown or any(not share > 0 for share in shares.values()):
-        raise UsageError(
-            f"The sources {dict(shares)} are not understood.",
-            f"Give positive weights to some of {', '.join(SOURCES)}.",
-        )
+    require_known_sources(shares)
     for name in (CASES, TUMOR_FREE):
         if name not in shares:
             continue
         if folders is None:
             raise UsageError(
-                f"The recipe's source '{name}' needs cases.", "Name their folder with --data."
+                f"The recipe's source '{name}' needs cases.", "Name their folder.", option="data"
             )
         if not folders[name]:
             kind = "with a tumor" if name == CASES else "without a tumor (an empty label)"
@@ -133,3 +128,13 @@ def require_sources(
                 f"The recipe's source '{name}' needs cases {kind}, and there are none to train on.",
                 f"Add some, or remove '{name}' from the recipe's sources.",
             )
+
+
+def require_known_sources(shares: Mapping[str, float]) -> None:
+    """Raises UsageError for an unknown source, or a weight that is not positive."""
+    unknown = sorted(set(shares) - set(SOURCES))
+    if unknown or any(not share > 0 for share in shares.values()):
+        raise UsageError(
+            f"The sources {dict(shares)} are not understood.",
+            f"Give positive weights to some of {', '.join(SOURCES)}.",
+        )

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from dataclasses import replace
 
 import pytest
@@ -120,8 +121,31 @@ def test_off_a_terminal_a_line_is_printed_every_minute(capsys, monkeypatch):
         now[0] = 10.0 * step
         lines(0.01 * step / 300, f"step {step} [/x]")
     printed = [line for line in capsys.readouterr().err.splitlines() if line]
-    assert len(printed) == 50
+    assert len(printed) == 60
     assert "[/x]" in printed[0]
+
+
+def test_a_step_that_takes_long_repeats_its_line(capsys):
+    from medmap.cli import base
+
+    with base.ProgressLines(interval_s=0.2) as lines:
+        lines(0.0, "preparing case 1 of 2")
+        time.sleep(0.8)
+    printed = [line for line in capsys.readouterr().err.splitlines() if line]
+    assert len(printed) >= 2
+    assert all("preparing case 1 of 2" in line for line in printed)
+
+
+def test_each_stage_reports_its_tenths(capsys):
+    """Preparing ends at 100 %; the training after it is not silent for that."""
+    from medmap.cli import base
+
+    lines = base.ProgressLines()
+    for stage in ("preparing", "training"):
+        for step in range(100):
+            lines(step / 100, stage)
+    printed = capsys.readouterr().err.splitlines()
+    assert sum("training" in line for line in printed) == 10
 
 
 def test_maps_of_another_program_are_scored(tmp_path):

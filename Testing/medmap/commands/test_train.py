@@ -7,8 +7,11 @@ import json
 import pytest
 
 from medmap.bundle.loading import load_bundle
+from medmap.commands.bundle_export import export_run
 from medmap.commands.phantoms import write_phantoms
-from medmap.commands.training import TrainOptions, export_run, load_recipe, train_bundle
+from medmap.commands.training import train_bundle
+from medmap.commands.training_options import BundleOptions, TrainOptions
+from medmap.commands.training_recipe import load_recipe
 from medmap.errors import BundleError, MissingInputError, UsageError
 from medmap.training.distributed import choose_precision
 from medmap.training.options import RuntimeOptions
@@ -85,18 +88,12 @@ def test_a_run_is_exported_as_it_stands(data, tmp_path, recipe):
     options = TrainOptions(recipe=recipe(steps=5), runtime=runtime)
     steps_done, _ = train_bundle(tmp_path / "run", data, tmp_path / "none", options, ignore)
     assert steps_done == 1
-    step = export_run(
-        tmp_path / "run",
-        tmp_path / "bundle",
-        name="early",
-        version="0.1",
-        data_statement="two phantoms",
-        overwrite=False,
-    )
+    texts = BundleOptions(name="early", version="0.1", data_statement="two phantoms")
+    step = export_run(tmp_path / "run", tmp_path / "bundle", texts)
     assert step == 1
     assert load_bundle(tmp_path / "bundle").id == "early-0.1"
     with pytest.raises(MissingInputError, match="no folder of a training"):
-        export_run(data, tmp_path / "b", name="x", version="1", data_statement="", overwrite=False)
+        export_run(data, tmp_path / "b", texts)
 
 
 def test_a_recipe_that_contradicts_the_start_is_refused(tmp_path, tiny_bundle, recipe):

@@ -8,15 +8,11 @@ import shutil
 import numpy as np
 import pytest
 
-from medmap.bundle.loading import update_card
 from medmap.commands.evaluation import EvaluateOptions, compare_evaluations, evaluate_bundle
 from medmap.errors import InputDataError, UsageError
 from medmap.evaluation import Evaluation
-from medmap.evaluation.training_cases import TRAINING_SCANS, scan_hashes
-from medmap.io.cohorts import find_cases
 from medmap.io.content import file_record
 from medmap.io.nifti import read_nifti, write_labels, write_volume
-from medmap.task import BRATS
 
 
 @pytest.fixture
@@ -136,22 +132,6 @@ def test_labels_that_are_packed_otherwise_are_the_same_reference(
 def test_a_part_without_a_split_is_refused(cohort, tiny_bundle_path):
     with pytest.raises(UsageError, match="no split was given"):
         score(cohort, tiny_bundle_path, part="test")
-
-
-def test_cases_of_the_training_are_recognized_under_other_names(cohort, tiny_bundle_path, tmp_path):
-    bundle = shutil.copytree(tiny_bundle_path, tmp_path / "bundle")
-    assert score(cohort, bundle).warnings == []
-    trained = find_cases(cohort, BRATS)[:1]
-    update_card(bundle, {TRAINING_SCANS: scan_hashes(trained)})
-    renamed = tmp_path / "renamed"
-    for number, name in enumerate(("A", "B")):
-        for path in (cohort / f"Case_{number}").iterdir():
-            (renamed / name).mkdir(parents=True, exist_ok=True)
-            shutil.copy(path, renamed / name / path.name.replace(f"Case_{number}", name))
-    correct_labels(cohort)
-    for folder, first in ((renamed, "A"), (cohort, "Case_0")):
-        warning = score(folder, bundle).warnings[0]
-        assert f"trained on 1 of the 2 cases, such as {first}:" in warning
 
 
 def test_a_file_that_did_not_change_is_not_read_again(tmp_path, monkeypatch):

@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from medmap.bundle.loading import load_bundle
-from medmap.commands.training import TrainOptions, load_recipe
+from medmap.commands.training_options import TrainOptions
+from medmap.commands.training_recipe import load_recipe
 from medmap.task import BRATS
 from medmap.training.augmentation import StandardAugmentation, acquired, deformed, positions
 from medmap.training.cache import write_case_record

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import time
+
 import nibabel
 import numpy as np
 import pytest
@@ -93,7 +96,7 @@ def test_corrected_labels_are_prepared_anew(data, tmp_path):
 def test_unchanged_cases_are_prepared_once(data, tmp_path, monkeypatch):
     case = find_cases(data, BRATS)[0]
     folder = cache_case(case, BRATS, SPEC, tmp_path / "cache")
-    monkeypatch.setattr("medmap.training.cache.prepare_case", None)
+    monkeypatch.setattr("medmap.training.cache.prepare_volumes", None)
     assert cache_case(case, BRATS, SPEC, tmp_path / "cache") == folder
 
 
@@ -110,8 +113,21 @@ def test_another_preprocessing_or_selection_has_arrays_of_its_own(data, tmp_path
 def test_files_are_hashed_again_only_if_size_or_time_changed(tmp_path, monkeypatch):
     path = tmp_path / "a"
     path.write_bytes(b"1")
+    an_hour_ago = time.time() - 3600
+    os.utime(path, (an_hour_ago, an_hour_ago))
     records = hash_files([path], {})
     monkeypatch.setattr("medmap.training.cache.sha256_of", lambda path: "read again")
     assert hash_files([path], records) == records
     path.write_bytes(b"22")
     assert hash_files([path], records)[str(path)][2] == "read again"
+
+
+def test_a_file_that_has_just_changed_is_hashed_again(tmp_path):
+    """Within one tick of the clock a second change leaves size and time as they are."""
+    path = tmp_path / "a"
+    path.write_bytes(b"1")
+    times = (path.stat().st_atime_ns, path.stat().st_mtime_ns)
+    records = hash_files([path], {})
+    path.write_bytes(b"2")
+    os.utime(path, ns=times)
+    assert hash_files([path], records)[str(path)][2] != records[str(path)][2]

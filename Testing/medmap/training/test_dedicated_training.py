@@ -12,7 +12,8 @@ from medmap.bundle.loading import load_bundle
 from medmap.commands.dedicated import expand_subsets, load_teacher
 from medmap.commands.evaluation import EvaluateOptions, evaluate_bundle
 from medmap.commands.phantoms import write_phantoms
-from medmap.commands.training import TrainOptions, train_bundle
+from medmap.commands.training import train_bundle
+from medmap.commands.training_options import TrainOptions
 from medmap.errors import BundleError, InputDataError, MissingInputError, UsageError
 from medmap.networks import build_network
 from medmap.preprocess import PreprocessSpec

@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from medmap.bundle.loading import load_bundle
-from medmap.commands.training import TrainOptions, train_bundle
+from medmap.commands.training import train_bundle
+from medmap.commands.training_options import TrainOptions
 from medmap.errors import UsageError
 from medmap.phantom import Style, generate
 from medmap.preprocess import PreprocessSpec, prepare

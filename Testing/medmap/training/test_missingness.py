@@ -11,7 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from medmap.commands.training import TrainOptions, train_bundle
+from medmap.commands.training import train_bundle
+from medmap.commands.training_options import CacheOptions, TrainOptions
 from medmap.errors import BundleError, InputDataError, MissingInputError, UsageError
 from medmap.io.cohorts import find_cases
 from medmap.io.nifti import write_labels, write_volume
@@ -234,12 +235,14 @@ def test_a_training_under_fixed_masks_never_opens_an_absent_scan(cohort, opened)
     }
     (root / "recipe.json").write_text(json.dumps(recipe))
     options = TrainOptions(
-        recipe=root / "recipe.json", runtime=RuntimeOptions(device="cpu", precision="fp32")
+        recipe=root / "recipe.json",
+        runtime=RuntimeOptions(device="cpu", precision="fp32"),
+        cache=CacheOptions(root / "cache"),
     )
     train_bundle(root / "run", root / "data", root / "bundle", options, lambda fraction, text: None)
     scans = {Path(name).name for name in opened if name.endswith(".nii.gz") and "seg" not in name}
     assert scans == {f"{case}_{name}.nii.gz" for case, shown in masks.items() for name in shown}
-    cached = {f"{path.parent.name}/{path.name}" for path in (root / "run/cache").rglob("*.npy")}
+    cached = {f"{path.parent.name}/{path.name}" for path in (root / "cache").rglob("*.npy")}
     expected = {
         f"{case}/{name}.npy" for case, shown in masks.items() for name in (*shown, "label", "brain")
     }

@@ -18,7 +18,9 @@ from medmap.bundle.format import InferenceSpec
 from medmap.bundle.loading import load_bundle
 from medmap.commands.dedicated import expand_subsets, load_teacher
 from medmap.commands.phantoms import LAYOUTS, write_phantoms
-from medmap.commands.training import TrainOptions, cases_of, train_bundle
+from medmap.commands.training import train_bundle
+from medmap.commands.training_data import split_cases
+from medmap.commands.training_options import CacheOptions, TrainOptions
 from medmap.errors import BundleError, InputDataError, MissingInputError, UsageError
 from medmap.io.cohorts import find_cases
 from medmap.networks import build_network
@@ -100,7 +102,7 @@ def test_a_split_that_the_data_do_not_hold_is_refused(tmp_path):
     with pytest.raises(MissingInputError, match="brats2018_protokd"):
         find_split("nowhere")
     with pytest.raises(InputDataError, match="200"):
-        cases_of([], "brats2018_protokd")
+        split_cases([], "brats2018_protokd")
 
 
 # ---------------------------------------------------------------------------------------------------------- rows
@@ -419,14 +421,15 @@ def test_a_release_as_downloaded_trains_on_its_split(tmp_path):
         recipe=tmp_path / "recipe.json",
         split=str(tmp_path / "split.json"),
         runtime=RuntimeOptions(device="cpu", precision="fp32"),
+        cache=CacheOptions(tmp_path / "cache"),
     )
     quiet = lambda fraction, text: None  # noqa: E731
     assert train_bundle(
         tmp_path / "run", tmp_path / "data", tmp_path / "bundle", options, quiet
     ) == (2, 2)
-    assert {p.name for p in (tmp_path / "run/cache").glob("*/*")} == set(names[:2]), (
-        "test cases are not even prepared"
-    )
+    assert {p.name for p in (tmp_path / "cache").glob("*/*") if p.parent.name != "files"} == set(
+        names[:2]
+    ), "test cases are not even prepared"
     figures = [json.loads(line) for line in (tmp_path / "run/log.jsonl").read_text().splitlines()]
     assert all(f"w_{name}" in figures[-1] for name in BRATS.modality_names), (
         "weights by name, each epoch"

@@ -13,7 +13,8 @@ from Testing.medmap.small_networks import SMALL
 
 from medmap.bundle.loading import load_bundle
 from medmap.commands.phantoms import write_hearts, write_phantoms
-from medmap.commands.training import TrainOptions, train_bundle
+from medmap.commands.training import train_bundle
+from medmap.commands.training_options import TrainOptions
 from medmap.networks import build_network
 from medmap.task import find_task
 from medmap.training.checkpoint import load_checkpoint

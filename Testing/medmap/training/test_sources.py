@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from medmap.commands.training import TrainOptions, train_bundle
+from medmap.commands.training import train_bundle
+from medmap.commands.training_options import TrainOptions
 from medmap.errors import UsageError
 from medmap.io.cohorts import find_cases
 from medmap.io.nifti import write_labels, write_volume

@@ -33,7 +33,8 @@ class Dedicated(Objective):
             raise BundleError(
                 f"{type(self).__name__} trains a network for one modality subset, "
                 "and this one is made for any.",
-                "Use UNet, VNet or SegResNet, and name its modality subset (option inputs).",
+                "Use UNet, VNet or SegResNet, and name its modality subset.",
+                option="subset",
             )
         lacking = {name: context.cases - number for name, number in context.cases_with.items()}
         if any(lacking.values()):

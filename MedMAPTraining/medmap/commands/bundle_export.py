@@ -1,0 +1,110 @@
+"""``medmap export``: the weights of a run as a bundle, at any time."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from medmap.commands.training import card_of_owner, check_output_folder
+from medmap.commands.training_options import BundleOptions
+from medmap.errors import BundleError, MissingInputError
+from medmap.task import find_task
+from medmap.training.checkpoint import load_checkpoint
+from medmap.training.export import export
+from medmap.training.recipe import Recipe
+from medmap.training.run_task import has_task, task_of_run
+
+RECIPE = "recipe.json"
+
+
+def export_run(run: Path, bundle: Path, options: BundleOptions) -> int:
+    """Export the averaged weights of a run as it stands, finished or not.
+
+    The runs of several modality subsets become one bundle with a network for each; the runs of several
+    folds become one ensemble, the mean of their class probabilities.
+
+    Args:
+        run: folder of the run.
+        bundle: folder for the bundle.
+        options: what the bundle says of itself.
+
+    Returns:
+        The step that was exported; of several networks, that of the least trained one.
+
+    Raises:
+        MissingInputError: there is no such run.
+        BundleError: a network of the run has no usable checkpoint.
+        OutputError: the bundle exists.
+    """
+    groups = _groups(run)
+    check_output_folder(bundle, options.overwrite)
+    steps = []
+    for folder in [folder for folders in groups for folder in folders]:
+        state = load_checkpoint(folder)
+        if state is None:
+            raise BundleError(
+                f"The run {folder.name} has no checkpoint.", "Train until its first checkpoint."
+            )
+        steps.append(int(state["step"]))
+    recipe = Recipe.read(groups[0][0] / RECIPE)
+    runs = [folders if len(folders) > 1 else folders[0] for folders in groups]
+    card = {
+        "data": options.data_statement,
+        "training": f"Step {min(steps)} of {recipe.steps}, seed {recipe.seed}.",
+        **card_of_owner(options.author, options.license),
+    }
+    export(
+        runs,
+        recipe,
+        task_of_run(run) if has_task(run) else find_task(recipe.task),
+        bundle,
+        name=options.name,
+        version=options.version,
+        card=card,
+        overwrite=options.overwrite,
+    )
+    return min(steps)
+
+
+def _groups(run: Path) -> list[list[Path]]:
+    """Per modality subset, the runs of its folds (or its one run).
+
+    Raises:
+        MissingInputError: the folder holds no run.
+        BundleError: the folds are not of the same modality subsets.
+    """
+    folds = [folder for folder in _subfolders(run) if re.fullmatch(r"fold_\d+", folder.name)]
+    folds.sort(key=lambda folder: int(folder.name.removeprefix("fold_")))
+    columns = [_networks(folder) for folder in folds or [run]]
+    columns = [networks for networks in columns if networks]
+    if not columns:
+        raise MissingInputError(
+            f"{run} is no folder of a training.",
+            "Name the folder of a run.",
+        )
+    if any(set(networks) != set(columns[0]) for networks in columns):
+        raise BundleError(
+            f"The folds of {run.name} have not trained the same networks.",
+            "Train all folds further, then export again.",
+        )
+    groups = []
+    for name in columns[0]:
+        groups.append([networks[name] for networks in columns])
+    return groups
+
+
+def _networks(folder: Path) -> dict[str, Path]:
+    """Runs by modality subset; one network for any subset has the key ""."""
+    if (folder / RECIPE).is_file():
+        return {"": folder}
+    networks = {}
+    for subfolder in _subfolders(folder):
+        if (subfolder / RECIPE).is_file():
+            networks[subfolder.name] = subfolder
+    return networks
+
+
+def _subfolders(folder: Path) -> list[Path]:
+    if not folder.is_dir():
+        return []
+    return sorted(path for path in folder.iterdir() if path.is_dir())
