@@ -34,7 +34,8 @@ from shared import (
 )
 
 from medmap.commands.evaluation import EvaluateOptions, evaluate_bundle
-from medmap.commands.training import TrainOptions, train_bundle
+from medmap.commands.training import train_bundle
+from medmap.commands.training_options import BundleOptions, TrainOptions
 from medmap.evaluation import read_rows
 from medmap.preprocess import PreprocessSpec
 from medmap.tables.settings import SMALL_NETWORKS
@@ -161,8 +162,8 @@ def train_and_score(
         recipe=path,
         teacher=teacher,
         start=begins,
-        name=name,
         runtime=RuntimeOptions(device="cpu", precision="fp32"),
+        bundle=BundleOptions(name=name),
     )
     started = time.process_time()
     train_bundle(folder / "run", training, folder / "bundle", options, quiet)

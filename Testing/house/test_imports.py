@@ -80,7 +80,7 @@ OUTSIDE_SLICER: list[set[str]] = [
         "training.loader",
         "training.objectives",
     },
-    {"training.recipe", "training.acceleration", "evaluation"},
+    {"training.recipe", "training.acceleration", "training.run_cases", "evaluation"},
     {"training.optimizers", "training.export", "training.published", "training.log"},
     {"training.setup", "training.validation"},
     {"training"},
