@@ -27,12 +27,13 @@ ENVIRONMENT = "MEDMAP_BRAIN_BUNDLE"
 def bundle_path() -> Path | None:
     """Folder of the brain extraction model; None if there is none.
 
-    It lies beside the models that segment tumors, not among them: it is no choice of a user.
+    It lies beside the default model and ships with it, but is no choice of a user.
     """
     package = Path(__file__).resolve().parents[1]
     candidates = [
-        package.parents[1] / "Resources/preparation/brain",
-        package.parent / "Resources/MedMAPPreparation/brain",
+        package.parents[1] / "Resources/bundles/brain",
+        package / "bundles/brain",
+        package.parent / "Resources/MedMAPBundles/brain",
     ]
     environment = os.environ.get(ENVIRONMENT)
     if environment:
@@ -74,9 +75,18 @@ def extract_with(bundle: Bundle, volume: Volume) -> np.ndarray:
     windows = SlidingWindow(task, bundle.inference, bundle.stride, torch.device("cpu"))
     logits = next(windows.logits(bundle.network, prepared, [(name,)]))
     probability = torch.softmax(logits, 0)[1:].sum(0)
-    on_scan = resample_linear(probability[None], prepared.grid, volume.grid)[0].numpy()
-    mask = largest_parts(on_scan > 0.5, volume.grid.spacing.tolist())
-    return filled(mask)
+    # Parts and cavities are decided on the coarse grid, where that is fast; the surface is
+    # interpolated from probabilities, so that it is finer than the grid.
+    is_brain = probability.numpy() > 0.5
+    body = torch.from_numpy(filled(largest_parts(is_brain, prepared.grid.spacing.tolist())))
+    probability = torch.where(body, probability.clamp(min=CAVITY), probability)
+    probability = torch.where(~body & (probability > 0.5), 0.0, probability)
+    on_scan = resample_linear(probability[None], prepared.grid, volume.grid)[0]
+    return (on_scan > 0.5).numpy()
+
+
+CAVITY = 0.51
+"""Probability that cavities in the brain are raised to: just brain."""
 
 
 def filled(mask: np.ndarray) -> np.ndarray:
