@@ -131,46 +131,69 @@ def score_maps(
     """
     pairs, warnings = find_pairs(predictions, labels)
     readings = _readings(pairs, task, options.convention)
-    subset = task.subset_key(options.subset or task.modality_names)
-    rows: list[ScoreRow] = []
-    hashes: dict[str, str] = {}
-    calibrations = Calibrations(task)
+    collected = _Collected(Calibrations(task), warnings)
     faults = []
     for number, pair in enumerate(pairs):
         if cancel():
             raise Cancelled(f"Stopped after {number} of {len(pairs)} cases.")
         progress(number / len(pairs), f"{pair.case} ({number + 1} of {len(pairs)})")
         try:
-            reference = _read(pair.reference, "seg", readings.references, pair.case, task)
-            prediction = _read(pair.prediction, "prediction", readings.predictions, pair.case, task)
-            on_grid = _on_grid(prediction, reference, pair.case, warnings)
-            files = probability_files(pair.prediction, pair.case, task)
-            if files:
-                calibrations.add(files, on_grid, reference.array, reference.grid)
-            rows += score_labels(
-                on_grid,
-                reference.array,
-                task,
-                reference.grid,
-                case=pair.case,
-                subset=subset,
-                further=options.further,
-            )
+            _score_pair(pair, readings, task, options, collected)
         except (InputDataError, MissingInputError) as error:
             faults.append(f"{pair.case}: {error.cause}")
-            continue
-        hashes[pair.case] = labels_hash(reference.array)
     if faults:
         raise InputDataError(
             f"{len(faults)} of {len(pairs)} cases could not be scored. {' '.join(faults[:3])}",
             "Correct or remove them and run again.",
         )
+    rows = collected.rows
     summary = replace(summarize(rows, task, options.data_statement), part="")
-    _write(predictions, rows, summary, hashes, readings.statement, task, options)
-    calibration = calibrations.result()
+    _write(predictions, rows, summary, collected.hashes, readings.statement, task, options)
+    calibration = collected.calibrations.result()
     if calibration and options.output:
         write_calibration(options.output, calibration)
     return ScoredMaps(rows, summary, warnings, readings.statement, calibration)
+
+
+@dataclass(frozen=True)
+class _Collected:
+    """What one case after the other adds.
+
+    Attributes:
+        calibrations: of cases that have probabilities.
+        warnings: what a user has to know.
+        rows: scores.
+        hashes: ``labels_hash`` of the references by case.
+    """
+
+    calibrations: Calibrations
+    warnings: list[str]
+    rows: list[ScoreRow] = field(default_factory=list)
+    hashes: dict[str, str] = field(default_factory=dict)
+
+
+def _score_pair(
+    pair: Pair, readings: _Readings, task: Task, options: MapOptions, collected: _Collected
+) -> None:
+    """Read, compare and collect one case. Raises InputDataError or MissingInputError."""
+    reference = _read(pair.reference, "seg", readings.references, pair.case, task)
+    prediction = _read(pair.prediction, "prediction", readings.predictions, pair.case, task)
+    labels = _on_grid(prediction, reference, pair.case, collected.warnings)
+    files = probability_files(pair.prediction, pair.case, task)
+    if files:
+        collected.calibrations.add(files, labels, reference.array, reference.grid)
+    collected.rows.extend(
+        score_labels(
+            labels,
+            reference.array,
+            task,
+            reference.grid,
+            case=pair.case,
+            subset=task.subset_key(options.subset or task.modality_names),
+            further=options.further,
+        )
+    )
+    collected.hashes[pair.case] = labels_hash(reference.array)
 
 
 def _readings(pairs: Sequence[Pair], task: Task, chosen: str) -> _Readings:

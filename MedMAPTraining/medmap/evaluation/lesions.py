@@ -92,49 +92,65 @@ def lesion_scores(
         spacing: [3] voxel size in mm.
         rule: what counts as one lesion.
     """
-    from scipy import ndimage
-
     box = bounding_box(prediction | reference)
     if box is None:
         return LesionScores(1.0, 0.0, 0, 0, 0)
     box = _grown(box, rule.dilation, prediction.shape)
-    prediction = prediction[box]
-    reference = reference[box]
-    predicted, predicted_count = ndimage.label(prediction, np.ones((3, 3, 3)))
+    comparison = _compare(prediction[box], reference[box], spacing, rule)
+    counted = len(comparison.dices) + comparison.false_positives
+    if not counted:
+        return LesionScores(1.0, 0.0, 0, 0, 0)
+    penalties_mm = comparison.false_positives * PENALTY_MM
+    return LesionScores(
+        dice=sum(comparison.dices) / counted,
+        hd95_mm=(sum(comparison.distances_mm) + penalties_mm) / counted,
+        lesions=len(comparison.dices),
+        missed=comparison.missed,
+        false_positives=comparison.false_positives,
+    )
+
+
+@dataclass(frozen=True)
+class _Comparison:
+    """Scores of each lesion that is scored, and how many were missed or invented."""
+
+    dices: list[float]
+    distances_mm: list[float]
+    missed: int
+    false_positives: int
+
+
+def _compare(
+    prediction: np.ndarray, reference: np.ndarray, spacing: Sequence[float], rule: LesionRule
+) -> _Comparison:
+    """Compare every lesion with the predicted components that touch it."""
+    from scipy import ndimage
+
+    components, component_count = ndimage.label(prediction, np.ones((3, 3, 3)))
     lesions = _lesions(reference, rule)
     voxel_mm3 = float(np.prod(spacing))
-    scores: list[float] = []
-    distances: list[float] = []
+    dices: list[float] = []
+    distances_mm: list[float] = []
     missed = 0
     touched: set[int] = set()
     for number, lesion_box in enumerate(ndimage.find_objects(lesions), 1):
         near = _grown(lesion_box, rule.dilation, lesions.shape)
         lesion_near = lesions[near] == number
-        touching = _labels_in(predicted[near], _dilated(lesion_near, rule.dilation))
-        touched.update(touching)
+        touching = _labels_in(components[near], _dilated(lesion_near, rule.dilation))
+        touched |= touching
         # Small lesions are not scored, but a component that touches one is no false positive.
         if lesion_near.sum() * voxel_mm3 <= rule.min_volume_mm3:
             continue
         if not touching:
             missed += 1
-            scores.append(0.0)
-            distances.append(PENALTY_MM)
+            dices.append(0.0)
+            distances_mm.append(PENALTY_MM)
             continue
         lesion = lesions == number
-        matched = np.isin(predicted, list(touching))
-        scores.append(dice(matched, lesion))
-        distances.append(area_weighted_hd95(surface_distances(matched, lesion, spacing)))
-    false_positives = predicted_count - len(touched)
-    counted = len(scores) + false_positives
-    if not counted:
-        return LesionScores(1.0, 0.0, 0, 0, 0)
-    return LesionScores(
-        dice=sum(scores) / counted,
-        hd95_mm=(sum(distances) + false_positives * PENALTY_MM) / counted,
-        lesions=len(scores),
-        missed=missed,
-        false_positives=false_positives,
-    )
+        matched = np.isin(components, list(touching))
+        dices.append(dice(matched, lesion))
+        distances_mm.append(area_weighted_hd95(surface_distances(matched, lesion, spacing)))
+    return _Comparison(dices, distances_mm, missed, component_count - len(touched))
 
 
 def _lesions(reference: np.ndarray, rule: LesionRule) -> np.ndarray:

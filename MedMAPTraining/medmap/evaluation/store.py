@@ -129,7 +129,7 @@ class Store:
         if recorded is not None and recorded != weights:
             if not overwrite:
                 raise OutputError(
-                    f"{self.folder.name} holds an evaluation of another bundle.",
+                    f"{self.folder.name} holds an evaluation of another bundle or of other label maps.",
                     "Choose another folder, or allow overwriting.",
                     option="overwrite",
                 )
