@@ -11,6 +11,8 @@ import pytest
 from medmap.commands.evaluation import EvaluateOptions, compare_evaluations, evaluate_bundle
 from medmap.errors import InputDataError, UsageError
 from medmap.evaluation import Evaluation
+from medmap.evaluation.lesions import LESION_RULES
+from medmap.evaluation.scoring import FurtherScores
 from medmap.io.content import file_record
 from medmap.io.nifti import read_nifti, write_labels, write_volume
 
@@ -127,6 +129,19 @@ def test_labels_that_are_packed_otherwise_are_the_same_reference(
     score(cohort, tiny_bundle_path, output=tmp_path / "b")
     tests, _ = compare_evaluations(tmp_path / "a", tmp_path / "b", None, "dice")
     assert all(test.p == 1 for test in tests)
+
+
+def test_lesion_wise_scores_of_a_bundle_are_added_to_plain_ones(cohort, tiny_bundle_path, tmp_path):
+    plain = score(cohort, tiny_bundle_path, output=tmp_path / "out")
+    further = FurtherScores(LESION_RULES["BraTS-MET"], 1.0)
+    lesions = score(cohort, tiny_bundle_path, output=tmp_path / "out", further=further)
+    assert "lesion_dice" not in plain.summary.tables
+    assert {"lesion_dice", "lesion_hd95_mm", "nsd"} <= set(lesions.summary.tables)
+    assert lesions.summary.dice == plain.summary.dice
+    assert lesions.warnings == [], "no file changed"
+    read = Evaluation.read(tmp_path / "out")
+    assert read.summary == lesions.summary
+    assert all(0 <= row.lesion_dice <= 1 for row in read.rows)
 
 
 def test_a_part_without_a_split_is_refused(cohort, tiny_bundle_path):
