@@ -1,7 +1,7 @@
 """Plug-ins: a user's own networks, objectives, missingness protocols, tasks and layouts.
 
-A plug-in is a Python file, or a module that an installed package names as an entry point of the group
-``medmap.plugins``. Either has a function ``register``, which is called once::
+A plug-in is a Python file, or a module that an installed package names as an entry point of the
+group ``medmap.plugins``. Either has a function ``register``, which is called once::
 
     def register(plugin):
         plugin.network("TinyUNet", TinyUNet)
@@ -93,7 +93,8 @@ class Plugin:
         self._add("task", task.name, task)
 
     def layout(self, name: str, layout: Callable) -> None:
-        """Add a layout of cohorts: ``layout(folder, task) -> Cohort``, or None where it does not fit.
+        """Add a layout of cohorts: ``layout(folder, task) -> Cohort``, or None where it does not
+        fit.
 
         It is tried before MedMAP's own layouts, for every task.
         """

@@ -1,4 +1,4 @@
-"""A template: a network, an objective and a missingness protocol of your own. Copy the folder and go on."""
+"""A template: a network, an objective and a missingness protocol of your own."""
 
 from __future__ import annotations
 

@@ -52,8 +52,8 @@ def assigned_cases(
             )
         return [(case, bundle) for case in cases]
     if not cross_validate:
-        names = part_of(read_split(split, fold), part)
-        return [(case, bundle) for case in _named(names, cases, data_name)]
+        part_names = part_of(read_split(split, fold), part)
+        return [(case, bundle) for case in _named(part_names, cases, data_name)]
     assignments: list[Assignment] = []
     for number, names in enumerate(_validation_parts(split, bundle)):
         member = bundle.member(number)

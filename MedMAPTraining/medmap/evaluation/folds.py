@@ -114,7 +114,9 @@ def strata_of(cases: Sequence[str], table: CaseTable | None, columns: Sequence[s
             "Stratifying needs a table of the cases.", "Name the table.", option="table"
         )
     strata = dict.fromkeys(cases, "")
-    for name in columns if table is not None else ():
+    if table is None:
+        return strata
+    for name in columns:
         for case, value in table.column(name, cases).items():
             strata[case] = f"{strata[case]} {value}".strip()
     return strata

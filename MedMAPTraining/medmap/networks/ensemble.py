@@ -20,8 +20,8 @@ class Ensemble(Backbone):
     """Mean of the class probabilities of the members, as logits.
 
     The members are trained on other folds of a cohort; the mean of probabilities is how nnU-Net
-    combines folds (Isensee et al., Nature Methods 2021). Computation and memory grow in proportion to
-    the number of members.
+    combines folds (Isensee et al., Nature Methods 2021). Computation and memory grow in proportion
+    to the number of members.
 
     Args:
         members: built networks of one kind.

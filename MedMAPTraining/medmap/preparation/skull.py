@@ -19,9 +19,10 @@ LAST_LAYER = 3
 scalp, or the partly filled border of a brain."""
 
 DARK_SHARE = 0.08
-"""Share of dark cells in these layers from which they are bone. 124 stripped scans of 31 patients have
-at most 0.065. Whole heads are recognized by their volume; of 24 slabs of heads, 6 had less than this
-(docs/experiments/preparation.md)."""
+"""Share of dark cells in these layers from which they are bone. 124 stripped scans of 31 patients
+have at most 0.065. Whole heads are recognized by their volume; of 24 slabs of heads, 6 had less
+than this (docs/experiments/preparation.md).
+"""
 
 
 def has_skull(volume: Volume) -> bool:

@@ -1,4 +1,4 @@
-"""``medmap table``: what it plans, what it computes, and how it prints, without and with training."""
+"""``medmap table``: what it plans, computes, and prints, without and with training."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def test_settings_are_json_or_text_by_dotted_names():
     assert with_settings(Recipe(), {}).digest() == Recipe().digest()
 
 
-@pytest.mark.parametrize("assignment", ["seed", "=3", "seed=", "colour=red", "seed.low=1"])
+@pytest.mark.parametrize("assignment", ["seed", "=3", "seed=", "color=red", "seed.low=1"])
 def test_settings_that_set_nothing_are_refused(assignment):
     with pytest.raises(UsageError):
         with_settings(Recipe(), parse_settings([assignment]))
@@ -304,7 +304,7 @@ def test_a_table_is_trained_scored_printed_and_resumed(data, tmp_path):
 
 
 def test_what_fails_stops_nothing_else(data, tmp_path):
-    """Of two runs one cannot train; the table of the other is written, and the exit code says so."""
+    """Of two runs one cannot train; the other's table is written, and the exit code says so."""
     out = tmp_path / "out"
     table = find_table("conference-4")
     broken = options(data, out, only=("P_k",))
