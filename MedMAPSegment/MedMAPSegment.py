@@ -1,6 +1,7 @@
 """MedMAP Segment: brain tumor segmentation from whatever MRI a patient has. Research use only.
 
-The four classes that Slicer asks for; what they do is in MedMAPSegmentLib. PyTorch is looked for only after Apply.
+The four classes that Slicer asks for; what they do is in MedMAPSegmentLib. PyTorch is looked for
+only after Apply.
 """
 
 import logging
@@ -35,7 +36,7 @@ from MedMAPSegmentLib.sections import SECTIONS
 from MedMAPSegmentLib.sections.flow import Flow
 from MedMAPSegmentLib.sections.jobs import Jobs
 from MedMAPSegmentLib.selftest import addSyntheticCase
-from MedMAPSegmentLib.state import PanelState
+from MedMAPSegmentLib.state import PanelLogic, PanelState
 
 
 class MedMAPSegment(ScriptedLoadableModule):
@@ -48,10 +49,10 @@ class MedMAPSegment(ScriptedLoadableModule):
         self.parent.dependencies = ["Segmentations", "Terminologies"]
         self.parent.contributors = ["MedMAP contributors"]
         self.parent.helpText = _(
-            "Segments brain tumors (edema, enhancing tumor, necrosis and non-enhancing core) from any subset of T1, "
-            "T1ce, T2 and FLAIR. The volumes must be skull-stripped and aligned "
-            'to each other. For research use only. See more in the <a href="https://github.com/medmap/SlicerMedMAP">'
-            "documentation</a>."
+            "Segments brain tumors (edema, enhancing tumor, necrosis and non-enhancing core) from "
+            "any subset of T1, T1ce, T2 and FLAIR. The volumes must be skull-stripped and aligned "
+            "to each other. For research use only. See more in the "
+            '<a href="https://github.com/medmap/SlicerMedMAP">documentation</a>.'
         )
         self.parent.acknowledgementText = _(
             "Developed by the MedMAP contributors. License: Apache 2.0."
@@ -81,7 +82,9 @@ class MedMAPSegment(ScriptedLoadableModule):
 
 @parameterNodeWrapper
 class MedMAPSegmentParameterNode:
-    """What the user chose; saved with the scene. The scans, whose slots depend on the model, are in ``choices``."""
+    """What the user chose; saved with the scene. The scans, whose slots depend on the model, are in
+    ``choices``.
+    """
 
     model: str = ""
     reference: str = AUTO
@@ -102,10 +105,10 @@ class MedMAPSegmentWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
     def __init__(self, parent=None):
         ScriptedLoadableModuleWidget.__init__(self, parent)
         VTKObservationMixin.__init__(self)
-        self.logic = None
-        self.state = None
-        self.jobs = None
-        self.flow = None
+        self.logic: MedMAPSegmentLogic
+        self.state: PanelState
+        self.jobs: Jobs
+        self.flow: Flow
         self._guiTag = None
 
     def setup(self):
@@ -256,8 +259,10 @@ def _dicomValues(node):
     return databaseTags(database)(node)
 
 
-class MedMAPSegmentLogic(SegmentationLogic, ScriptedLoadableModuleLogic):
-    """``SegmentationLogic`` on Slicer's scene: ``MedMAPSegmentLogic().process({"t1ce": node, "flair": other})``."""
+class MedMAPSegmentLogic(PanelLogic, ScriptedLoadableModuleLogic):
+    """``SegmentationLogic`` on Slicer's scene: ``MedMAPSegmentLogic().process({"t1ce": node,
+    "flair": other})``.
+    """
 
     def __init__(self):
         ScriptedLoadableModuleLogic.__init__(self)
@@ -269,11 +274,14 @@ class MedMAPSegmentLogic(SegmentationLogic, ScriptedLoadableModuleLogic):
 
     def getParameterNode(self):
         """The module's parameter node, typed."""
-        return MedMAPSegmentParameterNode(self.scriptedNode())
+        # The wrapper gives the class its constructor.
+        return MedMAPSegmentParameterNode(self.scriptedNode())  # type: ignore[call-arg]
 
 
 class MedMAPSegmentTest(ScriptedLoadableModuleTest):
-    """Self test inside Slicer: offline, on a synthetic case. Without PyTorch, what needs it is left out, in words."""
+    """Self test inside Slicer: offline, on a synthetic case. Without PyTorch, what needs it is left
+    out, in words.
+    """
 
     def setUp(self):
         slicer.mrmlScene.Clear()
@@ -284,7 +292,9 @@ class MedMAPSegmentTest(ScriptedLoadableModuleTest):
             test()
 
     def test_labelsBecomeSegments(self):
-        """Labels come back as three coded segments that lie on the transformed reference volume, voxel for voxel."""
+        """Labels come back as three coded segments that lie on the transformed reference volume,
+        voxel for voxel.
+        """
         reference = addSyntheticCase(slicer.mrmlScene, ("flair",))["flair"]
         transform = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLLinearTransformNode")
         matrix = vtk.vtkMatrix4x4()
@@ -336,7 +346,9 @@ class MedMAPSegmentTest(ScriptedLoadableModuleTest):
         assert np.array_equal(labelsOf(first, logic.task), labelsOf(second, logic.task))
 
     def test_panel(self):
-        """The real panel, by clicks: detect, apply, review against the result's own labels, what if, undo."""
+        """The real panel, by clicks: detect, apply, review against the result's own labels, what
+        if, undo.
+        """
         if not self.modelCanRun():
             return
         if not hasattr(slicer.modules, "medmapsegment"):

@@ -1,7 +1,8 @@
 """What the MedMAP Segment panel is made of; no Qt in here.
 
-In an installed extension ``medmap`` lies beside this package, on Slicer's module path. In a source checkout it lies in
-``../../MedMAPTraining``, which is added to the end of ``sys.path`` only when ``medmap`` cannot be imported otherwise.
+In an installed extension ``medmap`` lies beside this package, on Slicer's module path. In a source
+checkout it lies in ``../../MedMAPTraining``, which is added to the end of ``sys.path`` only when
+``medmap`` cannot be imported otherwise.
 """
 
 from __future__ import annotations

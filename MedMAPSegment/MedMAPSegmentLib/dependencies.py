@@ -158,11 +158,13 @@ def missing(path: str | Path = REQUIREMENTS) -> list[Requirement]:
 
 
 def checkPackage(loaded: str | Path, module: str | Path = __file__) -> None:
-    """Refuse a ``medmap`` from somewhere else than this module's own: results would come from unknown code.
+    """Refuse a ``medmap`` from somewhere else than this module's own: results would come from
+    unknown code.
 
     Args:
         loaded: file of the imported package, ``medmap.__file__``.
-        module: a file of this module; the package lies beside it in an extension, in ``MedMAPTraining`` in a checkout.
+        module: a file of this module; the package lies beside it in an extension, in
+            ``MedMAPTraining`` in a checkout.
 
     Raises:
         BundleError: it is another one; both places are named.
@@ -176,19 +178,22 @@ def checkPackage(loaded: str | Path, module: str | Path = __file__) -> None:
     found = Path(loaded).resolve().parent
     if places and found != places[0]:
         raise BundleError(
-            f"The Python package medmap was loaded from {found}, but this module's own lies in {places[0]}.",
+            f"The Python package medmap was loaded from {found}, but this module's own lies in "
+            f"{places[0]}.",
             "Uninstall the other one from Slicer's Python, then restart Slicer.",
         )
 
 
 def ensure(installer: Installer, path: str | Path = REQUIREMENTS) -> bool:
-    """Make sure that every requirement of the file is met, and that ``medmap`` is this module's own.
+    """Make sure that every requirement of the file is met, and that ``medmap`` is this module's
+    own.
 
     Returns:
         True when they are, False when the user would not have them installed.
 
     Raises:
-        UnavailableError: something is missing and cannot be installed, or Slicer must be restarted first.
+        UnavailableError: something is missing and cannot be installed, or Slicer must be restarted
+            first.
         BundleError: another ``medmap`` was loaded (``checkPackage``).
     """
     checkPackage(medmap.__file__)
@@ -267,7 +272,7 @@ def _takeBack(lacking: list[Requirement], present: set[str], installer: Installe
 
 
 def _reason(error: Exception) -> str:
-    """What went wrong, without the command line that failed: pip's own words stand in the console."""
+    """What went wrong, without the command line that failed: pip says it in the console."""
     if isinstance(error, subprocess.CalledProcessError):
         return (
             f"pip ended with status {error.returncode}; see Slicer's Python console for the reason"
@@ -293,7 +298,10 @@ def _atLeast(version: str, minimum: str) -> bool:
 
 def _numbers(version: str) -> tuple[int, ...]:
     """Leading numbers of a version: (2, 10, 0) for ``2.10.0+cu126``; empty for an empty text."""
-    return tuple(int(n) for n in re.findall(r"\d+", re.match(r"[\d.]*", version)[0]))
+    release = re.match(r"[\d.]*", version)
+    if release is None:
+        return ()
+    return tuple(int(number) for number in re.findall(r"\d+", release[0]))
 
 
 class SlicerInstaller:
@@ -312,7 +320,9 @@ class SlicerInstaller:
         return slicer.util.confirmOkCancelDisplay(text, windowTitle="MedMAP Segment")
 
     def installTorch(self, requirement: Requirement) -> bool:
-        """Let the PyTorch extension choose the build that fits the graphics driver; False without the extension."""
+        """Let the PyTorch extension choose the build that fits the graphics driver; False without
+        the extension.
+        """
         try:
             from PyTorchUtils import PyTorchUtilsLogic
         except ImportError:

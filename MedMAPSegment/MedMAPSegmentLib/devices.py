@@ -1,4 +1,6 @@
-"""Where a computation can run, in words, with free memory. Imports no torch: what is not loaded yet cannot be asked."""
+"""Where a computation can run, in words, with free memory. Imports no torch: what is not loaded yet
+cannot be asked.
+"""
 
 from __future__ import annotations
 
@@ -37,7 +39,9 @@ def checkDevice(name: str) -> None:
 
 
 def listDevices() -> tuple[Device, ...]:
-    """``auto`` and every device; graphics cards are known once torch has been imported by somebody else."""
+    """``auto`` and every device; graphics cards are known once torch has been imported by somebody
+    else.
+    """
     torch = sys.modules.get("torch")
     cards = _cards(torch) if torch is not None else []
     if torch is None:
@@ -58,21 +62,26 @@ def cardsAreKnown() -> bool:
 
 @contextmanager
 def computing() -> Iterator[None]:
-    """What surrounds a computation in Slicer: one processor core stays free, and cached GPU memory is given back.
+    """What surrounds a computation in Slicer: one processor core stays free, and cached GPU memory
+    is given back.
 
-    A network that takes every core leaves Slicer's own thread waiting for its turn; volume rendering shares the card.
+    A network that takes every core leaves Slicer's own thread waiting for its turn; volume
+    rendering shares the card.
     """
     torch = sys.modules.get("torch")
-    threads = torch.get_num_threads() if torch is not None else 1
-    spare = threads > 1 and threads >= (os.cpu_count() or 1)
+    if torch is None:
+        yield
+        return
+    threads = torch.get_num_threads()
+    takesAll = threads > 1 and threads >= (os.cpu_count() or 1)
     try:
-        if spare:
+        if takesAll:
             torch.set_num_threads(threads - 1)
         yield
     finally:
-        if spare:
+        if takesAll:
             torch.set_num_threads(threads)
-        if torch is not None and torch.cuda.is_available():
+        if torch.cuda.is_available():
             torch.cuda.empty_cache()
 
 
@@ -90,7 +99,7 @@ def _cards(torch) -> list[Device]:
 
 
 def _memory(torch, n: int) -> str:
-    """Free memory of a card; a card that is taken or broken must not keep the panel from opening."""
+    """Free memory of a card; a card that is in use or broken must not stop the panel."""
     try:
         free, total = torch.cuda.mem_get_info(n)
     except RuntimeError:

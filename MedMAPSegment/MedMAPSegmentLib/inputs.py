@@ -1,7 +1,8 @@
-"""The panel's slots: which scan is used, which is missing, which is left out, and everything in the way at once.
+"""The panel's slots: which scan is used, which is missing, which is left out, and everything in the
+way at once.
 
-Which slots there are comes from the task of the chosen model. Quick enough to be called after every click: no voxel is
-copied, and the range of a volume is kept by VTK until its voxels change.
+Which slots there are comes from the task of the chosen model. Quick enough to be called after every
+click: no voxel is copied, and the range of a volume is kept by VTK until its voxels change.
 """
 
 from __future__ import annotations
@@ -63,7 +64,9 @@ class Inputs:
 
     @property
     def used(self) -> dict[str, Any]:
-        """Modality name -> volume node, of the slots that count: what ``SegmentationLogic.prepare`` takes."""
+        """Modality name -> volume node, of the slots that count: what ``SegmentationLogic.prepare``
+        takes.
+        """
         return {slot.modality: slot.node for slot in self.slots if slot.state is SlotState.USED}
 
     @property
@@ -118,7 +121,9 @@ def readSlots(
 
 
 def emptiness(node) -> str:
-    """Why a volume counts as missing: every voxel has the same value. Empty if it has contrast, or no voxels at all."""
+    """Why a volume counts as missing: every voxel has the same value. Empty if it has contrast, or
+    no voxels at all.
+    """
     if shapeOf(node) is None or node.GetImageData().GetNumberOfScalarComponents() != 1:
         return ""
     low, high = node.GetImageData().GetPointData().GetScalars().GetFiniteRange(0)
@@ -131,18 +136,20 @@ def emptiness(node) -> str:
 
 def _unusable(node) -> list[str]:
     name = node.GetName()
-    if shapeOf(node) is None:
+    shape = shapeOf(node)
+    if shape is None:
         return [f"The volume '{name}' has no voxels."]
     found = []
     components = node.GetImageData().GetNumberOfScalarComponents()
     if components != 1:
         found.append(f"The volume '{name}' has {components} values per voxel; one is needed.")
-    if min(shapeOf(node)) < 2:
+    if min(shape) < 2:
         found.append(f"The volume '{name}' is a single slice; a 3D volume is needed.")
     transform = node.GetParentTransformNode()
     if transform is not None and not transform.IsTransformToWorldLinear():
         found.append(
-            f"The volume '{name}' is under the non-linear transform '{transform.GetName()}'; harden it."
+            f"The volume '{name}' is under the non-linear transform '{transform.GetName()}'; "
+            "harden it."
         )
     return found
 
@@ -166,7 +173,8 @@ def _usedTwice(inputs: Inputs) -> list[str]:
             titles.setdefault(slot.node.GetID(), []).append(slot.title)
             names[slot.node.GetID()] = slot.node.GetName()
     return [
-        f"'{names[key]}' is selected for {' and '.join(found)}; each volume can be used for one modality only."
+        f"'{names[key]}' is selected for {' and '.join(found)}; each volume can be used for one "
+        "modality only."
         for key, found in titles.items()
         if len(found) > 1
     ]

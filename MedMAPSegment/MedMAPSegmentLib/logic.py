@@ -1,8 +1,8 @@
 """From the panel's choices to a segmentation node, in three steps; no Qt.
 
-``prepare`` (main thread) copies what is needed out of the scene into a ``Request``; ``compute`` (any thread) turns a
-request into a result with numpy and torch only; ``apply`` (main thread) puts the result into the scene.
-``process`` does the three in a row.
+``prepare`` (main thread) copies what is needed out of the scene into a ``Request``; ``compute``
+(any thread) turns a request into a result with numpy and torch only; ``apply`` (main thread) puts
+the result into the scene. ``process`` does the three in a row.
 """
 
 from __future__ import annotations
@@ -31,7 +31,8 @@ class Request:
         volumes: modality name -> scan.
         nodeIDs: modality name -> ID of the volume node that the scan was copied from.
         nodeNames: modality name -> name of that node, for messages.
-        reference: modality whose grid the result is wanted on; None leaves the choice to ``medmap``.
+        reference: modality whose grid the result is wanted on; None leaves the choice to
+            ``medmap``.
         device: as ``devices.checkDevice`` accepts it.
         outputID: ID of the segmentation node to fill; None for a new one.
         remarks: what preparing found worth saying.
@@ -52,8 +53,8 @@ class SegmentationLogic:
     Args:
         scene: vtkMRMLScene to read from and write to.
         segment: stands in for ``medmap.inference.segment``.
-        loadBundle: gives the model; None loads the default bundle. Called once, on the thread that computes, and its
-            result is kept.
+        loadBundle: gives the model; None loads the default bundle. Called once, on the thread that
+            computes, and its result is kept.
         task: names, labels and colors of the model.
 
     Attributes:
@@ -78,7 +79,9 @@ class SegmentationLogic:
         self._loadBundle, self._bundle, self.task = loadBundle, None, task
 
     def bundle(self, progress: Progress | None = None):
-        """The model, loaded when it is first asked for and kept warm. Raises MedMAPError when it is damaged."""
+        """The model, loaded when it is first asked for and kept warm. Raises MedMAPError when it is
+        damaged.
+        """
         if self._bundle is None:
             if progress is not None:
                 progress(0.0, "loading the model")
@@ -88,11 +91,14 @@ class SegmentationLogic:
     def problems(
         self, inputs: Mapping[str, Any], reference: str | None = None, outputNode=None
     ) -> list[str]:
-        """Every reason, as a sentence, why Apply cannot work; quick enough to be called after each click."""
+        """Every reason, as a sentence, why Apply cannot work; quick enough to be called after each
+        click.
+        """
         found = list(readSlots(self.task, inputs, (), reference).problems)
         if outputNode is not None and mrml.foreignSegments(outputNode):
             found.append(
-                f"'{outputNode.GetName()}' holds segments that MedMAP did not make; choose another output."
+                f"'{outputNode.GetName()}' holds segments that MedMAP did not make; choose "
+                "another output."
             )
         return found
 
@@ -107,8 +113,8 @@ class SegmentationLogic:
         """Check the choices and copy the voxels; nothing in the scene changes.
 
         Args:
-            inputs: modality name -> vtkMRMLScalarVolumeNode, or None for an empty slot. A constant volume counts as
-                missing, with a remark.
+            inputs: modality name -> vtkMRMLScalarVolumeNode, or None for an empty slot. A constant
+                volume counts as missing, with a remark.
             reference: modality whose grid the result is wanted on; None lets ``medmap`` choose.
             device: ``auto``, ``cpu``, ``mps``, ``cuda`` or ``cuda:N``.
             outputNode: vtkMRMLSegmentationNode to fill; None for a new one.
@@ -137,7 +143,7 @@ class SegmentationLogic:
         )
 
     def work(self, request: Request) -> Work:
-        """The computation as a unit of work for a runner; it touches neither MRML nor VTK nor Qt."""
+        """The computation as work for a runner; it touches neither MRML nor VTK nor Qt."""
         return lambda progress, cancelled: self.compute(request, progress, cancelled)
 
     def compute(
@@ -146,7 +152,9 @@ class SegmentationLogic:
         progress: Progress | None = None,
         cancelled: Callable[[], bool] | None = None,
     ):
-        """Segment. Returns ``medmap.inference.Segmentation``; raises MedMAPError, ``Cancelled`` among them."""
+        """Segment. Returns ``medmap.inference.Segmentation``; raises MedMAPError, ``Cancelled``
+        among them.
+        """
         bundle = self.bundle(progress)
         with computing():
             result = self._segment(
@@ -160,7 +168,9 @@ class SegmentationLogic:
         return _withRemarks(result, request.remarks)
 
     def start(self, request: Request, runner: Runner) -> Job:
-        """Hand the computation to a runner; poll the job and, once it is done, ``apply`` its result."""
+        """Hand the computation to a runner; poll the job and, once it is done, ``apply`` its
+        result.
+        """
         return runner.start(self.work(request))
 
     def apply(self, request: Request, result):
@@ -170,13 +180,14 @@ class SegmentationLogic:
             The vtkMRMLSegmentationNode.
 
         Raises:
-            InputDataError: the reference volume is gone or has other voxels than when the request was prepared; the
-                scene is unchanged then.
+            InputDataError: the reference volume is gone or has other voxels than when the request
+                was prepared; the scene is unchanged then.
         """
         node = self.scene.GetNodeByID(request.nodeIDs[result.reference])
         if node is None:
             raise InputDataError(
-                f"The volume '{request.nodeNames[result.reference]}' was removed during the computation.",
+                f"The volume '{request.nodeNames[result.reference]}' was removed during the "
+                "computation.",
                 "Choose the volumes again and press Apply.",
             )
         output = self.scene.GetNodeByID(request.outputID) if request.outputID is not None else None
@@ -196,10 +207,12 @@ class SegmentationLogic:
         return bool(self._undo)
 
     def undo(self):
-        """Take the last result back: a new node is removed, one that was filled gets its former segments.
+        """Take the last result back: a new node is removed, one that was filled gets its former
+        segments.
 
         Returns:
-            The vtkMRMLSegmentationNode that was restored; None if it is gone now, or there is nothing to undo.
+            The vtkMRMLSegmentationNode that was restored; None if it is gone now, or there is
+            nothing to undo.
         """
         return self._undo.pop()() if self._undo else None
 
@@ -215,10 +228,12 @@ class SegmentationLogic:
         outputNode=None,
         progress: Progress | None = None,
     ):
-        """Segment and wait: for scripts. Arguments as for ``prepare``; returns the vtkMRMLSegmentationNode.
+        """Segment and wait: for scripts. Arguments as for ``prepare``; returns the
+        vtkMRMLSegmentationNode.
 
         Raises:
-            MedMAPError: the inputs, the bundle or the device will not do; the scene is unchanged then.
+            MedMAPError: the inputs, the bundle or the device will not do; the scene is unchanged
+                then.
         """
         request = self.prepare(inputs, reference, device, outputNode)
         return self.apply(request, resultOf(self.start(request, InlineRunner(progress))))

@@ -1,11 +1,13 @@
-"""Runs one unit of work, here or on a worker thread, behind one small interface. Knows no Qt, VTK, MRML or torch.
+"""Runs one unit of work, here or on a worker thread, behind one small interface. Knows no Qt, VTK,
+MRML or torch.
 
-Slicer's main thread keeps Python's interpreter lock while it idles in the Qt event loop, so a plain worker thread
-starves. Whoever waits must therefore call ``Job.poll`` with a short timeout again and again (the panel does so from a
-zero-interval timer): the timed wait is what lets the worker run.
+Slicer's main thread keeps Python's interpreter lock while it idles in the Qt event loop, so a plain
+worker thread starves. Whoever waits must therefore call ``Job.poll`` with a short timeout again and
+again (the panel does so from a zero-interval timer): the timed wait is what lets the worker run.
 
-A unit of work is a function ``work(progress, cancelled)``: it may call ``progress(fraction, text)``, and raises
-``medmap.errors.Cancelled`` soon after ``cancelled()`` turns true. It must not touch MRML, VTK or Qt.
+A unit of work is a function ``work(progress, cancelled)``: it may call ``progress(fraction,
+text)``, and raises ``medmap.errors.Cancelled`` soon after ``cancelled()`` turns true. It must not
+touch MRML, VTK or Qt.
 """
 
 from __future__ import annotations
@@ -73,23 +75,29 @@ class Job:
         return self._cancel.is_set()
 
     def cancel(self) -> None:
-        """Ask the work to stop; it does so between two windows. A result that arrives all the same is dropped."""
+        """Ask the work to stop; it does so between two windows. A result that arrives all the same
+        is dropped.
+        """
         self._cancel.set()
 
     def poll(self, timeout: float = 0.0) -> JobState:
-        """Wait up to ``timeout`` seconds for the end, leaving the interpreter to the worker meanwhile."""
+        """Wait up to ``timeout`` seconds for the end, leaving the interpreter to the worker
+        meanwhile.
+        """
         self._finished.wait(timeout)
         return self._state
 
     def takeMessages(self) -> list[tuple[float, str]]:
-        """Progress messages (fraction 0..1, text) that arrived since the last call, oldest first."""
+        """Progress messages (fraction 0..1, text) since the last call, oldest first."""
         taken = []
         while self._messages:
             taken.append(self._messages.popleft())
         return taken
 
     def execute(self) -> None:
-        """Do the work on the calling thread. Never raises: the outcome is in ``state``, ``result`` and ``error``."""
+        """Do the work on the calling thread. Never raises: the outcome is in ``state``, ``result``
+        and ``error``.
+        """
         self._state = JobState.RUNNING
         state = JobState.FAILED
         try:
@@ -113,7 +121,7 @@ class Job:
 
     def _attempt(self) -> JobState:
         try:
-            if self.cancelRequested:
+            if self.cancelRequested or self._work is None:
                 raise Cancelled()
             result = self._work(self._report, self._cancel.is_set)
         except Cancelled:
@@ -137,7 +145,9 @@ class Runner(Protocol):
 
 
 class InlineRunner:
-    """Does the work at once on the calling thread; ``start`` returns a finished job. For scripts and tests."""
+    """Does the work at once on the calling thread; ``start`` returns a finished job. For scripts
+    and tests.
+    """
 
     def __init__(self, listener: Progress | None = None):
         self._listener = listener
@@ -150,10 +160,12 @@ class InlineRunner:
 
 
 class ThreadRunner:
-    """Does all work, one job after the other, on one daemon thread that lives as long as the runner.
+    """Does all work, one job after the other, on one daemon thread that lives as long as the
+    runner.
 
-    One thread for every job because the plan cache of cuDNN belongs to a thread: a fresh thread for each run would plan
-    again each time. Daemon, so that a hung driver call cannot keep Slicer from closing.
+    One thread for every job because the plan cache of cuDNN belongs to a thread: a fresh thread for
+    each run would plan again each time. Daemon, so that a hung driver call cannot keep Slicer from
+    closing.
     """
 
     def __init__(self) -> None:
@@ -172,7 +184,9 @@ class ThreadRunner:
         return job
 
     def shutdown(self, timeout: float = 5.0) -> bool:
-        """Cancel, wait up to ``timeout`` seconds for the thread to end; False if it is still busy then."""
+        """Cancel, wait up to ``timeout`` seconds for the thread to end; False if it is still busy
+        then.
+        """
         last = self._last() if self._last is not None else None
         if last is not None:
             last.cancel()

@@ -1,4 +1,6 @@
-"""A small synthetic case, for the self test inside Slicer and for anyone without data. Not anatomy: ellipsoids."""
+"""A small synthetic case, for the self test inside Slicer and for anyone without data. Not anatomy:
+ellipsoids.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,9 @@ _CONTRAST = {
     "t2": {"brain": 300.0, "edema": 520.0, "core": 600.0, "rim": 450.0},
     "flair": {"brain": 300.0, "edema": 620.0, "core": 380.0, "rim": 480.0},
 }
-"""Mean intensity of each part: bright edema on T2 and FLAIR, bright rim on T1ce, as in enhancing glioma."""
+"""Mean intensity of each part: bright edema on T2 and FLAIR, bright rim on T1ce, as in enhancing
+glioma.
+"""
 
 
 def addSyntheticCase(scene, modalities=tuple(_CONTRAST), degrees: float = 20.0) -> dict:
@@ -63,7 +67,9 @@ def _intensities(name: str) -> np.ndarray:
 
 
 def _placement(degrees: float):
-    """IJKToRAS: axes left, posterior, superior as in BraTS, rotated, with the center near the origin."""
+    """IJKToRAS: axes left, posterior, superior as in BraTS, rotated, with the center near the
+    origin.
+    """
     c, s = (
         math.cos(math.radians(degrees)) * SPACING_MM,
         math.sin(math.radians(degrees)) * SPACING_MM,

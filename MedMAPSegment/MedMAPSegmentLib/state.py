@@ -22,6 +22,14 @@ from .mrml.patient import Patient, TagLookup, patientOf
 from .mrml.scene import provenanceOf
 
 
+class PanelLogic(SegmentationLogic):
+    """A logic that knows where the panel's choices are kept."""
+
+    def scriptedNode(self) -> Any:
+        """The vtkMRMLScriptedModuleNode of the choices."""
+        raise NotImplementedError
+
+
 class Observer(Protocol):
     """What a part of the panel does about a change."""
 
@@ -56,7 +64,7 @@ class PanelState:
 
     def __init__(
         self,
-        logic: SegmentationLogic,
+        logic: PanelLogic,
         moduleNames: Callable[[], Iterable[str]] = tuple,
         dicomTags: TagLookup | None = None,
     ):

@@ -1,9 +1,11 @@
-"""What the panel costs, as ratios from one run: liveness, thread overhead, cancel, and what-if over all subsets.
+"""What the panel costs, as ratios from one run: liveness, thread overhead, cancel, and what-if over
+all subsets.
 
     python Testing/panel/bench.py [--runs 3]
 
-Runs the default bundle on the synthetic sample patient under the stand-ins of ``Testing/standin``. Each turn of the
-event loop holds the interpreter lock for a while, as Slicer's does, which Qt under PySide6 would not.
+Runs the default bundle on the synthetic sample patient under the stand-ins of ``Testing/standin``.
+Each turn of the event loop holds the interpreter lock for a while, as Slicer's does, which Qt under
+PySide6 would not.
 """
 
 from __future__ import annotations
@@ -26,7 +28,9 @@ HOLD_MICROSECONDS = 2000
 
 
 def hold_the_interpreter() -> None:
-    """Do what Slicer's event loop does between two turns: nothing, without giving the interpreter lock away."""
+    """Do what Slicer's event loop does between two turns: nothing, without giving the interpreter
+    lock away.
+    """
     ctypes.PyDLL(None).usleep(HOLD_MICROSECONDS)
 
 
@@ -101,14 +105,17 @@ def main() -> int:
         f"one segmentation inline (four scans, processor)   {one:7.2f} s, median of {options.runs}"
     )
     print(
-        f"the same by Apply, with Slicer's event loop        {worker:7.2f} s = {worker / one:.2f} x   (bar 1.2)"
+        f"the same by Apply, with Slicer's event loop        {worker:7.2f} s = {worker / one:.2f} "
+        "x   (bar 1.2)"
     )
     print(
-        f"turns of the event loop a second                   {min(turns):7.1f}, least of {options.runs}  (bar 20)"
+        f"turns of the event loop a second                   {min(turns):7.1f}, least of "
+        f"{options.runs}  (bar 20)"
     )
     print(f"longest turn (putting the result into the scene)   {max(gaps):7.2f} s")
     print(
-        f"Cancel until ready                                 {bench.cancel():7.2f} s (one window: {one:.2f} s)"
+        f"Cancel until ready                                 {bench.cancel():7.2f} s (one window: "
+        f"{one:.2f} s)"
     )
     panel.ui.applyButton.click()
     bench.follow()
@@ -118,7 +125,8 @@ def main() -> int:
     busy = time.process_time() - busy
     count = panel.ui.subsetsTable.rowCount
     print(
-        f"what if, {count} combinations of four scans           {seconds:7.2f} s = {seconds / one:.2f} x   (bar 4)"
+        f"what if, {count} combinations of four scans           {seconds:7.2f} s = "
+        f"{seconds / one:.2f} x   (bar 4)"
     )
     print(f"the same in processor time, on a busy machine      {busy:7.2f} s = {busy / cpu:.2f} x")
     failures = [*bench.application.errors, *bench.application.desk.texts()]

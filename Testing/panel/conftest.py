@@ -1,6 +1,7 @@
 """The panel under stand-ins for Qt and Slicer (``Testing/standin``) on real MRML.
 
-With MEDMAP_REQUIRE_PANEL=1 it is a failure instead of a skip when PySide6 or slicer-core cannot be loaded.
+With MEDMAP_REQUIRE_PANEL=1 it is a failure instead of a skip when PySide6 or slicer-core cannot be
+loaded.
 """
 
 from __future__ import annotations
@@ -22,7 +23,8 @@ from medmap.volume import Grid
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 PROBE = (
-    "import os; os.environ['QT_QPA_PLATFORM'] = 'offscreen'; import slicer; from PySide6 import QtWidgets, QtUiTools; "
+    "import os; os.environ['QT_QPA_PLATFORM'] = 'offscreen'; import slicer; from PySide6 import "
+    "QtWidgets, QtUiTools; "
     "QtWidgets.QApplication([]).processEvents()"
 )
 
@@ -60,7 +62,9 @@ class ResultOfTest:
 
 @pytest.fixture(scope="session")
 def loadable():
-    """Skips, with the reason, where the stand-ins cannot be loaded. In a process of its own: Qt aborts on failure."""
+    """Skips, with the reason, where the stand-ins cannot be loaded. In a process of its own: Qt
+    aborts on failure.
+    """
     done = subprocess.run(
         [sys.executable, "-c", PROBE], capture_output=True, text=True, check=False
     )
@@ -72,7 +76,9 @@ def loadable():
 
 @pytest.fixture
 def application(loadable, tmp_path, monkeypatch):
-    """The stand-ins in place; an exception that left a slot or an observer fails the test that did not expect it."""
+    """The stand-ins in place; an exception that left a slot or an observer fails the test that did
+    not expect it.
+    """
     import standin
 
     monkeypatch.setenv("MEDMAP_MODEL_DIR", str(tmp_path / "models"))
@@ -163,7 +169,7 @@ def result(panel, patient, choose, finish):
 
 @pytest.fixture(scope="session")
 def small_bundle(tmp_path_factory):
-    """Function that saves an untrained, seeded network for a task and returns the bundle's folder."""
+    """Function that saves an untrained, seeded network for a task; returns the folder."""
     torch = pytest.importorskip("torch")
     from medmap.bundle.format import InferenceSpec, NetworkSpec
     from medmap.bundle.loading import save_bundle

@@ -52,7 +52,9 @@ class TestSlots:
         assert "'flat' is 0 everywhere" in panel.ui.performanceNoteLabel.text
 
     def test_a_removed_volume_leaves_its_slot_empty(self, panel, patient, choose, application):
-        """A node selector would take the next volume of the list instead, which is another kind of scan."""
+        """A node selector would take the next volume of the list instead, which is another kind of
+        scan.
+        """
         choose(t1=patient["t1"])
         application.scene.RemoveNode(patient["t1"])
         assert states(panel)["t1"] == "missing"
@@ -175,7 +177,9 @@ class TestExpectedPerformance:
 
 
 class TestNetworks:
-    """A model of several networks, each made for one set of scans: the card says before Apply which one will run."""
+    """A model of several networks, each made for one set of scans: the card says before Apply which
+    one will run.
+    """
 
     @pytest.fixture
     def several(self, panel, patient, application, tmp_path):

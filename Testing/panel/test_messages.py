@@ -1,4 +1,6 @@
-"""What a user reads when something goes wrong that other extensions left unsaid: one test a known complaint."""
+"""What a user reads when something goes wrong that other extensions left unsaid: one test a known
+complaint.
+"""
 
 from __future__ import annotations
 
@@ -239,7 +241,9 @@ class TestUnexpected:
         assert not application.desk.texts("details")
 
     def test_garbage_of_the_panel_does_not_end_on_the_worker(self, ready, finish):
-        """Python collects cycles on whichever thread allocates; a widget must be destroyed on the main thread."""
+        """Python collects cycles on whichever thread allocates; a widget must be destroyed on the
+        main thread.
+        """
         import gc
         import threading
 

@@ -1,4 +1,6 @@
-"""Other models than the shipped one, by clicks and with real (untrained) networks: the next default, and a heart."""
+"""Other models than the shipped one, by clicks and with real (untrained) networks: the next
+default, and a heart.
+"""
 
 from __future__ import annotations
 
@@ -51,7 +53,7 @@ def test_a_new_default_bundle_of_another_spacing_needs_no_change(
 
 
 class TestHeart:
-    """Three slots, label values up to 2221, five regions, slices: from Detect to all combinations."""
+    """Three slots, label values up to 2221, five regions: from Detect to all subsets."""
 
     @pytest.fixture
     def panel(self, application, tmp_path):

@@ -1,4 +1,6 @@
-"""Review, what-if, uncertainty and models, driven by clicks after a run, with the numbers that ``medmap`` gives."""
+"""Review, what-if, uncertainty and models, driven by clicks after a run, with the numbers that
+``medmap`` gives.
+"""
 
 from __future__ import annotations
 
@@ -196,7 +198,9 @@ class TestReview:
     def test_a_reference_on_another_grid_under_a_transform_is_the_same(
         self, panel, reviewed, finish, application
     ):
-        """The same labels at half the voxel size, moved with the transform that moves them: Dice stays."""
+        """The same labels at half the voxel size, moved with the transform that moves them: Dice
+        stays.
+        """
         import slicer.util
         import vtk
 
@@ -250,7 +254,9 @@ class TestReview:
 
 
 class TestWalk:
-    """From an empty panel to a reviewed result and all combinations, with a real (untrained) network."""
+    """From an empty panel to a reviewed result and all combinations, with a real (untrained)
+    network.
+    """
 
     @pytest.fixture
     def walked(self, panel, patient, finish, small_bundle):
@@ -297,7 +303,10 @@ class TestWalk:
         panel.ui.uncertainSliceButton.click()
         assert "of all uncertainty" in panel.ui.uncertainSliceLabel.text
         composite = application.scene.GetFirstNodeByClass("vtkMRMLSliceCompositeNode")
-        shown = lambda: application.scene.GetNodeByID(composite.GetForegroundVolumeID()).GetName()  # noqa: E731
+
+        def shown():
+            return application.scene.GetNodeByID(composite.GetForegroundVolumeID()).GetName()
+
         assert "entropy" in shown()
         panel.ui.mapComboBox.setCurrentIndex(1)
         assert "disagreement" in shown()

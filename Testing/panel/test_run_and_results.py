@@ -217,7 +217,9 @@ class TestResult:
     def test_an_output_that_was_removed_is_not_replaced_by_another_result(
         self, ready, application, finish
     ):
-        """A node selector would take the neighbor, whose segments the next Apply would then overwrite."""
+        """A node selector would take the neighbor, whose segments the next Apply would then
+        overwrite.
+        """
         for _ in range(2):
             ready.ui.applyButton.click()
             finish()
@@ -255,7 +257,9 @@ class TestResult:
         assert logic.GetSliceNode().GetSliceOffset() != before
 
     def test_a_saved_scene_brings_everything_back(self, panel, result, application, tmp_path):
-        """Written and read by real MRML, storage nodes included, and shown by the panel that opens it."""
+        """Written and read by real MRML, storage nodes included, and shown by the panel that opens
+        it.
+        """
         from MedMAPSegmentLib.mrml.scene import labelsOf
 
         shown = panel.ui.resultsLabel.text
@@ -358,8 +362,9 @@ class TestLifeCycle:
         assert ready.ui.resultsTable.rowCount == 3
 
     def test_what_was_chosen_survives_another_module(self, ready):
-        """The wrapper fills the combo box anew each time; a connection left from the last time would take that for a
-        choice of the first entry."""
+        """The wrapper fills the combo box anew each time; a connection left from the last time
+        would take that for a choice of the first entry.
+        """
         ready.ui.planeComboBox.setCurrentIndex(2)
         for _ in range(2):
             ready.exit()

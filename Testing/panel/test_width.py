@@ -1,8 +1,8 @@
 """The panel in a dock of a main window: it keeps its width, and nothing in it is cut off.
 
-In the application the panel shares the main window with the views. A section whose preferred width grows with its
-contents takes that width from the views, so the whole walk is repeated here at two sizes of the window, with names as
-long as hospitals give them.
+In the application the panel shares the main window with the views. A section whose preferred width
+grows with its contents takes that width from the views, so the whole walk is repeated here at two
+sizes of the window, with names as long as hospitals give them.
 """
 
 from __future__ import annotations
@@ -23,11 +23,13 @@ SECTIONS = ("inputs", "results", "review", "subsets", "followUp", "settings")
 
 @pytest.fixture(params=[(1600, 1200), (1366, 768)], ids=lambda size: f"{size[0]}x{size[1]}")
 def dock(request, panel, application):
-    """The panel in the left dock of a window of that size, scrolled vertically only, as Slicer's module panel."""
+    """The panel in the left dock of a window of that size, scrolled vertically only, as Slicer's
+    module panel.
+    """
     from PySide6 import QtCore, QtWidgets
 
     class ModulePanel(QtWidgets.QScrollArea):
-        """As Slicer's: it asks for the width that the panel asks for, and gets it from the views."""
+        """As Slicer's: it takes the width that the panel asks for from the views."""
 
         def __init__(self):
             super().__init__()
@@ -59,7 +61,9 @@ def dock(request, panel, application):
 
 
 def cut_off(panel, dock) -> list[str]:
-    """What is seen only in part: widgets beyond the edge, texts wider than their widget, tables that scroll."""
+    """What is seen only in part: widgets beyond the edge, texts wider than their widget, tables
+    that scroll.
+    """
     from PySide6 import QtCore, QtWidgets
 
     right = dock.area.viewport().width()

@@ -1,10 +1,12 @@
-"""Walks through the whole panel under the stand-ins, with pictures: from an empty scene to a reviewed segmentation.
+"""Walks through the whole panel under the stand-ins, with pictures: from an empty scene to a
+reviewed segmentation.
 
-    python Testing/panel/walk.py pictures/                                    # the synthetic sample patient
-    python Testing/panel/walk.py pictures/ --t1ce T1CE.nii.gz --flair FLAIR.nii.gz --truth LABELS.nii.gz
+    python Testing/panel/walk.py pictures/                                    # the synthetic sample
+    patient python Testing/panel/walk.py pictures/ --t1ce T1CE.nii.gz --flair FLAIR.nii.gz --truth
+    LABELS.nii.gz
 
-With files the labels are compared with those of ``medmap.inference.segment`` on the same files, which is what
-``medmap segment`` runs. Exits with 1 if they differ or anything fails.
+With files the labels are compared with those of ``medmap.inference.segment`` on the same files,
+which is what ``medmap segment`` runs. Exits with 1 if they differ or anything fails.
 """
 
 from __future__ import annotations
@@ -53,7 +55,9 @@ def fold(panel, open_: set[str]) -> None:
 
 
 def show_views(application, panel, side):
-    """The four views, each ``side`` pixels wide and high, through the middle of the tumor, edema translucent in 3D."""
+    """The four views, each ``side`` pixels wide and high, through the middle of the tumor, edema
+    translucent in 3D.
+    """
     import slicer
 
     from MedMAPSegmentLib.mrml.nodes import geometryOf
@@ -118,7 +122,8 @@ def main() -> int:
         turns = application.wait(lambda: not panel.isBusy(), 3600)
         seconds = time.monotonic() - started
         print(
-            f"{what}: {seconds:.1f} s, {turns / seconds:.0f} turns of the event loop a second; {ui.statusLabel.text}"
+            f"{what}: {seconds:.1f} s, {turns / seconds:.0f} turns of the event loop a second; "
+            f"{ui.statusLabel.text}"
         )
 
     def beside(name: str, *sections: str) -> None:

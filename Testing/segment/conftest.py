@@ -1,7 +1,8 @@
 """Real MRML (slicer-core from PyPI) without Slicer, Qt or a display.
 
-Modules that need MRML begin with ``pytest.importorskip("slicer")``. With MEDMAP_REQUIRE_SLICER=1 a missing slicer-core
-is a failure instead of a skip, so that continuous integration cannot lose these tests unnoticed.
+Modules that need MRML begin with ``pytest.importorskip("slicer")``. With MEDMAP_REQUIRE_SLICER=1 a
+missing slicer-core is a failure instead of a skip, so that continuous integration cannot lose these
+tests unnoticed.
 """
 
 from __future__ import annotations

@@ -95,7 +95,8 @@ def test_probing_imports_nothing(repository, tmp_path):
     import subprocess
 
     code = (
-        f"import sys; sys.path[:0] = [{str(repository / 'MedMAPSegment')!r}, {str(repository / 'MedMAPTraining')!r}]\n"
+        f"import sys; sys.path[:0] = [{str(repository / 'MedMAPSegment')!r}, "
+        f"{str(repository / 'MedMAPTraining')!r}]\n"
         "from MedMAPSegmentLib import dependencies; dependencies.missing()\n"
         "assert not {'torch', 'safetensors', 'monai', 'nibabel'} & set(sys.modules), 'imported'"
     )

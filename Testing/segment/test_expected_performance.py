@@ -1,4 +1,4 @@
-"""Expected performance shows measured figures of exactly the chosen subset, or that there are none."""
+"""Expected performance shows figures of exactly the chosen subset, or that there are none."""
 
 from __future__ import annotations
 

@@ -1,6 +1,8 @@
-"""The panel's logic on a CUDA device: same labels, memory given back, warm second run, forced lack of memory.
+"""The panel's logic on a CUDA device: same labels, memory given back, warm second run, forced lack
+of memory.
 
-Figures are printed (``pytest -s -m gpu Testing/segment/test_gpu.py``). Skips itself where there is no such device.
+Figures are printed (``pytest -s -m gpu Testing/segment/test_gpu.py``). Skips itself where there is
+no such device.
 """
 
 from __future__ import annotations
@@ -23,7 +25,9 @@ pytestmark = [
 ]
 
 SAME = 0.999
-"""Least share of voxels with the same label: convolutions add up in another order, which decides ties only."""
+"""Least share of voxels with the same label: convolutions add up in another order, which decides
+ties only.
+"""
 MIB = 2**20
 
 
@@ -52,11 +56,13 @@ def test_labels_are_those_of_the_processor_and_memory_is_given_back(logic, scans
     weights = sum(p.numel() * p.element_size() for p in logic.bundle().network.parameters()) / MIB
     same = float((ours["cpu"] == ours["cuda"]).mean())
     print(
-        f"\n{torch.cuda.get_device_name()}: processor {seconds[0]:.2f} s, first run {seconds[1]:.2f} s, ",
+        f"\n{torch.cuda.get_device_name()}: processor {seconds[0]:.2f} s, first run "
+        f"{seconds[1]:.2f} s, ",
         end="",
     )
     print(
-        f"second {seconds[2]:.2f} s; peak {peak:.0f} MiB, kept {kept:.0f} MiB (weights {weights:.0f}); ",
+        f"second {seconds[2]:.2f} s; peak {peak:.0f} MiB, kept {kept:.0f} MiB (weights "
+        f"{weights:.0f}); ",
         end="",
     )
     print(f"{same:.5f} of the voxels have the processor's label")

@@ -1,4 +1,6 @@
-"""A model of another task in the panel's library: three slots, hearts in, nothing said about brains."""
+"""A model of another task in the panel's library: three slots, hearts in, nothing said about
+brains.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""prepare, compute, apply: what is refused and how, and that nothing short of success changes the scene."""
+"""prepare, compute, apply: what is refused and how, and that nothing short of success changes the
+scene.
+"""
 
 from __future__ import annotations
 
@@ -48,7 +50,9 @@ def scans(mrml):
 
 @pytest.fixture
 def fake(make_result):
-    """A stand-in for medmap.inference.segment that notes its calls; voxels above zero become label 2."""
+    """A stand-in for medmap.inference.segment that notes its calls; voxels above zero become label
+    2.
+    """
     calls = []
 
     def segment(volumes, bundle, *, reference, device, progress, cancel):

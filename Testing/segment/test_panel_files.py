@@ -1,6 +1,7 @@
 """The module file, the .ui file and the resources fit together; the module opens without torch.
 
-Slicer itself is not here: that the panel works is tested by the self test inside Slicer (``MedMAPSegmentTest``).
+Slicer itself is not here: that the panel works is tested by the self test inside Slicer
+(``MedMAPSegmentTest``).
 """
 
 from __future__ import annotations
@@ -128,7 +129,7 @@ def test_translated_texts_are_literals(folder):
 
 
 def test_enums_are_written_as_pythonqt_has_them(folder):
-    """``qt.Class.Value``: PythonQt has no ``qt.Class.Enum.Value``, and bit masks come as integers."""
+    """``qt.Class.Value``: PythonQt has no ``qt.Class.Enum.Value``."""
     for path in panel_sources(folder):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Attribute):
@@ -138,7 +139,9 @@ def test_enums_are_written_as_pythonqt_has_them(folder):
 
 
 def test_signals_are_connected_by_signature(folder):
-    """``connect("clicked(bool)", slot)`` works with every PythonQt; a signature names its argument types."""
+    """``connect("clicked(bool)", slot)`` works with every PythonQt; a signature names its argument
+    types.
+    """
     for path in panel_sources(folder):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Call) and getattr(node.func, "attr", "") == "connect":
@@ -279,7 +282,8 @@ class Anything(types.ModuleType):
             raise AttributeError(name)
         return type(name, (), {"__init__": lambda self, *args: None})
 
-for name in ("qt", "ctk", "slicer.i18n", "slicer.parameterNodeWrapper", "slicer.ScriptedLoadableModule"):
+for name in ("qt", "ctk", "slicer.i18n", "slicer.parameterNodeWrapper",
+"slicer.ScriptedLoadableModule"):
     sys.modules[name] = Anything(name)
 sys.modules["slicer.i18n"].tr = lambda text: text
 sys.modules["slicer.i18n"].translate = lambda context, text: text
@@ -301,7 +305,8 @@ def opened(folder, code, *paths):
 def test_opening_the_module_imports_neither_torch_nor_training_libraries(folder):
     code = (
         "import MedMAPSegment\n"
-        "print(sorted({'torch', 'monai', 'nibabel', 'safetensors', 'torchvision', 'scipy'} & set(sys.modules)))"
+        "print(sorted({'torch', 'monai', 'nibabel', 'safetensors', 'torchvision', 'scipy'} & "
+        "set(sys.modules)))"
     )
     assert opened(folder, code).strip() == "[]"
 
@@ -319,7 +324,10 @@ def test_a_medmap_that_can_be_imported_already_is_left_alone(folder, tmp_path):
         tmp_path / "medmap",
         ignore=shutil.ignore_patterns("__pycache__"),
     )
-    code = "before = list(sys.path); import MedMAPSegment, medmap; print(medmap.__file__, sys.path == before)"
+    code = (
+        "before = list(sys.path); import MedMAPSegment, medmap; "
+        "print(medmap.__file__, sys.path == before)"
+    )
     assert opened(folder, code, tmp_path).split() == [str(tmp_path / "medmap/__init__.py"), "True"]
 
 

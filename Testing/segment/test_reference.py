@@ -1,4 +1,6 @@
-"""A reference of any form on any grid becomes labels on ours: matched by value, name or code, in the world."""
+"""A reference of any form on any grid becomes labels on ours: matched by value, name or code, in
+the world.
+"""
 
 from __future__ import annotations
 
@@ -45,7 +47,9 @@ def segmentation(scene, mrml, make_result, ours):
 
 @pytest.fixture
 def drawn(scene):
-    """Function that makes a segmentation node as a person would: name -> mask, with an optional terminology code."""
+    """Function that makes a segmentation node as a person would: name -> mask, with an optional
+    terminology code.
+    """
 
     def make(masks, affine=AFFINE, codes=(), name="manual"):
         node = scene.AddNewNodeByClass("vtkMRMLSegmentationNode", name)

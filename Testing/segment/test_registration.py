@@ -1,4 +1,6 @@
-"""Registering moves a scan by a parent transform, on request only; a known movement is found, and can be undone."""
+"""Registering moves a scan by a parent transform, on request only; a known movement is found, and
+can be undone.
+"""
 
 from __future__ import annotations
 
@@ -70,7 +72,7 @@ def scans(mrml):
 
 
 def distance(one, other):
-    """Largest distance in mm, over the brain that stays, between where two movements put a point."""
+    """Largest distance in mm, over the fixed brain, between where two movements put a point."""
     back = np.linalg.inv(other)
     points = brainPoints() @ back[:3, :3].T + back[:3, 3]
     difference = (one - other)[:3]
@@ -182,7 +184,9 @@ class TestApplying:
 
 
 class TestBrainsFit:
-    """Slicer's command line module is stood in for; what it is given and what becomes of its answer is checked."""
+    """Slicer's command line module is stood in for; what it is given and what becomes of its answer
+    is checked.
+    """
 
     def runner(self, scene, answer, seen, failed=False):
         import slicer.util
@@ -230,7 +234,7 @@ class TestBrainsFit:
 
 
 def _commandLineModuleNode(status):
-    """A node with the status of a vtkMRMLCommandLineModuleNode, which is not part of slicer-core."""
+    """A node with the status of a vtkMRMLCommandLineModuleNode, which slicer-core lacks."""
     import slicer
 
     class CommandLineModuleNode(slicer.vtkMRMLScriptedModuleNode):

@@ -1,4 +1,6 @@
-"""The table of a result: numbers of the metrics, refreshed in place, and back after saving the scene."""
+"""The table of a result: numbers of the metrics, refreshed in place, and back after saving the
+scene.
+"""
 
 from __future__ import annotations
 

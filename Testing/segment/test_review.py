@@ -1,4 +1,6 @@
-"""Ours against a reference: scored as medmap.metrics and MONAI do, and shown in the scene. Matching: test_reference."""
+"""Ours against a reference: scored as medmap.metrics and MONAI do, and shown in the scene.
+Matching: test_reference.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""The runners: same outcome inline and on the thread, cancel between windows, failures in words, order kept."""
+"""The runners: same outcome inline and on the thread, cancel between windows, failures in words,
+order kept.
+"""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
-"""The same scans give the same labels through MRML nodes as through files, voxel for voxel in the world.
+"""The same scans give the same labels through MRML nodes as through files, voxel for voxel in the
+world.
 
-Slicer reads a NIfTI file in its own way: it turns left-handed voxel grids over along k and rewrites their matrix. So
-labels are compared where they lie in space, not by index.
+Slicer reads a NIfTI file in its own way: it turns left-handed voxel grids over along k and rewrites
+their matrix. So labels are compared where they lie in space, not by index.
 """
 
 from __future__ import annotations
@@ -91,7 +92,9 @@ def case(scene, tmp_path):
 
 
 def in_file_order(labels, affine, grid):
-    """Labels [I, J, K] that lie by ``affine``, in the voxel order of ``grid``; every voxel must find its own."""
+    """Labels [I, J, K] that lie by ``affine``, in the voxel order of ``grid``; every voxel must
+    find its own.
+    """
     ijk = np.stack(np.meshgrid(*map(np.arange, labels.shape), indexing="ij"), -1).reshape(-1, 3)
     there = np.c_[ijk, np.ones(len(ijk))] @ (np.linalg.inv(grid.affine) @ affine).T
     index = np.rint(there[:, :3]).astype(int)
@@ -107,7 +110,7 @@ def from_files(paths, bundle, **options):
 
 
 def from_nodes(scene, nodes, bundle, **options):
-    """Labels of the segmentation node and the affine of its reference, parent transform included."""
+    """Labels of the segmentation node and the affine of its reference in the world."""
     node = SegmentationLogic(scene, loadBundle=lambda: bundle).process(
         nodes, device="cpu", **options
     )
@@ -116,8 +119,10 @@ def from_nodes(scene, nodes, bundle, **options):
 
 
 EXACTLY, ALMOST = 0.0, 1e-4
-"""Share of voxels that may differ. Slicer turns a left-handed oblique grid over in single precision (7e-6 mm off), so
-where such a scan is interpolated, a voxel on a border between two classes may fall to the other side."""
+"""Share of voxels that may differ. Slicer turns a left-handed oblique grid over in single precision
+(7e-6 mm off), so where such a scan is interpolated, a voxel on a border between two classes may
+fall to the other side.
+"""
 
 CASES = {
     "one scan, RAS": ({"flair": "RAS"}, EXACTLY),
@@ -169,7 +174,9 @@ def test_a_parent_transform_on_all_scans_moves_the_result_and_changes_nothing_el
 def test_a_parent_transform_that_aligns_the_scans_equals_aligned_files(
     scene, mrml, case, bundle, tmp_path
 ):
-    """A FLAIR that lies elsewhere in its file, with the registration as parent transform, counts as registered."""
+    """A FLAIR that lies elsewhere in its file, with the registration as parent transform, counts as
+    registered.
+    """
     paths = case(t1ce="RAS", flair="oblique, thick slices")
     expected = from_files(paths, bundle, reference="t1ce")
     away = np.eye(4)
@@ -205,8 +212,10 @@ from medmap.task import BRATS
 scene = slicer.vtkMRMLScene()
 spec = NetworkSpec("SubsetUNet", {{"widths": [4, 8]}})
 network = build_network(spec.name, spec.options).eval()
-bundle = Bundle("tiny-1", "0", BRATS, spec, PreprocessSpec(spacing=4.0), InferenceSpec(), {{}}, network)
-node = SegmentationLogic(scene, loadBundle=lambda: bundle).process(addSyntheticCase(scene, ("t2",)), device="cpu")
+inference = InferenceSpec()
+bundle = Bundle("tiny-1", "0", BRATS, spec, PreprocessSpec(spacing=4.0), inference, {{}}, network)
+logic = SegmentationLogic(scene, loadBundle=lambda: bundle)
+node = logic.process(addSyntheticCase(scene, ("t2",)), device="cpu")
 assert node.GetSegmentation().GetNumberOfSegments() == 3
 unwanted = {{"monai", "nibabel", "torchvision", "scipy", "matplotlib", "typer"}} & set(sys.modules)
 assert not unwanted, unwanted

@@ -1,7 +1,9 @@
-"""One file through our reader and through Slicer's own: every voxel lands within 0.01 mm, or is refused with a reason.
+"""One file through our reader and through Slicer's own: every voxel lands within 0.01 mm, or is
+refused with a reason.
 
-Slicer's reader is the real one (slicer-core). Four voxels of the file carry numbers of their own; where they come out
-in the world is compared, whatever order of axes a reader prefers. Of files that only one side reads it is noted which.
+Slicer's reader is the real one (slicer-core). Four voxels of the file carry numbers of their own;
+where they come out in the world is compared, whatever order of axes a reader prefers. Of files that
+only one side reads it is noted which.
 """
 
 from __future__ import annotations
@@ -91,7 +93,10 @@ FILES = {
     **{f"type {t}": saved(voxels(t)) for t in ("u1", "i1", "i2", "u2", "i4", "u4", "f4", "f8")},
     "type i8": saved(voxels("i8")),
     "big endian": saved(endian=">"),
-    **{f"axes {c}": saved(affine=oriented(c)) for c in ("RAS", "LPS", "LAS", "RPS", "PIR", "SRP", "ILA", "ARI")},
+    **{
+        f"axes {c}": saved(affine=oriented(c))
+        for c in ("RAS", "LPS", "LAS", "RPS", "PIR", "SRP", "ILA", "ARI")
+    },
     "oblique 10": saved(affine=turned(0, 0, 10)),
     "oblique three ways": saved(affine=turned(12, -7, 25)),
     "oblique left-handed": saved(affine=turned(12, -7, 25) @ np.diag([-1, 1, 1, 1])),

@@ -1,4 +1,4 @@
-"""The sample patient is made on the spot, loads as ordinary volumes, and is found by the detection."""
+"""The sample patient is made on the spot, loads as ordinary volumes, and is detected."""
 
 from __future__ import annotations
 
@@ -30,7 +30,9 @@ _generate = medmap.phantom.generate
 
 
 class Source:
-    """A sample data source as strict as Slicer's: one entry each of addresses, file names and node names."""
+    """A sample data source as strict as Slicer's: one entry each of addresses, file names and node
+    names.
+    """
 
     def __init__(self, uris, fileNames, nodeNames, **others):
         assert all(isinstance(given, str) for given in (uris, fileNames, nodeNames))
@@ -195,7 +197,10 @@ class TestSampleData:
 
 
 def test_making_the_sample_needs_nothing_but_torch_and_numpy():
-    code = "import sys, medmap.phantom as p; p.generate(1, shape=(24, 24, 24), spacing=8.0); print(*sys.modules)"
+    code = (
+        "import sys, medmap.phantom as p; p.generate(1, shape=(24, 24, 24), spacing=8.0); "
+        "print(*sys.modules)"
+    )
     path = str(Path(__file__).resolve().parents[2] / "MedMAPTraining")
     run = subprocess.run(
         [sys.executable, "-c", f"import sys; sys.path.insert(0, {path!r}); {code}"],

@@ -1,4 +1,6 @@
-"""MRML nodes become medmap volumes, and labels become segmentation nodes, at the same place in the world."""
+"""MRML nodes become medmap volumes, and labels become segmentation nodes, at the same place in the
+world.
+"""
 
 from __future__ import annotations
 
@@ -70,7 +72,9 @@ def affine(request):
 
 
 def world(node, ijk):
-    """Where Slicer draws a voxel of a volume node, by Slicer's own transform code. Works with bent transforms, too."""
+    """Where Slicer draws a voxel of a volume node, by Slicer's own transform code. Works with bent
+    transforms, too.
+    """
     matrix = vtk.vtkMatrix4x4()
     node.GetIJKToRASMatrix(matrix)
     ras, result = matrix.MultiplyPoint([*map(float, ijk), 1.0])[:3], [0.0] * 3

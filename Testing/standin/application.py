@@ -1,4 +1,6 @@
-"""``slicer.app``, ``slicer.modules``, the dialogs, and the installation of all stand-ins around a fresh scene."""
+"""``slicer.app``, ``slicer.modules``, the dialogs, and the installation of all stand-ins around a
+fresh scene.
+"""
 
 from __future__ import annotations
 
@@ -72,7 +74,7 @@ class Desk:
 
 
 class _Signals:
-    """``connect`` and ``disconnect`` by signature, for the handful of application signals in use."""
+    """``connect`` and ``disconnect`` by signature, for the application signals in use."""
 
     known: tuple[str, ...] = ()
 
@@ -259,7 +261,8 @@ class Standin:
         scene: the vtkMRMLScene.
         app: ``slicer.app``.
         desk: dialogs, recorded and answered.
-        errors: tracebacks of exceptions that left a slot or an observer, where Qt and VTK only print them.
+        errors: tracebacks of exceptions that left a slot or an observer, where Qt and VTK only
+            print them.
     """
 
     def __init__(self):
@@ -382,7 +385,9 @@ class Standin:
         loadFileProperties=None,
         checksums=None,
     ):
-        """Keywords of ``SampleData.SampleDataLogic.registerCustomSampleDataSource``; a text needs texts beside it."""
+        """Keywords of ``SampleData.SampleDataLogic.registerCustomSampleDataSource``; a text needs
+        texts beside it.
+        """
         assert isinstance(uris, str)
         assert isinstance(fileNames, str)
         assert isinstance(nodeNames, str)

@@ -1,4 +1,6 @@
-"""``qt.QUiLoader``: makes widgets with PythonQt's manners from a ``.ui`` file and connects what the file connects."""
+"""``qt.QUiLoader``: makes widgets with PythonQt's manners from a ``.ui`` file and connects what the
+file connects.
+"""
 
 from __future__ import annotations
 

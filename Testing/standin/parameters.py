@@ -1,8 +1,8 @@
 """``slicer.parameterNodeWrapper`` restated for nodes, texts, truth values and bounded numbers.
 
-From Slicer's documentation ("Parameter nodes" in the developer guide): each annotated member is kept in a
-vtkMRMLScriptedModuleNode, nodes as references and the rest as text; ``connectGui`` binds the widgets whose dynamic
-property ``SlicerParameterName`` names a member.
+From Slicer's documentation ("Parameter nodes" in the developer guide): each annotated member is
+kept in a vtkMRMLScriptedModuleNode, nodes as references and the rest as text; ``connectGui`` binds
+the widgets whose dynamic property ``SlicerParameterName`` names a member.
 """
 
 from __future__ import annotations
@@ -47,7 +47,8 @@ class _Member:
             else (annotated,)
         )
         self.name, self.kind, self.notes = name, parts[0], parts[1:]
-        # Slicer's wrapper accepts a union of node classes but then cannot write None, so a panel must not use one.
+        # Slicer's wrapper accepts a union of node classes but then cannot write None, so a panel
+        # must not use one.
         self.isNode = isinstance(self.kind, type) and issubclass(self.kind, vtk.vtkObject)
         if not self.isNode and self.kind not in (str, bool, int, float):
             raise TypeError(
@@ -81,7 +82,9 @@ class _Member:
             raise ValueError(f"{self.name} must lie within {bounds}, not {value!r}")
 
     def read(self, node):
-        """Value in the node; the default is written first where there is none, as after the scene was closed."""
+        """Value in the node; the default is written first where there is none, as after the scene
+        was closed.
+        """
         if not self.isIn(node):
             self.write(node, self.default)
         if self.isNode:
@@ -171,7 +174,8 @@ def _connectGui(self, gui):
         for widget in vars(gui).values()
         if hasattr(widget, "property")
     }
-    # Slicer's own gives no tag back here, so that nothing can be disconnected: a panel must bear that.
+    # Slicer's own gives no tag back here, so that nothing can be disconnected: a panel must bear
+    # that.
     _connectParametersToGui(self, {name: widget for name, widget in found.items() if name})
 
 

@@ -1,7 +1,8 @@
 """PythonQt's manners on PySide6 classes.
 
-A property is an attribute (``label.text = "x"``; ``label.text()`` fails), signals are connected by signature
-(``button.connect("clicked(bool)", f)``), and an attribute that does not exist is neither read nor made.
+A property is an attribute (``label.text = "x"``; ``label.text()`` fails), signals are connected by
+signature (``button.connect("clicked(bool)", f)``), and an attribute that does not exist is neither
+read nor made.
 """
 
 from __future__ import annotations
@@ -42,7 +43,9 @@ REVIEWED = (
         "QWidget",
     ),
 )
-"""Classes whose use by the panel (or by ``slicer.util``) was compared with PythonQt's; others are not offered."""
+"""Classes whose use by the panel (or by ``slicer.util``) was compared with PythonQt's; others are
+not offered.
+"""
 
 OWN = "_standin"
 """Attributes with this prefix belong to the stand-ins themselves."""
@@ -90,7 +93,8 @@ class Manners:
             return types.MethodType(getattr(type(self), name), self)
         meta = super().__getattribute__("metaObject")()
         here = meta.indexOfProperty(name)
-        # The guard: C++ asks for the Python override of a virtual getter while the property is being read.
+        # The guard: C++ asks for the Python override of a virtual getter while the property is
+        # being read.
         key = (id(self), name)
         if here < 0 or key in _reading:
             return super().__getattribute__(name)
@@ -118,7 +122,8 @@ class Manners:
         here = meta.indexOfProperty(name)
         if here < 0:
             raise AttributeError(
-                f"{type(self).__name__}.{name}: creating new attributes on C++ objects is not allowed"
+                f"{type(self).__name__}.{name}: creating new attributes on C++ objects is not "
+                "allowed"
             )
         declared = meta.property(here)
         if not declared.isWritable():
@@ -187,7 +192,8 @@ def mannered(cls: type) -> type:
 
 
 def make_qt(loader: type, desk) -> types.ModuleType:
-    """The module ``qt``: the reviewed classes in one namespace, as PythonQt has it; any other is an AttributeError.
+    """The module ``qt``: the reviewed classes in one namespace, as PythonQt has it; any other is an
+    AttributeError.
 
     Args:
         loader: class for ``qt.QUiLoader``.

@@ -1,4 +1,4 @@
-"""The base classes of a scripted module, from Slicer's documentation of ``ScriptedLoadableModule``."""
+"""The base classes of a scripted module, from Slicer's documentation."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""Pictures of a scene as Slicer's views show it: real slice logics and displayable managers, rendered offscreen.
+"""Pictures of a scene as Slicer's views show it: real slice logics and displayable managers,
+rendered offscreen.
 
 Needs EGL or OSMesa; without either VTK ends the process, so ask ``can_render`` first.
 """
@@ -79,7 +80,9 @@ def solid_view(application, scene, size=(320, 320), azimuth=-60.0, elevation=15.
 
 
 def four_views(application, scene, logics, position, side) -> np.ndarray:
-    """[2 side, 2 side, 3] uint8: axial, 3D, coronal and sagittal, as Slicer's Four-Up layout shows them."""
+    """[2 side, 2 side, 3] uint8: axial, 3D, coronal and sagittal, as Slicer's Four-Up layout shows
+    them.
+    """
     red, green, yellow = (
         slice_view(application, logic, position, (side, side)) for logic in logics
     )

@@ -40,8 +40,9 @@ class QMRMLWidget(Manners, QtWidgets.QWidget):
 class QMRMLNodeComboBox(Manners, QtWidgets.QWidget):
     """Lists the scene's nodes of some types; off while it has no scene.
 
-    As in Slicer, a node that goes while it is chosen is replaced by its neighbor in the list, and reading a scene
-    fills the list anew, after which nothing is sure about the choice: the last node is taken here, the worst case.
+    As in Slicer, a node that goes while it is chosen is replaced by its neighbor in the list, and
+    reading a scene fills the list anew, after which nothing is sure about the choice: the last node
+    is taken here, the worst case.
     """
 
     currentNodeIDChanged = QtCore.Signal(str)
@@ -88,7 +89,9 @@ class QMRMLNodeComboBox(Manners, QtWidgets.QWidget):
         QtWidgets.QWidget.setEnabled(self, False)
 
     def connect(self, signature, slot, *inner):
-        """``currentNodeChanged`` passes a node or a truth value, which a PySide6 signal cannot tell apart."""
+        """``currentNodeChanged`` passes a node or a truth value, which a PySide6 signal cannot tell
+        apart.
+        """
         if signature in ("currentNodeChanged(vtkMRMLNode*)", "currentNodeChanged(bool)"):
             self._standin_callbacks.append((signature, slot))
             return True
@@ -247,7 +250,8 @@ class CtkCollapsibleButton(Manners, QtWidgets.QWidget):
         button.clicked.connect(self._clicked)
         self._standin_button = button
         self._show()
-        # CTK's own default, with which a section, and so the panel, is never narrower than it would like to be.
+        # CTK's own default, with which a section, and so the panel, is never narrower than it would
+        # like to be.
         policy = QtWidgets.QSizePolicy.Policy
         QtWidgets.QWidget.setSizePolicy(self, policy.Minimum, policy.Preferred)
         QtWidgets.QWidget.setContentsMargins(self, 4, button.sizeHint().height() + 4, 4, 4)
@@ -290,7 +294,8 @@ class CtkCollapsibleButton(Manners, QtWidgets.QWidget):
         button.setArrowType(
             QtCore.Qt.ArrowType.RightArrow if collapsed else QtCore.Qt.ArrowType.DownArrow
         )
-        # As CTK does it: the contents keep their own visibility, so a hidden child stays hidden when opened again.
+        # As CTK does it: the contents keep their own visibility, so a hidden child stays hidden
+        # when opened again.
         limit = button.sizeHint().height() + 6 if collapsed else 16777215
         QtWidgets.QWidget.setMaximumHeight(self, limit)
 

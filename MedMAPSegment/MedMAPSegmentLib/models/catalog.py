@@ -41,7 +41,8 @@ class ModelEntry:
         id: name and version; the folder's name if the bundle is damaged.
         error: why it cannot be used; empty if every byte is what was published.
         sha256: hash of ``SHA256SUMS``, as in the provenance of results.
-        card: what people should know (``card["dice"]`` for ``expectedPerformance``); empty if damaged.
+        card: what people should know (``card["dice"]`` for ``expectedPerformance``); empty if
+            damaged.
         task: modalities, labels and regions; None if damaged.
         subsets: per network, the modalities that it requires; None for one that takes any subset.
         readme: the card as Markdown, for people.

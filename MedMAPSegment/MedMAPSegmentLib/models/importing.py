@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import BinaryIO
+from typing import IO
 
 from medmap.bundle.format import (
     LARGEST_TEXT,
@@ -39,7 +39,7 @@ _RESERVED |= {f"COM{number}" for number in range(10)}
 _RESERVED |= {f"LPT{number}" for number in range(10)}
 """Names that no file can have on Windows."""
 
-Opener = Callable[[], BinaryIO]
+Opener = Callable[[], IO[bytes]]
 
 
 def importModel(
@@ -91,7 +91,7 @@ def importModel(
                 raise BundleError(
                     error.cause.replace(staging.name, source.name), error.remedy
                 ) from error
-            copiedMetadata = {METADATA: partial((staging / METADATA).open, "rb")}
+            copiedMetadata: dict[str, Opener] = {METADATA: _opener(staging / METADATA)}
             if _folderName(copiedMetadata) != name:
                 raise BundleError(f"{source.name} changed while it was read.", "Import it again.")
     return readEntry(target, name)
@@ -134,6 +134,10 @@ def _opened(source: Path) -> Iterator[dict[str, Opener]]:
         )
 
 
+def _opener(path: Path) -> Opener:
+    return lambda: path.open("rb")
+
+
 def _inFolder(folder: Path) -> dict[str, Opener]:
     files: dict[str, Opener] = {}
     for path in sorted(folder.iterdir()):
@@ -145,7 +149,7 @@ def _inFolder(folder: Path) -> dict[str, Opener]:
             )
         name = _checkedName(path.name, folder.name)
         _refuseLarge(name, path.stat().st_size)
-        files[name] = partial(path.open, "rb")
+        files[name] = _opener(path)
     return _complete(files, folder.name)
 
 
@@ -243,7 +247,7 @@ def _refuseLarge(name: str, size: int) -> None:
         )
 
 
-def _read(file: BinaryIO, limit: int, name: str) -> bytes:
+def _read(file: IO[bytes], limit: int, name: str) -> bytes:
     data = file.read(limit + 1)
     _refuseLarge(name, len(data))
     return data

@@ -1,6 +1,8 @@
-"""What the parameter node wrapper cannot hold: the scans, whose slots come from the model and not from the code.
+"""What the parameter node wrapper cannot hold: the scans, whose slots come from the model and not
+from the code.
 
-Kept in the same vtkMRMLScriptedModuleNode, by modality name, so that a saved scene brings them back with any model.
+Kept in the same vtkMRMLScriptedModuleNode, by modality name, so that a saved scene brings them back
+with any model.
 """
 
 from __future__ import annotations
@@ -35,7 +37,9 @@ def choose(parameterNode, role: str, node) -> bool:
 
 
 def forget(parameterNode, node) -> bool:
-    """Choose None wherever a node is chosen, whichever model the slot belongs to. Returns whether anything changed."""
+    """Choose None wherever a node is chosen, whichever model the slot belongs to. Returns whether
+    anything changed.
+    """
     roles = [
         parameterNode.GetNthNodeReferenceRole(n)
         for n in range(parameterNode.GetNumberOfNodeReferenceRoles())

@@ -100,7 +100,7 @@ def _subsetFindings(scene, currentNode, subset: list[str], table, task: Task) ->
     subsets = uncertainty.nodesOf(scene, currentNode)
     title = task.subset_title(subset)
     scans = columnOf(subsets.table, "Scans") if subsets is not None else []
-    if title not in scans:
+    if subsets is None or title not in scans:
         message = "How much another modality subset alone would change the volumes is not known."
         remedy = "Compare the modality subsets of the result to learn it."
         return [Finding("info", "follow-up", message, remedy)]

@@ -36,7 +36,8 @@ def ijkToRAS(node) -> np.ndarray:
     """[4, 4] from array index to the RAS of a volume node, that is before its parent transform."""
     matrix = vtk.vtkMatrix4x4()
     node.GetIJKToRASMatrix(matrix)
-    # An array begins with index 0; the first voxel of an image need not: its extent says which it is.
+    # An array begins with index 0; the first voxel of an image need not: its extent says which it
+    # is.
     first = np.eye(4)
     first[:3, 3] = node.GetImageData().GetExtent()[::2]
     return arrayFromMatrix(matrix) @ first

@@ -93,10 +93,12 @@ def _dicom(node, tags: TagLookup | None) -> dict[str, str]:
         for keyword, value in tags(node).items():
             if value:
                 values[keyword] = str(value)
-    hierarchy = None
+    hierarchy: Any = None
+    item = 0
     if node.GetScene() is not None:
         hierarchy = node.GetScene().GetFirstNodeByClass("vtkMRMLSubjectHierarchyNode")
-    item = hierarchy.GetItemByDataNode(node) if hierarchy is not None else 0
+    if hierarchy is not None:
+        item = hierarchy.GetItemByDataNode(node)
     for keyword in TAGS:
         name = f"DICOM.{keyword}"
         attribute = hierarchy.GetItemAttribute(item, name) if item else ""

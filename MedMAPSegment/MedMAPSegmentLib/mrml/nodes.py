@@ -1,7 +1,9 @@
-"""What results, review and uncertainty share: the voxel grid of a segmentation, tables, and nodes that are found again.
+"""What results, review and uncertainty share: the voxel grid of a segmentation, tables, and nodes
+that are found again.
 
-Every node that is derived from a segmentation carries its role as an attribute and a reference to the segmentation.
-Doing the same again refreshes it instead of adding another; the reference survives saving the scene.
+Every node that is derived from a segmentation carries its role as an attribute and a reference to
+the segmentation. Doing the same again refreshes it instead of adding another; the reference
+survives saving the scene.
 """
 
 from __future__ import annotations
@@ -89,8 +91,10 @@ def geometryOf(segmentationNode) -> Geometry:
         or min(image.GetDimensions()) < 1
     ):
         raise InputDataError(
-            f"The segmentation '{segmentationNode.GetName()}' does not say on which voxels it lies.",
-            "Choose a segmentation made by MedMAP, or set its reference geometry in the Segment Editor.",
+            f"The segmentation '{segmentationNode.GetName()}' does not say on which voxels it "
+            "lies.",
+            "Choose a segmentation made by MedMAP, or set its reference geometry in the Segment "
+            "Editor.",
         )
     matrix, first = vtk.vtkMatrix4x4(), np.eye(4)
     image.GetImageToWorldMatrix(matrix)
@@ -103,9 +107,9 @@ def geometryOf(segmentationNode) -> Geometry:
             f"'{transform.GetName()}'.",
             "Harden the transform (Data module, right-click on the segmentation).",
         )
-    shape = tuple(int(n) for n in image.GetDimensions())
+    width, height, depth = image.GetDimensions()
     return Geometry(
-        shape,
+        (int(width), int(height), int(depth)),
         arrayFromMatrix(matrix) @ first,
         arrayFromMatrix(toWorld),
         segmentationNode.GetTransformNodeID(),
@@ -149,7 +153,9 @@ def resampledNearest(
 
 
 def _chain(before: np.ndarray, between, after: np.ndarray):
-    """One transform out of three; a plain matrix where it can be, because reslicing is much faster then."""
+    """One transform out of three; a plain matrix where it can be, because reslicing is much faster
+    then.
+    """
     linear = linearPart(between)
     if linear is not None:
         result = vtk.vtkTransform()
@@ -280,7 +286,8 @@ def columnOf(node, name: str) -> list:
 
 
 def saveCsv(node, path: str | Path) -> Path:
-    """Write a table node as CSV (RFC 4180): headings with units, numbers in full, empty where they are not defined.
+    """Write a table node as CSV (RFC 4180): headings with units, numbers in full, empty where they
+    are not defined.
 
     Args:
         node: vtkMRMLTableNode.

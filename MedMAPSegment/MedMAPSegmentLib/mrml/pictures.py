@@ -1,4 +1,4 @@
-"""Pictures of a case for a report: three planes through the tumor, labels in color. No Matplotlib."""
+"""Pictures of a case for a report: three planes through the tumor, labels in color."""
 
 from __future__ import annotations
 

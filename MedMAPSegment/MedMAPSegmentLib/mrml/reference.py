@@ -1,7 +1,8 @@
 """Someone's segmentation, whatever its form and grid, as labels of the task on the grid of ours.
 
-A reference is a segmentation node, whose segments are matched by tag, code or name, or a label volume with the values
-of the task's files. What belongs to what is shown (``sources``) and can be overridden; nothing in the scene changes.
+A reference is a segmentation node, whose segments are matched by tag, code or name, or a label
+volume with the values of the task's files. What belongs to what is shown (``sources``) and can be
+overridden; nothing in the scene changes.
 """
 
 from __future__ import annotations
@@ -27,7 +28,8 @@ from .scene import MADE_BY, shapeOf
 
 NOT_USED = ""
 
-# Words of BraTS-like tasks, in texts of lower-case words; a pattern counts only where the task has its name.
+# Words of BraTS-like tasks, in texts of lower-case words; a pattern counts only where the task has
+# its name.
 _WORDS = {
     "NCR": r"\bnon ?enhanc\w*( tumor)?( core)?\b|\bnecro\w*( tumor)?( core)?\b|\bncr\b|\bnetc?\b",
     "ET": r"\b(gd )?enhanc\w*( tumor)?( core)?\b|\bet\b",
@@ -108,7 +110,9 @@ def isResult(node) -> bool:
 
 
 def targets(task: Task) -> tuple[str, ...]:
-    """What a segment can be taken for: labels first, then the regions that are no label. BraTS: NCR, ED, ET, WT, TC."""
+    """What a segment can be taken for: labels first, then the regions that are no label. BraTS:
+    NCR, ED, ET, WT, TC.
+    """
     labels = [label.name for label in task.labels]
     return (*labels, *(r.name for r in task.regions if r.name not in labels))
 
@@ -156,17 +160,21 @@ def labelsOn(
     override: Mapping[str, str] | None = None,
     convention: str = "",
 ) -> OnGrid:
-    """Bring a segmentation to the grid of ours, by nearest voxel, in the world, that is with parent transforms.
+    """Bring a segmentation to the grid of ours, by nearest voxel, in the world, that is with parent
+    transforms.
 
     Args:
-        node: the reference: vtkMRMLSegmentationNode or label volume, on any grid, under transforms of any kind.
-        segmentationNode: the segmentation whose reference geometry gives the grid (may be ``node`` itself).
+        node: the reference: vtkMRMLSegmentationNode or label volume, on any grid, under transforms
+            of any kind.
+        segmentationNode: the segmentation whose reference geometry gives the grid (may be ``node``
+            itself).
         task: labels and regions.
         override: see ``sources``.
         convention: see ``sources``.
 
     Raises:
-        InputDataError: the grid is not known, or nothing in the reference is understood (the message names it).
+        InputDataError: the grid is not known, or nothing in the reference is understood (the
+            message names it).
         UsageError: see ``sources``.
     """
     geometry = geometryOf(segmentationNode)
@@ -190,7 +198,8 @@ def labelsOn(
     labels, overlapping = _painted(masks, geometry.shape, task)
     regions, findings = _coverage(node, found, task)
     if overlapping:
-        message = f"Segments of '{node.GetName()}' overlap ({', '.join(overlapping)}); the later label was taken."
+        names = ", ".join(overlapping)
+        message = f"Segments of '{node.GetName()}' overlap ({names}); the later label was taken."
         findings.append(
             Finding("warning", "reference", message, "Remove the overlap in the Segment Editor.")
         )
@@ -255,10 +264,10 @@ def _taken(segment, task: Task) -> tuple[str, str]:
 
 def _named(name: str, task: Task) -> list[str]:
     """Labels and regions that a name may mean."""
-    text = " ".join(
-        re.findall(r"[a-z0-9]+", name.lower().replace("edema", "edema").replace("tumor", "tumor"))
-    )
-    titles = {x.title.lower(): x.name for x in (*task.regions, *task.labels)}
+    american = name.lower().replace("oedema", "edema").replace("tumour", "tumor")
+    text = " ".join(re.findall(r"[a-z0-9]+", american))
+    titles = {region.title.lower(): region.name for region in task.regions}
+    titles |= {label.title.lower(): label.name for label in task.labels}
     names = {target.lower(): target for target in targets(task)}
     for known in (names, titles):
         if name.lower().strip() in known:
@@ -274,14 +283,16 @@ def _named(name: str, task: Task) -> list[str]:
 
 
 def _numbered(names: Mapping[str, str], task: Task) -> dict[str, tuple[str, str]]:
-    """Segments that were imported from a label file without names ('Segment_4'): only if all names are of that kind."""
+    """Segments that were imported from a label file without names ('Segment_4'): only if all names
+    are of that kind.
+    """
     matches = {
         key: re.fullmatch(r"(?:segment|label|class)?[ _-]*(\d+)", n.strip(), re.I)
         for key, n in names.items()
     }
     if not names or not all(matches.values()):
         return {}
-    values = {key: int(match[1]) for key, match in matches.items()}
+    values = {key: int(match[1]) for key, match in matches.items() if match is not None}
     try:
         convention = recognize({"": list(values.values())}, task).conventions[""]
         masks = label_masks(convention.to_task(np.array(list(values.values())), task, ""), task)
@@ -327,7 +338,7 @@ def _volumeOn(node, segmentationNode, geometry: Geometry) -> np.ndarray:
 
 
 def _segmentsOn(node, keys, geometry: Geometry, parent, used):
-    """Pairs (source, mask) of the wanted segments, one after the other, so that memory stays small."""
+    """Pairs (source, mask) of the used segments, one at a time, so that memory stays small."""
     copy = _withLabelmaps(node, geometry, parent)
     for source, key in zip(used, keys, strict=True):
         shared = copy.GetSegment(key).GetRepresentation(_binaryName())
@@ -347,7 +358,9 @@ def _segmentsOn(node, keys, geometry: Geometry, parent, used):
 
 
 def _withLabelmaps(node, geometry: Geometry, parent):
-    """The node's segmentation, or a copy with label maps where it has only surfaces: inputs are never changed."""
+    """The node's segmentation, or a copy with label maps where it has only surfaces: inputs are
+    never changed.
+    """
     segmentation = node.GetSegmentation()
     if segmentation.GetNumberOfSegments() == 0 or segmentation.ContainsRepresentation(
         _binaryName()
@@ -382,7 +395,9 @@ def _binaryName() -> str:
 
 
 def _painted(masks, shape, task: Task) -> tuple[np.ndarray, list[str]]:
-    """Labels from masks of labels and regions: regions first, large ones below, each as what only it has."""
+    """Labels from masks of labels and regions: regions first, large ones below, each as what only
+    it has.
+    """
     values = {label.name: label.value for label in task.labels}
     regions = {r.name: r for r in task.regions if r.name not in values}
     kept: dict[str, np.ndarray] = {}
@@ -419,7 +434,10 @@ def _coverage(node, found, task: Task) -> tuple[tuple[str, ...], list[Finding]]:
     if used <= labels:
         absent = [label.title for label in task.labels if label.name not in used]
         if absent and not isLabelVolume(node):
-            message = f"The reference '{node.GetName()}' has no segment for {', '.join(absent)}: counted as empty."
+            titles = ", ".join(absent)
+            message = (
+                f"The reference '{node.GetName()}' has no segment for {titles}: counted as empty."
+            )
             findings.append(
                 Finding("warning", "reference", message, "Assign one by hand if there is one.")
             )
@@ -427,7 +445,8 @@ def _coverage(node, found, task: Task) -> tuple[tuple[str, ...], list[Finding]]:
     covered = {r.name for r in task.regions if _isCovered(r, used, task)}
     missing = [r.name for r in task.regions if r.name not in covered]
     if missing:
-        message = f"The reference '{node.GetName()}' does not say what {', '.join(missing)} is: not scored."
+        names = ", ".join(missing)
+        message = f"The reference '{node.GetName()}' does not say what {names} is: not scored."
         findings.append(
             Finding("warning", "reference", message, "Assign a segment by hand if there is one.")
         )

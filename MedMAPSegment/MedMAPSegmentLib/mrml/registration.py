@@ -1,10 +1,13 @@
-"""Rigid registration of one scan to another, on request only: a transform node above the volume, voxels untouched.
+"""Rigid registration of one scan to another, on request only: a transform node above the volume,
+voxels untouched.
 
-Three steps, as for segmenting: ``readPair`` (main thread) copies what is needed; a method (any thread, for SimpleITK)
-finds the movement; ``applyMovement`` (main thread) puts a linear transform between the volume and its present parent.
-``registerToReference`` does all three, ``undoRegistration`` takes the transform away again, also in a saved scene.
+Three steps, as for segmenting: ``readPair`` (main thread) copies what is needed; a method (any
+thread, for SimpleITK) finds the movement; ``applyMovement`` (main thread) puts a linear transform
+between the volume and its present parent. ``registerToReference`` does all three,
+``undoRegistration`` takes the transform away again, also in a saved scene.
 
-Methods are injected. ``brainsFit`` wraps Slicer's own BRAINSFit; ``simpleItkRigid`` is the fallback.
+Methods are injected. ``brainsFit`` wraps Slicer's own BRAINSFit; ``simpleItkRigid`` is the
+fallback.
 """
 
 from __future__ import annotations
@@ -54,7 +57,8 @@ class Pair:
 
 
 Method = Callable[[Pair], np.ndarray]
-"""Finds the [4, 4] rigid movement in world RAS, mm, that puts the moving scan onto the fixed one."""
+"""Finds the [4, 4] rigid movement in world RAS, mm, that puts the moving scan onto the fixed one.
+"""
 
 
 @dataclass(frozen=True)
@@ -88,7 +92,8 @@ def registerToReference(scene, moving, fixed, method: Method | None = None) -> R
         scene: vtkMRMLScene of both.
         moving: volume node that gets a parent transform.
         fixed: volume node that stays as it is.
-        method: ``brainsFit(...)``, ``simpleItkRigid`` or another one; None takes ``simpleItkRigid``.
+        method: ``brainsFit(...)``, ``simpleItkRigid`` or another one; None takes
+            ``simpleItkRigid``.
 
     Raises:
         UsageError: both are the same node.
@@ -125,10 +130,12 @@ def readPair(moving, fixed) -> Pair:
 
 
 def applyMovement(scene, pair: Pair, movement: np.ndarray) -> Registration:
-    """Put a movement into the scene: a new linear transform between the moving volume and its present parent.
+    """Put a movement into the scene: a new linear transform between the moving volume and its
+    present parent.
 
     Raises:
-        InputDataError: the movement is not rigid or impossibly large, or a volume is gone; the scene is unchanged.
+        InputDataError: the movement is not rigid or impossibly large, or a volume is gone; the
+            scene is unchanged.
     """
     movement = np.asarray(movement, dtype=float)
     degrees, shift = _size(movement, _center(pair.moving))
@@ -139,7 +146,8 @@ def applyMovement(scene, pair: Pair, movement: np.ndarray) -> Registration:
     )
     if not (beyond[0] <= LARGEST_DEGREES and beyond[1] <= LARGEST_MM):
         raise InputDataError(
-            f"'{pair.movingNode.GetName()}' could not be registered to '{pair.fixedNode.GetName()}'.",
+            f"'{pair.movingNode.GetName()}' could not be registered to "
+            f"'{pair.fixedNode.GetName()}'.",
             "Align them by hand (Transforms module) or leave the scan out.",
         )
     moving = scene.GetNodeByID(pair.moving.name)
@@ -151,7 +159,8 @@ def applyMovement(scene, pair: Pair, movement: np.ndarray) -> Registration:
     toWorld = parentToWorld(moving)
     name = scene.GenerateUniqueName(f"{moving.GetName()} to {pair.fixedNode.GetName()}")
     transform = scene.AddNewNodeByClass("vtkMRMLLinearTransformNode", name)
-    # World positions are to become movement @ toWorld @ x; toWorld itself stays the parent, for others use it, too.
+    # World positions are to become movement @ toWorld @ x; toWorld itself stays the parent, for
+    # others use it, too.
     slicer.util.updateTransformMatrixFromArray(
         transform, np.linalg.inv(toWorld) @ movement @ toWorld
     )
@@ -168,7 +177,8 @@ def isRegistered(node) -> bool:
 
 
 def undoRegistration(scene, node) -> bool:
-    """Put a volume back under the parent that it had before, and remove the transform unless other nodes use it.
+    """Put a volume back under the parent that it had before, and remove the transform unless other
+    nodes use it.
 
     Returns:
         False, and changes nothing, when the volume's parent is no transform that was made here.
@@ -189,14 +199,16 @@ def brainsFit(scene, runCli: Callable[[dict], Any]) -> Method:
 
     Args:
         scene: vtkMRMLScene for temporary nodes.
-        runCli: runs BRAINSFit to its end with these parameters and returns its command line module node, as
-            ``lambda parameters: slicer.cli.runSync(slicer.modules.brainsfit, None, parameters)`` does.
+        runCli: runs BRAINSFit to its end with these parameters and returns its command line module
+            node, as ``lambda parameters: slicer.cli.runSync(slicer.modules.brainsfit, None,
+            parameters)`` does.
     """
 
     def method(pair: Pair) -> np.ndarray:
         temporary = []
         try:
-            # Command line modules see volumes without their parents, so they get stand-ins that lie in the world.
+            # Command line modules see volumes without their parents, so they get stand-ins that lie
+            # in the world.
             volumes = [_standIn(scene, node) for node in (pair.fixedNode, pair.movingNode)]
             start, found = (
                 scene.AddNewNodeByClass("vtkMRMLLinearTransformNode", "MedMAP temporary")
@@ -228,7 +240,9 @@ def brainsFit(scene, runCli: Callable[[dict], Any]) -> Method:
 
 
 def _standIn(scene, node):
-    """A hidden volume node with the same voxels (shared, not copied) and without a parent, at the same place."""
+    """A hidden volume node with the same voxels (shared, not copied) and without a parent, at the
+    same place.
+    """
     matrix = vtk.vtkMatrix4x4()
     node.GetIJKToRASMatrix(matrix)
     toWorld = parentToWorld(node) @ arrayFromMatrix(matrix)
@@ -244,8 +258,8 @@ def _standIn(scene, node):
 def simpleItkRigid(pair: Pair) -> np.ndarray:
     """Rigid registration by mutual information with SimpleITK, coarse to fine; any thread.
 
-    Mattes mutual information (IEEE TMI 2003, 22:120) suits different contrasts; regular-step gradient descent on the
-    three angles and shifts, at 8, 4 and 2 mm.
+    Mattes mutual information (IEEE TMI 2003, 22:120) suits different contrasts; regular-step
+    gradient descent on the three angles and shifts, at 8, 4 and 2 mm.
 
     Raises:
         UnavailableError: SimpleITK is not installed.
@@ -270,7 +284,8 @@ def simpleItkRigid(pair: Pair) -> np.ndarray:
     method.SetMetricSamplingPercentagePerLevel([1.0, 0.8, 0.3], 7)
     method.SetMetricFixedMask(_aroundBrain(sitk, fixed))
     method.SetInterpolator(sitk.sitkLinear)
-    # The gradient of mutual information is small by nature, so the step decides when to stop, not the gradient.
+    # The gradient of mutual information is small by nature, so the step decides when to stop, not
+    # the gradient.
     method.SetOptimizerAsRegularStepGradientDescent(2.0, 0.001, 300, 0.75, 1e-9)
     method.SetOptimizerScalesFromPhysicalShift()
     coarsest = min(fixed.GetSpacing())

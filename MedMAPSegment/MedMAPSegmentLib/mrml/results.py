@@ -17,10 +17,12 @@ ROLE_RESULTS = "results"
 
 
 def resultsTable(scene, segmentationNode, task: Task):
-    """Make or refresh the table of a segmentation: one row per region with volume (ml) and longest diameters (mm).
+    """Make or refresh the table of a segmentation: one row per region with volume (ml) and longest
+    diameters (mm).
 
-    Volumes are counted from voxels of the segmentation's own grid, in the world, as ``medmap segment`` does; they
-    follow what a person has edited since. The provenance of the segmentation is repeated as an attribute.
+    Volumes are counted from voxels of the segmentation's own grid, in the world, as ``medmap
+    segment`` does; they follow what a person has edited since. The provenance of the segmentation
+    is repeated as an attribute.
 
     Args:
         scene: vtkMRMLScene that takes the node.
@@ -28,8 +30,8 @@ def resultsTable(scene, segmentationNode, task: Task):
         task: labels and regions.
 
     Returns:
-        The vtkMRMLTableNode, named after the segmentation. Columns ``Region``, ``Name``, ``Volume``,
-        ``Axial diameter``, ``Diameter``.
+        The vtkMRMLTableNode, named after the segmentation. Columns ``Region``, ``Name``,
+        ``Volume``, ``Axial diameter``, ``Diameter``.
 
     Raises:
         InputDataError: the segmentation cannot be read; the scene is unchanged then.
@@ -86,7 +88,8 @@ def centerOf(labels: np.ndarray, grid: Grid) -> tuple[float, float, float]:
         np.average(np.arange(n), weights=np.count_nonzero(labels, axis=others))
         for n, others in _axes(labels)
     ]
-    return tuple(float(x) for x in grid.affine[:3, :3] @ middle + grid.affine[:3, 3])
+    right, anterior, superior = grid.affine[:3, :3] @ middle + grid.affine[:3, 3]
+    return float(right), float(anterior), float(superior)
 
 
 def _axes(labels: np.ndarray):

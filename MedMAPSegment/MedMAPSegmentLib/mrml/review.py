@@ -1,8 +1,9 @@
-"""Review of a segmentation against a reference, in three steps as in ``logic``: collect, compute, apply.
+"""Review of a segmentation against a reference, in three steps as in ``logic``: collect, compute,
+apply.
 
-``collect`` (main thread) copies both label maps out of the scene, ``compute`` (any thread) scores them with
-``medmap.agreement``, ``apply`` (main thread) puts tables, plot and error segmentation into the scene. Applying again for
-the same segmentation refreshes these nodes.
+``collect`` (main thread) copies both label maps out of the scene, ``compute`` (any thread) scores
+them with ``medmap.agreement``, ``apply`` (main thread) puts tables, plot and error segmentation
+into the scene. Applying again for the same segmentation refreshes these nodes.
 """
 
 from __future__ import annotations
@@ -21,13 +22,14 @@ from medmap.agreement import (
     OURS_ONLY,
     REFERENCE_ONLY,
     Review,
+    SliceScores,
     error_map,
     focus,
     worst_slices,
 )
 from medmap.agreement import review as compare
 from medmap.checks import Finding
-from medmap.errors import Cancelled, InputDataError, UsageError
+from medmap.errors import Cancelled, InputDataError, InternalError, UsageError
 from medmap.task import Task
 
 from .nodes import Column, Geometry, allOrNothing, derive, derivedNode, fillTable, orientedImage
@@ -146,7 +148,8 @@ def collect(
         segmentationNode: vtkMRMLSegmentationNode, ours.
         referenceNode: vtkMRMLSegmentationNode or label volume node, on any grid.
         task: labels and regions.
-        override: key or title of a source of the reference -> label or region (``reference.sources``).
+        override: key or title of a source of the reference -> label or region
+            (``reference.sources``).
         plane: ``axial``, ``coronal`` or ``sagittal``.
         convention: name of the label convention of a reference volume; empty: recognize it.
 
@@ -176,7 +179,9 @@ def collect(
 
 
 def compute(request: Request, progress=None, cancelled=None) -> Review:
-    """Score; touches neither MRML nor VTK. ``progress`` and ``cancelled`` as for every ``runner.Work``."""
+    """Score; touches neither MRML nor VTK. ``progress`` and ``cancelled`` as for every
+    ``runner.Work``.
+    """
     if cancelled is not None and cancelled():
         raise Cancelled()
     if progress is not None:
@@ -207,7 +212,8 @@ def apply(
         region: region of the error segmentation; None for the first that was scored.
 
     Raises:
-        InputDataError: the segmentation is gone. No node has been added then, nor after any other exception.
+        InputDataError: the segmentation is gone. No node has been added then, nor after any other
+            exception.
     """
     if (
         segmentationNode is None
@@ -237,14 +243,18 @@ def apply(
 
 
 def showErrors(scene, segmentationNode, request: Request, region: str):
-    """Make the error segmentation show another region. Returns the vtkMRMLSegmentationNode; errors as ``apply``."""
+    """Make the error segmentation show another region. Returns the vtkMRMLSegmentationNode; errors
+    as ``apply``.
+    """
     image = _errorImage(request, region)
     with allOrNothing(scene):
         return _errors(scene, segmentationNode, request, region, image)
 
 
 def nodesOf(scene, segmentationNode) -> ReviewNodes | None:
-    """The review that the scene holds for a segmentation (also after loading a scene); None without one."""
+    """The review that the scene holds for a segmentation (also after loading a scene); None without
+    one.
+    """
     scores = derivedNode(scene, "vtkMRMLTableNode", ROLE_SCORES, segmentationNode)
     slices = derivedNode(scene, "vtkMRMLTableNode", ROLE_SLICES, segmentationNode)
     chart = derivedNode(scene, "vtkMRMLPlotChartNode", ROLE_CHART, segmentationNode)
@@ -260,7 +270,8 @@ def nodesOf(scene, segmentationNode) -> ReviewNodes | None:
 def worstSlice(
     request: Request, found: Review, region: str, rank: int = 0, by: str = "dice"
 ) -> WorstSlice | None:
-    """The slice of that rank, worst first; past the last it starts again. None when no slice has the region.
+    """The slice of that rank, worst first; past the last it starts again. None when no slice has
+    the region.
 
     Args:
         request: what was compared.
@@ -269,15 +280,16 @@ def worstSlice(
         rank: 0 for the worst, 1 for the next.
         by: ``dice`` or ``voxels`` (see ``medmap.agreement.worst_slices``).
     """
-    order = worst_slices(found.slices, region, by=by)
+    slices = slicesOf(found)
+    order = worst_slices(slices, region, by=by)
     if not order:
         return None
     rank %= len(order)
     index = order[rank]
     return WorstSlice(
         index=index,
-        dice=float(found.slices.dice[region][index]),
-        wrongVoxels=int(found.slices.wrong_voxels[region][index]),
+        dice=float(slices.dice[region][index]),
+        wrongVoxels=int(slices.wrong_voxels[region][index]),
         ras=positionOfSlice(request, found, region, index),
         rank=rank,
         count=len(order),
@@ -288,13 +300,21 @@ def worstSlices(
     request: Request, found: Review, region: str, count: int = 5
 ) -> tuple[WorstSlice, ...]:
     """The slices with the most wrong voxels, worst first; fewer where fewer have the region."""
-    first = worstSlice(request, found, region, 0, by="voxels")
-    if first is None:
-        return ()
-    others = []
-    for rank in range(1, min(count, first.count)):
-        others.append(worstSlice(request, found, region, rank, by="voxels"))
-    return (first, *others)
+    entries = []
+    for rank in range(count):
+        entry = worstSlice(request, found, region, rank, by="voxels")
+        # Past the last slice it begins again with the first.
+        if entry is None or entry.rank < rank:
+            break
+        entries.append(entry)
+    return tuple(entries)
+
+
+def slicesOf(found: Review) -> SliceScores:
+    """Agreement slice by slice. Raises InternalError for a comparison without it."""
+    if found.slices is None:
+        raise InternalError("The comparison has no scores by slice.", "Please report it.")
+    return found.slices
 
 
 def positionOfSlice(request: Request, found: Review, region: str, index: int):
@@ -305,7 +325,7 @@ def positionOfSlice(request: Request, found: Review, region: str, index: int):
         region: a region that was scored.
         index: along the slice axis of the array, from 0.
     """
-    axis = found.slices.axis
+    axis = slicesOf(found).axis
     # One slice only: the whole error map would cost a second per click.
     part = [slice(None)] * 3
     part[axis] = slice(index, index + 1)
@@ -367,25 +387,19 @@ def _scoreColumns(request: Request, found: Review) -> list[Column]:
 
 
 def _sliceColumns(found: Review) -> list[Column]:
-    slices = found.slices
+    slices = slicesOf(found)
     shown = np.flatnonzero(~np.all([np.isnan(d) for d in slices.dice.values()], axis=0))
-    return [
-        Column("Slice", shown, "", "Index along the slice axis, from 0"),
-        Column("Position", slices.position_mm[shown], "mm", "Along the slice normal"),
-        *(
-            Column(name, values[shown], "", f"Dice of {name} in the slice")
-            for name, values in slices.dice.items()
-        ),
-        *(
-            Column(
-                f"{name} wrong",
-                values[shown],
-                "voxels",
-                f"Voxels of {name} that only one of the two has",
-            )
-            for name, values in slices.wrong_voxels.items()
-        ),
+    positions = slices.position_mm[shown]
+    columns = [
+        Column("Slice", shown.tolist(), "", "Index along the slice axis, from 0"),
+        Column("Position", positions.tolist(), "mm", "Along the slice normal"),
     ]
+    for name, scores in slices.dice.items():
+        columns.append(Column(name, scores[shown].tolist(), "", f"Dice of {name} in the slice"))
+    for name, counts in slices.wrong_voxels.items():
+        description = f"Voxels of {name} that only one of the two has"
+        columns.append(Column(f"{name} wrong", counts[shown].tolist(), "voxels", description))
+    return columns
 
 
 def _plot(scene, segmentationNode, request: Request, table):

@@ -1,7 +1,8 @@
-"""Sample data without a download: a synthetic patient of ``medmap.phantom``, made on the user's computer in a second.
+"""Sample data without a download: a synthetic patient of ``medmap.phantom``, made on the user's
+computer in a second.
 
-Four skull-stripped, registered scans and the true labels, named so that ``detect`` finds the scans and leaves the
-labels alone. Not a person; license-free; the same on every computer.
+Four skull-stripped, registered scans and the true labels, named so that ``detect`` finds the scans
+and leaves the labels alone. Not a person; license-free; the same on every computer.
 """
 
 from __future__ import annotations
@@ -57,7 +58,8 @@ def addPhantomPatient(
         name: what the nodes' names begin with.
 
     Raises:
-        UnavailableError: PyTorch, which computes the patient, is not installed; the scene is unchanged.
+        UnavailableError: PyTorch, which computes the patient, is not installed; the scene is
+            unchanged.
     """
     try:
         from medmap.phantom import generate  # imports torch
@@ -92,13 +94,15 @@ def registerSampleData(
     loaded: Callable[[PhantomPatient], None] | None = None,
     failed: Callable[[str], None] | None = None,
 ) -> Callable[..., list]:
-    """Offer the synthetic patient in Slicer's Sample Data module; nothing is computed before the user clicks it.
+    """Offer the synthetic patient in Slicer's Sample Data module; nothing is computed before the
+    user clicks it.
 
     Args:
         sampleDataLogic: ``SampleData.SampleDataLogic`` (the class will do).
         iconPath: picture of about 260 x 280 pixels.
         scene: ``slicer.mrmlScene``.
-        ready: makes sure that PyTorch is there, asking the user if need be; the click does nothing when it says False.
+        ready: makes sure that PyTorch is there, asking the user if need be; the click does nothing
+            when it says False.
         loaded: called with the patient, to show it.
         failed: called with a message for the user; None only logs it.
 
@@ -121,7 +125,8 @@ def registerSampleData(
     sampleDataLogic.registerCustomSampleDataSource(
         category=CATEGORY,
         sampleName=SAMPLE_NAME,
-        # Slicer insists on one entry each, although a source with a downloader of its own uses none of them.
+        # Slicer insists on one entry each, although a source with a downloader of its own uses none
+        # of them.
         uris="medmap:phantom",
         fileNames=SAMPLE_NAME,
         nodeNames=SAMPLE_NAME,

@@ -1,7 +1,8 @@
-"""MRML on one side, ``medmap.Volume`` and label arrays on the other. The only file that touches MRML nodes.
+"""MRML on one side, ``medmap.Volume`` and label arrays on the other. The only file that touches
+MRML nodes.
 
-Slicer indexes arrays (k, j, i), medmap (i, j, k). Arrays are copied on the way in, so that a worker thread never shares
-memory with the scene. Everything here runs on the main thread.
+Slicer indexes arrays (k, j, i), medmap (i, j, k). Arrays are copied on the way in, so that a worker
+thread never shares memory with the scene. Everything here runs on the main thread.
 """
 
 from __future__ import annotations
@@ -27,7 +28,9 @@ from .terminology import terminologyEntry
 
 PROVENANCE = "MedMAP.Provenance"
 MADE_BY = "MedMAP.Label"
-"""Tag on every segment that this module makes: the label's name. Tells them from segments that a person made."""
+"""Tag on every segment that this module makes: the label's name. Tells them from segments that a
+person made.
+"""
 
 
 def volumeFromNode(node) -> Volume:
@@ -37,12 +40,13 @@ def volumeFromNode(node) -> Volume:
         node: vtkMRMLScalarVolumeNode, possibly under a chain of linear transforms.
 
     Returns:
-        Volume with array [I, J, K] float32, affine = parent-to-world @ IJKToRAS, and the node's ID as name; a note when
-        voxels that are NaN or infinite were replaced, as reading a file does.
+        Volume with array [I, J, K] float32, affine = parent-to-world @ IJKToRAS, and the node's ID
+        as name; a note when voxels that are NaN or infinite were replaced, as reading a file does.
 
     Raises:
-        InputDataError: no voxels, several values per voxel, too many that are no numbers, a non-linear transform, or
-            a NIfTI file behind the node that says otherwise (``storage.checkFile``).
+        InputDataError: no voxels, several values per voxel, too many that are no numbers, a
+            non-linear transform, or a NIfTI file behind the node that says otherwise
+            (``storage.checkFile``).
     """
     if shapeOf(node) is None:
         raise InputDataError(
@@ -50,7 +54,8 @@ def volumeFromNode(node) -> Volume:
         )
     if node.GetImageData().GetNumberOfScalarComponents() != 1:
         raise InputDataError(
-            f"The volume '{node.GetName()}' has {node.GetImageData().GetNumberOfScalarComponents()} values per voxel.",
+            f"The volume '{node.GetName()}' has "
+            f"{node.GetImageData().GetNumberOfScalarComponents()} values per voxel.",
             "Choose a volume with one value per voxel.",
         )
     kji = slicer.util.arrayFromVolume(node)
@@ -63,7 +68,7 @@ def volumeFromNode(node) -> Volume:
 
 
 def storedFile(node) -> Path | None:
-    """The file that a node was read from; None if there is none, or if the node was changed since."""
+    """The file that a node was read from; None without one, or if the node changed since."""
     storage = node.GetStorageNode()
     name = storage.GetFullNameFromFileName() if storage is not None else None
     return Path(name) if name and not node.GetModifiedSinceRead() else None
@@ -87,14 +92,15 @@ def foreignSegments(node) -> list[str]:
 def segmentationFromResult(scene, referenceNode, result, task: Task, node=None):
     """Put a result into the scene as a segmentation node with one segment per label of the task.
 
-    The node gets the geometry and parent transform of the reference volume, lies beside it in the subject hierarchy,
-    and carries the provenance as node attribute and as segment tags (only tags survive in a ``.seg.nrrd`` file).
+    The node gets the geometry and parent transform of the reference volume, lies beside it in the
+    subject hierarchy, and carries the provenance as node attribute and as segment tags (only tags
+    survive in a ``.seg.nrrd`` file).
 
     Args:
         scene: vtkMRMLScene that takes the node.
         referenceNode: volume node on whose voxel grid the labels lie.
-        result: ``medmap.inference.Segmentation``; used are ``labels`` uint8 [I, J, K] with file label values and
-            ``provenance``.
+        result: ``medmap.inference.Segmentation``; used are ``labels`` uint8 [I, J, K] with file
+            label values and ``provenance``.
         task: gives names, colors and codes of the labels.
         node: vtkMRMLSegmentationNode whose segments are replaced; None makes a new one.
 
@@ -102,7 +108,8 @@ def segmentationFromResult(scene, referenceNode, result, task: Task, node=None):
         The vtkMRMLSegmentationNode.
 
     Raises:
-        InputDataError: the labels do not fit the reference volume, or ``node`` holds segments made by someone else.
+        InputDataError: the labels do not fit the reference volume, or ``node`` holds segments made
+            by someone else.
         The scene is unchanged then, as it is after any other exception.
     """
     _refuseForeign(node)
@@ -127,7 +134,9 @@ def segmentationFromResult(scene, referenceNode, result, task: Task, node=None):
 
 
 def provenanceOf(node) -> dict | None:
-    """Provenance of a segmentation node: from its attribute, or from a segment's tag when it came from a file."""
+    """Provenance of a segmentation node: from its attribute, or from a segment's tag when it came
+    from a file.
+    """
     text = node.GetAttribute(PROVENANCE)
     segmentation = node.GetSegmentation()
     if text is None and segmentation.GetNumberOfSegments() > 0:
@@ -138,7 +147,8 @@ def provenanceOf(node) -> dict | None:
 
 
 def labelsOf(node, task: Task) -> np.ndarray:
-    """Label array [I, J, K] of the task's type with file label values, on the reference geometry that the node carries.
+    """Label array [I, J, K] of the task's type with file label values, on the reference geometry
+    that the node carries.
 
     Raises:
         InputDataError: a segment of the task is missing.
@@ -175,17 +185,21 @@ def _refuseForeign(node) -> None:
     foreign = foreignSegments(node) if node is not None else []
     if foreign:
         raise InputDataError(
-            f"The segmentation '{node.GetName()}' holds segments that MedMAP did not make ({', '.join(foreign)}).",
+            f"The segmentation '{node.GetName()}' holds segments that MedMAP did not make "
+            f"({', '.join(foreign)}).",
             "Choose another output, or none so that a new segmentation is made.",
         )
 
 
 def _segments(referenceNode, result, task: Task) -> dict:
-    """One vtkSegment per label, keyed by label name; all share one label image, as Slicer's own layers do."""
+    """One vtkSegment per label, keyed by label name; all share one label image, as Slicer's own
+    layers do.
+    """
     labels = np.asarray(result.labels)
     if labels.shape != shapeOf(referenceNode):
         raise InputDataError(
-            f"The volume '{referenceNode.GetName()}' now has {shapeOf(referenceNode)} voxels, but {labels.shape} when "
+            f"The volume '{referenceNode.GetName()}' now has {shapeOf(referenceNode)} voxels, but "
+            f"{labels.shape} when "
             "the computation began.",
             "Press Apply again.",
         )
@@ -210,7 +224,9 @@ def _binaryLabelmapName() -> str:
 
 
 def _labelImage(referenceNode, labels: np.ndarray):
-    """vtkOrientedImageData of the labels in the reference's own RAS, that is before its parent transform."""
+    """vtkOrientedImageData of the labels in the reference's own RAS, that is before its parent
+    transform.
+    """
     matrix = vtk.vtkMatrix4x4()
     referenceNode.GetIJKToRASMatrix(matrix)
     image = slicer.vtkOrientedImageData()
@@ -291,7 +307,8 @@ def takeBack(scene, node, restore=None):
         restore: ``snapshot`` of the node from before, if it was there before.
 
     Returns:
-        The node with its former segments, or None when it is gone: removed now, or by somebody else before.
+        The node with its former segments, or None when it is gone: removed now, or by somebody else
+            before.
     """
     if not scene.IsNodePresent(node):
         return None
@@ -313,5 +330,5 @@ def removeWithDisplay(scene, node) -> None:
 
 
 def _provenanceText(provenance: dict) -> str:
-    """JSON in one line of ASCII without a bare ``|``, which separates tags in ``.seg.nrrd`` files."""
+    """JSON in one line of ASCII without ``|``, which separates tags in ``.seg.nrrd`` files."""
     return json.dumps(provenance, sort_keys=True).replace("|", "\\u007c")

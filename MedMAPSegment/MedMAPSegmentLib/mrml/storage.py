@@ -1,8 +1,10 @@
-"""The file behind a volume node, looked at once more: Slicer's reader takes damaged and contradictory NIfTI silently.
+"""The file behind a volume node, looked at once more: Slicer's reader takes damaged and
+contradictory NIfTI silently.
 
-ITK loads a file that was cut in half, with junk for the rest; it believes the qform where other programs believe the
-sform, invents an orientation where there is none, scales by units, and with ``A.nii`` beside ``A.nii.gz`` opens the
-former for the latter. Only header and sizes are read here, so that it takes no time; no Slicer, no Qt.
+ITK loads a file that was cut in half, with junk for the rest; it believes the qform where other
+programs believe the sform, invents an orientation where there is none, scales by units, and with
+``A.nii`` beside ``A.nii.gz`` opens the former for the latter. Only header and sizes are read here,
+so that it takes no time; no Slicer, no Qt.
 """
 
 from __future__ import annotations
@@ -23,7 +25,8 @@ SAME_MM = 0.01
 
 
 def checkFile(path: Path, name: str, voxels: np.ndarray, grid: Grid) -> None:
-    """Refuse a volume that Slicer shows otherwise than its NIfTI file says. Other formats and lost files pass.
+    """Refuse a volume that Slicer shows otherwise than its NIfTI file says. Other formats and lost
+    files pass.
 
     Args:
         path: the file that it was read from.
@@ -32,7 +35,8 @@ def checkFile(path: Path, name: str, voxels: np.ndarray, grid: Grid) -> None:
         grid: as shown, without parent transforms.
 
     Raises:
-        InputDataError: the file is truncated, contradicts itself, or is not the one whose voxels are shown.
+        InputDataError: the file is truncated, contradicts itself, or is not the one whose voxels
+            are shown.
     """
     if not path.name.lower().endswith((".nii", ".nii.gz")) or not path.is_file():
         return
@@ -51,13 +55,16 @@ def checkFile(path: Path, name: str, voxels: np.ndarray, grid: Grid) -> None:
     apart = _cornersApart(Grid(header.shape, affine), grid)
     if apart > SAME_MM:
         raise InputDataError(
-            f"{name}: Slicer shows it up to {apart:.2f} mm from where its file {path.name} places it.",
+            f"{name}: Slicer shows it up to {apart:.2f} mm from where its file {path.name} places "
+            "it.",
             "Load a file that was exported again.",
         )
 
 
 def _complete(path: Path, header: Header) -> bool:
-    """By the file's size, or the size that gzip's last four bytes state (RFC 1952), without unpacking it."""
+    """By the file's size, or the size that gzip's last four bytes state (RFC 1952), without
+    unpacking it.
+    """
     if not path.name.lower().endswith(".gz"):
         return os.path.getsize(path) >= header.end
     with open(path, "rb") as file:
@@ -79,7 +86,8 @@ def _sameVoxels(name: str, path: Path, voxels: np.ndarray, header: Header, data:
     )
     if np.isfinite(header.slope) and header.slope != 0:
         inFile = inFile * header.slope + header.inter
-    # Slicer may store a left-handed scan in another order, hence sorted; what was NaN has been replaced.
+    # Slicer may store a left-handed scan in another order, hence sorted; what was NaN has been
+    # replaced.
     shown = np.sort(voxels, axis=None)
     if (
         shown.size != inFile.size

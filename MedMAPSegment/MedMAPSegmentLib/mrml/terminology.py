@@ -1,7 +1,8 @@
-"""DICOM codes of the segments, in the form that Slicer's terminology selector and DICOM export read.
+"""DICOM codes of the segments, in the form that Slicer's terminology selector and DICOM export
+read.
 
-The list that Slicer ships has no code for enhancing and non-enhancing lesions (DICOM CID 7168 and 7169), so the module
-brings its own small context, ``Resources/MedMAP.term.json``.
+The list that Slicer ships has no code for enhancing and non-enhancing lesions (DICOM CID 7168 and
+7169), so the module brings its own small context, ``Resources/MedMAP.term.json``.
 """
 
 from __future__ import annotations
@@ -19,8 +20,9 @@ _NONE = "^^"
 def terminologyEntry(label: Label) -> str | None:
     """Serialized terminology entry of a label, or None when the label has no code.
 
-    Seven fields joined by ``~``: context, category, type, type modifier, region context, region, region modifier; codes
-    are ``scheme^value^meaning`` (vtkSlicerTerminologiesModuleLogic::SerializeTerminologyEntry).
+    Seven fields joined by ``~``: context, category, type, type modifier, region context, region,
+    region modifier; codes are ``scheme^value^meaning``
+    (vtkSlicerTerminologiesModuleLogic::SerializeTerminologyEntry).
     """
     if label.code is None:
         return None

@@ -31,4 +31,5 @@ SECTIONS = (
     SubsetComparisonSection,
     FollowUpSection,
 )
-"""In the order in which they follow a change: the model decides on the inputs, these on all else."""
+"""In the order in which they follow a change: the model decides on the inputs, these on all else.
+"""

@@ -30,6 +30,7 @@ SENTENCES = (
     _("A subset needs {0}, but no such scan was given."),
     _("A volume was removed during the registration."),
     _("Add it, or use a bundle for any modality subset."),
+    _("Add one of these, or use another bundle."),
     _("Add the modalities of one of these, or use a bundle for any modality subset."),
     _("Add the scan, or remove the modality from the subset."),
     _("Add {0} if available."),
@@ -126,6 +127,7 @@ SENTENCES = (
     _("Leave this modality out."),
     _("Load a file that was exported again."),
     _("Load it again and segment it."),
+    _("Load that plug-in."),
     _("Load the images from DICOM, and export again."),
     _("Make room and try again."),
     _("Memory sufficed only for windows of {0} voxels; labels may differ slightly."),
@@ -186,12 +188,16 @@ SENTENCES = (
     _("The bundle {0} cannot be read: {1}."),
     _("The bundle {0} has files missing or added: {1}."),
     _("The bundle {0} has no network for {1}: it is made for {2}."),
+    _("The bundle {0} is no ensemble."),
+    _("The bundle {0} needs the plug-in {1}, which has its network {2}."),
     _("The bundle {0} requires {1}, and {2} is missing."),
+    _("The bundle {0} was never trained with {1}, only with {2}."),
     _("The bundle's preprocessing is not understood ({0})."),
     _(
         "The change of {0} ({1} ml) lies within what the modality subset alone would change "
         "({2} ml)."
     ),
+    _("The comparison has no scores by slice."),
     _("The computation has not finished."),
     _("The default model belongs to MedMAP and cannot be deleted."),
     _(
@@ -274,6 +280,7 @@ SENTENCES = (
     _("Uninstall the other one from Slicer's Python, then restart Slicer."),
     _("Use Slicer for Apple processors, or another computer."),
     _("Use Slicer's General Registration (BRAINS)."),
+    _("Use a bundle of all folds."),
     _("Use a different image for each modality."),
     _("Use a newer MedMAP or export it again."),
     _("Use at least one of {0}."),

@@ -123,13 +123,15 @@ class Jobs:
         if job.state is JobState.CANCELLED:
             self.state.say(_("Canceled; the scene is unchanged."))
             return
-        if job.state is JobState.FAILED:
+        if job.error is not None:
             self.state.say(errorText(job.error))
             if failed is None or not failed(job.error):
                 showError(job.error, job.details)
             return
         with saying(_("The result could not be added to the scene.")):
-            done(resultOf(job))
+            result = resultOf(job)
+            if done is not None:
+                done(result)
         self.state.changed()
 
     def abandon(self) -> None:

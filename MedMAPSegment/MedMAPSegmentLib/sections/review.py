@@ -402,7 +402,7 @@ class ReviewSection(Section):
             return
         ras = review.positionOfSlice(compared.request, compared.review, region, index)
         review.jumpTo(self.state.scene, ras)
-        dice = scoreText(compared.review.slices.dice[region][index])
+        dice = scoreText(review.slicesOf(compared.review).dice[region][index])
         text = _("{region}, slice {index}: Dice {dice}")
         showText(self.ui.worstSliceLabel, text.format(region=region, index=index, dice=dice))
 
