@@ -25,7 +25,7 @@ from medmap.bundle.loading import Bundle, load_bundle, update_confidence
 from medmap.evaluation.scoring import supported_subsets
 from medmap.inference import predictions
 from medmap.io.cohorts import find_cases
-from medmap.io.nifti import read_nifti
+from medmap.io.labels import read_case_labels
 from medmap.postprocess.components import component_confidence, find_components
 from medmap.postprocess.decoding import decode
 from medmap.postprocess.spec import ConfidenceSpec
@@ -51,7 +51,7 @@ def measure(bundle: Bundle, folder: Path) -> list[dict]:
     records = []
     for case in find_cases(folder, BRATS):
         volumes = case.read(BRATS.modality_names)
-        label = read_nifti(case.label, modality="seg")
+        label = read_case_labels(case, BRATS)
         prepared = prepare(volumes, BRATS, bundle.preprocess, multiple=bundle.stride)
         mask = (np.asarray(label.array) > 0).astype(np.float32)
         tumor = to_grid(mask, label.grid, prepared.grid) > 0.5

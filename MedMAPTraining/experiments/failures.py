@@ -22,7 +22,7 @@ from medmap.foreground import bounding_box
 from medmap.inference import segment
 from medmap.io.atomic import write_bytes
 from medmap.io.cohorts import find_cases
-from medmap.io.nifti import read_nifti
+from medmap.io.labels import read_case_labels
 from medmap.metrics import dice, region_masks
 from medmap.report.figures import figure_png, new_figure
 from medmap.report.label_overlay import tint
@@ -68,7 +68,7 @@ def draw_example(
     """
     (case,) = find_cases(folder, BRATS)
     volumes = case.read(BRATS.modality_names)
-    reference = np.asarray(read_nifti(case.label, modality="seg").array)
+    reference = np.asarray(read_case_labels(case, BRATS).array)
     result = segment({name: volumes[name] for name in modalities}, bundle)
     reference_masks = region_masks(reference, BRATS)
     masks = region_masks(result.labels, BRATS)

@@ -23,7 +23,7 @@ from medmap.bundle.loading import Bundle, load_bundle
 from medmap.evaluation.scoring import identity, supported_subsets
 from medmap.inference import segment_subsets
 from medmap.io.cohorts import Case, find_cases
-from medmap.io.nifti import read_nifti
+from medmap.io.labels import read_case_labels
 from medmap.metrics import dice, region_masks, region_volumes_ml
 from medmap.preprocess import choose_reference
 from medmap.task import BRATS
@@ -41,7 +41,7 @@ def dice_records(case: Case, bundle: Bundle) -> list[dict]:
     Each holds ``dice`` by region, ``tumor_ml`` of the result and ``reference_ml`` of the label.
     """
     volumes = case.read(BRATS.modality_names)
-    label = read_nifti(case.label, modality="seg")
+    label = read_case_labels(case, BRATS)
     reference = _scan_on_grid_of(label, volumes, case.case_id)
     reference_masks = region_masks(np.asarray(label.array), BRATS)
     subsets = supported_subsets(bundle, list(volumes))

@@ -31,7 +31,7 @@ from medmap.errors import MedMAPError
 from medmap.foreground import foreground
 from medmap.inference import segment_subsets
 from medmap.io.cohorts import Case, find_cases
-from medmap.io.nifti import read_nifti
+from medmap.io.labels import read_case_labels
 from medmap.metrics import dice, region_masks
 from medmap.phantom.artifacts import axis_operator
 from medmap.phantom.fields import apply_along
@@ -168,7 +168,7 @@ def measure(
     """Dice of every modality subset of one case with one fault."""
     seed = zlib.crc32(case.case_id.encode())
     volumes = damaged(case.read(BRATS.modality_names), kind, severity, seed)
-    reference = read_nifti(case.label, modality="seg")
+    reference = read_case_labels(case, BRATS)
     names_of = {}
     for subset in subsets:
         names = subset.split("+")
