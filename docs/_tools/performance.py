@@ -25,7 +25,7 @@ def title(subset: str, titles: dict[str, str]) -> str:
     return " + ".join(titles[name] for name in subset.split("+"))
 
 
-KINDS = {"dice": "held-out synthetic cases", "dice_synthetic": "synthetic cases"}
+KINDS = {"dice": "held-out real cases", "dice_synthetic": "synthetic cases"}
 """Tables of the card, in the order of the pages, and what their cases are."""
 
 
