@@ -305,7 +305,7 @@ def check_overlap(volumes: dict[str, Volume], task: Task) -> Iterator[Finding]:
     """Refuse images whose brains (or fields of view) lie apart; warn when they overlap badly."""
     structures = "brains" if task.skull_stripped else "fields of view"
     for (name, volume), (other_name, other) in combinations(volumes.items(), 2):
-        fraction = _overlap(volume, other)
+        fraction = brain_overlap(volume, other)
         if fraction < MIN_OVERLAP:
             raise InputDataError(
                 f"{name} and {other_name} do not show the same place: their {structures} overlap "
@@ -449,7 +449,7 @@ def describe_grid(grid: Grid) -> str:
     return f"{_times_text(grid.shape)} at {_sizes_text(grid.spacing)} mm"
 
 
-def _overlap(volume: Volume, other: Volume) -> float:
+def brain_overlap(volume: Volume, other: Volume) -> float:
     """Fraction of the smaller brain's voxels that lie inside the other brain, 0..1."""
     small, large = (volume, other) if brain_ml(volume) <= brain_ml(other) else (other, volume)
     inside = np.flatnonzero(small.foreground)

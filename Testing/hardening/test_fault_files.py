@@ -268,7 +268,8 @@ def judged(ran, output, code, words):
         )
         assert not output.exists()
     else:
-        assert {p.name for p in output.iterdir()} == {
+        # Scans that lie apart are aligned first, which leaves a picture.
+        assert {p.name for p in output.iterdir()} - {"preparation.png"} == {
             "segmentation.nii.gz",
             "overlay.png",
             "report.json",
@@ -291,6 +292,8 @@ def test_one_scan(row, scans, cli, tmp_path, tiny_bundle_path):
         tiny_bundle_path,
         "--device",
         "cpu",
+        "--prepare",
+        "never" if row == "41 skull" else "auto",
     )
     judged(ran, tmp_path / "out", code, words)
     assert before is None or scans.hashes() == before

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from medmap.checks import more_than_brain
+from medmap.checks import brain_ml, more_than_brain
 from medmap.volume import Volume
+
+MIN_HEAD_ML = 100.0
+"""Less is no head, and too little to judge: such a scan is taken as it is."""
 
 CELL_MM = 4.0
 """Voxels are looked at this far apart: thinner than scalp and skull together, and fast."""
@@ -21,8 +24,7 @@ scalp, or the partly filled border of a brain."""
 DARK_SHARE = 0.08
 """Share of dark cells in these layers from which they are bone. 124 stripped scans of 31 patients
 have at most 0.065. Whole heads are recognized by their volume; of 24 slabs of heads, 6 had less
-than this (docs/experiments/preparation.md).
-"""
+than this (docs/experiments/preparation.md)."""
 
 
 def has_skull(volume: Volume) -> bool:
@@ -34,6 +36,8 @@ def has_skull(volume: Volume) -> bool:
     Args:
         volume: scan of a head or of a brain.
     """
+    if brain_ml(volume) < MIN_HEAD_ML:
+        return False
     if more_than_brain(volume):
         return True
     return _dark_share(volume) > DARK_SHARE
