@@ -15,7 +15,14 @@ import pytest
 WIDEST_DOCK = 420
 """Pixels; Slicer's own modules take 311 to 424."""
 LONG_NAME = "9: Ax T1 MPRAGE +C post contrast 1mm iso reformatted head 3T (brain extracted, N4)"
-COMBO_BOXES = ("deviceComboBox", "mapComboBox", "planeComboBox", "referenceComboBox")
+COMBO_BOXES = (
+    "deviceComboBox",
+    "exportComboBox",
+    "mapComboBox",
+    "overlayComboBox",
+    "planeComboBox",
+    "referenceComboBox",
+)
 """With texts of ours; names of volumes and models may be of any length."""
 ARROW_WIDTH = 26
 SECTIONS = ("inputs", "results", "review", "subsets", "followUp", "settings")

@@ -33,7 +33,7 @@ class HandOverSection(Section):
     def setup(self) -> None:
         """Connect the buttons."""
         self._exports = {
-            _("DICOM segmentation"): self.exportSegmentation,
+            _("DICOM SEG"): self.exportSegmentation,
             _("RT structure set"): self.exportStructureSet,
             _("NIfTI"): self.exportNifti,
         }
