@@ -104,6 +104,12 @@ def test_every_extra_that_a_message_names_exists():
         assert heavy not in base
 
 
+def test_the_folds_of_a_training_need_no_other_extra():
+    """``medmap split`` prepares a training; its library comes with the extra of training."""
+    train = PROJECT["optional-dependencies"]["train"]
+    assert any(requirement.startswith("scikit-learn") for requirement in train)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("python", ["3.11", "3.12", "3.13", "3.14"])
 @pytest.mark.parametrize("platform", PLATFORMS.values(), ids=PLATFORMS)

@@ -153,7 +153,22 @@ def evaluate(
     from medmap.training.published import find_split
 
     if predictions is not None:
-        _refuse_options_of_bundles(data=data, bundle=bundle, split=split, against=against)
+        _refuse_options_of_bundles(
+            {
+                "data": data,
+                "bundle": bundle,
+                "split": split,
+                "part": part,
+                "feed": feed,
+                "fold": fold,
+                "cross-validate": cross_validate or None,
+                "against": against,
+                "update-card": update_card or None,
+                "limits": limits or None,
+                "affine": affine,
+                "assume-orientation": assume_orientation or None,
+            }
+        )
         _evaluate_maps(
             _MapArguments(
                 predictions=predictions,
@@ -174,6 +189,11 @@ def evaluate(
         raise UsageError(
             "Neither cases nor label maps were given.",
             "Give --data FOLDER, or --predictions FOLDER --labels FOLDER.",
+        )
+    if subset:
+        raise UsageError(
+            "--subset is of no use without --predictions.",
+            "Leave it out: every modality subset of a bundle is scored.",
         )
     options = EvaluateOptions(
         output=output,
@@ -225,13 +245,13 @@ class _MapArguments:
     overwrite: bool
 
 
-def _refuse_options_of_bundles(**options: Path | str | None) -> None:
-    """Options that label maps do not have would be ignored."""
+def _refuse_options_of_bundles(options: Mapping[str, object]) -> None:
+    """Options that label maps do not have would be ignored; ``options`` by name, None if not given."""
     for name, value in options.items():
         if value is not None:
             raise UsageError(
                 f"--{name} is of no use with --predictions.",
-                "Score the bundle and the label maps in two commands, then use medmap compare.",
+                "Leave it out; a bundle is scored in a command of its own.",
             )
 
 

@@ -18,6 +18,7 @@ from medmap.evaluation.calibration import (
     uncertainty_of,
     uncertainty_scores,
 )
+from medmap.evaluation.store import CALIBRATION, RELIABILITY
 from medmap.io.atomic import write_bytes, write_json
 from medmap.io.nifti import read_nifti
 from medmap.metrics import region_masks
@@ -137,6 +138,6 @@ def write_calibration(folder: Path, results: Mapping[str, RegionCalibration]) ->
                 "frequency": result.diagram.frequency.tolist(),
             },
         }
-    write_json(folder / "calibration.json", content)
+    write_json(folder / CALIBRATION, content)
     diagrams = {region: result.diagram for region, result in results.items()}
-    write_bytes(folder / "reliability.png", reliability_diagram(diagrams))
+    write_bytes(folder / RELIABILITY, reliability_diagram(diagrams))

@@ -25,13 +25,14 @@ from medmap.bundle.format import default_bundle_path
 from medmap.bundle.loading import Bundle, load_bundle
 from medmap.commands import worker
 from medmap.commands.plugins import load_plugins, loaded_files
-from medmap.commands.segment import Options, OutputLayout, segment_files, sha256
+from medmap.commands.segment import Options, OutputLayout, segment_files
 from medmap.commands.study import files_sha256, segment_assignment
 from medmap.dicom import check_libraries, holds_dicom, quiet_libraries
 from medmap.errors import MedMAPError, MissingInputError, OutputError
 from medmap.io.atomic import make_folder, write_json, write_text
 from medmap.io.bids import BidsNames, write_dataset
 from medmap.io.cohorts import Case, find_cohort, is_bids
+from medmap.io.content import sha256_of
 from medmap.progress import ignore_progress
 from medmap.task import Task
 from medmap.training.distributed import make_main_module_respawnable, without_interrupts
@@ -204,7 +205,7 @@ def _is_of_other_scans(job: Job) -> bool:
     """Whether the folder of a case holds the result of other files."""
     try:
         report = json.loads((job.folder / job.layout.report).read_text(encoding="utf-8"))
-        hashes = {name: sha256(file) for name, file in job.case.scans.items()}
+        hashes = {name: sha256_of(file) for name, file in job.case.scans.items()}
         return report["input_sha256"] != hashes
     except (OSError, ValueError, KeyError, TypeError):
         return False
@@ -326,7 +327,7 @@ def _finished(job: Job, bundle: Bundle) -> dict | None:
     try:
         report = json.loads((job.folder / job.layout.report).read_text(encoding="utf-8"))
         same = report["bundle"]["sha256"] == bundle.sha256
-        same = same and report["label_map_sha256"] == sha256(job.folder / job.layout.label_map)
+        same = same and report["label_map_sha256"] == sha256_of(job.folder / job.layout.label_map)
         return report if same and _has_same_inputs(job, report, bundle) else None
     except (OSError, ValueError, KeyError, TypeError):
         return None
@@ -334,7 +335,7 @@ def _finished(job: Job, bundle: Bundle) -> dict | None:
 
 def _has_same_inputs(job: Job, report: dict, bundle: Bundle) -> bool:
     if job.study is None:
-        hashes = {name: sha256(path) for name, path in job.case.scans.items()}
+        hashes = {name: sha256_of(path) for name, path in job.case.scans.items()}
         return report["input_sha256"] == hashes
     from medmap.dicom.study import assign_modalities
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import platform
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -46,16 +46,15 @@ from medmap.evaluation.scoring import (
     labels_hash,
     settings_text,
 )
-from medmap.evaluation.store import ABOUT, SCORES
-from medmap.io.atomic import write_text
+from medmap.evaluation.store import ABOUT, COMPARISON, SCORES
+from medmap.io.atomic import check_output, write_text
 from medmap.io.cohorts import Case, find_cohort
 from medmap.io.labels import LabelReading, with_conventions
+from medmap.progress import Cancel, Progress, never_cancel
 from medmap.report.slices import Slice, take_slice
 from medmap.task import Task
 from medmap.training.published import find_split
 from medmap.training.splits import earlier_scorings, ledger, note_scored
-
-Report = Callable[[float, str], None]
 
 DEFAULT_PART = "val"
 """Part of a split that is scored unless another one is asked for."""
@@ -134,17 +133,20 @@ def evaluate_bundle(
     data: Path,
     bundle: Path | None,
     options: EvaluateOptions,
-    report: Report,
-    cancel: Callable[[], bool] = lambda: False,
+    report: Progress,
+    cancel: Cancel = never_cancel,
 ) -> Evaluated:
     """Score a bundle on a cohort; writes folder, CSV and card where asked.
 
     Raises:
         InputDataError: cases cannot be scored (the others are, and stay in the output folder), or
             the split names cases that do not exist.
+        OutputError: folder or CSV cannot be written, or the folder holds another evaluation.
         Cancelled: ``cancel`` returned True; scored cases stay in the output folder.
     """
     _check_part(options)
+    if options.table:
+        check_output(options.table, overwrite=True)
     if options.split is not None:
         options = replace(options, split=find_split(options.split))
     path = bundle or default_bundle_path()
@@ -359,8 +361,8 @@ def _score_all(
     chosen: Sequence[Assignment],
     options: EvaluateOptions,
     store: Store | None,
-    report: Report,
-    cancel: Callable[[], bool],
+    report: Progress,
+    cancel: Cancel,
 ) -> _Scores:
     """Scores of every case; those that were stored before are not computed again."""
     device = str(resolve_device(options.device))
@@ -434,7 +436,7 @@ def _write(
         about = _about(result, bundle, weights, options) | {"labels": scores.labels}
         store.finish(about | comparison, bundle.task, scores.rows, result.summary)
         if result.tests:
-            write_tests(store.folder / "comparison.csv", result.tests)
+            write_tests(store.folder / COMPARISON, result.tests)
     if options.table:
         write_rows(options.table, scores.rows)
     if options.update_card:

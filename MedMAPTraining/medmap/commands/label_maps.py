@@ -24,9 +24,13 @@ from medmap.evaluation.scoring import (
     FurtherScores,
     labels_hash,
     score_labels,
+    settings_text,
     write_rows,
 )
+from medmap.evaluation.store import ABOUT, recorded_weights
+from medmap.io.atomic import check_output
 from medmap.io.cases import Case
+from medmap.io.content import sha256_of
 from medmap.io.labels import with_conventions
 from medmap.io.nifti import read_nifti
 from medmap.progress import Cancel, Progress
@@ -127,9 +131,13 @@ def score_maps(
         MissingInputError: a folder does not exist or holds no label map.
         InputDataError: a reference has no prediction, or a pair cannot be scored; nothing is
             written, because a table over fewer cases would be another table.
+        OutputError: folder or CSV cannot be written, or the folder holds another evaluation; nothing
+            was scored.
         Cancelled: ``cancel`` returned True.
     """
     pairs, warnings = find_pairs(predictions, labels)
+    identity = _identity(pairs, task, options)
+    _check_outputs(identity, options)
     readings = _readings(pairs, task, options.convention)
     collected = _Collected(Calibrations(task), warnings)
     faults = []
@@ -148,7 +156,7 @@ def score_maps(
         )
     rows = collected.rows
     summary = replace(summarize(rows, task, options.data_statement), part="")
-    _write(predictions, rows, summary, collected.hashes, readings.statement, task, options)
+    _write(predictions, identity, summary, collected, readings.statement, task, options)
     calibration = collected.calibrations.result()
     if calibration and options.output:
         write_calibration(options.output, calibration)
@@ -340,15 +348,14 @@ def _same_voxels(a: Grid, b: Grid) -> bool:
 
 def _write(
     predictions: Path,
-    rows: Sequence[ScoreRow],
+    identity: str,
     summary: Summary,
-    hashes: dict[str, str],
+    collected: _Collected,
     label_statement: str,
     task: Task,
     options: MapOptions,
 ) -> None:
     if options.output:
-        identity = _identity(rows)
         store = Store(options.output, identity, overwrite=options.overwrite)
         about = {
             "bundle": options.title or predictions.absolute().name,
@@ -356,15 +363,32 @@ def _write(
             "network": "",
             "data": options.data_statement,
             "part": "",
-            "labels": hashes,
+            "labels": collected.hashes,
             "label_convention": label_statement,
         }
-        store.finish(about, task, rows, summary)
+        store.finish(about, task, collected.rows, summary)
     if options.table:
-        write_rows(options.table, rows)
+        write_rows(options.table, collected.rows)
 
 
-def _identity(rows: Sequence[ScoreRow]) -> str:
-    """Hash of the scores: an output folder takes the same ones again, and refuses others."""
-    text = json.dumps([list(map(str, vars(row).values())) for row in rows])
+def _check_outputs(identity: str, options: MapOptions) -> None:
+    """Refuse outputs that cannot be written, before anything is scored. Raises OutputError."""
+    if options.output:
+        recorded_weights(options.output, identity, overwrite=options.overwrite)
+        # The folder is not made yet: cases that cannot be scored leave nothing behind.
+        if options.output.is_dir():
+            check_output(options.output / ABOUT, overwrite=True)
+        else:
+            check_output(options.output)
+    if options.table:
+        check_output(options.table, overwrite=True)
+
+
+def _identity(pairs: Sequence[Pair], task: Task, options: MapOptions) -> str:
+    """Hash of what the scores depend on: an output folder takes the same again, and refuses others."""
+    files = []
+    for pair in pairs:
+        files.append([pair.case, sha256_of(pair.prediction), sha256_of(pair.reference)])
+    settings = [settings_text(options.further), options.convention, list(options.subset)]
+    text = json.dumps([task.to_dict(), settings, files], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -25,8 +24,15 @@ from medmap.commands.preparation_files import (
 from medmap.errors import Cancelled, UsageError
 from medmap.foreground import foreground
 from medmap.inference import Segmentation, segment
-from medmap.io.atomic import Transaction, check_output, encoded, make_folder
+from medmap.io.atomic import (
+    Transaction,
+    check_output,
+    encoded,
+    make_folder,
+    translate_os_errors,
+)
 from medmap.io.bids import sidecar
+from medmap.io.content import sha256_of
 from medmap.io.labels import recognize_file
 from medmap.io.nifti import read_nifti, write_labels, write_volume
 from medmap.metrics import RegionScore, compare
@@ -226,6 +232,8 @@ def _segment_into(
         _write(transaction, result, scan_files, volumes, reference_labels, layout)
         if cancel():
             raise Cancelled()
+    if options.overwrite:
+        _remove_earlier(folder, result, scan_files, options, layout)
     return result
 
 
@@ -248,6 +256,32 @@ def _check_outputs(
         )
     for path in outputs:
         check_output(path, inputs=inputs, overwrite=options.overwrite)
+
+
+def _remove_earlier(
+    folder: Path,
+    result: Result,
+    scan_files: Mapping[str, Path],
+    options: Options,
+    layout: OutputLayout,
+) -> None:
+    """Remove pictures and probabilities of an earlier run that this one did not replace.
+
+    They would pass for this run's: the picture for how its scans were prepared, and the
+    probabilities for its own when the label map is evaluated.
+    """
+    inputs = [*scan_files.values(), *(path for _, path in options.brain_masks)]
+    if options.truth:
+        inputs.append(options.truth)
+    candidates = [folder / layout.preparation]
+    candidates += _probability_files(folder, result.segmentation.task).values()
+    for path in candidates:
+        if path in result.files.values() or not path.is_file():
+            continue
+        if any(path.samefile(source) for source in inputs):
+            continue
+        with translate_os_errors(path):
+            path.unlink()
 
 
 def _read(path: Path, name: str, options: Options) -> Volume:
@@ -329,8 +363,8 @@ def _write(
     report = _report(result) | dict(layout.fields)
     if layout.dataset is not None:
         report |= sidecar(scan_files, layout.dataset, segmentation.reference)
-    report["input_sha256"] = {name: sha256(path) for name, path in scan_files.items()}
-    report["label_map_sha256"] = sha256(label_map)
+    report["input_sha256"] = {name: sha256_of(path) for name, path in scan_files.items()}
+    report["label_map_sha256"] = sha256_of(label_map)
     text = json.dumps(report, indent=1, ensure_ascii=False) + "\n"
     transaction.path(result.files["report"]).write_bytes(encoded(text))
 
@@ -345,11 +379,6 @@ def _report(result: Result) -> dict:
     if segmentation.preparation is not None:
         report["preparation"] = segmentation.preparation.to_dict()
     return report | segmentation.provenance.to_dict()
-
-
-def sha256(path: Path) -> str:
-    """Hash of a file's bytes, as hexadecimal digits."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def _plain(scores: dict[str, float]) -> dict[str, float | None]:

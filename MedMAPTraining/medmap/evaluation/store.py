@@ -2,9 +2,11 @@
 
 The scores of a case are written as soon as it is scored, so that a stopped evaluation can be
 resumed; then come the tables. Cases are recognized by the content of their files, never by name
-alone: a corrected label map or another cohort with the same case names is scored again. ``evaluation.json`` describes what was evaluated and holds the
-summary, ``scores.csv`` every score, ``table.csv`` the table of subsets, ``cases/`` the scores of
-single cases and ``pictures/`` one slice of each, for the report.
+alone: a corrected label map or another cohort with the same case names is scored again.
+
+``evaluation.json`` describes what was evaluated and holds the summary, ``scores.csv`` every score,
+``table.csv`` the table of subsets, ``cases/`` the scores of single cases and ``pictures/`` one slice
+of each, for the report.
 """
 
 from __future__ import annotations
@@ -32,6 +34,12 @@ TABLE = "table.csv"
 CASES = "cases"
 PICTURES = "pictures"
 WEIGHTS = "weights.json"
+COMPARISON = "comparison.csv"
+CALIBRATION = "calibration.json"
+RELIABILITY = "reliability.png"
+
+_RESULTS = (ABOUT, SCORES, TABLE, COMPARISON, CALIBRATION, RELIABILITY)
+"""What a finished evaluation consists of, besides the single cases."""
 
 
 @dataclass(frozen=True)
@@ -103,6 +111,22 @@ class StoredCase:
     labels: str
 
 
+def recorded_weights(folder: Path, weights: str, *, overwrite: bool) -> object:
+    """Weights of the evaluation that a folder holds; None where it holds none.
+
+    Raises:
+        OutputError: they are others, and must not be overwritten.
+    """
+    recorded = _json(folder / WEIGHTS)
+    if recorded is not None and recorded != weights and not overwrite:
+        raise OutputError(
+            f"{folder.name} holds an evaluation of another bundle or of other label maps.",
+            "Choose another folder, or allow overwriting.",
+            option="overwrite",
+        )
+    return recorded
+
+
 class Store:
     """An evaluation in progress.
 
@@ -125,14 +149,8 @@ class Store:
     ):
         self.settings = settings
         self.folder = make_folder(Path(folder))
-        recorded = _json(self.folder / WEIGHTS)
+        recorded = recorded_weights(self.folder, weights, overwrite=overwrite)
         if recorded is not None and recorded != weights:
-            if not overwrite:
-                raise OutputError(
-                    f"{self.folder.name} holds an evaluation of another bundle or of other label maps.",
-                    "Choose another folder, or allow overwriting.",
-                    option="overwrite",
-                )
             self._discard()
         self.resumed = recorded == weights
         self.changed: list[str] = []
@@ -144,7 +162,8 @@ class Store:
         for pattern in (f"{CASES}/*.json", f"{PICTURES}/*.npz"):
             for path in self.folder.glob(pattern):
                 path.unlink()
-        (self.folder / ABOUT).unlink(missing_ok=True)
+        for name in _RESULTS:
+            (self.folder / name).unlink(missing_ok=True)
 
     def done(self, case: Case) -> StoredCase | None:
         """The scores of a case that was scored before from the same files, or None."""

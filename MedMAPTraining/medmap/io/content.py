@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import time
 from collections.abc import Mapping
 from pathlib import Path
 
 _CHUNK_BYTES = 1 << 20
+_CLOCK_STEP_S = 2.0
+"""A file that changed this recently may change again without a new time: FAT counts in two seconds."""
 
 
 def sha256_of(path: Path) -> str:
@@ -20,6 +23,9 @@ def sha256_of(path: Path) -> str:
 
 def file_record(path: Path, earlier: object = None) -> dict[str, str | int]:
     """Where a file lies, its size and times, and the SHA-256 of its bytes; JSON-ready.
+
+    A file that changed within the last two seconds is recorded without the time of its modification,
+    so that the next call reads it again.
 
     Args:
         path: an existing file.
@@ -39,6 +45,8 @@ def file_record(path: Path, earlier: object = None) -> dict[str, str | int]:
         unchanged = all(earlier.get(key) == value for key, value in record.items())
         if unchanged:
             return {**record, "sha256": str(earlier["sha256"])}
+    if time.time() - status.st_mtime <= _CLOCK_STEP_S:
+        del record["mtime_ns"]
     return {**record, "sha256": sha256_of(path)}
 
 

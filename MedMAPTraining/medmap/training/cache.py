@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +23,7 @@ from medmap.bundle.training_cases import scan_hash
 from medmap.errors import InputDataError, OutputError
 from medmap.io.atomic import atomic_folder
 from medmap.io.cases import Case
+from medmap.io.content import sha256_of
 from medmap.io.labels import read_case_labels
 from medmap.metrics import label_masks
 from medmap.preprocess import Prepared, PreprocessSpec, prepare
@@ -40,10 +40,6 @@ SAME_GRID_VOXELS = 0.1
 
 RECORD = "case.json"
 """What a prepared case consists of, written last: a folder that holds it is complete."""
-
-_CHUNK_BYTES = 1 << 20
-_CLOCK_STEP_S = 2.0
-"""A file that changed this recently may change again without a new time: FAT counts in two seconds."""
 
 
 def read_label(case: Case, task: Task, volumes: Mapping[str, Volume], target: Grid) -> np.ndarray:
@@ -100,7 +96,7 @@ def content_hash(
         task: names modalities and labels.
         spec: the preprocessing.
         names: modalities that are prepared.
-        hashes: SHA-256 by file, of the scans and the labels (``hash_files``).
+        hashes: SHA-256 by file, of the scans and the labels.
 
     Returns:
         32 hexadecimal digits.
@@ -116,40 +112,6 @@ def content_hash(
     }
     text = json.dumps(content, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:32]
-
-
-def sha256_of(path: Path) -> str:
-    """SHA-256 of a file, read in chunks."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(_CHUNK_BYTES):
-            digest.update(chunk)
-    return digest.hexdigest()
-
-
-def hash_files(paths: Sequence[Path], earlier: Mapping[str, Sequence]) -> dict[str, list]:
-    """Size, time of change and SHA-256 of files; unchanged ones are not read again.
-
-    A file that changed within the last two seconds is recorded without its time, so that the next
-    call reads it again.
-
-    Args:
-        paths: the files.
-        earlier: result of an earlier call, by path.
-
-    Returns:
-        ``[size, mtime_ns, sha256]`` by path, JSON-ready.
-    """
-    records = {}
-    for path in paths:
-        status = path.stat()
-        record = earlier.get(str(path))
-        if record is None or record[:2] != [status.st_size, status.st_mtime_ns]:
-            age_s = time.time() - status.st_mtime
-            changed = status.st_mtime_ns if age_s > _CLOCK_STEP_S else None
-            record = [status.st_size, changed, sha256_of(path)]
-        records[str(path)] = list(record)
-    return records
 
 
 def label_of(case: Case) -> Path:

@@ -19,7 +19,8 @@ from pathlib import Path
 
 from medmap.errors import OutputError, UsageError
 from medmap.io.atomic import translate_os_errors, write_json
-from medmap.training.cache import RECORD, hash_files
+from medmap.io.content import file_record
+from medmap.training.cache import RECORD
 
 FOLDER_VARIABLE = "MEDMAP_CACHE"
 BUDGET_VARIABLE = "MEDMAP_CACHE_GB"
@@ -107,13 +108,13 @@ class CacheFolder:
             earlier = json.loads(index.read_text(encoding="utf-8"))
         except (OSError, ValueError):
             earlier = {}
-        records = hash_files(absolute, earlier)
+        records = {str(path): file_record(path, earlier.get(str(path))) for path in absolute}
         if records != earlier:
             index.parent.mkdir(parents=True, exist_ok=True)
             write_json(index, records)
         hashes = {}
         for path, name in zip(paths, absolute, strict=True):
-            hashes[path] = records[str(name)][2]
+            hashes[path] = str(records[str(name)]["sha256"])
         return hashes
 
     def mark_used(self, folders: Iterable[Path]) -> None:

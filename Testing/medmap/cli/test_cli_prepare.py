@@ -102,3 +102,27 @@ def test_pictures_of_an_earlier_run_are_not_overwritten_unasked(raw, tmp_path, t
     run = segment(raw, out, tiny_bundle_path)
     assert run.returncode == 73
     assert (out / "preparation.png").read_bytes() == b"earlier"
+
+
+def test_overwriting_leaves_no_picture_and_no_probability_of_the_earlier_run(
+    raw, tmp_path, tiny_bundle_path
+):
+    """Evaluating the new label map would take them for its own."""
+    out = tmp_path / "out"
+    out.mkdir()
+    for name in ("preparation.png", "probability_WT.nii.gz", "notes.txt"):
+        (out / name).write_bytes(b"earlier")
+    # An input that lies in the output folder is never removed, whatever its name.
+    scan = out / "probability_TC.nii.gz"
+    scan.write_bytes((raw / "t1.nii.gz").read_bytes())
+    arguments = ["segment", "--t1", scan, "-o", out, "--bundle", tiny_bundle_path]
+    run = medmap(*arguments, "--device", "cpu", "--prepare", "never", "--overwrite")
+    assert run.returncode == 0, run.stderr
+    names = {path.name for path in out.iterdir()}
+    assert names == {
+        "segmentation.nii.gz",
+        "overlay.png",
+        "report.json",
+        "notes.txt",
+        "probability_TC.nii.gz",
+    }

@@ -169,6 +169,9 @@ def test_maps_of_another_program_are_scored(tmp_path):
     for wrong, words in (
         (arguments[:2], "--labels"),
         ([*arguments, "--data", tmp_path], "--data is of no use"),
+        ([*arguments, "--part", "test"], "--part is of no use"),
+        ([*arguments, "--cross-validate"], "--cross-validate is of no use"),
+        (["--data", tmp_path, "--subset", "t1"], "--subset is of no use"),
         ([*arguments, "--lesions", "BraTS-XYZ"], "BraTS-MET"),
         ([], "--predictions FOLDER"),
     ):

@@ -9,7 +9,7 @@ import pytest
 
 from medmap.commands.evaluation import compare_evaluations
 from medmap.commands.label_maps import MapOptions, find_pairs, score_maps
-from medmap.errors import InputDataError, MissingInputError
+from medmap.errors import InputDataError, MissingInputError, OutputError
 from medmap.evaluation import Evaluation
 from medmap.evaluation.lesions import LESION_RULES
 from medmap.evaluation.scoring import FurtherScores
@@ -168,3 +168,31 @@ def test_scores_that_were_not_asked_for_are_not_invented(folders, tmp_path):
     assert set(result.summary.further) == {"volume_error_ml"}
     with pytest.raises(InputDataError, match="no lesion_dice"):
         compare_evaluations(tmp_path / "plain", tmp_path / "plain", None, "lesion_dice")
+
+
+def never_reached(fraction, text):
+    raise AssertionError("a case was scored")
+
+
+def test_occupied_and_impossible_outputs_are_refused_before_anything_is_scored(folders, tmp_path):
+    out = tmp_path / "out"
+    score(*folders, output=out)
+    score(*folders, output=out)
+    predictions, _ = folders
+    write_labels(predictions / "BraTS-0.nii.gz", labels_of(0), GRID)
+    (tmp_path / "file").write_bytes(b"")
+    for options in (
+        {"output": out},
+        {"output": tmp_path / "nowhere/out"},
+        {"output": tmp_path / "file"},
+        {"table": tmp_path / "nowhere/scores.csv"},
+    ):
+        settings = MapOptions(further=FURTHER, **options)
+        with pytest.raises(OutputError):
+            score_maps(*folders, BRATS, settings, never_reached, lambda: False)
+    (out / "calibration.json").write_text("of the earlier maps")
+    (out / "comparison.csv").write_text("of the earlier maps")
+    result = score(*folders, output=out, overwrite=True)
+    assert Evaluation.read(out).summary == result.summary
+    assert not (out / "calibration.json").exists()
+    assert not (out / "comparison.csv").exists()

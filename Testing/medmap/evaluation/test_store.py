@@ -13,7 +13,6 @@ from medmap.errors import InputDataError, UsageError
 from medmap.evaluation import Evaluation
 from medmap.evaluation.lesions import LESION_RULES
 from medmap.evaluation.scoring import FurtherScores
-from medmap.io.content import file_record
 from medmap.io.nifti import read_nifti, write_labels, write_volume
 
 
@@ -147,14 +146,3 @@ def test_lesion_wise_scores_of_a_bundle_are_added_to_plain_ones(cohort, tiny_bun
 def test_a_part_without_a_split_is_refused(cohort, tiny_bundle_path):
     with pytest.raises(UsageError, match="no split was given"):
         score(cohort, tiny_bundle_path, part="test")
-
-
-def test_a_file_that_did_not_change_is_not_read_again(tmp_path, monkeypatch):
-    from medmap.io import content
-
-    path = tmp_path / "scan.nii"
-    path.write_bytes(b"one")
-    record = file_record(path)
-    monkeypatch.setattr(content, "sha256_of", lambda path: "read again")
-    assert file_record(path, record) == record
-    assert file_record(path, {"size": 3, "sha256": "x"})["sha256"] == "read again"

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import time
-
 import nibabel
 import numpy as np
 import pytest
@@ -13,7 +10,7 @@ from medmap.errors import InputDataError
 from medmap.io.cohorts import find_cases
 from medmap.preprocess import PreprocessSpec
 from medmap.task import BRATS
-from medmap.training.cache import cache_case, hash_files, open_case, read_label
+from medmap.training.cache import cache_case, open_case, read_label
 
 SPEC = PreprocessSpec(spacing=2.0)
 AFFINE = np.diag([2.0, 2.0, 2.0, 1.0])
@@ -108,26 +105,3 @@ def test_another_preprocessing_or_selection_has_arrays_of_its_own(data, tmp_path
         cache_case(case, BRATS, SPEC, tmp_path / "cache", BRATS.presence(["t1"])),
     }
     assert len(folders) == 3
-
-
-def test_files_are_hashed_again_only_if_size_or_time_changed(tmp_path, monkeypatch):
-    path = tmp_path / "a"
-    path.write_bytes(b"1")
-    an_hour_ago = time.time() - 3600
-    os.utime(path, (an_hour_ago, an_hour_ago))
-    records = hash_files([path], {})
-    monkeypatch.setattr("medmap.training.cache.sha256_of", lambda path: "read again")
-    assert hash_files([path], records) == records
-    path.write_bytes(b"22")
-    assert hash_files([path], records)[str(path)][2] == "read again"
-
-
-def test_a_file_that_has_just_changed_is_hashed_again(tmp_path):
-    """Within one tick of the clock a second change leaves size and time as they are."""
-    path = tmp_path / "a"
-    path.write_bytes(b"1")
-    times = (path.stat().st_atime_ns, path.stat().st_mtime_ns)
-    records = hash_files([path], {})
-    path.write_bytes(b"2")
-    os.utime(path, ns=times)
-    assert hash_files([path], records)[str(path)][2] != records[str(path)][2]
