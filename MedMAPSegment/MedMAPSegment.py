@@ -123,9 +123,9 @@ class MedMAPSegmentWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.jobs = Jobs(self.state)
         sections = []
         for section in SECTIONS:
-            made = section(self.ui, self.state, self.jobs)
-            setattr(self, section.attribute, made)
-            sections.append(made)
+            panelSection = section(self.ui, self.state, self.jobs)
+            setattr(self, section.attribute, panelSection)
+            sections.append(panelSection)
         self.flow = Flow(self.ui, self.state, sections)
         # Only now: no section hears of a change before all are there.
         for observer in (*sections, self.flow):

@@ -13,9 +13,9 @@ from pathlib import Path
 
 
 def _makeMedmapImportable() -> None:
-    found = importlib.util.find_spec("medmap")
+    spec = importlib.util.find_spec("medmap")
     if (
-        found is not None and found.origin is not None
+        spec is not None and spec.origin is not None
     ):  # origin None: a stray empty folder called "medmap"
         return
     checkout = Path(__file__).resolve().parents[2] / "MedMAPTraining"

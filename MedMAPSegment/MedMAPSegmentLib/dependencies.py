@@ -149,7 +149,11 @@ def load(path: str | Path) -> list[Requirement]:
         line.partition("#")[0].strip()
         for line in Path(path).read_text(encoding="utf-8").splitlines()
     )
-    return [Requirement(*(part.strip() for part in line.split(">="))) for line in lines if line]
+    requirements = []
+    for line in lines:
+        if line:
+            requirements.append(Requirement(*map(str.strip, line.split(">="))))
+    return requirements
 
 
 def missing(path: str | Path = REQUIREMENTS) -> list[Requirement]:
@@ -170,16 +174,16 @@ def checkPackage(loaded: str | Path, module: str | Path = __file__) -> None:
         BundleError: it is another one; both places are named.
     """
     above = Path(module).resolve().parents
-    places = [
-        place
-        for place in (above[1] / "medmap", above[2] / "MedMAPTraining/medmap")
-        if place.is_dir()
+    ownFolders = [
+        folder
+        for folder in (above[1] / "medmap", above[2] / "MedMAPTraining/medmap")
+        if folder.is_dir()
     ]
-    found = Path(loaded).resolve().parent
-    if places and found != places[0]:
+    loadedFolder = Path(loaded).resolve().parent
+    if ownFolders and loadedFolder != ownFolders[0]:
         raise BundleError(
-            f"The Python package medmap was loaded from {found}, but this module's own lies in "
-            f"{places[0]}.",
+            f"The Python package medmap was loaded from {loadedFolder}, but this module's own lies "
+            f"in {ownFolders[0]}.",
             "Uninstall the other one from Slicer's Python, then restart Slicer.",
         )
 
@@ -228,14 +232,14 @@ def _buildOf(lacking: list[Requirement], installer: Installer) -> TorchBuild | N
 def _install(lacking: list[Requirement], installer: Installer, build: TorchBuild | None) -> None:
     present = _present(lacking)
     try:
-        others = []
+        otherRequirements = []
         for requirement in lacking:
             if requirement.name != "torch":
-                others.append(requirement)
+                otherRequirements.append(requirement)
             elif not installer.installTorch(requirement):
                 installer.install([requirement], build.index if build is not None else "")
-        if others:
-            installer.install(others)
+        if otherRequirements:
+            installer.install(otherRequirements)
     except Exception as error:
         _takeBack(lacking, present, installer)
         raise UnavailableError(
@@ -328,12 +332,12 @@ class SlicerInstaller:
         except ImportError:
             return False
         install = PyTorchUtilsLogic().installTorch
-        wanted = {
+        keywords = {
             "askConfirmation": False,
             "torchVersionRequirement": str(requirement).removeprefix(requirement.name),
         }
         accepted = inspect.signature(install).parameters  # its keywords have changed before
-        install(**{name: value for name, value in wanted.items() if name in accepted})
+        install(**{name: value for name, value in keywords.items() if name in accepted})
         return True
 
     def hasPyTorchExtension(self) -> bool:

@@ -86,16 +86,16 @@ def computing() -> Iterator[None]:
 
 
 def _cards(torch) -> list[Device]:
-    found = []
+    devices = []
     if torch.cuda.is_available():
         for n in range(torch.cuda.device_count()):
-            found.append(
+            devices.append(
                 Device(f"cuda:{n}", f"{torch.cuda.get_device_name(n)}, {_memory(torch, n)}")
             )
     mps = getattr(torch.backends, "mps", None)
     if mps is not None and mps.is_available():
-        found.append(Device("mps", "Apple graphics (MPS)"))
-    return found
+        devices.append(Device("mps", "Apple graphics (MPS)"))
+    return devices
 
 
 def _memory(torch, n: int) -> str:

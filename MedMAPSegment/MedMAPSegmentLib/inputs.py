@@ -35,7 +35,7 @@ class Slot:
         title: as a person writes it.
         state: what it contributes.
         node: the chosen volume node, whatever the state; None if there is none.
-        warning: why a chosen volume does not count, or is doubtful; empty if all is well.
+        warning: why a chosen volume does not count, or should be checked; empty if all is well.
     """
 
     modality: str
@@ -111,13 +111,13 @@ def readSlots(
             slots.append(Slot(modality.name, modality.title, state, node, empty))
             problems += [] if empty else _unusable(node)
     inputs = Inputs(tuple(slots), ())
-    found = [
+    allProblems = [
         *_nothingToUse(inputs),
         *dict.fromkeys(problems),
         *_usedTwice(inputs),
         *_noReference(inputs, reference),
     ]
-    return Inputs(inputs.slots, tuple(found))
+    return Inputs(inputs.slots, tuple(allProblems))
 
 
 def emptiness(node) -> str:
@@ -139,19 +139,19 @@ def _unusable(node) -> list[str]:
     shape = shapeOf(node)
     if shape is None:
         return [f"The volume '{name}' has no voxels."]
-    found = []
+    problems = []
     components = node.GetImageData().GetNumberOfScalarComponents()
     if components != 1:
-        found.append(f"The volume '{name}' has {components} values per voxel; one is needed.")
+        problems.append(f"The volume '{name}' has {components} values per voxel; one is needed.")
     if min(shape) < 2:
-        found.append(f"The volume '{name}' is a single slice; a 3D volume is needed.")
+        problems.append(f"The volume '{name}' is a single slice; a 3D volume is needed.")
     transform = node.GetParentTransformNode()
     if transform is not None and not transform.IsTransformToWorldLinear():
-        found.append(
+        problems.append(
             f"The volume '{name}' is under the non-linear transform '{transform.GetName()}'; "
             "harden it."
         )
-    return found
+    return problems
 
 
 def _nothingToUse(inputs: Inputs) -> list[str]:
@@ -173,10 +173,10 @@ def _usedTwice(inputs: Inputs) -> list[str]:
             titles.setdefault(slot.node.GetID(), []).append(slot.title)
             names[slot.node.GetID()] = slot.node.GetName()
     return [
-        f"'{names[key]}' is selected for {' and '.join(found)}; each volume can be used for one "
-        "modality only."
-        for key, found in titles.items()
-        if len(found) > 1
+        f"'{names[key]}' is selected for {' and '.join(slotTitles)}; each volume can be used for "
+        "one modality only."
+        for key, slotTitles in titles.items()
+        if len(slotTitles) > 1
     ]
 
 

@@ -94,13 +94,13 @@ class SegmentationLogic:
         """Every reason, as a sentence, why Apply cannot work; quick enough to be called after each
         click.
         """
-        found = list(readSlots(self.task, inputs, (), reference).problems)
+        problems = list(readSlots(self.task, inputs, (), reference).problems)
         if outputNode is not None and mrml.foreignSegments(outputNode):
-            found.append(
+            problems.append(
                 f"'{outputNode.GetName()}' holds segments that MedMAP did not make; choose "
                 "another output."
             )
-        return found
+        return problems
 
     def prepare(
         self,
@@ -126,9 +126,9 @@ class SegmentationLogic:
         """
         slots = readSlots(self.task, inputs, (), reference)
         checkDevice(device)
-        found = self.problems(inputs, reference, outputNode)
-        if found:
-            raise InputDataError(" ".join(found), "Change the choice and press Apply again.")
+        problems = self.problems(inputs, reference, outputNode)
+        if problems:
+            raise InputDataError(" ".join(problems), "Change the choice and press Apply again.")
         findings = list(remarks)
         for warning in slots.warnings:
             findings.append(Finding("warning", "constant", warning, "Check the volume."))
@@ -192,9 +192,9 @@ class SegmentationLogic:
             )
         output = self.scene.GetNodeByID(request.outputID) if request.outputID is not None else None
         restore = mrml.snapshot(output) if output is not None else None
-        made = mrml.segmentationFromResult(self.scene, node, result, self.task, output)
-        self._undo.append(lambda: self._takeBack(made, restore))
-        return made
+        segmentation = mrml.segmentationFromResult(self.scene, node, result, self.task, output)
+        self._undo.append(lambda: self._takeBack(segmentation, restore))
+        return segmentation
 
     def _takeBack(self, made, restore):
         if self.scene.IsNodePresent(made):

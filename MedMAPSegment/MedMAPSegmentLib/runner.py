@@ -89,10 +89,10 @@ class Job:
 
     def takeMessages(self) -> list[tuple[float, str]]:
         """Progress messages (fraction 0..1, text) since the last call, oldest first."""
-        taken = []
+        messages = []
         while self._messages:
-            taken.append(self._messages.popleft())
-        return taken
+            messages.append(self._messages.popleft())
+        return messages
 
     def execute(self) -> None:
         """Do the work on the calling thread. Never raises: the outcome is in ``state``, ``result``

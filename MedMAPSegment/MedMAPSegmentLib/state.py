@@ -1,6 +1,7 @@
 """What the panel is about, observed: choices, model, inputs, result. No Qt.
 
-Sections read and change a ``PanelState`` and are told of every change; they do not know each other.
+Sections read and change a ``PanelState`` and are notified of every change; they do not know
+each other.
 """
 
 from __future__ import annotations

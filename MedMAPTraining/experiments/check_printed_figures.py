@@ -34,10 +34,11 @@ def numbers_of(text: str) -> list[float]:
 
 def stands_in(figures: Sequence[float], numbers: Sequence[float]) -> bool:
     """Whether the figures stand among the numbers in their order, close together."""
-    starts = [place for place, number in enumerate(numbers) if number == figures[0]]
+    starts = [index for index, number in enumerate(numbers) if number == figures[0]]
     for start in starts:
         window = iter(numbers[start : start + len(figures) + SLACK])
-        if all(any(number == figure for number in window) for figure in figures):
+        # ``in`` takes from the iterator up to the figure, so that the next one has to follow it.
+        if all(figure in window for figure in figures):
             return True
     return False
 

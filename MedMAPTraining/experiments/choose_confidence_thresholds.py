@@ -150,7 +150,9 @@ def _effect(records: list[dict], threshold: float) -> list[str]:
     """Dice, number above the limit and largest volume, without and with the threshold."""
     dice = [whole_tumor_dice(records, value) for value in (0.0, threshold)]
     volumes = [false_positive_ml(records, value) for value in (0.0, threshold)]
-    above = [sum(ml > LIMIT_ML for ml in volumes_ml) for volumes_ml in volumes]
+    above = []
+    for volumes_ml in volumes:
+        above.append(sum(ml > LIMIT_ML for ml in volumes_ml))
     largest = [max(volumes_ml, default=0.0) for volumes_ml in volumes]
     return [
         f"{dice[0]:.3f} -> {dice[1]:.3f}",

@@ -327,14 +327,14 @@ def random_batch(setup: Setup, size: int, patch: Sequence[int], *, every: bool) 
     for index, divisor in enumerate((3, 4, 6), 1):
         box = [slice(side // 2 - side // divisor, side // 2 + side // divisor) for side in patch]
         label[(slice(None), *box)] = index
-    shown = present.any(0).nonzero().flatten().tolist()
+    present_modalities = present.any(0).nonzero().flatten().tolist()
     batch = Batch(
         image=image,
         present=present,
         label=label,
         brain=torch.ones(size, *patch, dtype=torch.bool),
         case_id=tuple(f"case-{n}" for n in range(size)),
-        modalities=tuple(MODALITIES) if every else tuple(shown),
+        modalities=tuple(MODALITIES) if every else tuple(present_modalities),
     )
     return batch.to(setup.device)
 
@@ -644,10 +644,10 @@ def out_of_memory_row(setup: Setup) -> Row:
     )
     release(setup.device)
     next(windows.logits(network, prepared, [BRATS.modality_names]))
-    whole = torch.cuda.max_memory_allocated(setup.device)
+    peak_bytes = torch.cuda.max_memory_allocated(setup.device)
     total = torch.cuda.get_device_properties(setup.device).total_memory
     release(setup.device)
-    torch.cuda.set_per_process_memory_fraction(0.5 * whole / total)
+    torch.cuda.set_per_process_memory_fraction(0.5 * peak_bytes / total)
     try:
         next(windows.logits(network, prepared, [BRATS.modality_names]))
     finally:

@@ -74,31 +74,33 @@ class Method:
 
 def methods() -> dict[str, Method]:
     """Every network with its own losses, then objectives on the networks that they are for."""
-    found: dict[str, Method] = {}
+    methods_by_name: dict[str, Method] = {}
     for network in ("SubsetUNet", *SMALL_NETWORKS):
         options = SMALL_NETWORKS.get(network, {"widths": [8, 16, 24]})
         recipe = replace(BASE, network=network, network_options=wider(options))
         if network in ("UNet", "VNet", "SegResNet"):
             recipe = replace(recipe, objective="plain", missingness="full", subsets=(ALL,))
-        found[network] = Method(recipe)
+        methods_by_name[network] = Method(recipe)
     for network in ("RFNet", "mmFormer", "M2FTrans"):
-        idt = replace(found[network].recipe, missingness="fixed", missingness_options=FIXED)
-        found[f"{network}-imbalanced"] = Method(idt)
+        idt = replace(
+            methods_by_name[network].recipe, missingness="fixed", missingness_options=FIXED
+        )
+        methods_by_name[f"{network}-imbalanced"] = Method(idt)
         passion = replace(idt, objective="passion", objective_options={"variant": "released"})
-        found[f"{network}-passion"] = Method(passion)
+        methods_by_name[f"{network}-passion"] = Method(passion)
     aligned = replace(
-        found["mmFormer"].recipe,
-        network_options={**found["mmFormer"].recipe.network_options, "stem": {}},
+        methods_by_name["mmFormer"].recipe,
+        network_options={**methods_by_name["mmFormer"].recipe.network_options, "stem": {}},
         alignment={"anchor": "mixture", "tap": "mod_bottleneck"},
     )
-    found["mmFormer-aligned"] = Method(aligned)
+    methods_by_name["mmFormer-aligned"] = Method(aligned)
     importance = replace(
-        found["MCKD"].recipe,
+        methods_by_name["MCKD"].recipe,
         objective="mckd",
         missingness_options={"by": "cardinality"},
         held_out_cases=3,
     )
-    found["MCKD-distilled"] = Method(importance)
+    methods_by_name["MCKD-distilled"] = Method(importance)
     student = replace(BASE, missingness="full", subsets=SUBSETS)
     for name, objective, network in (
         ("kd-net", "kd-net", "UNet"),
@@ -109,9 +111,9 @@ def methods() -> dict[str, Method]:
             student,
             objective=objective,
             network=network,
-            network_options=found[network].recipe.network_options,
+            network_options=methods_by_name[network].recipe.network_options,
         )
-        found[name] = Method(recipe, teacher=network)
+        methods_by_name[name] = Method(recipe, teacher=network)
     for objective in ("acn", "smu-net"):
         recipe = replace(
             student,
@@ -119,12 +121,12 @@ def methods() -> dict[str, Method]:
             objective_options={"discriminator_width": 8},
             network="SegResNet",
             network_options={
-                **found["SegResNet"].recipe.network_options,
+                **methods_by_name["SegResNet"].recipe.network_options,
                 "style": objective == "smu-net",
             },
         )
-        found[objective] = Method(recipe)
-    return found
+        methods_by_name[objective] = Method(recipe)
+    return methods_by_name
 
 
 def wider(options: dict) -> dict:

@@ -102,7 +102,9 @@ def measure(path: Path, labeled: Sequence[Path], tumor_free: Sequence[Path]) -> 
 
 def common_records(results: Sequence[dict], kind: str) -> list[list[dict]]:
     """The records of each result whose case and subset every result has."""
-    pairs = [{(record["case"], record["subset"]) for record in result[kind]} for result in results]
+    pairs = []
+    for result in results:
+        pairs.append({(record["case"], record["subset"]) for record in result[kind]})
     common = set.intersection(*pairs)
     selected = []
     for result in results:

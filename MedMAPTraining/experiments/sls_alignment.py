@@ -180,7 +180,8 @@ GAP_HEADINGS = [
 def table(root: Path) -> str:
     """Mean ± SD over the seeds, and per seed the difference of the mean to ``none`` and to T*."""
     results = {(result["arm"], result["seed"]): result for result in read_results(root)}
-    arms = [arm for arm in ARMS if any(arm == other for other, _ in results)]
+    arms_with_results = {arm for arm, _ in results}
+    arms = [arm for arm in ARMS if arm in arms_with_results]
     seeds = []
     for seed in sorted({seed for _, seed in results}):
         if all((arm, seed) in results for arm in arms):

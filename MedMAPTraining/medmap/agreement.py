@@ -164,7 +164,7 @@ def slice_scores(
     Arguments and errors are those of ``review``.
     """
     pair = _box_masks(labels, reference, task)
-    others = tuple(other for other in range(3) if other != axis)
+    plane_axes = tuple(other for other in range(3) if other != axis)
     count = grid.shape[axis]
     slices = np.arange(count)[pair.box[axis]]
     dice = {}
@@ -172,8 +172,8 @@ def slice_scores(
     for name in _region_names(regions, task):
         ours = pair.ours[name]
         theirs = pair.reference[name]
-        total = ours.sum(others, dtype=np.int64) + theirs.sum(others, dtype=np.int64)
-        common = (ours & theirs).sum(others, dtype=np.int64)
+        total = ours.sum(plane_axes, dtype=np.int64) + theirs.sum(plane_axes, dtype=np.int64)
+        common = (ours & theirs).sum(plane_axes, dtype=np.int64)
         occupied = total > 0
         dice[name] = np.full(count, np.nan)
         dice[name][slices[occupied]] = 2.0 * common[occupied] / total[occupied]
@@ -219,8 +219,8 @@ def heaviest_slices(values: np.ndarray, axis: int) -> list[int]:
         values: [I, J, K] non-negative numbers.
         axis: array axis that the slices are stacked along (``slice_axis``).
     """
-    others = tuple(other for other in range(values.ndim) if other != axis)
-    total = values.sum(others, dtype=np.float64)
+    other_axes = tuple(other for other in range(values.ndim) if other != axis)
+    total = values.sum(other_axes, dtype=np.float64)
     return [int(index) for index in np.argsort(-total, kind="stable") if total[index] > 0]
 
 
@@ -372,11 +372,11 @@ def _face_centers(voxels: np.ndarray, axes: Sequence[int]) -> np.ndarray:
 
 def _farthest_in_slices(voxels: np.ndarray, axis: int, edges: np.ndarray, least_mm: float) -> _Span:
     """The farthest pair within one slice, if it is farther than ``least_mm``."""
-    others = tuple(other for other in range(3) if other != axis)
+    plane_axes = tuple(other for other in range(3) if other != axis)
     order = np.argsort(voxels[:, axis], kind="stable")
     borders = np.flatnonzero(np.diff(voxels[order, axis])) + 1
     groups = np.split(voxels[order], borders)
-    slices = [_face_centers(group, others) @ edges.T for group in groups]
+    slices = [_face_centers(group, plane_axes) @ edges.T for group in groups]
     bounds = [_largest_possible(points) for points in slices]
     best = _Span(least_mm)
     for number in np.argsort(bounds)[::-1]:

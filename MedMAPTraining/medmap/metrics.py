@@ -145,11 +145,11 @@ def label_masks(labels: np.ndarray, task: Task) -> dict[str, np.ndarray]:
     """
     labels = np.asarray(labels)
     values = {label.name: (label.value, *label.alternative_values) for label in task.labels}
-    known = sorted({0, *(value for group in values.values() for value in group)})
-    unknown = ~np.isin(labels, known)
+    known_values = sorted({0, *(value for group in values.values() for value in group)})
+    unknown = ~np.isin(labels, known_values)
     if unknown.any():
         listed = ", ".join(f"{value:g}" for value in np.unique(labels[unknown])[:8])
-        expected = ", ".join(str(value) for value in known)
+        expected = ", ".join(str(value) for value in known_values)
         raise InputDataError(
             f"The segmentation holds the label values {listed}, which the task {task.name} does "
             "not know.",

@@ -205,7 +205,7 @@ class TestNetworks:
                 task=BRATS,
                 network=network,
                 network_spec=spec,
-                others=others,
+                further_networks=others,
                 preprocess=PreprocessSpec(spacing=4.0),
                 inference=InferenceSpec(),
                 card={},

@@ -248,7 +248,7 @@ def test_a_bundle_of_dedicated_networks_works_in_the_panel_and_says_which_it_use
         networks.append((spec, build_network(spec.name, spec.options).eval()))
     (spec, network), *others = networks
     settings = (BRATS, spec, PreprocessSpec(spacing=4.0), InferenceSpec(), {}, network)
-    dedicated = Bundle("dedicated-1", "0" * 64, *settings, others=tuple(others))
+    dedicated = Bundle("dedicated-1", "0" * 64, *settings, further_networks=tuple(others))
     logic = SegmentationLogic(scene, loadBundle=lambda: dedicated)
     said = module.provenanceOf(logic.process(addSyntheticCase(scene, ("t1ce", "t2")), device="cpu"))
     assert said["bundle"]["entry"] == "t1ce"

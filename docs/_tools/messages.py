@@ -199,7 +199,7 @@ def sentences() -> list[str]:
 
 
 def docstrings_and_parts(tree: ast.AST) -> set[int]:
-    """Nodes that are documentation, or a piece of a longer text."""
+    """Nodes that are documentation, or part of a longer text."""
     hidden = set()
     for node in ast.walk(tree):
         if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):

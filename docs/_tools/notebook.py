@@ -40,17 +40,17 @@ def with_outputs(text: str, name: str) -> str:
         BlockError: a block failed.
     """
     namespace: dict = {"__name__": "__main__"}
-    pieces = []
+    page_parts = []
     end = 0
     with tempfile.TemporaryDirectory() as folder, working_in(Path(folder)):
         for number, match in enumerate(BLOCK.finditer(text), 1):
-            pieces.append(text[end : match.end()])
+            page_parts.append(text[end : match.end()])
             end = match.end()
             printed = run(match["code"], namespace, f"{name}, block {number}")
             if printed:
-                pieces.append(f"\n```text\n{printed}\n```\n")
-    pieces.append(text[end:])
-    return "".join(pieces)
+                page_parts.append(f"\n```text\n{printed}\n```\n")
+    page_parts.append(text[end:])
+    return "".join(page_parts)
 
 
 def run(code: str, namespace: dict, title: str) -> str:

@@ -44,8 +44,8 @@ def forget(parameterNode, node) -> bool:
         parameterNode.GetNthNodeReferenceRole(n)
         for n in range(parameterNode.GetNumberOfNodeReferenceRoles())
     ]
-    own = [role for role in roles if role in (REFERENCE, EARLIER) or role.startswith(_SCAN)]
-    chosen = [role for role in own if nodeOf(parameterNode, role) is node]
+    panelRoles = [role for role in roles if role in (REFERENCE, EARLIER) or role.startswith(_SCAN)]
+    chosen = [role for role in panelRoles if nodeOf(parameterNode, role) is node]
     for role in chosen:
         choose(parameterNode, role, None)
     return bool(chosen)

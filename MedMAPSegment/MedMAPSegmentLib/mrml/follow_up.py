@@ -129,21 +129,21 @@ def _model(node) -> str:
 
 
 def _columns(current, earlier, task: Task) -> list[Column]:
-    now = columnOf(current, "Volume")
-    before = columnOf(earlier, "Volume")
+    currentVolumes = columnOf(current, "Volume")
+    earlierVolumes = columnOf(earlier, "Volume")
     diameter = columnOf(current, "Axial diameter")
     earlierDiameter = columnOf(earlier, "Axial diameter")
     changes = []
     percents = []
-    for new, old in zip(now, before, strict=True):
+    for new, old in zip(currentVolumes, earlierVolumes, strict=True):
         changes.append(new - old)
         percents.append(100.0 * (new - old) / old if old > 0 else float("nan"))
     diameterChanges = [new - old for new, old in zip(diameter, earlierDiameter, strict=True)]
     return [
         Column("Region", [region.name for region in task.regions]),
         Column("Name", [region.title for region in task.regions]),
-        Column("Earlier volume", before, "ml", "Volume at the earlier examination"),
-        Column("Volume", now, "ml", "Volume now"),
+        Column("Earlier volume", earlierVolumes, "ml", "Volume at the earlier examination"),
+        Column("Volume", currentVolumes, "ml", "Volume now"),
         Column("Change", changes, "ml", "Volume now minus volume before"),
         Column("Relative change", percents, "%", "Change in percent of the earlier volume"),
         Column("Earlier diameter", earlierDiameter, "mm", "Longest axial diameter before"),

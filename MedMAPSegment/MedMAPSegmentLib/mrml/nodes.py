@@ -273,8 +273,8 @@ def _array(column: Column):
             result.InsertNextValue(value)
     else:
         values = np.asarray(column.values)
-        whole = np.issubdtype(values.dtype, np.integer)
-        result = numpy_to_vtk(values.astype(np.int32 if whole else np.float64), deep=True)
+        isInteger = np.issubdtype(values.dtype, np.integer)
+        result = numpy_to_vtk(values.astype(np.int32 if isInteger else np.float64), deep=True)
     result.SetName(column.name)
     return result
 

@@ -36,8 +36,8 @@ def planePictures(
     pictures = {}
     for plane in ("axial", "coronal", "sagittal"):
         axis = slice_axis(grid, plane)
-        others = tuple(other for other in range(3) if other != axis)
-        areas = (labels > 0).sum(axis=others)
+        planeAxes = tuple(other for other in range(3) if other != axis)
+        areas = (labels > 0).sum(axis=planeAxes)
         index = labels.shape[axis] // 2
         if areas.any():
             index = int(np.argmax(areas))
@@ -64,7 +64,7 @@ def pngBytes(pixels: np.ndarray) -> bytes:
 
 
 def _window(image: np.ndarray) -> tuple[float, float]:
-    """Darkest and brightest intensity that are told apart, from the voxels that are not empty."""
+    """Darkest and brightest intensity of the gray scale, from the voxels that are not empty."""
     visible = image[image != 0]
     if not visible.size:
         return 0.0, 1.0

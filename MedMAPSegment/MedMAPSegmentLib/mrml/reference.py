@@ -132,13 +132,13 @@ def sources(
         InputDataError: a volume without whole numbers or with several values per voxel.
         UsageError: an override names no source or no target.
     """
-    found = (
+    allSources = (
         _valueSources(node, task, override or {}, convention)
         if isLabelVolume(node)
         else _segmentSources(node, task)
     )
     for key, target in (override or {}).items():
-        if not any(key in (s.key, s.title) for s in found):
+        if not any(key in (s.key, s.title) for s in allSources):
             raise UsageError(
                 f"The reference '{node.GetName()}' has no '{key}'.", "Choose the segments again."
             )
@@ -146,11 +146,11 @@ def sources(
             raise UsageError(
                 f"'{target}' is no label or region.", f"Use one of {', '.join(targets(task))}."
             )
-        found = [
+        allSources = [
             Source(s.key, s.title, target, "chosen") if key in (s.key, s.title) else s
-            for s in found
+            for s in allSources
         ]
-    return tuple(found)
+    return tuple(allSources)
 
 
 def labelsOn(
@@ -178,10 +178,10 @@ def labelsOn(
         UsageError: see ``sources``.
     """
     geometry = geometryOf(segmentationNode)
-    found = sources(node, task, override, convention)
-    used = [s for s in found if s.target]
-    if not used and found:
-        names = ", ".join(f"'{s.title}'" for s in found)
+    allSources = sources(node, task, override, convention)
+    used = [s for s in allSources if s.target]
+    if not used and allSources:
+        names = ", ".join(f"'{s.title}'" for s in allSources)
         raise InputDataError(
             f"Nothing in the reference '{node.GetName()}' is understood: {names}.",
             f"Say by hand which is which of {', '.join(targets(task))}.",
@@ -191,19 +191,17 @@ def labelsOn(
         values = _volumeOn(node, segmentationNode, geometry)
         masks = ((s, values == int(s.key)) for s in used)
     else:
-        masks = (
-            (s, mask)
-            for s, mask in _segmentsOn(node, [s.key for s in used], geometry, parent, used)
-        )
+        keys = [s.key for s in used]
+        masks = _segmentsOn(node, keys, geometry, parent, used)
     labels, overlapping = _painted(masks, geometry.shape, task)
-    regions, findings = _coverage(node, found, task)
+    regions, findings = _coverage(node, allSources, task)
     if overlapping:
         names = ", ".join(overlapping)
         message = f"Segments of '{node.GetName()}' overlap ({names}); the later label was taken."
         findings.append(
             Finding("warning", "reference", message, "Remove the overlap in the Segment Editor.")
         )
-    return OnGrid(labels, geometry, regions, found, tuple(findings))
+    return OnGrid(labels, geometry, regions, allSources, tuple(findings))
 
 
 def _valueSources(node, task: Task, override: Mapping[str, str], chosen: str) -> list[Source]:
@@ -224,9 +222,11 @@ def _valueSources(node, task: Task, override: Mapping[str, str], chosen: str) ->
     convention = reading.conventions[node.GetName()]
     # Raises for values that the convention does not have.
     masks = label_masks(convention.to_task(open_, task, node.GetName()), task)
-    taken = {int(v): name for name, mask in masks.items() for v in open_[mask]}
+    targetOfValue = {int(v): name for name, mask in masks.items() for v in open_[mask]}
     reason = f"label value of {convention.title}"
-    return [Source(str(v), f"value {v}", taken.get(int(v), NOT_USED), reason) for v in values]
+    return [
+        Source(str(v), f"value {v}", targetOfValue.get(int(v), NOT_USED), reason) for v in values
+    ]
 
 
 def _segmentSources(node, task: Task) -> list[Source]:
@@ -242,9 +242,9 @@ def _segmentSources(node, task: Task) -> list[Source]:
 def _taken(segment, task: Task) -> tuple[str, str]:
     """What one segment is taken for and why: its tag, its code and its name, in this order."""
     labels = {label.name: label for label in task.labels}
-    made = _tag(segment, MADE_BY)
-    if made in labels:
-        return made, "made by MedMAP"
+    labelName = _tag(segment, MADE_BY)
+    if labelName in labels:
+        return labelName, "made by MedMAP"
     entry = _tag(segment, slicer.vtkSegment.GetTerminologyEntryTagName()).split("~")
     value = entry[2].split("^")[1] if len(entry) > 2 and "^" in entry[2] else ""
     byCode = {label.code.value: name for name, label in labels.items() if label.code} | _CODES
@@ -269,17 +269,17 @@ def _named(name: str, task: Task) -> list[str]:
     titles = {region.title.lower(): region.name for region in task.regions}
     titles |= {label.title.lower(): label.name for label in task.labels}
     names = {target.lower(): target for target in targets(task)}
-    for known in (names, titles):
-        if name.lower().strip() in known:
-            return [known[name.lower().strip()]]
-    found = []
+    for lookup in (names, titles):
+        if name.lower().strip() in lookup:
+            return [lookup[name.lower().strip()]]
+    targetNames = []
     for target, pattern in _WORDS.items():
         if target in targets(task) and re.search(pattern, text):
-            found.append(target)
+            targetNames.append(target)
             text = re.sub(
                 pattern, " | ", text
             )  # so that the "enhancing" of "non-enhancing" is not found again
-    return found
+    return targetNames
 
 
 def _numbered(names: Mapping[str, str], task: Task) -> dict[str, tuple[str, str]]:
@@ -400,17 +400,22 @@ def _painted(masks, shape, task: Task) -> tuple[np.ndarray, list[str]]:
     """
     values = {label.name: label.value for label in task.labels}
     regions = {r.name: r for r in task.regions if r.name not in values}
-    kept: dict[str, np.ndarray] = {}
+    targetMasks: dict[str, np.ndarray] = {}
     for source, mask in masks:
-        kept[source.target] = kept[source.target] | mask if source.target in kept else mask
-    labels, taken, overlapping = np.zeros(shape, task.label_dtype), np.zeros(shape, bool), []
-    for name in sorted((n for n in kept if n in regions), key=lambda n: -len(regions[n].labels)):
-        labels[kept[name]] = values[_own(regions[name], task)]
-    for name in (n for n in values if n in kept):
-        if (taken & kept[name]).any():
+        if source.target in targetMasks:
+            mask = targetMasks[source.target] | mask
+        targetMasks[source.target] = mask
+    labels = np.zeros(shape, task.label_dtype)
+    labeledVoxels = np.zeros(shape, bool)
+    overlapping = []
+    regionNames = [name for name in targetMasks if name in regions]
+    for name in sorted(regionNames, key=lambda n: -len(regions[n].labels)):
+        labels[targetMasks[name]] = values[_own(regions[name], task)]
+    for name in (n for n in values if n in targetMasks):
+        if (labeledVoxels & targetMasks[name]).any():
             overlapping.append(name)
-        labels[kept[name]] = values[name]
-        taken |= kept[name]
+        labels[targetMasks[name]] = values[name]
+        labeledVoxels |= targetMasks[name]
     return labels, overlapping
 
 

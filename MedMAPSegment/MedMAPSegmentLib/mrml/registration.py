@@ -188,8 +188,8 @@ def undoRegistration(scene, node) -> bool:
     transform = node.GetParentTransformNode()
     node.SetAndObserveTransformNodeID(transform.GetTransformNodeID())
     count = scene.GetNumberOfNodesByClass("vtkMRMLTransformableNode")
-    others = (scene.GetNthNodeByClass(n, "vtkMRMLTransformableNode") for n in range(count))
-    if not any(other.GetTransformNodeID() == transform.GetID() for other in others):
+    transformables = (scene.GetNthNodeByClass(n, "vtkMRMLTransformableNode") for n in range(count))
+    if not any(other.GetTransformNodeID() == transform.GetID() for other in transformables):
         scene.RemoveNode(transform)
     return True
 
@@ -210,18 +210,18 @@ def brainsFit(scene, runCli: Callable[[dict], Any]) -> Method:
             # Command line modules see volumes without their parents, so they get stand-ins that lie
             # in the world.
             volumes = [_standIn(scene, node) for node in (pair.fixedNode, pair.movingNode)]
-            start, found = (
+            start, resultTransform = (
                 scene.AddNewNodeByClass("vtkMRMLLinearTransformNode", "MedMAP temporary")
                 for _ in "ab"
             )
-            temporary += [*volumes, start, found]
+            temporary += [*volumes, start, resultTransform]
             slicer.util.updateTransformMatrixFromArray(start, pair.start)
             cli = runCli(
                 {
                     "fixedVolume": volumes[0].GetID(),
                     "movingVolume": volumes[1].GetID(),
                     "initialTransform": start.GetID(),
-                    "linearTransform": found.GetID(),
+                    "linearTransform": resultTransform.GetID(),
                     "useRigid": True,
                     "samplingPercentage": 0.05,
                 }
@@ -231,7 +231,7 @@ def brainsFit(scene, runCli: Callable[[dict], Any]) -> Method:
                 raise InternalError(
                     f"BRAINSFit failed: {cli.GetErrorText()}", "Check that both scans show a brain."
                 )
-            return slicer.util.arrayFromTransformMatrix(found)
+            return slicer.util.arrayFromTransformMatrix(resultTransform)
         finally:
             for node in temporary:
                 scene.RemoveNode(node)

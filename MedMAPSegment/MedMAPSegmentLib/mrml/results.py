@@ -36,9 +36,9 @@ def resultsTable(scene, segmentationNode, task: Task):
     Raises:
         InputDataError: the segmentation cannot be read; the scene is unchanged then.
     """
-    found = labelsOn(segmentationNode, segmentationNode, task)
-    volumes = region_volumes_ml(found.labels, task, found.geometry.grid.voxel_ml)
-    diameters = region_diameters(found.labels, task, found.geometry.grid)
+    onGrid = labelsOn(segmentationNode, segmentationNode, task)
+    volumes = region_volumes_ml(onGrid.labels, task, onGrid.geometry.grid.voxel_ml)
+    diameters = region_diameters(onGrid.labels, task, onGrid.geometry.grid)
     columns = [
         Column("Region", [r.name for r in task.regions]),
         Column("Name", [r.title for r in task.regions]),
@@ -73,8 +73,8 @@ def centerOfSegments(segmentationNode, task: Task) -> tuple[float, float, float]
     Raises:
         InputDataError: the segmentation cannot be read.
     """
-    found = labelsOn(segmentationNode, segmentationNode, task)
-    return centerOf(found.labels, found.geometry.grid) if found.labels.any() else None
+    onGrid = labelsOn(segmentationNode, segmentationNode, task)
+    return centerOf(onGrid.labels, onGrid.geometry.grid) if onGrid.labels.any() else None
 
 
 def centerOf(labels: np.ndarray, grid: Grid) -> tuple[float, float, float]:
@@ -85,8 +85,8 @@ def centerOf(labels: np.ndarray, grid: Grid) -> tuple[float, float, float]:
         grid: where the voxels lie in the world.
     """
     middle = [
-        np.average(np.arange(n), weights=np.count_nonzero(labels, axis=others))
-        for n, others in _axes(labels)
+        np.average(np.arange(n), weights=np.count_nonzero(labels, axis=otherAxes))
+        for n, otherAxes in _axes(labels)
     ]
     right, anterior, superior = grid.affine[:3, :3] @ middle + grid.affine[:3, 3]
     return float(right), float(anterior), float(superior)
@@ -94,4 +94,5 @@ def centerOf(labels: np.ndarray, grid: Grid) -> tuple[float, float, float]:
 
 def _axes(labels: np.ndarray):
     """(length, the two other axes) of each axis."""
-    return [(n, tuple(a for a in range(3) if a != axis)) for axis, n in enumerate(labels.shape)]
+    otherAxes = ((1, 2), (0, 2), (0, 1))
+    return list(zip(labels.shape, otherAxes, strict=True))

@@ -186,7 +186,7 @@ def compute(request: Request, progress=None, cancelled=None) -> Review:
         raise Cancelled()
     if progress is not None:
         progress(0.0, "comparing with the reference")
-    found = compare(
+    comparison = compare(
         request.labels,
         request.reference,
         request.task,
@@ -196,7 +196,7 @@ def compute(request: Request, progress=None, cancelled=None) -> Review:
     )
     if progress is not None:
         progress(1.0, "done")
-    return found
+    return comparison
 
 
 def apply(
@@ -388,17 +388,21 @@ def _scoreColumns(request: Request, found: Review) -> list[Column]:
 
 def _sliceColumns(found: Review) -> list[Column]:
     slices = slicesOf(found)
-    shown = np.flatnonzero(~np.all([np.isnan(d) for d in slices.dice.values()], axis=0))
-    positions = slices.position_mm[shown]
+    scoredSlices = np.flatnonzero(~np.all([np.isnan(d) for d in slices.dice.values()], axis=0))
+    positions = slices.position_mm[scoredSlices]
     columns = [
-        Column("Slice", shown.tolist(), "", "Index along the slice axis, from 0"),
+        Column("Slice", scoredSlices.tolist(), "", "Index along the slice axis, from 0"),
         Column("Position", positions.tolist(), "mm", "Along the slice normal"),
     ]
     for name, scores in slices.dice.items():
-        columns.append(Column(name, scores[shown].tolist(), "", f"Dice of {name} in the slice"))
+        columns.append(
+            Column(name, scores[scoredSlices].tolist(), "", f"Dice of {name} in the slice")
+        )
     for name, counts in slices.wrong_voxels.items():
         description = f"Voxels of {name} that only one of the two has"
-        columns.append(Column(f"{name} wrong", counts[shown].tolist(), "voxels", description))
+        columns.append(
+            Column(f"{name} wrong", counts[scoredSlices].tolist(), "voxels", description)
+        )
     return columns
 
 

@@ -69,17 +69,19 @@ def addPhantomPatient(
             "Install it with the PyTorch extension.",
         ) from error
     phantom = generate(seed, shape=SHAPE, spacing=SPACING_MM)
-    made = f"medmap.phantom, seed {seed}"
+    provenance = f"medmap.phantom, seed {seed}"
     volumes = {}
     for modality in task.modalities:
         if modality.name in phantom.images:
             array = phantom.images[modality.name].numpy()
             title = f"{name} {modality.title}"
             volumes[modality.name] = _add(
-                scene, "vtkMRMLScalarVolumeNode", title, array, phantom.affine, made
+                scene, "vtkMRMLScalarVolumeNode", title, array, phantom.affine, provenance
             )
     values = np.array(task.label_values(), np.uint8)[phantom.label.numpy()]
-    truth = _add(scene, "vtkMRMLLabelMapVolumeNode", f"{name} truth", values, phantom.affine, made)
+    truth = _add(
+        scene, "vtkMRMLLabelMapVolumeNode", f"{name} truth", values, phantom.affine, provenance
+    )
     patient = PhantomPatient(volumes, truth)
     _group(scene, patient.nodes, name)
     return patient

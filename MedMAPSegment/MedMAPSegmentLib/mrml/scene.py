@@ -117,8 +117,8 @@ def segmentationFromResult(scene, referenceNode, result, task: Task, node=None):
     provenance = _provenanceText(result.provenance.to_dict())
     for segment in segments.values():
         segment.SetTag(PROVENANCE, provenance)
-    made = node is None
-    if made:
+    isNewNode = node is None
+    if isNewNode:
         name = scene.GenerateUniqueName(f"{referenceNode.GetName()} - MedMAP")
         node = scene.AddNewNodeByClass("vtkMRMLSegmentationNode", name)
         restore = partial(removeWithDisplay, scene, node)

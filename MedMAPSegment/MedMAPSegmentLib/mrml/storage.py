@@ -88,10 +88,10 @@ def _sameVoxels(name: str, path: Path, voxels: np.ndarray, header: Header, data:
         inFile = inFile * header.slope + header.inter
     # Slicer may store a left-handed scan in another order, hence sorted; what was NaN has been
     # replaced.
-    shown = np.sort(voxels, axis=None)
+    sortedVoxels = np.sort(voxels, axis=None)
     if (
-        shown.size != inFile.size
-        or np.isclose(shown, np.sort(np.nan_to_num(inFile)), 1e-4, 1e-4).mean() < 0.99
+        sortedVoxels.size != inFile.size
+        or np.isclose(sortedVoxels, np.sort(np.nan_to_num(inFile)), 1e-4, 1e-4).mean() < 0.99
     ):
         raise InputDataError(
             f"{name}: the voxels shown are not those of its file {path.name}.",

@@ -226,9 +226,9 @@ class InputsSection(Section):
 
 
 def _stateWord(state: SlotState) -> str:
-    words = {
+    stateTitles = {
         SlotState.USED: _("used"),
         SlotState.MISSING: _("missing"),
         SlotState.LEFT_OUT: _("excluded"),
     }
-    return words[state]
+    return stateTitles[state]

@@ -25,7 +25,7 @@ class Jobs:
     """Carries out work on the worker thread.
 
     Args:
-        state: is told when a computation begins and ends.
+        state: notified when a computation begins and ends.
 
     Attributes:
         runner: carries out the work (``runner.Runner``).

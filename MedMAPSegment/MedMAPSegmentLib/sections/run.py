@@ -115,6 +115,6 @@ class RunSection(Section):
         showText(self.ui.runNoteLabel, text)
 
     def clear(self) -> None:
-        """A new scene: nothing was said about the last one."""
+        """A new scene: the messages about the last one no longer apply."""
         showText(self.ui.statusLabel, "")
         showText(self.ui.runNoteLabel, "")

@@ -96,7 +96,7 @@ def saveTable(tableNode, state: PanelState) -> None:
 
     Args:
         tableNode: vtkMRMLTableNode, or None.
-        state: is told where it was saved.
+        state: receives the path of the saved file.
     """
     if tableNode is None:
         return

@@ -102,7 +102,9 @@ def bench_infer(
                 f"There are {len(order)} modalities, not {max(present)}.",
                 f"Ask for at most {len(order)}.",
             )
-        chosen = {count: {name: files[name] for name in order[:count]} for count in present}
+        chosen = {}
+        for count in present:
+            chosen[count] = {name: files[name] for name in order[:count]}
         for scheme in schemes:
             published = scheme == "published"
             for count in present[:1] if published else present:

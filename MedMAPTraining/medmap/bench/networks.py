@@ -217,7 +217,8 @@ def count_gflop(
 
 def networks_table(rows: Sequence[NetworkRow]) -> Table:
     """The rows as a table for a terminal; the caption says how to read it."""
-    threads = "/".join(str(number) for number in sorted({row.threads for row in rows}))
+    thread_counts = sorted({row.threads for row in rows})
+    threads = "/".join(map(str, thread_counts))
     devices = ", ".join(sorted({row.device for row in rows}))
     table = Table(
         title="Backbones: cost of one forward pass",

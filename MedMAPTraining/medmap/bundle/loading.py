@@ -78,7 +78,7 @@ class Bundle:
             (``card["population"]``), the measured Dice per subset (``card["dice"]``; on synthetic
             cases ``card["dice_synthetic"]``).
         network_spec, network: of the first entry, which is the only one of most bundles.
-        others: further networks, each made for one modality subset; see ``entries``.
+        further_networks: further networks, each made for one modality subset; see ``entries``.
         confidence: thresholds below which connected components are suppressed.
         training_cases: what the networks were trained on; None where the bundle does not say.
     """
@@ -92,7 +92,7 @@ class Bundle:
     card: dict
     network: Backbone
     postprocess: PostprocessSpec = NO_POSTPROCESSING
-    others: tuple[tuple[NetworkSpec, Backbone], ...] = ()
+    further_networks: tuple[tuple[NetworkSpec, Backbone], ...] = ()
     confidence: ConfidenceSpec = NO_THRESHOLDS
     training_cases: TrainingCases | None = None
 
@@ -107,7 +107,7 @@ class Bundle:
     @property
     def entries(self) -> tuple[Entry, ...]:
         """Every network with the modalities that it can take, in the bundle's order."""
-        networks = ((self.network_spec, self.network), *self.others)
+        networks = ((self.network_spec, self.network), *self.further_networks)
         return tuple(_entry(self.task, spec, net, self.modalities) for spec, net in networks)
 
     @property
@@ -136,7 +136,7 @@ class Bundle:
             self,
             network_spec=spec,
             network=network,
-            others=tuple(members[1:]),
+            further_networks=tuple(members[1:]),
             training_cases=None if cases is None else cases.of_member(number),
         )
 
@@ -224,7 +224,7 @@ def load_bundle(path: str | os.PathLike) -> Bundle:
         card=metadata.card,
         network=first_network,
         postprocess=PostprocessSpec.from_dict(metadata.postprocess),
-        others=tuple(networks[1:]),
+        further_networks=tuple(networks[1:]),
         confidence=ConfidenceSpec.from_dict(metadata.confidence),
         training_cases=metadata.training_cases,
     )
@@ -271,7 +271,7 @@ def save_bundle(
     inference: InferenceSpec,
     card: Mapping,
     postprocess: PostprocessSpec = NO_POSTPROCESSING,
-    others: Sequence[tuple[NetworkSpec, Backbone]] = (),
+    further_networks: Sequence[tuple[NetworkSpec, Backbone]] = (),
     confidence: ConfidenceSpec = NO_THRESHOLDS,
     training_cases: TrainingCases | None = None,
     overwrite: bool = False,
@@ -279,17 +279,17 @@ def save_bundle(
     """Write a bundle, all or nothing; weights are stored in half precision.
 
     Args:
-        others: further networks, each made for one modality subset.
+        further_networks: further networks, each made for one modality subset.
         training_cases: what the networks were trained on, if that is known.
 
     Raises:
         BundleError: two of the networks are made for the same subset.
         OutputError: the folder exists (and ``overwrite`` is False) or cannot be written.
     """
-    networks = [(network_spec, network), *others]
+    networks = [(network_spec, network), *further_networks]
     network_sections = [{"name": spec.name, "options": spec.options} for spec, _ in networks]
-    section: dict = {"format": 2 if others else 1, "task": task.to_dict()}
-    if others:
+    section: dict = {"format": 2 if further_networks else 1, "task": task.to_dict()}
+    if further_networks:
         section["networks"] = network_sections
     else:
         section["network"] = network_sections[0]
@@ -390,7 +390,7 @@ def _load_weights(bundle: Bundle, data: bytes, folder_name: str) -> None:
     try:
         weights = _full_precision(load_tensors(data))
         for entry in bundle.entries:
-            prefix = f"{entry.name}/" if bundle.others else ""
+            prefix = f"{entry.name}/" if bundle.further_networks else ""
             state = {}
             for name in [name for name in weights if name.startswith(prefix)]:
                 state[name.removeprefix(prefix)] = weights.pop(name)

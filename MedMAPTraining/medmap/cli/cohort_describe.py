@@ -62,13 +62,13 @@ def describe(
 
 def _print_subsets(description: CohortDescription) -> None:
     """Bars in text: one row for each modality subset."""
-    most = max(description.subsets.values())
+    largest_count = max(description.subsets.values())
     rows = []
     for subset, count in description.subsets.items():
         dots = []
         for name in description.task.modality_names:
             dots.append("●" if name in subset.split("+") else "○")
-        bar = "█" * max(1, round(20 * count / most))
+        bar = "█" * max(1, round(20 * count / largest_count))
         rows.append([*dots, str(count), bar])
     titles = [modality.title for modality in description.task.modalities]
     title = f"{description.cases} cases, {description.labeled} with reference labels"

@@ -95,7 +95,7 @@ def _subset(loaded: Bundle, entry: Entry) -> str:
 def verify(bundle: Annotated[Path | None, typer.Argument(help="Bundle folder.")] = None) -> None:
     """Check every byte of a bundle against its SHA-256, then build and load it."""
     loaded = loaded_bundle(bundle)
-    network_count = f" ({len(loaded.entries)} networks)" if loaded.others else ""
+    network_count = f" ({len(loaded.entries)} networks)" if loaded.further_networks else ""
     out.print(
         f"{loaded.id} is intact{network_count}. SHA-256 {loaded.sha256}",
         soft_wrap=True,

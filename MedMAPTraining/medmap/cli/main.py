@@ -131,25 +131,25 @@ def _global_flags(arguments: Sequence[str]) -> tuple[set[str], list[str]]:
         end = list(arguments).index("--")
     known_flags = {"--debug", *QUIET, *VERBOSE}
     flags = {argument for argument in arguments[:end] if argument in known_flags}
-    others = [argument for argument in arguments[:end] if argument not in known_flags]
-    return flags, [*others, *arguments[end:]]
+    other_arguments = [argument for argument in arguments[:end] if argument not in known_flags]
+    return flags, [*other_arguments, *arguments[end:]]
 
 
 def _plugin_files(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
     """The values of ``--plugin``, wherever they stand before ``--``, and the other arguments."""
     files = []
-    others: list[str] = []
-    rest = iter(arguments)
-    for argument in rest:
+    other_arguments: list[str] = []
+    remaining_arguments = iter(arguments)
+    for argument in remaining_arguments:
         if argument == "--":
-            others += [argument, *rest]
+            other_arguments += [argument, *remaining_arguments]
         elif argument == "--plugin":
-            files.append(next(rest, ""))
+            files.append(next(remaining_arguments, ""))
         elif argument.startswith("--plugin="):
             files.append(argument.removeprefix("--plugin="))
         else:
-            others.append(argument)
-    return files, others
+            other_arguments.append(argument)
+    return files, other_arguments
 
 
 def _load_plugins(files: Sequence[str]) -> None:

@@ -36,7 +36,10 @@ def print_table(
 
 def _widths(headings: Sequence[str], rows: Sequence[Sequence[str] | None]) -> list[int]:
     lines = [headings, *(row for row in rows if row is not None)]
-    return [max(len(line[column]) for line in lines) for column in range(len(headings))]
+    widths = []
+    for column in range(len(headings)):
+        widths.append(max(len(line[column]) for line in lines))
+    return widths
 
 
 def _parts(widths: Sequence[int], keys: int, width: int) -> list[list[int]]:

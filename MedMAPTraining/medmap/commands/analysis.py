@@ -23,7 +23,7 @@ class AnalyzeOptions:
 
     tap: str | None = None
     cases: int = 10
-    places: int = 200
+    sampled_voxels: int = 200
     seed: int = 0
     overwrite: bool = False
 
@@ -45,7 +45,9 @@ def analyze_bundles(
         cases = find_cases(data, bundle.task)[: options.cases]
         network = bundle.entry_for(bundle.task.modality_names).network
         tap = options.tap or default_tap(network)
-        latents = collect_latents(bundle, cases, tap=tap, places=options.places, seed=options.seed)
+        latents = collect_latents(
+            bundle, cases, tap=tap, places=options.sampled_voxels, seed=options.seed
+        )
         measures[name] = {
             "bundle": bundle.id,
             "sha256": bundle.sha256,

@@ -326,9 +326,11 @@ def _finished(job: Job, bundle: Bundle) -> dict | None:
     """The report of an earlier run if it is of the same files and bundle and its label map is intact."""
     try:
         report = json.loads((job.folder / job.layout.report).read_text(encoding="utf-8"))
-        same = report["bundle"]["sha256"] == bundle.sha256
-        same = same and report["label_map_sha256"] == sha256_of(job.folder / job.layout.label_map)
-        return report if same and _has_same_inputs(job, report, bundle) else None
+        if report["bundle"]["sha256"] != bundle.sha256:
+            return None
+        if report["label_map_sha256"] != sha256_of(job.folder / job.layout.label_map):
+            return None
+        return report if _has_same_inputs(job, report, bundle) else None
     except (OSError, ValueError, KeyError, TypeError):
         return None
 

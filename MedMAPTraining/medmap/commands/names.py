@@ -18,8 +18,8 @@ def distinct_names(candidates: Sequence[Sequence[str]]) -> list[str]:
     for item in candidates:
         chosen = item[-1]
         for level, name in enumerate(item):
-            same = [other for other in candidates if other[level] == name]
-            if len(same) == 1:
+            namesakes = [other for other in candidates if other[level] == name]
+            if len(namesakes) == 1:
                 chosen = name
                 break
         names.append(chosen)

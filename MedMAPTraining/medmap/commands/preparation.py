@@ -220,7 +220,7 @@ def _jobs(
         report((number + 1) / len(cases), text)
         visible = None
         if available is not None:
-            visible = tuple(bool(shown) for shown in available(case.case_id))
+            visible = tuple(bool(flag) for flag in available(case.case_id))
         try:
             jobs.append(_job(case, task, spec, cache, visible))
         except (InputDataError, MissingInputError) as error:
@@ -362,7 +362,7 @@ def _begin_worker(lifeline: Connection) -> None:
 
 
 def _outcome(job: PreparationJob, cache: Path) -> MedMAPError | None:
-    """Prepare one case; a fault of its files is returned, so that those of all cases are told."""
+    """Prepare one case; a fault of its files is returned, so that those of all cases are reported."""
     with worker.working():
         try:
             job.prepare(cache)

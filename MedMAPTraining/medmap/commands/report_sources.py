@@ -88,7 +88,7 @@ class Figures:
         another one, on file systems without upper and lower case neither.
         """
         file_name = re.sub(r"[^A-Za-z0-9.+_-]+", "-", name).strip("-")
-        in_use = {kept.lower() for kept in self.pictures}
+        in_use = {picture_name.lower() for picture_name in self.pictures}
         unique = file_name
         count = 1
         while unique.lower() in in_use:

@@ -175,7 +175,10 @@ def split_cases(
                 "without one.",
                 option="data, --split none",
             )
-    return {part: [by_name[name] for name in names] for part, names in names_of.items()}
+    cases_of = {}
+    for part, names in names_of.items():
+        cases_of[part] = [by_name[name] for name in names]
+    return cases_of
 
 
 def _make_run(run: Path, team: Team) -> None:

@@ -78,16 +78,16 @@ def task_of_training(
     Raises:
         UsageError: the run has begun with another one, or the recipe has other dimensions.
     """
-    kept = task_of_run(run) if run is not None and has_task(run) else None
+    run_task = task_of_run(run) if run is not None and has_task(run) else None
     if options.task is not None:
         task = find_task(options.task)
     elif start is not None:
         task = start.task
-    elif kept is not None:
-        task = kept
+    elif run_task is not None:
+        task = run_task
     else:
         task = find_task(recipe.task)
-    if run is not None and kept is not None and kept != task:
+    if run is not None and run_task is not None and run_task != task:
         raise UsageError(
             f"The run {run.name} has begun with another description of the task {task.name}.",
             "Choose another folder, or give the task as it was.",
@@ -102,7 +102,7 @@ def task_of_training(
 
 
 def _recipe_of_bundle(recipe: Recipe, start: Bundle) -> Recipe:
-    if start.others:
+    if start.further_networks:
         raise UsageError(
             f"The bundle {start.id} holds several networks.", "Begin with a bundle of one."
         )

@@ -271,12 +271,12 @@ def _with_parameters(
     lacks_inversion_time = named == {FLAIR} and contrast == T2
     if contrast in named or lacks_inversion_time:
         return scores, ""
-    both = {name: min(score, CONTRADICTED) for name, score in scores.items()}
-    return both | {contrast: CONTRADICTED}, timing
+    capped_scores = {name: min(score, CONTRADICTED) for name, score in scores.items()}
+    return capped_scores | {contrast: CONTRADICTED}, timing
 
 
 def _reason(reading: Reading, origin: str, evidence: SeriesEvidence) -> str:
-    quoted_words = " and ".join(f"'{word}'" for word in reading.words)
+    quoted_words = " and ".join(f"'{word}'" for word in reading.known_words)
     verb = "say" if " and " in origin else "says"
     reason = f"the {origin} {verb} {quoted_words}"
     is_open = T1CE in reading.scores and len(reading.scores) == 2

@@ -1,4 +1,4 @@
-"""The contrast that the timing of an MR sequence gives, as far as it is beyond doubt."""
+"""The contrast that the timing of an MR sequence gives, where it is unambiguous."""
 
 from __future__ import annotations
 

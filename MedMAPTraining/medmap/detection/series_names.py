@@ -31,13 +31,13 @@ class Reading:
     Attributes:
         scores: contrast (one of ``CONTRASTS``) -> confidence 0..1; empty if the texts say nothing,
             several if they leave it open.
-        words: the known words behind the scores, in the order of the texts.
+        known_words: words with a known meaning, behind the scores, in the order of the texts.
         exclusion: why it is none of ``CONTRASTS`` (``'adc' means diffusion imaging``); empty if
             nothing speaks against it.
     """
 
     scores: dict[str, float] = field(default_factory=dict)
-    words: tuple[str, ...] = ()
+    known_words: tuple[str, ...] = ()
     exclusion: str = ""
 
 

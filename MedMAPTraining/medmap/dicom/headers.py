@@ -183,13 +183,13 @@ def without_identity(text: str, identity: frozenset[str]) -> str:
 
     Technicians write names into descriptions, and descriptions go into reports.
     """
-    words = []
+    visible_words = []
     for word in text.split():
         if identity.isdisjoint(_parts(word)):
-            words.append(word)
+            visible_words.append(word)
         else:
-            words.append("…")
-    return " ".join(words)
+            visible_words.append("…")
+    return " ".join(visible_words)
 
 
 _IDENTIFYING = (
@@ -205,11 +205,11 @@ _SHORTEST_NAME = 3
 
 
 def _identifying_words(dataset: Dataset) -> frozenset[str]:
-    words: set[str] = set()
+    name_words: set[str] = set()
     for keyword in _IDENTIFYING:
         text = str(dataset.get(keyword) or "")
-        words.update(word for word in _parts(text) if len(word) >= _SHORTEST_NAME)
-    return frozenset(words)
+        name_words.update(word for word in _parts(text) if len(word) >= _SHORTEST_NAME)
+    return frozenset(name_words)
 
 
 def _parts(text: str) -> list[str]:

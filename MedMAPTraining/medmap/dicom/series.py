@@ -236,8 +236,8 @@ def _parallel_groups(slices: Sequence[Slice]) -> list[list[Slice]]:
 
 def _repetitions(slices: Sequence[Slice]) -> int:
     """Largest number of slices at one position."""
-    places = np.rint(along_normal(slices) / SAME_POSITION_MM / 2)
-    return max(Counter(places.tolist()).values())
+    positions = np.rint(along_normal(slices) / SAME_POSITION_MM / 2)
+    return max(Counter(positions.tolist()).values())
 
 
 def _split_by_content(slices: Sequence[Slice]) -> list[list[Slice]]:

@@ -177,8 +177,10 @@ def _fixed_series(study: Study, choices: Mapping[str, str]) -> dict[str, Series 
             continue
         series = series_by_key.get(key.lower())
         if series is None:
-            known = ", ".join(entry.key for entry in study.series)
-            raise UsageError(f"There is no series {key}.", f"The study has the series {known}.")
+            series_keys = ", ".join(entry.key for entry in study.series)
+            raise UsageError(
+                f"There is no series {key}.", f"The study has the series {series_keys}."
+            )
         if series.stack is None:
             raise InputDataError(
                 f"Series {key} cannot be used: {series.unusable}.",
@@ -196,11 +198,11 @@ def _evidence(
     study: Study, task: Task, fixed: Mapping[str, Series | None]
 ) -> dict[str, SeriesEvidence]:
     """Evidence by series key; what the user fixed, copies, and reformats are no candidates."""
-    taken = {series.key for series in fixed.values() if series is not None}
+    chosen_keys = {series.key for series in fixed.values() if series is not None}
     evidence = {}
     for series in study.series:
         unusable = series.unusable
-        if series.key in taken:
+        if series.key in chosen_keys:
             unusable = "chosen for another modality"
         evidence[series.key] = evidence_of(series, unusable)
     unused = _copies(study, evidence, task)

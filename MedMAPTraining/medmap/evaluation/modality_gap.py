@@ -137,9 +137,9 @@ def _tap_alone(
     """A tap behind the fusion where the network is given one modality and nothing else."""
     present = torch.zeros(1, count, dtype=torch.bool)
     present[0, modality] = True
-    alone: list[Features | None] = [None] * count
-    alone[modality] = features
-    value = network.decode(alone, present, (tap,)).taps[tap]
+    single_features: list[Features | None] = [None] * count
+    single_features[modality] = features
+    value = network.decode(single_features, present, (tap,)).taps[tap]
     if isinstance(value, list):
         return next(tensor for tensor in value if tensor is not None)
     return value

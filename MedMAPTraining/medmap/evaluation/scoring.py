@@ -300,7 +300,8 @@ def write_rows(path: str | Path, rows: Sequence[ScoreRow]) -> None:
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
     writer.writerow([field.name for field in fields(ScoreRow)])
-    writer.writerows([_cell(value) for value in astuple(row)] for row in rows)
+    for row in rows:
+        writer.writerow([_cell(value) for value in astuple(row)])
     write_text(path, buffer.getvalue())
 
 

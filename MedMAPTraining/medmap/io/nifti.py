@@ -57,9 +57,11 @@ def read_nifti(
     matrix, placed = choose_affine(header, label, affine, assume_orientation)
     notes = [placed]
     if len(header.dims) > 3:
-        shown = " x ".join(str(n) for n in header.dims)
+        shape_text = " x ".join(str(n) for n in header.dims)
         notes.append(
-            Finding("warning", "frames", f"{label} is stored as {shown}: read as one 3-D volume.")
+            Finding(
+                "warning", "frames", f"{label} is stored as {shape_text}: read as one 3-D volume."
+            )
         )
     array = _intensities(header, data, label, notes)
     return Volume(array, matrix, name, tuple(notes))
@@ -106,8 +108,8 @@ def write_volume(path: str | os.PathLike, array: np.ndarray, affine: np.ndarray)
         UsageError: the name does not end in .nii or .nii.gz.
         OutputError, IOFailure: it cannot be written.
     """
-    whole = bool(np.all((array == np.rint(array)) & (np.abs(array) < 2**15)))
-    array = array.astype(np.int16 if whole else np.float32)
+    is_integer = bool(np.all((array == np.rint(array)) & (np.abs(array) < 2**15)))
+    array = array.astype(np.int16 if is_integer else np.float32)
     _write(path, _new_header(array, affine), array)
 
 
@@ -163,10 +165,10 @@ def _new_header(array: np.ndarray, affine: np.ndarray) -> nib.Nifti1Header:
 
 
 def _copy_geometry(header: nib.Nifti1Header, like: Header, grid: Grid) -> None:
-    places = [affine for affine in (like.sform, like.qform) if affine is not None] or [
-        like.unoriented
-    ]
-    if not any(Grid(like.shape, affine).distance(grid) < 0.01 for affine in places):
+    stored_affines = [affine for affine in (like.sform, like.qform) if affine is not None]
+    if not stored_affines:
+        stored_affines = [like.unoriented]
+    if not any(Grid(like.shape, affine).distance(grid) < 0.01 for affine in stored_affines):
         raise InternalError(
             "The result does not lie on the grid of the scan it belongs to.", "Please report this."
         )

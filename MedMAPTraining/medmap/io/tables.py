@@ -80,8 +80,11 @@ def _read(path: Path) -> _Table:
         raise InputDataError(
             f"The table {path.name} is not understood ({error}).", "Save it as CSV again."
         ) from error
-    cells = [[cell.strip() for cell in line] for line in lines]
-    cells = [line for line in cells if any(line)]
+    cells = []
+    for line in lines:
+        stripped = [cell.strip() for cell in line]
+        if any(stripped):
+            cells.append(stripped)
     titles = cells[0] if cells else []
     rows = []
     for line in cells[1:]:

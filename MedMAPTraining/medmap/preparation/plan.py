@@ -112,12 +112,12 @@ def plan_preparation(
     check_array(dict(volumes), task)
     check_contrast(dict(volumes), task)
     names = tuple(name for name in task.modality_names if name in volumes)
-    others = tuple(name for name in names if name != reference)
+    moving_names = tuple(name for name in names if name != reference)
     if mode == "always":
-        return PreparationPlan(reference, names, others)
+        return PreparationPlan(reference, names, moving_names)
     extract = tuple(name for name in names if name in masked or has_skull(volumes[name]))
     align = []
-    for name in others:
+    for name in moving_names:
         is_raw = name in extract or reference in extract
         if is_raw or _lie_apart(volumes[reference], volumes[name]):
             align.append(name)

@@ -358,8 +358,8 @@ class _Level:
 
 def _orthonormal(rotation: np.ndarray) -> np.ndarray:
     """The closest exact rotation: ITK refuses matrices that are orthogonal to a few digits only."""
-    left, _, right = np.linalg.svd(rotation)
-    return left @ right
+    left_vectors, _, right_vectors = np.linalg.svd(rotation)
+    return left_vectors @ right_vectors
 
 
 def _image(sitk: ModuleType, array: np.ndarray, volume: Volume, voxel_mm: float) -> Any:

@@ -181,10 +181,10 @@ def prepare_scans(
     names = [name for name in task.modality_names if name in volumes]
     scans = {name: volumes[name] for name in names}
     run = _Run(scans, task, plan, progress or ignore_progress, cancel or never_cancel)
-    given = brain_masks or {}
+    masks_by_name = brain_masks or {}
     # Scans with a mask first: the others may borrow it.
-    for name in sorted(plan.extract, key=lambda name: name not in given):
-        run.extract(name, given.get(name), method)
+    for name in sorted(plan.extract, key=lambda name: name not in masks_by_name):
+        run.extract(name, masks_by_name.get(name), method)
     for name in plan.align:
         run.align(name)
     run.fuse()

@@ -84,20 +84,22 @@ def heat_map(summary: Summary, task: Task, title: str) -> bytes:
     width = 1.5 + 0.36 * len(task.modalities) + 1.15 * len(regions)
     figure = new_figure(width, 0.9 + 0.3 * count)
     axes = figure.add_subplot()
-    left = len(task.modalities) * DOT_SPACING
+    first_cell_x = len(task.modalities) * DOT_SPACING
     for row, (name, scores) in enumerate(subsets.items()):
         _dots(axes, row, name.split("+"), task)
         if summary.mark(name):
-            axes.text(left - 0.12, row, summary.mark(name), va="center", fontsize=8, color=INK)
-        _cells(axes, left, row, [scores[region] for region in regions])
+            axes.text(
+                first_cell_x - 0.12, row, summary.mark(name), va="center", fontsize=8, color=INK
+            )
+        _cells(axes, first_cell_x, row, [scores[region] for region in regions])
     for row, (name, scores) in enumerate(averages.items(), len(subsets)):
         # A small gap sets the averages apart from the subsets.
         down = row + 0.35
         text = f"mean, {name}"
-        axes.text(left - 0.12, down, text, ha="right", va="center", fontsize=8, color=INK)
-        _cells(axes, left, down, [scores[region] for region in regions])
-    _heat_map_head(axes, left, task)
-    axes.set_xlim(-1.35 if averages else -0.3, left + len(regions))
+        axes.text(first_cell_x - 0.12, down, text, ha="right", va="center", fontsize=8, color=INK)
+        _cells(axes, first_cell_x, down, [scores[region] for region in regions])
+    _heat_map_head(axes, first_cell_x, task)
+    axes.set_xlim(-1.35 if averages else -0.3, first_cell_x + len(regions))
     axes.set_ylim(count + 0.1, -1.3)
     axes.axis("off")
     axes.set_title(title, loc="left", fontsize=10, color=INK, fontweight="bold")

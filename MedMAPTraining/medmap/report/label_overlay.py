@@ -47,8 +47,8 @@ def tint(
         inside = winner == number
         outline = inside & ~_eroded(inside, round(line * _SUBPIXELS))
         opacity[outline] = 1
-    left, top, right, bottom = window
-    part = picture[top:bottom, left:right]
+    x_start, y_start, x_stop, y_stop = window
+    part = picture[y_start:y_stop, x_start:x_stop]
     part *= 1 - _averaged(opacity)[..., None]
     colors = [_averaged(palette[winner, channel] * opacity) for channel in range(3)]
     part += np.stack(colors, axis=-1)
@@ -64,9 +64,9 @@ def _painted(mask: np.ndarray, width: int, height: int) -> tuple[int, int, int, 
     if box is None:
         return None
     rows, columns = box
-    left, right = _pixels(columns, mask.shape[1], width)
-    top, bottom = _pixels(rows, mask.shape[0], height)
-    return left, top, right, bottom
+    x_start, x_stop = _pixels(columns, mask.shape[1], width)
+    y_start, y_stop = _pixels(rows, mask.shape[0], height)
+    return x_start, y_start, x_stop, y_stop
 
 
 def _pixels(voxels: slice, length: int, pixels: int) -> tuple[int, int]:
@@ -82,11 +82,11 @@ def _enlarge(
     layer: np.ndarray, width: int, height: int, window: tuple[int, int, int, int]
 ) -> np.ndarray:
     """The window (in pixels of the picture) of a mask, smoothly enlarged to the drawing grid."""
-    left, top, right, bottom = window
+    x_start, y_start, x_stop, y_stop = window
     across = layer.shape[1] / width
     down = layer.shape[0] / height
-    box = (left * across, top * down, right * across, bottom * down)
-    size = ((right - left) * _SUBPIXELS, (bottom - top) * _SUBPIXELS)
+    box = (x_start * across, y_start * down, x_stop * across, y_stop * down)
+    size = ((x_stop - x_start) * _SUBPIXELS, (y_stop - y_start) * _SUBPIXELS)
     image = Image.fromarray(np.ascontiguousarray(layer, np.float32))
     return np.asarray(image.resize(size, Image.Resampling.BILINEAR, box))
 

@@ -52,14 +52,14 @@ class _Layout:
     cell_width: int
     cell_heights: tuple[int, ...]
     scale: float
-    left: int = 40
+    left_margin: int = 40
     top: int = 120
     gap: int = 6
 
     def corner(self, column: int, row: int) -> tuple[int, int]:
         """Top left of a cell."""
         above = sum(self.cell_heights[:row]) + row * self.gap
-        return self.left + column * (self.cell_width + self.gap), self.top + above
+        return self.left_margin + column * (self.cell_width + self.gap), self.top + above
 
     @property
     def width(self) -> int:
@@ -309,16 +309,16 @@ def _draw(case: CaseView, task: Task, notes: _Notes) -> Page:
     _legend(page, layout, case.reference is not None, task, notes)
     first_warning = layout.bottom + 146 + further_rows
     for number, warning in enumerate(warnings):
-        page.text(layout.left, first_warning + _WARNING_ROW * number, warning, 11, AMBER)
+        page.text(layout.left_margin, first_warning + _WARNING_ROW * number, warning, 11, AMBER)
     _footer(page, layout, task.modality(_backdrop(case)).title)
     return page
 
 
 def _note_empty_prediction(page: Page, layout: _Layout, column: int, task: Task) -> None:
-    left, top = layout.corner(column, 0)
+    x, y = layout.corner(column, 0)
     page.text(
-        left + layout.cell_width / 2,
-        top + layout.cell_heights[0] - 34,
+        x + layout.cell_width / 2,
+        y + layout.cell_heights[0] - 34,
         f"No {task.target} found",
         13,
         AMBER,
@@ -333,15 +333,15 @@ def _header(page: Page, layout: _Layout, used: list[str], task: Task, notes: _No
     longest = layout.width // 15
     if len(title) > longest:
         title = title[: longest - 1] + "…"
-    page.text(layout.left, 28, title, 18, weight="bold")
-    page.text(layout.left, 64, "Scans", 12, GRAY)
+    page.text(layout.left_margin, 28, title, 18, weight="bold")
+    page.text(layout.left_margin, 64, "Scans", 12, GRAY)
     for number, modality in enumerate(task.modalities):
         text = f"\u25cb {modality.title} missing"
         color = AMBER
         if modality.name in used:
             text = f"\u25cf {modality.title}"
             color = WHITE
-        page.text(layout.left + 80 + 160 * number, 64, text, 12, color)
+        page.text(layout.left_margin + 80 + 160 * number, 64, text, 12, color)
 
 
 def _column_title(page: Page, layout: _Layout, number: int, column: str, task: Task) -> None:
@@ -356,20 +356,20 @@ def _column_title(page: Page, layout: _Layout, number: int, column: str, task: T
 
 
 def _center_in_cell(page: Page, layout: _Layout, column: int, row: int, panel: np.ndarray) -> None:
-    left, top = layout.corner(column, row)
+    x, y = layout.corner(column, row)
     width = layout.cell_width
     height = layout.cell_heights[row]
-    page.fill(left, top, width, height, _CELL_COLOR)
+    page.fill(x, y, width, height, _CELL_COLOR)
     panel = panel[:height, :width]
     panel_height, panel_width = panel.shape[:2]
-    down = top + (height - panel_height) // 2
-    across = left + (width - panel_width) // 2
+    down = y + (height - panel_height) // 2
+    across = x + (width - panel_width) // 2
     page.pixels[down : down + panel_height, across : across + panel_width] = panel
 
 
 def _letters(page: Page, layout: _Layout, column: int, row: int, letters: str) -> None:
     """Orientation letters at the left, right, top and bottom edge of a cell."""
-    left, top = layout.corner(column, row)
+    x, y = layout.corner(column, row)
     width = layout.cell_width
     height = layout.cell_heights[row]
     positions = (
@@ -379,7 +379,7 @@ def _letters(page: Page, layout: _Layout, column: int, row: int, letters: str) -
         (width / 2, height - 11),
     )
     for letter, (across, down) in zip(letters, positions, strict=True):
-        page.text(left + across, top + down, letter, 10, WHITE, ha="center", path_effects=_HALO)
+        page.text(x + across, y + down, letter, 10, WHITE, ha="center", path_effects=_HALO)
 
 
 def _row_titles(page: Page, layout: _Layout, case: CaseView) -> None:
@@ -390,22 +390,22 @@ def _row_titles(page: Page, layout: _Layout, case: CaseView) -> None:
             title += f"   {position_text(plane.normal, case.position_mm[plane.normal])}"
         down = layout.corner(0, row)[1] + height / 2
         size = 12 if height >= 90 else 10
-        page.text(layout.left / 2, down, title, size, rotation=90, ha="center")
+        page.text(layout.left_margin / 2, down, title, size, rotation=90, ha="center")
 
 
 def _legend(page: Page, layout: _Layout, compared: bool, task: Task, notes: _Notes) -> None:
-    left = layout.left
+    x = layout.left_margin
     top = layout.bottom + 22
-    page.text(left, top, "Labels of the prediction", 12, weight="bold")
+    page.text(x, top, "Labels of the prediction", 12, weight="bold")
     for number, label in enumerate(task.labels):
         down = top + 30 + _LEGEND_ROW * number
-        page.swatch(left, down, label.color, f"{label.title}")
-        page.text(left + 410, down, f"{notes.volumes[label.name]:.1f} ml", ha="right")
+        page.swatch(x, down, label.color, f"{label.title}")
+        page.text(x + 410, down, f"{notes.volumes[label.name]:.1f} ml", ha="right")
     if compared:
-        _score_table(page, left + 480, top, task, notes.scores)
+        _score_table(page, x + 480, top, task, notes.scores)
         _agreement_legend(page, layout.width - 250, top, task)
     else:
-        _region_volumes(page, left + 480, top, task, notes)
+        _region_volumes(page, x + 480, top, task, notes)
 
 
 def _region_volumes(page: Page, left: int, top: int, task: Task, notes: _Notes) -> None:
@@ -470,8 +470,8 @@ def _score_table(
 
 def _footer(page: Page, layout: _Layout, backdrop: str) -> None:
     height, width = page.pixels.shape[:2]
-    page.fill(layout.left, height - 40, width - layout.left - 10, 1, _LINE_COLOR)
+    page.fill(layout.left_margin, height - 40, width - layout.left_margin - 10, 1, _LINE_COLOR)
     warning = "Research use only — not for clinical use"
-    page.text(layout.left, height - 20, warning, 11, WHITE, weight="bold")
+    page.text(layout.left_margin, height - 20, warning, 11, WHITE, weight="bold")
     text = f"Patient's right on the left · one scale for all panels · overlays on {backdrop}"
     page.text(width - 10, height - 20, text, 10, GRAY, ha="right")

@@ -110,7 +110,7 @@ def _slice(array: np.ndarray, brain: np.ndarray, source: Grid, grid: Grid, plane
 def _page(
     rows: Mapping[str, list[_Slice]], reference: str, preparation: Preparation, task: Task
 ) -> Page:
-    sizes = [piece.gray.shape for piece in rows[reference]]
+    sizes = [plane_slice.gray.shape for plane_slice in rows[reference]]
     row_height = max(height for height, _ in sizes)
     columns = [width for _, width in sizes]
     column_total = 2 * (sum(columns) + _GAP * len(columns))
@@ -122,14 +122,14 @@ def _page(
     top = _TOP
     for name, slices in rows.items():
         page.text(_LEFT, top + 14, _row_title(name, preparation, task), 11)
-        left = _LEFT
-        for piece in slices:
-            _paste(page, left, top + _LEFT, _outlined(piece))
-            left += piece.gray.shape[1] + _GAP
+        x = _LEFT
+        for plane_slice in slices:
+            _paste(page, x, top + _LEFT, _outlined(plane_slice))
+            x += plane_slice.gray.shape[1] + _GAP
         if name != reference:
-            for piece, fixed in zip(slices, rows[reference], strict=True):
-                _paste(page, left, top + _LEFT, _checkerboard(fixed.gray, piece.gray))
-                left += piece.gray.shape[1] + _GAP
+            for plane_slice, fixed in zip(slices, rows[reference], strict=True):
+                _paste(page, x, top + _LEFT, _checkerboard(fixed.gray, plane_slice.gray))
+                x += plane_slice.gray.shape[1] + _GAP
         top += row_height + 2 * _LEFT
     footer = "Research use only — not for clinical use · patient's right on the left"
     page.text(_LEFT, shape[0] - 18, footer, 10, GRAY)
@@ -141,12 +141,12 @@ def _row_title(name: str, preparation: Preparation, task: Task) -> str:
     return f"{task.modality(name).title}: {' '.join(summaries) or 'left as it was.'}"
 
 
-def _outlined(piece: _Slice) -> np.ndarray:
+def _outlined(plane_slice: _Slice) -> np.ndarray:
     """[H, W, 3] uint8 scan with the border of its brain."""
-    pixels = _rgb(piece.gray)
-    padded = np.pad(piece.brain, 1)
+    pixels = _rgb(plane_slice.gray)
+    padded = np.pad(plane_slice.brain, 1)
     inner = padded[2:, 1:-1] & padded[:-2, 1:-1] & padded[1:-1, 2:] & padded[1:-1, :-2]
-    pixels[piece.brain & ~inner] = OUTLINE
+    pixels[plane_slice.brain & ~inner] = OUTLINE
     return pixels
 
 

@@ -90,9 +90,9 @@ def case_strip(picture: Slice, key: str, task: Task) -> bytes:
     height = _height(picture)
     page = Page(np.full((height + 30, len(panels) * (_CELL + _GAP), 3), _PAPER, np.uint8))
     for number, (title, pixels) in enumerate(panels):
-        left = number * (_CELL + _GAP)
-        page.pixels[26 : 26 + height, left : left + _CELL] = pixels
-        page.text(left + _CELL / 2, 12, title, 10, _INK, ha="center", weight="bold")
+        x = number * (_CELL + _GAP)
+        page.pixels[26 : 26 + height, x : x + _CELL] = pixels
+        page.text(x + _CELL / 2, 12, title, 10, _INK, ha="center", weight="bold")
     return png(page)
 
 
@@ -127,8 +127,8 @@ def _overlay(
 
 
 def _paste(page: Page, column: int, top: int, pixels: np.ndarray) -> None:
-    left = _LEFT + column * (_CELL + _GAP)
-    page.pixels[top : top + pixels.shape[0], left : left + _CELL] = pixels
+    x = _LEFT + column * (_CELL + _GAP)
+    page.pixels[top : top + pixels.shape[0], x : x + _CELL] = pixels
 
 
 def _head(page: Page, subsets: Sequence[Sequence[str]], task: Task) -> None:
@@ -152,11 +152,11 @@ def _dice(page: Page, column: int, down: float, scores: Mapping[str, float], tas
 
 
 def _legend(page: Page, down: int, task: Task) -> None:
-    left = _LEFT
+    x = _LEFT
     for label in task.labels:
-        page.fill(left, down - 7, 14, 14, label.color)
-        page.text(left + 22, down, label.title, 13, _INK)
-        left += 52 + 11 * len(label.title)
+        page.fill(x, down - 7, 14, 14, label.color)
+        page.text(x + 22, down, label.title, 13, _INK)
+        x += 52 + 11 * len(label.title)
     names = ", ".join(region.name for region in task.regions)
     text = f"Beneath: Dice of {names} in %, over the whole volume."
-    page.text(left + 20, down, text, 13, _QUIET)
+    page.text(x + 20, down, text, 13, _QUIET)

@@ -90,7 +90,7 @@ def _grid(table: PrintedTable, results: Mapping[tuple[str, float], float]) -> Gr
         for cell in row.cells:
             method = cell.keys["method"]
             ours = results.get((method, RATES.get(method, cell.keys["rate"])))
-            line.append(Figure(ours, cell.printed, method, 2, cell.shown))
+            line.append(Figure(ours, cell.printed, method, 2, cell.is_shown))
         grid.append(line)
     return grid
 

@@ -91,8 +91,8 @@ class Job:
     @property
     def name(self) -> str:
         """Unique in a plan: ``train conference-protokd-pk``."""
-        given = "".join(f", {other} as {modality}" for modality, other in self.feed)
-        return f"{self.kind} {self.run}{given}"
+        feed_text = "".join(f", {other} as {modality}" for modality, other in self.feed)
+        return f"{self.kind} {self.run}{feed_text}"
 
     @property
     def recipe_file(self) -> Path:
@@ -140,8 +140,8 @@ class Plan:
 
 def evaluation_folder(output: Path, run: str, feed: Mapping[str, str]) -> Path:
     """Where a run's evaluation lies."""
-    given = "".join(f"-{other}-as-{modality}" for modality, other in feed.items())
-    return output / "evaluations" / f"{run}{given}"
+    feed_suffix = "".join(f"-{other}-as-{modality}" for modality, other in feed.items())
+    return output / "evaluations" / f"{run}{feed_suffix}"
 
 
 def feed_of(subset: str, given: str) -> dict[str, str]:
@@ -343,7 +343,7 @@ def _chosen_runs(table: PrintedTable, only: Sequence[str]) -> tuple[str, ...]:
         for row in table.rows:
             if name.lower() in (title.lower() for title in row.titles):
                 for cell in row.cells:
-                    if cell.shown:
+                    if cell.is_shown:
                         matches += [run_of(keys) for keys in cell.operands]
         if not matches:
             raise UsageError(
@@ -371,8 +371,8 @@ def _evaluations(
             training = trainings.get(f"train {run_of(keys)}")
             if training is None or training.run not in chosen:
                 continue
-            given = keys.get("feed", ())
-            feeds = [given] if isinstance(given, str) else list(given)
+            feed_setting = keys.get("feed", ())
+            feeds = [feed_setting] if isinstance(feed_setting, str) else list(feed_setting)
             for feed in [feed_of(keys["subset"], other) for other in feeds] or [{}]:
                 job = replace(
                     training,

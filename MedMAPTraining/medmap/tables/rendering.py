@@ -52,7 +52,7 @@ def csv_text(table: PrintedTable, grid: Grid) -> str:
     writer.writerow(["table", "row", "column", "run", "ours", "printed", "difference"])
     for row, figures in zip(table.rows, grid, strict=True):
         for titles, figure in zip(table.columns, figures, strict=True):
-            if not figure.shown:
+            if not figure.is_shown:
                 continue
             ours = "" if figure.ours is None else number(figure.ours, figure.digits)
             printed = "" if figure.printed is None else number(figure.printed, figure.digits)
@@ -90,7 +90,7 @@ def latex(table: PrintedTable, grid: Grid, remarks: Sequence[str] = ()) -> str:
 
 def reading(grid: Grid) -> str:
     """How the cells are read."""
-    figures = [figure for line in grid for figure in line if figure.shown]
+    figures = [figure for line in grid for figure in line if figure.is_shown]
     has_ours = any(figure.ours is not None for figure in figures)
     has_printed = any(figure.printed is not None for figure in figures)
     if has_printed and has_ours:
@@ -102,7 +102,7 @@ def reading(grid: Grid) -> str:
 
 def cell_text(figure: Figure) -> str:
     """``58.10 (59.97)``; a dash for what is not measured."""
-    if not figure.shown:
+    if not figure.is_shown:
         return ""
     ours = DASH if figure.ours is None else number(figure.ours, figure.digits)
     if figure.printed is None:

@@ -26,14 +26,14 @@ class Figure:
         printed: None where the paper has none.
         run: whose score it is.
         digits: decimals; negative for exponents (p-values).
-        shown: False where the paper leaves the cell empty.
+        is_shown: False where the paper leaves the cell empty.
     """
 
     ours: float | None
     printed: float | None
     run: str = ""
     digits: int = 2
-    shown: bool = True
+    is_shown: bool = True
 
 
 Grid = list[list[Figure]]
@@ -58,30 +58,30 @@ class Scores:
             second = self.mean(cell.operands[1])
             return None if second is None else first - second
         if "percent_over" in keys:
-            others = [self.mean(operand) for operand in cell.operands[1:]]
-            known = [value for value in others if value is not None]
-            if len(known) < len(others) or max(known) == 0:
+            baseline_means = [self.mean(operand) for operand in cell.operands[1:]]
+            defined_means = [value for value in baseline_means if value is not None]
+            if len(defined_means) < len(baseline_means) or max(defined_means) == 0:
                 return None
-            return 100 * (first - max(known)) / max(known)
+            return 100 * (first - max(defined_means)) / max(defined_means)
         return first
 
     def mean(self, keys: Mapping) -> float | None:
         """Mean over the subsets, feeds and regions that the keys name."""
         values = self.values(keys)
-        known = [value for value in values if value is not None]
-        if not values or len(known) < len(values):
+        defined_values = [value for value in values if value is not None]
+        if not values or len(defined_values) < len(values):
             return None
-        return statistics.mean(known)
+        return statistics.mean(defined_values)
 
     def values(self, keys: Mapping) -> list[float | None]:
         """The scores that a mean is over: Dice in percent, distances in mm."""
-        given = keys.get("feed", "")
-        feeds = [given] if isinstance(given, str) else given
+        feed_setting = keys.get("feed", "")
+        feeds = [feed_setting] if isinstance(feed_setting, str) else feed_setting
         score = keys.get("score", "dice")
         values: list[float | None] = []
         for feed in feeds:
-            places = feed_of(keys["subset"], feed) if feed else {}
-            evaluation = self._evaluation(run_of(keys), places)
+            exchanged_images = feed_of(keys["subset"], feed) if feed else {}
+            evaluation = self._evaluation(run_of(keys), exchanged_images)
             if evaluation is None:
                 return [None]
             table = evaluation.summary.tables[score].subsets
@@ -143,8 +143,8 @@ def grid_of(table: PrintedTable, scores: Scores | None) -> Grid:
     for row in table.rows:
         line = []
         for cell in row.cells:
-            ours = scores.value(cell) if scores and cell.shown else None
+            ours = scores.value(cell) if scores and cell.is_shown else None
             digits = -1 if cell.keys.get("statistic") == "p-value" else 2
-            line.append(Figure(ours, cell.printed, cell.run, digits, cell.shown))
+            line.append(Figure(ours, cell.printed, cell.run, digits, cell.is_shown))
         grid.append(line)
     return grid

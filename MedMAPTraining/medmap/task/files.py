@@ -247,10 +247,10 @@ def _problems(task: Task) -> list[str]:
             problems.append(
                 f"the modality '{modality.name}' is not written in lower-case letters, digits and _"
             )
-    words: list[str] = []
+    modality_words: list[str] = []
     for modality in task.modalities:
-        words += {modality.name, modality.title.lower(), *modality.aliases}
-    problems += [f"two modalities are called '{word}'" for word in _repeated(words)]
+        modality_words += {modality.name, modality.title.lower(), *modality.aliases}
+    problems += [f"two modalities are called '{word}'" for word in _repeated(modality_words)]
     names = [label.name for label in task.labels]
     problems += [f"two labels are called '{name}'" for name in _repeated(names)]
     values = [v for label in task.labels for v in (label.value, *label.alternative_values)]

@@ -82,7 +82,7 @@ def export(
         selections[_title(entry)] = network.selection
     # Where several networks of a bundle can run, the first among equals does.
     trained.sort(key=lambda network: -_validated_dice(network.selection))
-    first, *others = trained
+    first, *other_networks = trained
     cases = cases_of_runs([_folders(entry) for entry in runs], task)
     subsets = []
     for network in trained:
@@ -96,14 +96,14 @@ def export(
         task=task,
         network=first.network,
         network_spec=first.spec,
-        others=[(network.spec, network.network) for network in others],
+        further_networks=[(network.spec, network.network) for network in other_networks],
         preprocess=recipe.preprocess,
         inference=inference_spec(recipe, first.network),
         postprocess=recipe.postprocess,
         card={
             **texts,
             "steps": first.step,
-            "selection": selections if others else first.selection,
+            "selection": selections if other_networks else first.selection,
             "recipe": asdict(recipe),
         },
         training_cases=cases,

@@ -57,11 +57,12 @@ class CheckpointSchedule:
         """Whether to save after this step; by time, the next interval begins now."""
         if self.save_every:
             return step % self.save_every == 0
-        now = time.monotonic()
-        interval = max(LEAST_SECONDS_BETWEEN_CHECKPOINTS, CHECKPOINT_SHARE * (now - self._started))
-        if now - self._last < interval:
+        current_seconds = time.monotonic()
+        elapsed_seconds = current_seconds - self._started
+        interval = max(LEAST_SECONDS_BETWEEN_CHECKPOINTS, CHECKPOINT_SHARE * elapsed_seconds)
+        if current_seconds - self._last < interval:
             return False
-        self._last = now
+        self._last = current_seconds
         return True
 
 

@@ -36,12 +36,12 @@ class PrintedCell:
     Attributes:
         keys: what it shows, see the module.
         printed: the paper's figure; None where it has none.
-        shown: False where the paper leaves the cell empty.
+        is_shown: False where the paper leaves the cell empty.
     """
 
     keys: Mapping
     printed: float | None
-    shown: bool = True
+    is_shown: bool = True
 
     @property
     def run(self) -> str:
@@ -98,7 +98,7 @@ class PrintedTable:
         """Every cell that the paper fills, row by row."""
         for row in self.rows:
             for cell in row.cells:
-                if cell.shown:
+                if cell.is_shown:
                     yield cell
 
     @property
@@ -206,7 +206,7 @@ def _row(row: Mapping, columns: list[Mapping]) -> PrintedRow:
     cells = []
     for column, figure in zip(columns, figures, strict=True):
         keys = {**column, **row, **column.get("force", {})}
-        for own in ("title", "printed", "force"):
-            keys.pop(own, None)
-        cells.append(PrintedCell(keys, figure, shown=figure is not None or "printed" not in row))
+        for layout_key in ("title", "printed", "force"):
+            keys.pop(layout_key, None)
+        cells.append(PrintedCell(keys, figure, is_shown=figure is not None or "printed" not in row))
     return PrintedRow(tuple(row["title"]), tuple(cells))

@@ -159,23 +159,23 @@ def training_cases(folds: Sequence[Sequence[RunCases]], task: Task) -> TrainingC
 
 
 def _joined(runs: Sequence[RunCases], task: Task) -> TrainingCases:
-    shown: dict[str, set[str]] = {}
+    modalities_of_case: dict[str, set[str]] = {}
     hashes: set[str] = set()
     earlier_modalities: set[str] = set()
     for run in runs:
         for case_id, scans in run.scans.items():
-            shown.setdefault(case_id, set()).update(scans)
+            modalities_of_case.setdefault(case_id, set()).update(scans)
             hashes.update(text for text in scans.values() if text)
         for case_id, names in run.generated.items():
-            shown.setdefault(case_id, set()).update(names)
+            modalities_of_case.setdefault(case_id, set()).update(names)
         for cases in run.earlier:
             hashes |= cases.hashes
             earlier_modalities.update(cases.modalities)
     counts = {}
     for name in task.modality_names:
-        counts[name] = sum(name in names for names in shown.values())
+        counts[name] = sum(name in names for names in modalities_of_case.values())
     modalities = []
     for name in task.modality_names:
         if counts[name] or name in earlier_modalities:
             modalities.append(name)
-    return TrainingCases(len(shown), counts, tuple(modalities), frozenset(hashes))
+    return TrainingCases(len(modalities_of_case), counts, tuple(modalities), frozenset(hashes))

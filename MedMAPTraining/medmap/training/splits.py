@@ -1,7 +1,7 @@
 """Which case belongs to training, validation and test, read from a file.
 
 Models are chosen on validation; test is scored once. ``note_scored`` keeps that honest: every scoring
-of test is written down beside the split file, and whoever scores the same weights again is told.
+of test is written down beside the split file, and whoever scores the same weights again gets a warning.
 """
 
 from __future__ import annotations

@@ -32,7 +32,7 @@ class Validation:
         folders: prepared cases (``medmap.training.cache.cache_case``) that training never sees.
         task: of the data.
         recipe: whose preprocessing the cache has, and whose windows inference has.
-        others: how many subsets besides the full one a case is scored under.
+        others: number of subsets, besides the full one, that each case is scored under.
 
     Attributes:
         cases: how many there are.

@@ -48,7 +48,7 @@ def made(sets, path, **options):
         task=BRATS,
         network=network,
         network_spec=spec,
-        others=others,
+        further_networks=others,
         preprocess=PreprocessSpec(spacing=4.0),
         inference=InferenceSpec(),
         card={},

@@ -194,25 +194,25 @@ class ModalityDistillation(Objective):
 
     def _compare_generated(self, features: list[Features | None], present: Tensor) -> None:
         """Add up how near the mean of the others comes to each modality's own bottleneck."""
-        for own, levels in enumerate(features):
+        for modality, levels in enumerate(features):
             if levels is None:
                 continue
             actual = self.backbone.latent(levels, "mod_bottleneck").float().flatten(1)
             total = torch.zeros_like(actual)
             number = torch.zeros(len(actual), device=actual.device)
             for other, other_levels in enumerate(features):
-                if other == own or other_levels is None:
+                if other == modality or other_levels is None:
                     continue
                 latent = self.backbone.latent(other_levels, "mod_bottleneck").float().flatten(1)
                 total += torch.where(present[:, other, None], latent, torch.zeros_like(latent))
                 number += present[:, other]
             generated = total / number.clamp(min=1)[:, None]
-            counted = (present[:, own] & (number > 0)).float()
+            counted = (present[:, modality] & (number > 0)).float()
             distance = (generated - actual).abs().mean(1)
             similarity = torch.cosine_similarity(generated, actual)
-            self.l1_sum[own] += (counted * distance).sum()
-            self.cosine_sum[own] += (counted * similarity).sum()
-            self.compared[own] += counted.sum()
+            self.l1_sum[modality] += (counted * distance).sum()
+            self.cosine_sum[modality] += (counted * similarity).sum()
+            self.compared[modality] += counted.sum()
 
     def epoch_end(self, epoch: int) -> dict[str, float]:
         """Importance and generated features of every modality by name."""
