@@ -53,17 +53,37 @@ def decode_by_region(probability: Tensor, regions: Sequence[Sequence[int]]) -> T
     Returns:
         [*S] int64 classes.
     """
+    outermost = regions[0]
+    background = [index for index in range(len(probability)) if index not in outermost]
+    is_inside = _sum_over(probability, outermost) > _sum_over(probability, background)
+    classes = torch.zeros(probability.shape[1:], dtype=torch.int64)
+    _fill(classes, ~is_inside, probability, background)
+    # A few of a hundred voxels are tumor: only these are compared further.
+    classes[is_inside] = _decode_inside(probability[:, is_inside], regions)
+    return classes
+
+
+def _decode_inside(probability: Tensor, regions: Sequence[Sequence[int]]) -> Tensor:
+    """[C, N] probabilities of voxels in the outermost region -> [N] classes."""
     classes = torch.zeros(probability.shape[1:], dtype=torch.int64)
     is_undecided = torch.ones(probability.shape[1:], dtype=torch.bool)
-    surrounding = tuple(range(len(probability)))
-    for region in regions:
-        outside = tuple(index for index in surrounding if index not in region)
-        is_inside = probability[list(region)].sum(0) > probability[list(outside)].sum(0)
+    surrounding = regions[0]
+    for region in regions[1:]:
+        outside = [index for index in surrounding if index not in region]
+        is_inside = _sum_over(probability, region) > _sum_over(probability, outside)
         _fill(classes, is_undecided & ~is_inside, probability, outside)
         is_undecided &= is_inside
-        surrounding = tuple(region)
+        surrounding = region
     _fill(classes, is_undecided, probability, surrounding)
     return classes
+
+
+def _sum_over(probability: Tensor, members: Sequence[int]) -> Tensor:
+    """[C, *S] -> [*S] summed over some classes."""
+    total = probability[members[0]]
+    for index in members[1:]:
+        total = total + probability[index]
+    return total
 
 
 def _fill(classes: Tensor, mask: Tensor, probability: Tensor, members: Sequence[int]) -> None:
