@@ -15,8 +15,14 @@ from collections.abc import Sequence
 LISTED_ERRORS = 20
 """``combined_error`` spells out this many causes and counts the others."""
 
-_OUT_OF_MEMORY = ("can't allocate memory", "not enough memory", "Cannot allocate memory")
-"""Texts of the plain RuntimeError that PyTorch raises when the CPU's memory is exhausted."""
+_OUT_OF_MEMORY = (
+    "can't allocate memory",
+    "not enough memory",
+    "Cannot allocate memory",
+    "failed to map segment",
+)
+"""Texts of PyTorch's plain RuntimeError, and of the ImportError of a library that the system could
+not load, when the CPU's memory is exhausted."""
 
 
 class MedMAPError(Exception):
@@ -140,7 +146,7 @@ def is_out_of_memory(error: BaseException) -> bool:
     """Whether an exception means that the memory of a device or of the system is exhausted."""
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return True
-    if not isinstance(error, RuntimeError):
+    if not isinstance(error, RuntimeError | ImportError):
         return False
     message = str(error)
     return any(text in message for text in _OUT_OF_MEMORY)

@@ -33,6 +33,48 @@ if TYPE_CHECKING:
     from medmap.task import Task
 
 
+Labels = Annotated[
+    str,
+    typer.Option(
+        help="Folder of the reference labels, with --predictions. Else the convention of the label "
+        "files, as --label-convention."
+    ),
+]
+Convention = Annotated[
+    str,
+    typer.Option(
+        "--label-convention",
+        help="brats2012, brats2017, brats2023, brats2024, brats-ped, msd, or task (the task's own "
+        "values) [default: recognized by the names of the cases].",
+    ),
+]
+Lesions = Annotated[
+    str,
+    typer.Option(
+        metavar="CHALLENGE",
+        help="Lesion-wise Dice and HD95 by the rule of BraTS-GLI, -SSA, -PED, -MEN or -MET, and "
+        "the normalized surface distance. Label maps: BraTS-GLI unless given.",
+    ),
+]
+Split = Annotated[
+    Optional[str],  # noqa: UP045
+    typer.Option(
+        help='Split file: {"train": [...], "val": [...], "test": [...]}, '
+        "CSV (case, part), or val.txt; or the name of a published split (brats2018_protokd)."
+    ),
+]
+Part = Annotated[
+    Optional[str],  # noqa: UP045
+    typer.Option(help="Part of the split: choose models on val, score test once [default: val]."),
+]
+Predictions = Annotated[
+    Optional[Path],  # noqa: UP045
+    typer.Option(
+        help="Score the label maps of this folder, of whatever program, instead of a bundle."
+    ),
+]
+
+
 @app.command()
 def evaluate(
     data: Annotated[
@@ -40,27 +82,9 @@ def evaluate(
         typer.Option(help="Folder of cases in the layout of the bundle's task, with labels."),
     ] = None,
     bundle: BundleOption = None,
-    predictions: Annotated[
-        Optional[Path],  # noqa: UP045
-        typer.Option(
-            help="Score the label maps of this folder, of whatever program, instead of a bundle."
-        ),
-    ] = None,
-    labels: Annotated[
-        str,
-        typer.Option(
-            help="Folder of the reference labels, with --predictions. Else the convention of the label "
-            "files, as --label-convention."
-        ),
-    ] = "",
-    convention: Annotated[
-        str,
-        typer.Option(
-            "--label-convention",
-            help="brats2012, brats2017, brats2023, brats2024, brats-ped, msd, or task (the task's own "
-            "values) [default: recognized by the names of the cases].",
-        ),
-    ] = "",
+    predictions: Predictions = None,
+    labels: Labels = "",
+    convention: Convention = "",
     task: Annotated[
         str, typer.Option(help="Task of the label maps; with --predictions.")
     ] = "BraTS",
@@ -71,14 +95,7 @@ def evaluate(
             "--predictions [default: all]."
         ),
     ] = "",
-    lesions: Annotated[
-        str,
-        typer.Option(
-            metavar="CHALLENGE",
-            help="Lesion-wise Dice and HD95 by the rule of BraTS-GLI, -SSA, -PED, -MEN or -MET, and "
-            "the normalized surface distance. Label maps: BraTS-GLI unless given.",
-        ),
-    ] = "",
+    lesions: Lesions = "",
     tolerance: Annotated[
         float, typer.Option(min=0.0, help="Of the normalized surface distance, in mm.")
     ] = 1.0,
@@ -90,19 +107,8 @@ def evaluate(
             help="Folder for scores, tables and pictures; a stopped evaluation resumes there.",
         ),
     ] = None,
-    split: Annotated[
-        Optional[str],  # noqa: UP045
-        typer.Option(
-            help='Split file: {"train": [...], "val": [...], "test": [...]}, '
-            "CSV (case, part), or val.txt; or the name of a published split (brats2018_protokd)."
-        ),
-    ] = None,
-    part: Annotated[
-        Optional[str],  # noqa: UP045
-        typer.Option(
-            help="Part of the split: choose models on val, score test once [default: val]."
-        ),
-    ] = None,
+    split: Split = None,
+    part: Part = None,
     feed: Annotated[
         Optional[list[str]],  # noqa: UP045
         typer.Option(

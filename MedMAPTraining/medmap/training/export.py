@@ -91,7 +91,7 @@ def export(
     texts = {"description": describe(task, subsets, cases), **cost_of(trained), **card}
     return save_bundle(
         bundle,
-        name=name or default_name(_folders(runs[0])[0], trained),
+        name=name or default_name(_run_folder(runs), trained),
         version=version,
         task=task,
         network=first.network,
@@ -169,6 +169,18 @@ def cost_of(trained: Sequence[TrainedNetwork]) -> dict[str, str]:
         f"{count} networks, whose class probabilities are averaged: {count} times the computation"
     )
     return {"cost": f"{text} and {count} times the weights of one network."}
+
+
+def _run_folder(runs: Sequence) -> Path:
+    """The folder that the training was started with.
+
+    Networks per modality subset, and those of folds, lie in folders within it.
+    """
+    first = runs[0]
+    folder = _folders(first)[0]
+    if len(runs) > 1 or not isinstance(first, str | Path):
+        return folder.resolve().parent
+    return folder
 
 
 def default_name(run: Path, trained: Sequence[TrainedNetwork]) -> str:

@@ -420,7 +420,7 @@ def test_phantom_evaluate_and_train_work_together(tmp_path):
         "cpu",
     )
     assert scored.returncode == 0, scored.stderr
-    assert "was trained on 2 of the 2 cases" in scored.stderr
+    assert "2 of 2 cases were in the bundle's training" in scored.stderr
     assert len((tmp_path / "dice.csv").read_text().splitlines()) == 1 + 2 * 15 * 3
     assert "the training phantoms" in medmap("info", bundle).stdout.replace("\n", " ")
     assert "15" not in scored.stderr.splitlines()[-1:]

@@ -42,8 +42,10 @@ def test_the_table_is_true(name, options, stated, published, why):
     assert f"{count / 1e6:.{digits}f} M" == published
 
 
+NO_RECIPES = ("papers", "splits", "tables")
+"""Folders of other data: printed figures, splits, rows of tables."""
 RECIPES = sorted(
-    p for p in (ROOT / "recipes").rglob("*.json") if p.parent.name not in ("splits", "tables")
+    path for path in (ROOT / "recipes").rglob("*.json") if path.parent.name not in NO_RECIPES
 )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import asdict, replace
 
 import pytest
@@ -136,7 +137,7 @@ def test_students_are_trained_in_pieces_and_become_one_bundle(data, teacher, tmp
     }
     loaded = load_bundle(tmp_path / "b")
     assert loaded.card["dice"] == table
-    assert loaded.id == f"{STUDENT.objective}-1.0.0", "a bundle is named after its recipe"
+    assert re.fullmatch(r"run-[0-9a-f]{8}-1\.0\.0", loaded.id)
     assert "t1+t1ce (network of t1ce)" in (tmp_path / "b" / "README.md").read_text()
 
 
