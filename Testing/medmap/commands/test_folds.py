@@ -6,37 +6,24 @@ import json
 
 import pytest
 import torch
+from Testing.medmap.commands.tiny_training import write_cohort, write_recipe
 
 from medmap.bundle.loading import load_bundle
 from medmap.commands.bundle_export import export_run
 from medmap.commands.evaluation import EvaluateOptions, evaluate_bundle
-from medmap.commands.phantoms import write_phantoms
 from medmap.commands.splitting import SplitOptions, check_split, write_folds
 from medmap.commands.training import train_bundle
 from medmap.commands.training_options import BundleOptions, TrainOptions
 from medmap.errors import BundleError, InputDataError, UsageError
 from medmap.networks import Ensemble
+from medmap.progress import ignore_progress
 from medmap.task import BRATS
 from medmap.training.options import RuntimeOptions
-
-RECIPE = {
-    "network_options": {"widths": [4, 6, 8, 8]},
-    "steps": 1,
-    "patch": [32, 32, 32],
-    "large_share": 0.0,
-    "preprocess": {"spacing": 4.0},
-}
-
-
-def ignore(fraction, text):
-    """No report is needed."""
 
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("cohort")
-    write_phantoms(folder, 4, 11, 4.0, False, "cpu", False, ignore)
-    return folder
+    return write_cohort(tmp_path_factory.mktemp("cohort"), 4)
 
 
 @pytest.fixture(scope="module")
@@ -49,8 +36,7 @@ def folds(data, tmp_path_factory):
 
 
 def options_for(folder, split, fold):
-    path = folder / "recipe.json"
-    path.write_text(json.dumps(RECIPE))
+    path = write_recipe(folder)
     runtime = RuntimeOptions(device="cpu", precision="fp32")
     return TrainOptions(recipe=path, split=str(split), fold=fold, runtime=runtime)
 
@@ -60,7 +46,7 @@ def trained(data, folds, tmp_path_factory):
     """All folds at once; returns the folder of the run and of the bundle."""
     folder = tmp_path_factory.mktemp("trained")
     options = options_for(folder, folds, "all")
-    done = train_bundle(folder / "run", data, folder / "bundle", options, ignore)
+    done = train_bundle(folder / "run", data, folder / "bundle", options, ignore_progress)
     assert done == (2, 2)
     return folder
 
@@ -88,7 +74,7 @@ def test_folds_trained_one_by_one_are_the_same_ensemble(trained, data, folds, tm
     for fold in ("0", "1"):
         options = options_for(tmp_path, folds, fold)
         bundle = tmp_path / f"bundle{fold}"
-        assert train_bundle(tmp_path / "run", data, bundle, options, ignore) == (1, 1)
+        assert train_bundle(tmp_path / "run", data, bundle, options, ignore_progress) == (1, 1)
         assert not isinstance(load_bundle(bundle).network, Ensemble)
     assert export_run(tmp_path / "run", tmp_path / "bundle", BundleOptions()) == 1
     whole = load_bundle(trained / "bundle").network.state_dict()
@@ -100,18 +86,20 @@ def test_cross_validation_scores_each_case_with_the_network_that_has_not_seen_it
     trained, data, folds, tmp_path
 ):
     options = EvaluateOptions(split=folds, cross_validate=True, device="cpu", output=tmp_path / "e")
-    result = evaluate_bundle(data, trained / "bundle", options, ignore)
+    result = evaluate_bundle(data, trained / "bundle", options, ignore_progress)
     assert result.summary.cases == 4
     assert not result.warnings
     # The ensemble as a whole has seen them all, and so has each member with the folds exchanged.
-    plain = evaluate_bundle(data, trained / "bundle", EvaluateOptions(device="cpu"), ignore)
+    plain = evaluate_bundle(
+        data, trained / "bundle", EvaluateOptions(device="cpu"), ignore_progress
+    )
     assert "4 of 4 cases were in the bundle's training" in plain.warnings[0]
     content = json.loads(folds.read_text())
     content["folds"].reverse()
     exchanged = tmp_path / "exchanged.json"
     exchanged.write_text(json.dumps(content))
     wrong = EvaluateOptions(split=exchanged, cross_validate=True, device="cpu")
-    result = evaluate_bundle(data, trained / "bundle", wrong, ignore)
+    result = evaluate_bundle(data, trained / "bundle", wrong, ignore_progress)
     assert "4 of 4 cases were in the bundle's training" in result.warnings[0]
 
 
@@ -120,11 +108,15 @@ def test_ensembles_and_folds_that_do_not_fit_are_refused(trained, data, folds, t
     write_folds(data, three, BRATS, SplitOptions(folds=3))
     options = EvaluateOptions(split=three, cross_validate=True, device="cpu")
     with pytest.raises(BundleError, match="has 3 folds, and the bundle"):
-        evaluate_bundle(data, trained / "bundle", options, ignore)
+        evaluate_bundle(data, trained / "bundle", options, ignore_progress)
     for fold in (None, "2", "x"):
         with pytest.raises(UsageError, match="fold"):
             train_bundle(
-                tmp_path / "run", data, tmp_path / "b", options_for(tmp_path, folds, fold), ignore
+                tmp_path / "run",
+                data,
+                tmp_path / "b",
+                options_for(tmp_path, folds, fold),
+                ignore_progress,
             )
     assert not (tmp_path / "run").exists()
 

@@ -17,13 +17,10 @@ from medmap.commands.plugins import TABLES
 from medmap.errors import MissingInputError, UsageError
 from medmap.io.cohorts import find_cases
 from medmap.plugins import Provider, load_file, load_installed, provider_of
+from medmap.progress import ignore_progress
 from medmap.task import BRATS
 
 TEMPLATE = Path(__file__).resolve().parents[3] / "MedMAPTraining/examples/plugin"
-
-
-def ignore(fraction, text):
-    """No report is needed."""
 
 
 def medmap(*arguments):
@@ -136,7 +133,7 @@ def test_the_template_works_when_copied(tmp_path):
     assert tests.returncode == 0, tests.stdout
     data = tmp_path / "data"
     data.mkdir()
-    write_phantoms(data, 2, 11, 4.0, False, "cpu", False, ignore)
+    write_phantoms(data, 2, 11, 4.0, False, "cpu", False, ignore_progress)
     recipe = json.loads((folder / "recipe.json").read_text())
     recipe |= {"steps": 2, "patch": [16, 16, 16], "preprocess": {"spacing": 4.0}}
     (folder / "recipe.json").write_text(json.dumps(recipe))

@@ -7,12 +7,13 @@ import time
 
 import numpy as np
 import pytest
+from Testing.medmap.commands.tiny_training import write_cohort
 
-from medmap.commands.phantoms import write_phantoms
 from medmap.commands.preparation import estimate_preparation, prepare_cases
 from medmap.errors import InputDataError, OutputError, UsageError
 from medmap.io.cohorts import find_cases
 from medmap.preprocess import PreprocessSpec
+from medmap.progress import ignore_progress
 from medmap.task import BRATS
 from medmap.training.cache import is_complete
 from medmap.training.cache_folder import CacheFolder, default_budget_gb, default_cache_folder
@@ -20,15 +21,9 @@ from medmap.training.cache_folder import CacheFolder, default_budget_gb, default
 SPEC = PreprocessSpec(spacing=4.0)
 
 
-def ignore(fraction, text):
-    """No report is needed."""
-
-
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("cohort")
-    write_phantoms(folder, 4, 11, 4.0, False, "cpu", False, ignore)
-    return folder
+    return write_cohort(tmp_path_factory.mktemp("cohort"), 4)
 
 
 @pytest.fixture
@@ -41,8 +36,12 @@ def arrays(folder):
 
 
 def test_processes_prepare_what_one_prepares(cases, tmp_path):
-    one = prepare_cases(cases, BRATS, SPEC, CacheFolder(tmp_path / "one", 1.0), ignore, processes=1)
-    two = prepare_cases(cases, BRATS, SPEC, CacheFolder(tmp_path / "two", 1.0), ignore, processes=2)
+    one = prepare_cases(
+        cases, BRATS, SPEC, CacheFolder(tmp_path / "one", 1.0), ignore_progress, processes=1
+    )
+    two = prepare_cases(
+        cases, BRATS, SPEC, CacheFolder(tmp_path / "two", 1.0), ignore_progress, processes=2
+    )
     assert [folder.name for folder in two] == [case.case_id for case in cases]
     for first, second in zip(one, two, strict=True):
         assert first.parent.name == second.parent.name
@@ -54,10 +53,10 @@ def test_processes_prepare_what_one_prepares(cases, tmp_path):
 
 def test_the_cache_is_shared_and_repaired(cases, tmp_path, monkeypatch):
     cache = CacheFolder(tmp_path / "cache", 1.0)
-    folders = prepare_cases(cases[:2], BRATS, SPEC, cache, ignore)
+    folders = prepare_cases(cases[:2], BRATS, SPEC, cache, ignore_progress)
     (folders[1] / "t1.npy").write_bytes(b"cut off")
     assert not is_complete(folders[1])
-    assert prepare_cases(cases[:2], BRATS, SPEC, cache, ignore) == folders
+    assert prepare_cases(cases[:2], BRATS, SPEC, cache, ignore_progress) == folders
     assert is_complete(folders[1])
     monkeypatch.setattr("medmap.training.cache.prepare_volumes", None)
     texts = []
@@ -77,36 +76,36 @@ def test_faults_of_all_cases_come_before_anything_is_prepared(data, tmp_path):
         (case / f"{case.name}_seg.nii.gz").unlink()
     cache = CacheFolder(tmp_path / "cache", 1.0)
     with pytest.raises(InputDataError, match="2 of 3 cases cannot be used"):
-        prepare_cases(find_cases(cohort, BRATS), BRATS, SPEC, cache, ignore)
+        prepare_cases(find_cases(cohort, BRATS), BRATS, SPEC, cache, ignore_progress)
     assert cache.case_folders() == []
 
 
 def test_an_estimate_changes_nothing(cases, tmp_path):
     cache = CacheFolder(tmp_path / "cache", 1.0)
-    estimate = estimate_preparation(cases, BRATS, SPEC, cache, ignore, processes=2)
+    estimate = estimate_preparation(cases, BRATS, SPEC, cache, ignore_progress, processes=2)
     assert not cache.path.exists()
     assert estimate.cases == 4
     assert estimate.total_seconds(2) == pytest.approx(2 * estimate.seconds)
-    folders = prepare_cases(cases, BRATS, SPEC, cache, ignore)
+    folders = prepare_cases(cases, BRATS, SPEC, cache, ignore_progress)
     actual = sum(path.stat().st_size for folder in folders for path in folder.iterdir())
     assert estimate.total_bytes == pytest.approx(actual, rel=0.4)
-    assert estimate_preparation(cases, BRATS, SPEC, cache, ignore).cases == 0
+    assert estimate_preparation(cases, BRATS, SPEC, cache, ignore_progress).cases == 0
 
 
 def test_the_budget_is_kept(cases, tmp_path):
     cache = CacheFolder(tmp_path / "cache", 1.0)
-    folders = prepare_cases(cases[:2], BRATS, SPEC, cache, ignore)
+    folders = prepare_cases(cases[:2], BRATS, SPEC, cache, ignore_progress)
     size_gb = cache.used_bytes() / 1e9
     tight = CacheFolder(cache.path, 1.2 * size_gb)
     other = PreprocessSpec(spacing=4.0, margin=3)
     with pytest.raises(OutputError, match=r"holds .* of the .* GB that it may") as error:
-        prepare_cases(cases[2:], BRATS, other, tight, ignore)
+        prepare_cases(cases[2:], BRATS, other, tight, ignore_progress)
     assert error.value.option == "cache-gb"
     assert all(is_complete(folder) for folder in folders), "what was used lately may be in use"
     a_month_ago = time.time() - 30 * 86400
     for folder in folders:
         os.utime(folder / "case.json", (a_month_ago, a_month_ago))
-    prepared = prepare_cases(cases[2:], BRATS, other, tight, ignore)
+    prepared = prepare_cases(cases[2:], BRATS, other, tight, ignore_progress)
     assert all(is_complete(folder) for folder in prepared)
     assert not is_complete(folders[0])
     assert cache.used_bytes() <= 1.2 * size_gb * 1e9

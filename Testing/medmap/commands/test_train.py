@@ -5,43 +5,28 @@ from __future__ import annotations
 import json
 
 import pytest
+from Testing.medmap.commands.tiny_training import write_cohort, write_recipe
 
 from medmap.bundle.loading import load_bundle
 from medmap.commands.bundle_export import export_run
-from medmap.commands.phantoms import write_phantoms
 from medmap.commands.training import train_bundle
 from medmap.commands.training_options import BundleOptions, TrainOptions
 from medmap.commands.training_recipe import load_recipe
 from medmap.errors import BundleError, MissingInputError, UsageError
+from medmap.progress import ignore_progress
 from medmap.training.distributed import choose_precision
 from medmap.training.options import RuntimeOptions
-
-RECIPE = {
-    "network_options": {"widths": [4, 6, 8, 8]},
-    "steps": 2,
-    "patch": [32, 32, 32],
-    "large_share": 0.0,
-    "preprocess": {"spacing": 4.0},
-}
-
-
-def ignore(fraction, text):
-    """No report is needed."""
 
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("cohort")
-    write_phantoms(folder, 2, 11, 4.0, False, "cpu", False, ignore)
-    return folder
+    return write_cohort(tmp_path_factory.mktemp("cohort"), 2)
 
 
 @pytest.fixture
 def recipe(tmp_path):
     def write(**changes):
-        path = tmp_path / "recipe.json"
-        path.write_text(json.dumps({**RECIPE, **changes}))
-        return path
+        return write_recipe(tmp_path, **{"steps": 2, **changes})
 
     return write
 
@@ -68,7 +53,7 @@ def options_for(path, **settings):
 def test_a_mistake_in_the_recipe_shows_before_a_case_is_prepared(data, tmp_path, recipe, fault):
     options = options_for(recipe(**fault))
     with pytest.raises((UsageError, BundleError)):
-        train_bundle(tmp_path / "run", data, tmp_path / "bundle", options, ignore)
+        train_bundle(tmp_path / "run", data, tmp_path / "bundle", options, ignore_progress)
     assert not (tmp_path / "run").exists()
 
 
@@ -76,7 +61,7 @@ def test_a_finished_command_repeated_has_nothing_to_do(data, tmp_path, recipe):
     texts = []
     options = options_for(recipe())
     arguments = (tmp_path / "run", data, tmp_path / "bundle", options)
-    assert train_bundle(*arguments, ignore) == (2, 2)
+    assert train_bundle(*arguments, ignore_progress) == (2, 2)
     before = (tmp_path / "bundle/model.safetensors").stat().st_mtime_ns
     assert train_bundle(*arguments, lambda fraction, text: texts.append(text)) == (2, 2)
     assert (tmp_path / "bundle/model.safetensors").stat().st_mtime_ns == before
@@ -86,7 +71,9 @@ def test_a_finished_command_repeated_has_nothing_to_do(data, tmp_path, recipe):
 def test_a_run_is_exported_as_it_stands(data, tmp_path, recipe):
     runtime = RuntimeOptions(device="cpu", minutes=0.0)
     options = TrainOptions(recipe=recipe(steps=5), runtime=runtime)
-    steps_done, _ = train_bundle(tmp_path / "run", data, tmp_path / "none", options, ignore)
+    steps_done, _ = train_bundle(
+        tmp_path / "run", data, tmp_path / "none", options, ignore_progress
+    )
     assert steps_done == 1
     texts = BundleOptions(name="early", version="0.1", data_statement="two phantoms")
     step = export_run(tmp_path / "run", tmp_path / "bundle", texts)

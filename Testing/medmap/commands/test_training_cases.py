@@ -3,55 +3,40 @@
 from __future__ import annotations
 
 import csv
-import json
 import shutil
 
 import nibabel
 import pytest
+from Testing.medmap.commands.tiny_training import write_cohort, write_recipe
 
 from medmap.bundle.format import choose_entry, read_bundle_texts
 from medmap.bundle.loading import load_bundle
 from medmap.commands.evaluation import EvaluateOptions, evaluate_bundle
-from medmap.commands.phantoms import write_phantoms
 from medmap.commands.training import train_bundle
 from medmap.commands.training_options import BundleOptions, TrainOptions
 from medmap.errors import BundleError, InputDataError, UsageError
 from medmap.evaluation.scoring import supported_subsets
 from medmap.inference import segment
 from medmap.io.cohorts import find_cases
+from medmap.progress import ignore_progress
 from medmap.task import BRATS
 from medmap.training.options import RuntimeOptions
-
-RECIPE = {
-    "network_options": {"widths": [4, 6, 8, 8]},
-    "steps": 1,
-    "patch": [32, 32, 32],
-    "large_share": 0.0,
-    "preprocess": {"spacing": 4.0},
-}
-
-
-def ignore(fraction, text):
-    """No report is needed."""
 
 
 def train_on(data, folder, recipe=None, **changes):
     """Train one step; returns the bundle's folder."""
     folder.mkdir(exist_ok=True)
-    path = folder / "recipe.json"
-    path.write_text(json.dumps({**RECIPE, **(recipe or {})}))
+    path = write_recipe(folder, **(recipe or {}))
     options = TrainOptions(
         recipe=path, runtime=RuntimeOptions(device="cpu", precision="fp32"), **changes
     )
-    train_bundle(folder / "run", data, folder / "bundle", options, ignore)
+    train_bundle(folder / "run", data, folder / "bundle", options, ignore_progress)
     return folder / "bundle"
 
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("cohort")
-    write_phantoms(folder, 3, 11, 4.0, False, "cpu", False, ignore)
-    return folder
+    return write_cohort(tmp_path_factory.mktemp("cohort"), 3)
 
 
 @pytest.fixture(scope="module")
@@ -123,7 +108,7 @@ def test_fine_tuning_adds_to_what_the_start_has_seen(partial_bundle, data, tmp_p
     options = TrainOptions(
         start=partial_bundle, steps=1, runtime=RuntimeOptions(device="cpu", precision="fp32")
     )
-    train_bundle(tmp_path / "run", tmp_path / "data", tmp_path / "bundle", options, ignore)
+    train_bundle(tmp_path / "run", tmp_path / "data", tmp_path / "bundle", options, ignore_progress)
     bundle = load_bundle(tmp_path / "bundle")
     assert bundle.modalities == BRATS.modality_names
     before = load_bundle(partial_bundle)
@@ -149,22 +134,22 @@ def test_evaluation_recognizes_training_cases(partial_bundle, without_t2, data, 
         for kind, path in (*case.scans.items(), ("seg", case.label)):
             nibabel.save(nibabel.load(path), cohort / name / f"{name}_{kind}.nii")
     options = EvaluateOptions(output=tmp_path / "evaluation", pictures=False, device="cpu")
-    result = evaluate_bundle(cohort, partial_bundle, options, ignore)
+    result = evaluate_bundle(cohort, partial_bundle, options, ignore_progress)
     assert any("2 of 3 cases were in the bundle's training" in text for text in result.warnings)
     assert "2 of 3 are training cases" in result.summary.data
     # Also where an earlier evaluation is resumed.
-    again = evaluate_bundle(cohort, partial_bundle, options, ignore)
+    again = evaluate_bundle(cohort, partial_bundle, options, ignore_progress)
     assert again.warnings == result.warnings
     shutil.rmtree(cohort / names[0])
     shutil.rmtree(cohort / names[1])
-    unseen = evaluate_bundle(cohort, partial_bundle, EvaluateOptions(device="cpu"), ignore)
+    unseen = evaluate_bundle(cohort, partial_bundle, EvaluateOptions(device="cpu"), ignore_progress)
     assert not unseen.warnings
     assert "training cases" not in unseen.summary.data
 
 
 def test_a_part_without_a_split_is_refused(partial_bundle, data):
     with pytest.raises(UsageError, match="part test was asked for, but no split"):
-        evaluate_bundle(data, partial_bundle, EvaluateOptions(part="test"), ignore)
+        evaluate_bundle(data, partial_bundle, EvaluateOptions(part="test"), ignore_progress)
 
 
 def test_a_run_does_not_go_on_with_other_cases(data, tmp_path):

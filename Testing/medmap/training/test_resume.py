@@ -8,7 +8,9 @@ import os
 import random
 import shutil
 import signal
+import threading
 import time
+from dataclasses import dataclass, field
 
 import lightning_fabric  # noqa: F401 (imported here once, for all children)
 import pytest
@@ -33,30 +35,53 @@ TINY = Recipe(
 )
 
 
-def run(folders, folder, workers=0) -> None:
+def run(folders, folder, workers=0, report=None) -> None:
     """Train with a checkpoint after every step, so that many kills fall into one."""
     sampler = PatchSampler(folders, random_subset(BRATS), TINY.seed, TINY.augmentation)
     with TrainingLog(folder, TINY.steps, lambda share, text: None) as log:
+
+        def log_and_report(step, figures):
+            log(step, figures)
+            if report is not None:
+                report()
+
         settings = {"device": "cpu", "precision": "fp32", "save_every": 1, "workers": workers}
-        train(TINY, BRATS, sampler, folder, **settings, report=log)
+        train(TINY, BRATS, sampler, folder, **settings, report=log_and_report)
 
 
-def in_child(folders, folder, seconds: float | None) -> bool:
-    """Train in a process of its own, killed after so long; whether the kill came before the end."""
+class KillAfter:
+    """Kills its own process during one of the steps that follow so many.
+
+    Counted in steps and in the length of a step, so that a busy machine changes nothing.
+    """
+
+    def __init__(self, steps: int, fraction: float):
+        self.steps = steps
+        self.fraction = fraction
+        self.reported = 0
+        self.started = time.monotonic()
+
+    def __call__(self) -> None:
+        self.reported += 1
+        if self.reported == self.steps:
+            step_seconds = (time.monotonic() - self.started) / self.steps
+            delay = self.fraction * step_seconds
+            threading.Timer(delay, os.kill, (os.getpid(), signal.SIGKILL)).start()
+
+
+def in_child(folders, folder, report=None) -> bool:
+    """Train in a process of its own; returns whether it was killed."""
 
     def child():
         torch.set_num_threads(1)
-        run(folders, folder)
+        run(folders, folder, report=report)
         os._exit(0)
 
     process = multiprocessing.get_context("fork").Process(target=child)
     process.start()
-    process.join(seconds)
-    killed = process.is_alive()
-    if killed:
-        os.kill(process.pid, signal.SIGKILL)
-        process.join()
-    return killed
+    process.join()
+    assert process.exitcode in (0, -signal.SIGKILL)
+    return process.exitcode != 0
 
 
 def same(one, two) -> bool:
@@ -70,45 +95,50 @@ def same(one, two) -> bool:
     return one == two
 
 
-def kill_and_resume(folders, root, kills: int, seed: int) -> dict:
-    """Kill trainings at random moments until ``kills`` have struck; what was found after each, and at the ends."""
-    whole = root / "whole"
-    began = time.monotonic()
-    in_child(folders, whole, None)
-    lasts, expected = time.monotonic() - began, load_checkpoint(whole)
-    rng, found = (
-        random.Random(seed),
-        {"kills": 0, "resumed from": [], "trainings": 0, "identical": 0, "leftovers": 0},
-    )
-    while found["kills"] < kills:
-        folder = root / f"broken-{found['trainings']}"
-        while in_child(folders, folder, rng.uniform(0, lasts)):
-            found["kills"] += 1
-            found["leftovers"] += len(list(folder.glob(".tmp-*.pt"))) if folder.exists() else 0
-            state = (
-                load_checkpoint(folder) if folder.exists() else None
-            )  # raises where none is intact
-            found["resumed from"].append(state["step"] if state else 0)
-            if found["kills"] >= kills:
-                in_child(folders, folder, None)
-                break
-        found["trainings"] += 1
-        found["identical"] += same(load_checkpoint(folder), expected)
-        steps = [
-            json.loads(line)["step"] for line in (folder / "log.jsonl").read_text().splitlines()
-        ]
+@dataclass
+class Outcome:
+    """What kills did to trainings.
+
+    Attributes:
+        resumed_from: step of the checkpoint after each kill.
+        is_identical: of each training, whether it ended with the bits of an unbroken one.
+    """
+
+    resumed_from: list[int] = field(default_factory=list)
+    is_identical: list[bool] = field(default_factory=list)
+
+
+def kill_and_resume(folders, root, kills: int, seed: int) -> Outcome:
+    """Kill trainings at random moments until ``kills`` have struck, and let each go on to its end."""
+    unbroken = root / "unbroken"
+    in_child(folders, unbroken)
+    expected = load_checkpoint(unbroken)
+    rng = random.Random(seed)
+    outcome = Outcome()
+    while len(outcome.resumed_from) < kills:
+        folder = root / f"broken-{len(outcome.is_identical)}"
+        is_running = True
+        while is_running:
+            report = None
+            if len(outcome.resumed_from) < kills:
+                report = KillAfter(rng.randint(2, TINY.steps // 2), rng.uniform(0, 2))
+            is_running = in_child(folders, folder, report)
+            if is_running:
+                # Raises where no checkpoint is intact.
+                outcome.resumed_from.append(load_checkpoint(folder)["step"])
+        outcome.is_identical.append(same(load_checkpoint(folder), expected))
+        lines = (folder / "log.jsonl").read_text().splitlines()
+        steps = [json.loads(line)["step"] for line in lines]
         assert steps == list(range(1, TINY.steps + 1)), "every step is in the log once"
         assert not list(folder.glob(".tmp-*.pt"))
         shutil.rmtree(folder)
-    return found
+    return outcome
 
 
-def check(found, kills) -> None:
-    assert found["kills"] == kills
-    assert found["identical"] == found["trainings"], found
-    assert any(0 < step < TINY.steps for step in found["resumed from"]), (
-        "some kills struck in the middle"
-    )
+def check(outcome: Outcome, kills: int) -> None:
+    assert len(outcome.resumed_from) == kills
+    assert all(outcome.is_identical), outcome
+    assert 0 < min(outcome.resumed_from) < TINY.steps, "kills struck in the middle"
 
 
 def test_killed_trainings_resume_to_the_same_bits(cached_heads, tmp_path):
@@ -117,12 +147,10 @@ def test_killed_trainings_resume_to_the_same_bits(cached_heads, tmp_path):
 
 @pytest.mark.slow
 def test_twenty_kills_at_random_moments(cached_heads, tmp_path, capsys):
-    found = kill_and_resume(cached_heads, tmp_path, 20, seed=2)
+    outcome = kill_and_resume(cached_heads, tmp_path, 20, seed=2)
     with capsys.disabled():
-        print(
-            f"\n20 kills -9 in {found['trainings']} trainings of {TINY.steps} steps: 0 unreadable; {found}"
-        )
-    check(found, 20)
+        print(f"\n20 kills -9 in {len(outcome.is_identical)} trainings: {outcome.resumed_from}")
+    check(outcome, 20)
 
 
 def test_workers_of_a_killed_training_end_with_it(cached_heads, tmp_path):
