@@ -26,6 +26,8 @@ _START_BYTES = 4096
 """Read to recognize a format; the header of a NIfTI file unpacks from fewer."""
 _MAX_EXPANSION = 1040
 """No deflate stream expands farther (1032, plus the frame of gzip)."""
+_MAX_PADDING_BYTES = 1 << 16
+"""Archives and block devices fill the last block of a file with zeros; blocks are 512 bytes to 64 KiB."""
 
 
 def read_verified(path: str | os.PathLike, label: str = "") -> tuple[Header, bytearray]:
@@ -40,7 +42,8 @@ def read_verified(path: str | os.PathLike, label: str = "") -> tuple[Header, byt
 
     Raises:
         MissingInputError: no such file, not a regular file, or it may not be read.
-        InputDataError: not NIfTI, damaged, truncated, longer than it says, or of a kind that is no 3-D image.
+        InputDataError: not NIfTI, damaged, truncated, longer than it says by more than a block of
+            zeros, or of a kind that is no 3-D image.
         IOFailure: reading broke off.
     """
     with _uncompressed(path, label) as (stream, max_size, label):
@@ -52,7 +55,10 @@ def read_verified(path: str | os.PathLike, label: str = "") -> tuple[Header, byt
         data = _read_up_to(stream, block, header.end, label)
         if len(data) < header.end:
             raise _truncated(label, header, f"found {len(data)}")
-        if len(data) > header.end or _read_up_to(stream, bytearray(), 1, label):
+        surplus = data[header.end :]
+        del data[header.end :]
+        surplus = _read_up_to(stream, surplus, _MAX_PADDING_BYTES + 1, label)
+        if len(surplus) > _MAX_PADDING_BYTES or any(surplus):
             raise InputDataError(
                 f"{label} is longer than the {header.end} bytes its header describes.",
                 "The header is wrong or the file damaged: export the scan again.",

@@ -249,7 +249,10 @@ def _dims(dim: np.ndarray, label: str) -> tuple[int, ...]:
             f"{label}: the header gives {count} dimensions.",
             "The file is damaged: export it again.",
         )
-    dims = tuple(int(n) for n in dim[1 : count + 1])
+    sizes = [int(n) for n in dim[1 : count + 1]]
+    # Some tools count axes of time that they do not use, and leave their size 0: one frame.
+    frame_sizes = [n or 1 for n in sizes[3:]]
+    dims = (*sizes[:3], *frame_sizes)
     for axis, n in enumerate(dims):
         if n < 1:
             raise InputDataError(

@@ -13,6 +13,7 @@ from Testing.medmap.io.nifti_files import (
     GOOD,
     GOOD_GZ,
     SHAPE,
+    dim,
     moved,
     nifti_bytes,
     rotated,
@@ -71,6 +72,18 @@ def test_a_header_extension_is_skipped(tmp_path):
 def test_a_gz_of_several_members_is_read(tmp_path):
     path = tmp_path / "a.nii.gz"
     path.write_bytes(gzip.compress(GOOD[:300]) + gzip.compress(GOOD[300:]))
+    assert np.array_equal(read_nifti(path).array, voxels())
+
+
+def test_an_unused_axis_of_time_is_one_frame(tmp_path):
+    path = saved(tmp_path, nifti_bytes(dim=dim(*SHAPE, 0)))
+    assert np.array_equal(read_nifti(path).array, voxels())
+
+
+@pytest.mark.parametrize("count", [1, 160, 511, 1 << 16])
+@pytest.mark.parametrize("name", ["t1ce.nii", "t1ce.nii.gz"])
+def test_zeros_that_fill_the_last_block_of_a_file_are_no_damage(tmp_path, count, name):
+    path = saved(tmp_path, GOOD + bytes(count), name)
     assert np.array_equal(read_nifti(path).array, voxels())
 
 

@@ -68,6 +68,8 @@ REFUSED = {
     "pair": ("a.hdr", nifti_bytes(magic=b"ni1"), "half of a .hdr/.img pair"),
     "no dimensions": ("a.nii", nifti_bytes(dim=dim()), "gives 0 dimensions"),
     "nine dimensions": ("a.nii", nifti_bytes(dim=[9, *SHAPE, 1, 1, 1, 1]), "gives 9 dimensions"),
+    "negative frames": ("a.nii", nifti_bytes(dim=dim(*SHAPE, -1)), "size along axis 3 is -1"),
+    "padding that is not zeros": ("a.nii", GOOD + bytes(511) + b"x", "longer than the"),
     "zero size": ("a.nii", nifti_bytes(dim=dim(5, 0, 7)), "size along axis 1 is 0"),
     "negative size": ("a.nii", nifti_bytes(dim=dim(5, 6, -7)), "size along axis 2 is -7"),
     "header bomb": (
