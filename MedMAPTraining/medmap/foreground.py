@@ -154,7 +154,8 @@ def _faint_background(
         spacing: [3] mm.
     """
     # A single hot voxel would widen the range, and with it what counts as background.
-    low, high = np.percentile(array[finite], (0.1, 99.9))
+    values = array if finite.all() else array[finite]
+    low, high = np.percentile(values, (0.1, 99.9))
     width = float(high - low)
     if width <= 0:
         return None
@@ -270,11 +271,18 @@ def _cell_counts(spacing: Sequence[float]) -> list[int]:
 def _filling(mask: np.ndarray, counts: Sequence[int]) -> np.ndarray:
     """Share of the voxels of each cell that are in the mask."""
     padding = [(0, -size % count) for size, count in zip(mask.shape, counts, strict=True)]
-    padded = np.pad(mask, padding)
-    shape: list[int] = []
-    for size, count in zip(padded.shape, counts, strict=True):
-        shape += [size // count, count]
-    return padded.reshape(shape).mean(axis=(1, 3, 5), dtype=np.float32)
+    voxels_per_cell = int(np.prod(counts))
+    # Planes are added to planes, in the smallest type that holds the count: a mean over six axes
+    # goes through the voxels one by one and takes twenty times as long.
+    dtype = np.min_scalar_type(voxels_per_cell)
+    filled = np.pad(mask, padding).astype(dtype)
+    for axis, count in enumerate(counts):
+        planes = np.moveaxis(filled, axis, 0)
+        sums = planes[::count].copy()
+        for start in range(1, count):
+            sums += planes[start::count]
+        filled = np.moveaxis(sums, 0, axis)
+    return filled.astype(np.float32) / np.float32(voxels_per_cell)
 
 
 def _flooded(cells: np.ndarray, seed: tuple[np.intp, ...]) -> np.ndarray:

@@ -257,8 +257,7 @@ def prepare(
     for name, scan in scans.items():
         row = task.index(name)
         image[row] = resample_to_grid(scan.array, scan.orientation, grid, spec.slices)
-        organ = scan.organ.astype(np.float32)
-        brain |= resample_to_grid(organ, scan.orientation, grid, spec.slices) > HALF
+        brain |= resample_to_grid(scan.organ, scan.orientation, grid, spec.slices) > HALF
     return Prepared(
         image=image,
         present=torch.tensor(task.presence(volumes)),

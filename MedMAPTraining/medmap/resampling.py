@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import permutations
+from itertools import permutations, product
 
 import numpy as np
 import torch
@@ -13,6 +13,13 @@ from medmap.volume import Grid
 
 SLAB = 16
 """Planes that are interpolated at a time: coordinates of a whole brain need not fit into memory."""
+
+HALFWAY = 0.5 + 1e-6
+"""A point halfway between two slices takes the lower one, whatever its rounding error."""
+
+STRAIGHT_VOXELS = 1e-4
+"""Grids whose axes leave each other's by less than this at every corner are interpolated axis by
+axis. What headers round away is less, and what it changes is lost in the rounding of float32."""
 
 SAME_LATTICE_VOXELS = 0.1
 """Lattices that agree this well at every corner are the same: voxels are copied."""
@@ -136,7 +143,7 @@ def resample_to_grid(
     """Bring one array onto a working grid; outside is 0. Copies voxels where the lattices coincide.
 
     Args:
-        array: [I, J, K] float32.
+        array: [I, J, K] of numbers or bool.
         orientation: of the array's grid.
         target: the working grid.
         slices: across the source's slices the nearest one is taken, and none farther than half
@@ -146,14 +153,22 @@ def resample_to_grid(
         [*target.shape] float32.
     """
     # In canonical order, so that every stored orientation interpolates in the same order of axes.
-    image = torch.from_numpy(np.ascontiguousarray(orientation.reorient(array)))
     canonical = orientation.canonical
+    view = orientation.reorient(array)
+    if max(_averaging_factors(canonical, target)) == 1:
+        # What the target does not show is not even copied.
+        box = covering_box(tuple(slice(0, size) for size in target.shape), target, canonical)
+        view = view[box]
+        canonical = part_of_grid(canonical, box)
+    if 0 in view.shape:
+        return torch.zeros(target.shape)
+    image = torch.from_numpy(np.ascontiguousarray(view, np.float32))
     offset = lattice_offset(canonical, target)
     if offset is not None:
         return paste(image, offset, target.shape)
     nearest = None
     if slices:
-        nearest = slice_axis_of(canonical)
+        nearest = slice_axis_of(orientation.canonical)
     return resample_linear(image[None], canonical, target, nearest)[0]
 
 
@@ -202,15 +217,16 @@ def resample_linear(
         [C, *target.shape] of the same dtype.
     """
     image, source = _averaged(image, source, target)
+    to_source = np.linalg.inv(source.affine) @ target.affine
+    if _is_straight(to_source, target.shape):
+        return _resampled_by_axis(image, to_source, target.shape, nearest)
     result = image.new_zeros((image.shape[0], *target.shape))
     size = torch.tensor(source.shape, dtype=torch.float64)
     for start in range(0, target.shape[0], SLAB):
         rows = slice(start, min(start + SLAB, target.shape[0]))
         position = _positions_in(source, target, rows)
         if nearest is not None:
-            # A point halfway between two slices takes the lower one, whatever its rounding error.
-            halfway = position[..., nearest] + 0.5
-            position[..., nearest] = torch.floor(halfway - 1e-6)
+            position[..., nearest] = torch.ceil(position[..., nearest] - HALFWAY)
         # grid_sample counts from -1 to 1 between the outer edges of the first and the last voxel,
         # and names the last axis first.
         unit = (2 * position + 1) / size - 1
@@ -239,12 +255,61 @@ def _positions_in(source: Grid, target: Grid, rows: slice) -> Tensor:
     return index @ rotation + shift
 
 
-def _averaged(image: Tensor, source: Grid, target: Grid) -> tuple[Tensor, Grid]:
-    """Average whole voxels along axes on which the source is at least twice as fine."""
+def _is_straight(to_source: np.ndarray, shape: tuple[int, int, int]) -> bool:
+    """Whether each axis of one grid runs along the same axis of the other, up to rounding."""
+    directions = to_source[:3, :3]
+    sideways = np.abs(directions - np.diag(np.diag(directions)))
+    return bool((sideways @ np.array(shape)).max() < STRAIGHT_VOXELS)
+
+
+def _resampled_by_axis(
+    image: Tensor, to_source: np.ndarray, shape: tuple[int, int, int], nearest: int | None
+) -> Tensor:
+    """``resample_linear`` between grids with parallel axes: two products a voxel and axis, not eight
+    of them at positions that are computed for every voxel.
+    """
+    positions = []
+    for axis in range(3):
+        position = to_source[axis, axis] * np.arange(shape[axis]) + to_source[axis, 3]
+        if axis == nearest:
+            position = np.ceil(position - HALFWAY)
+        positions.append(position)
+        start = int(np.clip(np.floor(position.min()), 0, image.shape[axis + 1] - 1))
+        stop = int(np.clip(np.ceil(position.max()) + 1, start + 1, image.shape[axis + 1]))
+        image = image.narrow(axis + 1, start, stop - start)
+        position -= start
+    for axis, position in enumerate(positions, 1):
+        image = _interpolated_along(image, axis, position)
+    return image
+
+
+def _interpolated_along(image: Tensor, axis: int, position: np.ndarray) -> Tensor:
+    """Linear interpolation at positions along one axis of [C, I, J, K]; outside is 0."""
+    size = image.shape[axis]
+    lower = np.floor(position).astype(int)
+    upper_share = position - lower
+    ends = ((lower, 1 - upper_share), (lower + 1, upper_share))
+    terms = []
+    for index, share in ends:
+        is_inside = (index >= 0) & (index < size)
+        weight = torch.from_numpy(np.where(is_inside, share, 0.0)).to(image.dtype)
+        lines = image.index_select(axis, torch.from_numpy(index.clip(0, size - 1)))
+        terms.append(lines.mul_(weight.reshape(-1, *(1,) * (3 - axis))))
+    return terms[0].add_(terms[1])
+
+
+def _averaging_factors(source: Grid, target: Grid) -> list[int]:
+    """Voxels along each axis that are averaged, where the source is at least twice as fine."""
     factors = []
     for spacing, size in zip(source.spacing, source.shape, strict=True):
         factor = max(1, int(target.spacing.min() / spacing + 1e-3))
         factors.append(min(factor, size))
+    return factors
+
+
+def _averaged(image: Tensor, source: Grid, target: Grid) -> tuple[Tensor, Grid]:
+    """Average whole voxels along axes on which the source is at least twice as fine."""
+    factors = _averaging_factors(source, target)
     if max(factors) == 1:
         return image, source
     pooled = torch.nn.functional.avg_pool3d(
@@ -256,6 +321,28 @@ def _averaged(image: Tensor, source: Grid, target: Grid) -> tuple[Tensor, Grid]:
     affine[:3, 3] += source.affine[:3, :3] @ ((np.array(factors) - 1) / 2)
     i, j, k = pooled.shape[1:]
     return pooled, Grid((i, j, k), affine)
+
+
+def part_of_grid(grid: Grid, box: tuple[slice, ...]) -> Grid:
+    """The grid of a box of voxels."""
+    affine = grid.affine.copy()
+    affine[:3, 3] += affine[:3, :3] @ [side.start for side in box]
+    i, j, k = (side.stop - side.start for side in box)
+    return Grid((i, j, k), affine)
+
+
+def covering_box(box: tuple[slice, ...], grid: Grid, other: Grid) -> tuple[slice, ...]:
+    """The part of another grid within a voxel of a box of voxels of a grid; possibly empty."""
+    sides = [(side.start - 1, side.stop) for side in box]
+    corners = np.array([(*corner, 1) for corner in product(*sides)])
+    positions = (np.linalg.solve(other.affine, grid.affine) @ corners.T)[:3]
+    low = np.floor(positions.min(1)).astype(int)
+    high = np.ceil(positions.max(1)).astype(int) + 1
+    covering = []
+    for start, stop, size in zip(low, high, other.shape, strict=True):
+        first = min(max(int(start), 0), size)
+        covering.append(slice(first, max(min(int(stop), size), first)))
+    return tuple(covering)
 
 
 def resample_nearest(labels: np.ndarray, source: Grid, target: Grid) -> np.ndarray:

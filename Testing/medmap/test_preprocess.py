@@ -10,6 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from medmap import resampling
 from medmap.errors import BundleError, InputDataError, UsageError
 from medmap.foreground import foreground
 from medmap.postprocess.reference_labels import labels_on_reference
@@ -198,6 +199,36 @@ def test_sampling_a_linear_field_is_exact():
     ijk = np.stack(np.meshgrid(*(np.arange(n) for n in target.shape), indexing="ij"), -1)
     expected = (ijk @ inner[:3, :3].T + inner[:3, 3]) @ [1.0, -2.0, 0.5]
     np.testing.assert_allclose(got, expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("nearest", [None, 0, 2])
+def test_parallel_grids_are_interpolated_axis_by_axis_as_any_grids_are(monkeypatch, nearest):
+    generator = np.random.default_rng(0)
+    image = torch.from_numpy(generator.normal(size=(2, 14, 20, 9)))
+    for _ in range(20):
+        affines = []
+        for _grid in range(2):
+            affine = np.diag([*generator.uniform(0.7, 3, 3), 1.0])
+            affine[:3, 3] = generator.uniform(-12, 12, 3)
+            affines.append(affine)
+        source = Grid((14, 20, 9), affines[0])
+        target = Grid((8, 11, 13), affines[1])
+        by_axis = resample_linear(image, source, target, nearest)
+        with monkeypatch.context() as patch:
+            patch.setattr(resampling, "_is_straight", lambda *_: False)
+            anyhow = resample_linear(image, source, target, nearest)
+        torch.testing.assert_close(by_axis, anyhow, rtol=0, atol=1e-11)
+
+
+def test_a_point_halfway_between_two_slices_takes_the_lower_one():
+    image = torch.arange(4.0).reshape(1, 1, 1, 4)
+    halfway = np.eye(4)
+    halfway[2, 3] = 0.5
+    for slanted in (0.0, 1e-2):
+        affine = halfway.copy()
+        affine[0, 1] = slanted
+        moved = resample_linear(image, Grid((1, 1, 4), np.eye(4)), Grid((1, 1, 3), affine), 2)
+        assert moved.flatten().tolist() == [0, 1, 2]
 
 
 def test_labels_are_sampled_by_the_nearest_voxel_and_empty_outside():

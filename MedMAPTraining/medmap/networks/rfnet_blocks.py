@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from medmap.networks.base import Features, encoded_only
-from medmap.networks.blocks import CONV, LINEAR_MODE, NORM
+from medmap.networks.blocks import CONV, NORM, upsample
 
 SLOPE = 0.2
 
@@ -26,11 +26,9 @@ def upsample_aligned(x: Tensor, scale: int = 2) -> Tensor:
     """Linear up-sampling whose corner voxels keep their place, as this family has it; [B, C, *S] ->
     [B, C, *scale*S].
 
-    Not ``blocks.upsample``: with aligned corners the result depends on the size of the window.
+    Other networks do not align corners: the result then depends on the size of the window.
     """
-    return nn.functional.interpolate(
-        x, scale_factor=scale, mode=LINEAR_MODE[x.ndim - 2], align_corners=True
-    )
+    return upsample(x, scale, align_corners=True)
 
 
 class LineageConv(nn.Module):

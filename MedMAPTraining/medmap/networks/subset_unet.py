@@ -12,11 +12,18 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import ClassVar
 
-import torch
 from torch import Tensor, nn
 
 from medmap.networks.base import Backbone, Features, Output, encoded_only, requested
-from medmap.networks.blocks import CONV, NORM, ConvNormAct, ResidualBlock, pixel_shuffle, upsample
+from medmap.networks.blocks import (
+    CONV,
+    NORM,
+    ConvNormAct,
+    ResidualBlock,
+    modulated_norm,
+    pixel_shuffle,
+    upsample,
+)
 
 
 class Encoder(nn.Module):
@@ -71,8 +78,8 @@ class SubsetFusion(nn.Module):
         for term in features[1:]:
             total = total + term
         modulation = self.film(present.to(total.dtype))
-        scale, shift = modulation.reshape(*modulation.shape, *(1,) * (total.ndim - 2)).chunk(2, 1)
-        return self.act(torch.addcmul(shift, self.norm(total), 1 + scale))
+        scale, shift = modulation.chunk(2, 1)
+        return self.act(modulated_norm(total, self.norm, scale, shift))
 
 
 class SubsetUNet(Backbone):

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from itertools import product
-
 import numpy as np
 import torch
 from torch import Tensor
@@ -13,7 +11,7 @@ from medmap.postprocess.decoding import decode
 from medmap.postprocess.prediction import Prediction, final_classes, probabilities
 from medmap.postprocess.spec import NO_POSTPROCESSING, PostprocessSpec
 from medmap.preprocess import Prepared
-from medmap.resampling import paste, resample_linear
+from medmap.resampling import covering_box, part_of_grid, paste, resample_linear
 from medmap.task import Task
 from medmap.volume import Grid
 
@@ -92,32 +90,11 @@ def _interpolated_classes(
     box = bounding_box(may_be_tumor.numpy())
     if box is None:
         return classes
-    rows, *plane = _covering_box(box, working, reference)
+    rows, *plane = covering_box(box, working, reference)
     # Three classes on a grid of 0.5 mm would take 0.9 GB at once.
     for start in range(rows.start, rows.stop, SLAB):
         part = (slice(start, min(start + SLAB, rows.stop)), *plane)
-        slab = resample_linear(tumor, working, _part_of(reference, part))
+        slab = resample_linear(tumor, working, part_of_grid(reference, part))
         background = 1 - slab.sum(0, keepdim=True)
         classes[part] = decode(torch.cat([background, slab]), spec, task)
     return classes
-
-
-def _part_of(grid: Grid, box: tuple[slice, ...]) -> Grid:
-    """The grid of a box of voxels."""
-    affine = grid.affine.copy()
-    affine[:3, 3] += affine[:3, :3] @ [side.start for side in box]
-    i, j, k = (side.stop - side.start for side in box)
-    return Grid((i, j, k), affine)
-
-
-def _covering_box(box: tuple[slice, ...], working: Grid, reference: Grid) -> tuple[slice, ...]:
-    """The part of the reference grid within a voxel of a box of the working grid."""
-    sides = [(side.start - 1, side.stop) for side in box]
-    corners = np.array([(*corner, 1) for corner in product(*sides)])
-    positions = (np.linalg.solve(reference.affine, working.affine) @ corners.T)[:3]
-    low = np.floor(positions.min(1)).astype(int)
-    high = np.ceil(positions.max(1)).astype(int) + 1
-    covering = []
-    for start, stop, size in zip(low, high, reference.shape, strict=True):
-        covering.append(slice(max(int(start), 0), max(min(int(stop), size), 0)))
-    return tuple(covering)
