@@ -21,6 +21,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from medmap.appearance_weights import CONSTANT, DEVIATION, MEAN, WEIGHTS
+from medmap.foreground import bounding_box, widened_box
 from medmap.volume import Volume
 
 MODALITIES = ("t1", "t1ce", "t2", "flair")
@@ -86,7 +87,8 @@ def describe_appearance(volume: Volume, brain: np.ndarray) -> Appearance | None:
     steps = np.maximum(1, np.round(SAMPLING_MM / volume.grid.spacing)).astype(int)
     every_nth = tuple(slice(None, None, int(step)) for step in steps)
     inside = brain[every_nth]
-    if np.count_nonzero(inside) < MIN_VOXELS:
+    box = bounding_box(inside)
+    if box is None or np.count_nonzero(inside) < MIN_VOXELS:
         return None
     values = volume.array[every_nth][inside].astype(np.float64)
     low, middle, high = np.percentile(values, [16, 50, 84])
@@ -96,7 +98,9 @@ def describe_appearance(volume: Volume, brain: np.ndarray) -> Appearance | None:
     values = np.clip(2 * (values - middle) / (high - low), -MAX_Z_SCORE, MAX_Z_SCORE)
     z_scores = np.full(inside.shape, np.nan)
     z_scores[inside] = values
-    features = _features(z_scores, inside, volume.grid.spacing * steps)
+    # One voxel around the brain says where it ends.
+    around_brain = widened_box(box, inside.shape)
+    features = _features(z_scores[around_brain], inside[around_brain], volume.grid.spacing * steps)
     affine = volume.affine @ np.diag([*steps.astype(float), 1.0])
     return Appearance(z_scores, affine, features)
 
@@ -261,15 +265,17 @@ def _depth(mask: np.ndarray, spacing: np.ndarray) -> np.ndarray:
         spacing: [3] voxel size in mm.
     """
     depth = np.full(mask.shape, np.inf)
+    far = np.float32(np.inf)
     for axis, mm in enumerate(spacing):
         shape = [1, 1, 1]
         shape[axis] = -1
-        positions = np.arange(mask.shape[axis], dtype=float).reshape(shape)
-        last_outside = np.maximum.accumulate(np.where(mask, -np.inf, positions), axis=axis)
-        reversed_outside = np.flip(np.where(mask, np.inf, positions), axis)
+        # Voxel numbers are exact in float32, at half the memory.
+        positions = np.arange(mask.shape[axis], dtype=np.float32).reshape(shape)
+        last_outside = np.maximum.accumulate(np.where(mask, -far, positions), axis=axis)
+        reversed_outside = np.flip(np.where(mask, far, positions), axis)
         next_outside = np.flip(np.minimum.accumulate(reversed_outside, axis=axis), axis)
         steps = np.minimum(positions - last_outside, next_outside - positions)
-        depth = np.minimum(depth, mm * steps)
+        np.minimum(depth, float(mm) * steps.astype(float), out=depth)
     return depth
 
 

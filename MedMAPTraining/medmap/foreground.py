@@ -128,7 +128,7 @@ def find_foreground(array: np.ndarray, spacing: Sequence[float] = (1.0, 1.0, 1.0
     finite = np.isfinite(array)
     faint = None
     if finite.any():
-        faint = _faint_background(array, finite, mask, spacing)
+        faint = _faint_background(array, finite, mask, background, spacing)
     if faint is not None:
         mask, background = faint
     body = largest_parts(mask, spacing)
@@ -143,7 +143,11 @@ def foreground(array: np.ndarray) -> tuple[np.ndarray, float]:
 
 
 def _faint_background(
-    array: np.ndarray, finite: np.ndarray, exact: np.ndarray, spacing: Sequence[float]
+    array: np.ndarray,
+    finite: np.ndarray,
+    exact: np.ndarray,
+    background: float,
+    spacing: Sequence[float],
 ) -> tuple[np.ndarray, float] | None:
     """The mask where the background is only nearly constant; None where it is constant.
 
@@ -151,11 +155,11 @@ def _faint_background(
         array: [I, J, K] intensities.
         finite: where they are finite.
         exact: mask of the voxels that differ from a constant background.
+        background: that constant.
         spacing: [3] mm.
     """
     # A single hot voxel would widen the range, and with it what counts as background.
-    values = array if finite.all() else array[finite]
-    low, high = np.percentile(values, (0.1, 99.9))
+    low, high = _quantiles(array, finite, exact, background, (0.001, 0.999))
     width = float(high - low)
     if width <= 0:
         return None
@@ -175,6 +179,43 @@ def _faint_background(
     if outer is None or not _is_in_air(exact & ~mask, mask, spacing):
         return None
     return mask, outer.value
+
+
+def _quantiles(
+    array: np.ndarray,
+    finite: np.ndarray,
+    exact: np.ndarray,
+    background: float,
+    shares: Sequence[float],
+) -> np.ndarray:
+    """Quantiles of the finite voxels; a background of one value is counted instead of sorted.
+
+    Args:
+        array: [I, J, K] intensities.
+        finite: where they are finite.
+        exact: mask of the voxels that differ from a constant background.
+        background: that constant.
+        shares: of the voxels that are smaller, 0..1.
+    """
+    values = array[exact]
+    voxels = int(np.count_nonzero(finite))
+    background_voxels = voxels - values.size
+    if not values.size or np.count_nonzero(array == background) != background_voxels:
+        return np.quantile(array[finite], shares)
+    below = int(np.count_nonzero(values < background))
+    ranks = np.array(shares) * (voxels - 1)
+    lower = np.floor(ranks).astype(int)
+    upper = np.minimum(lower + 1, voxels - 1)
+    # Numbers of the voxels in ascending order. Without the background's, those above it move down.
+    numbers = np.concatenate([lower, upper])
+    is_background = (numbers >= below) & (numbers < below + background_voxels)
+    numbers -= np.where(numbers >= below + background_voxels, background_voxels, 0)
+    numbers[is_background] = 0
+    ordered = np.partition(values, np.unique(numbers))
+    ends = np.where(is_background, background, ordered[numbers]).astype(float)
+    low_ends = ends[: len(shares)]
+    high_ends = ends[len(shares) :]
+    return low_ends + (high_ends - low_ends) * (ranks - lower)
 
 
 def _is_in_air(faint: np.ndarray, clear: np.ndarray, spacing: Sequence[float]) -> bool:
@@ -326,6 +367,14 @@ def bounding_box(mask: np.ndarray) -> tuple[slice, ...] | None:
             return None
         box.append(slice(int(hit[0]), int(hit[-1]) + 1))
     return tuple(box)
+
+
+def widened_box(box: Sequence[slice], shape: Sequence[int]) -> tuple[slice, ...]:
+    """The box and one voxel more on every side, as far as the array goes."""
+    sides = []
+    for side, size in zip(box, shape, strict=True):
+        sides.append(slice(max(side.start - 1, 0), min(side.stop + 1, size)))
+    return tuple(sides)
 
 
 def _faces(array: np.ndarray) -> np.ndarray:

@@ -173,7 +173,9 @@ def region_masks(labels: np.ndarray, task: Task) -> dict[str, np.ndarray]:
 
 def region_volumes_ml(labels: np.ndarray, task: Task, voxel_ml: float) -> dict[str, float]:
     """Volume of every region in ml: its voxels times ``voxel_ml``; errors as ``label_masks``."""
-    masks = region_masks(labels, task)
+    labels = np.asarray(labels)
+    box = bounding_box(labels != 0) or (slice(0, 0),) * labels.ndim
+    masks = region_masks(labels[box], task)
     return {name: _count(mask) * float(voxel_ml) for name, mask in masks.items()}
 
 

@@ -265,8 +265,8 @@ def _is_straight(to_source: np.ndarray, shape: tuple[int, int, int]) -> bool:
 def _resampled_by_axis(
     image: Tensor, to_source: np.ndarray, shape: tuple[int, int, int], nearest: int | None
 ) -> Tensor:
-    """``resample_linear`` between grids with parallel axes: two products a voxel and axis, not eight
-    of them at positions that are computed for every voxel.
+    """``resample_linear`` between grids with parallel axes: two products per voxel and axis instead
+    of eight at positions that are computed for every voxel.
     """
     positions = []
     for axis in range(3):

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
+from medmap import foreground
 from medmap.checks import check_inputs
 from medmap.foreground import find_foreground
 from medmap.inference import plausibility_warnings, segment
@@ -203,3 +204,30 @@ def test_a_tumor_of_half_a_brain_is_reported():
     assert "36% of the brain" in finding.message
     assert not plausibility_warnings({"WT": 300.0}, 1400.0, BRATS)
     assert not plausibility_warnings({"LV": 500.0}, 1400.0, MYOPS)
+
+
+@pytest.mark.parametrize("level", [-3.0, 0.0, 7.0])
+@pytest.mark.parametrize("count", [0, 3, 400, 717])
+def test_quantiles_are_those_of_all_finite_voxels(level, count):
+    rng = np.random.default_rng(count)
+    scan = np.full((8, 9, 10), level)
+    scan.ravel()[rng.permutation(720)[:count]] = rng.normal(2, 4, count)
+    scan[0, 0, :2] = np.nan
+    finite = np.isfinite(scan)
+    exact = finite & (scan != level)
+    shares = (0.001, 0.3, 0.999)
+    quantiles = foreground._quantiles(scan, finite, exact, level, shares)
+    np.testing.assert_allclose(quantiles, np.quantile(scan[finite], shares), rtol=0, atol=1e-12)
+    scan[4:, 4:, 4:] = 1.5
+    exact[4:, 4:, 4:] = False
+    two_backgrounds = foreground._quantiles(scan, finite, exact, level, shares)
+    np.testing.assert_array_equal(two_backgrounds, np.quantile(scan[finite], shares))
+
+
+@pytest.mark.parametrize("counts", [(4, 4, 4), (1, 2, 3), (16, 16, 4)])
+def test_cells_hold_the_share_of_their_voxels(counts):
+    mask = np.random.default_rng(0).random((37, 33, 20)) < 0.4
+    filling = foreground._filling(mask, counts)
+    for cell in np.ndindex(filling.shape):
+        corner = tuple(slice(n * c, (n + 1) * c) for n, c in zip(cell, counts, strict=True))
+        assert filling[cell] == np.float32(mask[corner].sum()) / np.float32(np.prod(counts))

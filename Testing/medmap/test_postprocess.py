@@ -13,10 +13,10 @@ from scipy.ndimage import label
 
 from medmap.errors import BundleError, InternalError
 from medmap.postprocess.components import find_components, number_components
-from medmap.postprocess.decoding import decode_by_region, most_probable, nested_regions
+from medmap.postprocess.decoding import decode, decode_by_region, most_probable, nested_regions
 from medmap.postprocess.prediction import predict, probabilities
 from medmap.postprocess.reference_labels import (
-    _interpolated_classes,
+    interpolated_labels,
     label_map,
     labels_on_reference,
 )
@@ -129,14 +129,13 @@ def test_only_the_box_around_the_tumor_is_interpolated_and_nothing_is_lost(turn)
     probability = torch.softmax(logits, 0)
     everywhere = resample_linear(probability[1:], working, reference)
     best, index = everywhere.max(0)
-    expected = torch.where(best > 1 - everywhere.sum(0), index + 1, 0)
-    found = _interpolated_classes(probability, working, reference, NO_POSTPROCESSING, BRATS)
+    classes = torch.where(best > 1 - everywhere.sum(0), index + 1, 0)
+    expected = torch.tensor(BRATS.label_values(), dtype=torch.uint8)[classes]
+    found = interpolated_labels(probability, working, reference, NO_POSTPROCESSING, BRATS)
     assert torch.equal(found, expected)
     assert 0 < int((found > 0).sum()) < found.numel() // 2
     probability[0], probability[1:] = 1.0, 0.0
-    assert not _interpolated_classes(
-        probability, working, reference, NO_POSTPROCESSING, BRATS
-    ).any()
+    assert not interpolated_labels(probability, working, reference, NO_POSTPROCESSING, BRATS).any()
 
 
 def test_an_unknown_step_is_refused():
@@ -215,6 +214,28 @@ def test_labels_from_logits_are_those_from_probabilities(
     logits[2, 3, 4, 5] = float("inf")
     with pytest.raises(InternalError, match="not finite"):
         labels_of(logits, prepared, spec)
+
+
+@pytest.mark.parametrize("by_region", [False, True])
+def test_nothing_outside_the_box_can_be_tumor(make_prepared, by_region):
+    torch.manual_seed(5)
+    shape = (12, 14, 10)
+    logits = torch.randn(4, *shape)
+    logits[0, :6] += 12.0
+    brain = torch.ones(shape, dtype=torch.bool)
+    prepared = make_prepared(torch.zeros(4, *shape), brain, Grid(shape, np.eye(4)))
+    spec = PostprocessSpec(by_region=by_region)
+    prediction = predict(logits, prepared, BRATS.modality_names, BRATS, spec)
+    probability = torch.softmax(logits, 0)
+    assert torch.equal(prediction.classes, decode(probability, spec, BRATS))
+    outside = torch.ones(shape, dtype=torch.bool)
+    outside[prediction.box] = False
+    assert outside.any()
+    assert (probability[0][outside] > 0.5).all()
+    logits[0] += 40.0
+    nothing = predict(logits, prepared, BRATS.modality_names, BRATS, spec)
+    assert nothing.box is None
+    assert not label_map(nothing, prepared, spec, BRATS).any()
 
 
 def test_fields_of_the_first_version_are_read():

@@ -77,7 +77,9 @@ def _interpolation_matrix(size: int, scale: int, align_corners: bool) -> Tensor:
     return (1 - distance).clamp_min(0)
 
 
-def modulated_norm(x: Tensor, norm: nn.Module, scale: Tensor, shift: Tensor) -> Tensor:
+def modulated_norm(
+    x: Tensor, norm: nn.InstanceNorm2d | nn.InstanceNorm3d, scale: Tensor, shift: Tensor
+) -> Tensor:
     """``norm(x) * (1 + scale) + shift`` in one pass over the voxels.
 
     Args:

@@ -9,6 +9,7 @@ modalities that it sees, and so does the threshold (chosen by ``MedMAPTraining/e
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -16,11 +17,18 @@ import torch
 from torch import Tensor
 
 from medmap.errors import InternalError
+from medmap.foreground import bounding_box
 from medmap.postprocess.components import find_components, low_confidence
 from medmap.postprocess.decoding import decode, most_probable
 from medmap.postprocess.spec import NO_THRESHOLDS, ConfidenceSpec, PostprocessSpec
 from medmap.preprocess import Prepared
 from medmap.task import Task
+
+Box = tuple[slice, ...]
+"""Three slices: a part of the working grid."""
+
+ROUNDING = 1e-3
+"""Logits that differ by less may be compared the other way round as probabilities."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +41,7 @@ class Prediction:
         excluded: [D, H, W] bool: outside the brain, small components, low-confidence components.
         suppressed: [D, H, W] bool, the low-confidence components; None where there is none.
         suppressed_ml: their volume.
+        box: outside of it, everything is background by a margin; None where everything is.
     """
 
     logits: Tensor
@@ -40,6 +49,7 @@ class Prediction:
     excluded: Tensor
     suppressed: Tensor | None = None
     suppressed_ml: float = 0.0
+    box: Box | None = None
 
 
 def predict(
@@ -64,37 +74,83 @@ def predict(
         InternalError: a logit is NaN or infinite.
     """
     _require_finite(logits)
-    if spec.by_region:
-        classes = decode(torch.softmax(logits.float(), 0), spec, task)
-    else:
-        # The largest logit is the largest probability, too; computing it would take longer.
-        classes = most_probable(logits)
+    classes = torch.zeros(prepared.brain.shape, dtype=torch.int64)
     excluded = ~prepared.brain
-    suppressed = None
+    box = tumor_box(logits, prepared.brain)
+    if box is None:
+        return Prediction(logits, classes, excluded)
+    # A tumor fills a few of a hundred voxels: nothing else is looked at from here on.
+    tumor_logits = logits[(slice(None), *box)]
+    classes[box] = _decoded_logits(tumor_logits, spec, task)
     threshold = confidence.minimum.get(task.subset_key(subset), 0.0)
-    if threshold > 0 or spec.min_component_ml > 0:
-        is_tumor = (classes > 0) & prepared.brain
-        components = find_components(is_tumor, prepared.grid.voxel_ml, spec)
-        excluded |= components.is_small[components.numbers]
-        if threshold > 0:
-            is_low = low_confidence(logits, components, threshold)
-            if is_low.any():
-                suppressed = is_low[components.numbers]
-                excluded |= suppressed
-                # Components are halved from the corner of their common box. Without the suppressed
-                # ones the box is another, and parts that a gap had joined may stand alone.
-                is_tumor = (classes > 0) & ~excluded
-                components = find_components(is_tumor, prepared.grid.voxel_ml, spec)
-                excluded |= components.is_small[components.numbers]
+    suppressed = None
     suppressed_ml = 0.0
-    if suppressed is not None:
-        suppressed_ml = float(suppressed.sum()) * prepared.grid.voxel_ml
+    if threshold > 0 or spec.min_component_ml > 0:
+        is_tumor = (classes[box] > 0) & prepared.brain[box]
+        voxel_ml = prepared.grid.voxel_ml
+        is_removed, is_low = _removed_components(tumor_logits, is_tumor, voxel_ml, spec, threshold)
+        excluded[box] |= is_removed
+        if is_low is not None:
+            suppressed = torch.zeros_like(excluded)
+            suppressed[box] = is_low
+            suppressed_ml = float(is_low.sum()) * voxel_ml
     classes.masked_fill_(excluded, 0)
-    return Prediction(logits, classes, excluded, suppressed, suppressed_ml)
+    return Prediction(logits, classes, excluded, suppressed, suppressed_ml, box)
+
+
+def tumor_box(logits: Tensor, brain: Tensor) -> Box | None:
+    """The box around all brain voxels that can be tumor, whatever the decoding; None without any.
+
+    All C - 1 tumor classes together are at most C - 1 times as probable as the strongest of them.
+
+    Args:
+        logits: [C, D, H, W], background first.
+        brain: [D, H, W] bool.
+    """
+    strongest = logits[1]
+    for other in logits[2:]:
+        strongest = torch.maximum(strongest, other)
+    margin = math.log(len(logits) - 1) + ROUNDING
+    is_candidate = (strongest > logits[0] - margin) & brain
+    return bounding_box(is_candidate.numpy())
+
+
+def _decoded_logits(logits: Tensor, spec: PostprocessSpec, task: Task) -> Tensor:
+    """[C, *S] logits -> [*S] classes."""
+    if spec.by_region:
+        return decode(torch.softmax(logits.float(), 0), spec, task)
+    # The largest logit is the largest probability, too; computing it would take longer.
+    return most_probable(logits)
+
+
+def _removed_components(
+    logits: Tensor, is_tumor: Tensor, voxel_ml: float, spec: PostprocessSpec, threshold: float
+) -> tuple[Tensor, Tensor | None]:
+    """[*S] bool: voxels of small and of low-confidence components, and of the latter alone.
+
+    The latter are None where there are none.
+    """
+    components = find_components(is_tumor, voxel_ml, spec)
+    is_removed = components.is_small[components.numbers]
+    if threshold <= 0:
+        return is_removed, None
+    low_numbers = low_confidence(logits, components, threshold)
+    if not low_numbers.any():
+        return is_removed, None
+    is_low = low_numbers[components.numbers]
+    is_removed |= is_low
+    # Components are halved from the corner of their common box. Without the suppressed ones the
+    # box is another, and parts that a gap had joined may stand alone.
+    components = find_components(is_tumor & ~is_removed, voxel_ml, spec)
+    is_removed |= components.is_small[components.numbers]
+    return is_removed, is_low
 
 
 def _require_finite(logits: Tensor) -> None:
     """Whether the sum is: one NaN or infinity suffices, and testing every voxel is slower."""
+    if torch.isfinite(logits.sum()):
+        return
+    # Finite logits may add up to more than float32 holds.
     if not torch.isfinite(logits.sum(dtype=torch.float64)):
         raise InternalError(
             "The network's output is not finite.",
@@ -103,17 +159,24 @@ def _require_finite(logits: Tensor) -> None:
 
 
 def probabilities(
-    prediction: Prediction, prepared: Prepared, spec: PostprocessSpec, task: Task
+    prediction: Prediction,
+    prepared: Prepared,
+    spec: PostprocessSpec,
+    task: Task,
+    box: Box | None = None,
 ) -> Tensor:
-    """[C, D, H, W] class probabilities of the result on the working grid.
+    """[C, D, H, W] class probabilities of the result on the working grid, or on a box of it.
 
     What is excluded is background with certainty; the classes of regions below their minimum volume
     have probability 0.
     """
-    result = torch.softmax(prediction.logits.float(), 0)
-    result[0].masked_fill_(prediction.excluded, 1.0)
-    result[1:].masked_fill_(prediction.excluded, 0.0)
-    absent = _classes_below_minimum(prediction.classes, prepared, spec, task)
+    if box is None:
+        box = (slice(None),) * 3
+    excluded = prediction.excluded[box]
+    result = torch.softmax(prediction.logits[(slice(None), *box)].float(), 0)
+    result[0].masked_fill_(excluded, 1.0)
+    result[1:].masked_fill_(excluded, 0.0)
+    absent = _classes_below_minimum(prediction, prepared, spec, task)
     if absent:
         result[absent] = 0.0
         result /= result.sum(0).clamp_min(1e-12)
@@ -123,36 +186,39 @@ def probabilities(
 def final_classes(
     prediction: Prediction, prepared: Prepared, spec: PostprocessSpec, task: Task
 ) -> Tensor:
-    """[D, H, W] classes after regions below their minimum volume gave way to the next class."""
-    classes = prediction.classes
-    absent = _classes_below_minimum(classes, prepared, spec, task)
+    """[*S] classes in the prediction's box, after regions below their minimum volume gave way to
+    the next class; empty without a box.
+    """
+    if prediction.box is None:
+        return prediction.classes[:0, :0, :0]
+    classes = prediction.classes[prediction.box]
+    absent = _classes_below_minimum(prediction, prepared, spec, task)
     if not absent:
         return classes
     if spec.by_region:
         # What is absent counts for no region, so voxels of other classes can change, too.
-        return decode(probabilities(prediction, prepared, spec, task), spec, task)
+        return decode(probabilities(prediction, prepared, spec, task, prediction.box), spec, task)
     classes = classes.clone()
     is_absent = torch.isin(classes, torch.tensor(absent))
-    candidates = prediction.logits[:, is_absent].float()
+    candidates = prediction.logits[(slice(None), *prediction.box)][:, is_absent].float()
     candidates[absent] = -torch.inf
     classes[is_absent] = candidates.argmax(0)
     return classes
 
 
 def _classes_below_minimum(
-    classes: Tensor, prepared: Prepared, spec: PostprocessSpec, task: Task
+    prediction: Prediction, prepared: Prepared, spec: PostprocessSpec, task: Task
 ) -> list[int]:
     """Classes of the regions that are there, but in less than their minimum volume."""
+    if prediction.box is None or spec.min_region_multiple <= 0:
+        return []
+    classes = prediction.classes[prediction.box]
+    counts = torch.bincount(classes.flatten(), minlength=task.num_classes).tolist()
     absent: list[int] = []
     for region in task.regions:
         minimum_mm3 = spec.min_region_multiple * region.min_volume_mm3
-        if minimum_mm3 <= 0:
-            continue
-        members = []
-        for index, label in enumerate(task.labels, 1):
-            if label.name in region.labels:
-                members.append(index)
-        voxels = sum(int((classes == index).sum()) for index in members)
+        members = list(task.region_classes(region.name))
+        voxels = sum(counts[index] for index in members)
         volume_mm3 = voxels * prepared.grid.voxel_ml * 1000
         if 0 < volume_mm3 < minimum_mm3:
             absent += members

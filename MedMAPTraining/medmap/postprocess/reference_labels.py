@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from medmap.foreground import bounding_box
+from medmap.foreground import bounding_box, widened_box
 from medmap.postprocess.decoding import decode
 from medmap.postprocess.prediction import Prediction, final_classes, probabilities
 from medmap.postprocess.spec import NO_POSTPROCESSING, PostprocessSpec
@@ -31,11 +31,20 @@ def label_map(
     Returns:
         [I, J, K] label values of the task's files, of ``Task.label_dtype``.
     """
-    if prepared.offset is None:
-        probability = probabilities(prediction, prepared, spec, task)
-        return labels_on_reference(probability, prepared, task, spec)
-    classes = final_classes(prediction, prepared, spec, task)
-    return _copied(classes, prepared.offset, prepared, task)
+    box = prediction.box
+    if box is None:
+        return np.zeros(prepared.reference_grid.shape, task.label_dtype)
+    if prepared.offset is not None:
+        classes = final_classes(prediction, prepared, spec, task)
+        start = np.array([side.start for side in box])
+        return _copied(classes, prepared.offset - start, prepared, task)
+    # Between the voxels of the box and their neighbors interpolation needs the neighbors, too.
+    wide = widened_box(box, prepared.grid.shape)
+    probability = probabilities(prediction, prepared, spec, task, wide)
+    working = part_of_grid(prepared.grid, wide)
+    canonical = prepared.orientation.canonical
+    labels = interpolated_labels(probability, working, canonical, spec, task)
+    return _turned_back(labels, prepared)
 
 
 def labels_on_reference(
@@ -55,46 +64,68 @@ def labels_on_reference(
     if prepared.offset is not None:
         return _copied(decode(probability, spec, task), prepared.offset, prepared, task)
     canonical = prepared.orientation.canonical
-    classes = _interpolated_classes(probability, prepared.grid, canonical, spec, task)
-    return _label_values(classes, prepared, task)
+    labels = interpolated_labels(probability, prepared.grid, canonical, spec, task)
+    return _turned_back(labels, prepared)
 
 
 def _copied(classes: Tensor, offset: np.ndarray, prepared: Prepared, task: Task) -> np.ndarray:
-    """Label values from classes on a working grid that shares the reference's lattice."""
-    shape = prepared.orientation.canonical.shape
-    return _label_values(paste(classes, -offset, shape), prepared, task)
+    """Label values from classes on a grid that shares the reference's lattice.
+
+    ``offset`` is the index in that grid of the first voxel of the reference.
+    """
+    values = _label_values(classes, task)
+    pasted = paste(values, -offset, prepared.orientation.canonical.shape)
+    return _turned_back(pasted, prepared)
 
 
-def _label_values(classes: Tensor, prepared: Prepared, task: Task) -> np.ndarray:
-    values = np.array(task.label_values(), task.label_dtype)
-    return np.ascontiguousarray(prepared.orientation.restore(values[classes.numpy()]))
+def _label_values(classes: Tensor, task: Task) -> Tensor:
+    """Classes -> values of the task's label files."""
+    values = torch.from_numpy(np.array(task.label_values(), task.label_dtype))
+    return values[classes]
 
 
-def _interpolated_classes(
+def _turned_back(labels: Tensor, prepared: Prepared) -> np.ndarray:
+    """Labels with axes closest to RAS -> the axis order of the reference grid."""
+    return np.ascontiguousarray(prepared.orientation.restore(labels.numpy()))
+
+
+def interpolated_labels(
     probability: Tensor, working: Grid, reference: Grid, spec: PostprocessSpec, task: Task
 ) -> Tensor:
-    """[I, J, K] class at each reference voxel; slab by slab, to save memory.
+    """Label values at each voxel of another grid; slab by slab, to save memory.
 
     A point between voxels can only be tumor if one of them is nearly so: best + sum of the tumor's
     probabilities above 1 (by region: their sum above one half), which is convex. So only the box
     around such voxels is interpolated.
+
+    Args:
+        probability: [C, D, H, W], background first.
+        working: their grid; outside of it everything is background.
+        reference: [I, J, K], the grid of the result.
+        spec: how classes are decoded.
+        task: gives the label values.
+
+    Returns:
+        [I, J, K] of ``Task.label_dtype``.
     """
     # Background is sampled as 1 - tumor: outside the working grid everything sampled is 0, hence
     # background.
     tumor = probability[1:]
-    classes = torch.zeros(reference.shape, dtype=torch.int64)
+    dtype = _label_values(torch.zeros(0, dtype=torch.int64), task).dtype
+    labels = torch.zeros(reference.shape, dtype=dtype)
     if spec.by_region:
         may_be_tumor = tumor.sum(0) > 0.5 - 1e-4
     else:
         may_be_tumor = tumor.amax(0) + tumor.sum(0) > 1 - 1e-4
     box = bounding_box(may_be_tumor.numpy())
     if box is None:
-        return classes
+        return labels
     rows, *plane = covering_box(box, working, reference)
     # Three classes on a grid of 0.5 mm would take 0.9 GB at once.
     for start in range(rows.start, rows.stop, SLAB):
         part = (slice(start, min(start + SLAB, rows.stop)), *plane)
         slab = resample_linear(tumor, working, part_of_grid(reference, part))
         background = 1 - slab.sum(0, keepdim=True)
-        classes[part] = decode(torch.cat([background, slab]), spec, task)
-    return classes
+        classes = decode(torch.cat([background, slab]), spec, task)
+        labels[part] = _label_values(classes, task)
+    return labels
