@@ -43,6 +43,10 @@ LEAST_PART = 0.05
 of view divides, cerebellum and temporal lobes, are larger; markers and letters are smaller."""
 
 
+FEW_VALUES = 100
+"""Values of which the most frequent one is the first guess at a background."""
+
+
 @dataclass(frozen=True)
 class Foreground:
     """What is brain in a skull-stripped scan.
@@ -224,12 +228,15 @@ def _is_in_air(faint: np.ndarray, clear: np.ndarray, spacing: Sequence[float]) -
     Dark fluid, and values of a z-scored brain that happen to be near its background's, lie among
     clear voxels; noise and ringing lie apart from them.
     """
+    most_faint = FEW_FAINT * int(np.count_nonzero(clear))
+    if int(np.count_nonzero(faint)) <= most_faint:
+        return False
     counts = _cell_counts(spacing)
     is_empty = _filling(clear, counts) == 0
     faint_share = _filling(faint, counts)
     voxels_per_cell = float(np.prod(counts))
     in_air = float(faint_share[is_empty].sum()) * voxels_per_cell
-    return in_air > FEW_FAINT * int(np.count_nonzero(clear))
+    return in_air > most_faint
 
 
 def _beyond(array: np.ndarray, level: _Level) -> np.ndarray:
@@ -249,9 +256,14 @@ def _beyond(array: np.ndarray, level: _Level) -> np.ndarray:
 
 def _dense_level(values: np.ndarray, tolerance: float, least: float) -> _Level | None:
     """The narrow band of values that holds most of them, if it holds the share ``least``."""
-    ordered = np.sort(values[np.isfinite(values)])
-    if not ordered.size:
+    values = values[np.isfinite(values)]
+    if not values.size:
         return None
+    common = _common_value(values)
+    if np.count_nonzero(values == common) > values.size / 2:
+        # The band that holds it has it as its median, and no deviation.
+        return _Level(common, tolerance)
+    ordered = np.sort(values)
     # A window over the sorted values, not a histogram: its bins would split a narrow background.
     stop = np.searchsorted(ordered, ordered + 2 * tolerance, side="right")
     counts = stop - np.arange(ordered.size)
@@ -280,9 +292,32 @@ def largest_parts(mask: np.ndarray, spacing: Sequence[float]) -> np.ndarray:
     """
     counts = _cell_counts(spacing)
     filling = _filling(mask, counts)
-    remaining = filling >= FILLED_CELL
-    if not remaining.any():
+    box = bounding_box(filling >= FILLED_CELL)
+    if box is None:
         return mask
+    # Cells at the rim are less than a quarter full; without them every brain would lose its edge.
+    around = widened_box(box, filling.shape)
+    cells = np.zeros(filling.shape, bool)
+    cells[around] = _grown(_largest_bodies(filling[around]))
+    if not filling[~cells].any():
+        return mask
+    voxels = cells & (filling > 0)
+    for axis in range(3):
+        voxels = voxels.repeat(counts[axis], axis)
+    inside = tuple(slice(size) for size in mask.shape)
+    return mask & voxels[inside]
+
+
+def _largest_bodies(filling: np.ndarray) -> np.ndarray:
+    """The connected parts of the filled cells that are not much smaller than the largest.
+
+    Args:
+        filling: [I, J, K] share of each cell, at least one of them filled.
+
+    Returns:
+        [I, J, K] bool.
+    """
+    remaining = filling >= FILLED_CELL
     parts: list[tuple[float, np.ndarray]] = []
     # From the fullest cell on. Slicer has no SciPy, and a head has few parts at this resolution.
     while remaining.any():
@@ -295,13 +330,7 @@ def largest_parts(mask: np.ndarray, spacing: Sequence[float]) -> np.ndarray:
     for size, part in parts:
         if size >= LEAST_PART * largest:
             cells |= part
-    # Cells at the rim are less than a quarter full; without them every brain would lose its edge.
-    cells = _grown(cells) & (filling > 0)
-    voxels = cells
-    for axis in range(3):
-        voxels = voxels.repeat(counts[axis], axis)
-    inside = tuple(slice(size) for size in mask.shape)
-    return mask & voxels[inside]
+    return cells
 
 
 def _cell_counts(spacing: Sequence[float]) -> list[int]:
@@ -389,9 +418,19 @@ def _dominant(values: np.ndarray, least: float) -> float | None:
     values = values[np.isfinite(values)]
     if not values.size:
         return None
+    common = _common_value(values)
+    if np.count_nonzero(values == common) >= 0.75 * values.size:
+        return common
     distinct, counts = np.unique(values, return_counts=True)
     top = int(counts.argmax())
     runner_up = np.delete(counts, top).max(initial=0)
     if counts[top] < max(least * values.size, 3 * runner_up):
         return None
     return float(distinct[top])
+
+
+def _common_value(values: np.ndarray) -> float:
+    """The most frequent of a few values: that of all where most are alike, and found at once."""
+    sampled = values[:: max(1, values.size // FEW_VALUES)]
+    distinct, counts = np.unique(sampled, return_counts=True)
+    return float(distinct[int(counts.argmax())])

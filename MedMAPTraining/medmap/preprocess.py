@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -219,6 +220,20 @@ class _Scan:
     grid: Grid
     orientation: Orientation
 
+    @cached_property
+    def end_positions(self) -> np.ndarray:
+        """[N, 3] world positions of the voxels at both ends of the brain on every line along k.
+
+        The extent of a set of voxels along any direction is that of these alone.
+        """
+        mask = self.organ
+        i, j = np.nonzero(mask.any(2))
+        lines = mask[i, j]
+        first = lines.argmax(1)
+        last = mask.shape[2] - 1 - lines[:, ::-1].argmax(1)
+        index = np.concatenate([np.stack([i, j, first], 1), np.stack([i, j, last], 1)])
+        return index @ self.grid.affine[:3, :3].T + self.grid.affine[:3, 3]
+
 
 def prepare(
     volumes: Mapping[str, Volume],
@@ -378,7 +393,7 @@ def _drift(canonical: Grid, lattice: np.ndarray) -> float:
 
 def _crop(lattice: Grid, scans: Mapping[str, _Scan], spec: PreprocessSpec, multiple: int) -> Grid:
     """The part of the lattice with the brain of every present scan and a margin, padded evenly."""
-    positions = np.concatenate([_end_positions(scan) for scan in scans.values()])
+    positions = np.concatenate([scan.end_positions for scan in scans.values()])
     rotation = lattice.affine[:3, :3] / spec.spacing
     index = (positions - lattice.affine[:3, 3]) @ rotation / spec.spacing
     margin = spec.margin / spec.spacing
@@ -396,20 +411,7 @@ def _crop(lattice: Grid, scans: Mapping[str, _Scan], spec: PreprocessSpec, multi
     return Grid((int(shape[0]), int(shape[1]), int(shape[2])), affine)
 
 
-def _end_positions(scan: _Scan) -> np.ndarray:
-    """[N, 3] world positions of the voxels at both ends of the brain on every line along k.
-
-    The extent of a set of voxels along any direction is that of these alone.
-    """
-    mask = scan.organ
-    i, j = np.nonzero(mask.any(2))
-    first = mask.argmax(2)[i, j]
-    last = mask.shape[2] - 1 - mask[:, :, ::-1].argmax(2)[i, j]
-    index = np.concatenate([np.stack([i, j, first], 1), np.stack([i, j, last], 1)])
-    return index @ scan.grid.affine[:3, :3].T + scan.grid.affine[:3, 3]
-
-
 def _center(scan: _Scan, rotation: np.ndarray) -> np.ndarray:
     """[3] world position of the middle of the brain's extent along the working axes."""
-    positions = _end_positions(scan) @ rotation
+    positions = scan.end_positions @ rotation
     return rotation @ ((positions.min(0) + positions.max(0)) / 2)

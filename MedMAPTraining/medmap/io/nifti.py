@@ -141,10 +141,14 @@ def _scaling(header: Header, label: str, notes: list[Finding]) -> tuple[float, f
 
 
 def _check_range(values: np.ndarray, label: str) -> None:
-    finite = np.isfinite(values)
-    largest = max(
-        float(values.max(where=finite, initial=0)), -float(values.min(where=finite, initial=0))
-    )
+    with np.errstate(invalid="ignore"):  # signaling NaN
+        low = float(values.min())
+        high = float(values.max())
+    if not np.isfinite(low + high):
+        finite = values[np.isfinite(values)]
+        low = float(finite.min(initial=0))
+        high = float(finite.max(initial=0))
+    largest = max(high, -low)
     if largest > INTENSITIES[1] or 0 < largest < INTENSITIES[0]:
         raise InputDataError(
             f"{label}: intensities reach {largest:.1e}, which no scan has.",
