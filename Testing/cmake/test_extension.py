@@ -79,16 +79,21 @@ def tree(folder: Path) -> dict[str, str]:
 
 
 @pytest.fixture(scope="module")
-def bundle(tmp_path_factory) -> Path:
-    """Something of the shape of a bundle."""
-    folder = tmp_path_factory.mktemp("bundle")
-    for name in ("metadata.json", "model.safetensors", "README.md", "SHA256SUMS"):
-        (folder / name).write_text(f"stands in for {name}")
+def bundles(tmp_path_factory) -> Path:
+    """Something of the shape of the bundles that ship, one of them with a folder in it."""
+    folder = tmp_path_factory.mktemp("bundles")
+    files = ("metadata.json", "model.safetensors", "README.md", "SHA256SUMS")
+    for bundle in ("default", "brain", "another"):
+        (folder / bundle).mkdir()
+        for name in files:
+            (folder / bundle / name).write_text(f"stands in for {name} of {bundle}")
+    (folder / "another/figures").mkdir()
+    (folder / "another/figures/dice.csv").write_text("stands in for a table")
     return folder
 
 
 @pytest.fixture(scope="module")
-def built(tmp_path_factory, bundle) -> tuple[Path, Path]:
+def built(tmp_path_factory, bundles) -> tuple[Path, Path]:
     """Build and installation folder of the extension."""
     cmake = shutil.which("cmake")
     if cmake is None:
@@ -102,7 +107,7 @@ def built(tmp_path_factory, bundle) -> tuple[Path, Path]:
     (stub / "CPack.cmake").write_text(CPACK_STUB)
     build, install = folder / "build", folder / "install"
     options = [f"-DSlicer_DIR={stub}", f"-DCMAKE_INSTALL_PREFIX={install}", "-DBUILD_TESTING=ON"]
-    run(cmake, "-S", REPOSITORY, "-B", build, *options, f"-DMedMAP_BUNDLE_DIR={bundle}")
+    run(cmake, "-S", REPOSITORY, "-B", build, *options, f"-DMedMAP_BUNDLES_DIR={bundles}")
     run(cmake, "--build", build)
     run(cmake, "--install", build)
     return build, install
@@ -127,7 +132,7 @@ def test_the_installed_module_is_the_one_in_the_repository(built):
 
 
 def test_nothing_else_is_installed(built):
-    allowed = (*tree(REPOSITORY / "MedMAPSegment"), "Resources/MedMAPBundles/default/")
+    allowed = (*tree(REPOSITORY / "MedMAPSegment"), "Resources/MedMAPBundles/")
     for path in tree(built[1] / MODULES):
         assert path.startswith(("medmap/", *allowed)), path
     assert {path.parts[0] for path in map(Path, tree(built[1]))} == {"lib"}
@@ -138,11 +143,28 @@ def test_only_real_modules_lie_at_the_top(built):
     assert [path.name for path in (built[1] / MODULES).glob("*.py")] == ["MedMAPSegment.py"]
 
 
-def test_the_bundle_lies_where_medmap_looks_for_it(built, bundle):
+def test_every_file_of_every_bundle_is_there(built, bundles):
+    for root in built:
+        assert tree(root / MODULES / "Resources/MedMAPBundles") == tree(bundles)
+
+
+def test_the_bundles_of_the_repository_are_those_that_ship(built):
+    """Without the option of this test's build, the folder is that of the repository."""
+    text = (REPOSITORY / "CMakeLists.txt").read_text()
+    assert 'set(MedMAP_BUNDLES_DIR "${CMAKE_CURRENT_SOURCE_DIR}/Resources/bundles"' in text
+    assert (REPOSITORY / "Resources/bundles/default/metadata.json").is_file()
+
+
+def test_the_bundles_lie_where_medmap_looks_for_them(built, bundles):
     pytest.importorskip("torch")
     for root in built:
-        code = "from medmap.bundle.format import default_bundle_path; print(default_bundle_path())"
-        environment = {name: value for name, value in os.environ.items() if name != "MEDMAP_BUNDLE"}
+        code = (
+            "from medmap.bundle.format import default_bundle_path\n"
+            "from medmap.preparation.network_masks import bundle_path\n"
+            "print(default_bundle_path())\n"
+            "print(bundle_path())\n"
+        )
+        environment = {name: value for name, value in os.environ.items() if "MEDMAP_" not in name}
         environment["PYTHONPATH"] = str(root / MODULES)
         done = subprocess.run(
             [sys.executable, "-c", code],
@@ -152,7 +174,9 @@ def test_the_bundle_lies_where_medmap_looks_for_it(built, bundle):
             env=environment,
             cwd=root,
         )
-        assert tree(Path(done.stdout.strip())) == tree(bundle)
+        default, brain = done.stdout.split()
+        assert tree(Path(default)) == tree(bundles / "default")
+        assert tree(Path(brain)) == tree(bundles / "brain")
 
 
 def test_a_build_without_a_bundle_is_refused(tmp_path, built):
@@ -160,7 +184,7 @@ def test_a_build_without_a_bundle_is_refused(tmp_path, built):
         [
             *("cmake", "-S", str(REPOSITORY), "-B", str(tmp_path)),
             f"-DSlicer_DIR={built[0].parent / 'slicer'}",
-            f"-DMedMAP_BUNDLE_DIR={tmp_path / 'nothing'}",
+            f"-DMedMAP_BUNDLES_DIR={tmp_path / 'nothing'}",
         ],
         capture_output=True,
         text=True,
