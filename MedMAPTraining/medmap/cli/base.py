@@ -87,6 +87,14 @@ AssumeOrientation = Annotated[
         help="Accept files without orientation; the axes are taken as right, front, top.",
     ),
 ]
+Prepare = Annotated[
+    str,
+    typer.Option(
+        metavar="auto|always|never",
+        help="Brain extraction and alignment before the segmentation: auto does what the scans "
+        "lack, always does both for every scan, never takes the scans as they are.",
+    ),
+]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace existing results.")]
 
 

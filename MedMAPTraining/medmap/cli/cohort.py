@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -13,11 +13,34 @@ from medmap.cli.base import (
     AssumeOrientation,
     BundleOption,
     Device,
+    Prepare,
     app,
     err,
     out,
     showing_progress,
 )
+from medmap.cli.study import parse_series, print_assignment
+from medmap.errors import UsageError
+
+if TYPE_CHECKING:
+    from medmap.commands.cohort import SegmentedCohort
+    from medmap.commands.cohort_studies import CohortListing, SeriesChoice, StudyListing
+
+SeriesOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--series",
+        metavar="[STUDY:]NAME=NUMBER",
+        help="The series of a modality in DICOM studies, such as FLAIR=12 for all of them or "
+        "study-1a2b3c4d:FLAIR=12 for one; repeatable. FLAIR=none leaves FLAIR out.",
+    ),
+]
+ListOption = Annotated[
+    bool,
+    typer.Option(
+        "--list", help="Show the series of every DICOM study and what each is; write nothing."
+    ),
+]
 
 
 @app.command("segment-cohort")
@@ -30,11 +53,13 @@ def segment_cohort(
         ),
     ],
     output: Annotated[
-        Path,
+        Path | None,
         typer.Option(
             "--output", "-o", help="Folder for the results; created if its parent exists."
         ),
-    ],
+    ] = None,
+    series: SeriesOption = None,
+    list_series: ListOption = False,
     bundle: BundleOption = None,
     device: Device = "auto",
     workers: Annotated[
@@ -50,19 +75,78 @@ def segment_cohort(
     again: Annotated[bool, typer.Option("--again", help="Segment finished cases again.")] = False,
     affine: Affine = None,
     assume_orientation: AssumeOrientation = False,
+    prepare: Prepare = "auto",
 ) -> None:
     """Segment many patients; rerun the same command to resume.
 
-    Finished cases are kept, failed ones are tried again. A case that fails is listed with the reason in
-    results.csv and does not stop the others. BIDS data sets give BIDS derivatives, other cohorts one
-    folder per case as medmap segment writes it. The exit code is 1 if cases failed.
-    """
-    from medmap.commands.cohort import RESULTS, CohortOptions
-    from medmap.commands.cohort import segment_cohort as run
+    Finished cases are kept, failed ones are tried again. A case that fails is listed with the
+    reason in results.csv and does not stop the others. BIDS data sets give BIDS derivatives, other
+    cohorts one folder per case as medmap segment writes it. The exit code is 1 if cases failed.
 
-    options = CohortOptions(bundle, device, workers, ray, again, affine, assume_orientation)
+    DICOM studies are named by a hash of their UIDs; medmap segment-cohort STUDIES --list shows the
+    series of each.
+    """
+    from medmap.commands.cohort import CohortOptions, list_cohort
+    from medmap.commands.cohort import segment_cohort as run
+    from medmap.preparation.plan import preparation_mode
+
+    options = CohortOptions(
+        bundle,
+        device,
+        workers,
+        ray,
+        again,
+        affine,
+        assume_orientation,
+        prepare=preparation_mode(prepare),
+        series=tuple(_parse_choice(text) for text in series or []),
+    )
+    if list_series:
+        _print_listing(list_cohort(source, options))
+        return
+    if output is None:
+        raise UsageError("No folder for the results was given.", "Give one with --output.")
     with showing_progress() as report:
         cohort = run(source, output, options, report)
+    _print_cohort(cohort, output)
+
+
+def _parse_choice(text: str) -> SeriesChoice:
+    """``FLAIR=12`` or ``study-1a2b3c4d:FLAIR=12``. Raises UsageError."""
+    from medmap.commands.cohort_studies import SeriesChoice
+
+    modality, number = parse_series(text)
+    study, _, name = modality.rpartition(":")
+    return SeriesChoice(name.strip(), number, study.strip())
+
+
+def _print_listing(listing: CohortListing) -> None:
+    """Print a table per study; exits with 1 if one of them cannot be listed."""
+    if listing.warning:
+        err.print(f"warning: {listing.warning}", soft_wrap=True, markup=False)
+    for entry in listing.studies:
+        out.print(_heading(entry, listing.folder_count), soft_wrap=True, markup=False)
+        if entry.assignment is not None:
+            print_assignment(entry.assignment, listing.task)
+        if entry.error is not None:
+            reason = f"{entry.error.cause} {entry.error.command_line_remedy}"
+            name = entry.study.identifier
+            err.print(f"failed: {name}: {reason}", soft_wrap=True, markup=False)
+    if any(entry.error is not None for entry in listing.studies):
+        raise typer.Exit(1)
+
+
+def _heading(entry: StudyListing, folder_count: int) -> str:
+    """``study-1a2b3c4d: folder 2 of 3``: names of folders may name patients."""
+    if entry.folder == 0:
+        return entry.study.identifier
+    return f"{entry.study.identifier}: folder {entry.folder} of {folder_count}"
+
+
+def _print_cohort(cohort: SegmentedCohort, output: Path) -> None:
+    """Print what became of the cases; exits with 1 if one of them failed."""
+    from medmap.commands.cohort_rows import RESULTS
+
     rows = cohort.rows
     if cohort.warning:
         err.print(f"warning: {cohort.warning}", soft_wrap=True, markup=False)

@@ -18,6 +18,7 @@ from medmap.cli.base import (
     Labels,
     Overwrite,
     Precision,
+    Prepare,
     Scan,
     Verbosity,
     app,
@@ -69,9 +70,9 @@ def segment(
     reference: Annotated[
         str | None,
         typer.Option(
-            help="Modality on whose voxel grid the label map is written; the others are resampled to it. "
-            "Default: the modality with the smallest voxels, where labels lose least; if tied t1ce, "
-            "flair, t1, t2."
+            help="Modality on whose voxel grid the label map is written; the others are resampled "
+            "to it. Default: the modality with the smallest voxels, where labels lose least; if "
+            "tied t1ce, flair, t1, t2."
         ),
     ] = None,
     bundle: BundleOption = None,
@@ -87,14 +88,7 @@ def segment(
     labels: Labels = "",
     affine: Affine = None,
     assume_orientation: AssumeOrientation = False,
-    prepare: Annotated[
-        str,
-        typer.Option(
-            metavar="auto|always|never",
-            help="Brain extraction and alignment before the segmentation: auto does what the scans "
-            "lack, always does both for every scan, never takes the scans as they are.",
-        ),
-    ] = "auto",
+    prepare: Prepare = "auto",
     brain_mask: Annotated[
         list[str] | None,
         typer.Option(
@@ -108,7 +102,8 @@ def segment(
         bool,
         typer.Option(
             "--keep-prepared",
-            help="Also write the extracted and aligned scans, their brain masks, and the transforms.",
+            help="Also write the extracted and aligned scans, their brain masks, and the "
+            "transforms.",
         ),
     ] = False,
     probabilities: Annotated[
@@ -120,12 +115,12 @@ def segment(
     """Segment one patient from any subset of T1, T1ce, T2 and FLAIR.
 
     Give NIfTI files by modality, or the folder of a DICOM study; medmap segment STUDY --list shows
-    its series. Scans may show the skull, lie apart, and have thick or oblique slices: what they lack
-    is done first.
+    its series. Scans may show the skull, lie apart, and have thick or oblique slices: what they
+    lack is done first.
 
-    Writes segmentation.nii.gz (labels 1 necrosis / non-enhancing core, 2 edema, 4 enhancing tumor), overlay.png and
-    report.json (volumes, checks, provenance). Bundles of other tasks take --scan; medmap info lists
-    their modalities.
+    Writes segmentation.nii.gz (labels 1 necrosis / non-enhancing core, 2 edema, 4 enhancing tumor),
+    overlay.png and report.json (volumes, checks, provenance). Bundles of other tasks take --scan;
+    medmap info lists their modalities.
     """
     files = {"t1": t1, "t1ce": t1ce, "t2": t2, "flair": flair}
     scans = [(name, path) for name, path in files.items() if path is not None]

@@ -14,9 +14,10 @@ from medmap.errors import MissingInputError, UsageError
 
 if TYPE_CHECKING:
     from medmap.commands.segment import Options, Result
-    from medmap.commands.study import Listing, StudyOptions
-    from medmap.dicom.study import Choice
+    from medmap.commands.study import StudyOptions
+    from medmap.dicom.study import Assignment, Choice
     from medmap.progress import Cancel, Progress
+    from medmap.task import Task
 
 StudyArgument = Annotated[
     Path | None,
@@ -47,15 +48,17 @@ def study_options(series: list[str] | None, number: int | None) -> StudyOptions:
     """Options of a study from the command line's words. Raises UsageError."""
     from medmap.commands.study import StudyOptions
 
-    choices = []
-    for text in series or []:
-        name, equals, key = text.partition("=")
-        if not (name and equals and key):
-            raise UsageError(
-                f"'{text}' is not of the form NAME=NUMBER.", "Write for instance --series FLAIR=12."
-            )
-        choices.append((name.strip(), key.strip()))
-    return StudyOptions(tuple(choices), number)
+    return StudyOptions(tuple(parse_series(text) for text in series or []), number)
+
+
+def parse_series(text: str) -> tuple[str, str]:
+    """Modality and number of ``FLAIR=12``. Raises UsageError."""
+    name, equals, key = text.partition("=")
+    if not (name and equals and key):
+        raise UsageError(
+            f"'{text}' is not of the form NAME=NUMBER.", "Write for instance --series FLAIR=12."
+        )
+    return name.strip(), key.strip()
 
 
 def print_series(folder: Path, bundle: Path | None, options: StudyOptions) -> None:
@@ -68,17 +71,22 @@ def print_series(folder: Path, bundle: Path | None, options: StudyOptions) -> No
         err.print(f"warning: {remark}", soft_wrap=True, markup=False)
     if len(listing.studies) > 1:
         out.print(f"study {listing.number} of {len(listing.studies)}")
+    print_assignment(listing.assignment, listing.task)
+
+
+def print_assignment(assignment: Assignment, task: Task) -> None:
+    """Print a table of series, what each is taken for and why, and the open questions."""
     table = Table("series", "description", "slices", "voxels (mm)", "modality", "reason")
-    for choice in listing.assignment.choices:
-        table.add_row(*_cells(choice, listing))
+    for choice in assignment.choices:
+        table.add_row(*_cells(choice, task))
     out.print(table)
-    for question in listing.assignment.questions:
+    for question in assignment.questions:
         out.print(question, soft_wrap=True, markup=False)
-    if listing.assignment.questions:
-        out.print(f"Answer with --series {listing.assignment.example}.", markup=False)
+    if assignment.questions:
+        out.print(f"Answer with --series {assignment.example}.", soft_wrap=True, markup=False)
 
 
-def _cells(choice: Choice, listing: Listing) -> list[str]:
+def _cells(choice: Choice, task: Task) -> list[str]:
     series = choice.series
     slices, voxels, modality = "", "", ""
     if series.stack is not None:
@@ -86,7 +94,7 @@ def _cells(choice: Choice, listing: Listing) -> list[str]:
         slices = str(len(series.slices))
         voxels = " x ".join(f"{float(value):.3g}" for value in spacing)
     if choice.modality:
-        modality = listing.task.modality(choice.modality).title
+        modality = task.modality(choice.modality).title
     cells = [series.key, series.header.description, slices, voxels, modality, choice.reason]
     return [escape(cell) for cell in cells]
 
@@ -117,7 +125,8 @@ def _check_folder(folder: Path) -> None:
     if folder.is_file() and folder.name.upper() != "DICOMDIR":
         raise UsageError(
             "The study is a file, not a folder.",
-            "Give the folder with the DICOM files; NIfTI files go with --t1, --t1ce, --t2, --flair.",
+            "Give the folder with the DICOM files; NIfTI files go with --t1, --t1ce, --t2, "
+            "--flair.",
         )
     if not folder.exists():
         raise MissingInputError("There is no such folder.", "Check the path.")

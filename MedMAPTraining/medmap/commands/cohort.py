@@ -1,17 +1,15 @@
-"""``medmap segment-cohort``: many patients, on one machine or many; one failed case never stops the rest."""
+"""``medmap segment-cohort``: many patients, on one machine or many; a failed one stops no other."""
 
 from __future__ import annotations
 
 import contextlib
-import csv
 import functools
-import io
 import json
 import multiprocessing
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
@@ -24,15 +22,25 @@ import torch
 from medmap.bundle.format import default_bundle_path
 from medmap.bundle.loading import Bundle, load_bundle
 from medmap.commands import worker
+from medmap.commands.cohort_rows import RESULTS, Row, failed_row, result_row, write_rows
+from medmap.commands.cohort_studies import (
+    CohortListing,
+    SeriesChoice,
+    assign_study,
+    check_choices,
+    find_studies,
+    list_studies,
+)
 from medmap.commands.plugins import load_plugins, loaded_files
 from medmap.commands.segment import Options, OutputLayout, segment_files
 from medmap.commands.study import files_sha256, segment_assignment
-from medmap.dicom import check_libraries, holds_dicom, quiet_libraries
-from medmap.errors import MedMAPError, MissingInputError, OutputError
-from medmap.io.atomic import make_folder, write_json, write_text
+from medmap.dicom import holds_dicom
+from medmap.errors import MedMAPError, MissingInputError, OutputError, UsageError
+from medmap.io.atomic import make_folder, write_json
 from medmap.io.bids import BidsNames, write_dataset
 from medmap.io.cohorts import Case, find_cohort, is_bids
 from medmap.io.content import sha256_of
+from medmap.preparation.plan import Mode
 from medmap.progress import ignore_progress
 from medmap.task import Task
 from medmap.training.distributed import make_main_module_respawnable, without_interrupts
@@ -40,9 +48,7 @@ from medmap.training.distributed import make_main_module_respawnable, without_in
 if TYPE_CHECKING:
     from medmap.dicom.study import Study
 
-Row = dict[str, str | float | int]
 Report = Callable[[float, str], None]
-RESULTS = "results.csv"
 SOURCE = "cohort.json"
 TRIES = 2
 """How often a case is given to a worker whose process dies over it."""
@@ -59,6 +65,8 @@ class CohortOptions:
     again: bool = False
     affine: str | None = None
     assume_orientation: bool = False
+    prepare: Mode = "auto"
+    series: tuple[SeriesChoice, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -76,6 +84,8 @@ class Job:
         threads: of this machine's processor for one worker; 0 leaves it to the machine.
         study: the DICOM study that the case is; None for NIfTI files.
         plugins: files of the plug-ins to load.
+        prepare: which preparation comes before the segmentation.
+        series: what the user chose about the series of DICOM studies.
     """
 
     case: Case
@@ -88,6 +98,8 @@ class Job:
     threads: int = 0
     study: Study | None = None
     plugins: tuple[str, ...] = ()
+    prepare: Mode = "auto"
+    series: tuple[SeriesChoice, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -108,17 +120,19 @@ def segment_cohort(
 ) -> SegmentedCohort:
     """Segment every case of a table or folder.
 
-    What an earlier run has finished is recognized by the hashes in its report (inputs, bundle, label
-    map) and kept.
+    What an earlier run has finished is recognized by its report (hashes of inputs, bundle, and
+    label map; preparation) and kept.
 
     Raises:
         MissingInputError, InputDataError: the cohort itself cannot be read.
         BundleError: the bundle is not intact.
         OutputError: the folder cannot be written.
+        UsageError: a choice of series that no study could follow.
     """
     path = (options.bundle or default_bundle_path()).resolve()
     bundle = load_bundle(path)
     cases, studies, warning = _find_cases(source, bundle.task, options)
+    _check_studies(studies, bundle.task, options)
     if source.is_dir() and output.resolve() == source.resolve():
         raise OutputError(
             "The results would lie among the scans.",
@@ -141,7 +155,9 @@ def segment_cohort(
     rows: dict[str, Row] = {}
     for done, row in enumerate(run, 1):
         rows[str(row["case"])] = row
-        _write(output / RESULTS, [rows[c.case_id] for c in cases if c.case_id in rows], bundle.task)
+        write_rows(
+            output / RESULTS, [rows[c.case_id] for c in cases if c.case_id in rows], bundle.task
+        )
         report(
             done / len(jobs),
             f"{row['case']}: {row['state']}" + (f" ({row['error']})" if row["error"] else ""),
@@ -163,26 +179,45 @@ def _find_cases(
     except MissingInputError:
         if not source.is_dir() or not holds_dicom(source):
             raise
-        return _find_studies(source)
+        studies, remarks = find_studies(source)
+        cases = [Case(name, {}, None) for name in studies]
+        return cases, studies, " ".join(remarks)
     return cohort.cases, {}, cohort.warning
 
 
-def _find_studies(source: Path) -> tuple[list[Case], dict[str, Study], str]:
-    check_libraries()
-    from medmap.dicom.study import read_studies
+def _check_studies(studies: Mapping[str, Study], task: Task, options: CohortOptions) -> None:
+    """Raises UsageError for choices of series that make no sense for this cohort."""
+    if options.series and not studies:
+        raise _about_studies()
+    check_choices(options.series, studies, task)
 
-    with quiet_libraries():
-        studies, remarks = read_studies(source.absolute())
-    by_case = {study.identifier: study for study in studies}
-    cases = [Case(identifier, {}, None) for identifier in by_case]
-    return cases, by_case, " ".join(remarks)
+
+def _about_studies() -> UsageError:
+    return UsageError(
+        "Series can be listed and chosen for DICOM studies only.",
+        "Give the folder of the studies.",
+    )
+
+
+def list_cohort(source: Path, options: CohortOptions) -> CohortListing:
+    """The series of every study of a folder and what each is taken for; nothing is written.
+
+    Raises:
+        MissingInputError, UnavailableError: the studies cannot be read.
+        UsageError: the cohort does not consist of studies, or as ``check_choices``.
+    """
+    task = load_bundle((options.bundle or default_bundle_path()).resolve()).task
+    _, studies, warning = _find_cases(source, task, options)
+    if not studies:
+        raise _about_studies()
+    return replace(list_studies(source, studies, task, options.series), warning=warning)
 
 
 def _note_source(source: Path, output: Path, jobs: Sequence[Job]) -> None:
     """Remember the cohort that an output folder belongs to.
 
-    Raises OutputError where it holds results of equally named cases of another cohort, which would be
-    replaced. The same cases in another place, or in a longer table, are none.
+    Raises OutputError where it holds results of equally named cases of another cohort, which would
+    be replaced. The same cases in another place, or in a longer table, are none.
     """
     path = output / SOURCE
     location = str(source.absolute())
@@ -234,24 +269,32 @@ def _segment(job: Job) -> Row:
                 overwrite=True,
                 affine=job.case.affine,
                 assume_orientation=job.case.assume_orientation,
+                prepare=job.prepare,
             )
             _segment_case(job, bundle, options)
             report = json.loads((job.folder / job.layout.report).read_text(encoding="utf-8"))
-        return _row(job, state, started, report)
+        return result_row(job, state, started, report)
     except MedMAPError as error:
         _remove_empty(job)
-        return _failed(job, started, f"{error.cause} {error.command_line_remedy}", error.exit_code)
+        return failed_row(
+            job, started, f"{error.cause} {error.command_line_remedy}", error.exit_code
+        )
     except Exception as error:  # an unforeseen fault of one case is no reason to lose a night
         _remove_empty(job)
-        return _failed(job, started, f"Unexpected {type(error).__name__}: {error}", 70)
+        return failed_row(job, started, _unexpected(job, error), 70)
+
+
+def _unexpected(job: Job, error: Exception) -> str:
+    """An unforeseen fault in words. Texts about the files of a study may name a patient."""
+    if job.study is not None:
+        return f"Unexpected {type(error).__name__}."
+    return f"Unexpected {type(error).__name__}: {error}"
 
 
 def _segment_case(job: Job, bundle: Bundle, options: Options) -> None:
     if job.study is not None:
-        from medmap.dicom.study import assign_modalities
-
         segment_assignment(
-            assign_modalities(job.study, bundle.task),
+            assign_study(job.study, bundle.task, job.series),
             (),
             job.folder,
             bundle,
@@ -274,8 +317,8 @@ def _segment_case(job: Job, bundle: Bundle, options: Options) -> None:
 def _job(
     case: Case, output: Path, source: Path, bundle: Path, options: CohortOptions, bids: bool
 ) -> Job:
-    # Absolute, but links are not followed: a scan belongs to the data set that links to it, and keeps
-    # the name that it has there.
+    # Absolute, but links are not followed: a scan belongs to the data set that links to it, and
+    # keeps the name that it has there.
     scans = {name: path.absolute() for name, path in case.scans.items()}
     folder = output / case.case_id
     layout = OutputLayout()
@@ -298,6 +341,8 @@ def _job(
         device=options.device,
         again=options.again,
         plugins=loaded_files(),
+        prepare=options.prepare,
+        series=options.series,
     )
 
 
@@ -323,12 +368,14 @@ def _remove_empty(job: Job) -> None:
 
 
 def _finished(job: Job, bundle: Bundle) -> dict | None:
-    """The report of an earlier run if it is of the same files and bundle and its label map is intact."""
+    """The report of an earlier run of the same files, bundle, and preparation, if it is intact."""
     try:
         report = json.loads((job.folder / job.layout.report).read_text(encoding="utf-8"))
         if report["bundle"]["sha256"] != bundle.sha256:
             return None
         if report["label_map_sha256"] != sha256_of(job.folder / job.layout.label_map):
+            return None
+        if report.get("preparation", {}).get("mode", "auto") != job.prepare:
             return None
         return report if _has_same_inputs(job, report, bundle) else None
     except (OSError, ValueError, KeyError, TypeError):
@@ -339,61 +386,8 @@ def _has_same_inputs(job: Job, report: dict, bundle: Bundle) -> bool:
     if job.study is None:
         hashes = {name: sha256_of(path) for name, path in job.case.scans.items()}
         return report["input_sha256"] == hashes
-    from medmap.dicom.study import assign_modalities
-
-    assignment = assign_modalities(job.study, bundle.task)
+    assignment = assign_study(job.study, bundle.task, job.series)
     return report["dicom"]["files_sha256"] == files_sha256(assignment)
-
-
-def _row(job: Job, state: str, started: float, report: dict) -> Row:
-    findings = [
-        f["message"] for f in report["findings"] if f["level"] != "info"
-    ]  # all of them are in the report
-    return {
-        "case": job.case.case_id,
-        "state": state,
-        "scans": "+".join(report["modalities"]["used"]),
-        **{f"{name}_ml": ml for name, ml in report["volumes_ml"].items()},
-        "findings": " | ".join(findings),
-        "seconds": round(time.monotonic() - started, 2),
-        "error": "",
-        "exit_code": 0,
-        "label_map": (job.folder / job.layout.label_map).relative_to(job.root).as_posix(),
-    }
-
-
-def _failed(job: Job, started: float, error: str, code: int) -> Row:
-    return {
-        "case": job.case.case_id,
-        "state": "failed",
-        "scans": "+".join(job.case.scans),
-        "findings": "",
-        "seconds": round(time.monotonic() - started, 2),
-        "error": error,
-        "exit_code": code,
-        "label_map": "",
-    }
-
-
-def _write(path: Path, rows: Sequence[Row], task: Task) -> None:
-    """The table so far, whole at any moment."""
-    volumes = [f"{region.name}_ml" for region in task.regions]
-    columns = [
-        "case",
-        "state",
-        "scans",
-        *volumes,
-        "findings",
-        "seconds",
-        "error",
-        "exit_code",
-        "label_map",
-    ]
-    text = io.StringIO()
-    writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    write_text(path, text.getvalue())
 
 
 def _devices(options: CohortOptions) -> list[str]:
@@ -405,7 +399,7 @@ def _devices(options: CohortOptions) -> list[str]:
 
 
 def _by_processes(jobs: Sequence[Job], options: CohortOptions) -> Iterator[Row]:
-    """Rows as they come, from workers that are a process each: one that dies takes only its own case along."""
+    """Rows as they come, from a process per worker: one that dies takes only its own case along."""
     make_main_module_respawnable()
     waiting: queue.SimpleQueue[Job] = queue.SimpleQueue()
     rows: queue.SimpleQueue[Row] = queue.SimpleQueue()
@@ -454,7 +448,7 @@ def _serve(
             break
         job = replace(job, device=device, threads=cores)
         started = time.monotonic()
-        row = _failed(
+        row = failed_row(
             job, started, f"The worker's process died {TRIES} times. Is there enough memory?", 69
         )
         for _ in range(TRIES):
@@ -471,7 +465,7 @@ def _serve(
                 if stop.is_set():
                     return
             except Exception as error:  # the rest must go on, whatever it is
-                row = _failed(job, started, f"The worker's process cannot be used: {error}.", 70)
+                row = failed_row(job, started, f"The worker's process cannot be used: {error}.", 70)
                 break
         rows.put(row)
     if pool:
@@ -479,9 +473,9 @@ def _serve(
 
 
 def _by_ray(jobs: Sequence[Job], address: str) -> Iterator[Row]:
-    """Rows as they come from the machines of a Ray cluster, which see the same folders as this one."""
+    """Rows as they come from the machines of a Ray cluster; all of them see the same folders."""
     from medmap.commands.ray_cluster import on_cluster
 
     yield from on_cluster(
-        segment_job, jobs, address, lambda job, why: _failed(job, time.monotonic(), why, 69)
+        segment_job, jobs, address, lambda job, why: failed_row(job, time.monotonic(), why, 69)
     )

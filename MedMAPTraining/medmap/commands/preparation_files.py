@@ -22,7 +22,7 @@ PICTURE = "preparation.png"
 
 
 def kept_file(kind: str, name: str) -> str:
-    """Name of an intermediate file: ``prepared`` scan, ``brain_mask`` or ``transform`` of a modality."""
+    """Name of an intermediate file: ``prepared`` scan, ``brain_mask``, or ``transform``."""
     if kind == "transform":
         return f"transform_{name}.tfm"
     return f"{kind}_{name}.nii.gz"
@@ -37,7 +37,8 @@ def read_brain_masks(
 ) -> dict[str, Volume]:
     """Brain masks by modality.
 
-    A mask without a modality belongs to the scans on whose grid it lies, else to the reference scan.
+    A mask without a modality belongs to the scans on whose grid it lies, else to the reference
+    scan.
 
     Args:
         masks: name of a modality or None, and the file.
@@ -107,7 +108,7 @@ def write_preparation(
 def preparation_files(
     folder: Path, picture: str, preparation: Preparation, *, keeps_scans: bool
 ) -> dict[str, Path]:
-    """Files that ``write_preparation`` writes, by what they are; none where nothing was prepared."""
+    """Files that ``write_preparation`` writes, by what they are; none without any step."""
     if not preparation.steps:
         return {}
     files = {"preparation picture": folder / picture}

@@ -201,7 +201,7 @@ def _segment_into(
         progress=lambda fraction, text: progress(0.05 + 0.4 * fraction, text),
         cancel=cancel,
     )
-    # Where nothing was prepared, the segmentation has the whole bar, and chooses its reference itself.
+    # Where nothing was prepared, the segmentation has the whole bar and chooses its reference.
     start = 0.05
     reference = options.reference
     if preparation.steps:
@@ -304,14 +304,15 @@ def _probability_files(folder: Path, task: Task) -> dict[str, Path]:
 def by_modality(
     scans: Mapping[str, Path] | Sequence[tuple[str, Path]], task: Task
 ) -> dict[str, Path]:
-    """Files by modality name. Raises UsageError for a name that the task does not have, or has twice."""
+    """Files by modality name. Raises UsageError for a name that is unknown or there twice."""
     pairs = scans.items() if isinstance(scans, Mapping) else scans
     files: dict[str, Path] = {}
     for word, path in pairs:
         name = task.find(word)
         if name in files:
             raise UsageError(
-                f"{task.modality(name).title} is given twice: {_named(files[name])} and {_named(path)}.",
+                f"{task.modality(name).title} is given twice: {_named(files[name])} "
+                f"and {_named(path)}.",
                 "Give one file for each modality.",
             )
         files[name] = path

@@ -69,7 +69,7 @@ def list_study(folder: Path, bundle: Path | Bundle | None, options: StudyOptions
     with quiet_libraries():
         studies, remarks = read_studies(folder)
         study = choose_study(studies, options.number)
-        assignment = assign_modalities(study, task, _choices(options, task))
+        assignment = assign_modalities(study, task, chosen_series(options, task))
     number = studies.index(study) + 1
     return Listing(tuple(studies), number, assignment, tuple(remarks), task)
 
@@ -157,7 +157,12 @@ def _loaded(bundle: Path | Bundle | None) -> Bundle:
     return load_bundle(bundle or default_bundle_path())
 
 
-def _choices(options: StudyOptions, task: Task) -> dict[str, str]:
+def chosen_series(options: StudyOptions, task: Task) -> dict[str, str]:
+    """Number of the chosen series by modality name.
+
+    Raises:
+        UsageError: the task has no such modality, or a modality is given two series.
+    """
     choices: dict[str, str] = {}
     for word, key in options.choices:
         name = task.find(word)
@@ -227,9 +232,9 @@ def _additions(
     if any(label.code is None for label in task.labels):
         return (), f"No DICOM objects: the labels of {task.name} have no codes."
     for series in chosen.values():
-        if not series.header.frame_of_reference:
-            reason = f"No DICOM objects: series {series.key} has no frame of reference."
-            return (), reason
+        missing = _missing_for_objects(series)
+        if missing:
+            return (), f"No DICOM objects: series {series.key} has {missing}."
     from medmap.dicom.results import ResultObjects
 
     objects = ResultObjects(chosen, task, bundle)
@@ -239,3 +244,18 @@ def _additions(
         Addition("DICOM measurements", "measurements.dcm", objects.write_report),
     )
     return additions, ""
+
+
+def _missing_for_objects(series: Series) -> str:
+    """What a series lacks that DICOM objects refer to; empty if it lacks nothing."""
+    header = series.header
+    if not header.frame_of_reference:
+        return "no frame of reference"
+    images = {(item.sop_instance, item.frame) for item in series.slices}
+    has_names = all(item.sop_instance for item in series.slices)
+    if not has_names or not header.study_uid or len(images) < len(series.slices):
+        return "no UIDs that distinguish its images"
+    files = {item.path for item in series.slices}
+    if len(files) > 1 and any(item.frame for item in series.slices):
+        return "several files with several frames each"
+    return ""

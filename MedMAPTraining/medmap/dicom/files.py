@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pydicom
+from pydicom.dataset import Dataset
+from pydicom.uid import MediaStorageDirectoryStorage
 
 from medmap.dicom.headers import TAGS, Header, header_of
 
@@ -45,8 +47,11 @@ def read_folder(folder: Path) -> FolderContent:
             continue
         try:
             dataset = pydicom.dcmread(path, force=True, specific_tags=[*TAGS, "FileSetID"])
-            if path.name.upper() == "DICOMDIR":
+            if _is_directory(path, dataset):
                 missing += _missing_references(path)
+                continue
+            if "SOPClassUID" not in dataset and "Rows" not in dataset:
+                damaged += 1
                 continue
             header = header_of(path, dataset, header_by_series)
             header_by_series.setdefault(header.series_uid, header)
@@ -89,6 +94,14 @@ def _is_dicom(path: Path) -> bool:
     except Exception:
         return False
     return "SOPClassUID" in dataset
+
+
+def _is_directory(path: Path, dataset: Dataset) -> bool:
+    """Whether a file is the directory of a disc, whatever it is called."""
+    if path.name.upper() == "DICOMDIR":
+        return True
+    file_meta = getattr(dataset, "file_meta", {})
+    return file_meta.get("MediaStorageSOPClassUID") == MediaStorageDirectoryStorage
 
 
 def _missing_references(path: Path) -> int:

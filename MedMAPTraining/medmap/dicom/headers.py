@@ -32,6 +32,7 @@ TAGS = [
     "EchoTime",
     "InversionTime",
     "EchoNumbers",
+    "EchoPlanarPulseSequence",
     "ProtocolName",
     "TemporalPositionIdentifier",
     "DiffusionBValue",
@@ -39,6 +40,7 @@ TAGS = [
     "SeriesInstanceUID",
     "FrameOfReferenceUID",
     "SeriesNumber",
+    "InstanceNumber",
     "AcquisitionNumber",
     "AcquisitionTime",
     "AcquisitionDateTime",
@@ -72,7 +74,9 @@ class Slice:
         image_type: DICOM ImageType.
         echo_time: in ms; NaN if not recorded.
         discriminators: other elements that distinguish images at one place, such as echo number,
-            temporal position, b-value, and acquisition number, in this order.
+            temporal position, b-value, acquisition number, and inversion time, in this order.
+        instance: InstanceNumber; empty if not recorded.
+        samples: values per pixel.
     """
 
     path: Path
@@ -86,6 +90,8 @@ class Slice:
     image_type: tuple[str, ...]
     echo_time: float
     discriminators: tuple[str, ...]
+    instance: str = ""
+    samples: int = 1
 
 
 @dataclass(frozen=True)
@@ -94,7 +100,8 @@ class Header:
 
     Attributes:
         path: the file.
-        series_uid, study_uid, frame_of_reference: UIDs.
+        series_uid, study_uid, frame_of_reference: UIDs. Files without the first one belong together
+            if they agree in number and description.
         patient: PatientID; never displayed.
         date: StudyDate, YYYYMMDD; never displayed.
         acquired: AcquisitionTime or AcquisitionDateTime; never displayed.
@@ -138,44 +145,79 @@ def header_of(path: Path, dataset: Dataset, earlier: Mapping[str, Header]) -> He
         earlier: header of an earlier file by series UID. What belongs to a series is taken from it,
             for parsing is most of the time that a study takes.
     """
-    series_uid = _text(dataset.get("SeriesInstanceUID"))
-    if series_uid in earlier and earlier[series_uid].samples and dataset.get("Rows"):
+    series_uid = _series_uid(dataset)
+    has_image = bool(_value(dataset, "Rows") and _value(dataset, "Columns"))
+    if has_image and series_uid in earlier and earlier[series_uid].samples:
         return replace(earlier[series_uid], path=path, slices=_slices(path, dataset))
     samples = 0
-    if dataset.get("Rows") and dataset.get("Columns"):
-        samples = int(dataset.get("SamplesPerPixel") or 1)
     slices: tuple[Slice, ...] = ()
-    if samples:
+    if has_image:
+        samples = _samples(dataset)
         slices = _slices(path, dataset)
     identity = _identifying_words(dataset)
     shared = _group(dataset, "SharedFunctionalGroupsSequence")
     timing = _group(shared, "MRTimingAndRelatedParametersSequence")
     modifier = _group(shared, "MRModifierSequence")
     inversion_times = modifier.get("InversionTimes") or [None]
-    echo_time = _number(dataset.get("EchoTime"))
+    echo_time = _number(_value(dataset, "EchoTime"))
     if slices and echo_time != echo_time:
         echo_time = slices[0].echo_time
+
+    def text(keyword: str) -> str:
+        return _text(_value(dataset, keyword))
+
     return Header(
         path=path,
         series_uid=series_uid,
-        study_uid=_text(dataset.get("StudyInstanceUID")),
-        frame_of_reference=_text(dataset.get("FrameOfReferenceUID")),
-        patient=_text(dataset.get("PatientID")),
-        date=_text(dataset.get("StudyDate")) or _text(dataset.get("SeriesDate")),
-        acquired=_text(dataset.get("AcquisitionTime") or dataset.get("AcquisitionDateTime")),
-        number=_text(dataset.get("SeriesNumber")),
-        modality=_text(dataset.get("Modality")),
-        description=without_identity(_text(dataset.get("SeriesDescription")), identity),
-        protocol=without_identity(_text(dataset.get("ProtocolName")), identity),
-        contrast_agent=without_identity(_text(dataset.get("ContrastBolusAgent")), identity),
-        image_type=_texts(dataset.get("ImageType")),
-        scanning_sequence=_texts(dataset.get("ScanningSequence")),
-        repetition_time=_number(dataset.get("RepetitionTime") or timing.get("RepetitionTime")),
+        study_uid=text("StudyInstanceUID"),
+        frame_of_reference=text("FrameOfReferenceUID"),
+        patient=text("PatientID"),
+        date=text("StudyDate") or text("SeriesDate"),
+        acquired=text("AcquisitionTime") or text("AcquisitionDateTime"),
+        number=text("SeriesNumber"),
+        modality=text("Modality"),
+        description=without_identity(text("SeriesDescription"), identity),
+        protocol=without_identity(text("ProtocolName"), identity),
+        contrast_agent=without_identity(text("ContrastBolusAgent"), identity),
+        image_type=_texts(_value(dataset, "ImageType")),
+        scanning_sequence=_scanning_sequence(dataset),
+        repetition_time=_number(_value(dataset, "RepetitionTime") or timing.get("RepetitionTime")),
         echo_time=echo_time,
-        inversion_time=_number(dataset.get("InversionTime") or inversion_times[0]),
+        inversion_time=_number(_value(dataset, "InversionTime") or inversion_times[0]),
         samples=samples,
         slices=slices,
     )
+
+
+def _value(dataset: Dataset, keyword: str) -> Any:
+    """An element; None where its value breaks the rules of DICOM, as 3,5 for a number does.
+
+    One such element does not make a file useless, and pydicom raises whatever its parser meets.
+    """
+    try:
+        return dataset.get(keyword)
+    except Exception:
+        return None
+
+
+def _series_uid(dataset: Dataset) -> str:
+    """SeriesInstanceUID, or what files of one series have in common where it was removed."""
+    series_uid = _text(_value(dataset, "SeriesInstanceUID"))
+    if series_uid:
+        return series_uid
+    number = _text(_value(dataset, "SeriesNumber"))
+    return f"{number}\n{_text(_value(dataset, 'SeriesDescription'))}"
+
+
+def _samples(dataset: Dataset) -> int:
+    return int(_value(dataset, "SamplesPerPixel") or 1)
+
+
+def _scanning_sequence(dataset: Dataset) -> tuple[str, ...]:
+    """ScanningSequence; enhanced files have elements of their own, of which one matters."""
+    if _text(_value(dataset, "EchoPlanarPulseSequence")) == "YES":
+        return ("EP",)
+    return _texts(_value(dataset, "ScanningSequence"))
 
 
 def without_identity(text: str, identity: frozenset[str]) -> str:
@@ -207,7 +249,7 @@ _SHORTEST_NAME = 3
 def _identifying_words(dataset: Dataset) -> frozenset[str]:
     name_words: set[str] = set()
     for keyword in _IDENTIFYING:
-        text = str(dataset.get(keyword) or "")
+        text = str(_value(dataset, keyword) or "")
         name_words.update(word for word in _parts(text) if len(word) >= _SHORTEST_NAME)
     return frozenset(name_words)
 
@@ -217,9 +259,9 @@ def _parts(text: str) -> list[str]:
 
 
 def _slices(path: Path, dataset: Dataset) -> tuple[Slice, ...]:
-    frames = dataset.get("PerFrameFunctionalGroupsSequence")
+    frames = _value(dataset, "PerFrameFunctionalGroupsSequence")
     if not frames:
-        frame_count = int(dataset.get("NumberOfFrames") or 1)
+        frame_count = int(_value(dataset, "NumberOfFrames") or 1)
         # Several frames without functional groups do not say where they lie.
         return tuple(_classic_slice(path, dataset, index) for index in range(frame_count))
     shared = _group(dataset, "SharedFunctionalGroupsSequence")
@@ -230,57 +272,65 @@ def _slices(path: Path, dataset: Dataset) -> tuple[Slice, ...]:
 
 
 def _classic_slice(path: Path, dataset: Dataset, index: int) -> Slice:
+    def text(keyword: str) -> str:
+        return _text(_value(dataset, keyword))
+
     return Slice(
         path=path,
         frame=index,
-        sop_instance=_text(dataset.get("SOPInstanceUID")),
+        sop_instance=text("SOPInstanceUID"),
         rows=int(dataset.Rows),
         columns=int(dataset.Columns),
-        spacing=_numbers(dataset.get("PixelSpacing")),
-        orientation=_numbers(dataset.get("ImageOrientationPatient")),
-        position=_numbers(dataset.get("ImagePositionPatient")),
-        image_type=_texts(dataset.get("ImageType")),
-        echo_time=_number(dataset.get("EchoTime")),
+        spacing=_numbers(_value(dataset, "PixelSpacing")),
+        orientation=_numbers(_value(dataset, "ImageOrientationPatient")),
+        position=_numbers(_value(dataset, "ImagePositionPatient")),
+        image_type=_texts(_value(dataset, "ImageType")),
+        echo_time=_number(_value(dataset, "EchoTime")),
         discriminators=(
-            _text(dataset.get("EchoNumbers")),
-            _text(dataset.get("TemporalPositionIdentifier")),
-            _text(dataset.get("DiffusionBValue")),
-            _text(dataset.get("AcquisitionNumber")),
+            text("EchoNumbers"),
+            text("TemporalPositionIdentifier"),
+            text("DiffusionBValue"),
+            text("AcquisitionNumber"),
+            text("InversionTime"),
         ),
+        instance=text("InstanceNumber"),
+        samples=_samples(dataset),
     )
 
 
 def _enhanced_slice(
     path: Path, dataset: Dataset, index: int, frame: Dataset, shared: Dataset
 ) -> Slice:
-    def group(keyword: str) -> Dataset:
-        return _group(frame, keyword) or _group(shared, keyword)
+    def value(group: str, keyword: str) -> Any:
+        return _value(_group(frame, group) or _group(shared, group), keyword)
 
-    content = group("FrameContentSequence")
-    image_type = group("MRImageFrameTypeSequence").get("FrameType") or dataset.get("ImageType")
+    image_type = value("MRImageFrameTypeSequence", "FrameType") or _value(dataset, "ImageType")
     return Slice(
         path=path,
         frame=index,
-        sop_instance=_text(dataset.get("SOPInstanceUID")),
+        sop_instance=_text(_value(dataset, "SOPInstanceUID")),
         rows=int(dataset.Rows),
         columns=int(dataset.Columns),
-        spacing=_numbers(group("PixelMeasuresSequence").get("PixelSpacing")),
-        orientation=_numbers(group("PlaneOrientationSequence").get("ImageOrientationPatient")),
-        position=_numbers(group("PlanePositionSequence").get("ImagePositionPatient")),
+        spacing=_numbers(value("PixelMeasuresSequence", "PixelSpacing")),
+        orientation=_numbers(value("PlaneOrientationSequence", "ImageOrientationPatient")),
+        position=_numbers(value("PlanePositionSequence", "ImagePositionPatient")),
         image_type=_texts(image_type),
-        echo_time=_number(group("MREchoSequence").get("EffectiveEchoTime")),
+        echo_time=_number(value("MREchoSequence", "EffectiveEchoTime")),
         discriminators=(
             "",
-            _text(content.get("TemporalPositionIndex")),
-            _text(group("MRDiffusionSequence").get("DiffusionBValue")),
-            _text(content.get("FrameAcquisitionNumber")),
+            _text(value("FrameContentSequence", "TemporalPositionIndex")),
+            _text(value("MRDiffusionSequence", "DiffusionBValue")),
+            _text(value("FrameContentSequence", "FrameAcquisitionNumber")),
+            _text(value("MRModifierSequence", "InversionTimes")),
         ),
+        instance=str(index + 1),
+        samples=_samples(dataset),
     )
 
 
 def _group(dataset: Dataset, keyword: str) -> Dataset:
     """First item of a sequence; an empty data set if there is none."""
-    items = dataset.get(keyword)
+    items = _value(dataset, keyword)
     if not items:
         return Dataset()
     return items[0]

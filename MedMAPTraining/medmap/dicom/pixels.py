@@ -20,8 +20,10 @@ from pydicom.uid import (
     ExplicitVRLittleEndian,
     ImplicitVRLittleEndian,
 )
+from scipy import ndimage
 
 from medmap.checks import Finding
+from medmap.dicom.geometry import Stack
 from medmap.dicom.series import Series
 from medmap.errors import InputDataError, UnavailableError
 from medmap.volume import Volume
@@ -39,7 +41,7 @@ def read_volume(series: Series, modality: str = "") -> Volume:
         mm; name ``series 5``; notes on how it was made.
 
     Raises:
-        InputDataError: a file is damaged or truncated.
+        InputDataError: a file is damaged, truncated, or says nothing usable of its scaling.
         UnavailableError: no decoder for the files' compression is installed.
     """
     stack = series.stack
@@ -48,7 +50,7 @@ def read_volume(series: Series, modality: str = "") -> Volume:
             f"Series {series.key} is no volume: {series.unusable}.", "Choose another."
         )
     label = f"series {series.key}"
-    images = _decoded(series)
+    images = _untilted(_decoded(series), stack)
     array = np.ascontiguousarray(images.transpose(2, 1, 0))
     notes = []
     for note in series.notes:
@@ -85,8 +87,30 @@ def _decoded(series: Series) -> np.ndarray:
     first = series.slices[0]
     images = np.empty((len(series.slices), first.rows, first.columns), np.float32)
     for number, item in enumerate(series.slices):
-        images[number] = frames_by_file[item.path][item.frame]
+        frames = frames_by_file[item.path]
+        if item.frame >= len(frames):
+            raise _damaged(series.key)
+        images[number] = frames[item.frame]
     return images
+
+
+def _untilted(images: np.ndarray, stack: Stack) -> np.ndarray:
+    """[slices, rows, columns] with every slice of a tilted stack where it belongs.
+
+    Slices are parallel and evenly spaced, so that they only have to be moved along themselves, by
+    linear interpolation. What no slice shows gets the smallest value.
+    """
+    if not stack.is_tilted:
+        return images
+    columns, rows, count = stack.shape
+    lowest = float(images.min())
+    moved = np.full((count, rows, columns), lowest, np.float32)
+    moved[:, : images.shape[1], : images.shape[2]] = images
+    for number, (column_shift, row_shift) in enumerate(stack.shifts):
+        moved[number] = ndimage.shift(
+            moved[number], (row_shift, column_shift), order=1, mode="constant", cval=lowest
+        )
+    return moved
 
 
 def _frames(path: Path, key: str) -> np.ndarray:
@@ -101,18 +125,43 @@ def _frames(path: Path, key: str) -> np.ndarray:
         raise _undecodable(dataset, key, error) from error
     # Truncated and altered pixel data raise whatever the decoder meets.
     except Exception as error:
-        raise InputDataError(
-            f"Series {key}: the pixels of a file are damaged or cut off.",
-            "Export the series again, or choose another one.",
-        ) from error
-    frames = stored.reshape(-1, *stored.shape[-2:]).astype(np.float32)
+        raise _damaged(key) from error
+    frames = _without_padding(stored.reshape(-1, *stored.shape[-2:]), dataset).astype(np.float32)
+    if dataset.get("PhotometricInterpretation") == "MONOCHROME1":
+        # By the range that may be stored: that of one slice would differ from slice to slice.
+        frames = _stored_sum(dataset) - frames
     for number in range(len(frames)):
-        slope, intercept = _rescaling(dataset, number)
+        slope, intercept = _rescaling(dataset, number, key)
         if (slope, intercept) != (1.0, 0.0):
             frames[number] = frames[number] * slope + intercept
-    if dataset.get("PhotometricInterpretation") == "MONOCHROME1":
-        frames = frames.max() + frames.min() - frames
     return frames
+
+
+def _damaged(key: str) -> InputDataError:
+    return InputDataError(
+        f"Series {key}: the pixels of a file are damaged or cut off.",
+        "Export the series again, or choose another one.",
+    )
+
+
+def _without_padding(stored: np.ndarray, dataset: Dataset) -> np.ndarray:
+    """Stored values in which what fills the corners of a reformat has the smallest real value."""
+    if "PixelPaddingValue" not in dataset:
+        return stored
+    first = int(dataset.PixelPaddingValue)
+    last = int(dataset.get("PixelPaddingRangeLimit", first))
+    is_padding = (stored >= min(first, last)) & (stored <= max(first, last))
+    if not is_padding.any() or is_padding.all():
+        return stored
+    return np.where(is_padding, stored[~is_padding].min(), stored)
+
+
+def _stored_sum(dataset: Dataset) -> float:
+    """Sum of the smallest and the largest value that the pixels may have."""
+    bits = int(dataset.get("BitsStored", 16))
+    if dataset.get("PixelRepresentation", 0) == 1:
+        return -1.0
+    return float(2**bits - 1)
 
 
 def _uncompressed_syntax(dataset: Dataset) -> UID:
@@ -128,10 +177,7 @@ def _uncompressed_syntax(dataset: Dataset) -> UID:
 def _undecodable(dataset: Dataset, key: str, error: Exception) -> UnavailableError | InputDataError:
     syntax = UID(dataset.file_meta.get("TransferSyntaxUID", ""))
     if not syntax.is_compressed:
-        return InputDataError(
-            f"Series {key}: the pixels of a file are damaged or cut off.",
-            "Export the series again, or choose another one.",
-        )
+        return _damaged(key)
     return UnavailableError(
         f"Series {key} is compressed ({syntax.name}) and cannot be decoded here: {_first(error)}",
         "Have it exported without compression, or install medmap[clinic] with all that it needs.",
@@ -143,7 +189,7 @@ def _first(error: Exception) -> str:
     return lines[0].rstrip(".") + "."
 
 
-def _rescaling(dataset: Dataset, frame: int) -> tuple[float, float]:
+def _rescaling(dataset: Dataset, frame: int, key: str) -> tuple[float, float]:
     """Slope and intercept of a frame; (1, 0) where the file has none."""
     groups: Sequence[Any] = dataset.get("PerFrameFunctionalGroupsSequence") or []
     shared: Sequence[Any] = dataset.get("SharedFunctionalGroupsSequence") or []
@@ -151,6 +197,13 @@ def _rescaling(dataset: Dataset, frame: int) -> tuple[float, float]:
     for group in (*shared[:1], *groups[frame : frame + 1]):
         sources.extend(group.get("PixelValueTransformationSequence") or [])
     source = sources[-1]
-    slope = float(source.get("RescaleSlope") or 1.0)
-    intercept = float(source.get("RescaleIntercept") or 0.0)
+    try:
+        slope = float(source.get("RescaleSlope") or 1.0)
+        intercept = float(source.get("RescaleIntercept") or 0.0)
+    # pydicom raises whatever its parser meets in an invalid number.
+    except Exception as error:
+        raise InputDataError(
+            f"Series {key}: the scaling of a file cannot be read.",
+            "Export the series again, or choose another one.",
+        ) from error
     return slope, intercept

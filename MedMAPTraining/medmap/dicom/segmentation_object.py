@@ -13,6 +13,7 @@ from pydicom.dataset import Dataset
 
 from medmap import NOTICE, __version__
 from medmap.dicom.codes import ARTIFICIAL_INTELLIGENCE, BRAIN, CATEGORY, type_of, type_of_region
+from medmap.dicom.geometry import Stack
 from medmap.dicom.series import Series
 from medmap.dicom.sources import source_datasets, stable_uid
 from medmap.errors import InternalError
@@ -139,12 +140,11 @@ def _in_source_order(masks: np.ndarray, series: Series, sources: Sequence[Datase
     The slices of a classic series are its files. The frames of an enhanced file have an order of
     their own.
     """
-    rows, columns = series.slices[0].rows, series.slices[0].columns
-    if masks.shape[:3] != (columns, rows, len(series.slices)):
+    if series.stack is None or masks.shape[:3] != series.stack.shape:
         raise InternalError(
             f"Labels of {masks.shape[:3]} do not lie on series {series.key}.", "Please report this."
         )
-    by_slice = masks.transpose(2, 1, 0, 3).astype(np.uint8)
+    by_slice = _on_images(masks.transpose(2, 1, 0, 3).astype(np.uint8), series.stack)
     if len(sources) > 1:
         return by_slice
     frame_count = int(sources[0].get("NumberOfFrames") or 1)
@@ -152,3 +152,15 @@ def _in_source_order(masks: np.ndarray, series: Series, sources: Sequence[Datase
     for number, item in enumerate(series.slices):
         ordered[item.frame] = by_slice[number]
     return ordered
+
+
+def _on_images(masks: np.ndarray, stack: Stack) -> np.ndarray:
+    """[slices, rows, columns, segments] as the images have them: tilted ones by nearest pixel."""
+    if not stack.is_tilted:
+        return masks
+    first = stack.slices[0]
+    on_images = np.empty((len(masks), first.rows, first.columns, masks.shape[-1]), np.uint8)
+    for number, (column, row) in enumerate(np.rint(stack.shifts).astype(int)):
+        shifted = masks[number, row : row + first.rows, column : column + first.columns]
+        on_images[number] = shifted
+    return on_images

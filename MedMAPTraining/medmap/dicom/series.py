@@ -15,6 +15,7 @@ from medmap.dicom.geometry import (
     is_placed,
     same_orientation,
     stack,
+    tilt_degrees,
 )
 from medmap.dicom.headers import Header, Slice
 
@@ -128,11 +129,14 @@ def _series_of_files(files: Sequence[Header]) -> list[Series]:
     """Volumes of one DICOM series: one in most cases, several for echoes or acquisitions."""
     header = files[0]
     key = header.number or "0"
-    slices = [item for file in files for item in file.slices]
-    reason = _no_volume(header, slices)
-    if reason:
-        return [Series(key, header, None, reason)]
-    slices, notes = _without_copies(slices)
+    slices, notes = _without_copies([item for file in files for item in file.slices])
+    if not slices:
+        return [Series(key, header, None, _DOCUMENTS.get(header.modality, "it holds no image"))]
+    slices, reasons = _usable(slices, header)
+    if len(slices) < MIN_SLICES and reasons:
+        return [Series(key, header, None, reasons.most_common(1)[0][0])]
+    for reason, count in reasons.items():
+        notes.append(f"{_slices_text(count)} left out: {reason}")
     groups = _parallel_groups(slices)
     largest = max(groups, key=len)
     if len(groups) > 1:
@@ -156,24 +160,41 @@ def _keyed_series(
         if slices[0].echo_time == slices[0].echo_time:
             own_header = replace(own_header, echo_time=slices[0].echo_time)
         built, reason = _volume_of(slices)
-        entry = Series(f"{key}{letter}", own_header, built, reason, tuple(notes))
+        own_notes = list(notes)
+        if built is not None and built.is_tilted:
+            own_notes.append(f"a gantry tilt of {tilt_degrees(built.slices):.0f}° was undone")
+        entry = Series(f"{key}{letter}", own_header, built, reason, tuple(own_notes))
         collected.append(entry)
     return collected
 
 
-def _no_volume(header: Header, slices: Sequence[Slice]) -> str:
-    """Why a series is no volume, as far as its headers tell; empty if it may be one."""
-    if not slices:
-        return _DOCUMENTS.get(header.modality, "it holds no image")
-    if header.samples > 1:
+def _usable(slices: Sequence[Slice], header: Header) -> tuple[list[Slice], Counter[str]]:
+    """Slices that may belong to a volume, and why the others do not, with their number."""
+    usable = []
+    reasons: Counter[str] = Counter()
+    for item in slices:
+        reason = _no_volume(item, header)
+        if reason:
+            reasons[reason] += 1
+        else:
+            usable.append(item)
+    return usable, reasons
+
+
+def _no_volume(item: Slice, header: Header) -> str:
+    """Why a slice belongs to no volume, as far as headers tell; empty if it may belong to one."""
+    if item.samples > 1:
         return "a color image"
-    types = {part.upper() for part in header.image_type}
+    types = {part.upper() for part in item.image_type}
     for image_type, meaning in _DERIVED_TYPES.items():
         if image_type in types:
             return meaning
+    # Philips: T1 MAP, T2 MAP, B0 MAP, and so on.
+    if any(part.endswith(" MAP") for part in types):
+        return "a parameter map"
     if EPI in header.scanning_sequence:
         return "an echo-planar series (diffusion, perfusion, or functional imaging)"
-    if not all(is_placed(item) for item in slices):
+    if not is_placed(item):
         return "its slices do not say where they lie"
     return ""
 
@@ -210,12 +231,23 @@ def _component(item: Slice) -> str:
 
 def _without_copies(slices: Sequence[Slice]) -> tuple[list[Slice], list[str]]:
     """Leave out files that hold an image once more."""
-    unique = {(item.sop_instance, item.frame): item for item in reversed(slices)}
+    unique = {_identity(item): item for item in reversed(slices)}
     copies = len(slices) - len(unique)
     notes = []
     if copies:
         notes.append(f"{_slices_text(copies)} present twice, read once")
     return list(reversed(unique.values())), notes
+
+
+def _identity(item: Slice) -> tuple:
+    """What copies of an image have in common.
+
+    Tools that remove names leave files without UIDs, or with one for all; the place of the image
+    and its content distinguish those.
+    """
+    name = item.sop_instance or str(item.path)
+    content = (f"{item.echo_time}", *item.discriminators, *item.image_type)
+    return name, item.frame, item.instance, item.position, content
 
 
 def _parallel_groups(slices: Sequence[Slice]) -> list[list[Slice]]:
@@ -236,8 +268,12 @@ def _parallel_groups(slices: Sequence[Slice]) -> list[list[Slice]]:
 
 def _repetitions(slices: Sequence[Slice]) -> int:
     """Largest number of slices at one position."""
-    positions = np.rint(along_normal(slices) / SAME_POSITION_MM / 2)
-    return max(Counter(positions.tolist()).values())
+    return max(Counter(_positions(slices)).values())
+
+
+def _positions(slices: Sequence[Slice]) -> list[float]:
+    """Positions along the normal, equal where slices lie at one place."""
+    return np.rint(along_normal(slices) / SAME_POSITION_MM / 2).tolist()
 
 
 def _split_by_content(slices: Sequence[Slice]) -> list[list[Slice]]:
@@ -268,7 +304,28 @@ def _split_repetitions(slices: list[Slice]) -> list[list[Slice]]:
         is_complete = len(groups) == repetitions
         if is_complete and all(_repetitions(group) == 1 for group in groups):
             return groups
-    return [slices]
+    return _in_turns(slices, repetitions) or [slices]
+
+
+def _in_turns(slices: Sequence[Slice], repetitions: int) -> list[list[Slice]]:
+    """Volumes by the numbers of the images: the first at each position, the second, and so on.
+
+    None unless every position has as many, and every image a number of its own.
+    """
+    numbers = {item.instance for item in slices}
+    if len(numbers) != len(slices) or not all(number.isdigit() for number in numbers):
+        return []
+    by_position: dict[float, list[Slice]] = defaultdict(list)
+    for item, position in zip(slices, _positions(slices), strict=True):
+        by_position[position].append(item)
+    if any(len(group) != repetitions for group in by_position.values()):
+        return []
+    volumes: list[list[Slice]] = [[] for _ in range(repetitions)]
+    for group in by_position.values():
+        ordered = sorted(group, key=lambda item: int(item.instance))
+        for volume, item in zip(volumes, ordered, strict=True):
+            volume.append(item)
+    return volumes
 
 
 def _discriminator(position: int) -> Callable[[Slice], object]:

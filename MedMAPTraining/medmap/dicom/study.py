@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -75,11 +76,16 @@ class Assignment:
     example: str
 
 
-def read_studies(folder: Path) -> tuple[list[Study], list[str]]:
+def read_studies(folder: Path, *, by_folder: bool = False) -> tuple[list[Study], list[str]]:
     """Find the studies of a folder, the earliest first, and remarks on its files.
 
     Images of one patient and one date are one study, whatever their study UIDs: archives that
     remove names give each series a study of its own.
+
+    Args:
+        folder: to search, with all folders in it.
+        by_folder: what lies in different folders directly below it is never one study, unless it
+            has one study UID: archives that remove names may give all patients one name and date.
 
     Raises:
         MissingInputError: no such folder, or no DICOM in it.
@@ -90,12 +96,22 @@ def read_studies(folder: Path) -> tuple[list[Study], list[str]]:
         raise MissingInputError("There is no such folder.", "Check the path.")
     content = read_folder(folder)
     if not content.headers:
-        raise MissingInputError(
-            "The folder holds no DICOM files.", "Give the folder of a study as it was exported."
-        )
+        raise _nothing(content)
     headers_by_study: dict[tuple[str, str], list[Header]] = defaultdict(list)
+    folder_by_uid: dict[str, str] = {}
     for header in content.headers:
-        headers_by_study[_study_key(header)].append(header)
+        patient, day = _study_key(header)
+        if by_folder:
+            own_folder = str(header.path.relative_to(folder).parent).split(os.sep)[0]
+            patient = f"{patient}\n{folder_by_uid.setdefault(header.study_uid, own_folder)}"
+        headers_by_study[patient, day].append(header)
+    # Reports and directories that belong to no examination are none themselves.
+    with_images = {
+        key: headers
+        for key, headers in headers_by_study.items()
+        if any(header.samples for header in headers)
+    }
+    headers_by_study = with_images or headers_by_study
     keys = sorted(headers_by_study, key=lambda key: (key[1], key[0]))
     studies = []
     for key in keys:
@@ -103,6 +119,23 @@ def read_studies(folder: Path) -> tuple[list[Study], list[str]]:
         days = _days_between(keys[0][1], key[1])
         studies.append(Study(_identifier(headers), days, tuple(series_of(headers))))
     return studies, _remarks(content)
+
+
+def _nothing(content: FolderContent) -> MissingInputError:
+    """Why a folder has no study."""
+    if content.missing:
+        return MissingInputError(
+            f"The folder holds a DICOMDIR, but none of the {content.missing} files that it lists.",
+            "Copy the whole disc.",
+        )
+    if content.damaged:
+        return MissingInputError(
+            f"All DICOM files of the folder are damaged ({content.damaged}).",
+            "Export the study again.",
+        )
+    return MissingInputError(
+        "The folder holds no DICOM files.", "Give the folder of a study as it was exported."
+    )
 
 
 def choose_study(studies: Sequence[Study], number: int | None) -> Study:
@@ -372,16 +405,18 @@ def _choices(
 
 
 def _study_key(header: Header) -> tuple[str, str]:
-    """Patient and date; without a date the study's UID, which then distinguishes studies."""
-    if header.date:
+    """Patient and date; without one of them the study's UID, which then distinguishes studies."""
+    if header.patient and header.date:
         return header.patient, header.date
-    return f"{header.patient}\n{header.study_uid}", ""
+    return f"{header.patient}\n{header.study_uid}", header.date
 
 
 def _identifier(headers: Sequence[Header]) -> str:
     """A name that stays the same from run to run. A hash of names or dates could be guessed."""
-    first_uid = min(header.study_uid for header in headers)
-    digest = hashlib.sha256(first_uid.encode()).hexdigest()
+    uids = {header.study_uid for header in headers} - {""}
+    if not uids:
+        uids = {item.sop_instance for header in headers for item in header.slices}
+    digest = hashlib.sha256(min(uids, default="").encode()).hexdigest()
     return f"study-{digest[:8]}"
 
 

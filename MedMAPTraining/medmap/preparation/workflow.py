@@ -89,6 +89,7 @@ class Preparation:
         masks: [I, J, K] bool brain of the scans from which it was extracted.
         movements: [4, 4] rigid motion in world RAS, mm, of the scans that were moved.
         seconds: run time of all steps.
+        mode: what was asked for.
     """
 
     volumes: dict[str, Volume]
@@ -97,11 +98,13 @@ class Preparation:
     masks: dict[str, np.ndarray] = field(default_factory=dict)
     movements: dict[str, np.ndarray] = field(default_factory=dict)
     seconds: float = 0.0
+    mode: Mode = "auto"
 
     def to_dict(self) -> dict:
         """JSON-ready form for reports."""
         movements = {name: matrix.round(6).tolist() for name, matrix in self.movements.items()}
         return {
+            "mode": self.mode,
             "reference": self.plan.reference,
             "steps": [step.to_dict() for step in self.steps],
             "movements_world_ras_mm": movements,
@@ -141,7 +144,7 @@ def prepare_case(
         progress=progress,
         cancel=cancel,
     )
-    return replace(preparation, seconds=time.perf_counter() - started)
+    return replace(preparation, seconds=time.perf_counter() - started, mode=mode)
 
 
 def prepare_scans(

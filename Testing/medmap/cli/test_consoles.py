@@ -11,7 +11,7 @@ import sys
 import numpy as np
 import pytest
 
-from medmap.commands.cohort import RESULTS
+from medmap.commands.cohort_rows import RESULTS
 from medmap.io.nifti import write_volume
 
 NOT_UTF8 = os.fsdecode(b"Gr\xfc\xdfe")

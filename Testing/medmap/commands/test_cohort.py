@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 
 from medmap.commands import cohort
-from medmap.commands.cohort import RESULTS, CohortOptions, segment_cohort
+from medmap.commands.cohort import CohortOptions, segment_cohort
+from medmap.commands.cohort_rows import RESULTS
 from medmap.errors import OutputError
 from medmap.io.nifti import read_nifti, write_volume
 
@@ -120,6 +121,18 @@ def test_what_is_finished_is_kept_and_what_is_not_is_done_again(
     assert [row["state"] for row in run(bids, output, tiny_bundle_path)] == ["done", "done", "done"]
     assert first.read_bytes() == content
     assert [row["state"] for row in run(bids, output, tiny_bundle_path, again=True)] == ["done"] * 3
+
+
+def test_another_preparation_is_another_result(bids, tmp_path, tiny_bundle_path, in_process):
+    output = tmp_path / "out"
+    first = run(bids, output, tiny_bundle_path, prepare="never")
+    assert [row["state"] for row in first] == ["done", "failed", "done"]
+    report = json.loads(next((output / "sub-01/anat").glob("*_dseg.json")).read_text())
+    assert report["preparation"]["mode"] == "never"
+    again = run(bids, output, tiny_bundle_path, prepare="never")
+    assert [row["state"] for row in again] == ["kept", "failed", "kept"]
+    other = run(bids, output, tiny_bundle_path, prepare="auto")
+    assert [row["state"] for row in other] == ["done", "failed", "done"]
 
 
 def test_a_table_gives_a_folder_a_case(bids, tmp_path, tiny_bundle_path, in_process):

@@ -2,50 +2,21 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import importlib.util
-import io
 import json
 import shutil
-import sys
 import warnings
-from dataclasses import dataclass, replace
-from unittest import mock
+from dataclasses import replace
 
 import nibabel as nib
 import numpy as np
 import pytest
 from generated_study import IDENTIFIER, NAME, Scan, write_series, write_study
 from pydicom.uid import generate_uid
-
-from medmap.cli.main import main
+from Testing.medmap.dicom.command_line import medmap
 
 SECRETS = (*NAME.split("^"), IDENTIFIER, "1940", "20240102", "2024-01-02", "Arzt")
-
-
-def medmap(*arguments):
-    """Run the command line in this process, which spares the imports."""
-    stdout, stderr = io.StringIO(), io.StringIO()
-    command = ["medmap", *map(str, arguments)]
-    code = 0
-    with (
-        mock.patch.object(sys, "argv", command),
-        contextlib.redirect_stdout(stdout),
-        contextlib.redirect_stderr(stderr),
-    ):
-        try:
-            main()
-        except SystemExit as exit_request:
-            code = exit_request.code or 0
-    return Run(code, stdout.getvalue(), stderr.getvalue())
-
-
-@dataclass(frozen=True)
-class Run:
-    returncode: int
-    stdout: str
-    stderr: str
 
 
 @pytest.fixture(scope="module")
