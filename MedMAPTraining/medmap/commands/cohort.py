@@ -22,6 +22,7 @@ import torch
 from medmap.bundle.format import default_bundle_path
 from medmap.bundle.loading import Bundle, load_bundle
 from medmap.commands import worker
+from medmap.commands.cohort_jobs import Job
 from medmap.commands.cohort_rows import RESULTS, Row, failed_row, result_row, write_rows
 from medmap.commands.cohort_studies import (
     CohortListing,
@@ -65,39 +66,6 @@ class CohortOptions:
     again: bool = False
     affine: str | None = None
     assume_orientation: bool = False
-    prepare: Mode = "auto"
-    series: tuple[SeriesChoice, ...] = ()
-
-
-@dataclass(frozen=True)
-class Job:
-    """One case and where its result goes; small enough to be sent to another machine.
-
-    Attributes:
-        case: with absolute paths.
-        folder: of the result.
-        layout: names of its files.
-        root: of the cohort's results.
-        bundle: folder of the bundle.
-        device: where to compute.
-        again: whether a finished result is made anew.
-        threads: of this machine's processor for one worker; 0 leaves it to the machine.
-        study: the DICOM study that the case is; None for NIfTI files.
-        plugins: files of the plug-ins to load.
-        prepare: which preparation comes before the segmentation.
-        series: what the user chose about the series of DICOM studies.
-    """
-
-    case: Case
-    folder: Path
-    layout: OutputLayout
-    root: Path
-    bundle: Path
-    device: str
-    again: bool
-    threads: int = 0
-    study: Study | None = None
-    plugins: tuple[str, ...] = ()
     prepare: Mode = "auto"
     series: tuple[SeriesChoice, ...] = ()
 

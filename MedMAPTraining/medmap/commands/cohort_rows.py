@@ -7,13 +7,10 @@ import io
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from medmap.commands.cohort_jobs import Job
 from medmap.io.atomic import write_text
 from medmap.task import Task
-
-if TYPE_CHECKING:
-    from medmap.commands.cohort import Job
 
 Row = dict[str, str | float | int]
 RESULTS = "results.csv"
