@@ -30,6 +30,7 @@ TARGET = ROOT / "build/docs"
 PACKAGE = ROOT / "MedMAPTraining/medmap"
 REPOSITORY = "https://github.com/medmap/SlicerMedMAP/blob/main/"
 
+TREE = re.compile(r"<!-- tree: .*?-->\n```text\n(.*?)```\n", re.DOTALL)
 LINK = re.compile(r"(?<!`)(\]\()([^)\s#]+)((?:#[^)\s]*)?\))")
 
 # Packages of the API reference, in the order of the data: modules that a user of the library needs.
@@ -90,8 +91,25 @@ def copy_pages() -> list[str]:
             start, link, end = match.groups()
             return start + adapted_link(link, page, problems) + end
 
+        text = TREE.sub(lambda match: tree_tables(match[1]), text)
         write(TARGET / page.relative_to(DOCS), LINK.sub(adapted, text))
     return problems
+
+
+def tree_tables(tree: str) -> str:
+    """The tree of files as a table per folder: in a block of code, long sentences would be cut off."""
+    folders: list[str] = []
+    lines: list[str] = []
+    for line in tree.splitlines():
+        name, _, meaning = line.strip().partition(" ")
+        depth = (len(line) - len(line.lstrip())) // 2
+        if name.endswith("/"):
+            folders[depth:] = [name]
+            lines += ["", f"**`{''.join(folders)}`** {prose(meaning)}", ""]
+            lines += ["| File | Content |", "|---|---|"]
+        else:
+            lines.append(f"| `{name}` | {cell(meaning)} |")
+    return "\n".join(lines) + "\n"
 
 
 def adapted_link(link: str, page: Path, problems: list[str]) -> str:
