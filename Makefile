@@ -21,9 +21,9 @@ test-all: .venv/ready-test
 	$(PYTEST)
 
 # Speed, memory, drills and tests of one GPU in six minutes: make gpu PYTHON=python3. Needs PyTorch and NumPy and
-# installs nothing. CASES is a file of prepared cases (experiments/gpu.py pack).
+# installs nothing. CASES is a file of prepared cases (python -m gpu pack, see MedMAPTraining/experiments/gpu/__main__.py).
 gpu:
-	PYTHONPATH=MedMAPTraining $(PYTHON) MedMAPTraining/experiments/gpu.py --output build/gpu.md \
+	PYTHONPATH=MedMAPTraining:MedMAPTraining/experiments $(PYTHON) -m gpu --output build/gpu.md \
 		$(if $(CASES),--cases $(CASES))
 
 # At least 85 % of the lines of the package (MedMAPTraining/pyproject.toml).

@@ -24,6 +24,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -50,7 +51,7 @@ from medmap.sliding_window import gaussian_weight, window_boxes
 from medmap.task import BRATS
 from medmap.training.alignment import MixtureAnchor
 from medmap.training.cache import cache_case
-from medmap.training.checkpoint import load_checkpoint
+from medmap.training.checkpoint import require_checkpoint
 from medmap.training.dataset import Augmentation, PatchSampler
 from medmap.training.loop import train
 from medmap.training.missingness import full
@@ -63,7 +64,8 @@ COHORTS = {"train": (24, 7000), "test": (14, 9000)}
 MIN_TUMOR_FRACTION = 0.008
 """Patients whose tumor fills less of the head's box are left out: a few voxels at this spacing."""
 PATCH = (20, 20, 20)
-STEM = {"at": "input", "channels": 4}
+CHANNELS = 4
+STEM = {"at": "input", "channels": CHANNELS}
 MIXED = {**STEM, "mixture": {"initial": {"t1ce": 2.0}}}
 P_STAR = {"anchor": "mixture", "tap": "stem"}
 VNET = {"widths": (8, 16, 32), "depths": (1, 1, 1), "norm": "instance"}
@@ -222,7 +224,7 @@ def least_gap(cohort: Cohort, channels: int, steps: int = 150) -> tuple[float, f
 
 def averaged(run: Path) -> Backbone:
     """The network that a run deploys."""
-    state = load_checkpoint(run)
+    state = require_checkpoint(run)
     network = build_network(*state["network"])
     network.load_state_dict(state["average"])
     return network.eval()
@@ -272,7 +274,7 @@ def protokd(arm: str, subset: str, seed: int, root: Path, cohort: Cohort) -> dic
     teacher = load_teacher(teacher_run, recipe, BRATS)
     run = root / "runs" / f"protokd-{slug(arm)}-{subset}-{seed}"
     network, cpu_seconds = trained(recipe, run, cohort, teacher=teacher)
-    result = {"dice": scores(network, cohort)}
+    result: dict[str, Any] = {"dice": scores(network, cohort)}
     if not without_teacher:
         result["teacher"] = teacher_figures["dice"]
         result["gap"] = teacher_figures["gap"]
@@ -292,7 +294,7 @@ def acn(arm: str, subset: str, seed: int, root: Path, cohort: Cohort) -> dict:
     run = root / "runs" / f"acn-{slug(arm)}-{subset}-{seed}"
     network, cpu_seconds = trained(recipe, run, cohort)
     objective = make_objective(recipe, BRATS)
-    objective.load_state_dict(load_checkpoint(run)["objective"])
+    objective.load_state_dict(require_checkpoint(run)["objective"])
     full_path = objective.aligned().eval()
     return {
         "dice": scores(network, cohort),
@@ -397,7 +399,7 @@ def main() -> None:
     torch.set_num_threads(1)
     cohort = Cohort(options.folder)
     if options.least:
-        before, after = least_gap(cohort, STEM["channels"])
+        before, after = least_gap(cohort, CHANNELS)
         print(f"T* trained for alignment only: gap {before:.2f} -> {after:.2f}")
         return
     jobs = _jobs(options.methods, options.seeds, options.folder, cohort)

@@ -100,11 +100,13 @@ def _backdrop(volume: Volume, k: int) -> tuple[np.ndarray, tuple[slice, ...]]:
     """Slice k in gray, twice enlarged, [H, W, 3] uint8; and the box that it was cropped to."""
     plane = volume.array[:, :, k]
     box = bounding_box(plane != 0)
+    if box is None:
+        raise ValueError(f"slice {k} of {volume.name} is empty")
     plane = _as_seen(plane[box])
     inside = plane != 0
     low, high = np.percentile(plane[inside], (1, 99.5))
-    gray = np.uint8(255 * np.clip((plane - low) / (high - low), 0, 1))
-    gray = np.where(inside, gray, 0)
+    brightness = np.clip((plane - low) / (high - low), 0, 1)
+    gray = np.where(inside, (255 * brightness).astype(np.uint8), 0)
     enlarged = gray.repeat(2, 0).repeat(2, 1)
     return np.repeat(enlarged[..., None], 3, -1).astype(np.uint8), box
 

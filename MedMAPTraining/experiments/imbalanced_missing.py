@@ -134,7 +134,7 @@ def _train(root: Path, folder: Path, recipe: Recipe, log: list[dict]) -> float:
     training_folders = []
     held_out_folders = []
     for case in cases:
-        available = missingness.available(case.case_id)
+        available = missingness.available(case.case_id).tolist()
         cached = cache_case(case, BRATS, recipe.preprocess, cache, available)
         if case.case_id in held_out_names:
             held_out_folders.append(cached)

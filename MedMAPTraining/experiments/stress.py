@@ -118,12 +118,17 @@ class Fault:
     Attributes:
         title: for the table.
         severities: in the fault's unit.
-        apply: to one scan; None for swapped modality labels.
+        apply: to one scan.
     """
 
     title: str
     severities: tuple[float, ...]
-    apply: Callable[[Volume, float, np.random.Generator], Volume] | None
+    apply: Callable[[Volume, float, np.random.Generator], Volume]
+
+
+def _swapped(volume: Volume, severity: float, rng: np.random.Generator) -> Volume:
+    """Swapping takes two scans, so ``damaged`` does it; a single scan stays as it is."""
+    return volume
 
 
 FAULTS = {
@@ -135,7 +140,7 @@ FAULTS = {
     "wrong": Fault(
         "Swapped modality labels: 1 similar (T1/T1ce, T2/FLAIR), 2 other (T1/T2, T1ce/FLAIR)",
         (1, 2),
-        None,
+        _swapped,
     ),
 }
 

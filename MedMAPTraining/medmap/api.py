@@ -194,7 +194,7 @@ def _volumes(scans: Mapping[str, Scan], task: Task) -> dict[str, Volume]:
     """Volumes by modality name; files are read. Raises UsageError for a modality that is given twice."""
     from medmap.commands.segment import by_modality
 
-    volumes = {}
+    volumes: dict[str, Volume] = {}
     for name, scan in by_modality(scans, task).items():
         if isinstance(scan, Volume):
             volumes[name] = scan

@@ -232,9 +232,9 @@ def synthetic(per_speaker: int = 50, seed: int = 0) -> tuple[np.ndarray, np.ndar
             images.append(_glyph(digit, rng))
             digits.append(digit)
         for speaker in SPEAKERS:
-            numbers = range(50)
+            numbers: Sequence[int] = range(50)
             if per_speaker < 50:
-                numbers = rng.choice(50, per_speaker, replace=False)
+                numbers = rng.choice(50, per_speaker, replace=False).tolist()
             for number in numbers:
                 sounds[digit, speaker, int(number)] = mfcc(_tone(digit, rng), legacy=False)
     return np.array(images, np.uint8), np.array(digits), sounds

@@ -7,7 +7,6 @@ task without volumes has to add.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar
 
 import torch
 from av_data import IMAGE, SOUND
@@ -31,7 +30,7 @@ class AudioVision(Backbone):
     linear layer to 160, which is used here.
     """
 
-    provides: ClassVar[frozenset[str]] = frozenset({"mod_bottleneck"})
+    provides: frozenset[str] = frozenset({"mod_bottleneck"})
 
     def __init__(self, modalities: int = 2, classes: int = 10):
         super().__init__()

@@ -21,7 +21,7 @@ import torch
 from av_data import AUDIOVISION, Pairs, PairSampler, pair, read_mnist, read_sounds, synthetic
 
 from medmap.networks import build_network
-from medmap.training.checkpoint import load_checkpoint
+from medmap.training.checkpoint import require_checkpoint
 from medmap.training.log import TrainingLog
 from medmap.training.loop import train
 from medmap.training.recipe import Recipe
@@ -103,7 +103,7 @@ def score(
             save_every=settings.steps,
             report=note,
         )
-    state = load_checkpoint(run)
+    state = require_checkpoint(run)
     network = build_network(*state["network"])
     network.load_state_dict(state["average"])
     weight = figures.get("importance_image", float("nan"))
@@ -161,7 +161,7 @@ def _accuracy_cell(rows: list[dict], audio: float, method: str, column: str = "i
         return "–"
     sd = 0.0
     if len(values) > 1:
-        sd = np.std(values, ddof=1)
+        sd = float(np.std(values, ddof=1))
     return f"{np.mean(values):.2f} ± {sd:.2f} (n={len(values)})"
 
 

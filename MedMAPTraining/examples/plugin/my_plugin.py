@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import ClassVar
 
 import numpy as np
 from torch import Tensor, nn
@@ -28,7 +27,7 @@ class MeanFusion(Backbone):
         width: channels of the features.
     """
 
-    provides: ClassVar[frozenset[str]] = frozenset()
+    provides: frozenset[str] = frozenset()
 
     def __init__(self, modalities: int, classes: int, spatial_dims: int = 3, width: int = 16):
         super().__init__()

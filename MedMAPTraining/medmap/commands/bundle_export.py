@@ -9,7 +9,7 @@ from medmap.commands.training import card_of_owner, check_output_folder
 from medmap.commands.training_options import BundleOptions
 from medmap.errors import BundleError, MissingInputError
 from medmap.task import find_task
-from medmap.training.checkpoint import load_checkpoint
+from medmap.training.checkpoint import require_checkpoint
 from medmap.training.export import export
 from medmap.training.recipe import Recipe
 from medmap.training.run_task import has_task, task_of_run
@@ -40,12 +40,7 @@ def export_run(run: Path, bundle: Path, options: BundleOptions) -> int:
     check_output_folder(bundle, options.overwrite)
     steps = []
     for folder in [folder for folders in groups for folder in folders]:
-        state = load_checkpoint(folder)
-        if state is None:
-            raise BundleError(
-                f"The run {folder.name} has no checkpoint.", "Train until its first checkpoint."
-            )
-        steps.append(int(state["step"]))
+        steps.append(int(require_checkpoint(folder)["step"]))
     recipe = Recipe.read(groups[0][0] / RECIPE)
     runs = [folders if len(folders) > 1 else folders[0] for folders in groups]
     card = {

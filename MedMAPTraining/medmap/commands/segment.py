@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -43,6 +44,9 @@ from medmap.report.overlay import save_overlay
 from medmap.resampling import resample_linear, resample_nearest
 from medmap.task import Task
 from medmap.volume import Volume
+
+ScanType = TypeVar("ScanType", bound=str | os.PathLike | Volume)
+"""A scan as a caller has it: a file or a volume."""
 
 SAME_GRID_MM = 1e-3
 """Scans this close to the result's grid are drawn as they are."""
@@ -302,11 +306,11 @@ def _probability_files(folder: Path, task: Task) -> dict[str, Path]:
 
 
 def by_modality(
-    scans: Mapping[str, Path] | Sequence[tuple[str, Path]], task: Task
-) -> dict[str, Path]:
+    scans: Mapping[str, ScanType] | Sequence[tuple[str, ScanType]], task: Task
+) -> dict[str, ScanType]:
     """Files by modality name. Raises UsageError for a name that is unknown or there twice."""
     pairs = scans.items() if isinstance(scans, Mapping) else scans
-    files: dict[str, Path] = {}
+    files: dict[str, ScanType] = {}
     for word, path in pairs:
         name = task.find(word)
         if name in files:
@@ -319,7 +323,7 @@ def by_modality(
     return files
 
 
-def _named(scan: Path | Volume | str) -> str:
+def _named(scan: str | os.PathLike | Volume) -> str:
     """How a message calls a scan."""
     if isinstance(scan, Volume):
         return scan.name or "a volume"

@@ -15,9 +15,11 @@ import os
 import platform
 import secrets
 import shutil
+import sys
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from types import TracebackType
 
 from medmap.errors import InternalError, IOFailure, OutputError, UsageError
 
@@ -134,7 +136,12 @@ class Transaction:
     def __enter__(self) -> Transaction:
         return self
 
-    def __exit__(self, kind, error, trace) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         try:
             if error is None:
                 self._publish()
@@ -240,7 +247,8 @@ def exclusive_lock(folder: str | os.PathLike) -> Iterator[None]:
 
 
 def _lock(descriptor: int) -> None:
-    if os.name == "nt":
+    # mypy knows the modules of a platform by ``sys.platform`` only.
+    if sys.platform == "win32":
         import msvcrt
 
         # Far behind the text, which Windows would otherwise keep others from reading.
@@ -373,9 +381,11 @@ def _translated(
 
 
 def _free_space(path: Path | None, needed: int | None) -> str:
+    if path is None:
+        return ""
     try:
         free = f"{shutil.disk_usage(path.parent).free / 1e6:.1f} MB free"
-    except (OSError, AttributeError):
+    except OSError:
         return ""
     if needed is None:
         return f" ({free})"

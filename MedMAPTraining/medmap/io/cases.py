@@ -225,7 +225,7 @@ def ignored_files(
 ) -> tuple[Path, ...]:
     """Images that belong to no case."""
     excluded = set(case_paths)
-    ignored = []
+    ignored: list[Path] = []
     for paths in files.values():
         ignored.extend(path for path in paths if path not in excluded)
     return tuple(ignored)

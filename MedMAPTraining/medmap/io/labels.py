@@ -85,7 +85,8 @@ def with_conventions(
         values = {case.case_id: v for case, v in zip(undecided, occurring, strict=True)}
     recognized = recognize(values, task, chosen)
     conventions = {**described, **recognized.conventions}
-    reasons = {entry.name: entry.source for entry in described.values()} | recognized.reasons
+    reasons = {entry.name: entry.source for entry in described.values()}
+    reasons.update(recognized.reasons)
     decided = [replace(case, convention=conventions.get(case.case_id)) for case in cases]
     return decided, LabelReading(conventions, reasons)
 

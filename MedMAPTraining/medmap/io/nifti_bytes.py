@@ -14,7 +14,7 @@ import stat
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, cast
 
 from medmap.errors import InputDataError, IOFailure, MissingInputError
 from medmap.io.nifti_header import HEADER_BYTES, Header, parse_header
@@ -92,7 +92,7 @@ def _uncompressed(path: str | os.PathLike, label: str) -> Iterator[tuple[BinaryI
             yield file, size, label
         else:
             with gzip.GzipFile(fileobj=file) as stream:
-                yield stream, size * _MAX_EXPANSION, label
+                yield cast(BinaryIO, stream), size * _MAX_EXPANSION, label
 
 
 def _unpacked(start: bytes) -> bytes:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
@@ -19,6 +20,9 @@ MAX_VOXELS = 2**29
 
 HEADER_BYTES = 540
 """Size of the longest header (NIfTI-2); NIfTI-1 has 348 bytes."""
+
+ByteOrder = Literal["<", ">"]
+"""Little and big endian, as numpy writes them."""
 
 _FIELDS_1 = (
     # name, type, position in bytes
@@ -123,7 +127,8 @@ class Header:
     @property
     def shape(self) -> tuple[int, int, int]:
         """Voxels along i, j, k."""
-        return self.dims[:3]
+        columns, rows, slices = self.dims[:3]
+        return columns, rows, slices
 
     @property
     def end(self) -> int:
@@ -223,11 +228,15 @@ def parse_header(block: bytes, label: str) -> Header:
     )
 
 
-def _size_and_byte_order(block: bytes, label: str) -> tuple[int, str]:
+def _size_and_byte_order(block: bytes, label: str) -> tuple[int, ByteOrder]:
     """Header size (348 or 540) and byte order."""
     for size in _FIELDS:
-        for order, name in (("<", "little"), (">", "big")):
-            if block[:4] == size.to_bytes(4, name):
+        first_bytes: dict[ByteOrder, bytes] = {
+            "<": size.to_bytes(4, "little"),
+            ">": size.to_bytes(4, "big"),
+        }
+        for order, expected in first_bytes.items():
+            if block[:4] == expected:
                 if len(block) < size:
                     raise InputDataError(
                         f"{label} is truncated: its header is {len(block)} of {size} bytes.",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -22,7 +22,8 @@ class Output:
 
     Attributes:
         logits: [B, classes, *S].
-        taps: inner tensors that were asked for, by the fixed names of ``Backbone.provides``.
+        taps: inner tensors that were asked for, by the fixed names of ``Backbone.provides``; a
+            list of tensors where a tap has one per encoded modality (``stem``) or level (``deep``).
         aux: further predictions that only training uses: ``deep`` (deep supervision, finest first,
             each [B, classes, *S_l]), ``separate`` (one per modality, in task order, [B, classes,
             *S], None where it was not encoded; meaningless for samples without it), and what else a
@@ -31,7 +32,7 @@ class Output:
     """
 
     logits: Tensor
-    taps: dict[str, Tensor] = field(default_factory=dict)
+    taps: dict[str, Any] = field(default_factory=dict)
     aux: dict[str, list[Tensor | None]] = field(default_factory=dict)
 
 
@@ -55,7 +56,7 @@ class Backbone(nn.Module):
     """
 
     stride: int = 1
-    provides: ClassVar[frozenset[str]] = frozenset()
+    provides: frozenset[str] = frozenset()
     needs: frozenset[int] | None = None
     skip: frozenset[str] = frozenset()
     built_from: tuple[str, dict] = ("", {})
@@ -204,6 +205,6 @@ def levels_between(
     return [None if levels is None else levels[start:stop] for levels in features]
 
 
-def requested(taps: Mapping[str, Tensor | list], names: Sequence[str]) -> dict:
+def requested(taps: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
     """The taps that were asked for."""
     return {name: taps[name] for name in names}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -46,7 +47,7 @@ class Ensemble(Backbone):
     def encode(self, image: Tensor, modality: int) -> Features:
         """The members' features, one member's after the other's."""
         features: Features = []
-        for member in self.members:
+        for member in self._backbones():
             features += member.encode(image, modality)
         return features
 
@@ -55,12 +56,15 @@ class Ensemble(Backbone):
     ) -> Output:
         """Logarithm of the mean of the members' probabilities; an ensemble has no taps."""
         probabilities = []
-        for number, member in enumerate(self.members):
+        for number, member in enumerate(self._backbones()):
             own_features = [self._features_of(number, levels) for levels in features]
             logits = member.decode(own_features, present).logits
             probabilities.append(at_least_float32(logits).softmax(1))
         mean = torch.stack(probabilities).mean(0)
         return Output(mean.clamp(min=SMALLEST_PROBABILITY).log())
+
+    def _backbones(self) -> list[Backbone]:
+        return [cast(Backbone, member) for member in self.members]
 
     def _features_of(self, number: int, levels: Features | None) -> Features | None:
         """One member's share of the features of a modality."""

@@ -9,7 +9,7 @@ frameworks (that of RFNet's lineage).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -72,7 +72,7 @@ class MaskedTransformer(nn.Module):
         """The deepest level of one modality [B, C, *G] -> its tokens at the input of every layer,
         each [B, N, C].
         """
-        positions = self.positions[modality].at(x.shape[2:])
+        positions = cast(LearnedPositions, self.positions[modality]).at(x.shape[2:])
         tokens = to_tokens(x)
         inputs = [tokens + positions]
         for layer in self.layers[:-1]:
@@ -96,23 +96,22 @@ class MaskedTransformer(nn.Module):
             gradient; 0 where absent.
         """
         batch, modalities = present.shape
-        positions = self.positions[-1].at(grid)
+        positions = cast(LearnedPositions, self.positions[-1]).at(grid)
         tokens = self.fusion_tokens.at(grid).expand(batch, -1, -1)
         number = tokens.shape[1]
         # Fusion tokens look at present modalities and at themselves; the mask is per token, and
         # the same for every head and every fusion token.
         groups = torch.cat([present, present.new_ones(batch, 1)], 1)
         allowed = groups.repeat_interleave(number, 1)[:, None, None]
-        spatial = None
-        for n, layer in enumerate(self.layers):
+        modality_tokens = [stream[0] for stream in inputs]
+        tokens, weights = self.layers[0](tokens + positions, modality_tokens, allowed, weights=True)
+        # Attention says where a modality helps; detached, so that it weights the features without
+        # being trained through them.
+        summed = weights.detach().sum((1, 2))
+        spatial = summed[:, : modalities * number].reshape(batch, modalities, *grid)
+        for n, layer in enumerate(self.layers[1:], 1):
             modality_tokens = [stream[n] for stream in inputs]
-            first = n == 0
-            tokens, weights = layer(tokens + positions, modality_tokens, allowed, weights=first)
-            if first:
-                # Attention says where a modality helps; detached, so that it weights the features
-                # without being trained through them.
-                summed = weights.detach().sum((1, 2))
-                spatial = summed[:, : modalities * number].reshape(batch, modalities, *grid)
+            tokens, _ = layer(tokens + positions, modality_tokens, allowed)
         return to_volume(tokens, grid), spatial
 
 
@@ -248,7 +247,7 @@ class M2FTrans(Backbone):
         dropout: in the masked transformer.
     """
 
-    provides: ClassVar[frozenset[str]] = frozenset(
+    provides: frozenset[str] = frozenset(
         {"stem", "mod_bottleneck", "bottleneck", "decoder", "deep", "mod_logits"}
     )
 
@@ -345,13 +344,14 @@ class M2FTrans(Backbone):
         x = bottleneck
         decoded = [bottleneck]
         for level in reversed(range(self.levels - 1)):
-            x = self.ups[level].raise_(x)
+            up = cast(UpBlock, self.ups[level])
+            x = up.raise_(x)
             if level < len(self.fusions):
                 skip = self.fusions[level](weighted[level])
             else:
                 channel_fusion = self.channel_fusions[level - len(self.fusions)]
                 skip = channel_fusion(x, weighted[level], present)
-            x = self.ups[level].merge(x, skip)
+            x = up.merge(x, skip)
             decoded.insert(0, x)
         return decoded
 

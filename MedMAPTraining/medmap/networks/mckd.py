@@ -10,7 +10,6 @@ its released code. The distillation between modalities is an objective; it acts 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -44,9 +43,7 @@ class MCKD(ResNetASPPBackbone):
             for crops of 80x160x160.
     """
 
-    provides: ClassVar[frozenset[str]] = frozenset(
-        {"stem", "mod_bottleneck", "bottleneck", "decoder"}
-    )
+    provides: frozenset[str] = frozenset({"stem", "mod_bottleneck", "bottleneck", "decoder"})
 
     def __init__(
         self,

@@ -5,7 +5,7 @@ convolutional U-Net.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -140,7 +140,7 @@ class MMFormer(Backbone):
         modality_channels: of every modality's input; more than one behind a stem.
     """
 
-    provides: ClassVar[frozenset[str]] = frozenset(
+    provides: frozenset[str] = frozenset(
         {"stem", "mod_bottleneck", "bottleneck", "decoder", "deep", "mod_logits"}
     )
 
@@ -251,7 +251,10 @@ class MMFormer(Backbone):
         # Absent modalities keep their tokens, as published: with positions they are constants.
         filled = [zeros if volume is None else volume for volume in volumes]
         grid = zeros.shape[2:]
-        positions = [intra.positions.at(grid) for intra in self.intra]
+        positions = []
+        for intra in self.intra:
+            learned = cast(LearnedPositions, intra.positions)
+            positions.append(learned.at(grid))
         tokens = self.inter(filled, torch.cat(positions, 1))
         by_modality = self.project(tokens).chunk(self.modalities, 1)
         return self.fusions[-1](by_modality)

@@ -25,6 +25,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -76,7 +77,7 @@ class StandardizedConv(nn.Module):
         return self.convolve(x, weight, None, self.stride, self.padding, self.dilation)
 
 
-class ModalityTermConv(StandardizedConv):
+class ModalityTermConv(nn.Module):
     """The term of one modality in a 1x1 convolution over the concatenated modalities.
 
     The weight is that of the whole convolution, [O, M * I, 1, ...], standardized as a whole.
@@ -84,8 +85,11 @@ class ModalityTermConv(StandardizedConv):
     """
 
     def __init__(self, dims: int, modalities: int, inputs: int, outputs: int):
-        super().__init__(dims, modalities * inputs, outputs)
+        super().__init__()
         self.inputs = inputs
+        self.weight = nn.Parameter(torch.empty(outputs, modalities * inputs, *(1,) * dims))
+        nn.init.kaiming_normal_(self.weight, a=0.01)
+        self.convolve = CONVOLVE[dims]
 
     def forward(self, x: Tensor, modality: int) -> Tensor:
         """x [B, I, *S] -> [B, O, *S]; the sum over modalities is the convolution."""
@@ -96,7 +100,7 @@ class ModalityTermConv(StandardizedConv):
 
 
 def conv_norm(
-    dims: int, inputs: int, outputs: int, kernel: int = 1, act: bool = True, **options
+    dims: int, inputs: int, outputs: int, kernel: int = 1, act: bool = True, **options: Any
 ) -> nn.Sequential:
     """Standardized convolution -> affine instance norm (-> LeakyReLU)."""
     layers: list[nn.Module] = [

@@ -9,7 +9,7 @@ region (RFM).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -156,7 +156,7 @@ class RFNet(Backbone):
         modality_channels: of every modality's input; more than one behind a stem.
     """
 
-    provides: ClassVar[frozenset[str]] = frozenset(
+    provides: frozenset[str] = frozenset(
         {"stem", "mod_bottleneck", "bottleneck", "decoder", "deep", "mod_logits"}
     )
 
@@ -208,18 +208,23 @@ class RFNet(Backbone):
         ``present`` is not looked at: what is absent is zero in every term, and its weight
         multiplies zero.
         """
-        deep = []
-        fused = []
+        deep: list[Tensor] = []
+        fused: list[Tensor] = []
         x: Tensor | None = None
         for level in reversed(range(len(self.fusions))):
             maps = level_of_each(features, level)
-            decoded = None if x is None else self.ups[level].raise_(x)
+            decoded = None
+            if x is not None:
+                decoded = self._up_block(level).raise_(x)
             regions = self.predictions[level](maps, decoded)
             # Detached: only their own loss trains the region probabilities.
             fusion = self.fusions[level](maps, regions.softmax(1).detach())
             deep.insert(0, regions)
             fused.insert(0, fusion)
-            x = fusion if decoded is None else self.ups[level].merge(decoded, fusion)
+            if decoded is None:
+                x = fusion
+            else:
+                x = self._up_block(level).merge(decoded, fusion)
         separate = []
         if (self.training and "separate" not in self.skip) or "mod_logits" in want:
             separate = self.separately(features)
@@ -232,5 +237,10 @@ class RFNet(Backbone):
             "deep": deep,
             "mod_logits": separate,
         }
-        aux = {"deep": deep, "separate": separate} if self.training else {}
+        aux: dict[str, list[Tensor | None]] = {}
+        if self.training:
+            aux = {"deep": list(deep), "separate": separate}
         return Output(self.head(x), requested(taps, want), aux)
+
+    def _up_block(self, level: int) -> UpBlock:
+        return cast(UpBlock, self.ups[level])

@@ -12,6 +12,7 @@ reflects, convolutions have a bias (the published parameter counts contain it).
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -51,7 +52,9 @@ class LineageConv(nn.Module):
     ):
         super().__init__()
         padding = (kernel - 1) // 2
-        mode = "reflect" if padding else "zeros"
+        mode: Literal["reflect", "zeros"] = "zeros"
+        if padding:
+            mode = "reflect"
         self.pre_norm = pre_norm
         self.conv = CONV[dims](
             inputs, outputs, kernel, stride=stride, padding=padding, padding_mode=mode

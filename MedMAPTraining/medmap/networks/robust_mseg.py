@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import ClassVar
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -125,7 +125,7 @@ class RobustMSeg(GatedUNet):
         style: length of the style code.
     """
 
-    provides: ClassVar[frozenset[str]] = GatedUNet.provides
+    provides: frozenset[str] = GatedUNet.provides
 
     def __init__(
         self,
@@ -138,6 +138,7 @@ class RobustMSeg(GatedUNet):
         style: int = 8,
     ):
         super().__init__(modalities, classes, spatial_dims, widths)
+        self.style_length = style
         count = modalities if reconstruct else 0
         self.style_encoders = nn.ModuleList(
             StyleEncoder(spatial_dims, style_width, style) for _ in range(count)
@@ -164,7 +165,7 @@ class RobustMSeg(GatedUNet):
         content: list[Features | None] = []
         for levels in features:
             content.append(None if levels is None else [*levels[:-2], levels[-1]])
-        output = super().decode(content, present, {*want, "bottleneck"})
+        output = super().decode(content, present, [*want, "bottleneck"])
         fused = output.taps["bottleneck"]
         reconstructions = []
         divergences: list[Tensor | None] = []
@@ -173,7 +174,7 @@ class RobustMSeg(GatedUNet):
             mean = log_variance = fused.new_zeros(()).float()
             if levels is not None:
                 mean, log_variance = levels[-2].flatten(1).float().chunk(2, 1)
-            size = (fused.shape[0], decoder.describe[0].in_features)
+            size = (fused.shape[0], self.style_length)
             noise = torch.randn(size, device=fused.device)
             style = mean + (log_variance / 2).exp() * noise
             reconstructions.append(decoder(fused, style.to(fused.dtype)))
@@ -190,7 +191,9 @@ class RobustMSeg(GatedUNet):
         """``divergence`` of the styles and ``reconstruction`` (L1), each summed over modalities."""
         if not output.aux:
             return {}
-        errors = reconstruction_errors(output.aux["reconstruction"], image, present, power=1)
+        # Every image is decoded from the fused content, also those that are absent: none is None.
+        reconstructions = cast(list[Tensor], output.aux["reconstruction"])
+        errors = reconstruction_errors(reconstructions, image, present, power=1)
         return {
             "divergence": sum_of_means(output.aux["divergence"], fused),
             "reconstruction": sum_of_means(errors, present),

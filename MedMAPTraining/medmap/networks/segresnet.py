@@ -9,7 +9,7 @@ all modalities and one with some; SMU-Net (Azad et al., MIDL 2022) adds a style 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -51,7 +51,7 @@ class SegResNet(FixedSubset):
             without this network.
     """
 
-    provides: ClassVar[frozenset[str]] = frozenset({"bottleneck", "decoder"})
+    provides: frozenset[str] = frozenset({"bottleneck", "decoder"})
 
     def __init__(
         self,
@@ -69,7 +69,7 @@ class SegResNet(FixedSubset):
     ):
         super().__init__(modalities, classes, spatial_dims, inputs, replicate, modality_channels)
         self.stride = 2 ** (len(blocks_down) - 1)
-        self.net = _monai_segresnet()(
+        self.net: Any = _monai_segresnet()(
             spatial_dims=spatial_dims,
             init_filters=width,
             in_channels=self.channels,
@@ -90,10 +90,11 @@ class SegResNet(FixedSubset):
         Taps: ``bottleneck`` [B, stride * width, *S / stride] (SMU-Net's content), ``decoder`` [B,
         width, *S], and with the style path ``style``, shaped as the bottleneck.
         """
-        x = self.net.convInit(image)
+        net = self.net
+        x = net.convInit(image)
         levels = []
         entries = []
-        for stage in self.net.down_layers:
+        for stage in net.down_layers:
             entry = stage[0](x)
             x = stage[1:](entry)
             entries.append(entry)
@@ -103,10 +104,10 @@ class SegResNet(FixedSubset):
         if self.style is not None:
             x, taps["style"] = self.style(entries[-2], entries[-1], x)
         skips = reversed(levels[:-1])
-        for up, stage, skip in zip(self.net.up_samples, self.net.up_layers, skips, strict=True):
+        for up, stage, skip in zip(net.up_samples, net.up_layers, skips, strict=True):
             x = stage(up(x) + skip)
         taps["decoder"] = x
-        return Output(self.net.conv_final(x), requested(taps, want))
+        return Output(net.conv_final(x), requested(taps, want))
 
 
 class StylePath(nn.Module):
@@ -131,7 +132,7 @@ class StylePath(nn.Module):
         return merged, style
 
 
-def _monai_segresnet() -> type[nn.Module]:
+def _monai_segresnet() -> type[Any]:
     """MONAI's class, imported only where it is used: inference inside Slicer has no MONAI and needs
     none elsewhere.
     """

@@ -8,7 +8,6 @@ Modeling", CVPR 2023, and the facts of its released code.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -63,9 +62,7 @@ class ShaSpec(ResNetASPPBackbone):
         BundleError: an option is unknown.
     """
 
-    provides: ClassVar[frozenset[str]] = frozenset(
-        {"stem", "mod_bottleneck", "bottleneck", "decoder"}
-    )
+    provides: frozenset[str] = frozenset({"stem", "mod_bottleneck", "bottleneck", "decoder"})
 
     def __init__(
         self,

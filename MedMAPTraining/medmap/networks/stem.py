@@ -11,7 +11,6 @@ and leaves no latent per modality that could be aligned.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -51,12 +50,13 @@ class ResidualMap(nn.Module):
 
     def __init__(self, dims: int, channels: int, hidden: int):
         super().__init__()
+        norm = NORM[dims](channels, affine=True)
         self.layers = nn.Sequential(
             CONV[dims](channels, hidden, 3, padding=1, bias=False),
             CONV[dims](hidden, channels, 1, bias=False),
-            NORM[dims](channels, affine=True),
+            norm,
         )
-        nn.init.zeros_(self.layers[-1].weight)
+        nn.init.zeros_(norm.weight)
 
     def forward(self, x: Tensor) -> Tensor:
         return x + self.layers(x)
@@ -137,7 +137,7 @@ class Stemmed(Backbone):
             none: its optimum is uniform.
     """
 
-    provides: ClassVar[frozenset[str]] = frozenset({"stem"})
+    provides: frozenset[str] = frozenset({"stem"})
 
     def __init__(
         self,

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import ClassVar
 
 from torch import Tensor, nn
 
@@ -65,11 +64,10 @@ class SubsetFusion(nn.Module):
     def __init__(self, dims: int, modalities: int, channels: int):
         super().__init__()
         self.norm = NORM[dims](channels, affine=True)
-        self.film = nn.Sequential(
-            nn.Linear(modalities, 32), nn.LeakyReLU(0.01), nn.Linear(32, 2 * channels)
-        )
-        nn.init.zeros_(self.film[-1].weight)
-        nn.init.zeros_(self.film[-1].bias)
+        scale_and_shift = nn.Linear(32, 2 * channels)
+        self.film = nn.Sequential(nn.Linear(modalities, 32), nn.LeakyReLU(0.01), scale_and_shift)
+        nn.init.zeros_(scale_and_shift.weight)
+        nn.init.zeros_(scale_and_shift.bias)
         self.act = nn.LeakyReLU(0.01, inplace=True)
 
     def forward(self, features: Sequence[Tensor], present: Tensor) -> Tensor:
@@ -92,7 +90,7 @@ class SubsetUNet(Backbone):
         widths: channels of the levels at strides 2, 4, 8, ...
     """
 
-    provides: ClassVar[frozenset[str]] = frozenset(
+    provides: frozenset[str] = frozenset(
         {"stem", "mod_bottleneck", "bottleneck", "decoder", "deep"}
     )
 
@@ -133,7 +131,7 @@ class SubsetUNet(Backbone):
         for level, fusion in enumerate(self.fusions):
             fused.append(fusion([levels[level] for levels in encoded], present))
         x = fused[-1]
-        decoded = []
+        decoded: list[Tensor] = []
         for level in reversed(range(len(self.merge))):
             raised = upsample(self.reduce[level](x))
             x = self.merge[level](raised + fused[level])

@@ -39,7 +39,7 @@ class LearnedPositions(nn.Module):
 
     def at(self, grid: Sequence[int]) -> Tensor:
         """Positions on that grid, [1, N, C]."""
-        weight = self.weight
+        weight: Tensor = self.weight
         if tuple(grid) != self.grid:
             mode = LINEAR_MODE[len(self.grid)]
             weight = nn.functional.interpolate(

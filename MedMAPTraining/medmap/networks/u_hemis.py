@@ -8,7 +8,6 @@ HeMIS (Havaei et al., MICCAI 2016) in the shape of a U-Net, the baseline of Dore
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -112,9 +111,7 @@ class UHeMIS(Backbone):
             them.
     """
 
-    provides: ClassVar[frozenset[str]] = frozenset(
-        {"stem", "mod_bottleneck", "bottleneck", "decoder"}
-    )
+    provides: frozenset[str] = frozenset({"stem", "mod_bottleneck", "bottleneck", "decoder"})
 
     def __init__(
         self,

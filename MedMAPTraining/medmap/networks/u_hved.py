@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import combinations
-from typing import ClassVar, NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -54,9 +54,7 @@ class UHVED(Backbone):
         reconstruct: build the image decoders, which only training uses.
     """
 
-    provides: ClassVar[frozenset[str]] = frozenset(
-        {"stem", "mod_bottleneck", "bottleneck", "decoder"}
-    )
+    provides: frozenset[str] = frozenset({"stem", "mod_bottleneck", "bottleneck", "decoder"})
 
     def __init__(
         self,
@@ -125,9 +123,12 @@ class UHVED(Backbone):
         """``divergence``, mean over levels, and ``reconstruction``, mean squared error (Eq. 7)."""
         if not output.aux:
             return {}
-        levels = [divergence.mean() for divergence in output.aux["divergence"]]
+        divergences = cast(list[Tensor], output.aux["divergence"])
+        levels = [divergence.mean() for divergence in divergences]
         losses = {"divergence": torch.stack(levels).mean()}
-        errors = reconstruction_errors(output.aux["reconstruction"], image, present, power=2)
+        # Every image is decoded from the fused code, also those that are absent: none is None.
+        reconstructions = cast(list[Tensor], output.aux["reconstruction"])
+        errors = reconstruction_errors(reconstructions, image, present, power=2)
         if errors:
             losses["reconstruction"] = mean_over_present(errors, present)
         return losses

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import ClassVar
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -35,7 +35,9 @@ class UNetConv(nn.Sequential):
 
     def __init__(self, dims: int, inputs: int, outputs: int, kernel: int = 3, stride: int = 1):
         padding = (kernel - 1) // 2
-        mode = "reflect" if padding else "zeros"
+        mode: Literal["reflect", "zeros"] = "zeros"
+        if padding:
+            mode = "reflect"
         super().__init__(
             CONV[dims](inputs, outputs, kernel, stride=stride, padding=padding, padding_mode=mode),
             NORM[dims](outputs, affine=True),
@@ -150,7 +152,7 @@ class UNet(FixedSubset):
         widths: channels of the levels at strides 1, 2, 4, ...
     """
 
-    provides: ClassVar[frozenset[str]] = frozenset({"bottleneck", "decoder"})
+    provides: frozenset[str] = frozenset({"bottleneck", "decoder"})
 
     def __init__(
         self,
@@ -198,9 +200,7 @@ class GatedUNet(Backbone):
         BundleError: there is no such fill.
     """
 
-    provides: ClassVar[frozenset[str]] = frozenset(
-        {"stem", "mod_bottleneck", "bottleneck", "decoder"}
-    )
+    provides: frozenset[str] = frozenset({"stem", "mod_bottleneck", "bottleneck", "decoder"})
 
     def __init__(
         self,
@@ -244,7 +244,8 @@ class GatedUNet(Backbone):
         for level, fusion in enumerate(self.fusions):
             maps = level_of_each(features, level)
             if level == deepest and self.fill == "mean":
-                maps = fill_absent(maps, mean_of_present_maps(maps, present), present)
+                filling = mean_of_present_maps(maps, present)
+                maps = list(fill_absent(maps, filling, present))
             fused.append(fusion(maps))
         x = self.decoder(fused)
         encoded = encoded_only(features)
@@ -262,4 +263,5 @@ def initialize(network: nn.Module) -> None:
     for module in network.modules():
         if isinstance(module, (nn.Conv2d, nn.Conv3d)):
             nn.init.trunc_normal_(module.weight, std=0.01, a=-0.02, b=0.02)
-            nn.init.zeros_(module.bias)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)

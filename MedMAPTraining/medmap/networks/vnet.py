@@ -8,9 +8,8 @@ additive skips.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
-from typing import ClassVar
 
 from torch import Tensor, nn
 
@@ -20,7 +19,10 @@ from medmap.networks.blocks import CONV, NORM
 from medmap.networks.fixed_subset import FixedSubset
 
 TRANSPOSED = {2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}
-NORMS = {"batch": {2: nn.BatchNorm2d, 3: nn.BatchNorm3d}, "instance": NORM}
+NORMS: dict[str, Mapping[int, type[nn.Module]]] = {
+    "batch": {2: nn.BatchNorm2d, 3: nn.BatchNorm3d},
+    "instance": NORM,
+}
 
 
 class VNet(FixedSubset):
@@ -41,7 +43,7 @@ class VNet(FixedSubset):
             have different modalities and are poor for the one or two patches that fit a GPU.
     """
 
-    provides: ClassVar[frozenset[str]] = frozenset({"bottleneck", "decoder"})
+    provides: frozenset[str] = frozenset({"bottleneck", "decoder"})
 
     def __init__(
         self,
@@ -73,8 +75,9 @@ class VNet(FixedSubset):
         pairs = list(pairwise(widths))
         self.down_stages = nn.ModuleList()
         for level, (width, depth) in enumerate(zip(widths, depths, strict=True)):
-            inputs = width if level else self.channels
-            self.down_stages.append(_stage(dims, normalization, inputs, width, depth))
+            # A strided convolution has brought the channels of the level above to this width.
+            stage_inputs = width if level else self.channels
+            self.down_stages.append(_stage(dims, normalization, stage_inputs, width, depth))
         self.downs = nn.ModuleList()
         for fine, coarse in pairs:
             self.downs.append(_block(normalization, down(fine, coarse, 2, stride=2, bias=False)))

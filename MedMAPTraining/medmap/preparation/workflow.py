@@ -253,7 +253,7 @@ class _Run:
         if not registration.is_available():
             self._measure_only(name, title)
             return
-        moving_mask = self._brain(name)
+        moving_mask: np.ndarray | None = self._brain(name)
         if name in self.borrowed or reference in self.borrowed:
             moving_mask = None
         result = registration.register(

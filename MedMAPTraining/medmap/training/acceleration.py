@@ -35,5 +35,7 @@ def compile_backbone(network: Backbone, backend: str = "inductor") -> None:
         backend: of ``torch.compile``; ``eager`` traces graphs without compiling them.
     """
     torch._dynamo.config.recompile_limit = max(64, torch._dynamo.config.recompile_limit)
-    network.encode = torch.compile(network.encode, backend=backend)
-    network.decode = torch.compile(network.decode, backend=backend)
+    # On the instance, in front of the class: a compiled module around it would rename the weights.
+    for name in ("encode", "decode"):
+        compiled = torch.compile(getattr(network, name), backend=backend)
+        setattr(network, name, compiled)

@@ -18,7 +18,8 @@ stem's ``mixture``).
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -307,7 +308,7 @@ ANCHORS: dict[str, type[Anchor]] = {
 
 
 def build_anchor(
-    name: str, names: Sequence[str], mixture: Mixture | None = None, **options
+    name: str, names: Sequence[str], mixture: Mixture | None = None, **options: Any
 ) -> Anchor:
     """An anchor from plain data, as a recipe states it. Raises UsageError for an unknown name or
     option.
@@ -344,7 +345,10 @@ def foreground(brain: Tensor | None, latent: Tensor) -> Tensor:
         return torch.ones(latent.shape[0], *size, dtype=torch.bool, device=latent.device)
     if brain.shape[1:] == size:
         return brain
-    pools = {2: nn.functional.adaptive_avg_pool2d, 3: nn.functional.adaptive_avg_pool3d}
+    pools: dict[int, Callable[..., Tensor]] = {
+        2: nn.functional.adaptive_avg_pool2d,
+        3: nn.functional.adaptive_avg_pool3d,
+    }
     share = pools[len(size)](brain[:, None].float(), size)[:, 0]
     return share >= 0.5
 

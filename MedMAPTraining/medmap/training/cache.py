@@ -305,11 +305,18 @@ class PreparedArrays:
     label: np.ndarray
     brain: np.ndarray
 
+    def scan(self, modality: int) -> np.ndarray:
+        """[D, H, W] float16 of an available modality. Raises ValueError for one that is absent."""
+        array = self.image[modality]
+        if array is None:
+            raise ValueError(f"{self.case_id} lacks the modality at position {modality}")
+        return array
+
     def dense_image(self) -> np.ndarray:
         """[M, D, H, W] float32 in memory; absent modalities 0."""
         dense = np.zeros((len(self.image), *self.label.shape), np.float32)
-        for m in np.flatnonzero(self.available):
-            dense[m] = self.image[m]
+        for m in np.flatnonzero(self.available).tolist():
+            dense[m] = self.scan(m)
         return dense
 
 

@@ -52,6 +52,16 @@ def save_best(folder: Path, state: dict) -> Path:
     return path
 
 
+def require_checkpoint(folder: Path) -> dict:
+    """``load_checkpoint`` of a run that must have a state. Raises BundleError where it has none."""
+    state = load_checkpoint(folder)
+    if state is None:
+        raise BundleError(
+            f"The run {folder.name} has no checkpoint.", "Train until its first checkpoint."
+        )
+    return state
+
+
 def load_checkpoint(folder: Path) -> dict | None:
     """The newest usable state of a run, or None when the run has none yet.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -42,11 +43,11 @@ class Augmentation:
     standard: StandardAugmentation | None = None
 
     @staticmethod
-    def from_dict(standard: dict | None = None, **numbers) -> Augmentation:
+    def from_dict(standard: dict | None = None, **numbers: Any) -> Augmentation:
         """From the plain data of a recipe. Raises TypeError for an unknown key."""
         if standard is None:
             return Augmentation(**numbers)
-        values = {}
+        values: dict[str, Any] = {}
         for key, value in standard.items():
             values[key] = tuple(value) if isinstance(value, list) else value
         return Augmentation(**numbers, standard=StandardAugmentation(**values))
@@ -144,10 +145,12 @@ class PatchSampler:
         box = (*(1,) * (case.label.ndim - len(patch)), *patch)
         corner = self._corner(folder, case.label.shape, rng, box)
         if self.augmentation.standard is not None:
-            return self._standard_sample(case, present, corner, patch, rng)
+            return self._standard_sample(
+                case, present, corner, patch, rng, self.augmentation.standard
+            )
         image = np.zeros((len(case.image), *box), np.float32)
-        for m in np.flatnonzero(present):
-            image[m] = _crop(case.image[m], corner, box)
+        for m in np.flatnonzero(present).tolist():
+            image[m] = _crop(case.scan(m), corner, box)
         image = image.reshape(-1, *patch)
         label = _crop(case.label, corner, box).reshape(patch)
         brain = _crop(case.brain, corner, box).astype(bool).reshape(patch)
@@ -166,9 +169,12 @@ class PatchSampler:
         corner: Sequence[int],
         patch: Sequence[int],
         rng: np.random.Generator,
+        spec: StandardAugmentation,
     ) -> _Patch:
-        """A patch under the standard augmentation; contrast, noise and side follow as for any other."""
-        spec = self.augmentation.standard
+        """A patch under the standard augmentation.
+
+        Contrast, noise and side follow as for any other patch.
+        """
         box = (*(1,) * (case.label.ndim - len(patch)), *patch)
         scans = []
         for scan, is_present in zip(case.image, present, strict=True):
@@ -176,8 +182,8 @@ class PatchSampler:
         result = deformed(scans, case.label, case.brain, corner, box, spec, rng)
         if result is None:
             image = torch.zeros((len(case.image), *box))
-            for m in np.flatnonzero(present):
-                patch_values = _crop(case.image[m], corner, box).astype(np.float32)
+            for m in np.flatnonzero(present).tolist():
+                patch_values = _crop(case.scan(m), corner, box).astype(np.float32)
                 image[m] = torch.from_numpy(patch_values)
             label = _crop(case.label, corner, box)
             brain = _crop(case.brain, corner, box).astype(bool)

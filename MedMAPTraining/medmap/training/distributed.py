@@ -29,7 +29,7 @@ from medmap.errors import InternalError, UnavailableError, UsageError
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
-PRECISIONS = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
+PRECISIONS: dict[str, Any] = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
 """Numerical precisions, our names to Fabric's; bf16 and fp16 compute under autocast, weights stay in fp32."""
 
 PATIENCE = timedelta(hours=3)
@@ -286,13 +286,13 @@ class _Sum(torch.autograd.Function):
     """Sum over the processes; the gradient is summed likewise (the adjoint of an all-reduce is an all-reduce)."""
 
     @staticmethod
-    def forward(context, value: Tensor) -> Tensor:
+    def forward(context: Any, value: Tensor) -> Tensor:
         value = value.clone()
         torch.distributed.all_reduce(value)
         return value
 
     @staticmethod
-    def backward(context, gradient: Tensor) -> Tensor:
+    def backward(context: Any, gradient: Tensor) -> Tensor:
         gradient = gradient.clone()
         torch.distributed.all_reduce(gradient)
         return gradient

@@ -12,10 +12,9 @@ from medmap.bundle.format import InferenceSpec, NetworkSpec
 from medmap.bundle.loading import save_bundle
 from medmap.bundle.memory_estimate import bytes_per_voxel
 from medmap.bundle.training_cases import TrainingCases
-from medmap.errors import BundleError
 from medmap.networks import ENSEMBLE, Backbone, Ensemble, build_network
 from medmap.task import Task
-from medmap.training.checkpoint import load_best, load_checkpoint
+from medmap.training.checkpoint import load_best, require_checkpoint
 from medmap.training.recipe import Recipe
 from medmap.training.run_cases import RunCases, training_cases
 
@@ -241,11 +240,7 @@ def _trained(entry: Run | Folds) -> TrainedNetwork:
 
 def _read(folder: Path) -> TrainedNetwork:
     """The network of a run. Raises BundleError where it has no checkpoint."""
-    state = load_best(folder) or load_checkpoint(folder)
-    if state is None:
-        raise BundleError(
-            f"The run {folder.name} has no checkpoint.", "Train until its first checkpoint."
-        )
+    state = load_best(folder) or require_checkpoint(folder)
     network = build_network(*state["network"])
     network.load_state_dict(state["average"])
     last_step = {"step": state["step"], "by": "last step, nothing was validated"}

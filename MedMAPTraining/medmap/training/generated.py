@@ -18,6 +18,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -72,9 +73,9 @@ class Generation:
         return self.first_seed, last
 
     @staticmethod
-    def from_dict(style: dict | None = None, **numbers) -> Generation:
+    def from_dict(style: dict | None = None, **numbers: Any) -> Generation:
         """From the plain data of a recipe. Raises TypeError for an unknown key."""
-        ranges = {}
+        ranges: dict[str, Any] = {}
         for key, value in (style or {}).items():
             ranges[key] = tuple(value) if isinstance(value, list) else value
         return Generation(**numbers, style=Style(**ranges))
@@ -115,9 +116,10 @@ def make_case(
     draw = Draw(seed, "kind")
     has_tumor = not draw.chance(plan.healthy)
     is_procedural = draw.chance(plan.procedural)
+    sides = [round(mm / spec.spacing) for mm in FIELD_OF_VIEW_MM]
     patient = generate(
         seed,
-        shape=tuple(round(mm / spec.spacing) for mm in FIELD_OF_VIEW_MM),
+        shape=(sides[0], sides[1], sides[2]),
         spacing=spec.spacing,
         device=device,
         tumor=has_tumor,
@@ -370,7 +372,7 @@ def _paste(target: torch.Tensor, source: torch.Tensor, corner: Sequence[int]) ->
 
 
 def _make_ahead(
-    oldest,
+    oldest: Any,
     make: MakeCase,
     plan: Generation,
     spec: PreprocessSpec,

@@ -39,23 +39,22 @@ class MicroBatch:
 class _MicroBatches(Dataset):
     def __init__(
         self,
-        sampler: Sampler,
+        make_batch: Callable[..., Batch],
         micro_batch: Callable[[int], MicroBatch],
         count: int,
-        augments_on_device: bool,
     ):
-        self.sampler = sampler
+        self.make_batch = make_batch
         self.micro_batch = micro_batch
         self.count = count
-        self.augments_on_device = augments_on_device
 
     def __len__(self) -> int:
         return self.count
 
     def __getitem__(self, number: int) -> Batch:
         micro_batch = self.micro_batch(number)
-        make = self.sampler.plain_batch if self.augments_on_device else self.sampler.batch
-        return make(micro_batch.step, micro_batch.size, micro_batch.patch, micro_batch.first)
+        return self.make_batch(
+            micro_batch.step, micro_batch.size, micro_batch.patch, micro_batch.first
+        )
 
 
 def batches(
@@ -86,8 +85,10 @@ def batches(
     Raises:
         UnavailableError: the shared memory of the system cannot hold the workers' batches.
     """
-    has_plain_batches = getattr(sampler, "plain_batch", None) is not None
-    augments_on_device = device.type == "cuda" and has_plain_batches
+    make_plain_batch = getattr(sampler, "plain_batch", None)
+    make_batch: Callable[..., Batch] = sampler.batch
+    if device.type == "cuda" and make_plain_batch is not None:
+        make_batch = make_plain_batch
     can_fork = "fork" in multiprocessing.get_all_start_methods()
     works_on_device = getattr(sampler, "device", torch.device("cpu")).type != "cpu"
     if not can_fork or works_on_device:
@@ -116,7 +117,7 @@ def batches(
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
 
     loader = DataLoader(
-        _MicroBatches(sampler, micro_batch, count, augments_on_device),
+        _MicroBatches(make_batch, micro_batch, count),
         batch_size=None,
         num_workers=workers,
         prefetch_factor=AHEAD if workers else None,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import IO, Any
 
 from medmap.io.atomic import write_text
 
@@ -37,8 +38,9 @@ class TrainingLog:
         self.steps = steps
         self.report = report
         self.extra_figures = extra_figures
-        self._file = None
-        self._curves = None
+        self._file: IO[str] | None = None
+        # TensorBoard is imported with the first figures: it takes seconds.
+        self._curves: Any = None
         self._first_step = 0
         self._first_seconds = 0.0
 
@@ -53,7 +55,7 @@ class TrainingLog:
     def __call__(self, step: int, figures: dict) -> None:
         """Write the figures of a step."""
         if self._file is None:
-            self._open(step)
+            self._file = self._open(step)
             self._first_step = step
             self._first_seconds = figures["seconds"]
         if self.extra_figures is not None:
@@ -66,7 +68,8 @@ class TrainingLog:
         self._file.write(json.dumps(record) + "\n")
         self.report(step / self.steps, self._line(step, figures))
 
-    def _open(self, step: int) -> None:
+    def _open(self, step: int) -> IO[str]:
+        """Start the curves; returns the log, open behind the lines of earlier steps."""
         path = self.run / LOG
         if path.exists():
             lines = path.read_text(encoding="utf-8").splitlines()
@@ -75,8 +78,8 @@ class TrainingLog:
                 write_text(path, "".join(line + "\n" for line in earlier))
         from torch.utils.tensorboard import SummaryWriter
 
-        self._file = path.open("a", buffering=1, encoding="utf-8")
         self._curves = SummaryWriter(str(self.run / CURVES), purge_step=step)
+        return path.open("a", buffering=1, encoding="utf-8")
 
     def _line(self, step: int, figures: dict) -> str:
         line = f"step {step} of {self.steps}, loss {figures['loss']:.3f}"

@@ -8,6 +8,7 @@ import json
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, replace
+from functools import reduce
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -67,7 +68,7 @@ def train(
     options: RuntimeOptions | None = None,
     fabric: Fabric | None = None,
     report: Report | None = None,
-    **settings,
+    **settings: Any,
 ) -> int:
     """Train, or go on with a training, until the recipe's steps are done.
 
@@ -154,6 +155,11 @@ def _time_is_over(training: Training, started: float) -> bool:
     if minutes is None:
         return False
     return training.team.from_first(time.monotonic() - started > 60 * minutes)
+
+
+def _total(losses: Mapping[str, Tensor]) -> Tensor:
+    """Sum of an objective's losses, of which there is at least one."""
+    return reduce(torch.add, losses.values())
 
 
 class Training:
@@ -259,7 +265,7 @@ class Training:
         while (item := self._backward(iterators)) is not None:
             group, losses = item
             figures |= losses
-            loss = self.team.mean(sum(losses.values()))
+            loss = self.team.mean(_total(losses))
             # The first group is the segmenter; a discriminator's or a meta step's loss is another.
             figures.setdefault("loss", loss)
             norm = self._update(group)
@@ -288,20 +294,21 @@ class Training:
         Returns:
             The optimizer group and the mean losses; None at the end.
         """
-        group = None
+        group = ""
         means: dict[str, Tensor] = {}
         for steps in iterators:
             with self.fabric.autocast():
-                group, losses = next(steps, (None, {}))
-            if group is None:
+                item = next(steps, None)
+            if item is None:
                 return None
+            group, losses = item
             if not means:
                 self.optimizers[group].zero_grad(set_to_none=True)
             shares = {name: value / len(iterators) for name, value in losses.items()}
             # Into the parameters that are stepped, and no others: a discriminator costs a
             # segmenter's step nothing.
             parameters = parameters_of(self.optimizers[group])
-            self.fabric.backward(sum(shares.values()), inputs=parameters)
+            self.fabric.backward(_total(shares), inputs=parameters)
             for name, value in shares.items():
                 means[name] = means.get(name, 0) + value.detach()
         return group, means

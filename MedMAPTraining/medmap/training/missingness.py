@@ -171,18 +171,19 @@ def fixed(
         UsageError: neither rates nor table, or rates that cannot be.
         InputDataError: the table lacks a case.
     """
-    if (rates is None) == (table is None):
+    if rates is not None and table is None:
+        masks = draw_masks(task, cases, rates, seed)
+    elif table is not None and rates is None:
+        masks = read_masks(table, task, order)
+        missing = [case for case in cases if bare_name(case) not in masks]
+        if missing:
+            raise InputDataError(
+                f"{Path(table).name} has no row for the case {missing[0]}.",
+                "Add it, or leave it out.",
+            )
+    else:
         raise UsageError(
             "Fixed missingness needs either rates or a table.", "Give one of 'rates' and 'table'."
-        )
-    if table is None:
-        masks = draw_masks(task, cases, rates, seed)
-    else:
-        masks = read_masks(table, task, order)
-    missing = [case for case in cases if bare_name(case) not in masks]
-    if missing:
-        raise InputDataError(
-            f"{Path(table).name} has no row for the case {missing[0]}.", "Add it, or leave it out."
         )
 
     def available(case_id: str) -> np.ndarray:

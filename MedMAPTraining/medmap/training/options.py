@@ -8,6 +8,7 @@ import threading
 import time
 from dataclasses import dataclass
 from types import FrameType
+from typing import Any
 
 LEAST_SECONDS_BETWEEN_CHECKPOINTS = 60.0
 CHECKPOINT_SHARE = 0.05
@@ -76,7 +77,8 @@ class StopRequest:
     def __init__(self) -> None:
         self.is_set = False
         self._owner = os.getpid()
-        self._previous: dict[int, object] = {}
+        # What ``signal.signal`` returns and takes: a function, a constant, or None.
+        self._previous: dict[int, Any] = {}
 
     def __enter__(self) -> StopRequest:
         if threading.current_thread() is threading.main_thread():

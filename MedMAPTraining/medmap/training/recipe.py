@@ -189,7 +189,7 @@ class Recipe:
     @staticmethod
     def from_dict(data: Mapping) -> Recipe:
         """A recipe from plain data. Raises TypeError for an unknown field."""
-        nested = {
+        nested: dict[str, Callable[..., object]] = {
             "augmentation": Augmentation.from_dict,
             "preprocess": PreprocessSpec,
             "postprocess": _postprocess,

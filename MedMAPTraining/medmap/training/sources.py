@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -81,7 +82,7 @@ def concatenated(batches: Sequence[Batch]) -> Batch:
     """One batch of several, in order; their random variation has been carried out already."""
     if len(batches) == 1:
         return batches[0]
-    tensors = {}
+    tensors: dict[str, Any] = {}
     for field in fields(Batch):
         values = [getattr(batch, field.name) for batch in batches]
         if isinstance(values[0], torch.Tensor):
@@ -95,7 +96,7 @@ def concatenated(batches: Sequence[Batch]) -> Batch:
 
 def by_tumor(folders: Sequence[Path]) -> dict[str, list[Path]]:
     """Cached cases with a tumor and without one, by name of the source."""
-    sorted_folders = {CASES: [], TUMOR_FREE: []}
+    sorted_folders: dict[str, list[Path]] = {CASES: [], TUMOR_FREE: []}
     for folder in folders:
         has_tumor = np.load(folder / "label.npy", mmap_mode="r").any()
         sorted_folders[CASES if has_tumor else TUMOR_FREE].append(folder)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import importlib.util
+import importlib
 import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ import torch
 from medmap.task import BRATS
 
 ROOT = Path(__file__).resolve().parents[3]
-SCRIPT = ROOT / "MedMAPTraining/experiments/gpu.py"
+EXPERIMENTS = ROOT / "MedMAPTraining/experiments"
 
 BLOCKED = """
 import importlib.abc, sys
@@ -32,15 +33,16 @@ sys.meta_path.insert(0, Blocker())
 
 @pytest.fixture(scope="module")
 def script():
-    spec = importlib.util.spec_from_file_location("gpu", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["gpu"] = module
-    spec.loader.exec_module(module)
-    return module
+    """Modules of the package ``gpu``, which lies in a folder of scripts."""
+    sys.path.insert(0, str(EXPERIMENTS))
+    names = ("cases", "parts", "setup")
+    yield SimpleNamespace(**{name: importlib.import_module(f"gpu.{name}") for name in names})
+    sys.path.remove(str(EXPERIMENTS))
 
 
 def run_without_libraries(code: str) -> subprocess.CompletedProcess:
-    environment = {**os.environ, "PYTHONPATH": str(ROOT / "MedMAPTraining")}
+    paths = os.pathsep.join([str(ROOT / "MedMAPTraining"), str(EXPERIMENTS)])
+    environment = {**os.environ, "PYTHONPATH": paths}
     return subprocess.run(
         [sys.executable, "-c", f"{BLOCKED}\n{code}"],
         env=environment,
@@ -52,19 +54,18 @@ def run_without_libraries(code: str) -> subprocess.CompletedProcess:
 
 
 def test_it_is_imported_with_pytorch_and_numpy_alone():
-    code = f"import runpy; runpy.run_path({str(SCRIPT)!r})"
-    finished = run_without_libraries(code)
+    finished = run_without_libraries("import gpu.__main__")
     assert finished.returncode == 0, finished.stderr
 
 
 @pytest.mark.slow
 def test_every_part_is_rehearsed_without_libraries(tmp_path):
     table = tmp_path / "gpu.md"
-    arguments = ["gpu.py", "--rehearse", "--output", str(table)]
+    arguments = ["gpu", "--rehearse", "--output", str(table)]
     code = f"""
 import runpy, sys
 sys.argv = {arguments!r}
-runpy.run_path({str(SCRIPT)!r}, run_name="__main__")
+runpy.run_module("gpu", run_name="__main__")
 """
     finished = run_without_libraries(code)
     assert finished.returncode == 0, finished.stderr
@@ -77,9 +78,9 @@ runpy.run_path({str(SCRIPT)!r}, run_name="__main__")
 
 def test_prepared_cases_are_packed_within_the_limit_and_come_back(script, cached_heads, tmp_path):
     path = tmp_path / "cases.pt"
-    script.pack(cached_heads[0].parent, path)
-    assert path.stat().st_size < script.PACK_BYTES + 100_000
-    cases = script.packed_cases(path)
+    script.cases.pack(cached_heads[0].parent, path)
+    assert path.stat().st_size < script.cases.PACK_BYTES + 100_000
+    cases = script.cases.packed_cases(path)
     assert len(cases) == len(cached_heads)
     for position, name in enumerate(BRATS.modality_names):
         stored = np.load(cached_heads[0] / f"{name}.npy")
@@ -88,18 +89,18 @@ def test_prepared_cases_are_packed_within_the_limit_and_come_back(script, cached
 
 def test_only_as_many_cases_are_packed_as_fit(script, cached_heads, tmp_path, monkeypatch):
     case_bytes = sum(np.load(path).nbytes for path in cached_heads[0].glob("*.npy"))
-    monkeypatch.setattr(script, "PACK_BYTES", 2 * case_bytes)
-    script.pack(cached_heads[0].parent, tmp_path / "cases.pt")
-    assert len(script.packed_cases(tmp_path / "cases.pt")) == 2
+    monkeypatch.setattr(script.cases, "PACK_BYTES", 2 * case_bytes)
+    script.cases.pack(cached_heads[0].parent, tmp_path / "cases.pt")
+    assert len(script.cases.packed_cases(tmp_path / "cases.pt")) == 2
 
 
 def test_a_patch_depends_on_its_number_alone_and_absent_modalities_are_zero(
     script, cached_heads, tmp_path
 ):
-    script.pack(cached_heads[0].parent, tmp_path / "cases.pt")
-    case = script.packed_cases(tmp_path / "cases.pt")[0]
-    first = script.patch_of(case, (16, 16, 16), 5)
-    second = script.patch_of(case, (16, 16, 16), 5)
+    script.cases.pack(cached_heads[0].parent, tmp_path / "cases.pt")
+    case = script.cases.packed_cases(tmp_path / "cases.pt")[0]
+    first = script.cases.patch_of(case, (16, 16, 16), 5)
+    second = script.cases.patch_of(case, (16, 16, 16), 5)
     assert torch.equal(first.image, second.image)
     assert not first.image[0, ~first.present[0]].any()
     assert first.label.shape == (1, 16, 16, 16)
@@ -110,11 +111,14 @@ def test_a_part_that_fails_is_reported_and_the_others_run(script, monkeypatch):
         raise RuntimeError("no kernel")
 
     for name in ("inference_rows", "method_rows", "default_step_rows", "drill_rows"):
-        monkeypatch.setattr(script, name, lambda setup: iter([script.Row("part", "x", "1 s")]))
-    monkeypatch.setattr(script, "training_rows", lambda setup, cases: iter([]))
-    monkeypatch.setattr(script, "test_rows", lambda setup: iter([]))
-    monkeypatch.setattr(script, "generator_rows", fail)
-    rows = script.run(script.Setup(torch.device("cpu"), script.REHEARSAL), None)
+        monkeypatch.setattr(
+            script.parts, name, lambda setup: iter([script.setup.Row("part", "x", "1 s")])
+        )
+    monkeypatch.setattr(script.parts, "training_rows", lambda setup, cases: iter([]))
+    monkeypatch.setattr(script.parts, "marked_test_rows", lambda setup: iter([]))
+    monkeypatch.setattr(script.parts, "generator_rows", fail)
+    setup = script.setup.Setup(torch.device("cpu"), script.setup.REHEARSAL)
+    rows = script.parts.run(setup, None)
     failed = [row for row in rows if row.figure == "FAILED"]
     assert [row.part for row in failed] == ["generator"]
     assert "no kernel" in failed[0].note

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -90,7 +91,9 @@ def weighted_cross_entropy(
     return -(w.gather(1, label.flatten(1)).reshape(label.shape) * truth).mean()
 
 
-def cross_entropy_and_dice(logits: Tensor, label: Tensor, *, clip: float = 0.0, **dice) -> Tensor:
+def cross_entropy_and_dice(
+    logits: Tensor, label: Tensor, *, clip: float = 0.0, **dice: Any
+) -> Tensor:
     """``weighted_cross_entropy`` + ``dice_loss`` of the softmax: what every method of the RFNet
     lineage trains on.
     """

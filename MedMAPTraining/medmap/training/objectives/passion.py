@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -217,7 +218,9 @@ class Passion(SharedLatentSpace):
         """L_pixel of every student, [R]."""
         total = self._divergence(student.logits, teacher.logits, students)
         factor = 0.5 if self.options.halved_levels else 1.0
-        levels = zip(student.aux.get("deep", []), teacher.aux.get("deep", []), strict=True)
+        student_levels = cast(list[Tensor], student.aux.get("deep", []))
+        teacher_levels = cast(list[Tensor], teacher.aux.get("deep", []))
+        levels = zip(student_levels, teacher_levels, strict=True)
         for level, (student_logits, teacher_logits) in enumerate(levels, 1):
             divergence = self._divergence(student_logits, teacher_logits, students)
             total = total + factor**level * divergence

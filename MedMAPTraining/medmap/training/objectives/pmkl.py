@@ -4,7 +4,7 @@ modalities.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor, nn
@@ -21,7 +21,7 @@ from medmap.training.objectives.losses import (
     weighted_cross_entropy,
 )
 
-POOL = {2: adaptive_avg_pool2d, 3: adaptive_avg_pool3d}
+POOL: dict[int, Callable[..., Tensor]] = {2: adaptive_avg_pool2d, 3: adaptive_avg_pool3d}
 
 
 class PMKL(Distilling):

@@ -55,6 +55,13 @@ class PMR(SharedLatentSpace):
         UsageError: the network has no ``decoder`` tap.
     """
 
+    prototypes: Tensor
+    sums: Tensor
+    known: Tensor
+    counts: Tensor
+    strength_sum: Tensor
+    seen: Tensor
+
     def __init__(
         self,
         context: Context,

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -49,7 +50,7 @@ class Students:
 
 def encode_batch(network: Backbone, batch: Batch) -> list[Features | None]:
     """Features of every modality that some sample has, zero for the samples without it."""
-    positions = batch.modalities
+    positions: Sequence[int] | None = batch.modalities
     # On a CPU asking which ones costs nothing; a GPU would have to be waited for.
     if positions is None and batch.present.device.type == "cpu":
         positions = batch.present.any(0).nonzero().flatten().tolist()
@@ -119,7 +120,7 @@ def _part(output: Output, rows: slice) -> Output:
     return Output(output.logits[rows], taps, aux)
 
 
-def _rows(value: Tensor | list[Tensor | None], rows: slice) -> Tensor | list[Tensor | None]:
+def _rows(value: Tensor | list[Tensor | None], rows: slice) -> Any:
     if isinstance(value, list):
         return [None if tensor is None else tensor[rows] for tensor in value]
     return value[rows]

@@ -8,12 +8,14 @@ have losses of their own, which this adds for the networks that offer them.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import cast
 
 import torch
 from torch import Tensor
 
 from medmap.networks import Backbone, Output
+from medmap.networks.base import Features
 from medmap.networks.blocks import mask_absent
 from medmap.training.batch import Batch
 from medmap.training.objectives.base import Context, Objective
@@ -56,6 +58,8 @@ class SharedLatentSpace(Objective):
         divergence, reconstruction: weights of U-HVED's and Robust-MSeg's own losses.
         shared, domain: weights of ShaSpec's own losses.
     """
+
+    subsets: Tensor
 
     def __init__(
         self,
@@ -125,7 +129,7 @@ class SharedLatentSpace(Objective):
         size = batch.label.shape[1:]
         for level, logits in enumerate(output.aux.get("deep", []), 1):
             weight = self.deep * self.deep_decay ** (level - 1)
-            full_size = resize_logits(logits, size)
+            full_size = resize_logits(cast(Tensor, logits), size)
             losses[f"deep{level}"] = weight * self._loss(full_size, batch.label)
         return losses
 
@@ -145,9 +149,11 @@ class SharedLatentSpace(Objective):
         subset = self.subsets[chosen.to(batch.present.device)] & batch.present
         # A draw that leaves nothing of what the sample has shows all of it.
         subset = torch.where(subset.any(1, keepdim=True), subset, batch.present)
-        visible = []
+        visible: list[Features | None] = []
         for modality, levels in enumerate(features):
-            visible.append([mask_absent(level, subset[:, modality]) for level in levels])
+            shown = subset[:, modality]
+            # All modalities were encoded above, for the separate decoder: none is None.
+            visible.append([mask_absent(level, shown) for level in cast(Features, levels)])
         output = network.decode(visible, subset)
         output.aux["separate"] = network.separately(features)
         return output, subset
@@ -155,7 +161,7 @@ class SharedLatentSpace(Objective):
     def _loss(self, logits: Tensor, label: Tensor) -> Tensor:
         return cross_entropy_and_dice(logits, label, clip=self.clip)
 
-    def _separate(self, predictions: list[Tensor | None], batch: Batch) -> Tensor:
+    def _separate(self, predictions: Sequence[Tensor | None], batch: Batch) -> Tensor:
         """Sum over the modalities of the loss of the samples that have them."""
         total = batch.image.new_zeros(())
         for logits, available in zip(predictions, batch.present.unbind(1), strict=True):

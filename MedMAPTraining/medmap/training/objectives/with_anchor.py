@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -43,7 +44,7 @@ class WithAnchor(Objective):
         anchor: str = "mixture",
         tap: str = "mod_bottleneck",
         alpha: float = 0.125,
-        **options,
+        **options: Any,
     ):
         super().__init__()
         self.objective = objective
