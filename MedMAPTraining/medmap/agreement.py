@@ -314,7 +314,8 @@ def longest_diameters(mask: np.ndarray, grid: Grid) -> Diameters:
     axis = slice_axis(grid)
     edges = grid.affine[:3, :3]
     numbered_boxes = list(enumerate(ndimage.find_objects(components), 1))
-    # Largest boxes first: most small components then cannot beat what was measured, and are skipped.
+    # Largest boxes first: most small components then cannot beat what was
+    # measured, and are skipped.
     numbered_boxes.sort(key=lambda entry: -_diagonal(entry[1], edges))
     axial = _Span()
     longest = _Span()

@@ -1,4 +1,4 @@
-"""What ``import medmap`` offers: segment files or arrays, compare subsets, load bundles, read and write NIfTI.
+"""What ``import medmap`` offers: segment files or arrays, compare subsets, load bundles, NIfTI.
 
 The functions take paths and volumes alike. Everything else of the package is documented, but not a
 promise: it may change between versions.
@@ -77,8 +77,8 @@ def segment(
         cancel: asked now and then; True stops the run.
 
     Returns:
-        The label map [I, J, K] on the reference scan's grid, volumes in ml by region, findings of the
-        checks, provenance, and the steps of the preparation.
+        The label map [I, J, K] on the reference scan's grid, volumes in ml by region, findings of
+        the checks, provenance, and the steps of the preparation.
 
     Raises:
         UsageError, InputDataError: the scans cannot be used as they are.
@@ -117,7 +117,8 @@ def segment(
         progress=lambda fraction, text: report(0.4 * fraction, text),
         cancel=cancel,
     )
-    # Where nothing was prepared, the segmentation has the whole bar, and chooses its reference itself.
+    # Where nothing was prepared, the segmentation has the whole bar, and
+    # chooses its reference itself.
     start = 0.0
     if preparation.steps:
         start = 0.4
@@ -147,7 +148,8 @@ def compare_subsets(
 ) -> WhatIf:
     """Segment one patient from every subset of the given scans, and compare the results.
 
-    Each modality is encoded once, so that all 15 subsets of four scans cost about three segmentations.
+    Each modality is encoded once, so that all 15 subsets of four scans cost
+    about three segmentations.
 
     Args:
         scans: files or volumes by modality, as for ``segment``.
@@ -191,7 +193,10 @@ def _modality(name: str | None, task: Task) -> str | None:
 
 
 def _volumes(scans: Mapping[str, Scan], task: Task) -> dict[str, Volume]:
-    """Volumes by modality name; files are read. Raises UsageError for a modality that is given twice."""
+    """Volumes by modality name; files are read.
+
+    Raises UsageError for a modality that is given twice.
+    """
     from medmap.commands.segment import by_modality
 
     volumes: dict[str, Volume] = {}

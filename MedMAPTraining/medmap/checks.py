@@ -338,7 +338,7 @@ def check_modality_appearance(volumes: dict[str, Volume], task: Task) -> Iterato
 
 
 def check_apart(volumes: dict[str, Volume], task: Task) -> Iterator[Finding]:
-    """Report what lies apart from the brain: stray voxels, markers, letters. It is not segmented."""
+    """Report what lies apart from the brain and is not segmented: voxels, markers, letters."""
     if not task.skull_stripped:
         return
     for name, volume in volumes.items():
@@ -348,8 +348,8 @@ def check_apart(volumes: dict[str, Volume], task: Task) -> Iterator[Finding]:
         volume_ml = voxels * volume.grid.voxel_ml
         level: Literal["info", "warning"] = "info" if volume_ml < MIN_APART_ML else "warning"
         message = (
-            f"{name}: {voxels} voxels ({volume_ml:.2g} ml) lie apart from the {task.organ} and were "
-            "ignored."
+            f"{name}: {voxels} voxels ({volume_ml:.2g} ml) lie apart from the {task.organ} "
+            "and were ignored."
         )
         remedy = f"Check the skull-stripping if they belong to the {task.organ}."
         yield Finding(level, "apart", message, remedy)
@@ -358,7 +358,8 @@ def check_apart(volumes: dict[str, Volume], task: Task) -> Iterator[Finding]:
 def check_coverage(volumes: Mapping[str, Volume], reference: str, task: Task) -> Iterator[Finding]:
     """Warn where the reference's field of view leaves out brain that another image shows.
 
-    The label map ends where the reference does: what lies outside is neither segmented nor measured.
+    The label map ends where the reference does: what lies outside is
+    neither segmented nor measured.
 
     Args:
         volumes: the images by modality name.
@@ -375,8 +376,9 @@ def check_coverage(volumes: Mapping[str, Volume], reference: str, task: Task) ->
         if fraction < MIN_UNCOVERED or volume_ml < MIN_UNCOVERED_ML:
             continue
         message = (
-            f"{title} ends before the {task.organ} does: {volume_ml:.0f} ml ({fraction:.0%}) of the "
-            f"{task.organ} that {task.modality(name).title} shows lie outside and were not segmented."
+            f"{title} ends before the {task.organ} does: {volume_ml:.0f} ml ({fraction:.0%}) of "
+            f"the {task.organ} that {task.modality(name).title} shows lie outside and "
+            "were not segmented."
         )
         remedy = f"Choose {task.modality(name).title} as the reference to segment all of it."
         yield Finding("warning", "coverage", message, remedy, (reference, name))
@@ -471,11 +473,15 @@ def more_than_brain(volume: Volume) -> str:
             f"only {background:.0%} of its voxels are background; a skull-stripped image has "
             "more than 30 %"
         )
-    # Air that is not one exact value is what scanners write; tools that strip the skull write zeros.
+    # Air that is not one exact value is what scanners write; tools that
+    # strip the skull write zeros.
     most_ml = MAX_BRAIN_ML if volume.foreground_parts.is_constant else MAX_NOISY_BRAIN_ML
     volume_ml = brain_ml(volume)
     if volume_ml > most_ml:
-        return f"{volume_ml / 1000:.1f} liters are not background; a brain has at most {most_ml / 1000}"
+        return (
+            f"{volume_ml / 1000:.1f} liters are not background; a brain has at most "
+            f"{most_ml / 1000}"
+        )
     return ""
 
 

@@ -122,8 +122,8 @@ def hd95(
     reference_points = np.argwhere(_surface(reference[box])) * size
     if not len(points) or not len(reference_points):
         return float("nan")
-    # A tree of surface points instead of a distance transform: its cost does not grow with the box of
-    # a far outlier.
+    # A tree of surface points instead of a distance transform: its cost does not grow with
+    # the box of a far outlier.
     to_reference = cKDTree(reference_points).query(points)[0]
     to_prediction = cKDTree(points).query(reference_points)[0]
     return float(max(np.percentile(to_reference, 95), np.percentile(to_prediction, 95)))

@@ -1,4 +1,7 @@
-"""A review's numbers are those of medmap.metrics and of independent libraries; diameters are those of known shapes."""
+"""Agreement is that of medmap.metrics and of independent libraries.
+
+Diameters are those of known shapes.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The public API: what ``import medmap`` offers, from files and from arrays, and its executable examples."""
+"""The public API: ``import medmap`` with files and arrays, and its executable examples."""
 
 from __future__ import annotations
 

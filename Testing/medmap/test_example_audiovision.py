@@ -1,4 +1,7 @@
-"""The example beyond segmentation, on glyphs and tones: MedMAP's own trainer and MCKD objective on two modalities."""
+"""The example beyond segmentation, on glyphs and tones.
+
+MedMAP's own trainer and MCKD objective on two modalities.
+"""
 
 from __future__ import annotations
 
@@ -92,7 +95,8 @@ def test_the_mel_filters_are_slaneys(example):
     at = np.fft.rfftfreq(2048, 1 / 8000)
     wide = filters[60:]  # narrow ones have too few bins for the sum to be the integral
     assert np.allclose(wide.sum(1) * (at[1] - at[0]), 1, atol=0.05)
-    # Slaney's scale: 1000 Hz is 15 mel, below it is linear at 200 / 3 Hz a mel; 4000 Hz is 35.16 mel.
+    # Slaney's scale: 1000 Hz is 15 mel, below it is linear at 200 / 3 Hz a
+    # mel; 4000 Hz is 35.16 mel.
     top = 15 + np.log(4) / (np.log(6.4) / 27)
     peaks = at[filters.argmax(1)]
     low = np.linspace(0, top, 130)[1:40] * 200 / 3

@@ -1,4 +1,4 @@
-"""Hearts: the challenge's layout, slices that are never mixed, label values beyond 255, a bundle of its own."""
+"""Hearts: the challenge's layout, slices that never mix, large label values, a bundle."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def bundle(tmp_path_factory):
     return load_bundle(path)
 
 
-# --- task ------------------------------------------------------------------------------------------------------------
+# --- task ---
 
 
 def test_the_task_has_seven_subsets_and_the_challenges_values():
@@ -121,7 +121,7 @@ def test_passions_targets_take_scar_and_edema_as_myocardium():
     ]
 
 
-# --- phantom and layout ----------------------------------------------------------------------------------------------
+# --- phantom and layout ---
 
 
 def test_a_phantom_has_the_challenges_names_values_and_one_grid(challenge):
@@ -198,7 +198,7 @@ def test_a_folder_of_brains_holds_no_hearts(tmp_path):
         find_cases(tmp_path, MYOPS)
 
 
-# --- slices ----------------------------------------------------------------------------------------------------------
+# --- slices ---
 
 
 def turned(volume: Volume) -> Volume:
@@ -289,7 +289,7 @@ def test_a_slice_is_segmented_alone(hearts, bundle, network_logits):
     assert changed.nonzero().flatten().tolist() == [1]
 
 
-# --- the leak law ----------------------------------------------------------------------------------------------------
+# --- the leak law ---
 
 
 @pytest.mark.parametrize("subset", MYOPS.subsets()[:-1], ids="+".join)
@@ -322,7 +322,7 @@ def test_backbones_in_two_dimensions_do_not_leak(name, subset):
         assert torch.equal(network(image, present).logits, network(other, present).logits)
 
 
-# --- checks, training, files -----------------------------------------------------------------------------------------
+# --- checks, training, files ---
 
 
 def test_checks_of_brains_do_not_look_at_hearts(hearts):

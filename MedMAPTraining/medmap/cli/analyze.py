@@ -23,9 +23,9 @@ def analyze(
     tap: Annotated[
         Optional[str],  # noqa: UP045
         typer.Option(
-            help="Latents: stem, mod_bottleneck, or another tap of the network (bottleneck, decoder) "
-            "that is given each modality alone [default: where T* stands, or mod_bottleneck, or "
-            "bottleneck]."
+            help="Latents: stem, mod_bottleneck, or another tap of the network (bottleneck, "
+            "decoder) that is given each modality alone [default: where T* stands, or "
+            "mod_bottleneck, or bottleneck]."
         ),
     ] = None,
     cases: Annotated[int, typer.Option(min=1, help="Maximum number of cases.")] = 10,

@@ -61,8 +61,9 @@ Labels = Annotated[
     typer.Option(
         "--labels",
         "--label-convention",
-        help="Convention of the label files: brats2012, brats2017, brats2023, brats2024, brats-ped, msd, "
-        "or task (the task's own values) [default: recognized by the names of the cases].",
+        help="Convention of the label files: brats2012, brats2017, brats2023, brats2024, "
+        "brats-ped, msd, or task (the task's own values) [default: recognized by the "
+        "names of the cases].",
     ),
 ]
 TaskOption = Annotated[

@@ -252,7 +252,10 @@ class _MapArguments:
 
 
 def _refuse_options_of_bundles(options: Mapping[str, object]) -> None:
-    """Options that label maps do not have would be ignored; ``options`` by name, None if not given."""
+    """Refuse options that label maps do not have.
+
+    They would be ignored. ``options`` by name, None where an option is not given.
+    """
     for name, value in options.items():
         if value is not None:
             raise UsageError(
@@ -300,7 +303,8 @@ def _evaluate_maps(arguments: _MapArguments) -> None:
     _print_summary(task, result.summary)
     _print_calibration(result.calibration)
     out.print(
-        f"Lesion-wise scores by the rule of {arguments.lesions}; NSD at {arguments.tolerance:g} mm.",
+        f"Lesion-wise scores by the rule of {arguments.lesions}; NSD at "
+        f"{arguments.tolerance:g} mm.",
         soft_wrap=True,
     )
 
@@ -343,8 +347,9 @@ def compare(
 ) -> None:
     """Compare two evaluations of the same cases: paired tests with effect sizes, and a verdict.
 
-    p-values are corrected for the number of tests; differences have confidence intervals. The CSV
-    file of --output has further columns: uncorrected and Benjamini-Hochberg p, cases better and worse.
+    p-values are corrected for the number of tests; differences have confidence
+    intervals. The CSV file of --output has further columns: uncorrected and
+    Benjamini-Hochberg p, cases better and worse.
     """
     from medmap.commands.evaluation import compare_evaluations
     from medmap.evaluation.significance import METRICS

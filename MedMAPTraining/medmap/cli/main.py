@@ -236,8 +236,8 @@ def _global_options(
         list[Path] | None,
         typer.Option(
             "--plugin",
-            help="Python file with networks, objectives, missingness protocols, tasks or layouts of "
-            "your own; repeatable.",
+            help="Python file with networks, objectives, missingness protocols, tasks or "
+            "layouts of your own; repeatable.",
         ),
     ] = None,
 ) -> None:

@@ -32,9 +32,9 @@ Teacher = Annotated[
 Subsets = Annotated[
     list[str] | None,
     typer.Option(
-        help="Modality subset (t1ce+flair) that gets its own network, for methods with one network per "
-        "subset; repeatable. Where a patient's modalities satisfy several subsets of the same size, the "
-        "first one is used. [default: the recipe's subsets]"
+        help="Modality subset (t1ce+flair) that gets its own network, for methods with one "
+        "network per subset; repeatable. Where a patient's modalities satisfy several subsets of "
+        "the same size, the first one is used. [default: the recipe's subsets]"
     ),
 ]
 Start = Annotated[
@@ -48,22 +48,23 @@ Anatomy = Annotated[
 Data = Annotated[
     Path | None,
     typer.Option(
-        help="Cases with labels: a folder in the layout of the recipe's task (BraTS, MyoPS), a BIDS data "
-        "set, or a CSV table [default: synthetic cases generated on the fly]."
+        help="Cases with labels: a folder in the layout of the recipe's task (BraTS, MyoPS), a "
+        "BIDS data set, or a CSV table [default: synthetic cases generated on the fly]."
     ),
 ]
 Split = Annotated[
     str | None,
     typer.Option(
-        help="Train on the train part of this split (file or name) instead of the recipe's; none: on all "
-        "cases. If the split has a val part, the best checkpoint on it is exported. test is never read."
+        help="Train on the train part of this split (file or name) instead of the recipe's; "
+        "none: on all cases. If the split has a val part, the best checkpoint on it is exported. "
+        "test is never read."
     ),
 ]
 Fold = Annotated[
     str | None,
     typer.Option(
-        help="Fold of the split (medmap split, or nnU-Net's splits_final.json): its number from 0, or "
-        "all: one network per fold, exported as one ensemble."
+        help="Fold of the split (medmap split, or nnU-Net's splits_final.json): its number from "
+        "0, or all: one network per fold, exported as one ensemble."
     ),
 ]
 Minutes = Annotated[
@@ -81,8 +82,8 @@ CacheFolderOption = Annotated[
     Path | None,
     typer.Option(
         "--cache",
-        help="Folder of prepared cases, shared by all runs [default: $MEDMAP_CACHE, or medmap in the "
-        "user's cache folder].",
+        help="Folder of prepared cases, shared by all runs [default: $MEDMAP_CACHE, or medmap "
+        "in the user's cache folder].",
     ),
 ]
 CacheSize = Annotated[

@@ -20,8 +20,8 @@ RECIPE = "recipe.json"
 def export_run(run: Path, bundle: Path, options: BundleOptions) -> int:
     """Export the averaged weights of a run as it stands, finished or not.
 
-    The runs of several modality subsets become one bundle with a network for each; the runs of several
-    folds become one ensemble, the mean of their class probabilities.
+    The runs of several modality subsets become one bundle with a network for each; the runs of
+    several folds become one ensemble, the mean of their class probabilities.
 
     Args:
         run: folder of the run.

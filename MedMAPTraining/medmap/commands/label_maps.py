@@ -131,8 +131,8 @@ def score_maps(
         MissingInputError: a folder does not exist or holds no label map.
         InputDataError: a reference has no prediction, or a pair cannot be scored; nothing is
             written, because a table over fewer cases would be another table.
-        OutputError: folder or CSV cannot be written, or the folder holds another evaluation; nothing
-            was scored.
+        OutputError: folder or CSV cannot be written, or the folder holds another
+            evaluation; nothing was scored.
         Cancelled: ``cancel`` returned True.
     """
     pairs, warnings = find_pairs(predictions, labels)
@@ -242,7 +242,8 @@ def find_pairs(predictions: Path, labels: Path) -> tuple[list[Pair], list[str]]:
         raise InputDataError(
             f"{len(absent)} of {len(references)} cases of {labels.name} have no prediction in "
             f"{predictions.name}, such as {', '.join(absent[:3])}.",
-            "Add them, or score against a folder that holds the labels of the predicted cases only.",
+            "Add them, or score against a folder that holds the labels of the "
+            "predicted cases only.",
         )
     pairs = [Pair(case, predicted[case], references[case]) for case in sorted(references)]
     unmatched = sorted(set(predicted) - set(references))
@@ -385,7 +386,10 @@ def _check_outputs(identity: str, options: MapOptions) -> None:
 
 
 def _identity(pairs: Sequence[Pair], task: Task, options: MapOptions) -> str:
-    """Hash of what the scores depend on: an output folder takes the same again, and refuses others."""
+    """Hash of what the scores depend on.
+
+    An output folder takes the same evaluation again, and refuses others.
+    """
     files = []
     for pair in pairs:
         files.append([pair.case, sha256_of(pair.prediction), sha256_of(pair.reference)])

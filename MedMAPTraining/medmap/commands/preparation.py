@@ -1,4 +1,4 @@
-"""Cohort to prepared cases: in parallel processes, into the shared cache, with an estimate first."""
+"""From a cohort to prepared cases: in parallel, into the shared cache, with an estimate first."""
 
 from __future__ import annotations
 
@@ -362,7 +362,7 @@ def _begin_worker(lifeline: Connection) -> None:
 
 
 def _outcome(job: PreparationJob, cache: Path) -> MedMAPError | None:
-    """Prepare one case; a fault of its files is returned, so that those of all cases are reported."""
+    """Prepare one case; a fault of its files is returned, so that all faults are reported."""
     with worker.working():
         try:
             job.prepare(cache)

@@ -52,7 +52,8 @@ class Plan:
     Attributes:
         recipe: of the training.
         task: of the recipe.
-        parts: modality subset and recipe of each network; one network for any subset has the key "".
+        parts: modality subset and recipe of each network; one network for
+            any subset has the key "".
         folds: numbers of the folds, each of which trains the parts; None stands for no fold.
         run: folder of the run.
     """
@@ -118,8 +119,8 @@ def train_bundle(
     """Prepare, train (or resume) and, after the last step, export.
 
     Without ``data`` cases are generated on the fly as the recipe's ``generation`` says. A dedicated
-    method has a run of its own per modality subset, in a folder of that name; a cross-validation one
-    per fold, in ``fold_0`` and so on.
+    method has a run of its own per modality subset, in a folder of that name; a cross-validation
+    one per fold, in ``fold_0`` and so on.
 
     Args:
         run: folder of the run.
@@ -327,7 +328,10 @@ def _with_minutes_left(runtime: RuntimeOptions, started: float) -> RuntimeOption
 
 
 def _is_over(runtime: RuntimeOptions, team: Team) -> bool:
-    """Whether no time is left; processes have clocks of their own, and the first decides for all."""
+    """Whether no time is left.
+
+    Processes have clocks of their own: the first process decides for all.
+    """
     return team.from_first(runtime.minutes is not None and runtime.minutes <= 0)
 
 

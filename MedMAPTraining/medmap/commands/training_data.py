@@ -152,7 +152,7 @@ def cohort_data(
 def split_cases(
     cases: Sequence[Case], split: str, fold: int | None = None
 ) -> dict[str, list[Case]]:
-    """The cases of a split's parts ``train`` and, if it has one, ``val``; without a split all train.
+    """The cases of a split's parts ``train`` and ``val``; without a split all cases train.
 
     Raises:
         InputDataError: cases of the split are not in the data.
@@ -198,7 +198,8 @@ def _patches(
 ) -> Patches:
     """Prepare the training cases.
 
-    ``scans.csv`` in the run says which scans on disk training sees of each case; no other is opened.
+    ``scans.csv`` in the run says which scans on disk training sees of each
+    case; no other is opened.
     """
     names = [case.case_id for case in cases]
     missingness = build_missingness(recipe.missingness, task, recipe.missingness_options, names)

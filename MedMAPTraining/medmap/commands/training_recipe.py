@@ -1,4 +1,4 @@
-"""The recipe of a training: what is named, what a bundle to start from demands, what options change."""
+"""The recipe of a training: what is named, what the initial bundle demands, what options change."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ SLICES: dict = {
 
 
 def load_recipe(options: TrainOptions, start: Bundle | None = None) -> Recipe:
-    """The recipe of a JSON file or of a published row (``medmap recipes``), with the options' changes.
+    """The recipe of a file or of a published row (``medmap recipes``), with the options' changes.
 
     A training that begins with a bundle's weights has the network, task and preprocessing of the
     bundle, and without a recipe that of fine-tuning: few steps at a low rate.

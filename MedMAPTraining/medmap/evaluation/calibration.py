@@ -19,7 +19,7 @@ BINS = 15
 """Of the reliability diagram; Guo et al. use 15."""
 
 THRESHOLDS = tuple(2.5 * step for step in range(41))
-"""Uncertainties, 0 to 100, up to which voxels are kept; the challenge's code takes 40 steps, too."""
+"""Uncertainties, 0 to 100, up to which voxels are kept; 40 steps, as in the challenge's code."""
 
 
 @dataclass(frozen=True)
@@ -117,8 +117,8 @@ def uncertainty_scores(
 ) -> UncertaintyScores:
     """Score an uncertainty map: errors should be uncertain, and right voxels certain.
 
-    At each threshold the voxels whose uncertainty exceeds it are left out; Dice of the remaining ones
-    should rise, while few true positives and true negatives are lost (Eq. 2 of the paper).
+    At each threshold the voxels whose uncertainty exceeds it are left out; Dice of the remaining
+    ones should rise, while few true positives and true negatives are lost (Eq. 2 of the paper).
 
     Args:
         prediction: bool, of any shape.

@@ -57,8 +57,8 @@ class LesionScores:
 
     Attributes:
         dice: mean over lesions and false positives, which count 0; 1 where there is neither.
-        hd95_mm: mean in mm; a missed lesion and a false positive count ``PENALTY_MM``; 0 where there
-            is neither.
+        hd95_mm: mean in mm; a missed lesion and a false positive count ``PENALTY_MM``;
+            0 where there is neither.
         lesions: lesions of the reference that are scored.
         missed: those of them that no predicted component touches.
         false_positives: predicted components that touch no lesion.

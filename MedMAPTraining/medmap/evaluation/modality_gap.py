@@ -51,7 +51,10 @@ class Latents:
 
 
 def default_tap(network: Backbone) -> str:
-    """The latents that an anchor aligns: T*'s or ``mod_bottleneck``; else the network's bottleneck."""
+    """The latents that an anchor aligns.
+
+    T*'s or ``mod_bottleneck``; the network's bottleneck where there is no anchor.
+    """
     if getattr(network, "location", "") == "input":
         return "stem"
     for tap in ("mod_bottleneck", "stem", "bottleneck"):

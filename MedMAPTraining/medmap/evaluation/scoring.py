@@ -180,7 +180,7 @@ def score_case(
 
 
 def labels_hash(labels: np.ndarray) -> str:
-    """Hash of a label map's voxels: files that store the same labels otherwise have the same one."""
+    """Hash of a label map's voxels; files that store the same labels differently share it."""
     digest = hashlib.sha256(str(labels.shape).encode())
     digest.update(np.ascontiguousarray(labels, dtype="<i2").tobytes())
     return digest.hexdigest()

@@ -217,7 +217,10 @@ def _plain(value: str | float) -> str | float | None:
 
 
 def _check_available(rows: Sequence[ScoreRow], metric: str) -> None:
-    """Refuse a score that an evaluation was not asked for. Plain HD95 may be undefined in all rows."""
+    """Refuse a score that an evaluation was not asked for.
+
+    Plain HD95 may be undefined in all rows.
+    """
     if metric not in FURTHER_SCORES:
         return
     if any(np.isnan(getattr(row, metric)) for row in rows):

@@ -5,8 +5,8 @@ resumed; then come the tables. Cases are recognized by the content of their file
 alone: a corrected label map or another cohort with the same case names is scored again.
 
 ``evaluation.json`` describes what was evaluated and holds the summary, ``scores.csv`` every score,
-``table.csv`` the table of subsets, ``cases/`` the scores of single cases and ``pictures/`` one slice
-of each, for the report.
+``table.csv`` the table of subsets, ``cases/`` the scores of single cases and ``pictures/`` one
+slice of each, for the report.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Distances between surfaces whose elements count by their area, as DeepMind's measures define them.
+"""Distances between surfaces whose elements count by area, as DeepMind's measures define them.
 
 Source: Nikolov et al., "Clinically Applicable Segmentation of Head and Neck Anatomy for
 Radiotherapy", JMIR 2021 (arXiv:1809.04430). BraTS 2023 and later take HD95 and the normalized

@@ -1,9 +1,11 @@
-"""Writing so that a name never holds half a file: temporary name in the same folder, flush, fsync, rename.
+"""Writing so that a name never holds half a file.
 
-A rename within one folder is atomic on POSIX and NTFS, so whoever opens the final name sees the old content or the
-new one. Several files cannot be renamed in one step: ``Transaction`` undoes what it published when a later file
-fails, so only a kill or a power cut between two renames can leave a mixture; one folder can be renamed in one step
-(``atomic_folder``).
+The way: a temporary name in the same folder, flush, fsync, rename.
+
+A rename within one folder is atomic on POSIX and NTFS, so whoever opens the final name sees the old
+content or the new one. Several files cannot be renamed in one step: ``Transaction`` undoes what it
+published when a later file fails, so only a kill or a power cut between two renames can leave a
+mixture; one folder can be renamed in one step (``atomic_folder``).
 """
 
 from __future__ import annotations
@@ -27,9 +29,12 @@ _WRITE_FAILURES = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}
 
 
 def make_folder(path: str | os.PathLike) -> Path:
-    """Create the last level of a folder path if need be, and only that: a typing error makes no tree of folders.
+    """Create the last level of a folder path if need be.
 
-    Raises OutputError when the level above is missing, a file is in the way, or writing is not allowed.
+    Only that level: a typing error makes no tree of folders.
+
+    Raises OutputError when the level above is missing, a file is in the way,
+    or writing is not allowed.
     """
     path = Path(path)
     with translate_os_errors(path):  # also asking may fail: a name may be too long
@@ -44,9 +49,9 @@ def check_output(
     """Refuse an output name before any work is done for it.
 
     Raises:
-        OutputError: its folder is missing or read-only, the name is a folder, a file is there and ``overwrite`` is
-            False, or the name leads to an input (also through links, ``..`` or upper and lower case) - that one
-            always, whatever ``overwrite`` says.
+        OutputError: its folder is missing or read-only, the name is a folder, a file is there and
+            ``overwrite`` is False, or the name leads to an input (also through links, ``..`` or
+            upper and lower case) - that one always, whatever ``overwrite`` says.
         UsageError: it can be no file name at all.
     """
     path = Path(path)
@@ -73,10 +78,11 @@ def check_output(
 
 @contextlib.contextmanager
 def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
-    """Give a temporary name to write to; publish it under ``path`` when the block ends without an error.
+    """Give a temporary name to write to; it becomes ``path`` when the block ends without an error.
 
-    The temporary name ends as ``path`` does, for writers that look at the suffix. An existing file is replaced.
-    Raises OutputError or IOFailure; the previous file is then intact and the temporary one gone.
+    The temporary name ends as ``path`` does, for writers that look at the suffix. An
+    existing file is replaced. Raises OutputError or IOFailure; the previous file is then
+    intact and the temporary one gone.
     """
     with Transaction(overwrite=True) as transaction:
         yield transaction.path(path)
@@ -116,9 +122,9 @@ class Transaction:
             write_labels(out.path("case/seg.nii.gz"), labels, grid)
             out.path("case/seg.medmap.json").write_text(report)
 
-    Leaving the block by an error (Ctrl-C included) removes everything written and keeps what was there before.
-    Raises OutputError (exists, no folder, read-only), IOFailure (disk full, device gone) or InternalError (a name
-    was asked for but never written).
+    Leaving the block by an error (Ctrl-C included) removes everything written and keeps what was
+    there before. Raises OutputError (exists, no folder, read-only), IOFailure (disk full, device
+    gone) or InternalError (a name was asked for but never written).
     """
 
     def __init__(self, *, overwrite: bool = False):
@@ -184,10 +190,13 @@ class Transaction:
 
 @contextlib.contextmanager
 def atomic_folder(path: str | os.PathLike, *, overwrite: bool = False) -> Iterator[Path]:
-    """Give an empty temporary folder beside ``path``; rename it to ``path`` when the block ends without an error.
+    """Give an empty temporary folder beside ``path``.
 
-    With ``overwrite`` an existing folder is renamed aside first and removed last; a power cut between the two renames
-    leaves it beside, under a name that begins with ``.tmp-``. Raises OutputError or IOFailure.
+    It is renamed to ``path`` when the block ends without an error.
+
+    With ``overwrite`` an existing folder is renamed aside first and removed last; a power cut
+    between the two renames leaves it beside, under a name that begins with ``.tmp-``. Raises
+    OutputError or IOFailure.
     """
     final = Path(os.path.abspath(path))
     if not final.parent.is_dir():
@@ -240,7 +249,8 @@ def exclusive_lock(folder: str | os.PathLike) -> Iterator[None]:
             ) from None
         file.truncate(0)
         file.write(
-            f"process {os.getpid()} on {platform.node()} since {time.strftime('%Y-%m-%d %H:%M:%S')}\n"
+            f"process {os.getpid()} on {platform.node()} since "
+            f"{time.strftime('%Y-%m-%d %H:%M:%S')}\n"
         )
         file.flush()
         yield
@@ -296,7 +306,10 @@ def _undo_on_error() -> Iterator[list[tuple[Path, Path | None]]]:
 
 
 def _backup(final: Path) -> Path | None:
-    """A second name for the file that is about to be replaced: a hard link, or a copy where there are none."""
+    """A second name for the file that is about to be replaced.
+
+    A hard link, or a copy where the file system has none.
+    """
     if not os.path.lexists(final):
         return None
     backup = _temporary(final)
@@ -308,7 +321,8 @@ def _backup(final: Path) -> Path | None:
 
 
 def _temporary(final: Path) -> Path:
-    # Short, so that a long final name still works; the suffix stays, because some writers decide by it.
+    # Short, so that a long final name still works; the suffix stays, because
+    # some writers decide by it.
     suffix = ".nii.gz" if final.name.lower().endswith(".nii.gz") else final.suffix
     return final.parent / f".tmp-{secrets.token_hex(6)}{suffix}"
 

@@ -1,4 +1,7 @@
-"""Results as a BIDS derivative data set (BIDS 1.10, "Segmentations"): names, description, table of labels."""
+"""Results as a BIDS derivative data set: names, description, table of labels.
+
+BIDS 1.10, "Segmentations".
+"""
 
 from __future__ import annotations
 
@@ -17,7 +20,8 @@ VERSION = "1.10.0"
 class BidsNames:
     """Where the results of a case lie; ``case`` is ``sub-x`` or ``sub-x_ses-y``.
 
-    ``space-orig``: the label map is on the grid of one of the case's own scans, which its sidecar names.
+    ``space-orig``: the label map is on the grid of one of the case's own scans,
+    which its sidecar names.
     """
 
     case: str
@@ -35,7 +39,7 @@ class BidsNames:
 
 
 def sidecar(scans: Mapping[str, Path], root: Path, reference: str) -> dict:
-    """What BIDS wants beside a label map: the scans it comes from, and the one on whose grid it lies.
+    """What BIDS wants beside a label map: its scans, and the one on whose grid it lies.
 
     Args:
         scans: files by modality.
@@ -51,7 +55,7 @@ def sidecar(scans: Mapping[str, Path], root: Path, reference: str) -> dict:
 
 
 def write_dataset(root: Path, task: Task, bundle: str) -> None:
-    """Write ``dataset_description.json`` and the table of labels, which holds for every label map below.
+    """Write ``dataset_description.json`` and the table of labels, which holds for all label maps.
 
     Raises OutputError or IOFailure.
     """

@@ -97,8 +97,8 @@ class Cohort:
         if self.mixed:
             names = [f"{first.name} and {second.name}" for first, second in self.mixed]
             sentences.append(
-                f"The names of scans of one case hold different numbers: {_shortened(names)}; check "
-                "that they are of one examination."
+                f"The names of scans of one case hold different numbers: {_shortened(names)}; "
+                "check that they are of one examination."
             )
         return " ".join(sentences)
 

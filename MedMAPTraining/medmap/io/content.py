@@ -9,7 +9,7 @@ from pathlib import Path
 
 _CHUNK_BYTES = 1 << 20
 _CLOCK_STEP_S = 2.0
-"""A file that changed this recently may change again without a new time: FAT counts in two seconds."""
+"""A file that changed this recently may change again unnoticed: FAT counts in two seconds."""
 
 
 def sha256_of(path: Path) -> str:
@@ -24,8 +24,8 @@ def sha256_of(path: Path) -> str:
 def file_record(path: Path, earlier: object = None) -> dict[str, str | int]:
     """Where a file lies, its size and times, and the SHA-256 of its bytes; JSON-ready.
 
-    A file that changed within the last two seconds is recorded without the time of its modification,
-    so that the next call reads it again.
+    A file that changed within the last two seconds is recorded without the time of its
+    modification, so that the next call reads it again.
 
     Args:
         path: an existing file.

@@ -20,7 +20,10 @@ from medmap.io.nifti_header import Header
 from medmap.volume import Grid, Volume
 
 INTENSITIES = (1e-12, 1e15)
-"""The brightest voxel lies between: beyond, squares leave the range of float32; no scanner writes such values."""
+"""Limits of the brightest voxel.
+
+Squares of larger values leave the range of float32; no scanner writes such values.
+"""
 
 
 def read_nifti(
@@ -35,19 +38,20 @@ def read_nifti(
     Args:
         path: a .nii or .nii.gz file, NIfTI-1 or NIfTI-2; opened for reading only.
         modality: canonical name, to begin messages with.
-        affine: None, or ``sform`` or ``qform`` as chosen by the user where the two contradict each other; without
-            effect on a file that has only one of them.
-        assume_orientation: accept a file that does not say how it lies in space (i right, j front, k top).
+        affine: None, or ``sform`` or ``qform`` as chosen by the user where the two contradict each
+            other; without effect on a file that has only one of them.
+        assume_orientation: accept a file that does not say how it lies in space
+            (i right, j front, k top).
 
     Returns:
-        Volume: array [I, J, K] float32 in the file's voxel order (C-contiguous), intensity scaling applied, all
-        finite; affine [4, 4] float64 in mm; name without folders; notes: which affine was used, a squeezed frame,
-        an ignored scaling, replaced voxels.
+        Volume: array [I, J, K] float32 in the file's voxel order (C-contiguous), intensity scaling
+        applied, all finite; affine [4, 4] float64 in mm; name without folders; notes: which affine
+        was used, a squeezed frame, an ignored scaling, replaced voxels.
 
     Raises:
         MissingInputError: no such file, not a regular file, or it may not be read.
-        InputDataError: not NIfTI, damaged, truncated, not one 3-D image, of an impossible or contradictory geometry,
-            or with impossible intensities.
+        InputDataError: not NIfTI, damaged, truncated, not one 3-D image, of an impossible or
+            contradictory geometry, or with impossible intensities.
         UsageError: ``affine`` is something else.
         IOFailure: reading broke off.
     """
@@ -73,12 +77,13 @@ def write_labels(
     """Write a label map as NIfTI-1 uint8 or int16, atomically; the same labels give the same bytes.
 
     Args:
-        path: ends in .nii or .nii.gz; an existing file is replaced (``atomic.check_output`` asks before).
+        path: ends in .nii or .nii.gz; an existing file is replaced
+            (``atomic.check_output`` asks before).
         labels: [I, J, K] uint8, or int16 where values exceed 255 (``Task.label_dtype``).
         grid: where the labels lie; becomes sform and qform (code 1) without ``like``.
-        like: the scan that the labels belong to. Its sform, qform, codes, voxel size and units are copied bit for bit
-            (as float32 from NIfTI-2), so that every program places both alike. Descriptions, names and extensions
-            are not: they may name a patient.
+        like: the scan that the labels belong to. Its sform, qform, codes, voxel size and units are
+            copied bit for bit (as float32 from NIfTI-2), so that every program places both alike.
+            Descriptions, names and extensions are not: they may name a patient.
 
     Raises:
         UsageError: the name does not end in .nii or .nii.gz.
@@ -97,7 +102,9 @@ def write_labels(
 
 
 def write_volume(path: str | os.PathLike, array: np.ndarray, affine: np.ndarray) -> None:
-    """Write intensities as NIfTI-1, atomically: int16 when all are whole numbers that fit, float32 otherwise.
+    """Write intensities as NIfTI-1, atomically.
+
+    int16 where all are whole numbers that fit, float32 otherwise.
 
     Args:
         path: ends in .nii or .nii.gz; an existing file is replaced.
@@ -130,12 +137,18 @@ def _intensities(header: Header, data: bytearray, label: str, notes: list[Findin
 
 
 def _scaling(header: Header, label: str, notes: list[Finding]) -> tuple[float, float]:
-    """Slope and intercept to apply. A slope of 0 means "none" by the standard; NaN is how nibabel spells that."""
+    """Slope and intercept to apply.
+
+    A slope of 0 means "none" by the standard; NaN is how nibabel spells that.
+    """
     slope, inter = header.slope, header.inter
     if np.isfinite([slope, inter]).all() and slope != 0:
         return slope, inter
     if not (slope == 0 and inter == 0) and not (np.isnan(slope) and np.isnan(inter)):
-        message = f"{label}: the header's intensity scaling {slope:g} * x + {inter:g} makes no sense and was ignored."
+        message = (
+            f"{label}: the header's intensity scaling {slope:g} * x + {inter:g} makes no sense "
+            "and was ignored."
+        )
         notes.append(Finding("warning", "scaling", message))
     return 1.0, 0.0
 

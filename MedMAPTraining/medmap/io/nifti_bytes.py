@@ -1,8 +1,8 @@
 """Reading a NIfTI file to its last byte, gzip checksum included.
 
-3D Slicer's own reader (ITK) accepts truncated files and rewrites contradictory orientations without a
-warning, nibabel accepts a wrong gzip checksum and repairs headers without a warning; so the bytes are
-read and checked here. numpy only, so that the 3D Slicer panel can use it.
+3D Slicer's own reader (ITK) accepts truncated files and rewrites contradictory orientations without
+a warning, nibabel accepts a wrong gzip checksum and repairs headers without a warning; so the bytes
+are read and checked here. numpy only, so that the 3D Slicer panel can use it.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ def read_verified(path: str | os.PathLike, label: str = "") -> tuple[Header, byt
 
 
 def read_header(path: str | os.PathLike, label: str = "") -> Header:
-    """The checked header alone; raises as ``read_verified`` does, but does not look at the voxels."""
+    """The checked header alone, without a look at the voxels; raises as ``read_verified`` does."""
     with _uncompressed(path, label) as (stream, _, label):
         block = _read_up_to(stream, bytearray(), HEADER_BYTES, label)
         return parse_header(bytes(block), label)

@@ -1,7 +1,9 @@
-"""Which of a NIfTI file's statements about space to believe. numpy only, so that it also lives inside Slicer.
+"""Which of a NIfTI file's statements about space to believe.
 
-nibabel prefers the sform, ITK and with it Slicer the qform, and both have a fallback of their own for files with
-neither; a file on which they disagree is refused until the user decides.
+numpy only, so that it also lives inside Slicer.
+
+nibabel prefers the sform, ITK and with it Slicer the qform, and both have a fallback of their own
+for files with neither; a file on which they disagree is refused until the user decides.
 """
 
 from __future__ import annotations
@@ -27,10 +29,11 @@ def choose_affine(
     Args:
         header: of the file.
         label: how messages call it.
-        chosen: None, or ``sform`` or ``qform`` when the user decided which of two contradicting statements holds;
-            a file that has only the other one is judged as if nothing had been chosen.
-        assume_orientation: take the standard's method 1 (i to the right, j to the front, k to the top) when the file
-            says nothing at all.
+        chosen: None, or ``sform`` or ``qform`` when the user decided which of two
+            contradicting statements holds; a file that has only the other one is judged as if
+            nothing had been chosen.
+        assume_orientation: take the standard's method 1 (i to the right, j to the front, k to the
+            top) when the file says nothing at all.
 
     Returns:
         [4, 4] float64 voxel -> world RAS in mm, and a Finding that states which one it is.
@@ -77,11 +80,15 @@ def _without_orientation(header: Header, label: str, assume: bool) -> tuple[np.n
     if not assume:
         raise InputDataError(
             f"{label} does not say how it lies in space (no sform, no qform).",
-            "Export it again from the DICOM files, or assume an orientation if mixing up left and right does no harm.",
+            "Export it again from the DICOM files, or assume an orientation if mixing up left "
+            "and right does no harm.",
             option="assume-orientation",
         )
     _check_pixdim(header, label, None)
-    message = f"{label} does not say how it lies in space; assumed: i to the right, j to the front, k to the top."
+    message = (
+        f"{label} does not say how it lies in space; assumed: i to the right, j to the "
+        "front, k to the top."
+    )
     finding = Finding("warning", "orientation", message, "Check left and right on the result.")
     return _usable(header.unoriented, "voxel size", label), finding
 

@@ -1,7 +1,7 @@
 """The header of a NIfTI file, believed only after checking.
 
-numpy only, so that the 3D Slicer panel can use it before PyTorch is installed. Field positions, types
-and codes: NIfTI-1 and NIfTI-2 (nifti1.h, nifti2.h, https://nifti.nimh.nih.gov).
+numpy only, so that the 3D Slicer panel can use it before PyTorch is installed. Field positions,
+types and codes: NIfTI-1 and NIfTI-2 (nifti1.h, nifti2.h, https://nifti.nimh.nih.gov).
 """
 
 from __future__ import annotations

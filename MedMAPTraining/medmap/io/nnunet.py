@@ -1,4 +1,4 @@
-"""nnU-Net's raw data sets: ``dataset.json``, ``imagesTr`` with a number for each channel, ``labelsTr``."""
+"""nnU-Net's raw data sets: ``dataset.json``, ``imagesTr`` with numbered channels, ``labelsTr``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Files that are taken for NIfTI and are something else, told by their content, not by their name."""
+"""Files that look like NIfTI by name and are something else by content."""
 
 from __future__ import annotations
 

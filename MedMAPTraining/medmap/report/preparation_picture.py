@@ -1,4 +1,4 @@
-"""One picture of a preparation: the outline of every brain mask, and checkerboards of the alignment.
+"""One picture of a preparation: outlines of the brain masks, checkerboards of the alignment.
 
 A row for each scan, in the radiological convention; all planes pass through the middle of the
 reference's brain, so that a displaced scan shows in every column.

@@ -27,8 +27,10 @@ LATER = {"brats2023": "brats2024"}
 """Conventions whose case names a later release uses with one more value."""
 
 BACKGROUND = ("RC", "OTHER")
-"""Classes that are background in tasks without them: a resection cavity is no tumor, other pathology
-no white matter hyperintensity."""
+"""Classes that are background in tasks without them.
+
+A resection cavity is no tumor, other pathology no white matter hyperintensity.
+"""
 
 MANY_VALUES = 64
 """From so many different values on, an array is searched by sorting it."""
@@ -160,8 +162,9 @@ CONVENTIONS = (
     LabelConvention("wmh2017", "WMH challenge 2017", ((1, "WMH"), (2, "OTHER")), r"(?i)wmh[_-]?\d"),
 )
 """Sources: Menze et al. 2015 (2012 to 2016), Bakas et al. 2018 and Baid et al. 2021 (2017 to 2021),
-Adewole et al. 2023 and LaBella et al. 2023 (2023), de Verdier et al. 2024 (post-treatment), Kazerooni
-et al. 2024 (pediatric), Antonelli et al. 2022 (MSD), Kuijf et al. 2019 (WMH)."""
+Adewole et al. 2023 and LaBella et al. 2023 (2023), de Verdier et al. 2024 (post-treatment),
+Kazerooni et al. 2024 (pediatric), Antonelli et al. 2022 (MSD), Kuijf et al. 2019 (WMH).
+"""
 
 
 def own_convention(task: Task) -> LabelConvention:
@@ -287,7 +290,8 @@ def _recognized(
     listed = ", ".join(str(value) for value in sorted(occurring)) or "none"
     if default in fitting or not fitting:
         return default, f"by the values that occur ({listed})"
-    # Since 2023 ET is 3; that 3 and 4 occur together leaves 2012 to 2016, post-treatment, pediatric.
+    # Since 2023 ET is 3; that 3 and 4 occur together leaves 2012 to 2016,
+    # post-treatment, pediatric.
     common = [entry for entry in fitting if entry.name == "brats2023"]
     if len(fitting) == 1:
         common = fitting

@@ -116,7 +116,8 @@ class Task:
         target: the structure to segment, for messages ("No tumor was found").
         skull_stripped: whether the images show the organ alone, on a constant background. If not,
             every voxel counts: a value of exactly zero may be nulled myocardium as well as air.
-        layouts: how cases may lie on disk, as in ``medmap.io.cohorts.LAYOUTS``, tried in this order.
+        layouts: how cases may lie on disk, as in
+            ``medmap.io.cohorts.LAYOUTS``, tried in this order.
         label_endings: what the names of label files end in before ``.nii.gz``.
         spatial_dims: 3, or 2 where slices are segmented one by one.
     """

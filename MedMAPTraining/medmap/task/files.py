@@ -1,4 +1,4 @@
-"""Tasks by name or from a file: TOML or JSON of one's own, nnU-Net's ``dataset.json``, shipped ones."""
+"""Tasks by name or from a file: shipped ones, TOML or JSON, nnU-Net's ``dataset.json``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""nnU-Net's ``dataset.json`` as a task: channels are modalities, labels and regions as it has them."""
+"""nnU-Net's ``dataset.json`` as a task: channels are modalities; labels and regions stay."""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Ways to run the same training faster on a GPU. Off by default: what they gain depends on network and card."""
+"""Ways to run the same training faster on a GPU.
+
+Off by default: what they gain depends on network and card.
+"""
 
 from __future__ import annotations
 

@@ -166,8 +166,8 @@ class MixtureAnchor(Anchor):
         names, reduction, joint: see ``Anchor``; the conference form knows no ``joint``.
         form: ``sound``, ``eq13`` or ``conference``.
         initial: starting values of the weights by name; the default is 2 for T1ce before the
-            softmax (0.71), FLAIR 1 in ``eq13`` (journal, Section VI-D.1), 1 everywhere in ``conference`` (its published
-            weights add up to about 4).
+            softmax (0.71), FLAIR 1 in ``eq13`` (journal, Section VI-D.1), 1 everywhere in
+            ``conference`` (its published weights add up to about 4).
         k: the peer of the conference form.
         detach: keep the mixture from moving toward the modalities; its weights then do not learn
             here.

@@ -44,7 +44,7 @@ class Batch:
         return replace(moved, modalities=modalities)
 
     def pin_memory(self, device: object = None) -> Batch:
-        """The same batch in page-locked memory, from which copies to a GPU overlap with computing."""
+        """The same batch in page-locked memory, whose copies to a GPU overlap with computing."""
         return self._map_tensors(_pinned)
 
     def augmented(self) -> Batch:

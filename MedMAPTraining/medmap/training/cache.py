@@ -45,8 +45,8 @@ RECORD = "case.json"
 def read_label(case: Case, task: Task, volumes: Mapping[str, Volume], target: Grid) -> np.ndarray:
     """Reference labels of a case as class indices on the grid of its reference scan.
 
-    The labels are taken by their place in the world, never by array index alone: files that store the
-    same voxels in another orientation (LPS beside RAS) are turned to match.
+    The labels are taken by their place in the world, never by array index alone: files that store
+    the same voxels in another orientation (LPS beside RAS) are turned to match.
 
     Args:
         case: with reference labels.
@@ -129,7 +129,8 @@ def modalities_of(case: Case, task: Task, available: Sequence[bool] | None) -> l
     Args:
         case: a case on disk.
         task: names the modalities.
-        available: [M], what training may ever see of the case (``Missingness.available``); None = all.
+        available: [M], what training may ever see of the case
+            (``Missingness.available``); None = all.
 
     Raises:
         InputDataError: no reference labels, or none of the scans that training may see.
@@ -160,17 +161,17 @@ def cache_case(
 ) -> Path:
     """Prepare one case and store it for training.
 
-    Stored are <modality>.npy [D, H, W] float16 of each modality, label.npy and brain.npy uint8. Where
-    the preprocessing is in slices, D runs across them. Nothing is done when the same content has been
-    prepared before.
+    Stored are <modality>.npy [D, H, W] float16 of each modality, label.npy and brain.npy uint8.
+    Where the preprocessing is in slices, D runs across them. Nothing is done when the same content
+    has been prepared before.
 
     Args:
         case: with reference labels.
         task: names the modalities.
         spec: the preprocessing.
         cache: folder of all prepared cases.
-        available: [M], what training may ever see of the case; None = all. Nothing else is opened, and
-            crop and normalization come from these scans alone.
+        available: [M], what training may ever see of the case; None = all. Nothing else is opened,
+            and crop and normalization come from these scans alone.
         hashes: SHA-256 of the case's files, if they are known already.
 
     Returns:
@@ -280,7 +281,8 @@ def prepare_volumes(
     for index in range(1, task.num_classes):
         mask = (classes == index).astype(np.float32)
         shares.append(to_grid(mask, reference_grid, prepared.grid, spec.slices))
-    # A voxel is labeled where the labels together fill more than half of it, with the largest share.
+    # A voxel is labeled where the labels together fill more than half of
+    # it, with the largest share.
     stacked = torch.stack(shares)
     is_labeled = stacked.sum(0) > 0.5
     label = torch.where(is_labeled, stacked.argmax(0) + 1, 0).to(torch.uint8)
@@ -339,7 +341,7 @@ def open_case(folder: Path) -> PreparedArrays:
 
 
 def slices_first(tensor: Tensor, prepared: Prepared) -> Tensor:
-    """[..., D, H, W] on the working grid, with the axis across slices (if any) in front of the others."""
+    """[..., D, H, W] on the working grid, with the axis across slices (if any) in front."""
     if prepared.slice_axis is None:
         return tensor
     return tensor.movedim(prepared.slice_axis - 3, -3)

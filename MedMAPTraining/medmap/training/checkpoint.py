@@ -1,4 +1,4 @@
-"""Training state on disk: written atomically with its hash, two generations, verified before it is used."""
+"""Training state on disk: two generations, written atomically with a hash, verified on reading."""
 
 from __future__ import annotations
 
@@ -33,7 +33,8 @@ def save_checkpoint(folder: Path, state: dict) -> Path:
 
     Args:
         folder: the run's folder.
-        state: tensors, numbers, strings, lists and dicts only (what ``weights_only`` loading admits).
+        state: tensors, numbers, strings, lists and dicts only (what
+            ``weights_only`` loading admits).
     """
     data = _sealed(state)
     last = folder / LAST
@@ -45,7 +46,10 @@ def save_checkpoint(folder: Path, state: dict) -> Path:
 
 
 def save_best(folder: Path, state: dict) -> Path:
-    """Write ``best.pt``, the network of the best validation; the one before stays until this one is whole."""
+    """Write ``best.pt``, the network of the best validation.
+
+    The one before stays until this one is whole.
+    """
     path = folder / BEST
     write_bytes(path, _sealed(state))
     _remove_unnamed_parts(folder)
@@ -148,7 +152,8 @@ def _floats(state: object) -> Iterator[Tensor]:
             yield from _floats(value)
 
 
-# Runs of before version 0.2 spread a large state over parts, which the file names. They are still read.
+# Runs of before version 0.2 spread a large state over parts, which the file
+# names. They are still read.
 
 
 def _read(path: Path) -> bytes:

@@ -17,7 +17,7 @@ from medmap.training.cache import PreparedArrays, open_case
 from medmap.training.missingness import Missingness
 
 MOST_TUMOR_VOXELS = 4096
-"""Voxels of a tumor that patches may be centered on: enough to cover it, few enough to hold in memory."""
+"""Tumor voxels that patches may be centered on: enough to cover it, few enough for memory."""
 
 
 @dataclass(frozen=True)
@@ -109,7 +109,7 @@ class PatchSampler:
         return self._case(folder).available
 
     def batch(self, step: int, size: int, patch: Sequence[int], first: int = 0) -> Batch:
-        """Patches ``first`` to ``first + size - 1``, of ``patch`` voxels, of one optimization step."""
+        """The augmented patches ``first`` to ``first + size - 1`` of one optimization step."""
         return self.plain_batch(step, size, patch, first).augmented()
 
     def plain_batch(self, step: int, size: int, patch: Sequence[int], first: int = 0) -> Batch:
@@ -231,7 +231,10 @@ class PatchSampler:
     def _corner(
         self, folder: Path, shape: Sequence[int], rng: np.random.Generator, box: Sequence[int]
     ) -> list[int]:
-        """Lower corner of a patch; negative where the patch is larger than the case, to center it."""
+        """Lower corner of a patch.
+
+        Negative where the patch is larger than the case, to center it.
+        """
         voxels = self._tumor_voxels[folder]
         center = None
         if voxels.size and rng.random() < self.augmentation.foreground:

@@ -1,11 +1,12 @@
 """One training on several processes: launching them, averaging gradients, sharing decisions.
 
-Processes and devices come from Lightning Fabric; the exchange of gradients is ours. PyTorch's wrapper for it
-(``DistributedDataParallel``) hooks into ``forward`` of one module and counts on the same parameters each time, while
-objectives here call ``encode`` and ``decode`` of several networks, step one optimizer group after the other on one
-batch, and use only the encoders of the scans that their samples show. So gradients are averaged explicitly, after the
-last backward pass of a step and only those of the group that is stepped. What it costs is that sending does not overlap
-with computing: 36 M parameters (mmFormer) are 146 MB a step, a few milliseconds within a machine.
+Processes and devices come from Lightning Fabric; the exchange of gradients is ours. PyTorch's
+wrapper for it (``DistributedDataParallel``) hooks into ``forward`` of one module and counts on the
+same parameters each time, while objectives here call ``encode`` and ``decode`` of several networks,
+step one optimizer group after the other on one batch, and use only the encoders of the scans that
+their samples show. So gradients are averaged explicitly, after the last backward pass of a step and
+only those of the group that is stepped. What it costs is that sending does not overlap with
+computing: 36 M parameters (mmFormer) are 146 MB a step, a few milliseconds within a machine.
 """
 
 from __future__ import annotations
@@ -30,7 +31,10 @@ if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
 PRECISIONS: dict[str, Any] = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
-"""Numerical precisions, our names to Fabric's; bf16 and fp16 compute under autocast, weights stay in fp32."""
+"""Numerical precisions, our names to Fabric's.
+
+bf16 and fp16 compute under autocast; weights stay in fp32.
+"""
 
 PATIENCE = timedelta(hours=3)
 """How long a process waits for the others: one may be preparing cases or validating meanwhile."""
@@ -48,8 +52,9 @@ def choose_precision(precision: str, device: torch.device, deepest_grid: int) ->
         deepest_grid: voxels along the shortest side of the deepest feature map.
 
     Returns:
-        bf16 on GPUs, and on CPUs that compute it (AVX512-BF16 or AMX) where the feature maps are large
-        enough for it to be safe; fp32 elsewhere. CPUs without such instructions take ten times as long.
+        bf16 on GPUs, and on CPUs that compute it (AVX512-BF16 or AMX) where the feature
+        maps are large enough for it to be safe; fp32 elsewhere. CPUs without such
+        instructions take ten times as long.
     """
     if precision != AUTO:
         return precision
@@ -133,9 +138,9 @@ def _launched() -> tuple[int, int] | None:
 def make_main_module_respawnable() -> None:
     """Name the module that fresh processes have to begin with.
 
-    ``multiprocessing`` and Fabric start a process by importing the main module anew. The console script
-    ``medmap`` is no importable file on every system (Windows has an .exe), and importing it would run
-    the command once more; the module behind it is importable and guarded.
+    ``multiprocessing`` and Fabric start a process by importing the main module anew. The console
+    script ``medmap`` is no importable file on every system (Windows has an .exe), and importing it
+    would run the command once more; the module behind it is importable and guarded.
     """
     main = sys.modules["__main__"]
     if main.__spec__ is None and Path(sys.argv[0]).stem == "medmap":
@@ -143,7 +148,7 @@ def make_main_module_respawnable() -> None:
 
 
 def is_first() -> bool:
-    """Whether this process reports and writes files, as far as the environment tells before ``launch``."""
+    """Whether this process reports and writes files, as far as known before ``launch``."""
     names = ("RANK", "SLURM_PROCID", "LOCAL_RANK", "NODE_RANK")
     return all(os.environ.get(name, "0") == "0" for name in names)
 
@@ -172,12 +177,15 @@ class Team:
         return self.rank == 0
 
     def share(self, count: int) -> tuple[int, int]:
-        """(first, size) of this process's part of ``count`` samples. Raises UsageError if they do not divide evenly."""
+        """(first, size) of this process's part of ``count`` samples.
+
+        Raises UsageError if they do not divide evenly.
+        """
         if count % self.size:
             raise UsageError(
                 f"{count} patches cannot be divided evenly among {self.size} processes.",
-                "Choose a batch that is a multiple of the processes (times the micro-batches, where a "
-                "recipe accumulates gradients).",
+                "Choose a batch that is a multiple of the processes (times the micro-batches, "
+                "where a recipe accumulates gradients).",
             )
         size = count // self.size
         return self.rank * size, size
@@ -185,8 +193,8 @@ class Team:
     def average_gradients(self, parameters: Sequence[nn.Parameter], group: int) -> None:
         """Replace the gradients by their mean over the processes.
 
-        A parameter that no process has used keeps no gradient, as with one process: optimizers then leave it alone,
-        weight decay included.
+        A parameter that no process has used keeps no gradient, as with one process: optimizers then
+        leave it alone, weight decay included.
 
         Args:
             parameters: of the group that is about to be stepped.
@@ -195,8 +203,8 @@ class Team:
         if self.size == 1:
             return
         has_gradient = [parameter.grad is not None for parameter in parameters]
-        # One message: the group and its negative, whose maxima agree only if all groups are the same,
-        # and which parameters some process has used.
+        # One message: the group and its negative, whose maxima agree only if all groups are the
+        # same, and which parameters some process has used.
         message = torch.tensor([group, -group, *has_gradient], dtype=torch.int32)
         torch.distributed.all_reduce(message, torch.distributed.ReduceOp.MAX, group=self._host)
         highest, negative_lowest, *is_used = message.tolist()
@@ -215,7 +223,10 @@ class Team:
         self._average(gradients)
 
     def average_buffers(self, module: nn.Module) -> None:
-        """Replace floating-point buffers (running statistics, slow weights) by their mean over the processes."""
+        """Replace floating-point buffers by their mean over the processes.
+
+        Such as running statistics and slow weights.
+        """
         if self.size > 1:
             self._average([b for b in module.buffers() if b.dtype.is_floating_point])
 
@@ -283,7 +294,10 @@ def _buckets(tensors: Iterable[Tensor]) -> Iterable[list[Tensor]]:
 
 
 class _Sum(torch.autograd.Function):
-    """Sum over the processes; the gradient is summed likewise (the adjoint of an all-reduce is an all-reduce)."""
+    """Sum over the processes.
+
+    The gradient is summed likewise: the adjoint of an all-reduce is an all-reduce.
+    """
 
     @staticmethod
     def forward(context: Any, value: Tensor) -> Tensor:
@@ -299,10 +313,11 @@ class _Sum(torch.autograd.Function):
 
 
 def sum_over_processes(value: Tensor) -> Tensor:
-    """Sum of a tensor over all processes, differentiable; the tensor itself where there is one process.
+    """Sum of a tensor over all processes, differentiable; of one process, the tensor itself.
 
-    For losses that are no mean over samples, such as a Dice over the batch: built on sums over all processes, they are
-    the loss of one process with the whole batch. Every process must call it equally often.
+    For losses that are no mean over samples, such as a Dice over the batch: built on sums
+    over all processes, they are the loss of one process with the whole batch. Every process
+    must call it equally often.
     """
     if not torch.distributed.is_available() or not torch.distributed.is_initialized():
         return value
@@ -313,7 +328,9 @@ def sum_over_processes(value: Tensor) -> Tensor:
 
 @contextmanager
 def without_interrupts() -> Iterator[None]:
-    """Processes begun within this never see Ctrl-C, which a terminal sends to all of a command; the parent answers it.
+    """Processes begun within this never see Ctrl-C, which a terminal sends to all of a command.
+
+    The parent answers it.
 
     Where there are no signal masks (Windows) it does nothing.
     """

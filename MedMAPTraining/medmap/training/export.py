@@ -1,4 +1,4 @@
-"""From a run to a bundle: the network of the best validation, or the last one without validation."""
+"""From a run to a bundle: the network of the best validation, or the last without validation."""
 
 from __future__ import annotations
 
@@ -60,8 +60,8 @@ def export(
     card's ``selection`` names the step. Of several networks the best-validated one stands first.
 
     Args:
-        run: folder of the run; or one entry per modality subset, each a run or, for an ensemble, the
-            runs of all folds.
+        run: folder of the run; or one entry per modality subset, each a run or, for an
+            ensemble, the runs of all folds.
         recipe: of the training.
         task: of the recipe.
         bundle: folder of the bundle.

@@ -1,10 +1,10 @@
-"""Generated cases as training data, made on the fly: a sampler with the interface of ``PatchSampler``.
+"""Cases generated while training: a sampler with the interface of ``PatchSampler``.
 
 Cases are numbered; case n is a pure function of the seed and n. At step s the cases from s // reuse
-on, ``pool`` of them, are alive, and a sample takes one: so a sample is still a pure function of seed,
-step and its number, and no case serves for longer than pool * reuse steps. On a GPU cases are made
-and held there. On a CPU a background process makes them ahead of need into a folder; what it does not
-make in time, the training process makes itself.
+on, ``pool`` of them, are alive, and a sample takes one: so a sample is still a pure function of
+seed, step and its number, and no case serves for longer than pool * reuse steps. On a GPU cases are
+made and held there. On a CPU a background process makes them ahead of need into a folder; what it
+does not make in time, the training process makes itself.
 """
 
 from __future__ import annotations
@@ -111,7 +111,7 @@ def make_case(
     anatomy: Sequence[Path] = (),
     device: torch.device | str = "cpu",
 ) -> GeneratedCase:
-    """A case of a plan, normalized and cropped exactly as inference does it (``medmap.preprocess``)."""
+    """A case of a plan, normalized and cropped as inference does it (``medmap.preprocess``)."""
     seed = plan.first_seed + number
     draw = Draw(seed, "kind")
     has_tumor = not draw.chance(plan.healthy)
@@ -192,10 +192,12 @@ class GeneratedSampler:
         spec: the bundle's preprocessing.
         missingness: which modalities a sample shows.
         seed: of patches and missingness.
-        augmentation: of patches; only ``flip`` and ``foreground`` are used, the generator does the rest.
+        augmentation: of patches; only ``flip`` and ``foreground`` are used, the
+            generator does the rest.
         anatomy: label maps; none gives procedural cases only.
         device: where cases are made and held.
-        folder: hold cases here instead of in memory, and let a background process make them ahead (CPU).
+        folder: hold cases here instead of in memory, and let a background
+            process make them ahead (CPU).
         make: what makes a case; None makes brains with tumors (``make_case``).
 
     Attributes:
@@ -295,7 +297,10 @@ class GeneratedSampler:
     def _corner(
         self, case: GeneratedCase, rng: np.random.Generator, patch: Sequence[int]
     ) -> list[int]:
-        """Lower corner of a patch: near a tumor voxel or anywhere; negative where the patch is larger."""
+        """Lower corner of a patch: near a tumor voxel or anywhere.
+
+        Negative where the patch is larger than the case.
+        """
         center = None
         if len(case.tumor) and rng.random() < self.augmentation.foreground:
             center = case.tumor[int(rng.integers(len(case.tumor)))].tolist()

@@ -1,4 +1,7 @@
-"""Batches ahead of time: worker processes make them by number, so that the number of workers changes nothing."""
+"""Batches ahead of time, made by worker processes.
+
+Every batch is made by its number, so that the number of workers changes nothing.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +31,7 @@ SHARED_MEMORY = Path("/dev/shm")
 
 @dataclass(frozen=True)
 class MicroBatch:
-    """What one forward pass of one process takes: these samples of this step, in patches of this size."""
+    """Samples of one step that one process takes in one forward pass, in patches of this size."""
 
     step: int
     first: int
@@ -68,17 +71,17 @@ def batches(
 ) -> Iterator[Batch]:
     """The batches of the first ``count`` micro-batches, in order, on the device.
 
-    A batch is a pure function of its micro-batch, so neither the number of workers nor a break of the
-    training changes it. With a GPU a sampler that can give batches without their augmentation
-    (``plain_batch``) has it computed there; the drawn gains and shifts are the same, the noise comes from
-    the device's generator.
+    A batch is a pure function of its micro-batch, so neither the number of workers nor a break of
+    the training changes it. With a GPU a sampler that can give batches without their augmentation
+    (``plain_batch``) has it computed there; the drawn gains and shifts are the same, the noise
+    comes from the device's generator.
 
     Args:
         sampler: where batches come from.
         micro_batch: what is needed, by number.
         count: how many there are.
-        workers: processes that work ahead; 0 makes each batch when it is needed, as do systems without
-            ``fork`` and samplers that work on the device (``device``).
+        workers: processes that work ahead; 0 makes each batch when it is needed, as do systems
+            without ``fork`` and samplers that work on the device (``device``).
         device: where the batches go.
         seed: of the workers' own generators, which samplers do not use.
 
@@ -131,7 +134,8 @@ def batches(
     )
     with _sigterm_blocked_while_forking(workers):
         host_batches = iter(loader)
-    # A process that ends with batches left terminates its workers, and waits for them without a limit.
+    # A process that ends with batches left terminates its workers, and waits
+    # for them without a limit.
     at_exit = Finalize(None, end, exitpriority=0)
     try:
         for batch in host_batches:
@@ -162,9 +166,10 @@ def _require_shared_memory(
     ready = workers * (AHEAD + 1) * largest
     if ready > free:
         raise UnavailableError(
-            f"The shared memory of this system has {free / 2**20:.0f} MiB free, and {workers} workers "
-            f"need {ready / 2**20:.0f} MiB.",
-            "Train without workers, or give the container more (docker run --ipc=host or --shm-size).",
+            f"The shared memory of this system has {free / 2**20:.0f} MiB free, and {workers} "
+            f"workers need {ready / 2**20:.0f} MiB.",
+            "Train without workers, or give the container more (docker run --ipc=host "
+            "or --shm-size).",
             option="workers",
         )
 
@@ -177,7 +182,10 @@ def shared_memory_bytes() -> int:
 
 @contextmanager
 def _sigterm_blocked_while_forking(workers: int) -> Iterator[None]:
-    """A SIGTERM to the whole group waits until each worker can answer it; the parent gets its own afterwards."""
+    """A SIGTERM to the whole group waits until each worker can answer it.
+
+    The parent gets its own afterwards.
+    """
     if not workers:
         yield
         return

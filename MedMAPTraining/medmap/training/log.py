@@ -1,4 +1,4 @@
-"""The log of a training: a line of JSON per step, the same as curves for TensorBoard, and the time left."""
+"""The log of a training: a line of JSON per step, curves for TensorBoard, and the time left."""
 
 from __future__ import annotations
 
@@ -15,10 +15,12 @@ CURVES = "tensorboard"
 
 
 class TrainingLog:
-    """Writes ``log.jsonl`` and ``tensorboard/`` of a run; also a report for ``medmap.training.loop.train``.
+    """Writes ``log.jsonl`` and ``tensorboard/`` of a run.
 
-    A run that was killed goes on from its last checkpoint, and so does its log: lines of later steps
-    are removed, so that every step is there once.
+    It also is a report for ``medmap.training.loop.train``.
+
+    A run that was killed goes on from its last checkpoint, and so does its log: lines of later
+    steps are removed, so that every step is there once.
 
     Args:
         run: the run's folder.

@@ -47,7 +47,7 @@ INITIAL_FP16_SCALE = 65536.0
 
 
 class Validator(Protocol):
-    """Scores a network on cases kept out of training (``medmap.training.validation.Validation``)."""
+    """Scores a network on cases kept out of training (``training.validation.Validation``)."""
 
     cases: int
 
@@ -72,16 +72,17 @@ def train(
 ) -> int:
     """Train, or go on with a training, until the recipe's steps are done.
 
-    The weights, and with them every figure, are a function of recipe, sampler and number of threads: neither a break
-    nor the number of workers changes a bit on a CPU; the number of processes changes rounding only, as long as the
-    network draws no random numbers of its own (dropout) and has no batch statistics.
+    The weights, and with them every figure, are a function of recipe, sampler and number of
+    threads: neither a break nor the number of workers changes a bit on a CPU; the number of
+    processes changes rounding only, as long as the network draws no random numbers of its own
+    (dropout) and has no batch statistics.
 
     Args:
         recipe: what to train.
         task: of the data.
         sampler: gives the batches (``medmap.training.dataset.PatchSampler`` on cached cases).
-        run: the run's folder; a checkpoint in it is resumed, to the same weights as without the break (CPU, same
-            number of threads).
+        run: the run's folder; a checkpoint in it is resumed, to the same weights as without the
+            break (CPU, same number of threads).
         teacher: a trained network, for objectives that distil from one.
         start: a trained network of the recipe's kind whose weights a new run begins with.
         held_out: batches of cases kept out of training, for objectives that learn on two levels.
@@ -119,7 +120,10 @@ def train(
 
 
 def _run(training: Training, validation: Validator | None, report: Report | None) -> int:
-    """Step by step to the end, until time is over or a stop is asked for; returns the steps done."""
+    """Step by step to the end, until time is over or a stop is asked for.
+
+    Returns the steps done.
+    """
     steps = training.recipe.steps
     started = time.monotonic()
     schedule = CheckpointSchedule(training.options.save_every)
@@ -250,8 +254,8 @@ class Training:
             The losses by name, and the seconds that were spent waiting for data.
 
         Raises:
-            InternalError: a loss or the norm of a gradient is not finite. Nothing is saved afterwards,
-                so that the last checkpoint stays usable.
+            InternalError: a loss or the norm of a gradient is not finite. Nothing is saved
+                afterwards, so that the last checkpoint stays usable.
         """
         started = time.monotonic()
         micro_batches = [next(incoming) for _ in range(self.recipe.accumulate)]
@@ -319,7 +323,8 @@ class Training:
         strategy = self.fabric.strategy
         parameters = parameters_of(optimizer)
         self.team.average_gradients(parameters, list(self.optimizers).index(group))
-        # Without clipping the norm is still taken: a gradient that is not finite must not go unseen.
+        # Without clipping the norm is still taken: a gradient that is not
+        # finite must not go unseen.
         largest = self.recipe.clip or float("inf")
         norm = strategy.clip_gradients_norm(
             self.objective, optimizer, largest, error_if_nonfinite=False
@@ -333,7 +338,7 @@ class Training:
         return scale > 1.0
 
     def validate(self, validation: Validator) -> dict[str, float]:
-        """Score the averaged network, each process its share of the cases; the best so far is saved."""
+        """Score the averaged network, each process its share of the cases; save the best."""
         own_cases = range(self.team.rank, validation.cases, self.team.size)
         own_rows = []
         for case in own_cases:
@@ -432,7 +437,7 @@ def _all_finite(tensors: list[Tensor]) -> bool:
 
 
 def _differences(run: Path, recipe: Recipe) -> str:
-    """Which settings of a run are not those of a recipe; empty when its recipe.json does not tell."""
+    """Settings of a run that differ from a recipe; empty when its recipe.json does not tell."""
     try:
         text = (run / "recipe.json").read_text(encoding="utf-8")
         before = Recipe.from_dict(json.loads(text))

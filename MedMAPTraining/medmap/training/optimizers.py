@@ -1,4 +1,4 @@
-"""Optimizers of objectives' groups, their learning rates, and the exponential moving average (EMA) of the weights."""
+"""Optimizers of objectives' groups, their learning rates, and the EMA of the weights."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def set_rate(optimizer: torch.optim.Optimizer, step: int, steps: int) -> None:
 
 @torch.no_grad()
 def follow(average: nn.Module, model: nn.Module, decay: float) -> None:
-    """Move an exponential moving average of the weights one step toward them; counters are copied."""
+    """Move an exponential moving average (EMA) one step toward the weights; counters are copied."""
     pairs = list(zip(average.state_dict().values(), model.state_dict().values(), strict=True))
     floating = [pair for pair in pairs if pair[0].dtype.is_floating_point]
     if floating:

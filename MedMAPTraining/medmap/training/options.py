@@ -21,8 +21,9 @@ class RuntimeOptions:
 
     Attributes:
         device: torch device, or ``auto``.
-        precision: ``bf16`` or ``fp16`` (autocast, fp16 with a scaled loss), ``fp32``, or ``auto``: what
-            the device computes fast and safely (``medmap.training.distributed.choose_precision``).
+        precision: ``bf16`` or ``fp16`` (autocast, fp16 with a scaled loss), ``fp32``, or ``auto``:
+            what the device computes fast and safely
+            (``medmap.training.distributed.choose_precision``).
         devices: processes to start on this machine, one per device; launchers (``torchrun``) start
             their own.
         workers: processes that make batches ahead of time; 0 makes them in between.
@@ -68,7 +69,7 @@ class CheckpointSchedule:
 
 
 class StopRequest:
-    """The first Ctrl-C or SIGTERM is remembered, so that the running step can end; the second ends at once.
+    """The first Ctrl-C or SIGTERM lets the running step end; the second ends the run at once.
 
     Attributes:
         is_set: whether a stop was asked for.
@@ -92,7 +93,8 @@ class StopRequest:
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         if os.getpid() != self._owner:
-            # A forked worker: a terminal sends Ctrl-C to all of a command, and the parent answers it.
+            # A forked worker: a terminal sends Ctrl-C to all of a command,
+            # and the parent answers it.
             if number == signal.SIGTERM:
                 os._exit(128 + number)
             return

@@ -100,7 +100,10 @@ def _recipe_path(named: str | Path) -> Path:
 
 
 def recipe_fields(named: str | Path) -> Mapping:
-    """The fields that a recipe states itself; the others have their defaults. Raises as ``find_recipe``."""
+    """The fields that a recipe states itself, without those that have their defaults.
+
+    Raises as ``find_recipe``.
+    """
     _, row = find_recipe(named)
     if row is not None:
         return row.fields

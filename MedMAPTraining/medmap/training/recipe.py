@@ -59,15 +59,15 @@ class Recipe:
             (``medmap.training.objectives.WithAnchor``); empty aligns nothing. T* is a part of the
             network: its option ``stem`` (``medmap.networks.stem.with_stem``).
         missingness, missingness_options: as in ``medmap.training.missingness.PROTOCOLS``.
-        subsets: modality subsets (``t1ce+flair``) that get a network each, from methods that make one
-            per subset; empty: every subset, or one network for any.
+        subsets: modality subsets (``t1ce+flair``) that get a network each, from methods that make
+            one per subset; empty: every subset, or one network for any.
         split: file, or name of a file in ``recipes/splits``, whose part ``train`` is trained on; ""
             trains on all.
         held_out_cases: cases kept out of training for objectives that learn on two levels: their
             names, or how many (drawn by the seed).
         steps: batches in all; an objective may take several optimizer steps on each.
-        epoch_steps: batches per epoch (objectives update slow state at its end); 0 takes one pass over
-            the cases.
+        epoch_steps: batches per epoch (objectives update slow state at its end); 0 takes
+            one pass over the cases.
         batch: patches per step, over all processes.
         accumulate: gradient accumulation: a step's patches go through the network in so many equal
             micro-batches, whose mean gradient is stepped. For batches that do not fit into memory;
@@ -155,7 +155,10 @@ class Recipe:
         return self.large_patch if large else self.patch
 
     def micro_batch_size(self) -> int:
-        """Patches of one micro-batch, over all processes. Raises UsageError if they do not come out even."""
+        """Patches of one micro-batch, over all processes.
+
+        Raises UsageError if they do not come out even.
+        """
         if self.batch % self.accumulate:
             raise UsageError(
                 f"A batch of {self.batch} cannot be divided into {self.accumulate} equal "

@@ -22,7 +22,9 @@ def make_objective(
     teacher: Backbone | None = None,
     held_out: Callable[[int], Batch] | None = None,
 ) -> Objective:
-    """The recipe's objective around its backbone, freshly initialized; without a sampler only to be loaded.
+    """The recipe's objective around its backbone, freshly initialized.
+
+    Without a sampler it is only good for loading weights.
 
     Raises:
         UsageError: the network cannot take patches of the recipe's size.
@@ -66,7 +68,8 @@ def check_recipe(recipe: Recipe, task: Task, teacher: Backbone | None) -> int:
         Voxels along the shortest side of the deepest feature map of a patch.
 
     Raises:
-        UsageError, BundleError: a name is unknown, an option does not fit, or a number is impossible.
+        UsageError, BundleError: a name is unknown, an option does not fit,
+            or a number is impossible.
     """
     check_numbers(recipe)
     recipe.micro_batch_size()

@@ -1,7 +1,8 @@
 """Which case belongs to training, validation and test, read from a file.
 
-Models are chosen on validation; test is scored once. ``note_scored`` keeps that honest: every scoring
-of test is written down beside the split file, and whoever scores the same weights again gets a warning.
+Models are chosen on validation; test is scored once. ``note_scored`` keeps that honest:
+every scoring of test is written down beside the split file, and whoever scores the same
+weights again gets a warning.
 """
 
 from __future__ import annotations
@@ -26,9 +27,9 @@ _ALIASES = {"training": "train", "validation": "val", "valid": "val", "testing":
 def read_split(path: str | os.PathLike, fold: int | None = None) -> Split:
     """Read a split, or one fold of a file of folds.
 
-    Three kinds of file hold a split: JSON (``{"train": ["Case_1", ...], "val": [...], "test": [...]}``),
-    CSV with the columns ``case`` and ``part``, and a list of one name a line, whose part is the
-    file's name (``test.txt``). Files of folds: see ``read_folds``.
+    Three kinds of file hold a split: JSON (``{"train": ["Case_1", ...], "val": [...], "test":
+    [...]}``), CSV with the columns ``case`` and ``part``, and a list of one name a line, whose part
+    is the file's name (``test.txt``). Files of folds: see ``read_folds``.
 
     Args:
         path: the file.

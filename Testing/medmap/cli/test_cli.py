@@ -1,4 +1,7 @@
-"""The command line as a user meets it: files in, files out, one sentence of cause and one of remedy on any fault."""
+"""The command line as a user meets it.
+
+Files in, files out; one sentence of cause and one of remedy on any fault.
+"""
 
 from __future__ import annotations
 

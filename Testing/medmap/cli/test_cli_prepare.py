@@ -1,4 +1,7 @@
-"""``medmap segment`` from scans with a skull: files in, labels on the scan's grid and a report of each step out."""
+"""``medmap segment`` from scans with a skull.
+
+Files in; labels on the scan's grid and a report of each step out.
+"""
 
 from __future__ import annotations
 

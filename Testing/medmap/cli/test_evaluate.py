@@ -1,4 +1,4 @@
-"""What ``medmap evaluate``, ``compare`` and ``info`` print: numbers on 80 columns, and a verdict."""
+"""What ``medmap evaluate``, ``compare`` and ``info`` print: 80 columns, and a verdict."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A cohort is segmented to its end whatever single cases do, and resumed without doing anything twice."""
+"""A cohort is segmented to its end despite faulty cases, and resumed without repeating work."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def quiet(fraction, text):
 
 @pytest.fixture
 def bids(tmp_path, make_case):
-    """Three subjects: one with T1w and FLAIR, one with a damaged file, one with contrast-enhanced T1w in a session."""
+    """Three subjects: T1w and FLAIR; a damaged file; contrast-enhanced T1w in a session."""
     root = tmp_path / "bids"
     root.mkdir()
     (root / "dataset_description.json").write_text('{"Name": "heads", "BIDSVersion": "1.10.0"}')
@@ -236,7 +236,10 @@ def test_a_ray_cluster_of_two_nodes_loses_nothing_when_a_worker_is_killed(
 
 
 def _kill_a_worker() -> list[int]:
-    """Kill -9 one Ray worker that is segmenting, by its title; only descendants of this process are looked at."""
+    """Kill -9 one Ray worker that is segmenting, by its title.
+
+    Only descendants of this process are looked at.
+    """
     for _ in range(100):
         listed = subprocess.run(
             ["ps", "-eo", "pid,args"], capture_output=True, text=True, check=True

@@ -1,4 +1,4 @@
-"""From folds to one bundle: made, trained one by one or together, averaged, and scored crosswise."""
+"""From folds to one bundle: trained one by one or together, averaged, and scored crosswise."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``medmap evaluate --predictions``: label maps of other programs, whatever they call their files."""
+"""``medmap evaluate --predictions``: label maps of other programs, however they are named."""
 
 from __future__ import annotations
 

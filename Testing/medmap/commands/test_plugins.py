@@ -1,4 +1,4 @@
-"""Parts from a user's own module: in training, in other processes, and where the module is absent."""
+"""Parts from a user's own module: in training, in other processes, and where it is absent."""
 
 from __future__ import annotations
 
@@ -121,7 +121,7 @@ def test_a_layout_of_a_plugin_is_tried_first(tmp_path, monkeypatch):
 
 
 def test_the_template_works_when_copied(tmp_path):
-    """Its tests, a training, an evaluation in another process, and the bundle without the plug-in."""
+    """Tests of the plug-in, a training, an evaluation elsewhere, and the bundle without it."""
     folder = tmp_path / "mine"
     shutil.copytree(TEMPLATE, folder)
     tests = subprocess.run(

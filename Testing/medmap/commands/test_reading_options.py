@@ -1,4 +1,7 @@
-"""Every remedy that names an option is one that the command has: cohorts, truth, evaluate, train."""
+"""Every option that a remedy names is one that the command has.
+
+For cohorts, reference labels, evaluation, and training.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``medmap train`` and ``medmap export``: what shows before hours of work, and what is done twice."""
+"""``medmap train`` and ``medmap export``: faults that show before hours of work, and reruns."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Scores of every subset, the tables made of them, paired tests, and evaluations that are stopped and go on."""
+"""Scores of every subset, their tables, paired tests, and evaluations that stop and resume."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def run(cohort, bundle, **options):
     )
 
 
-# --- scores --------------------------------------------------------------------------------------------------------
+# --- scores ---
 
 
 def test_the_small_region_rule_is_in_mm3_and_touches_only_its_region():
@@ -152,7 +152,7 @@ def test_scores_survive_their_csv(tmp_path):
         read_rows(tmp_path / "other.csv")
 
 
-# --- tables --------------------------------------------------------------------------------------------------------
+# --- tables ---
 
 
 def test_subsets_are_in_the_order_of_the_papers_tables():
@@ -256,7 +256,7 @@ def test_groups_follow_the_task():
     assert list(groups(two)) == ["1 missing", "0 missing", "all subsets", "without T1ce"]
 
 
-# --- paired tests --------------------------------------------------------------------------------------------------
+# --- paired tests ---
 
 
 def test_a_clear_difference_is_found_and_none_where_there_is_none():
@@ -279,7 +279,8 @@ def test_a_clear_difference_is_found_and_none_where_there_is_none():
 
 
 def test_holm_by_hand():
-    # Holm (1979): the smallest of four times 4, the next times 3, and so on, never falling, at most 1.
+    # Holm (1979): the smallest of four times 4, the next times 3, and so on,
+    # never falling, at most 1.
     np.testing.assert_allclose(holm([0.01, 0.04, 0.03, 0.005]), [0.03, 0.06, 0.06, 0.02])
     np.testing.assert_allclose(holm([0.9, 0.2, 0.8]), [1.0, 0.6, 1.0])
     np.testing.assert_allclose(holm([0.02, 0.02, 0.02]), [0.06, 0.06, 0.06])
@@ -356,7 +357,7 @@ def test_one_case_gives_no_interval_and_plain_json():
     json.dumps([test.to_dict() for test in tests], allow_nan=False)
 
 
-# --- splits --------------------------------------------------------------------------------------------------------
+# --- splits ---
 
 
 def test_splits_are_read_from_json_csv_and_lists(tmp_path):
@@ -385,7 +386,7 @@ def test_a_split_that_leaks_or_is_garbled_is_refused(text, words, tmp_path):
         read_split(tmp_path / "s.json")
 
 
-# --- from files to files -------------------------------------------------------------------------------------------
+# --- from files to files ---
 
 
 def test_a_stopped_evaluation_goes_on_where_it_was(cohort, tiny_bundle_path, tmp_path, monkeypatch):

@@ -67,7 +67,8 @@ def monai_table(spacing):
     from monai.metrics.utils import get_code_to_measure_table
 
     table, kernel = get_code_to_measure_table(spacing)
-    # ``correlate`` centers a kernel of two on its second entry; the offset is the same for all masks.
+    # ``correlate`` centers a kernel of two on its second entry; the offset
+    # is the same for all masks.
     return np.asarray(table.tolist()), np.array(kernel.tolist()[0][0], int)
 
 

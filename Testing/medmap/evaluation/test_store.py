@@ -18,7 +18,7 @@ from medmap.io.nifti import read_nifti, write_labels, write_volume
 
 @pytest.fixture
 def cohort(tmp_path, make_case):
-    """Two patients of T1ce and FLAIR with labels, uncompressed: an edit does not change the size."""
+    """Two patients of T1ce and FLAIR with labels, uncompressed: an edit keeps the size."""
     folder = tmp_path / "cohort"
     for number in range(2):
         add_case(folder, f"Case_{number}", make_case((24, 28, 22), seed=number))

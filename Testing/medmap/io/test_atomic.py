@@ -189,8 +189,8 @@ def test_a_real_size_limit_reads_as_a_full_disk(tmp_path):
 
 def test_a_kill_leaves_the_old_or_the_new_content(tmp_path):
     code = (
-        "import sys; from medmap.io import atomic\n"
-        "for n in range(10**6): atomic.write_bytes(sys.argv[1], bytes([65 + n % 26]) * 3_000_000); print(n, flush=True)"
+        "import sys; from medmap.io import atomic\nfor n in range(10**6): "
+        "atomic.write_bytes(sys.argv[1], bytes([65 + n % 26]) * 3_000_000); print(n, flush=True)"
     )
     target = tmp_path / "a"
     for attempt in range(5):

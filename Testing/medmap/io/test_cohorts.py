@@ -1,4 +1,4 @@
-"""Cohorts are found in BIDS and in tables; what is not clear is said of the case that it concerns."""
+"""Cohorts are found in BIDS and in tables; what is not clear is reported with its case."""
 
 from __future__ import annotations
 

@@ -303,10 +303,11 @@ def test_a_failed_write_leaves_the_old_picture_and_no_rubbish(tmp_path, monkeypa
 
 def test_pyplot_is_never_imported(tmp_path):
     code = (
-        "import sys, numpy as np; from medmap.report.overlay import save_overlay; from medmap.task import BRATS;"
-        "from medmap.volume import Grid; labels = np.zeros((20, 20, 20), 'u1'); labels[5:9, 5:9, 5:9] = 1;"
-        "save_overlay(sys.argv[1], {'t1': labels * 10.0}, labels, Grid((20, 20, 20), np.eye(4)), BRATS);"
-        "assert 'matplotlib.pyplot' not in sys.modules"
+        "import sys, numpy as np; from medmap.report.overlay import save_overlay; from "
+        "medmap.task import BRATS;from medmap.volume import Grid; labels = np.zeros((20, 20, "
+        "20), 'u1'); labels[5:9, 5:9, 5:9] = 1;save_overlay(sys.argv[1], {'t1': labels * 10.0}, "
+        "labels, Grid((20, 20, 20), np.eye(4)), BRATS);assert 'matplotlib.pyplot' "
+        "not in sys.modules"
     )
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
     done = subprocess.run(

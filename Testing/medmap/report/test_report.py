@@ -1,4 +1,7 @@
-"""The report: one page that holds everything, read back as a browser would; figures that say what the tables say."""
+"""The report is one page that holds everything, read back as a browser would.
+
+Its figures agree with its tables.
+"""
 
 from __future__ import annotations
 
@@ -71,7 +74,7 @@ def picture(case: str, seed: int) -> Slice:
 
 
 def evaluation(folder, name: str, lift: float, cases: int = 14):
-    """A finished evaluation of made-up scores; ET of the last case is empty in reference and prediction."""
+    """A finished evaluation of invented scores; ET of the last case is empty in both label maps."""
     store, rows = Store(folder, name), []
     for n in range(cases):
         own = []
@@ -312,7 +315,7 @@ def test_sources_are_told_apart(two, tiny_bundle_path, tmp_path):
 
 @pytest.mark.slow
 def test_chromium_shows_the_page(whole, tmp_path):
-    """A real browser lays the page out: every picture is decoded, and the screenshot is not empty."""
+    """A real browser lays the page out: all pictures are decoded, the screenshot is not empty."""
     browser = next(
         (
             b

@@ -1,4 +1,4 @@
-"""Prepared cases: labels are read by their place in the world, and no arrays outlive their files."""
+"""Prepared cases: labels are read by their place in the world; arrays never outlive files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Several processes, one training: the same losses and weights as one process; workers and passes change nothing."""
+"""Several processes, one training: the losses and weights of one process.
+
+Workers and micro-batches change nothing.
+"""
 
 from __future__ import annotations
 
@@ -38,7 +41,7 @@ SMALL = Recipe(
 
 
 class Duel(Objective):
-    """A segmenter and a discriminator, stepped in turn; the segmenter's loss is a mean over samples."""
+    """A segmenter and a discriminator in turn; the segmenter's loss is a mean over samples."""
 
     def __init__(self, context):
         super().__init__()
@@ -108,15 +111,24 @@ def free_port() -> int:
 
 
 def together(count: int, task) -> list:
-    """Call ``task(rank)`` in processes that a launcher like torchrun would have started; their answers by rank."""
+    """Call ``task(rank)`` in processes as a launcher like torchrun starts them.
+
+    Returns their answers by rank.
+    """
     context, port = multiprocessing.get_context("fork"), free_port()
     answers = context.SimpleQueue()
 
     def child(rank: int) -> None:
         os.environ.update(
-            TORCHELASTIC_RUN_ID="test", RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(count),
-            LOCAL_WORLD_SIZE=str(count), GROUP_RANK="0", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port),
-        )  # fmt: skip
+            TORCHELASTIC_RUN_ID="test",
+            RANK=str(rank),
+            LOCAL_RANK=str(rank),
+            WORLD_SIZE=str(count),
+            LOCAL_WORLD_SIZE=str(count),
+            GROUP_RANK="0",
+            MASTER_ADDR="127.0.0.1",
+            MASTER_PORT=str(port),
+        )
         try:
             answers.put((rank, task(rank)))
         except BaseException as error:
@@ -141,9 +153,9 @@ REPORTED = {"rtol": 1e-6}
 """Losses are reported in float32, whatever they are computed in."""
 
 
-# In float64 two orders of addition differ by 1e-16. Adam divides by the gradient's size plus 1e-8, which
-# makes 1e-9 of it where a gradient is nearly nothing. A gradient that is not averaged shows at 1e-3, one
-# that is wrong by a thousandth at 1e-7 with Adam and at 1e-4 with SGD.
+# In float64 two orders of addition differ by 1e-16. Adam divides by the gradient's size plus 1e-8,
+# which makes 1e-9 of it where a gradient is nearly nothing. A gradient that is not averaged shows
+# at 1e-3, one that is wrong by a thousandth at 1e-7 with Adam and at 1e-4 with SGD.
 @pytest.mark.usefixtures("float64")
 def test_two_processes_are_one_process_with_the_same_batch(cached_heads, tmp_path):
     alone = run_one(cached_heads, tmp_path / "alone")
@@ -258,19 +270,21 @@ def test_two_nodes_start_from_the_documented_command(tmp_path, request):
         "--precision",
         "fp32",
     ]
-    agents = [
-        subprocess.Popen(
-            [
-                *python, "torch.distributed.run", "--nnodes", "2", "--nproc-per-node", "1", "--rdzv-backend", "c10d",
-                "--rdzv-endpoint", f"127.0.0.1:{port}", "--rdzv-id", "test", *(["--local-addr", "127.0.0.1"]),
-                "-m", "medmap.cli", "--", *command, "--run", tmp_path / "run", "--bundle", tmp_path / "bundle",
-            ],
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+    launcher = [*python, "torch.distributed.run", "--nnodes", "2", "--nproc-per-node", "1"]
+    launcher += ["--rdzv-backend", "c10d", "--rdzv-endpoint", f"127.0.0.1:{port}"]
+    launcher += ["--rdzv-id", "test", "--local-addr", "127.0.0.1", "-m", "medmap.cli", "--"]
+    outputs = ["--run", tmp_path / "run", "--bundle", tmp_path / "bundle"]
+    agents = []
+    for _ in range(2):
+        agent = subprocess.Popen(
+            [*launcher, *command, *outputs],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
         )
-        for _ in range(2)
-    ]  # fmt: skip
-    said = [agent.communicate(timeout=300)[0] for agent in agents]
-    assert [agent.returncode for agent in agents] == [0, 0], said
+        agents.append(agent)
+    texts = [agent.communicate(timeout=300)[0] for agent in agents]
+    assert [agent.returncode for agent in agents] == [0, 0], texts
     assert load_checkpoint(tmp_path / "run")["ran_on"]["processes"] == 2
     one = [*python, "medmap.cli", *command, "--run", tmp_path / "alone", "--bundle", tmp_path / "b"]
     subprocess.run(one, check=True)

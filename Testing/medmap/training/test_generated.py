@@ -1,4 +1,4 @@
-"""Heads generated while training: pure sampling, the pool moves on, the normalization of inference."""
+"""Cases generated while training: pure sampling, a moving pool, normalization of inference."""
 
 from __future__ import annotations
 

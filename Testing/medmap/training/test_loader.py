@@ -120,7 +120,7 @@ if sys.argv[2] == "closed":
 @pytest.mark.parametrize("workers", ["waiting", "busy"])
 @pytest.mark.parametrize("batches_left", ["closed", "open"])
 def test_a_program_with_batches_left_ends(workers, batches_left):
-    """Whether its workers wait or are in the middle of a batch; torch terminates them by SIGTERM."""
+    """Whether its workers wait or are within a batch; torch terminates them by SIGTERM."""
     command = [sys.executable, "-c", UNFINISHED, workers, batches_left]
     process = subprocess.Popen(command, start_new_session=True)
     try:

@@ -45,7 +45,7 @@ ROWS = {
 """MedMAP's own; the others' have tests beside their objectives."""
 
 
-# ------------------------------------------------------------------------------------------------------- splits
+# --- splits ---
 
 
 def network_for(recipe: Recipe, task):
@@ -83,7 +83,7 @@ def test_splits_are_complete_and_disjoint(name, counts):
 
 
 def test_the_splits_are_those_that_were_published():
-    """Hashes and overlaps are facts of the published lists; ours are sorted, so the hash is that of the sorted list."""
+    """Hashes and overlaps are facts of the published lists; the hash is that of the sorted list."""
     split = read_split(find_split("brats2018_protokd"))
     found = {
         part: hashlib.sha256("\n".join(sorted(names)).encode()).hexdigest()[:16]
@@ -105,7 +105,7 @@ def test_a_split_that_the_data_do_not_hold_is_refused(tmp_path):
         split_cases([], "brats2018_protokd")
 
 
-# ---------------------------------------------------------------------------------------------------------- rows
+# --- rows ---
 
 
 @pytest.mark.parametrize("name", sorted(ROWS))
@@ -220,7 +220,7 @@ def test_the_list_of_recipes_names_each_once_in_full():
     assert recipe.digest() == ROWS["journal-mmformer-pmix-brats2018"].recipe.digest()
 
 
-# ------------------------------------------------------------------------------------------------ layouts on disk
+# --- layouts on disk ---
 
 
 @pytest.mark.parametrize("layout", sorted(LAYOUTS))
@@ -278,7 +278,7 @@ def test_two_patients_of_one_name_are_refused(tmp_path):
         find_cases(tmp_path / "data", BRATS)
 
 
-# ---------------------------------------------------------------------------------------------------- trainings
+# --- trainings ---
 
 
 def shrunk(recipe: Recipe, steps: int) -> Recipe:
@@ -357,7 +357,10 @@ def cohort(tmp_path_factory):
 
 
 def fast_or_slow(name: str):
-    """Two networks and their adversaries on large patches cost most: of their four anchors, two run every time."""
+    """Two networks and their adversaries on large patches cost most.
+
+    Of their four anchors, two run every time.
+    """
     cotrained = ROWS[name].recipe.objective in ("acn", "smu-net")
     return (
         pytest.param(name, marks=pytest.mark.slow)
@@ -439,7 +442,10 @@ def test_a_release_as_downloaded_trains_on_its_split(tmp_path):
 
 @pytest.fixture(scope="module")
 def fifty_steps(tmp_path_factory):
-    """Train rows as the command does, each once and at small sizes; a student's teacher is its own row's bundle."""
+    """Train rows as the command does, each once and at small sizes.
+
+    A student's teacher is the bundle of its own row.
+    """
     root, bundles, quiet = tmp_path_factory.mktemp("fifty"), {}, lambda fraction, text: None
     write_phantoms(root / "data", 2, 40, 4.0, False, "cpu", False, quiet, layout="brats2018")
 
@@ -470,7 +476,10 @@ def fifty_steps(tmp_path_factory):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", different_rows())
 def test_every_recipe_trains_fifty_steps_from_a_folder_to_a_bundle(name, fifty_steps):
-    """By the command's own way: folder of a release, stop, go on, bundle. Rows that differ in data only are one."""
+    """By the command's own way: folder of a release, stop, resume, bundle.
+
+    Rows that differ in data only count as one.
+    """
     bundle = fifty_steps(name)
     loaded = load_bundle(bundle)
     assert loaded.card["steps"] == 50

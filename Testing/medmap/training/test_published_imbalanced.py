@@ -1,4 +1,4 @@
-"""Rows of PASSION's and MCKD's tables: what they say, and that each trains, stops, goes on and exports."""
+"""Rows of PASSION's and MCKD's tables: each states its source, trains, resumes and exports."""
 
 from __future__ import annotations
 

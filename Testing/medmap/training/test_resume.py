@@ -1,4 +1,7 @@
-"""Killed at any moment (SIGKILL), a training goes on to the same bits, and never leaves only unreadable checkpoints."""
+"""Killed at any moment (SIGKILL), a training resumes to the same bits.
+
+It never leaves only unreadable checkpoints.
+"""
 
 from __future__ import annotations
 
@@ -109,7 +112,7 @@ class Outcome:
 
 
 def kill_and_resume(folders, root, kills: int, seed: int) -> Outcome:
-    """Kill trainings at random moments until ``kills`` have struck, and let each go on to its end."""
+    """Kill trainings at random moments until ``kills`` have struck; each resumes to its end."""
     unbroken = root / "unbroken"
     in_child(folders, unbroken)
     expected = load_checkpoint(unbroken)
