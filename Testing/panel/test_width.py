@@ -134,6 +134,60 @@ def long_named(patient, application):
     return SimpleNamespace(volumes=patient, reference=reference)
 
 
+class Observer:
+    """Looks at the dock after each step: its width, and what is cut off."""
+
+    def __init__(self, panel, dock, application):
+        self.panel = panel
+        self.dock = dock
+        self.application = application
+        self.widths = {}
+        self.problems = []
+
+    def look(self, step):
+        for _ in range(6):
+            self.application.app.processEvents()
+            self.dock.area.follow()
+        self.widths[step] = (self.dock.holder.width(), self.dock.window.width())
+        self.problems += [f"{step}: {problem}" for problem in cut_off(self.panel, self.dock)]
+
+
+def to_the_result(panel, observer, finish):
+    ui = panel.ui
+    observer.look("empty")
+    ui.detectButton.click()
+    observer.look("detected")
+    ui.checkButton.click()
+    observer.look("checked")
+    panel.inputs.slots["t2"].checkBox.click()
+    observer.look("one modality excluded")
+    ui.applyButton.click()
+    observer.look("running")
+    finish(120)
+    observer.look("result")
+
+
+def through_the_comparisons(panel, observer, finish, reference):
+    ui = panel.ui
+    ui.show3DButton.click()
+    ui.reviewSelector.setCurrentNode(reference)
+    ui.reviewCollapsibleButton.collapsed = False
+    observer.look("reference chosen")
+    ui.reviewButton.click()
+    finish(120)
+    observer.look("compared")
+    ui.worstSliceButton.click()
+    observer.look("worst slice")
+    ui.subsetsCollapsibleButton.collapsed = False
+    observer.look("comparison of modalities opened")
+    ui.subsetsButton.click()
+    finish(120)
+    observer.look("modalities compared")
+    ui.uncertaintyButton.click()
+    ui.uncertainSliceButton.click()
+    observer.look("uncertainty")
+
+
 def test_the_dock_keeps_its_width_through_the_whole_walk(
     dock, panel, long_named, application, finish, small_bundle
 ):
@@ -143,56 +197,25 @@ def test_the_dock_keeps_its_width_through_the_whole_walk(
     from medmap.bundle.loading import load_bundle
     from MedMAPSegmentLib.logic import _segment
 
-    widths, problems = {}, []
-    ui = panel.ui
-
-    def look(step):
-        for _ in range(6):
-            application.app.processEvents()
-            dock.area.follow()
-        widths[step] = (dock.holder.width(), dock.window.width())
-        problems.extend(f"{step}: {problem}" for problem in cut_off(panel, dock))
-
-    look("empty")
     folder = small_bundle(name="an-imported-model-with-a-long-descriptive-name-and-version")
     bundle = load_bundle(folder)
-    ui.detectButton.click()
-    look("detected")
-    ui.checkButton.click()
-    look("checked")
-    panel.inputs.slots["t2"].checkBox.click()
-    look("one modality excluded")
-    panel.logic._segment, panel.logic._loadBundle = _segment, lambda: bundle
-    ui.applyButton.click()
-    look("running")
-    finish(120)
-    look("result")
-    ui.show3DButton.click()
-    ui.reviewSelector.setCurrentNode(long_named.reference)
-    ui.reviewCollapsibleButton.collapsed = False
-    look("reference chosen")
-    ui.reviewButton.click()
-    finish(120)
-    look("compared")
-    ui.worstSliceButton.click()
-    look("worst slice")
-    ui.subsetsCollapsibleButton.collapsed = False
-    look("comparison of modalities opened")
-    ui.subsetsButton.click()
-    finish(120)
-    look("modalities compared")
-    ui.uncertaintyButton.click()
-    ui.uncertainSliceButton.click()
-    look("uncertainty")
+    panel.logic._segment = _segment
+    panel.logic._loadBundle = lambda: bundle
+    observer = Observer(panel, dock, application)
+    to_the_result(panel, observer, finish)
+    through_the_comparisons(panel, observer, finish, long_named.reference)
+    ui = panel.ui
     ui.settingsCollapsibleButton.collapsed = False
     application.desk.answers["getOpenFileName"] = shutil.make_archive(str(folder), "zip", folder)
     ui.importFileButton.click()
-    look("model imported")
+    observer.look("model imported")
     for name in SECTIONS:
         getattr(ui, f"{name}CollapsibleButton").collapsed = False
-    look("everything opened")
+    observer.look("everything opened")
 
-    too_wide = {step: width for step, (width, _window) in widths.items() if width > WIDEST_DOCK}
+    too_wide = {
+        step: width for step, (width, _window) in observer.widths.items() if width > WIDEST_DOCK
+    }
     assert not too_wide, too_wide
-    assert {window for _dock, window in widths.values()} == {dock.size[0]}
-    assert not problems, "\n".join(problems)
+    assert {window for _dock, window in observer.widths.values()} == {dock.size[0]}
+    assert not observer.problems, "\n".join(observer.problems)

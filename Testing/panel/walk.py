@@ -1,9 +1,11 @@
 """Walks through the whole panel under the stand-ins, with pictures: from an empty scene to a
 reviewed segmentation.
 
-    python Testing/panel/walk.py pictures/                                    # the synthetic sample
-    patient python Testing/panel/walk.py pictures/ --t1ce T1CE.nii.gz --flair FLAIR.nii.gz --truth
-    LABELS.nii.gz
+The synthetic sample case, or the files of a patient:
+
+    python Testing/panel/walk.py pictures/
+    python Testing/panel/walk.py pictures/ --t1ce T1CE.nii.gz --flair FLAIR.nii.gz \\
+        --truth LABELS.nii.gz
 
 With files the labels are compared with those of ``medmap.inference.segment`` on the same files,
 which is what ``medmap segment`` runs. Exits with 1 if they differ or anything fails.
@@ -90,8 +92,118 @@ def medmap_labels(files: dict[str, str]):
     return segment(volumes, load_bundle(default_bundle_path()), device="cpu").labels
 
 
-def main() -> int:
-    """The walk."""
+class Walk:
+    """The panel under the stand-ins, the pictures taken of it, and what went wrong."""
+
+    def __init__(self, pictures: Path):
+        self.pictures = pictures
+        self.application = standin.install()
+        self.panel = self.application.open(REPOSITORY / "MedMAPSegment/MedMAPSegment.py")
+        self.ui = self.panel.ui
+        self.clicks = 0
+
+    def picture(self, name: str, *sections: str, height: int = PANEL_HEIGHT) -> None:
+        """The panel as the flow folds it, or with these sections open."""
+        if sections:
+            fold(self.panel, set(sections))
+        path = self.pictures / f"{name}.png"
+        self.application.picture(self.panel, path, PANEL_WIDTH, height)
+        small = self.pictures / f"{name}-small.png"
+        self.application.picture(self.panel, small, PANEL_WIDTH, SMALL_HEIGHT)
+
+    def picture_with_views(self, name: str) -> None:
+        """The panel beside the four views, where this machine can draw in three dimensions."""
+        if not views.can_render():
+            print("No picture of the views: neither EGL nor OSMesa is there.")
+            return
+        self.picture(name)
+        path = self.pictures / f"{name}.png"
+        panel_pixels = np.asarray(Image.open(path).convert("RGB"))
+        # Four views, two above each other: an even height.
+        panel_pixels = panel_pixels[: len(panel_pixels) // 2 * 2]
+        view_pixels = show_views(self.application, self.panel, len(panel_pixels) // 2)
+        Image.fromarray(np.hstack([panel_pixels, view_pixels])).save(path, optimize=True)
+
+    def finish(self, title: str) -> None:
+        """Wait for the work in the background, and print how long it took."""
+        started = time.monotonic()
+        turns = self.application.wait(lambda: not self.panel.isBusy(), 3600)
+        seconds = time.monotonic() - started
+        print(
+            f"{title}: {seconds:.1f} s, {turns / seconds:.0f} turns of the event loop a second; "
+            f"{self.ui.statusLabel.text}"
+        )
+
+    def choose_inputs(self, files: dict[str, str], truth: str | None) -> None:
+        """The given files, or the sample with two modalities missing; then the checks."""
+        if files:
+            for name, path in files.items():
+                load(self.application.scene, path, f"case {name}")
+            self.ui.detectButton.click()
+            if truth:
+                kind = "vtkMRMLLabelMapVolumeNode"
+                reference = load(self.application.scene, truth, "expert", kind)
+                self.ui.reviewSelector.setCurrentNode(reference)
+        else:
+            self.ui.sampleButton.click()
+            for name in ("t1", "t2"):
+                self.panel.inputs.slots[name].checkBox.click()
+        self.clicks += 1
+        print(self.ui.detectLabel.text)
+        self.ui.checkButton.click()
+        print(self.ui.checksLabel.text)
+        self.picture("2-inputs")
+
+    def segment(self) -> None:
+        """Apply, to the result in 3D."""
+        self.ui.applyButton.click()
+        self.clicks += 1
+        self.application.wait(
+            lambda: self.ui.progressBar.value > 20 or not self.panel.isBusy(), 600
+        )
+        self.picture("3-running")
+        self.finish("Apply")
+        print(f"{self.clicks} clicks in the panel from an empty scene to a result")
+        self.ui.show3DButton.click()
+        self.picture("4-result")
+        self.picture_with_views("screenshot")
+
+    def equals_package(self, files: dict[str, str]) -> bool:
+        """Whether the labels are those of ``medmap`` for the same files."""
+        from MedMAPSegmentLib.mrml.scene import labelsOf
+
+        labels = labelsOf(self.panel.state.result, self.panel.logic.task)
+        expected = medmap_labels(files)
+        same = labels.shape == expected.shape and bool((labels == expected).all())
+        voxels = int((labels != 0).sum())
+        print(f"labels equal those of medmap: {same} ({voxels} voxels of tumor)")
+        return same
+
+    def compare_with_reference(self) -> None:
+        """The agreement with the reference segmentation, down to the worst slice."""
+        self.ui.reviewButton.click()
+        self.finish("Compare")
+        self.ui.worstSliceButton.click()
+        print(self.ui.worstSliceLabel.text)
+        self.picture("5-review", "review")
+
+    def compare_subsets(self) -> None:
+        """The comparison of modality subsets, and the uncertainty map."""
+        self.ui.subsetsButton.click()
+        self.finish("What if")
+        self.ui.uncertaintyButton.click()
+        self.ui.uncertainSliceButton.click()
+        self.picture("6-subsets", "subsets")
+
+    def close(self) -> list[str]:
+        """Take the stand-ins down; returns every error and message box."""
+        failures = [*self.application.errors, *self.application.desk.texts()]
+        self.application.uninstall()
+        return failures
+
+
+def parsed() -> argparse.Namespace:
+    """The command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -100,96 +212,30 @@ def main() -> int:
     parser.add_argument("--no-what-if", action="store_true", help="leave the many combinations out")
     for name in MODALITIES:
         parser.add_argument(f"--{name}")
-    options = parser.parse_args()
+    return parser.parse_args()
+
+
+def main() -> int:
+    """The walk."""
+    options = parsed()
     options.pictures.mkdir(parents=True, exist_ok=True)
     files = {name: getattr(options, name) for name in MODALITIES if getattr(options, name)}
-
-    application = standin.install()
-    panel = application.open(REPOSITORY / "MedMAPSegment/MedMAPSegment.py")
-    ui = panel.ui
-
-    def picture(name: str, *sections: str, height: int = PANEL_HEIGHT) -> None:
-        """The panel as the flow folds it, or with these sections open."""
-        if sections:
-            fold(panel, set(sections))
-        path = options.pictures / f"{name}.png"
-        application.picture(panel, path, PANEL_WIDTH, height)
-        small = options.pictures / f"{name}-small.png"
-        application.picture(panel, small, PANEL_WIDTH, SMALL_HEIGHT)
-
-    def finish(what: str) -> None:
-        started = time.monotonic()
-        turns = application.wait(lambda: not panel.isBusy(), 3600)
-        seconds = time.monotonic() - started
-        print(
-            f"{what}: {seconds:.1f} s, {turns / seconds:.0f} turns of the event loop a second; "
-            f"{ui.statusLabel.text}"
-        )
-
-    def beside(name: str, *sections: str) -> None:
-        if not drawable:
-            print("No picture of the views: neither EGL nor OSMesa is there.")
-            return
-        picture(name, *sections)
-        path = options.pictures / f"{name}.png"
-        left = np.asarray(Image.open(path).convert("RGB"))
-        left = left[: len(left) // 2 * 2]
-        shown = show_views(application, panel, len(left) // 2)
-        Image.fromarray(np.hstack([left, shown])).save(path, optimize=True)
-
-    drawable = views.can_render()
-    picture("1-empty")
-    clicks = 0
-    if files:
-        for name, path in files.items():
-            load(application.scene, path, f"case {name}")
-        ui.detectButton.click()
-        if options.truth:
-            truth = load(application.scene, options.truth, "expert", "vtkMRMLLabelMapVolumeNode")
-            ui.reviewSelector.setCurrentNode(truth)
-    else:
-        ui.sampleButton.click()
-        for name in ("t1", "t2"):  # the walk is about missing scans
-            panel.inputs.slots[name].checkBox.click()
-    clicks += 1
-    print(ui.detectLabel.text)
-    ui.checkButton.click()
-    print(ui.checksLabel.text)
-    picture("2-inputs")
-    ui.applyButton.click()
-    clicks += 1
-    application.wait(lambda: ui.progressBar.value > 20 or not panel.isBusy(), 600)
-    picture("3-running")
-    finish("Apply")
-    print(f"{clicks} clicks in the panel from an empty scene to a result")
-    ui.show3DButton.click()
-    picture("4-result")
-    beside("screenshot")
-    same = True
-    if files:
-        from MedMAPSegmentLib.mrml.scene import labelsOf
-
-        ours, theirs = labelsOf(panel.state.result, panel.logic.task), medmap_labels(files)
-        same = ours.shape == theirs.shape and bool((ours == theirs).all())
-        print(f"labels equal those of medmap: {same} ({int((ours != 0).sum())} voxels of tumor)")
-    if ui.reviewButton.enabled:
-        ui.reviewButton.click()
-        finish("Compare")
-        ui.worstSliceButton.click()
-        print(ui.worstSliceLabel.text)
-        picture("5-review", "review")
+    walk = Walk(options.pictures)
+    walk.picture("1-empty")
+    walk.choose_inputs(files, options.truth)
+    walk.segment()
+    same = not files or walk.equals_package(files)
+    if walk.ui.reviewButton.enabled:
+        walk.compare_with_reference()
     if not options.no_what_if:
-        ui.subsetsButton.click()
-        finish("What if")
-        ui.uncertaintyButton.click()
-        ui.uncertainSliceButton.click()
-        picture("6-subsets", "subsets")
-    picture("7-settings", "settings")
-    picture("8-all", *SECTIONS, height=2400)
-    failures = [*application.errors, *application.desk.texts()]
-    application.uninstall()
+        walk.compare_subsets()
+    walk.picture("7-settings", "settings")
+    walk.picture("8-all", *SECTIONS, height=2400)
+    failures = walk.close()
     print("\n".join(failures))
-    return 0 if same and not failures else 1
+    if failures or not same:
+        return 1
+    return 0
 
 
 if __name__ == "__main__":

@@ -27,7 +27,7 @@ _START_BYTES = 4096
 _MAX_EXPANSION = 1040
 """No deflate stream expands farther (1032, plus the frame of gzip)."""
 _MAX_PADDING_BYTES = 1 << 16
-"""Archives and block devices fill the last block of a file with zeros; blocks are 512 bytes to 64 KiB."""
+"""Archives and block devices fill the last block of a file with zeros: 512 bytes to 64 KiB."""
 
 
 def read_verified(path: str | os.PathLike, label: str = "") -> tuple[Header, bytearray]:

@@ -233,6 +233,15 @@ def _check(task: Task, file_name: str) -> None:
 
 
 def _problems(task: Task) -> list[str]:
+    return [
+        *_general_problems(task),
+        *_modality_problems(task),
+        *_label_problems(task),
+        *_region_problems(task),
+    ]
+
+
+def _general_problems(task: Task) -> list[str]:
     problems = []
     if not task.name.strip():
         problems.append("the name is empty")
@@ -241,6 +250,11 @@ def _problems(task: Task) -> list[str]:
             problems.append(f"there is no {kind}")
     if task.spatial_dims not in (2, 3):
         problems.append(f"spatial_dims is {task.spatial_dims}, not 2 or 3")
+    return problems
+
+
+def _modality_problems(task: Task) -> list[str]:
+    problems = []
     # Modalities become options, columns and parts of subset names (t1ce+flair).
     for modality in task.modalities:
         if not re.fullmatch(r"[a-z0-9_]+", modality.name):
@@ -251,15 +265,24 @@ def _problems(task: Task) -> list[str]:
     for modality in task.modalities:
         modality_words += {modality.name, modality.title.lower(), *modality.aliases}
     problems += [f"two modalities are called '{word}'" for word in _repeated(modality_words)]
+    return problems
+
+
+def _label_problems(task: Task) -> list[str]:
     names = [label.name for label in task.labels]
-    problems += [f"two labels are called '{name}'" for name in _repeated(names)]
+    problems = [f"two labels are called '{name}'" for name in _repeated(names)]
     values = [v for label in task.labels for v in (label.value, *label.alternative_values)]
     problems += [f"two labels have the value {value}" for value in _repeated(values)]
     for value in values:
         if not isinstance(value, int) or not 1 <= value <= LARGEST_VALUE:
             problems.append(f"a label has the value {value}, not one of 1 to {LARGEST_VALUE}")
+    return problems
+
+
+def _region_problems(task: Task) -> list[str]:
+    names = [label.name for label in task.labels]
     region_names = [region.name for region in task.regions]
-    problems += [f"two regions are called '{name}'" for name in _repeated(region_names)]
+    problems = [f"two regions are called '{name}'" for name in _repeated(region_names)]
     for region in task.regions:
         unknown = [name for name in region.labels if name not in names]
         if unknown or not region.labels:

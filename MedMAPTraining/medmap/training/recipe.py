@@ -238,12 +238,24 @@ def _tuples(data: dict) -> dict:
 
 def check_numbers(recipe: Recipe) -> None:
     """Refuse numbers that no training can be made with. Raises UsageError, naming the field."""
+    _check_counts(recipe)
+    _check_patches(recipe)
+    _check_magnitudes(recipe)
+    _check_shares(recipe)
+    _check_names(recipe)
+    _check_inference(recipe)
+
+
+def _check_counts(recipe: Recipe) -> None:
     counts = {"steps": recipe.steps, "batch": recipe.batch, "accumulate": recipe.accumulate}
     for name, value in counts.items():
         if not isinstance(value, int) or isinstance(value, bool) or value < 1:
             raise UsageError(
                 f"The recipe's {name} is {value!r}.", f"Give {name} as a whole number from 1 on."
             )
+
+
+def _check_patches(recipe: Recipe) -> None:
     patches = {"patch": recipe.patch, "large_patch": recipe.large_patch}
     for name, patch in patches.items():
         is_sized = isinstance(patch, tuple) and len(patch) in (2, 3)
@@ -251,6 +263,9 @@ def check_numbers(recipe: Recipe) -> None:
             raise UsageError(
                 f"The recipe's {name} is {patch!r}.", f"Give {name} as two or three whole numbers."
             )
+
+
+def _check_magnitudes(recipe: Recipe) -> None:
     numbers = {
         "learning_rate": recipe.learning_rate,
         "weight_decay": recipe.weight_decay,
@@ -265,21 +280,30 @@ def check_numbers(recipe: Recipe) -> None:
                 f"The recipe's {name} is {number!r}.",
                 f"Give {name} as a number that is not negative.",
             )
+    if recipe.preprocess.spacing == 0:
+        raise UsageError("The recipe's preprocess.spacing is 0.", "Give it in mm.")
+
+
+def _check_shares(recipe: Recipe) -> None:
+    for name in ("ema", "large_share"):
+        share = getattr(recipe, name)
+        if not isinstance(share, int | float) or not 0 <= share <= 1:
+            raise UsageError(f"The recipe's {name} is {share!r}.", f"Give {name} within 0 and 1.")
+
+
+def _check_names(recipe: Recipe) -> None:
     if recipe.preprocess.scaling not in SCALINGS:
         raise UsageError(
             f"The recipe's preprocess.scaling is {recipe.preprocess.scaling!r}.",
             f"Use {' or '.join(SCALINGS)}.",
         )
-    for name in ("ema", "large_share"):
-        share = getattr(recipe, name)
-        if not isinstance(share, int | float) or not 0 <= share <= 1:
-            raise UsageError(f"The recipe's {name} is {share!r}.", f"Give {name} within 0 and 1.")
-    if recipe.preprocess.spacing == 0:
-        raise UsageError("The recipe's preprocess.spacing is 0.", "Give it in mm.")
     if recipe.schedule not in SCHEDULES:
         raise UsageError(
             f"The schedule '{recipe.schedule}' is unknown.", f"Use one of {', '.join(SCHEDULES)}."
         )
+
+
+def _check_inference(recipe: Recipe) -> None:
     windows = recipe.inference
     if windows and not (windows.weighting in WEIGHTINGS and 0 <= windows.overlap < 1):
         raise UsageError(
