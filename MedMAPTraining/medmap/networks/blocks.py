@@ -5,8 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+InstanceNorm = nn.InstanceNorm2d | nn.InstanceNorm3d
+
 CONV: dict[int, type[nn.Conv2d] | type[nn.Conv3d]] = {2: nn.Conv2d, 3: nn.Conv3d}
-NORM = {2: nn.InstanceNorm2d, 3: nn.InstanceNorm3d}
+NORM: dict[int, type[InstanceNorm]] = {2: nn.InstanceNorm2d, 3: nn.InstanceNorm3d}
 LINEAR_MODE = {2: "bilinear", 3: "trilinear"}
 
 
@@ -77,9 +79,7 @@ def _interpolation_matrix(size: int, scale: int, align_corners: bool) -> Tensor:
     return (1 - distance).clamp_min(0)
 
 
-def modulated_norm(
-    x: Tensor, norm: nn.InstanceNorm2d | nn.InstanceNorm3d, scale: Tensor, shift: Tensor
-) -> Tensor:
+def modulated_norm(x: Tensor, norm: InstanceNorm, scale: Tensor, shift: Tensor) -> Tensor:
     """``norm(x) * (1 + scale) + shift`` in one pass over the voxels.
 
     Args:

@@ -64,8 +64,10 @@ class SubsetFusion(nn.Module):
     def __init__(self, dims: int, modalities: int, channels: int):
         super().__init__()
         self.norm = NORM[dims](channels, affine=True)
+        # In this order, in which seeded weights are drawn.
+        embedding = nn.Linear(modalities, 32)
         scale_and_shift = nn.Linear(32, 2 * channels)
-        self.film = nn.Sequential(nn.Linear(modalities, 32), nn.LeakyReLU(0.01), scale_and_shift)
+        self.film = nn.Sequential(embedding, nn.LeakyReLU(0.01), scale_and_shift)
         nn.init.zeros_(scale_and_shift.weight)
         nn.init.zeros_(scale_and_shift.bias)
         self.act = nn.LeakyReLU(0.01, inplace=True)
