@@ -97,7 +97,7 @@ def copy_pages() -> list[str]:
 
 
 def tree_tables(tree: str) -> str:
-    """The tree of files as a table per folder: in a block of code, long sentences would be cut off."""
+    """The tree of files as a table per folder: a block of code would cut off long sentences."""
     folders: list[str] = []
     lines: list[str] = []
     for line in tree.splitlines():

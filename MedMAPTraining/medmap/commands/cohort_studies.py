@@ -164,7 +164,7 @@ def _options(choices: Sequence[SeriesChoice], study: str) -> StudyOptions:
 
 def _folder_number(study: Study, folders: Sequence[Path]) -> int:
     """Number of the folder that holds all of a study, from 1; 0 if there is none."""
-    numbers = set()
+    numbers: set[int] = set()
     for series in study.series:
         parents = series.header.path.parents
         numbers.update(number for number, path in enumerate(folders, 1) if path in parents)
