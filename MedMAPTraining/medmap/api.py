@@ -161,7 +161,7 @@ def compare_subsets(
         Volumes, changes and Dice of every subset, and maps of uncertainty.
 
     Raises:
-        As ``segment``.
+        MedMAPError: as for ``segment``.
     """
     bundle = _loaded(bundle)
     task = bundle.task

@@ -48,7 +48,7 @@ bench = typer.Typer(
 )
 app.add_typer(bench, name="bench")
 
-Scan = Annotated[Path | None, typer.Option(metavar="FILE")]
+Scan = Annotated[Path | None, typer.Option(metavar="FILE", help="NIfTI file of this modality.")]
 BundleOption = Annotated[
     Path | None, typer.Option("--bundle", help="Bundle folder [default: the default model].")
 ]

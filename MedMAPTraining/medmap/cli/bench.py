@@ -160,7 +160,7 @@ def bench_window(
     against: Annotated[
         Optional[str],  # noqa: UP045
         typer.Option(
-            metavar="PATH", help="A peer's way over the cube, file.py:callable: callable(image)."
+            metavar="PATH", help="A peer's sliding window, file.py:callable: callable(image)."
         ),
     ] = None,
     repeats: Repeats = 1,

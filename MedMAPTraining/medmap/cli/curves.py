@@ -21,7 +21,7 @@ def curves(
     ] = False,
     overwrite: Overwrite = False,
 ) -> None:
-    """Draw what a training logged of each modality (relative preference, importance) or losses."""
+    """Draw what a training logged: preference and importance of each modality, or losses."""
     from medmap.commands.curves import draw_curves
 
     out.print(f"Curves in {draw_curves(run, output, losses=losses, overwrite=overwrite)}")

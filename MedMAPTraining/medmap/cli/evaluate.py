@@ -70,7 +70,7 @@ Part = Annotated[
 Predictions = Annotated[
     Optional[Path],  # noqa: UP045
     typer.Option(
-        help="Score the label maps of this folder, of whatever program, instead of a bundle."
+        help="Score the label maps of this folder, made by any program, instead of a bundle."
     ),
 ]
 
@@ -97,7 +97,7 @@ def evaluate(
     ] = "",
     lesions: Lesions = "",
     tolerance: Annotated[
-        float, typer.Option(min=0.0, help="Of the normalized surface distance, in mm.")
+        float, typer.Option(min=0.0, help="Tolerance of the normalized surface distance, in mm.")
     ] = 1.0,
     output: Annotated[
         Optional[Path],  # noqa: UP045

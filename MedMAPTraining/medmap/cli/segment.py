@@ -94,8 +94,8 @@ def segment(
         typer.Option(
             "--brain-mask",
             metavar="[NAME=]FILE",
-            help="Brain mask made elsewhere, on the grid of a scan or anywhere in its world; "
-            "repeatable, as t1=MASK.nii.gz for one scan. Scans without one take it over.",
+            help="Brain mask from another program or a person, on any grid in the space of a scan; "
+            "repeatable, as t1=MASK.nii.gz for one scan. Scans without a mask use it, too.",
         ),
     ] = None,
     keep_prepared: Annotated[
@@ -115,8 +115,8 @@ def segment(
     """Segment one patient from any subset of T1, T1ce, T2 and FLAIR.
 
     Give NIfTI files by modality, or the folder of a DICOM study; medmap segment STUDY --list shows
-    its series. Scans may show the skull, lie apart, and have thick or oblique slices: what they
-    lack is done first.
+    its series. Scans may show the skull, need not be aligned, and may have thick or oblique
+    slices: brain extraction and alignment come first where they are needed.
 
     Writes segmentation.nii.gz (labels 1 necrosis / non-enhancing core, 2 edema, 4 enhancing tumor),
     overlay.png and report.json (volumes, checks, provenance). Bundles of other tasks take --scan;

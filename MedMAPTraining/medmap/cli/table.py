@@ -20,8 +20,7 @@ Data = Annotated[
     Optional[list[str]],  # noqa: UP045
     typer.Option(
         help="Folder of cases, or SET=FOLDER (brats2018, brats2020, myops2020) for tables of "
-        "several data sets; repeatable. Of a plain folder, the subfolder SET is used where there "
-        "is one."
+        "several data sets; repeatable. If a plain folder has a subfolder SET, that is used."
     ),
 ]
 Out = Annotated[
@@ -32,7 +31,7 @@ Out = Annotated[
 ]
 Only = Annotated[
     Optional[list[str]],  # noqa: UP045
-    typer.Option(help="Make this run, or the rows of this title, alone; repeatable."),
+    typer.Option(help="Only this run, or only the rows with this title; repeatable."),
 ]
 Settings = Annotated[
     Optional[list[str]],  # noqa: UP045
