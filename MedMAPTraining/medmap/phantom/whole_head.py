@@ -82,13 +82,16 @@ class WholeHead:
     spacing: float
 
 
-def generate_head(seed: int, label_maps: Sequence[Path], spacing: float) -> WholeHead:
+def generate_head(
+    seed: int, label_maps: Sequence[Path], spacing: float, contrast: str | None = None
+) -> WholeHead:
     """A head of random shape and contrast; a pure function of its arguments.
 
     Args:
         seed: of everything that is drawn.
         label_maps: maps with FreeSurfer's ids inside the brain and SynthSeg's outside.
         spacing: edge of the voxels in mm.
+        contrast: name in ``SEQUENCES``; None draws one, or random intensities.
 
     Raises:
         UsageError: there is no label map.
@@ -101,7 +104,7 @@ def generate_head(seed: int, label_maps: Sequence[Path], spacing: float) -> Whol
     positions = _positions(Draw(seed, "head placement"), classes.shape, spacing / RENDER_FACTOR)
     rows = _sampled(classes, positions)
     inside = _sampled(brain, positions).float()
-    intensities = _intensities(Draw(seed, "head contrast"))
+    intensities = _intensities(Draw(seed, "head contrast"), contrast)
     image = intensities[rows.long()]
     image = _with_lesions(Draw(seed, "head lesions"), image, inside)
     image = _with_dura(Draw(seed, "head dura"), image, inside)
@@ -214,10 +217,12 @@ def _sampled(volume: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
     return values * is_inside.to(values.dtype)
 
 
-def _intensities(draw: Draw) -> torch.Tensor:
+def _intensities(draw: Draw, contrast: str | None) -> torch.Tensor:
     """[len(CLASSES)] intensities: of a sequence with jitter, or at random."""
-    if draw.chance(0.5):
-        names = list(SEQUENCES)
+    names = list(SEQUENCES)
+    if contrast is not None:
+        names = [contrast]
+    if contrast is not None or draw.chance(0.5):
         base = SEQUENCES[names[int(draw.uniform() * len(names)) % len(names)]]
         values = [level * float(np.exp(draw.normal(0.0, 0.25))) for level in base]
     else:
