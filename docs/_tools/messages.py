@@ -42,7 +42,7 @@ PLACES = {
     f"{LIBRARY}/mrml/uncertainty.py": "Modality comparison",
     f"{LIBRARY}/mrml/follow_up.py": "Follow-up",
     f"{LIBRARY}/mrml/export.py": "Result: Export",
-    f"{CORE}/checks.py": "Inputs: checks; Apply",
+    f"{CORE}/checks": "Inputs: checks; Apply",
     f"{CORE}/preprocess.py": "Apply",
     f"{CORE}/postprocess.py": "Result",
     f"{CORE}/inference.py": "Apply",

@@ -155,7 +155,8 @@ def evaluate(
 
     With --predictions and --labels, the label maps of any program are scored instead.
     """
-    from medmap.commands.evaluation import EvaluateOptions, evaluate_bundle, parse_feed
+    from medmap.commands.evaluation import EvaluateOptions, evaluate_bundle
+    from medmap.commands.exchanged_images import parse_feed
     from medmap.training.published import find_split
 
     if predictions is not None:
@@ -351,7 +352,7 @@ def compare(
     intervals. The CSV file of --output has further columns: uncorrected and
     Benjamini-Hochberg p, cases better and worse.
     """
-    from medmap.commands.evaluation import compare_evaluations
+    from medmap.commands.comparison import compare_evaluations
     from medmap.evaluation.significance import METRICS
 
     if metric not in METRICS:

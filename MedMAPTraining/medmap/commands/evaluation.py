@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -16,26 +14,24 @@ import torch
 from medmap import __version__
 from medmap.bundle.format import default_bundle_path
 from medmap.bundle.loading import Bundle, load_bundle, update_card
+from medmap.commands.comparison import ScoredCohort, comparison_record, scores_of, write_tests
 from medmap.commands.evaluation_cases import (
     Assignment,
     assigned_cases,
     training_cases_among,
     training_warning,
 )
+from medmap.commands.exchanged_images import fed
 from medmap.devices import resolve_device
 from medmap.errors import Cancelled, InputDataError, MedMAPError, MissingInputError, UsageError
 from medmap.evaluation import (
-    Evaluation,
     PairedTest,
     ScoredCase,
-    ScoreRow,
     Store,
     Summary,
     compare,
     identity,
-    read_rows,
     score_case,
-    significance,
     summarize,
     write_rows,
 )
@@ -46,8 +42,8 @@ from medmap.evaluation.scoring import (
     labels_hash,
     settings_text,
 )
-from medmap.evaluation.store import ABOUT, COMPARISON, SCORES
-from medmap.io.atomic import check_output, write_text
+from medmap.evaluation.store import COMPARISON
+from medmap.io.atomic import check_output
 from medmap.io.cohorts import Case, find_cohort
 from medmap.io.labels import LabelReading, with_conventions
 from medmap.progress import Cancel, Progress, never_cancel
@@ -100,14 +96,6 @@ class EvaluateOptions:
 
 
 @dataclass(frozen=True)
-class _Scores:
-    """Rows of all cases, and ``labels_hash`` of each case's reference."""
-
-    rows: list[ScoreRow]
-    labels: dict[str, str]
-
-
-@dataclass(frozen=True)
 class Evaluated:
     """Result of ``medmap evaluate``.
 
@@ -153,23 +141,19 @@ def evaluate_bundle(
     loaded = load_bundle(path)
     weights = identity(path)
     assignments, reading, notice = _assignments(data, loaded, options)
-    cases = [case for case, _ in assignments]
+    # Read before hours of scoring: a file that is no evaluation is refused now.
     other = None
     if options.against:
-        other = _scores_of(options.against)
-    store = None
-    if options.output:
-        settings = settings_text(options.further)
-        if options.cross_validate:
-            settings += " by fold"
-        store = Store(options.output, weights, overwrite=options.overwrite, settings=settings)
-    warnings = _note_test_scoring(options, loaded.id, weights, len(cases), store)
+        other = scores_of(options.against)
+    store = _open_store(options, weights)
+    count = len(assignments)
+    warnings = _note_test_scoring(options, loaded.id, weights, count, store)
     if notice:
         warnings.append(notice)
     trained = training_cases_among(assignments, report)
     if trained:
-        warnings.append(training_warning(trained, len(cases)))
-        statement = f"{options.data_statement}; {len(trained)} of {len(cases)} are training cases"
+        warnings.append(training_warning(trained, count))
+        statement = f"{options.data_statement}; {len(trained)} of {count} are training cases"
         options = replace(options, data_statement=statement)
     scoring = _scoring(options, weights)
     scores = _score_all(assignments, options, store, report, cancel)
@@ -187,6 +171,16 @@ def evaluate_bundle(
     result = Evaluated(loaded.task, summary, tests, warnings, scoring, reading.statement)
     _write(result, scores, loaded, weights, path, options, store)
     return result
+
+
+def _open_store(options: EvaluateOptions, weights: str) -> Store | None:
+    """The output folder, where one was asked for."""
+    if options.output is None:
+        return None
+    settings = settings_text(options.further)
+    if options.cross_validate:
+        settings += " by fold"
+    return Store(options.output, weights, overwrite=options.overwrite, settings=settings)
 
 
 def _assignments(
@@ -239,44 +233,6 @@ def _changed_warning(cases: Sequence[str]) -> str:
     )
 
 
-def parse_feed(assignments: Sequence[str]) -> dict[str, str]:
-    """``t1=t2`` and so on as a dict. Raises UsageError for anything else."""
-    feed = {}
-    for assignment in assignments:
-        modality, separator, other = assignment.partition("=")
-        if not separator or not modality or not other or modality in feed:
-            raise UsageError(
-                f"'{assignment}' assigns no modality.", "Write MODALITY=OTHER, such as t1=t2."
-            )
-        feed[modality] = other
-    return feed
-
-
-def fed(case: Case, feed: Mapping[str, str], task: Task) -> Case:
-    """The case with other modalities' images in the places that ``feed`` names; nothing else.
-
-    The places that it does not name stay empty, so that scores are of the exchanged images alone.
-
-    Raises:
-        UsageError: a modality is unknown.
-        InputDataError: the case lacks an image that is to be given.
-    """
-    unknown = sorted({*feed, *feed.values()} - set(task.modality_names))
-    if unknown:
-        raise UsageError(
-            f"{task.name} has no modality {unknown[0]}.",
-            f"Use {', '.join(task.modality_names)}.",
-        )
-    missing = sorted(set(feed.values()) - set(case.scans))
-    if missing:
-        raise InputDataError(
-            f"The case {case.case_id} has no {task.titles(missing)}.",
-            "Choose cases that have every modality that is to be given.",
-        )
-    scans = {modality: case.scans[other] for modality, other in feed.items()}
-    return replace(case, scans=scans)
-
-
 def borrowed_networks(bundle: Bundle) -> dict[str, str]:
     """Subsets without a network of their own -> the subset whose network segments them."""
     borrowed = {}
@@ -285,38 +241,6 @@ def borrowed_networks(bundle: Bundle) -> dict[str, str]:
         if entry is not None and set(entry.modalities) != set(subset):
             borrowed[bundle.task.subset_key(subset)] = bundle.task.subset_key(entry.modalities)
     return borrowed
-
-
-def compare_evaluations(
-    ours: Path, theirs: Path, output: Path | None, metric: str
-) -> tuple[list[PairedTest], Task]:
-    """Paired tests of two evaluations (folders of ``medmap evaluate``); a CSV of them where asked.
-
-    Raises:
-        InputDataError: they are of different tasks, were scored against different references, or
-            have no case and subset in common.
-    """
-    first = Evaluation.read(ours)
-    second = Evaluation.read(theirs)
-    check_same_labels(first.labels, second.labels)
-    same_modalities = first.task.modality_names == second.task.modality_names
-    if not same_modalities or first.task.regions != second.task.regions:
-        raise InputDataError(
-            "The two evaluations are of different tasks.", "Compare bundles of one task."
-        )
-    tests = compare(first.rows, second.rows, first.task, metric=metric)
-    if output:
-        write_tests(output, tests)
-    return tests, first.task
-
-
-def write_tests(path: Path, tests: Sequence[PairedTest]) -> None:
-    """Paired tests as CSV, atomically."""
-    buffer = io.StringIO()
-    writer = csv.DictWriter(buffer, list(tests[0].to_dict()), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(test.to_dict() for test in tests)
-    write_text(path, buffer.getvalue())
 
 
 def _note_test_scoring(
@@ -363,10 +287,10 @@ def _score_all(
     store: Store | None,
     report: Progress,
     cancel: Cancel,
-) -> _Scores:
+) -> ScoredCohort:
     """Scores of every case; those that were stored before are not computed again."""
     device = str(resolve_device(options.device))
-    scores = _Scores([], {})
+    scores = ScoredCohort([], {})
     failures: list[tuple[str, MedMAPError]] = []
     cases = [case for case, _ in chosen]
     for n, (case, bundle) in enumerate(chosen):
@@ -423,7 +347,7 @@ def _failure(failures: list[tuple[str, MedMAPError]], cases: int, stored: bool) 
 
 def _write(
     result: Evaluated,
-    scores: _Scores,
+    scores: ScoredCohort,
     bundle: Bundle,
     weights: str,
     path: Path,
@@ -431,7 +355,7 @@ def _write(
     store: Store | None,
 ) -> None:
     """Write what was asked for: the folder's tables, the CSV of scores, the bundle's card."""
-    comparison = _comparison(result.tests, options)
+    comparison = comparison_record(result.tests, options.against)
     if store:
         about = _about(result, bundle, weights, options) | {"labels": scores.labels}
         store.finish(about | comparison, bundle.task, scores.rows, result.summary)
@@ -469,34 +393,3 @@ def _about(
             "python": platform.python_version(),
         },
     }
-
-
-def _comparison(tests: Sequence[PairedTest], options: EvaluateOptions) -> dict[str, object]:
-    """The tests of averages, for ``evaluation.json`` and the card; empty without any."""
-    if not tests or options.against is None:
-        return {}
-    averages = [test.to_dict() for test in tests if test.kind == "average"]
-    content = {
-        "against": _title_of(options.against),
-        "method": significance.METHOD,
-        "tests": averages,
-    }
-    return {"comparison": content}
-
-
-def _scores_of(path: Path) -> _Scores:
-    """Scores of another evaluation: its folder or its CSV."""
-    if not path.is_dir():
-        return _Scores(read_rows(path), {})
-    if not (path / ABOUT).is_file():
-        return _Scores(read_rows(path / SCORES), {})
-    evaluation = Evaluation.read(path)
-    return _Scores(list(evaluation.rows), evaluation.labels)
-
-
-def _title_of(path: Path) -> str:
-    """The bundle's name where the path is an evaluation's folder, else the file's."""
-    try:
-        return Evaluation.read(path).title
-    except MedMAPError:
-        return path.stem

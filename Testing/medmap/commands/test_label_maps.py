@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from medmap.commands.evaluation import compare_evaluations
+from medmap.commands.comparison import compare_evaluations
 from medmap.commands.label_maps import MapOptions, find_pairs, score_maps
 from medmap.errors import InputDataError, MissingInputError, OutputError
 from medmap.evaluation import Evaluation

@@ -13,12 +13,9 @@ import pytest
 from typer.testing import CliRunner
 
 from medmap.bundle.loading import load_bundle
-from medmap.commands.evaluation import (
-    EvaluateOptions,
-    compare_evaluations,
-    evaluate_bundle,
-    parse_feed,
-)
+from medmap.commands.comparison import compare_evaluations
+from medmap.commands.evaluation import EvaluateOptions, evaluate_bundle
+from medmap.commands.exchanged_images import parse_feed
 from medmap.errors import Cancelled, InputDataError, MissingInputError, OutputError, UsageError
 from medmap.evaluation import (
     Evaluation,

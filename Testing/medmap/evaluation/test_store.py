@@ -8,7 +8,8 @@ import shutil
 import numpy as np
 import pytest
 
-from medmap.commands.evaluation import EvaluateOptions, compare_evaluations, evaluate_bundle
+from medmap.commands.comparison import compare_evaluations
+from medmap.commands.evaluation import EvaluateOptions, evaluate_bundle
 from medmap.errors import InputDataError, UsageError
 from medmap.evaluation import Evaluation
 from medmap.evaluation.lesions import LESION_RULES
