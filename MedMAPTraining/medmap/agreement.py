@@ -172,13 +172,18 @@ def slice_scores(
     for name in _region_names(regions, task):
         ours = pair.ours[name]
         theirs = pair.reference[name]
-        total = ours.sum(plane_axes, dtype=np.int64) + theirs.sum(plane_axes, dtype=np.int64)
+        our_voxels = ours.sum(plane_axes, dtype=np.int64)
+        their_voxels = theirs.sum(plane_axes, dtype=np.int64)
+        total = our_voxels + their_voxels
         common = (ours & theirs).sum(plane_axes, dtype=np.int64)
+        # Slices that neither mask reaches have no Dice: 0 or 1 would distort a mean over slices.
         occupied = total > 0
-        dice[name] = np.full(count, np.nan)
-        dice[name][slices[occupied]] = 2.0 * common[occupied] / total[occupied]
-        wrong_voxels[name] = np.zeros(count, np.int64)
-        wrong_voxels[name][slices] = total - 2 * common
+        values = np.full(count, np.nan)
+        values[slices[occupied]] = 2.0 * common[occupied] / total[occupied]
+        dice[name] = values
+        errors = np.zeros(count, np.int64)
+        errors[slices] = total - 2 * common
+        wrong_voxels[name] = errors
     return SliceScores(axis, slice_positions(grid, axis), dice, wrong_voxels)
 
 
@@ -240,8 +245,11 @@ def slice_positions(grid: Grid, axis: int) -> np.ndarray:
     first, second = (grid.affine[:3, other] for other in range(3) if other != axis)
     normal = np.cross(first, second)
     normal = normal / np.linalg.norm(normal)
-    normal = normal * np.sign(normal[np.abs(normal).argmax()])
-    centers = np.outer(np.arange(grid.shape[axis]), grid.affine[:3, axis]) + grid.affine[:3, 3]
+    # The largest component decides on the side: two grids of a patient then count alike.
+    largest = normal[np.abs(normal).argmax()]
+    normal = normal * np.sign(largest)
+    steps = np.arange(grid.shape[axis])
+    centers = np.outer(steps, grid.affine[:3, axis]) + grid.affine[:3, 3]
     return centers @ normal
 
 
@@ -258,9 +266,9 @@ def focus(weights: np.ndarray, grid: Grid, axis: int, index: int) -> np.ndarray:
     total = plane.sum()
     center = [(size - 1) / 2 for size in plane.shape]
     if total > 0:
-        rows = plane.sum(1) * np.arange(plane.shape[0])
-        columns = plane.sum(0) * np.arange(plane.shape[1])
-        center = [rows.sum() / total, columns.sum() / total]
+        row_moment = plane.sum(1) * np.arange(plane.shape[0])
+        column_moment = plane.sum(0) * np.arange(plane.shape[1])
+        center = [row_moment.sum() / total, column_moment.sum() / total]
     ijk = np.insert(np.array(center), axis, index)
     return grid.affine[:3, :3] @ ijk + grid.affine[:3, 3]
 
@@ -361,7 +369,9 @@ def _corner_voxels(mask: np.ndarray) -> np.ndarray:
         shape = [1, 1, 1]
         shape[axis] = -1
         line = np.arange(mask.shape[axis]).reshape(shape)
-        ends += (line == np.expand_dims(first, axis)) | (line == np.expand_dims(last, axis))
+        is_first = line == np.expand_dims(first, axis)
+        is_last = line == np.expand_dims(last, axis)
+        ends += is_first | is_last
     return np.argwhere(mask & (ends >= 2)).astype(float)
 
 

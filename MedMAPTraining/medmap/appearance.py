@@ -22,7 +22,7 @@ import numpy as np
 
 from medmap.appearance_weights import CONSTANT, DEVIATION, MEAN, WEIGHTS
 from medmap.foreground import bounding_box, widened_box
-from medmap.volume import Volume
+from medmap.volume import Volume, apply_affine
 
 MODALITIES = ("t1", "t1ce", "t2", "flair")
 """The modalities that the model knows."""
@@ -161,7 +161,8 @@ def _paired_values(image: Appearance, t2: Appearance) -> tuple[np.ndarray, np.nd
     """[N] z-scores of the image's brain voxels within the T2's grid, and of T2 at these places."""
     voxels = np.argwhere(np.isfinite(image.z_scores))
     to_t2 = np.linalg.inv(t2.affine) @ image.affine
-    t2_voxels = np.rint(voxels @ to_t2[:3, :3].T + to_t2[:3, 3]).astype(int)
+    t2_voxels = np.rint(apply_affine(to_t2, voxels)).astype(int)
+    # Fields of view differ: only voxels that both images show can be compared.
     within = ((t2_voxels >= 0) & (t2_voxels < t2.z_scores.shape)).all(axis=1)
     image_values = image.z_scores[tuple(voxels[within].T)]
     t2_values = t2.z_scores[tuple(t2_voxels[within].T)]

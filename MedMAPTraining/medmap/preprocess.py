@@ -231,8 +231,9 @@ class _Scan:
         lines = mask[i, j]
         first = lines.argmax(1)
         last = mask.shape[2] - 1 - lines[:, ::-1].argmax(1)
-        index = np.concatenate([np.stack([i, j, first], 1), np.stack([i, j, last], 1)])
-        return index @ self.grid.affine[:3, :3].T + self.grid.affine[:3, 3]
+        first_voxels = np.stack([i, j, first], 1)
+        last_voxels = np.stack([i, j, last], 1)
+        return self.grid.world(np.concatenate([first_voxels, last_voxels]))
 
 
 def prepare(

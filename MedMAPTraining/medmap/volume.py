@@ -17,6 +17,11 @@ REFERENCE_TOLERANCE = 1.01
 """Grids whose voxels are at most this many times as large as the smallest count as equally fine."""
 
 
+def apply_affine(affine: np.ndarray, points: np.ndarray) -> np.ndarray:
+    """[N, 3] points [N, 3] under a [4, 4] affine map, one point per row."""
+    return points @ affine[:3, :3].T + affine[:3, 3]
+
+
 @dataclass(frozen=True)
 class Grid:
     """Where voxels lie.
@@ -45,7 +50,11 @@ class Grid:
         """[8, 3] world RAS positions in mm of the eight corner voxel centers."""
         ends = list(product((0, 1), repeat=3))
         ijk = np.array(ends) * (np.array(self.shape) - 1)
-        return ijk @ self.affine[:3, :3].T + self.affine[:3, 3]
+        return self.world(ijk)
+
+    def world(self, voxels: np.ndarray) -> np.ndarray:
+        """[N, 3] world RAS positions in mm of voxel indices [N, 3], which may be fractions."""
+        return apply_affine(self.affine, voxels)
 
     def distance(self, other: Grid) -> float:
         """Largest distance in mm between corresponding corners; infinite when the shapes differ."""

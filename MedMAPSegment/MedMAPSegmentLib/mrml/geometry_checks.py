@@ -20,7 +20,7 @@ from medmap import checks
 from medmap.checks import Check, Finding, describe_grid
 from medmap.errors import InputDataError, MedMAPError
 from medmap.task import Task
-from medmap.volume import Grid, Volume, choose_reference
+from medmap.volume import Grid, Volume, apply_affine, choose_reference
 
 from .geometry import ijkToRAS, parentToWorld
 from .scene import shapeOf
@@ -197,8 +197,7 @@ def _coverageFindings(
         return []
     voxels = voxels[:: max(1, len(voxels) // MAX_BRAIN_SAMPLES)]
     structure = task.organ if task.skull_stripped else "body"
-    affine = volumes[reference].affine
-    world = voxels @ affine[:3, :3].T + affine[:3, 3]
+    world = volumes[reference].grid.world(voxels)
     findings = []
     for name in resampled:
         fraction = _fractionInside(world, grids[name])
@@ -214,8 +213,7 @@ def _coverageFindings(
 
 def _fractionInside(world: np.ndarray, grid: Grid) -> float:
     """Fraction of [N, 3] world points within a grid, half a voxel around the centers included."""
-    inverse = np.linalg.inv(grid.affine)
-    ijk = world @ inverse[:3, :3].T + inverse[:3, 3]
+    ijk = apply_affine(np.linalg.inv(grid.affine), world)
     inside = (ijk >= -0.5) & (ijk <= np.array(grid.shape) - 0.5)
     return float(inside.all(axis=1).mean())
 

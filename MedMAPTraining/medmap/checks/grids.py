@@ -12,7 +12,7 @@ from medmap.checks.finding import Finding, listed, sizes_text, times_text
 from medmap.checks.values import SAMPLED_VOXELS
 from medmap.errors import InputDataError
 from medmap.task import Task
-from medmap.volume import Grid, Volume
+from medmap.volume import Grid, Volume, apply_affine
 
 SAME_GRID_VOXELS = 0.1
 """Grids that agree this well at every corner count as one."""
@@ -138,7 +138,7 @@ def _sampled_positions(volume: Volume, affine: np.ndarray) -> np.ndarray:
     sampled = inside[:: max(1, inside.size // SAMPLED_VOXELS)]
     voxels = np.stack(np.unravel_index(sampled, volume.array.shape), axis=1)
     to_grid = np.linalg.inv(affine) @ volume.affine
-    return voxels @ to_grid[:3, :3].T + to_grid[:3, 3]
+    return apply_affine(to_grid, voxels)
 
 
 def _grid_groups(volumes: dict[str, Volume]) -> list[tuple[Grid, list[str]]]:

@@ -200,9 +200,10 @@ def _without_rare(
     rare_patients = {name for stratum in rare for name in members[stratum]}
     if len(rare_patients) < count and len(members) > len(rare):
         # Too few even together: they go with the largest stratum.
-        largest = max(members, key=lambda stratum: len(members[stratum]))
-        return [largest if strata[case] in rare else strata[case] for case in cases]
-    return [RARE if strata[case] in rare else strata[case] for case in cases]
+        replacement = max(members, key=lambda stratum: len(members[stratum]))
+    else:
+        replacement = RARE
+    return [replacement if strata[case] in rare else strata[case] for case in cases]
 
 
 def check_folds(folds: Sequence[Split], patients: Mapping[str, str]) -> tuple[list[str], list[str]]:

@@ -212,15 +212,19 @@ def mmd(a: np.ndarray, b: np.ndarray, seed: int = 0) -> float:
     b = b[rng.permutation(len(b))[:MOST_FOR_MMD]]
     joined = np.concatenate([a, b])
     squares = (joined**2).sum(1)
-    distances = np.maximum(squares[:, None] + squares[None] - 2 * joined @ joined.T, 0)
-    width = np.median(distances[np.triu_indices(len(joined), 1)])
+    # |x - y|^2 = |x|^2 + |y|^2 - 2 x y; rounding may leave it a little below 0.
+    expanded = squares[:, None] + squares[None] - 2 * joined @ joined.T
+    distances = np.maximum(expanded, 0)
+    pairs = np.triu_indices(len(joined), 1)
+    width = np.median(distances[pairs])
     kernel = np.exp(-distances / max(width, 1e-12))
     n = len(a)
     m = len(b)
     # Unbiased: without the diagonal, which is 1.
     within_a = (kernel[:n, :n].sum() - n) / (n * (n - 1))
     within_b = (kernel[n:, n:].sum() - m) / (m * (m - 1))
-    return float(within_a + within_b - 2 * kernel[:n, n:].mean())
+    between = kernel[:n, n:].mean()
+    return float(within_a + within_b - 2 * between)
 
 
 def _standardized(values: np.ndarray, reference: np.ndarray) -> np.ndarray:
@@ -239,6 +243,7 @@ def two_sample_accuracy(a: np.ndarray, b: np.ndarray, groups: np.ndarray) -> flo
     y = np.repeat([0, 1], [len(a), len(b)])
     owner = np.concatenate([groups, groups])
     if len(np.unique(owner)) < 2:
+        # Neighboring voxels are nearly equal: at random, a voxel's twin would be trained on.
         parts = [np.arange(len(side)) * 5 // len(side) for side in (a, b)]
         owner = np.concatenate(parts)
     folds = GroupKFold(min(5, len(np.unique(owner))))
@@ -273,10 +278,15 @@ def tsne_map(
     Returns:
         [P, 2] by modality name, and [P] bool: inside the tumor.
     """
-    sampled = np.random.default_rng(seed).permutation(len(latents.case))[:points]
+    rng = np.random.default_rng(seed)
+    sampled = rng.permutation(len(latents.case))[:points]
     stacked = np.concatenate([values[sampled] for values in latents.values.values()])
-    stacked = StandardScaler().fit_transform(stacked)
-    perplexity = min(30.0, (len(stacked) - 1) / 3)
-    positions = TSNE(2, perplexity=perplexity, init="pca", random_state=seed).fit_transform(stacked)
+    standardized = StandardScaler().fit_transform(stacked)
+    # It must stay below the number of points; 30 is scikit-learn's default.
+    perplexity = min(30.0, (len(standardized) - 1) / 3)
+    # Begun from principal components: a random start would turn the map with every seed.
+    tsne = TSNE(2, perplexity=perplexity, init="pca", random_state=seed)
+    positions = tsne.fit_transform(standardized)
     parts = np.split(positions, len(latents.values))
-    return dict(zip(latents.values, parts, strict=True)), latents.tumor[sampled]
+    by_modality = dict(zip(latents.values, parts, strict=True))
+    return by_modality, latents.tumor[sampled]

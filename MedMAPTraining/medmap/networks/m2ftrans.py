@@ -182,8 +182,10 @@ class ChannelAttention(nn.Module):
         allowed = present.repeat_interleave(x.shape[1], 1)[:, None]
         # A token is a channel of L voxels, so scores are products over the window (L**-0.5).
         scores = (query @ key.transpose(1, 2)) * query.shape[-1] ** -0.5
-        attention = scores.masked_fill(~allowed, -torch.inf).softmax(-1).to(value.dtype)
-        x = x + (attention @ value).reshape(x.shape)
+        visible = scores.masked_fill(~allowed, -torch.inf)
+        attention = visible.softmax(-1).to(value.dtype)
+        mixed = (attention @ value).reshape(x.shape)
+        x = x + mixed
         return x + self.feed(self.norm_feed(x))
 
     @staticmethod

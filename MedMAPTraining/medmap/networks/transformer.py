@@ -90,7 +90,8 @@ class Attention(nn.Module):
         attention = None
         if weights:
             # The fused kernel does not hand its weights out, so they are computed here.
-            scores = query @ key.transpose(-2, -1) / math.sqrt(query.shape[-1])
+            similarity = query @ key.transpose(-2, -1)
+            scores = similarity / math.sqrt(query.shape[-1])
             if allowed is not None:
                 scores = scores.masked_fill(~allowed, -torch.inf)
             attention = nn.functional.dropout(scores.softmax(-1), self.dropout, self.training)
@@ -141,9 +142,13 @@ class TransformerLayer(nn.Module):
             allowed: which keys may be looked at; see ``Attention.forward``.
             weights: whether to return the attention weights.
         """
-        context = torch.cat([*others, x], 1) if others else x
+        context = x
+        if others:
+            context = torch.cat([*others, x], 1)
+        # Pre-norm (Xiong et al., ICML 2020). Keys and queries share it, so it is computed once.
         normed = self.norm_attention(context)
         queries = normed[:, -x.shape[1] :]
         mixed, attention = self.attention(queries, normed, allowed, weights)
         x = x + self.drop(mixed)
-        return x + self.mlp(self.norm_mlp(x)), attention
+        refined = self.mlp(self.norm_mlp(x))
+        return x + refined, attention

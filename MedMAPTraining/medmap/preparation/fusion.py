@@ -75,4 +75,4 @@ def _corners(ballot: Ballot) -> np.ndarray:
     box = bounding_box(ballot.mask) or tuple(slice(0, size) for size in ballot.mask.shape)
     ends = [(side.start, side.stop - 1) for side in box]
     voxels = np.array(np.meshgrid(*ends, indexing="ij")).reshape(3, -1).T
-    return voxels @ ballot.grid.affine[:3, :3].T + ballot.grid.affine[:3, 3]
+    return ballot.grid.world(voxels)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from medmap.preparation.motion import Motion
-from medmap.volume import Grid, Volume
+from medmap.volume import Grid, Volume, apply_affine
 
 CELL_MM = 3.0
 """Scans are averaged to about this size first."""
@@ -105,13 +105,17 @@ class _Comparison:
         brain, _ = _averaged(fixed_mask.astype(np.float32), fixed.grid)
         inside = np.argwhere(brain > 0.5)
         inside = inside[:: max(1, len(inside) // POINTS)]
-        points = inside @ fixed_grid.affine[:3, :3].T + fixed_grid.affine[:3, 3]
+        points = fixed_grid.world(inside)
         values = fixed_image[tuple(inside.T)]
         moving_image, moving_grid = _averaged(moving.array, moving.grid)
         to_image = np.linalg.inv(moving_grid.affine)
-        levels = np.linspace(0, 1, BINS + 1)[1:-1]
         sampled, is_inside = _interpolated(moving_image, to_image, points)
-        edges = np.quantile(sampled[is_inside], levels) if is_inside.any() else np.zeros(BINS - 1)
+        # Bins of equal counts: intensities of MRI have no unit, and equal widths would put most of
+        # a brain into a few bins.
+        levels = np.linspace(0, 1, BINS + 1)[1:-1]
+        edges = np.zeros(BINS - 1)
+        if is_inside.any():
+            edges = np.quantile(sampled[is_inside], levels)
         bins = np.searchsorted(np.quantile(values, levels), values)
         return _Comparison(points, bins, moving_image, to_image, edges)
 
@@ -121,15 +125,21 @@ class _Comparison:
         Points outside the moving scan's field of view count with no information, so that moving out
         of view never pays.
         """
-        values, is_inside = _interpolated(self.image, self.to_image, motion.apply(self.points))
+        moved_points = motion.apply(self.points)
+        values, is_inside = _interpolated(self.image, self.to_image, moved_points)
         if not is_inside.any():
             return 0.0
         columns = np.searchsorted(self.edges, values[is_inside])
         codes = self.bins[is_inside] * BINS + columns
-        joint = np.bincount(codes, minlength=BINS * BINS).reshape(BINS, BINS) / len(codes)
-        product = joint.sum(axis=1, keepdims=True) * joint.sum(axis=0, keepdims=True)
+        counts = np.bincount(codes, minlength=BINS * BINS)
+        joint = counts.reshape(BINS, BINS) / len(codes)
+        fixed_share = joint.sum(axis=1, keepdims=True)
+        moving_share = joint.sum(axis=0, keepdims=True)
+        independent = fixed_share * moving_share
+        # Empty bins add nothing, but their logarithm is not finite.
         occupied = joint > 0
-        information = (joint[occupied] * np.log(joint[occupied] / product[occupied])).sum()
+        ratio = joint[occupied] / independent[occupied]
+        information = (joint[occupied] * np.log(ratio)).sum()
         return float(information) * len(codes) / len(self.points)
 
 
@@ -137,12 +147,13 @@ def _interpolated(
     image: np.ndarray, to_image: np.ndarray, points: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """[N] interpolated values at [N, 3] world points, and [N] whether they lie in the image."""
-    position = points @ to_image[:3, :3].T + to_image[:3, 3]
+    position = apply_affine(to_image, points)
     last = np.array(image.shape) - 1
     is_inside = ((position >= 0) & (position <= last)).all(axis=1)
     position = np.clip(position, 0, last)
     lower = np.minimum(position.astype(int), np.maximum(last - 1, 0))
     weight = position - lower
+    # Trilinear by hand: this module measures before scipy or SimpleITK is installed.
     flat = image.ravel()
     strides = np.array([image.shape[1] * image.shape[2], image.shape[2], 1])
     start = lower @ strides
@@ -158,13 +169,19 @@ def _interpolated(
 def _averaged(array: np.ndarray, grid: Grid) -> tuple[np.ndarray, Grid]:
     """The scan in voxels of about ``CELL_MM``, and their grid; what fills no cell is cut off."""
     counts = []
+    cells = []
     for size, spacing in zip(grid.shape, grid.spacing, strict=True):
-        counts.append(max(1, min(round(CELL_MM / float(spacing)), size // 2)))
-    cells = [size // count for size, count in zip(grid.shape, counts, strict=True)]
+        # At least two cells along every axis, so that interpolation has neighbors.
+        count = max(1, min(round(CELL_MM / float(spacing)), size // 2))
+        counts.append(count)
+        cells.append(size // count)
     inner = tuple(slice(cell * count) for cell, count in zip(cells, counts, strict=True))
-    blocks = array[inner].reshape(cells[0], counts[0], cells[1], counts[1], cells[2], counts[2])
-    affine = grid.affine.copy()
-    affine[:3, 3] += grid.affine[:3, :3] @ ((np.array(counts) - 1) / 2)
-    affine[:3, :3] = grid.affine[:3, :3] * counts
+    i, j, k = cells
+    blocks = array[inner].reshape(i, counts[0], j, counts[1], k, counts[2])
     average = blocks.mean(axis=(1, 3, 5), dtype=np.float32)
-    return average, Grid((cells[0], cells[1], cells[2]), affine)
+    affine = grid.affine.copy()
+    # The center of a cell lies between the centers of its first and last voxel.
+    first_center = (np.array(counts) - 1) / 2
+    affine[:3, 3] += grid.affine[:3, :3] @ first_center
+    affine[:3, :3] = grid.affine[:3, :3] * counts
+    return average, Grid((i, j, k), affine)

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from medmap.volume import apply_affine
+
 SAMPLED_POINTS = 2000
 """Distances are means over about this many points of a brain: their error is below 1 %."""
 
@@ -20,7 +22,7 @@ def mask_points(mask: np.ndarray, affine: np.ndarray) -> np.ndarray:
     inside = np.flatnonzero(mask)
     sampled = inside[:: max(1, inside.size // SAMPLED_POINTS)]
     voxels = np.stack(np.unravel_index(sampled, mask.shape), axis=1)
-    return voxels @ affine[:3, :3].T + affine[:3, 3]
+    return apply_affine(affine, voxels)
 
 
 def rotation_about(axis: int, degrees: float) -> np.ndarray:
@@ -54,7 +56,7 @@ class Motion:
 
     def apply(self, points: np.ndarray) -> np.ndarray:
         """[N, 3] moved points."""
-        return points @ self.matrix[:3, :3].T + self.matrix[:3, 3]
+        return apply_affine(self.matrix, points)
 
     def shifted(self, shift: np.ndarray) -> Motion:
         """This motion, then a shift by [3] mm."""

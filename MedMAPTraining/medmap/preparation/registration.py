@@ -18,7 +18,7 @@ import numpy as np
 
 from medmap.errors import UnavailableError
 from medmap.preparation.motion import Motion, mask_points
-from medmap.volume import Volume
+from medmap.volume import Volume, apply_affine
 
 LEVELS_MM = (8.0, 4.0, 2.0)
 """Voxel size of each level, coarse to fine. On real pairs of 3 to 4 mm slices a run repeats within
@@ -213,8 +213,8 @@ def register(
 
 def _share_inside(points: np.ndarray, mask: np.ndarray, affine: np.ndarray) -> float:
     """Share of [N, 3] world points that lie in a mask, of those within its field of view."""
-    to_voxels = np.linalg.inv(affine)
-    index = np.rint(points @ to_voxels[:3, :3].T + to_voxels[:3, 3]).astype(int)
+    positions = apply_affine(np.linalg.inv(affine), points)
+    index = np.rint(positions).astype(int)
     is_within = ((index >= 0) & (index < mask.shape)).all(axis=1)
     if not is_within.any():
         return 0.0

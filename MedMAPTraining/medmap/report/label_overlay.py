@@ -39,6 +39,8 @@ def tint(
     window = _painted(~background, width, height)
     if window is None:
         return (picture + 0.5).astype(np.uint8)
+    # Each layer is enlarged smoothly by itself, and the strongest wins: interpolated labels would
+    # invent classes on the borders between two others.
     enlarged = [_enlarge(layer, width, height, window) for layer in (background, *masks)]
     winner = np.argmax(enlarged, axis=0)  # 0 is the background
     palette = np.array([(0, 0, 0), *(color for _, color in classes)], np.float32)

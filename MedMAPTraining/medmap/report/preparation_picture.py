@@ -66,8 +66,10 @@ def save_preparation(
     for name in names:
         moved_grid = preparation.volumes[name].grid
         brain = _brain(preparation, name)
-        rows[name] = [_slice(scans[name].array, brain, moved_grid, grid, p) for p in PLANES]
-    write_bytes(path, png(_page(rows, reference, preparation, task)))
+        array = scans[name].array
+        rows[name] = [_slice(array, brain, moved_grid, grid, plane) for plane in PLANES]
+    page = _page(rows, reference, preparation, task)
+    write_bytes(path, png(page))
 
 
 def _brain(preparation: Preparation, name: str) -> np.ndarray:
@@ -81,12 +83,14 @@ def _picture_grid(brain: np.ndarray, grid: Grid) -> Grid:
     box = bounding_box(brain) or tuple(slice(0, size) for size in brain.shape)
     ends = [(side.start, side.stop - 1) for side in box]
     voxels = np.array(np.meshgrid(*ends, indexing="ij")).reshape(3, -1).T
-    corners = voxels @ grid.affine[:3, :3].T + grid.affine[:3, 3]
+    # Corners in the world: the scan may be oblique, the picture is not.
+    corners = grid.world(voxels)
     low = corners.min(axis=0) - MARGIN_MM
-    size = np.ceil((corners.max(axis=0) + MARGIN_MM - low) / PIXEL_MM).astype(int)
+    extent_mm = corners.max(axis=0) + MARGIN_MM - low
+    i, j, k = np.ceil(extent_mm / PIXEL_MM).astype(int).tolist()
     affine = np.diag([PIXEL_MM, PIXEL_MM, PIXEL_MM, 1.0])
     affine[:3, 3] = low
-    return Grid((int(size[0]), int(size[1]), int(size[2])), affine)
+    return Grid((i, j, k), affine)
 
 
 def _slice(array: np.ndarray, brain: np.ndarray, source: Grid, grid: Grid, plane: Plane) -> _Slice:
@@ -103,8 +107,10 @@ def _slice(array: np.ndarray, brain: np.ndarray, source: Grid, grid: Grid, plane
     white = 1.0
     if inside.size:
         white = float(np.percentile(inside, WHITE_PERCENTILE))
-    gray = np.clip(cut(resampled[0], plane, (0, 0, 0)) / max(white, 1e-6), 0, 1)
-    return _Slice(gray, cut(resampled[1], plane, (0, 0, 0)) > 0.5)
+    origin = (0, 0, 0)
+    brightness = cut(resampled[0], plane, origin) / max(white, 1e-6)
+    is_brain = cut(resampled[1], plane, origin) > 0.5
+    return _Slice(np.clip(brightness, 0, 1), is_brain)
 
 
 def _page(
@@ -113,8 +119,10 @@ def _page(
     sizes = [plane_slice.gray.shape for plane_slice in rows[reference]]
     row_height = max(height for height, _ in sizes)
     columns = [width for _, width in sizes]
+    # Outlines on the left, checkerboards on the right.
     column_total = 2 * (sum(columns) + _GAP * len(columns))
-    shape = (_TOP + len(rows) * (row_height + 2 * _LEFT) + _LEFT, column_total + 2 * _LEFT, 3)
+    page_height = _TOP + len(rows) * (row_height + 2 * _LEFT) + _LEFT
+    shape = (page_height, column_total + 2 * _LEFT, 3)
     page = Page(np.full(shape, _BACKGROUND, np.uint8))
     page.text(_LEFT, 24, "Preparation", 18, weight="bold")
     onto = task.modality(reference).title
