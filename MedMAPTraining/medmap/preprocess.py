@@ -335,10 +335,15 @@ def slice_grid(canonical: Grid, spec: PreprocessSpec, multiple: int) -> tuple[Gr
         pixel = float(canonical.spacing[a])
         keeps_pixels = abs(pixel / spec.spacing - 1) < SAME_SPACING
         step = pixel if keeps_pixels else spec.spacing
-        width = spec.field or pixel * shape[a]
-        shape[a] = -(-round(width / step) // multiple) * multiple
-        offset = ((canonical.shape[a] - 1) * pixel - (shape[a] - 1) * step) / 2
+        width_mm = spec.field or pixel * shape[a]
+        # Rounded up: the slice is padded rather than cut.
+        shape[a] = -(-round(width_mm / step) // multiple) * multiple
+        old_extent_mm = (canonical.shape[a] - 1) * pixel
+        new_extent_mm = (shape[a] - 1) * step
+        offset = (old_extent_mm - new_extent_mm) / 2
         if step == pixel:
+            # By whole pixels: half a pixel would interpolate what only has to be cut. Halves are
+            # rounded up; alone, Python rounds them to even, and rounding errors either way.
             offset = round(offset / step + 1e-6) * step
         affine[:3, 3] += canonical.affine[:3, a] / pixel * offset
         affine[:3, a] *= step / pixel
@@ -398,13 +403,15 @@ def _crop(lattice: Grid, scans: Mapping[str, _Scan], spec: PreprocessSpec, multi
     rotation = lattice.affine[:3, :3] / spec.spacing
     index = (positions - lattice.affine[:3, 3]) @ rotation / spec.spacing
     margin = spec.margin / spec.spacing
+    # A thousandth of a voxel inward: rounding must not add a layer of voxels.
     low = np.floor(index.min(0) - margin + 1e-3).astype(int)
     high = np.ceil(index.max(0) + margin - 1e-3).astype(int)
-    blocks = -(-(high - low + 1) // multiple)
+    size = high - low + 1
+    blocks = -(-size // multiple)
     if multiple > 1 and (blocks == 1).all():
         # One voxel at the coarsest level has no variance to normalize by.
         blocks += 1
-    padding = blocks * multiple - (high - low + 1)
+    padding = blocks * multiple - size
     low -= padding // 2
     shape = blocks * multiple
     affine = lattice.affine.copy()

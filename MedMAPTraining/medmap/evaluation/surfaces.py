@@ -116,8 +116,10 @@ def _elements(mask: np.ndarray, spacing: Sequence[float]) -> tuple[np.ndarray, n
             slice(start, start + size) for start, size in zip(corner, codes.shape, strict=True)
         )
         codes |= padded[window].astype(np.uint8) << bit
+    # Cells with all corners outside, or all inside, hold no surface.
     positions = np.argwhere((codes != 0) & (codes != 255))
-    areas = surface_areas(tuple(map(float, spacing)))[codes[tuple(positions.T)]]
+    area_of_code = surface_areas(tuple(map(float, spacing)))
+    areas = area_of_code[codes[tuple(positions.T)]]
     return positions * np.asarray(spacing, float), areas
 
 

@@ -168,13 +168,11 @@ class Header:
         if not a_squared > -1e-4:
             return np.full((4, 4), np.nan)
         a = math.sqrt(max(a_squared, 0.0))
-        rotation = np.array(
-            [
-                [a * a + b * b - c * c - d * d, 2 * (b * c - a * d), 2 * (b * d + a * c)],
-                [2 * (b * c + a * d), a * a + c * c - b * b - d * d, 2 * (c * d - a * b)],
-                [2 * (b * d - a * c), 2 * (c * d + a * b), a * a + d * d - b * b - c * c],
-            ]
-        )
+        # The columns are where the voxel axes i, j and k point.
+        i_axis = [a * a + b * b - c * c - d * d, 2 * (b * c + a * d), 2 * (b * d - a * c)]
+        j_axis = [2 * (b * c - a * d), a * a + c * c - b * b - d * d, 2 * (c * d + a * b)]
+        k_axis = [2 * (b * d + a * c), 2 * (c * d - a * b), a * a + d * d - b * b - c * c]
+        rotation = np.array([i_axis, j_axis, k_axis]).T
         affine = np.eye(4)
         # pixdim[0] is "qfac": -1 for a left-handed voxel order, anything else counts as 1.
         qfac = -1 if self.pixdim[0] < 0 else 1

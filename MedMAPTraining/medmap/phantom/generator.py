@@ -259,6 +259,7 @@ def _render(
     squeeze: torch.Tensor | float = 0.0
     if tumor is not None:
         squeeze = tumor.squeeze(world)
+    # Borders are blurred over a voxel, as partial volume does it, and over 0.8 mm at least.
     width = max(request.spacing, 0.8)
     healthy = atlas.tissues(positions[:, points], width, squeeze)
     mixture, label = _add_lesions(request, healthy, tumor, world, textures)
@@ -267,6 +268,7 @@ def _render(
 
     surface = BrainSurface(healthy.hull, healthy.pial, world[2])
     mask = strip_skull(request.draw("strip"), surface, textures[2], request.style)
+    # Readers call fluid CSF, not edema.
     is_solid = mixture.parts[_FLUID].sum(0) < 0.6
     may_be_edema = _on_grid(mask & is_solid, points, size)
     label = _on_grid(label * mask, points, size)

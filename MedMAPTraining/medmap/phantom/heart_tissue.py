@@ -181,6 +181,7 @@ def _septal_coordinates(
     cos = math.cos(ventricles.septum)
     sin = math.sin(ventricles.septum)
     lean_x, lean_y = ventricles.lean
+    # Slices are stacked along a leaning long axis, so the center moves with z.
     dx = points.x - ventricles.center[0] - lean_x * points.z - distance * cos
     dy = points.y - ventricles.center[1] - lean_y * points.z - distance * sin
     across = dx * cos + dy * sin

@@ -52,6 +52,7 @@ def _origins(world: torch.Tensor, center: torch.Tensor, mass: float) -> torch.Te
     afterwards filled a sphere of radius (r^3 - mass^3)^(1/3) before. The effect fades over 38 mm.
     """
     outward = world - center.view(3, 1, 1, 1)
+    # The center itself has no direction; 0.1 mm is far below a voxel.
     r = outward.square().sum(0).sqrt().clamp(min=0.1)
     beyond = (r - mass).clamp(min=0.0)
     fade = torch.exp(-(beyond / 38.0).square())

@@ -186,6 +186,7 @@ def _positions(draw: Draw, shape: torch.Size, step: float) -> torch.Tensor:
     for axis in range(3):
         matrix = matrix @ _rotation(axis, draw.normal(0.0, 7.0))
     scale = torch.tensor([draw.uniform(0.9, 1.12) for _ in range(3)])
+    # Mirrored half of the time: brains are nearly symmetric, and label maps are few.
     if draw.chance(0.5):
         scale[0] = -scale[0]
     middle = torch.tensor([(length - 1) / 2 for length in shape])

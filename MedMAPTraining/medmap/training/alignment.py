@@ -209,9 +209,11 @@ class MixtureAnchor(Anchor):
         weights = self.mixture(available)
         has_several = (available.sum(1) > 1) & _somewhere(inside)
         if self.form == "conference":
-            error = _mean_square(z - z[:, self.k : self.k + 1], inside)
-            weighted = torch.where(available, weights * error, torch.zeros_like(error)).sum(1)
-            return _mean_of_valid(weighted, has_several & available[:, self.k])
+            fixed_anchor = z[:, self.k : self.k + 1]
+            error = _mean_square(z - fixed_anchor, inside)
+            weighted = torch.where(available, weights * error, torch.zeros_like(error))
+            has_anchor = has_several & available[:, self.k]
+            return _mean_of_valid(weighted.sum(1), has_anchor)
         anchor = torch.einsum("bj,bjcn->bcn", weights, z)[:, None]
         if self.detach:
             anchor = anchor.detach()
@@ -291,7 +293,9 @@ class NormalAnchor(Anchor):
     def _learned(self, z: Tensor, available: Tensor, inside: Tensor) -> Tensor:
         """Divergence of the moments that the heads give for each voxel, mean over voxels."""
         assert self.heads is not None
-        mean, log_variance = self.heads(z.transpose(2, 3)).transpose(2, 3).chunk(2, 2)
+        # The heads are linear layers: channels last.
+        moments = self.heads(z.transpose(2, 3)).transpose(2, 3)
+        mean, log_variance = moments.chunk(2, 2)
         divergence = normal_divergence(mean, log_variance.exp(), self.form).mean(2)
         counted = inside[:, :, 0].float()
         number = counted.sum(2).clamp(min=1)

@@ -162,7 +162,8 @@ def _moved_positions(matrix: np.ndarray, corner: Sequence[int], patch: Sequence[
         d = float(matrix[axis, 0]) * lines[0]
         h = float(matrix[axis, 1]) * lines[1]
         w = float(matrix[axis, 2]) * lines[2]
-        plane = d[:, None] + h[None, :] + (corner[axis] + center[axis])
+        middle = corner[axis] + center[axis]
+        plane = d[:, None] + h[None, :] + middle
         torch.add(plane[:, :, None], w, out=position[..., axis])
     return position
 
@@ -301,6 +302,7 @@ def _blurred(scan: Tensor, sigma: float) -> Tensor:
 
     One channel is too few for a convolution to be fast.
     """
+    # Two standard deviations hold 95 % of the kernel; the weights are normalized below.
     radius = max(1, math.ceil(2 * sigma))
     weights = [math.exp(-0.5 * (n / sigma) ** 2) for n in range(radius + 1)]
     total = weights[0] + 2 * sum(weights[1:])

@@ -283,11 +283,12 @@ def rotated(array: np.ndarray, degrees: float) -> np.ndarray:
     cos = np.cos(np.radians(degrees))
     sin = np.sin(np.radians(degrees))
     # affine_grid works in units of half the side, hence the ratios of the sides.
-    theta = torch.tensor(
-        [[[cos, -sin * height / width, 0], [sin * width / height, cos, 0]]], dtype=torch.float32
-    )
+    first_row = [cos, -sin * height / width, 0]
+    second_row = [sin * width / height, cos, 0]
+    theta = torch.tensor([[first_row, second_row]], dtype=torch.float32)
     planes = torch.from_numpy(np.ascontiguousarray(array)).reshape(1, -1, height, width)
     grid = torch.nn.functional.affine_grid(theta, [1, 1, height, width], align_corners=False)
+    # Labels and masks must not be mixed.
     mode = "bilinear" if array.dtype == np.float32 else "nearest"
     turned = torch.nn.functional.grid_sample(planes.float(), grid, mode=mode, align_corners=False)
     return turned.reshape(array.shape).numpy().astype(array.dtype)

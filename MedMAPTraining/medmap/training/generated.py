@@ -152,8 +152,10 @@ def _normalize(scan: torch.Tensor, brain: torch.Tensor, spec: PreprocessSpec) ->
     ordered = values.sort().values
     low, high = (_percentile(ordered, percent) for percent in spec.percentiles)
     if spec.scaling == "minmax":
-        scores = (2 * (values - low) / (high - low).clamp(min=1e-9) - 1).clamp(-1, 1)
+        value_range = (high - low).clamp(min=1e-9)
+        scores = (2 * (values - low) / value_range - 1).clamp(-1, 1)
     else:
+        # Mean and deviation without the tails, in which vessels and artifacts lie.
         inner = values[(values >= low) & (values <= high)]
         deviation = inner.std(correction=0).clamp(min=1e-9)
         scores = ((values - inner.mean()) / deviation).clamp(*spec.clip)
@@ -288,6 +290,7 @@ class GeneratedSampler:
         brain = torch.zeros(tuple(patch), dtype=torch.bool, device=self.device)
         _paste(label, case.label, corner)
         _paste(brain, case.brain, corner)
+        # Axes are RAS, so the first spatial one is left to right: the only symmetry of a head.
         if rng.random() < self.augmentation.flip:
             image = image.flip(-3)
             label = label.flip(-3)

@@ -56,8 +56,10 @@ class Validation:
         prepared = _padded(
             stored.dense_image(), stored.available, brain, network.stride, self.recipe.preprocess
         )
+        # The cache stores class indices, regions are defined by label values.
         values = np.array([0, *(label.value for label in self.task.labels)])
         reference_masks = region_masks(values[np.asarray(stored.label)], self.task)
+        # Without the padding to a multiple of the network's stride.
         inside = tuple(slice(size) for size in stored.label.shape)
         scores: dict[str, list[float]] = {region.name: [] for region in self.task.regions}
         spec = inference_spec(self.recipe, network)
@@ -65,6 +67,7 @@ class Validation:
         subsets = self._subsets(network, stored.available, case)
         for logits in windows.logits(network, prepared, subsets):
             classes = most_probable(logits.float()).numpy()[inside]
+            # As inference does: outside the brain there is no tumor.
             labels = values[np.where(brain, classes, 0)]
             for name, mask in region_masks(labels, self.task).items():
                 scores[name].append(dice(mask, reference_masks[name]))

@@ -88,7 +88,8 @@ def weighted_cross_entropy(
     else:
         w = at_least_float32(weights).expand(*logits.shape[:2])
     truth = logp.gather(1, label[:, None])[:, 0]
-    return -(w.gather(1, label.flatten(1)).reshape(label.shape) * truth).mean()
+    voxel_weights = w.gather(1, label.flatten(1)).reshape(label.shape)
+    return -(voxel_weights * truth).mean()
 
 
 def cross_entropy_and_dice(

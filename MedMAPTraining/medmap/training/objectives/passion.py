@@ -269,7 +269,9 @@ class Passion(SharedLatentSpace):
             if logits is None or not behind.any():
                 continue
             label = resize_label(batch.label, logits.shape[2:])
-            loss = self._loss(logits[behind], label[behind]) * behind.float().mean()
+            # Times the share of the samples: the mean over those behind is one over the batch.
+            share = behind.float().mean()
+            loss = self._loss(logits[behind], label[behind]) * share
             factor = 1.0 if self.baseline else self.weight[modality] * self.beta[modality]
             total = total + factor * loss
         return {"separate": total}

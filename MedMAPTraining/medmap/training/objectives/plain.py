@@ -54,6 +54,7 @@ class Plain(Objective):
             # ``smooth`` counts voxels: on a coarser grid the same volume has fewer.
             share = target[0].numel() / label[0].numel()
             loss = self.loss(logits.float(), target, share)
+            # Halved from level to level, as in nnU-Net (Isensee et al., Nature Methods 2021).
             losses[f"deep{level}"] = loss * 0.5**level
         yield "main", losses
 

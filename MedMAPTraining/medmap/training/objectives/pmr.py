@@ -152,7 +152,8 @@ class PMR(SharedLatentSpace):
         if progress < self.entropy_share:
             lead = 1 / ratio.clamp(min=1e-6) - 1
             ahead = torch.where(ratio > 0, lead, torch.zeros_like(ratio)).clamp(0, 1)
-            spread = -(logp.exp() * logp).sum(1).flatten(1).mean(1)
+            entropies = -(logp.exp() * logp).sum(1)
+            spread = entropies.flatten(1).mean(1)
             held_back = (ahead[students.modality] * spread).sum()
             losses["entropy"] = -self.entropy * held_back / samples
         return losses

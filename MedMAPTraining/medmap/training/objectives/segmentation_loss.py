@@ -44,8 +44,10 @@ class BatchDiceCE(nn.Module):
         tumor_classes = arange(1, classes, device=label.device)
         tumor_classes = tumor_classes.view(1, -1, *[1] * (logits.ndim - 2))
         target = (label == tumor_classes).to(probability.dtype)
+        # Over the whole batch of all processes: a patch without a class has no Dice of its own.
         axes = [0, *range(2, logits.ndim)]
-        overlap = sum_over_processes((probability * target).sum(axes))
+        common = (probability * target).sum(axes)
+        overlap = sum_over_processes(common)
         size = sum_over_processes(probability.sum(axes) + target.sum(axes))
         smooth = self.smooth * share
         dice = 1 - (2 * overlap + smooth) / (size + smooth)
