@@ -149,7 +149,8 @@ def _interpolated(
     """[N] interpolated values at [N, 3] world points, and [N] whether they lie in the image."""
     position = apply_affine(to_image, points)
     last = np.array(image.shape) - 1
-    is_inside = ((position >= 0) & (position <= last)).all(axis=1)
+    is_within = (position >= 0) & (position <= last)
+    is_inside = np.asarray(is_within.all(axis=1))
     position = np.clip(position, 0, last)
     lower = np.minimum(position.astype(int), np.maximum(last - 1, 0))
     weight = position - lower
