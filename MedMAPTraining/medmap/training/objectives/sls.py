@@ -151,9 +151,9 @@ class SharedLatentSpace(Objective):
         subset = torch.where(subset.any(1, keepdim=True), subset, batch.present)
         visible: list[Features | None] = []
         for modality, levels in enumerate(features):
-            shown = subset[:, modality]
+            is_visible = subset[:, modality]
             # All modalities were encoded above, for the separate decoder: none is None.
-            visible.append([mask_absent(level, shown) for level in cast(Features, levels)])
+            visible.append([mask_absent(level, is_visible) for level in cast(Features, levels)])
         output = network.decode(visible, subset)
         output.aux["separate"] = network.separately(features)
         return output, subset
