@@ -146,16 +146,23 @@ def label_masks(labels: np.ndarray, task: Task) -> dict[str, np.ndarray]:
     labels = np.asarray(labels)
     values = {label.name: (label.value, *label.alternative_values) for label in task.labels}
     known_values = sorted({0, *(value for group in values.values() for value in group)})
-    unknown = ~np.isin(labels, known_values)
+    # Most of a label map is background, which is looked at once.
+    box = bounding_box(labels != 0) or (slice(0, 0),) * labels.ndim
+    inner = labels[box]
+    unknown = ~np.isin(inner, known_values)
     if unknown.any():
-        listed = ", ".join(f"{value:g}" for value in np.unique(labels[unknown])[:8])
+        listed = ", ".join(f"{value:g}" for value in np.unique(inner[unknown])[:8])
         expected = ", ".join(str(value) for value in known_values)
         raise InputDataError(
             f"The segmentation holds the label values {listed}, which the task {task.name} does "
             "not know.",
             f"Relabel it to use only {expected}.",
         )
-    return {name: np.isin(labels, group) for name, group in values.items()}
+    masks = {}
+    for name, group in values.items():
+        masks[name] = np.zeros(labels.shape, bool)
+        masks[name][box] = np.isin(inner, group)
+    return masks
 
 
 def region_masks(labels: np.ndarray, task: Task) -> dict[str, np.ndarray]:
@@ -173,9 +180,7 @@ def region_masks(labels: np.ndarray, task: Task) -> dict[str, np.ndarray]:
 
 def region_volumes_ml(labels: np.ndarray, task: Task, voxel_ml: float) -> dict[str, float]:
     """Volume of every region in ml: its voxels times ``voxel_ml``; errors as ``label_masks``."""
-    labels = np.asarray(labels)
-    box = bounding_box(labels != 0) or (slice(0, 0),) * labels.ndim
-    masks = region_masks(labels[box], task)
+    masks = region_masks(labels, task)
     return {name: _count(mask) * float(voxel_ml) for name, mask in masks.items()}
 
 

@@ -234,6 +234,69 @@ def bench_data(
     out.print(cost_table("One batch of patches", costs, costs[0], f"the {costs[0].name}"))
 
 
+@bench.command("goals")
+def bench_goals(
+    names: Annotated[
+        list[str] | None,
+        typer.Argument(help="speed, subsets, preparing, cold, training, scaling [default: all]."),
+    ] = None,
+    t1: Scan = None,
+    t1ce: Scan = None,
+    t2: Scan = None,
+    flair: Scan = None,
+    bundle: BundleOption = None,
+    repeats: Repeats = 3,
+    steps: Annotated[int, typer.Option(min=2, help="Timed training steps of each way.")] = 5,
+) -> None:
+    """Measure the goals for speed on this CPU, as ratios from one run each.
+
+    Some minutes for each: the published ways take most of them. Scaling is measured in seconds on the
+    wall and needs a machine without other load.
+    """
+    from medmap.bench.goals import goals_table, measure_goals
+    from medmap.bundle.format import default_bundle_path
+
+    goals = measure_goals(
+        _scans(t1, t1ce, t2, flair) or None,
+        bundle or default_bundle_path(),
+        names=names or (),
+        repeats=repeats,
+        steps=steps,
+        progress=_print_progress,
+    )
+    out.print(goals_table(goals))
+
+
+@bench.command("costs")
+def bench_costs(
+    t1: Scan = None,
+    t1ce: Scan = None,
+    t2: Scan = None,
+    flair: Scan = None,
+    bundle: BundleOption = None,
+    subsets: Annotated[
+        bool, typer.Option("--subsets", help="Segment every subset of the scans.")
+    ] = False,
+    device: Device = "cpu",
+) -> None:
+    """Print where the milliseconds of one segmentation go, and what it computes."""
+    import tempfile
+
+    from medmap.bench.costs import counts_of_run, counts_table, stages_of_run, stages_table
+    from medmap.bench.inference import write_patient
+    from medmap.bundle.format import default_bundle_path
+    from medmap.bundle.loading import load_bundle
+
+    loaded = load_bundle(bundle or default_bundle_path())
+    with tempfile.TemporaryDirectory() as folder:
+        files = _scans(t1, t1ce, t2, flair) or write_patient(Path(folder))
+        stages = stages_of_run(files, loaded, subsets=subsets, device=device)
+        counts = counts_of_run(files, loaded, subsets=subsets, device=device)
+    run = "Every subset" if subsets else "One segmentation"
+    out.print(stages_table(stages, f"{run} of {len(files)} scans, from files to files"))
+    out.print(counts_table(counts, "What it computes with PyTorch"))
+
+
 def _numbers(text: str, example: str) -> tuple[int, ...]:
     try:
         return tuple(int(number) for number in text.split(","))

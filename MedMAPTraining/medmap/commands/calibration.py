@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from medmap.commands.result_names import probability_name
 from medmap.errors import InputDataError
 from medmap.evaluation.calibration import (
     Reliability,
@@ -45,11 +46,6 @@ class RegionCalibration:
     def expected_calibration_error(self) -> float:
         """Of all voxels together."""
         return self.diagram.expected_calibration_error
-
-
-def probability_name(region: str) -> str:
-    """Name of the file in which ``medmap segment`` writes the probability of a region."""
-    return f"probability_{region}.nii.gz"
 
 
 def probability_files(prediction: Path, case: str, task: Task) -> dict[str, Path]:

@@ -14,7 +14,6 @@ import torch
 
 from medmap.bundle.format import default_bundle_path
 from medmap.bundle.loading import Bundle, load_bundle
-from medmap.commands.calibration import probability_name
 from medmap.commands.preparation_files import (
     PICTURE,
     possible_files,
@@ -22,6 +21,7 @@ from medmap.commands.preparation_files import (
     read_brain_masks,
     write_preparation,
 )
+from medmap.commands.result_names import probability_name
 from medmap.errors import Cancelled, UsageError
 from medmap.foreground import foreground
 from medmap.inference import Segmentation, segment
