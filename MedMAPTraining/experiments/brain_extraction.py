@@ -135,8 +135,8 @@ def _with_references(folder: Path, volume: Volume, mask: np.ndarray) -> dict:
         if not path.exists():
             continue
         other = read_nifti(path)
-        brain = (other.array > 0).astype(np.uint8)
-        brain = resample_nearest(brain, other.grid, volume.grid) > 0
+        brain_labels = (other.array > 0).astype(np.uint8)
+        brain = resample_nearest(brain_labels, other.grid, volume.grid) > 0
         if key == "dice_bet":
             row[key] = round(float(dice(mask, brain)), 4)
         else:

@@ -4,6 +4,8 @@ the world.
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import pytest
 
@@ -15,18 +17,24 @@ from medmap.task import BRATS
 slicer = pytest.importorskip("slicer")
 vtk = pytest.importorskip("vtk")
 
+from Testing.segment.tumor_nodes import (  # noqa: E402
+    AFFINE,
+    REGIONS,
+    SHAPE,
+    drawSegmentation,
+    labelVolume,
+    split,
+    tumor,
+)
+
 from MedMAPSegmentLib.mrml import nodes, reference, review  # noqa: E402
 from MedMAPSegmentLib.mrml import scene as mrmlScene  # noqa: E402
 
-SHAPE = (20, 22, 18)
-AFFINE = np.array([[-0.94, 0.34, 0, 12], [-0.34, -0.94, 0, 15], [0, 0, 2.0, -8], [0, 0, 0, 1.0]])
-REGIONS = ["WT", "TC", "ET"]
 
-
-def tumor(center, radius, shape=SHAPE):
-    ijk = np.stack(np.meshgrid(*map(np.arange, shape), indexing="ij"), -1)
-    r = np.linalg.norm(ijk - center, axis=-1) / radius
-    return np.select([r < 0.4, r < 0.7, r < 1], [1, 4, 2], 0).astype(np.uint8)
+@pytest.fixture
+def drawn(scene):
+    """Function that makes a segmentation node as a person would: name -> mask."""
+    return partial(drawSegmentation, scene)
 
 
 @pytest.fixture
@@ -43,44 +51,6 @@ def theirs():
 def segmentation(scene, mrml, make_result, ours):
     volume = mrml.volume(np.ones(SHAPE, np.float32), AFFINE, name="FLAIR")
     return mrmlScene.segmentationFromResult(scene, volume, make_result(ours, "flair"), BRATS)
-
-
-@pytest.fixture
-def drawn(scene):
-    """Function that makes a segmentation node as a person would: name -> mask, with an optional
-    terminology code.
-    """
-
-    def make(masks, affine=AFFINE, codes=(), name="manual"):
-        node = scene.AddNewNodeByClass("vtkMRMLSegmentationNode", name)
-        node.GetSegmentation().SetSourceRepresentationName("Binary labelmap")
-        for title, mask in masks.items():
-            geometry = nodes.Geometry(mask.shape, np.array(affine), np.eye(4), None, "")
-            segment = slicer.vtkSegment()
-            segment.SetName(title)
-            segment.SetLabelValue(1)
-            if title in dict(codes):
-                segment.SetTag(
-                    "TerminologyEntry", f"context~SCT^1^x~{dict(codes)[title]}~^^~other~^^~^^"
-                )
-            segment.AddRepresentation(
-                "Binary labelmap", nodes.orientedImage(mask.astype(np.uint8), geometry)
-            )
-            node.GetSegmentation().AddSegment(segment, f"id {title}")
-        return node
-
-    return make
-
-
-def split(labels):
-    return {"NCR": labels == 1, "ED": labels == 2, "ET": labels == 4}
-
-
-def labelVolume(scene, mrml, labels, affine, className="vtkMRMLLabelMapVolumeNode"):
-    node = scene.AddNewNodeByClass(className, "reference")
-    slicer.util.updateVolumeFromArray(node, np.ascontiguousarray(labels.transpose(2, 1, 0)))
-    node.SetIJKToRASMatrix(mrml.matrix(affine))
-    return node
 
 
 NAMES = {

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 from Testing.medmap.small_networks import SMALL
+from Testing.medmap.training.recipe_networks import network_for
 from typer.testing import CliRunner
 
 from medmap.bundle.format import InferenceSpec
@@ -46,17 +47,6 @@ ROWS = {
 
 
 # --- splits ---
-
-
-def network_for(recipe: Recipe, task):
-    """A recipe's network on a task's modalities, classes and dimensions."""
-    dims = 2 if recipe.preprocess.slices else 3
-    sizes = {
-        "modalities": len(task.modalities),
-        "classes": task.num_classes,
-        "spatial_dims": dims,
-    }
-    return build_network(recipe.network, recipe.network_options | sizes)
 
 
 @pytest.mark.parametrize(

@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 import torch
 from Testing.medmap.small_networks import SMALL
+from Testing.medmap.training.recipe_networks import network_for
 
 from medmap.bundle.loading import load_bundle
 from medmap.commands.phantoms import write_hearts, write_phantoms
 from medmap.commands.training import train_bundle
 from medmap.commands.training_options import TrainOptions
-from medmap.networks import build_network
 from medmap.task import find_task
 from medmap.training.checkpoint import load_checkpoint
 from medmap.training.missingness import build_missingness
@@ -30,17 +30,6 @@ ROWS = {
 }
 METHODS = ("baseline", "moddrop", "pmr", "passion")
 HELD_OUT = {"AQQ", "2013_10", "2013_15", "TCIA09_141", "TCIA13_645"}
-
-
-def network_for(recipe: Recipe, task):
-    """A recipe's network on a task's modalities, classes and dimensions."""
-    dims = 2 if recipe.preprocess.slices else 3
-    sizes = {
-        "modalities": len(task.modalities),
-        "classes": task.num_classes,
-        "spatial_dims": dims,
-    }
-    return build_network(recipe.network, recipe.network_options | sizes)
 
 
 @pytest.mark.parametrize("name", sorted(ROWS))
