@@ -30,8 +30,10 @@ def mean_over_present(values: Sequence[Tensor | None], present: Tensor) -> Tenso
     for value, available in zip(values, present.unbind(1), strict=True):
         if value is None:
             continue
+        # Selected, not multiplied: what an absent modality gave may be NaN.
         zeros = torch.zeros_like(value, dtype=torch.float32)
-        total = total + torch.where(available, value.float(), zeros).sum()
+        counted = torch.where(available, value.float(), zeros)
+        total = total + counted.sum()
         count = count + available.sum()
     return total / count.clamp(min=1)
 

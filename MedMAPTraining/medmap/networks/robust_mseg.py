@@ -80,12 +80,10 @@ class ImageDecoder(nn.Module):
         layers: list[nn.Module] = []
         for _ in range(ups):
             half = max(1, channels // 2)
-            layers += [
-                nn.Upsample(scale_factor=2),
-                CONV[dims](channels, half, 5, padding=2),
-                nn.GroupNorm(1, half),
-            ]
-            layers.append(nn.ReLU())
+            layers += [nn.Upsample(scale_factor=2), CONV[dims](channels, half, 5, padding=2)]
+            # One group is layer normalization over channels and space: unlike instance
+            # normalization it keeps the contrast between channels that the style has set.
+            layers += [nn.GroupNorm(1, half), nn.ReLU()]
             channels = half
         self.up = nn.Sequential(*layers, CONV[dims](channels, 1, 7, padding=3))
 

@@ -264,8 +264,11 @@ def _gray(name: str, plane: Plane, case: CaseView, size: tuple[int, int]) -> np.
     # z-scored scans may keep a background of 0, which the window would show as gray.
     intensities[intensities == background] = low
     gray = np.clip((intensities - low) / (high - low), 0, 1)
-    resized = np.asarray(Image.fromarray(gray).resize(size, Image.Resampling.BICUBIC))
-    bytes_of_gray = (np.clip(resized, 0, 1) * 255 + 0.5).astype(np.uint8)
+    image = Image.fromarray(gray)
+    resized = np.asarray(image.resize(size, Image.Resampling.BICUBIC))
+    # Bicubic interpolation overshoots at edges.
+    brightness = np.clip(resized, 0, 1)
+    bytes_of_gray = (brightness * 255 + 0.5).astype(np.uint8)
     return np.repeat(bytes_of_gray[..., None], 3, axis=2)
 
 
@@ -276,6 +279,7 @@ def _layout(case: CaseView, columns: int) -> _Layout:
     across_mm = float(max(case.extent_mm[plane.across] for plane in case.planes))
     down_mm = [float(case.extent_mm[plane.down]) for plane in case.planes]
     cell_width = min(_MAX_CELL_WIDTH, (_MAX_PAGE_WIDTH - 44) // columns - 6)
+    # One scale for all planes: a tumor must have the same size in each of them.
     scale = min(cell_width / across_mm, _MAX_ROWS_HEIGHT / sum(down_mm))
     narrowest = math.ceil((_MIN_PAGE_WIDTH - 44) / columns) - 6
     cell_width = max(round(across_mm * scale), narrowest)

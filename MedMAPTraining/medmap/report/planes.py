@@ -141,14 +141,17 @@ def prepare(
         reference_masks = label_masks(reference_labels[box], task)
     position = _position(prediction_masks, reference_masks)
     start = np.array([side.start for side in box])
+    position_mm = (canonical.affine @ [*(start + position), 1])[:3]
+    # Windows are of complete scans: cropped, those of two cases could not be compared.
+    windows = {name: window_of(array, *foregrounds[name]) for name, array in turned.items()}
     return CaseView(
         scans={name: array[box] for name, array in turned.items()},
-        windows={name: window_of(array, *foregrounds[name]) for name, array in turned.items()},
+        windows=windows,
         prediction=prediction_masks,
         reference=reference_masks,
         spacing=spacing,
         position=position,
-        position_mm=(canonical.affine @ [*(start + position), 1])[:3],
+        position_mm=position_mm,
         planes=planes,
     )
 
@@ -205,16 +208,17 @@ def find_foreground(array: np.ndarray) -> tuple[np.ndarray, float]:
     The value is read off the corners: skull-stripped scans that were z-scored have a constant that
     is not zero, and with a limited field of view complete faces lie inside the head.
     """
-    thin = np.nan_to_num(
-        np.asarray(array[_thinned(array.shape)], np.float32), posinf=0.0, neginf=0.0
-    )
+    sampled = np.asarray(array[_thinned(array.shape)], np.float32)
+    thin = np.nan_to_num(sampled, posinf=0.0, neginf=0.0)
     corner_indices = []
     for size in thin.shape:
         width = max(1, size // 16)
         corner_indices.append(np.r_[0:width, size - width : size])
     background = float(np.median(thin[np.ix_(*corner_indices)]))
+    # Percentiles, not the extremes: a single bright voxel would raise the threshold above tissue.
     low, high = np.percentile(thin, (0.1, 99.9))
-    mask = np.abs(thin - background) > 0.05 * max(high - low, 1e-12)
+    threshold = 0.05 * max(high - low, 1e-12)
+    mask = np.abs(thin - background) > threshold
     return mask, background
 
 

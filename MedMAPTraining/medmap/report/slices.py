@@ -67,7 +67,8 @@ def take_slice(
     position = _largest_area(_tumor_mask(labels, turned), normal)
     pictures = {}
     for name, volume in volumes.items():
-        pictures[name] = _gray(_on_grid(volume, truth.grid), truth.grid, plane, position)
+        resampled = _on_grid(volume, truth.grid)
+        pictures[name] = _gray(resampled, truth.grid, plane, position)
     visible = np.logical_or.reduce([picture > 0 for picture in pictures.values()])
     box = _with_margin(bounding_box(visible), visible.shape)
     cut_predictions = {}
@@ -165,7 +166,9 @@ def _gray(array: np.ndarray, grid: Grid, plane: Plane, position: Sequence[int]) 
     intensities = cut(turned, plane, position).astype(np.float32)
     intensities = np.nan_to_num(intensities, nan=background)
     scaled = np.clip((intensities - low) / (high - low), 0, 1)
-    gray = np.where(intensities != background, np.uint8(scaled * 254 + 1), 0)
+    # From 1 on: 0 is kept for the background, which the report's box is cut by.
+    shades = np.uint8(scaled * 254 + 1)
+    gray = np.where(intensities != background, shades, 0)
     return gray.astype(np.uint8)
 
 

@@ -71,12 +71,15 @@ def _case_row(
     below = top + height + 17
     name = picture.case[-20:]
     page.text(_LEFT / 2, top + height / 2, name, 12, _INK, rotation=90, ha="center")
-    _paste(page, 0, top, _overlay(picture, None, picture.reference, task))
+    reference = _overlay(picture, None, picture.reference, task)
+    _paste(page, 0, top, reference)
     page.text(_LEFT + _CELL / 2, below, picture.title, 11, _QUIET, ha="center")
     for column, subset in enumerate(subsets, 1):
         key = task.subset_key(subset)
+        # A case that lacks modalities has no prediction of the subsets that need them.
         if key in picture.predictions:
-            _paste(page, column, top, _overlay(picture, subset, picture.predictions[key], task))
+            prediction = _overlay(picture, subset, picture.predictions[key], task)
+            _paste(page, column, top, prediction)
             _dice(page, column, below, scores.get(key, {}), task)
 
 
@@ -85,10 +88,12 @@ def case_strip(picture: Slice, key: str, task: Task) -> bytes:
     subset = key.split("+")
     names = [name for name in task.modality_names if name in subset and name in picture.scans]
     panels = [(task.modality(name).title, _gray(picture, name)) for name in names]
-    panels.append(("Reference", _overlay(picture, names, picture.reference, task)))
-    panels.append(("Prediction", _overlay(picture, names, picture.predictions[key], task)))
+    reference = _overlay(picture, names, picture.reference, task)
+    prediction = _overlay(picture, names, picture.predictions[key], task)
+    panels += [("Reference", reference), ("Prediction", prediction)]
     height = _height(picture)
-    page = Page(np.full((height + 30, len(panels) * (_CELL + _GAP), 3), _PAPER, np.uint8))
+    width = len(panels) * (_CELL + _GAP)
+    page = Page(np.full((height + 30, width, 3), _PAPER, np.uint8))
     for number, (title, pixels) in enumerate(panels):
         x = number * (_CELL + _GAP)
         page.pixels[26 : 26 + height, x : x + _CELL] = pixels

@@ -130,10 +130,12 @@ def record_cases(run: Path, cases: RunCases) -> None:
 
 
 def _changes(before: RunCases, now: RunCases) -> str:
-    added = sorted(set(now.scans) - set(before.scans))
-    removed = sorted(set(before.scans) - set(now.scans))
+    present = set(now.scans)
+    earlier = set(before.scans)
+    added = sorted(present - earlier)
+    removed = sorted(earlier - present)
     changed = []
-    for name in sorted(set(now.scans) & set(before.scans)):
+    for name in sorted(present & earlier):
         same_scans = dict(now.scans[name]) == dict(before.scans[name])
         if not same_scans or now.labels[name] != before.labels[name]:
             changed.append(name)

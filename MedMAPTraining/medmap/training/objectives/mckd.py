@@ -270,6 +270,7 @@ def pairwise_distillation(
         for j, student in enumerate(maps):
             if i == j or teacher is None or student is None:
                 continue
+            # Detached: a strong modality must not move toward a weak one.
             difference = teacher.detach().float() - student.float()
             distance = difference.abs().pow(norm).flatten(1).mean(1)
             has_both = present[:, i] & present[:, j]

@@ -108,5 +108,7 @@ def prototype_loss(
         counted = counted.all(0, keepdim=True).expand_as(counted)
     student_maps = similarity_maps(student, student_means)
     teacher_maps = similarity_maps(teacher, teacher_means)
-    error = (student_maps - teacher_maps).square().flatten(2).mean(2)
+    difference = student_maps - teacher_maps
+    error = difference.square().flatten(2).mean(2)
+    # Without the classes that a sample lacks: their prototypes are means over nothing.
     return (error * counted).sum() / counted.sum().clamp_min(1)

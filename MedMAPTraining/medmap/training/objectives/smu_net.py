@@ -90,6 +90,7 @@ def gram_loss(one: Tensor, other: Tensor, released: bool = False) -> Tensor:
     """
     batch, channels, *space = one.shape
     if released:
+        # The released code puts the batch among the channels, so samples are compared, too.
         first = _gram(one.reshape(batch * channels, -1), one.numel())
         second = _gram(other.reshape(batch * channels, -1), other.numel())
         scale = 4 * channels**2 * (space[0] * space[1]) ** 2
