@@ -76,7 +76,9 @@ class SegmentationLogic:
 
     def setModel(self, loadBundle: Callable[[], Any], task: Task) -> None:
         """Use another model from now on; the one that was loaded is dropped."""
-        self._loadBundle, self._bundle, self.task = loadBundle, None, task
+        self._loadBundle = loadBundle
+        self._bundle = None
+        self.task = task
 
     def bundle(self, progress: Progress | None = None):
         """The model, loaded when it is first asked for and kept warm. Raises MedMAPError when it is

@@ -36,7 +36,7 @@ FIRST_SEED = 90_000
 HEADS_PER_CONTRAST = 4
 SPACING_MM = 2.0
 SLICES_PER_THICK_ONE = 3
-"""Thick slices of generated heads have 6 mm."""
+"""Thick slices of synthetic whole heads have 6 mm."""
 
 Extract = Callable[[Volume], np.ndarray]
 MaskRow = tuple[dict, np.ndarray]
@@ -145,7 +145,7 @@ def _with_references(folder: Path, volume: Volume, mask: np.ndarray) -> dict:
 
 
 def generated_rows(bench: Bench, label_maps: list[Path]) -> Iterator[dict]:
-    """Generated heads, whose brain is known: Dice, with thin and with thick slices."""
+    """Synthetic heads, whose brain is known: Dice, with thin and with thick slices."""
     seed = FIRST_SEED
     for contrast in SEQUENCES:
         for _ in range(HEADS_PER_CONTRAST):

@@ -1,4 +1,4 @@
-"""How well scans with skull are told from stripped ones, whole and with a limited field of view.
+"""How well scans with a skull are distinguished from stripped ones, limited views included.
 
     python experiments/skull_detection.py --heads FILE... --stripped FILE...
 

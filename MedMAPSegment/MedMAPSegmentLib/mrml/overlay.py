@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-FILL, OUTLINE, DIFFERENCE = "fill", "outline", "difference"
+FILL = "fill"
+OUTLINE = "outline"
+DIFFERENCE = "difference"
 MODES = (FILL, OUTLINE, DIFFERENCE)
 OVERLAY = "overlay"
 """Parameter of the scene: the chosen mode."""

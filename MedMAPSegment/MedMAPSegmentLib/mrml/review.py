@@ -35,12 +35,10 @@ from medmap.task import Task
 from .nodes import Column, Geometry, allOrNothing, derive, derivedNode, fillTable, orientedImage
 from .reference import Source, isResult, labelsOn
 
-ROLE_SCORES, ROLE_SLICES, ROLE_CHART, ROLE_ERRORS = (
-    "review scores",
-    "review slices",
-    "review chart",
-    "review errors",
-)
+ROLE_SCORES = "review scores"
+ROLE_SLICES = "review slices"
+ROLE_CHART = "review chart"
+ROLE_ERRORS = "review errors"
 REVIEW = "MedMAP.Review"
 """Attribute with what was compared, as JSON."""
 

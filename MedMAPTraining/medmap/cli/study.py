@@ -88,7 +88,9 @@ def print_assignment(assignment: Assignment, task: Task) -> None:
 
 def _cells(choice: Choice, task: Task) -> list[str]:
     series = choice.series
-    slices, voxels, modality = "", "", ""
+    slices = ""
+    voxels = ""
+    modality = ""
     if series.stack is not None:
         spacing = (series.stack.affine[:3, :3] ** 2).sum(axis=0) ** 0.5
         slices = str(len(series.slices))

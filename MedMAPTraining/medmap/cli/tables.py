@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
@@ -66,8 +67,10 @@ def _print_part(
 ) -> None:
     table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
     for column in columns:
-        justify = "left" if column < keys else "right"
-        table.add_column(headings[column], justify=justify, no_wrap=True)  # type: ignore[arg-type]
+        justify: Literal["left", "right"] = "right"
+        if column < keys:
+            justify = "left"
+        table.add_column(headings[column], justify=justify, no_wrap=True)
     for row in rows:
         if row is None:
             table.add_section()

@@ -10,7 +10,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TypeVar
 
-T1, T1CE, T2, FLAIR = "t1", "t1ce", "t2", "flair"
+T1 = "t1"
+T1CE = "t1ce"
+T2 = "t2"
+FLAIR = "flair"
 CONTRASTS = (T1, T1CE, T2, FLAIR)
 """The contrasts that names can distinguish; a task's modality is one if its name reads so."""
 CONTRAST_TITLES = {T1: "T1", T1CE: "T1ce", T2: "T2", FLAIR: "FLAIR"}

@@ -106,11 +106,10 @@ def read_studies(folder: Path, *, by_folder: bool = False) -> tuple[list[Study],
             patient = f"{patient}\n{folder_by_uid.setdefault(header.study_uid, own_folder)}"
         headers_by_study[patient, day].append(header)
     # Reports and directories that belong to no examination are none themselves.
-    with_images = {
-        key: headers
-        for key, headers in headers_by_study.items()
-        if any(header.samples for header in headers)
-    }
+    with_images = {}
+    for key, headers in headers_by_study.items():
+        if any(header.samples for header in headers):
+            with_images[key] = headers
     headers_by_study = with_images or headers_by_study
     keys = sorted(headers_by_study, key=lambda key: (key[1], key[0]))
     studies = []

@@ -236,6 +236,7 @@ def exclusive_lock(folder: str | os.PathLike) -> Iterator[None]:
     """
     path = Path(folder) / ".lock"
     with translate_os_errors(path):
+        # Closed below, where errors are no longer about opening the file.
         file = open(path, "a+", encoding="utf-8")  # noqa: SIM115
     with file:
         try:
