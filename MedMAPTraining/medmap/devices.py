@@ -33,11 +33,13 @@ def resolve_device(device: str) -> torch.device:
             on which the computation succeeds, otherwise the CPU.
 
     Raises:
+        UsageError: no device has this name.
         UnavailableError: the device does not exist or fails.
     """
     if device == "auto" and not torch.cuda.is_available():
         return torch.device("cpu")
     name = "cuda" if device == "auto" else device
+    _check_name(name)
     try:
         return _tested_device(name)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
@@ -49,6 +51,17 @@ def resolve_device(device: str) -> torch.device:
             f"The device '{device}' is not available here ({reason}).",
             "Choose the CPU.",
             option="device cpu",
+        ) from error
+
+
+def _check_name(device: str) -> None:
+    """Raises UsageError for a name that means no device on any computer."""
+    try:
+        torch.device(device)
+    except RuntimeError as error:
+        # PyTorch's own text lists twenty kinds of devices.
+        raise UsageError(
+            f"'{device}' is not a device.", "Use one of cpu, cuda, cuda:1, mps, auto."
         ) from error
 
 

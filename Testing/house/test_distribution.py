@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -110,22 +111,44 @@ def test_the_folds_of_a_training_need_no_other_extra():
     assert any(requirement.startswith("scikit-learn") for requirement in train)
 
 
+EXTRAS_OF_USERS = {
+    "train and report": ("train", "report"),
+    "clinic": ("clinic",),
+    "ray": ("ray",),
+}
+
+
 @pytest.mark.slow
+@pytest.mark.parametrize("extras", EXTRAS_OF_USERS.values(), ids=EXTRAS_OF_USERS)
 @pytest.mark.parametrize("python", ["3.11", "3.12", "3.13", "3.14"])
 @pytest.mark.parametrize("platform", PLATFORMS.values(), ids=PLATFORMS)
-def test_all_platforms_have_wheels(platform, python, tmp_path):
+def test_all_platforms_have_wheels(platform, python, extras, tmp_path):
     """Resolves the package with the extras of users; needs the package index."""
     from uv import find_uv_bin
 
-    requirements = [
-        *PROJECT["dependencies"],
-        *PROJECT["optional-dependencies"]["train"],
-        *PROJECT["optional-dependencies"]["report"],
-    ]
+    requirements = list(PROJECT["dependencies"])
+    for extra in extras:
+        requirements += PROJECT["optional-dependencies"][extra]
     (tmp_path / "requirements.in").write_text("\n".join(requirements))
     command = [find_uv_bin(), "pip", "compile", "--quiet", tmp_path / "requirements.in"]
     command += ["--python-platform", platform, "--python-version", python]
     command += ["--only-binary", ":all:"]
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
-    assert "torch==" in result.stdout
+    for name in _names(requirements):
+        assert re.search(rf"^{name}==", result.stdout, re.MULTILINE), name
+
+
+def _names(requirements):
+    """Names of libraries as the index spells them."""
+    from packaging.requirements import Requirement
+
+    return [Requirement(text).name.lower() for text in requirements]
+
+
+def test_no_extra_of_users_leaves_a_python_out():
+    """A message names the extra; on a Python that a marker excludes, installing it changes nothing."""
+    for extras in EXTRAS_OF_USERS.values():
+        for extra in extras:
+            requirements = PROJECT["optional-dependencies"][extra]
+            assert not [text for text in requirements if ";" in text]

@@ -19,7 +19,7 @@ PACKAGE = ROOT / "MedMAPTraining" / "medmap"
 TORCH_FREE: list[set[str]] = [
     {"medmap"},
     {"errors", "progress", "comparison_names", "report.html"},
-    {"plugins"},
+    {"plugins", "option_names"},
     {"task", "volume", "foreground", "appearance_weights", "appearance", "io.atomic"},
     {
         "checks",

@@ -287,6 +287,7 @@ SENTENCES = (
     _("Use dice or voxels of a scored region."),
     _("Use one network per subset."),
     _("Use one of auto, cpu, mps, cuda, cuda:0, cuda:1, ..."),
+    _("Use one of cpu, cuda, cuda:1, mps, auto."),
     _("Use one of {0}."),
     _("Use the MedMAP version that it was made for."),
     _("Use the image itself."),

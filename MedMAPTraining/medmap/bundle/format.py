@@ -355,9 +355,7 @@ def sums_text(files: Mapping[str, bytes]) -> str:
 def _listed_files(folder: Path) -> tuple[dict[str, tuple[Path, str]], bytes]:
     """(name -> (file, published hash), content of SHA256SUMS), after comparing the names."""
     if not folder.is_dir():
-        raise MissingInputError(
-            f"There is no bundle folder {folder.name}.", "Check its path.", option="bundle"
-        )
+        raise MissingInputError(f"There is no bundle folder {folder.name}.", "Check its path.")
     try:
         present = {file.name: file for file in folder.iterdir() if not file.name.startswith(".")}
         # Without published hashes nothing can be verified, whatever else the folder holds.

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 
+from medmap.bundle.card import NOT_STATED
 from medmap.cli.base import (
     Affine,
     AssumeOrientation,
@@ -36,8 +37,8 @@ if TYPE_CHECKING:
 Labels = Annotated[
     str,
     typer.Option(
-        help="Folder of the reference labels, with --predictions. Else the convention of the label "
-        "files, as --label-convention."
+        help="With --predictions: the reference labels, in a folder of label maps or in a cohort as "
+        "--data takes it. Else the convention of the label files, as --label-convention."
     ),
 ]
 Convention = Annotated[
@@ -86,7 +87,11 @@ def evaluate(
     labels: Labels = "",
     convention: Convention = "",
     task: Annotated[
-        str, typer.Option(help="Task of the label maps; with --predictions.")
+        str,
+        typer.Option(
+            metavar="NAME|FILE",
+            help="Task of the label maps: a name of medmap task list or a file; with --predictions.",
+        ),
     ] = "BraTS",
     subset: Annotated[
         str,
@@ -136,7 +141,7 @@ def evaluate(
     ] = None,
     data_statement: Annotated[
         str, typer.Option(help="Description of the data, for the table.")
-    ] = "not stated",
+    ] = NOT_STATED,
     update_card: Annotated[
         bool, typer.Option(help="Write the tables into the bundle's card.")
     ] = False,
@@ -367,9 +372,11 @@ def _print_summary(task: Task, summary: Summary) -> None:
     cohort = _cases_text(summary.cases)
     if summary.part:
         cohort += f", part {summary.part}"
+    if summary.data != NOT_STATED:
+        cohort += f": {summary.data}"
     for score, title in SCORE_TITLES.items():
         if score in summary.tables:
-            _print_score(task, summary, score, f"{title}, mean ± SD over {cohort}: {summary.data}")
+            _print_score(task, summary, score, f"{title}, mean ± SD over {cohort}")
     if summary.borrowed:
         out.print(summary.borrowed_note, soft_wrap=True)
     for region, counts in summary.empty.items():

@@ -36,7 +36,14 @@ from medmap.cli import (  # noqa: F401 (each adds its commands)
     train,
 )
 from medmap.cli.base import Verbosity, app, err, out
-from medmap.errors import Cancelled, InternalError, MedMAPError, UnavailableError, is_out_of_memory
+from medmap.errors import (
+    Cancelled,
+    InternalError,
+    MedMAPError,
+    UnavailableError,
+    UsageError,
+    is_out_of_memory,
+)
 
 
 def _fail(error: MedMAPError) -> int:
@@ -160,6 +167,8 @@ def _load_plugins(files: Sequence[str]) -> None:
     """
     from medmap.plugins import installed_plugins
 
+    if "" in files:
+        raise UsageError("--plugin names no file.", "Write --plugin FILE.py.")
     if files or installed_plugins():
         from medmap.commands.plugins import load_plugins
 

@@ -48,9 +48,15 @@ def phantom(
     with three.
     """
     from medmap.commands.phantoms import write_hearts, write_phantoms
-    from medmap.task import BRATS, find_task
+    from medmap.task import BRATS, MYOPS, find_task
 
-    is_brain = find_task(task) is BRATS
+    chosen = find_task(task)
+    if chosen not in (BRATS, MYOPS):
+        raise UsageError(
+            f"There are no synthetic cases of the task {chosen.name}.",
+            f"Use {BRATS.name} or {MYOPS.name}.",
+        )
+    is_brain = chosen is BRATS
     if healthy and not is_brain:
         raise UsageError("--healthy applies to brains only.", "Omit it.")
     if layout != "plain" and not is_brain:

@@ -69,7 +69,7 @@ Fold = Annotated[
 ]
 Minutes = Annotated[
     float | None,
-    typer.Option(help="Stop after this many minutes; rerun the same command to resume."),
+    typer.Option(min=0.0, help="Stop after this many minutes; rerun the same command to resume."),
 ]
 Precision = Annotated[
     str, typer.Option(help="auto (what the device computes well), bf16, fp16 or fp32.")

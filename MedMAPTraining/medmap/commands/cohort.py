@@ -35,6 +35,7 @@ from medmap.commands.cohort_studies import (
 from medmap.commands.plugins import load_plugins, loaded_files
 from medmap.commands.segment import Options, OutputLayout, segment_files
 from medmap.commands.study import files_sha256, segment_assignment
+from medmap.devices import resolve_device
 from medmap.dicom import holds_dicom
 from medmap.errors import MedMAPError, MissingInputError, OutputError, UsageError
 from medmap.io.atomic import make_folder, write_json
@@ -95,10 +96,14 @@ def segment_cohort(
         MissingInputError, InputDataError: the cohort itself cannot be read.
         BundleError: the bundle is not intact.
         OutputError: the folder cannot be written.
-        UsageError: a choice of series that no study could follow.
+        UsageError: a choice of series that no study could follow, or no device of that name.
+        UnavailableError: the device is not available.
     """
     path = (options.bundle or default_bundle_path()).resolve()
     bundle = load_bundle(path)
+    if options.ray is None:
+        # Else every case would fail alike.
+        resolve_device(options.device)
     cases, studies, warning = _find_cases(source, bundle.task, options)
     _check_studies(studies, bundle.task, options)
     if source.is_dir() and output.resolve() == source.resolve():

@@ -47,8 +47,9 @@ def assigned_cases(
         if cross_validate or fold is not None:
             raise UsageError("A fold needs a split with folds.", "Name its file.", option="split")
         if not any(case.label for case in cases):
+            ending = bundle.task.label_endings[0]
             raise MissingInputError(
-                f"No case in {data_name} has reference labels.", "Add <case>_seg.nii.gz."
+                f"No case in {data_name} has reference labels.", f"Add <case>_{ending}.nii.gz."
             )
         return [(case, bundle) for case in cases]
     if not cross_validate:

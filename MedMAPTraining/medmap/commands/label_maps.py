@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from medmap.commands.calibration import (
     probability_files,
     write_calibration,
 )
+from medmap.commands.label_map_pairs import Pair, find_pairs
 from medmap.errors import Cancelled, InputDataError, MissingInputError
 from medmap.evaluation import ScoreRow, Store, Summary, summarize
 from medmap.evaluation.scoring import (
@@ -42,14 +42,6 @@ from medmap.volume import Grid, Volume
 SAME_VOXELS = 0.5
 """Grids whose corners are closer than this, in voxels, hold the same voxels: each has one nearest
 voxel in the other grid."""
-
-_NIFTI = re.compile(r"(?P<stem>.+)\.nii(\.gz)?", re.IGNORECASE)
-# What programs call a label map beside the name of its case.
-_SUFFIX = re.compile(
-    r"[_.-](seg|segm|segmentation|label|labels|dseg|mask|gt|truth|pred|prediction)$", re.IGNORECASE
-)
-_PROBABILITY = re.compile(r"(^|_)probability_\w+\.nii(\.gz)?$", re.IGNORECASE)
-_GENERIC = {"seg", "segmentation", "label", "labels", "mask", "prediction", "pred", "dseg"}
 
 
 @dataclass(frozen=True)
@@ -94,15 +86,6 @@ class ScoredMaps:
 
 
 @dataclass(frozen=True)
-class Pair:
-    """A label map and its reference."""
-
-    case: str
-    prediction: Path
-    reference: Path
-
-
-@dataclass(frozen=True)
 class _Readings:
     """What the values of the predictions and of the references mean."""
 
@@ -135,7 +118,7 @@ def score_maps(
             evaluation; nothing was scored.
         Cancelled: ``cancel`` returned True.
     """
-    pairs, warnings = find_pairs(predictions, labels)
+    pairs, warnings = find_pairs(predictions, labels, task)
     identity = _identity(pairs, task, options)
     _check_outputs(identity, options)
     readings = _readings(pairs, task, options.convention)
@@ -207,7 +190,9 @@ def _score_pair(
 def _readings(pairs: Sequence[Pair], task: Task, chosen: str) -> _Readings:
     """Conventions of both sides: programs often write other values than the challenge does."""
     predictions = [Case(pair.case, {}, pair.prediction) for pair in pairs]
-    references = [Case(pair.case, {}, pair.reference) for pair in pairs]
+    references = []
+    for pair in pairs:
+        references.append(Case(pair.case, {}, pair.reference, convention=pair.convention))
     return _Readings(
         with_conventions(predictions, task, chosen)[1],
         with_conventions(references, task, chosen)[1],
@@ -219,92 +204,6 @@ def _read(path: Path, title: str, reading: LabelReading, case: str, task: Task) 
     volume = read_nifti(path, modality=title)
     labels = reading.conventions[case].to_task(volume.array, task, volume.name)
     return replace(volume, array=labels)
-
-
-def find_pairs(predictions: Path, labels: Path) -> tuple[list[Pair], list[str]]:
-    """Match label maps with references by the name of the case.
-
-    A case is named by its file (``Case_1.nii.gz``, ``Case_1_seg.nii.gz``, ``Case_1-seg.nii``) or,
-    where files are called alike, by its folder (``Case_1/segmentation.nii.gz``). Folders of scans
-    may hold the references, such as those of BraTS: only files that are named as labels count then.
-
-    Returns:
-        The pairs in the order of their names, and warnings about maps without a reference.
-
-    Raises:
-        MissingInputError: a folder does not exist or holds no label map.
-        InputDataError: two maps of one case, or references without a prediction.
-    """
-    predicted = _maps_by_case(predictions)
-    references = _maps_by_case(labels)
-    absent = [case for case in references if case not in predicted]
-    if absent:
-        raise InputDataError(
-            f"{len(absent)} of {len(references)} cases of {labels.name} have no prediction in "
-            f"{predictions.name}, such as {', '.join(absent[:3])}.",
-            "Add them, or score against a folder that holds the labels of the "
-            "predicted cases only.",
-        )
-    pairs = [Pair(case, predicted[case], references[case]) for case in sorted(references)]
-    unmatched = sorted(set(predicted) - set(references))
-    warnings = []
-    if unmatched:
-        warnings.append(
-            f"{len(unmatched)} predictions have no reference and were not scored, such as "
-            f"{', '.join(unmatched[:3])}."
-        )
-    return pairs, warnings
-
-
-def _maps_by_case(folder: Path) -> dict[str, Path]:
-    """The label maps of a folder by the name of their case."""
-    if not folder.is_dir():
-        raise MissingInputError(f"There is no folder {folder}.", "Check the path.")
-    paths = sorted(_nifti_files(folder))
-    named_as_labels = [path for path in paths if _is_named_as_labels(path)]
-    # Where some files are named as labels, the others beside them are scans.
-    chosen = named_as_labels or paths
-    if not chosen:
-        raise MissingInputError(
-            f"{folder.name} holds no label map.", "Give a folder of .nii or .nii.gz files."
-        )
-    maps: dict[str, Path] = {}
-    for path in chosen:
-        case = _case_name(path)
-        if case in maps:
-            raise InputDataError(
-                f"{folder.name} holds two label maps of {case}: {maps[case].name} and {path.name}.",
-                "Leave one of them.",
-            )
-        maps[case] = path
-    return maps
-
-
-def _nifti_files(folder: Path) -> Iterator[Path]:
-    for path in folder.rglob("*"):
-        hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
-        if hidden or _PROBABILITY.search(path.name):
-            continue
-        if path.is_file() and _NIFTI.fullmatch(path.name):
-            yield path
-
-
-def _stem(path: Path) -> str:
-    match = _NIFTI.fullmatch(path.name)
-    return match["stem"] if match else path.name
-
-
-def _is_named_as_labels(path: Path) -> bool:
-    stem = _stem(path)
-    return stem.lower() in _GENERIC or _SUFFIX.search(stem) is not None
-
-
-def _case_name(path: Path) -> str:
-    """``Case_1`` for Case_1_seg.nii.gz and for Case_1/segmentation.nii.gz."""
-    stem = _stem(path)
-    if stem.lower() in _GENERIC:
-        return path.parent.name
-    return _SUFFIX.sub("", stem)
 
 
 def _on_grid(prediction: Volume, reference: Volume, case: str, warnings: list[str]) -> np.ndarray:

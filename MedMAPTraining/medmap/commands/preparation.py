@@ -237,7 +237,7 @@ def _job(
 ) -> PreparationJob:
     case.check()
     names = modalities_of(case, task, available)
-    files = [label_of(case), *(case.scans[name] for name in names)]
+    files = [label_of(case, task), *(case.scans[name] for name in names)]
     for path in files:
         if not path.is_file():
             raise MissingInputError(f"There is no file {path.name}.", "Check its path.")

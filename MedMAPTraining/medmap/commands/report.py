@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 
@@ -11,14 +12,15 @@ from medmap.bundle.format import METADATA
 from medmap.bundle.loading import load_bundle
 from medmap.commands.report_sections import SECTIONS
 from medmap.commands.report_sources import Figures, Sources
-from medmap.errors import InputDataError, UsageError
+from medmap.errors import InputDataError, MissingInputError, UsageError
 from medmap.evaluation import Evaluation
 from medmap.evaluation.store import ABOUT
 from medmap.evaluation.tables import counted
 from medmap.io.atomic import Transaction, check_output, make_folder
 from medmap.report import html
 from medmap.report.curves import read_log
-from medmap.training.run_task import has_task, task_of_run
+from medmap.training.log import LOG
+from medmap.training.run_task import has_task, logged_networks, task_of_run
 
 Report = Callable[[float, str], None]
 
@@ -26,35 +28,56 @@ Report = Callable[[float, str], None]
 def read_sources(paths: Sequence[Path]) -> Sources:
     """Sort paths into evaluation folders, bundles, training runs and pictures.
 
-    A run may also be its ``log.jsonl``; pictures are PNG files or folders of PNG files.
+    A run may also be its ``log.jsonl``, and may have several networks, for folds or modality subsets;
+    pictures are PNG files or folders of PNG files.
 
     Raises:
         UsageError: a path is none of these.
+        MissingInputError: there is no such file or folder.
     """
     sources = Sources()
-    logs = []
+    logs: list[tuple[str, Path]] = []
     for path in paths:
+        networks = _logs_of_run(path)
         if (path / ABOUT).is_file():
             sources.evaluations.append(Evaluation.read(path))
         elif (path / METADATA).is_file():
             sources.bundles.append(load_bundle(path))
-        elif (path / "log.jsonl").is_file():
-            logs.append(path / "log.jsonl")
+        elif networks:
+            logs += networks
             if has_task(path):
                 sources.run_tasks.append(task_of_run(path))
         elif path.suffix == ".jsonl":
-            logs.append(path)
+            logs.append((path.absolute().parent.name, path))
         elif path.suffix.lower() == ".png" and path.is_file():
             sources.pictures.append(path)
         elif path.is_dir() and any(path.glob("*.png")):
             sources.pictures += sorted(path.glob("*.png"))
         else:
-            raise UsageError(
-                f"{path.name} is no evaluation, bundle, run or picture.",
-                "Give folders that medmap evaluate wrote, bundles, training runs, or PNG files.",
-            )
-    sources.logs = [read_log(path, sources.task.modality_names) for path in logs]
+            _refuse(path)
+    for name, path in logs:
+        log = read_log(path, sources.task.modality_names)
+        sources.logs.append(replace(log, name=name))
     return sources
+
+
+def _refuse(path: Path) -> None:
+    """Raises MissingInputError or UsageError for what is nothing to report on."""
+    if not path.exists():
+        raise MissingInputError(f"There is no {path}.", "Check its path.")
+    raise UsageError(
+        f"{path.name} is no evaluation, bundle, run or picture.",
+        "Give folders that medmap evaluate wrote, bundles, training runs, or PNG files.",
+    )
+
+
+def _logs_of_run(run: Path) -> list[tuple[str, Path]]:
+    """Name and log of each network of a run: ``run``, or ``run/fold_0`` and so on."""
+    logs = []
+    for name, folder in logged_networks(run).items():
+        title = f"{run.absolute().name}/{name}".removesuffix("/")
+        logs.append((title, folder / LOG))
+    return logs
 
 
 def write_report(

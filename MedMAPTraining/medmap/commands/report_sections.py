@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from medmap.bundle.card import NOT_STATED
 from medmap.commands.report_sources import Figures, Sources
 from medmap.evaluation import Evaluation, PairedTest, compare, groups, significance, table
 from medmap.evaluation.scoring import check_same_labels
@@ -327,7 +328,10 @@ SECTIONS: tuple[tuple[str, Callable[[Sources, Figures], str]], ...] = (
 
 
 def _cohort(evaluation: Evaluation) -> str:
-    return f"{counted(evaluation.summary.cases, 'case')}: {evaluation.summary.data}"
+    cases = counted(evaluation.summary.cases, "case")
+    if evaluation.summary.data == NOT_STATED:
+        return cases
+    return f"{cases}: {evaluation.summary.data}"
 
 
 def _table_title(name: str, summary: Summary) -> str:

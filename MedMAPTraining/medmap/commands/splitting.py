@@ -18,6 +18,7 @@ from medmap.evaluation.folds import (
 )
 from medmap.io.atomic import check_output, write_text
 from medmap.io.cohorts import find_cases
+from medmap.io.labels import no_labels
 from medmap.task import Task
 from medmap.training.splits import Split, read_folds, read_split
 
@@ -98,9 +99,7 @@ def check_split(data: Path, path: Path, task: Task, options: SplitOptions) -> Fo
 def _labeled_cases(data: Path, task: Task) -> list[str]:
     names = [case.case_id for case in find_cases(data, task) if case.label is not None]
     if not names:
-        raise InputDataError(
-            f"No case in {data.name} has reference labels.", "Name the folder of labeled cases."
-        )
+        raise no_labels(f"No case in {data.name} has reference labels.", task)
     return names
 
 

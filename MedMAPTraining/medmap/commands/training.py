@@ -156,7 +156,6 @@ def train_bundle(
     team.share(plan.recipe.batch // plan.recipe.accumulate)
     if not team.first:
         report = ignore_progress
-    _make_run(plan, team)
 
     steps_done = 0
     card = {}
@@ -165,6 +164,8 @@ def train_bundle(
             report, number, len(plan.folds), "" if fold is None else f"fold {fold}"
         )
         training_data = _data_of(plan, fold, data, options, team, fold_report)
+        # Only now: a run keeps its task, and cases that do not fit it may have named the wrong one.
+        _make_run(plan, team)
         if origin.teacher and team.first:
             record_teacher(plan.fold_folder(fold), origin.teacher)
         # Preparing the data counts: a scheduler's limit is for the whole program.
@@ -275,6 +276,12 @@ def _data_of(
     if data is None:
         return generated_data(plan.recipe, plan.task, folder, options, team)
     recipe = plan.recipe
+    if options.anatomy is not None and GENERATED not in recipe.sources:
+        raise UsageError(
+            "Anatomy is for synthetic cases, and this training has none.",
+            "Leave it out, or add generated cases to the recipe's sources.",
+            option="anatomy",
+        )
     if GENERATED not in recipe.sources:
         recipe = replace(recipe, generation=None)
     training_data = cohort_data(recipe, plan.task, data, folder, options, team, report, fold)

@@ -75,6 +75,12 @@ class CaseTable:
     def column(self, name: str, cases: Sequence[str]) -> dict[str, str]:
         """A column's value of each case. Raises InputDataError where some have none."""
         values = {}
+        columns = sorted({column for row in self.rows.values() for column in row})
+        if name.lower() not in columns:
+            raise InputDataError(
+                f"The table {self.path.name} has no column {name}.",
+                f"Use one of {', '.join(columns)}, or add it.",
+            )
         for case in cases:
             values[case] = self.rows.get(case, {}).get(name.lower(), "")
         missing = [case for case, value in values.items() if not value]

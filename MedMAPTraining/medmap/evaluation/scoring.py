@@ -15,7 +15,7 @@ import numpy as np
 
 from medmap.bundle.format import CARD, METADATA, SUMS, verify_bundle
 from medmap.bundle.loading import Bundle
-from medmap.errors import InputDataError
+from medmap.errors import InputDataError, MissingInputError
 from medmap.evaluation.lesions import LesionRule, lesion_scores
 from medmap.evaluation.surfaces import normalized_surface_distance, surface_distances
 from medmap.inference import segment_subsets
@@ -306,11 +306,15 @@ def write_rows(path: str | Path, rows: Sequence[ScoreRow]) -> None:
 
 
 def read_rows(path: str | Path) -> list[ScoreRow]:
-    """Read what ``write_rows`` wrote. Raises InputDataError for any other file."""
+    """Read what ``write_rows`` wrote. Raises MissingInputError, or InputDataError for another file."""
     path = Path(path)
     try:
         with path.open(encoding="utf-8", newline="") as file:
             return [row_from(entry) for entry in csv.DictReader(file)]
+    except FileNotFoundError as error:
+        raise MissingInputError(
+            f"There are no scores {path}.", "Give the output folder of medmap evaluate."
+        ) from error
     except (OSError, KeyError, TypeError, ValueError) as error:
         raise InputDataError(
             f"{path.name} is not a table of scores ({error}).",

@@ -52,6 +52,17 @@ def read_case_labels(case: Case, task: Task) -> Volume:
     return replace(volume, array=convention.to_task(volume.array, task, volume.name))
 
 
+def no_labels(cause: str, task: Task) -> InputDataError:
+    """The error for cases without label files, which another task may call otherwise."""
+    ending = task.label_endings[0]
+    return InputDataError(
+        cause,
+        f"Add <case>_{ending}.nii.gz, or choose the task whose label files these are; "
+        f"this one is {task.name}.",
+        option="task",
+    )
+
+
 def with_conventions(
     cases: Sequence[Case], task: Task, chosen: str = ""
 ) -> tuple[list[Case], LabelReading]:

@@ -115,8 +115,12 @@ def _kinds_of_columns(content: _Table, task: Task) -> list[str]:
     has_columns = CASE in kinds and bool(set(kinds) & set(task.modality_names))
     if has_columns and content.rows:
         return kinds
-    titles = ", ".join(title for title in content.titles if title) or "none"
-    problem = "has no rows" if has_columns else f"has the columns {titles}"
+    titles = ", ".join(title for title in content.titles if title)
+    problem = "is empty"
+    if has_columns:
+        problem = "has no rows"
+    elif titles:
+        problem = f"has the columns {titles}"
     modalities = ", ".join(task.modality_names)
     raise InputDataError(
         f"The table {content.path.name} {problem}.",

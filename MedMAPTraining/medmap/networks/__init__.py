@@ -19,6 +19,7 @@ from medmap.networks.u_hemis import UHeMIS
 from medmap.networks.u_hved import UHVED
 from medmap.networks.unet import GatedUNet, UNet
 from medmap.networks.vnet import VNet
+from medmap.option_names import misfit
 
 NETWORKS: dict[str, type[Backbone]] = {
     "GatedUNet": GatedUNet,
@@ -39,6 +40,10 @@ NETWORKS: dict[str, type[Backbone]] = {
 __all__ = ["ENSEMBLE", "NETWORKS", "Backbone", "Ensemble", "Output", "build_network"]
 
 
+SET_BY_TASK = ("modalities", "classes", "spatial_dims")
+"""Parameters of networks that follow from the task."""
+
+
 def build_network(name: str, options: dict) -> Backbone:
     """Build a backbone from plain data, as a bundle or a recipe states it.
 
@@ -57,8 +62,8 @@ def build_network(name: str, options: dict) -> Backbone:
             f"The network '{name}' is unknown.",
             f"This version knows {', '.join(sorted(NETWORKS))}.",
         )
+    base_options = {key: value for key, value in options.items() if key != "stem"}
     try:
-        base_options = {key: value for key, value in options.items() if key != "stem"}
         stem = options.get("stem")
         if stem is None:
             network = NETWORKS[name](**base_options)
@@ -67,8 +72,8 @@ def build_network(name: str, options: dict) -> Backbone:
         network.built_from = (name, dict(options))
         return network
     except TypeError as error:
-        raise BundleError(
-            f"The options of the network {name} do not fit ({error}).", "Correct the options."
+        raise misfit(
+            f"The network {name}", NETWORKS[name], base_options, error, SET_BY_TASK
         ) from error
 
 

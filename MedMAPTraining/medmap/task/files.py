@@ -158,6 +158,8 @@ def parse_task(content: Mapping, file_name: str) -> Task:
         regions = [Region(label.name, label.title, (label.name,)) for label in labels]
     optional = {}
     for key in ("layouts", "label_endings"):
+        if fields[key] == []:
+            raise _invalid(file_name, f"{key} is empty")
         if fields[key] is not None:
             optional[key] = tuple(str(value).lower() for value in fields[key])
     task = Task(

@@ -24,7 +24,7 @@ from medmap.errors import InputDataError, OutputError
 from medmap.io.atomic import atomic_folder
 from medmap.io.cases import Case
 from medmap.io.content import sha256_of
-from medmap.io.labels import read_case_labels
+from medmap.io.labels import no_labels, read_case_labels
 from medmap.metrics import label_masks
 from medmap.preprocess import Prepared, PreprocessSpec, prepare
 from medmap.resampling import canonical_grid, resample_nearest, to_grid
@@ -106,7 +106,7 @@ def content_hash(
         "task": task.to_dict(),
         "spec": spec.to_dict(),
         "scans": {name: hashes[case.scans[name]] for name in names},
-        "label": hashes[label_of(case)],
+        "label": hashes[label_of(case, task)],
         "convention": (case.convention or own_convention(task)).classes,
         "reading": [case.affine, case.assume_orientation],
     }
@@ -114,12 +114,10 @@ def content_hash(
     return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
-def label_of(case: Case) -> Path:
+def label_of(case: Case, task: Task) -> Path:
     """The label file of a case. Raises InputDataError where there is none."""
     if case.label is None:
-        raise InputDataError(
-            f"The case {case.case_id} has no reference labels.", "Add <case>_seg.nii.gz."
-        )
+        raise no_labels(f"The case {case.case_id} has no reference labels.", task)
     return case.label
 
 
@@ -135,7 +133,7 @@ def modalities_of(case: Case, task: Task, available: Sequence[bool] | None) -> l
     Raises:
         InputDataError: no reference labels, or none of the scans that training may see.
     """
-    label_of(case)
+    label_of(case, task)
     if available is None:
         allowed = list(task.modality_names)
     else:
@@ -182,7 +180,7 @@ def cache_case(
     """
     names = modalities_of(case, task, available)
     if hashes is None:
-        files = [label_of(case), *(case.scans[name] for name in names)]
+        files = [label_of(case, task), *(case.scans[name] for name in names)]
         hashes = {path: sha256_of(path) for path in files}
     target = cache / content_hash(case, task, spec, names, hashes) / case.case_id
     if is_complete(target):

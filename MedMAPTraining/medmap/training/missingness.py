@@ -15,8 +15,9 @@ from pathlib import Path
 
 import numpy as np
 
-from medmap.errors import BundleError, InputDataError, MissingInputError, UsageError
+from medmap.errors import InputDataError, MissingInputError, UsageError
 from medmap.io.atomic import write_text
+from medmap.option_names import misfit
 from medmap.task import Task
 
 PREFIXES = ("HGG_", "LGG_", "HG_", "LG_")
@@ -395,6 +396,6 @@ def build_missingness(
     try:
         return PROTOCOLS[name](task, cases, **options)
     except TypeError as error:
-        raise BundleError(
-            f"The options of the missingness {name} do not fit ({error}).", "Correct them."
+        raise misfit(
+            f"The missingness {name}", PROTOCOLS[name], options, error, ("task", "cases")
         ) from error

@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from medmap.errors import BundleError, UsageError
+from medmap.errors import UsageError
+from medmap.option_names import misfit
 from medmap.training.objectives import Group
 from medmap.training.recipe import Recipe, learning_rate
 
@@ -40,9 +41,8 @@ def make_optimizer(group: Group, recipe: Recipe) -> torch.optim.Optimizer:
     try:
         optimizer = OPTIMIZERS[name](parameters, lr=rate, **options)
     except (TypeError, ValueError, RuntimeError) as error:
-        raise BundleError(
-            f"The options of the optimizer {name} do not fit ({error}).",
-            "Give options that torch's class of that name takes.",
+        raise misfit(
+            f"The optimizer {name}", OPTIMIZERS[name], options, error, ("params", "lr")
         ) from error
     for parameter_group in optimizer.param_groups:
         parameter_group["base"] = rate

@@ -6,13 +6,14 @@ import hashlib
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 
 import numpy as np
 
 from medmap.bundle.format import WEIGHTINGS
 from medmap.errors import BundleError, MissingInputError, UsageError
+from medmap.option_names import check_names, misfit
 from medmap.postprocess.spec import PostprocessSpec, current_postprocess, earlier_postprocess
 from medmap.preprocess import SCALINGS, PreprocessSpec
 from medmap.training.dataset import Augmentation
@@ -191,7 +192,17 @@ class Recipe:
 
     @staticmethod
     def from_dict(data: Mapping) -> Recipe:
-        """A recipe from plain data. Raises TypeError for an unknown field."""
+        """A recipe from plain data.
+
+        Raises:
+            BundleError: it has no such field.
+            TypeError: a value is of another type.
+        """
+        if not isinstance(data, Mapping):
+            raise TypeError("it is no table of fields")
+        names = [entry.name for entry in fields(Recipe)]
+        stated = [EARLIER_FIELDS.get(key, key) for key in data]
+        check_names("A recipe", "field", stated, names)
         nested: dict[str, Callable[..., object]] = {
             "augmentation": Augmentation.from_dict,
             "preprocess": PreprocessSpec,
@@ -203,7 +214,7 @@ class Recipe:
         for key, value in data.items():
             field_name = EARLIER_FIELDS.get(key, key)
             if field_name in nested and value is not None:
-                values[field_name] = nested[field_name](**_tuples(value))
+                values[field_name] = _built(field_name, nested[field_name], value)
             else:
                 values[field_name] = value
         return Recipe(**_tuples(values))
@@ -220,8 +231,18 @@ class Recipe:
         except (ValueError, TypeError) as error:
             raise BundleError(
                 f"The recipe {Path(path).name} cannot be read: {error}.",
-                "Write JSON with the fields of medmap.training.recipe.Recipe.",
+                "Write a JSON object of fields, such as a recipe of medmap recipes.",
             ) from error
+
+
+def _built(name: str, build: Callable[..., object], data: object) -> object:
+    """A part of a recipe from plain data. Raises BundleError or TypeError."""
+    if not isinstance(data, dict):
+        raise TypeError(f"{name} is {data!r}, which is no table of fields")
+    try:
+        return build(**_tuples(data))
+    except TypeError as error:
+        raise misfit(f"The recipe's {name}", build, data, error) from error
 
 
 def _postprocess(**data: float) -> PostprocessSpec:

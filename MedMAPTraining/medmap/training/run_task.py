@@ -1,4 +1,7 @@
-"""The task of a run: kept in its folder, so that a run does not depend on a task file elsewhere."""
+"""The task of a run, kept in its folder, and the folders of its networks.
+
+With its task, a run does not depend on a task file elsewhere.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,7 @@ from pathlib import Path
 from medmap.errors import BundleError
 from medmap.io.atomic import write_json
 from medmap.task import Task, find_task
+from medmap.training.log import LOG
 from medmap.training.recipe import Recipe
 
 TASK_FILE = "task.json"
@@ -40,3 +44,21 @@ def task_of_run(run: Path) -> Task:
             "Begin the run again in another folder.",
         ) from error
     return Task.from_dict(content)
+
+
+def logged_networks(run: Path) -> dict[str, Path]:
+    """Folders of the networks of a run that have logged a step.
+
+    Args:
+        run: folder of a run.
+
+    Returns:
+        Folders by their names in the run: ``""`` for the run itself, ``fold_0``, ``t1+flair`` or
+        ``fold_0/t1+flair`` for those of folds and of modality subsets. None of a folder that is no run.
+    """
+    if (run / LOG).is_file():
+        return {"": run}
+    if not has_task(run):
+        return {}
+    paths = [*run.glob(f"*/{LOG}"), *run.glob(f"fold_*/*/{LOG}")]
+    return {path.parent.relative_to(run).as_posix(): path.parent for path in sorted(paths)}

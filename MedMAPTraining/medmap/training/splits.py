@@ -123,7 +123,7 @@ def _text_of(path: Path) -> str:
         return path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise MissingInputError(
-            f"The split {path.name} cannot be read.", "Check its path.", option="split"
+            f"The split {path.name} cannot be read.", "Check its path."
         ) from error
 
 

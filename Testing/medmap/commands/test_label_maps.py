@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -94,9 +95,79 @@ def test_maps_that_are_named_otherwise_are_matched(folders, tmp_path):
         (ours / f"BraTS-{seed}").mkdir(parents=True)
         write_labels(ours / f"BraTS-{seed}/segmentation.nii.gz", labels_of(seed), GRID)
         (ours / f"BraTS-{seed}/._segmentation.nii.gz").write_bytes(b"AppleDouble")
-    pairs, _ = find_pairs(ours, references)
+    pairs, _ = find_pairs(ours, references, BRATS)
     assert [pair.case for pair in pairs] == ["BraTS-0", "BraTS-1", "BraTS-2"]
     assert score(ours, references).summary.dice.subsets["t1+t1ce+t2+flair"]["ET"].mean == 1.0
+
+
+def write_cohort(root, name_of):
+    """Three cases of a scan and labels, whose files ``name_of(case, kind)`` names."""
+    for seed in range(3):
+        case = f"case{seed}"
+        for kind in ("flair", "seg"):
+            path = root / f"{name_of(case, kind)}.nii.gz"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            if kind == "seg":
+                write_labels(path, labels_of(seed), GRID)
+            else:
+                write_volume(path, np.ones(GRID.shape, np.int16), GRID.affine)
+    return root
+
+
+@pytest.mark.parametrize(
+    ("name_of", "prefix"),
+    [
+        (lambda case, kind: f"{case}/{kind}", ""),
+        (lambda case, kind: f"{case}/{case}_{kind}", ""),
+        (lambda case, kind: f"{case}_{kind}", ""),
+        (lambda case, kind: f"sub-{case}/anat/sub-{case}_{BIDS_SUFFIX[kind]}", "sub-"),
+    ],
+    ids=["plain names", "folders", "side by side", "BIDS"],
+)
+def test_the_references_may_be_a_cohort_in_any_layout(tmp_path, name_of, prefix):
+    """What a network was trained on scores label maps, too; files that are no labels are no maps."""
+    cohort = write_cohort(tmp_path / "cohort", name_of)
+    pairs, _ = find_pairs(_maps_named(tmp_path / "maps", prefix), cohort, BRATS)
+    assert [pair.case for pair in pairs] == [f"{prefix}case{seed}" for seed in range(3)]
+    for pair in pairs:
+        assert "seg" in pair.reference.name
+
+
+BIDS_SUFFIX = {"flair": "FLAIR", "seg": "dseg"}
+
+
+def _maps_named(root, prefix):
+    """Maps as ``medmap segment-cohort`` leaves them, in BIDS or in a folder for each case."""
+    for seed in range(3):
+        folder = root / f"{prefix}case{seed}"
+        path = folder / "segmentation.nii.gz"
+        if prefix:
+            path = folder / f"anat/{folder.name}_space-orig_desc-medmap_dseg.nii.gz"
+        path.parent.mkdir(parents=True)
+        write_labels(path, labels_of(seed), GRID)
+    return root
+
+
+def test_label_files_that_end_otherwise_are_those_of_the_task(tmp_path):
+    task = replace(BRATS, label_endings=("lesion",))
+    for seed in range(2):
+        path = tmp_path / f"labels/case{seed}/lesion.nii.gz"
+        path.parent.mkdir(parents=True)
+        write_labels(path, labels_of(seed), GRID)
+        maps = tmp_path / f"maps/case{seed}_lesion.nii.gz"
+        maps.parent.mkdir(exist_ok=True)
+        write_labels(maps, labels_of(seed), GRID)
+    pairs, _ = find_pairs(tmp_path / "maps", tmp_path / "labels", task)
+    assert [pair.case for pair in pairs] == ["case0", "case1"]
+
+
+def test_a_cohort_without_label_files_says_which_task_was_asked(tmp_path):
+    cohort = write_cohort(tmp_path / "cohort", lambda case, kind: f"{case}/{kind}")
+    for path in cohort.rglob("seg.nii.gz"):
+        path.rename(path.with_name("lesion.nii.gz"))
+    with pytest.raises(InputDataError, match="No case in cohort has reference labels") as error:
+        find_pairs(_maps_named(tmp_path / "maps", ""), cohort, BRATS)
+    assert "this one is BraTS (--task)" in error.value.command_line_remedy
 
 
 def test_the_same_voxels_in_another_order_score_the_same(folders):

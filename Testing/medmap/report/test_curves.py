@@ -10,8 +10,11 @@ from typer.testing import CliRunner
 
 from medmap.cli.main import app
 from medmap.commands.curves import draw_curves
-from medmap.errors import MissingInputError, OutputError
+from medmap.commands.report import read_sources
+from medmap.errors import MissingInputError, OutputError, UsageError
+from medmap.task import BRATS
 from medmap.training.recipe import Recipe
+from medmap.training.run_task import write_task
 
 
 @pytest.fixture
@@ -52,3 +55,17 @@ def test_the_command_draws_what_there_is(run, tmp_path):
 def test_a_folder_without_a_training_is_refused(tmp_path):
     with pytest.raises(MissingInputError, match="no training"):
         draw_curves(tmp_path, tmp_path / "c.png")
+
+
+def test_a_run_of_several_networks_names_them(run, tmp_path):
+    folds = tmp_path / "folds"
+    (folds / "fold_0").mkdir(parents=True)
+    for name in ("recipe.json", "log.jsonl"):
+        (folds / "fold_0" / name).write_bytes((run / name).read_bytes())
+    write_task(folds, BRATS)
+    with pytest.raises(UsageError, match="several trainings: fold_0") as error:
+        draw_curves(folds, tmp_path / "c.png")
+    assert "fold_0" in error.value.remedy
+    assert draw_curves(folds / "fold_0", tmp_path / "c.png").is_file()
+    [log] = read_sources([folds]).logs
+    assert log.name == "folds/fold_0"

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from medmap.errors import BundleError, UsageError
+from medmap.errors import UsageError
+from medmap.option_names import misfit
 from medmap.training.objectives.acn import ACN
 from medmap.training.objectives.base import Context, Frozen, Group, Objective
 from medmap.training.objectives.kd_net import KDNet
@@ -46,6 +47,6 @@ def build_objective(name: str, context: Context, options: dict) -> Objective:
     try:
         return OBJECTIVES[name](context, **options)
     except TypeError as error:
-        raise BundleError(
-            f"The options of the objective {name} do not fit ({error}).", "Correct them."
+        raise misfit(
+            f"The objective {name}", OBJECTIVES[name], options, error, ("context",)
         ) from error
