@@ -50,8 +50,8 @@ class MedMAPSegment(ScriptedLoadableModule):
         self.parent.contributors = ["MedMAP contributors"]
         self.parent.helpText = _(
             "Segments brain tumors (edema, enhancing tumor, necrosis and non-enhancing core) from "
-            "any subset of T1, T1ce, T2 and FLAIR. The volumes must be skull-stripped and aligned "
-            "to each other. For research use only. See more in the "
+            "any subset of T1, T1ce, T2 and FLAIR. Volumes that show the skull or are not aligned "
+            "are prepared first. For research use only. See more in the "
             '<a href="https://github.com/medmap/SlicerMedMAP">documentation</a>.'
         )
         self.parent.acknowledgementText = _(
@@ -311,6 +311,7 @@ class MedMAPSegmentTest(ScriptedLoadableModuleTest):
             labels=labels,
             reference="flair",
             provenance=SimpleNamespace(to_dict=lambda: {"made": "by the self test"}),
+            preparation=None,
         )
         logic = SegmentationLogic(slicer.mrmlScene, lambda *args, **options: result, lambda: None)
 

@@ -8,43 +8,23 @@ the result into the scene. ``process`` does the three in a row.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 from medmap.checks import Finding
 from medmap.errors import Cancelled, InputDataError, InternalError
+from medmap.preparation.plan import Mode, PreparationPlan
 from medmap.task import BRATS, Task
-from medmap.volume import Volume
 
 from .devices import AUTO, checkDevice, computing
 from .inputs import readSlots
 from .mrml import scene as mrml
+from .mrml.brain_mask import brainMasks
 from .mrml.nodes import removeDerived
+from .mrml.preparation_plan import Planner
+from .mrml.prepared_scans import addPreparedScans
+from .request import Request, preparedRequest
 from .runner import InlineRunner, Job, JobState, Progress, Runner, Work
-
-
-@dataclass(frozen=True)
-class Request:
-    """Everything that a computation needs, copied out of the scene: no MRML node in here.
-
-    Attributes:
-        volumes: modality name -> scan.
-        nodeIDs: modality name -> ID of the volume node that the scan was copied from.
-        nodeNames: modality name -> name of that node, for messages.
-        reference: modality whose grid the result is wanted on; None leaves the choice to
-            ``medmap``.
-        device: as ``devices.checkDevice`` accepts it.
-        outputID: ID of the segmentation node to fill; None for a new one.
-        remarks: what preparing found worth saying.
-    """
-
-    volumes: dict[str, Volume]
-    nodeIDs: dict[str, str]
-    nodeNames: dict[str, str]
-    reference: str | None = None
-    device: str = AUTO
-    outputID: str | None = None
-    remarks: tuple[Finding, ...] = ()
 
 
 class SegmentationLogic:
@@ -109,8 +89,10 @@ class SegmentationLogic:
         inputs: Mapping[str, Any],
         reference: str | None = None,
         device: str = AUTO,
-        outputNode=None,
+        outputNode: Any = None,
         remarks: Iterable[Finding] = (),
+        plan: PreparationPlan | None = None,
+        maskNode: Any = None,
     ) -> Request:
         """Check the choices and copy the voxels; nothing in the scene changes.
 
@@ -121,6 +103,8 @@ class SegmentationLogic:
             device: ``auto``, ``cpu``, ``mps``, ``cuda`` or ``cuda:N``.
             outputNode: vtkMRMLSegmentationNode to fill; None for a new one.
             remarks: what a reader of the result must know about the patient.
+            plan: brain extraction and alignment that come first; None takes the scans as they are.
+            maskNode: segmentation or label volume with a brain mask, or None.
 
         Raises:
             UsageError: unknown modality or device.
@@ -134,6 +118,9 @@ class SegmentationLogic:
         findings = list(remarks)
         for warning in slots.warnings:
             findings.append(Finding("warning", "constant", warning, "Check the volume."))
+        masks = {}
+        if plan is not None and maskNode is not None:
+            masks = brainMasks(maskNode, slots.used, plan.reference)
         return Request(
             volumes={name: mrml.volumeFromNode(node) for name, node in slots.used.items()},
             nodeIDs={name: node.GetID() for name, node in slots.used.items()},
@@ -142,6 +129,8 @@ class SegmentationLogic:
             device=device,
             outputID=outputNode.GetID() if outputNode is not None else None,
             remarks=tuple(findings),
+            plan=plan,
+            brainMasks=masks,
         )
 
     def work(self, request: Request) -> Work:
@@ -154,19 +143,22 @@ class SegmentationLogic:
         progress: Progress | None = None,
         cancelled: Callable[[], bool] | None = None,
     ):
-        """Segment. Returns ``medmap.inference.Segmentation``; raises MedMAPError, ``Cancelled``
-        among them.
+        """Prepare the scans and segment. Returns ``medmap.inference.Segmentation``; raises
+        MedMAPError, ``Cancelled`` among them.
         """
         bundle = self.bundle(progress)
         with computing():
+            prepared = preparedRequest(request, self.task, progress, cancelled)
             result = self._segment(
-                request.volumes,
+                prepared.request.volumes,
                 bundle,
-                reference=request.reference,
+                reference=prepared.request.reference,
                 device=request.device,
-                progress=progress,
+                progress=prepared.progress,
                 cancel=cancelled,
             )
+        if prepared.preparation is not None:
+            result = replace(result, preparation=prepared.preparation)
         return _withRemarks(result, request.remarks)
 
     def start(self, request: Request, runner: Runner) -> Job:
@@ -195,6 +187,12 @@ class SegmentationLogic:
         output = self.scene.GetNodeByID(request.outputID) if request.outputID is not None else None
         restore = mrml.snapshot(output) if output is not None else None
         segmentation = mrml.segmentationFromResult(self.scene, node, result, self.task, output)
+        if result.preparation is not None:
+            try:
+                addPreparedScans(self.scene, segmentation, request, result.preparation, self.task)
+            except Exception:
+                self._takeBack(segmentation, restore)
+                raise
         self._undo.append(lambda: self._takeBack(segmentation, restore))
         return segmentation
 
@@ -227,17 +225,26 @@ class SegmentationLogic:
         inputs: Mapping[str, Any],
         reference: str | None = None,
         device: str = AUTO,
-        outputNode=None,
+        outputNode: Any = None,
         progress: Progress | None = None,
-    ):
-        """Segment and wait: for scripts. Arguments as for ``prepare``; returns the
-        vtkMRMLSegmentationNode.
+        maskNode: Any = None,
+        prepare: Mode = "auto",
+    ) -> Any:
+        """Segment and wait: for scripts. Returns the vtkMRMLSegmentationNode.
+
+        Args:
+            inputs, reference, device, outputNode, maskNode: as for ``prepare``.
+            progress: called with the completed fraction and a text.
+            prepare: ``auto`` extracts the brain from scans that show a skull and aligns scans that
+                lie apart, ``always`` does both for every scan, ``never`` takes them as they are.
 
         Raises:
             MedMAPError: the inputs, the bundle or the device will not do; the scene is unchanged
                 then.
         """
-        request = self.prepare(inputs, reference, device, outputNode)
+        used = readSlots(self.task, inputs, (), reference).used
+        plan = Planner(prepare).plan(used, self.task, reference, maskNode)
+        request = self.prepare(inputs, reference, device, outputNode, plan=plan, maskNode=maskNode)
         return self.apply(request, resultOf(self.start(request, InlineRunner(progress))))
 
 

@@ -6,21 +6,25 @@ each other.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
 from medmap.errors import MedMAPError
+from medmap.preparation.plan import PreparationPlan
 from medmap.task import Task
 
 from .inputs import Inputs, readSlots
-from .logic import Request, SegmentationLogic
+from .logic import SegmentationLogic
 from .models.catalog import DEFAULT, ModelEntry
 from .mrml import choices
 from .mrml.geometry_checks import GeometryReport, checkGeometry
 from .mrml.nodes import inScene
 from .mrml.patient import Patient, TagLookup, patientOf
+from .mrml.preparation_plan import Planner
 from .mrml.scene import provenanceOf
+from .preparation import obstacleOf, withoutSteps
+from .request import Request
 
 
 class PanelLogic(SegmentationLogic):
@@ -77,6 +81,7 @@ class PanelState:
         self.report: GeometryReport | None = None
         self._checked: Any = None
         self._previousResults: list[str | None] = []
+        self._planner = Planner()
         self._moduleNames = moduleNames
         self.dicomTags = dicomTags
         self._observers: list[Observer] = []
@@ -108,6 +113,7 @@ class PanelState:
         self.status = ""
         self.report = None
         self._previousResults = []
+        self._planner.clear()
         self.logic.forgetResults()
         for observer in list(self._observers):
             observer.clear()
@@ -176,25 +182,65 @@ class PanelState:
         node = self.parameterNode(always=True)
         return patientOf(self.scene, self.usedVolumes.values(), node, self.dicomTags)
 
+    @property
+    def brainMask(self) -> Any:
+        """Segmentation or label volume with a brain mask that was made elsewhere, or None."""
+        return self._chosen(choices.BRAIN_MASK)
+
+    @property
+    def neededPlan(self) -> PreparationPlan | None:
+        """Every step of preparation that the used scans need; None without usable scans."""
+        if not self.isShown:
+            return None
+        return self._planner.plan(self.usedVolumes, self.task, self.reference, self.brainMask)
+
+    @property
+    def plan(self) -> PreparationPlan | None:
+        """The steps of preparation that Apply takes: those needed, without those cleared."""
+        return self._withoutSkipped(self.neededPlan)
+
+    def planFor(self, volumes: Mapping[str, Any]) -> PreparationPlan | None:
+        """The steps that some volume nodes need, by modality name, without those cleared."""
+        return self._withoutSkipped(self._planner.plan(volumes, self.task, self.reference))
+
+    def _withoutSkipped(self, plan: PreparationPlan | None) -> PreparationPlan | None:
+        if plan is None:
+            return None
+        return withoutSteps(plan, choices.skippedSteps(self.parameterNode(always=True)))
+
+    def preparationObstacle(self) -> str:
+        """Why the planned preparation cannot work, as a sentence; empty if it can."""
+        plan = self.plan
+        if plan is None:
+            return ""
+        hasMask = self.brainMask is not None
+        return obstacleOf(plan, self.usedVolumes, self.task, hasMask)
+
     def segmentationArguments(self) -> dict[str, Any]:
         """Arguments for ``SegmentationLogic.prepare`` as chosen in the panel."""
         return {
             "inputs": self.usedVolumes,
             "reference": self.reference,
             "outputNode": self.parameters.outputSegmentation,
+            "plan": self.plan,
+            "maskNode": self.brainMask,
         }
 
     def checkInputs(self) -> GeometryReport:
         """Compare the chosen volumes with each other; the report stays until the choice changes."""
         used = self.usedVolumes
-        self.report = checkGeometry(used, self.task, self.reference, self._moduleNames())
+        plan = None
+        if not self.preparationObstacle():
+            plan = self.plan
+        self.report = checkGeometry(used, self.task, self.reference, self._moduleNames(), plan)
         self._checked = self._checkKey()
         self.changed()
         return self.report
 
-    def _checkKey(self) -> dict[str, tuple]:
+    def _checkKey(self) -> tuple:
         used = self.usedVolumes
-        return {name: (node.GetID(), node.GetTransformNodeID()) for name, node in used.items()}
+        nodes = {name: (node.GetID(), node.GetTransformNodeID()) for name, node in used.items()}
+        return nodes, self.plan
 
     @property
     def result(self):
@@ -262,10 +308,15 @@ class PanelState:
         """Every reason, as a sentence, why Apply cannot work."""
         if not self.isShown:
             return []
+        output = self.parameters.outputSegmentation
         try:
-            return self.logic.problems(**self.segmentationArguments())
+            problems = self.logic.problems(self.usedVolumes, self.reference, output)
         except MedMAPError as error:
-            return [str(error)]
+            problems = [str(error)]
+        obstacle = self.preparationObstacle()
+        if obstacle:
+            problems.append(obstacle)
+        return problems
 
 
 def _show(node, visible: bool) -> None:

@@ -35,6 +35,7 @@ TORCH_FREE: list[set[str]] = [
     },
     {
         "agreement",
+        "preparation.availability",
         "preparation.motion",
         "preparation.skull",
         "preparation.misalignment",

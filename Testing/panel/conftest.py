@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 
 from medmap.errors import Cancelled
+from medmap.preparation.workflow import Preparation
 from medmap.volume import Grid
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -58,6 +59,7 @@ class ResultOfTest:
     reference: str
     findings: tuple
     provenance: ProvenanceOfTest
+    preparation: Preparation | None = None
 
 
 @pytest.fixture(scope="session")

@@ -266,10 +266,13 @@ class TestChecks:
         finish()
 
     def test_an_installed_skull_stripping_module_is_offered(
-        self, panel, patient, choose, application
+        self, panel, patient, choose, application, monkeypatch
     ):
         import slicer.util
 
+        from MedMAPSegmentLib import preparation
+
+        monkeypatch.setattr(preparation, "can_extract_brains", lambda: False)
         array = slicer.util.arrayFromVolume(patient["flair"])
         skull = np.random.default_rng(0).uniform(50, 500, array.shape).astype(np.float32)
         slicer.util.updateVolumeFromArray(patient["flair"], np.where(array > 0, array, skull))
@@ -282,29 +285,6 @@ class TestChecks:
         assert panel.ui.stripButton.toolTip == "Open Swiss Skull Stripper."
         panel.ui.stripButton.click()
         assert application.app.selected == ["SwissSkullStripper"]
-
-    def test_a_scan_is_aligned_and_that_can_be_undone(self, panel, patient, choose, finish):
-        import slicer.util
-
-        transform = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLLinearTransformNode")
-        matrix = np.eye(4)
-        matrix[:3, 3] = 6.0, -4.0, 3.0
-        slicer.util.updateTransformMatrixFromArray(transform, matrix)
-        patient["flair"].SetAndObserveTransformNodeID(transform.GetID())
-        choose(flair=patient["flair"], t1ce=patient["t1ce"])
-        panel.ui.alignComboBox.setCurrentIndex(3)
-        panel.ui.alignButton.click()
-        finish()
-        assert "FLAIR was moved by" in panel.ui.checksLabel.text
-        panel.ui.unalignButton.click()
-        assert patient["flair"].GetTransformNodeID() == transform.GetID()
-        assert not panel.ui.unalignButton.enabled
-
-    def test_the_reference_scan_is_not_aligned_to_itself(self, panel, patient, choose):
-        choose(flair=patient["flair"], t1ce=patient["t1ce"])
-        panel.ui.alignComboBox.setCurrentIndex(1)
-        panel.ui.alignButton.click()
-        assert "T1ce is the reference volume" in panel.ui.checksLabel.text
 
 
 class TestKeyboard:

@@ -12,6 +12,7 @@ import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -51,6 +52,7 @@ class FakeResult:
     volumes_ml: dict = field(default_factory=dict)
     findings: tuple = ()
     provenance: FakeProvenance = field(default_factory=lambda: FakeProvenance())
+    preparation: Any = None
 
 
 @pytest.fixture

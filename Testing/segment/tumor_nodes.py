@@ -43,7 +43,7 @@ def drawSegmentation(scene, masks, affine=AFFINE, codes=(), name="manual"):
                 "TerminologyEntry", f"context~SCT^1^x~{dict(codes)[title]}~^^~other~^^~^^"
             )
         segment.AddRepresentation(
-            "Binary labelmap", nodes.orientedImage(mask.astype(np.uint8), geometry)
+            "Binary labelmap", nodes.orientedMask(mask.astype(np.uint8), geometry.local)
         )
         node.GetSegmentation().AddSegment(segment, f"id {title}")
     return node

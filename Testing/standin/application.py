@@ -319,6 +319,8 @@ class Standin:
         slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(scene)
         tag = scene.AddObserver(scene.NodeAddedEvent, self._follow)
         self._undo.append(lambda: scene.RemoveObserver(tag))
+        leaving = scene.AddObserver(scene.NodeAboutToBeRemovedEvent, self._leave)
+        self._undo.append(lambda: scene.RemoveObserver(leaving))
         self.app = Application(scene, application)
         self._put(slicer, "app", self.app)
 
@@ -332,6 +334,16 @@ class Standin:
                 and hierarchy.GetItemByDataNode(node) == hierarchy.GetInvalidItemID()
             ):
                 hierarchy.CreateItem(hierarchy.GetSceneItemID(), node)
+
+    @vtk.calldata_type(vtk.VTK_OBJECT)
+    def _leave(self, caller, event, node) -> None:
+        """They also take its item out of the tree before a node goes."""
+        hierarchy = caller.GetFirstNodeByClass("vtkMRMLSubjectHierarchyNode")
+        if caller.IsClosing() or hierarchy is None or hierarchy is node:
+            return
+        item = hierarchy.GetItemByDataNode(node)
+        if item != hierarchy.GetInvalidItemID():
+            hierarchy.RemoveItem(item, False, False)
 
     def _modules(self) -> None:
         def module(name, **contents):

@@ -140,6 +140,8 @@ def _facts(provenance: dict, task: Task) -> list[str]:
     reference = provenance.get("modalities", {}).get("reference")
     if reference in task.modality_names:
         facts.append(f"Output geometry: {task.modality(reference).title}")
+    for step in provenance.get("preparation", {}).get("steps", []):
+        facts.append(step.get("summary", ""))
     run = provenance.get("run", {})
     if "device" in run:
         facts.append(f"Computed on: {run['device']}")

@@ -12,14 +12,21 @@ from typing import Any
 
 from medmap.task import Task
 
+from ..preparation import KINDS, Step
+
 REFERENCE = "reviewReference"
 """Role of the segmentation that results are compared with."""
 RESULT = "result"
 """Role of the latest result."""
 EARLIER = "earlierResult"
 """Role of the segmentation of an earlier examination."""
+BRAIN_MASK = "brainMask"
+"""Role of a brain mask that was made elsewhere."""
+SKIPPED = "skippedPreparation"
+"""Parameter of the scene: steps of the preparation that are not to be done."""
 LEFT_OUT = "leftOut"
 _SCAN = "scan_"
+_PANEL_ROLES = (REFERENCE, EARLIER, BRAIN_MASK)
 
 
 def nodeOf(parameterNode, role: str):
@@ -44,7 +51,7 @@ def forget(parameterNode, node) -> bool:
         parameterNode.GetNthNodeReferenceRole(n)
         for n in range(parameterNode.GetNumberOfNodeReferenceRoles())
     ]
-    panelRoles = [role for role in roles if role in (REFERENCE, EARLIER) or role.startswith(_SCAN)]
+    panelRoles = [role for role in roles if role in _PANEL_ROLES or role.startswith(_SCAN)]
     chosen = [role for role in panelRoles if nodeOf(parameterNode, role) is node]
     for role in chosen:
         choose(parameterNode, role, None)
@@ -74,3 +81,23 @@ def leaveOut(parameterNode, modality: str, out: bool = True) -> None:
         leftOut(parameterNode) | {modality} if out else leftOut(parameterNode) - {modality}
     )
     parameterNode.SetParameter(LEFT_OUT, ",".join(sorted(names)))
+
+
+def skippedSteps(parameterNode: Any) -> frozenset[Step]:
+    """Steps of the preparation that the user does not want."""
+    words = (parameterNode.GetParameter(SKIPPED) or "").split(",")
+    steps = set()
+    for word in words:
+        kind, _, modality = word.partition(":")
+        if kind in KINDS and modality:
+            steps.add(Step(kind, modality))
+    return frozenset(steps)
+
+
+def skipStep(parameterNode: Any, step: Step, skipped: bool = True) -> None:
+    """Skip a step of the preparation, or do it again."""
+    steps = skippedSteps(parameterNode) | {step}
+    if not skipped:
+        steps = steps - {step}
+    words = sorted(f"{entry.kind}:{entry.modality}" for entry in steps)
+    parameterNode.SetParameter(SKIPPED, ",".join(words))

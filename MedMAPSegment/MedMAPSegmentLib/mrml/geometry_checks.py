@@ -14,19 +14,16 @@ from itertools import combinations
 from typing import Any
 
 import numpy as np
-import slicer.util
 
 from medmap import checks
 from medmap.checks import Check, Finding, describe_grid
-from medmap.errors import InputDataError, MedMAPError
+from medmap.errors import MedMAPError
+from medmap.preparation.plan import PreparationPlan
 from medmap.task import Task
 from medmap.volume import Grid, Volume, apply_affine, choose_reference
 
-from .geometry import ijkToRAS, parentToWorld
-from .scene import shapeOf
+from .sampling import gridOf, sampledVolume
 
-MAX_SAMPLED_VOXELS = 400_000
-"""Number of voxels to look at in each volume."""
 MIN_COVERAGE = 0.80
 """Less than this fraction of the reference's brain within another field of view is a warning."""
 MAX_BRAIN_SAMPLES = 20_000
@@ -79,25 +76,12 @@ def installedSkullStrippers(moduleNames: Iterable[str]) -> tuple[tuple[str, str]
     return tuple((name, title) for name, title in SKULL_STRIPPERS.items() if name in names)
 
 
-def gridOf(node) -> Grid:
-    """Where a volume node's voxels lie in the world, without copying them.
-
-    Raises:
-        InputDataError: no voxels, or a non-linear transform.
-    """
-    shape = shapeOf(node)
-    if shape is None:
-        raise InputDataError(
-            f"The volume '{node.GetName()}' has no voxels.", "Choose another volume."
-        )
-    return Grid(shape, parentToWorld(node) @ ijkToRAS(node))
-
-
 def checkGeometry(
     nodes: Mapping[str, Any],
     task: Task,
     reference: str | None = None,
     moduleNames: Iterable[str] = (),
+    plan: PreparationPlan | None = None,
 ) -> GeometryReport:
     """Check the chosen volumes against each other.
 
@@ -106,6 +90,7 @@ def checkGeometry(
         task: gives titles and order.
         reference: modality that gives the output geometry; None takes the finest grid.
         moduleNames: names of all installed Slicer modules, to offer skull-stripping.
+        plan: what will be done to the volumes first; its steps mend what they are for.
     """
     volumes, findings = _readVolumes(nodes, task)
     grids = {name: gridOf(nodes[name]) for name in volumes}
@@ -119,7 +104,7 @@ def checkGeometry(
             resampled.append(name)
             findings.append(_gridFinding(task, reference, name, grids))
     findings += _coverageFindings(task, reference, resampled, volumes, grids)
-    findings += _voxelFindings(task, volumes)
+    findings += _voxelFindings(task, volumes, plan)
     notStripped: list[str] = []
     for finding in findings:
         if finding.check == "skull-strip":
@@ -138,27 +123,10 @@ def _readVolumes(nodes: Mapping[str, Any], task: Task) -> tuple[dict[str, Volume
         if node is None:
             continue
         try:
-            volumes[name] = _sampled(node, gridOf(node))
+            volumes[name] = sampledVolume(node)
         except MedMAPError as error:
             findings.append(Finding("error", "unreadable", error.cause, error.remedy, (name,)))
     return volumes, findings
-
-
-def _sampled(node, grid: Grid) -> Volume:
-    """Every n-th voxel of a node as a volume at the same place; NaN and infinite become 0."""
-    kji = slicer.util.arrayFromVolume(node)
-    if kji.ndim != 3:
-        raise InputDataError(
-            f"The volume '{node.GetName()}' has several values per voxel.", "Choose another one."
-        )
-    step = max(1, int(np.ceil((kji.size / MAX_SAMPLED_VOXELS) ** (1 / 3))))
-    # At least eight samples along each axis: few thick slices stay as they are.
-    steps = np.minimum(step, np.maximum(1, np.array(grid.shape) // 8))
-    every_nth = tuple(slice(None, None, int(size)) for size in steps)
-    ijk = kji.transpose(2, 1, 0)[every_nth]
-    array = np.nan_to_num(np.array(ijk, np.float32), nan=0.0, posinf=0.0, neginf=0.0)
-    affine = grid.affine @ np.diag([*map(float, steps), 1.0])
-    return Volume(array, affine, node.GetName())
 
 
 def _sameGrid(grid: Grid, other: Grid) -> bool:
@@ -218,25 +186,37 @@ def _fractionInside(world: np.ndarray, grid: Grid) -> float:
     return float(inside.all(axis=1).mean())
 
 
-def _voxelFindings(task: Task, volumes: Mapping[str, Volume]) -> list[Finding]:
+def _voxelFindings(
+    task: Task, volumes: Mapping[str, Volume], plan: PreparationPlan | None
+) -> list[Finding]:
     """Findings of the core's checks of voxels.
 
     What they refuse is an error here, and the others still run. Titles stand for names, because
-    messages show them.
+    messages show them. Scans that will be prepared are checked again then, with all voxels: a head
+    with its skull does not look like the brain that it will be.
     """
     titled = {task.modality(name).title: volume for name, volume in volumes.items()}
     names = {task.modality(name).title: name for name in volumes}
+    extracted: set[str] = set()
+    changed: set[str] = set()
+    if plan is not None:
+        extracted = set(plan.extract)
+        changed = {*plan.extract, *plan.align}
     findings: list[Finding] = []
     for title, otherTitle in combinations(titled, 2):
         pair = {title: titled[title], otherTitle: titled[otherTitle]}
         pairNames = (names[title], names[otherTitle])
         duplicates = _run(checks.check_same_image, "same-image", pair, task, pairNames)
+        findings += duplicates
         # Identical images overlap completely: one finding is enough.
-        findings += duplicates or _run(checks.check_overlap, "overlap", pair, task, pairNames)
-    for title, volume in titled.items():
+        if not duplicates and not changed.intersection(pairNames):
+            findings += _run(checks.check_overlap, "overlap", pair, task, pairNames)
+    stripped = {title: v for title, v in titled.items() if names[title] not in extracted}
+    for title, volume in stripped.items():
         single = {title: volume}
         findings += _run(checks.check_skull_strip, "skull-strip", single, task, (names[title],))
-    findings += _run(checks.check_modality_appearance, "modality", titled, task, tuple(volumes))
+    brains = tuple(names[title] for title in stripped)
+    findings += _run(checks.check_modality_appearance, "modality", stripped, task, brains)
     return findings
 
 

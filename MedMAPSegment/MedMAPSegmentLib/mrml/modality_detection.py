@@ -11,6 +11,8 @@ from typing import Any
 from medmap.detection.modality_detection import Detection, SeriesEvidence, detect_modalities
 from medmap.task import Task
 
+from .nodes import ROLE
+
 TAGS = {
     "SeriesDescription": "0008,103E",
     "ProtocolName": "0018,1030",
@@ -24,11 +26,17 @@ TAGS = {
 TagLookup = Callable[[Any], Mapping[str, str]]
 
 
-def volumesOf(scene) -> list:
-    """Every scalar volume node of a scene that a user sees, in scene order."""
+def volumesOf(scene: Any) -> list:
+    """Every scalar volume node of a scene that a user sees, in scene order.
+
+    Volumes that the panel derived from a result are no scans of the patient: a prepared T1 would
+    compete with the T1 that it was made from.
+    """
     count = scene.GetNumberOfNodesByClass("vtkMRMLScalarVolumeNode")
     nodes = [scene.GetNthNodeByClass(n, "vtkMRMLScalarVolumeNode") for n in range(count)]
-    return [node for node in nodes if not node.GetHideFromEditors()]
+    return [
+        node for node in nodes if not node.GetHideFromEditors() and node.GetAttribute(ROLE) is None
+    ]
 
 
 def detectModalities(nodes: Iterable[Any], task: Task, tags: TagLookup | None = None) -> Detection:

@@ -15,6 +15,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import slicer
@@ -32,6 +33,8 @@ ROLE = "MedMAP.Role"
 SEGMENTATION = "MedMAP.Segmentation"
 ROLE_EDITED = "edited"
 """Role of the copy of a result that a person edits."""
+ROLE_FOLDER = "prepared scans"
+"""Role of a folder of prepared scans, which is no node but an item of the subject hierarchy."""
 
 
 @dataclass(frozen=True)
@@ -177,11 +180,16 @@ def linearPart(transform) -> np.ndarray | None:
     return arrayFromMatrix(linear.GetMatrix())
 
 
-def orientedImage(values: np.ndarray, geometry: Geometry):
-    """[I, J, K] uint8 as vtkOrientedImageData before the parent transform."""
+def orientedMask(values: np.ndarray, local: np.ndarray) -> Any:
+    """[I, J, K] uint8 or bool as vtkOrientedImageData.
+
+    Args:
+        values: one per voxel.
+        local: [4, 4] array index -> RAS before the parent transform.
+    """
     image = slicer.vtkOrientedImageData()
-    image.SetExtent(*(v for n in geometry.shape for v in (0, n - 1)))
-    image.SetImageToWorldMatrix(matrixFromArray(geometry.local))
+    image.SetExtent(*(v for n in values.shape for v in (0, n - 1)))
+    image.SetImageToWorldMatrix(matrixFromArray(local))
     kji = np.ascontiguousarray(values.transpose(2, 1, 0), dtype=np.uint8)
     scalars = numpy_to_vtk(kji.ravel(), deep=True, array_type=vtk.VTK_UNSIGNED_CHAR)
     scalars.SetName("ImageScalars")
@@ -210,19 +218,40 @@ def derive(scene, className: str, role: str, segmentationNode, name: str):
     return node
 
 
-def removeDerived(scene, segmentationNode) -> None:
-    """Remove everything that was derived from a segmentation: tables, plots, errors, uncertainty.
+def removeDerived(scene: Any, segmentationNode: Any) -> None:
+    """Remove everything that was derived from a segmentation: tables, plots, errors, uncertainty,
+    prepared scans.
 
     What a person has edited stays, although it began as a copy of the segmentation.
     """
     nodes = [scene.GetNthNode(number) for number in range(scene.GetNumberOfNodes())]
+    derived = []
     for node in nodes:
         role = node.GetAttribute(ROLE)
         if not role or node.GetNodeReferenceID(SEGMENTATION) != segmentationNode.GetID():
             continue
-        if role == ROLE_EDITED:
-            continue
+        if role != ROLE_EDITED:
+            derived.append(node)
+    removeNodes(scene, derived)
+
+
+def removeNodes(scene: Any, nodes: Sequence) -> None:
+    """Remove nodes with their display nodes, and the folders of ours that are empty then."""
+    hierarchy = scene.GetFirstNodeByClass("vtkMRMLSubjectHierarchyNode")
+    for node in nodes:
+        if hierarchy is not None and hierarchy.GetItemByDataNode(node):
+            # Before its node: an item without one stays in its folder.
+            hierarchy.RemoveItem(hierarchy.GetItemByDataNode(node), False, False)
         removeWithDisplay(scene, node)
+    if hierarchy is None or not nodes:
+        return
+    items = vtk.vtkIdList()
+    hierarchy.GetItemChildren(hierarchy.GetSceneItemID(), items, True)
+    for number in range(items.GetNumberOfIds()):
+        item = items.GetId(number)
+        isOurs = hierarchy.GetItemAttribute(item, ROLE) == ROLE_FOLDER
+        if isOurs and hierarchy.GetNumberOfItemChildren(item) == 0:
+            hierarchy.RemoveItem(item)
 
 
 def inScene(scene, node):

@@ -32,7 +32,7 @@ from medmap.checks import Finding
 from medmap.errors import Cancelled, InputDataError, InternalError, UsageError
 from medmap.task import Task
 
-from .nodes import Column, Geometry, allOrNothing, derive, derivedNode, fillTable, orientedImage
+from .nodes import Column, Geometry, allOrNothing, derive, derivedNode, fillTable, orientedMask
 from .reference import Source, isResult, labelsOn
 
 ROLE_SCORES = "review scores"
@@ -448,7 +448,7 @@ def _errorImage(request: Request, region: str):
             f"The reference does not say what {region} is.", f"Use {', '.join(request.regions)}."
         )
     values = error_map(request.labels, request.reference, request.task, region)
-    return orientedImage(values, request.geometry)
+    return orientedMask(values, request.geometry.local)
 
 
 def _errors(scene, segmentationNode, request: Request, region: str, image):

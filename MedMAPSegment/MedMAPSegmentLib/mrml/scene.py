@@ -114,7 +114,10 @@ def segmentationFromResult(scene, referenceNode, result, task: Task, node=None):
     """
     _refuseForeign(node)
     segments = _segments(referenceNode, result, task)
-    provenance = _provenanceText(result.provenance.to_dict())
+    record = result.provenance.to_dict()
+    if result.preparation is not None:
+        record["preparation"] = result.preparation.to_dict()
+    provenance = _provenanceText(record)
     for segment in segments.values():
         segment.SetTag(PROVENANCE, provenance)
     isNewNode = node is None

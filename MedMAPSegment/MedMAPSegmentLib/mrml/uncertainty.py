@@ -27,6 +27,7 @@ from medmap.comparison_names import (
 from medmap.errors import InputDataError
 
 from ..devices import computing
+from ..request import Request, preparedRequest
 from ..runner import Work
 from .geometry import matrixFromArray
 from .nodes import (
@@ -97,7 +98,7 @@ class UncertainSlice:
 
 
 def whatIfWork(
-    request,
+    request: Request,
     loadBundle: Callable[[], Any],
     reference: str,
     current: Sequence[str] | None = None,
@@ -106,7 +107,7 @@ def whatIfWork(
     """The computation for a runner; it touches neither MRML nor VTK nor Qt.
 
     Args:
-        request: ``logic.Request`` with every volume that may take part.
+        request: with every volume that may take part.
         loadBundle: called on the worker; returns the loaded bundle.
         reference: modality on whose grid the current result lies (``Segmentation.reference``).
         current: modalities that the current result was made from; None for all of the request.
@@ -118,14 +119,15 @@ def whatIfWork(
 
         bundle = loadBundle()
         with computing():
+            prepared = preparedRequest(request, bundle.task, progress, cancelled)
             return what_if(
-                request.volumes,
+                prepared.request.volumes,
                 bundle,
                 current=current,
                 subsets=subsets,
                 reference=reference,
                 device=request.device,
-                progress=progress,
+                progress=prepared.progress,
                 cancel=cancelled,
             )
 

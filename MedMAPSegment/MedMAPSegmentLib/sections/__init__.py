@@ -12,6 +12,7 @@ from .follow_up import FollowUpSection
 from .hand_over import HandOverSection
 from .inputs import InputsSection
 from .models import ModelsSection
+from .preparation import PreparationSection
 from .results import ResultsSection
 from .review import ReviewSection
 from .run import RunSection
@@ -24,6 +25,7 @@ SECTIONS = (
     ExpectedPerformanceSection,
     ChecksSection,
     SettingsSection,
+    PreparationSection,
     RunSection,
     ResultsSection,
     HandOverSection,

@@ -14,7 +14,7 @@ from ..mrml.overlay import DIFFERENCE, FILL, MODES, OUTLINE, overlayOf, setOverl
 from ..mrml.results import ROLE_RESULTS, centerOfSegments, resultsTable
 from .common import Section, chooseIndex, fillCombo, setChecked, showText
 from .dialogs import saying, waiting, warningLine
-from .sentences import errorText, findingText
+from .sentences import errorText, findingText, sentence
 from .tables import clearTable, copyTable, fillTable, numberText, saveTable, tableRows
 
 
@@ -119,6 +119,8 @@ class ResultsSection(Section):
         if reference in task.modality_names:
             title = task.modality(reference).title
             lines.append(_("Output geometry: {scan}").format(scan=title))
+        for step in provenance.get("preparation", {}).get("steps", []):
+            lines.append(sentence(step.get("summary", "")))
         run = provenance.get("run", {})
         if "device" in run:
             text = _("Computed on: {device}").format(device=run["device"])

@@ -8,7 +8,7 @@ from medmap.bundle.format import choose_entry
 from medmap.errors import UnavailableError
 
 from ..devices import AUTO, CPU
-from ..logic import Request
+from ..request import Request
 from .common import Section, showText
 from .dialogs import confirm, saying, waiting
 from .sentences import errorText, sentence

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import slicer.util
 from slicer.i18n import tr as _
 
 from medmap.comparison_names import ADD_BACK, CURRENT, DISAGREEMENT, ENTROPY, LEAVE_ONE_OUT
 from medmap.errors import InputDataError
+from medmap.preparation.plan import PreparationPlan
 
-from ..logic import Request
 from ..mrml import choices, uncertainty
+from ..mrml.prepared_scans import preparedScans
 from ..mrml.review import jumpTo
+from ..request import Request
 from .common import Section, fillCombo, setChecked, showText
 from .dialogs import saying, waiting
 from .tables import (
@@ -128,9 +131,32 @@ class SubsetComparisonSection(Section):
             raise InputDataError(
                 cause.format(title=title), _("Select it again, or press Apply for a new result.")
             )
+        volumes = preparedScans(self.state.scene, self.state.result, volumes, task)
         with waiting():
-            device = self.state.parameters.device
-            return self.state.logic.prepare(volumes, reference, device=device)
+            return self.state.logic.prepare(
+                volumes,
+                reference,
+                device=self.state.parameters.device,
+                plan=self._plan(volumes, used, reference),
+            )
+
+    def _plan(
+        self, volumes: dict[str, Any], used: list[str], reference: str | None
+    ) -> PreparationPlan | None:
+        """Preparation of the scans that were added since the result; the others are as they were.
+
+        Args:
+            volumes: modality name -> volume node or None.
+            used: modalities that the result was made from.
+            reference: modality on whose grid the result lies.
+        """
+        given = {name: node for name, node in volumes.items() if node is not None}
+        plan = self.state.planFor(given)
+        if plan is None or reference is None:
+            return None
+        extract = tuple(name for name in plan.extract if name not in used)
+        align = tuple(name for name in plan.align if name not in used)
+        return PreparationPlan(reference, extract, align)
 
     def take(self, node, comparison) -> None:
         """Show what came out."""

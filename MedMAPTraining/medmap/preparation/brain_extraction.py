@@ -14,6 +14,7 @@ import numpy as np
 from medmap.checks import MAX_BRAIN_ML
 from medmap.errors import InputDataError, UnavailableError, UsageError
 from medmap.preparation import deepbet_masks, network_masks
+from medmap.preparation.availability import brain_bundle_is_installed, deepbet_is_installed
 from medmap.preparation.skull import has_skull
 from medmap.volume import Volume
 
@@ -64,10 +65,10 @@ class ExtractionMethod:
 
 METHODS: dict[str, ExtractionMethod] = {
     "deepbet": ExtractionMethod(
-        deepbet_masks.is_available, deepbet_masks.extract, "install the extra medmap[clinic]"
+        deepbet_is_installed, deepbet_masks.extract, "install the extra medmap[clinic]"
     ),
     "network": ExtractionMethod(
-        network_masks.is_available, network_masks.extract, "add MedMAP's brain extraction model"
+        brain_bundle_is_installed, network_masks.extract, "add MedMAP's brain extraction model"
     ),
 }
 """Methods by name. Masks that were made elsewhere need none."""

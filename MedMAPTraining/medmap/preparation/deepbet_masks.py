@@ -6,7 +6,6 @@ adults.
 
 from __future__ import annotations
 
-import importlib.util
 from functools import lru_cache
 from typing import Any
 
@@ -17,15 +16,6 @@ from medmap.volume import Volume
 
 THRESHOLD = 0.5
 """Probability from which a voxel is brain; deepbet's default."""
-
-
-def is_available() -> bool:
-    """Whether deepbet is installed. It is not imported here."""
-    try:
-        return importlib.util.find_spec("deepbet") is not None
-    except ValueError:
-        # A module that was blocked on purpose (sys.modules[...] = None) has no specification.
-        return False
 
 
 def extract(volume: Volume) -> np.ndarray:

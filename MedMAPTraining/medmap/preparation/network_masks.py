@@ -5,48 +5,19 @@ It needs nothing besides PyTorch. The bundle is made by ``medmap train brain_ext
 
 from __future__ import annotations
 
-import os
 from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from medmap.bundle.format import METADATA
 from medmap.bundle.loading import Bundle, load_bundle
 from medmap.foreground import largest_parts
+from medmap.preparation.availability import brain_bundle_path
 from medmap.preprocess import prepare
 from medmap.resampling import resample_linear
 from medmap.sliding_window import SlidingWindow
 from medmap.volume import Volume
-
-ENVIRONMENT = "MEDMAP_BRAIN_BUNDLE"
-"""Environment variable that names another bundle."""
-
-
-def bundle_path() -> Path | None:
-    """Folder of the brain extraction model; None if there is none.
-
-    It lies beside the default model and ships with it, but is no choice of a user.
-    """
-    package = Path(__file__).resolve().parents[1]
-    candidates = [
-        package.parents[1] / "Resources/bundles/brain",
-        package / "bundles/brain",
-        package.parent / "Resources/MedMAPBundles/brain",
-    ]
-    environment = os.environ.get(ENVIRONMENT)
-    if environment:
-        candidates.insert(0, Path(environment))
-    for candidate in candidates:
-        if (candidate / METADATA).is_file():
-            return candidate
-    return None
-
-
-def is_available() -> bool:
-    """Whether there is a brain extraction model."""
-    return bundle_path() is not None
 
 
 def extract(volume: Volume) -> np.ndarray:
@@ -56,7 +27,7 @@ def extract(volume: Volume) -> np.ndarray:
         ValueError: there is no model.
         BundleError: the model is damaged.
     """
-    path = bundle_path()
+    path = brain_bundle_path()
     if path is None:
         raise ValueError("There is no brain extraction model.")
     return extract_with(_bundle(path), volume)

@@ -7,7 +7,6 @@ applies it multiplies the moving scan's affine with it. The scan that stays is n
 from __future__ import annotations
 
 import importlib
-import importlib.util
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -115,15 +114,6 @@ class Registration:
             "repeat_mm": round(self.repeat_mm, 2),
             "brain_fit": round(self.fit, 3),
         }
-
-
-def is_available() -> bool:
-    """Whether SimpleITK can be imported. It is not imported here."""
-    try:
-        return importlib.util.find_spec("SimpleITK") is not None
-    except ValueError:
-        # A module that was blocked on purpose (sys.modules[...] = None) has no specification.
-        return False
 
 
 def register(

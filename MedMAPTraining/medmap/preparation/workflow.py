@@ -13,6 +13,7 @@ import torch
 from medmap.checks import Finding
 from medmap.errors import Cancelled, InputDataError
 from medmap.preparation import registration
+from medmap.preparation.availability import simple_itk_is_installed
 from medmap.preparation.brain_extraction import (
     BORROWED,
     CONTRASTS,
@@ -250,7 +251,7 @@ class _Run:
         reference = self.plan.reference
         fixed = self.volumes[reference]
         moving = self.volumes[name]
-        if not registration.is_available():
+        if not simple_itk_is_installed():
             self._measure_only(name, title)
             return
         moving_mask: np.ndarray | None = self._brain(name)

@@ -18,7 +18,8 @@ from Testing.medmap.preparation.conftest import (
 from medmap.errors import UnavailableError
 from medmap.preparation.misalignment import measure_misalignment
 from medmap.preparation.motion import Motion, mask_points
-from medmap.preparation.registration import is_available, register, transform_text
+from medmap.preparation.availability import simple_itk_is_installed
+from medmap.preparation.registration import register, transform_text
 
 sitk = pytest.importorskip("SimpleITK")
 
@@ -87,7 +88,7 @@ def test_the_transform_file_places_the_moving_scan(tmp_path, motion):
 
 def test_without_simpleitk_the_error_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "SimpleITK", None)
-    assert not is_available()
+    assert not simple_itk_is_installed()
     scan = stripped_scan("t1")
     with pytest.raises(UnavailableError, match=r"SimpleITK.*medmap\[clinic\]"):
         registered(scan, scan)

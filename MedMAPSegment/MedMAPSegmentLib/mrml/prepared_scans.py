@@ -1,0 +1,209 @@
+"""Prepared scans in the scene: copies in a folder, beside a result that was made from them.
+
+The scans of the user stay as they are. Everything here belongs to the result and goes with it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import slicer
+import slicer.util
+
+from medmap.task import Task
+
+from ..request import Request
+from .geometry import ijkToRAS, matrixFromArray, parentToWorld
+from .nodes import ROLE, ROLE_FOLDER, allOrNothing, derive, derivedNode, orientedMask, removeNodes
+
+if TYPE_CHECKING:
+    from medmap.preparation.workflow import Preparation
+
+SOURCE = "MedMAP.Source"
+"""Reference of a prepared scan to the volume that it is a copy of."""
+BRAIN = "Brain"
+"""ID of the segment of a brain mask."""
+BRAIN_COLOR = (0.9, 0.8, 0.4)
+
+
+def addPreparedScans(
+    scene: Any, segmentationNode: Any, request: Request, preparation: Preparation, task: Task
+) -> dict[str, Any]:
+    """Put the prepared scans of a result into the scene, and what an earlier run left away.
+
+    A scan that was moved lies under a linear transform of its own; the brain mask is a segmentation
+    that can be edited and chosen for another run.
+
+    Args:
+        scene: vtkMRMLScene that takes the nodes.
+        segmentationNode: vtkMRMLSegmentationNode of the result.
+        request: the scans as they were chosen.
+        preparation: what was done to them.
+        task: titles.
+
+    Returns:
+        Modality name -> vtkMRMLScalarVolumeNode, of the scans that were changed.
+    """
+    removePreparedScans(scene, segmentationNode, task)
+    nodes = {}
+    members = []
+    with allOrNothing(scene):
+        for name, volume in preparation.volumes.items():
+            if volume is request.volumes[name]:
+                continue
+            scan = _PreparedScan(scene, segmentationNode, request, preparation, task, name)
+            nodes[name] = scan.addVolume()
+            members += scan.nodes
+        if members:
+            _group(scene, segmentationNode, members)
+    return nodes
+
+
+def preparedScans(
+    scene: Any, segmentationNode: Any, scans: Mapping[str, Any], task: Task
+) -> dict[str, Any]:
+    """The scans, with the prepared copies of a result in the place of those that it was made from.
+
+    Args:
+        scene: vtkMRMLScene, possibly a loaded one.
+        segmentationNode: vtkMRMLSegmentationNode of the result.
+        scans: modality name -> volume node, or None.
+        task: names of the modalities.
+    """
+    prepared = dict(scans)
+    for name in task.modality_names:
+        node = derivedNode(scene, "vtkMRMLScalarVolumeNode", _role(name), segmentationNode)
+        if node is not None and node.GetNodeReference(SOURCE) is scans.get(name):
+            prepared[name] = node
+    return prepared
+
+
+def removePreparedScans(scene: Any, segmentationNode: Any, task: Task) -> None:
+    """Remove the prepared scans of a result, their masks and transforms."""
+    nodes = []
+    for name in task.modality_names:
+        for className, role in _classes(name).items():
+            node = derivedNode(scene, className, role, segmentationNode)
+            if node is not None:
+                nodes.append(node)
+    removeNodes(scene, nodes)
+
+
+def _role(modality: str) -> str:
+    return f"prepared {modality}"
+
+
+def _classes(modality: str) -> dict[str, str]:
+    """Class and role of the nodes of one scan."""
+    return {
+        "vtkMRMLScalarVolumeNode": _role(modality),
+        "vtkMRMLSegmentationNode": f"brain mask {modality}",
+        "vtkMRMLLinearTransformNode": f"alignment {modality}",
+    }
+
+
+class _PreparedScan:
+    """Adds the nodes of one scan.
+
+    Attributes:
+        nodes: what was added.
+    """
+
+    def __init__(
+        self,
+        scene: Any,
+        segmentationNode: Any,
+        request: Request,
+        preparation: Preparation,
+        task: Task,
+        name: str,
+    ):
+        self.scene = scene
+        self.segmentationNode = segmentationNode
+        self.name = name
+        self.title = task.modality(name).title
+        self.volume = preparation.volumes[name]
+        self.mask = preparation.masks.get(name)
+        self.movement = preparation.movements.get(name)
+        self.source = scene.GetNodeByID(request.nodeIDs[name])
+        self.sourceName = request.nodeNames[name]
+        self.nodes: list = []
+
+    def addVolume(self) -> Any:
+        """The prepared scan, with its mask and its transform where there are such."""
+        node = self._derive("vtkMRMLScalarVolumeNode", f"{self.sourceName} - prepared")
+        kji = np.ascontiguousarray(self.volume.array.transpose(2, 1, 0), dtype=np.float32)
+        slicer.util.updateVolumeFromArray(node, kji)
+        node.SetIJKToRASMatrix(matrixFromArray(self._local()))
+        node.SetNodeReferenceID(SOURCE, self.source.GetID() if self.source is not None else None)
+        node.CreateDefaultDisplayNodes()
+        node.SetAndObserveTransformNodeID(self._parentID())
+        if self.mask is not None:
+            self._addMask(node, self.mask)
+        return node
+
+    def _derive(self, className: str, name: str) -> Any:
+        role = _classes(self.name)[className]
+        node = derive(self.scene, className, role, self.segmentationNode, name)
+        self.nodes.append(node)
+        return node
+
+    def _local(self) -> np.ndarray:
+        """[4, 4] from index to RAS before the parent transform."""
+        if self.source is None or self.source.GetImageData() is None:
+            return self.volume.affine
+        return ijkToRAS(self.source)
+
+    def _parentID(self) -> str | None:
+        """ID of the parent transform: that of the user's scan, below a new one where it moved."""
+        if self.source is None:
+            return None
+        parentID = self.source.GetTransformNodeID()
+        if self.movement is None:
+            return parentID
+        toWorld = parentToWorld(self.source)
+        node = self._derive("vtkMRMLLinearTransformNode", f"{self.sourceName} - alignment")
+        # World positions are to become movement @ toWorld @ x; others use the parent, too.
+        toParent = np.linalg.inv(toWorld) @ self.movement @ toWorld
+        slicer.util.updateTransformMatrixFromArray(node, toParent)
+        node.SetAndObserveTransformNodeID(parentID)
+        return node.GetID()
+
+    def _addMask(self, volumeNode: Any, mask: np.ndarray) -> None:
+        node = self._derive("vtkMRMLSegmentationNode", f"{self.sourceName} - brain")
+        node.CreateDefaultDisplayNodes()
+        node.SetAndObserveTransformNodeID(volumeNode.GetTransformNodeID())
+        node.SetReferenceImageGeometryParameterFromVolumeNode(volumeNode)
+        # The mask lies on the user's scan, too: another run takes it for that one.
+        if self.source is not None and self.movement is None:
+            role = node.GetReferenceImageGeometryReferenceRole()
+            node.SetNodeReferenceID(role, self.source.GetID())
+        segment = slicer.vtkSegment()
+        segment.SetName(BRAIN)
+        segment.SetColor(*BRAIN_COLOR)
+        converter = slicer.vtkSegmentationConverter
+        representation = converter.GetSegmentationBinaryLabelmapRepresentationName()
+        node.GetSegmentation().SetSourceRepresentationName(representation)
+        segment.AddRepresentation(representation, orientedMask(mask, self._local()))
+        node.GetSegmentation().AddSegment(segment, BRAIN)
+        # It covers the tumor; whoever wants to see it shows it in the Data module.
+        node.GetDisplayNode().SetVisibility(False)
+
+
+def _group(scene: Any, segmentationNode: Any, nodes: list) -> None:
+    """Put nodes into a folder beside the result."""
+    hierarchy = scene.GetFirstNodeByClass("vtkMRMLSubjectHierarchyNode")
+    if hierarchy is None:
+        return
+    parent = hierarchy.GetItemParent(hierarchy.GetItemByDataNode(segmentationNode))
+    title = f"{segmentationNode.GetName()} - prepared scans"
+    folder = hierarchy.CreateFolderItem(parent or hierarchy.GetSceneItemID(), title)
+    hierarchy.SetItemAttribute(folder, ROLE, ROLE_FOLDER)
+    for node in nodes:
+        item = hierarchy.GetItemByDataNode(node)
+        if item:
+            hierarchy.SetItemParent(item, folder)
+        else:
+            hierarchy.CreateItem(folder, node)

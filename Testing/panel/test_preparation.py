@@ -1,0 +1,243 @@
+"""Raw scans in the panel: what Apply will do first, what it did, and how to have it otherwise."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from Testing.panel import heads
+
+from medmap.volume import Volume
+
+pytest.importorskip("torch")
+
+SHIFT_MM = np.array([4.0, -6.0, 5.0])
+
+
+def add_volume(scene, name, volume, class_name="vtkMRMLScalarVolumeNode"):
+    """A volume node of a ``medmap.Volume``."""
+    import slicer.util
+
+    from MedMAPSegmentLib.mrml.geometry import matrixFromArray
+
+    node = scene.AddNewNodeByClass(class_name, name)
+    slicer.util.updateVolumeFromArray(node, np.ascontiguousarray(volume.array.transpose(2, 1, 0)))
+    node.SetIJKToRASMatrix(matrixFromArray(volume.affine))
+    node.CreateDefaultDisplayNodes()
+    return node
+
+
+@pytest.fixture
+def raw(panel, application):
+    """Heads with their skulls in the scene, FLAIR displaced, and the brain as a label volume."""
+    pytest.importorskip("SimpleITK")
+    shift = np.eye(4)
+    shift[:3, 3] = SHIFT_MM
+    scene = application.scene
+    flair = heads.head("flair")
+    volumes = {
+        "t1ce": add_volume(scene, "Ax T1 post", heads.head("t1ce")),
+        "flair": add_volume(scene, "Ax FLAIR", replace(flair, affine=shift @ flair.affine)),
+    }
+    brain = Volume(heads.brain().astype(np.uint8), heads.affine())
+    mask = add_volume(scene, "brain", brain, "vtkMRMLLabelMapVolumeNode")
+    return SimpleNamespace(**volumes, volumes=volumes, mask=mask)
+
+
+@pytest.fixture
+def chosen(panel, raw, choose):
+    """The panel with the raw scans in their slots and the mask chosen."""
+    choose(**raw.volumes)
+    panel.ui.brainMaskSelector.setCurrentNode(raw.mask)
+    return raw
+
+
+def box(panel, kind, modality):
+    """The check box of a step."""
+    from MedMAPSegmentLib.preparation import Step
+
+    return panel.preparation.checkBoxes[Step(kind, modality)]
+
+
+def offered(panel) -> set[tuple[str, str]]:
+    """The steps whose check boxes are seen."""
+    steps = panel.preparation.checkBoxes.items()
+    return {(step.kind, step.modality) for step, widget in steps if not widget.isHidden()}
+
+
+class TestBeforeApply:
+    def test_the_line_above_apply_says_which_steps_it_will_take(self, panel, raw, choose):
+        choose(**raw.volumes)
+        text = panel.ui.preparationLabel.text
+        assert text == "Before segmenting: brain extraction of 2 scans, alignment of FLAIR."
+        assert offered(panel) == {("extract", "t1ce"), ("extract", "flair"), ("align", "flair")}
+        assert not panel.ui.brainMaskSelector.isHidden()
+
+    def test_prepared_scans_need_no_line(self, panel, patient, choose):
+        choose(**patient)
+        assert panel.ui.preparationLabel.text == ""
+        assert panel.ui.preparationFrame.isHidden()
+        assert panel.ui.brainMaskSelector.isHidden()
+
+    def test_a_cleared_box_skips_its_step(self, panel, raw, choose):
+        choose(**raw.volumes)
+        box(panel, "align", "flair").click()
+        text = panel.ui.preparationLabel.text
+        assert text == "Before segmenting: brain extraction of 2 scans."
+        box(panel, "extract", "t1ce").click()
+        box(panel, "extract", "flair").click()
+        assert "used as they are" in panel.ui.preparationLabel.text
+        assert panel.state.plan.is_empty
+        box(panel, "align", "flair").click()
+        assert panel.ui.preparationLabel.text == "Before segmenting: alignment of FLAIR."
+
+    def test_a_raw_head_is_no_warning_where_its_skull_will_be_removed(self, panel, raw, choose):
+        choose(**raw.volumes)
+        panel.ui.checkButton.click()
+        assert "skull" not in panel.ui.checksLabel.text
+        box(panel, "extract", "t1ce").click()
+        panel.ui.checkButton.click()
+        assert "skull-stripped" in panel.ui.checksLabel.text
+
+    def test_without_a_method_of_extraction_it_says_what_to_do(
+        self, panel, raw, choose, monkeypatch
+    ):
+        from MedMAPSegmentLib import preparation
+
+        monkeypatch.setattr(preparation, "can_extract_brains", lambda: False)
+        choose(**raw.volumes)
+        for text in (panel.ui.preparationLabel.text, panel.ui.applyButton.toolTip):
+            assert "Nothing that extracts the brain from T1ce, FLAIR is installed" in text
+            assert "choose a brain mask" in text
+        assert not panel.ui.applyButton.enabled
+        panel.ui.brainMaskSelector.setCurrentNode(raw.mask)
+        assert panel.ui.applyButton.enabled
+        panel.ui.brainMaskSelector.setCurrentNode(None)
+        box(panel, "extract", "t1ce").click()
+        box(panel, "extract", "flair").click()
+        assert panel.ui.applyButton.enabled
+
+
+@pytest.fixture
+def prepared(panel, chosen, finish, application):
+    """The raw scans after Apply, and what they were before."""
+    import slicer.util
+
+    before = {}
+    for name, node in chosen.volumes.items():
+        before[name] = (slicer.util.arrayFromVolume(node).copy(), node.GetMTime())
+    panel.ui.applyButton.click()
+    finish(120)
+    assert not application.desk.texts()
+    chosen.before = before
+    return chosen
+
+
+def folders(scene) -> list[str]:
+    """Names of the items of the subject hierarchy that hold prepared scans."""
+    import slicer
+    import vtk
+
+    hierarchy = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(scene)
+    items = vtk.vtkIdList()
+    hierarchy.GetItemChildren(hierarchy.GetSceneItemID(), items, True)
+    names = []
+    for number in range(items.GetNumberOfIds()):
+        names.append(hierarchy.GetItemName(items.GetId(number)))
+    return [name for name in names if name.endswith("prepared scans")]
+
+
+def test_apply_prepares_copies_and_leaves_the_scans_alone(
+    prepared, panel, application, computation
+):
+    import slicer.util
+
+    from MedMAPSegmentLib.mrml.modality_detection import volumesOf
+    from MedMAPSegmentLib.mrml.prepared_scans import preparedScans
+    from MedMAPSegmentLib.mrml.reference import referenceCandidates
+
+    scene = application.scene
+    for name, node in prepared.volumes.items():
+        array, modified = prepared.before[name]
+        assert np.array_equal(slicer.util.arrayFromVolume(node), array)
+        assert node.GetMTime() == modified
+        assert node.GetTransformNodeID() is None
+    ((names, options),) = computation.calls
+    assert names == ("t1ce", "flair")
+    assert options["reference"] == "t1ce"
+    nodes = preparedScans(scene, panel.state.result, prepared.volumes, panel.state.task)
+    hierarchy = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(scene)
+    parents = set()
+    for name, node in nodes.items():
+        assert node.GetName() == f"{prepared.volumes[name].GetName()} - prepared"
+        parents.add(hierarchy.GetItemParent(hierarchy.GetItemByDataNode(node)))
+    (folder,) = parents
+    assert folders(scene) == [hierarchy.GetItemName(folder)]
+    t1ce = slicer.util.arrayFromVolume(nodes["t1ce"]).transpose(2, 1, 0)
+    assert np.array_equal(t1ce != 0, heads.brain())
+    assert nodes["t1ce"].GetTransformNodeID() is None
+    toWorld = slicer.util.arrayFromTransformMatrix(nodes["flair"].GetParentTransformNode())
+    assert np.abs(toWorld[:3, 3] + SHIFT_MM).max() < 1.5
+    # A prepared T1 would compete with the T1 that it was made from.
+    assert not {*volumesOf(scene)} & {*nodes.values()}
+    assert referenceCandidates(scene) == [prepared.mask]
+
+
+def test_the_result_says_what_was_done_and_undo_takes_it_back(prepared, panel, application, finish):
+    import slicer.util
+
+    text = panel.ui.resultsLabel.text
+    assert "The brain in T1ce has" in text
+    assert "FLAIR was moved by" in text
+    steps = panel.state.provenance["preparation"]["steps"]
+    kinds = [step["step"] for step in steps]
+    assert kinds == ["brain extraction", "brain extraction", "alignment"]
+    mask = slicer.util.getNode("Ax T1 post - brain")
+    assert not mask.GetDisplayNode().GetVisibility()
+    # An extracted mask can be edited and chosen for the next run.
+    panel.ui.brainMaskSelector.setCurrentNode(mask)
+    panel.ui.applyButton.click()
+    finish(120)
+    again = panel.state.provenance["preparation"]["steps"]
+    assert again[0]["figures"] == steps[0]["figures"]
+    assert again[0]["method"] == "given mask"
+    panel.ui.undoButton.click()
+    panel.ui.undoButton.click()
+    names = list(slicer.util.getNodes("*", useLists=True))
+    assert not [name for name in names if "prepared" in name or "alignment" in name]
+    assert not [name for name in names if name.endswith("- brain")]
+    assert folders(application.scene) == []
+
+
+def test_a_canceled_preparation_changes_nothing(panel, chosen, finish, application):
+    count = application.scene.GetNumberOfNodes()
+    panel.ui.applyButton.click()
+    panel.ui.applyButton.click()
+    finish(120)
+    assert panel.state.result is None
+    assert application.scene.GetNumberOfNodes() == count
+
+
+def test_other_subsets_are_compared_on_the_prepared_scans(
+    panel, chosen, finish, application, small_bundle
+):
+    from medmap.bundle.loading import load_bundle
+    from MedMAPSegmentLib.logic import _segment
+    from MedMAPSegmentLib.mrml import uncertainty
+    from MedMAPSegmentLib.mrml.nodes import columnOf
+
+    bundle = load_bundle(small_bundle())
+    panel.logic._segment, panel.logic._loadBundle = _segment, lambda: bundle
+    panel.ui.applyButton.click()
+    finish(120)
+    table = panel.results._table()
+    volume = columnOf(table, "Volume")[0]
+    panel.ui.subsetsButton.click()
+    finish(120)
+    assert not application.desk.texts()
+    nodes = uncertainty.nodesOf(application.scene, panel.state.result)
+    kinds = columnOf(nodes.table, "Kind")
+    volumes = columnOf(nodes.table, "WT volume")
+    assert volumes[kinds.index("Current")] == pytest.approx(volume)
