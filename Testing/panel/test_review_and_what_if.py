@@ -151,13 +151,45 @@ class TestReview:
         node.CopyOrientation(reviewed.node)
         panel.ui.reviewSelector.setCurrentNode(node)
         assert "several meanings" in panel.ui.reviewLabel.text
-        assert panel.ui.matchesTable.rowCount == 0
+        # They can be assigned by hand, too.
+        assert panel.ui.matchesTable.rowCount == 3
         names = panel.review._conventions
+        for title in ("2012 to 2016", "2017 to 2021", "2023", "post-treatment", "PED", "Task01"):
+            items = [panel.ui.conventionComboBox.itemText(n) for n in range(len(names))]
+            assert any(title in item for item in items), title
         panel.ui.conventionComboBox.setCurrentIndex(names.index("brats2012"))
         assert panel.ui.matchesTable.rowCount == 3
         panel.ui.reviewButton.click()
         finish()
         assert panel.ui.reviewTable.rowCount == 3
+        statement = "Label values as in BraTS 2012 to 2016 (1 NCR, 2 ED, 3 NET, 4 ET): chosen."
+        assert statement in panel.ui.reviewLabel.text
+        from MedMAPSegmentLib.mrml.case_report import caseReport
+
+        card = panel.state.entry.card
+        page = caseReport(application.scene, panel.state.result, panel.logic.task, card)
+        assert statement in page
+
+    def test_numbered_segments_have_conventions_as_label_volumes_do(
+        self, panel, reviewed, application
+    ):
+        """As a label file that was loaded as a segmentation."""
+        import slicer
+
+        node = application.scene.AddNewNodeByClass("vtkMRMLSegmentationNode", "expert")
+        for value in (2, 3, 4):
+            segment = slicer.vtkSegment()
+            segment.SetName(f"Segment_{value}")
+            node.GetSegmentation().AddSegment(segment, f"Segment_{value}")
+        panel.ui.reviewSelector.setCurrentNode(node)
+        assert "several meanings" in panel.ui.reviewLabel.text
+        assert not panel.ui.conventionComboBox.isHidden()
+        boxes = panel.ui.matchesTable
+        assert [boxes.cellWidget(row, 1).currentText for row in range(3)] == ["ignored"] * 3
+        names = panel.review._conventions
+        panel.ui.conventionComboBox.setCurrentIndex(names.index("brats-ped"))
+        meanings = [boxes.cellWidget(row, 1).currentText for row in range(3)]
+        assert meanings == ["NCR", "NCR", "ED"]
 
     def test_the_result_is_drawn_filled_as_outline_or_as_difference(
         self, panel, reviewed, finish, application

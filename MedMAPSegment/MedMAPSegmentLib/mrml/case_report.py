@@ -108,7 +108,9 @@ def _agreement(scene, segmentationNode) -> str:
         return ""
     head = ["Region", "Dice", "Sensitivity", "Precision", "HD95 (mm)"]
     rows = _rows(nodes.scores, ["Dice", "Sensitivity", "Precision", "HD95"], 3)
-    return html.plain_table(head, rows) + html.paragraph(review.EMPTY_RULE, quiet=True)
+    reading = review.readingOfLabels(nodes)
+    notes = html.paragraph(reading) if reading else ""
+    return html.plain_table(head, rows) + notes + html.paragraph(review.EMPTY_RULE, quiet=True)
 
 
 def _subsets(scene, segmentationNode, task: Task) -> str:

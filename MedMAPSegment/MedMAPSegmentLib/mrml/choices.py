@@ -7,7 +7,8 @@ with any model.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import json
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from medmap.task import Task
@@ -24,6 +25,8 @@ BRAIN_MASK = "brainMask"
 """Role of a brain mask that was made elsewhere."""
 SKIPPED = "skippedPreparation"
 """Parameter of the scene: steps of the preparation that are not to be done."""
+MEANINGS = "referenceMeanings"
+"""Parameter of the scene: what segments or values of the reference were assigned to by hand."""
 LEFT_OUT = "leftOut"
 _SCAN = "scan_"
 _PANEL_ROLES = (REFERENCE, EARLIER, BRAIN_MASK)
@@ -101,3 +104,37 @@ def skipStep(parameterNode: Any, step: Step, skipped: bool = True) -> None:
         steps = steps - {step}
     words = sorted(f"{entry.kind}:{entry.modality}" for entry in steps)
     parameterNode.SetParameter(SKIPPED, ",".join(words))
+
+
+def wordOf(parameterNode: Any, name: str, words: Sequence[str]) -> str:
+    """The chosen one of some words; the first where none of them was chosen.
+
+    Args:
+        parameterNode: vtkMRMLScriptedModuleNode, or None while no choice can be made.
+        name: of the parameter.
+        words: that can be chosen.
+    """
+    word = ""
+    if parameterNode is not None:
+        word = parameterNode.GetParameter(name)
+    if word in words:
+        return word
+    return words[0]
+
+
+def meaningsOf(parameterNode: Any) -> dict[str, str]:
+    """Segment ID or label value of the reference -> label or region that it was assigned to by
+    hand; "" for what is ignored.
+    """
+    try:
+        meanings = json.loads(parameterNode.GetParameter(MEANINGS) or "{}")
+    except ValueError:  # a scene may hold anything
+        return {}
+    if not isinstance(meanings, dict):
+        return {}
+    return {str(key): str(target) for key, target in meanings.items()}
+
+
+def setMeanings(parameterNode: Any, meanings: Mapping[str, str]) -> None:
+    """Keep what was assigned by hand."""
+    parameterNode.SetParameter(MEANINGS, json.dumps(dict(meanings), sort_keys=True))

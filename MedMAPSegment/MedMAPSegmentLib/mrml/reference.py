@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import slicer
@@ -27,6 +28,8 @@ from .nodes import ROLE, Geometry, geometryOf, linearPart, resampledNearest
 from .scene import MADE_BY, shapeOf
 
 NOT_USED = ""
+BY_HAND = "chosen"
+"""Reason of what a person assigned."""
 
 # Words of BraTS-like tasks, in texts of lower-case words; a pattern counts only where the task has
 # its name.
@@ -68,6 +71,7 @@ class OnGrid:
         regions: regions that the segmentation says something about.
         sources: what was taken for what.
         findings: what a reader must know.
+        reading: how label values were read, and why; empty for segments with names.
     """
 
     labels: np.ndarray
@@ -75,11 +79,71 @@ class OnGrid:
     regions: tuple[str, ...]
     sources: tuple[Source, ...]
     findings: tuple[Finding, ...]
+    reading: str = ""
 
 
 def isLabelVolume(node) -> bool:
     """True for a scalar or label map volume node, False for anything else."""
     return node is not None and node.IsA("vtkMRMLScalarVolumeNode")
+
+
+def hasLabelValues(node: Any) -> bool:
+    """Whether the parts of a reference are numbers: a label volume, or segments such as
+    ``Segment_4`` that were imported from a label file.
+    """
+    if node is None or isLabelVolume(node):
+        return node is not None
+    return bool(_numbersOf(_namesOf(node)))
+
+
+def readingOf(node: Any, task: Task, convention: str = "") -> str:
+    """How the label values of a reference are read, and why; empty where it has none, or where they
+    cannot be read.
+    """
+    if not hasLabelValues(node):
+        return ""
+    try:
+        values = _valuesOf(node)
+        return recognize({node.GetName(): values}, task, convention).statement
+    except InputDataError:
+        return ""
+
+
+def unassignedSources(node: Any) -> tuple[Source, ...]:
+    """The segments or label values of a reference, none of them understood: to be assigned by hand.
+
+    Raises InputDataError for a volume that holds no labels.
+    """
+    reason = "several meanings"
+    if isLabelVolume(node):
+        values = _valuesOf(node)
+        return tuple(Source(str(v), f"value {v}", NOT_USED, reason) for v in values)
+    names = _namesOf(node)
+    return tuple(Source(key, name, NOT_USED, reason) for key, name in names.items())
+
+
+def _namesOf(node: Any) -> dict[str, str]:
+    """Name of each segment by its ID."""
+    segmentation = node.GetSegmentation()
+    return {key: segmentation.GetSegment(key).GetName() for key in segmentation.GetSegmentIDs()}
+
+
+def _valuesOf(node: Any) -> list[int]:
+    """Label values of a volume, or of segments that are named by them, without 0."""
+    if not isLabelVolume(node):
+        return sorted(_numbersOf(_namesOf(node)).values())
+    image = node.GetImageData()
+    if shapeOf(node) is None or image.GetNumberOfScalarComponents() != 1:
+        raise InputDataError(
+            f"The volume '{node.GetName()}' has no label in each voxel.", "Choose a label volume."
+        )
+    values = np.unique(vtk_to_numpy(image.GetPointData().GetScalars()))
+    if values.size > 1000 or (values != np.round(values)).any():
+        raise InputDataError(
+            f"The volume '{node.GetName()}' holds no labels but other numbers.",
+            "Choose a label volume.",
+        )
+    return [int(value) for value in values if value != 0]
 
 
 def conventionsOf(task: Task) -> dict[str, str]:
@@ -126,16 +190,17 @@ def sources(
         node: vtkMRMLSegmentationNode, or a volume node with label values.
         task: labels and regions.
         override: key or title of a source -> label or region name, or ``NOT_USED``.
-        convention: name of the label convention of a volume; empty: recognize it.
+        convention: name of the convention of label values; empty: recognize it.
 
     Raises:
-        InputDataError: a volume without whole numbers or with several values per voxel.
+        InputDataError: a volume without whole numbers or with several values per voxel, or label
+            values that several conventions have.
         UsageError: an override names no source or no target.
     """
     allSources = (
         _valueSources(node, task, override or {}, convention)
         if isLabelVolume(node)
-        else _segmentSources(node, task)
+        else _segmentSources(node, task, override or {}, convention)
     )
     for key, target in (override or {}).items():
         if not any(key in (s.key, s.title) for s in allSources):
@@ -147,7 +212,7 @@ def sources(
                 f"'{target}' is no label or region.", f"Use one of {', '.join(targets(task))}."
             )
         allSources = [
-            Source(s.key, s.title, target, "chosen") if key in (s.key, s.title) else s
+            Source(s.key, s.title, target, BY_HAND) if key in (s.key, s.title) else s
             for s in allSources
         ]
     return tuple(allSources)
@@ -201,22 +266,14 @@ def labelsOn(
         findings.append(
             Finding("warning", "reference", message, "Remove the overlap in the Segment Editor.")
         )
-    return OnGrid(labels, geometry, regions, allSources, tuple(findings))
+    reading = ""
+    if any(source.reason != BY_HAND for source in allSources):
+        reading = readingOf(node, task, convention)
+    return OnGrid(labels, geometry, regions, allSources, tuple(findings), reading)
 
 
 def _valueSources(node, task: Task, override: Mapping[str, str], chosen: str) -> list[Source]:
-    image = node.GetImageData()
-    if shapeOf(node) is None or image.GetNumberOfScalarComponents() != 1:
-        raise InputDataError(
-            f"The volume '{node.GetName()}' has no label in each voxel.", "Choose a label volume."
-        )
-    values = np.unique(vtk_to_numpy(image.GetPointData().GetScalars()))
-    if values.size > 1000 or (values != np.round(values)).any():
-        raise InputDataError(
-            f"The volume '{node.GetName()}' holds no labels but other numbers.",
-            "Choose a label volume.",
-        )
-    values = values[values != 0].astype(int)
+    values = np.array(_valuesOf(node), int)
     open_ = np.array([v for v in values if not {str(v), f"value {v}"} & set(override)], int)
     reading = recognize({node.GetName(): open_.tolist()}, task, chosen)
     convention = reading.conventions[node.GetName()]
@@ -229,10 +286,13 @@ def _valueSources(node, task: Task, override: Mapping[str, str], chosen: str) ->
     ]
 
 
-def _segmentSources(node, task: Task) -> list[Source]:
+def _segmentSources(
+    node: Any, task: Task, override: Mapping[str, str], convention: str
+) -> list[Source]:
     segmentation = node.GetSegmentation()
     segments = {key: segmentation.GetSegment(key) for key in segmentation.GetSegmentIDs()}
-    numbers = _numbered({key: segment.GetName() for key, segment in segments.items()}, task)
+    names = {key: segment.GetName() for key, segment in segments.items()}
+    numbers = _numbered(node.GetName(), names, task, override, convention)
     return [
         Source(key, s.GetName(), *(numbers.get(key) or _taken(s, task)))
         for key, s in segments.items()
@@ -282,27 +342,48 @@ def _named(name: str, task: Task) -> list[str]:
     return targetNames
 
 
-def _numbered(names: Mapping[str, str], task: Task) -> dict[str, tuple[str, str]]:
-    """Segments that were imported from a label file without names ('Segment_4'): only if all names
-    are of that kind.
+def _numbersOf(names: Mapping[str, str]) -> dict[str, int]:
+    """Label values of segments that were imported from a label file without names ('Segment_4');
+    empty unless all names are of that kind.
     """
-    matches = {
-        key: re.fullmatch(r"(?:segment|label|class)?[ _-]*(\d+)", n.strip(), re.I)
-        for key, n in names.items()
-    }
-    if not names or not all(matches.values()):
+    numbers = {}
+    for key, name in names.items():
+        match = re.fullmatch(r"(?:segment|label|class)?[ _-]*(\d+)", name.strip(), re.I)
+        if match is None:
+            return {}
+        numbers[key] = int(match[1])
+    return numbers
+
+
+def _numbered(
+    title: str,
+    names: Mapping[str, str],
+    task: Task,
+    override: Mapping[str, str],
+    convention: str,
+) -> dict[str, tuple[str, str]]:
+    """What numbered segments are taken for and why, by ID.
+
+    Raises InputDataError where the values have several meanings and none is chosen.
+    """
+    numbers = _numbersOf(names)
+    openNumbers = {}
+    for key, value in numbers.items():
+        if key not in override and names[key] not in override:
+            openNumbers[key] = value
+    if not openNumbers:
         return {}
-    values = {key: int(match[1]) for key, match in matches.items() if match is not None}
-    try:
-        convention = recognize({"": list(values.values())}, task).conventions[""]
-        masks = label_masks(convention.to_task(np.array(list(values.values())), task, ""), task)
-    except InputDataError:
+    values = np.array(list(openNumbers.values()))
+    chosen = recognize({title: values.tolist()}, task, convention).conventions[title]
+    if not convention and not chosen.values.issuperset(values.tolist()):
+        # Slicer numbers segments that a person drew, too: those are assigned by hand.
         return {}
-    return {
-        key: (name, f"label value {values[key]}")
-        for name, mask in masks.items()
-        for key in np.array(list(values))[mask].tolist()
-    }
+    masks = label_masks(chosen.to_task(values, task, title), task)
+    taken = {}
+    for name, mask in masks.items():
+        for key in np.array(list(openNumbers))[mask].tolist():
+            taken[key] = (name, f"label value {openNumbers[key]}")
+    return taken
 
 
 def _tag(segment, name: str) -> str:

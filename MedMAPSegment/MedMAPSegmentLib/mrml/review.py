@@ -69,6 +69,7 @@ class Request:
         sources: what was taken for what in the reference.
         findings: what a reader must know.
         withResult: the reference is another result of this module.
+        reading: how label values of the reference were read, and why; empty where it has none.
     """
 
     labels: np.ndarray
@@ -82,6 +83,7 @@ class Request:
     sources: tuple[Source, ...]
     findings: tuple[Finding, ...]
     withResult: bool = False
+    reading: str = ""
 
     @property
     def errorTitles(self) -> dict[int, str]:
@@ -173,6 +175,7 @@ def collect(
         sources=theirs.sources,
         findings=(*ours.findings, *theirs.findings, *_emptiness(theirs.labels, referenceNode)),
         withResult=isResult(referenceNode),
+        reading=theirs.reading,
     )
 
 
@@ -263,6 +266,15 @@ def nodesOf(scene, segmentationNode) -> ReviewNodes | None:
     return ReviewNodes(
         scores, slices, {node.GetYColumnName(): node for node in nodes}, chart, errors
     )
+
+
+def readingOfLabels(nodes: ReviewNodes) -> str:
+    """How label values of the reference were read in a review, possibly of a loaded scene."""
+    try:
+        record = json.loads(nodes.scores.GetAttribute(REVIEW) or "{}")
+    except ValueError:  # a scene may hold anything
+        return ""
+    return str(record.get("reading", ""))
 
 
 def worstSlice(
@@ -489,6 +501,7 @@ def _record(request: Request) -> str:
         "reference": request.referenceName,
         "matches": [asdict(s) for s in request.sources],
         "empty rule": EMPTY_RULE,
+        "reading": request.reading,
         "findings": [
             {"level": f.level, "message": f.message, "remedy": f.remedy} for f in request.findings
         ],

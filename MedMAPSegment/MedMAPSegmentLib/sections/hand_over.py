@@ -16,10 +16,14 @@ from ..mrml.case_report import caseReport
 from ..mrml.editing import editedCopy, sourceVolumeOf
 from ..mrml.export import SEGMENTATION_OBJECT, STRUCTURE_SET, exportDicom, exportNifti
 from ..mrml.nodes import ROLE_EDITED, derivedNode
-from .common import Section, fillCombo
+from .common import Section, chooseIndex, fillCombo
 from .dialogs import askForFile, saying, waiting
 from .tables import fileName
 
+DICOM, STRUCTURES, NIFTI = "dicom", "structures", "nifti"
+EXPORTS = (DICOM, STRUCTURES, NIFTI)
+FORMAT = "exportFormat"
+"""Parameter of the scene: the chosen export format."""
 PDF_RESOLUTION = 96
 """Dots per inch at which Qt lays a page of HTML out."""
 
@@ -32,12 +36,9 @@ class HandOverSection(Section):
 
     def setup(self) -> None:
         """Connect the buttons."""
-        self._exports = {
-            _("DICOM SEG"): self.exportSegmentation,
-            _("RT structure set"): self.exportStructureSet,
-            _("NIfTI"): self.exportNifti,
-        }
-        fillCombo(self.ui.exportComboBox, list(self._exports))
+        titles = {DICOM: _("DICOM SEG"), STRUCTURES: _("RT structure set"), NIFTI: _("NIfTI")}
+        fillCombo(self.ui.exportComboBox, [titles[name] for name in EXPORTS])
+        self.ui.exportComboBox.connect("currentIndexChanged(int)", self.onFormat)
         self.ui.editButton.connect("clicked(bool)", self.onEdit)
         self.ui.exportButton.connect("clicked(bool)", self.onExport)
         self.ui.reportButton.connect("clicked(bool)", self.onReport)
@@ -48,6 +49,18 @@ class HandOverSection(Section):
         for button in (self.ui.editButton, self.ui.exportButton, self.ui.reportButton):
             button.enabled = isReady
         self.ui.exportComboBox.enabled = isReady
+        chooseIndex(self.ui.exportComboBox, EXPORTS.index(self.format))
+
+    @property
+    def format(self) -> str:
+        """Name of the chosen export format."""
+        return choices.wordOf(self.state.parameterNode(always=True), FORMAT, EXPORTS)
+
+    def onFormat(self, index: int = 0) -> None:
+        """Another format was chosen."""
+        node = self.state.parameterNode()
+        if node is not None and 0 <= index < len(EXPORTS):
+            node.SetParameter(FORMAT, EXPORTS[index])
 
     @property
     def _final(self):
@@ -74,7 +87,12 @@ class HandOverSection(Section):
 
     def onExport(self, clicked: bool = False) -> None:
         """Export as chosen."""
-        export = list(self._exports.values())[max(0, self.ui.exportComboBox.currentIndex)]
+        exports = {
+            DICOM: self.exportSegmentation,
+            STRUCTURES: self.exportStructureSet,
+            NIFTI: self.exportNifti,
+        }
+        export = exports[self.format]
         with saying(_("The export failed.")):
             export()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import qt
 import slicer
@@ -14,7 +15,14 @@ from medmap.errors import MedMAPError
 from ..mrml import choices, review
 from ..mrml.nodes import columnOf
 from ..mrml.overlay import DIFFERENCE, overlayOf, setOverlay, showOverlay
-from ..mrml.reference import conventionsOf, isLabelVolume, sources, targets
+from ..mrml.reference import (
+    Source,
+    conventionsOf,
+    hasLabelValues,
+    sources,
+    targets,
+    unassignedSources,
+)
 from .common import Section, chooseIndex, fillCombo, showText
 from .dialogs import saying, waiting, warningLine
 from .sentences import errorText, findingText, sentence
@@ -29,6 +37,8 @@ from .tables import (
     tableRows,
 )
 
+REGION = "reviewRegion"
+"""Parameter of the scene: the region whose slices and differences are shown."""
 CONVENTION = "labelConvention"
 """Parameter of the scene: the chosen label convention of the reference."""
 
@@ -70,7 +80,6 @@ class ReviewSection(Section):
         self._compared: Compared | None = None
         self._shownScores: tuple | None = None
         self._shownMatches: tuple | None = None
-        self._override: dict[str, str] = {}
         self._conventions: tuple[str, ...] = ("",)
         self._matchBoxes: list = []
         self._worst: tuple[review.WorstSlice, ...] = ()
@@ -117,7 +126,11 @@ class ReviewSection(Section):
     @property
     def region(self) -> str:
         """Name of the chosen region."""
-        return self.state.task.regions[max(0, self.ui.regionComboBox.currentIndex)].name
+        return choices.wordOf(self.state.parameterNode(always=True), REGION, self._regionNames)
+
+    @property
+    def _regionNames(self) -> tuple[str, ...]:
+        return tuple(region.name for region in self.state.task.regions)
 
     @property
     def convention(self) -> str:
@@ -125,12 +138,17 @@ class ReviewSection(Section):
         name = self.state.parameterNode(always=True).GetParameter(CONVENTION) or ""
         return name if name in self._conventions else ""
 
+    @property
+    def _meanings(self) -> dict[str, str]:
+        """Segment or label value of the reference -> what it was assigned to by hand."""
+        return choices.meaningsOf(self.state.parameterNode(always=True))
+
     def onConvention(self, index: int = 0) -> None:
         """The values of the reference mean something else."""
         if self.state.isShown and 0 <= index < len(self._conventions):
             node = self.state.parameterNode()
             node.SetParameter(CONVENTION, self._conventions[index])
-            self._override = {}
+            choices.setMeanings(node, {})
             self.state.changed()
 
     def _nodes(self) -> review.ReviewNodes | None:
@@ -143,7 +161,8 @@ class ReviewSection(Section):
         """Another reference was chosen."""
         if self._following or not self.state.isShown:
             return
-        self._override = {}
+        if node is not self.reference:
+            choices.setMeanings(self.state.parameterNode(), {})
         self.state.choose(choices.REFERENCE, node)
 
     def resultArrived(self) -> None:
@@ -166,8 +185,9 @@ class ReviewSection(Section):
         finally:
             self._following = False
         for widget in (self.ui.conventionLabel, self.ui.conventionComboBox):
-            widget.setVisible(isLabelVolume(reference))
+            widget.setVisible(hasLabelValues(reference))
         chooseIndex(self.ui.conventionComboBox, self._conventions.index(self.convention))
+        chooseIndex(self.ui.regionComboBox, self._regionNames.index(self.region))
         self._showMatches(reference)
         isReady = ours is not None and reference is not None and reference is not ours
         self.ui.reviewButton.enabled = isReady and not self.state.isBusy
@@ -182,19 +202,21 @@ class ReviewSection(Section):
         """A row a segment or label value of the reference, with a choice of what it is."""
         key = None
         if reference is not None:
-            key = (reference.GetID(), reference.GetMTime(), self.convention)
+            meanings = tuple(self._meanings.items())
+            key = (reference.GetID(), reference.GetMTime(), self.convention, meanings)
         if key == self._shownMatches:
             return
         self._shownMatches = key
         matches: tuple = ()
         if reference is not None:
             try:
-                matches = sources(reference, self.state.task, convention=self.convention)
+                matches = sources(
+                    reference, self.state.task, self._meanings, convention=self.convention
+                )
                 showText(self.ui.reviewLabel, "")
             except MedMAPError as error:
                 showText(self.ui.reviewLabel, warningLine(errorText(error)))
-        keys = {source.key for source in matches}
-        self._override = {key: self._override[key] for key in keys & set(self._override)}
+                matches = _unassigned(reference)
         heads = [_("Reference"), _("Region or label")]
         fillTable(self.ui.matchesTable, heads, [[source.title, ""] for source in matches])
         self._matchBoxes = []
@@ -205,7 +227,7 @@ class ReviewSection(Section):
     def _matchBox(self, row: int, source):
         """Combo box with what a segment can be taken for."""
         options = [*targets(self.state.task), _("ignored")]
-        target = self._override.get(source.key, source.target)
+        target = self._meanings.get(source.key, source.target)
         index = len(options) - 1
         if target in options:
             index = options.index(target)
@@ -222,8 +244,14 @@ class ReviewSection(Section):
 
     def onMatch(self, key: str, index: int) -> None:
         """A segment of the reference is something else."""
+        node = self.state.parameterNode()
+        if node is None:
+            return
         options = targets(self.state.task)
-        self._override[key] = options[index] if 0 <= index < len(options) else ""
+        target = ""
+        if 0 <= index < len(options):
+            target = options[index]
+        choices.setMeanings(node, {**self._meanings, key: target})
 
     def _showScores(self) -> None:
         nodes = self._nodes()
@@ -270,7 +298,7 @@ class ReviewSection(Section):
         plane = self.state.parameters.plane
         with waiting():
             request = review.collect(
-                ours, self.reference, self.state.task, self._override, plane, self.convention
+                ours, self.reference, self.state.task, self._meanings, plane, self.convention
             )
         self.jobs.start(
             lambda progress, cancelled: review.compute(request, progress, cancelled),
@@ -293,6 +321,8 @@ class ReviewSection(Section):
             _("Compared with '{name}'.").format(name=request.referenceName),
             _("The overlay Difference shows: {titles}.").format(titles=titles.lower()),
         ]
+        if request.reading:
+            lines.append(sentence(request.reading))
         for finding in request.findings:
             text = findingText(finding.message, finding.remedy)
             lines.append(warningLine(text) if finding.level == "warning" else text)
@@ -301,6 +331,10 @@ class ReviewSection(Section):
 
     def onRegion(self, index: int = 0) -> None:
         """Show the differences and the slices of another region."""
+        node = self.state.parameterNode()
+        names = self._regionNames
+        if node is not None and 0 <= index < len(names):
+            node.SetParameter(REGION, names[index])
         ours = self.state.result
         compared = self._compared
         if compared is None or ours is None:
@@ -411,13 +445,20 @@ class ReviewSection(Section):
         self._compared = None
         self._shownScores = None
         self._shownMatches = None
-        self._override = {}
         self._worst = ()
         self._rank = -1
         for table in (self.ui.reviewTable, self.ui.worstTable, self.ui.matchesTable):
             clearTable(table)
         showText(self.ui.reviewLabel, "")
         showText(self.ui.worstSliceLabel, "")
+
+
+def _unassigned(reference: Any) -> tuple[Source, ...]:
+    """Parts of a reference that is not understood, to be assigned by hand; none without labels."""
+    try:
+        return unassignedSources(reference)
+    except MedMAPError:
+        return ()
 
 
 def _key(nodes: review.ReviewNodes | None) -> tuple | None:

@@ -16,7 +16,7 @@ from ..mrml import choices, uncertainty
 from ..mrml.prepared_scans import preparedScans
 from ..mrml.review import jumpTo
 from ..request import Request
-from .common import Section, fillCombo, setChecked, showText
+from .common import Section, chooseIndex, fillCombo, setChecked, showText
 from .dialogs import saying, waiting
 from .tables import (
     UNDEFINED,
@@ -30,6 +30,8 @@ from .tables import (
 )
 
 MAPS = (ENTROPY, DISAGREEMENT)
+MAP = "uncertaintyMap"
+"""Parameter of the scene: the chosen map."""
 OVERLAY_OPACITY = 0.6
 
 
@@ -55,7 +57,7 @@ class SubsetComparisonSection(Section):
     @property
     def map(self) -> str:
         """Name of the chosen uncertainty map."""
-        return MAPS[max(0, self.ui.mapComboBox.currentIndex)]
+        return choices.wordOf(self.state.parameterNode(always=True), MAP, MAPS)
 
     def summary(self) -> str:
         """How many subsets were compared."""
@@ -71,6 +73,7 @@ class SubsetComparisonSection(Section):
 
     def update(self) -> None:
         """Buttons follow what can be done; the table follows the result."""
+        chooseIndex(self.ui.mapComboBox, MAPS.index(self.map))
         nodes = self._nodes()
         hasResult = self.state.result is not None
         self.ui.subsetsButton.enabled = hasResult and self.state.isShown and not self.state.isBusy
@@ -188,6 +191,9 @@ class SubsetComparisonSection(Section):
     def onMap(self, index: int = 0) -> None:
         """Another map: show it if one is shown."""
         self._rank = -1
+        node = self.state.parameterNode()
+        if node is not None and 0 <= index < len(MAPS):
+            node.SetParameter(MAP, MAPS[index])
         self.update()
         if self.ui.uncertaintyButton.checked:
             self.onShow(True)
