@@ -29,6 +29,7 @@ AFTER_APPLY = {
     "MedMAPSegmentLib/models/importing.py": {"verifyFully"},
     "MedMAPSegmentLib/mrml/sample.py": {"addPhantomPatient"},
     "MedMAPSegmentLib/mrml/uncertainty.py": {"work"},
+    "MedMAPSegmentLib/request.py": {"preparedRequest"},
 }
 """Functions that run after ``dependencies.ensure``; they may import what needs PyTorch."""
 
@@ -62,6 +63,8 @@ def panel_imports(path: Path):
                     yield child.lineno, _imported(child.module, alias.name), function
             elif isinstance(child, ast.FunctionDef):
                 yield from visit(child, child.name)
+            elif isinstance(child, ast.If) and getattr(child.test, "id", "") == "TYPE_CHECKING":
+                continue  # never run
             else:
                 yield from visit(child, function)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -40,6 +42,17 @@ def test_what_the_core_says_is_translated_with_its_names_and_figures(shouting):
     assert shouting.errorText(error) == "THE VOLUME 'Ax T1' HAS NO VOXELS. CHOOSE ANOTHER VOLUME."
 
 
+def test_progress_findings_of_detection_and_titles_are_translated_part_by_part(shouting):
+    assert shouting.sentence("window 2 of 8: reading T1ce") == "window 2 of 8: READING T1ce"
+    assert shouting.sentence("extracting the brain from T2") == "EXTRACTING THE BRAIN FROM T2"
+    assert shouting.sentence("Whole tumor") == "WHOLE TUMOR"
+    detected = "T1: 'Ax t1 done' (95% sure: the name says 't1')."
+    assert shouting.sentence(detected) == "T1: 'Ax t1 done' (95% SURE: THE NAME SAYS 't1')."
+    summary = "T2 was not aligned to T1: no motion makes the scans agree better."
+    shouted = "T2 WAS NOT ALIGNED TO T1: NO MOTION MAKES THE SCANS AGREE BETTER."
+    assert shouting.sentence(summary) == shouted
+
+
 def test_what_is_no_sentence_of_the_core_stays_as_it_is(shouting):
     assert shouting.sentence("Something else 4 mm") == "Something else 4 mm"
 
@@ -57,3 +70,56 @@ def test_an_error_that_a_user_provokes_is_shown_translated(
 def test_no_message_names_an_option_of_the_command_line():
     page = (REPOSITORY / "docs/reference/panel_messages.md").read_text(encoding="utf-8")
     assert " --" not in page
+
+
+NAMES = {
+    "Axial diameter",
+    "Earlier diameter",
+    "Earlier volume",
+    "MedMAP Segment",
+    "MedMAP contributors",
+    "Reference volume",
+    "by the self test",
+}
+"""Columns of tables of the scene, which files and scripts go by, and proper names."""
+
+
+def untranslated(path: Path) -> list[str]:
+    """Texts of several words in a file that do not go through a translator."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    unseen = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
+            unseen.add(id(node.value))
+        name = ""
+        if isinstance(node, ast.Call):
+            name = getattr(node.func, "id", getattr(node.func, "attr", ""))
+        # Translated, names of signals, logged for developers, or no text at all.
+        if name in ("_", "translate", "connect", "disconnect", "warning") or isinstance(
+            node, ast.Assert
+        ):
+            unseen |= {id(part) for part in ast.walk(node)}
+    texts = []
+    for node in ast.walk(tree):
+        if not isinstance(node, ast.Constant) or id(node) in unseen:
+            continue
+        if isinstance(node.value, str) and re.search(r"[A-Za-z]{2,} [A-Za-z]", node.value):
+            texts.append(node.value)
+    return texts
+
+
+def test_the_panel_says_nothing_that_cannot_be_translated():
+    module = REPOSITORY / "MedMAPSegment"
+    files = [*sorted((module / "MedMAPSegmentLib/sections").glob("*.py"))]
+    files.append(module / "MedMAPSegment.py")
+    texts = set()
+    for path in files:
+        if path.name != "core_sentences.py":
+            texts.update(untranslated(path))
+    assert texts <= NAMES, sorted(texts - NAMES)
+
+
+def test_every_text_of_the_ui_file_is_offered_to_translators():
+    """Qt's tools skip what is marked as not translatable."""
+    ui = REPOSITORY / "MedMAPSegment/Resources/UI/MedMAPSegment.ui"
+    assert 'notr="true"' not in ui.read_text(encoding="utf-8")

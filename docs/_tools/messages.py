@@ -9,6 +9,7 @@ with 1 if a file is out of date.
 from __future__ import annotations
 
 import ast
+import re
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -73,6 +74,24 @@ ERRORS = {
     "UnavailableError",
     "UsageError",
 }
+PROGRESS = {"report": 1, "_report": 1, "progress": 1, "network_progress": 1, "_begin": 0}
+"""Functions that report progress, and the position of the text among their arguments."""
+
+PHRASES = (
+    f"{CORE}/detection/modality_detection.py",
+    f"{CORE}/preparation/registration.py",
+    f"{LIBRARY}/devices.py",
+    f"{LIBRARY}/mrml/uncertainty.py",
+    f"{LIBRARY}/mrml/review.py",
+)
+"""Files whose texts are shown as parts of sentences, too."""
+
+TASKS = f"{CORE}/task/builtin.py"
+"""The tasks of the models that ship, whose labels and regions have titles."""
+
+NO_TEXT = re.compile(r"[\\\n\[\]|^$*+]|\bMedMAP\.")
+"""Regular expressions and names, which nobody reads."""
+
 LONGEST_LINE = 96
 
 
@@ -188,8 +207,8 @@ def alternatives(node: ast.expr | None, texts: dict[str, list[str]]) -> list[str
 
 
 def sentences() -> list[str]:
-    """Every sentence of these files, sorted."""
-    found = set()
+    """Every sentence of these files, and what else the core says, sorted."""
+    found = {*progress_texts(), *phrases(), *titles()}
     for path, _place in sources():
         tree = ast.parse(path.read_text(encoding="utf-8"))
         hidden = docstrings_and_parts(tree)
@@ -199,6 +218,53 @@ def sentences() -> list[str]:
                 if is_sentence(text):
                     found.add(text)
     return sorted(found)
+
+
+def progress_texts() -> set[str]:
+    """What a long computation says while it runs."""
+    found = set()
+    for path, _place in sources():
+        for function in functions(path):
+            texts = assigned_texts(function)
+            for node in ast.walk(function):
+                if not isinstance(node, ast.Call):
+                    continue
+                name = getattr(node.func, "id", getattr(node.func, "attr", ""))
+                position = PROGRESS.get(name, len(node.args))
+                if position < len(node.args):
+                    found.update(alternatives(node.args[position], texts))
+    return {text for text in found if has_words(text)}
+
+
+def phrases() -> set[str]:
+    """Parts of sentences."""
+    found = set()
+    for name in PHRASES:
+        tree = ast.parse((ROOT / name).read_text(encoding="utf-8"))
+        hidden = docstrings_and_parts(tree)
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Constant | ast.JoinedStr) and id(node) not in hidden:
+                text = template(node).strip()
+                # Roles and names of nodes begin with a small letter or a name.
+                is_name = "/mrml/" in name and not text[:1].isupper()
+                if " " in text and has_words(text) and not is_name and not NO_TEXT.search(text):
+                    found.add(text)
+    return found
+
+
+def titles() -> set[str]:
+    """Titles of labels and regions."""
+    found = set()
+    for node in ast.walk(ast.parse((ROOT / TASKS).read_text(encoding="utf-8"))):
+        name = getattr(getattr(node, "func", None), "id", "")
+        if isinstance(node, ast.Call) and name in ("Label", "Region") and len(node.args) > 1:
+            found.add(template(node.args[1]))
+    return {text for text in found if has_words(text)}
+
+
+def has_words(text: str) -> bool:
+    """Whether anything is left of a template without its placeholders."""
+    return re.search(r"[A-Za-z]{2}", re.sub(r"\{\d+\}", "", text)) is not None
 
 
 def docstrings_and_parts(tree: ast.AST) -> set[int]:

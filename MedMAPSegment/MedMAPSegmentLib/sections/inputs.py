@@ -20,7 +20,7 @@ from ..mrml.reference import referenceCandidates
 from ..mrml.sample import PhantomPatient, addPhantomPatient
 from .common import Section, setChecked, showText, showVolume
 from .dialogs import saying, waiting, warningLine
-from .sentences import findingText, sentence
+from .sentences import findingText, lines, sentence
 
 
 @dataclass(frozen=True)
@@ -190,7 +190,7 @@ class InputsSection(Section):
             for name, candidate in detection.assigned.items():
                 nodes[name] = candidate.series.source
             self._choose(nodes)
-            showText(self.ui.detectLabel, detection.text(task))
+            showText(self.ui.detectLabel, lines(detection.text(task)))
             candidates = referenceCandidates(self.state.scene)
             if self.state.reviewReference is None and len(candidates) == 1:
                 self.state.choose(choices.REFERENCE, candidates[0])

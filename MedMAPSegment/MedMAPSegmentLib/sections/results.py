@@ -91,7 +91,7 @@ class ResultsSection(Section):
         columns = dict.fromkeys(("Region", "Name", "Volume", "Axial diameter", "Diameter"))
         heads = [_("Region"), _("ml"), _("Axial \u00d8 mm"), _("Longest \u00d8 mm")]
         rows, tips = tableRows(table, columns)
-        titled = [[f"{row[1]} ({row[0]})", *row[2:]] for row in rows]
+        titled = [[f"{sentence(row[1])} ({row[0]})", *row[2:]] for row in rows]
         fillTable(self.ui.resultsTable, heads, titled, tips[1:])
         provenance = self.state.provenance
         showText(self.ui.resultsWarningLabel, "\n".join(self.warnings(provenance)))

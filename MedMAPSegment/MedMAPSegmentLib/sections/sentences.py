@@ -15,6 +15,9 @@ from medmap.errors import MedMAPError
 
 from .core_sentences import SENTENCES
 
+DEEPEST = 3
+"""A phrase may be part of a phrase of a sentence."""
+
 
 def errorText(error: Exception) -> str:
     """Cause and remedy of an error, translated."""
@@ -28,25 +31,46 @@ def findingText(message: str, remedy: str = "") -> str:
     return f"{sentence(message)} {sentence(remedy)}".strip()
 
 
-def sentence(text: str) -> str:
-    """One sentence of the core, translated."""
-    for pattern, translation in _translations():
+def lines(text: str) -> str:
+    """Several lines of the core, each translated."""
+    return "\n".join(sentence(line) for line in text.splitlines())
+
+
+def sentence(text: str, depth: int = 0) -> str:
+    """One sentence of the core, translated; parts that are phrases of the core as well.
+
+    Args:
+        text: as the core says it.
+        depth: how many sentences it is a part of.
+    """
+    for pattern, translation, quoted in _translations():
         match = pattern.fullmatch(text)
-        if match is not None:
-            return translation.format(*match.groups())
+        if match is None:
+            continue
+        parts = []
+        for number, part in enumerate(match.groups()):
+            # Names of volumes and files stand in quotation marks and stay as they are.
+            isName = number in quoted or depth >= DEEPEST
+            parts.append(part if isName else sentence(part, depth + 1))
+        return translation.format(*parts)
     return text
 
 
 @lru_cache(maxsize=1)
-def _translations() -> list[tuple[re.Pattern[str], str]]:
-    """Pattern and translation of every template that is translated at all.
+def _translations() -> list[tuple[re.Pattern[str], str, frozenset[int]]]:
+    """Pattern, translation and quoted placeholders of every template that is translated at all.
 
     The most specific template comes first, because a placeholder also matches longer texts.
     """
     pairs = [(template, tr(template)) for template in SENTENCES]
     foreign = [(template, text) for template, text in pairs if template != text]
     foreign.sort(key=lambda pair: len(re.sub(r"\{\d+\}", "", pair[0])), reverse=True)
-    return [(_pattern(template), text) for template, text in foreign]
+    return [(_pattern(template), text, _quoted(template)) for template, text in foreign]
+
+
+def _quoted(template: str) -> frozenset[int]:
+    """Numbers of the placeholders in quotation marks."""
+    return frozenset(int(number) for number in re.findall(r"'\{(\d+)\}'", template))
 
 
 def _pattern(template: str) -> re.Pattern[str]:

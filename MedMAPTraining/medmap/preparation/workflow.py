@@ -228,7 +228,8 @@ class _Run:
 
     def extract(self, name: str, given: Volume | None, method: str | None) -> None:
         """Mask of one scan."""
-        title = self._begin("extracting the brain from", name)
+        title = self.task.modality(name).title
+        self._begin(f"extracting the brain from {title}")
         volume = self.volumes[name]
         lender = self._lender(method)
         if given is not None:
@@ -247,7 +248,8 @@ class _Run:
 
     def align(self, name: str) -> None:
         """Motion of one scan to the reference."""
-        title = self._begin("aligning", name)
+        title = self.task.modality(name).title
+        self._begin(f"aligning {title}")
         reference = self.plan.reference
         fixed = self.volumes[reference]
         moving = self.volumes[name]
@@ -321,14 +323,12 @@ class _Run:
             result[name] = replace(volume, array=array, affine=affine, notes=notes)
         return result
 
-    def _begin(self, action: str, name: str) -> str:
-        """Report and cancel between steps; the modality's title."""
+    def _begin(self, text: str) -> None:
+        """Report the next step, and stop before it if asked to."""
         if self.cancel():
             raise Cancelled()
-        title = self.task.modality(name).title
         step_count = len(self.plan.extract) + len(self.plan.align)
-        self.progress(0.95 * len(self.steps) / step_count, f"{action} {title}")
-        return title
+        self.progress(0.95 * len(self.steps) / step_count, text)
 
     def _record(self, step: Step, level: Literal["info", "warning"]) -> None:
         self.steps.append(step)
