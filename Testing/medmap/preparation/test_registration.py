@@ -16,9 +16,9 @@ from Testing.medmap.preparation.conftest import (
 )
 
 from medmap.errors import UnavailableError
+from medmap.preparation.availability import simple_itk_is_installed
 from medmap.preparation.misalignment import measure_misalignment
 from medmap.preparation.motion import Motion, mask_points
-from medmap.preparation.availability import simple_itk_is_installed
 from medmap.preparation.registration import register, transform_text
 
 sitk = pytest.importorskip("SimpleITK")
