@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from monai.losses import DiceCELoss
-from Testing.medmap.small_networks import SMALL
+from Testing.medmap.small_networks import small
 
 from medmap.errors import BundleError
 from medmap.networks import build_network
@@ -14,11 +14,6 @@ from medmap.task import BRATS
 STACKED = ["UNet", "VNet", "SegResNet"]
 EVERY = [*STACKED, "GatedUNet"]
 ALL = torch.ones(1, 4, dtype=torch.bool)
-
-
-def small(name: str, **options):
-    torch.manual_seed(0)
-    return build_network(name, {**SMALL[name], **options}).eval()
 
 
 def fixed_weights(network):

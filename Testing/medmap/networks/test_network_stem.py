@@ -8,7 +8,7 @@ from itertools import combinations
 
 import pytest
 import torch
-from Testing.medmap.small_networks import SMALL
+from Testing.medmap.small_networks import SMALL, mask
 
 from medmap.bundle.format import InferenceSpec, NetworkSpec
 from medmap.bundle.loading import load_bundle, save_bundle
@@ -49,10 +49,6 @@ def small(name: str, stem: str, **options):
 def case(network, seed=1):
     size = max(2 * network.stride, 16)
     return torch.randn(1, 4, *(size,) * 3, generator=torch.Generator().manual_seed(seed))
-
-
-def mask(subset) -> torch.Tensor:
-    return torch.tensor([[m in subset for m in range(4)]])
 
 
 @pytest.mark.parametrize(("name", "stem"), PAIRS, ids=lambda p: str(p))

@@ -9,7 +9,7 @@ from itertools import combinations
 
 import pytest
 import torch
-from Testing.medmap.small_networks import SMALL
+from Testing.medmap.small_networks import SMALL, mask, small
 
 from medmap.bundle.format import InferenceSpec, NetworkSpec
 from medmap.bundle.loading import load_bundle, save_bundle
@@ -21,11 +21,6 @@ from medmap.task import BRATS
 SUBSETS = [s for n in range(1, 5) for s in combinations(range(4), n)]
 
 
-def small(name: str, **options):
-    torch.manual_seed(0)
-    return build_network(name, {**SMALL[name], **options}).eval()
-
-
 def case(network, size=None):
     size = size or max(2 * network.stride, 16)
     return torch.randn(
@@ -34,10 +29,6 @@ def case(network, size=None):
         *(size,) * network.spatial_dims,
         generator=torch.Generator().manual_seed(1),
     )
-
-
-def mask(subset) -> torch.Tensor:
-    return torch.tensor([[m in subset for m in range(4)]])
 
 
 @pytest.fixture(scope="module", params=sorted(NETWORKS))
