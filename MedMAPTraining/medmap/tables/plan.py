@@ -274,10 +274,6 @@ class _Folders:
     def training(self, row: PublishedRow, data: Path) -> Job:
         """The training of a row, and how far it is."""
         recipe, split = self.recipe_and_split(row, data)
-        precision = self.options.precision
-        if self.options.rehearsal and precision == "auto":
-            # Statistics over the few voxels of a rehearsal's patches overflow in half precision.
-            precision = "fp32"
         job = Job(
             run=row.name,
             kind="train",
@@ -286,7 +282,7 @@ class _Folders:
             teacher=row.teacher,
             split=split.path if split else None,
             needs=(f"train {row.teacher}",) if row.teacher else (),
-            precision=precision,
+            precision=self.options.precision,
             workers=self.options.workers,
         )
         parts = expand_subsets(recipe, find_task(recipe.task))

@@ -34,17 +34,27 @@ class Discriminator(nn.Sequential):
             layers.append(nn.LeakyReLU(0.2))
         super().__init__(*layers[:-1])
 
+    def forward(self, features: Tensor) -> Tensor:
+        """Logits, computed in float32 whatever the precision of the training.
+
+        Strides lead to grids smaller than the kernel. There the weight gradients of PyTorch 2.13 in
+        bfloat16 on CPUs with AVX512-BF16 read uninitialized memory: SMU-Net ended in NaN after one
+        step. Discriminators are small beside the networks whose features they read.
+        """
+        with torch.autocast(features.device.type, enabled=False):
+            return super().forward(features.float())
+
 
 def deceive(discriminator: nn.Module, missing: Tensor) -> Tensor:
     """The segmentation networks' side: missing-path features should pass for the full path's."""
-    logits = discriminator(missing).float()
+    logits = discriminator(missing)
     return binary_cross_entropy_with_logits(logits, torch.ones_like(logits))
 
 
 def tell_apart(discriminator: nn.Module, full: Tensor, missing: Tensor) -> Tensor:
     """The discriminator's side; the features are cut off from the networks they come from."""
-    full_logits = discriminator(full.detach()).float()
-    missing_logits = discriminator(missing.detach()).float()
+    full_logits = discriminator(full.detach())
+    missing_logits = discriminator(missing.detach())
     ones = torch.ones_like(full_logits)
     zeros = torch.zeros_like(missing_logits)
     return 0.5 * (

@@ -243,6 +243,25 @@ def test_published_discriminators_have_their_size_and_take_any_patch(dims):
         assert tiny(torch.zeros(1, 4, *(size,) * dims)).shape[:2] == (1, 1)
 
 
+def test_discriminators_compute_in_single_precision_under_autocast():
+    """In bfloat16 their gradients on grids below the kernel are not finite on some CPUs."""
+    torch.manual_seed(0)
+    critic = Discriminator(3, (8, 4, 8, 16), 4, (2, 2, 2, 1))
+    features = torch.randn(2, 8, 4, 4, 4, requires_grad=True)
+    parameters = [features, *critic.parameters()]
+    expected = torch.autograd.grad(critic(features).square().sum(), parameters)
+    # What is freed here is what a gradient that reads uninitialized memory gets.
+    junk = [torch.full((4**n,), float("nan")) for n in range(2, 10) for _ in range(6)]
+    del junk
+    with torch.autocast("cpu", torch.bfloat16):
+        logits = critic(features.bfloat16())
+        assert logits.dtype == torch.float32
+        logits = critic(features)
+    computed = torch.autograd.grad(logits.square().sum(), parameters)
+    for one, other in zip(expected, computed, strict=True):
+        torch.testing.assert_close(one, other)
+
+
 # ---------------------------------------- who learns from whom
 
 
