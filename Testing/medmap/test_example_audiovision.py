@@ -31,16 +31,20 @@ def example():
     tables = (NETWORKS, OBJECTIVES, SCHEDULES)
     before = [dict(table) for table in tables]
     sys.path.insert(0, str(FOLDER))
+    import av_competitors
     import av_data
     import av_model
     import av_table
 
     class Example:
-        data, model, table = av_data, av_model, av_table
+        data = av_data
+        model = av_model
+        table = av_table
+        competitors = av_competitors
 
     yield Example
     sys.path.remove(str(FOLDER))
-    for name in ("av_data", "av_model", "av_table"):
+    for name in ("av_competitors", "av_data", "av_model", "av_table"):
         del sys.modules[name]
     for table, old in zip(tables, before, strict=True):
         table.clear()
@@ -204,7 +208,7 @@ def test_pairs_without_sound_do_not_enter_the_batch_statistics(example, parts):
 
 
 def test_mckd_trains_on_pairs_and_beats_chance_with_pictures_alone(example, parts):
-    found = example.table.score(parts, 0.2, 0.1, seed=0, epochs=4)
+    found = example.table.score(parts, 0.2, "MCKD", seed=0, epochs=4)
     assert found["image"] > 30
     assert 0 < found["importance_image"] < 1
 
@@ -213,7 +217,7 @@ def test_the_settings_are_those_that_the_paper_prints(example):
     """MCKD, Section 4.2: both optimizers are Adam with a weight decay of 1e-2."""
     from medmap.training.setup import make_objective
 
-    recipe = example.table.recipe(0.05, 0.1, 0, 60, 900)
+    recipe = example.table.recipe(0.05, "MCKD", 0, 60, 900)
     held_out = lambda n: None  # noqa: E731
     objective = make_objective(recipe, example.data.AUDIOVISION, held_out=held_out)
     groups = objective.groups()
@@ -263,3 +267,180 @@ def test_the_table_shows_mean_and_sd_beside_what_was_published(example):
     assert "91.00 ± 1.00 (n=3)" in text
     assert "93.56" in text
     assert "Standard error" in text
+
+
+# ------------------------------------------------------------------- the table's other methods
+
+COMPETITORS = ("autoencoder", "gan", "full2miss", "smil", "shaspec")
+
+
+def objective_of(example, parts, method: str, rate: float = 0.2):
+    """A method as the table trains it, and a batch with complete and incomplete pairs."""
+    from medmap.training.setup import make_objective
+
+    torch.manual_seed(0)
+    recipe = example.table.recipe(rate, method, 0, 3, 900)
+    sampler = example.data.PairSampler(parts["train"], rate, 0, 32)
+    second = example.data.PairSampler(sampler.complete_pairs(), 1.0, 0, 32)
+    objective = make_objective(
+        recipe, example.data.AUDIOVISION, sampler, held_out=lambda n: second.batch(n, 32)
+    )
+    return objective.train(), sampler.batch(0, 32)
+
+
+@pytest.mark.parametrize("method", COMPETITORS)
+def test_every_method_of_the_table_learns_from_sounds_alone(example, parts, method):
+    scored = example.table.score(parts, 0.2, method, seed=0, epochs=2, missing="image")
+    assert scored["sound"] > 40, "chance is 10"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", COMPETITORS)
+def test_every_method_of_the_table_learns_from_pictures_alone(example, parts, method):
+    scored = example.table.score(parts, 0.2, method, seed=0, epochs=8)
+    assert scored["image"] > 20, "chance is 10"
+    assert scored["both"] > 60
+
+
+@pytest.mark.parametrize("m", [0, 1])
+@pytest.mark.parametrize("method", COMPETITORS)
+def test_the_absent_half_has_no_influence_on_any_method(example, parts, method, m):
+    objective, _ = objective_of(example, parts, method)
+    network = objective.deploy().eval()
+    if method == "smil":
+        network.priors.normal_()
+    image = parts["test"].image[:8]
+    present = torch.zeros(8, 2, dtype=torch.bool)
+    present[:, m] = True
+    other = image.clone()
+    other[:, 1 - m] = float("nan")
+    with torch.no_grad():
+        expected = network(image, present).logits
+        assert torch.equal(network(other, present).logits, expected)
+    assert expected.isfinite().all()
+
+
+@pytest.mark.parametrize("method", ["autoencoder", "gan"])
+def test_what_generates_a_feature_is_not_trained_by_the_classes(example, parts, method):
+    objective, batch = objective_of(example, parts, method)
+    generators = list(objective.backbone.generators.parameters())
+    encoder = list(objective.backbone.image.parameters())
+    _, losses = next(objective.steps(batch, 0.0))
+    losses["classification"].backward(retain_graph=True)
+    assert all(parameter.grad is None for parameter in generators)
+    assert all(parameter.grad.abs().sum() > 0 for parameter in encoder)
+    if method == "autoencoder":
+        before = [parameter.grad.clone() for parameter in encoder]
+        (losses["reconstruction_0"] + losses["reconstruction_1"]).backward()
+        assert all(parameter.grad.abs().sum() > 0 for parameter in generators)
+        assert all(torch.equal(p.grad, b) for p, b in zip(encoder, before, strict=True))
+
+
+def test_the_reconstruction_is_the_mean_square_of_complete_pairs(example, parts):
+    objective, batch = objective_of(example, parts, "autoencoder")
+    objective.eval()
+    _, losses = next(objective.steps(batch, 0.0))
+    heard = batch.present[:, 1]
+    network = objective.backbone
+    with torch.no_grad():
+        (image,) = network.encode(batch.image[heard, :1], 0)
+        (sound,) = network.encode(batch.image[heard, 1:], 1)
+        expected = (network.generators[1](image) - sound).square().mean()
+    torch.testing.assert_close(losses["reconstruction_1"].detach(), expected)
+
+
+def test_the_gan_steps_one_side_at_a_time_on_complete_pairs(example, parts):
+    objective, batch = objective_of(example, parts, "gan")
+    groups = objective.groups()
+    everything = {id(p) for group in groups.values() for p in group.parameters}
+    assert everything == {id(p) for p in objective.parameters()}
+    assert sum(len(group.parameters) for group in groups.values()) == len(everything)
+    steps = dict(objective.steps(batch, 0.0))
+    assert list(steps) == ["main", "generator", "disc"]
+    gradients = torch.autograd.grad(
+        sum(steps["disc"].values()), groups["generator"].parameters, allow_unused=True
+    )
+    assert all(gradient is None for gradient in gradients)
+    none = example.data.PairSampler(parts["train"], 0.0, 0, 32).batch(0, 32)
+    without = dict(objective.steps(none, 0.0))
+    assert all(float(value.detach()) == 0 for value in without["generator"].values())
+
+
+def test_full2miss_adapts_the_missing_path_of_complete_pairs(example, parts):
+    objective, batch = objective_of(example, parts, "full2miss")
+    objective.eval()
+    assert objective.rare == 1
+    (_, main), (_, critic) = objective.steps(batch, 0.0)
+    network = objective.backbone
+    heard = batch.present[:, 1]
+    alone = torch.tensor([[True, False]]).expand(int(heard.sum()), 2)
+    with torch.no_grad():
+        missing = network(batch.image[heard], alone, ("decoder",)).taps["decoder"]
+        full = network(batch.image[heard], batch.present[heard], ("decoder",)).taps["decoder"]
+        deceived = -objective.discriminator(missing).sigmoid().log().mean()
+        real = -objective.discriminator(full).sigmoid().log().mean()
+        fake = -(1 - objective.discriminator(missing).sigmoid()).log().mean()
+    torch.testing.assert_close(main["similarity"].detach(), 0.1 * deceived)
+    torch.testing.assert_close(critic["disc"].detach(), 0.5 * (real + fake))
+
+
+def test_smil_fills_with_a_mixture_of_its_priors(example):
+    network = example.competitors.SMILNetwork().eval()
+    network.priors[1] = torch.randn(10, 160)
+    image = torch.randn(3, 160)
+    present = torch.tensor([[True, False]]).expand(3, 2)
+    _, sound = network.fill([image, None], present)
+    weights = torch.nn.functional.softplus(network.mixture[1](image))
+    expected = (weights[:, :, None] * network.priors[1]).sum(1) / weights.sum(1, keepdim=True)
+    torch.testing.assert_close(sound, expected)
+
+
+def test_smil_looks_one_gradient_step_ahead(example, parts):
+    """The second level's loss is that of p - 0.001 g, and its gradient goes through g."""
+    objective, batch = objective_of(example, parts, "smil")
+    network = objective.backbone
+    _, first = next(objective.steps(batch, 0.0))
+    assert set(first) == {"classification"}
+    assert not network.priors.any()
+    _, second = next(objective.steps(batch, 0.5))
+    assert network.priors[1].any()
+    assert set(second) > {"classification", "validation", "agreement_bottleneck"}
+    loss = second["classification"]
+    stepped = objective._stepped(loss)
+    assert {name.split(".")[0] for name in stepped} == {"image", "head"}
+    weight = network.head[0].weight
+    (gradient,) = torch.autograd.grad(loss, weight, retain_graph=True)
+    torch.testing.assert_close(stepped["head.0.weight"], weight - 1e-3 * gradient)
+    # Through g alone: the perturbation in front of the head acts on it.
+    (through,) = torch.autograd.grad(stepped["head.0.weight"].sum(), network.perturb_fused.weight)
+    assert through.abs().sum() > 0
+    sound = list(network.sound.parameters())
+    gradients = torch.autograd.grad(sum(second.values()), sound, allow_unused=True)
+    assert all(gradient is None for gradient in gradients), "the clustered encoder is frozen"
+
+
+def test_shaspec_fuses_and_fills_as_printed(example, parts):
+    objective, batch = objective_of(example, parts, "shaspec")
+    network = objective.backbone.eval()
+    image = batch.image[:4, :1]
+    specific, shared, fused = network.encode(image, 0)
+    expected = shared + network.projection(torch.cat([shared, specific], 1))
+    torch.testing.assert_close(fused, expected)
+    alone = torch.tensor([[True, False]]).expand(4, 2)
+    tap = network(batch.image[:4], alone, ("bottleneck",)).taps["bottleneck"]
+    torch.testing.assert_close(tap, torch.cat([fused, shared], 1))
+    _, losses = next(objective.eval().steps(batch, 0.0))
+    heard = batch.present[:, 1]
+    _, image_shared, _ = network.encode(batch.image[heard, :1], 0)
+    _, sound_shared, _ = network.encode(batch.image[heard, 1:], 1)
+    distance = (image_shared - sound_shared).abs().mean()
+    torch.testing.assert_close(losses["alignment"], 0.1 * distance)
+
+
+@pytest.mark.parametrize("method", COMPETITORS)
+def test_the_other_methods_have_the_papers_optimizer(example, method):
+    """MCKD, Section 4.2, trains all compared models alike."""
+    ours = example.table.recipe(0.05, "MCKD", 0, 60, 900)
+    theirs = example.table.recipe(0.05, method, 0, 60, 900)
+    for name in ("steps", "batch", "optimizer", "learning_rate", "weight_decay", "schedule"):
+        assert getattr(theirs, name) == getattr(ours, name)

@@ -310,6 +310,11 @@ class PairSampler:
         """[2] bool: whether the pair has its image, and its sound."""
         return self.present[int(case_id)].numpy()
 
+    def complete_pairs(self) -> Pairs:
+        """Those that have both halves."""
+        complete = self.present.all(1)
+        return Pairs(self.pairs.image[complete], self.pairs.digit[complete])
+
     def batch(self, step: int, size: int, patch: Sequence[int] = (), first: int = 0) -> Batch:
         """Pairs ``first`` to ``first + size - 1`` of a step."""
         count = len(self.pairs.digit)

@@ -30,7 +30,7 @@ class AudioVision(Backbone):
     linear layer to 160, which is used here.
     """
 
-    provides: frozenset[str] = frozenset({"mod_bottleneck"})
+    provides: frozenset[str] = frozenset({"mod_bottleneck", "bottleneck", "decoder"})
 
     def __init__(self, modalities: int = 2, classes: int = 10):
         super().__init__()
@@ -66,11 +66,23 @@ class AudioVision(Backbone):
     def decode(
         self, features: Sequence[Features | None], present: Tensor, want: Sequence[str] = ()
     ) -> Output:
-        """Logits [B, classes]; an absent feature is filled with the mean of those present."""
+        """Logits [B, classes]; what an absent feature is filled with is ``fill``'s business.
+
+        Taps: ``mod_bottleneck``; ``bottleneck`` [B, 320], all features; ``decoder`` [B, 64].
+        """
         maps = [None if f is None else f[-1] for f in features]
-        filled = fill_absent(maps, mean_of_present_maps(maps, present), present)
-        taps = {"mod_bottleneck": [m for m in maps if m is not None]}
-        return Output(self.head(torch.cat(filled, 1)), {name: taps[name] for name in want})
+        fused = torch.cat(self.fill(maps, present), 1)
+        hidden = self.head[:2](fused)
+        taps = {
+            "mod_bottleneck": [m for m in maps if m is not None],
+            "bottleneck": fused,
+            "decoder": hidden,
+        }
+        return Output(self.head[2:](hidden), {name: taps[name] for name in want})
+
+    def fill(self, maps: Sequence[Tensor | None], present: Tensor) -> list[Tensor]:
+        """[B, 160] of both modalities: an absent feature is the mean of those present."""
+        return fill_absent(maps, mean_of_present_maps(maps, present), present)
 
 
 class ClassDistillation(ModalityDistillation):

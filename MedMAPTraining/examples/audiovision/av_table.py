@@ -2,6 +2,8 @@
 
     python av_table.py --mnist FOLDER --sounds FOLDER --results results.csv
 
+``medmap table mckd-2a`` adds the five methods that the paper compares with.
+
 Run the same command again to resume: what is in the results is not trained again.
 """
 
@@ -18,6 +20,7 @@ from pathlib import Path
 import av_model  # noqa: F401 (adds network, objective and schedule to MedMAP's tables)
 import numpy as np
 import torch
+from av_competitors import COMPETITORS
 from av_data import AUDIOVISION, Pairs, PairSampler, pair, read_mnist, read_sounds, synthetic
 
 from medmap.networks import build_network
@@ -38,13 +41,19 @@ BOUNDS = {"image only": 92.35, "both": 98.22}
 """Published accuracy of training with pictures only, and with both for all pairs."""
 
 
-def recipe(rate: float, alpha: float, seed: int, epochs: int, pairs: int) -> Recipe:
-    """MCKD's settings, from the file beside this one, for one training."""
+def recipe(rate: float, method: str, seed: int, epochs: int, pairs: int) -> Recipe:
+    """MCKD's settings, from the file beside this one, for one training of any of the methods."""
     published = Recipe.read(Path(__file__).with_name("mckd_table2.json"))
-    # Without any complete pair there is nothing to distill from.
-    options = {**published.objective_options, "alpha": alpha if rate > 0 else 0.0}
     steps = epochs * math.ceil(pairs / published.batch)
-    return replace(published, objective_options=options, steps=steps, seed=seed)
+    settings = replace(published, steps=steps, seed=seed)
+    if method in COMPETITORS:
+        network, objective = COMPETITORS[method]
+        return replace(settings, network=network, objective=objective, objective_options={})
+    options = dict(published.objective_options)
+    # Without any complete pair there is nothing to distill from.
+    if method == "mean-fill" or rate == 0:
+        options["alpha"] = 0.0
+    return replace(settings, objective_options=options)
 
 
 def accuracy(network: torch.nn.Module, pairs: Pairs, given: tuple[bool, bool]) -> float:
@@ -58,7 +67,7 @@ def accuracy(network: torch.nn.Module, pairs: Pairs, given: tuple[bool, bool]) -
 def score(
     parts: dict[str, Pairs],
     rate: float,
-    alpha: float,
+    method: str,
     seed: int,
     epochs: int,
     missing: str = "sound",
@@ -69,7 +78,8 @@ def score(
     Args:
         parts: of ``av_data.pair``.
         rate: share of the training pairs that have both halves.
-        alpha: weight of the distillation; 0 fills with the mean only.
+        method: ``MCKD``, ``mean-fill`` (the same without distillation), or one of
+            ``av_competitors.COMPETITORS``.
         seed, epochs: of the training.
         missing: the half that the other pairs lack, and that is not given in the test.
         run: folder that keeps the run, with the curves of the importance (Fig. 4b); None keeps
@@ -81,9 +91,13 @@ def score(
     """
     if run is None:
         with tempfile.TemporaryDirectory() as folder:
-            return score(parts, rate, alpha, seed, epochs, missing, Path(folder))
-    settings = recipe(rate, alpha, seed, epochs, len(parts["train"].digit))
-    meta = PairSampler(parts["meta"], 1.0, seed, settings.batch)
+            return score(parts, rate, method, seed, epochs, missing, Path(folder))
+    settings = recipe(rate, method, seed, epochs, len(parts["train"].digit))
+    sampler = PairSampler(parts["train"], rate, seed, settings.batch, missing)
+    second = PairSampler(parts["meta"], 1.0, seed, settings.batch)
+    if method == "smil":
+        # Its second level has the complete pairs of the training; no pair is held out.
+        second = PairSampler(sampler.complete_pairs(), 1.0, seed, settings.batch)
     figures: dict[str, float] = {}
     run.mkdir(parents=True, exist_ok=True)
     with TrainingLog(run, settings.steps, lambda fraction, text: None) as log:
@@ -95,9 +109,9 @@ def score(
         train(
             settings,
             AUDIOVISION,
-            PairSampler(parts["train"], rate, seed, settings.batch, missing),
+            sampler,
             run,
-            held_out=lambda n: meta.batch(n, settings.batch),
+            held_out=lambda n: second.batch(n, settings.batch),
             device="cpu",
             precision="fp32",
             save_every=settings.steps,
@@ -195,8 +209,7 @@ def main() -> None:
         if options.minutes is not None and time.monotonic() - started > 60 * options.minutes:
             break
         parts = pair(images, digits, sounds, seed)
-        alpha = 0.1 if method == "MCKD" else 0.0
-        figures = score(parts, audio, alpha, seed, options.epochs)
+        figures = score(parts, audio, method, seed, options.epochs)
         rows.append({"audio": audio, "method": method, "seed": seed, **figures})
         _write(options.results, rows)
         seconds = time.monotonic() - started

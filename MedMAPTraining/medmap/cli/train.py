@@ -236,6 +236,14 @@ def export(
     data_statement: DataStatement = "not stated",
     author: Author = "",
     license_name: License = "",
+    full_path: Annotated[
+        bool,
+        typer.Option(
+            "--full-path",
+            help="Of ACN or SMU-Net, the network that sees every modality, to analyze its latents; "
+            "name the run of one modality subset.",
+        ),
+    ] = False,
     overwrite: Overwrite = False,
 ) -> None:
     """Export the averaged weights of a training as it stands, to try or evaluate them.
@@ -253,5 +261,5 @@ def export(
         license=license_name,
         overwrite=overwrite,
     )
-    step = export_run(run, bundle, options)
+    step = export_run(run, bundle, options, full_path=full_path)
     out.print(f"bundle: {bundle} (step {step})")

@@ -17,7 +17,7 @@ from medmap.training.run_task import has_task, task_of_run
 RECIPE = "recipe.json"
 
 
-def export_run(run: Path, bundle: Path, options: BundleOptions) -> int:
+def export_run(run: Path, bundle: Path, options: BundleOptions, *, full_path: bool = False) -> int:
     """Export the averaged weights of a run as it stands, finished or not.
 
     The runs of several modality subsets become one bundle with a network for each; the runs of
@@ -27,16 +27,23 @@ def export_run(run: Path, bundle: Path, options: BundleOptions) -> int:
         run: folder of the run.
         bundle: folder for the bundle.
         options: what the bundle says of itself.
+        full_path: of a co-trained method, the network that sees every modality instead of the
+            student; ``run`` is then that of one modality subset.
 
     Returns:
         The step that was exported; of several networks, that of the least trained one.
 
     Raises:
         MissingInputError: there is no such run.
-        BundleError: a network of the run has no usable checkpoint.
+        BundleError: a network of the run has no usable checkpoint, or there is not one full path.
         OutputError: the bundle exists.
     """
     groups = _groups(run)
+    if full_path and (len(groups) > 1 or len(groups[0]) > 1):
+        raise BundleError(
+            f"{run.name} holds several trainings, each with a full path of its own.",
+            "Name the folder of one of them.",
+        )
     check_output_folder(bundle, options.overwrite)
     steps = []
     for folder in [folder for folders in groups for folder in folders]:
@@ -57,6 +64,7 @@ def export_run(run: Path, bundle: Path, options: BundleOptions) -> int:
         version=options.version,
         card=card,
         overwrite=options.overwrite,
+        full_path=full_path,
     )
     return min(steps)
 

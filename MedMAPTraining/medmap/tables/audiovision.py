@@ -19,8 +19,17 @@ Report = Callable[[float, str], None]
 
 RATES = {"lower": 0.0, "upper": 1.0}
 """Share of complete training pairs of the two bounds, whatever the row's rate."""
-METHODS = {"lower": 0.0, "upper": 0.0, "mckd": 0.1}
-"""Weight of the distillation by column; the other methods of the table are not implemented."""
+METHODS = {
+    "lower": "mean-fill",
+    "upper": "mean-fill",
+    "autoencoder": "autoencoder",
+    "gan": "gan",
+    "full2miss": "full2miss",
+    "smil": "smil",
+    "shaspec": "shaspec",
+    "mckd": "MCKD",
+}
+"""The example's method by column."""
 
 
 def example() -> ModuleType:
@@ -40,8 +49,7 @@ def trainings(table: PrintedTable) -> list[tuple[str, float]]:
     needed: dict[tuple[str, float], None] = {}
     for cell in table.cells:
         method = cell.keys["method"]
-        if method in METHODS:
-            needed[method, RATES.get(method, cell.keys["rate"])] = None
+        needed[method, RATES.get(method, cell.keys["rate"])] = None
     return list(needed)
 
 

@@ -17,6 +17,7 @@ from medmap.task import Task
 from medmap.training.checkpoint import load_best, require_checkpoint
 from medmap.training.recipe import Recipe
 from medmap.training.run_cases import RunCases, training_cases
+from medmap.training.setup import make_objective
 
 WHOLE_SLICES = InferenceSpec(window=(512, 512, 512))
 """Slices go through in one pass."""
@@ -53,6 +54,7 @@ def export(
     version: str,
     card: Mapping,
     overwrite: bool = False,
+    full_path: bool = False,
 ) -> Path:
     """Write averaged weights as a bundle.
 
@@ -69,13 +71,18 @@ def export(
         version: of the bundle.
         card: texts for the model card; ``describe`` writes a description where it has none.
         overwrite: replace an existing bundle.
+        full_path: export the network that sees every modality and is trained beside the student
+            (ACN, SMU-Net), to analyze its latents; of one run.
 
     Raises:
-        BundleError: a run has no intact checkpoint.
+        BundleError: a run has no intact checkpoint, or no full path.
         OutputError: the bundle exists.
     """
     runs = [run] if isinstance(run, str | Path) else list(run)
-    trained = [_trained(entry) for entry in runs]
+    if full_path:
+        trained = [_read_full_path(folder, task) for entry in runs for folder in _folders(entry)]
+    else:
+        trained = [_trained(entry) for entry in runs]
     selections = {}
     for entry, network in zip(runs, trained, strict=True):
         selections[_title(entry)] = network.selection
@@ -245,4 +252,27 @@ def _read(folder: Path) -> TrainedNetwork:
     network.load_state_dict(state["average"])
     last_step = {"step": state["step"], "by": "last step, nothing was validated"}
     selection = state.get("selection") or last_step
+    return TrainedNetwork(NetworkSpec(*network.built_from), network, state["step"], selection)
+
+
+def _read_full_path(folder: Path, task: Task) -> TrainedNetwork:
+    """The co-trained network of a run that an anchor aligns, as it is after the last step.
+
+    Raises:
+        BundleError: there is no checkpoint, or the method trains one network only.
+    """
+    state = load_checkpoint(folder)
+    if state is None:
+        raise BundleError(
+            f"The run {folder.name} has no checkpoint.", "Train until its first checkpoint."
+        )
+    objective = make_objective(Recipe.read(folder / "recipe.json"), task)
+    network = objective.aligned()
+    if network is objective.deploy():
+        raise BundleError(
+            f"The run {folder.name} has no full path beside its network.",
+            "Export the network itself.",
+        )
+    objective.load_state_dict(state["objective"])
+    selection = {"step": state["step"], "by": "last step; the full path is never validated"}
     return TrainedNetwork(NetworkSpec(*network.built_from), network, state["step"], selection)

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from dataclasses import asdict, replace
 
 import pytest
+import torch
 from Testing.medmap.small_networks import SMALL
 
 from medmap.bundle.loading import load_bundle
+from medmap.commands.analysis import AnalyzeOptions, analyze_bundles
+from medmap.commands.bundle_export import export_run
 from medmap.commands.dedicated import expand_subsets, load_teacher
 from medmap.commands.evaluation import EvaluateOptions, evaluate_bundle
 from medmap.commands.phantoms import write_phantoms
 from medmap.commands.training import train_bundle
-from medmap.commands.training_options import TrainOptions
+from medmap.commands.training_options import BundleOptions, TrainOptions
 from medmap.errors import BundleError, InputDataError, MissingInputError, UsageError
 from medmap.networks import build_network
 from medmap.preprocess import PreprocessSpec
@@ -237,3 +241,45 @@ def test_without_a_teacher_or_with_incomplete_cases_nothing_is_trained(data, tea
             options(tmp_path, some, teacher=teacher / "run"),
             QUIET,
         )
+
+
+def test_the_full_path_of_co_training_is_exported_and_analyzed(data, tmp_path):
+    """The journal's Fig. 2 plots ACN's aligned network, which sees every modality."""
+    recipe = replace(
+        TEACHER,
+        network="SegResNet",
+        network_options=SMALL["SegResNet"],
+        objective="acn",
+        objective_options={
+            "full": {"stem": {"at": "input", "channels": 2}},
+            "discriminator_width": 2,
+        },
+        alignment={"anchor": "mixture", "tap": "stem"},
+        subsets=("t1ce",),
+        steps=1,
+        batch=2,
+    )
+    run = tmp_path / "run"
+    train_bundle(run, data, tmp_path / "student", options(tmp_path, recipe), QUIET)
+    full = tmp_path / "full"
+    export_run(run / "t1ce", full, BundleOptions(), full_path=True)
+    bundle = load_bundle(full)
+    network = bundle.entry_for(BRATS.modality_names).network
+    state = load_checkpoint(run / "t1ce")["objective"]
+    stored = {name.split("full.", 1)[1]: v for name, v in state.items() if "full." in name}
+    assert stored.keys() == network.state_dict().keys()
+    for name, value in network.state_dict().items():
+        torch.testing.assert_close(value, stored[name], rtol=1e-3, atol=1e-5)  # stored in half
+    measures = analyze_bundles([full], data, tmp_path / "gap", AnalyzeOptions(cases=1), QUIET)
+    assert measures["full"]["tap"] == "stem"
+    assert (tmp_path / "gap/tsne.png").stat().st_size > 1000
+
+
+def test_a_full_path_that_is_not_there_or_not_one_is_refused(data, teacher, tmp_path):
+    with pytest.raises(BundleError, match="no full path"):
+        export_run(teacher / "run", tmp_path / "b", BundleOptions(), full_path=True)
+    for subset in ("t1", "t1ce"):
+        shutil.copytree(teacher / "run", tmp_path / "runs" / subset)
+    with pytest.raises(BundleError, match="several"):
+        export_run(tmp_path / "runs", tmp_path / "b", BundleOptions(), full_path=True)
+    assert not (tmp_path / "b").exists()
