@@ -22,8 +22,8 @@ INFERENCE_PRECISIONS = ("fp32", "bf16", AUTO)
 
 SMALLEST_DEEPEST_GRID = 3
 """Voxels per side of the deepest feature maps below which bf16 is not safe on a CPU: with PyTorch
-2.13 and AVX512-BF16, weight gradients of convolutions whose kernel is wider than the grid (3 x 3 x 3
-on 2 voxels, 4 x 4 x 4 on 3) read uninitialized memory."""
+2.13 and AVX512-BF16, weight gradients of convolutions whose kernel is wider than the grid
+(3 x 3 x 3 on 2 voxels, 4 x 4 x 4 on 3) read uninitialized memory."""
 
 
 def resolve_device(device: str) -> torch.device:

@@ -21,6 +21,7 @@ from torch.nn.functional import (
     softplus,
 )
 
+from medmap.errors import UsageError
 from medmap.networks import NETWORKS, Backbone, Output
 from medmap.networks.base import Features
 from medmap.networks.resnet_aspp_encoder import fill_absent, mean_of_present_maps
@@ -51,6 +52,8 @@ class ClassObjective(Objective):
     Args:
         context: knows which modality is rare: the one that fewer pairs have.
     """
+
+    backbone: Backbone
 
     def __init__(self, context: Context):
         super().__init__()
@@ -108,12 +111,12 @@ class GeneratedFeatures(AudioVision):
         filled = []
         for modality, value in enumerate(maps):
             other = maps[1 - modality]
-            if other is None:
-                generated = torch.zeros_like(value)
-            else:
-                generated = self.generate(other.detach(), modality).detach()
-            available = present[:, modality, None]
-            filled.append(generated if value is None else torch.where(available, value, generated))
+            feature = present.new_zeros(len(present), FEATURES, dtype=torch.float32)
+            if other is not None:
+                feature = self.generate(other.detach(), modality).detach()
+            if value is not None:
+                feature = torch.where(present[:, modality, None], value, feature)
+            filled.append(feature)
         return filled
 
 
@@ -131,6 +134,8 @@ class Autoencoder(ClassObjective):
     As in SMIL's comparison it maps features of one modality to those of the other. There it is
     trained before the classifier, here beside it.
     """
+
+    backbone: GeneratedFeatures
 
     def steps(self, batch: Batch, progress: float) -> Iterator[tuple[str, dict[str, Tensor]]]:
         """One step on both losses, which have no parameters in common."""
@@ -153,6 +158,8 @@ class FeatureGAN(ClassObjective):
     Generator and discriminator are given the present modality's feature as a condition: without
     it a generated feature would say nothing of the digit.
     """
+
+    backbone: GeneratedFeatures
 
     def __init__(self, context: Context):
         super().__init__(context)
@@ -282,16 +289,14 @@ class SMILNetwork(AudioVision):
         filled = []
         for modality, value in enumerate(maps):
             other = maps[1 - modality]
-            if other is None:
-                filled.append(value)
-                continue
-            weights = softplus(self.mixture[modality](other))
-            weights = weights / weights.sum(1, keepdim=True)
-            reconstructed = weights @ self.priors[modality]
-            available = present[:, modality, None]
+            feature = torch.zeros_like(self.priors[modality, :1]).expand(len(present), -1)
+            if other is not None:
+                weights = softplus(self.mixture[modality](other))
+                weights = weights / weights.sum(1, keepdim=True)
+                feature = weights @ self.priors[modality]
             if value is not None:
-                reconstructed = torch.where(available, value, reconstructed)
-            filled.append(reconstructed)
+                feature = torch.where(present[:, modality, None], value, feature)
+            filled.append(feature)
         return filled
 
     def decode(
@@ -336,7 +341,12 @@ class SMIL(ClassObjective):
         pretraining: share of the training that is the first stage; the paper trains it apart.
         inner_rate: of the step inside the graph.
         agreement: weight of both mean squares, as released.
+
+    Raises:
+        UsageError: there are no complete pairs.
     """
+
+    backbone: SMILNetwork
 
     def __init__(
         self,
@@ -346,6 +356,11 @@ class SMIL(ClassObjective):
         agreement: float = 0.01,
     ):
         super().__init__(context)
+        if context.held_out is None:
+            raise UsageError(
+                "SMIL learns from complete pairs, and there are none.",
+                "Give the training a sampler of pairs that have both halves.",
+            )
         self.complete_pairs = context.held_out
         self.pretraining = pretraining
         self.inner_rate = inner_rate
@@ -398,7 +413,8 @@ class SMIL(ClassObjective):
         # About the pairs of an epoch; a pair that comes twice weighs twice.
         for n in range(30):
             pairs = self.complete_pairs(n).to(device)
-            features.append(self.backbone.encode_present(pairs.image, pairs.present)[self.rare][-1])
+            rare = pairs.image[:, self.rare : self.rare + 1]
+            features += self.backbone.encode(rare, self.rare)
         self.backbone.train()
         clusters = KMeans(PRIORS, random_state=0, n_init=1)
         centers = clusters.fit(torch.cat(features).cpu().numpy()).cluster_centers_
@@ -456,6 +472,8 @@ class SharedSpecific(ClassObjective):
         alignment, domain: weights, those of the segmentation task.
     """
 
+    backbone: SharedAndSpecific
+
     def __init__(self, context: Context, alignment: float = 0.1, domain: float = 0.02):
         super().__init__(context)
         self.alignment = alignment
@@ -467,8 +485,9 @@ class SharedSpecific(ClassObjective):
         output = self.backbone.decode(encoded, batch.present)
         losses = {"classification": cross_entropy(output.logits.float(), batch.label)}
         complete = batch.present.all(1)
-        if all(levels is not None for levels in encoded):
-            distance = (encoded[0][1] - encoded[1][1]).abs().mean(1)
+        first, second = encoded
+        if first is not None and second is not None:
+            distance = (first[1] - second[1]).abs().mean(1)
             losses["alignment"] = self.alignment * masked_mean(distance, complete)
         entropy = batch.image.new_zeros(())
         for modality, levels in enumerate(encoded):

@@ -12,6 +12,7 @@ from medmap.bundle.format import InferenceSpec, NetworkSpec
 from medmap.bundle.loading import save_bundle
 from medmap.bundle.memory_estimate import bytes_per_voxel
 from medmap.bundle.training_cases import TrainingCases
+from medmap.errors import BundleError
 from medmap.networks import ENSEMBLE, Backbone, Ensemble, build_network
 from medmap.task import Task
 from medmap.training.checkpoint import load_best, require_checkpoint
@@ -261,11 +262,7 @@ def _read_full_path(folder: Path, task: Task) -> TrainedNetwork:
     Raises:
         BundleError: there is no checkpoint, or the method trains one network only.
     """
-    state = load_checkpoint(folder)
-    if state is None:
-        raise BundleError(
-            f"The run {folder.name} has no checkpoint.", "Train until its first checkpoint."
-        )
+    state = require_checkpoint(folder)
     objective = make_objective(Recipe.read(folder / "recipe.json"), task)
     network = objective.aligned()
     if network is objective.deploy():
