@@ -5,14 +5,16 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from medmap.bundle.format import NetworkSpec
 from medmap.commands.training import card_of_owner, check_output_folder
 from medmap.commands.training_options import BundleOptions
 from medmap.errors import BundleError, MissingInputError
-from medmap.task import find_task
+from medmap.task import Task, find_task
 from medmap.training.checkpoint import require_checkpoint
-from medmap.training.export import export
+from medmap.training.export import TrainedNetwork, export
 from medmap.training.recipe import Recipe
 from medmap.training.run_task import has_task, task_of_run
+from medmap.training.setup import make_objective
 
 RECIPE = "recipe.json"
 
@@ -55,16 +57,18 @@ def export_run(run: Path, bundle: Path, options: BundleOptions, *, full_path: bo
         "training": f"Step {min(steps)} of {recipe.steps}, seed {recipe.seed}.",
         **card_of_owner(options.author, options.license),
     }
+    task = task_of_run(run) if has_task(run) else find_task(recipe.task)
+    networks = [_full_path(groups[0][0], task)] if full_path else None
     export(
         runs,
         recipe,
-        task_of_run(run) if has_task(run) else find_task(recipe.task),
+        task,
         bundle,
         name=options.name,
         version=options.version,
         card=card,
         overwrite=options.overwrite,
-        full_path=full_path,
+        networks=networks,
     )
     return min(steps)
 
@@ -111,3 +115,22 @@ def _subfolders(folder: Path) -> list[Path]:
     if not folder.is_dir():
         return []
     return sorted(path for path in folder.iterdir() if path.is_dir())
+
+
+def _full_path(folder: Path, task: Task) -> TrainedNetwork:
+    """The co-trained network of a run that an anchor aligns, as it is after the last step.
+
+    Raises:
+        BundleError: there is no checkpoint, or the method trains one network only.
+    """
+    state = require_checkpoint(folder)
+    objective = make_objective(Recipe.read(folder / RECIPE), task)
+    network = objective.aligned()
+    if network is objective.deploy():
+        raise BundleError(
+            f"The run {folder.name} has no full path beside its network.",
+            "Export the network itself.",
+        )
+    objective.load_state_dict(state["objective"])
+    selection = {"step": state["step"], "by": "last step; the full path is never validated"}
+    return TrainedNetwork(NetworkSpec(*network.built_from), network, state["step"], selection)

@@ -12,13 +12,11 @@ from medmap.bundle.format import InferenceSpec, NetworkSpec
 from medmap.bundle.loading import save_bundle
 from medmap.bundle.memory_estimate import bytes_per_voxel
 from medmap.bundle.training_cases import TrainingCases
-from medmap.errors import BundleError
 from medmap.networks import ENSEMBLE, Backbone, Ensemble, build_network
 from medmap.task import Task
 from medmap.training.checkpoint import load_best, require_checkpoint
 from medmap.training.recipe import Recipe
 from medmap.training.run_cases import RunCases, training_cases
-from medmap.training.setup import make_objective
 
 WHOLE_SLICES = InferenceSpec(window=(512, 512, 512))
 """Slices go through in one pass."""
@@ -55,7 +53,7 @@ def export(
     version: str,
     card: Mapping,
     overwrite: bool = False,
-    full_path: bool = False,
+    networks: Sequence[TrainedNetwork] | None = None,
 ) -> Path:
     """Write averaged weights as a bundle.
 
@@ -72,18 +70,14 @@ def export(
         version: of the bundle.
         card: texts for the model card; ``describe`` writes a description where it has none.
         overwrite: replace an existing bundle.
-        full_path: export the network that sees every modality and is trained beside the student
-            (ACN, SMU-Net), to analyze its latents; of one run.
+        networks: one for each run, instead of the averaged weights of its checkpoint.
 
     Raises:
-        BundleError: a run has no intact checkpoint, or no full path.
+        BundleError: a run has no intact checkpoint.
         OutputError: the bundle exists.
     """
     runs = [run] if isinstance(run, str | Path) else list(run)
-    if full_path:
-        trained = [_read_full_path(folder, task) for entry in runs for folder in _folders(entry)]
-    else:
-        trained = [_trained(entry) for entry in runs]
+    trained = list(networks or [_trained(entry) for entry in runs])
     selections = {}
     for entry, network in zip(runs, trained, strict=True):
         selections[_title(entry)] = network.selection
@@ -253,23 +247,4 @@ def _read(folder: Path) -> TrainedNetwork:
     network.load_state_dict(state["average"])
     last_step = {"step": state["step"], "by": "last step, nothing was validated"}
     selection = state.get("selection") or last_step
-    return TrainedNetwork(NetworkSpec(*network.built_from), network, state["step"], selection)
-
-
-def _read_full_path(folder: Path, task: Task) -> TrainedNetwork:
-    """The co-trained network of a run that an anchor aligns, as it is after the last step.
-
-    Raises:
-        BundleError: there is no checkpoint, or the method trains one network only.
-    """
-    state = require_checkpoint(folder)
-    objective = make_objective(Recipe.read(folder / "recipe.json"), task)
-    network = objective.aligned()
-    if network is objective.deploy():
-        raise BundleError(
-            f"The run {folder.name} has no full path beside its network.",
-            "Export the network itself.",
-        )
-    objective.load_state_dict(state["objective"])
-    selection = {"step": state["step"], "by": "last step; the full path is never validated"}
     return TrainedNetwork(NetworkSpec(*network.built_from), network, state["step"], selection)
