@@ -156,6 +156,7 @@ def train_bundle(
     team.share(plan.recipe.batch // plan.recipe.accumulate)
     if not team.first:
         report = ignore_progress
+    _make_folder(plan.run, team)
 
     steps_done = 0
     card = {}
@@ -165,7 +166,7 @@ def train_bundle(
         )
         training_data = _data_of(plan, fold, data, options, team, fold_report)
         # Only now: a run keeps its task, and cases that do not fit it may have named the wrong one.
-        _make_run(plan, team)
+        _keep_task(plan, team)
         if origin.teacher and team.first:
             record_teacher(plan.fold_folder(fold), origin.teacher)
         # Preparing the data counts: a scheduler's limit is for the whole program.
@@ -342,10 +343,14 @@ def _is_over(runtime: RuntimeOptions, team: Team) -> bool:
     return team.from_first(runtime.minutes is not None and runtime.minutes <= 0)
 
 
-def _make_run(plan: Plan, team: Team) -> None:
-    """Create the folder of the run, which keeps the task."""
+def _make_folder(run: Path, team: Team) -> None:
     if team.first:
-        make_folder(plan.run)
+        make_folder(run)
+    team.wait()
+
+
+def _keep_task(plan: Plan, team: Team) -> None:
+    if team.first:
         write_task(plan.run, plan.task)
     team.wait()
 
