@@ -33,7 +33,7 @@ from medmap.volume import Volume
 FIRST_SEED = 90_000
 """Training begins at 7,000,000."""
 
-HEADS_PER_CONTRAST = 4
+HEADS_PER_CONTRAST = 2
 SPACING_MM = 2.0
 SLICES_PER_THICK_ONE = 3
 """Thick slices of synthetic whole heads have 6 mm."""
@@ -82,25 +82,27 @@ class Bench:
 def main() -> None:
     """Parse the command line, measure, and write all rows."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--cases", type=Path, nargs="+", required=True)
-    parser.add_argument("--label-maps", type=Path, required=True)
+    parser.add_argument("--cases", type=Path, nargs="*", default=[])
+    parser.add_argument("--label-maps", type=Path)
     parser.add_argument("--tumors", type=Path, nargs="*", default=[])
-    parser.add_argument("--bundle", type=Path)
+    parser.add_argument("--bundle", type=Path, help="MedMAP's own network")
+    parser.add_argument("--without-deepbet", action="store_true")
     parser.add_argument("-o", "--output", type=Path, required=True)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     arguments.output.mkdir(exist_ok=True)
-    methods: dict[str, Extract] = {"deepbet": deepbet_masks.extract}
+    methods: dict[str, Extract] = {}
+    if deepbet_masks.is_available() and not arguments.without_deepbet:
+        methods["deepbet"] = deepbet_masks.extract
     if arguments.bundle:
         bundle = load_bundle(arguments.bundle)
         methods["network"] = lambda volume: network_masks.extract_with(bundle, volume)
     bench = Bench(methods, arguments.output)
     rows: list[dict] = []
-    sources = (
-        real_rows(bench, arguments.cases),
-        generated_rows(bench, sorted(arguments.label_maps.glob("*.nii.gz"))),
-        tumor_rows(bench, arguments.tumors),
-    )
+    sources = [real_rows(bench, arguments.cases), tumor_rows(bench, arguments.tumors)]
+    if arguments.label_maps:
+        label_maps = sorted(arguments.label_maps.glob("*.nii.gz"))
+        sources.append(generated_rows(bench, label_maps))
     for source in sources:
         for row in source:
             rows.append(row)
@@ -118,13 +120,13 @@ def real_rows(bench: Bench, cases: list[Path]) -> Iterator[dict]:
             if not path.exists():
                 continue
             volume = read_nifti(path, modality=name)
-            first = None
+            deepbet_mask = None
             for row, mask in bench.rows(f"{folder.name}_{name}", volume, contrast=name):
                 row |= _with_references(folder, volume, mask)
-                if first is None:
-                    first = mask
-                else:
-                    row["dice_deepbet"] = round(float(dice(mask, first)), 4)
+                if row["method"] == "deepbet":
+                    deepbet_mask = mask
+                elif deepbet_mask is not None:
+                    row["dice_deepbet"] = round(float(dice(mask, deepbet_mask)), 4)
                 yield row | {"set": folder.name.split("_")[0]}
 
 

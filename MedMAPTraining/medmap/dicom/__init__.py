@@ -18,6 +18,8 @@ from medmap.errors import UnavailableError
 
 LIBRARIES = ("pydicom", "highdicom")
 _PREAMBLE = 128
+GROUP_8 = (b"\x08\x00", b"\x00\x08")
+"""Files without a preamble begin with an element of group 0008, little or big endian."""
 
 
 def check_libraries() -> None:
@@ -47,16 +49,19 @@ def quiet_libraries() -> Iterator[None]:
 
 
 def holds_dicom(folder: Path) -> bool:
-    """Whether a DICOM file lies in or below a folder; needs no library and stops at the first."""
+    """Whether a DICOM file lies in or below a folder; needs no library and stops at the first.
+
+    Files without a preamble are recognized by their first bytes alone, which others may have, too.
+    """
     for directory, _, names in os.walk(folder):
         for name in names:
             path = Path(directory, name)
             try:
                 with path.open("rb") as stream:
-                    stream.seek(_PREAMBLE)
-                    marker = stream.read(4)
+                    start = stream.read(_PREAMBLE + 4)
             except OSError:
                 continue
-            if marker == b"DICM":
+            has_preamble = start[_PREAMBLE:] == b"DICM"
+            if has_preamble or (start[:2] in GROUP_8 and len(start) > _PREAMBLE):
                 return True
     return False

@@ -11,11 +11,10 @@ import pydicom
 from pydicom.dataset import Dataset
 from pydicom.uid import MediaStorageDirectoryStorage
 
+from medmap.dicom import GROUP_8
 from medmap.dicom.headers import TAGS, Header, header_of
 
 _PREAMBLE = 128
-_GROUP_8 = (b"\x08\x00", b"\x00\x08")
-"""Files without a preamble begin with an element of group 0008, little or big endian."""
 
 
 @dataclass(frozen=True)
@@ -87,7 +86,7 @@ def _is_dicom(path: Path) -> bool:
         return False
     if start[_PREAMBLE:] == b"DICM":
         return True
-    if start[:2] not in _GROUP_8 or len(start) <= _PREAMBLE:
+    if start[:2] not in GROUP_8 or len(start) <= _PREAMBLE:
         return False
     try:
         dataset = pydicom.dcmread(path, force=True, specific_tags=["SOPClassUID"])

@@ -395,6 +395,18 @@ def test_a_cohort_never_mixes_patients_that_an_anonymizer_made_equal(tmp_path):
     assert sorted(len(study.series) for study in studies.values()) == [1, 1, 1, 2]
 
 
+def test_a_cohort_of_files_without_a_preamble_is_read(tmp_path):
+    from medmap.commands.cohort import CohortOptions, list_cohort
+
+    for path in write_series(tmp_path / "case", scan()):
+        dataset = pydicom.dcmread(path)
+        del dataset.file_meta
+        dataset.preamble = None
+        dataset.save_as(path, implicit_vr=True, little_endian=True, enforce_file_format=False)
+    listing = list_cohort(tmp_path, CohortOptions())
+    assert len(listing.studies) == 1
+
+
 def test_patients_without_an_id_are_kept_apart_by_their_studies(tmp_path):
     for number in (1, 2):
         entry = scan(study_uid=f"1.2.3.{number}", patient=("", ""))
