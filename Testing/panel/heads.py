@@ -15,7 +15,9 @@ BRAIN_MM = np.array([66.0, 82.0, 60.0])
 SKULL_MM = 8.0
 SCALP_MM = 8.0
 INTENSITIES = {
+    "t1": {"scalp": 380.0, "brain": 400.0, "ventricle": 150.0, "edema": 330.0, "core": 300.0},
     "t1ce": {"scalp": 380.0, "brain": 400.0, "ventricle": 150.0, "edema": 330.0, "core": 800.0},
+    "t2": {"scalp": 250.0, "brain": 300.0, "ventricle": 600.0, "edema": 520.0, "core": 450.0},
     "flair": {"scalp": 250.0, "brain": 300.0, "ventricle": 90.0, "edema": 650.0, "core": 420.0},
 }
 """Mean intensity of each part; ventricles and tumor are what an alignment goes by."""
@@ -61,3 +63,16 @@ def head(name: str) -> Volume:
     image[ellipsoid(np.full(3, 12.0), (30.0, 20.0, 14.0))] = intensities["core"]
     noise = np.random.default_rng(len(name)).rayleigh(2.0, SHAPE)
     return Volume((image + noise).astype(np.float32), affine(), name)
+
+
+def add_volume(scene, name: str, volume: Volume, class_name: str = "vtkMRMLScalarVolumeNode"):
+    """A volume node of a volume."""
+    import slicer.util
+
+    from MedMAPSegmentLib.mrml.geometry import matrixFromArray
+
+    node = scene.AddNewNodeByClass(class_name, name)
+    slicer.util.updateVolumeFromArray(node, np.ascontiguousarray(volume.array.transpose(2, 1, 0)))
+    node.SetIJKToRASMatrix(matrixFromArray(volume.affine))
+    node.CreateDefaultDisplayNodes()
+    return node

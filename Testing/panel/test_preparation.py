@@ -16,19 +16,6 @@ pytest.importorskip("torch")
 SHIFT_MM = np.array([4.0, -6.0, 5.0])
 
 
-def add_volume(scene, name, volume, class_name="vtkMRMLScalarVolumeNode"):
-    """A volume node of a ``medmap.Volume``."""
-    import slicer.util
-
-    from MedMAPSegmentLib.mrml.geometry import matrixFromArray
-
-    node = scene.AddNewNodeByClass(class_name, name)
-    slicer.util.updateVolumeFromArray(node, np.ascontiguousarray(volume.array.transpose(2, 1, 0)))
-    node.SetIJKToRASMatrix(matrixFromArray(volume.affine))
-    node.CreateDefaultDisplayNodes()
-    return node
-
-
 @pytest.fixture
 def raw(panel, application):
     """Heads with their skulls in the scene, FLAIR displaced, and the brain as a label volume."""
@@ -38,11 +25,11 @@ def raw(panel, application):
     scene = application.scene
     flair = heads.head("flair")
     volumes = {
-        "t1ce": add_volume(scene, "Ax T1 post", heads.head("t1ce")),
-        "flair": add_volume(scene, "Ax FLAIR", replace(flair, affine=shift @ flair.affine)),
+        "t1ce": heads.add_volume(scene, "Ax T1 post", heads.head("t1ce")),
+        "flair": heads.add_volume(scene, "Ax FLAIR", replace(flair, affine=shift @ flair.affine)),
     }
     brain = Volume(heads.brain().astype(np.uint8), heads.affine())
-    mask = add_volume(scene, "brain", brain, "vtkMRMLLabelMapVolumeNode")
+    mask = heads.add_volume(scene, "brain", brain, "vtkMRMLLabelMapVolumeNode")
     return SimpleNamespace(**volumes, volumes=volumes, mask=mask)
 
 
@@ -220,24 +207,31 @@ def test_a_canceled_preparation_changes_nothing(panel, chosen, finish, applicati
     assert application.scene.GetNumberOfNodes() == count
 
 
-def test_other_subsets_are_compared_on_the_prepared_scans(
+def test_apply_does_what_medmap_segment_does_and_subsets_are_compared_on_its_scans(
     panel, chosen, finish, application, small_bundle
 ):
+    import medmap
     from medmap.bundle.loading import load_bundle
     from MedMAPSegmentLib.logic import _segment
     from MedMAPSegmentLib.mrml import uncertainty
     from MedMAPSegmentLib.mrml.nodes import columnOf
+    from MedMAPSegmentLib.mrml.scene import labelsOf, volumeFromNode
 
     bundle = load_bundle(small_bundle())
     panel.logic._segment, panel.logic._loadBundle = _segment, lambda: bundle
     panel.ui.applyButton.click()
     finish(120)
-    table = panel.results._table()
-    volume = columnOf(table, "Volume")[0]
+    scans = {name: volumeFromNode(node) for name, node in chosen.volumes.items()}
+    masks = {"t1ce": volumeFromNode(chosen.mask)}
+    ours = labelsOf(panel.state.result, panel.state.task)
+    theirs = medmap.segment(scans, bundle, prepare="auto", brain_masks=masks, device="cpu")
+    assert (ours == theirs.labels).mean() > 0.999
+    assert panel.state.provenance["preparation"]["reference"] == theirs.reference
     panel.ui.subsetsButton.click()
     finish(120)
     assert not application.desk.texts()
     nodes = uncertainty.nodesOf(application.scene, panel.state.result)
     kinds = columnOf(nodes.table, "Kind")
     volumes = columnOf(nodes.table, "WT volume")
-    assert volumes[kinds.index("Current")] == pytest.approx(volume)
+    shown = columnOf(panel.results._table(), "Volume")[0]
+    assert volumes[kinds.index("Current")] == pytest.approx(shown)

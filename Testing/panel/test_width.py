@@ -11,6 +11,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from Testing.panel import heads
 
 WIDEST_DOCK = 420
 """Pixels; Slicer's own modules take 311 to 424."""
@@ -219,3 +220,15 @@ def test_the_dock_keeps_its_width_through_the_whole_walk(
     assert not too_wide, too_wide
     assert {window for _dock, window in observer.widths.values()} == {dock.size[0]}
     assert not observer.problems, "\n".join(observer.problems)
+
+
+def test_the_steps_of_four_raw_scans_fit_into_the_dock(dock, panel, application):
+    for number, (name, widgets) in enumerate(panel.inputs.slots.items()):
+        node = heads.add_volume(application.scene, f"{number}{LONG_NAME}", heads.head(name))
+        widgets.selector.setCurrentNode(node)
+    for _ in range(6):
+        application.app.processEvents()
+        dock.area.follow()
+    assert "brain extraction of 4 scans" in panel.ui.preparationLabel.text
+    assert dock.holder.width() <= WIDEST_DOCK
+    assert not cut_off(panel, dock)
