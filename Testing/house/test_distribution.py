@@ -147,7 +147,7 @@ def _names(requirements):
 
 
 def test_no_extra_of_users_leaves_a_python_out():
-    """A message names the extra; on a Python that a marker excludes, installing it changes nothing."""
+    """A message names the extra; where a marker excludes it, installing changes nothing."""
     for extras in EXTRAS_OF_USERS.values():
         for extra in extras:
             requirements = PROJECT["optional-dependencies"][extra]

@@ -35,8 +35,10 @@ def listed(words: Iterable[str]) -> str:
 
 
 def times_text(shape: Iterable[int]) -> str:
+    """``240 x 240 x 155``."""
     return " x ".join(str(int(size)) for size in shape)
 
 
 def sizes_text(spacing: Iterable[float]) -> str:
+    """``0.94 x 0.94 x 3``, three digits each."""
     return " x ".join(f"{size:.3g}" for size in spacing)

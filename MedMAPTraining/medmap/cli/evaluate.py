@@ -37,8 +37,8 @@ if TYPE_CHECKING:
 Labels = Annotated[
     str,
     typer.Option(
-        help="With --predictions: the reference labels, in a folder of label maps or in a cohort as "
-        "--data takes it. Else the convention of the label files, as --label-convention."
+        help="With --predictions: the reference labels, in a folder of label maps or in a cohort "
+        "as --data takes it. Else the convention of the label files, as --label-convention."
     ),
 ]
 Convention = Annotated[
@@ -90,7 +90,8 @@ def evaluate(
         str,
         typer.Option(
             metavar="NAME|FILE",
-            help="Task of the label maps: a name of medmap task list or a file; with --predictions.",
+            help="Task of the label maps: a name of medmap task list or a file; "
+            "with --predictions.",
         ),
     ] = "BraTS",
     subset: Annotated[

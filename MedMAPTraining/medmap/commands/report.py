@@ -28,8 +28,8 @@ Report = Callable[[float, str], None]
 def read_sources(paths: Sequence[Path]) -> Sources:
     """Sort paths into evaluation folders, bundles, training runs and pictures.
 
-    A run may also be its ``log.jsonl``, and may have several networks, for folds or modality subsets;
-    pictures are PNG files or folders of PNG files.
+    A run may also be its ``log.jsonl``, and may have several networks, for folds or modality
+    subsets; pictures are PNG files or folders of PNG files.
 
     Raises:
         UsageError: a path is none of these.

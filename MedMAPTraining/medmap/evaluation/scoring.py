@@ -306,7 +306,10 @@ def write_rows(path: str | Path, rows: Sequence[ScoreRow]) -> None:
 
 
 def read_rows(path: str | Path) -> list[ScoreRow]:
-    """Read what ``write_rows`` wrote. Raises MissingInputError, or InputDataError for another file."""
+    """Read what ``write_rows`` wrote.
+
+    Raises MissingInputError, or InputDataError for a file of another kind.
+    """
     path = Path(path)
     try:
         with path.open(encoding="utf-8", newline="") as file:

@@ -53,8 +53,9 @@ def logged_networks(run: Path) -> dict[str, Path]:
         run: folder of a run.
 
     Returns:
-        Folders by their names in the run: ``""`` for the run itself, ``fold_0``, ``t1+flair`` or
-        ``fold_0/t1+flair`` for those of folds and of modality subsets. None of a folder that is no run.
+        Folders by their names in the run: ``""`` for the run itself, ``fold_0``,
+        ``t1+flair`` or ``fold_0/t1+flair`` for those of folds and of modality subsets. None
+        of a folder that is no run.
     """
     if (run / LOG).is_file():
         return {"": run}

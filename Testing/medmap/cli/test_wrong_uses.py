@@ -1,4 +1,4 @@
-"""Wrong uses, each with its own exit code, a cause, a remedy that works, and nothing left behind."""
+"""Wrong uses: an exit code each, a cause, a remedy that works, and nothing left behind."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def write_recipe(folder, name, **changes):
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
-    """A folder with two cases, recipes with one mistake each, and other things that are no input."""
+    """A folder with two cases, recipes with one mistake each, and things that are no input."""
     rng = np.random.default_rng(0)
     for case in ("a", "b"):
         path = tmp_path / f"data/{case}"
@@ -46,7 +46,7 @@ def folder(tmp_path, monkeypatch):
     (tmp_path / "table.csv").write_text("case,grade\na,1\nb,2\n")
     (tmp_path / "list.json").write_text("[]")
     write_recipe(tmp_path, "recipe.json")
-    write_recipe(tmp_path, "misspelled.json", netwrok="UNet")
+    write_recipe(tmp_path, "misspelled.json", netwrok="UNet")  # codespell:ignore netwrok
     write_recipe(tmp_path, "option.json", network_options={"widhts": [4, 6]})
     write_recipe(tmp_path, "spacing.json", preprocess={"spcing": 4.0})
     write_recipe(tmp_path, "objective.json", objective="plain", objective_options={"gama": 2})

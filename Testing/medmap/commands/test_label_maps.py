@@ -125,7 +125,7 @@ def write_cohort(root, name_of):
     ids=["plain names", "folders", "side by side", "BIDS"],
 )
 def test_the_references_may_be_a_cohort_in_any_layout(tmp_path, name_of, prefix):
-    """What a network was trained on scores label maps, too; files that are no labels are no maps."""
+    """Training cohorts score label maps, too; files that are no labels are no maps."""
     cohort = write_cohort(tmp_path / "cohort", name_of)
     pairs, _ = find_pairs(_maps_named(tmp_path / "maps", prefix), cohort, BRATS)
     assert [pair.case for pair in pairs] == [f"{prefix}case{seed}" for seed in range(3)]
