@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 from medmap.cli.main import EXTRAS
+from medmap.errors import UnavailableError
 
 ROOT = Path(__file__).resolve().parents[2]
 PROJECT = tomllib.loads((ROOT / "MedMAPTraining/pyproject.toml").read_text())["project"]
@@ -135,20 +136,35 @@ def test_all_platforms_have_wheels(platform, python, extras, tmp_path):
     command += ["--only-binary", ":all:"]
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
-    for name in _names(requirements):
+    for name in _names(requirements, python):
         assert re.search(rf"^{name}==", result.stdout, re.MULTILINE), name
 
 
-def _names(requirements):
-    """Names of libraries as the index spells them."""
+def _names(requirements, python):
+    """Names of the libraries that a Python gets, as the index spells them."""
     from packaging.requirements import Requirement
 
-    return [Requirement(text).name.lower() for text in requirements]
+    names = []
+    for text in requirements:
+        requirement = Requirement(text)
+        if requirement.marker is None or requirement.marker.evaluate({"python_version": python}):
+            names.append(requirement.name.lower())
+    return names
 
 
-def test_no_extra_of_users_leaves_a_python_out():
-    """A message names the extra; where a marker excludes it, installing changes nothing."""
+def test_no_extra_of_users_leaves_a_python_out(monkeypatch):
+    """A message names the extra; where installing it changes nothing, the message says so."""
+    import medmap.dicom
+
+    conditional = []
     for extras in EXTRAS_OF_USERS.values():
         for extra in extras:
             requirements = PROJECT["optional-dependencies"][extra]
-            assert not [text for text in requirements if ";" in text]
+            conditional += [text for text in requirements if ";" in text]
+    assert conditional == ["highdicom>=0.25; python_version < '3.14'"]
+    assert "Python 3.11 to 3.13" in (ROOT / "docs/how-to/dicom.md").read_text(encoding="utf-8")
+    monkeypatch.setattr("medmap.dicom.sys.version_info", (3, 14, 0))
+    monkeypatch.setattr("medmap.dicom.LIBRARIES", ("highdicom",))
+    monkeypatch.setattr("medmap.dicom.importlib.util.find_spec", lambda name: None)
+    with pytest.raises(UnavailableError, match=r"Use Python 3\.11 to 3\.13"):
+        medmap.dicom.check_libraries()

@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib.util
 import logging
 import os
+import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,6 +18,9 @@ from pathlib import Path
 from medmap.errors import UnavailableError
 
 LIBRARIES = ("pydicom", "highdicom")
+NO_HIGHDICOM = (3, 14)
+"""First Python for which a library of highdicom (pyjpegls) has no wheel."""
+
 _PREAMBLE = 128
 GROUP_8 = (b"\x08\x00", b"\x00\x08")
 """Files without a preamble begin with an element of group 0008, little or big endian."""
@@ -26,6 +30,11 @@ def check_libraries() -> None:
     """Raises UnavailableError when a library that DICOM needs is not installed."""
     for library in LIBRARIES:
         if importlib.util.find_spec(library) is None:
+            if library == "highdicom" and sys.version_info >= NO_HIGHDICOM:
+                raise UnavailableError(
+                    "DICOM needs highdicom, which cannot be installed on this version of Python.",
+                    "Use Python 3.11 to 3.13, or convert the study to NIfTI.",
+                )
             raise UnavailableError(
                 f"Reading DICOM needs {library}, which is not installed.",
                 "Install the extra with it: pip install medmap[clinic].",
