@@ -184,7 +184,7 @@ def normalize(
     """
     values = array[foreground].astype(np.float64)
     if values.size == 0:
-        raise InputDataError(f"{title} holds nothing but background.", "Leave this modality out.")
+        raise _only_background(title)
     # Bright vessels and a few dark voxels at the rim would stretch the scale of a whole scan.
     low, high = np.percentile(values, spec.percentiles)
     inner = values[(values >= low) & (values <= high)]
@@ -213,9 +213,9 @@ def normalize(
 
 @dataclass(frozen=True)
 class _Scan:
-    """One normalized scan: [I, J, K] float32, [I, J, K] bool organ, and how its grid lies."""
+    """Where one scan has what: [I, J, K] bool foreground and organ, and how its grid lies."""
 
-    array: np.ndarray
+    foreground: np.ndarray
     organ: np.ndarray
     grid: Grid
     orientation: Orientation
@@ -258,7 +258,7 @@ def prepare(
         InputDataError: a scan has no foreground or no contrast.
     """
     reference = _checked_reference(volumes, reference)
-    scans = {name: _scan(volume, task, spec) for name, volume in volumes.items()}
+    scans = {name: _scan(volume, task) for name, volume in volumes.items()}
     reference_grid = scans[reference].grid
     orientation = scans[reference].orientation
     slice_axis = None
@@ -272,7 +272,12 @@ def prepare(
     brain = torch.zeros(grid.shape, dtype=torch.bool)
     for name, scan in scans.items():
         row = task.index(name)
-        image[row] = resample_to_grid(scan.array, scan.orientation, grid, spec.slices)
+        # One after the other: four normalized scans at once would take 140 MiB.
+        volume = volumes[name]
+        array, _ = normalize(
+            volume.array, scan.foreground, spec, task.skull_stripped, volume.name or "A scan"
+        )
+        image[row] = resample_to_grid(array, scan.orientation, grid, spec.slices)
         brain |= resample_to_grid(scan.organ, scan.orientation, grid, spec.slices) > HALF
     return Prepared(
         image=image,
@@ -300,16 +305,22 @@ def _checked_reference(volumes: Mapping[str, Volume], reference: str | None) -> 
     return reference
 
 
-def _scan(volume: Volume, task: Task, spec: PreprocessSpec) -> _Scan:
+def _scan(volume: Volume, task: Task) -> _Scan:
+    """Raises InputDataError for a scan of nothing but background."""
     if task.skull_stripped:
         foreground = volume.foreground
+        organ = foreground
     else:
         foreground, _ = exact_foreground(volume.array)
-    array, organ = normalize(
-        volume.array, foreground, spec, task.skull_stripped, volume.name or "A scan"
-    )
+        organ = np.ones(volume.array.shape, bool)
+    if not foreground.any():
+        raise _only_background(volume.name or "A scan")
     grid = volume.grid
-    return _Scan(array, organ, grid, orientation_of(grid))
+    return _Scan(foreground, organ, grid, orientation_of(grid))
+
+
+def _only_background(title: str) -> InputDataError:
+    return InputDataError(f"{title} holds nothing but background.", "Leave this modality out.")
 
 
 def slice_grid(canonical: Grid, spec: PreprocessSpec, multiple: int) -> tuple[Grid, int]:

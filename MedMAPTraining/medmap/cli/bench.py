@@ -250,8 +250,8 @@ def bench_goals(
 ) -> None:
     """Measure the goals for speed on this CPU, as ratios from one run each.
 
-    Some minutes for each: the published ways take most of them. Scaling is measured in seconds on
-    the wall and needs a machine without other load.
+    Some minutes for each: the published ways take most of them. Scaling is measured in wall-clock
+    seconds and needs a machine without other load.
     """
     from medmap.bench.goals import goals_table, measure_goals
     from medmap.bundle.format import default_bundle_path
