@@ -5,7 +5,8 @@
     python MedMAPTraining/experiments/learning.py FOLDER --table
     python MedMAPTraining/experiments/learning.py FOLDER --cases CASES --split SPLIT.json
 
-``--cost`` times three steps of every training and lists what all of it takes; nothing is kept.
+``--cost`` times three steps of every training, preparation included, and lists what all of it
+takes; nothing is kept. ``--methods`` chooses some.
 Networks have their full contract at reduced width; cases, steps and patches are the same for all.
 With ``--cases``, trainings begin with the weights that the phantoms gave, on the part ``train`` of
 the split, and are scored on ``test``. Finished runs are kept: run the same command again to resume.
@@ -17,6 +18,7 @@ from __future__ import annotations
 import json
 import tempfile
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -186,11 +188,12 @@ def quiet(fraction: float, text: str) -> None:
     """Progress that nobody reads."""
 
 
-def cost(root: Path, seeds: int) -> None:
-    """Time three steps of every training on two phantoms, and print what all of it takes."""
+def cost(root: Path, names: Sequence[str], seeds: int) -> None:
+    """Time three steps of each training on two phantoms, and print what all of it takes."""
     data = synthetic_cohort(root / "timing", 2, 5000, SPACING)
     total = 0.0
-    for name, method in methods().items():
+    for name in names:
+        method = methods()[name]
         if method.teacher:
             # A student costs about its network and its teacher's forward pass.
             continue
@@ -255,7 +258,7 @@ def main() -> None:
     options = parser.parse_args()
     results = options.folder / ("patient-results" if options.cases else "phantom-results")
     if options.cost:
-        cost(options.folder, len(options.seeds))
+        cost(options.folder, options.methods, len(options.seeds))
         return
     if options.table:
         print(table(results))

@@ -114,7 +114,8 @@ def number(value: float, digits: int) -> str:
     """A figure as the tables have it."""
     if digits < 0:
         return f"{value:.1e}"
-    return f"{value:.{digits}f}"
+    # Adding zero takes the sign from a difference that rounds to -0.00.
+    return f"{round(value, digits) + 0.0:.{digits}f}"
 
 
 def _depth(table: PrintedTable) -> int:

@@ -20,7 +20,7 @@ from medmap.tables.audiovision import METHODS, trainings
 from medmap.tables.build import printed_text
 from medmap.tables.execution import execute
 from medmap.tables.plan import TableOptions, make_plan, parse_data, write_recipes
-from medmap.tables.rendering import csv_text, latex, markdown
+from medmap.tables.rendering import csv_text, latex, markdown, number
 from medmap.tables.settings import parse_settings, rehearsed, with_settings
 from medmap.tables.values import Scores, grid_of, regions_of, subsets_of
 from medmap.task import BRATS
@@ -268,6 +268,12 @@ def test_bounds_of_the_audiovision_example_are_trained_once():
     for competitor in ("smil", "shaspec", "mckd"):
         rates = [rate for method, rate in needed if method == competitor]
         assert rates == [0.05, 0.1, 0.15, 0.2]
+
+
+def test_a_difference_that_rounds_to_zero_has_no_sign():
+    assert number(-0.001, 2) == "0.00"
+    assert number(-0.016, 2) == "-0.02"
+    assert number(3e-5, -1) == "3.0e-05"
 
 
 def test_every_column_of_the_audiovision_tables_is_trained():
