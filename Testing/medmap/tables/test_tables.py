@@ -155,8 +155,8 @@ def evaluation(folder, dice) -> None:
     rows = []
     for case in ("a", "b"):
         for subset in BRATS.subsets():
-            for number, region in enumerate(BRATS.regions):
-                score = dice(subset, number)
+            for index, region in enumerate(BRATS.regions):
+                score = dice(subset, index)
                 rows.append(
                     ScoreRow(
                         case=case,
