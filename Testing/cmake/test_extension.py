@@ -159,7 +159,8 @@ def test_the_bundles_lie_where_medmap_looks_for_them(built, bundles):
     pytest.importorskip("torch")
     for root in built:
         code = (
-            "from medmap.bundle.format import brain_bundle_path, default_bundle_path\n"
+            "from medmap.bundle.format import default_bundle_path\n"
+            "from medmap.preparation.availability import brain_bundle_path\n"
             "print(default_bundle_path())\n"
             "print(brain_bundle_path())\n"
         )
