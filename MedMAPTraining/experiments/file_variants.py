@@ -112,9 +112,9 @@ def with_strays(array: np.ndarray) -> np.ndarray:
 
 
 def with_crumbs(array: np.ndarray) -> np.ndarray:
-    """Twelve bright cubes of 27 voxels, at least 15 voxels from the brain."""
+    """Twelve bright cubes of 27 voxels, 15 voxels from the brain, or as far as the image reaches."""
     distance = ndimage.distance_transform_edt(array == array.min())
-    positions = np.argwhere(distance > 15)
+    positions = np.argwhere(distance > min(15, 0.8 * distance.max()))
     chosen = np.random.default_rng(5).choice(len(positions), 12)
     array = array.copy()
     for corner in positions[chosen]:

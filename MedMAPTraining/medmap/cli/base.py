@@ -49,6 +49,10 @@ bench = typer.Typer(
 app.add_typer(bench, name="bench")
 
 Scan = Annotated[Path | None, typer.Option(metavar="FILE", help="NIfTI file of this modality.")]
+# A list, so that a second file for a modality is refused instead of replacing the first.
+ScanFiles = Annotated[
+    list[Path] | None, typer.Option(metavar="FILE", help="NIfTI file of this modality.")
+]
 BundleOption = Annotated[
     Path | None, typer.Option("--bundle", help="Bundle folder [default: the default model].")
 ]

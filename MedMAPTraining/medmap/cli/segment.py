@@ -19,7 +19,7 @@ from medmap.cli.base import (
     Overwrite,
     Precision,
     Prepare,
-    Scan,
+    ScanFiles,
     Verbosity,
     app,
     err,
@@ -52,10 +52,10 @@ def segment(
             "--output", "-o", help="Folder for the results; created if its parent exists."
         ),
     ] = None,
-    t1: Scan = None,
-    t1ce: Scan = None,
-    t2: Scan = None,
-    flair: Scan = None,
+    t1: ScanFiles = None,
+    t1ce: ScanFiles = None,
+    t2: ScanFiles = None,
+    flair: ScanFiles = None,
     scan: Annotated[
         list[str] | None,
         typer.Option(
@@ -123,7 +123,7 @@ def segment(
     medmap info lists their modalities.
     """
     files = {"t1": t1, "t1ce": t1ce, "t2": t2, "flair": flair}
-    scans = [(name, path) for name, path in files.items() if path is not None]
+    scans = [(name, path) for name, paths in files.items() for path in paths or []]
     scans += [_parse_scan(text) for text in scan or []]
     _check_sources(study, scans, series or study_number or list_series)
     if study is not None and list_series:

@@ -133,7 +133,8 @@ def _nothing(content: FolderContent) -> MissingInputError:
             "Export the study again.",
         )
     return MissingInputError(
-        "The folder holds no DICOM files.", "Give the folder of a study as it was exported."
+        "The folder holds no DICOM files.",
+        "Give the folder of a study as it was exported, or NIfTI files by modality.",
     )
 
 

@@ -84,6 +84,13 @@ WRONG_USES = [
     (f"train recipe.json {TRAIN} --plugin", 2, "names no file", "--plugin FILE.py"),
     (f"train recipe.json {HALF}", 65, "a has no reference labels", "--task"),
     ("segment --flair data/a/flair.nii.gz -o out --device gpu", 2, "'gpu' is not a device", "cuda"),
+    (
+        "segment --t1 data/a/flair.nii.gz --t1 data/b/seg.nii.gz -o out",
+        2,
+        "T1 is given twice: flair.nii.gz and seg.nii.gz",
+        "one file for each modality",
+    ),
+    ("segment data -o out", 66, "no DICOM files", "NIfTI files by modality"),
     ("segment-cohort data -o out --device gpu", 2, "'gpu' is not a device", "cuda"),
     ("segment-cohort data -o out --device cuda:77", 69, "cuda:77", "--device cpu"),
     ("segment-cohort empty.csv -o out", 65, "is empty", "Write the columns case"),
