@@ -112,7 +112,7 @@ def with_strays(array: np.ndarray) -> np.ndarray:
 
 
 def with_crumbs(array: np.ndarray) -> np.ndarray:
-    """Twelve bright cubes of 27 voxels, 15 voxels from the brain, or as far as the image reaches."""
+    """Twelve bright cubes of 27 voxels, 15 voxels from the brain or as far as there is room."""
     distance = ndimage.distance_transform_edt(array == array.min())
     positions = np.argwhere(distance > min(15, 0.8 * distance.max()))
     chosen = np.random.default_rng(5).choice(len(positions), 12)
