@@ -26,6 +26,7 @@ from medmap.io.nifti import read_nifti
 from medmap.metrics import dice
 from medmap.phantom.whole_head import SEQUENCES, generate_head
 from medmap.preparation import deepbet_masks, network_masks
+from medmap.preparation.availability import deepbet_is_installed
 from medmap.resampling import resample_nearest
 from medmap.task import BRATS
 from medmap.volume import Volume
@@ -92,7 +93,7 @@ def main() -> None:
     torch.set_num_threads(1)
     arguments.output.mkdir(exist_ok=True)
     methods: dict[str, Extract] = {}
-    if deepbet_masks.is_available() and not arguments.without_deepbet:
+    if deepbet_is_installed() and not arguments.without_deepbet:
         methods["deepbet"] = deepbet_masks.extract
     if arguments.bundle:
         bundle = load_bundle(arguments.bundle)
