@@ -13,7 +13,7 @@ from pathlib import Path
 from medmap.bundle.format import METADATA
 
 BRAIN_BUNDLE = "MEDMAP_BRAIN_BUNDLE"
-"""Environment variable that names another brain extraction model."""
+"""Environment variable that names the brain extraction model to use instead of the shipped one."""
 
 
 def deepbet_is_installed() -> bool:
@@ -41,19 +41,22 @@ def brain_bundle_path() -> Path | None:
 
     It lies beside the default model and ships with it, but is no choice of a user.
     """
+    for candidate in _candidates():
+        if (candidate / METADATA).is_file():
+            return candidate
+    return None
+
+
+def _candidates() -> list[Path]:
+    environment = os.environ.get(BRAIN_BUNDLE)
+    if environment:
+        return [Path(environment)]
     package = Path(__file__).resolve().parents[1]
-    candidates = [
+    return [
         package.parents[1] / "Resources/bundles/brain",
         package / "bundles/brain",
         package.parent / "Resources/MedMAPBundles/brain",
     ]
-    environment = os.environ.get(BRAIN_BUNDLE)
-    if environment:
-        candidates.insert(0, Path(environment))
-    for candidate in candidates:
-        if (candidate / METADATA).is_file():
-            return candidate
-    return None
 
 
 def _is_installed(module: str) -> bool:
