@@ -18,10 +18,8 @@ from Testing.medmap.preparation.conftest import (
 )
 
 import medmap
-from medmap.bundle.loading import load_bundle
 from medmap.errors import Cancelled, InputDataError, UnavailableError, UsageError
 from medmap.metrics import dice
-from medmap.preparation.availability import brain_bundle_path
 from medmap.preparation.brain_extraction import GIVEN, extract_brain
 from medmap.preparation.plan import PreparationPlan, plan_preparation
 from medmap.preparation.workflow import ALIGNMENT, EXTRACTION, prepare_case
@@ -200,24 +198,6 @@ def test_deepbet_extracts_the_brain_in_any_orientation():
     )
     other = extract_brain(turned, "t1", method="deepbet")
     assert np.array_equal(other.mask[:, ::-1].transpose(1, 2, 0), brain.mask)
-
-
-@pytest.mark.parametrize("contrast", ["t1", "t1ce", "t2", "flair"])
-def test_without_deepbet_the_shipped_network_extracts_the_brain(contrast, monkeypatch):
-    monkeypatch.setitem(sys.modules, "deepbet", None)
-    monkeypatch.delenv("MEDMAP_BRAIN_BUNDLE", raising=False)
-    brain = extract_brain(head_scan(contrast), contrast)
-    assert brain.method == "network"
-    assert dice(brain.mask, brain_of()) > 0.85
-    assert np.count_nonzero(brain.mask & brain_of()) > 0.95 * np.count_nonzero(brain_of())
-
-
-def test_the_brain_extraction_model_is_small_and_states_what_it_is():
-    path = brain_bundle_path()
-    assert sum(file.stat().st_size for file in path.iterdir()) <= 2 * 2**20
-    bundle = load_bundle(path)
-    assert bundle.task.name == "brain"
-    assert "No scan of a person" in (path / "README.md").read_text(encoding="utf-8")
 
 
 def _turn(shape: tuple[int, ...]) -> np.ndarray:
