@@ -79,7 +79,7 @@ def test_cases_of_a_table_that_cannot_be_used_say_so_and_leave_the_rest_alone(tm
 @pytest.mark.parametrize(
     ("text", "why"),
     [
-        ("", "has the columns none"),
+        ("", "is empty"),
         ("name,t1\na,x.nii\n", "has the columns name, t1"),
         ("case,pet\na,x.nii\n", "has the columns case, pet"),
         ("case,t1\n", "has no rows"),

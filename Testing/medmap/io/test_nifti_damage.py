@@ -97,7 +97,19 @@ def test_a_field_with_an_extreme_value_is_read_or_refused(tmp_path, cls):
 
 @pytest.mark.parametrize(
     "module",
-    ["foreground", "checks", "io/atomic", "io/nifti_geometry", "io/nifti_header", "volume"],
+    [
+        "foreground",
+        "checks/__init__",
+        "checks/affine",
+        "checks/brain",
+        "checks/finding",
+        "checks/grids",
+        "checks/values",
+        "io/atomic",
+        "io/nifti_geometry",
+        "io/nifti_header",
+        "volume",
+    ],
 )
 def test_what_also_lives_in_slicer_needs_numpy_only(module):
     tree = ast.parse((Path(medmap.__file__).parent / f"{module}.py").read_text(encoding="utf-8"))
