@@ -6,6 +6,7 @@ import json
 
 import numpy as np
 import pytest
+from Testing.medmap.commands.tiny_training import SMALLEST_RECIPE
 from typer.testing import CliRunner
 
 from medmap.bundle.loading import load_bundle
@@ -42,13 +43,7 @@ name = "LES"
 title = "Lesion"
 value = 300
 """
-RECIPE = {
-    "network_options": {"widths": [4, 6]},
-    "steps": 2,
-    "patch": [16, 16, 16],
-    "large_share": 0.0,
-    "preprocess": {"spacing": 4.0},
-}
+RECIPE = {**SMALLEST_RECIPE, "steps": 2}
 
 
 def medmap(*arguments):

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import sys
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -153,3 +154,19 @@ def contents(scene):
         return {node.GetID(): node.GetMTime() for node in nodes}
 
     return listed
+
+
+@pytest.fixture
+def drawn(scene):
+    """Function that makes a segmentation node as a person would: name -> mask."""
+    from Testing.segment.tumor_nodes import drawSegmentation
+
+    return partial(drawSegmentation, scene)
+
+
+@pytest.fixture
+def ours():
+    """Labels of a small tumor, as a model's result."""
+    from Testing.segment.tumor_nodes import tumor
+
+    return tumor((9, 10, 8), 7)

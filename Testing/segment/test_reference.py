@@ -4,8 +4,6 @@ the world.
 
 from __future__ import annotations
 
-from functools import partial
-
 import numpy as np
 import pytest
 
@@ -21,7 +19,6 @@ from Testing.segment.tumor_nodes import (  # noqa: E402
     AFFINE,
     REGIONS,
     SHAPE,
-    drawSegmentation,
     labelVolume,
     split,
     tumor,
@@ -29,17 +26,6 @@ from Testing.segment.tumor_nodes import (  # noqa: E402
 
 from MedMAPSegmentLib.mrml import nodes, reference, review  # noqa: E402
 from MedMAPSegmentLib.mrml import scene as mrmlScene  # noqa: E402
-
-
-@pytest.fixture
-def drawn(scene):
-    """Function that makes a segmentation node as a person would: name -> mask."""
-    return partial(drawSegmentation, scene)
-
-
-@pytest.fixture
-def ours():
-    return tumor((9, 10, 8), 7)
 
 
 @pytest.fixture

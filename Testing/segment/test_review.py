@@ -5,7 +5,6 @@ Matching: test_reference.
 from __future__ import annotations
 
 import json
-from functools import partial
 
 import numpy as np
 import pytest
@@ -26,7 +25,6 @@ from Testing.segment.tumor_nodes import (  # noqa: E402
     AFFINE,
     REGIONS,
     SHAPE,
-    drawSegmentation,
     labelVolume,
     split,
     tumor,
@@ -34,17 +32,6 @@ from Testing.segment.tumor_nodes import (  # noqa: E402
 
 from MedMAPSegmentLib.mrml import nodes, review  # noqa: E402
 from MedMAPSegmentLib.mrml import scene as mrmlScene  # noqa: E402
-
-
-@pytest.fixture
-def drawn(scene):
-    """Function that makes a segmentation node as a person would: name -> mask."""
-    return partial(drawSegmentation, scene)
-
-
-@pytest.fixture
-def ours():
-    return tumor((9, 10, 8), 7)
 
 
 @pytest.fixture

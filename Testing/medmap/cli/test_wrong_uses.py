@@ -8,23 +8,17 @@ import sys
 
 import numpy as np
 import pytest
+from Testing.medmap.commands.tiny_training import SMALLEST_RECIPE
 
 from medmap.cli.main import main
 from medmap.io.nifti import write_labels, write_volume
 from medmap.volume import Grid
 
-RECIPE = {
-    "network_options": {"widths": [4, 6]},
-    "steps": 1,
-    "patch": [16, 16, 16],
-    "large_share": 0.0,
-    "preprocess": {"spacing": 4.0},
-}
 GRID = Grid((20, 20, 20), np.diag([4.0, 4.0, 4.0, 1.0]))
 
 
 def write_recipe(folder, name, **changes):
-    (folder / name).write_text(json.dumps({**RECIPE, **changes}))
+    (folder / name).write_text(json.dumps({**SMALLEST_RECIPE, **changes}))
 
 
 @pytest.fixture

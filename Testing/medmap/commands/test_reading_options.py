@@ -10,17 +10,11 @@ import json
 import nibabel as nib
 import numpy as np
 import pytest
+from Testing.medmap.commands.tiny_training import SMALLEST_RECIPE
 from typer.testing import CliRunner
 
 from medmap.cli import app
 
-RECIPE = {
-    "network_options": {"widths": [4, 6]},
-    "steps": 1,
-    "patch": [16, 16, 16],
-    "large_share": 0.0,
-    "preprocess": {"spacing": 4.0},
-}
 CONTRADICTORY = ("--affine", "sform")
 UNORIENTED = ("--assume-orientation",)
 
@@ -61,7 +55,7 @@ def cohort(request, tmp_path, volumes):
 
 def commands(root, folder, bundle):
     """What is run on the cohort, by name."""
-    (folder / "recipe.json").write_text(json.dumps(RECIPE))
+    (folder / "recipe.json").write_text(json.dumps(SMALLEST_RECIPE))
     case = root / "C0"
     scans = ["--flair", case / "C0_flair.nii", "--truth", case / "C0_seg.nii"]
     model = ["--bundle", bundle, "--device", "cpu"]

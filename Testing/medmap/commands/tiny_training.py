@@ -16,6 +16,9 @@ RECIPE = {
     "preprocess": {"spacing": 4.0},
 }
 
+SMALLEST_RECIPE = {**RECIPE, "network_options": {"widths": [4, 6]}, "patch": [16, 16, 16]}
+"""For tests in which a training has to run, not to learn."""
+
 
 def write_recipe(folder: Path, **changes) -> Path:
     """Write the tiny recipe with these changes; returns its path."""
