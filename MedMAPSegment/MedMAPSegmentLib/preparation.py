@@ -1,7 +1,7 @@
 """The steps that precede a segmentation, as a person chooses them. No Slicer, no Qt.
 
-The plan is that of ``medmap segment``; here, steps are left out of it, and what stands in the way
-is said before anything is computed.
+The plan is that of ``medmap segment``; here, steps are left out of it, and what prevents a step is
+reported before anything is computed.
 """
 
 from __future__ import annotations

@@ -379,11 +379,11 @@ def _numbered(
         # Slicer numbers segments that a person drew, too: those are assigned by hand.
         return {}
     masks = label_masks(chosen.to_task(values, task, title), task)
-    taken = {}
+    meanings = {}
     for name, mask in masks.items():
         for key in np.array(list(openNumbers))[mask].tolist():
-            taken[key] = (name, f"label value {openNumbers[key]}")
-    return taken
+            meanings[key] = (name, f"label value {openNumbers[key]}")
+    return meanings
 
 
 def _tag(segment, name: str) -> str:

@@ -64,8 +64,8 @@ def stateOf(node: Any) -> Key:
 
     Raises InputDataError as ``gridOf`` does.
     """
-    place = gridOf(node).affine.tobytes()
-    return node.GetImageData().GetMTime(), place
+    affine = gridOf(node).affine.tobytes()
+    return node.GetImageData().GetMTime(), affine
 
 
 class ScanSamples:

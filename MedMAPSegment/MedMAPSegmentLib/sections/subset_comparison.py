@@ -153,8 +153,8 @@ class SubsetComparisonSection(Section):
             used: modalities that the result was made from.
             reference: modality on whose grid the result lies.
         """
-        given = {name: node for name, node in volumes.items() if node is not None}
-        plan = self.state.planFor(given)
+        nodes = {name: node for name, node in volumes.items() if node is not None}
+        plan = self.state.planFor(nodes)
         if plan is None or reference is None:
             return None
         extract = tuple(name for name in plan.extract if name not in used)

@@ -306,8 +306,8 @@ class SMILNetwork(AudioVision):
         maps = [None if f is None else f[-1] for f in features]
         fused = torch.cat(self.fill(maps, present), 1)
         lacks_one = ~present.all(1, keepdim=True)
-        given = mean_of_present_maps(maps, present)
-        noised = fused + self._perturbation(self.perturb_fused, given)
+        mean_map = mean_of_present_maps(maps, present)
+        noised = fused + self._perturbation(self.perturb_fused, mean_map)
         fused = torch.where(lacks_one, noised, fused)
         hidden = self.head[:2](fused)
         noised = hidden + self._perturbation(self.perturb_hidden, fused)

@@ -38,14 +38,14 @@ class Goal:
     Attributes:
         title: what was measured.
         figure: as text, with its unit.
-        wanted: as text.
-        is_met: whether the figure is as wanted; None where it could not be measured.
+        target: as text.
+        is_met: whether the figure reaches the target; None where it could not be measured.
         note: the measurements that the figure comes from.
     """
 
     title: str
     figure: str
-    wanted: str
+    target: str
     is_met: bool | None
     note: str = ""
 
@@ -111,23 +111,23 @@ def goals_table(goals: Sequence[Goal]) -> Table:
     table = Table(
         title="Goals for speed", caption=f"CPU, {threads} thread(s). Ratios come from one run each."
     )
-    for column in ("goal", "figure", "wanted", "", "measured"):
+    for column in ("goal", "figure", "target", "", "measured"):
         table.add_column(column)
     marks = {True: "met", False: "not met", None: "–"}
     for goal in goals:
-        table.add_row(goal.title, goal.figure, goal.wanted, marks[goal.is_met], goal.note)
+        table.add_row(goal.title, goal.figure, goal.target, marks[goal.is_met], goal.note)
     return table
 
 
 def _goal(
-    title: str, value: float | None, wanted: float, unit: str, note: str, *, at_most: bool = False
+    title: str, value: float | None, target: float, unit: str, note: str, *, at_most: bool = False
 ) -> Goal:
     sign = "≤" if at_most else "≥"
-    wanted_text = f"{sign} {wanted:g}{unit}"
+    target_text = f"{sign} {target:g}{unit}"
     if value is None:
-        return Goal(title, "–", wanted_text, None, note)
-    is_met = value <= wanted if at_most else value >= wanted
-    return Goal(title, f"{value:.3g}{unit}", wanted_text, is_met, note)
+        return Goal(title, "–", target_text, None, note)
+    is_met = value <= target if at_most else value >= target
+    return Goal(title, f"{value:.3g}{unit}", target_text, is_met, note)
 
 
 def _cpu_note(costs: Sequence[Cost]) -> str:
@@ -295,10 +295,10 @@ def _training(setup: GoalSetup) -> list[Goal]:
 def _scaling(setup: GoalSetup) -> list[Goal]:
     """Wall clock with one core and with all of them: of one case, and of a cohort."""
     cores = _usable_cores()
-    wanted = {"one case": 0.75 * cores, "cohort": 0.9 * cores}
+    targets = {"one case": 0.75 * cores, "cohort": 0.9 * cores}
     if cores < 2:
         note = "this process may use one core only"
-        return [_goal(f"{name} on 2 cores", None, 1.5, "×", note) for name in wanted]
+        return [_goal(f"{name} on 2 cores", None, 1.5, "×", note) for name in targets]
     arguments = (dict(setup.files), setup.bundle, setup.repeats)
     single = isolated("one thread", _threads, 1, *arguments)
     several = isolated("all threads", _threads, cores, *arguments)
@@ -311,14 +311,14 @@ def _scaling(setup: GoalSetup) -> list[Goal]:
         _goal(
             f"one case on {cores} cores against one",
             case_speed,
-            wanted["one case"],
+            targets["one case"],
             "×",
             f"{single.failure or single.seconds} s, {several.failure or several.seconds} s",
         ),
         _goal(
             f"cohort of {2 * cores} on {cores} cores against one",
             cohort_single / cohort_several,
-            wanted["cohort"],
+            targets["cohort"],
             "×",
             f"{cohort_single:.1f} s, {cohort_several:.1f} s",
         ),
