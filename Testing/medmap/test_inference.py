@@ -314,7 +314,7 @@ def test_inputs_that_cannot_be_used_are_refused(volumes, tiny_bundle, change, er
 
 
 def test_an_unknown_device_is_refused(volumes, tiny_bundle):
-    with pytest.raises(UnavailableError, match="gpu9"):
+    with pytest.raises(UsageError, match="'gpu9' is not a device"):
         segment({"t1": volumes["t1"]}, tiny_bundle, device="gpu9")
 
 

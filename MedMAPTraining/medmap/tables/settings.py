@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 
-from medmap.errors import UsageError
+from medmap.errors import BundleError, UsageError
 from medmap.training.recipe import Recipe
 
 SMALL_NETWORKS: dict[str, dict] = {
@@ -69,6 +69,9 @@ def with_settings(recipe: Recipe, settings: Mapping[str, object]) -> Recipe:
         section[inner] = value
     try:
         return Recipe.from_dict(content)
+    except BundleError as error:
+        # Settings come from the command line: a wrong one is a wrong use, not a damaged recipe.
+        raise UsageError(error.cause, error.remedy) from error
     except (TypeError, ValueError) as error:
         raise UsageError(
             f"The recipe cannot be changed so ({error}).", "See medmap recipes NAME for its fields."

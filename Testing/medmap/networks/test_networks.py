@@ -134,7 +134,7 @@ def test_a_network_survives_the_way_through_a_bundle(name, tmp_path):
 def test_an_unknown_network_or_option_is_refused():
     with pytest.raises(BundleError, match="unknown"):
         build_network("os.system", {})
-    with pytest.raises(BundleError, match="do not fit"):
+    with pytest.raises(BundleError, match="no option 'depth'"):
         build_network("SubsetUNet", {"depth": 3})
 
 

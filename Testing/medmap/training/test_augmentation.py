@@ -12,6 +12,7 @@ import torch
 from medmap.bundle.loading import load_bundle
 from medmap.commands.training_options import TrainOptions
 from medmap.commands.training_recipe import load_recipe
+from medmap.errors import BundleError
 from medmap.task import BRATS
 from medmap.training.augmentation import StandardAugmentation, acquired, deformed, positions
 from medmap.training.cache import write_case_record
@@ -170,7 +171,7 @@ def test_it_is_off_unless_a_recipe_names_it():
     assert named.augmentation.standard == StandardAugmentation(rotation=30)
     assert named.augmentation.foreground == Augmentation().foreground
     assert Recipe.from_dict(json.loads(json.dumps(asdict(named)))).digest() == named.digest()
-    with pytest.raises(TypeError):
+    with pytest.raises(BundleError, match="rotation_degrees"):
         Recipe.from_dict({"augmentation": {"standard": {"rotation_degrees": 3}}})
 
 
