@@ -23,8 +23,17 @@ from medmap.training.distributed import Team
 from medmap.training.missingness import build_missingness, full, write_masks
 from medmap.training.published import find_split
 from medmap.training.recipe import Recipe
-from medmap.training.sources import GENERATED, MixedSampler, by_tumor, require_sources
+from medmap.training.sources import (
+    CASES,
+    GENERATED,
+    TRANSPLANTED,
+    TUMOR_FREE,
+    MixedSampler,
+    by_tumor,
+    require_sources,
+)
 from medmap.training.splits import part_of, read_split
+from medmap.training.transplanted import TransplantedSampler
 from medmap.training.validation import Validation
 
 SCANS = "scans.csv"
@@ -248,6 +257,14 @@ def _mixed(
         if name == GENERATED:
             samplers[name] = build_generated_sampler(
                 recipe, task, run, options.runtime.device, options.anatomy, team.rank
+            )
+        elif name == TRANSPLANTED:
+            samplers[name] = TransplantedSampler(
+                folders[CASES] + folders[TUMOR_FREE],
+                folders[CASES],
+                sampler.missingness,
+                recipe.seed,
+                recipe.augmentation,
             )
         else:
             samplers[name] = PatchSampler(

@@ -138,12 +138,11 @@ class PatchSampler:
         )
 
     def _sample(self, rng: np.random.Generator, step: int, patch: Sequence[int]) -> _Patch:
-        folder = self.folders[rng.integers(len(self.folders))]
-        case = self._case(folder)
+        folder, case, tumor_voxels = self._drawn_case(rng)
         present = self._present(folder, step, case.available, rng)
         # A slice is a box of one voxel's thickness in the case.
         box = (*(1,) * (case.label.ndim - len(patch)), *patch)
-        corner = self._corner(folder, case.label.shape, rng, box)
+        corner = self._corner(tumor_voxels, case.label.shape, rng, box)
         if self.augmentation.standard is not None:
             return self._standard_sample(
                 case, present, corner, patch, rng, self.augmentation.standard
@@ -161,6 +160,12 @@ class PatchSampler:
             brain = rotated(brain, degrees)
         draw = self._draw(present, rng)
         return _Patch(image, present, label, brain, folder.name, draw)
+
+    def _drawn_case(self, rng: np.random.Generator) -> tuple[Path, PreparedArrays, np.ndarray]:
+        """The case of a sample: its folder, its arrays, and flat indices of tumor voxels."""
+        folder = self.folders[rng.integers(len(self.folders))]
+        case = self._case(folder)
+        return folder, case, self._tumor_voxels[folder]
 
     def _standard_sample(
         self,
@@ -229,13 +234,16 @@ class PatchSampler:
         return self._cases[folder]
 
     def _corner(
-        self, folder: Path, shape: Sequence[int], rng: np.random.Generator, box: Sequence[int]
+        self,
+        voxels: np.ndarray,
+        shape: Sequence[int],
+        rng: np.random.Generator,
+        box: Sequence[int],
     ) -> list[int]:
         """Lower corner of a patch.
 
         Negative where the patch is larger than the case, to center it.
         """
-        voxels = self._tumor_voxels[folder]
         center = None
         if voxels.size and rng.random() < self.augmentation.foreground:
             center = np.unravel_index(voxels[rng.integers(voxels.size)], shape)

@@ -1,4 +1,4 @@
-"""Real, tumor-free and generated cases as sources of samples, in fixed proportions."""
+"""Real, tumor-free, transplanted, and generated cases as sources, in fixed proportions."""
 
 from __future__ import annotations
 
@@ -15,10 +15,11 @@ from medmap.training.batch import Batch, Sampler
 
 CASES = "cases"
 TUMOR_FREE = "tumor_free"
+TRANSPLANTED = "transplanted"
 GENERATED = "generated"
-SOURCES = (CASES, TUMOR_FREE, GENERATED)
+SOURCES = (CASES, TUMOR_FREE, TRANSPLANTED, GENERATED)
 """What a recipe's ``sources`` may name: labeled cases with a tumor, cases whose label is empty,
-generated cases."""
+cases of both kinds that carry the tumor of another case, generated cases."""
 
 _STREAM = 0x50C5
 """Keeps the choice of the source apart from the samplers' draws, which begin with the same seed and
@@ -116,19 +117,31 @@ def require_sources(
         UsageError: an unknown source, a weight that is not positive, or a source without cases.
     """
     require_known_sources(shares)
-    for name in (CASES, TUMOR_FREE):
+    for name in (CASES, TUMOR_FREE, TRANSPLANTED):
         if name not in shares:
             continue
         if folders is None:
             raise UsageError(
                 f"The recipe's source '{name}' needs cases.", "Name their folder.", option="data"
             )
-        if not folders[name]:
-            kind = "with a tumor" if name == CASES else "without a tumor (an empty label)"
+        kind = _lacking(name, folders)
+        if kind:
             raise UsageError(
-                f"The recipe's source '{name}' needs cases {kind}, and there are none to train on.",
+                f"The recipe's source '{name}' needs {kind}, and there are none to train on.",
                 f"Add some, or remove '{name}' from the recipe's sources.",
             )
+
+
+def _lacking(name: str, folders: Mapping[str, Sequence[Path]]) -> str:
+    """The kind of cases that a source lacks; empty if it has all it needs."""
+    tumors = len(folders[CASES])
+    if name == TUMOR_FREE:
+        return "" if folders[TUMOR_FREE] else "cases without a tumor (an empty label)"
+    if not tumors:
+        return "cases with a tumor"
+    if name == TRANSPLANTED and tumors + len(folders[TUMOR_FREE]) < 2:
+        return "two cases, one of them with a tumor"
+    return ""
 
 
 def require_known_sources(shares: Mapping[str, float]) -> None:
