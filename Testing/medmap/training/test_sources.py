@@ -26,11 +26,19 @@ from medmap.training.loop import train
 from medmap.training.missingness import random_subset
 from medmap.training.options import RuntimeOptions
 from medmap.training.recipe import Recipe
-from medmap.training.sources import CASES, GENERATED, TUMOR_FREE, MixedSampler, by_tumor
+from medmap.training.sources import (
+    CASES,
+    GENERATED,
+    TRANSPLANTED,
+    TUMOR_FREE,
+    MixedSampler,
+    by_tumor,
+)
 
 SPEC = PreprocessSpec(spacing=4.0)
 PATCH = (16, 16, 16)
 SHARES = {CASES: 0.5, TUMOR_FREE: 0.2, GENERATED: 0.3}
+WITH_TRANSPLANTED = {CASES: 0.1, TRANSPLANTED: 0.9}
 RECIPE = Recipe(
     network_options={"widths": (4, 8)},
     steps=6,
@@ -173,13 +181,14 @@ def options_for(recipe: Recipe, tmp_path) -> TrainOptions:
     )
 
 
-def test_the_command_trains_on_all_sources(data, tmp_path):
+@pytest.mark.parametrize("sources", [SHARES, WITH_TRANSPLANTED], ids=["free", "transplanted"])
+def test_the_command_trains_on_all_sources(data, tmp_path, sources):
     lines = []
     done = train_bundle(
         tmp_path / "run",
         data,
         tmp_path / "bundle",
-        options_for(RECIPE, tmp_path),
+        options_for(replace(RECIPE, sources=sources), tmp_path),
         lambda share, text: lines.append(text),
     )
     assert done == (6, 6)
@@ -207,13 +216,22 @@ def test_sources_that_cannot_be_used_are_refused(data, tmp_path, sources, with_d
         )
 
 
-def test_a_source_without_cases_is_named(data, tmp_path):
-    shutil.rmtree(data / "Free_0")
-    with pytest.raises(UsageError, match="without a tumor"):
+@pytest.mark.parametrize(
+    ("sources", "missing", "message"),
+    [
+        (SHARES, ["Free_0"], "without a tumor"),
+        (WITH_TRANSPLANTED, ["Tumor_1", "Free_0"], "two cases"),
+        ({TRANSPLANTED: 1}, ["Tumor_0", "Tumor_1"], "with a tumor"),
+    ],
+)
+def test_a_source_without_cases_is_named(data, tmp_path, sources, missing, message):
+    for name in missing:
+        shutil.rmtree(data / name)
+    with pytest.raises(UsageError, match=message):
         train_bundle(
             tmp_path / "run",
             data,
             tmp_path / "bundle",
-            options_for(RECIPE, tmp_path),
+            options_for(replace(RECIPE, sources=sources), tmp_path),
             lambda share, text: None,
         )
