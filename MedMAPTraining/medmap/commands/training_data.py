@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,12 +20,14 @@ from medmap.training.batch import Batch, Sampler
 from medmap.training.cache_folder import CacheFolder
 from medmap.training.dataset import PatchSampler
 from medmap.training.distributed import Team
-from medmap.training.missingness import build_missingness, full, write_masks
+from medmap.training.missingness import Missingness, build_missingness, full, write_masks
+from medmap.training.pseudo_healthy import PseudoHealthySampler
 from medmap.training.published import find_split
 from medmap.training.recipe import Recipe
 from medmap.training.sources import (
     CASES,
     GENERATED,
+    PSEUDO_HEALTHY,
     TRANSPLANTED,
     TUMOR_FREE,
     MixedSampler,
@@ -258,19 +260,24 @@ def _mixed(
             samplers[name] = build_generated_sampler(
                 recipe, task, run, options.runtime.device, options.anatomy, team.rank
             )
-        elif name == TRANSPLANTED:
-            samplers[name] = TransplantedSampler(
-                folders[CASES] + folders[TUMOR_FREE],
-                folders[CASES],
-                sampler.missingness,
-                recipe.seed,
-                recipe.augmentation,
-            )
         else:
-            samplers[name] = PatchSampler(
-                folders[name], sampler.missingness, recipe.seed, recipe.augmentation
-            )
+            samplers[name] = _sampler_of_cases(name, folders, sampler.missingness, recipe)
     return MixedSampler(samplers, recipe.sources, recipe.seed)
+
+
+def _sampler_of_cases(
+    source: str, folders: Mapping[str, list[Path]], missingness: Missingness, recipe: Recipe
+) -> PatchSampler:
+    """The sampler of a source of prepared cases (``by_tumor``)."""
+    tumors = folders[CASES]
+    all_folders = tumors + folders[TUMOR_FREE]
+    seed = recipe.seed
+    augmentation = recipe.augmentation
+    if source == TRANSPLANTED:
+        return TransplantedSampler(all_folders, tumors, missingness, seed, augmentation)
+    if source == PSEUDO_HEALTHY:
+        return PseudoHealthySampler(all_folders, missingness, seed, augmentation)
+    return PatchSampler(folders[source], missingness, seed, augmentation)
 
 
 def require_inputs(parts: Sequence[tuple[str, Recipe]], task: Task, sampler: Sampler) -> None:

@@ -16,6 +16,7 @@ from medmap.training.dataset import Augmentation
 from medmap.training.published import find_recipe, recipe_fields, require_teacher
 from medmap.training.recipe import Recipe
 from medmap.training.run_task import has_task, task_of_run
+from medmap.training.sources import CASES, PSEUDO_HEALTHY
 
 FINE_TUNING = Recipe(
     about="Fine-tuning on a few cases of one's own, from a bundle's weights.",
@@ -24,6 +25,10 @@ FINE_TUNING = Recipe(
     ema=0.99,
     augmentation=Augmentation(standard=StandardAugmentation()),
 )
+
+FINE_TUNING_SOURCES = {CASES: 0.8, PSEUDO_HEALTHY: 0.2}
+"""Sources of the default fine-tuning on brains: cases with tumors alone teach a network to find
+tumors in every brain (docs/how-to/fine_tune.md)."""
 
 SLICES: dict = {
     "preprocess": PreprocessSpec(slices=True),
@@ -46,8 +51,10 @@ def load_recipe(options: TrainOptions, start: Bundle | None = None) -> Recipe:
         UsageError: the bundle is one of several networks or contradicts the recipe; or the recipe
             needs a teacher, and none is named.
     """
-    recipe = FINE_TUNING if start else Recipe()
+    recipe = Recipe()
     row = None
+    if start:
+        recipe = _fine_tuning(start)
     if options.recipe is not None:
         recipe, row = find_recipe(options.recipe)
     require_teacher(row, options.teacher)
@@ -99,6 +106,14 @@ def task_of_training(
             'Add "preprocess": {"slices": true} and a patch of two numbers to the recipe.',
         )
     return task
+
+
+def _fine_tuning(start: Bundle) -> Recipe:
+    """The default recipe of a training that begins with a bundle's weights."""
+    # Only a brain has another side that shows the same tissue without the tumor.
+    if start.task.organ == "brain" and not start.preprocess.slices:
+        return replace(FINE_TUNING, sources=FINE_TUNING_SOURCES)
+    return FINE_TUNING
 
 
 def _recipe_of_bundle(recipe: Recipe, start: Bundle) -> Recipe:

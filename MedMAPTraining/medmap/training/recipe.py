@@ -93,8 +93,8 @@ class Recipe:
         generation: which cases are generated, for a training without cases on disk; None with cases
             alone.
         sources: weight of each source of samples by name (``medmap.training.sources.SOURCES``):
-            ``cases``, ``tumor_free``, ``transplanted`` and ``generated``; empty takes every case
-            alike, or generated ones where no cases are given.
+            ``cases``, ``tumor_free``, ``pseudo_healthy``, ``transplanted`` and ``generated``; empty
+            takes every case alike, or generated ones where no cases are given.
     """
 
     about: str = ""

@@ -15,11 +15,13 @@ from medmap.training.batch import Batch, Sampler
 
 CASES = "cases"
 TUMOR_FREE = "tumor_free"
+PSEUDO_HEALTHY = "pseudo_healthy"
 TRANSPLANTED = "transplanted"
 GENERATED = "generated"
-SOURCES = (CASES, TUMOR_FREE, TRANSPLANTED, GENERATED)
+SOURCES = (CASES, TUMOR_FREE, PSEUDO_HEALTHY, TRANSPLANTED, GENERATED)
 """What a recipe's ``sources`` may name: labeled cases with a tumor, cases whose label is empty,
-cases of both kinds that carry the tumor of another case, generated cases."""
+cases of both kinds without their tumor, cases of both kinds that carry the tumor of another case,
+generated cases."""
 
 _STREAM = 0x50C5
 """Keeps the choice of the source apart from the samplers' draws, which begin with the same seed and
@@ -117,7 +119,7 @@ def require_sources(
         UsageError: an unknown source, a weight that is not positive, or a source without cases.
     """
     require_known_sources(shares)
-    for name in (CASES, TUMOR_FREE, TRANSPLANTED):
+    for name in (CASES, TUMOR_FREE, PSEUDO_HEALTHY, TRANSPLANTED):
         if name not in shares:
             continue
         if folders is None:
@@ -135,11 +137,12 @@ def require_sources(
 def _lacking(name: str, folders: Mapping[str, Sequence[Path]]) -> str:
     """The kind of cases that a source lacks; empty if it has all it needs."""
     tumors = len(folders[CASES])
-    if name == TUMOR_FREE:
-        return "" if folders[TUMOR_FREE] else "cases without a tumor (an empty label)"
-    if not tumors:
+    tumor_free = len(folders[TUMOR_FREE])
+    if name == TUMOR_FREE and not tumor_free:
+        return "cases without a tumor (an empty label)"
+    if name in (CASES, TRANSPLANTED) and not tumors:
         return "cases with a tumor"
-    if name == TRANSPLANTED and tumors + len(folders[TUMOR_FREE]) < 2:
+    if name == TRANSPLANTED and tumors + tumor_free < 2:
         return "two cases, one of them with a tumor"
     return ""
 

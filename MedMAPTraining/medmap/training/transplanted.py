@@ -145,7 +145,7 @@ def cut_graft(donor: PreparedArrays, rng: np.random.Generator) -> Graft:
     brain = np.asarray(donor.brain) > 0
     # The box is scaled afterwards: a rim of 2 fading voxels must remain around the tumor.
     margin = int(np.ceil(2 * fading / scale)) + 1
-    box = _bounding_box(label > 0, margin)
+    box = bounding_box(label > 0, margin)
     size = [max(1, round((part.stop - part.start) * scale)) for part in box]
     classes = _resized(label[box], size, "nearest")
     inside = _resized(brain[box], size, "nearest") > 0
@@ -155,8 +155,8 @@ def cut_graft(donor: PreparedArrays, rng: np.random.Generator) -> Graft:
             images.append(None)
             continue
         images.append(_resized(np.asarray(scan[box]), size, "trilinear"))
-    weight = _fading_weight(torch.from_numpy(classes > 0), fading).numpy() * inside
-    center = _relative_center(box, _bounding_box(brain, 0))
+    weight = fading_weight(torch.from_numpy(classes > 0), fading).numpy() * inside
+    center = _relative_center(box, bounding_box(brain, 0))
     if is_mirrored:
         # The first axis runs from left to right.
         classes = classes[::-1].copy()
@@ -181,7 +181,7 @@ def transplanted(
         into the brain anywhere that was tried.
     """
     brain = np.asarray(host.brain) > 0
-    brain_box = _bounding_box(brain, 0)
+    brain_box = bounding_box(brain, 0)
     low = np.array([part.start for part in brain_box])
     high = np.array([part.stop for part in brain_box])
     size = np.array(graft.label.shape)
@@ -240,8 +240,16 @@ def _in_contrast(
     return Graft(tuple(images), graft.label, graft.weight, graft.center)
 
 
-def _fading_weight(tumor: Tensor, fading: int) -> Tensor:
-    """[d, h, w] float32: 1 in the tumor, falling to 0 within ``2 * fading`` voxels around it."""
+def fading_weight(tumor: Tensor, fading: int) -> Tensor:
+    """How much of a tumor's image counts.
+
+    Args:
+        tumor: [d, h, w] bool.
+        fading: half the width of the rim in voxels.
+
+    Returns:
+        [d, h, w] float32: 1 in the tumor, falling to 0 within ``2 * fading`` voxels around it.
+    """
     width = 2 * fading + 1
     mask = tumor.float()[None, None]
     # The mean over a window is 1 wherever the whole window lies in the widened tumor.
@@ -256,7 +264,7 @@ def _resized(array: np.ndarray, size: Sequence[int], mode: str) -> np.ndarray:
     return interpolate(volume, tuple(size), mode=mode, align_corners=corners)[0, 0].numpy()
 
 
-def _bounding_box(mask: np.ndarray, margin: int) -> tuple[slice, ...]:
+def bounding_box(mask: np.ndarray, margin: int) -> tuple[slice, ...]:
     """The box around a mask, ``margin`` voxels wider, within the array."""
     box = []
     for axis, size in enumerate(mask.shape):

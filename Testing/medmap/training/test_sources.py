@@ -29,6 +29,7 @@ from medmap.training.recipe import Recipe
 from medmap.training.sources import (
     CASES,
     GENERATED,
+    PSEUDO_HEALTHY,
     TRANSPLANTED,
     TUMOR_FREE,
     MixedSampler,
@@ -39,6 +40,7 @@ SPEC = PreprocessSpec(spacing=4.0)
 PATCH = (16, 16, 16)
 SHARES = {CASES: 0.5, TUMOR_FREE: 0.2, GENERATED: 0.3}
 WITH_TRANSPLANTED = {CASES: 0.1, TRANSPLANTED: 0.9}
+WITH_PSEUDO_HEALTHY = {CASES: 0.1, PSEUDO_HEALTHY: 0.9}
 RECIPE = Recipe(
     network_options={"widths": (4, 8)},
     steps=6,
@@ -181,7 +183,7 @@ def options_for(recipe: Recipe, tmp_path) -> TrainOptions:
     )
 
 
-@pytest.mark.parametrize("sources", [SHARES, WITH_TRANSPLANTED], ids=["free", "transplanted"])
+@pytest.mark.parametrize("sources", [SHARES, WITH_TRANSPLANTED, WITH_PSEUDO_HEALTHY])
 def test_the_command_trains_on_all_sources(data, tmp_path, sources):
     lines = []
     done = train_bundle(
