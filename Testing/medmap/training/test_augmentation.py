@@ -194,6 +194,15 @@ def test_fine_tuning_on_own_cases_has_it(tiny_bundle_path, tmp_path):
     assert load_recipe(TrainOptions()).augmentation.standard is None
 
 
+def test_fine_tuning_on_brains_shows_some_without_a_tumor(tiny_bundle_path):
+    start = load_bundle(tiny_bundle_path)
+    options = TrainOptions(start=tiny_bundle_path)
+    assert load_recipe(options, start).sources == {"cases": 0.8, "pseudo_healthy": 0.2}
+    heart = replace(start, task=replace(start.task, organ="heart"))
+    assert not load_recipe(options, heart).sources
+    assert not load_recipe(TrainOptions()).sources
+
+
 def test_every_strength_is_described():
     text = StandardAugmentation.__doc__
     assert all(f"{field.name}:" in text for field in fields(StandardAugmentation))
