@@ -11,24 +11,12 @@ from medmap.commands.training_options import TrainOptions
 from medmap.errors import UsageError
 from medmap.preprocess import PreprocessSpec
 from medmap.task import Task, find_task
-from medmap.training.augmentation import StandardAugmentation
-from medmap.training.dataset import Augmentation
 from medmap.training.published import find_recipe, recipe_fields, require_teacher
 from medmap.training.recipe import Recipe
 from medmap.training.run_task import has_task, task_of_run
-from medmap.training.sources import CASES, PSEUDO_HEALTHY
 
-FINE_TUNING = Recipe(
-    about="Fine-tuning on a few cases of one's own, from a bundle's weights.",
-    steps=500,
-    learning_rate=2e-4,
-    ema=0.99,
-    augmentation=Augmentation(standard=StandardAugmentation()),
-)
-
-FINE_TUNING_SOURCES = {CASES: 0.8, PSEUDO_HEALTHY: 0.2}
-"""Sources of the default fine-tuning on brains: cases with tumors alone teach a network to find
-tumors in every brain (docs/how-to/fine_tune.md)."""
+FINE_TUNING = "fine_tuning"
+"""The recipe of a training that begins with a bundle's weights, if no other is named."""
 
 SLICES: dict = {
     "preprocess": PreprocessSpec(slices=True),
@@ -110,10 +98,11 @@ def task_of_training(
 
 def _fine_tuning(start: Bundle) -> Recipe:
     """The default recipe of a training that begins with a bundle's weights."""
+    recipe, _ = find_recipe(FINE_TUNING)
     # Only a brain has another side that shows the same tissue without the tumor.
-    if start.task.organ == "brain" and not start.preprocess.slices:
-        return replace(FINE_TUNING, sources=FINE_TUNING_SOURCES)
-    return FINE_TUNING
+    if start.task.organ != "brain" or start.preprocess.slices:
+        return replace(recipe, sources={})
+    return recipe
 
 
 def _recipe_of_bundle(recipe: Recipe, start: Bundle) -> Recipe:

@@ -203,6 +203,13 @@ def test_fine_tuning_on_brains_shows_some_without_a_tumor(tiny_bundle_path):
     assert not load_recipe(TrainOptions()).sources
 
 
+def test_the_recipes_that_are_used_without_one_can_be_printed():
+    default, _ = find_recipe("default")
+    assert replace(default, about="") == load_recipe(TrainOptions())
+    fine_tuning, _ = find_recipe("fine_tuning")
+    assert fine_tuning.steps == 500
+
+
 def test_every_strength_is_described():
     text = StandardAugmentation.__doc__
     assert all(f"{field.name}:" in text for field in fields(StandardAugmentation))
