@@ -109,10 +109,12 @@ def without_tumor(case: PreparedArrays) -> PreparedArrays | None:
 def _free_slices(brain: np.ndarray, tumor: np.ndarray) -> slice:
     """The longest run of axial slices that show the brain and no tumor."""
     is_free = brain.any(axis=(0, 1)) & ~tumor.any(axis=(0, 1))
+    # A slice that is not free behind the last one ends the last run.
+    flags = np.append(is_free, False)
     longest = slice(0, 0)
     start = 0
-    for index, free in enumerate([*is_free.tolist(), False]):
-        if free:
+    for index, flag in enumerate(flags):
+        if flag:
             continue
         if index - start > longest.stop - longest.start:
             longest = slice(start, index)
