@@ -126,7 +126,7 @@ def adapted_link(link: str, page: Path, problems: list[str]) -> str:
     if not linked.exists():
         problems.append(f"{page.relative_to(ROOT)}: {link} does not exist")
         return link
-    if linked.suffix == ".png":
+    if linked.suffix in (".png", ".svg"):
         name = linked.relative_to(ROOT / "Resources")
         copy = TARGET / "pictures" / name
         copy.parent.mkdir(parents=True, exist_ok=True)
