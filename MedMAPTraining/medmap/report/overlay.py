@@ -13,7 +13,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from matplotlib.patheffects import withStroke
 from PIL import Image
 
 from medmap.errors import InputDataError, UsageError
@@ -41,7 +40,6 @@ _MAX_CELL_WIDTH = 520
 _MIN_CELL_HEIGHT = 72
 _LEGEND_ROW = 28
 _WARNING_ROW = 24
-_HALO = [withStroke(linewidth=2.5, foreground="black")]
 
 
 @dataclass(frozen=True)
@@ -326,9 +324,9 @@ def _note_empty_prediction(page: Page, layout: _Layout, column: int, task: Task)
         f"No {task.target} found",
         13,
         AMBER,
-        weight="bold",
-        ha="center",
-        path_effects=_HALO,
+        bold=True,
+        align="center",
+        halo=True,
     )
 
 
@@ -337,7 +335,7 @@ def _header(page: Page, layout: _Layout, used: list[str], task: Task, notes: _No
     longest = layout.width // 15
     if len(title) > longest:
         title = title[: longest - 1] + "…"
-    page.text(layout.left_margin, 28, title, 18, weight="bold")
+    page.text(layout.left_margin, 28, title, 18, bold=True)
     page.text(layout.left_margin, 64, "Scans", 12, GRAY)
     for number, modality in enumerate(task.modalities):
         text = f"\u25cb {modality.title} missing"
@@ -356,7 +354,7 @@ def _column_title(page: Page, layout: _Layout, number: int, column: str, task: T
         title = f"Agreement, {_widest(task).name}"
     else:
         title = column.capitalize()
-    page.text(middle, layout.top - 18, title, 13, weight="bold", ha="center")
+    page.text(middle, layout.top - 18, title, 13, bold=True, align="center")
 
 
 def _center_in_cell(page: Page, layout: _Layout, column: int, row: int, panel: np.ndarray) -> None:
@@ -383,7 +381,7 @@ def _letters(page: Page, layout: _Layout, column: int, row: int, letters: str) -
         (width / 2, height - 11),
     )
     for letter, (across, down) in zip(letters, positions, strict=True):
-        page.text(x + across, y + down, letter, 10, WHITE, ha="center", path_effects=_HALO)
+        page.text(x + across, y + down, letter, 10, WHITE, align="center", halo=True)
 
 
 def _row_titles(page: Page, layout: _Layout, case: CaseView) -> None:
@@ -394,17 +392,17 @@ def _row_titles(page: Page, layout: _Layout, case: CaseView) -> None:
             title += f"   {position_text(plane.normal, case.position_mm[plane.normal])}"
         down = layout.corner(0, row)[1] + height / 2
         size = 12 if height >= 90 else 10
-        page.text(layout.left_margin / 2, down, title, size, rotation=90, ha="center")
+        page.text(layout.left_margin / 2, down, title, size, vertical=True)
 
 
 def _legend(page: Page, layout: _Layout, compared: bool, task: Task, notes: _Notes) -> None:
     x = layout.left_margin
     top = layout.bottom + 22
-    page.text(x, top, "Labels of the prediction", 12, weight="bold")
+    page.text(x, top, "Labels of the prediction", 12, bold=True)
     for number, label in enumerate(task.labels):
         down = top + 30 + _LEGEND_ROW * number
         page.swatch(x, down, label.color, f"{label.title}")
-        page.text(x + 410, down, f"{notes.volumes[label.name]:.1f} ml", ha="right")
+        page.text(x + 410, down, f"{notes.volumes[label.name]:.1f} ml", align="right")
     if compared:
         _score_table(page, x + 480, top, task, notes.scores)
         _agreement_legend(page, layout.width - 250, top, task)
@@ -413,15 +411,15 @@ def _legend(page: Page, layout: _Layout, compared: bool, task: Task, notes: _Not
 
 
 def _region_volumes(page: Page, left: int, top: int, task: Task, notes: _Notes) -> None:
-    page.text(left, top, "Regions", 12, weight="bold")
+    page.text(left, top, "Regions", 12, bold=True)
     for number, region in enumerate(task.regions):
         down = top + 30 + _LEGEND_ROW * number
         page.text(left, down, f"{region.title} ({region.name})")
-        page.text(left + 350, down, f"{notes.volumes[region.name]:.1f} ml", ha="right")
+        page.text(left + 350, down, f"{notes.volumes[region.name]:.1f} ml", align="right")
 
 
 def _agreement_legend(page: Page, left: int, top: int, task: Task) -> None:
-    page.text(left, top, f"Agreement, {_widest(task).name}", 12, weight="bold")
+    page.text(left, top, f"Agreement, {_widest(task).name}", 12, bold=True)
     classes = (
         (AGREE, "Both"),
         (ONLY_PREDICTION, "Prediction only"),
@@ -451,9 +449,9 @@ def _score_table(
         values = [getattr(score, name) for score in scores.values()]
         if any(math.isfinite(value) for value in values):
             columns.append((heading, name, digits))
-    page.text(left, top, "Against the reference", 12, weight="bold")
+    page.text(left, top, "Against the reference", 12, bold=True)
     for number, (heading, _, _) in enumerate(columns):
-        page.text(left + 280 + 94 * number, top, heading, 12, GRAY, ha="right")
+        page.text(left + 280 + 94 * number, top, heading, 12, GRAY, align="right")
     regions = [region for region in task.regions if region.name in scores]
     for row, region in enumerate(regions):
         score = scores[region.name]
@@ -467,15 +465,15 @@ def _score_table(
         for number, (_, name, digits) in enumerate(columns):
             value = getattr(score, name)
             text = f"{value:.{digits}f}" if math.isfinite(value) else "n/a"
-            weight = "bold" if name == "dice" else "normal"
+            is_dice = name == "dice"
             across = left + 280 + 94 * number
-            page.text(across, down, text, color=color, ha="right", weight=weight)
+            page.text(across, down, text, color=color, align="right", bold=is_dice)
 
 
 def _footer(page: Page, layout: _Layout, backdrop: str) -> None:
     height, width = page.pixels.shape[:2]
     page.fill(layout.left_margin, height - 40, width - layout.left_margin - 10, 1, _LINE_COLOR)
     warning = "Research use only — not for clinical use"
-    page.text(layout.left_margin, height - 20, warning, 11, WHITE, weight="bold")
+    page.text(layout.left_margin, height - 20, warning, 11, WHITE, bold=True)
     text = f"Patient's right on the left · one scale for all panels · overlays on {backdrop}"
-    page.text(width - 10, height - 20, text, 10, GRAY, ha="right")
+    page.text(width - 10, height - 20, text, 10, GRAY, align="right")

@@ -2,20 +2,42 @@
 
 from __future__ import annotations
 
+import functools
+import importlib.util
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from pathlib import Path
+from typing import Literal
 
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 
 WHITE = "#f4f4f4"
 GRAY = "#a9b0b8"
 AMBER = "#ffc04d"
-_DPI = 100
+_PIXELS_PER_POINT = 100 / 72
+_FONTS = Path("mpl-data") / "fonts" / "ttf"
+_HALO_PIXELS = 2
+_ANCHORS = {"left": "lm", "center": "mm", "right": "rm"}
+"""Pillow's names: texts stand in the middle of their line."""
+
+Align = Literal["left", "center", "right"]
+
+
+@dataclass(frozen=True)
+class _Text:
+    """One text, as ``Page.text`` takes it."""
+
+    x: float
+    y: float
+    text: str
+    size: float
+    color: str
+    align: Align
+    bold: bool
+    halo: bool
+    vertical: bool
 
 
 @dataclass
@@ -23,13 +45,35 @@ class Page:
     """Pixels [H, W, 3] uint8 and the texts over them; positions in pixels from the top left."""
 
     pixels: np.ndarray
-    texts: list[dict] = field(default_factory=list)
+    texts: list[_Text] = field(default_factory=list)
 
     def text(
-        self, x: float, y: float, text: str, size: float = 12, color: str = WHITE, **style: Any
+        self,
+        x: float,
+        y: float,
+        text: str,
+        size: float = 12,
+        color: str = WHITE,
+        *,
+        align: Align = "left",
+        bold: bool = False,
+        halo: bool = False,
+        vertical: bool = False,
     ) -> None:
-        """Add a text; ``style`` goes to Matplotlib."""
-        self.texts.append({"x": x, "y": y, "s": text, "fontsize": size, "color": color, **style})
+        """Add a text.
+
+        Args:
+            x: of its left end, its middle, or its right end, as ``align`` says.
+            y: of the middle of its line.
+            text: one line.
+            size: in points of 1/72 inch, at 100 pixels per inch.
+            color: as ``#f4f4f4``.
+            align: what ``x`` is.
+            bold: heavy letters.
+            halo: with a black rim, to be legible on a scan.
+            vertical: read from the bottom up; centered about ``x`` and ``y``.
+        """
+        self.texts.append(_Text(x, y, text, size, color, align, bold, halo, vertical))
 
     def fill(self, x: int, y: int, width: int, height: int, color: Sequence[int]) -> None:
         """Paint a rectangle."""
@@ -42,26 +86,61 @@ class Page:
 
 
 def png(page: Page) -> bytes:
-    """The page as a PNG without metadata, so that the same page is the same bytes."""
-    height, width = page.pixels.shape[:2]
-    figure = Figure(
-        figsize=((width + 0.5) / _DPI, (height + 0.5) / _DPI), dpi=_DPI, facecolor="none"
-    )
-    canvas = FigureCanvasAgg(figure)
+    """The page as a PNG without metadata, so that the same page is the same bytes.
+
+    Pillow draws the texts. A Matplotlib figure would take a second with its import, and it refers
+    to itself: its megabytes stay until Python looks for such circles, which is hardly ever.
+    """
+    image = Image.fromarray(page.pixels)
+    draw = ImageDraw.Draw(image)
     for text in page.texts:
-        alignment = "center" if "rotation" in text else "center_baseline"
-        style = {"va": alignment, "family": "DejaVu Sans", **text}
-        # transform None: positions are pixels, counted from the bottom.
-        style["y"] = height - text["y"]
-        # parse_math off: a case may be called "a$b$c".
-        figure.text(**style, parse_math=False, transform=None)
-    canvas.draw()
-    ink = np.asarray(canvas.buffer_rgba())
-    inked = ink[..., 3] > 0
-    opacity = ink[inked][:, 3:] / np.float32(255)
-    pixels = page.pixels.copy()
-    blended = ink[inked][:, :3] * opacity + pixels[inked] * (1 - opacity)
-    pixels[inked] = (blended + 0.5).astype(np.uint8)
+        font = _font(text.size, text.bold)
+        if text.vertical:
+            _draw_vertically(image, text, font)
+            continue
+        draw.text(
+            (text.x, text.y),
+            text.text,
+            text.color,
+            font,
+            _ANCHORS[text.align],
+            stroke_width=_HALO_PIXELS if text.halo else 0,
+            stroke_fill="black",
+        )
     buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, "PNG", compress_level=6)
+    image.save(buffer, "PNG", compress_level=6)
     return buffer.getvalue()
+
+
+def _draw_vertically(image: Image.Image, text: _Text, font: ImageFont.FreeTypeFont) -> None:
+    left, top, right, bottom = font.getbbox(text.text, anchor="mm")
+    # As far on all sides of the middle as on the widest, so that it stays the middle when turned.
+    half_width = int(max(-left, right)) + 1
+    half_height = int(max(-top, bottom)) + 1
+    ink = Image.new("L", (2 * half_width, 2 * half_height))
+    ImageDraw.Draw(ink).text((half_width, half_height), text.text, 255, font, "mm")
+    corner = (round(text.x) - half_height, round(text.y) - half_width)
+    image.paste(text.color, corner, ink.transpose(Image.Transpose.ROTATE_90))
+
+
+@functools.cache
+def _font(size: float, bold: bool) -> ImageFont.FreeTypeFont:
+    """DejaVu Sans, which Matplotlib brings along."""
+    name = "DejaVuSans-Bold.ttf" if bold else "DejaVuSans.ttf"
+    # Positions by the font alone: libraries that shape texts are not everywhere.
+    layout = ImageFont.Layout.BASIC
+    return ImageFont.truetype(_font_folder() / name, size * _PIXELS_PER_POINT, layout_engine=layout)
+
+
+@functools.cache
+def _font_folder() -> Path:
+    """Where the fonts lie, without importing Matplotlib, which takes a third of a second."""
+    spec = importlib.util.find_spec("matplotlib")
+    if spec is not None:
+        for package in spec.submodule_search_locations or ():
+            if (Path(package) / _FONTS).is_dir():
+                return Path(package) / _FONTS
+    # Distributions of Linux keep them in another place.
+    import matplotlib
+
+    return Path(matplotlib.get_data_path()) / "fonts" / "ttf"

@@ -124,7 +124,7 @@ def _page(
     page_height = _TOP + len(rows) * (row_height + 2 * _LEFT) + _LEFT
     shape = (page_height, column_total + 2 * _LEFT, 3)
     page = Page(np.full(shape, _BACKGROUND, np.uint8))
-    page.text(_LEFT, 24, "Preparation", 18, weight="bold")
+    page.text(_LEFT, 24, "Preparation", 18, bold=True)
     onto = task.modality(reference).title
     page.text(_LEFT, 50, f"Brain outline, and checkerboard with {onto}", 11, GRAY)
     top = _TOP

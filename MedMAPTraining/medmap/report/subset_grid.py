@@ -70,10 +70,10 @@ def _case_row(
     height = _height(picture)
     below = top + height + 17
     name = picture.case[-20:]
-    page.text(_LEFT / 2, top + height / 2, name, 12, _INK, rotation=90, ha="center")
+    page.text(_LEFT / 2, top + height / 2, name, 12, _INK, vertical=True)
     reference = _overlay(picture, None, picture.reference, task)
     _paste(page, 0, top, reference)
-    page.text(_LEFT + _CELL / 2, below, picture.title, 11, _QUIET, ha="center")
+    page.text(_LEFT + _CELL / 2, below, picture.title, 11, _QUIET, align="center")
     for column, subset in enumerate(subsets, 1):
         key = task.subset_key(subset)
         # A case that lacks modalities has no prediction of the subsets that need them.
@@ -97,7 +97,7 @@ def case_strip(picture: Slice, key: str, task: Task) -> bytes:
     for number, (title, pixels) in enumerate(panels):
         x = number * (_CELL + _GAP)
         page.pixels[26 : 26 + height, x : x + _CELL] = pixels
-        page.text(x + _CELL / 2, 12, title, 10, _INK, ha="center", weight="bold")
+        page.text(x + _CELL / 2, 12, title, 10, _INK, align="center", bold=True)
     return png(page)
 
 
@@ -139,12 +139,12 @@ def _paste(page: Page, column: int, top: int, pixels: np.ndarray) -> None:
 def _head(page: Page, subsets: Sequence[Sequence[str]], task: Task) -> None:
     """The modalities of every column, one beneath the other."""
     bottom = _TOP - 14
-    page.text(_LEFT + _CELL / 2, bottom, "Reference", 15, _INK, ha="center", weight="bold")
+    page.text(_LEFT + _CELL / 2, bottom, "Reference", 15, _INK, align="center", bold=True)
     for column, subset in enumerate(subsets, 1):
         middle = _LEFT + column * (_CELL + _GAP) + _CELL / 2
         for number, name in enumerate(reversed(subset)):
             title = task.modality(name).title
-            page.text(middle, bottom - 24 * number, title, 15, _INK, ha="center")
+            page.text(middle, bottom - 24 * number, title, 15, _INK, align="center")
 
 
 def _dice(page: Page, column: int, down: float, scores: Mapping[str, float], task: Task) -> None:
@@ -153,7 +153,7 @@ def _dice(page: Page, column: int, down: float, scores: Mapping[str, float], tas
         if region.name in scores:
             percents.append(f"{100 * scores[region.name]:.0f}")
     middle = _LEFT + column * (_CELL + _GAP) + _CELL / 2
-    page.text(middle, down, "  ".join(percents), 16, _INK, ha="center")
+    page.text(middle, down, "  ".join(percents), 16, _INK, align="center")
 
 
 def _legend(page: Page, down: int, task: Task) -> None:
