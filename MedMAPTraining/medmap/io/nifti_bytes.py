@@ -2,7 +2,8 @@
 
 3D Slicer's own reader (ITK) accepts truncated files and rewrites contradictory orientations without
 a warning, nibabel accepts a wrong gzip checksum and repairs headers without a warning; so the bytes
-are read and checked here. numpy only, so that the 3D Slicer panel can use it.
+are read and checked here. numpy only, so that the 3D Slicer panel can use it; where ISA-L is
+installed, it decompresses in a third of zlib's time.
 """
 
 from __future__ import annotations
@@ -19,6 +20,13 @@ from typing import BinaryIO, cast
 from medmap.errors import InputDataError, IOFailure, MissingInputError
 from medmap.io.nifti_header import HEADER_BYTES, Header, parse_header
 from medmap.io.other_formats import refuse_other_format
+
+_fast_gzip: type[gzip.GzipFile] | None = None
+"""Reader of ISA-L, where it is installed."""
+with contextlib.suppress(ImportError):
+    from isal import igzip
+
+    _fast_gzip = igzip.GzipFile
 
 _GZIP_MARK = b"\x1f\x8b"
 _CHUNK_BYTES = 1 << 18
@@ -46,7 +54,18 @@ def read_verified(path: str | os.PathLike, label: str = "") -> tuple[Header, byt
             zeros, or of a kind that is no 3-D image.
         IOFailure: reading broke off.
     """
-    with _uncompressed(path, label) as (stream, max_size, label):
+    if _fast_gzip is not None:
+        # zlib decides what is refused, and in which words: other readers have other errors.
+        with contextlib.suppress(Exception):
+            return _read_by(_fast_gzip, path, label)
+    return _read_by(gzip.GzipFile, path, label)
+
+
+def _read_by(
+    reader: type[gzip.GzipFile], path: str | os.PathLike, label: str
+) -> tuple[Header, bytearray]:
+    """``read_verified`` with one reader of compressed files."""
+    with _uncompressed(path, label, reader) as (stream, max_size, label):
         block = _read_up_to(stream, bytearray(), HEADER_BYTES, label)
         header = parse_header(bytes(block), label)
         # Checked before reading, so that a damaged header cannot ask for all memory.
@@ -74,7 +93,9 @@ def read_header(path: str | os.PathLike, label: str = "") -> Header:
 
 
 @contextlib.contextmanager
-def _uncompressed(path: str | os.PathLike, label: str) -> Iterator[tuple[BinaryIO, int, str]]:
+def _uncompressed(
+    path: str | os.PathLike, label: str, reader: type[gzip.GzipFile] = gzip.GzipFile
+) -> Iterator[tuple[BinaryIO, int, str]]:
     """Yield a stream of uncompressed bytes, the most bytes that it can hold, and the label."""
     path = Path(path)
     label = label or path.name
@@ -91,7 +112,7 @@ def _uncompressed(path: str | os.PathLike, label: str) -> Iterator[tuple[BinaryI
         if not compressed:
             yield file, size, label
         else:
-            with gzip.GzipFile(fileobj=file) as stream:
+            with reader(fileobj=file) as stream:
                 yield cast(BinaryIO, stream), size * _MAX_EXPANSION, label
 
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import ast
+import gzip
 import warnings
 from pathlib import Path
 
+import isal.igzip
 import nibabel as nib
 import numpy as np
 import pytest
@@ -51,6 +53,50 @@ def assert_read_or_refused(path: Path) -> bool:
     assert np.isfinite(volume.array).all()
     assert affine_problem(volume.affine) is None
     return True
+
+
+def test_isa_l_decompresses_where_it_is_installed():
+    assert issubclass(medmap.io.nifti_bytes._fast_gzip, isal.igzip.GzipFile)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        GOOD_GZ,
+        GOOD_GZ[: len(GOOD_GZ) // 2],
+        GOOD_GZ[:-8] + bytes(4) + GOOD_GZ[-4:],
+        GOOD_GZ[:-4] + b"\0\0\0\1",
+        GOOD_GZ + b"surplus",
+        GOOD_GZ + bytes(512),
+        gzip.compress(GOOD[:500]) + gzip.compress(GOOD[500:]),
+        GOOD_GZ[:40] + bytes(20) + GOOD_GZ[60:],
+    ],
+    ids=[
+        "sound",
+        "half",
+        "checksum",
+        "length",
+        "surplus",
+        "padded with zeros",
+        "two members",
+        "damaged in the middle",
+    ],
+)
+def test_both_decompressors_read_and_refuse_alike(tmp_path, monkeypatch, content):
+    path = tmp_path / "a.nii.gz"
+    path.write_bytes(content)
+    by_isa_l = outcome(path)
+    # As where ISA-L is not installed.
+    monkeypatch.setattr(medmap.io.nifti_bytes, "_fast_gzip", None)
+    assert outcome(path) == by_isa_l
+
+
+def outcome(path: Path) -> str | bytes:
+    """Voxels of a file, or the sentence that refuses it."""
+    try:
+        return read_nifti(path).array.tobytes()
+    except MedMAPError as error:
+        return error.cause
 
 
 @pytest.mark.parametrize(
