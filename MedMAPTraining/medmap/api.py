@@ -16,7 +16,7 @@ from medmap.bundle.loading import Bundle
 from medmap.bundle.loading import load_bundle as load_verified_bundle
 from medmap.inference import Segmentation
 from medmap.inference import segment as segment_volumes
-from medmap.io.nifti import read_nifti, write_labels
+from medmap.io.nifti import read_nifti, read_scans, write_labels
 from medmap.preparation.plan import Mode
 from medmap.preparation.workflow import prepare_case
 from medmap.progress import Cancel, Progress, ignore_progress
@@ -200,9 +200,12 @@ def _volumes(scans: Mapping[str, Scan], task: Task) -> dict[str, Volume]:
     from medmap.commands.segment import by_modality
 
     volumes: dict[str, Volume] = {}
-    for name, scan in by_modality(scans, task).items():
+    files: dict[str, Path] = {}
+    scans_by_name = by_modality(scans, task)
+    for name, scan in scans_by_name.items():
         if isinstance(scan, Volume):
             volumes[name] = scan
         else:
-            volumes[name] = read_nifti(Path(scan), modality=name)
-    return volumes
+            files[name] = Path(scan)
+    volumes |= read_scans(files)
+    return {name: volumes[name] for name in scans_by_name}

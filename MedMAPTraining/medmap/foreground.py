@@ -410,7 +410,8 @@ def _faces(array: np.ndarray) -> np.ndarray:
     faces = []
     for axis in range(3):
         for end in (0, -1):
-            faces.append(np.take(array, end, axis).ravel())
+            # Not by np.take, which first copies all of a box that is not contiguous.
+            faces.append(np.moveaxis(array, axis, 0)[end].ravel())
     return np.concatenate(faces)
 
 

@@ -16,19 +16,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from rich.table import Table
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from medmap.appearance import describe_appearance
-from medmap.bench.process import MIB
+from medmap.bench.process import MIB, one_thread
 from medmap.bundle.loading import Bundle
 from medmap.checks import check_inputs
 from medmap.foreground import find_foreground
 from medmap.inference import segment, segment_subsets
-from medmap.io.nifti import read_nifti, write_labels
+from medmap.io.nifti import read_scans, write_labels
 from medmap.io.nifti_bytes import read_verified
 from medmap.networks.base import Backbone
 from medmap.postprocess.prediction import predict
@@ -87,12 +86,14 @@ def stages_of_run(
         The stages in the order of a run, the remainder, and the whole run as the last one.
     """
     work = _run_of(files, bundle, subsets, device)
-    work()
     # Time of the processor: on a busy machine the clock on the wall measures other programs.
     profile = cProfile.Profile(time.process_time)
-    started = time.process_time()
-    profile.runcall(work)
-    total = 1000 * (time.process_time() - started)
+    # A profile sees what its own thread does.
+    with one_thread():
+        work()
+        started = time.process_time()
+        profile.runcall(work)
+        total = 1000 * (time.process_time() - started)
     calls = _calls_by_function(profile)
     stages = []
     for title, function, is_part in _functions(bundle):
@@ -114,7 +115,8 @@ def counts_of(work: Callable[[], object]) -> Counts:
     """What ``work`` computes with PyTorch."""
     operations = _OperationCounter()
     flop = FlopCounterMode(display=False)
-    with flop, operations:
+    # Both count what their own thread does.
+    with one_thread(), flop, operations:
         work()
     return Counts(dict(operations.calls), operations.bytes, flop.get_total_flops())
 
@@ -164,7 +166,7 @@ def _run_of(
     files: Mapping[str, Path], bundle: Bundle, subsets: bool, device: str
 ) -> Callable[[], None]:
     def work() -> None:
-        volumes = {name: read_nifti(path, modality=name) for name, path in files.items()}
+        volumes = read_scans(files)
         with tempfile.TemporaryDirectory() as folder:
             target = Path(folder) / "labels.nii.gz"
             if not subsets:
@@ -183,7 +185,7 @@ def _functions(bundle: Bundle) -> list[tuple[str, Callable, bool]]:
     """Title, function, and whether it is part of the one above."""
     network: type[Backbone] = type(bundle.entries[0].network)
     return [
-        ("read the files", read_nifti, False),
+        ("read the files", read_scans, False),
         ("unpack and verify", read_verified, True),
         ("check the scans", check_inputs, False),
         ("find the brain", find_foreground, True),
@@ -215,11 +217,8 @@ def _calls_by_function(profile: cProfile.Profile) -> dict[tuple[str, int, str], 
 
 def stages_table(stages: Sequence[Stage], title: str) -> Table:
     """The stages as a table for a terminal, with their share of the run."""
-    threads = torch.get_num_threads()
-    table = Table(
-        title=title,
-        caption=f"Processor time after a warm-up; {threads} thread(s). Indented: parts.",
-    )
+    caption = "Processor time of one thread after a warm-up. Indented: parts."
+    table = Table(title=title, caption=caption)
     table.add_column("stage")
     for column in ("calls", "ms", "share"):
         table.add_column(column, justify="right")

@@ -25,7 +25,7 @@ from medmap.bundle.loading import load_bundle
 from medmap.devices import computes_bf16
 from medmap.errors import MedMAPError, UsageError
 from medmap.inference import segment
-from medmap.io.nifti import read_nifti, write_labels
+from medmap.io.nifti import read_scans, write_labels
 from medmap.preprocess import prepare
 
 Progress = Callable[[str], None]
@@ -130,6 +130,11 @@ def _goal(
     return Goal(title, f"{value:.3g}{unit}", target_text, is_met, note)
 
 
+def _wall_note(cost: Cost) -> str:
+    """Seconds on the wall, or why there are none."""
+    return cost.failure or f"{cost.seconds:.2f} s"
+
+
 def _cpu_note(costs: Sequence[Cost]) -> str:
     """The measurements behind a ratio, or why there are none."""
     texts = []
@@ -191,7 +196,7 @@ def _prepare(files: Mapping[str, Path], bundle: Path, repeats: int) -> Cost:
     loaded = load_bundle(bundle)
 
     def work() -> None:
-        volumes = {name: read_nifti(path, modality=name) for name, path in files.items()}
+        volumes = read_scans(files)
         prepare(volumes, loaded.task, loaded.preprocess, multiple=loaded.stride)
 
     return timed("preparing", work, "cpu", repeats)
@@ -227,7 +232,7 @@ def _first_run(files: Mapping[str, Path], bundle: Path) -> Cost:
     loaded = load_bundle(bundle)
 
     def work() -> None:
-        volumes = {name: read_nifti(path, modality=name) for name, path in files.items()}
+        volumes = read_scans(files)
         result = segment(volumes, loaded)
         with tempfile.TemporaryDirectory() as folder:
             write_labels(Path(folder) / "labels.nii.gz", result.labels, result.grid)
@@ -313,7 +318,7 @@ def _scaling(setup: GoalSetup) -> list[Goal]:
             case_speed,
             targets["one case"],
             "×",
-            f"{single.failure or single.seconds} s, {several.failure or several.seconds} s",
+            f"{_wall_note(single)}, {_wall_note(several)}",
         ),
         _goal(
             f"cohort of {2 * cores} on {cores} cores against one",
@@ -336,7 +341,7 @@ def _threads(threads: int, files: Mapping[str, Path], bundle: Path, repeats: int
     loaded = load_bundle(bundle)
 
     def work() -> None:
-        volumes = {name: read_nifti(path, modality=name) for name, path in files.items()}
+        volumes = read_scans(files)
         segment(volumes, loaded)
 
     return timed(f"{threads} threads", work, "cpu", repeats)

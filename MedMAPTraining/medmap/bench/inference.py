@@ -28,7 +28,7 @@ from medmap.bundle.loading import Bundle, load_bundle
 from medmap.devices import resolve_device
 from medmap.errors import UsageError
 from medmap.inference import segment, segment_subsets
-from medmap.io.nifti import read_nifti, write_labels, write_volume
+from medmap.io.nifti import read_scans, write_labels, write_volume
 from medmap.networks import Backbone, build_network
 from medmap.phantom import generate
 from medmap.postprocess.reference_labels import labels_on_reference
@@ -242,7 +242,7 @@ def _published_from_files(name: str, files: dict[str, Path], device: str, repeat
 
 
 def _volumes(files: Mapping[str, Path]) -> dict[str, Volume]:
-    return {modality: read_nifti(path, modality=modality) for modality, path in files.items()}
+    return read_scans(files)
 
 
 def _write(labels: np.ndarray, grid: Grid) -> None:

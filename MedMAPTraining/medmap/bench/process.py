@@ -5,9 +5,10 @@ from __future__ import annotations
 import multiprocessing
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
@@ -72,6 +73,17 @@ def in_fresh_process(work: Callable[..., Result], *arguments: object) -> Result:
             return pool.submit(work, *arguments).result()
         except BrokenProcessPool as error:
             raise ProcessEnded(OUT_OF_MEMORY) from error
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Compute on one thread for a while: PyTorch, and with it ``medmap.threads``."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def first_line(error: BaseException) -> str:

@@ -10,6 +10,7 @@ import numpy as np
 from medmap.appearance import describe_appearance, mismatches
 from medmap.checks.finding import Finding, listed
 from medmap.task import Task
+from medmap.threads import in_threads
 from medmap.volume import Volume
 
 MIN_BRAIN_ML = 300.0
@@ -129,11 +130,14 @@ def check_modality_appearance(volumes: dict[str, Volume], task: Task) -> Iterato
     """
     if not task.skull_stripped or task.organ != "brain":
         return
-    appearances = {}
+    brains = {}
     for given_name, volume in volumes.items():
         if brain_ml(volume) >= MIN_BRAIN_ML and not more_than_brain(volume):
-            appearance = describe_appearance(volume, volume.foreground)
-            appearances[task.find(given_name)] = appearance
+            brains[task.find(given_name)] = volume
+    descriptions = in_threads(
+        lambda volume: describe_appearance(volume, volume.foreground), brains.values()
+    )
+    appearances = dict(zip(brains, descriptions, strict=True))
     for names, observation in mismatches(appearances):
         titles = " and ".join(task.modality(name).title for name in names)
         remedy = "Check that every image is in the slot of its modality."

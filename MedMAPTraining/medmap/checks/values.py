@@ -12,6 +12,7 @@ from medmap.checks.finding import Finding, times_text
 from medmap.errors import InputDataError
 from medmap.foreground import background_value
 from medmap.task import Task
+from medmap.threads import in_threads
 from medmap.volume import Volume
 
 SAMPLED_VOXELS = 20_000
@@ -82,18 +83,23 @@ def check_array(volumes: dict[str, Volume], task: Task) -> Iterable[Finding]:
 
 def check_contrast(volumes: dict[str, Volume], task: Task) -> Iterable[Finding]:
     """Refuse an image that is one value everywhere, or one value and background."""
-    for name, volume in volumes.items():
+
+    def check(scan: tuple[str, Volume]) -> None:
+        name, volume = scan
         low = float(volume.array.min())
         high = float(volume.array.max())
         if high - low <= MIN_RELATIVE_CONTRAST * max(abs(low), abs(high)):
             raise InputDataError(
                 f"{name} has no contrast: every voxel is {low:g}.", "Leave this modality out."
             )
+        # The foreground is looked for here, once and for all later checks.
         values = volume.array[volume.foreground]
         if values.size == 0 or values.min() == values.max():
             raise InputDataError(
                 f"{name} has no contrast within the {task.organ}.", "Leave this modality out."
             )
+
+    in_threads(check, volumes.items())
     return ()
 
 

@@ -35,7 +35,7 @@ from medmap.io.atomic import (
 from medmap.io.bids import sidecar
 from medmap.io.content import sha256_of
 from medmap.io.labels import recognize_file
-from medmap.io.nifti import read_nifti, write_labels, write_volume
+from medmap.io.nifti import read_nifti, read_scans, write_labels, write_volume
 from medmap.metrics import RegionScore, compare
 from medmap.preparation.plan import Mode
 from medmap.preparation.workflow import prepare_case
@@ -189,9 +189,9 @@ def _segment_into(
         files = files | _probability_files(folder, task)
     _check_outputs(files, folder, scan_files, options, layout)
     progress(0.0, "reading")
-    volumes = {}
-    for name, path in scan_files.items():
-        volumes[name] = _read(path, name, options)
+    volumes = read_scans(
+        scan_files, affine=options.affine, assume_orientation=options.assume_orientation
+    )
     reference_volume = None
     label_statement = ""
     if options.truth:
@@ -286,15 +286,6 @@ def _remove_earlier(
             continue
         with translate_os_errors(path):
             path.unlink()
-
-
-def _read(path: Path, name: str, options: Options) -> Volume:
-    return read_nifti(
-        path,
-        modality=name,
-        affine=options.affine,
-        assume_orientation=options.assume_orientation,
-    )
 
 
 def _probability_files(folder: Path, task: Task) -> dict[str, Path]:
@@ -411,7 +402,12 @@ def _read_truth(path: Path, task: Task, options: Options) -> tuple[Volume, str]:
     Raises:
         InputDataError: the file holds fractions, or values of several meanings.
     """
-    volume = _read(path, "truth", options)
+    volume = read_nifti(
+        path,
+        modality="truth",
+        affine=options.affine,
+        assume_orientation=options.assume_orientation,
+    )
     convention, statement = recognize_file(path, task, volume, options.labels)
     labels = convention.to_task(volume.array, task, volume.name)
     return replace(volume, array=labels), statement

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from medmap.errors import InputDataError
-from medmap.io.nifti import read_nifti
+from medmap.io.nifti import read_scans
 from medmap.task import Task
 from medmap.task.conventions import LabelConvention
 from medmap.volume import Volume
@@ -59,16 +59,11 @@ class Case:
             InputDataError: it is not clear which files they are, or one cannot be used.
         """
         self.check()
-        volumes = {}
+        files = {}
         for name, path in self.scans.items():
             if names is None or name in names:
-                volumes[name] = read_nifti(
-                    path,
-                    modality=name,
-                    affine=self.affine,
-                    assume_orientation=self.assume_orientation,
-                )
-        return volumes
+                files[name] = path
+        return read_scans(files, affine=self.affine, assume_orientation=self.assume_orientation)
 
 
 @dataclass(frozen=True)
