@@ -99,6 +99,7 @@ LAZY = {
     "agreement.py": {"scipy"},
     "segresnet.py": {"monai"},
     "deepbet_masks.py": {"deepbet"},
+    "nifti_bytes.py": {"isal"},
 }
 HEAVY = {
     "nibabel": {"io"},

@@ -9,6 +9,7 @@ installed, it decompresses in a third of zlib's time.
 from __future__ import annotations
 
 import contextlib
+import functools
 import gzip
 import os
 import stat
@@ -20,13 +21,6 @@ from typing import BinaryIO, cast
 from medmap.errors import InputDataError, IOFailure, MissingInputError
 from medmap.io.nifti_header import HEADER_BYTES, Header, parse_header
 from medmap.io.other_formats import refuse_other_format
-
-_fast_gzip: type[gzip.GzipFile] | None = None
-"""Reader of ISA-L, where it is installed."""
-with contextlib.suppress(ImportError):
-    from isal import igzip
-
-    _fast_gzip = igzip.GzipFile
 
 _GZIP_MARK = b"\x1f\x8b"
 _CHUNK_BYTES = 1 << 18
@@ -54,11 +48,22 @@ def read_verified(path: str | os.PathLike, label: str = "") -> tuple[Header, byt
             zeros, or of a kind that is no 3-D image.
         IOFailure: reading broke off.
     """
-    if _fast_gzip is not None:
+    fast_reader = _fast_reader()
+    if fast_reader is not None:
         # zlib decides what is refused, and in which words: other readers have other errors.
         with contextlib.suppress(Exception):
-            return _read_by(_fast_gzip, path, label)
+            return _read_by(fast_reader, path, label)
     return _read_by(gzip.GzipFile, path, label)
+
+
+@functools.cache
+def _fast_reader() -> type[gzip.GzipFile] | None:
+    """The reader of ISA-L; None where it is not installed."""
+    try:
+        from isal import igzip
+    except ImportError:
+        return None
+    return igzip.GzipFile
 
 
 def _read_by(
