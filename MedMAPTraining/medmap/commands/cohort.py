@@ -23,7 +23,7 @@ from medmap.bundle.format import default_bundle_path
 from medmap.bundle.loading import Bundle, load_bundle
 from medmap.commands import worker
 from medmap.commands.cohort_jobs import Job
-from medmap.commands.cohort_rows import RESULTS, Row, failed_row, result_row, write_rows
+from medmap.commands.cohort_rows import RESULTS, Row, RowFile, failed_row, result_row
 from medmap.commands.cohort_studies import (
     CohortListing,
     SeriesChoice,
@@ -126,16 +126,17 @@ def segment_cohort(
         _note_source(source, output, jobs)
     run = _by_ray(jobs, options.ray) if options.ray is not None else _by_processes(jobs, options)
     rows: dict[str, Row] = {}
+    row_file = RowFile(output / RESULTS, bundle.task)
     for done, row in enumerate(run, 1):
         rows[str(row["case"])] = row
-        write_rows(
-            output / RESULTS, [rows[c.case_id] for c in cases if c.case_id in rows], bundle.task
-        )
+        row_file.add(row)
         report(
             done / len(jobs),
             f"{row['case']}: {row['state']}" + (f" ({row['error']})" if row["error"] else ""),
         )
-    return SegmentedCohort([rows[case.case_id] for case in cases], warning)
+    ordered = [rows[case.case_id] for case in cases]
+    row_file.finish(ordered)
+    return SegmentedCohort(ordered, warning)
 
 
 def _find_cases(

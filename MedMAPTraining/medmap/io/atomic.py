@@ -99,6 +99,26 @@ def write_text(path: str | os.PathLike, text: str) -> None:
     write_bytes(path, encoded(text))
 
 
+def append_bytes(path: str | os.PathLike, data: bytes) -> None:
+    """Append to a file without rewriting it. Raises OutputError or IOFailure.
+
+    After an error the file is as it was. Only a kill or a power cut while this writes can leave a
+    part of the data.
+    """
+    path = Path(path)
+    # Without a buffer: what one still holds would be written when the file is closed.
+    with translate_os_errors(path, needed=len(data)), open(path, "ab", buffering=0) as file:
+        size = file.seek(0, os.SEEK_END)
+        try:
+            remaining = memoryview(data)
+            while remaining:
+                remaining = remaining[file.write(remaining) :]
+            os.fsync(file.fileno())
+        except OSError:
+            file.truncate(size)
+            raise
+
+
 def encoded(text: str) -> bytes:
     r"""Text as UTF-8, also where it holds names of files that are not.
 

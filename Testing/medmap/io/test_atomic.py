@@ -187,6 +187,21 @@ def test_a_real_size_limit_reads_as_a_full_disk(tmp_path):
     assert names(tmp_path) == ["a"]
 
 
+def test_an_appended_line_that_does_not_fit_leaves_the_file_as_it_was(tmp_path):
+    code = (
+        "import resource, sys; from medmap.io import atomic\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))\n"
+        "atomic.append_bytes(sys.argv[1], b'first\\n')\n"
+        "try: atomic.append_bytes(sys.argv[1], bytes(200_000))\n"
+        "except atomic.IOFailure as error: print(error.cause)\n"
+        "atomic.append_bytes(sys.argv[1], b'second\\n')\n"
+    )
+    target = tmp_path / "a"
+    done = run_python(code, str(target))
+    assert "Writing a broke off: File too large" in done.communicate(timeout=60)[0]
+    assert target.read_bytes() == b"first\nsecond\n"
+
+
 def test_a_kill_leaves_the_old_or_the_new_content(tmp_path):
     code = (
         "import sys; from medmap.io import atomic\nfor n in range(10**6): "
