@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Optional
 
 import typer
 
@@ -25,6 +25,21 @@ def report(
     figures: Annotated[
         Path | None, typer.Option(help="Also write every figure as a PNG into this folder.")
     ] = None,
+    cases: Annotated[
+        Optional[list[str]],  # noqa: UP045
+        typer.Option(
+            "--case",
+            help="Case to draw, every method in a row of its own; repeatable [default: four cases, "
+            "from the best to the worst].",
+        ),
+    ] = None,
+    subsets: Annotated[
+        Optional[list[str]],  # noqa: UP045
+        typer.Option(
+            "--subset",
+            help="Modality subset to draw, such as t1ce+flair; repeatable [default: all].",
+        ),
+    ] = None,
     title: Annotated[
         str, typer.Option(help="Title of the page.")
     ] = "Segmentation with missing modalities",
@@ -35,6 +50,13 @@ def report(
 
     with showing_progress() as progress:
         page = write_report(
-            sources, output, title=title, figures=figures, overwrite=overwrite, report=progress
+            sources,
+            output,
+            title=title,
+            figures=figures,
+            overwrite=overwrite,
+            report=progress,
+            example_cases=cases or (),
+            example_subsets=subsets or (),
         )
     out.print(f"Report in {page}")

@@ -10,7 +10,8 @@ import typer
 from medmap.cli.base import app, err, out, showing_progress
 
 if TYPE_CHECKING:
-    from medmap.tables.plan import Plan, TableOptions
+    from medmap.tables.options import TableOptions
+    from medmap.tables.plan import Plan
 
 Name = Annotated[
     Optional[str],  # noqa: UP045
@@ -41,6 +42,13 @@ Settings = Annotated[
         "split=FILE; repeatable.",
     ),
 ]
+Folds = Annotated[
+    Optional[list[str]],  # noqa: UP045
+    typer.Option(
+        help="FILE or SET=FILE of medmap split: every run is trained and scored for each fold, and "
+        "figures are means over folds; repeatable."
+    ),
+]
 Devices = Annotated[
     Optional[list[str]],  # noqa: UP045
     typer.Option("--device", help="cpu, cuda:0 ... or auto; repeat it for one job on each."),
@@ -61,6 +69,7 @@ def table(
         int | None, typer.Option(min=1, help="Steps of every training [default: the recipes'].")
     ] = None,
     settings: Settings = None,
+    folds: Folds = None,
     rehearsal: Annotated[
         bool,
         typer.Option(
@@ -83,7 +92,7 @@ def table(
     Without --data the paper's figures are printed. Rerun the same command to resume.
     """
     from medmap.tables.build import printed_text
-    from medmap.tables.plan import TableOptions, parse_data
+    from medmap.tables.options import TableOptions, parse_data, parse_folds
     from medmap.tables.settings import parse_settings
     from medmap.training.loader import default_workers
     from medmap.training.printed import find_table, printed_tables
@@ -103,6 +112,7 @@ def table(
         only=tuple(only or ()),
         steps=steps,
         settings=parse_settings(settings or []),
+        folds=parse_folds(folds or []),
         rehearsal=rehearsal,
         devices=devices,
         ray=ray,

@@ -88,16 +88,33 @@ def write_report(
     figures: Path | None,
     overwrite: bool,
     report: Report,
+    example_cases: Sequence[str] = (),
+    example_subsets: Sequence[str] = (),
 ) -> Path:
     """Write the page, and every figure as a PNG where a folder is given, all or nothing.
 
+    Args:
+        paths: what to report on; see ``read_sources``.
+        output: the page.
+        title: of the page.
+        figures: folder for every figure; None writes none.
+        overwrite: replace files.
+        report: called with the fraction done and a text.
+        example_cases: names of the cases that are drawn; empty draws some, from the best to the
+            worst.
+        example_subsets: modality subsets that are drawn (``t1ce+flair``); empty draws all.
+
     Raises:
-        UsageError: a path is nothing to report on.
+        UsageError: a path is nothing to report on, or a case or subset has no picture.
         InputDataError: the sources are of different tasks.
         OutputError: a file exists already or cannot be written.
     """
     check_output(output, overwrite=overwrite)
-    sources = read_sources(paths)
+    sources = replace(
+        read_sources(paths),
+        example_cases=tuple(example_cases),
+        example_subsets=tuple(example_subsets),
+    )
     _check_task(sources)
     drawn = Figures()
     text = _page(sources, drawn, title, report)

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Sequence
 
-import numpy as np
-
 from medmap.bundle.card import NOT_STATED
+from medmap.commands.report_examples import dice_by_case, examples, mean_of, slug
 from medmap.commands.report_sources import Figures, Sources
 from medmap.evaluation import Evaluation, PairedTest, compare, groups, significance, table
 from medmap.evaluation.scoring import check_same_labels
@@ -17,15 +15,12 @@ from medmap.metrics import EMPTY_MASK_RULE
 from medmap.report import html
 from medmap.report.curves import modality_curves, training_curves
 from medmap.report.figures import by_missing, forest, heat_map
-from medmap.report.subset_grid import case_strip, subset_grid
+from medmap.report.subset_chart import subset_chart
+from medmap.report.subset_grid import case_strip
 from medmap.report.subset_table import subset_table
 from medmap.task import Task
 
-EXAMPLE_CASES = 4
 WORST_CASES = 4
-
-CaseScores = dict[str, dict[str, dict[str, float]]]
-"""case -> subset -> region -> Dice."""
 
 
 def at_a_glance(sources: Sources, figures: Figures) -> str:
@@ -61,15 +56,29 @@ def subset_tables(sources: Sources, figures: Figures) -> str:
     parts = []
     for name, summary in summaries:
         picture = heat_map(summary, sources.task, _table_title(name, summary))
-        figures.keep(f"table-{_slug(name)}", picture)
+        figures.keep(f"table-{slug(name)}", picture)
         parts.append(f"<h3>{html.escape(name)}</h3>")
         parts.append(subset_table(summary, sources.task))
     for name, evaluation in sources.named_evaluations:
         parts.append(_dice_by_missing(name, evaluation, sources.task, figures))
-    if not parts:
+    parts.append(_methods_by_subset(sources, figures))
+    if not any(parts):
         return ""
     explanation = html.paragraph(_how_to_read([summary for _, summary in summaries]), quiet=True)
     return explanation + "".join(parts) + html.bullets(_empty_mask_notes(summaries))
+
+
+def _methods_by_subset(sources: Sources, figures: Figures) -> str:
+    """One chart of all evaluations; nothing for fewer than two."""
+    by_name = {name: evaluation.summary for name, evaluation in sources.named_evaluations}
+    if len(by_name) < 2:
+        return ""
+    return figures.show(
+        "methods-by-subset",
+        subset_chart(by_name, sources.task),
+        "Methods by modality subset",
+        "Each point is a mean over cases and regions; dots below: the modalities given.",
+    )
 
 
 def _dice_by_missing(
@@ -90,7 +99,7 @@ def _dice_by_missing(
     if len(by_number) < 2:
         return ""
     return figures.show(
-        f"missing-{_slug(evaluation_name)}",
+        f"missing-{slug(evaluation_name)}",
         by_missing(dict(sorted(by_number.items())), regions),
         "Dice against the number of missing modalities",
         f"{evaluation_name}: each dot is a case, averaged over the subsets with that many "
@@ -125,7 +134,7 @@ def _comparison(
     significant = [test.p_holm < significance.SIGNIFICANT for test in averages]
     subset_titles = {test.unit: task.subset_title(test.unit) for test in single}
     picture = figures.show(
-        f"forest-{_slug(name_a)}-against-{_slug(name_b)}",
+        f"forest-{slug(name_a)}-against-{slug(name_b)}",
         forest([test.to_dict() for test in single], subset_titles, regions, "A", "B"),
         "Differences of Dice with confidence intervals",
         "Mean difference and 95 % confidence interval; filled: p < 0.05 after Holm's correction. "
@@ -183,29 +192,6 @@ def p_text(p: float) -> str:
     return f"{p:.3f}"
 
 
-def examples(sources: Sources, figures: Figures) -> str:
-    """Cases by subsets, the same cases for every evaluation."""
-    if not sources.evaluations:
-        return ""
-    cases = _representative_cases(sources.evaluations[0])
-    parts = []
-    for name, evaluation in sources.named_evaluations:
-        pictures = [evaluation.picture(case) for case in cases]
-        slices = [picture for picture in pictures if picture is not None]
-        if not slices:
-            continue
-        parts.append(
-            figures.show(
-                f"grid-{_slug(name)}",
-                subset_grid(slices, _dice_by_case(evaluation), sources.task),
-                "Cases by modality subset",
-                f"{name}: cases from the best to the worst segmented, at even quantiles.",
-                1.0,
-            )
-        )
-    return "".join(parts)
-
-
 def worst_cases(sources: Sources, figures: Figures) -> str:
     """The cases of least mean Dice with all modalities."""
     parts = []
@@ -220,10 +206,10 @@ def _worst_of(name: str, evaluation: Evaluation, task: Task, figures: Figures) -
     """A picture of each of the worst cases, or its scores where no picture was kept."""
     complete = task.subset_key(task.modality_names)
     scores = {}
-    for case, subsets in _dice_by_case(evaluation).items():
+    for case, subsets in dice_by_case(evaluation).items():
         if complete in subsets:
             scores[case] = subsets[complete]
-    ranked = sorted(scores, key=lambda case: _mean(scores[case]))
+    ranked = sorted(scores, key=lambda case: mean_of(scores[case]))
     parts = []
     for case in ranked[:WORST_CASES]:
         values = [f"{region} {value:.3f}" for region, value in scores[case].items()]
@@ -234,7 +220,7 @@ def _worst_of(name: str, evaluation: Evaluation, task: Task, figures: Figures) -
             continue
         parts.append(
             figures.show(
-                f"worst-{_slug(name)}-{case}",
+                f"worst-{slug(name)}-{case}",
                 case_strip(picture, complete, task),
                 description,
                 f"{description}. {picture.title}.",
@@ -336,34 +322,6 @@ def _cohort(evaluation: Evaluation) -> str:
 
 def _table_title(name: str, summary: Summary) -> str:
     return f"{name}\nDice, mean ± SD over {counted(summary.cases, 'case')}"
-
-
-def _slug(name: str) -> str:
-    return re.sub(r"[^A-Za-z0-9.]+", "-", name).strip("-")
-
-
-def _dice_by_case(evaluation: Evaluation) -> CaseScores:
-    scores: CaseScores = {}
-    for row in evaluation.rows:
-        subsets = scores.setdefault(row.case, {})
-        subsets.setdefault(row.subset, {})[row.region] = row.dice
-    return scores
-
-
-def _mean(scores: dict[str, float]) -> float:
-    return float(np.mean(list(scores.values())))
-
-
-def _representative_cases(evaluation: Evaluation) -> list[str]:
-    """Cases with pictures at even quantiles of mean Dice over all their subsets, best first."""
-    means = {}
-    for case, subsets in _dice_by_case(evaluation).items():
-        means[case] = np.mean([_mean(scores) for scores in subsets.values()])
-    ranked = sorted(means, key=lambda case: -means[case])
-    with_picture = [case for case in ranked if evaluation.picture(case)]
-    number = min(EXAMPLE_CASES, len(with_picture))
-    positions = np.linspace(0, len(with_picture) - 1, number).round().astype(int)
-    return [with_picture[position] for position in dict.fromkeys(positions.tolist())]
 
 
 def _how_to_read(summaries: Sequence[Summary]) -> str:

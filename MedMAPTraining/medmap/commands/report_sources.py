@@ -18,13 +18,21 @@ from medmap.task import BRATS, Task
 
 @dataclass
 class Sources:
-    """What a report is made of."""
+    """What a report is made of.
+
+    Attributes:
+        evaluations, bundles, logs, run_tasks, pictures: in the order in which they were given.
+        example_cases: names of the cases that are drawn; empty chooses some.
+        example_subsets: modality subsets that are drawn (``t1ce+flair``); empty draws all.
+    """
 
     evaluations: list[Evaluation] = field(default_factory=list)
     bundles: list[Bundle] = field(default_factory=list)
     logs: list[LoggedSeries] = field(default_factory=list)
     run_tasks: list[Task] = field(default_factory=list)
     pictures: list[Path] = field(default_factory=list)
+    example_cases: tuple[str, ...] = ()
+    example_subsets: tuple[str, ...] = ()
 
     @property
     def task(self) -> Task:

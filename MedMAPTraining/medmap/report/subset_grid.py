@@ -1,8 +1,9 @@
-"""Cases by modality subsets: the prediction from each subset with its Dice, as papers show it."""
+"""Cases or methods by modality subsets: predictions with their Dice, as papers show them."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from PIL import Image
@@ -22,65 +23,83 @@ _GAP = 6
 _LEFT = 40
 _TOP = 112
 _BELOW = 40
+_LEAST_WIDTH = 960
+_LONGEST_TITLE = 20
+"""Characters that fit beside a cell; the end of a name tells cases apart."""
+
+
+@dataclass(frozen=True)
+class GridRow:
+    """A row of a grid: one case, segmented by one method.
+
+    Attributes:
+        title: of the row: the case, or the method.
+        picture: the case's slice with the predictions, kept by an evaluation.
+        dice: subset key -> region -> Dice of the complete volume, 0..1.
+        with_reference: whether the first column shows the reference; rows of the same slice need it
+            once.
+    """
+
+    title: str
+    picture: Slice
+    dice: Mapping[str, Mapping[str, float]]
+    with_reference: bool = True
 
 
 def subset_grid(
-    slices: Sequence[Slice], scores: Mapping[str, Mapping[str, Mapping[str, float]]], task: Task
+    rows: Sequence[GridRow], task: Task, subsets: Sequence[Sequence[str]] | None = None
 ) -> bytes:
-    """A PNG with a row for each case; columns are the reference and every modality subset.
+    """A PNG with a row for each case or method; columns are the reference and modality subsets.
 
     The picture beneath a prediction is the last modality of its subset.
 
     Args:
-        slices: one for each case, kept by an evaluation.
-        scores: case -> subset key -> region -> Dice of the complete volume, 0..1.
+        rows: from top to bottom.
         task: order, titles, colors.
+        subsets: modalities of each column; None takes every subset that has a prediction.
     """
-    subsets = _predicted_subsets(slices, task)
-    heights = [_height(picture) for picture in slices]
-    page_width = _LEFT + (len(subsets) + 1) * (_CELL + _GAP) + 10
-    page_height = _TOP + sum(heights) + len(slices) * (_GAP + _BELOW) + 44
+    columns = predicted_subsets(rows, task) if subsets is None else subsets
+    heights = [_height(row.picture) for row in rows]
+    # The legend is wider than a grid of few columns.
+    page_width = max(_LEFT + (len(columns) + 1) * (_CELL + _GAP) + 10, _LEAST_WIDTH)
+    page_height = _TOP + sum(heights) + len(rows) * (_GAP + _BELOW) + 44
     page = Page(np.full((page_height, page_width, 3), _PAPER, np.uint8))
-    _head(page, subsets, task)
+    _head(page, columns, task)
     top = _TOP
-    for picture, height in zip(slices, heights, strict=True):
-        _case_row(page, top, picture, subsets, scores.get(picture.case, {}), task)
+    for row, height in zip(rows, heights, strict=True):
+        _draw_row(page, top, row, columns, task)
         top += height + _GAP + _BELOW
     _legend(page, top + 16, task)
     return png(page)
 
 
-def _predicted_subsets(slices: Sequence[Slice], task: Task) -> list[tuple[str, ...]]:
-    """Subsets of which any slice has a prediction, in the order of the field's tables."""
+def predicted_subsets(rows: Sequence[GridRow], task: Task) -> list[tuple[str, ...]]:
+    """Subsets of which any row has a prediction, in the order of the field's tables."""
     predicted: set[str] = set()
-    for picture in slices:
-        predicted.update(picture.predictions)
+    for row in rows:
+        predicted.update(row.picture.predictions)
     return [subset for subset in task.table_order() if task.subset_key(subset) in predicted]
 
 
-def _case_row(
-    page: Page,
-    top: int,
-    picture: Slice,
-    subsets: Sequence[Sequence[str]],
-    scores: Mapping[str, Mapping[str, float]],
-    task: Task,
+def _draw_row(
+    page: Page, top: int, row: GridRow, columns: Sequence[Sequence[str]], task: Task
 ) -> None:
-    """One case: its name, its reference, and the prediction and Dice of every subset."""
+    """One row: its title, the reference, and the prediction and Dice of every subset."""
+    picture = row.picture
     height = _height(picture)
     below = top + height + 17
-    name = picture.case[-20:]
-    page.text(_LEFT / 2, top + height / 2, name, 12, _INK, vertical=True)
-    reference = _overlay(picture, None, picture.reference, task)
-    _paste(page, 0, top, reference)
-    page.text(_LEFT + _CELL / 2, below, picture.title, 11, _QUIET, align="center")
-    for column, subset in enumerate(subsets, 1):
+    title = row.title[-_LONGEST_TITLE:]
+    page.text(_LEFT / 2, top + height / 2, title, 12, _INK, vertical=True)
+    if row.with_reference:
+        _paste(page, 0, top, _overlay(picture, None, picture.reference, task))
+        page.text(_LEFT + _CELL / 2, below, picture.title, 11, _QUIET, align="center")
+    for column, subset in enumerate(columns, 1):
         key = task.subset_key(subset)
         # A case that lacks modalities has no prediction of the subsets that need them.
         if key in picture.predictions:
             prediction = _overlay(picture, subset, picture.predictions[key], task)
             _paste(page, column, top, prediction)
-            _dice(page, column, below, scores.get(key, {}), task)
+            _dice(page, column, below, row.dice.get(key, {}), task)
 
 
 def case_strip(picture: Slice, key: str, task: Task) -> bytes:

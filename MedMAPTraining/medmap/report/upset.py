@@ -5,7 +5,7 @@ Source: Lex et al., "UpSet: Visualization of Intersecting Sets", IEEE TVCG 2014.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from matplotlib.axes import Axes
 
@@ -41,7 +41,7 @@ def upset_plot(subsets: Mapping[str, int], task: Task) -> bytes:
     if hidden:
         title += f", {hidden} rarer subsets not shown"
     _draw_bars(bars, drawn, title)
-    _draw_matrix(matrix, drawn, task)
+    draw_subset_dots(matrix, list(drawn), task)
     _draw_totals(totals, subsets, task)
     return figure_png(figure)
 
@@ -54,7 +54,14 @@ def _draw_bars(axes: Axes, subsets: Mapping[str, int], title: str) -> None:
     axes.tick_params(labelbottom=False)
 
 
-def _draw_matrix(axes: Axes, subsets: Mapping[str, int], task: Task) -> None:
+def draw_subset_dots(axes: Axes, subsets: Sequence[str], task: Task) -> None:
+    """A column of dots for each subset, filled and joined where it has the modality.
+
+    Args:
+        axes: to draw into; row 0, at the top, is the task's first modality.
+        subsets: by ``Task.subset_key``, from left to right.
+        task: names the modalities.
+    """
     names = task.modality_names
     for column, subset in enumerate(subsets):
         rows = [names.index(name) for name in subset.split("+") if name]

@@ -11,7 +11,7 @@ from types import ModuleType
 
 from medmap.errors import UnavailableError
 from medmap.io.atomic import make_folder, write_text
-from medmap.tables.plan import TableOptions
+from medmap.tables.options import TableOptions
 from medmap.tables.values import Figure, Grid
 from medmap.training.printed import PrintedTable, recipes_folder
 

@@ -10,7 +10,8 @@ from medmap.evaluation.tables import counted
 from medmap.io.atomic import write_text
 from medmap.tables.audiovision import accuracies
 from medmap.tables.execution import Failures, execute
-from medmap.tables.plan import Plan, TableOptions, write_recipes
+from medmap.tables.options import TableOptions
+from medmap.tables.plan import Plan, write_recipes
 from medmap.tables.rendering import csv_text, latex, markdown
 from medmap.tables.values import Grid, Scores, grid_of
 from medmap.training.printed import PrintedTable
@@ -52,7 +53,7 @@ def build_table(
         return _write(table, options, grid, [*_changes(options), "Ours: one seed"], {})
     write_recipes(plan, table, options)
     failures = execute(plan.jobs, options.devices, options.ray, report)
-    scores = Scores(options.output.absolute())
+    scores = Scores(options.output.absolute(), plan.folds)
     counts = sorted({scores.cases(run) for run in table.runs} - {0})
     remarks = _changes(options)
     if counts:
@@ -92,4 +93,9 @@ def _changes(options: TableOptions) -> list[str]:
         changes.append(f"steps {options.steps}")
     if changes:
         remarks.append(f"Changed in every recipe: {', '.join(changes)}")
+    for data_set, path in options.folds.items():
+        remarks.append(
+            f"{data_set or 'Every data set'}: means over the folds of {path.name}, each scored on "
+            "the cases that it does not train on"
+        )
     return remarks

@@ -13,7 +13,7 @@ from medmap.commands.ray_cluster import on_cluster
 from medmap.commands.training import train_bundle
 from medmap.commands.training_options import BundleOptions, TrainOptions
 from medmap.errors import Cancelled, MedMAPError
-from medmap.tables.plan import Job
+from medmap.tables.jobs import Job
 from medmap.training.distributed import make_main_module_respawnable
 from medmap.training.options import RuntimeOptions
 
@@ -84,7 +84,6 @@ def _evaluate(job: Job, report: Report) -> None:
         part="test",
         feed=dict(job.feed),
         data_statement=job.data.name,
-        pictures=False,
         device=job.device,
     )
     evaluate_bundle(job.data, job.bundle, options, report)

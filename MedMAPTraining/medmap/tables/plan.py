@@ -5,119 +5,30 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from itertools import product
 from pathlib import Path
 
 from medmap.commands.dedicated import expand_subsets
 from medmap.errors import (
     InputDataError,
     MedMAPError,
-    MissingInputError,
     OutputError,
     UsageError,
 )
 from medmap.io.atomic import make_folder, write_json
 from medmap.io.cohorts import find_cases
+from medmap.tables.jobs import Job, feed_of, fold_folder, fold_text
+from medmap.tables.options import TableOptions
 from medmap.tables.settings import REHEARSAL_STEPS, rehearsed, with_settings
 from medmap.task import find_task
 from medmap.training.checkpoint import load_checkpoint
 from medmap.training.printed import PrintedTable, run_of
 from medmap.training.published import PublishedRow, find_split, published_rows
 from medmap.training.recipe import Recipe
-from medmap.training.splits import Split, part_of, read_split
+from medmap.training.splits import Split, part_of, read_folds, read_split
 
 PETAFLOP_PER_HOUR = 72.0
 """At a sustained 20 TFLOP/s."""
-
-
-@dataclass(frozen=True)
-class TableOptions:
-    """Options of ``medmap table``; see its help.
-
-    Attributes:
-        data: folder of cases by data set (``brats2018``); under "" the folder of all others.
-        output: folder of runs, bundles, evaluations and the table; tables may share it.
-        only: names of runs or titles of rows that are made; empty makes all.
-        steps: of every training, instead of the recipe's.
-        settings: fields of every recipe, by dotted name.
-        rehearsal: small networks and patches, few steps: everything runs, nothing is learned.
-        devices: one job at a time on each.
-        ray: address of a Ray cluster; None stays on this machine.
-        precision, workers: of the trainings, as ``medmap train`` has them.
-    """
-
-    data: Mapping[str, Path]
-    output: Path
-    only: tuple[str, ...] = ()
-    steps: int | None = None
-    settings: Mapping[str, object] = field(default_factory=dict)
-    rehearsal: bool = False
-    devices: tuple[str, ...] = ("auto",)
-    ray: str | None = None
-    precision: str = "auto"
-    workers: int = 0
-
-
-@dataclass(frozen=True)
-class Job:
-    """A training, or an evaluation of its bundle.
-
-    Attributes:
-        run: name of the row.
-        kind: ``train`` or ``evaluate``.
-        data: folder of the cases.
-        output: the table's folder.
-        teacher: name of the row whose bundle is the teacher, or "".
-        split: file whose part ``test`` is scored; None scores every case.
-        feed: modality -> the one that is given in its place, of an evaluation.
-        needs: names of jobs that come before.
-        state: ``done``, ``to do``, or how far a training is.
-        hours: estimate for a training from here on; 0 for evaluations.
-    """
-
-    run: str
-    kind: str
-    data: Path
-    output: Path
-    teacher: str = ""
-    split: Path | None = None
-    feed: tuple[tuple[str, str], ...] = ()
-    needs: tuple[str, ...] = ()
-    state: str = "to do"
-    hours: float = 0.0
-    device: str = "auto"
-    precision: str = "auto"
-    workers: int = 0
-
-    @property
-    def name(self) -> str:
-        """Unique in a plan: ``train conference-protokd-pk``."""
-        feed_text = "".join(f", {other} as {modality}" for modality, other in self.feed)
-        return f"{self.kind} {self.run}{feed_text}"
-
-    @property
-    def recipe_file(self) -> Path:
-        """The row's recipe with all changes."""
-        return self.output / "recipes" / f"{self.run}.json"
-
-    @property
-    def run_folder(self) -> Path:
-        """Of the training."""
-        return self.output / "runs" / self.run
-
-    @property
-    def bundle(self) -> Path:
-        """Of the training."""
-        return self.output / "bundles" / self.run
-
-    @property
-    def teacher_bundle(self) -> Path | None:
-        """Bundle of the teacher, if there is one."""
-        return self.output / "bundles" / self.teacher if self.teacher else None
-
-    @property
-    def evaluation(self) -> Path:
-        """Folder of the evaluation."""
-        return evaluation_folder(self.output, self.run, dict(self.feed))
 
 
 @dataclass(frozen=True)
@@ -127,50 +38,17 @@ class Plan:
     Attributes:
         jobs: trainings and evaluations.
         without_data: runs whose data set is not given, by data set.
+        folds: number of folds of every run of the table that has any.
     """
 
     jobs: tuple[Job, ...]
     without_data: Mapping[str, tuple[str, ...]]
+    folds: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def hours(self) -> float:
         """Estimate for what remains."""
         return sum(job.hours for job in self.jobs if job.state != "done")
-
-
-def evaluation_folder(output: Path, run: str, feed: Mapping[str, str]) -> Path:
-    """Where a run's evaluation lies."""
-    feed_suffix = "".join(f"-{other}-as-{modality}" for modality, other in feed.items())
-    return output / "evaluations" / f"{run}{feed_suffix}"
-
-
-def feed_of(subset: str, given: str) -> dict[str, str]:
-    """The feed of a bundle of one modality; empty where it gets its own."""
-    return {} if subset == given else {subset: given}
-
-
-def parse_data(values: Sequence[str]) -> dict[str, Path]:
-    """``FOLDER`` and ``SET=FOLDER`` by data set, "" for a plain folder.
-
-    Raises:
-        UsageError: a data set is named twice.
-        MissingInputError: a folder does not exist.
-    """
-    folders: dict[str, Path] = {}
-    for value in values:
-        data_set, separator, text = value.partition("=")
-        # A folder may have the sign in its name.
-        if not separator or Path(value).is_dir():
-            data_set, text = "", value
-        if data_set in folders:
-            raise UsageError(
-                f"Two folders are given for {data_set or 'all data sets'}.",
-                "Write SET=FOLDER for each.",
-            )
-        if not Path(text).exists():
-            raise MissingInputError(f"There is no folder {text}.", "Check its path.", option="data")
-        folders[data_set] = Path(text)
-    return folders
 
 
 def make_plan(table: PrintedTable, options: TableOptions) -> Plan:
@@ -195,12 +73,15 @@ def make_plan(table: PrintedTable, options: TableOptions) -> Plan:
                 if name not in missing:
                     missing.append(name)
                 continue
-            job = folders.training(row, data)
-            jobs.setdefault(job.name, job)
+            for fold in folders.folds_of(row.recipe):
+                job = folders.training(row, data, fold)
+                jobs.setdefault(job.name, job)
     for job in _evaluations(table, set(chosen), jobs):
         jobs.setdefault(job.name, job)
     named = {data_set: tuple(names) for data_set, names in without_data.items()}
-    return Plan(tuple(jobs.values()), named)
+    folds = {run: folders.folds_of(rows[run].recipe) for run in table.runs}
+    counts = {run: len(numbers) for run, numbers in folds.items() if numbers != (None,)}
+    return Plan(tuple(jobs.values()), named, counts)
 
 
 def write_recipes(plan: Plan, table: PrintedTable, options: TableOptions) -> None:
@@ -211,12 +92,14 @@ def write_recipes(plan: Plan, table: PrintedTable, options: TableOptions) -> Non
     rows = published_rows()
     folders = _Folders(table, options)
     make_folder(options.output)
-    for name in ("recipes", "splits", "runs", "bundles", "evaluations"):
-        make_folder(options.output / name)
+    for output in dict.fromkeys(job.output for job in plan.jobs):
+        make_folder(output)
+        for name in ("recipes", "splits", "runs", "bundles", "evaluations"):
+            make_folder(output / name)
     for job in plan.jobs:
         if job.kind != "train":
             continue
-        recipe, split = folders.recipe_and_split(rows[job.run], job.data)
+        recipe, split = folders.recipe_and_split(rows[job.run], job.data, job.fold)
         write_json(job.recipe_file, asdict(recipe))
         if split is not None and not split.path.exists():
             write_json(split.path, {part: list(names) for part, names in split.parts.items()})
@@ -256,7 +139,21 @@ class _Folders:
             return common / data_set
         return common
 
-    def recipe_and_split(self, row: PublishedRow, data: Path) -> tuple[Recipe, _SplitFile | None]:
+    def folds_of(self, recipe: Recipe) -> tuple[int | None, ...]:
+        """Numbers of the folds of a recipe's data set; (None,) without folds."""
+        path = self._fold_file(recipe)
+        folds = read_folds(path) if path is not None else None
+        if folds is None:
+            return (None,)
+        return tuple(range(len(folds)))
+
+    def _fold_file(self, recipe: Recipe) -> Path | None:
+        common = self.options.folds.get("")
+        return self.options.folds.get(self.data_set(recipe), common)
+
+    def recipe_and_split(
+        self, row: PublishedRow, data: Path, fold: int | None
+    ) -> tuple[Recipe, _SplitFile | None]:
         """The row's recipe with every change, and its split, None for all cases."""
         options = self.options
         recipe = replace(row.recipe, split=row.recipe.split or self.table.split)
@@ -265,23 +162,27 @@ class _Folders:
         if options.steps is not None:
             recipe = replace(recipe, steps=options.steps)
         recipe = with_settings(recipe, options.settings)
-        split = self._split(recipe, data, self.data_set(row.recipe))
+        if fold is None:
+            split = self._split(recipe, data, self.data_set(row.recipe))
+        else:
+            split = self._split_of_fold(row.recipe, fold)
         if split is None:
             return replace(recipe, split=""), None
         recipe = replace(recipe, split=str(split.path))
         return _holding_out(recipe, split.parts["train"]), split
 
-    def training(self, row: PublishedRow, data: Path) -> Job:
+    def training(self, row: PublishedRow, data: Path, fold: int | None) -> Job:
         """The training of a row, and how far it is."""
-        recipe, split = self.recipe_and_split(row, data)
+        recipe, split = self.recipe_and_split(row, data, fold)
         job = Job(
             run=row.name,
             kind="train",
             data=data.absolute(),
-            output=self.options.output.absolute(),
+            output=fold_folder(self.options.output.absolute(), fold),
+            fold=fold,
             teacher=row.teacher,
             split=split.path if split else None,
-            needs=(f"train {row.teacher}",) if row.teacher else (),
+            needs=(f"train {row.teacher}{fold_text(fold)}",) if row.teacher else (),
             precision=self.options.precision,
             workers=self.options.workers,
         )
@@ -292,6 +193,16 @@ class _Folders:
         hours = row.petaflop * len(parts) * share / PETAFLOP_PER_HOUR
         state, remaining = _state(job, recipe, parts)
         return replace(job, state=state, hours=hours * remaining)
+
+    def _split_of_fold(self, recipe: Recipe, fold: int) -> _SplitFile | None:
+        """A fold as a split whose part ``test`` is what the fold does not train on."""
+        source = self._fold_file(recipe)
+        folds = read_folds(source) if source is not None else None
+        if source is None or folds is None:
+            return None
+        parts = {"train": folds[fold]["train"], "test": folds[fold]["val"]}
+        folder = fold_folder(self.options.output.absolute(), fold) / "splits"
+        return _SplitFile(folder / f"{source.stem}-{fold}.json", parts)
 
     def _split(self, recipe: Recipe, data: Path, data_set: str) -> _SplitFile | None:
         if not recipe.split or recipe.split == "none":
@@ -362,14 +273,18 @@ def _evaluations(
     table: PrintedTable, chosen: set[str], trainings: Mapping[str, Job]
 ) -> Iterable[Job]:
     """One evaluation of every chosen run, and one for each modality that is given in a place."""
+    by_run: dict[str, list[Job]] = {}
+    for training in trainings.values():
+        by_run.setdefault(training.run, []).append(training)
     for cell in table.cells:
         for keys in cell.operands:
-            training = trainings.get(f"train {run_of(keys)}")
-            if training is None or training.run not in chosen:
+            run = run_of(keys)
+            if run not in chosen:
                 continue
             feed_setting = keys.get("feed", ())
             feeds = [feed_setting] if isinstance(feed_setting, str) else list(feed_setting)
-            for feed in [feed_of(keys["subset"], other) for other in feeds] or [{}]:
+            fed = [feed_of(keys["subset"], other) for other in feeds] or [{}]
+            for training, feed in product(by_run.get(run, ()), fed):
                 job = replace(
                     training,
                     kind="evaluate",

@@ -32,6 +32,9 @@ SMALL_NETWORKS: dict[str, dict] = {
 """Options by backbone with which a rehearsal takes seconds."""
 REHEARSAL_STEPS = 2
 REHEARSAL_SPACING_MM = 4.0
+REHEARSAL_MISSING_RATE = 0.5
+"""Largest missing rate. A rehearsal has two training cases: of a higher rate neither would have the
+modality, and no subset with it could be scored."""
 
 
 def parse_settings(assignments: Sequence[str]) -> dict[str, object]:
@@ -94,6 +97,7 @@ def rehearsed(recipe: Recipe, steps: int = REHEARSAL_STEPS) -> Recipe:
         recipe,
         network_options={**recipe.network_options, **SMALL_NETWORKS.get(recipe.network, {})},
         objective_options=objective_options,
+        missingness_options=_with_lower_rates(recipe.missingness_options),
         preprocess=preprocess,
         patch=(edge,) * dimensions,
         large_patch=(edge,) * dimensions,
@@ -101,3 +105,14 @@ def rehearsed(recipe: Recipe, steps: int = REHEARSAL_STEPS) -> Recipe:
         steps=steps,
         epoch_steps=1,
     )
+
+
+def _with_lower_rates(options: Mapping) -> dict:
+    """Options of a missingness protocol, and of the one within it, at rates of a rehearsal."""
+    changed = dict(options)
+    if "rates" in changed:
+        rates = changed["rates"].items()
+        changed["rates"] = {name: min(rate, REHEARSAL_MISSING_RATE) for name, rate in rates}
+    if "options" in changed:
+        changed["options"] = _with_lower_rates(changed["options"])
+    return changed

@@ -12,7 +12,7 @@ from scipy.stats import ttest_rel
 
 from medmap.errors import MedMAPError
 from medmap.evaluation import Evaluation
-from medmap.tables.plan import evaluation_folder, feed_of
+from medmap.tables.jobs import evaluation_folder, feed_of, fold_folder
 from medmap.task import Task
 from medmap.training.printed import PrintedCell, PrintedTable, run_of
 
@@ -42,8 +42,10 @@ Grid = list[list[Figure]]
 class Scores:
     """Values of cells, from the evaluations in a table's folder; each is read once."""
 
-    def __init__(self, output: Path):
+    def __init__(self, output: Path, folds: Mapping[str, int] | None = None):
+        """Read from ``output``; ``folds`` is the number of folds of every run that has any."""
         self.output = output
+        self.folds = dict(folds or {})
         self._evaluations: dict[Path, Evaluation | None] = {}
 
     def value(self, cell: PrintedCell) -> float | None:
@@ -74,14 +76,22 @@ class Scores:
         return statistics.mean(defined_values)
 
     def values(self, keys: Mapping) -> list[float | None]:
-        """The scores that a mean is over: Dice in percent, distances in mm."""
+        """The scores that a mean is over, each the mean over folds: Dice in percent, distances in
+        mm; [None] where an evaluation, or the score of a fold, is missing."""
+        by_fold = [self._values_in(output, keys) for output in self._outputs(run_of(keys))]
+        if any(None in values for values in by_fold):
+            return [None]
+        return [statistics.mean(values) for values in zip(*by_fold, strict=True)]
+
+    def _values_in(self, output: Path, keys: Mapping) -> list[float | None]:
+        """The scores of one fold, or of a run without folds."""
         feed_setting = keys.get("feed", "")
         feeds = [feed_setting] if isinstance(feed_setting, str) else feed_setting
         score = keys.get("score", "dice")
         values: list[float | None] = []
         for feed in feeds:
             exchanged_images = feed_of(keys["subset"], feed) if feed else {}
-            evaluation = self._evaluation(run_of(keys), exchanged_images)
+            evaluation = self._evaluation(output, run_of(keys), exchanged_images)
             if evaluation is None:
                 return [None]
             table = evaluation.summary.tables[score].subsets
@@ -95,9 +105,19 @@ class Scores:
         return values
 
     def cases(self, run: str) -> int:
-        """How many cases a run was scored on; 0 where it was not."""
-        evaluation = self._evaluation(run, {})
-        return evaluation.summary.cases if evaluation else 0
+        """How many cases a run was scored on, in all of its folds; 0 where it was not."""
+        count = 0
+        for output in self._outputs(run):
+            evaluation = self._evaluation(output, run, {})
+            count += evaluation.summary.cases if evaluation else 0
+        return count
+
+    def _outputs(self, run: str) -> list[Path]:
+        """The folders that hold a run's evaluations: one for each fold, or the table's."""
+        count = self.folds.get(run)
+        if count is None:
+            return [self.output]
+        return [fold_folder(self.output, fold) for fold in range(count)]
 
     def _p_value(self, keys: Mapping) -> float | None:
         """One-tailed paired t-test over the subsets: is ``against`` better than the run?"""
@@ -107,8 +127,8 @@ class Scores:
             return None
         return float(ttest_rel(ours, theirs, alternative="greater").pvalue)
 
-    def _evaluation(self, run: str, feed: Mapping[str, str]) -> Evaluation | None:
-        folder = evaluation_folder(self.output, run, feed)
+    def _evaluation(self, output: Path, run: str, feed: Mapping[str, str]) -> Evaluation | None:
+        folder = evaluation_folder(output, run, feed)
         if folder not in self._evaluations:
             try:
                 self._evaluations[folder] = Evaluation.read(folder)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import io
 import json
-import math
 import re
 import shutil
 import subprocess
@@ -16,17 +15,15 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 from PIL import Image
+from Testing.medmap.report.invented_evaluations import evaluation
 
 from medmap import NOTICE
 from medmap.commands.names import distinct_names
 from medmap.commands.report import read_sources, write_report
 from medmap.commands.report_sources import Figures
 from medmap.errors import InputDataError, OutputError, UsageError
-from medmap.evaluation import ScoreRow, Store, summarize
-from medmap.io.cases import Case
 from medmap.report.curves import _spans_decades, modality_curves, read_log, training_curves
-from medmap.report.slices import Slice, load_slice, save_slice, take_slice
-from medmap.report.subset_grid import subset_grid
+from medmap.report.slices import load_slice, save_slice, take_slice
 from medmap.task import BRATS
 from medmap.volume import Volume
 
@@ -59,58 +56,6 @@ class Reader(HTMLParser):
     @property
     def text(self) -> str:
         return " ".join(" ".join(self.words).split())
-
-
-def picture(case: str, seed: int) -> Slice:
-    rng = np.random.default_rng(seed)
-    labels = np.zeros((40, 36), np.uint8)
-    labels[10:22, 12:24] = 2
-    labels[13:18, 15:20] = 4
-    scans = {
-        name: rng.integers(1, 255, labels.shape).astype(np.uint8) for name in BRATS.modality_names
-    }
-    predictions = {BRATS.subset_key(s): np.roll(labels, len(s), 0) for s in BRATS.subsets()}
-    return Slice(case, scans, labels, predictions, (1.0, 1.0), "axial, S 3 mm")
-
-
-def evaluation(folder, name: str, lift: float, cases: int = 14):
-    """A finished evaluation of invented scores; ET of the last case is empty in both label maps."""
-    store, rows = Store(folder, name), []
-    for n in range(cases):
-        own = []
-        for subset in BRATS.subsets():
-            for m, region in enumerate(BRATS.regions):
-                score = min(1.0, 0.4 + 0.1 * len(subset) - 0.1 * m + lift + 0.003 * n)
-                empty = n == cases - 1 and region.name == "ET"
-                score, volume = (1.0, 0.0) if empty else (score, 3.0)
-                distance = math.nan if n == 0 and m == 1 else 4.0
-                key = BRATS.subset_key(subset)
-                own.append(
-                    ScoreRow(
-                        f"C{n}",
-                        key,
-                        region.name,
-                        score,
-                        score,
-                        distance,
-                        distance,
-                        1,
-                        1,
-                        volume,
-                        volume,
-                        373.0,
-                    )
-                )
-        store.add(Case(f"C{n}", {}, None), own, picture(f"C{n}", n) if n in (0, 6) else None)
-        rows += own
-    summary = summarize(rows, BRATS, "made-up <scores> & cases")
-    store.finish(
-        {"bundle": name, "weights": "0" * 64, "part": "val", "versions": {"medmap": "1"}},
-        BRATS,
-        rows,
-        summary,
-    )
-    return folder
 
 
 @pytest.fixture(scope="module")
@@ -298,14 +243,6 @@ def test_thick_slices_are_shown_in_the_plane_that_was_acquired(volumes):
     labels = np.zeros(thick["t1"].array.shape, np.uint8)
     labels[10:20, 4, 10:20] = 1
     assert take_slice("C", thick, Volume(labels, affine), {}).title.startswith("coronal")
-
-
-def test_the_grid_has_a_column_a_subset_and_a_row_a_case():
-    slices = [picture("A", 0), picture("B", 1)]
-    one = Image.open(io.BytesIO(subset_grid(slices[:1], {}, BRATS)))
-    both = Image.open(io.BytesIO(subset_grid(slices, {}, BRATS)))
-    assert one.width == both.width > 16 * 150
-    assert both.height - one.height > 150
 
 
 def test_sources_are_told_apart(two, tiny_bundle_path, tmp_path):

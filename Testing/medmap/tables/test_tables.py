@@ -6,6 +6,7 @@ import csv
 import json
 import statistics
 
+import numpy as np
 import pytest
 from scipy.stats import ttest_rel
 from typer.testing import CliRunner
@@ -16,14 +17,17 @@ from medmap.errors import MissingInputError, OutputError, UsageError
 from medmap.evaluation import ScoreRow, summarize
 from medmap.evaluation.store import Evaluation, Store
 from medmap.io.atomic import write_json
+from medmap.io.cohorts import find_cases
 from medmap.tables.audiovision import METHODS, trainings
 from medmap.tables.build import printed_text
 from medmap.tables.execution import execute
-from medmap.tables.plan import TableOptions, make_plan, parse_data, write_recipes
+from medmap.tables.options import TableOptions, parse_data, parse_folds
+from medmap.tables.plan import make_plan, write_recipes
 from medmap.tables.rendering import csv_text, latex, markdown, number
 from medmap.tables.settings import parse_settings, rehearsed, with_settings
 from medmap.tables.values import Scores, grid_of, regions_of, subsets_of
-from medmap.task import BRATS
+from medmap.task import BRATS, find_task
+from medmap.training.missingness import build_missingness
 from medmap.training.printed import find_table, printed_tables
 from medmap.training.published import published_rows
 from medmap.training.recipe import Recipe
@@ -73,6 +77,19 @@ def test_a_rehearsal_changes_sizes_only(name):
     assert small.steps == 2
     assert max(small.patch) <= 32
     assert len(small.patch) == len(recipe.patch)
+
+
+@pytest.mark.parametrize("name", sorted(name for name in ROWS if name.startswith("passion-")))
+def test_the_two_cases_of_a_rehearsal_have_every_modality_between_them(name):
+    """A modality that neither has is no input of the bundle, and its subsets have no score."""
+    recipe = rehearsed(ROWS[name].recipe)
+    task = find_task(recipe.task)
+    cases = ("BraTS20_Training_050", "BraTS20_Training_051")
+    missingness = build_missingness(
+        recipe.missingness, task, dict(recipe.missingness_options), cases
+    )
+    masks = [missingness.available(case) for case in cases]
+    assert np.logical_or(*masks).all()
 
 
 def test_data_are_one_folder_or_one_for_each_set(tmp_path):
@@ -145,6 +162,55 @@ def test_other_settings_in_the_same_folder_are_refused(data, tmp_path):
     other = options(data, tmp_path / "out", only=("P_k",), settings={"seed": 1})
     with pytest.raises(OutputError, match="seed was 0, is 1"):
         make_plan(table, other)
+
+
+def fold_file(path, cases):
+    """Every case is the validation part of one fold."""
+    folds = []
+    for case in cases:
+        others = [other for other in cases if other != case]
+        folds.append({"train": others, "val": [case]})
+    write_json(path, {"folds": folds})
+    return path
+
+
+def test_folds_train_and_score_every_run_and_its_teacher_once_each(data, tmp_path):
+    cases = [case.case_id for case in find_cases(data, BRATS)]
+    folds = {"brats2020": fold_file(tmp_path / "folds.json", cases)}
+    table = find_table("journal-1")
+    chosen = options(data, tmp_path / "out", folds=folds)
+    plan = make_plan(table, chosen)
+    of_2018 = [job for job in plan.jobs if job.run.endswith("brats2018")]
+    of_2020 = [job for job in plan.jobs if job.run.endswith("brats2020")]
+    assert len(of_2020) == 3 * len(of_2018)
+    assert {job.fold for job in of_2018} == {None}
+    assert plan.folds == {run: 3 for run in table.runs if run.endswith("brats2020")}
+    names = [job.name for job in plan.jobs]
+    assert len(set(names)) == len(names)
+    for job in plan.jobs:
+        assert all(names.index(need) < names.index(job.name) for need in job.needs)
+        if job.teacher and job.kind == "train":
+            assert job.teacher_bundle.parents[1] == job.output, "a teacher of the same fold"
+    write_recipes(plan, table, chosen)
+    scored = set()
+    for fold in range(3):
+        split = json.loads((tmp_path / f"out/fold_{fold}/splits/folds-{fold}.json").read_text())
+        assert set(split["train"]) | set(split["test"]) == set(cases)
+        assert not set(split["train"]) & set(split["test"])
+        scored |= set(split["test"])
+        recipe = tmp_path / f"out/fold_{fold}/recipes/journal-mmformer-none-brats2020.json"
+        assert json.loads(recipe.read_text())["split"].endswith(f"folds-{fold}.json")
+    assert scored == set(cases)
+
+
+def test_files_without_folds_are_refused(tmp_path):
+    write_json(tmp_path / "split.json", {"train": ["a"], "test": ["b"]})
+    with pytest.raises(UsageError, match=r"split\.json has no folds"):
+        parse_folds([f"brats2020={tmp_path / 'split.json'}"])
+    with pytest.raises(MissingInputError, match="There is no file nowhere"):
+        parse_folds(["nowhere"])
+    folds = fold_file(tmp_path / "folds.json", ["a", "b"])
+    assert parse_folds([str(folds)]) == {"": folds}
 
 
 # ------------------------------------------------------------------------------------------ values
@@ -226,6 +292,23 @@ def test_differences_means_gains_and_p_values_by_hand(tmp_path):
     theirs = [base(subset, et) for subset in BRATS.subsets()]
     expected = ttest_rel(ours, theirs, alternative="greater").pvalue
     assert scores.value(table.rows[-1].cells[0]) == pytest.approx(expected, rel=1e-3)
+
+
+def test_figures_are_means_over_folds(tmp_path):
+    run = "journal-mmformer-pmix-brats2020"
+    column = [titles[0] for titles in find_table("journal-1").columns].index("mmFormer (SLS)")
+    cell = cell_of("journal-1", 4, column)
+    assert cell.run == run
+    for fold, dice in enumerate((0.4, 0.5, 0.9)):
+        if fold == 2:
+            unfinished = Scores(tmp_path, {run: 3})
+            assert unfinished.value(cell) is None, "a fold is missing"
+        output = tmp_path / f"fold_{fold}/evaluations"
+        evaluation(output / run, lambda subset, region, dice=dice: dice)
+    scores = Scores(tmp_path, {run: 3})
+    assert scores.value(cell) == pytest.approx(60)
+    assert scores.cases(run) == 6
+    assert Scores(tmp_path).value(cell) is None, "without folds nothing lies in the table's folder"
 
 
 def test_tables_are_printed_in_three_forms(tmp_path):
