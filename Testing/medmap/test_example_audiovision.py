@@ -23,7 +23,7 @@ FOLDER = Path(__file__).resolve().parents[2] / "MedMAPTraining/examples/audiovis
 
 @pytest.fixture(scope="module")
 def example():
-    """The example's three files; what they add to MedMAP's tables is taken out again."""
+    """The example's files; what they add to MedMAP's tables is taken out again."""
     from medmap.networks import NETWORKS
     from medmap.training.objectives import OBJECTIVES
     from medmap.training.recipe import SCHEDULES
@@ -44,7 +44,7 @@ def example():
 
     yield Example
     sys.path.remove(str(FOLDER))
-    for name in ("av_competitors", "av_data", "av_model", "av_table"):
+    for name in [name for name in sys.modules if name.startswith("av_")]:
         del sys.modules[name]
     for table, old in zip(tables, before, strict=True):
         table.clear()

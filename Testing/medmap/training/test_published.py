@@ -137,9 +137,19 @@ def test_a_bundle_carries_the_windows_of_its_training_patch(name):
     small = replace(recipe, network_options=recipe.network_options | SMALL[recipe.network])
     task = find_task(recipe.task)
     spec = inference_spec(small, network_for(small, task))
-    assert spec.window == (80, 80, 80) if task.name == "BraTS" else (256, 256, 256)
+    assert spec.window == tuple(recipe.patch)
     assert (spec.overlap, spec.weighting) == (0.5, "uniform")
     assert InferenceSpec.from_dict(spec.to_dict()) == spec
+
+
+def test_intensities_are_scaled_as_the_papers_or_their_codes_do():
+    """Conference, Section IV: [-1, 1]; the codes of ACN and SMU-Net scale between extremes."""
+    for name, row in ROWS.items():
+        spec = row.recipe.preprocess
+        is_scaled = name.startswith(("conference-", "journal-acn-"))
+        assert (spec.scaling == "minmax") is is_scaled, name
+        if is_scaled:
+            assert spec.percentiles == (0, 100), name
 
 
 def test_the_encoders_of_the_ablation_have_equal_weights():
