@@ -5,17 +5,20 @@
     python MedMAPTraining/experiments/learning.py FOLDER --table
     python MedMAPTraining/experiments/learning.py FOLDER --cases CASES --split SPLIT.json
 
-``--cost`` times three steps of every training, preparation included, and lists what all of it
-takes; nothing is kept. ``--methods`` chooses some.
+``--cost`` lists what all of it takes, from a few steps of every training and the scoring of a case;
+nothing is kept. Look at it first. ``--methods`` chooses some.
 Networks have their full contract at reduced width; cases, steps and patches are the same for all.
 With ``--cases``, trainings begin with the weights that the phantoms gave, on the part ``train`` of
-the split, and are scored on ``test``. Finished runs are kept: run the same command again to resume.
+the split, and are scored on ``test``. Methods with a network for each subset start anew, since
+their bundles cannot be begun with. ``medmap compare`` tests two of the evaluations.
+Finished runs are kept: run the same command again to resume.
 The floor is a Dice of .60 of WT from four modalities; the table marks what stays below.
 """
 
 from __future__ import annotations
 
 import json
+import sys
 import tempfile
 import time
 from collections.abc import Sequence
@@ -23,6 +26,7 @@ from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 
+import torch
 from shared import (
     Job,
     mean_dice,
@@ -47,6 +51,9 @@ from medmap.training.recipe import Recipe
 SPACING = 3.0
 TRAINING_PATIENTS = 24
 TEST_PATIENTS = 8
+TIMING_PATIENTS = 2
+SHORT_STEPS = 2
+LONG_STEPS = 12
 STEPS = 1200
 FINE_TUNING_STEPS = 400
 FLOOR = 0.60
@@ -188,34 +195,95 @@ def quiet(fraction: float, text: str) -> None:
     """Progress that nobody reads."""
 
 
-def cost(root: Path, names: Sequence[str], seeds: int) -> None:
-    """Time three steps of each training on two phantoms, and print what all of it takes."""
-    data = synthetic_cohort(root / "timing", 2, 5000, SPACING)
+@dataclass(frozen=True)
+class Cost:
+    """What a method takes, in CPU seconds.
+
+    Attributes:
+        step: of a training step of one network.
+        case: of scoring one case in every modality subset.
+        networks: that the method trains.
+    """
+
+    step: float
+    case: float
+    networks: int
+
+    def minutes(self, steps: int, cases: int, seeds: int) -> float:
+        """CPU minutes of all trainings and their scoring."""
+        training = self.step * steps * self.networks
+        return seeds * (training + self.case * cases) / 60
+
+
+def measured_cost(name: str, data: Path, folder: Path, teacher: Path | None) -> Cost:
+    """Time ten steps of a training, and the scoring of one case.
+
+    The difference of two trainings leaves out what does not grow with the steps: preparing cases
+    and building the network. A first one, which also loads libraries, is not counted.
+    """
+    method = methods()[name]
+    seconds = []
+    for steps in (1, SHORT_STEPS, LONG_STEPS):
+        run = folder / f"{name}-{steps}"
+        started = time.process_time()
+        train_bundle(
+            run, data, folder / f"{name}-{steps}-bundle", timing(name, run, steps, teacher), quiet
+        )
+        seconds.append(time.process_time() - started)
+    networks = max(1, len(method.recipe.subsets))
+    step = max(0.0, seconds[2] - seconds[1]) / (LONG_STEPS - SHORT_STEPS) / networks
+    started = time.process_time()
+    scoring = EvaluateOptions(output=folder / f"{name}-scores", pictures=False, device="cpu")
+    evaluate_bundle(data, folder / f"{name}-{LONG_STEPS}-bundle", scoring, quiet)
+    case = (time.process_time() - started) / TIMING_PATIENTS
+    return Cost(step, case, networks)
+
+
+def timing(name: str, run: Path, steps: int, teacher: Path | None) -> TrainOptions:
+    """Options of a training of so many steps of a method on the few cases of a timing."""
+    recipe = replace(methods()[name].recipe, steps=steps)
+    if recipe.missingness == "fixed":
+        # Of a modality that most cases lack, none of the few would have it.
+        recipe = replace(recipe, missingness="random-subset", missingness_options={})
+    if recipe.held_out_cases:
+        recipe = replace(recipe, held_out_cases=1)
+    run.mkdir(parents=True)
+    path = run.with_suffix(".json")
+    path.write_text(json.dumps(asdict(recipe)), encoding="utf-8")
+    runtime = RuntimeOptions(device="cpu", precision="fp32")
+    return TrainOptions(recipe=path, teacher=teacher, runtime=runtime)
+
+
+def print_costs(root: Path, names: Sequence[str], seeds: int) -> None:
+    """Measure and print what each training takes, and all of them together.
+
+    Students are timed with their teachers, which are counted where they are among ``names``. MCKD's
+    meta passes come every hundredth step, and are not in the few that are timed: twenty forward
+    passes, about a tenth more.
+    """
+    torch.set_num_threads(1)
+    data = synthetic_cohort(root / "timing", TIMING_PATIENTS, 5000, SPACING)
+    costs: dict[str, Cost] = {}
+    with tempfile.TemporaryDirectory() as text:
+        folder = Path(text)
+        for name in names:
+            teacher = methods()[name].teacher
+            if teacher and teacher not in costs:
+                costs[teacher] = measured_cost(teacher, data, folder, None)
+            if name not in costs:
+                bundle = folder / f"{teacher}-{LONG_STEPS}-bundle" if teacher else None
+                costs[name] = measured_cost(name, data, folder, bundle)
+            print(f"{name}: {costs[name].step:.2f} s a step", file=sys.stderr, flush=True)
+    lines = table_head(["method", "networks", "s a step", "s a case", "CPU min"])
     total = 0.0
     for name in names:
-        method = methods()[name]
-        if method.teacher:
-            # A student costs about its network and its teacher's forward pass.
-            continue
-        recipe = replace(method.recipe, steps=3, held_out_cases=0, missingness_options={})
-        if recipe.objective == "mckd" or recipe.missingness == "fixed":
-            recipe = replace(recipe, objective="sls", objective_options={}, missingness="full")
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / "recipe.json"
-            path.write_text(json.dumps(asdict(recipe)), encoding="utf-8")
-            options = TrainOptions(
-                recipe=path, runtime=RuntimeOptions(device="cpu", precision="fp32")
-            )
-            started = time.process_time()
-            train_bundle(Path(folder) / "run", data, Path(folder) / "bundle", options, quiet)
-            lines = (Path(folder) / "run").rglob("log.jsonl")
-            count = max(1, len(list(lines)))
-        seconds = (time.process_time() - started) / 3 / count
-        networks = max(1, len(method.recipe.subsets))
-        minutes = seconds * STEPS * networks * seeds / 60
+        cost = costs[name]
+        minutes = cost.minutes(STEPS, TEST_PATIENTS, seeds)
         total += minutes
-        print(f"{name:24} {seconds:6.2f} s a step, {minutes:7.0f} CPU min", flush=True)
-    print(f"all, {seeds} seeds: {total / 60:.1f} CPU hours, students of teachers not counted")
+        cells = [cost.networks, f"{cost.step:.2f}", f"{cost.case:.1f}", f"{minutes:.0f}"]
+        lines.append(table_row([name, *cells]))
+    print("\n".join(lines))
+    print(f"All, {STEPS} steps and {seeds} seeds: {total / 60:.1f} CPU hours.")
 
 
 def table(root: Path) -> str:
@@ -258,7 +326,7 @@ def main() -> None:
     options = parser.parse_args()
     results = options.folder / ("patient-results" if options.cases else "phantom-results")
     if options.cost:
-        cost(options.folder, options.methods, len(options.seeds))
+        print_costs(options.folder, options.methods, len(options.seeds))
         return
     if options.table:
         print(table(results))

@@ -102,7 +102,11 @@ PrepareWorkers = Annotated[
     ),
 ]
 Name = Annotated[
-    str, typer.Option(help="Name of the bundle [default: the run's, with a hash of the weights].")
+    str,
+    typer.Option(
+        help="Name of the bundle [default: the published row's or the run's, with a hash of the "
+        "weights]."
+    ),
 ]
 Version = Annotated[str, typer.Option(help="Version of the bundle.")]
 DataStatement = Annotated[

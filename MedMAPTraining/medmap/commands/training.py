@@ -34,7 +34,7 @@ from medmap.training.generated import GeneratedSampler
 from medmap.training.log import TrainingLog
 from medmap.training.loop import train
 from medmap.training.options import RuntimeOptions
-from medmap.training.published import find_split
+from medmap.training.published import find_split, row_name
 from medmap.training.recipe import Recipe
 from medmap.training.run_cases import cases_of_sampler, record_cases
 from medmap.training.run_task import write_task
@@ -187,6 +187,7 @@ def train_bundle(
             version=options.bundle.version,
             card=card,
             overwrite=options.bundle.overwrite,
+            row=row_name(options.recipe) if options.recipe is not None else "",
         )
     team.wait()
     return steps_done, plan.steps

@@ -13,7 +13,7 @@ class BundleOptions:
     """What a bundle says of itself.
 
     Attributes:
-        name: of the bundle; empty names it after its run and its weights.
+        name: of the bundle; empty names it after its row or run, and its weights.
         version: of the bundle.
         data_statement: description of the training data, for the model card.
         author: who trained it.

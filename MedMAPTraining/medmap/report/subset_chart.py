@@ -41,6 +41,7 @@ def subset_chart(summaries: Mapping[str, Summary], task: Task) -> bytes:
     draw_subset_dots(dots, subsets, task)
     titles = [modality.title for modality in task.modalities]
     dots.set_yticks(range(len(titles)), titles)
+    dots.tick_params(labelleft=True)
     return figure_png(figure)
 
 

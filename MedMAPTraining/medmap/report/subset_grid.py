@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -20,12 +21,14 @@ _QUIET = "#66757f"
 # Sizes in pixels.
 _CELL = 150
 _GAP = 6
-_LEFT = 40
+_LEFT = 54
 _TOP = 112
 _BELOW = 40
 _LEAST_WIDTH = 960
-_LONGEST_TITLE = 20
-"""Characters that fit beside a cell; the end of a name tells cases apart."""
+_TITLE_LINES = 3
+_LINE = 17
+_TITLE_CHARACTERS = 22
+"""Of a line that fits beside a cell."""
 
 
 @dataclass(frozen=True)
@@ -88,8 +91,7 @@ def _draw_row(
     picture = row.picture
     height = _height(picture)
     below = top + height + 17
-    title = row.title[-_LONGEST_TITLE:]
-    page.text(_LEFT / 2, top + height / 2, title, 12, _INK, vertical=True)
+    _row_title(page, top + height / 2, row.title)
     if row.with_reference:
         _paste(page, 0, top, _overlay(picture, None, picture.reference, task))
         page.text(_LEFT + _CELL / 2, below, picture.title, 11, _QUIET, align="center")
@@ -100,6 +102,14 @@ def _draw_row(
             prediction = _overlay(picture, subset, picture.predictions[key], task)
             _paste(page, column, top, prediction)
             _dice(page, column, below, row.dice.get(key, {}), task)
+
+
+def _row_title(page: Page, middle: float, title: str) -> None:
+    """A title beside a row, read from the bottom up; of a long one the end, which tells it apart."""
+    lines = textwrap.wrap(title, _TITLE_CHARACTERS)[-_TITLE_LINES:]
+    first = _LEFT / 2 - _LINE * (len(lines) - 1) / 2
+    for number, line in enumerate(lines):
+        page.text(first + _LINE * number, middle, line, 10, _INK, vertical=True)
 
 
 def case_strip(picture: Slice, key: str, task: Task) -> bytes:

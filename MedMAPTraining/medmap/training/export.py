@@ -54,6 +54,7 @@ def export(
     card: Mapping,
     overwrite: bool = False,
     networks: Sequence[TrainedNetwork] | None = None,
+    row: str = "",
 ) -> Path:
     """Write averaged weights as a bundle.
 
@@ -66,11 +67,13 @@ def export(
         recipe: of the training.
         task: of the recipe.
         bundle: folder of the bundle.
-        name: of the bundle; empty for a name made of the run's name and a hash of the weights.
+        name: of the bundle; empty for a name made of the row's or run's name and a hash of the
+            weights.
         version: of the bundle.
         card: texts for the model card; ``describe`` writes a description where it has none.
         overwrite: replace an existing bundle.
         networks: one for each run, instead of the averaged weights of its checkpoint.
+        row: name of the published row that was trained; empty for another recipe.
 
     Raises:
         BundleError: a run has no intact checkpoint.
@@ -92,7 +95,7 @@ def export(
     texts = {"description": describe(task, subsets, cases), **cost_of(trained), **card}
     return save_bundle(
         bundle,
-        name=name or default_name(_run_folder(runs), trained),
+        name=name or default_name(row or _run_folder(runs).resolve().name, trained),
         version=version,
         task=task,
         network=first.network,
@@ -184,14 +187,14 @@ def _run_folder(runs: Sequence) -> Path:
     return folder
 
 
-def default_name(run: Path, trained: Sequence[TrainedNetwork]) -> str:
-    """The run's name and a hash of the weights: two trainings never share it."""
+def default_name(origin: str, trained: Sequence[TrainedNetwork]) -> str:
+    """The name of a row or run, and a hash of the weights: two trainings never share it."""
     digest = hashlib.sha256()
     for network in trained:
         for name, value in sorted(network.network.state_dict().items()):
             digest.update(name.encode())
             digest.update(value.cpu().contiguous().numpy().tobytes())
-    stem = re.sub(r"[^A-Za-z0-9._-]+", "-", Path(run).resolve().name).strip("-.")
+    stem = re.sub(r"[^A-Za-z0-9._-]+", "-", origin).strip("-.")
     return f"{stem or 'run'}-{digest.hexdigest()[:8]}"
 
 

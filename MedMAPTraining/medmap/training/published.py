@@ -86,6 +86,12 @@ def find_recipe(named: str | Path) -> tuple[Recipe, PublishedRow | None]:
     return Recipe.read(_recipe_path(named)), None
 
 
+def row_name(named: str | Path) -> str:
+    """The name of the published row that ``find_recipe`` would give; "" for another recipe."""
+    _, row = find_recipe(named)
+    return row.name if row is not None else ""
+
+
 def _recipe_path(named: str | Path) -> Path:
     """The file of a recipe. Raises MissingInputError where the name stands for none."""
     path = Path(named)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, replace
-from pathlib import Path
 
 import nibabel as nib
 import numpy as np
@@ -25,7 +24,9 @@ from medmap.training.cache import cache_case
 from medmap.training.dataset import Augmentation, PatchSampler, rotated
 from medmap.training.missingness import build_missingness
 from medmap.training.options import RuntimeOptions
+from medmap.training.published import find_split, recipes_folder
 from medmap.training.recipe import Recipe
+from medmap.training.splits import read_split
 
 
 def test_rotating_moves_image_and_label_alike():
@@ -105,12 +106,7 @@ def test_a_recipe_trains_a_bundle_that_segments_any_subset_from_files(challenge,
 
 
 def test_the_split_is_that_of_myops_net():
-
-    from medmap.training.splits import read_split
-
-    split = read_split(
-        Path(__file__).resolve().parents[2] / "MedMAPTraining/recipes/splits/myops2020.json"
-    )
+    split = read_split(find_split("myops2020"))
     assert split["test"] == tuple(f"myops_training_{n}" for n in (101, 106, 111, 116, 121))
     assert len(split["train"]) == 20
     assert not set(split["train"]) & set(split["test"])
@@ -118,8 +114,6 @@ def test_the_split_is_that_of_myops_net():
 
 @pytest.mark.parametrize("name", ["subset_unet", "anatomy_mmformer"])
 def test_the_recipes_name_task_split_and_slices(name):
-    from medmap.training.published import find_split, recipes_folder
-
     recipe = Recipe.read(recipes_folder() / "myops" / f"{name}.json")
     assert find_task(recipe.task) in (MYOPS, MYOPS_ANATOMY)
     assert find_split(recipe.split).name == "myops2020.json"
@@ -129,8 +123,6 @@ def test_the_recipes_name_task_split_and_slices(name):
 
 @pytest.mark.parametrize("name", ["subset_unet", "anatomy_mmformer"])
 def test_the_recipes_train_stop_go_on_and_export(name, challenge, tmp_path):
-    from medmap.training.published import recipes_folder
-
     recipe = Recipe.read(recipes_folder() / "myops" / f"{name}.json")
     recipe = replace(
         recipe,

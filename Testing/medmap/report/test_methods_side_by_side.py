@@ -20,7 +20,7 @@ from medmap.task import BRATS
 
 CELL = 150
 STRIDE = 156
-LEFT = 40
+LEFT = 54
 TOP = 112
 
 
