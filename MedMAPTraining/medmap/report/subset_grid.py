@@ -105,7 +105,7 @@ def _draw_row(
 
 
 def _row_title(page: Page, middle: float, title: str) -> None:
-    """A title beside a row, read from the bottom up; of a long one the end, which tells it apart."""
+    """A title beside a row, from the bottom up; of a long one the end, which tells it apart."""
     lines = textwrap.wrap(title, _TITLE_CHARACTERS)[-_TITLE_LINES:]
     first = _LEFT / 2 - _LINE * (len(lines) - 1) / 2
     for number, line in enumerate(lines):
