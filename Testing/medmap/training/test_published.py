@@ -187,7 +187,7 @@ def test_recipes_are_found_by_name_and_by_file(tmp_path):
 def test_bundles_of_rows_are_named_after_them():
     recipe = ROWS["journal-mmformer-none-brats2018"].recipe
     small = replace(recipe, network_options=recipe.network_options | SMALL[recipe.network])
-    network = TrainedNetwork(network_for(small, BRATS), NetworkSpec(recipe.network, {}), 1, {})
+    network = TrainedNetwork(NetworkSpec(recipe.network, {}), network_for(small, BRATS), 1, {})
     name = default_name(row_name("journal-mmformer-none-brats2018"), [network])
     assert re.fullmatch(r"journal-mmformer-none-brats2018-[0-9a-f]{8}", name)
     assert row_name("rfnet") == "", "a recipe of one's own has no row"
