@@ -13,7 +13,7 @@ from medmap.metrics import label_masks
 from medmap.report.label_overlay import tint
 from medmap.report.page import Page, png
 from medmap.report.slices import Slice
-from medmap.task import Task
+from medmap.task import Label, Task
 
 _PAPER = (255, 255, 255)
 _INK = "#1d2a33"
@@ -24,7 +24,8 @@ _GAP = 6
 _LEFT = 54
 _TOP = 112
 _BELOW = 40
-_LEAST_WIDTH = 960
+_LEGEND_LINE = 26
+_EXPLANATION = 600
 _TITLE_LINES = 3
 _LINE = 17
 _TITLE_CHARACTERS = 22
@@ -64,8 +65,8 @@ def subset_grid(
     columns = predicted_subsets(rows, task) if subsets is None else subsets
     heights = [_height(row.picture) for row in rows]
     # The legend is wider than a grid of few columns.
-    page_width = max(_LEFT + (len(columns) + 1) * (_CELL + _GAP) + 10, _LEAST_WIDTH)
-    page_height = _TOP + sum(heights) + len(rows) * (_GAP + _BELOW) + 44
+    page_width = max(_LEFT + (len(columns) + 1) * (_CELL + _GAP) + 10, _legend_width(task))
+    page_height = _TOP + sum(heights) + len(rows) * (_GAP + _BELOW) + 44 + _LEGEND_LINE
     page = Page(np.full((page_height, page_width, 3), _PAPER, np.uint8))
     _head(page, columns, task)
     top = _TOP
@@ -190,7 +191,17 @@ def _legend(page: Page, down: int, task: Task) -> None:
     for label in task.labels:
         page.fill(x, down - 7, 14, 14, label.color)
         page.text(x + 22, down, label.title, 13, _INK)
-        x += 52 + 11 * len(label.title)
+        x += _label_width(label)
     names = ", ".join(region.name for region in task.regions)
     text = f"Beneath: Dice of {names} in %, over the whole volume."
-    page.text(x + 20, down, text, 13, _QUIET)
+    page.text(_LEFT, down + _LEGEND_LINE, text, 13, _QUIET)
+
+
+def _legend_width(task: Task) -> int:
+    """Pixels that ``_legend`` takes, margins included."""
+    labels_width = sum(_label_width(label) for label in task.labels)
+    return _LEFT + max(labels_width, _EXPLANATION) + 10
+
+
+def _label_width(label: Label) -> int:
+    return 52 + 11 * len(label.title)

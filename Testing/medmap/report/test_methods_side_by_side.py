@@ -70,6 +70,7 @@ def test_a_grid_has_the_columns_that_were_chosen():
         expected = cell(every, TOP, 1 + order.index(key), height)
         assert np.array_equal(cell(chosen, TOP, column, height), expected)
     assert (cell(chosen, TOP, 3, height) == 255).all()
+    assert (chosen[:, -10:] == 255).all(), "the legend is not cut off"
 
 
 def test_the_chart_averages_regions_and_leaves_gaps(two):
