@@ -30,6 +30,10 @@ from medmap.preprocess import prepare
 
 Progress = Callable[[str], None]
 
+CASES_PER_CORE = 6
+"""Cases of the cohort that scaling is measured with. A worker's start costs about one case: with
+few of them its start is measured, not the cohort."""
+
 
 @dataclass(frozen=True)
 class Goal:
@@ -307,8 +311,9 @@ def _scaling(setup: GoalSetup) -> list[Goal]:
     arguments = (dict(setup.files), setup.bundle, setup.repeats)
     single = isolated("one thread", _threads, 1, *arguments)
     several = isolated("all threads", _threads, cores, *arguments)
-    cohort_single = _cohort_seconds(setup, 1, 2 * cores)
-    cohort_several = _cohort_seconds(setup, cores, 2 * cores)
+    cases = CASES_PER_CORE * cores
+    cohort_single = _cohort_seconds(setup, 1, cases)
+    cohort_several = _cohort_seconds(setup, cores, cases)
     case_speed = None
     if single.seconds and several.seconds:
         case_speed = single.seconds / several.seconds
@@ -321,7 +326,7 @@ def _scaling(setup: GoalSetup) -> list[Goal]:
             f"{_wall_note(single)}, {_wall_note(several)}",
         ),
         _goal(
-            f"cohort of {2 * cores} on {cores} cores against one",
+            f"cohort of {cases} on {cores} cores against one",
             cohort_single / cohort_several,
             targets["cohort"],
             "×",

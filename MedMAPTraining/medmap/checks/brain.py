@@ -92,9 +92,10 @@ def check_field_of_view(volumes: dict[str, Volume], task: Task) -> Iterator[Find
     if not task.skull_stripped:
         return
     names_of_faces: dict[tuple[str, ...], list[str]] = {}
-    for name, volume in volumes.items():
+    cut_faces = in_threads(_cut_faces, volumes.values())
+    for name, faces in zip(volumes, cut_faces, strict=True):
         # One sentence for all modalities that are cut at the same faces.
-        names_of_faces.setdefault(_cut_faces(volume), []).append(name)
+        names_of_faces.setdefault(faces, []).append(name)
     for faces, names in names_of_faces.items():
         if faces:
             message = (

@@ -6,6 +6,7 @@ import contextlib
 import functools
 import json
 import multiprocessing
+import os
 import queue
 import threading
 import time
@@ -382,6 +383,10 @@ def _by_processes(jobs: Sequence[Job], options: CohortOptions) -> Iterator[Row]:
     stop, devices = threading.Event(), _devices(options)
     lifeline, ours = multiprocessing.get_context("spawn").Pipe(duplex=False)
     cores = max(1, torch.get_num_threads() // len(devices)) if len(devices) > 1 else 0
+    if cores:
+        # PyTorch's threads are set in the worker. NumPy's library for matrices reads this when it
+        # is loaded; else each worker has threads for all cores, which wait for each other.
+        os.environ.setdefault("OPENBLAS_NUM_THREADS", str(cores))
     threads = [
         threading.Thread(
             target=_serve, args=(waiting, rows, device, cores, stop, lifeline), daemon=True
