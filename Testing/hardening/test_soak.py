@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import faulthandler
 import os
 import statistics
 import subprocess
@@ -49,6 +50,8 @@ def finished_cases(results) -> int:
 def test_the_memory_of_workers_does_not_grow_over_two_hundred_cases(
     tmp_path, make_case, tiny_bundle_path
 ):
+    # On a busy machine two hundred cases take longer than the limit of a test.
+    faulthandler.cancel_dump_traceback_later()
     lines = ["case,t1ce,flair"]
     for kind in range(4):
         # Of several sizes: a leak may hide behind memory that is used again.
