@@ -21,9 +21,9 @@ from .inputs import readSlots
 from .mrml import scene as mrml
 from .mrml.brain_mask import brainMasks
 from .mrml.nodes import removeDerived
-from .mrml.preparation_plan import Planner
+from .mrml.preparation_plan import Planner, scansKey
 from .mrml.prepared_scans import addPreparedScans
-from .request import Request, preparedRequest
+from .request import PreparationMemory, Request, preparedRequest
 from .runner import InlineRunner, Job, JobState, Progress, Runner, Work
 
 
@@ -40,6 +40,7 @@ class SegmentationLogic:
     Attributes:
         scene: the vtkMRMLScene.
         task: the task of the model.
+        preparations: spares a run the preparation that the run before it has carried out.
     """
 
     def __init__(
@@ -52,6 +53,7 @@ class SegmentationLogic:
         self.scene = scene
         self._segment = segment or _segment
         self._undo: list[Callable[[], Any]] = []
+        self.preparations = PreparationMemory()
         self.setModel(loadBundle or _loadDefaultBundle, task)
 
     def setModel(self, loadBundle: Callable[[], Any], task: Task) -> None:
@@ -119,8 +121,11 @@ class SegmentationLogic:
         for warning in slots.warnings:
             findings.append(Finding("warning", "constant", warning, "Check the volume."))
         masks = {}
-        if plan is not None and maskNode is not None:
-            masks = brainMasks(maskNode, slots.used, plan.reference)
+        key = None
+        if plan is not None:
+            key = scansKey(slots.used, self.task, plan.reference, maskNode)
+            if maskNode is not None:
+                masks = brainMasks(maskNode, slots.used, plan.reference)
         return Request(
             volumes={name: mrml.volumeFromNode(node) for name, node in slots.used.items()},
             nodeIDs={name: node.GetID() for name, node in slots.used.items()},
@@ -131,7 +136,23 @@ class SegmentationLogic:
             remarks=tuple(findings),
             plan=plan,
             brainMasks=masks,
+            scansKey=key,
         )
+
+    def isPrepared(
+        self, used: Mapping[str, Any], plan: PreparationPlan, maskNode: Any = None
+    ) -> bool:
+        """Whether the last run carried out this very plan, so that its prepared scans serve again.
+
+        Args:
+            used: modality name -> volume node.
+            plan: brain extraction and alignment.
+            maskNode: segmentation or label volume with a brain mask, or None.
+        """
+        if plan.is_empty:
+            return False
+        key = scansKey(used, self.task, plan.reference, maskNode)
+        return self.preparations.isFor(key, plan)
 
     def work(self, request: Request) -> Work:
         """The computation as work for a runner; it touches neither MRML nor VTK nor Qt."""
@@ -148,7 +169,7 @@ class SegmentationLogic:
         """
         bundle = self.bundle(progress)
         with computing():
-            prepared = preparedRequest(request, self.task, progress, cancelled)
+            prepared = preparedRequest(request, self.task, progress, cancelled, self.preparations)
             result = self._segment(
                 prepared.request.volumes,
                 bundle,
@@ -219,6 +240,7 @@ class SegmentationLogic:
     def forgetResults(self) -> None:
         """Undo nothing that was made so far: the scene is closed."""
         self._undo.clear()
+        self.preparations.clear()
 
     def process(
         self,

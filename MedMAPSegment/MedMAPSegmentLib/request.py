@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import hashlib
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
+
+import numpy as np
 
 from medmap.checks import Finding
 from medmap.preparation.plan import PreparationPlan
@@ -36,6 +39,7 @@ class Request:
         remarks: what preparing found worth saying.
         plan: brain extraction and alignment that come first; None for none.
         brainMasks: modality name -> brain mask that was made elsewhere.
+        scansKey: changes with the nodes that the scans and the mask were copied from.
     """
 
     volumes: dict[str, Volume]
@@ -47,6 +51,71 @@ class Request:
     remarks: tuple[Finding, ...] = ()
     plan: PreparationPlan | None = None
     brainMasks: dict[str, Volume] = field(default_factory=dict)
+    scansKey: tuple | None = None
+
+
+class PreparationMemory:
+    """The outcome of the last preparation, which serves again while nothing that it was made from
+    has changed.
+    """
+
+    def __init__(self) -> None:
+        self._preparation: Preparation | None = None
+        self._unchanged: tuple[str, ...] = ()
+        self._digest = b""
+        self._scansKey: tuple | None = None
+
+    def outcomeFor(self, request: Request, task: Task) -> Preparation | None:
+        """The outcome for these very scans, masks and steps; None if it was made from others."""
+        preparation = self._preparation
+        if preparation is None or self._digest != _digestOf(request, task):
+            return None
+        volumes = dict(preparation.volumes)
+        # A scan that needed nothing is the request's own, as ``prepare_scans`` has it.
+        for name in self._unchanged:
+            volumes[name] = request.volumes[name]
+        return replace(preparation, volumes=volumes, is_reused=True)
+
+    def keep(self, request: Request, task: Task, preparation: Preparation) -> None:
+        """Remember an outcome in the place of the one before it."""
+        unchanged = []
+        for name, volume in preparation.volumes.items():
+            if volume is request.volumes[name]:
+                unchanged.append(name)
+        self._preparation = preparation
+        self._unchanged = tuple(unchanged)
+        self._digest = _digestOf(request, task)
+        self._scansKey = request.scansKey
+
+    def isFor(self, scansKey: tuple, plan: PreparationPlan) -> bool:
+        """Whether the outcome was made from these nodes by these steps; quick, for every click."""
+        if self._preparation is None:
+            return False
+        return self._scansKey == scansKey and self._preparation.plan == plan
+
+    def clear(self) -> None:
+        """Forget it: the scene is closed."""
+        self._preparation = None
+        self._scansKey = None
+
+
+def _digestOf(request: Request, task: Task) -> bytes:
+    """Digest of all that a preparation depends on.
+
+    By content, because a change of voxels need not be announced to the scene. Hashing a scan takes
+    a tenth of a second, aligning it several seconds.
+    """
+    digest = hashlib.blake2b(f"{task.name} {request.plan}".encode())
+    for kind, volumes in (("scan", request.volumes), ("mask", request.brainMasks)):
+        _addVolumes(digest, kind, volumes)
+    return digest.digest()
+
+
+def _addVolumes(digest: hashlib.blake2b, kind: str, volumes: Mapping[str, Volume]) -> None:
+    for name, volume in sorted(volumes.items()):
+        digest.update(f"{kind} {name} {volume.name} {volume.array.shape}".encode())
+        digest.update(volume.affine.tobytes())
+        digest.update(np.ascontiguousarray(volume.array))
 
 
 @dataclass(frozen=True)
@@ -69,8 +138,16 @@ def preparedRequest(
     task: Task,
     progress: Progress | None = None,
     cancelled: Callable[[], bool] | None = None,
+    memory: PreparationMemory | None = None,
 ) -> PreparedRequest:
     """Carry out the plan of a request, as ``medmap segment`` does; on any thread.
+
+    Args:
+        request: with the scans as they were chosen.
+        task: gives titles and the order of the modalities.
+        progress: called with the completed fraction and a text.
+        cancelled: asked before every step; True stops the run.
+        memory: spares a preparation that was carried out before; None prepares in any case.
 
     Raises:
         UnavailableError: a step needs what is not installed.
@@ -80,25 +157,45 @@ def preparedRequest(
     report = progress or _ignore
     if request.plan is None or request.plan.is_empty:
         return PreparedRequest(request, None, report)
-    from medmap.preparation.workflow import prepare_scans  # imports torch, so not before Apply
-
-    preparation = prepare_scans(
-        request.volumes,
-        task,
-        request.plan,
-        brain_masks=request.brainMasks,
-        progress=lambda fraction, text: report(PREPARATION_SHARE * fraction, text),
-        cancel=cancelled,
-    )
+    preparation = None
+    if memory is not None:
+        preparation = memory.outcomeFor(request, task)
+    if preparation is None:
+        preparation = _carriedOut(request, request.plan, task, report, cancelled)
+        if memory is not None:
+            memory.keep(request, task, preparation)
     # Where something was prepared, the grid of the result is the one that nothing moved away from.
     prepared = replace(
         request, volumes=preparation.volumes, reference=request.plan.reference, plan=None
     )
 
+    share = PREPARATION_SHARE
+    if preparation.is_reused:
+        share = 0.0
+
     def remaining(fraction: float, text: str) -> None:
-        report(PREPARATION_SHARE + (1 - PREPARATION_SHARE) * fraction, text)
+        report(share + (1 - share) * fraction, text)
 
     return PreparedRequest(prepared, preparation, remaining)
+
+
+def _carriedOut(
+    request: Request,
+    plan: PreparationPlan,
+    task: Task,
+    report: Progress,
+    cancelled: Callable[[], bool] | None,
+) -> Preparation:
+    from medmap.preparation.workflow import prepare_scans  # imports torch, so not before Apply
+
+    return prepare_scans(
+        request.volumes,
+        task,
+        plan,
+        brain_masks=request.brainMasks,
+        progress=lambda fraction, text: report(PREPARATION_SHARE * fraction, text),
+        cancel=cancelled,
+    )
 
 
 def _ignore(fraction: float, text: str) -> None:

@@ -199,6 +199,14 @@ class PanelState:
         """The steps of preparation that Apply takes: those needed, without those cleared."""
         return self._withoutSkipped(self.neededPlan)
 
+    @property
+    def isPrepared(self) -> bool:
+        """Whether Apply will use the prepared scans of the last run again."""
+        plan = self.plan
+        if plan is None:
+            return False
+        return self.logic.isPrepared(self.usedVolumes, plan, self.brainMask)
+
     def planFor(self, volumes: Mapping[str, Any]) -> PreparationPlan | None:
         """The steps that some volume nodes need, by modality name, without those cleared."""
         return self._withoutSkipped(self._planner.plan(volumes, self.task, self.reference))

@@ -198,6 +198,106 @@ def test_the_result_says_what_was_done_and_undo_takes_it_back(prepared, panel, a
     assert folders(application.scene) == []
 
 
+class TestASecondApply:
+    """Aligning scans takes longer than segmenting them: once is enough."""
+
+    @pytest.fixture
+    def preparations(self, prepared, monkeypatch):
+        """The plans that are carried out after the first Apply."""
+        from medmap.preparation import workflow
+
+        really = workflow.prepare_scans
+        plans = []
+
+        def counted(volumes, task, plan, **options):
+            plans.append(plan)
+            return really(volumes, task, plan, **options)
+
+        monkeypatch.setattr(workflow, "prepare_scans", counted)
+        return plans
+
+    @staticmethod
+    def preparedNodes(panel, prepared) -> dict:
+        from MedMAPSegmentLib.mrml.prepared_scans import preparedScans
+
+        state = panel.state
+        return preparedScans(state.scene, state.result, prepared.volumes, state.task)
+
+    def test_uses_the_prepared_scans_again_and_says_so(
+        self, preparations, prepared, panel, finish, computation, application
+    ):
+        text = "Prepared by the last run: brain extraction of 2 scans, alignment of FLAIR. "
+        assert panel.ui.preparationLabel.text == text + "The prepared scans are used again."
+        first = self.preparedNodes(panel, prepared)
+        steps = panel.state.provenance["preparation"]["steps"]
+        assert "used again" not in panel.ui.resultsLabel.text
+        panel.ui.applyButton.click()
+        finish(120)
+        assert preparations == []
+        assert len(computation.calls) == 2
+        assert "had prepared were used again" in panel.ui.resultsLabel.text
+        assert panel.state.provenance["preparation"]["reused"]
+        assert panel.state.provenance["preparation"]["steps"] == steps
+        assert self.preparedNodes(panel, prepared) == first
+        assert len(folders(application.scene)) == 1
+
+    def test_undo_leaves_them_to_the_result_before(self, preparations, prepared, panel, finish):
+        first = self.preparedNodes(panel, prepared)
+        panel.ui.applyButton.click()
+        finish(120)
+        panel.ui.undoButton.click()
+        assert self.preparedNodes(panel, prepared) == first
+        assert first["flair"].GetParentTransformNode() is not None
+        panel.ui.undoButton.click()
+        assert not panel.state.scene.IsNodePresent(first["flair"])
+        # What was taken back is added again, without being computed again.
+        panel.ui.applyButton.click()
+        finish(120)
+        assert preparations == []
+        assert self.preparedNodes(panel, prepared)["flair"] is not prepared.volumes["flair"]
+
+    @pytest.mark.parametrize("change", ["voxels", "place", "step", "mask"])
+    def test_prepares_anew_after_a_change(
+        self, change, preparations, prepared, panel, finish, application
+    ):
+        import slicer.util
+
+        flair = prepared.volumes["flair"]
+        if change == "voxels":
+            # Unannounced, as scripts do it.
+            slicer.util.arrayFromVolume(flair)[20:24] += 1
+        elif change == "place":
+            flair.SetOrigin(*(np.array(flair.GetOrigin()) + 1.0))
+        elif change == "step":
+            box(panel, "align", "flair").click()
+        else:
+            slicer.util.arrayFromVolume(prepared.mask)[:20] = 0
+        panel.ui.applyButton.click()
+        finish(120)
+        assert len(preparations) == 1
+        assert not panel.state.provenance["preparation"]["reused"]
+
+    def test_a_prepared_scan_that_somebody_changed_is_replaced(
+        self, preparations, prepared, panel, finish
+    ):
+        import slicer.util
+
+        first = self.preparedNodes(panel, prepared)
+        slicer.util.arrayFromVolume(first["flair"])[:] = 0
+        panel.ui.applyButton.click()
+        finish(120)
+        second = self.preparedNodes(panel, prepared)
+        assert second["flair"] is not first["flair"]
+        assert slicer.util.arrayFromVolume(second["flair"]).any()
+        assert second["t1ce"] is first["t1ce"]
+
+    def test_starts_afresh_in_another_scene(self, preparations, prepared, panel, application):
+        assert panel.logic.preparations._preparation is not None
+        application.scene.Clear()
+        assert panel.logic.preparations._preparation is None
+        assert panel.ui.preparationLabel.text == ""
+
+
 def test_a_canceled_preparation_changes_nothing(panel, chosen, finish, application):
     count = application.scene.GetNumberOfNodes()
     panel.ui.applyButton.click()

@@ -21,15 +21,19 @@ def test_the_page_of_messages_and_the_sentences_for_translators_are_todays():
 
 @pytest.fixture
 def shouting(application, monkeypatch):
-    """The module ``sentences`` with a translator that turns everything into capital letters."""
+    """The module ``sentences`` in an application whose translator turns everything into capital
+    letters, where it is asked in the context in which Slicer's tools collect the texts.
+    """
     application.open(REPOSITORY / "MedMAPSegment/MedMAPSegment.py")
-    from MedMAPSegmentLib.sections import sentences
+    from MedMAPSegmentLib.i18n import sentences
 
-    def capitals(text):
+    def capitals(context, text):
+        if context != "i18n.core_sentences":
+            return text
         parts = text.split("{")
         return "{".join([parts[0].upper(), *(p[:2] + p[2:].upper() for p in parts[1:])])
 
-    monkeypatch.setattr(sentences, "tr", capitals)
+    monkeypatch.setattr(sys.modules["slicer.i18n"], "translate", capitals)
     sentences._translations.cache_clear()
     yield sentences
     sentences._translations.cache_clear()
@@ -67,9 +71,43 @@ def test_an_error_that_a_user_provokes_is_shown_translated(
     assert "x.zip IS NEITHER A FOLDER NOR A .ZIP FILE." in application.desk.texts()[0]
 
 
-def test_no_message_names_an_option_of_the_command_line():
+COMMAND_LINE_WORDS = (
+    " --",
+    "pip install",
+    "medmap[",
+    "extra medmap",
+    "environment variable",
+    "bundle",
+)
+
+
+def test_no_message_names_anything_that_only_the_command_line_or_python_has():
     page = (REPOSITORY / "docs/reference/panel_messages.md").read_text(encoding="utf-8")
-    assert " --" not in page
+    rows = [line.replace("\\", "") for line in page.splitlines() if line.startswith("|")]
+    unfit = [row for row in rows for word in COMMAND_LINE_WORDS if word in row]
+    assert not unfit, "\n".join(unfit)
+
+
+def test_what_the_core_advises_is_said_as_slicer_has_it():
+    """Whoever uses Slicer installs no extras of a Python package."""
+    from medmap.preparation.registration import unavailable
+    from MedMAPSegmentLib.i18n.in_slicer import IN_SLICER
+    from MedMAPSegmentLib.i18n.sentences import errorText
+
+    text = errorText(unavailable("T2", "FLAIR", 12.0))
+    assert text.startswith("T2 lies 12 mm away from FLAIR")
+    assert "General Registration (BRAINS)" in text
+    assert "clinic" not in text
+    shown = " ".join(IN_SLICER.values())
+    assert not [word for word in COMMAND_LINE_WORDS if word in shown]
+
+
+def test_every_row_of_the_table_for_slicer_is_a_sentence_of_the_core():
+    """A sentence that the core says no longer as it stands there would be shown as it is."""
+    from MedMAPSegmentLib.i18n.core_sentences import SENTENCES
+    from MedMAPSegmentLib.i18n.in_slicer import IN_SLICER
+
+    assert set(IN_SLICER) <= set(SENTENCES)
 
 
 NAMES = {

@@ -16,8 +16,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT / "MedMAPSegment"))
+
+from MedMAPSegmentLib.i18n.in_slicer import IN_SLICER  # noqa: E402
+
 PAGE = ROOT / "docs/reference/panel_messages.md"
-SENTENCES = ROOT / "MedMAPSegment/MedMAPSegmentLib/sections/core_sentences.py"
+SENTENCES = ROOT / "MedMAPSegment/MedMAPSegmentLib/i18n/core_sentences.py"
 LIBRARY = "MedMAPSegment/MedMAPSegmentLib"
 CORE = "MedMAPTraining/medmap"
 
@@ -208,7 +212,7 @@ def alternatives(node: ast.expr | None, texts: dict[str, list[str]]) -> list[str
 
 def sentences() -> list[str]:
     """Every sentence of these files, and what else the core says, sorted."""
-    found = {*progress_texts(), *phrases(), *titles()}
+    found = {*progress_texts(), *phrases(), *titles(), *IN_SLICER.values()}
     for path, _place in sources():
         tree = ast.parse(path.read_text(encoding="utf-8"))
         hidden = docstrings_and_parts(tree)
@@ -299,8 +303,9 @@ def page() -> str:
         lines += ["", f"## {place}", "", "| Kind | Cause | Remedy |", "|---|---|---|"]
         for message in everything:
             if message.place == place:
-                cells = (message.kind, cell(message.cause), cell(message.remedy))
-                lines.append(f"| {' | '.join(cells)} |")
+                cause = IN_SLICER.get(message.cause, message.cause)
+                remedy = IN_SLICER.get(message.remedy, message.remedy)
+                lines.append(f"| {message.kind} | {cell(cause)} | {cell(remedy)} |")
     return "\n".join(lines) + "\n"
 
 
@@ -320,6 +325,10 @@ def module() -> str:
         '"""',
         "",
         "from __future__ import annotations",
+        "",
+        "from . import translator",
+        "",
+        "translated = translator(__file__)",
         "",
         "",
         "def _(text: str) -> str:",

@@ -201,10 +201,26 @@ def derivedNode(scene, className: str, role: str, segmentationNode):
     """The node of that role that belongs to a segmentation; None when there is none yet."""
     for number in range(scene.GetNumberOfNodesByClass(className)):
         node = scene.GetNthNodeByClass(number, className)
-        belongs = node.GetNodeReferenceID(SEGMENTATION) == segmentationNode.GetID()
-        if belongs and node.GetAttribute(ROLE) == role:
+        if node.GetAttribute(ROLE) == role and belongsTo(node, segmentationNode):
             return node
     return None
+
+
+def belongsTo(node: Any, segmentationNode: Any) -> bool:
+    """Whether a node was derived from a segmentation, maybe from others as well."""
+    return segmentationNode.GetID() in _ownersOf(node)
+
+
+def share(node: Any, segmentationNode: Any) -> None:
+    """Let a derived node belong to one more segmentation."""
+    if not belongsTo(node, segmentationNode):
+        node.AddNodeReferenceID(SEGMENTATION, segmentationNode.GetID())
+
+
+def _ownersOf(node: Any) -> list[str]:
+    """IDs of the segmentations that a node was derived from."""
+    count = node.GetNumberOfNodeReferences(SEGMENTATION)
+    return [node.GetNthNodeReferenceID(SEGMENTATION, number) for number in range(count)]
 
 
 def derive(scene, className: str, role: str, segmentationNode, name: str):
@@ -228,11 +244,21 @@ def removeDerived(scene: Any, segmentationNode: Any) -> None:
     derived = []
     for node in nodes:
         role = node.GetAttribute(ROLE)
-        if not role or node.GetNodeReferenceID(SEGMENTATION) != segmentationNode.GetID():
-            continue
-        if role != ROLE_EDITED:
+        if role and role != ROLE_EDITED and belongsTo(node, segmentationNode):
             derived.append(node)
-    removeNodes(scene, derived)
+    release(scene, derived, segmentationNode)
+
+
+def release(scene: Any, nodes: Sequence, segmentationNode: Any) -> None:
+    """Remove derived nodes of a segmentation; those that others share with it stay theirs."""
+    unshared = []
+    for node in nodes:
+        owners = _ownersOf(node)
+        if len(owners) > 1:
+            node.RemoveNthNodeReferenceID(SEGMENTATION, owners.index(segmentationNode.GetID()))
+        else:
+            unshared.append(node)
+    removeNodes(scene, unshared)
 
 
 def removeNodes(scene: Any, nodes: Sequence) -> None:

@@ -47,7 +47,7 @@ class Planner:
         if not nodes:
             return None
         try:
-            key = _keyOf(nodes, task, reference, maskNode)
+            key = scansKey(nodes, task, reference, maskNode)
             if key != self._key:
                 self._plan = self._planned(nodes, task, reference, maskNode)
                 self._key = key
@@ -73,7 +73,18 @@ class Planner:
         self._plan = None
 
 
-def _keyOf(nodes: Mapping[str, Any], task: Task, reference: str | None, maskNode: Any) -> tuple:
+def scansKey(nodes: Mapping[str, Any], task: Task, reference: str | None, maskNode: Any) -> tuple:
+    """Changes whenever one of the scans, the mask or what is made of them does.
+
+    Args:
+        nodes: modality name -> volume node.
+        task: of the model.
+        reference: modality that gives the output geometry, or None.
+        maskNode: segmentation or label volume with a brain mask, or None.
+
+    Raises:
+        InputDataError: a scan cannot be used at all.
+    """
     states = tuple((name, node.GetID(), stateOf(node)) for name, node in nodes.items())
     mask = None
     if maskNode is not None:

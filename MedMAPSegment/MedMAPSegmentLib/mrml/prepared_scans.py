@@ -12,11 +12,24 @@ import numpy as np
 import slicer
 import slicer.util
 
+from medmap.errors import MedMAPError
 from medmap.task import Task
 
 from ..request import Request
 from .geometry import ijkToRAS, matrixFromArray, parentToWorld
-from .nodes import ROLE, ROLE_FOLDER, allOrNothing, derive, derivedNode, orientedMask, removeNodes
+from .nodes import (
+    ROLE,
+    ROLE_FOLDER,
+    SEGMENTATION,
+    allOrNothing,
+    belongsTo,
+    derive,
+    derivedNode,
+    orientedMask,
+    release,
+    share,
+)
+from .sampling import gridOf
 
 if TYPE_CHECKING:
     from medmap.preparation.workflow import Preparation
@@ -26,12 +39,16 @@ SOURCE = "MedMAP.Source"
 BRAIN = "Brain"
 """ID of the segment of a brain mask."""
 BRAIN_COLOR = (0.9, 0.8, 0.4)
+SAME_PLACE_MM = 1e-3
+"""Rounding of matrices that were saved with a scene stays below."""
 
 
 def addPreparedScans(
     scene: Any, segmentationNode: Any, request: Request, preparation: Preparation, task: Task
 ) -> dict[str, Any]:
     """Put the prepared scans of a result into the scene, and what an earlier run left away.
+
+    A scan that another result has in the same form already is shared with it.
 
     A scan that was moved lies under a linear transform of its own; the brain mask is a segmentation
     that can be edited and chosen for another run.
@@ -44,20 +61,29 @@ def addPreparedScans(
         task: titles.
 
     Returns:
-        Modality name -> vtkMRMLScalarVolumeNode, of the scans that were changed.
+        Modality name -> vtkMRMLScalarVolumeNode, of the scans that the preparation changed.
     """
-    removePreparedScans(scene, segmentationNode, task)
+    added = []
     nodes = {}
-    members = []
     with allOrNothing(scene):
         for name, volume in preparation.volumes.items():
             if volume is request.volumes[name]:
                 continue
             scan = _PreparedScan(scene, segmentationNode, request, preparation, task, name)
-            nodes[name] = scan.addVolume()
-            members += scan.nodes
-        if members:
-            _group(scene, segmentationNode, members)
+            existing = scan.existing()
+            if existing is None or not belongsTo(existing, segmentationNode):
+                removeScan(scene, segmentationNode, name)
+            if existing is None:
+                nodes[name] = scan.addVolume()
+                added += scan.nodes
+            else:
+                scan.shareWith(existing)
+                nodes[name] = existing
+        if added:
+            _group(scene, segmentationNode, added)
+    for name in task.modality_names:
+        if name not in nodes:
+            removeScan(scene, segmentationNode, name)
     return nodes
 
 
@@ -80,15 +106,16 @@ def preparedScans(
     return prepared
 
 
-def removePreparedScans(scene: Any, segmentationNode: Any, task: Task) -> None:
-    """Remove the prepared scans of a result, their masks and transforms."""
+def removeScan(scene: Any, segmentationNode: Any, name: str) -> None:
+    """Remove the prepared scan of a result with its mask and transform; what other results share
+    with it stays theirs.
+    """
     nodes = []
-    for name in task.modality_names:
-        for className, role in _classes(name).items():
-            node = derivedNode(scene, className, role, segmentationNode)
-            if node is not None:
-                nodes.append(node)
-    removeNodes(scene, nodes)
+    for className, role in _classes(name).items():
+        node = derivedNode(scene, className, role, segmentationNode)
+        if node is not None:
+            nodes.append(node)
+    release(scene, nodes, segmentationNode)
 
 
 def _role(modality: str) -> str:
@@ -143,6 +170,40 @@ class _PreparedScan:
         if self.mask is not None:
             self._addMask(node, self.mask)
         return node
+
+    def existing(self) -> Any:
+        """A prepared scan of any result with these very voxels at this very place, or None."""
+        count = self.scene.GetNumberOfNodesByClass("vtkMRMLScalarVolumeNode")
+        for number in range(count):
+            node = self.scene.GetNthNodeByClass(number, "vtkMRMLScalarVolumeNode")
+            if node.GetAttribute(ROLE) != _role(self.name):
+                continue
+            isOfSource = node.GetNodeReference(SOURCE) is self.source
+            hasOwner = node.GetNodeReference(SEGMENTATION) is not None
+            if isOfSource and hasOwner and self._equals(node):
+                return node
+        return None
+
+    def _equals(self, node: Any) -> bool:
+        """Whether nobody has changed a prepared scan into another one."""
+        try:
+            grid = gridOf(node)
+        except MedMAPError:
+            return False
+        if grid.shape != self.volume.grid.shape:
+            return False
+        if grid.distance(self.volume.grid) > SAME_PLACE_MM:
+            return False
+        kji = slicer.util.arrayFromVolume(node)
+        return bool(np.array_equal(kji.transpose(2, 1, 0), self.volume.array))
+
+    def shareWith(self, node: Any) -> None:
+        """Let an existing scan, its mask and its transform belong to this result, too."""
+        owner = node.GetNodeReference(SEGMENTATION)
+        for className, role in _classes(self.name).items():
+            companion = derivedNode(self.scene, className, role, owner)
+            if companion is not None:
+                share(companion, self.segmentationNode)
 
     def _derive(self, className: str, name: str) -> Any:
         role = _classes(self.name)[className]

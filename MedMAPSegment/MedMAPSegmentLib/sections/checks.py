@@ -5,10 +5,10 @@ from __future__ import annotations
 import slicer.util
 from slicer.i18n import tr as _
 
+from ..i18n.sentences import findingText
 from ..mrml.geometry_checks import SIGNS, GeometryReport
 from .common import Section
 from .dialogs import saying, waiting
-from .sentences import findingText
 
 
 class ChecksSection(Section):

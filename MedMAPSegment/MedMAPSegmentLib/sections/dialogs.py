@@ -14,7 +14,7 @@ from slicer.i18n import tr as _
 
 from medmap.errors import MedMAPError
 
-from .sentences import errorText
+from ..i18n.sentences import errorText
 
 WINDOW_TITLE = "MedMAP Segment"
 

@@ -8,9 +8,9 @@ from slicer.i18n import tr as _
 from medmap.bundle.format import choose_entry
 
 from ..expected_performance import ExpectedPerformance, expectedPerformance
+from ..i18n.sentences import sentence
 from .common import Section, showText
 from .dialogs import warningLine
-from .sentences import sentence
 from .tables import fillTable, shortText
 
 

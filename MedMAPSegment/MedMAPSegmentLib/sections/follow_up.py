@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from slicer.i18n import tr as _
 
+from ..i18n.sentences import findingText
 from ..mrml import choices
 from ..mrml.follow_up import EARLIER, compareTimePoints, findingsOf, tableOf
 from ..mrml.nodes import columnOf
 from ..mrml.patient import studyDateOf
 from .common import Section, showText
 from .dialogs import saying, waiting, warningLine
-from .sentences import findingText
 from .tables import changeText, copyTable, fillTable, numberText, saveTable, tableRows, wholeText
 
 COLUMNS = {

@@ -12,6 +12,7 @@ from slicer.i18n import tr as _
 
 from medmap.task import BRATS, Modality
 
+from ..i18n.sentences import findingText, lines, sentence
 from ..inputs import Slot, SlotState
 from ..mrml import choices
 from ..mrml.modality_detection import detectModalities, volumesOf
@@ -20,7 +21,6 @@ from ..mrml.reference import referenceCandidates
 from ..mrml.sample import PhantomPatient, addPhantomPatient
 from .common import Section, setChecked, showText, showVolume
 from .dialogs import saying, waiting, warningLine
-from .sentences import findingText, lines, sentence
 
 
 @dataclass(frozen=True)

@@ -12,11 +12,11 @@ from slicer.i18n import tr as _
 
 from .. import dependencies
 from ..devices import cardsAreKnown
+from ..i18n.sentences import errorText, sentence
 from ..logic import resultOf
 from ..runner import Job, JobState, ThreadRunner, Work
 from ..state import PanelState
 from .dialogs import saying, showError
-from .sentences import errorText, sentence
 
 POLL_SECONDS = 0.02
 

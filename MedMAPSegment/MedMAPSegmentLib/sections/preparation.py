@@ -10,11 +10,11 @@ from slicer.i18n import tr as _
 from medmap.preparation.plan import PreparationPlan
 from medmap.task import Modality
 
+from ..i18n.sentences import sentence
 from ..mrml import choices
 from ..preparation import ALIGN, EXTRACT, KINDS, Step, stepsOf
 from .common import Section, setChecked, showText
 from .dialogs import warningLine
-from .sentences import sentence
 
 
 class PreparationSection(Section):
@@ -111,7 +111,10 @@ class PreparationSection(Section):
         for step, checkBox in self.checkBoxes.items():
             setChecked(checkBox, step not in skipped)
         obstacle = self.state.preparationObstacle()
-        text = _("Before segmenting: {steps}.").format(steps=self.stepsText(plan))
+        text = _("Before segmenting: {steps}.")
+        if self.state.isPrepared:
+            text = _("Prepared by the last run: {steps}. The prepared scans are used again.")
+        text = text.format(steps=self.stepsText(plan))
         if plan.is_empty:
             text = _("The scans are used as they are, without preparation.")
         if obstacle:

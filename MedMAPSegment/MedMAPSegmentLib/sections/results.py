@@ -8,13 +8,13 @@ from slicer.i18n import tr as _
 
 from medmap.errors import MedMAPError
 
+from ..i18n.sentences import errorText, findingText, sentence
 from ..mrml import review
 from ..mrml.nodes import columnOf, derivedNode
 from ..mrml.overlay import DIFFERENCE, FILL, MODES, OUTLINE, overlayOf, setOverlay, showOverlay
 from ..mrml.results import ROLE_RESULTS, centerOfSegments, resultsTable
 from .common import Section, chooseIndex, fillCombo, setChecked, showText
 from .dialogs import saying, waiting, warningLine
-from .sentences import errorText, findingText, sentence
 from .tables import clearTable, copyTable, fillTable, numberText, saveTable, tableRows
 
 
@@ -119,8 +119,11 @@ class ResultsSection(Section):
         if reference in task.modality_names:
             title = task.modality(reference).title
             lines.append(_("Output geometry: {scan}").format(scan=title))
-        for step in provenance.get("preparation", {}).get("steps", []):
+        preparation = provenance.get("preparation", {})
+        for step in preparation.get("steps", []):
             lines.append(sentence(step.get("summary", "")))
+        if preparation.get("reused"):
+            lines.append(_("The scans that the run before had prepared were used again."))
         run = provenance.get("run", {})
         if "device" in run:
             text = _("Computed on: {device}").format(device=run["device"])

@@ -12,6 +12,7 @@ from slicer.i18n import tr as _
 
 from medmap.errors import MedMAPError
 
+from ..i18n.sentences import errorText, findingText, sentence
 from ..mrml import choices, review
 from ..mrml.nodes import columnOf
 from ..mrml.overlay import DIFFERENCE, overlayOf, setOverlay, showOverlay
@@ -25,7 +26,6 @@ from ..mrml.reference import (
 )
 from .common import Section, chooseIndex, fillCombo, showText
 from .dialogs import saying, waiting, warningLine
-from .sentences import errorText, findingText, sentence
 from .tables import (
     clearTable,
     copyTable,

@@ -8,10 +8,10 @@ from medmap.bundle.format import choose_entry
 from medmap.errors import UnavailableError
 
 from ..devices import AUTO, CPU
+from ..i18n.sentences import errorText, sentence
 from ..request import Request
 from .common import Section, showText
 from .dialogs import confirm, saying, waiting
-from .sentences import errorText, sentence
 
 
 class RunSection(Section):

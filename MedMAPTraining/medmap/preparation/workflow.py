@@ -91,6 +91,7 @@ class Preparation:
         movements: [4, 4] rigid motion in world RAS, mm, of the scans that were moved.
         seconds: run time of all steps.
         mode: what was asked for.
+        is_reused: the steps were carried out for an earlier run, whose outcome serves again.
     """
 
     volumes: dict[str, Volume]
@@ -100,6 +101,7 @@ class Preparation:
     movements: dict[str, np.ndarray] = field(default_factory=dict)
     seconds: float = 0.0
     mode: Mode = "auto"
+    is_reused: bool = False
 
     def to_dict(self) -> dict:
         """JSON-ready form for reports."""
@@ -110,6 +112,7 @@ class Preparation:
             "steps": [step.to_dict() for step in self.steps],
             "movements_world_ras_mm": movements,
             "seconds": round(self.seconds, 2),
+            "reused": self.is_reused,
         }
 
 

@@ -5,6 +5,10 @@ Written by ``docs/_tools/messages.py``; not to be edited.
 
 from __future__ import annotations
 
+from . import translator
+
+translated = translator(__file__)
+
 
 def _(text: str) -> str:
     """Mark a text for translation tools, which look for calls of this name."""
@@ -27,11 +31,19 @@ SENTENCES = (
     _("A review needs a segmentation and a reference."),
     _("A subset names no modality."),
     _("A subset needs {0}, but no such scan was given."),
+    _("Add it, or choose a model for any modality subset."),
     _("Add it, or use a bundle for any modality subset."),
+    _("Add one of these, or choose another model."),
     _("Add one of these, or use another bundle."),
+    _("Add the modalities of one of these, or choose a model for any modality subset."),
     _("Add the modalities of one of these, or use a bundle for any modality subset."),
     _("Add the scan, or remove the modality from the subset."),
     _("Add {0} if available."),
+    _(
+        "Align the scans with Slicer's module General Registration (BRAINS) and select the "
+        "aligned volumes, or clear the check boxes under Align. SimpleITK is part of Slicer: "
+        "if it is missing, install Slicer again."
+    ),
     _("Along the slice normal"),
     _("An older PyTorch is still loaded."),
     _("Apple graphics (MPS)"),
@@ -59,6 +71,7 @@ SENTENCES = (
     _("Check the skull-stripping if they belong to the {0}."),
     _("Check the volume."),
     _("Check voxel size and skull-stripping."),
+    _("Choose a device from the list."),
     _("Choose a folder that you may write to."),
     _("Choose a label volume."),
     _("Choose a model's folder or its .zip."),
@@ -85,9 +98,15 @@ SENTENCES = (
     _("Choose one of {0}."),
     _("Choose the CPU."),
     _("Choose the earlier examination."),
+    _("Choose the processor (CPU) under Settings and model."),
     _("Choose the segments again."),
     _("Choose the volumes again and press Apply."),
     _("Choose {0} as the reference to segment all of it."),
+    _("Clear the check box of this modality."),
+    _(
+        "Close other programs that use the device, or choose the processor (CPU) under "
+        "Settings and model."
+    ),
     _("Close other programs."),
     _("Close programs that use it."),
     _("Compare the modality subsets of the result to learn it."),
@@ -114,6 +133,7 @@ SENTENCES = (
     _("Fraction of the other modality subsets that give the voxel another label, 0 to 1"),
     _("Free memory on the device, or use the CPU."),
     _("Get the file again."),
+    _("Get the model again from where it came from, or choose another model."),
     _("Get the model again."),
     _("Give a file name."),
     _("Give at least one modality."),
@@ -123,9 +143,15 @@ SENTENCES = (
         "without it."
     ),
     _("How much another modality subset alone would change the volumes is not known."),
+    _("Import a model, or install MedMAP again."),
     _("Import it again."),
     _("Import one model at a time."),
     _("Index along the slice axis, from 0"),
+    _(
+        "Install HD Brain Extraction or Swiss Skull Stripper with the Extensions Manager, or "
+        "select a brain mask."
+    ),
+    _("Install a newer MedMAP, or choose another model."),
     _("Install it with the PyTorch extension."),
     _("Install the extension {0} with the Extensions Manager."),
     _("Install the extra medmap[clinic], align the scans yourself, or leave one of them out."),
@@ -144,6 +170,7 @@ SENTENCES = (
     _("Load a file that was exported again."),
     _("Load it again and segment it."),
     _("Load that plug-in."),
+    _("Load the image again from its source, or exclude this modality."),
     _("Load the images from DICOM, and export again."),
     _("Look at the alignment, align the scan yourself, or leave it out."),
     _("Make room and try again."),
@@ -174,6 +201,7 @@ SENTENCES = (
     _("Out of memory, even with small windows."),
     _("Please report it together with the details."),
     _("Please report it."),
+    _("Please report this with the name of the model and the device."),
     _("Please report this."),
     _("Position (mm)"),
     _("Press Apply again, then repeat this."),
@@ -256,6 +284,7 @@ SENTENCES = (
     _("The export failed: {0}."),
     _("The field of view of {0} holds {1} of the {2} in {3}."),
     _("The folder for {0} does not exist."),
+    _("The folder of the model {0} is missing."),
     _("The folder of {0} is read-only."),
     _("The folder {0} is in use by {1}."),
     _("The images lie on different grids{0}: {1}. They are resampled to the reference image."),
@@ -265,6 +294,21 @@ SENTENCES = (
     ),
     _("The labels have the shape {0}, the grid {1}."),
     _("The measured performance does not apply."),
+    _("The model has format {0}; this version of MedMAP reads {1}."),
+    _("The model has invalid confidence thresholds ({0})."),
+    _("The model has invalid post-processing ({0})."),
+    _(
+        "The model has no network for exactly this modality subset: the one for {0} was used, "
+        "and {1} was not."
+    ),
+    _("The model {0} cannot be read: {1}."),
+    _("The model {0} has files missing or added: {1}."),
+    _("The model {0} has no network for {1}: it is made for {2}."),
+    _("The model {0} is no ensemble."),
+    _("The model {0} needs the plug-in {1} for its network {2}; Slicer has no such plug-in."),
+    _("The model {0} requires {1}, and {2} is missing."),
+    _("The model {0} was never trained with {1}, only with {2}."),
+    _("The model's preprocessing is unknown to this version of MedMAP ({0})."),
     _("The name {0} cannot be a file name."),
     _("The network's output is not finite."),
     _("The output geometry is set to {0}, but {1} is {2}."),
@@ -382,6 +426,7 @@ SENTENCES = (
     _("{0} changed while it was read."),
     _("{0} could not be deleted: {1}."),
     _("{0} could not be written."),
+    _("{0} does not describe a model ({1})."),
     _("{0} does not lie in the folder of imported models."),
     _("{0} does not look skull-stripped: {1}."),
     _(
@@ -411,10 +456,13 @@ SENTENCES = (
     _("{0} is neither a folder nor a .zip file."),
     _("{0} is not a MedMAP bundle: it has no {1}."),
     _("{0} is not a MedMAP bundle: {1} does not list its files."),
+    _("{0} is not a MedMAP model: it has no {1}."),
+    _("{0} is not a MedMAP model: {1} does not list its files."),
     _("{0} is not a MedMAP model: {1} missing."),
     _("{0} is not a bundle description ({1})."),
     _("{0} is the timing of {1}"),
     _("{0} is too large to be part of a bundle."),
+    _("{0} is too large to be part of a model."),
     _("{0} lies on another grid than {1} ({2}): it will be resampled."),
     _("{0} lies on {1} already: {2}."),
     _("{0} lies on {1} within the {2} mm that can be measured."),
@@ -423,6 +471,8 @@ SENTENCES = (
     _("{0} names no network."),
     _("{0} of the bundle {1} is damaged."),
     _("{0} of the bundle {1} is not the file that was published (SHA-256 differs)."),
+    _("{0} of the model {1} is damaged."),
+    _("{0} of the model {1} is not the file that was published (SHA-256 differs)."),
     _("{0} of {1} GB free"),
     _("{0} shows a skull, and no method of brain extraction is installed."),
     _("{0} was announced but not written."),

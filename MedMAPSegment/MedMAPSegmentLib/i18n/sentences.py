@@ -1,7 +1,8 @@
 """Sentences that come from the core, in the user's language.
 
 The core writes American English and knows no translator. What it says is recognized here by its
-template and translated as a whole sentence; unknown sentences stay as they are.
+template, said as a user of Slicer needs it (``in_slicer``), and translated as a whole sentence;
+unknown sentences stay as they are.
 """
 
 from __future__ import annotations
@@ -9,11 +10,10 @@ from __future__ import annotations
 import re
 from functools import lru_cache
 
-from slicer.i18n import tr
-
 from medmap.errors import MedMAPError
 
-from .core_sentences import SENTENCES
+from . import core_sentences
+from .in_slicer import IN_SLICER
 
 DEEPEST = 3
 """A phrase may be part of a phrase of a sentence."""
@@ -58,11 +58,15 @@ def sentence(text: str, depth: int = 0) -> str:
 
 @lru_cache(maxsize=1)
 def _translations() -> list[tuple[re.Pattern[str], str, frozenset[int]]]:
-    """Pattern, translation and quoted placeholders of every template that is translated at all.
+    """Pattern, translation and quoted placeholders of every template that is shown otherwise than
+    the core writes it.
 
     The most specific template comes first, because a placeholder also matches longer texts.
     """
-    pairs = [(template, tr(template)) for template in SENTENCES]
+    pairs = []
+    for template in core_sentences.SENTENCES:
+        shown = IN_SLICER.get(template, template)
+        pairs.append((template, core_sentences.translated(shown)))
     foreign = [(template, text) for template, text in pairs if template != text]
     foreign.sort(key=lambda pair: len(re.sub(r"\{\d+\}", "", pair[0])), reverse=True)
     return [(_pattern(template), text, _quoted(template)) for template, text in foreign]
