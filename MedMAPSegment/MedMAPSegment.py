@@ -6,8 +6,9 @@ only after Apply.
 
 import logging
 import time
+from collections.abc import Iterable, Mapping
 from types import SimpleNamespace
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 import slicer
@@ -42,7 +43,7 @@ from MedMAPSegmentLib.state import PanelLogic, PanelState
 class MedMAPSegment(ScriptedLoadableModule):
     """What Slicer's module list shows."""
 
-    def __init__(self, parent):
+    def __init__(self, parent: Any) -> None:
         ScriptedLoadableModule.__init__(self, parent)
         self.parent.title = _("MedMAP Segment")
         self.parent.categories = [translate("qSlicerAbstractCoreModule", "Segmentation")]
@@ -59,7 +60,7 @@ class MedMAPSegment(ScriptedLoadableModule):
         )
         slicer.app.connect("startupCompleted()", self.onStartup)
 
-    def onStartup(self):
+    def onStartup(self) -> None:
         """Make the codes of the segments selectable, and offer the sample patient."""
         if hasattr(slicer.modules, "terminologies"):
             slicer.modules.terminologies.logic().LoadTerminologyFromFile(
@@ -102,7 +103,7 @@ class MedMAPSegmentWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         flow: folds and unfolds the boxes.
     """
 
-    def __init__(self, parent=None):
+    def __init__(self, parent: Any = None) -> None:
         ScriptedLoadableModuleWidget.__init__(self, parent)
         VTKObservationMixin.__init__(self)
         self.logic: MedMAPSegmentLogic
@@ -111,7 +112,7 @@ class MedMAPSegmentWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.flow: Flow
         self._guiTag = None
 
-    def setup(self):
+    def setup(self) -> None:
         """Build the panel when it is opened for the first time."""
         ScriptedLoadableModuleWidget.setup(self)
         uiWidget = slicer.util.loadUI(self.resourcePath("UI/MedMAPSegment.ui"))
@@ -135,7 +136,7 @@ class MedMAPSegmentWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         slicer.app.connect("aboutToQuit()", self.stopWork)
         self.initializeParameterNode()
 
-    def _observeScene(self, scene):
+    def _observeScene(self, scene: Any) -> None:
         self.addObserver(scene, scene.StartCloseEvent, self.onSceneStartClose)
         self.addObserver(scene, scene.EndCloseEvent, self.onSceneEndClose)
         self.addObserver(scene, scene.StartImportEvent, self.onSceneStartImport)
@@ -144,7 +145,7 @@ class MedMAPSegmentWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.addObserver(scene, scene.NodeAboutToBeRemovedEvent, self.onNodeGoes, priority=100.0)
         self.addObserver(scene, scene.NodeRemovedEvent, self.onNodeRemoved)
 
-    def cleanup(self):
+    def cleanup(self) -> None:
         """Called when the application closes and when the module is reloaded."""
         slicer.app.disconnect("aboutToQuit()", self.stopWork)
         self.state.stopTelling()
@@ -152,15 +153,15 @@ class MedMAPSegmentWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.setParameterNode(None)
         self.removeObservers()
 
-    def enter(self):
+    def enter(self) -> None:
         """Called each time the user opens this module."""
         self.initializeParameterNode()
 
-    def exit(self):
+    def exit(self) -> None:
         """Called each time the user opens another module; a computation goes on."""
         self.setParameterNode(None)
 
-    def onReload(self):
+    def onReload(self) -> None:
         """Reload the library, too: Slicer itself reloads this file only."""
         import sys
 
@@ -168,22 +169,22 @@ class MedMAPSegmentWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             del sys.modules[name]
         ScriptedLoadableModuleWidget.onReload(self)
 
-    def onSceneStartClose(self, caller, event):
+    def onSceneStartClose(self, caller: Any, event: str) -> None:
         """The nodes that a computation works for are about to go."""
         self.jobs.abandon()
         self.setParameterNode(None)
 
-    def onSceneEndClose(self, caller, event):
+    def onSceneEndClose(self, caller: Any, event: str) -> None:
         """Start afresh if the panel is shown."""
         self.state.clear()
         if self.parent.isEntered:
             self.initializeParameterNode()
 
-    def onSceneStartImport(self, caller, event):
+    def onSceneStartImport(self, caller: Any, event: str) -> None:
         """What the selectors do while a scene is read is no choice of the user's."""
         self.setParameterNode(None)
 
-    def onSceneImported(self, caller, event):
+    def onSceneImported(self, caller: Any, event: str) -> None:
         """What the parameter node refers to is there only now."""
         if self.parent.isEntered:
             self.initializeParameterNode()
@@ -191,7 +192,7 @@ class MedMAPSegmentWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             self.state.changed()
 
     @vtk.calldata_type(vtk.VTK_OBJECT)
-    def onNodeGoes(self, caller, event, node):
+    def onNodeGoes(self, caller: Any, event: str, node: Any) -> None:
         """Unchoose a node before the selectors notice: they would choose its neighbor instead."""
         parameters = self.state.parameters
         if parameters is None or slicer.mrmlScene.IsClosing():
@@ -201,20 +202,20 @@ class MedMAPSegmentWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         if choices.forget(self.state.parameterNode(), node):
             self.state.changed()
 
-    def onNodeRemoved(self, caller, event):
+    def onNodeRemoved(self, caller: Any, event: str) -> None:
         """A volume, the result or the reference may be gone."""
         if not slicer.mrmlScene.IsClosing():
             self.state.changed()
 
-    def onParametersModified(self, caller=None, event=None):
+    def onParametersModified(self, caller: Any = None, event: str = "") -> None:
         """A choice that is kept in the parameter node changed."""
         self.state.changed()
 
-    def initializeParameterNode(self):
+    def initializeParameterNode(self) -> None:
         """Make sure that the parameter node exists and is observed."""
         self.setParameterNode(self.logic.getParameterNode())
 
-    def setParameterNode(self, parameters):
+    def setParameterNode(self, parameters: Any) -> None:
         """Connect the widgets to a parameter node, or to none."""
         modified = vtk.vtkCommand.ModifiedEvent
         before = self.state.parameters
@@ -237,21 +238,21 @@ class MedMAPSegmentWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             self.addObserver(parameters.parameterNode, modified, self.onParametersModified)
         self.state.changed()
 
-    def isBusy(self):
+    def isBusy(self) -> bool:
         """True while a computation is under way."""
         return self.state.isBusy
 
-    def stopWork(self):
+    def stopWork(self) -> None:
         """Cancel what is under way and end the worker."""
         self.jobs.stop()
 
 
-def _moduleNames():
+def _moduleNames() -> Iterable[str]:
     """Names of all installed Slicer modules."""
     return slicer.app.moduleManager().modulesNames()
 
 
-def _dicomValues(node):
+def _dicomValues(node: Any) -> Mapping[str, str]:
     """DICOM values of a volume from Slicer's database, by keyword; none without a database."""
     database = getattr(slicer, "dicomDatabase", None)
     if database is None or not database.isOpen:
@@ -264,15 +265,15 @@ class MedMAPSegmentLogic(PanelLogic, ScriptedLoadableModuleLogic):
     "flair": other})``.
     """
 
-    def __init__(self):
+    def __init__(self) -> None:
         ScriptedLoadableModuleLogic.__init__(self)
         SegmentationLogic.__init__(self, slicer.mrmlScene)
 
-    def scriptedNode(self):
+    def scriptedNode(self) -> Any:
         """The module's vtkMRMLScriptedModuleNode."""
         return ScriptedLoadableModuleLogic.getParameterNode(self)
 
-    def getParameterNode(self):
+    def getParameterNode(self) -> MedMAPSegmentParameterNode:
         """The module's parameter node, typed."""
         # The wrapper gives the class its constructor.
         return MedMAPSegmentParameterNode(self.scriptedNode())  # type: ignore[call-arg]
@@ -283,15 +284,15 @@ class MedMAPSegmentTest(ScriptedLoadableModuleTest):
     out, in words.
     """
 
-    def setUp(self):
+    def setUp(self) -> None:
         slicer.mrmlScene.Clear()
 
-    def runTest(self):
+    def runTest(self) -> None:
         for test in (self.test_labelsBecomeSegments, self.test_defaultModel, self.test_panel):
             self.setUp()
             test()
 
-    def test_labelsBecomeSegments(self):
+    def test_labelsBecomeSegments(self) -> None:
         """Labels come back as three coded segments that lie on the transformed reference volume,
         voxel for voxel.
         """
@@ -334,7 +335,7 @@ class MedMAPSegmentTest(ScriptedLoadableModuleTest):
         ]
         assert parents[0] == parents[1]
 
-    def test_defaultModel(self):
+    def test_defaultModel(self) -> None:
         """The shipped model runs on two of four scans, and a second time gives the same labels."""
         if not self.modelCanRun():
             return
@@ -346,7 +347,7 @@ class MedMAPSegmentTest(ScriptedLoadableModuleTest):
         assert first.GetSegmentation().GetNumberOfSegments() == 3
         assert np.array_equal(labelsOf(first, logic.task), labelsOf(second, logic.task))
 
-    def test_panel(self):
+    def test_panel(self) -> None:
         """The real panel, by clicks: detect, apply, review against the result's own labels, what
         if, undo.
         """
@@ -379,7 +380,7 @@ class MedMAPSegmentTest(ScriptedLoadableModuleTest):
         assert panel.state.result is None
         assert ui.resultsTable.rowCount == 0
 
-    def reviewAgainstItself(self, panel, ours, volume):
+    def reviewAgainstItself(self, panel: MedMAPSegmentWidget, ours: Any, volume: Any) -> None:
         """A reference with the same labels agrees perfectly."""
         reference = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLLabelMapVolumeNode", "reference")
         reference.CopyOrientation(volume)
@@ -394,14 +395,14 @@ class MedMAPSegmentTest(ScriptedLoadableModuleTest):
         assert [panel.ui.reviewTable.item(row, 1).text() for row in range(3)] == ["1.000"] * 3
         panel.ui.worstSliceButton.click()
 
-    def waitFor(self, panel):
+    def waitFor(self, panel: MedMAPSegmentWidget) -> None:
         """Let the event loop run until the panel is idle."""
         deadline = time.monotonic() + 300
         while panel.isBusy() and time.monotonic() < deadline:
             slicer.app.processEvents()
         assert not panel.isBusy(), "still computing"
 
-    def modelCanRun(self):
+    def modelCanRun(self) -> bool:
         """Whether PyTorch and the shipped model are there; says so in the log if not."""
         missing = dependencies.missing()
         if missing:

@@ -26,6 +26,11 @@ from typing import Protocol
 import medmap
 from medmap.errors import BundleError, UnavailableError
 
+from .i18n import translator
+from .i18n.sentences import sentence
+
+_ = translator(__file__)
+
 REQUESTER = "MedMAP"
 REQUIREMENTS = Path(__file__).resolve().parents[1] / "Resources" / "requirements.txt"
 
@@ -285,15 +290,19 @@ def _reason(error: Exception) -> str:
 
 
 def _question(names: str, build: TorchBuild | None) -> str:
-    size = ""
+    paragraphs = [
+        _("MedMAP needs Python packages that are not installed yet: {names}.").format(names=names),
+        _(
+            "Segmentations, comparisons of modalities, and the sample patient are computed with "
+            "them. They are downloaded from the internet into Slicer's own Python. Your images "
+            "are not sent anywhere."
+        ),
+    ]
     if build is not None:
-        size = f" The build of PyTorch {build.title} is installed. {build.size}"
-    return (
-        f"MedMAP needs Python packages that are not installed yet: {names}.\n\n"
-        "They are needed for segmentations, for comparisons of modalities, and for the sample "
-        "patient. They are downloaded from the internet into Slicer's own Python."
-        f"{size} Your images are not sent anywhere.\n\nInstall now?"
-    )
+        text = _("This installs PyTorch {build}. {size}")
+        paragraphs.append(text.format(build=sentence(build.title), size=sentence(build.size)))
+    paragraphs.append(_("Install now?"))
+    return "\n\n".join(paragraphs)
 
 
 def _atLeast(version: str, minimum: str) -> bool:

@@ -10,8 +10,13 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 from medmap.errors import UsageError
+
+from .i18n import translator
+
+_ = translator(__file__)
 
 AUTO, CPU = "auto", "cpu"
 _GIB = 2**30
@@ -45,13 +50,11 @@ def listDevices() -> tuple[Device, ...]:
     torch = sys.modules.get("torch")
     cards = _cards(torch) if torch is not None else []
     if torch is None:
-        automatic = "Automatic"
+        automatic = _("Automatic")
+    elif cards and cards[0].name != "mps":
+        automatic = _("Automatic ({device})").format(device=cards[0].text)
     else:
-        automatic = (
-            f"Automatic ({cards[0].text})"
-            if cards and cards[0].name != "mps"
-            else "Automatic (CPU)"
-        )
+        automatic = _("Automatic (CPU)")
     return (Device(AUTO, automatic), *cards, Device(CPU, _processor()))
 
 
@@ -85,31 +88,31 @@ def computing() -> Iterator[None]:
             torch.cuda.empty_cache()
 
 
-def _cards(torch) -> list[Device]:
+def _cards(torch: Any) -> list[Device]:
     devices = []
     if torch.cuda.is_available():
         for n in range(torch.cuda.device_count()):
-            devices.append(
-                Device(f"cuda:{n}", f"{torch.cuda.get_device_name(n)}, {_memory(torch, n)}")
-            )
+            text = f"{torch.cuda.get_device_name(n)}, {_memory(torch, n)}"
+            devices.append(Device(f"cuda:{n}", text))
     mps = getattr(torch.backends, "mps", None)
     if mps is not None and mps.is_available():
-        devices.append(Device("mps", "Apple graphics (MPS)"))
+        devices.append(Device("mps", _("Apple graphics (MPS)")))
     return devices
 
 
-def _memory(torch, n: int) -> str:
+def _memory(torch: Any, n: int) -> str:
     """Free memory of a card; a card that is in use or broken must not stop the panel."""
     try:
         free, total = torch.cuda.mem_get_info(n)
     except RuntimeError:
-        return "does not answer"
-    return f"{free / _GIB:.1f} of {total / _GIB:.1f} GB free"
+        return _("does not answer")
+    text = _("{free} of {total} GB free")
+    return text.format(free=f"{free / _GIB:.1f}", total=f"{total / _GIB:.1f}")
 
 
 def _processor() -> str:
     try:
         free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / _GIB
     except (AttributeError, ValueError, OSError):  # Windows and macOS do not say
-        return "Processor (CPU)"
-    return f"Processor (CPU), {free:.1f} GB free"
+        return _("Processor (CPU)")
+    return _("Processor (CPU), {free} GB free").format(free=f"{free:.1f}")

@@ -14,6 +14,10 @@ from typing import Any
 
 from medmap.task import Region, Task
 
+from .i18n import translator
+
+_ = translator(__file__)
+
 TABLES = ("dice", "dice_synthetic")
 """Tables of a card, the one that counts more first: real cases come before synthetic ones."""
 
@@ -74,12 +78,12 @@ class ExpectedPerformance:
         return bool(self.scores)
 
     @property
-    def cases(self) -> str:
-        """Number of cases; ``an unknown number of`` if a table does not say."""
+    def cases(self) -> int:
+        """Number of cases; 0 if a table does not say."""
         counts = [score.cases for score in self.scores]
         if not counts or min(counts) == 0:
-            return "an unknown number of"
-        return str(max(counts))
+            return 0
+        return max(counts)
 
     @property
     def warning(self) -> str:
@@ -118,6 +122,21 @@ def expectedPerformance(task: Task, card: Mapping, names: Collection[str]) -> Ex
         warnings=_warnings(task, names),
         details=_details(card, data),
     )
+
+
+def measurementText(performance: ExpectedPerformance) -> str:
+    """One sentence on whom the figures were measured, in the user's language."""
+    if not performance.validated:
+        return _("The model was not validated with this modality subset.")
+    if performance.onPatients and performance.cases == 0:
+        return _("Measured on patients that the model had not seen; how many is not recorded.")
+    if performance.onPatients:
+        text = _("Measured on {count} patients that the model had not seen.")
+    elif performance.cases == 0:
+        text = _("Measured on synthetic cases, not on patients; how many is not recorded.")
+    else:
+        text = _("Measured on {count} synthetic cases, not on patients.")
+    return text.format(count=performance.cases)
 
 
 def _isSynthetic(card: Mapping, table: Any) -> bool:

@@ -120,7 +120,7 @@ def readSlots(
     return Inputs(inputs.slots, tuple(allProblems))
 
 
-def emptiness(node) -> str:
+def emptiness(node: Any) -> str:
     """Why a volume counts as missing: every voxel has the same value. Empty if it has contrast, or
     no voxels at all.
     """
@@ -134,7 +134,7 @@ def emptiness(node) -> str:
     return f"'{node.GetName()}' is {low:g} everywhere and counts as missing."
 
 
-def _unusable(node) -> list[str]:
+def _unusable(node: Any) -> list[str]:
     name = node.GetName()
     shape = shapeOf(node)
     if shape is None:
@@ -184,4 +184,6 @@ def _noReference(inputs: Inputs, reference: str | None) -> list[str]:
     if reference is None or reference in inputs.used:
         return []
     slot = inputs.slot(reference)
-    return [f"The output geometry is set to {slot.title}, but {slot.title} is {slot.state.value}."]
+    if slot.state is SlotState.LEFT_OUT:
+        return [f"The output geometry is set to {slot.title}, which is excluded."]
+    return [f"The output geometry is set to {slot.title}, which is missing."]

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from medmap.checks import Finding
 from medmap.errors import Cancelled, InputDataError, InternalError
 from medmap.preparation.plan import Mode, PreparationPlan
 from medmap.task import BRATS, Task
+from medmap.volume import Volume
 
 from .devices import AUTO, checkDevice, computing
 from .inputs import readSlots
@@ -25,6 +26,10 @@ from .mrml.preparation_plan import Planner, scansKey
 from .mrml.prepared_scans import addPreparedScans
 from .request import PreparationMemory, Request, preparedRequest
 from .runner import InlineRunner, Job, JobState, Progress, Runner, Work
+
+if TYPE_CHECKING:
+    from medmap.bundle.loading import Bundle
+    from medmap.inference import Segmentation
 
 
 class SegmentationLogic:
@@ -45,11 +50,11 @@ class SegmentationLogic:
 
     def __init__(
         self,
-        scene,
+        scene: Any,
         segment: Callable[..., Any] | None = None,
         loadBundle: Callable[[], Any] | None = None,
         task: Task = BRATS,
-    ):
+    ) -> None:
         self.scene = scene
         self._segment = segment or _segment
         self._undo: list[Callable[[], Any]] = []
@@ -59,21 +64,23 @@ class SegmentationLogic:
     def setModel(self, loadBundle: Callable[[], Any], task: Task) -> None:
         """Use another model from now on; the one that was loaded is dropped."""
         self._loadBundle = loadBundle
-        self._bundle = None
+        self._bundle: Bundle | None = None
         self.task = task
 
-    def bundle(self, progress: Progress | None = None):
+    def bundle(self, progress: Progress | None = None) -> Bundle:
         """The model, loaded when it is first asked for and kept warm. Raises MedMAPError when it is
         damaged.
         """
-        if self._bundle is None:
+        bundle = self._bundle
+        if bundle is None:
             if progress is not None:
                 progress(0.0, "loading the model")
-            self._bundle = self._loadBundle()
-        return self._bundle
+            bundle = self._loadBundle()
+            self._bundle = bundle
+        return bundle
 
     def problems(
-        self, inputs: Mapping[str, Any], reference: str | None = None, outputNode=None
+        self, inputs: Mapping[str, Any], reference: str | None = None, outputNode: Any = None
     ) -> list[str]:
         """Every reason, as a sentence, why Apply cannot work; quick enough to be called after each
         click.
@@ -163,7 +170,7 @@ class SegmentationLogic:
         request: Request,
         progress: Progress | None = None,
         cancelled: Callable[[], bool] | None = None,
-    ):
+    ) -> Segmentation:
         """Prepare the scans and segment. Returns ``medmap.inference.Segmentation``; raises
         MedMAPError, ``Cancelled`` among them.
         """
@@ -188,7 +195,7 @@ class SegmentationLogic:
         """
         return runner.start(self.work(request))
 
-    def apply(self, request: Request, result):
+    def apply(self, request: Request, result: Segmentation) -> Any:
         """Put a result into the scene; ``undo`` takes it out again.
 
         Returns:
@@ -217,7 +224,7 @@ class SegmentationLogic:
         self._undo.append(lambda: self._takeBack(segmentation, restore))
         return segmentation
 
-    def _takeBack(self, made, restore):
+    def _takeBack(self, made: Any, restore: Callable[[], None] | None) -> Any:
         if self.scene.IsNodePresent(made):
             removeDerived(self.scene, made)
         return mrml.takeBack(self.scene, made, restore)
@@ -227,7 +234,7 @@ class SegmentationLogic:
         """True while there is a result to take back."""
         return bool(self._undo)
 
-    def undo(self):
+    def undo(self) -> Any:
         """Take the last result back: a new node is removed, one that was filled gets its former
         segments.
 
@@ -270,7 +277,7 @@ class SegmentationLogic:
         return self.apply(request, resultOf(self.start(request, InlineRunner(progress))))
 
 
-def resultOf(job: Job):
+def resultOf(job: Job) -> Any:
     """Result of a finished job. Raises what stopped it."""
     if job.state is JobState.DONE:
         return job.result
@@ -279,7 +286,7 @@ def resultOf(job: Job):
     raise job.error or InternalError("The computation has not finished.", "Wait for it.")
 
 
-def _withRemarks(result, remarks: tuple[Finding, ...]):
+def _withRemarks(result: Segmentation, remarks: tuple[Finding, ...]) -> Segmentation:
     """The result, with what preparing had to say in front of what the computation had to say."""
     if not remarks:
         return result
@@ -288,13 +295,13 @@ def _withRemarks(result, remarks: tuple[Finding, ...]):
     return replace(result, findings=(*remarks, *result.findings), provenance=provenance)
 
 
-def _segment(volumes, bundle, **options):
+def _segment(volumes: Mapping[str, Volume], bundle: Bundle, **options: Any) -> Segmentation:
     from medmap.inference import segment  # imports torch, so not before Apply
 
     return segment(volumes, bundle, **options)
 
 
-def _loadDefaultBundle():
+def _loadDefaultBundle() -> Bundle:
     from medmap.bundle.format import default_bundle_path
     from medmap.bundle.loading import load_bundle
 

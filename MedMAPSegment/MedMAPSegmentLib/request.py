@@ -7,8 +7,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from medmap.checks import Finding
 from medmap.preparation.plan import PreparationPlan
 from medmap.task import Task
@@ -115,7 +113,7 @@ def _addVolumes(digest: hashlib.blake2b, kind: str, volumes: Mapping[str, Volume
     for name, volume in sorted(volumes.items()):
         digest.update(f"{kind} {name} {volume.name} {volume.array.shape}".encode())
         digest.update(volume.affine.tobytes())
-        digest.update(np.ascontiguousarray(volume.array))
+        digest.update(volume.array.tobytes())
 
 
 @dataclass(frozen=True)

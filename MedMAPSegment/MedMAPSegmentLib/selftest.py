@@ -5,6 +5,8 @@ ellipsoids.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import slicer
@@ -25,7 +27,9 @@ glioma.
 """
 
 
-def addSyntheticCase(scene, modalities=tuple(_CONTRAST), degrees: float = 20.0) -> dict:
+def addSyntheticCase(
+    scene: Any, modalities: Sequence[str] = tuple(_CONTRAST), degrees: float = 20.0
+) -> dict:
     """Add one volume node per modality: a skull-stripped ellipsoid of a brain with a round tumor.
 
     Args:
@@ -66,7 +70,7 @@ def _intensities(name: str) -> np.ndarray:
     return np.where(image > 0, np.maximum(image + noise, 1), 0).astype(np.float32)
 
 
-def _placement(degrees: float):
+def _placement(degrees: float) -> Any:
     """IJKToRAS: axes left, posterior, superior as in BraTS, rotated, with the center near the
     origin.
     """

@@ -8,23 +8,27 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from medmap.errors import MedMAPError
 from medmap.preparation.plan import PreparationPlan
 from medmap.task import Task
 
+from .i18n.sentences import errorText
 from .inputs import Inputs, readSlots
 from .logic import SegmentationLogic
 from .models.catalog import DEFAULT, ModelEntry
 from .mrml import choices
 from .mrml.geometry_checks import GeometryReport, checkGeometry
-from .mrml.nodes import inScene
-from .mrml.patient import Patient, TagLookup, patientOf
+from .mrml.nodes import ROLE_EDITED, derivedNode, inScene
+from .mrml.patient import Patient, TagLookup, mark, patientOf
 from .mrml.preparation_plan import Planner
-from .mrml.scene import provenanceOf
+from .mrml.scene import addFindings, provenanceOf
 from .preparation import obstacleOf, withoutSteps
 from .request import Request
+
+if TYPE_CHECKING:
+    from medmap.inference import Segmentation
 
 
 class PanelLogic(SegmentationLogic):
@@ -119,7 +123,7 @@ class PanelState:
             observer.clear()
 
     @property
-    def scene(self):
+    def scene(self) -> Any:
         """The vtkMRMLScene."""
         return self.logic.scene
 
@@ -133,7 +137,7 @@ class PanelState:
         """Whether the panel is open, so that choices can be made."""
         return self.parameters is not None
 
-    def parameterNode(self, always: bool = False):
+    def parameterNode(self, always: bool = False) -> Any:
         """The vtkMRMLScriptedModuleNode of the choices; while the panel is not shown, None.
 
         Args:
@@ -181,6 +185,27 @@ class PanelState:
         """What is known of the patient: from DICOM, and what the user marked."""
         node = self.parameterNode(always=True)
         return patientOf(self.scene, self.usedVolumes.values(), node, self.dicomTags)
+
+    def markPatient(self, name: str, marked: bool) -> None:
+        """Mark the patient, or take a mark away: ``patient.SURGERY`` or ``patient.OTHER_TUMOR``.
+
+        A result that was made from the selected volumes gets the warning, too. It keeps the warning
+        when the mark is taken away: the next patient begins like that.
+        """
+        mark(self.parameterNode(), name, marked)
+        result = self.result
+        if result is not None and self._isOfThisPatient():
+            addFindings(result, self.patient.warnings)
+            edited = derivedNode(self.scene, "vtkMRMLSegmentationNode", ROLE_EDITED, result)
+            if edited is not None:
+                addFindings(edited, self.patient.warnings)
+        self.changed()
+
+    def _isOfThisPatient(self) -> bool:
+        """Whether the result was made from volumes that are still selected."""
+        used = self.provenance.get("modalities", {}).get("used", {})
+        selected = {node.GetID() for node in self.usedVolumes.values()}
+        return bool(used) and selected.issuperset(used.values())
 
     @property
     def brainMask(self) -> Any:
@@ -251,24 +276,24 @@ class PanelState:
         return nodes, self.plan
 
     @property
-    def result(self):
+    def result(self) -> Any:
         """The latest result's vtkMRMLSegmentationNode, or None."""
         return self._chosen(choices.RESULT)
 
     @property
-    def reviewReference(self):
+    def reviewReference(self) -> Any:
         """The segmentation or label volume that the result is compared with, or None."""
         return self._chosen(choices.REFERENCE)
 
     @property
-    def earlierResult(self):
+    def earlierResult(self) -> Any:
         """The segmentation of an earlier examination, or None."""
         return self._chosen(choices.EARLIER)
 
-    def _chosen(self, role: str):
+    def _chosen(self, role: str) -> Any:
         return inScene(self.scene, choices.nodeOf(self.parameterNode(always=True), role))
 
-    def choose(self, role: str, node) -> bool:
+    def choose(self, role: str, node: Any) -> bool:
         """Choose a node, or None, for a role of ``choices``. Returns whether anything changed."""
         if not choices.choose(self.parameterNode(always=True), role, node):
             return False
@@ -283,7 +308,7 @@ class PanelState:
             return {}
         return provenanceOf(node) or {}
 
-    def takeResult(self, request: Request, result) -> Any:
+    def takeResult(self, request: Request, result: Segmentation) -> Any:
         """Put a result into the scene and show it; the previous one stays there, hidden.
 
         Returns the vtkMRMLSegmentationNode.
@@ -306,7 +331,7 @@ class PanelState:
             restored = self.scene.GetNodeByID(before)
         self._useResult(restored)
 
-    def _useResult(self, node) -> None:
+    def _useResult(self, node: Any) -> None:
         if node is not None:
             _show(node, True)
         if not self.choose(choices.RESULT, node):
@@ -320,13 +345,13 @@ class PanelState:
         try:
             problems = self.logic.problems(self.usedVolumes, self.reference, output)
         except MedMAPError as error:
-            problems = [str(error)]
+            problems = [errorText(error)]
         obstacle = self.preparationObstacle()
         if obstacle:
             problems.append(obstacle)
         return problems
 
 
-def _show(node, visible: bool) -> None:
+def _show(node: Any, visible: bool) -> None:
     if node.GetDisplayNode() is not None:
         node.GetDisplayNode().SetVisibility(visible)

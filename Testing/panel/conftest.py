@@ -114,7 +114,7 @@ def computation():
         )
         provenance = ProvenanceOfTest(
             SimpleNamespace(device=held.device),
-            {"used": dict.fromkeys(volumes, ""), "reference": name},
+            {"used": {key: volume.name for key, volume in volumes.items()}, "reference": name},
             tuple(held.findings),
         )
         return ResultOfTest(labels, volumes[name].grid, name, tuple(held.findings), provenance)

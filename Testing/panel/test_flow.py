@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+import vtk
 
 
 def folded(panel) -> set[str]:
@@ -98,6 +99,30 @@ class TestPatient:
         panel.ui.surgeryCheckBox.click()
         assert panel.ui.populationLabel.text == ""
         assert "after surgery" in panel.ui.resultsWarningLabel.text
+
+    def test_what_is_marked_after_apply_stands_at_the_result_and_its_edited_copy(
+        self, panel, result, patient, choose
+    ):
+        from MedMAPSegmentLib.mrml.editing import editedCopy
+        from MedMAPSegmentLib.mrml.export import warningsOf
+
+        copy = editedCopy(panel.state.scene, result)
+        panel.ui.otherTumorCheckBox.click()
+        assert "another kind" in panel.ui.resultsWarningLabel.text
+        assert any("another kind" in warning for warning in warningsOf(copy))
+        # A file that is written later says it, too.
+        segment = result.GetSegmentation().GetNthSegment(0)
+        text = vtk.reference("")
+        assert segment.GetTag("MedMAP.Provenance", text)
+        assert "another kind" in str(text)
+        panel.ui.otherTumorCheckBox.click()
+        assert "another kind" in panel.ui.resultsWarningLabel.text
+
+    def test_a_mark_for_other_volumes_is_none_for_the_result(self, panel, result, patient, choose):
+        choose(flair=None, t2=None, t1=patient["t1"])
+        panel.ui.surgeryCheckBox.click()
+        assert "after surgery" in panel.ui.populationLabel.text
+        assert panel.ui.resultsWarningLabel.text == ""
 
     def test_a_child_is_noticed_from_dicom(self, panel, patient, choose):
         patient["flair"].SetAttribute("DICOM.PatientAge", "009Y")

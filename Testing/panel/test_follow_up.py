@@ -62,7 +62,7 @@ def test_a_change_within_that_of_the_subset_alone_is_no_change(panel, earlier, a
     fillTable(table, columns)
     panel.ui.earlierSelector.setCurrentNode(earlier)
     panel.ui.followUpButton.click()
-    assert panel.ui.followUpLabel.text.count("It may be no real change.") == 3
+    assert panel.ui.followUpLabel.text.count("The tumor may not have changed.") == 3
 
 
 def test_the_same_modalities_need_no_warning(panel, earlier, finish):

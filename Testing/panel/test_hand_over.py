@@ -123,8 +123,11 @@ def test_an_exporter_that_is_not_installed_is_named_with_its_extension(
     panel, result, application, index, extension
 ):
     panel.ui.exportComboBox.setCurrentIndex(index)
+    assert extension in panel.ui.exportButton.toolTip
     panel.ui.exportButton.click()
     assert extension in application.desk.texts()[0]
+    panel.ui.exportComboBox.setCurrentIndex(2)
+    assert extension not in panel.ui.exportButton.toolTip
 
 
 @pytest.mark.parametrize("ending", ["html", "pdf"])

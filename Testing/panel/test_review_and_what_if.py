@@ -68,7 +68,7 @@ class TestReview:
         box.setCurrentIndex(box.count - 1)
         panel.ui.reviewButton.click()
         finish()
-        assert "\nNot used of 'expert': value 4." in panel.ui.reviewLabel.text
+        assert "\nIgnored in the reference 'expert': value 4." in panel.ui.reviewLabel.text
         sensitivity = dict(
             zip(texts(panel.ui.reviewTable, 0), texts(panel.ui.reviewTable, 2), strict=True)
         )
@@ -100,7 +100,7 @@ class TestReview:
     ):
         import slicer
 
-        from MedMAPSegmentLib.mrml import review
+        from MedMAPSegmentLib.mrml import review_nodes
 
         panel.ui.reviewButton.click()
         finish()
@@ -110,7 +110,7 @@ class TestReview:
         select = slicer.vtkMRMLPlotViewNode.InteractionModeSelectPoints
         assert plot.mrmlPlotViewNode().GetInteractionMode() == select
         assert len(plot._slots) == 1
-        nodes = review.nodesOf(application.scene, panel.state.result)
+        nodes = review_nodes.nodesOf(application.scene, panel.state.result)
         logic = application.app.layoutManager().mrmlSliceLogics().GetItemAsObject(0)
         offsets = set()
         for row in (0, nodes.slices.GetNumberOfRows() - 1):
@@ -194,12 +194,12 @@ class TestReview:
     def test_the_result_is_drawn_filled_as_outline_or_as_difference(
         self, panel, reviewed, finish, application
     ):
-        from MedMAPSegmentLib.mrml import review
+        from MedMAPSegmentLib.mrml import review_nodes
 
         panel.ui.reviewButton.click()
         finish()
         display = panel.state.result.GetDisplayNode()
-        errors = review.nodesOf(application.scene, panel.state.result).errors.GetDisplayNode()
+        errors = review_nodes.nodesOf(application.scene, panel.state.result).errors.GetDisplayNode()
         assert panel.ui.overlayComboBox.currentIndex == 2
         assert (display.GetVisibility(), errors.GetVisibility()) == (0, 1)
         panel.ui.overlayComboBox.setCurrentIndex(1)
@@ -258,7 +258,7 @@ class TestReview:
 
     def test_a_volume_without_labels_is_refused_in_words(self, panel, reviewed, patient):
         panel.ui.reviewSelector.setCurrentNode(patient["t1ce"])
-        assert "holds no labels" in panel.ui.reviewLabel.text
+        assert "are not labels" in panel.ui.reviewLabel.text
 
     def test_the_scores_are_saved_in_full_with_their_units(
         self, panel, reviewed, finish, application, tmp_path

@@ -320,7 +320,7 @@ class TestLooks:
 
         empty = application.scene.AddNewNodeByClass("vtkMRMLSegmentationNode", "odd")
         choices.choose(ready.state.parameterNode(), choices.RESULT, empty)
-        assert "does not say on which voxels it lies" in ready.ui.resultsLabel.text
+        assert "has no reference geometry" in ready.ui.resultsLabel.text
         assert ready.ui.applyButton.enabled
 
 

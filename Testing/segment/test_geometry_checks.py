@@ -175,7 +175,7 @@ class TestFieldOfView:
         nodes["t2"] = mrml.volume(head(2)[:, :, 14:24], slab)
         report = checkGeometry(nodes, BRATS, reference="t1")
         assert "field-of-view" in checksOf(report, "warning")
-        assert "The field of view of T2 holds 4" in report.text
+        assert "The field of view of T2 covers 4" in report.text
 
     def test_a_smaller_box_about_the_whole_brain_is_fine(self, mrml):
         nodes = {"t1": mrml.volume(head(0), AFFINE)}

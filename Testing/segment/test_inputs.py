@@ -159,7 +159,7 @@ def test_a_slice_and_a_color_image_are_refused(scene, node):
 @pytest.mark.parametrize(("left", "state"), [([], "missing"), (["t2"], "excluded")])
 def test_a_reference_that_is_not_used_is_refused(node, left, state):
     inputs = readSlots(BRATS, {"flair": node()}, leftOut=left, reference="t2")
-    assert inputs.problems == (f"The output geometry is set to T2, but T2 is {state}.",)
+    assert inputs.problems == (f"The output geometry is set to T2, which is {state}.",)
     assert not readSlots(BRATS, {"flair": node()}, reference="flair").problems
 
 

@@ -126,10 +126,10 @@ class TestList:
     @pytest.mark.parametrize(
         ("metadata", "said"),
         [
-            (b"{", "is not a bundle description"),
-            (b"[]", "is not a bundle description"),
-            (b"[" * 100000, "is not a bundle description"),
-            (metadataOf(format=3), "has format 3, this MedMAP reads 1 and 2"),
+            (b"{", "does not describe a model"),
+            (b"[]", "does not describe a model"),
+            (b"[" * 100000, "does not describe a model"),
+            (metadataOf(format=3), "has format 3; this version of MedMAP reads 1 and 2"),
             (metadataOf(task={}), "task description"),
             (metadataOf(card=3), "missing or invalid field"),
             (b'{"medmap": {"format": 1}}', "missing or invalid field"),

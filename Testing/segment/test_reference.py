@@ -24,7 +24,7 @@ from Testing.segment.tumor_nodes import (  # noqa: E402
     tumor,
 )
 
-from MedMAPSegmentLib.mrml import nodes, reference, review  # noqa: E402
+from MedMAPSegmentLib.mrml import nodes, reference_parts, review  # noqa: E402
 from MedMAPSegmentLib.mrml import scene as mrmlScene  # noqa: E402
 
 
@@ -119,7 +119,7 @@ def test_ambiguous_names_are_asked_for_not_guessed(
 
 def test_code_and_name_that_contradict_are_not_used(drawn, theirs):
     node = drawn({"edema": theirs == 2}, codes=[("edema", "NCIt^C113842^Enhancing Lesion")])
-    (source,) = reference.sources(node, BRATS)
+    (source,) = reference_parts.sources(node, BRATS)
     assert (source.target, source.reason) == ("", "could be ED or ET")
 
 
@@ -172,7 +172,7 @@ def test_a_scan_is_no_reference(scene, mrml, segmentation):
     node = mrml.volume(
         np.random.default_rng(0).normal(size=SHAPE).astype(np.float32), AFFINE, name="T1"
     )
-    with pytest.raises(InputDataError, match="'T1' holds no labels"):
+    with pytest.raises(InputDataError, match="'T1' are not labels"):
         review.collect(segmentation, node, BRATS)
 
 
@@ -241,7 +241,7 @@ class TestOtherGrids:
         affine[0, 3] += 500
         request = review.collect(segmentation, labelVolume(scene, mrml, theirs, affine), BRATS)
         assert not request.reference.any()
-        assert any("empty on the grid" in f.message for f in request.findings)
+        assert any("no label where the result lies" in f.message for f in request.findings)
 
     def test_surfaces_become_voxels_without_touching_the_reference(self, scene, segmentation):
         sphere = vtk.vtkSphereSource()

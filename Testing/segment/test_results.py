@@ -112,7 +112,7 @@ def test_the_table_lies_beside_the_segmentation_and_repeats_its_provenance(
 def test_a_segmentation_without_a_grid_is_refused_and_adds_nothing(scene, contents):
     node = scene.AddNewNodeByClass("vtkMRMLSegmentationNode", "drawn")
     before = contents()
-    with pytest.raises(InputDataError, match="'drawn' does not say"):
+    with pytest.raises(InputDataError, match="'drawn' has no reference geometry"):
         results.resultsTable(scene, node, BRATS)
     assert contents() == before
 

@@ -30,7 +30,7 @@ from Testing.segment.tumor_nodes import (  # noqa: E402
     tumor,
 )
 
-from MedMAPSegmentLib.mrml import nodes, review  # noqa: E402
+from MedMAPSegmentLib.mrml import nodes, review, review_nodes, worst_slices  # noqa: E402
 from MedMAPSegmentLib.mrml import scene as mrmlScene  # noqa: E402
 
 
@@ -78,7 +78,7 @@ def test_label_volumes_of_both_conventions_score_as_medmap_metrics(
 def shown(scene, segmentation, drawn, theirs):
     request = review.collect(segmentation, drawn(split(theirs)), BRATS)
     found = review.compute(request)
-    return request, found, review.apply(scene, segmentation, request, found)
+    return request, found, review_nodes.apply(scene, segmentation, request, found)
 
 
 def test_the_score_table_holds_the_scores_and_states_the_rule(shown):
@@ -92,7 +92,7 @@ def test_the_score_table_holds_the_scores_and_states_the_rule(shown):
         expected = [getattr(found.scores[r], field) for r in REGIONS]
         np.testing.assert_allclose(nodes.columnOf(made.scores, column), expected)
     assert made.scores.GetDescription() == EMPTY_RULE
-    record = json.loads(made.scores.GetAttribute(review.REVIEW))
+    record = json.loads(made.scores.GetAttribute(review_nodes.REVIEW))
     assert record["empty rule"] == EMPTY_RULE
     assert [m["target"] for m in record["matches"]] == ["NCR", "ED", "ET"]
 
@@ -102,7 +102,7 @@ def test_the_error_segmentation_has_three_named_colored_segments(
     scene, segmentation, shown, ours, theirs, region
 ):
     request, _, made = shown
-    node = review.showErrors(scene, segmentation, request, region)
+    node = review_nodes.showErrors(scene, segmentation, request, region)
     assert node is made.errors
     expected = error_map(ours, theirs, BRATS, region)
     colors = set()
@@ -136,16 +136,16 @@ def test_the_plot_shows_the_slice_table(shown):
 
 def test_the_worst_slice_is_where_slicer_must_jump_to(scene, shown, theirs, ours):
     request, found, _ = shown
-    worst = review.worstSlice(request, found, "WT")
+    worst = worst_slices.worstSlice(request, found, "WT")
     ijk = np.linalg.inv(AFFINE) @ [*worst.ras, 1]
     assert ijk[2] == pytest.approx(worst.index, abs=1e-6)
     assert worst.dice == np.nanmin(found.slices.dice["WT"])
     assert (ijk[:2] >= 0).all()
     assert (ijk[:2] < SHAPE[:2]).all()
-    assert review.worstSlice(request, found, "WT", rank=1).index != worst.index
-    assert review.worstSlice(request, found, "WT", rank=worst.count) == worst
+    assert worst_slices.worstSlice(request, found, "WT", rank=1).index != worst.index
+    assert worst_slices.worstSlice(request, found, "WT", rank=worst.count) == worst
     view = scene.AddNewNodeByClass("vtkMRMLSliceNode", "Red")
-    review.jumpTo(scene, worst.ras)
+    worst_slices.jumpTo(scene, worst.ras)
     matrix = view.GetSliceToRAS()
     assert [matrix.GetElement(n, 3) for n in range(3)] == pytest.approx(worst.ras, abs=1e-3)
 
@@ -155,10 +155,10 @@ def test_reviewing_again_refreshes_the_nodes(scene, segmentation, shown, drawn, 
     other = drawn(split(ours), name="second")
     before = contents()
     again = review.collect(segmentation, other, BRATS)
-    assert review.apply(scene, segmentation, again, review.compute(again)) == made
+    assert review_nodes.apply(scene, segmentation, again, review.compute(again)) == made
     assert contents().keys() == before.keys()
     assert nodes.columnOf(made.scores, "Dice") == [1.0, 1.0, 1.0]
-    assert review.nodesOf(scene, segmentation) == made
+    assert review_nodes.nodesOf(scene, segmentation) == made
 
 
 @pytest.mark.parametrize(
@@ -171,10 +171,10 @@ def test_a_failure_adds_no_node(scene, segmentation, drawn, theirs, contents, mo
     def fail(*args):
         raise RuntimeError("out of luck")
 
-    monkeypatch.setattr(review, step, fail)
+    monkeypatch.setattr(review_nodes, step, fail)
     before = contents()
     with pytest.raises(RuntimeError):
-        review.apply(scene, segmentation, request, found)
+        review_nodes.apply(scene, segmentation, request, found)
     assert contents().keys() == before.keys()
 
 
@@ -190,17 +190,17 @@ def test_what_cannot_be_reviewed_is_refused_in_words(scene, segmentation, drawn,
     request = review.collect(segmentation, node, BRATS)
     with pytest.raises(InputDataError, match="Choose both"):
         review.collect(segmentation, None, BRATS)
-    with pytest.raises(InputDataError, match="own reference"):
+    with pytest.raises(InputDataError, match="the result itself"):
         review.collect(segmentation, segmentation, BRATS)
     with pytest.raises(Cancelled):
         review.compute(request, cancelled=lambda: True)
-    with pytest.raises(UsageError, match="does not say what CSF is"):
-        review.showErrors(scene, segmentation, request, "CSF")
+    with pytest.raises(UsageError, match="does not define CSF"):
+        review_nodes.showErrors(scene, segmentation, request, "CSF")
     found = review.compute(request)
     scene.RemoveNode(segmentation)
     before = contents()
-    with pytest.raises(InputDataError, match="is gone"):
-        review.apply(scene, segmentation, request, found)
+    with pytest.raises(InputDataError, match="was removed"):
+        review_nodes.apply(scene, segmentation, request, found)
     assert contents() == before
 
 
@@ -210,10 +210,10 @@ def test_empty_against_empty_is_full_agreement(scene, mrml, make_result):
     node = mrmlScene.segmentationFromResult(scene, volume, make_result(nothing, "t1"), BRATS)
     request = review.collect(node, labelVolume(scene, mrml, nothing, AFFINE), BRATS)
     found = review.compute(request)
-    made = review.apply(scene, node, request, found)
+    made = review_nodes.apply(scene, node, request, found)
     assert nodes.columnOf(made.scores, "Dice") == [1.0, 1.0, 1.0]
     assert made.slices.GetNumberOfRows() == 0
-    assert review.worstSlice(request, found, "WT") is None
+    assert worst_slices.worstSlice(request, found, "WT") is None
 
 
 def test_everything_comes_back_after_saving_the_scene(scene, segmentation, shown, tmp_path):
@@ -234,7 +234,7 @@ def test_everything_comes_back_after_saving_the_scene(scene, segmentation, shown
     other = slicer.vtkMRMLScene()
     other.SetURL(path)
     assert other.Import()
-    loaded = review.nodesOf(other, other.GetNodeByID(segmentation.GetID()))
+    loaded = review_nodes.nodesOf(other, other.GetNodeByID(segmentation.GetID()))
     np.testing.assert_allclose(
         nodes.columnOf(loaded.scores, "Dice"), [found.scores[r].dice for r in REGIONS], rtol=1e-5
     )
@@ -244,7 +244,7 @@ def test_everything_comes_back_after_saving_the_scene(scene, segmentation, shown
         )
         np.testing.assert_allclose(after, before, rtol=1e-5)
         assert loaded.series[region].GetTableNode() is loaded.slices
-    assert json.loads(loaded.scores.GetAttribute(review.REVIEW))["reference"] == "manual"
+    assert json.loads(loaded.scores.GetAttribute(review_nodes.REVIEW))["reference"] == "manual"
     assert loaded.scores.GetDescription() == EMPTY_RULE
     assert list(loaded.errors.GetSegmentation().GetSegmentIDs()) == [
         "agreement",

@@ -9,15 +9,18 @@ with 1 if a file is out of date.
 from __future__ import annotations
 
 import ast
+import json
 import re
 import sys
+import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT / "MedMAPSegment"))
+sys.path[:0] = [str(ROOT / "MedMAPSegment"), str(ROOT / "MedMAPTraining")]
 
+from medmap import NOTICE  # noqa: E402
 from MedMAPSegmentLib.i18n.in_slicer import IN_SLICER  # noqa: E402
 
 PAGE = ROOT / "docs/reference/panel_messages.md"
@@ -45,7 +48,9 @@ PLACES = {
     f"{LIBRARY}/mrml/sample.py": "Inputs: Load sample patient",
     f"{LIBRARY}/mrml/nodes.py": "Result; Review",
     f"{LIBRARY}/mrml/reference.py": "Review",
+    f"{LIBRARY}/mrml/reference_parts.py": "Review",
     f"{LIBRARY}/mrml/review.py": "Review: Compare",
+    f"{LIBRARY}/mrml/review_nodes.py": "Review: Compare",
     f"{LIBRARY}/mrml/uncertainty.py": "Modality comparison",
     f"{LIBRARY}/mrml/follow_up.py": "Follow-up",
     f"{LIBRARY}/mrml/export.py": "Result: Export",
@@ -63,6 +68,7 @@ PLACES = {
     f"{CORE}/bundle/loading.py": "Apply: loading the model",
     f"{CORE}/agreement.py": "Review",
     f"{CORE}/metrics.py": "Review",
+    f"{CORE}/task/conventions.py": "Review: label values",
     f"{CORE}/subset_comparison.py": "Modality comparison",
     f"{CORE}/io/atomic.py": "Save, Export, Report",
 }
@@ -84,14 +90,21 @@ PROGRESS = {"report": 1, "_report": 1, "progress": 1, "network_progress": 1, "_b
 PHRASES = (
     f"{CORE}/detection/modality_detection.py",
     f"{CORE}/preparation/registration.py",
-    f"{LIBRARY}/devices.py",
+    f"{LIBRARY}/dependencies.py",
+    f"{CORE}/task/conventions.py",
     f"{LIBRARY}/mrml/uncertainty.py",
-    f"{LIBRARY}/mrml/review.py",
 )
 """Files whose texts are shown as parts of sentences, too."""
 
+WORDS = ("chosen",)
+"""Parts of sentences of one word: how a label convention was found."""
+
 TASKS = f"{CORE}/task/builtin.py"
 """The tasks of the models that ship, whose labels and regions have titles."""
+TASK_LIBRARY = f"{CORE}/task/library"
+"""Tasks whose models can be imported."""
+CARD = "Resources/bundles/default/metadata.json"
+"""The default model, which says whom it was made for."""
 
 NO_TEXT = re.compile(r"[\\\n\[\]|^$*+]|\bMedMAP\.")
 """Regular expressions and names, which nobody reads."""
@@ -212,7 +225,8 @@ def alternatives(node: ast.expr | None, texts: dict[str, list[str]]) -> list[str
 
 def sentences() -> list[str]:
     """Every sentence of these files, and what else the core says, sorted."""
-    found = {*progress_texts(), *phrases(), *titles(), *IN_SLICER.values()}
+    found = {*progress_texts(), *phrases(), *titles(), *model_texts(), *IN_SLICER.values()}
+    found.update([NOTICE, *WORDS])
     for path, _place in sources():
         tree = ast.parse(path.read_text(encoding="utf-8"))
         hidden = docstrings_and_parts(tree)
@@ -263,7 +277,22 @@ def titles() -> set[str]:
         name = getattr(getattr(node, "func", None), "id", "")
         if isinstance(node, ast.Call) and name in ("Label", "Region") and len(node.args) > 1:
             found.add(template(node.args[1]))
+    for path in sorted((ROOT / TASK_LIBRARY).glob("*.toml")):
+        task = tomllib.loads(path.read_text(encoding="utf-8"))
+        for part in (*task.get("labels", []), *task.get("regions", [])):
+            found.add(part.get("title", ""))
     return {text for text in found if has_words(text)}
+
+
+def model_texts() -> set[str]:
+    """What the default model says about whom it is made for, and tasks about absent modalities."""
+    card = json.loads((ROOT / CARD).read_text(encoding="utf-8"))["medmap"]["card"]
+    found = {card.get("population", "")}
+    for node in ast.walk(ast.parse((ROOT / TASKS).read_text(encoding="utf-8"))):
+        name = getattr(getattr(node, "func", None), "id", "")
+        if isinstance(node, ast.Call) and name == "Modality" and len(node.args) > 3:
+            found.add(template(node.args[3]))
+    return {text for text in found if text}
 
 
 def has_words(text: str) -> bool:
@@ -272,9 +301,11 @@ def has_words(text: str) -> bool:
 
 
 def docstrings_and_parts(tree: ast.AST) -> set[int]:
-    """Nodes that are documentation, or part of a longer text."""
+    """Nodes that are documentation, part of a longer text, or translated where they stand."""
     hidden = set()
     for node in ast.walk(tree):
+        if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "_":
+            hidden |= {id(part) for part in ast.walk(node)}
         if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
             hidden.add(id(node.value))
         if isinstance(node, ast.JoinedStr):

@@ -57,8 +57,15 @@ IN_SLICER = {
     "Name a bundle folder, or set the environment variable MEDMAP_BUNDLE.": (
         "Import a model, or install MedMAP again."
     ),
+    "Register the images to each other first, and check that they are of one patient.": (
+        "Align the volumes first, and check that they are of the same patient."
+    ),
+    "Register the images to each other first.": "Align the volumes first.",
     "Report this with the bundle's name and the device.": (
         "Please report this with the name of the model and the device."
+    ),
+    "Skull-strip all images first: the model knows brains only.": (
+        "Extract the brain first: the model was trained on brains without skull."
     ),
     "The bundle has format {0}, this MedMAP reads {1}.": (
         "The model has format {0}; this version of MedMAP reads {1}."

@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from medmap.bundle.format import (
     METADATA,
@@ -25,6 +25,15 @@ from medmap.bundle.format import (
 )
 from medmap.errors import MedMAPError, MissingInputError, OutputError, UsageError
 from medmap.task import Task
+
+from ..i18n import translator
+from ..i18n.sentences import errorText
+
+if TYPE_CHECKING:
+    from medmap.bundle.loading import Bundle
+
+
+_ = translator(__file__)
 
 DEFAULT = ""
 """Key of the default model in the list, and in the panel's parameter node."""
@@ -75,9 +84,9 @@ class ModelEntry:
         """As shown in the list: ``medmap-phantom-2.1.0 (default)``."""
         remarks = []
         if self.isDefault:
-            remarks.append("default")
+            remarks.append(_("default"))
         if not self.verified:
-            remarks.append("damaged")
+            remarks.append(_("damaged"))
         if not remarks:
             return self.id
         return f"{self.id} ({', '.join(remarks)})"
@@ -119,11 +128,11 @@ def _defaultEntry(default: str | Path | None) -> ModelEntry:
     try:
         return readEntry(default_bundle_path(), DEFAULT)
     except MissingInputError:
-        message = (
+        message = _(
             "The default model was not found beside this MedMAP. Import a model, or install "
             "MedMAP again."
         )
-        return ModelEntry(DEFAULT, Path(), "no model", message)
+        return ModelEntry(DEFAULT, Path(), _("no model"), message)
 
 
 def readEntry(path: Path, key: str) -> ModelEntry:
@@ -143,19 +152,20 @@ def readEntry(path: Path, key: str) -> ModelEntry:
             task=files.metadata.task,
             subsets=files.metadata.subsets,
             readme=files.card_text,
-            bytes=sum(size for _, size, _ in signature),
+            bytes=sum(size for _name, size, _time in signature),
         )
     except MedMAPError as error:
-        return ModelEntry(key, path, path.name, str(error))
+        return ModelEntry(key, path, path.name, errorText(error))
     except OSError as error:
-        message = f"{path.name} cannot be read: {error.strerror}. Check its permissions."
+        message = _("{folder} cannot be read: {reason}. Check its permissions.")
+        message = message.format(folder=path.name, reason=error.strerror)
         return ModelEntry(key, path, path.name, message)
 
 
 def loaderOf(entry: ModelEntry) -> Callable[[], Any]:
     """Function that verifies and loads an entry's bundle, for ``SegmentationLogic``."""
 
-    def load():
+    def load() -> Bundle:
         from medmap.bundle.loading import load_bundle  # imports torch, so not before Apply
 
         return load_bundle(entry.path)

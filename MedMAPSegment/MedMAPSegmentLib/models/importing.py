@@ -78,7 +78,8 @@ def importModel(
             userFolder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise OutputError(
-                f"{userFolder} cannot be made: {error.strerror}.", "Choose another folder."
+                f"The folder {userFolder} cannot be created: {error.strerror}.",
+                "Choose another folder.",
             ) from error
         if target.exists() and not overwrite:
             return _existing(files, target)
@@ -112,7 +113,7 @@ def _opened(source: Path) -> Iterator[dict[str, Opener]]:
     if source.is_dir():
         yield _inFolder(source)
     elif not source.exists():
-        raise MissingInputError(f"There is no {source.name}.", "Choose another file or folder.")
+        raise MissingInputError(f"{source.name} does not exist.", "Choose another file or folder.")
     elif zipfile.is_zipfile(source):
         try:
             with zipfile.ZipFile(source) as archive:
@@ -130,7 +131,7 @@ def _opened(source: Path) -> Iterator[dict[str, Opener]]:
     else:
         raise UsageError(
             f"{source.name} is neither a folder nor a .zip file.",
-            "Choose a model's folder or its .zip.",
+            "Choose the folder of a model, or its .zip file.",
         )
 
 
@@ -145,7 +146,8 @@ def _inFolder(folder: Path) -> dict[str, Opener]:
             continue
         if path.is_symlink() or not path.is_file():
             raise BundleError(
-                f"{path.name} in {folder.name} is not a plain file.", "Choose a model's own folder."
+                f"{path.name} in {folder.name} is not a plain file.",
+                "Choose the folder of a model.",
             )
         name = _checkedName(path.name, folder.name)
         _refuseLarge(name, path.stat().st_size)
@@ -170,13 +172,11 @@ def _inArchive(archive: zipfile.ZipFile, source: str) -> dict[str, Opener]:
         _checkedName(name, source)
         # Windows and macOS do not tell A.txt from a.txt.
         if name.casefold() in {other.casefold() for other in files}:
-            raise BundleError(f"{source} holds {name} twice.", "Get the model again.")
+            raise BundleError(f"{source} contains {name} twice.", "Get the model again.")
         _refuseLarge(name, info.file_size)
         files[name] = partial(archive.open, info)
     if len(folders) > 1:
-        raise BundleError(
-            f"{source} holds files of several folders.", "Import one model at a time."
-        )
+        raise BundleError(f"{source} contains several folders.", "Import one model at a time.")
     return _complete(files, source)
 
 
@@ -187,7 +187,9 @@ def _refusePath(path: str, source: str) -> None:
 
 
 def _foreignMember(path: str, source: str) -> BundleError:
-    return BundleError(f"{source} holds '{path}', which no model holds.", "Get the model again.")
+    return BundleError(
+        f"{source} contains '{path}', which does not belong to a model.", "Get the model again."
+    )
 
 
 def _complete(files: dict[str, Opener], source: str) -> dict[str, Opener]:
@@ -198,7 +200,7 @@ def _complete(files: dict[str, Opener], source: str) -> dict[str, Opener]:
         )
     if len(files) > MAX_FILES:
         raise BundleError(
-            f"{source} holds {len(files)} files, too many for a model.", "Choose another one."
+            f"{source} contains {len(files)} files, too many for a model.", "Choose another one."
         )
     return files
 
@@ -209,7 +211,8 @@ def _checkedName(name: str, source: str) -> str:
     isReserved = name.split(".")[0].upper() in _RESERVED
     if not isPlain or isReserved:
         raise BundleError(
-            f"{source} holds the name {name[:60]!r}, which no model has.", "Get the model again."
+            f"{source} contains the name {name[:60]!r}, which no model can have.",
+            "Get the model again.",
         )
     return name
 
@@ -231,9 +234,7 @@ def _existing(files: dict[str, Opener], target: Path) -> ModelEntry:
     if entry.verified and isSame:
         return entry
     state = "another model of that name" if entry.verified else "a damaged copy of it"
-    raise OutputError(
-        f"There is {state} already: {target.name}.", "Delete it first, or allow replacing it."
-    )
+    raise OutputError(f"There is {state} already: {target.name}.", "Delete it first.")
 
 
 def _limit(name: str) -> int:
@@ -243,7 +244,8 @@ def _limit(name: str) -> int:
 def _refuseLarge(name: str, size: int) -> None:
     if size > _limit(name):
         raise BundleError(
-            f"{name} has {size / 2**20:.0f} MiB, too much for a model.", "Choose another model."
+            f"{name} is {size / 2**20:.0f} MiB large, too large for a model.",
+            "Choose another model.",
         )
 
 

@@ -13,7 +13,7 @@ from medmap.errors import InputDataError, MedMAPError
 from medmap.volume import Volume
 
 from .editing import sourceVolumeOf
-from .reference import isLabelVolume
+from .reference_parts import isLabelVolume
 from .sampling import gridOf
 from .scene import volumeFromNode
 

@@ -7,27 +7,34 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from html import escape
+from typing import Any
 
 import numpy as np
 
-from medmap import __version__
+from medmap import NOTICE, __version__
+from medmap.agreement import EMPTY_RULE
 from medmap.report import html
 from medmap.task import Task
 
-from ..expected_performance import expectedPerformance
-from . import follow_up, review, uncertainty
+from ..expected_performance import expectedPerformance, measurementText
+from ..i18n import translator
+from ..i18n.sentences import findingText, sentence
+from . import follow_up, review_nodes, uncertainty
 from .editing import sourceVolumeOf
-from .export import warningsOf
+from .export import warningFindings
 from .nodes import columnOf
 from .pictures import planePictures, pngBytes
+from .planes import planeTitle
 from .reference import labelsOn, resampledVolume
 from .results import resultsTable
 from .scene import provenanceOf
 
+_ = translator(__file__)
+
 UNDEFINED = "\u2013"
 
 
-def caseReport(scene, segmentationNode, task: Task, card: Mapping) -> str:
+def caseReport(scene: Any, segmentationNode: Any, task: Task, card: Mapping) -> str:
     """The page.
 
     Args:
@@ -41,79 +48,108 @@ def caseReport(scene, segmentationNode, task: Task, card: Mapping) -> str:
     """
     provenance = provenanceOf(segmentationNode) or {}
     sections = [
-        ("Warnings", html.bullets(warningsOf(segmentationNode))),
-        ("Pictures", _pictures(segmentationNode, task)),
-        ("Volumes and diameters", _measurements(scene, segmentationNode, task)),
-        ("Expected performance", _performance(provenance, task, card)),
-        ("Agreement with the reference", _agreement(scene, segmentationNode)),
-        ("Modality comparison", _subsets(scene, segmentationNode, task)),
-        ("Follow-up", _followUp(scene, segmentationNode)),
-        ("How it was made", html.bullets(_facts(provenance, task))),
+        (_("Warnings"), html.bullets(_warnings(segmentationNode))),
+        (_("Pictures"), _pictures(segmentationNode, task)),
+        (_("Volumes and diameters"), _measurements(scene, segmentationNode, task)),
+        (_("Expected performance"), _performance(provenance, task, card)),
+        (_("Agreement with the reference"), _agreement(scene, segmentationNode)),
+        (_("Modality comparison"), _subsets(scene, segmentationNode, task)),
+        (_("Follow-up"), _followUp(scene, segmentationNode)),
+        (_("How it was made"), html.bullets(_facts(provenance, task))),
     ]
-    lead = f"Brain tumor segmentation from {_modalities(provenance, task) or 'unknown modalities'}"
-    return html.page(segmentationNode.GetName(), lead, sections, f"MedMAP {__version__}")
+    return html.page(
+        segmentationNode.GetName(),
+        _lead(provenance, task),
+        sections,
+        f"MedMAP {__version__}",
+        notice=sentence(NOTICE),
+    )
 
 
-def _modalities(provenance: dict, task: Task) -> str:
+def _lead(provenance: dict, task: Task) -> str:
+    names = _used(provenance, task)
+    if not names:
+        return _("Brain tumor segmentation; it is not recorded from which modalities.")
+    text = _("Brain tumor segmentation from {modalities}")
+    return text.format(modalities=task.subset_title(names))
+
+
+def _used(provenance: dict, task: Task) -> list[str]:
+    """Modalities that the segmentation was made from, in the task's order."""
     used = provenance.get("modalities", {}).get("used", {})
-    names = [name for name in task.modality_names if name in used]
-    return task.subset_title(names) if names else ""
+    return [name for name in task.modality_names if name in used]
 
 
-def _pictures(segmentationNode, task: Task) -> str:
+def _warnings(segmentationNode: Any) -> list[str]:
+    texts = []
+    for finding in warningFindings(segmentationNode):
+        texts.append(findingText(finding.get("message", ""), finding.get("remedy", "")))
+    return texts
+
+
+def _pictures(segmentationNode: Any, task: Task) -> str:
     volume = sourceVolumeOf(segmentationNode)
     if volume is None:
-        return html.paragraph("The volume that was segmented is no longer in the scene.")
+        return html.paragraph(_("The volume that was segmented is no longer in the scene."))
     onGrid = labelsOn(segmentationNode, segmentationNode, task)
     image = resampledVolume(volume, segmentationNode, onGrid.geometry)
     parts = []
     pictures = planePictures(image, onGrid.labels, onGrid.geometry.grid, task)
     for plane, pixels in pictures.items():
-        alt = f"{plane} slice with the largest area of tumor"
-        data = html.picture(pngBytes(pixels), alt, plane.capitalize())
+        title = planeTitle(plane)
+        alt = _("{plane} slice with the largest area of tumor").format(plane=title)
+        data = html.picture(pngBytes(pixels), alt, title[:1].upper() + title[1:])
         parts.append(f"<td>{data}</td>")
     legend = []
     for label in task.labels:
         color = "#{:02x}{:02x}{:02x}".format(*label.color)
-        legend.append(f'<span style="color:{color}">\u25a0</span> {escape(label.title)}')
+        title = escape(sentence(label.title))
+        legend.append(f'<span style="color:{color}">\u25a0</span> {title}')
     table = f"<table><tr>{''.join(parts)}</tr></table>"
     return table + f"<p>{' &nbsp; '.join(legend)}</p>"
 
 
-def _measurements(scene, segmentationNode, task: Task) -> str:
+def _measurements(scene: Any, segmentationNode: Any, task: Task) -> str:
     table = resultsTable(scene, segmentationNode, task)
-    head = ["Region", "Volume (ml)", "Longest axial diameter (mm)", "Longest diameter (mm)"]
+    head = [
+        _("Region"),
+        _("Volume (ml)"),
+        _("Longest axial diameter (mm)"),
+        _("Longest diameter (mm)"),
+    ]
     return html.plain_table(head, _rows(table, ["Volume", "Axial diameter", "Diameter"], 1))
 
 
 def _performance(provenance: dict, task: Task, card: Mapping) -> str:
-    used = provenance.get("modalities", {}).get("used", {})
-    names = [name for name in task.modality_names if name in used]
+    names = _used(provenance, task)
     if not names:
         return ""
     performance = expectedPerformance(task, card, names)
+    measurement = html.paragraph(measurementText(performance))
     if not performance.validated:
-        return html.paragraph("This modality subset was not validated with this model.")
+        return measurement
     rows = []
     for score in performance.scores:
-        rows.append([f"{score.title} ({score.region})", f"{score.mean:.2f}", score.range])
-    kind = "patients" if performance.onPatients else "synthetic cases, not on patients"
-    text = f"Measured on {performance.cases} {kind}. {performance.population}"
-    return html.plain_table(["Region", "Dice", "Typical range"], rows) + html.paragraph(text)
+        title = f"{sentence(score.title)} ({score.region})"
+        rows.append([title, f"{score.mean:.2f}", score.range])
+    head = [_("Region"), _("Dice"), _("Typical range")]
+    population = html.paragraph(sentence(performance.population))
+    return html.plain_table(head, rows) + measurement + population
 
 
-def _agreement(scene, segmentationNode) -> str:
-    nodes = review.nodesOf(scene, segmentationNode)
+def _agreement(scene: Any, segmentationNode: Any) -> str:
+    nodes = review_nodes.nodesOf(scene, segmentationNode)
     if nodes is None:
         return ""
-    head = ["Region", "Dice", "Sensitivity", "Precision", "HD95 (mm)"]
+    head = [_("Region"), _("Dice"), _("Sensitivity"), _("Precision"), _("HD95 (mm)")]
     rows = _rows(nodes.scores, ["Dice", "Sensitivity", "Precision", "HD95"], 3)
-    reading = review.readingOfLabels(nodes)
-    notes = html.paragraph(reading) if reading else ""
-    return html.plain_table(head, rows) + notes + html.paragraph(review.EMPTY_RULE, quiet=True)
+    reading = review_nodes.readingOfLabels(nodes)
+    notes = html.paragraph(sentence(reading)) if reading else ""
+    rule = html.paragraph(sentence(EMPTY_RULE), quiet=True)
+    return html.plain_table(head, rows) + notes + rule
 
 
-def _subsets(scene, segmentationNode, task: Task) -> str:
+def _subsets(scene: Any, segmentationNode: Any, task: Task) -> str:
     nodes = uncertainty.nodesOf(scene, segmentationNode)
     if nodes is None:
         return ""
@@ -122,15 +158,22 @@ def _subsets(scene, segmentationNode, task: Task) -> str:
     rows = []
     for number, title in enumerate(columnOf(nodes.table, "Scans")):
         rows.append([title, *(_number(column[number], 1) for column in columns)])
-    head = ["Modalities", *(f"{name}: change (ml)" for name in names)]
+    changeHead = _("{region}: change (ml)")
+    head = [_("Modalities"), *(changeHead.format(region=name) for name in names)]
     return html.plain_table(head, rows)
 
 
-def _followUp(scene, segmentationNode) -> str:
+def _followUp(scene: Any, segmentationNode: Any) -> str:
     table = follow_up.tableOf(scene, segmentationNode)
     if table is None:
         return ""
-    head = ["Region", "Then (ml)", "Now (ml)", "Change (ml)", "Change (%)"]
+    head = [
+        _("Region"),
+        _("Earlier (ml)"),
+        _("Now (ml)"),
+        _("Change (ml)"),
+        _("Change (%)"),
+    ]
     columns = ["Earlier volume", "Volume", "Change", "Relative change"]
     return html.plain_table(head, _rows(table, columns, 1))
 
@@ -138,19 +181,20 @@ def _followUp(scene, segmentationNode) -> str:
 def _facts(provenance: dict, task: Task) -> list[str]:
     facts = []
     if "bundle" in provenance:
-        facts.append(f"Model: {provenance['bundle'].get('id', '?')}")
+        facts.append(_("Model: {model}").format(model=provenance["bundle"].get("id", "?")))
     reference = provenance.get("modalities", {}).get("reference")
     if reference in task.modality_names:
-        facts.append(f"Output geometry: {task.modality(reference).title}")
+        title = task.modality(reference).title
+        facts.append(_("Output geometry: {scan}").format(scan=title))
     for step in provenance.get("preparation", {}).get("steps", []):
-        facts.append(step.get("summary", ""))
+        facts.append(sentence(step.get("summary", "")))
     run = provenance.get("run", {})
     if "device" in run:
-        facts.append(f"Computed on: {run['device']}")
-    return facts or ["No information about how this segmentation was made is recorded."]
+        facts.append(_("Computed on: {device}").format(device=run["device"]))
+    return facts or [_("It is not recorded how this segmentation was made.")]
 
 
-def _rows(table, columns: list[str], digits: int) -> list[list[str]]:
+def _rows(table: Any, columns: list[str], digits: int) -> list[list[str]]:
     """Texts of some columns of a table node, behind name and region."""
     names = columnOf(table, "Name")
     regions = columnOf(table, "Region")

@@ -32,12 +32,12 @@ _SCAN = "scan_"
 _PANEL_ROLES = (REFERENCE, EARLIER, BRAIN_MASK)
 
 
-def nodeOf(parameterNode, role: str):
+def nodeOf(parameterNode: Any, role: str) -> Any:
     """The node that was chosen for a role, or None."""
     return parameterNode.GetNodeReference(role)
 
 
-def choose(parameterNode, role: str, node) -> bool:
+def choose(parameterNode: Any, role: str, node: Any) -> bool:
     """Choose a node, or None, for a role. Returns whether anything changed."""
     identifier = node.GetID() if node is not None else None
     if parameterNode.GetNodeReferenceID(role) == identifier:
@@ -46,7 +46,7 @@ def choose(parameterNode, role: str, node) -> bool:
     return True
 
 
-def forget(parameterNode, node) -> bool:
+def forget(parameterNode: Any, node: Any) -> bool:
     """Choose None wherever a node is chosen, whichever model the slot belongs to. Returns whether
     anything changed.
     """
@@ -66,19 +66,19 @@ def scanRole(modality: str) -> str:
     return f"{_SCAN}{modality}"
 
 
-def scans(parameterNode, task: Task) -> dict[str, Any]:
+def scans(parameterNode: Any, task: Task) -> dict[str, Any]:
     """Modality name -> chosen volume node or None, of every slot."""
     return {name: nodeOf(parameterNode, scanRole(name)) for name in task.modality_names}
 
 
-def leftOut(parameterNode) -> frozenset[str]:
+def leftOut(parameterNode: Any) -> frozenset[str]:
     """Modalities that are not to be used although a volume may be chosen."""
     return frozenset(
         name for name in (parameterNode.GetParameter(LEFT_OUT) or "").split(",") if name
     )
 
 
-def leaveOut(parameterNode, modality: str, out: bool = True) -> None:
+def leaveOut(parameterNode: Any, modality: str, out: bool = True) -> None:
     """Leave a modality out, or use it again."""
     names: Iterable[str] = (
         leftOut(parameterNode) | {modality} if out else leftOut(parameterNode) - {modality}

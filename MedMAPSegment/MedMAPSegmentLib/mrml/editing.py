@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import slicer
 
+from ..i18n import translator
 from .nodes import ROLE_EDITED, derive, derivedNode
 from .scene import MADE_BY, PROVENANCE
 
+_ = translator(__file__)
 
-def editedCopy(scene, segmentationNode):
+
+def editedCopy(scene: Any, segmentationNode: Any) -> Any:
     """The copy of a result that is edited; made if there is none yet.
 
     Its segments carry no mark of this module any more, so that it is never overwritten, and the
@@ -24,7 +29,7 @@ def editedCopy(scene, segmentationNode):
     existing = derivedNode(scene, "vtkMRMLSegmentationNode", ROLE_EDITED, segmentationNode)
     if existing is not None:
         return existing
-    name = f"{segmentationNode.GetName()} - edited"
+    name = _("{name} - edited").format(name=segmentationNode.GetName())
     copy = derive(scene, "vtkMRMLSegmentationNode", ROLE_EDITED, segmentationNode, name)
     copy.CreateDefaultDisplayNodes()
     copy.SetAndObserveTransformNodeID(segmentationNode.GetTransformNodeID())
@@ -38,7 +43,7 @@ def editedCopy(scene, segmentationNode):
     return copy
 
 
-def sourceVolumeOf(segmentationNode):
+def sourceVolumeOf(segmentationNode: Any) -> Any:
     """The volume on whose grid a segmentation lies; None if it is gone."""
     return segmentationNode.GetNodeReference(
         slicer.vtkMRMLSegmentationNode.GetReferenceImageGeometryReferenceRole()

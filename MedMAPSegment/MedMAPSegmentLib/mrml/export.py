@@ -8,7 +8,6 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import json
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -80,19 +79,26 @@ STRUCTURE_SET = DicomExporter(
 )
 
 
-def warningsOf(segmentationNode) -> list[str]:
-    """What a reader of a result must know, as sentences."""
+def warningFindings(segmentationNode: Any) -> list[dict]:
+    """What a reader of a result must know: recorded findings with ``message`` and ``remedy``."""
     findings = (provenanceOf(segmentationNode) or {}).get("findings", [])
+    return [finding for finding in findings if finding.get("level") == "warning"]
+
+
+def warningsOf(segmentationNode: Any) -> list[str]:
+    """The same as sentences for exported objects: in English, whoever reads them elsewhere."""
     sentences = []
-    for finding in findings:
-        if finding.get("level") == "warning":
-            text = f"{finding.get('message', '')} {finding.get('remedy', '')}"
-            sentences.append(text.strip())
+    for finding in warningFindings(segmentationNode):
+        text = f"{finding.get('message', '')} {finding.get('remedy', '')}"
+        sentences.append(text.strip())
     return sentences
 
 
 def exportDicom(
-    scene, segmentationNode, folder: str | Path, exporter: DicomExporter = SEGMENTATION_OBJECT
+    scene: Any,
+    segmentationNode: Any,
+    folder: str | Path,
+    exporter: DicomExporter = SEGMENTATION_OBJECT,
 ) -> None:
     """Write a segmentation as a DICOM object, with the codes of its segments.
 
@@ -132,7 +138,7 @@ def exportDicom(
         raise InputDataError(
             f"Slicer's exporter for {exporter.title} accepts neither the segmentation nor its "
             "volume.",
-            "Load the images from DICOM, and export again.",
+            "Load the images from DICOM, segment them, and export again.",
         )
     for exportable in exportables:
         exportable.directory = str(folder)
@@ -142,7 +148,7 @@ def exportDicom(
         raise IOFailure(f"The export failed: {str(fault).rstrip('.')}.", "See Slicer's error log.")
 
 
-def seriesDescription(segmentationNode) -> str:
+def seriesDescription(segmentationNode: Any) -> str:
     """Series description of an exported object: short, and with the most important warning."""
     text = "MedMAP, research use only"
     warnings = warningsOf(segmentationNode)
@@ -153,7 +159,7 @@ def seriesDescription(segmentationNode) -> str:
     return text
 
 
-def exportNifti(segmentationNode, path: str | Path, task: Task) -> tuple[Path, Path]:
+def exportNifti(segmentationNode: Any, path: str | Path, task: Task) -> tuple[Path, Path]:
     """Write the labels on the grid of the source volume, and what made them beside the file.
 
     Args:
@@ -191,7 +197,7 @@ def exportNifti(segmentationNode, path: str | Path, task: Task) -> tuple[Path, P
     return path, sidecar
 
 
-def _record(segmentationNode, task: Task) -> dict:
+def _record(segmentationNode: Any, task: Task) -> dict:
     labels = {str(label.value): label.title for label in task.labels}
     return {
         "notice": NOTICE,
@@ -199,8 +205,3 @@ def _record(segmentationNode, task: Task) -> dict:
         "labels": labels,
         "provenance": provenanceOf(segmentationNode) or {},
     }
-
-
-def available(exporters: Sequence[DicomExporter]) -> list[DicomExporter]:
-    """Those that Slicer has."""
-    return [exporter for exporter in exporters if exporter.isInstalled]

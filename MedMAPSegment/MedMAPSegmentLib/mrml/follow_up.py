@@ -12,10 +12,13 @@ from medmap.checks import Finding
 from medmap.errors import InputDataError
 from medmap.task import Task
 
+from ..i18n import translator
 from . import uncertainty
 from .nodes import Column, allOrNothing, columnOf, derive, derivedNode, fillTable
-from .results import resultsTable
+from .results import regionColumns, resultsTable
 from .scene import provenanceOf
+
+_ = translator(__file__)
 
 ROLE_FOLLOW_UP = "follow-up"
 EARLIER = "MedMAP.Earlier"
@@ -35,7 +38,7 @@ class FollowUp:
     findings: tuple[Finding, ...]
 
 
-def compareTimePoints(scene, currentNode, earlierNode, task: Task) -> FollowUp:
+def compareTimePoints(scene: Any, currentNode: Any, earlierNode: Any, task: Task) -> FollowUp:
     """Measure both segmentations and put the change into the scene.
 
     Args:
@@ -54,81 +57,110 @@ def compareTimePoints(scene, currentNode, earlierNode, task: Task) -> FollowUp:
         )
     if currentNode is earlierNode:
         raise InputDataError(
-            "The result is its own earlier segmentation.", "Choose the earlier examination."
+            "The earlier segmentation is the result itself.", "Choose the earlier examination."
         )
     with allOrNothing(scene):
         current = resultsTable(scene, currentNode, task)
         earlier = resultsTable(scene, earlierNode, task)
-        name = f"{currentNode.GetName()} - follow-up"
+        name = _("{name} - follow-up").format(name=currentNode.GetName())
         table = derive(scene, "vtkMRMLTableNode", ROLE_FOLLOW_UP, currentNode, name)
         fillTable(table, _columns(current, earlier, task))
         table.SetAttribute(EARLIER, earlierNode.GetID())
     return FollowUp(table, findingsOf(scene, currentNode, earlierNode, table, task))
 
 
-def tableOf(scene, currentNode):
+def tableOf(scene: Any, currentNode: Any) -> Any:
     """The follow-up table that the scene holds for a result; None without one."""
     return derivedNode(scene, "vtkMRMLTableNode", ROLE_FOLLOW_UP, currentNode)
 
 
-def findingsOf(scene, currentNode, earlierNode, table, task: Task) -> tuple[Finding, ...]:
+def findingsOf(
+    scene: Any, currentNode: Any, earlierNode: Any, table: Any, task: Task
+) -> tuple[Finding, ...]:
     """What a reader of the table must know: other modalities, other models, small changes."""
     findings = []
     current = _modalities(currentNode, task)
     earlier = _modalities(earlierNode, task)
     if not earlier or not current:
-        message = "It is not recorded which modalities one of the segmentations was made from."
-        findings.append(Finding("warning", "follow-up", message, "Interpret the change with care."))
-    elif current != earlier:
-        message = (
-            f"The result was made from {task.subset_title(current)}, the earlier one from "
-            f"{task.subset_title(earlier)}: part of the change may come from the modalities."
+        findings.append(
+            Finding(
+                "warning",
+                "follow-up",
+                "It is not recorded from which modalities one of the segmentations was made.",
+                "Interpret the change with care.",
+            )
         )
-        remedy = "Segment both from the modalities that both have."
-        findings.append(Finding("warning", "follow-up", message, remedy))
+    elif current != earlier:
+        findings.append(_otherModalities(current, earlier, task))
         findings += _subsetFindings(scene, currentNode, earlier, table, task)
     if _model(currentNode) != _model(earlierNode):
-        message = "The segmentations were made by different models or by hand."
         findings.append(
-            Finding("warning", "follow-up", message, "Segment both with the same model.")
+            Finding(
+                "warning",
+                "follow-up",
+                "The segmentations were made by different models or by hand.",
+                "Segment both examinations with the same model.",
+            )
         )
     return tuple(findings)
 
 
-def _subsetFindings(scene, currentNode, subset: list[str], table, task: Task) -> list[Finding]:
+def _otherModalities(current: list[str], earlier: list[str], task: Task) -> Finding:
+    return Finding(
+        "warning",
+        "follow-up",
+        f"The result was made from {task.subset_title(current)}, the earlier one from "
+        f"{task.subset_title(earlier)}: part of the change may come from the modalities.",
+        "Segment both examinations from the modalities that they share.",
+    )
+
+
+def _subsetFindings(
+    scene: Any, currentNode: Any, subset: list[str], table: Any, task: Task
+) -> list[Finding]:
     """Regions whose change lies within what the other modality subset alone would change."""
     subsets = uncertainty.nodesOf(scene, currentNode)
     title = task.subset_title(subset)
     scans = columnOf(subsets.table, "Scans") if subsets is not None else []
     if subsets is None or title not in scans:
-        message = "How much another modality subset alone would change the volumes is not known."
-        remedy = "Compare the modality subsets of the result to learn it."
-        return [Finding("info", "follow-up", message, remedy)]
+        return [
+            Finding(
+                "info",
+                "follow-up",
+                "It is not known how much the modality subset alone would change the volumes.",
+                "Compare the modality subsets of the result to find out.",
+            )
+        ]
     row = scans.index(title)
     changes = dict(zip(columnOf(table, "Region"), columnOf(table, "Change"), strict=True))
     findings = []
     for region in task.regions:
         fromSubset = abs(columnOf(subsets.table, f"{region.name} change")[row])
-        change = changes[region.name]
-        if abs(change) <= fromSubset:
-            message = (
-                f"The change of {region.name} ({change:+.1f} ml) lies within what the modality "
-                f"subset alone would change ({fromSubset:.1f} ml)."
-            )
-            findings.append(Finding("warning", "follow-up", message, "It may be no real change."))
+        if abs(changes[region.name]) <= fromSubset:
+            findings.append(_withinSubset(region.name, changes[region.name], fromSubset))
     return findings
 
 
-def _modalities(node, task: Task) -> list[str]:
+def _withinSubset(region: str, change: float, fromSubset: float) -> Finding:
+    return Finding(
+        "warning",
+        "follow-up",
+        f"The change of {region} ({change:+.1f} ml) lies within what the modality subset alone "
+        f"would change ({fromSubset:.1f} ml).",
+        "The tumor may not have changed.",
+    )
+
+
+def _modalities(node: Any, task: Task) -> list[str]:
     used = (provenanceOf(node) or {}).get("modalities", {}).get("used", {})
     return [name for name in task.modality_names if name in used]
 
 
-def _model(node) -> str:
+def _model(node: Any) -> str:
     return (provenanceOf(node) or {}).get("bundle", {}).get("id", "")
 
 
-def _columns(current, earlier, task: Task) -> list[Column]:
+def _columns(current: Any, earlier: Any, task: Task) -> list[Column]:
     currentVolumes = columnOf(current, "Volume")
     earlierVolumes = columnOf(earlier, "Volume")
     diameter = columnOf(current, "Axial diameter")
@@ -140,15 +172,44 @@ def _columns(current, earlier, task: Task) -> list[Column]:
         percents.append(100.0 * (new - old) / old if old > 0 else float("nan"))
     diameterChanges = [new - old for new, old in zip(diameter, earlierDiameter, strict=True)]
     return [
-        Column("Region", [region.name for region in task.regions]),
-        Column("Name", [region.title for region in task.regions]),
-        Column("Earlier volume", earlierVolumes, "ml", "Volume at the earlier examination"),
-        Column("Volume", currentVolumes, "ml", "Volume now"),
-        Column("Change", changes, "ml", "Volume now minus volume before"),
-        Column("Relative change", percents, "%", "Change in percent of the earlier volume"),
-        Column("Earlier diameter", earlierDiameter, "mm", "Longest axial diameter before"),
-        Column("Diameter", diameter, "mm", "Longest axial diameter now"),
+        *regionColumns(task.regions),
         Column(
-            "Diameter change", diameterChanges, "mm", "Longest axial diameter: now minus before"
+            "Earlier volume",
+            earlierVolumes,
+            "ml",
+            _("Volume at the earlier examination"),
+            _("Earlier volume"),
+        ),
+        Column("Volume", currentVolumes, "ml", _("Volume in the result"), _("Volume")),
+        Column(
+            "Change", changes, "ml", _("Volume in the result minus earlier volume"), _("Change")
+        ),
+        Column(
+            "Relative change",
+            percents,
+            "%",
+            _("Change in percent of the earlier volume"),
+            _("Relative change"),
+        ),
+        Column(
+            "Earlier diameter",
+            earlierDiameter,
+            "mm",
+            _("Longest axial diameter at the earlier examination"),
+            _("Earlier diameter"),
+        ),
+        Column(
+            "Diameter",
+            diameter,
+            "mm",
+            _("Longest axial diameter in the result"),
+            _("Diameter"),
+        ),
+        Column(
+            "Diameter change",
+            diameterChanges,
+            "mm",
+            _("Longest axial diameter in the result minus the earlier one"),
+            _("Diameter change"),
         ),
     ]

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import vtk
 
 from medmap.errors import InputDataError
 
 
-def parentToWorld(node) -> np.ndarray:
+def parentToWorld(node: Any) -> np.ndarray:
     """Transform of a node's parent chain to the world.
 
     Returns:
@@ -32,7 +34,7 @@ def parentToWorld(node) -> np.ndarray:
     return arrayFromMatrix(matrix)
 
 
-def ijkToRAS(node) -> np.ndarray:
+def ijkToRAS(node: Any) -> np.ndarray:
     """[4, 4] from array index to the RAS of a volume node, that is before its parent transform."""
     matrix = vtk.vtkMatrix4x4()
     node.GetIJKToRASMatrix(matrix)
@@ -43,7 +45,7 @@ def ijkToRAS(node) -> np.ndarray:
     return arrayFromMatrix(matrix) @ first
 
 
-def arrayFromMatrix(matrix) -> np.ndarray:
+def arrayFromMatrix(matrix: Any) -> np.ndarray:
     """[4, 4] float64 of a vtkMatrix4x4."""
     array = np.empty((4, 4), dtype=np.float64)
     for row, column in np.ndindex(4, 4):
@@ -51,7 +53,7 @@ def arrayFromMatrix(matrix) -> np.ndarray:
     return array
 
 
-def matrixFromArray(array: np.ndarray):
+def matrixFromArray(array: np.ndarray) -> Any:
     """vtkMatrix4x4 of a [4, 4] array."""
     matrix = vtk.vtkMatrix4x4()
     for row, column in np.ndindex(4, 4):

@@ -171,10 +171,10 @@ def _coverageFindings(
         fraction = _fractionInside(world, grids[name])
         if fraction < MIN_COVERAGE:
             message = (
-                f"The field of view of {task.modality(name).title} holds {fraction:.0%} of the "
+                f"The field of view of {task.modality(name).title} covers {fraction:.0%} of the "
                 f"{structure} in {task.modality(reference).title}."
             )
-            remedy = "Results outside rest on the other volumes alone."
+            remedy = "Outside it, the result rests on the other volumes alone."
             findings.append(Finding("warning", "field-of-view", message, remedy, (name,)))
     return findings
 

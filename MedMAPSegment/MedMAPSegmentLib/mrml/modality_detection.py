@@ -54,7 +54,7 @@ def detectModalities(nodes: Iterable[Any], task: Task, tags: TagLookup | None = 
     return detect_modalities([evidenceOf(node, tags) for node in nodes], task)
 
 
-def evidenceOf(node, tags: TagLookup | None = None) -> SeriesEvidence:
+def evidenceOf(node: Any, tags: TagLookup | None = None) -> SeriesEvidence:
     """Names and DICOM attributes of a volume node."""
     unusable = _unusable(node)
     if unusable:
@@ -71,10 +71,10 @@ def evidenceOf(node, tags: TagLookup | None = None) -> SeriesEvidence:
     )
 
 
-def databaseTags(database) -> TagLookup:
+def databaseTags(database: Any) -> TagLookup:
     """``tags`` for ``detectModalities`` from Slicer's DICOM database (``slicer.dicomDatabase``)."""
 
-    def lookUp(node) -> dict[str, str]:
+    def lookUp(node: Any) -> dict[str, str]:
         instances = (node.GetAttribute("DICOM.instanceUIDs") or "").split()
         path = database.fileForInstance(instances[0]) if instances else ""
         if not path:
@@ -84,7 +84,7 @@ def databaseTags(database) -> TagLookup:
     return lookUp
 
 
-def _unusable(node) -> str:
+def _unusable(node: Any) -> str:
     if not node.IsA("vtkMRMLScalarVolumeNode"):
         return "not a volume"
     if node.IsA("vtkMRMLLabelMapVolumeNode"):
@@ -94,7 +94,7 @@ def _unusable(node) -> str:
     return ""
 
 
-def _dicom(node, tags: TagLookup | None) -> dict[str, str]:
+def _dicom(node: Any, tags: TagLookup | None) -> dict[str, str]:
     """DICOM values by keyword; the node's attributes and its item's win over the lookup."""
     values = {}
     if tags is not None:

@@ -66,19 +66,21 @@ class Column:
     """One column of a table.
 
     Attributes:
-        name: heading; unique in the table.
+        name: by which code, scripts and CSV files find it; unique in the table, never translated.
         values: texts, or numbers (nan is an empty-looking cell).
         unit: unit of the numbers.
         description: what it is, for the tool tip.
+        title: heading in the user's language; empty for the name.
     """
 
     name: str
     values: Sequence = field(default_factory=tuple)
     unit: str = ""
     description: str = ""
+    title: str = ""
 
 
-def geometryOf(segmentationNode) -> Geometry:
+def geometryOf(segmentationNode: Any) -> Geometry:
     """The reference geometry that a segmentation node carries.
 
     Raises:
@@ -94,9 +96,8 @@ def geometryOf(segmentationNode) -> Geometry:
         or min(image.GetDimensions()) < 1
     ):
         raise InputDataError(
-            f"The segmentation '{segmentationNode.GetName()}' does not say on which voxels it "
-            "lies.",
-            "Choose a segmentation made by MedMAP, or set its reference geometry in the Segment "
+            f"The segmentation '{segmentationNode.GetName()}' has no reference geometry.",
+            "Choose a segmentation made by MedMAP, or set the source geometry in the Segment "
             "Editor.",
         )
     matrix, first = vtk.vtkMatrix4x4(), np.eye(4)
@@ -121,7 +122,7 @@ def geometryOf(segmentationNode) -> Geometry:
 
 
 def resampledNearest(
-    image, imageToLocal: np.ndarray, parent, geometry: Geometry, geometryParent
+    image: Any, imageToLocal: np.ndarray, parent: Any, geometry: Geometry, geometryParent: Any
 ) -> np.ndarray:
     """Nearest voxel of an image at each voxel of a geometry; 0 outside.
 
@@ -155,7 +156,7 @@ def resampledNearest(
     return values.reshape(geometry.shape[::-1]).transpose(2, 1, 0).copy()
 
 
-def _chain(before: np.ndarray, between, after: np.ndarray):
+def _chain(before: np.ndarray, between: Any, after: np.ndarray) -> Any:
     """One transform out of three; a plain matrix where it can be, because reslicing is much faster
     then.
     """
@@ -172,7 +173,7 @@ def _chain(before: np.ndarray, between, after: np.ndarray):
     return result
 
 
-def linearPart(transform) -> np.ndarray | None:
+def linearPart(transform: Any) -> np.ndarray | None:
     """[4, 4] of a vtkGeneralTransform that is linear; None for one that bends."""
     linear = vtk.vtkTransform()
     if not slicer.vtkMRMLTransformNode.IsGeneralTransformLinear(transform, linear):
@@ -197,7 +198,7 @@ def orientedMask(values: np.ndarray, local: np.ndarray) -> Any:
     return image
 
 
-def derivedNode(scene, className: str, role: str, segmentationNode):
+def derivedNode(scene: Any, className: str, role: str, segmentationNode: Any) -> Any:
     """The node of that role that belongs to a segmentation; None when there is none yet."""
     for number in range(scene.GetNumberOfNodesByClass(className)):
         node = scene.GetNthNodeByClass(number, className)
@@ -223,7 +224,7 @@ def _ownersOf(node: Any) -> list[str]:
     return [node.GetNthNodeReferenceID(SEGMENTATION, number) for number in range(count)]
 
 
-def derive(scene, className: str, role: str, segmentationNode, name: str):
+def derive(scene: Any, className: str, role: str, segmentationNode: Any, name: str) -> Any:
     """The node of that role that belongs to a segmentation, made if there is none yet."""
     node = derivedNode(scene, className, role, segmentationNode)
     if node is None:
@@ -280,7 +281,7 @@ def removeNodes(scene: Any, nodes: Sequence) -> None:
             hierarchy.RemoveItem(item)
 
 
-def inScene(scene, node):
+def inScene(scene: Any, node: Any) -> Any:
     """The node; None for none, and for one that is no longer in the scene."""
     if node is None or not scene.IsNodePresent(node):
         return None
@@ -288,7 +289,7 @@ def inScene(scene, node):
 
 
 @contextmanager
-def allOrNothing(scene) -> Iterator[None]:
+def allOrNothing(scene: Any) -> Iterator[None]:
     """Remove every node that was added inside the block when the block raises."""
     before = {scene.GetNthNode(n).GetID() for n in range(scene.GetNumberOfNodes())}
     try:
@@ -300,7 +301,7 @@ def allOrNothing(scene) -> Iterator[None]:
         raise
 
 
-def fillTable(node, columns: Sequence[Column]) -> None:
+def fillTable(node: Any, columns: Sequence[Column]) -> None:
     """Replace everything that a table node holds."""
     table = vtk.vtkTable()
     for column in columns:
@@ -317,11 +318,12 @@ def fillTable(node, columns: Sequence[Column]) -> None:
                 node.SetColumnUnitLabel(column.name, column.unit)
             if column.description:
                 node.SetColumnDescription(column.name, column.description)
+            node.SetColumnTitle(column.name, column.title or column.name)
     finally:
         node.EndModify(wasModified)
 
 
-def _array(column: Column):
+def _array(column: Column) -> Any:
     if all(isinstance(value, str) for value in column.values):
         result = vtk.vtkStringArray()
         for value in column.values:
@@ -334,13 +336,13 @@ def _array(column: Column):
     return result
 
 
-def columnOf(node, name: str) -> list:
+def columnOf(node: Any, name: str) -> list:
     """Values of one column of a table node."""
     array = node.GetTable().GetColumnByName(name)
     return [array.GetValue(n) for n in range(array.GetNumberOfValues())]
 
 
-def saveCsv(node, path: str | Path) -> Path:
+def saveCsv(node: Any, path: str | Path) -> Path:
     """Write a table node as CSV (RFC 4180): headings with units, numbers in full, empty where they
     are not defined.
 
@@ -359,21 +361,33 @@ def saveCsv(node, path: str | Path) -> Path:
     if not path.suffix:
         path = Path(f"{path}.csv")
     check_output(path, overwrite=True)
+    names = [node.GetColumnName(number) for number in range(node.GetNumberOfColumns())]
     # The mark tells spreadsheets that it is UTF-8.
-    write_bytes(path, tableText(node).encode("utf-8-sig"))
+    write_bytes(path, _tableText(node, names, ",").encode("utf-8-sig"))
     return path
 
 
-def tableText(node, delimiter: str = ",") -> str:
-    """A table node as text, one line per row: headings with units, numbers in full, and nothing
-    where they are not defined.
+def clipboardText(node: Any) -> str:
+    """A table node as text for a spreadsheet or a document: tab-separated, with the headings in the
+    user's language.
+    """
+    titles = []
+    for number in range(node.GetNumberOfColumns()):
+        name = node.GetColumnName(number)
+        titles.append(node.GetColumnTitle(name) or name)
+    return _tableText(node, titles, "\t")
+
+
+def _tableText(node: Any, titles: Sequence[str], delimiter: str) -> str:
+    """A table node, one line per row: headings with units, numbers in full, and nothing where they
+    are not defined.
     """
     headings = []
     columns = []
-    for number in range(node.GetNumberOfColumns()):
+    for number, title in enumerate(titles):
         name = node.GetColumnName(number)
         unit = node.GetColumnUnitLabel(name)
-        headings.append(f"{name} ({unit})" if unit else name)
+        headings.append(f"{title} ({unit})" if unit else title)
         columns.append(columnOf(node, name))
     text = io.StringIO(newline="")
     writer = csv.writer(text, delimiter=delimiter)
@@ -383,7 +397,7 @@ def tableText(node, delimiter: str = ",") -> str:
     return text.getvalue()
 
 
-def _cell(value):
+def _cell(value: Any) -> Any:
     if isinstance(value, float) and math.isnan(value):
         return ""
     return value

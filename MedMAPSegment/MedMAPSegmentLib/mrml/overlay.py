@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 FILL = "fill"
 OUTLINE = "outline"
 DIFFERENCE = "difference"
@@ -10,18 +12,18 @@ OVERLAY = "overlay"
 """Parameter of the scene: the chosen mode."""
 
 
-def overlayOf(parameterNode) -> str:
+def overlayOf(parameterNode: Any) -> str:
     """The chosen mode of a scene; filled where nothing was chosen."""
     mode = parameterNode.GetParameter(OVERLAY)
     return mode if mode in MODES else FILL
 
 
-def setOverlay(parameterNode, mode: str) -> None:
+def setOverlay(parameterNode: Any, mode: str) -> None:
     """Choose a mode."""
     parameterNode.SetParameter(OVERLAY, mode)
 
 
-def showOverlay(mode: str, segmentationNode, differenceNode) -> None:
+def showOverlay(mode: str, segmentationNode: Any, differenceNode: Any) -> None:
     """Draw a result.
 
     Args:

@@ -68,7 +68,9 @@ TagLookup = Callable[[Any], Mapping[str, str]]
 """DICOM values of a node by keyword."""
 
 
-def patientOf(scene, volumes: Iterable, parameterNode, tags: TagLookup | None = None) -> Patient:
+def patientOf(
+    scene: Any, volumes: Iterable, parameterNode: Any, tags: TagLookup | None = None
+) -> Patient:
     """Facts about the patient of some volumes.
 
     Args:
@@ -89,17 +91,17 @@ def patientOf(scene, volumes: Iterable, parameterNode, tags: TagLookup | None = 
     )
 
 
-def isMarked(parameterNode, name: str) -> bool:
+def isMarked(parameterNode: Any, name: str) -> bool:
     """Whether the user marked ``SURGERY`` or ``OTHER_TUMOR``."""
     return parameterNode is not None and parameterNode.GetParameter(name) == "true"
 
 
-def mark(parameterNode, name: str, marked: bool) -> None:
+def mark(parameterNode: Any, name: str, marked: bool) -> None:
     """Mark ``SURGERY`` or ``OTHER_TUMOR``, or take the mark away."""
     parameterNode.SetParameter(name, "true" if marked else "")
 
 
-def ageOf(scene, node, tags: TagLookup | None = None) -> float | None:
+def ageOf(scene: Any, node: Any, tags: TagLookup | None = None) -> float | None:
     """Age in years at the examination; None if DICOM does not say.
 
     Args:
@@ -122,7 +124,7 @@ def ageOf(scene, node, tags: TagLookup | None = None) -> float | None:
     return (examined - born) / _DAYS["Y"]
 
 
-def studyDateOf(scene, node) -> str:
+def studyDateOf(scene: Any, node: Any) -> str:
     """Date of the examination as ``2024-05-31``; empty if DICOM does not say."""
     digits = re.sub(r"\D", "", _attributes(scene, node).get("StudyDate", ""))
     if _ordinal(digits) is None:
@@ -133,7 +135,7 @@ def studyDateOf(scene, node) -> str:
 _NAMES = ("PatientAge", "PatientBirthDate", "StudyDate")
 
 
-def _attributes(scene, node) -> dict[str, str]:
+def _attributes(scene: Any, node: Any) -> dict[str, str]:
     """DICOM values by keyword: of the node itself, then of its item and the items above it."""
     values = {}
     for name in _NAMES:

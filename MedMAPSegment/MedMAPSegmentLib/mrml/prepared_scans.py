@@ -15,6 +15,7 @@ import slicer.util
 from medmap.errors import MedMAPError
 from medmap.task import Task
 
+from ..i18n import translator
 from ..request import Request
 from .geometry import ijkToRAS, matrixFromArray, parentToWorld
 from .nodes import (
@@ -34,6 +35,8 @@ from .sampling import gridOf
 if TYPE_CHECKING:
     from medmap.preparation.workflow import Preparation
 
+_ = translator(__file__)
+
 SOURCE = "MedMAP.Source"
 """Reference of a prepared scan to the volume that it is a copy of."""
 BRAIN = "Brain"
@@ -48,17 +51,16 @@ def addPreparedScans(
 ) -> dict[str, Any]:
     """Put the prepared scans of a result into the scene, and what an earlier run left away.
 
-    A scan that another result has in the same form already is shared with it.
-
     A scan that was moved lies under a linear transform of its own; the brain mask is a segmentation
-    that can be edited and chosen for another run.
+    that can be edited and chosen for another run. Scans that another result has in the same form
+    are shared with it.
 
     Args:
         scene: vtkMRMLScene that takes the nodes.
         segmentationNode: vtkMRMLSegmentationNode of the result.
         request: the scans as they were chosen.
         preparation: what was done to them.
-        task: titles.
+        task: names of the modalities.
 
     Returns:
         Modality name -> vtkMRMLScalarVolumeNode, of the scans that the preparation changed.
@@ -69,7 +71,7 @@ def addPreparedScans(
         for name, volume in preparation.volumes.items():
             if volume is request.volumes[name]:
                 continue
-            scan = _PreparedScan(scene, segmentationNode, request, preparation, task, name)
+            scan = _PreparedScan(scene, segmentationNode, request, preparation, name)
             existing = scan.existing()
             if existing is None or not belongsTo(existing, segmentationNode):
                 removeScan(scene, segmentationNode, name)
@@ -144,13 +146,11 @@ class _PreparedScan:
         segmentationNode: Any,
         request: Request,
         preparation: Preparation,
-        task: Task,
         name: str,
     ):
         self.scene = scene
         self.segmentationNode = segmentationNode
         self.name = name
-        self.title = task.modality(name).title
         self.volume = preparation.volumes[name]
         self.mask = preparation.masks.get(name)
         self.movement = preparation.movements.get(name)
@@ -160,7 +160,7 @@ class _PreparedScan:
 
     def addVolume(self) -> Any:
         """The prepared scan, with its mask and its transform where there are such."""
-        node = self._derive("vtkMRMLScalarVolumeNode", f"{self.sourceName} - prepared")
+        node = self._derive("vtkMRMLScalarVolumeNode", _("{name} - prepared"))
         kji = np.ascontiguousarray(self.volume.array.transpose(2, 1, 0), dtype=np.float32)
         slicer.util.updateVolumeFromArray(node, kji)
         node.SetIJKToRASMatrix(matrixFromArray(self._local()))
@@ -205,8 +205,10 @@ class _PreparedScan:
             if companion is not None:
                 share(companion, self.segmentationNode)
 
-    def _derive(self, className: str, name: str) -> Any:
+    def _derive(self, className: str, title: str) -> Any:
+        """A node of this scan; ``{name}`` in its title stands for the name of the user's scan."""
         role = _classes(self.name)[className]
+        name = title.format(name=self.sourceName)
         node = derive(self.scene, className, role, self.segmentationNode, name)
         self.nodes.append(node)
         return node
@@ -225,7 +227,7 @@ class _PreparedScan:
         if self.movement is None:
             return parentID
         toWorld = parentToWorld(self.source)
-        node = self._derive("vtkMRMLLinearTransformNode", f"{self.sourceName} - alignment")
+        node = self._derive("vtkMRMLLinearTransformNode", _("{name} - alignment"))
         # World positions are to become movement @ toWorld @ x; others use the parent, too.
         toParent = np.linalg.inv(toWorld) @ self.movement @ toWorld
         slicer.util.updateTransformMatrixFromArray(node, toParent)
@@ -233,7 +235,7 @@ class _PreparedScan:
         return node.GetID()
 
     def _addMask(self, volumeNode: Any, mask: np.ndarray) -> None:
-        node = self._derive("vtkMRMLSegmentationNode", f"{self.sourceName} - brain")
+        node = self._derive("vtkMRMLSegmentationNode", _("{name} - brain"))
         node.CreateDefaultDisplayNodes()
         node.SetAndObserveTransformNodeID(volumeNode.GetTransformNodeID())
         node.SetReferenceImageGeometryParameterFromVolumeNode(volumeNode)
@@ -242,7 +244,7 @@ class _PreparedScan:
             role = node.GetReferenceImageGeometryReferenceRole()
             node.SetNodeReferenceID(role, self.source.GetID())
         segment = slicer.vtkSegment()
-        segment.SetName(BRAIN)
+        segment.SetName(_("Brain"))
         segment.SetColor(*BRAIN_COLOR)
         converter = slicer.vtkSegmentationConverter
         representation = converter.GetSegmentationBinaryLabelmapRepresentationName()
@@ -259,7 +261,7 @@ def _group(scene: Any, segmentationNode: Any, nodes: list) -> None:
     if hierarchy is None:
         return
     parent = hierarchy.GetItemParent(hierarchy.GetItemByDataNode(segmentationNode))
-    title = f"{segmentationNode.GetName()} - prepared scans"
+    title = _("{name} - prepared scans").format(name=segmentationNode.GetName())
     folder = hierarchy.CreateFolderItem(parent or hierarchy.GetSceneItemID(), title)
     hierarchy.SetItemAttribute(folder, ROLE, ROLE_FOLDER)
     for node in nodes:

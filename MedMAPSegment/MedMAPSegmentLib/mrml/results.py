@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import numpy as np
 
 from medmap.agreement import region_diameters
 from medmap.metrics import region_volumes_ml
-from medmap.task import Task
+from medmap.task import Region, Task
 from medmap.volume import Grid
 
+from ..i18n import translator
+from ..i18n.sentences import sentence
 from .nodes import Column, allOrNothing, derive, fillTable
 from .reference import labelsOn
 from .scene import PROVENANCE
 
+_ = translator(__file__)
+
 ROLE_RESULTS = "results"
 
 
-def resultsTable(scene, segmentationNode, task: Task):
+def resultsTable(scene: Any, segmentationNode: Any, task: Task) -> Any:
     """Make or refresh the table of a segmentation: one row per region with volume (ml) and longest
     diameters (mm).
 
@@ -40,26 +47,31 @@ def resultsTable(scene, segmentationNode, task: Task):
     volumes = region_volumes_ml(onGrid.labels, task, onGrid.geometry.grid.voxel_ml)
     diameters = region_diameters(onGrid.labels, task, onGrid.geometry.grid)
     columns = [
-        Column("Region", [r.name for r in task.regions]),
-        Column("Name", [r.title for r in task.regions]),
+        *regionColumns(task.regions),
         Column(
-            "Volume", [volumes[r.name] for r in task.regions], "ml", "Voxels times voxel volume"
+            "Volume",
+            [volumes[r.name] for r in task.regions],
+            "ml",
+            _("Number of voxels times the volume of a voxel"),
+            _("Volume"),
         ),
         Column(
             "Axial diameter",
             [diameters[r.name].axial_mm for r in task.regions],
             "mm",
-            "Longest diameter within one axial slice of a connected component",
+            _("Longest diameter within one axial slice of a connected component"),
+            _("Axial diameter"),
         ),
         Column(
             "Diameter",
             [diameters[r.name].longest_mm for r in task.regions],
             "mm",
-            "Longest diameter in any direction of a connected component",
+            _("Longest diameter of a connected component in any direction"),
+            _("Diameter"),
         ),
     ]
     with allOrNothing(scene):
-        name = f"{segmentationNode.GetName()} - volumes"
+        name = _("{name} - volumes").format(name=segmentationNode.GetName())
         node = derive(scene, "vtkMRMLTableNode", ROLE_RESULTS, segmentationNode, name)
         fillTable(node, columns)
         if segmentationNode.GetAttribute(PROVENANCE) is not None:
@@ -67,7 +79,16 @@ def resultsTable(scene, segmentationNode, task: Task):
     return node
 
 
-def centerOfSegments(segmentationNode, task: Task) -> tuple[float, float, float] | None:
+def regionColumns(regions: Sequence[Region]) -> list[Column]:
+    """The columns that every table of regions begins with: short names, and titles."""
+    titles = [sentence(region.title) for region in regions]
+    return [
+        Column("Region", [region.name for region in regions], title=_("Region")),
+        Column("Name", titles, title=_("Name")),
+    ]
+
+
+def centerOfSegments(segmentationNode: Any, task: Task) -> tuple[float, float, float] | None:
     """World RAS position in mm of the middle of all labels, to jump to; None where there is none.
 
     Raises:
@@ -92,7 +113,7 @@ def centerOf(labels: np.ndarray, grid: Grid) -> tuple[float, float, float]:
     return float(right), float(anterior), float(superior)
 
 
-def _axes(labels: np.ndarray):
+def _axes(labels: np.ndarray) -> list[tuple[int, tuple[int, int]]]:
     """(length, the two other axes) of each axis."""
     otherAxes = ((1, 2), (0, 2), (0, 1))
     return list(zip(labels.shape, otherAxes, strict=True))

@@ -19,6 +19,11 @@ import vtk
 from medmap.errors import MedMAPError, UnavailableError
 from medmap.task import BRATS, Task
 
+from ..i18n import translator
+from ..i18n.sentences import errorText
+
+_ = translator(__file__)
+
 CATEGORY = "MedMAP"
 SAMPLE_NAME = "MedMAP phantom"
 SEED = 20287
@@ -47,7 +52,7 @@ class PhantomPatient:
 
 
 def addPhantomPatient(
-    scene, seed: int = SEED, task: Task = BRATS, name: str = SAMPLE_NAME
+    scene: Any, seed: int = SEED, task: Task = BRATS, name: str = SAMPLE_NAME
 ) -> PhantomPatient:
     """Generate a patient and add it to a scene, grouped under one item of the subject hierarchy.
 
@@ -79,18 +84,17 @@ def addPhantomPatient(
                 scene, "vtkMRMLScalarVolumeNode", title, array, phantom.affine, provenance
             )
     values = np.array(task.label_values(), np.uint8)[phantom.label.numpy()]
-    truth = _add(
-        scene, "vtkMRMLLabelMapVolumeNode", f"{name} truth", values, phantom.affine, provenance
-    )
+    truthName = _("{name} truth").format(name=name)
+    truth = _add(scene, "vtkMRMLLabelMapVolumeNode", truthName, values, phantom.affine, provenance)
     patient = PhantomPatient(volumes, truth)
     _group(scene, patient.nodes, name)
     return patient
 
 
 def registerSampleData(
-    sampleDataLogic,
+    sampleDataLogic: Any,
     iconPath: str,
-    scene,
+    scene: Any,
     *,
     ready: Callable[[], bool] | None = None,
     loaded: Callable[[PhantomPatient], None] | None = None,
@@ -112,13 +116,13 @@ def registerSampleData(
         The function that a click calls; it returns the nodes.
     """
 
-    def download(source=None) -> list:
+    def download(source: Any = None) -> list:
         try:
             if ready is not None and not ready():
                 return []
             patient = addPhantomPatient(scene)
         except MedMAPError as error:
-            (failed or logging.error)(str(error))
+            (failed or logging.error)(errorText(error))
             return []
         if loaded is not None:
             loaded(patient)
@@ -138,7 +142,9 @@ def registerSampleData(
     return download
 
 
-def _add(scene, className: str, name: str, ijk: np.ndarray, affine: np.ndarray, made: str):
+def _add(
+    scene: Any, className: str, name: str, ijk: np.ndarray, affine: np.ndarray, made: str
+) -> Any:
     node = scene.AddNewNodeByClass(className, scene.GenerateUniqueName(name))
     matrix = vtk.vtkMatrix4x4()
     for row, column in np.ndindex(4, 4):
@@ -150,7 +156,7 @@ def _add(scene, className: str, name: str, ijk: np.ndarray, affine: np.ndarray, 
     return node
 
 
-def _group(scene, nodes: list, name: str) -> None:
+def _group(scene: Any, nodes: list, name: str) -> None:
     """Put nodes under one study item, if the scene has a subject hierarchy."""
     hierarchy = scene.GetFirstNodeByClass("vtkMRMLSubjectHierarchyNode")
     if hierarchy is None:

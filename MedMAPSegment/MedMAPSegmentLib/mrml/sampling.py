@@ -47,7 +47,8 @@ def sampledVolume(node: Any) -> Volume:
     kji = slicer.util.arrayFromVolume(node)
     if kji.ndim != 3:
         raise InputDataError(
-            f"The volume '{node.GetName()}' has several values per voxel.", "Choose another one."
+            f"The volume '{node.GetName()}' has several values per voxel.",
+            "Choose a volume with one value per voxel.",
         )
     step = max(1, int(np.ceil((kji.size / MAX_SAMPLED_VOXELS) ** (1 / 3))))
     # At least eight samples along each axis: few thick slices stay as they are.

@@ -8,8 +8,11 @@ thread never shares memory with the scene. Everything here runs on the main thre
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Iterable
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import slicer
@@ -17,14 +20,19 @@ import slicer.util
 import vtk
 from vtk.util.numpy_support import numpy_to_vtk, vtk_to_numpy
 
-from medmap.checks import replace_not_finite
+from medmap.checks import Finding, replace_not_finite
 from medmap.errors import InputDataError, InternalError
 from medmap.task import Task
 from medmap.volume import Grid, Volume
 
+from ..i18n.sentences import sentence
 from .geometry import ijkToRAS, parentToWorld
 from .storage import checkFile
 from .terminology import terminologyEntry
+
+if TYPE_CHECKING:
+    from medmap.inference import Segmentation
+
 
 PROVENANCE = "MedMAP.Provenance"
 MADE_BY = "MedMAP.Label"
@@ -33,7 +41,7 @@ person made.
 """
 
 
-def volumeFromNode(node) -> Volume:
+def volumeFromNode(node: Any) -> Volume:
     """Copy a scalar volume node, placed in the world as the user sees it.
 
     Args:
@@ -67,14 +75,14 @@ def volumeFromNode(node) -> Volume:
     return Volume(ijk, parentToWorld(node) @ ijkToRAS(node), name=node.GetID(), notes=notes)
 
 
-def storedFile(node) -> Path | None:
+def storedFile(node: Any) -> Path | None:
     """The file that a node was read from; None without one, or if the node changed since."""
     storage = node.GetStorageNode()
     name = storage.GetFullNameFromFileName() if storage is not None else None
     return Path(name) if name and not node.GetModifiedSinceRead() else None
 
 
-def shapeOf(node) -> tuple[int, int, int] | None:
+def shapeOf(node: Any) -> tuple[int, int, int] | None:
     """Voxels along i, j, k; None when the node holds no image."""
     image = node.GetImageData()
     if image is None or image.GetNumberOfPoints() == 0 or image.GetPointData().GetScalars() is None:
@@ -82,14 +90,16 @@ def shapeOf(node) -> tuple[int, int, int] | None:
     return tuple(image.GetDimensions())
 
 
-def foreignSegments(node) -> list[str]:
+def foreignSegments(node: Any) -> list[str]:
     """Names of the segments of a segmentation node that this module did not make."""
     segmentation = node.GetSegmentation()
     segments = [segmentation.GetNthSegment(n) for n in range(segmentation.GetNumberOfSegments())]
     return [segment.GetName() for segment in segments if not segment.HasTag(MADE_BY)]
 
 
-def segmentationFromResult(scene, referenceNode, result, task: Task, node=None):
+def segmentationFromResult(
+    scene: Any, referenceNode: Any, result: Segmentation, task: Task, node: Any = None
+) -> Any:
     """Put a result into the scene as a segmentation node with one segment per label of the task.
 
     The node gets the geometry and parent transform of the reference volume, lies beside it in the
@@ -121,6 +131,7 @@ def segmentationFromResult(scene, referenceNode, result, task: Task, node=None):
     for segment in segments.values():
         segment.SetTag(PROVENANCE, provenance)
     isNewNode = node is None
+    restore: Callable[[], None]
     if isNewNode:
         name = scene.GenerateUniqueName(f"{referenceNode.GetName()} - MedMAP")
         node = scene.AddNewNodeByClass("vtkMRMLSegmentationNode", name)
@@ -136,7 +147,7 @@ def segmentationFromResult(scene, referenceNode, result, task: Task, node=None):
     return node
 
 
-def provenanceOf(node) -> dict | None:
+def provenanceOf(node: Any) -> dict | None:
     """Provenance of a segmentation node: from its attribute, or from a segment's tag when it came
     from a file.
     """
@@ -149,7 +160,38 @@ def provenanceOf(node) -> dict | None:
     return None if text is None else json.loads(text)
 
 
-def labelsOf(node, task: Task) -> np.ndarray:
+def addFindings(node: Any, findings: Iterable[Finding]) -> bool:
+    """Add to the provenance of a segmentation what became known after it was made.
+
+    Args:
+        node: vtkMRMLSegmentationNode; nothing is added where it has no provenance.
+        findings: those that it has already are left out.
+
+    Returns:
+        Whether anything was added.
+    """
+    record = provenanceOf(node)
+    if record is None:
+        return False
+    recorded = list(record.get("findings", []))
+    messages = {finding.get("message") for finding in recorded}
+    added = []
+    for finding in findings:
+        if finding.message not in messages:
+            added.append(asdict(finding))
+    if not added:
+        return False
+    # In front, as what preparing had to say: an export has room for the first warning only.
+    record["findings"] = [*added, *recorded]
+    text = _provenanceText(record)
+    node.SetAttribute(PROVENANCE, text)
+    segmentation = node.GetSegmentation()
+    for number in range(segmentation.GetNumberOfSegments()):
+        segmentation.GetNthSegment(number).SetTag(PROVENANCE, text)
+    return True
+
+
+def labelsOf(node: Any, task: Task) -> np.ndarray:
     """Label array [I, J, K] of the task's type with file label values, on the reference geometry
     that the node carries.
 
@@ -167,13 +209,13 @@ def labelsOf(node, task: Task) -> np.ndarray:
         image = slicer.vtkOrientedImageData()
         if not node.GetBinaryLabelmapRepresentation(label.name, image):
             raise InputDataError(
-                f"The segmentation has no segment '{label.name}'.", "Run MedMAP Segment again."
+                f"The segmentation has no segment '{label.name}'.", "Press Apply again."
             )
         labels[_pasted(image, labels.shape)] = label.value
     return labels
 
 
-def _pasted(image, shape) -> np.ndarray:
+def _pasted(image: Any, shape: tuple[int, ...]) -> np.ndarray:
     """Mask [I, J, K] of an oriented image whose extent is a part of the reference extent."""
     mask = np.zeros(shape, bool)
     first, size = image.GetExtent()[::2], image.GetDimensions()
@@ -184,33 +226,32 @@ def _pasted(image, shape) -> np.ndarray:
     return mask
 
 
-def _refuseForeign(node) -> None:
+def _refuseForeign(node: Any) -> None:
     foreign = foreignSegments(node) if node is not None else []
     if foreign:
         raise InputDataError(
             f"The segmentation '{node.GetName()}' holds segments that MedMAP did not make "
             f"({', '.join(foreign)}).",
-            "Choose another output, or none so that a new segmentation is made.",
+            "Choose another output, or leave it empty to create a new segmentation.",
         )
 
 
-def _segments(referenceNode, result, task: Task) -> dict:
+def _segments(referenceNode: Any, result: Segmentation, task: Task) -> dict:
     """One vtkSegment per label, keyed by label name; all share one label image, as Slicer's own
     layers do.
     """
     labels = np.asarray(result.labels)
     if labels.shape != shapeOf(referenceNode):
         raise InputDataError(
-            f"The volume '{referenceNode.GetName()}' now has {shapeOf(referenceNode)} voxels, but "
-            f"{labels.shape} when "
-            "the computation began.",
+            f"The volume '{referenceNode.GetName()}' now has the shape {shapeOf(referenceNode)}, "
+            f"but {labels.shape} when the computation began.",
             "Press Apply again.",
         )
     image = _labelImage(referenceNode, labels)
     segments = {}
     for label in task.labels:
         segment = slicer.vtkSegment()
-        segment.SetName(label.title)
+        segment.SetName(sentence(label.title))
         segment.SetColor(*(c / 255.0 for c in label.color))
         segment.SetTag(MADE_BY, label.name)
         entry = terminologyEntry(label)
@@ -226,7 +267,7 @@ def _binaryLabelmapName() -> str:
     return slicer.vtkSegmentationConverter.GetSegmentationBinaryLabelmapRepresentationName()
 
 
-def _labelImage(referenceNode, labels: np.ndarray):
+def _labelImage(referenceNode: Any, labels: np.ndarray) -> Any:
     """vtkOrientedImageData of the labels in the reference's own RAS, that is before its parent
     transform.
     """
@@ -243,7 +284,7 @@ def _labelImage(referenceNode, labels: np.ndarray):
     return image
 
 
-def _fill(scene, node, referenceNode, segments: dict) -> None:
+def _fill(scene: Any, node: Any, referenceNode: Any, segments: dict) -> None:
     segmentation = node.GetSegmentation()
     wasModified = node.StartModify()
     try:
@@ -267,7 +308,7 @@ def _fill(scene, node, referenceNode, segments: dict) -> None:
         node.EndModify(wasModified)
 
 
-def placeBeside(scene, node, referenceNode) -> None:
+def placeBeside(scene: Any, node: Any, referenceNode: Any) -> None:
     """Give the node the reference's parent in the subject hierarchy, if there is one."""
     if scene.GetNumberOfNodesByClass("vtkMRMLSubjectHierarchyNode") == 0:
         return
@@ -284,7 +325,7 @@ def placeBeside(scene, node, referenceNode) -> None:
         hierarchy.SetItemParent(item, parent)
 
 
-def snapshot(node):
+def snapshot(node: Any) -> Callable[[], None]:
     """Function that puts a segmentation node back to what it holds now."""
     segmentation = slicer.vtkSegmentation()
     segmentation.DeepCopy(node.GetSegmentation())
@@ -301,7 +342,7 @@ def snapshot(node):
     return restore
 
 
-def takeBack(scene, node, restore=None):
+def takeBack(scene: Any, node: Any, restore: Callable[[], None] | None = None) -> Any:
     """Undo ``segmentationFromResult``.
 
     Args:
@@ -322,7 +363,7 @@ def takeBack(scene, node, restore=None):
     return None
 
 
-def removeWithDisplay(scene, node) -> None:
+def removeWithDisplay(scene: Any, node: Any) -> None:
     """Remove a node together with its display nodes."""
     if node.IsA("vtkMRMLDisplayableNode"):
         count = node.GetNumberOfDisplayNodes()

@@ -48,7 +48,9 @@ def checkFile(path: Path, name: str, voxels: np.ndarray, grid: Grid) -> None:
             _sameVoxels(name, path, voxels, header, data)
     except InputDataError as error:
         # What the command line offers as options is not to be had here.
-        remedy = "Load a file that was exported again." if error.option else error.remedy
+        remedy = error.remedy
+        if error.option:
+            remedy = "Export the image again, and load the new file."
         raise InputDataError(error.cause, remedy) from error
     except MedMAPError:
         return  # it cannot be read now; what Slicer has read stands
@@ -57,7 +59,7 @@ def checkFile(path: Path, name: str, voxels: np.ndarray, grid: Grid) -> None:
         raise InputDataError(
             f"{name}: Slicer shows it up to {apart:.2f} mm from where its file {path.name} places "
             "it.",
-            "Load a file that was exported again.",
+            "Export the image again, and load the new file.",
         )
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import slicer
@@ -27,8 +27,10 @@ from medmap.comparison_names import (
 from medmap.errors import InputDataError
 
 from ..devices import computing
+from ..i18n import translator
+from ..i18n.sentences import sentence
 from ..request import Request, preparedRequest
-from ..runner import Work
+from ..runner import Progress, Work
 from .geometry import matrixFromArray
 from .nodes import (
     Column,
@@ -39,6 +41,12 @@ from .nodes import (
     fillTable,
     geometryOf,
 )
+
+if TYPE_CHECKING:
+    from medmap.subset_comparison import WhatIf
+
+
+_ = translator(__file__)
 
 ROLE_TABLE = "what if"
 UNCERTAINTY = "MedMAP.Uncertainty"
@@ -53,6 +61,7 @@ DESCRIPTIONS = {
         "Fraction of the other modality subsets that differ about the model's first region, 0 to 1"
     ),
 }
+# Values of a table of the scene, by which a loaded scene is read: not translated.
 KINDS = {
     CURRENT: "Current",
     LEAVE_ONE_OUT: "One less",
@@ -114,7 +123,7 @@ def whatIfWork(
         subsets: modality subsets to compute; None for every non-empty one.
     """
 
-    def work(progress, cancelled):
+    def work(progress: Progress, cancelled: Callable[[], bool]) -> WhatIf:
         from medmap.subset_comparison import what_if  # imports torch
 
         bundle = loadBundle()
@@ -135,7 +144,10 @@ def whatIfWork(
 
 
 def apply(
-    scene, segmentationNode, comparison, maps: Sequence[str] = (ENTROPY, DISAGREEMENT)
+    scene: Any,
+    segmentationNode: Any,
+    comparison: WhatIf,
+    maps: Sequence[str] = (ENTROPY, DISAGREEMENT),
 ) -> WhatIfNodes:
     """Put the table and the uncertainty overlays into the scene, or refresh existing ones.
 
@@ -152,11 +164,12 @@ def apply(
     geometry = _checkedGeometry(scene, segmentationNode, comparison)
     segmentationName = segmentationNode.GetName()
     with allOrNothing(scene):
-        title = f"{segmentationName} - what if"
+        title = _("{name} - modality comparison").format(name=segmentationName)
         table = derive(scene, "vtkMRMLTableNode", ROLE_TABLE, segmentationNode, title)
         fillTable(table, _columns(comparison))
         currentTitle = comparison.task.subset_title(comparison.current)
-        table.SetDescription(f"Compared with {currentTitle} in the same run.")
+        text = _("Compared with {modalities} in the same run.")
+        table.SetDescription(text.format(modalities=currentTitle))
         volumes = {}
         for name in maps:
             if name in comparison.maps:
@@ -165,7 +178,7 @@ def apply(
     return WhatIfNodes(table, volumes)
 
 
-def nodesOf(scene, segmentationNode) -> WhatIfNodes | None:
+def nodesOf(scene: Any, segmentationNode: Any) -> WhatIfNodes | None:
     """Nodes of a segmentation in the scene (also after loading a scene); None without a table."""
     table = derivedNode(scene, "vtkMRMLTableNode", ROLE_TABLE, segmentationNode)
     if table is None:
@@ -179,7 +192,7 @@ def nodesOf(scene, segmentationNode) -> WhatIfNodes | None:
 
 
 def uncertainSlice(
-    comparison, name: str = ENTROPY, rank: int = 0, plane: str = "axial"
+    comparison: WhatIf, name: str = ENTROPY, rank: int = 0, plane: str = "axial"
 ) -> UncertainSlice | None:
     """The slice of that rank by its sum of uncertainty; past the last it starts again.
 
@@ -208,7 +221,7 @@ def uncertainSlice(
     return UncertainSlice(index, share, ras, rank, len(order))
 
 
-def _checkedGeometry(scene, segmentationNode, comparison) -> Geometry:
+def _checkedGeometry(scene: Any, segmentationNode: Any, comparison: WhatIf) -> Geometry:
     """Where the segmentation lies. Raises InputDataError if it is gone or was moved."""
     removed = segmentationNode is None
     if not removed:
@@ -222,50 +235,71 @@ def _checkedGeometry(scene, segmentationNode, comparison) -> Geometry:
         raise InputDataError(
             f"The segmentation '{segmentationNode.GetName()}' lies on another grid or was moved "
             "since.",
-            "Press Apply again, then repeat this.",
+            "Press Apply again, then repeat the comparison.",
         )
     return geometry
 
 
-def _columns(comparison) -> list[Column]:
+def _columns(comparison: WhatIf) -> list[Column]:
     """Columns of the table, one row per variant."""
     rows = comparison.variants
     titles = [comparison.task.subset_title(row.modalities) for row in rows]
-    columns = [Column("Scans", titles), Column("Kind", [KINDS[row.kind] for row in rows])]
+    kinds = [KINDS[row.kind] for row in rows]
+    columns = [
+        Column("Scans", titles, title=_("Modalities")),
+        Column("Kind", kinds, title=_("Kind")),
+    ]
     for region in comparison.task.regions:
         name = region.name
         volumes = [row.volumes_ml[name] for row in rows]
         changes = [row.change_ml[name] for row in rows]
         dice = [row.dice[name] for row in rows]
+        title = sentence(region.title)
+        changeTip = _("{region}: volume minus the current volume").format(region=title)
+        diceTip = _("{region}: agreement with the current result").format(region=title)
+        heads = [_("{region} volume"), _("{region} change"), _("{region} Dice")]
+        volumeHead, changeHead, diceHead = [head.format(region=name) for head in heads]
         columns += [
-            Column(f"{name} volume", volumes, "ml", region.title),
-            Column(f"{name} change", changes, "ml", f"{region.title}: minus the current volume"),
-            Column(f"{name} Dice", dice, "", f"{region.title}: agreement with the current result"),
+            Column(f"{name} volume", volumes, "ml", title, volumeHead),
+            Column(f"{name} change", changes, "ml", changeTip, changeHead),
+            Column(f"{name} Dice", dice, "", diceTip, diceHead),
         ]
     return columns
+
+
+def _mapTitle(name: str) -> str:
+    """Name of the node of a map; ``{name}`` stands for the segmentation's."""
+    titles = {
+        ENTROPY: _("{name} - entropy"),
+        DISAGREEMENT: _("{name} - disagreement"),
+        REGION_DISAGREEMENT: _("{name} - disagreement about the first region"),
+    }
+    return titles[name]
 
 
 def _role(name: str) -> str:
     return f"uncertainty {name}"
 
 
-def _addVolume(scene, segmentationNode, geometry: Geometry, name: str, values: np.ndarray):
+def _addVolume(
+    scene: Any, segmentationNode: Any, geometry: Geometry, name: str, values: np.ndarray
+) -> Any:
     """Volume node of one map; values [I, J, K] on the segmentation's grid."""
-    title = f"{segmentationNode.GetName()} - {name}"
+    title = _mapTitle(name).format(name=segmentationNode.GetName())
     node = derive(scene, "vtkMRMLScalarVolumeNode", _role(name), segmentationNode, title)
     kji = np.ascontiguousarray(values.transpose(2, 1, 0), dtype=np.float32)
     slicer.util.updateVolumeFromArray(node, kji)
     node.SetIJKToRASMatrix(matrixFromArray(geometry.local))
     node.SetAndObserveTransformNodeID(geometry.transformID)
     node.SetAttribute(UNCERTAINTY, name)
-    node.SetDescription(DESCRIPTIONS[name])
+    node.SetDescription(sentence(DESCRIPTIONS[name]))
     node.CreateDefaultDisplayNodes()
     low, high = _WINDOWS.get(name, (0.0, 1.0))
     _display(scene, node.GetDisplayNode(), low, high)
     return node
 
 
-def _display(scene, display, low: float, high: float) -> None:
+def _display(scene: Any, display: Any, low: float, high: float) -> None:
     """A heat map over a fixed range, so that two patients can be compared.
 
     Certain voxels stay transparent.

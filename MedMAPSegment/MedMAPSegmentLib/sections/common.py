@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import slicer.util
 
@@ -25,7 +26,7 @@ class Section:
     attribute = ""
     box = ""
 
-    def __init__(self, ui, state: PanelState, jobs: Jobs):
+    def __init__(self, ui: Any, state: PanelState, jobs: Jobs) -> None:
         self.ui = ui
         self.state = state
         self.jobs = jobs
@@ -52,7 +53,7 @@ class Section:
 
 
 @contextmanager
-def signalsBlocked(*widgets) -> Iterator[None]:
+def signalsBlocked(*widgets: Any) -> Iterator[None]:
     """Widgets that are changed inside tell nobody: what the program sets is no choice."""
     before = [(widget, widget.blockSignals(True)) for widget in widgets]
     try:
@@ -62,13 +63,13 @@ def signalsBlocked(*widgets) -> Iterator[None]:
             widget.blockSignals(wasBlocked)
 
 
-def showText(label, text: str) -> None:
+def showText(label: Any, text: str) -> None:
     """Text of a label that takes no room while it is empty."""
     label.text = text
     label.setVisible(bool(text))
 
 
-def fillCombo(comboBox, texts: Sequence[str], index: int = 0) -> None:
+def fillCombo(comboBox: Any, texts: Sequence[str], index: int = 0) -> None:
     """Replace the entries of a combo box without telling anybody."""
     with signalsBlocked(comboBox):
         comboBox.clear()
@@ -77,18 +78,18 @@ def fillCombo(comboBox, texts: Sequence[str], index: int = 0) -> None:
         comboBox.setCurrentIndex(index)
 
 
-def chooseIndex(comboBox, index: int) -> None:
+def chooseIndex(comboBox: Any, index: int) -> None:
     """Choose an entry of a combo box without telling anybody."""
     with signalsBlocked(comboBox):
         comboBox.setCurrentIndex(index)
 
 
-def setChecked(button, checked: bool) -> None:
+def setChecked(button: Any, checked: bool) -> None:
     """Check a button or check box without telling anybody."""
     with signalsBlocked(button):
         button.checked = checked
 
 
-def showVolume(node) -> None:
+def showVolume(node: Any) -> None:
     """Show a volume in all slice views."""
     slicer.util.setSliceViewerLayers(background=node, fit=True)

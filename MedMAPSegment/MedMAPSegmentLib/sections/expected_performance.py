@@ -7,7 +7,7 @@ from slicer.i18n import tr as _
 
 from medmap.bundle.format import choose_entry
 
-from ..expected_performance import ExpectedPerformance, expectedPerformance
+from ..expected_performance import ExpectedPerformance, expectedPerformance, measurementText
 from ..i18n.sentences import sentence
 from .common import Section, showText
 from .dialogs import warningLine
@@ -60,7 +60,8 @@ class ExpectedPerformanceSection(Section):
         rows = []
         if performance is not None:
             for score in performance.scores:
-                rows.append([f"{score.title} ({score.region})", shortText(score.mean), score.range])
+                title = f"{sentence(score.title)} ({score.region})"
+                rows.append([title, shortText(score.mean), score.range])
         heads = [_("Region"), _("Dice"), _("Typical range")]
         tips = ["", "", _("Mean minus and plus one standard deviation")]
         fillTable(self.ui.performanceTable, heads, rows, tips)
@@ -72,15 +73,7 @@ class ExpectedPerformanceSection(Section):
             return [entry.error]
         if performance is None:
             return []
-        lines = []
-        if not performance.validated:
-            lines.append(_("This modality subset was not validated with this model."))
-        elif performance.onPatients:
-            text = _("Measured on {count} patients that the model had not seen.")
-            lines.append(text.format(count=performance.cases))
-        else:
-            text = _("Measured on {count} synthetic cases, not on patients.")
-            lines.append(text.format(count=performance.cases))
+        lines = [measurementText(performance)]
         if performance.population:
             lines.append(sentence(performance.population))
         warning = self._networkWarning() or performance.warning

@@ -7,6 +7,7 @@ the flow on.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import qt
 
@@ -32,7 +33,7 @@ class Flow:
         sections: give the summaries of their boxes.
     """
 
-    def __init__(self, ui, state: PanelState, sections: Sequence[Section]):
+    def __init__(self, ui: Any, state: PanelState, sections: Sequence[Section]) -> None:
         self.ui = ui
         self.state = state
         self.sections = sections
@@ -42,10 +43,10 @@ class Flow:
                 "contentsCollapsed(bool)", lambda folded, name=name: self.onFold(name, folded)
             )
 
-    def _button(self, name: str):
+    def _button(self, name: str) -> Any:
         return getattr(self.ui, f"{name}CollapsibleButton")
 
-    def _summaryLabel(self, name: str):
+    def _summaryLabel(self, name: str) -> Any:
         return getattr(self.ui, f"{name}SummaryLabel")
 
     @property

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from slicer.i18n import tr as _
 
 from ..i18n.sentences import findingText
@@ -39,7 +41,7 @@ class FollowUpSection(Section):
         self.ui.copyFollowUpButton.connect("clicked(bool)", self.onCopy)
         self.ui.saveFollowUpButton.connect("clicked(bool)", self.onSave)
 
-    def _table(self):
+    def _table(self) -> Any:
         if self.state.result is None:
             return None
         return tableOf(self.state.scene, self.state.result)
@@ -53,7 +55,7 @@ class FollowUpSection(Section):
         change = changeText(columnOf(table, "Change")[0])
         return _("{region} {change} ml").format(region=region, change=change)
 
-    def onEarlier(self, node) -> None:
+    def onEarlier(self, node: Any) -> None:
         """Another earlier segmentation was chosen."""
         if not self._following and self.state.isShown:
             self.state.choose(choices.EARLIER, node)
@@ -96,7 +98,7 @@ class FollowUpSection(Section):
         fillTable(self.ui.followUpTable, heads, rows, tips)
         showText(self.ui.followUpLabel, "\n".join(self._notes(table)))
 
-    def _notes(self, table) -> list[str]:
+    def _notes(self, table: Any) -> list[str]:
         if table is None:
             return []
         earlier = self.state.scene.GetNodeByID(table.GetAttribute(EARLIER) or "")
@@ -136,7 +138,7 @@ class FollowUpSection(Section):
         self._showTable()
 
 
-def _titled(scene, node) -> str:
+def _titled(scene: Any, node: Any) -> str:
     """Name of a segmentation with the date of its examination, where DICOM has it."""
     date = studyDateOf(scene, node)
     if date:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import qt
 import slicer
@@ -14,7 +15,13 @@ from medmap.io.atomic import check_output, write_text
 from ..mrml import choices
 from ..mrml.case_report import caseReport
 from ..mrml.editing import editedCopy, sourceVolumeOf
-from ..mrml.export import SEGMENTATION_OBJECT, STRUCTURE_SET, exportDicom, exportNifti
+from ..mrml.export import (
+    SEGMENTATION_OBJECT,
+    STRUCTURE_SET,
+    DicomExporter,
+    exportDicom,
+    exportNifti,
+)
 from ..mrml.nodes import ROLE_EDITED, derivedNode
 from .common import Section, chooseIndex, fillCombo
 from .dialogs import askForFile, saying, waiting
@@ -22,6 +29,8 @@ from .tables import fileName
 
 DICOM, STRUCTURES, NIFTI = "dicom", "structures", "nifti"
 EXPORTS = (DICOM, STRUCTURES, NIFTI)
+EXPORTERS = {DICOM: SEGMENTATION_OBJECT, STRUCTURES: STRUCTURE_SET}
+"""Formats that one of Slicer's DICOM plugins writes."""
 FORMAT = "exportFormat"
 """Parameter of the scene: the chosen export format."""
 PDF_RESOLUTION = 96
@@ -50,6 +59,18 @@ class HandOverSection(Section):
             button.enabled = isReady
         self.ui.exportComboBox.enabled = isReady
         chooseIndex(self.ui.exportComboBox, EXPORTS.index(self.format))
+        self.ui.exportButton.toolTip = self._exportTip()
+
+    def _exportTip(self) -> str:
+        """What Export does, or which extension it needs first."""
+        exporter = EXPORTERS.get(self.format)
+        if exporter is not None and not exporter.isInstalled:
+            tip = _("Needs the extension {extension} from the Extensions Manager.")
+            return tip.format(extension=exporter.extension)
+        return _(
+            "Export the segmentation. If there is an edited copy, the copy is exported instead of "
+            "the result."
+        )
 
     @property
     def format(self) -> str:
@@ -61,9 +82,10 @@ class HandOverSection(Section):
         node = self.state.parameterNode()
         if node is not None and 0 <= index < len(EXPORTS):
             node.SetParameter(FORMAT, EXPORTS[index])
+            self.update()
 
     @property
-    def _final(self):
+    def _final(self) -> Any:
         """The edited copy of the result if there is one, else the result."""
         node = self.state.result
         edited = derivedNode(self.state.scene, "vtkMRMLSegmentationNode", ROLE_EDITED, node)
@@ -87,24 +109,14 @@ class HandOverSection(Section):
 
     def onExport(self, clicked: bool = False) -> None:
         """Export as chosen."""
-        exports = {
-            DICOM: self.exportSegmentation,
-            STRUCTURES: self.exportStructureSet,
-            NIFTI: self.exportNifti,
-        }
-        export = exports[self.format]
+        exporter = EXPORTERS.get(self.format)
         with saying(_("The export failed.")):
-            export()
+            if exporter is None:
+                self.exportNifti()
+            else:
+                self._exportDicom(exporter)
 
-    def exportSegmentation(self) -> None:
-        """Write a DICOM segmentation object."""
-        self._exportDicom(SEGMENTATION_OBJECT)
-
-    def exportStructureSet(self) -> None:
-        """Write an RT structure set, which navigation systems take."""
-        self._exportDicom(STRUCTURE_SET)
-
-    def _exportDicom(self, exporter) -> None:
+    def _exportDicom(self, exporter: DicomExporter) -> None:
         exporter.create()  # says what is missing before it asks for a folder
         title = _("Folder for the DICOM files")
         folder = qt.QFileDialog.getExistingDirectory(slicer.util.mainWindow(), title)
@@ -156,7 +168,7 @@ def savePage(page: str, path: Path) -> None:
     document.print_(printer)
 
 
-def _pdfPrinter(path: str):
+def _pdfPrinter(path: str) -> Any:
     """What paints a PDF: which class PythonQt offers depends on Slicer's version."""
     if hasattr(qt, "QPrinter"):
         printer = qt.QPrinter()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import qt
 import slicer
@@ -70,7 +71,7 @@ class ModelsSection(Section):
         if isIdle and chosen.model != self.entry.key:
             self._follow(chosen)
 
-    def _follow(self, chosen) -> None:
+    def _follow(self, chosen: Any) -> None:
         """Use the model that the scene names; the default one where it is not installed."""
         for entry in self.entries:
             if entry.key == chosen.model:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import slicer
 import slicer.util
 from slicer.i18n import tr as _
@@ -9,10 +11,12 @@ from slicer.i18n import tr as _
 from medmap.errors import MedMAPError
 
 from ..i18n.sentences import errorText, findingText, sentence
-from ..mrml import review
 from ..mrml.nodes import columnOf, derivedNode
 from ..mrml.overlay import DIFFERENCE, FILL, MODES, OUTLINE, overlayOf, setOverlay, showOverlay
 from ..mrml.results import ROLE_RESULTS, centerOfSegments, resultsTable
+from ..mrml.review_nodes import nodesOf
+from ..mrml.scene import PROVENANCE
+from ..mrml.worst_slices import jumpTo
 from .common import Section, chooseIndex, fillCombo, setChecked, showText
 from .dialogs import saying, waiting, warningLine
 from .tables import clearTable, copyTable, fillTable, numberText, saveTable, tableRows
@@ -36,7 +40,7 @@ class ResultsSection(Section):
         self.ui.saveResultsButton.connect("clicked(bool)", self.onSave)
 
     @property
-    def segmentation(self):
+    def segmentation(self) -> Any:
         """The latest result's vtkMRMLSegmentationNode, or None."""
         return self.state.result
 
@@ -49,7 +53,7 @@ class ResultsSection(Section):
         volume = numberText(columnOf(table, "Volume")[0])
         return _("{region} {volume} ml").format(region=region, volume=volume)
 
-    def _table(self):
+    def _table(self) -> Any:
         node = self.state.result
         if node is None:
             return None
@@ -59,7 +63,7 @@ class ResultsSection(Section):
         """Go to the middle of what was found."""
         center = centerOfSegments(self.state.result, self.state.task)
         if center is not None:
-            review.jumpTo(self.state.scene, center)
+            jumpTo(self.state.scene, center)
 
     def update(self) -> None:
         """Follow the result, also one that came with a loaded scene."""
@@ -70,7 +74,9 @@ class ResultsSection(Section):
         self.ui.saveResultsButton.enabled = node is not None
         self.ui.copyResultsButton.enabled = node is not None
         self._showOverlay(node)
-        key = (node.GetID(), self.state.task.name) if node is not None else None
+        key = None
+        if node is not None:
+            key = (node.GetID(), self.state.task.name, node.GetAttribute(PROVENANCE))
         if key == self._shown:
             return
         self._shown = key
@@ -81,7 +87,7 @@ class ResultsSection(Section):
             return
         self._show(node)
 
-    def _show(self, node) -> None:
+    def _show(self, node: Any) -> None:
         try:
             table = resultsTable(self.state.scene, node, self.state.task)
         except MedMAPError as error:  # a scene may hold anything
@@ -132,9 +138,9 @@ class ResultsSection(Section):
             lines.append(text)
         if "bundle" in provenance:
             lines.append(_("Model: {model}").format(model=provenance["bundle"].get("id", "?")))
-        return lines or [_("No information about how this segmentation was made is recorded.")]
+        return lines or [_("It is not recorded how this segmentation was made.")]
 
-    def _showOverlay(self, node) -> None:
+    def _showOverlay(self, node: Any) -> None:
         mode = overlayOf(self.state.parameterNode(always=True))
         chooseIndex(self.ui.overlayComboBox, MODES.index(mode))
         self.ui.overlayComboBox.enabled = node is not None
@@ -146,7 +152,7 @@ class ResultsSection(Section):
         setOverlay(self.state.parameterNode(), MODES[index])
         node = self.state.result
         if node is not None:
-            nodes = review.nodesOf(self.state.scene, node)
+            nodes = nodesOf(self.state.scene, node)
             if nodes is None and MODES[index] == DIFFERENCE:
                 self.state.say(_("Compare the result with a reference to see the difference."))
             showOverlay(MODES[index], node, nodes.errors if nodes is not None else None)
@@ -191,6 +197,6 @@ class ResultsSection(Section):
         setChecked(self.ui.show3DButton, False)
 
 
-def _hasSurfaces(node) -> bool:
+def _hasSurfaces(node: Any) -> bool:
     name = slicer.vtkSegmentationConverter.GetSegmentationClosedSurfaceRepresentationName()
     return bool(node.GetSegmentation().ContainsRepresentation(name))

@@ -10,13 +10,15 @@ import slicer
 import slicer.util
 from slicer.i18n import tr as _
 
+from medmap.agreement import EMPTY_RULE
 from medmap.errors import MedMAPError
 
 from ..i18n.sentences import errorText, findingText, sentence
-from ..mrml import choices, review
+from ..mrml import choices, review, review_nodes
 from ..mrml.nodes import columnOf
 from ..mrml.overlay import DIFFERENCE, overlayOf, setOverlay, showOverlay
-from ..mrml.reference import (
+from ..mrml.reference_parts import (
+    BY_HAND,
     Source,
     conventionsOf,
     hasLabelValues,
@@ -24,6 +26,7 @@ from ..mrml.reference import (
     targets,
     unassignedSources,
 )
+from ..mrml.worst_slices import WorstSlice, jumpTo, positionOfSlice, worstSlice, worstSlices
 from .common import Section, chooseIndex, fillCombo, showText
 from .dialogs import saying, waiting, warningLine
 from .tables import (
@@ -82,7 +85,7 @@ class ReviewSection(Section):
         self._shownMatches: tuple | None = None
         self._conventions: tuple[str, ...] = ("",)
         self._matchBoxes: list = []
-        self._worst: tuple[review.WorstSlice, ...] = ()
+        self._worst: tuple[WorstSlice, ...] = ()
         self._rank = -1
         self._following = False
         self._watchesPlot = False
@@ -111,15 +114,17 @@ class ReviewSection(Section):
 
     def rebuild(self) -> None:
         """Regions of the task."""
-        titles = [f"{region.name} - {region.title}" for region in self.state.task.regions]
+        titles = []
+        for region in self.state.task.regions:
+            titles.append(f"{region.name} - {sentence(region.title)}")
         fillCombo(self.ui.regionComboBox, titles)
         conventions = conventionsOf(self.state.task)
         self._conventions = ("", *conventions)
-        fillCombo(self.ui.conventionComboBox, [_("Recognize"), *conventions.values()])
+        fillCombo(self.ui.conventionComboBox, [_("Automatic"), *conventions.values()])
         self._shownMatches = None
 
     @property
-    def reference(self):
+    def reference(self) -> Any:
         """The chosen reference node, or None."""
         return self.state.reviewReference
 
@@ -151,13 +156,13 @@ class ReviewSection(Section):
             choices.setMeanings(node, {})
             self.state.changed()
 
-    def _nodes(self) -> review.ReviewNodes | None:
+    def _nodes(self) -> review_nodes.ReviewNodes | None:
         """The comparison that the scene holds for the result, also after loading a scene."""
         if self.state.result is None:
             return None
-        return review.nodesOf(self.state.scene, self.state.result)
+        return review_nodes.nodesOf(self.state.scene, self.state.result)
 
-    def onReference(self, node) -> None:
+    def onReference(self, node: Any) -> None:
         """Another reference was chosen."""
         if self._following or not self.state.isShown:
             return
@@ -198,7 +203,7 @@ class ReviewSection(Section):
         self._showScores()
         self.ui.worstSliceButton.enabled = self._compared is not None
 
-    def _showMatches(self, reference) -> None:
+    def _showMatches(self, reference: Any) -> None:
         """A row a segment or label value of the reference, with a choice of what it is."""
         key = None
         if reference is not None:
@@ -224,7 +229,7 @@ class ReviewSection(Section):
             self._matchBoxes.append(self._matchBox(row, source))
         fitColumns(self.ui.matchesTable)
 
-    def _matchBox(self, row: int, source):
+    def _matchBox(self, row: int, source: Source) -> Any:
         """Combo box with what a segment can be taken for."""
         options = [*targets(self.state.task), _("ignored")]
         target = self._meanings.get(source.key, source.target)
@@ -234,9 +239,13 @@ class ReviewSection(Section):
         box = qt.QComboBox()
         fillCombo(box, options, index)
         box.connect("currentIndexChanged(int)", lambda index: self.onMatch(source.key, index))
-        box.toolTip = sentence(source.reason)
+        reason = source.reason
+        if reason == BY_HAND:
+            reason = _("assigned by hand")
+        box.toolTip = reason
+        box.name = f"meaning{row}ComboBox"
         box.accessibleName = _("Meaning of {segment}").format(segment=source.title)
-        self.ui.matchesTable.item(row, 0).setToolTip(sentence(source.reason))
+        self.ui.matchesTable.item(row, 0).setToolTip(reason)
         self.ui.matchesTable.setCellWidget(row, 1, box)
         before = self._matchBoxes[-1] if self._matchBoxes else self.ui.matchesTable
         qt.QWidget.setTabOrder(before, box)
@@ -269,7 +278,7 @@ class ReviewSection(Section):
         # From a loaded scene, or of another result: the labels are not at hand.
         if self._compared is None or key != self._compared.key:
             self._compared = None
-            text = sentence(review.EMPTY_RULE) if nodes is not None else ""
+            text = sentence(EMPTY_RULE) if nodes is not None else ""
             showText(self.ui.reviewLabel, text)
         self._showWorst()
 
@@ -279,7 +288,7 @@ class ReviewSection(Section):
         self._worst = ()
         compared = self._compared
         if compared is not None and self.region in compared.request.regions:
-            self._worst = review.worstSlices(compared.request, compared.review, self.region)
+            self._worst = worstSlices(compared.request, compared.review, self.region)
         rows = []
         for entry in self._worst:
             text = _("Slice {index}").format(index=entry.index)
@@ -305,10 +314,10 @@ class ReviewSection(Section):
             lambda comparison: self.take(ours, request, comparison),
         )
 
-    def take(self, ours, request: review.Request, comparison: review.Review) -> None:
+    def take(self, ours: Any, request: review.Request, comparison: review.Review) -> None:
         """Show what came out."""
         region = self.region if self.region in request.regions else None
-        nodes = review.apply(self.state.scene, ours, request, comparison, region)
+        nodes = review_nodes.apply(self.state.scene, ours, request, comparison, region)
         self._compared = Compared(request, comparison, _key(nodes))
         showOverlay(overlayOf(self.state.parameterNode(always=True)), ours, nodes.errors)
         showText(self.ui.reviewLabel, "\n".join(self._notes(request)))
@@ -316,17 +325,17 @@ class ReviewSection(Section):
 
     @staticmethod
     def _notes(request: review.Request) -> list[str]:
-        titles = ", ".join(sentence(title) for title in request.errorTitles.values())
+        titles = ", ".join(request.errorTitles.values())
         lines = [
             _("Compared with '{name}'.").format(name=request.referenceName),
-            _("The overlay Difference shows: {titles}.").format(titles=titles.lower()),
+            _("The overlay Difference shows: {titles}.").format(titles=titles),
         ]
         if request.reading:
             lines.append(sentence(request.reading))
         for finding in request.findings:
             text = findingText(finding.message, finding.remedy)
             lines.append(warningLine(text) if finding.level == "warning" else text)
-        lines.append(sentence(review.EMPTY_RULE))
+        lines.append(sentence(EMPTY_RULE))
         return lines
 
     def onRegion(self, index: int = 0) -> None:
@@ -341,7 +350,7 @@ class ReviewSection(Section):
             return
         with saying(_("The differences could not be shown.")), waiting():
             if self.region in compared.request.regions:
-                review.showErrors(self.state.scene, ours, compared.request, self.region)
+                review_nodes.showErrors(self.state.scene, ours, compared.request, self.region)
             self._showWorst()
 
     def onWorstSlice(self, clicked: bool = False) -> None:
@@ -354,9 +363,7 @@ class ReviewSection(Section):
             showText(label, text)
             return
         self._rank += 1
-        entry = review.worstSlice(
-            compared.request, compared.review, self.region, self._rank, by="voxels"
-        )
+        entry = worstSlice(compared.request, compared.review, self.region, self._rank, by="voxels")
         if entry is None:
             showText(label, _("Neither segmentation has this region in any slice."))
             return
@@ -368,8 +375,8 @@ class ReviewSection(Section):
             self._rank = row
             self._goTo(self._worst[row])
 
-    def _goTo(self, entry: review.WorstSlice) -> None:
-        review.jumpTo(self.state.scene, entry.ras)
+    def _goTo(self, entry: WorstSlice) -> None:
+        jumpTo(self.state.scene, entry.ras)
         text = _("{region}, slice {index} ({rank} of {count}): {wrong} wrong voxels, Dice {dice}")
         showText(
             self.ui.worstSliceLabel,
@@ -411,7 +418,7 @@ class ReviewSection(Section):
             )
             self._watchesPlot = True
 
-    def onPlotSelected(self, seriesIDs, selections) -> None:
+    def onPlotSelected(self, seriesIDs: Any, selections: Any) -> None:
         """A point of the plot was clicked: go to its slice.
 
         Args:
@@ -434,8 +441,8 @@ class ReviewSection(Section):
         if compared is None:
             self.state.say(_("Press Compare again to go to slices of a saved comparison."))
             return
-        ras = review.positionOfSlice(compared.request, compared.review, region, index)
-        review.jumpTo(self.state.scene, ras)
+        ras = positionOfSlice(compared.request, compared.review, region, index)
+        jumpTo(self.state.scene, ras)
         dice = scoreText(review.slicesOf(compared.review).dice[region][index])
         text = _("{region}, slice {index}: Dice {dice}")
         showText(self.ui.worstSliceLabel, text.format(region=region, index=index, dice=dice))
@@ -461,7 +468,7 @@ def _unassigned(reference: Any) -> tuple[Source, ...]:
         return ()
 
 
-def _key(nodes: review.ReviewNodes | None) -> tuple | None:
+def _key(nodes: review_nodes.ReviewNodes | None) -> tuple | None:
     """Distinguishes the reviews of a scene; None for none."""
     if nodes is None:
         return None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from slicer.i18n import tr as _
 
 from medmap.bundle.format import choose_entry
@@ -12,6 +14,9 @@ from ..i18n.sentences import errorText, sentence
 from ..request import Request
 from .common import Section, showText
 from .dialogs import confirm, saying, waiting
+
+if TYPE_CHECKING:
+    from medmap.inference import Segmentation
 
 
 class RunSection(Section):
@@ -87,7 +92,7 @@ class RunSection(Section):
                 lambda error: self._offerProcessor(error, request),
             )
 
-    def _take(self, request: Request, result) -> None:
+    def _take(self, request: Request, result: Segmentation) -> None:
         node = self.state.takeResult(request, result)
         self._noteDevice(request.device, result.provenance.run.device)
         if not self.state.isBusy:

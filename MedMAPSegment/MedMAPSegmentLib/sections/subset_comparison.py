@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import slicer.util
 from slicer.i18n import tr as _
@@ -14,7 +14,7 @@ from medmap.preparation.plan import PreparationPlan
 
 from ..mrml import choices, uncertainty
 from ..mrml.prepared_scans import preparedScans
-from ..mrml.review import jumpTo
+from ..mrml.worst_slices import jumpTo
 from ..request import Request
 from .common import Section, chooseIndex, fillCombo, setChecked, showText
 from .dialogs import saying, waiting
@@ -28,6 +28,10 @@ from .tables import (
     shortText,
     tableRows,
 )
+
+if TYPE_CHECKING:
+    from medmap.subset_comparison import WhatIf
+
 
 MAPS = (ENTROPY, DISAGREEMENT)
 MAP = "uncertaintyMap"
@@ -43,7 +47,7 @@ class SubsetComparisonSection(Section):
 
     def setup(self) -> None:
         """Connect the buttons."""
-        self._comparison = None
+        self._comparison: WhatIf | None = None
         self._shown: tuple | None = None
         self._rank = -1
         fillCombo(self.ui.mapComboBox, [_("Entropy"), _("Disagreement")])
@@ -161,7 +165,7 @@ class SubsetComparisonSection(Section):
         align = tuple(name for name in plan.align if name not in used)
         return PreparationPlan(reference, extract, align)
 
-    def take(self, node, comparison) -> None:
+    def take(self, node: Any, comparison: WhatIf) -> None:
         """Show what came out."""
         uncertainty.apply(self.state.scene, node, comparison)
         self._comparison = comparison
@@ -214,7 +218,7 @@ class SubsetComparisonSection(Section):
         if self._comparison is not None:
             entry = uncertainty.uncertainSlice(self._comparison, self.map, self._rank)
         if entry is None:
-            showText(self.ui.uncertainSliceLabel, _("Nothing is uncertain."))
+            showText(self.ui.uncertainSliceLabel, _("The map shows no uncertainty."))
             return
         jumpTo(self.state.scene, entry.ras)
         text = _("Slice {index} ({rank} of {count}): {share} of all uncertainty")

@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import qt
 from slicer.i18n import tr as _
 
-from ..mrml.nodes import saveCsv, tableText
+from ..mrml.nodes import clipboardText, saveCsv
 from ..state import PanelState
 from .dialogs import askForFile, saying
 
@@ -18,7 +19,7 @@ UNDEFINED = "\u2013"
 
 
 def fillTable(
-    widget, heads: Sequence[str], rows: Sequence[Sequence[str]], tips: Sequence[str] = ()
+    widget: Any, heads: Sequence[str], rows: Sequence[Sequence[str]], tips: Sequence[str] = ()
 ) -> None:
     """Show texts in a table widget, which is hidden while there is nothing to show.
 
@@ -45,12 +46,12 @@ def fillTable(
     fitColumns(widget)
 
 
-def clearTable(widget) -> None:
+def clearTable(widget: Any) -> None:
     """Hide a table that has nothing to show."""
     fillTable(widget, [], [])
 
 
-def fitColumns(widget) -> None:
+def fitColumns(widget: Any) -> None:
     """Numbers get the width that they need; the first column takes the remainder and wraps."""
     header = widget.horizontalHeader()
     for column in range(widget.columnCount):
@@ -62,7 +63,9 @@ def fitColumns(widget) -> None:
     widget.resizeRowsToContents()
 
 
-def tableRows(tableNode, columns: Mapping[str, Form | None]) -> tuple[list[list[str]], list[str]]:
+def tableRows(
+    tableNode: Any, columns: Mapping[str, Form | None]
+) -> tuple[list[list[str]], list[str]]:
     """Texts of some columns of a table node, row by row, and the columns' descriptions.
 
     Args:
@@ -83,15 +86,15 @@ def tableRows(tableNode, columns: Mapping[str, Form | None]) -> tuple[list[list[
     return rows, tips
 
 
-def copyTable(tableNode, state: PanelState) -> None:
+def copyTable(tableNode: Any, state: PanelState) -> None:
     """Put a table of the scene on the clipboard, tab-separated, as spreadsheets take it."""
     if tableNode is None:
         return
-    qt.QApplication.clipboard().setText(tableText(tableNode, "\t"))
+    qt.QApplication.clipboard().setText(clipboardText(tableNode))
     state.say(_("The table was copied."))
 
 
-def saveTable(tableNode, state: PanelState) -> None:
+def saveTable(tableNode: Any, state: PanelState) -> None:
     """Ask for a file name and save a table of the scene there, with full precision.
 
     Args:

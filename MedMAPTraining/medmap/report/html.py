@@ -57,12 +57,20 @@ footer { margin-top:48px; border-top:1px solid var(--rule); padding-top:12px;
 """
 
 
-def page(title: str, lead: str, sections: Sequence[tuple[str, str]], foot: str) -> str:
+def page(
+    title: str,
+    lead: str,
+    sections: Sequence[tuple[str, str]],
+    foot: str,
+    *,
+    notice: str = NOTICE,
+) -> str:
     """The whole page.
 
     Args:
         title, lead, foot: plain texts; they are escaped here.
         sections: (title, HTML); those without HTML are left out.
+        notice: what the results may be used for, maybe in another language.
     """
     filled = [(heading, body) for heading, body in sections if body]
     links = []
@@ -75,7 +83,7 @@ def page(title: str, lead: str, sections: Sequence[tuple[str, str]], foot: str) 
         '<meta name="viewport" content="width=device-width">'
         f"<title>{escape(title)}</title><style>{_CSS}</style></head>"
         f"<body><main><header><h1>{escape(title)}</h1>"
-        f'<p class="quiet">{escape(lead)}</p><div class="notice">{escape(NOTICE)}</div>'
+        f'<p class="quiet">{escape(lead)}</p><div class="notice">{escape(notice)}</div>'
         f"<nav>{''.join(links)}</nav></header>"
         f"{''.join(bodies)}<footer>{escape(foot)}</footer></main></body></html>\n"
     )
