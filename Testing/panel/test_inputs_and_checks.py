@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 
@@ -287,7 +289,79 @@ class TestChecks:
         assert application.app.selected == ["SwissSkullStripper"]
 
 
+CONTROLS = (
+    "QPushButton",
+    "QComboBox",
+    "QCheckBox",
+    "QTableWidget",
+    "QPlainTextEdit",
+    "QProgressBar",
+    "qMRMLNodeComboBox",
+    "ctkCollapsibleButton",
+)
+"""Classes of widgets that a person uses or reads."""
+WITHOUT_FOCUS = ("QProgressBar", "qMRMLNodeComboBox", "ctkCollapsibleButton")
+"""Nothing to type there, or up to Slicer's own widgets."""
+SAME_ROW = 8
+"""Pixels by which the tops of widgets of one row may differ."""
+
+
+@pytest.fixture
+def opened(panel, result, application, patient):
+    """The panel with a result, every box open, and a reference whose parts are listed."""
+    import slicer.util
+
+    reference = application.scene.AddNewNodeByClass("vtkMRMLLabelMapVolumeNode", "expert")
+    values = np.where(slicer.util.arrayFromVolume(patient["t2"]) > 450, 2, 0).astype(np.uint8)
+    slicer.util.updateVolumeFromArray(reference, values)
+    panel.ui.reviewSelector.setCurrentNode(reference)
+    panel.ui.conventionComboBox.setCurrentIndex(1)
+    for name in ("inputs", "results", "review", "subsets", "followUp", "settings"):
+        getattr(panel.ui, f"{name}CollapsibleButton").collapsed = False
+    for _ in range(4):
+        application.app.processEvents()
+    return panel
+
+
+def controls_of(panel) -> list:
+    """Every control of the panel, those made in Python among them."""
+    from PySide6 import QtWidgets
+
+    widgets = panel.parent.findChildren(QtWidgets.QWidget)
+    controls = [w for w in widgets if hasattr(w, "className") and w.className() in CONTROLS]
+    names = {widget.name for widget in controls}
+    made = {"flairCheckBox", "flairSelector", "extract_flairCheckBox", "align_t2CheckBox"}
+    assert made <= names
+    assert any(name.startswith("meaning") for name in names)
+    return controls
+
+
 class TestKeyboard:
+    def test_tab_goes_down_the_panel_and_never_back(self, opened):
+        from PySide6 import QtCore, QtWidgets
+
+        start = widget = opened.ui.detectButton
+        tops = []
+        while True:
+            takesTab = QtWidgets.QWidget.focusPolicy(widget) & QtCore.Qt.FocusPolicy.TabFocus
+            # Apply and what belongs to it stay below the boxes, wherever these are scrolled to.
+            isInBox = opened.ui.sectionsContents.isAncestorOf(widget)
+            isSeen = isInBox and QtWidgets.QWidget.isVisible(widget)
+            if takesTab and isSeen and hasattr(widget, "className"):
+                corner = QtWidgets.QWidget.mapTo(widget, opened.parent, QtCore.QPoint(0, 0))
+                tops.append((corner.y(), widget.name))
+            widget = QtWidgets.QWidget.nextInFocusChain(widget)
+            if widget is start:
+                break
+        # A box is as high as its contents.
+        tops = [entry for entry in tops if not entry[1].endswith("CollapsibleButton")]
+        assert len(tops) > 30
+        back = []
+        for (top, name), (nextTop, nextName) in pairwise(tops):
+            if nextTop < top - SAME_ROW:
+                back.append(f"{name} ({top}) -> {nextName} ({nextTop})")
+        assert not back, back
+
     def test_tab_comes_to_every_control_from_top_to_bottom(self, panel):
         """What is made in Python, the slots, comes where it is seen and not at the end."""
         start = widget = panel.ui.detectButton
@@ -322,38 +396,30 @@ class TestKeyboard:
         ]
         assert [name for name in names if name in order] == order
 
-    def test_every_control_can_have_the_focus(self, panel):
+    def test_every_control_can_have_the_focus(self, opened):
         from PySide6.QtCore import Qt
 
-        for name, widget in vars(panel.ui).items():
-            if widget.className() in (
-                "QPushButton",
-                "QComboBox",
-                "QCheckBox",
-                "QTableWidget",
-                "QPlainTextEdit",
-            ):
-                assert widget.focusPolicy & Qt.FocusPolicy.TabFocus.value, name
+        for widget in controls_of(opened):
+            if widget.className() not in WITHOUT_FOCUS:
+                assert widget.focusPolicy & Qt.FocusPolicy.TabFocus.value, widget.name
 
-    def test_every_control_has_a_tool_tip(self, panel):
-        controls = dict(vars(panel.ui))
-        for name, widgets in panel.inputs.slots.items():
-            controls[f"{name}CheckBox"] = widgets.checkBox
-            controls[f"{name}Selector"] = widgets.selector
-        kinds = ("QPushButton", "QComboBox", "QCheckBox", "QTableWidget", "QPlainTextEdit")
-        kinds += ("QProgressBar", "qMRMLNodeComboBox")
-        bare = [n for n, w in controls.items() if w.className() in kinds and not w.toolTip]
+    def test_every_control_has_a_tool_tip(self, opened):
+        bare = [widget.name for widget in controls_of(opened) if not widget.toolTip]
         assert not bare
 
-    def test_every_control_has_a_name_for_screen_readers(self, panel):
-        """A button or a check box is read by its text; anything else needs a name."""
-        kinds = ("QComboBox", "QTableWidget", "QPlainTextEdit", "QProgressBar", "qMRMLNodeComboBox")
-        controls = list(vars(panel.ui).values())
-        controls += [widgets.selector for widgets in panel.inputs.slots.values()]
+    def test_every_control_has_a_name_for_screen_readers(self, opened):
+        """What has a text is read by it; anything else needs a name."""
         unnamed = []
-        for widget in controls:
-            if widget.className() in kinds and not widget.accessibleName:
-                unnamed.append(widget.name)
-            if widget.className() in ("QPushButton", "QCheckBox") and not widget.text:
+        for widget in controls_of(opened):
+            hasText = widget.className() in ("QPushButton", "QCheckBox", "ctkCollapsibleButton")
+            if not widget.accessibleName and not (hasText and widget.text):
                 unnamed.append(widget.name)
         assert not unnamed
+
+    def test_check_boxes_of_one_name_are_told_apart_by_screen_readers(self, opened):
+        """T1 is a check box among the inputs and two among the steps of the preparation."""
+        names = []
+        for widget in controls_of(opened):
+            if widget.className() == "QCheckBox":
+                names.append(widget.accessibleName or widget.text)
+        assert len(set(names)) == len(names)

@@ -16,7 +16,7 @@ from ..i18n.sentences import findingText, lines, sentence
 from ..inputs import Slot, SlotState
 from ..mrml import choices
 from ..mrml.modality_detection import detectModalities, volumesOf
-from ..mrml.patient import OTHER_TUMOR, SURGERY, isMarked, mark
+from ..mrml.patient import OTHER_TUMOR, SURGERY, isMarked
 from ..mrml.reference import referenceCandidates
 from ..mrml.sample import PhantomPatient, addPhantomPatient
 from .common import Section, setChecked, showText, showVolume
@@ -89,6 +89,7 @@ class InputsSection(Section):
         name = modality.name
         checkBox = qt.QCheckBox(modality.title)
         checkBox.name = f"{name}CheckBox"
+        checkBox.accessibleName = _("Use {title}").format(title=modality.title)
         checkBox.checked = True
         tip = _("Clear this box to exclude {title} even if a volume is selected.")
         checkBox.toolTip = tip.format(title=modality.title)
@@ -100,7 +101,7 @@ class InputsSection(Section):
         return SlotWidgets(checkBox, selector, state)
 
     @staticmethod
-    def _selector(modality: Modality):
+    def _selector(modality: Modality) -> Any:
         selector = slicer.qMRMLNodeComboBox()
         selector.name = f"{modality.name}Selector"
         selector.accessibleName = _("{title} volume").format(title=modality.title)
@@ -124,7 +125,7 @@ class InputsSection(Section):
             choices.leaveOut(node, name, not used)
             self.state.changed()
 
-    def onNode(self, name: str, node) -> None:
+    def onNode(self, name: str, node: Any) -> None:
         """A volume was chosen for a slot, or went away."""
         if self.state.isShown and not self._following:
             choices.choose(self.state.parameterNode(), choices.scanRole(name), node)
@@ -132,16 +133,13 @@ class InputsSection(Section):
 
     def onSurgery(self, marked: bool) -> None:
         """The images were taken after surgery, or not."""
-        self._mark(SURGERY, marked)
+        if self.state.isShown:
+            self.state.markPatient(SURGERY, marked)
 
     def onOtherTumor(self, marked: bool) -> None:
         """It is another kind of tumor, or not."""
-        self._mark(OTHER_TUMOR, marked)
-
-    def _mark(self, name: str, marked: bool) -> None:
         if self.state.isShown:
-            mark(self.state.parameterNode(), name, marked)
-            self.state.changed()
+            self.state.markPatient(OTHER_TUMOR, marked)
 
     def update(self) -> None:
         """Show the choices, and say of each slot whether it is used, missing or excluded."""

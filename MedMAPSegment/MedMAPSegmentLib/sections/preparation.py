@@ -64,12 +64,16 @@ class PreparationSection(Section):
         checkBox = qt.QCheckBox(modality.title)
         checkBox.name = f"{step.kind}_{step.modality}CheckBox"
         if step.kind == EXTRACT:
+            name = _("Extract the brain from {title}")
             tip = _("Remove skull and scalp from {title} first. Clear this box to use it as it is.")
         else:
+            name = _("Align {title}")
             tip = _(
                 "Align {title} rigidly with the reference scan first. Clear this box to leave it "
                 "where it is."
             )
+        # Several check boxes read "T1"; a screen reader tells them apart by these names.
+        checkBox.accessibleName = name.format(title=modality.title)
         checkBox.toolTip = tip.format(title=modality.title)
         checkBox.connect("toggled(bool)", lambda wanted: self.onStep(step, wanted))
         return checkBox
