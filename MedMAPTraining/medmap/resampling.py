@@ -297,9 +297,10 @@ def _interpolated_along(image: Tensor, axis: int, position: np.ndarray) -> Tenso
     planes = np.moveaxis(image.numpy(), axis, 0)
     # Plane by plane, so that terms stay in the cache: as whole volumes they take three times as
     # long, most of it for memory that is used once.
-    for place, plane in zip(position.tolist(), np.moveaxis(result.numpy(), axis, 0), strict=True):
-        lower = math.floor(place)
-        upper_share = place - lower
+    target_planes = np.moveaxis(result.numpy(), axis, 0)
+    for coordinate, plane in zip(position.tolist(), target_planes, strict=True):
+        lower = math.floor(coordinate)
+        upper_share = coordinate - lower
         for index, share in ((lower, 1 - upper_share), (lower + 1, upper_share)):
             if 0 <= index < size:
                 plane += planes[index] * share

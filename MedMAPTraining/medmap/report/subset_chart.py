@@ -47,8 +47,11 @@ def subset_chart(summaries: Mapping[str, Summary], task: Task) -> bytes:
 
 def scored_subsets(summaries: Sequence[Summary], task: Task) -> list[str]:
     """Keys of the subsets that any summary has, in the order of the field's tables."""
+    scored: set[str] = set()
+    for summary in summaries:
+        scored.update(summary.dice.subsets)
     ordered = [task.subset_key(subset) for subset in task.table_order()]
-    return [key for key in ordered if any(key in summary.dice.subsets for summary in summaries)]
+    return [key for key in ordered if key in scored]
 
 
 def mean_dice(summary: Summary, subsets: Sequence[str], task: Task) -> list[float]:

@@ -93,10 +93,10 @@ class TransplantedSampler(PatchSampler):
 
     def _drawn_case(self, rng: np.random.Generator) -> tuple[Path, PreparedArrays, np.ndarray]:
         folder, host, tumor_voxels = super()._drawn_case(rng)
-        others = [donor for donor in self.donors if donor != folder]
-        if not others:
+        other_donors = [donor for donor in self.donors if donor != folder]
+        if not other_donors:
             return folder, host, tumor_voxels
-        donor_folder = others[rng.integers(len(others))]
+        donor_folder = other_donors[rng.integers(len(other_donors))]
         donor = self._case(donor_folder)
         if not (host.available & donor.available).any():
             return folder, host, tumor_voxels
@@ -268,8 +268,8 @@ def bounding_box(mask: np.ndarray, margin: int) -> tuple[slice, ...]:
     """The box around a mask, ``margin`` voxels wider, within the array."""
     box = []
     for axis, size in enumerate(mask.shape):
-        others = tuple(other for other in range(mask.ndim) if other != axis)
-        indices = np.flatnonzero(mask.any(axis=others))
+        other_axes = tuple(number for number in range(mask.ndim) if number != axis)
+        indices = np.flatnonzero(mask.any(axis=other_axes))
         if not indices.size:
             return tuple(slice(0, side) for side in mask.shape)
         box.append(
