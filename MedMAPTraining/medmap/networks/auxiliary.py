@@ -44,8 +44,10 @@ def sum_of_means(values: Sequence[Tensor | None], present: Tensor) -> Tensor:
     """
     total = present.new_zeros((), dtype=torch.float32)
     for value, available in zip(values, present.unbind(1), strict=True):
-        if value is not None:
-            total = total + mean_over_present([value], available[:, None])
+        if value is None:
+            continue
+        only_this_modality = available[:, None]
+        total = total + mean_over_present([value], only_this_modality)
     return total
 
 
@@ -64,9 +66,12 @@ def reconstruction_errors(
     errors = []
     for modality, reconstruction in enumerate(reconstructions):
         channel = image[:, modality : modality + 1]
-        target = mask_absent(channel, present[:, modality])
+        available = present[:, modality]
+        # An absent channel may hold NaN, and an error against it would be NaN as well.
+        target = mask_absent(channel, available)
         difference = (reconstruction.float() - target).abs()
-        errors.append(difference.pow(power).flatten(1).mean(1))
+        voxel_errors = difference.pow(power).flatten(1)
+        errors.append(voxel_errors.mean(1))
     return errors
 
 

@@ -159,12 +159,15 @@ class Backbone(nn.Module):
             known: positions of the modalities to encode, see ``forward``; None entries stand for
                 the others.
         """
-        positions = range(self.modalities) if known is None else known
+        positions: Sequence[int] = range(self.modalities)
+        if known is not None:
+            positions = known
         features: list[Features | None] = [None] * self.modalities
         for modality in positions:
             available = present[:, modality]
             channel = image[:, modality : modality + 1]
-            levels = self.encode(mask_absent(channel, available), modality)
+            visible = mask_absent(channel, available)
+            levels = self.encode(visible, modality)
             self._record(levels, modality)
             # The encoder's biases make zeros something else, so features are masked as well.
             features[modality] = [mask_absent(level, available) for level in levels]
@@ -183,9 +186,17 @@ class Backbone(nn.Module):
         finally:
             self._recorded = None
 
+    def computes_separate(self, want: Sequence[str]) -> bool:
+        """Whether a forward pass needs the segmentation from each modality alone."""
+        if "mod_logits" in want:
+            return True
+        return self.training and "separate" not in self.skip
+
     def _record(self, levels: Features, modality: int) -> None:
-        if self._recorded is not None and levels[0].requires_grad:
-            self._recorded.setdefault(modality, levels)
+        if self._recorded is None or not levels[0].requires_grad:
+            return
+        # Only the first pass of a step: a later one (a second view, a meta pass) is not aligned.
+        self._recorded.setdefault(modality, levels)
 
 
 def encoded_only(features: Sequence[Features | None]) -> list[Features]:
@@ -193,16 +204,55 @@ def encoded_only(features: Sequence[Features | None]) -> list[Features]:
     return [levels for levels in features if levels is not None]
 
 
+def encoded_positions(features: Sequence[Features | None]) -> list[int]:
+    """Positions of the modalities that were encoded, in task order."""
+    positions = []
+    for modality, levels in enumerate(features):
+        if levels is not None:
+            positions.append(modality)
+    return positions
+
+
+def level_of_encoded(encoded: Sequence[Features], level: int) -> list[Tensor]:
+    """One level of the modalities that were encoded, in task order."""
+    return [levels[level] for levels in encoded]
+
+
 def level_of_each(features: Sequence[Features | None], level: int) -> list[Tensor | None]:
     """One level of every modality, None where it was not encoded."""
-    return [None if levels is None else levels[level] for levels in features]
+    maps: list[Tensor | None] = []
+    for levels in features:
+        if levels is None:
+            maps.append(None)
+        else:
+            maps.append(levels[level])
+    return maps
 
 
 def levels_between(
     features: Sequence[Features | None], start: int | None, stop: int | None
 ) -> list[Features | None]:
     """A slice of every modality's levels, None where it was not encoded."""
-    return [None if levels is None else levels[start:stop] for levels in features]
+    slices: list[Features | None] = []
+    for levels in features:
+        if levels is None:
+            slices.append(None)
+        else:
+            slices.append(levels[start:stop])
+    return slices
+
+
+def modality_taps(encoded: Sequence[Features], bottleneck: int = -1) -> dict[str, Any]:
+    """The taps that hold one tensor per encoded modality: ``stem`` and ``mod_bottleneck``.
+
+    Args:
+        encoded: features of the modalities that were encoded; the finest level comes first.
+        bottleneck: position of the deepest level among the features.
+    """
+    return {
+        "stem": level_of_encoded(encoded, 0),
+        "mod_bottleneck": level_of_encoded(encoded, bottleneck),
+    }
 
 
 def requested(taps: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:

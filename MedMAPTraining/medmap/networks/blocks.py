@@ -41,13 +41,17 @@ class ResidualBlock(nn.Module):
 
     def __init__(self, dims: int, channels: int):
         super().__init__()
+        conv = CONV[dims]
+        norm = NORM[dims]
         self.first = ConvNormAct(dims, channels, channels)
-        self.second = CONV[dims](channels, channels, 3, padding=1, bias=False)
-        self.norm = NORM[dims](channels, affine=True)
+        # No bias: the normalization that follows would subtract it.
+        self.second = conv(channels, channels, 3, padding=1, bias=False)
+        self.norm = norm(channels, affine=True)
         self.act = nn.LeakyReLU(0.01, inplace=True)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.act(x + self.norm(self.second(self.first(x))))
+        change = self.second(self.first(x))
+        return self.act(x + self.norm(change))
 
 
 def upsample(x: Tensor, scale: int = 2, *, align_corners: bool = False) -> Tensor:

@@ -58,10 +58,13 @@ class Ensemble(Backbone):
         probabilities = []
         for number, member in enumerate(self._backbones()):
             own_features = [self._features_of(number, levels) for levels in features]
-            logits = member.decode(own_features, present).logits
-            probabilities.append(at_least_float32(logits).softmax(1))
+            output = member.decode(own_features, present)
+            # Half precision has no logarithm of the smallest probabilities.
+            logits = at_least_float32(output.logits)
+            probabilities.append(logits.softmax(1))
         mean = torch.stack(probabilities).mean(0)
-        return Output(mean.clamp(min=SMALLEST_PROBABILITY).log())
+        positive = mean.clamp(min=SMALLEST_PROBABILITY)
+        return Output(positive.log())
 
     def _backbones(self) -> list[Backbone]:
         return [cast(Backbone, member) for member in self.members]
@@ -71,4 +74,5 @@ class Ensemble(Backbone):
         if levels is None:
             return None
         count = len(levels) // len(self.members)
-        return levels[number * count : (number + 1) * count]
+        start = number * count
+        return levels[start : start + count]

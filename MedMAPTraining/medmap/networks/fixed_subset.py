@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from medmap.errors import BundleError
-from medmap.networks.base import Backbone, Features, Output
+from medmap.networks.base import Backbone, Features, Output, encoded_only
 
 
 class FixedSubset(Backbone):
@@ -74,14 +74,19 @@ class FixedSubset(Backbone):
         self, features: Sequence[Features | None], present: Tensor, want: Sequence[str] = ()
     ) -> Output:
         """Stack the network's own modalities, zero where absent, and segment the stack."""
-        example = next((levels[0] for levels in features if levels is not None), None)
-        if example is None:
+        encoded = encoded_only(features)
+        if not encoded:
             raise ValueError("at least one modality is needed")
+        absent = torch.zeros_like(encoded[0][0])
         channels = []
         for modality in self.inputs:
             levels = features[modality]
-            channels.append(torch.zeros_like(example) if levels is None else levels[0])
-        return self.segment(torch.cat(channels * self.replicate, 1), want)
+            if levels is None:
+                channels.append(absent)
+            else:
+                channels.append(levels[0])
+        stack = torch.cat(channels * self.replicate, 1)
+        return self.segment(stack, want)
 
 
 def _positions(inputs: Sequence[int], modalities: int) -> tuple[int, ...]:

@@ -21,10 +21,17 @@ from medmap.networks.base import (
     encoded_only,
     level_of_each,
     levels_between,
+    modality_taps,
     requested,
 )
 from medmap.networks.blocks import CONV
-from medmap.networks.rfnet_blocks import LevelFusion, ResidualEncoder, SeparateDecoder, UpBlock
+from medmap.networks.rfnet_blocks import (
+    LevelFusion,
+    ResidualEncoder,
+    SeparateDecoder,
+    UpBlock,
+    up_blocks,
+)
 from medmap.networks.transformer import LearnedPositions, TransformerLayer, to_tokens, to_volume
 
 Level = Sequence[Tensor | None]
@@ -72,9 +79,11 @@ class MaskedTransformer(nn.Module):
         """The deepest level of one modality [B, C, *G] -> its tokens at the input of every layer,
         each [B, N, C].
         """
-        positions = cast(LearnedPositions, self.positions[modality]).at(x.shape[2:])
+        embedding = cast(LearnedPositions, self.positions[modality])
+        positions = embedding.at(x.shape[2:])
         tokens = to_tokens(x)
         inputs = [tokens + positions]
+        # The last layer's output is not needed: fusion tokens look at the inputs of the layers.
         for layer in self.layers[:-1]:
             tokens, _ = layer(inputs[-1])
             inputs.append(tokens + positions)
@@ -95,24 +104,40 @@ class MaskedTransformer(nn.Module):
             dropout) from the fusion tokens to a token, summed over heads and fusion tokens; no
             gradient; 0 where absent.
         """
-        batch, modalities = present.shape
-        positions = cast(LearnedPositions, self.positions[-1]).at(grid)
-        tokens = self.fusion_tokens.at(grid).expand(batch, -1, -1)
+        modalities = present.shape[1]
+        embedding = cast(LearnedPositions, self.positions[-1])
+        positions = embedding.at(grid)
+        tokens = self.fusion_tokens.at(grid).expand(len(present), -1, -1)
         number = tokens.shape[1]
-        # Fusion tokens look at present modalities and at themselves; the mask is per token, and
-        # the same for every head and every fusion token.
-        groups = torch.cat([present, present.new_ones(batch, 1)], 1)
-        allowed = groups.repeat_interleave(number, 1)[:, None, None]
-        modality_tokens = [stream[0] for stream in inputs]
-        tokens, weights = self.layers[0](tokens + positions, modality_tokens, allowed, weights=True)
+        allowed = self._visible_tokens(present, number)
+        queries = tokens + positions
+        first_layer, *later_layers = self.layers
+        tokens, weights = first_layer(queries, _inputs_of(inputs, 0), allowed, weights=True)
         # Attention says where a modality helps; detached, so that it weights the features without
         # being trained through them.
         summed = weights.detach().sum((1, 2))
-        spatial = summed[:, : modalities * number].reshape(batch, modalities, *grid)
-        for n, layer in enumerate(self.layers[1:], 1):
-            modality_tokens = [stream[n] for stream in inputs]
-            tokens, _ = layer(tokens + positions, modality_tokens, allowed)
+        of_modalities = summed[:, : modalities * number]
+        spatial = of_modalities.reshape(-1, modalities, *grid)
+        for n, layer in enumerate(later_layers, 1):
+            queries = tokens + positions
+            tokens, _ = layer(queries, _inputs_of(inputs, n), allowed)
         return to_volume(tokens, grid), spatial
+
+    @staticmethod
+    def _visible_tokens(present: Tensor, number: int) -> Tensor:
+        """Which tokens a fusion token looks at: [B, 1, 1, (M+1)*N].
+
+        Those of the present modalities and the fusion tokens themselves; the same for every head
+        and every fusion token.
+        """
+        fusion_group = present.new_ones(len(present), 1)
+        groups = torch.cat([present, fusion_group], 1)
+        return groups.repeat_interleave(number, 1)[:, None, None]
+
+
+def _inputs_of(streams: Sequence[Features], layer: int) -> list[Tensor]:
+    """Every modality's tokens at the input of one layer."""
+    return [stream[layer] for stream in streams]
 
 
 class ChannelNorm(nn.LayerNorm):
@@ -170,23 +195,32 @@ class ChannelAttention(nn.Module):
         self.norm_query = ChannelNorm(channels)
         self.norm_feed = ChannelNorm(channels)
         self.query = DepthwiseBlock(dims, channels)
-        self.keys = nn.ModuleList(DepthwiseBlock(dims, channels) for _ in range(modalities))
-        self.values = nn.ModuleList(DepthwiseBlock(dims, channels) for _ in range(modalities))
+        # One projection per modality: inferred from the published number of parameters.
+        self.keys = self._projections(dims, modalities, channels)
+        self.values = self._projections(dims, modalities, channels)
         self.feed = ChannelFeedForward(dims, channels)
+
+    @staticmethod
+    def _projections(dims: int, modalities: int, channels: int) -> nn.ModuleList:
+        return nn.ModuleList(DepthwiseBlock(dims, channels) for _ in range(modalities))
 
     def forward(self, x: Tensor, level: Level, present: Tensor) -> Tensor:
         """x [B, C, *S], the level, present [B, M] bool -> [B, C, *S]."""
         query = self.query(self.norm_query(x)).flatten(2)
         key = self._tokens(self.keys, level, query)
         value = self._tokens(self.values, level, query)
-        allowed = present.repeat_interleave(x.shape[1], 1)[:, None]
+        channels = x.shape[1]
+        allowed = present.repeat_interleave(channels, 1)[:, None]
         # A token is a channel of L voxels, so scores are products over the window (L**-0.5).
-        scores = (query @ key.transpose(1, 2)) * query.shape[-1] ** -0.5
+        voxels = query.shape[-1]
+        similarity = query @ key.transpose(1, 2)
+        scores = similarity * voxels**-0.5
         visible = scores.masked_fill(~allowed, -torch.inf)
         attention = visible.softmax(-1).to(value.dtype)
-        mixed = (attention @ value).reshape(x.shape)
-        x = x + mixed
-        return x + self.feed(self.norm_feed(x))
+        mixed = attention @ value
+        x = x + mixed.reshape(x.shape)
+        fed = self.feed(self.norm_feed(x))
+        return x + fed
 
     @staticmethod
     def _tokens(blocks: nn.ModuleList, level: Level, like: Tensor) -> Tensor:
@@ -273,10 +307,16 @@ class M2FTrans(Backbone):
         self.levels = len(widths)
         self.stride = 2 ** (len(widths) - 1)
         dims = spatial_dims
-        grid = max(window // self.stride, 1)
         self.encoders = nn.ModuleList(ResidualEncoder(dims, widths) for _ in range(modalities))
         self.transformer = MaskedTransformer(
-            dims, modalities, widths[-1], depth, heads, mlp_width, grid, dropout
+            dims,
+            modalities,
+            channels=widths[-1],
+            depth=depth,
+            heads=heads,
+            mlp=mlp_width,
+            grid=max(window // self.stride, 1),
+            drop=dropout,
         )
         fine = widths[:-CHANNEL_LEVELS]
         deep = widths[-CHANNEL_LEVELS:]
@@ -284,8 +324,7 @@ class M2FTrans(Backbone):
         self.channel_fusions = nn.ModuleList(
             ChannelFusion(dims, modalities, width, blocks) for width in deep
         )
-        pairs = zip(widths[1:], widths[:-1], strict=True)
-        self.ups = nn.ModuleList(UpBlock(dims, coarse, fine) for coarse, fine in pairs)
+        self.ups = up_blocks(dims, widths)
         self.head = CONV[dims](widths[0], classes, 1)
         self.deep_heads = nn.ModuleList(CONV[dims](width, classes, 1) for width in widths)
         self.separate = SeparateDecoder(dims, classes, widths)
@@ -318,7 +357,8 @@ class M2FTrans(Backbone):
     ) -> Output:
         """Fuse what is present and decode; see ``Backbone.decode``."""
         encoded = encoded_only(features)
-        weighted, x = self._weighted(features, encoded, present)
+        spatial, x = self._fuse_bottleneck(features, encoded[0], present)
+        weighted = self._weighted(features, encoded[0], spatial)
         bottleneck = self.channel_fusions[-1](x, weighted[-1], present)
         decoded = self._decode_levels(bottleneck, weighted, present)
         deep = []
@@ -326,18 +366,20 @@ class M2FTrans(Backbone):
             heads = zip(self.deep_heads, decoded, strict=True)
             deep = [head(level) for head, level in heads]
         separate = []
-        if (self.training and "separate" not in self.skip) or "mod_logits" in want:
+        if self.computes_separate(want):
             separate = self.separately(features)
         taps = {
-            "stem": [levels[0] for levels in encoded],
-            "mod_bottleneck": [levels[self.levels - 1] for levels in encoded],
+            **modality_taps(encoded, self.levels - 1),
             "bottleneck": bottleneck,
             "decoder": decoded[0],
             "deep": deep,
             "mod_logits": separate,
         }
-        aux = {"deep": deep, "separate": separate} if self.training else {}
-        return Output(self.head(decoded[0]), requested(taps, want), aux)
+        aux = {}
+        if self.training:
+            aux = {"deep": deep, "separate": separate}
+        logits = self.head(decoded[0])
+        return Output(logits, requested(taps, want), aux)
 
     def _decode_levels(
         self, bottleneck: Tensor, weighted: Sequence[Level], present: Tensor
@@ -357,28 +399,46 @@ class M2FTrans(Backbone):
             decoded.insert(0, x)
         return decoded
 
+    def _fuse_bottleneck(
+        self, features: Sequence[Features | None], example: Features, present: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """The spatial weights [B, M, *G] of the modalities, and the fused bottleneck [B, C, *G].
+
+        Args:
+            features: what ``encode`` gave for every modality.
+            example: the features of one modality that was encoded.
+            present: [B, M] bool.
+        """
+        # Absent tokens are masked by the transformer; zeros only give them a shape.
+        zeros = [torch.zeros_like(tokens) for tokens in example[self.levels :]]
+        inputs = []
+        for levels in features:
+            if levels is None:
+                inputs.append(zeros)
+            else:
+                inputs.append(levels[self.levels :])
+        grid = example[self.levels - 1].shape[2:]
+        fused, spatial = self.transformer.fuse(inputs, present, grid)
+        return spatial, fused
+
     def _weighted(
-        self, features: Sequence[Features | None], encoded: Sequence[Features], present: Tensor
-    ) -> tuple[list[list[Tensor | None]], Tensor]:
-        """Every level of every modality times its spatial weight, and the fused bottleneck.
+        self, features: Sequence[Features | None], example: Features, spatial: Tensor
+    ) -> list[list[Tensor | None]]:
+        """Every level of every modality times its spatial weight.
 
         Weights are brought to a level's size by nearest up-sampling.
         """
-        example = encoded[0]
-        zeros = [torch.zeros_like(tokens) for tokens in example[self.levels :]]
-        inputs = [zeros if levels is None else levels[self.levels :] for levels in features]
-        grid = example[self.levels - 1].shape[2:]
-        fused, spatial = self.transformer.fuse(inputs, present, grid)
         weighted = []
         for level in range(self.levels):
-            size = example[level].shape[2:]
-            weight = nn.functional.interpolate(spatial, size=size, mode="nearest")
-            weight = weight.to(example[level].dtype)
+            like = example[level]
+            size = like.shape[2:]
+            weight = nn.functional.interpolate(spatial, size=size, mode="nearest").to(like.dtype)
             maps: list[Tensor | None] = []
             for modality, feature in enumerate(level_of_each(features, level)):
                 if feature is None:
                     maps.append(None)
                 else:
-                    maps.append(feature * weight[:, modality : modality + 1])
+                    own_weight = weight[:, modality : modality + 1]
+                    maps.append(feature * own_weight)
             weighted.append(maps)
-        return weighted, fused
+        return weighted

@@ -14,7 +14,14 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from medmap.networks.base import Features, Output, encoded_only, level_of_each, requested
+from medmap.networks.base import (
+    Features,
+    Output,
+    encoded_only,
+    level_of_each,
+    modality_taps,
+    requested,
+)
 from medmap.networks.resnet_aspp_encoder import (
     ResNetASPPBackbone,
     fill_absent,
@@ -62,7 +69,8 @@ class MCKD(ResNetASPPBackbone):
         F, *s].
         """
         skips, bottleneck = self.shared(image)
-        return [*self.decoder.project(skips, modality), bottleneck]
+        terms = self.decoder.project(skips, modality)
+        return [*terms, bottleneck]
 
     def decode(
         self, features: Sequence[Features | None], present: Tensor, want: Sequence[str] = ()
@@ -72,13 +80,13 @@ class MCKD(ResNetASPPBackbone):
         """
         maps = level_of_each(features, -1)
         filling = mean_of_present_maps(maps, present)
-        bottleneck = torch.cat(fill_absent(maps, filling, present), 1)
-        skips = sum_levels(features, len(self.blocks))
+        filled = fill_absent(maps, filling, present)
+        bottleneck = torch.cat(filled, 1)
+        levels = len(self.blocks)
+        skips = sum_levels(features, levels)
         logits, x = self.decoder(bottleneck, skips)
-        encoded = encoded_only(features)
         taps = {
-            "stem": [levels[0] for levels in encoded],
-            "mod_bottleneck": [levels[-1] for levels in encoded],
+            **modality_taps(encoded_only(features)),
             "bottleneck": bottleneck,
             "decoder": x,
         }

@@ -17,11 +17,22 @@ from medmap.networks.base import (
     encoded_only,
     level_of_each,
     levels_between,
+    modality_taps,
     requested,
 )
 from medmap.networks.blocks import CONV
-from medmap.networks.rfnet_blocks import LevelFusion, ResidualEncoder, SeparateDecoder, UpBlock
-from medmap.networks.transformer import LearnedPositions, TransformerLayer, to_tokens, to_volume
+from medmap.networks.rfnet_blocks import (
+    LevelFusion,
+    ResidualEncoder,
+    SeparateDecoder,
+    up_blocks,
+)
+from medmap.networks.transformer import (
+    LearnedPositions,
+    to_tokens,
+    to_volume,
+    transformer_layers,
+)
 
 
 class IntraTransformer(nn.Module):
@@ -46,7 +57,7 @@ class IntraTransformer(nn.Module):
         super().__init__()
         self.project = CONV[dims](channels, width, 1)
         self.positions = LearnedPositions(dims, width, grid)
-        self.layers = nn.ModuleList(TransformerLayer(width, heads, mlp, drop) for _ in range(depth))
+        self.layers = transformer_layers(depth, width, heads, mlp, drop)
 
     def forward(self, x: Tensor) -> Tensor:
         grid = x.shape[2:]
@@ -82,16 +93,19 @@ class InterTransformer(nn.Module):
         scrambled: bool,
     ):
         super().__init__()
-        self.modalities, self.scrambled = modalities, scrambled
-        self.layers = nn.ModuleList(TransformerLayer(width, heads, mlp, drop) for _ in range(depth))
+        self.modalities = modalities
+        self.scrambled = scrambled
+        self.layers = transformer_layers(depth, width, heads, mlp, drop)
 
     def forward(self, volumes: Sequence[Tensor], positions: Tensor) -> Tensor:
         """volumes: M times [B, C, *G], positions: [1, M*N, C] -> [B, M*C, *G], modality-major
         channels.
         """
         grid = volumes[0].shape[2:]
-        tokens = torch.cat([to_tokens(volume) for volume in volumes], 1)
+        sequences = [to_tokens(volume) for volume in volumes]
+        tokens = torch.cat(sequences, 1)
         for layer in self.layers:
+            # As published, positions are added at the input of every layer, not once.
             tokens, _ = layer(tokens + positions)
         return self.lay_out(tokens, grid)
 
@@ -165,28 +179,42 @@ class MMFormer(Backbone):
         self.spatial_dims = spatial_dims
         self.stride = 2 ** (len(widths) - 1)
         dims = spatial_dims
-        grid = max(window // self.stride, 1)
+        deepest_width = widths[-1]
         self.encoders = nn.ModuleList(
             ResidualEncoder(dims, widths, pre_norm=True, inputs=modality_channels)
             for _ in range(modalities)
         )
         self.intra = nn.ModuleList(
-            IntraTransformer(dims, widths[-1], token_width, depth, heads, mlp_width, grid, dropout)
+            IntraTransformer(
+                dims,
+                channels=deepest_width,
+                width=token_width,
+                depth=depth,
+                heads=heads,
+                mlp=mlp_width,
+                grid=max(window // self.stride, 1),
+                drop=dropout,
+            )
             for _ in range(modalities)
         )
         self.inter = InterTransformer(
-            modalities, token_width, depth, heads, mlp_width, dropout, scrambled_bottleneck
+            modalities,
+            width=token_width,
+            depth=depth,
+            heads=heads,
+            mlp=mlp_width,
+            drop=dropout,
+            scrambled=scrambled_bottleneck,
         )
-        self.project = CONV[dims](modalities * token_width, modalities * widths[-1], 1)
+        # A 1-wide convolution back to the encoders' width, so that the deepest level is fused by
+        # the same block as the others.
+        self.project = CONV[dims](modalities * token_width, modalities * deepest_width, 1)
         self.fusions = nn.ModuleList(
-            LevelFusion(dims, modalities, w, pre_norm=True) for w in widths
+            LevelFusion(dims, modalities, width, pre_norm=True) for width in widths
         )
-        pairs = zip(widths[1:], widths[:-1], strict=True)
-        self.ups = nn.ModuleList(
-            UpBlock(dims, coarse, fine, pre_norm=True) for coarse, fine in pairs
-        )
+        self.ups = up_blocks(dims, widths, pre_norm=True)
         self.head = CONV[dims](widths[0], classes, 1)
-        self.deep_heads = nn.ModuleList(CONV[dims](w, classes, 1) for w in widths[1:])
+        self.deep_heads = nn.ModuleList(CONV[dims](width, classes, 1) for width in widths[1:])
         self.separate = SeparateDecoder(dims, classes, widths, pre_norm=True)
 
     def encode(self, image: Tensor, modality: int) -> Features:
@@ -220,29 +248,30 @@ class MMFormer(Backbone):
         for level, fusion in enumerate(self.fusions[:-1]):
             skips.append(fusion(level_of_each(features, level)))
         bottleneck = self._bottleneck(level_of_each(features, -1))
-        x = bottleneck
         decoded = [bottleneck]
         for up, skip in zip(reversed(self.ups), reversed(skips), strict=True):
-            x = up(x, skip)
-            decoded.insert(0, x)
+            finer = up(decoded[0], skip)
+            decoded.insert(0, finer)
         deep = []
         if self.training or "deep" in want:
             heads = zip(self.deep_heads, decoded[1:], strict=True)
             deep = [head(level) for head, level in heads]
         separate = []
-        if (self.training and "separate" not in self.skip) or "mod_logits" in want:
+        if self.computes_separate(want):
             separate = self.separately(features)
-        encoded = encoded_only(features)
         taps = {
-            "stem": [levels[0] for levels in encoded],
-            "mod_bottleneck": [levels[-2] for levels in encoded],
+            # Behind the levels stands the intra-modal transformer's view of the deepest.
+            **modality_taps(encoded_only(features), bottleneck=-2),
             "bottleneck": bottleneck,
-            "decoder": x,
+            "decoder": decoded[0],
             "deep": deep,
             "mod_logits": separate,
         }
-        aux = {"deep": deep, "separate": separate} if self.training else {}
-        return Output(self.head(x), requested(taps, want), aux)
+        aux = {}
+        if self.training:
+            aux = {"deep": deep, "separate": separate}
+        logits = self.head(decoded[0])
+        return Output(logits, requested(taps, want), aux)
 
     def _bottleneck(self, volumes: Sequence[Tensor | None]) -> Tensor:
         """The inter-modal transformer (section 2.2) and the fusion of the deepest level."""

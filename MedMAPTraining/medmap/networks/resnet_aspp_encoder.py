@@ -44,10 +44,10 @@ def standardize(weight: Tensor, eps: float = 1e-5) -> Tensor:
     """Zero mean and unit variance for each output channel (Qiao et al., 2019, Eq. 2-4); [O, I, *K]
     -> same.
     """
-    variance, mean = torch.var_mean(
-        weight, dim=tuple(range(1, weight.ndim)), keepdim=True, correction=0
-    )
-    return (weight - mean) * torch.rsqrt(variance + eps)
+    within_channel = tuple(range(1, weight.ndim))
+    variance, mean = torch.var_mean(weight, dim=within_channel, keepdim=True, correction=0)
+    scale = torch.rsqrt(variance + eps)
+    return (weight - mean) * scale
 
 
 class StandardizedConv(nn.Module):
@@ -66,7 +66,10 @@ class StandardizedConv(nn.Module):
         self.stride = stride
         self.dilation = dilation
         self.padding = dilation * (kernel // 2)
-        self.weight = nn.Parameter(torch.empty(outputs, inputs, *(kernel,) * dims))
+        shape = (outputs, inputs, *(kernel,) * dims)
+        self.weight = nn.Parameter(torch.empty(shape))
+        # The start of LeakyReLU(0.01) networks (He et al., ICCV 2015, Eq. 15); its scale does not
+        # matter, since the weight is standardized.
         nn.init.kaiming_normal_(self.weight, a=0.01)
         self.convolve = CONVOLVE[dims]
 
@@ -87,7 +90,8 @@ class ModalityTermConv(nn.Module):
     def __init__(self, dims: int, modalities: int, inputs: int, outputs: int):
         super().__init__()
         self.inputs = inputs
-        self.weight = nn.Parameter(torch.empty(outputs, modalities * inputs, *(1,) * dims))
+        shape = (outputs, modalities * inputs, *(1,) * dims)
+        self.weight = nn.Parameter(torch.empty(shape))
         nn.init.kaiming_normal_(self.weight, a=0.01)
         self.convolve = CONVOLVE[dims]
 
@@ -96,7 +100,8 @@ class ModalityTermConv(nn.Module):
         # Standardized as a whole: over one modality's columns alone the terms would not add up.
         weight = standardize(self.weight)
         first = modality * self.inputs
-        return self.convolve(x, weight[:, first : first + self.inputs])
+        own_columns = weight[:, first : first + self.inputs]
+        return self.convolve(x, own_columns)
 
 
 def conv_norm(
@@ -204,10 +209,12 @@ class ASPP(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         axes = tuple(range(2, x.ndim))
-        pooled = self.pool(x.mean(axes, keepdim=True))
         views = [branch(x) for branch in self.branches]
+        # The window's mean is one more view: what no dilated kernel reaches.
+        pooled = self.pool(x.mean(axes, keepdim=True))
         views.append(pooled.expand_as(x))
-        return self.merge(torch.cat(views, 1))
+        stacked = torch.cat(views, 1)
+        return self.merge(stacked)
 
 
 class ResNetASPP(nn.Module):
@@ -225,13 +232,13 @@ class ResNetASPP(nn.Module):
         self.pool = POOL[dims](3, stride=2, padding=1)
         self.stages = nn.ModuleList()
         inputs = widths.stem
-        for level, (planes, count) in enumerate(zip(widths.planes, blocks, strict=True)):
-            stage = []
-            for n in range(count):
-                # The first stage follows a pool that has halved the size already.
-                stride = 2 if n == 0 and level > 0 else 1
-                stage.append(bottleneck(dims, inputs, planes, stride))
-                inputs = 4 * planes
+        for level, planes in enumerate(widths.planes):
+            # The first stage follows a pool that has halved the size already.
+            stride = 1 if level == 0 else 2
+            stage = [bottleneck(dims, inputs, planes, stride)]
+            inputs = 4 * planes
+            for _ in range(blocks[level] - 1):
+                stage.append(bottleneck(dims, inputs, planes, stride=1))
             self.stages.append(nn.Sequential(*stage))
         self.reduce = conv_norm(dims, inputs, widths.features)
         self.aspp = ASPP(dims, widths.features)
@@ -243,7 +250,8 @@ class ResNetASPP(nn.Module):
         for stage in self.stages:
             x = stage(x)
             skips.append(x)
-        return skips[:-1], self.aspp(self.reduce(skips[-1]))
+        deepest = skips.pop()
+        return skips, self.aspp(self.reduce(deepest))
 
 
 class Decoder(nn.Module):
@@ -255,15 +263,14 @@ class Decoder(nn.Module):
         self, dims: int, modalities: int, classes: int, widths: Widths, stem_stride: Sequence[int]
     ):
         super().__init__()
-        self.terms = nn.ModuleList(
-            ModalityTermConv(dims, modalities, inputs, outputs)
-            for inputs, outputs in zip(widths.skips, widths.decoder, strict=True)
-        )
+        self.terms = nn.ModuleList()
+        for inputs, outputs in zip(widths.skips, widths.decoder, strict=True):
+            self.terms.append(ModalityTermConv(dims, modalities, inputs, outputs))
         coarser = (*widths.decoder[1:], modalities * widths.features)
-        self.ups = nn.ModuleList(
-            TRANSPOSED[dims](inputs, outputs, 2, stride=2, bias=False)
-            for inputs, outputs in zip(coarser, widths.decoder, strict=True)
-        )
+        transposed = TRANSPOSED[dims]
+        self.ups = nn.ModuleList()
+        for inputs, outputs in zip(coarser, widths.decoder, strict=True):
+            self.ups.append(transposed(inputs, outputs, 2, stride=2, bias=False))
         self.norms = nn.ModuleList(NORM[dims](width, affine=True) for width in widths.decoder)
         self.blocks = nn.ModuleList(basic(dims, width) for width in widths.decoder)
         self.act = nn.LeakyReLU(0.01, inplace=True)
@@ -280,9 +287,11 @@ class Decoder(nn.Module):
         features.
         """
         for level in reversed(range(len(self.ups))):
+            raised = self.ups[level](x)
             # Normalized after the sum: standardized weights have no gain, and it would grow.
-            merged = self.norms[level](self.ups[level](x) + skips[level])
+            merged = self.norms[level](raised + skips[level])
             x = self.blocks[level](self.act(merged))
+        # The image's resolution is that in front of the strided stem.
         logits = functional.interpolate(
             self.head(x),
             scale_factor=self.stem_stride,
@@ -339,10 +348,10 @@ class ResNetASPPBackbone(Backbone):
 def sum_levels(features: Sequence[Features | None], levels: int) -> list[Tensor]:
     """Sum each of the first ``levels`` levels over the modalities that were encoded."""
     encoded = encoded_only(features)
-    totals = encoded[0][:levels]
+    totals = list(encoded[0][:levels])
     for terms in encoded[1:]:
-        pairs = zip(totals, terms[:levels], strict=True)
-        totals = [total + term for total, term in pairs]
+        for level, term in enumerate(terms[:levels]):
+            totals[level] = totals[level] + term
     return totals
 
 
@@ -363,12 +372,15 @@ def first_present_map(maps: Sequence[Tensor | None], present: Tensor) -> Tensor:
     """The map of the first present modality in task order; arguments as in
     ``mean_of_present_maps``.
     """
+    # The running count is 1 from the first present modality up to the second.
     first = present & (present.cumsum(1) == 1)
     example = next(value for value in maps if value is not None)
     chosen = torch.zeros_like(example)
     for modality, value in enumerate(maps):
-        if value is not None:
-            chosen = torch.where(per_sample(first[:, modality], value), value, chosen)
+        if value is None:
+            continue
+        is_first = per_sample(first[:, modality], value)
+        chosen = torch.where(is_first, value, chosen)
     return chosen
 
 

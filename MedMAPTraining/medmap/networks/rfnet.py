@@ -14,7 +14,15 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from medmap.networks.base import Backbone, Features, Output, encoded_only, level_of_each, requested
+from medmap.networks.base import (
+    Backbone,
+    Features,
+    Output,
+    encoded_only,
+    level_of_each,
+    modality_taps,
+    requested,
+)
 from medmap.networks.blocks import CONV, per_sample
 from medmap.networks.rfnet_blocks import (
     SLOPE,
@@ -23,6 +31,7 @@ from medmap.networks.rfnet_blocks import (
     ResidualEncoder,
     SeparateDecoder,
     UpBlock,
+    up_blocks,
 )
 
 Level = Sequence[Tensor | None]
@@ -44,8 +53,13 @@ class RegionPrediction(nn.Module):
         self, dims: int, modalities: int, classes: int, channels: int, hidden: int, deepest: bool
     ):
         super().__init__()
-        self.embed = LevelFusion(dims, modalities, channels, max(1, channels // 4), channels)
-        self.reduce = LineageConv(dims, channels if deepest else 2 * channels, hidden, 1)
+        embedded = max(1, channels // 4)
+        reduced = channels
+        if not deepest:
+            # The decoder's feature stands beside the embedded modalities.
+            reduced = 2 * channels
+        self.embed = LevelFusion(dims, modalities, channels, hidden=embedded, outputs=channels)
+        self.reduce = LineageConv(dims, reduced, hidden, kernel=1)
         self.head = CONV[dims](hidden, classes, 1)
 
     def forward(self, level: Level, decoded: Tensor | None) -> Tensor:
@@ -55,7 +69,8 @@ class RegionPrediction(nn.Module):
         x = self.embed(level)
         if decoded is not None:
             x = torch.cat([decoded, x], 1)
-        return self.head(self.reduce(x))
+        reduced = self.reduce(x)
+        return self.head(reduced)
 
 
 class RegionFusion(nn.Module):
@@ -91,32 +106,47 @@ class RegionFusion(nn.Module):
         for region in range(len(self.weights)):
             total = self._weighted_sum(level, weights[:, region])
             # p_k does not depend on the modality: multiplied once, after the sum.
-            share = probability[:, region : region + 1].to(total.dtype)
-            regions.append(share * total)
-        return torch.cat([self.regions(regions), self.shortcut(level)], 1)
+            share = probability[:, region : region + 1]
+            regions.append(share.to(total.dtype) * total)
+        by_region = self.regions(regions)
+        by_modality = self.shortcut(level)
+        return torch.cat([by_region, by_modality], 1)
 
     def _modality_weights(self, level: Level, probability: Tensor) -> Tensor:
         """a_mk for every sample: [B, classes, M], in [0, 1]."""
+        described = self._region_means(level, probability)
+        weights = []
+        for region, mlp in enumerate(self.weights):
+            scores = mlp(described[:, region])
+            weights.append(scores.sigmoid())
+        return torch.stack(weights, 1)
+
+    @staticmethod
+    def _region_means(level: Level, probability: Tensor) -> Tensor:
+        """What describes every region: [B, classes, M*C + 1].
+
+        The mean of R_mk over the voxels, relative to that of p_k, for all modalities; then the mean
+        of p_k.
+        """
         share = probability.float().flatten(2)
         mean = share.mean(2)
+        voxels = share.shape[2]
         # Divided before the sum over voxels, not after it: the sum then stays in the range of half
         # precision.
-        share = share / (mean[..., None] + 1e-7) / share.shape[2]
+        share = share / (mean[..., None] + 1e-7) / voxels
         example = next(feature for feature in level if feature is not None)
-        zeros = example.new_zeros(*mean.shape, example.shape[1])
+        channels = example.shape[1]
+        absent = example.new_zeros(*mean.shape, channels)
         means = []
         for feature in level:
             if feature is None:
-                means.append(zeros)
+                means.append(absent)
             else:
                 # A matrix product takes all regions' means in one pass over the feature.
-                voxels = feature.flatten(2).transpose(1, 2)
-                means.append(torch.bmm(share.to(feature.dtype), voxels))
-        described = torch.cat([*means, mean[..., None].to(example.dtype)], 2)
-        weights = []
-        for region, mlp in enumerate(self.weights):
-            weights.append(mlp(described[:, region]).sigmoid())
-        return torch.stack(weights, 1)
+                values = feature.flatten(2).transpose(1, 2)
+                means.append(torch.bmm(share.to(feature.dtype), values))
+        means.append(mean[..., None].to(example.dtype))
+        return torch.cat(means, 2)
 
     @staticmethod
     def _weighted_sum(level: Level, weights: Tensor) -> Tensor:
@@ -188,8 +218,7 @@ class RFNet(Backbone):
         self.fusions = nn.ModuleList(
             RegionFusion(dims, modalities, classes, width, weight_hidden) for width in widths
         )
-        pairs = zip(widths[1:], widths[:-1], strict=True)
-        self.ups = nn.ModuleList(UpBlock(dims, coarse, fine) for coarse, fine in pairs)
+        self.ups = up_blocks(dims, widths)
         self.head = CONV[dims](widths[0], classes, 1)
 
     def encode(self, image: Tensor, modality: int) -> Features:
@@ -226,12 +255,10 @@ class RFNet(Backbone):
             else:
                 x = self._up_block(level).merge(decoded, fusion)
         separate = []
-        if (self.training and "separate" not in self.skip) or "mod_logits" in want:
+        if self.computes_separate(want):
             separate = self.separately(features)
-        encoded = encoded_only(features)
         taps = {
-            "stem": [levels[0] for levels in encoded],
-            "mod_bottleneck": [levels[-1] for levels in encoded],
+            **modality_taps(encoded_only(features)),
             "bottleneck": fused[-1],
             "decoder": x,
             "deep": deep,

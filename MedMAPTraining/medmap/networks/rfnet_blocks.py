@@ -12,6 +12,7 @@ reflects, convolutions have a bias (the published parameter counts contain it).
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Literal
 
 import torch
@@ -64,8 +65,10 @@ class LineageConv(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         if self.pre_norm:
-            return self.conv(self.act(self.norm(x)))
-        return self.act(self.norm(self.conv(x)))
+            activated = self.act(self.norm(x))
+            return self.conv(activated)
+        convolved = self.conv(x)
+        return self.act(self.norm(convolved))
 
 
 class ModalitySumConv(nn.Module):
@@ -82,19 +85,28 @@ class ModalitySumConv(nn.Module):
         self, dims: int, modalities: int, channels: int, outputs: int, *, pre_norm: bool = False
     ):
         super().__init__()
+        normed_channels = outputs
+        if pre_norm:
+            normed_channels = channels
         self.pre_norm = pre_norm
         self.conv = CONV[dims](modalities * channels, outputs, 1)
-        self.norm = NORM[dims](channels if pre_norm else outputs)
+        self.norm = NORM[dims](normed_channels)
         self.act = nn.LeakyReLU(SLOPE)
 
     def forward(self, features: Sequence[Tensor | None]) -> Tensor:
         """features: one [B, channels, *S] a modality, zero for samples without it, None where no
         sample has it.
         """
-        if self.pre_norm:
-            features = [None if f is None else self.act(self.norm(f)) for f in features]
-            return sum_over_modalities(self.conv, features)
-        return self.act(self.norm(sum_over_modalities(self.conv, features)))
+        if not self.pre_norm:
+            total = sum_over_modalities(self.conv, features)
+            return self.act(self.norm(total))
+        activated: list[Tensor | None] = []
+        for feature in features:
+            if feature is None:
+                activated.append(None)
+            else:
+                activated.append(self.act(self.norm(feature)))
+        return sum_over_modalities(self.conv, activated)
 
 
 def sum_over_modalities(conv: nn.Conv2d | nn.Conv3d, features: Sequence[Tensor | None]) -> Tensor:
@@ -141,9 +153,10 @@ class LevelFusion(nn.Module):
     ):
         super().__init__()
         hidden = hidden or channels
+        outputs = outputs or channels
         self.first = ModalitySumConv(dims, modalities, channels, hidden, pre_norm=pre_norm)
         self.second = LineageConv(dims, hidden, hidden, pre_norm=pre_norm)
-        self.third = LineageConv(dims, hidden, outputs or channels, 1, pre_norm=pre_norm)
+        self.third = LineageConv(dims, hidden, outputs, kernel=1, pre_norm=pre_norm)
 
     def forward(self, features: Sequence[Tensor | None]) -> Tensor:
         """features as for ``ModalitySumConv`` -> [B, outputs, *S]; with a bias in it, so not zero
@@ -198,18 +211,29 @@ class UpBlock(nn.Module):
 
     def __init__(self, dims: int, coarse: int, fine: int, *, pre_norm: bool = False):
         super().__init__()
+        # The skip is concatenated, so the merging convolution reads twice the channels.
+        merged = 2 * fine
         self.up = LineageConv(dims, coarse, fine, pre_norm=pre_norm)
-        self.mix = LineageConv(dims, 2 * fine, fine, pre_norm=pre_norm)
-        self.out = LineageConv(dims, fine, fine, 1, pre_norm=pre_norm)
+        self.mix = LineageConv(dims, merged, fine, pre_norm=pre_norm)
+        self.out = LineageConv(dims, fine, fine, kernel=1, pre_norm=pre_norm)
 
     def raise_(self, x: Tensor) -> Tensor:
         return self.up(upsample_aligned(x))
 
     def merge(self, x: Tensor, skip: Tensor) -> Tensor:
-        return self.out(self.mix(torch.cat([x, skip], 1)))
+        stacked = torch.cat([x, skip], 1)
+        return self.out(self.mix(stacked))
 
     def forward(self, x: Tensor, skip: Tensor) -> Tensor:
         return self.merge(self.raise_(x), skip)
+
+
+def up_blocks(dims: int, widths: Sequence[int], *, pre_norm: bool = False) -> nn.ModuleList:
+    """One ``UpBlock`` between neighboring levels, fine to coarse."""
+    blocks = nn.ModuleList()
+    for fine, coarse in pairwise(widths):
+        blocks.append(UpBlock(dims, coarse, fine, pre_norm=pre_norm))
+    return blocks
 
 
 class SeparateDecoder(nn.Module):
@@ -221,17 +245,15 @@ class SeparateDecoder(nn.Module):
 
     def __init__(self, dims: int, classes: int, widths: Sequence[int], *, pre_norm: bool = False):
         super().__init__()
-        pairs = zip(widths[1:], widths[:-1], strict=True)
-        self.ups = nn.ModuleList(
-            UpBlock(dims, coarse, fine, pre_norm=pre_norm) for coarse, fine in pairs
-        )
+        self.ups = up_blocks(dims, widths, pre_norm=pre_norm)
         self.head = CONV[dims](widths[0], classes, 1)
 
     def forward(self, features: Features) -> Tensor:
         """One encoder's levels, fine to coarse -> logits [B, classes, *S]."""
         x = features[-1]
         skips = reversed(features[:-1])
-        for up, skip in zip(reversed(self.ups), skips, strict=True):
+        coarse_to_fine = zip(reversed(self.ups), skips, strict=True)
+        for up, skip in coarse_to_fine:
             x = up(x, skip)
         return self.head(x)
 
@@ -242,6 +264,14 @@ class SeparateDecoder(nn.Module):
         kernels is that of one.
         """
         encoded = encoded_only(features)
-        stacked = [torch.cat(level) for level in zip(*encoded, strict=True)]
-        logits = iter(self.forward(stacked).chunk(len(encoded)))
-        return [None if levels is None else next(logits) for levels in features]
+        levels_of_all = zip(*encoded, strict=True)
+        stacked = [torch.cat(level) for level in levels_of_all]
+        logits = self.forward(stacked).chunk(len(encoded))
+        remaining = iter(logits)
+        separate: list[Tensor | None] = []
+        for levels in features:
+            if levels is None:
+                separate.append(None)
+            else:
+                separate.append(next(remaining))
+        return separate

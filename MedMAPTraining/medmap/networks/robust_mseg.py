@@ -31,16 +31,19 @@ class StyleEncoder(nn.Module):
 
     def __init__(self, dims: int, width: int, style: int):
         super().__init__()
+        conv = CONV[dims]
         channels = (width, 2 * width, 4 * width, 4 * width, 4 * width)
-        layers: list[nn.Module] = [CONV[dims](1, width, 7, padding=3), nn.ReLU()]
+        layers: list[nn.Module] = [conv(1, width, 7, padding=3), nn.ReLU()]
         for inputs, outputs in pairwise(channels):
-            layers += [CONV[dims](inputs, outputs, 4, stride=2, padding=1), nn.ReLU()]
+            layers.append(conv(inputs, outputs, 4, stride=2, padding=1))
+            layers.append(nn.ReLU())
         self.layers = nn.Sequential(*layers)
-        self.head = CONV[dims](channels[-1], 2 * style, 1)
+        self.head = conv(channels[-1], 2 * style, 1)
 
     def forward(self, image: Tensor) -> Tensor:
         x = self.layers(image)
-        return self.head(x.mean(dim=tuple(range(2, x.ndim)), keepdim=True))
+        space = tuple(range(2, x.ndim))
+        return self.head(x.mean(dim=space, keepdim=True))
 
 
 class AdaptiveResidualBlock(nn.Module):
@@ -50,14 +53,18 @@ class AdaptiveResidualBlock(nn.Module):
 
     def __init__(self, dims: int, channels: int):
         super().__init__()
-        self.first = CONV[dims](channels, channels, 3, padding=1)
-        self.second = CONV[dims](channels, channels, 3, padding=1)
+        conv = CONV[dims]
+        self.first = conv(channels, channels, 3, padding=1)
+        self.second = conv(channels, channels, 3, padding=1)
+        # Without weights: scale and shift come from the style.
         self.norm = NORM[dims](channels)
 
     def forward(self, x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
         """x [B, C, *S]; scale (around one) and shift [B, C, 1, ...]."""
-        first = self.norm(self.first(x)) * (1 + scale) + shift
-        second = self.norm(self.second(first.relu())) * (1 + scale)
+        gain = 1 + scale
+        first = self.norm(self.first(x)) * gain + shift
+        activated = first.relu()
+        second = self.norm(self.second(activated)) * gain
         return x + second + shift
 
 
@@ -72,26 +79,35 @@ class ImageDecoder(nn.Module):
     def __init__(self, dims: int, channels: int, ups: int, style: int, hidden: int = 128):
         super().__init__()
         self.describe = nn.Sequential(
-            nn.Linear(style, hidden), nn.ReLU(), nn.Linear(hidden, hidden), nn.ReLU()
+            nn.Linear(style, hidden),
+            nn.ReLU(),
+            nn.Linear(hidden, hidden),
+            nn.ReLU(),
         )
         self.scale = nn.Linear(hidden, channels)
         self.shift = nn.Linear(hidden, channels)
         self.blocks = nn.ModuleList(AdaptiveResidualBlock(dims, channels) for _ in range(4))
+        conv = CONV[dims]
         layers: list[nn.Module] = []
         for _ in range(ups):
             half = max(1, channels // 2)
-            layers += [nn.Upsample(scale_factor=2), CONV[dims](channels, half, 5, padding=2)]
+            layers.append(nn.Upsample(scale_factor=2))
+            layers.append(conv(channels, half, 5, padding=2))
             # One group is layer normalization over channels and space: unlike instance
             # normalization it keeps the contrast between channels that the style has set.
-            layers += [nn.GroupNorm(1, half), nn.ReLU()]
+            layers.append(nn.GroupNorm(1, half))
+            layers.append(nn.ReLU())
             channels = half
-        self.up = nn.Sequential(*layers, CONV[dims](channels, 1, 7, padding=3))
+        layers.append(conv(channels, 1, 7, padding=3))
+        self.up = nn.Sequential(*layers)
 
     def forward(self, content: Tensor, style: Tensor) -> Tensor:
         """content [B, channels, *s], style [B, style] -> [B, 1, *S]."""
         described = self.describe(style)
-        shape = (*described.shape[:1], -1, *(1,) * (content.ndim - 2))
-        scale, shift = self.scale(described).reshape(shape), self.shift(described).reshape(shape)
+        dims = content.ndim - 2
+        shape = (len(described), -1, *(1,) * dims)
+        scale = self.scale(described).reshape(shape)
+        shift = self.shift(described).reshape(shape)
         for block in self.blocks:
             content = block(content, scale, shift)
         return self.up(content)
@@ -162,7 +178,11 @@ class RobustMSeg(GatedUNet):
             return super().decode(features, present, want)
         content: list[Features | None] = []
         for levels in features:
-            content.append(None if levels is None else [*levels[:-2], levels[-1]])
+            if levels is None:
+                content.append(None)
+            else:
+                # The style stands in front of the deepest level; see ``encode``.
+                content.append([*levels[:-2], levels[-1]])
         output = super().decode(content, present, [*want, "bottleneck"])
         fused = output.taps["bottleneck"]
         reconstructions = []
@@ -170,18 +190,23 @@ class RobustMSeg(GatedUNet):
         for levels, decoder in zip(features, self.image_decoders, strict=True):
             # Zero mean and log variance are N(0, 1): what stands for the style of an absent scan.
             mean = log_variance = fused.new_zeros(()).float()
-            if levels is not None:
-                mean, log_variance = levels[-2].flatten(1).float().chunk(2, 1)
-            size = (fused.shape[0], self.style_length)
-            noise = torch.randn(size, device=fused.device)
-            style = mean + (log_variance / 2).exp() * noise
-            reconstructions.append(decoder(fused, style.to(fused.dtype)))
             if levels is None:
                 divergences.append(None)
             else:
+                mean, log_variance = levels[-2].flatten(1).float().chunk(2, 1)
                 divergences.append(style_divergence(mean, log_variance))
+            style = self._sample_style(mean, log_variance, fused)
+            reconstructions.append(decoder(fused, style))
         aux = {"reconstruction": reconstructions, "divergence": divergences}
         return Output(output.logits, requested(output.taps, want), aux)
+
+    def _sample_style(self, mean: Tensor, log_variance: Tensor, fused: Tensor) -> Tensor:
+        """mean + sigma * N(0, 1): [B, style], in the type of the fused content."""
+        size = (len(fused), self.style_length)
+        noise = torch.randn(size, device=fused.device)
+        deviation = (log_variance / 2).exp()
+        style = mean + deviation * noise
+        return style.to(fused.dtype)
 
     def auxiliary_losses(
         self, output: Output, image: Tensor, present: Tensor, fused: Tensor

@@ -103,11 +103,17 @@ class SegResNet(FixedSubset):
         taps = {"bottleneck": x}
         if self.style is not None:
             x, taps["style"] = self.style(entries[-2], entries[-1], x)
-        skips = reversed(levels[:-1])
-        for up, stage, skip in zip(net.up_samples, net.up_layers, skips, strict=True):
-            x = stage(up(x) + skip)
+        x = self._decode(x, levels[:-1])
         taps["decoder"] = x
         return Output(net.conv_final(x), requested(taps, want))
+
+    def _decode(self, x: Tensor, skips: Sequence[Tensor]) -> Tensor:
+        """MONAI's way up: the skips, fine to coarse, are added, not concatenated."""
+        ups = self.net.up_samples
+        stages = self.net.up_layers
+        for up, stage, skip in zip(ups, stages, reversed(skips), strict=True):
+            x = stage(up(x) + skip)
+        return x
 
 
 class StylePath(nn.Module):
@@ -119,17 +125,22 @@ class StylePath(nn.Module):
 
     def __init__(self, dims: int, channels: int):
         super().__init__()
-        self.style = CONV[dims](channels // 2 + 2 * channels, channels, 1)
-        self.merge = CONV[dims](2 * channels, channels, 1)
+        conv = CONV[dims]
+        # The entry of the last level but one has half the channels of the two others.
+        described = channels // 2 + 2 * channels
+        self.style = conv(described, channels, 1)
+        self.merge = conv(2 * channels, channels, 1)
 
     def forward(self, finer: Tensor, coarse: Tensor, content: Tensor) -> tuple[Tensor, Tensor]:
         """[B, C/2, *2s], [B, C, *s], [B, C, *s] -> the decoder's input and the style, each [B, C,
         *s].
         """
-        pooled = MAX_POOL[finer.ndim - 2](finer, 2)
-        style = self.style(torch.cat([pooled, coarse, content], 1))
-        merged = self.merge(torch.cat([style, content], 1))
-        return merged, style
+        pool = MAX_POOL[finer.ndim - 2]
+        pooled = pool(finer, 2)
+        views = torch.cat([pooled, coarse, content], 1)
+        style = self.style(views)
+        style_and_content = torch.cat([style, content], 1)
+        return self.merge(style_and_content), style
 
 
 def _monai_segresnet() -> type[Any]:

@@ -15,7 +15,14 @@ from torch.nn.functional import cross_entropy
 
 from medmap.errors import BundleError
 from medmap.networks.auxiliary import mean_over_present, ring_l1
-from medmap.networks.base import Features, Output, encoded_only, level_of_each, requested
+from medmap.networks.base import (
+    Features,
+    Output,
+    encoded_only,
+    level_of_each,
+    modality_taps,
+    requested,
+)
 from medmap.networks.resnet_aspp_encoder import (
     FILLS,
     ResNetASPPBackbone,
@@ -93,9 +100,13 @@ class ShaSpec(ResNetASPPBackbone):
         """[B, 1, *S] -> terms in the skips, fine to coarse, then p_m, s_m, f_m, each [B, F, *s]."""
         shared_skips, shared = self.shared(image)
         specific_skips, specific = self.specific[modality](image)
-        skips = shared_skips if self.skips == "shared" else specific_skips
-        fused = shared + self.compose(torch.cat([shared, specific], 1))
-        return [*self.decoder.project(skips, modality), specific, shared, fused]
+        skips = specific_skips
+        if self.skips == "shared":
+            skips = shared_skips
+        terms = self.decoder.project(skips, modality)
+        # The paper's residual fusion: what is specific only corrects what is shared.
+        correction = self.compose(torch.cat([shared, specific], 1))
+        return [*terms, specific, shared, shared + correction]
 
     def decode(
         self, features: Sequence[Features | None], present: Tensor, want: Sequence[str] = ()
@@ -105,14 +116,14 @@ class ShaSpec(ResNetASPPBackbone):
         """
         shared = level_of_each(features, -2)
         filling = self.fill(shared, present)
-        fused = fill_absent(level_of_each(features, -1), filling, present)
-        bottleneck = torch.cat(fused, 1)
-        skips = sum_levels(features, len(self.blocks))
+        composed = level_of_each(features, -1)
+        filled = fill_absent(composed, filling, present)
+        bottleneck = torch.cat(filled, 1)
+        levels = len(self.blocks)
+        skips = sum_levels(features, levels)
         logits, x = self.decoder(bottleneck, skips)
-        encoded = encoded_only(features)
         taps = {
-            "stem": [levels[0] for levels in encoded],
-            "mod_bottleneck": [levels[-1] for levels in encoded],
+            **modality_taps(encoded_only(features)),
             "bottleneck": bottleneck,
             "decoder": x,
         }

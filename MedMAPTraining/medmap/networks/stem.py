@@ -112,9 +112,10 @@ class Mixture(nn.Module):
 
     def named(self) -> dict[str, float]:
         """The weights where every modality is present, by name."""
-        every = torch.ones(1, len(self.names), dtype=torch.bool, device=self.values.device)
-        weights = self(every)[0].tolist()
-        return dict(zip(self.names, weights, strict=True))
+        device = self.values.device
+        all_present = torch.ones(1, len(self.names), dtype=torch.bool, device=device)
+        weights = self(all_present)[0]
+        return dict(zip(self.names, weights.tolist(), strict=True))
 
 
 class Stemmed(Backbone):
@@ -188,14 +189,16 @@ class Stemmed(Backbone):
         """At the input: z_j, then the base's features of it; elsewhere the base's features with z_j
         in their place.
         """
-        if self.location == "input":
-            latent = self.map(image, modality)
-            if self.combine == "mean":
-                return [latent]
-            return [latent, *self.base.encode(latent, modality)]
-        levels = list(self.base.extract(image, modality))
-        levels[-1] = self.map(levels[-1], modality)
-        return self.base.refine(levels, modality)
+        if self.location != "input":
+            levels = list(self.base.extract(image, modality))
+            levels[-1] = self.map(levels[-1], modality)
+            return self.base.refine(levels, modality)
+        latent = self.map(image, modality)
+        if self.combine == "mean":
+            # The base sees only the mean of the latents, which needs all modalities: ``decode``.
+            return [latent]
+        base_features = self.base.encode(latent, modality)
+        return [latent, *base_features]
 
     def latent(self, features: Features, tap: str) -> Tensor:
         """A modality's own tap; see ``Backbone.latent``."""
@@ -240,17 +243,24 @@ class Stemmed(Backbone):
         """Every latent as its modality, and the mixture, if there is one, as one modality more."""
         base_features = levels_between(features, 1, None)
         if self.mixture is not None:
-            mixed = self._mixed(features, self.mixture(present))
+            weights = self.mixture(present)
+            mixed = self._mixed(features, weights)
             base_features.append(self.base.encode(mixed, self.modalities))
-            present = torch.cat([present, present.new_ones(present.shape[0], 1)], 1)
+            # The mixture is one modality more, and every sample has it.
+            always = present.new_ones(len(present), 1)
+            present = torch.cat([present, always], 1)
         return self.base.decode(base_features, present, want)
 
     def _decode_mean(
         self, features: Sequence[Features | None], present: Tensor, want: Sequence[str]
     ) -> Output:
-        share = present.float() / present.sum(1, keepdim=True).clamp(min=1)
-        mean = self.base.encode(self._mixed(features, share), 0)
-        return self.base.decode([mean], present.any(1, keepdim=True), want)
+        """The mean of the present latents as the base's only modality."""
+        number = present.sum(1, keepdim=True).clamp(min=1)
+        share = present.float() / number
+        mean = self._mixed(features, share)
+        base_features = self.base.encode(mean, 0)
+        any_present = present.any(1, keepdim=True)
+        return self.base.decode([base_features], any_present, want)
 
     def _mixed(self, features: Sequence[Features | None], weights: Tensor) -> Tensor:
         """sum_j w_j z_j; weights [B, M] -> [B, c, *S]. Absent latents are zero."""
@@ -297,16 +307,7 @@ def with_stem(build: type[Backbone], options: Mapping, stem: Mapping) -> Stemmed
         raise BundleError(
             f"T* at {location} has no option {', '.join(sorted(stem))}.", "Leave it out."
         )
-    base = build(**options)
-    if location not in base.provides:
-        raise BundleError(
-            f"{build.__name__} has no latent a modality at '{location}'.",
-            "Put the stem at the input.",
-        )
-    channels = _channels(base)
-    hidden = channels * modalities if sharing == "shared" else channels
-    maps = [ResidualMap(base.spatial_dims, channels, hidden) for _ in range(count)]
-    return Stemmed(base, modalities, maps, location)
+    return _at_bottleneck(build, options, modalities, count)
 
 
 def naming_modalities(options: Mapping, names: Sequence[str]) -> dict:
@@ -314,9 +315,30 @@ def naming_modalities(options: Mapping, names: Sequence[str]) -> dict:
     bundle knows them.
     """
     stem = options.get("stem") or {}
-    if not stem.get("mixture"):
+    mixture = stem.get("mixture")
+    if not mixture:
         return dict(options)
-    return {**options, "stem": {**stem, "mixture": {"names": list(names), **stem["mixture"]}}}
+    named_mixture = {"names": list(names), **mixture}
+    named_stem = {**stem, "mixture": named_mixture}
+    return {**options, "stem": named_stem}
+
+
+def _at_bottleneck(build: type[Backbone], options: Mapping, modalities: int, count: int) -> Stemmed:
+    """The base with ``count`` maps behind its encoders: one for all modalities, or one of each."""
+    location = "mod_bottleneck"
+    base = build(**options)
+    if location not in base.provides:
+        raise BundleError(
+            f"{build.__name__} has no latent a modality at '{location}'.",
+            "Put the stem at the input.",
+        )
+    channels = _channels(base)
+    hidden = channels
+    if count == 1:
+        # As many weights as separate maps have together: the paper's encoder ablation.
+        hidden = channels * modalities
+    maps = [ResidualMap(base.spatial_dims, channels, hidden) for _ in range(count)]
+    return Stemmed(base, modalities, maps, location)
 
 
 def _at_input(
@@ -328,6 +350,7 @@ def _at_input(
     combine: str = "concat",
     mixture: Mapping | None = None,
 ) -> Stemmed:
+    """The base behind ``count`` maps at its input; options as of ``with_stem``."""
     if combine not in COMBINES or (combine == "mean" and mixture):
         raise BundleError(
             f"The stem's combine is '{combine}'.",
@@ -345,9 +368,12 @@ def _at_input(
         options["modality_channels"] = channels
     base = build(**options)
     maps = [InputMap(base.spatial_dims, channels) for _ in range(count)]
-    weights = Mixture(**mixture) if mixture else None
+    weights = None
+    if mixture:
+        weights = Mixture(**mixture)
     network = Stemmed(base, modalities, maps, "input", combine, weights)
     if combine == "mean" and needs is not None:
+        # The base sees one channel; which modalities it was made for only the stem knows.
         network.needs = frozenset(needs)
     return network
 
@@ -357,7 +383,9 @@ def _channels(base: Backbone) -> int:
     """Channels of the base's latents, by one pass over an empty window."""
     training = base.training
     side = max(16, 2 * base.stride)
-    empty = torch.zeros(1, 1, *(side,) * base.spatial_dims)
-    latent = base.eval().extract(empty, 0)[-1]
+    size = (side,) * base.spatial_dims
+    empty = torch.zeros(1, 1, *size)
+    levels = base.eval().extract(empty, 0)
     base.train(training)
-    return latent.shape[1]
+    deepest = levels[-1]
+    return deepest.shape[1]

@@ -13,7 +13,15 @@ from itertools import pairwise
 
 from torch import Tensor, nn
 
-from medmap.networks.base import Backbone, Features, Output, encoded_only, requested
+from medmap.networks.base import (
+    Backbone,
+    Features,
+    Output,
+    encoded_only,
+    level_of_encoded,
+    modality_taps,
+    requested,
+)
 from medmap.networks.blocks import (
     CONV,
     NORM,
@@ -108,16 +116,17 @@ class SubsetUNet(Backbone):
         self.classes = classes
         self.spatial_dims = spatial_dims
         self.stride = 2 ** len(widths)
-        self.encoders = nn.ModuleList(Encoder(spatial_dims, widths) for _ in range(modalities))
-        self.fusions = nn.ModuleList(
-            SubsetFusion(spatial_dims, modalities, width) for width in widths
-        )
-        conv = CONV[spatial_dims]
-        self.reduce = nn.ModuleList(
-            conv(coarse, fine, 1, bias=False) for fine, coarse in pairwise(widths)
-        )
-        self.merge = nn.ModuleList(ResidualBlock(spatial_dims, width) for width in widths[:-1])
-        self.head = conv(widths[0], classes * 2**spatial_dims, 1)
+        dims = spatial_dims
+        conv = CONV[dims]
+        self.encoders = nn.ModuleList(Encoder(dims, widths) for _ in range(modalities))
+        self.fusions = nn.ModuleList(SubsetFusion(dims, modalities, width) for width in widths)
+        self.reduce = nn.ModuleList()
+        for fine, coarse in pairwise(widths):
+            self.reduce.append(conv(coarse, fine, 1, bias=False))
+        self.merge = nn.ModuleList(ResidualBlock(dims, width) for width in widths[:-1])
+        # Logits of the 2**dims sub-voxels of every voxel at half resolution.
+        sub_voxels = 2**dims
+        self.head = conv(widths[0], classes * sub_voxels, 1)
         self.deep_heads = nn.ModuleList(conv(width, classes, 1) for width in widths[1:-1])
 
     def encode(self, image: Tensor, modality: int) -> Features:
@@ -131,7 +140,8 @@ class SubsetUNet(Backbone):
         encoded = encoded_only(features)
         fused = []
         for level, fusion in enumerate(self.fusions):
-            fused.append(fusion([levels[level] for levels in encoded], present))
+            maps = level_of_encoded(encoded, level)
+            fused.append(fusion(maps, present))
         x = fused[-1]
         decoded: list[Tensor] = []
         for level in reversed(range(len(self.merge))):
@@ -144,8 +154,7 @@ class SubsetUNet(Backbone):
             heads = zip(self.deep_heads, decoded[1:], strict=True)
             deep = [head(level) for head, level in heads]
         taps = {
-            "stem": [levels[0] for levels in encoded],
-            "mod_bottleneck": [levels[-1] for levels in encoded],
+            **modality_taps(encoded),
             "bottleneck": fused[-1],
             "decoder": x,
             "deep": deep,

@@ -90,17 +90,23 @@ class Attention(nn.Module):
         attention = None
         if weights:
             # The fused kernel does not hand its weights out, so they are computed here.
-            similarity = query @ key.transpose(-2, -1)
-            scores = similarity / math.sqrt(query.shape[-1])
-            if allowed is not None:
-                scores = scores.masked_fill(~allowed, -torch.inf)
-            attention = nn.functional.dropout(scores.softmax(-1), self.dropout, self.training)
+            attention = self._weights(query, key, allowed)
             mixed = attention.to(value.dtype) @ value
         else:
             dropout = self.dropout if self.training else 0.0
             mixed = nn.functional.scaled_dot_product_attention(query, key, value, allowed, dropout)
         merged = mixed.transpose(1, 2).flatten(2)
-        return self.drop_output(self.project(merged)), attention
+        projected = self.project(merged)
+        return self.drop_output(projected), attention
+
+    def _weights(self, query: Tensor, key: Tensor, allowed: Tensor | None) -> Tensor:
+        """Attention weights after their dropout, [B, heads, N, K] (Vaswani et al., Eq. 1)."""
+        similarity = query @ key.transpose(-2, -1)
+        head_width = query.shape[-1]
+        scores = similarity / math.sqrt(head_width)
+        if allowed is not None:
+            scores = scores.masked_fill(~allowed, -torch.inf)
+        return nn.functional.dropout(scores.softmax(-1), self.dropout, self.training)
 
     def _split(self, x: Tensor) -> Tensor:
         return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
@@ -147,8 +153,19 @@ class TransformerLayer(nn.Module):
             context = torch.cat([*others, x], 1)
         # Pre-norm (Xiong et al., ICML 2020). Keys and queries share it, so it is computed once.
         normed = self.norm_attention(context)
-        queries = normed[:, -x.shape[1] :]
+        number = x.shape[1]
+        queries = normed[:, -number:]
         mixed, attention = self.attention(queries, normed, allowed, weights)
         x = x + self.drop(mixed)
         refined = self.mlp(self.norm_mlp(x))
         return x + refined, attention
+
+
+def transformer_layers(
+    depth: int, width: int, heads: int, mlp: int, dropout: float
+) -> nn.ModuleList:
+    """``depth`` layers, each a ``TransformerLayer`` of the same size."""
+    layers = nn.ModuleList()
+    for _ in range(depth):
+        layers.append(TransformerLayer(width, heads, mlp, dropout))
+    return layers

@@ -12,7 +12,16 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from medmap.networks.base import Backbone, Features, Output, encoded_only, requested
+from medmap.networks.base import (
+    Backbone,
+    Features,
+    Output,
+    encoded_only,
+    encoded_positions,
+    level_of_encoded,
+    modality_taps,
+    requested,
+)
 from medmap.networks.blocks import CONV, NORM, mask_absent, per_sample, upsample
 
 POOL = {2: nn.MaxPool2d, 3: nn.MaxPool3d}
@@ -74,14 +83,17 @@ class HemisDecoder(nn.Module):
 
     def __init__(self, dims: int, widths: Sequence[int], skips: Sequence[int], outputs: int):
         super().__init__()
+        super().__init__()
         self.blocks = nn.ModuleList()
         inputs = skips[-1]
-        for width, skip in zip(reversed(widths[1:]), reversed(skips[:-1]), strict=True):
-            width = width // 2
-            first = NormActConv(dims, inputs + skip, width)
-            second = NormActConv(dims, width, width // 2)
+        coarse_to_fine = zip(reversed(widths[1:]), reversed(skips[:-1]), strict=True)
+        for width, skip in coarse_to_fine:
+            merged = width // 2
+            halved = merged // 2
+            first = NormActConv(dims, inputs + skip, merged)
+            second = NormActConv(dims, merged, halved)
             self.blocks.append(nn.Sequential(first, second))
-            inputs = width // 2
+            inputs = halved
         self.head = CONV[dims](inputs, outputs, 1)
 
     def forward(self, levels: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
@@ -89,8 +101,10 @@ class HemisDecoder(nn.Module):
         C, *S]).
         """
         x = levels[-1]
-        for block, skip in zip(self.blocks, reversed(levels[:-1]), strict=True):
-            x = block(torch.cat([upsample(x), skip], 1))
+        skips = reversed(levels[:-1])
+        for block, skip in zip(self.blocks, skips, strict=True):
+            raised = upsample(x)
+            x = block(torch.cat([raised, skip], 1))
         return self.head(x), x
 
 
@@ -140,15 +154,15 @@ class UHeMIS(Backbone):
     ) -> Output:
         """Mean and variance of what is present, then one U-Net decoder; see ``Backbone.decode``."""
         encoded = encoded_only(features)
-        positions = [m for m, levels in enumerate(features) if levels is not None]
+        positions = encoded_positions(features)
+        available = present[:, positions]
         fused = []
         for level in range(len(encoded[0])):
-            maps = [levels[level] for levels in encoded]
-            fused.append(mean_and_variance(maps, present[:, positions]))
+            maps = level_of_encoded(encoded, level)
+            fused.append(mean_and_variance(maps, available))
         logits, decoded = self.decoder(fused)
         taps = {
-            "stem": [levels[0] for levels in encoded],
-            "mod_bottleneck": [levels[-1] for levels in encoded],
+            **modality_taps(encoded),
             "bottleneck": fused[-1],
             "decoder": decoded,
         }
@@ -167,12 +181,14 @@ def mean_and_variance(features: Sequence[Tensor], present: Tensor) -> Tensor:
         [B, 2C, *S]: mean, then variance.
     """
     example = features[0]
-    number = present.sum(1).clamp(min=1).to(example.dtype)
-    count = per_sample(number, example)
+    # A sample without any modality has zeros: its mean is 0 / 1, not 0 / 0.
+    number = present.sum(1).clamp(min=1)
+    count = per_sample(number.to(example.dtype), example)
     mean = sum(features[1:], example) / count
     squares = []
     for n, feature in enumerate(features):
+        distance = (feature - mean).square()
         # An absent feature is zero, but its distance from the mean is not.
-        squares.append(mask_absent((feature - mean).square(), present[:, n]))
+        squares.append(mask_absent(distance, present[:, n]))
     variance = sum(squares[1:], squares[0]) / count
     return torch.cat([mean, variance], 1)

@@ -16,7 +16,16 @@ import torch
 from torch import Tensor, nn
 
 from medmap.networks.auxiliary import mean_over_present, reconstruction_errors
-from medmap.networks.base import Backbone, Features, Output, encoded_only, requested
+from medmap.networks.base import (
+    Backbone,
+    Features,
+    Output,
+    encoded_only,
+    encoded_positions,
+    level_of_encoded,
+    modality_taps,
+    requested,
+)
 from medmap.networks.blocks import mask_absent
 from medmap.networks.u_hemis import HemisDecoder, HemisEncoder
 
@@ -88,34 +97,40 @@ class UHVED(Backbone):
     ) -> Output:
         """Product of what is present and the prior, then the decoders; see ``Backbone.decode``."""
         encoded = encoded_only(features)
-        positions = [m for m, levels in enumerate(features) if levels is not None]
+        positions = encoded_positions(features)
         available = present[:, positions]
         experts = []
         posteriors = []
-        latent = []
         for level in range(len(encoded[0])):
-            gaussians = [split_gaussian(levels[level]) for levels in encoded]
-            posterior = product_of_gaussians(gaussians, available)
+            gaussians = [split_gaussian(feature) for feature in level_of_encoded(encoded, level)]
             experts.append(gaussians)
-            posteriors.append(posterior)
+            posteriors.append(product_of_gaussians(gaussians, available))
         dtype = encoded[0][0].dtype
-        for posterior in posteriors:
-            code = sample(posterior) if self.training else posterior.mean
-            latent.append(code.to(dtype))
+        latent = self._codes(posteriors, dtype)
         logits, decoded = self.decoder(latent)
         aux: dict[str, list[Tensor | None]] = {}
         if self.training:
-            aux["reconstruction"] = [decoder(latent)[0] for decoder in self.image_decoders]
-            aux["divergence"] = []
+            divergences: list[Tensor | None] = []
             for gaussians, posterior in zip(experts, posteriors, strict=True):
-                aux["divergence"].append(posterior_divergence(gaussians, available, posterior))
+                divergences.append(posterior_divergence(gaussians, available, posterior))
+            aux["reconstruction"] = [decoder(latent)[0] for decoder in self.image_decoders]
+            aux["divergence"] = divergences
         taps = {
-            "stem": [levels[0] for levels in encoded],
-            "mod_bottleneck": [levels[-1] for levels in encoded],
+            **modality_taps(encoded),
             "bottleneck": latent[-1],
             "decoder": decoded,
         }
         return Output(logits, requested(taps, want), aux)
+
+    def _codes(self, posteriors: Sequence[Gaussian], dtype: torch.dtype) -> list[Tensor]:
+        """What is decoded at every level: a sample in training, else the mean."""
+        codes = []
+        for posterior in posteriors:
+            code = posterior.mean
+            if self.training:
+                code = sample(posterior)
+            codes.append(code.to(dtype))
+        return codes
 
     def auxiliary_losses(
         self, output: Output, image: Tensor, present: Tensor, fused: Tensor
@@ -156,9 +171,13 @@ def product_of_gaussians(experts: Sequence[Gaussian], present: Tensor) -> Gaussi
     precision = torch.ones_like(experts[0].mean)
     weighted = torch.zeros_like(precision)
     for n, expert in enumerate(experts):
-        expert_precision = 1 / (expert.log_variance.exp() + EPS)
-        precision = precision + mask_absent(expert_precision, present[:, n])
-        weighted = weighted + mask_absent(expert_precision * expert.mean, present[:, n])
+        available = present[:, n]
+        variance = expert.log_variance.exp()
+        # EPS as released: a variance of zero would make the precision infinite.
+        expert_precision = 1 / (variance + EPS)
+        weighted_mean = expert_precision * expert.mean
+        precision = precision + mask_absent(expert_precision, available)
+        weighted = weighted + mask_absent(weighted_mean, available)
     return Gaussian(weighted / precision, -precision.log())
 
 
@@ -171,7 +190,9 @@ def sample(q: Gaussian) -> Tensor:
 def gaussian_divergence(p: Gaussian, q: Gaussian) -> Tensor:
     """KL(p || q), mean over all elements of a sample: [B]."""
     distance = (p.mean - q.mean).square()
-    ratio = (p.log_variance.exp() + distance) / (q.log_variance.exp() + EPS)
+    variance_p = p.log_variance.exp()
+    variance_q = q.log_variance.exp()
+    ratio = (variance_p + distance) / (variance_q + EPS)
     divergence = (ratio - 1 + q.log_variance - p.log_variance) / 2
     return divergence.flatten(1).mean(1)
 
@@ -193,21 +214,25 @@ def posterior_divergence(experts: Sequence[Gaussian], present: Tensor, q: Gaussi
         present: [B, N] bool.
         q: their product over ``present``.
     """
-    zero = q.mean.new_zeros(q.mean.shape[0])
+    zero = q.mean.new_zeros(len(q.mean))
     to_subset = zero
     to_prior = zero
     count = zero
     prior = Gaussian(STANDARD.mean.to(q.mean), STANDARD.log_variance.to(q.mean))
     for subset in _non_empty_subsets(len(experts)):
+        available = present[:, subset]
         # Subsets are the same for the whole batch; a sample counts those that it has.
-        valid = present[:, subset].all(1)
+        valid = available.all(1)
         members = [experts[n] for n in subset]
-        posterior = product_of_gaussians(members, present[:, subset])
-        to_subset = to_subset + torch.where(valid, gaussian_divergence(q, posterior), zero)
-        to_prior = to_prior + torch.where(valid, gaussian_divergence(posterior, prior), zero)
+        posterior = product_of_gaussians(members, available)
+        from_subset = gaussian_divergence(q, posterior)
+        from_prior = gaussian_divergence(posterior, prior)
+        to_subset = to_subset + torch.where(valid, from_subset, zero)
+        to_prior = to_prior + torch.where(valid, from_prior, zero)
         count = count + valid
     # The complete subset is among them with a divergence of zero: n - 1 others.
-    return to_subset / (count - 1).clamp(min=1) + to_prior / count.clamp(min=1)
+    others = (count - 1).clamp(min=1)
+    return to_subset / others + to_prior / count.clamp(min=1)
 
 
 def _non_empty_subsets(number: int) -> list[list[int]]:

@@ -17,7 +17,15 @@ import torch
 from torch import Tensor, nn
 
 from medmap.errors import BundleError
-from medmap.networks.base import Backbone, Features, Output, encoded_only, level_of_each, requested
+from medmap.networks.base import (
+    Backbone,
+    Features,
+    Output,
+    encoded_only,
+    level_of_each,
+    modality_taps,
+    requested,
+)
 from medmap.networks.blocks import CONV, NORM
 from medmap.networks.fixed_subset import FixedSubset
 from medmap.networks.resnet_aspp_encoder import fill_absent, mean_of_present_maps
@@ -86,15 +94,19 @@ class UNetDecoder(nn.Module):
         self.merge = nn.ModuleList()
         for fine, coarse in pairwise(widths):
             self.up.append(UNetConv(dims, coarse, fine))
+            # The skip is concatenated to as many raised channels.
             wide = UNetConv(dims, 2 * fine, fine)
             narrow = UNetConv(dims, fine, fine, kernel=1)
             self.merge.append(nn.Sequential(wide, narrow))
 
     def forward(self, levels: Features) -> Tensor:
         x = levels[-1]
+        ups = reversed(self.up)
+        merges = reversed(self.merge)
         skips = reversed(levels[:-1])
-        for up, merge, skip in zip(reversed(self.up), reversed(self.merge), skips, strict=True):
-            raised = up(nn.functional.interpolate(x, scale_factor=2, mode="nearest"))
+        for up, merge, skip in zip(ups, merges, skips, strict=True):
+            enlarged = nn.functional.interpolate(x, scale_factor=2, mode="nearest")
+            raised = up(enlarged)
             x = merge(torch.cat([raised, skip], 1))
         return x
 
@@ -111,11 +123,14 @@ class GatedFusion(nn.Module):
 
     def __init__(self, dims: int, modalities: int, channels: int):
         super().__init__()
+        conv = CONV[dims]
+        norm = NORM[dims]
+        concatenated = modalities * channels
         self.border = (1, 1) * dims
-        self.gate = CONV[dims](modalities * channels, modalities, 3)
-        self.gate_norm = NORM[dims](modalities, affine=True)
-        self.mix = CONV[dims](modalities * channels, channels, 1)
-        self.mix_norm = NORM[dims](channels, affine=True)
+        self.gate = conv(concatenated, modalities, 3)
+        self.gate_norm = norm(modalities, affine=True)
+        self.mix = conv(concatenated, channels, 1)
+        self.mix_norm = norm(channels, affine=True)
         self.act = nn.LeakyReLU(0.2, inplace=True)
 
     def forward(self, features: Sequence[Tensor | None]) -> Tensor:
@@ -134,8 +149,10 @@ class GatedFusion(nn.Module):
             if feature is None:
                 gated.append(None)
             else:
-                gated.append(feature * gates[:, modality : modality + 1])
-        return self.act(self.mix_norm(sum_over_modalities(self.mix, gated)))
+                gate = gates[:, modality : modality + 1]
+                gated.append(feature * gate)
+        mixed = sum_over_modalities(self.mix, gated)
+        return self.act(self.mix_norm(mixed))
 
 
 class UNet(FixedSubset):
@@ -248,10 +265,8 @@ class GatedUNet(Backbone):
                 maps = list(fill_absent(maps, filling, present))
             fused.append(fusion(maps))
         x = self.decoder(fused)
-        encoded = encoded_only(features)
         taps = {
-            "stem": [levels[0] for levels in encoded],
-            "mod_bottleneck": [levels[-1] for levels in encoded],
+            **modality_taps(encoded_only(features)),
             "bottleneck": fused[-1],
             "decoder": x,
         }
@@ -261,7 +276,8 @@ class GatedUNet(Backbone):
 def initialize(network: nn.Module) -> None:
     """PMKL's start: kernels from a normal distribution with σ = 0.01 cut at 2σ, biases zero."""
     for module in network.modules():
-        if isinstance(module, (nn.Conv2d, nn.Conv3d)):
-            nn.init.trunc_normal_(module.weight, std=0.01, a=-0.02, b=0.02)
-            if module.bias is not None:
-                nn.init.zeros_(module.bias)
+        if not isinstance(module, (nn.Conv2d, nn.Conv3d)):
+            continue
+        nn.init.trunc_normal_(module.weight, std=0.01, a=-0.02, b=0.02)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)

@@ -69,21 +69,21 @@ class VNet(FixedSubset):
             )
         self.stride = 2 ** (len(widths) - 1)
         dims = spatial_dims
-        down = CONV[dims]
-        up = TRANSPOSED[dims]
         normalization = NORMS[norm][dims]
-        pairs = list(pairwise(widths))
+        # A strided convolution brings the channels of a level to the width of the next, so that
+        # only the first stage has inputs of another width.
+        stage_inputs = (self.channels, *widths[1:])
         self.down_stages = nn.ModuleList()
-        for level, (width, depth) in enumerate(zip(widths, depths, strict=True)):
-            # A strided convolution has brought the channels of the level above to this width.
-            stage_inputs = width if level else self.channels
-            self.down_stages.append(_stage(dims, normalization, stage_inputs, width, depth))
+        for inputs, width, depth in zip(stage_inputs, widths, depths, strict=True):
+            self.down_stages.append(_stage(dims, normalization, inputs, width, depth))
         self.downs = nn.ModuleList()
-        for fine, coarse in pairs:
-            self.downs.append(_block(normalization, down(fine, coarse, 2, stride=2, bias=False)))
+        for fine, coarse in pairwise(widths):
+            down = CONV[dims](fine, coarse, 2, stride=2, bias=False)
+            self.downs.append(_block(normalization, down))
         self.ups = nn.ModuleList()
-        for fine, coarse in pairs:
-            self.ups.append(_block(normalization, up(coarse, fine, 2, stride=2, bias=False)))
+        for fine, coarse in pairwise(widths):
+            up = TRANSPOSED[dims](coarse, fine, 2, stride=2, bias=False)
+            self.ups.append(_block(normalization, up))
         self.up_stages = nn.ModuleList()
         for width, depth in zip(widths[:-1], depths[:-1], strict=True):
             self.up_stages.append(_stage(dims, normalization, width, width, depth))
@@ -101,11 +101,14 @@ class VNet(FixedSubset):
             skips.append(x)
             x = stage(down(x))
         taps = {"bottleneck": x}
-        way_up = zip(reversed(self.ups), reversed(self.up_stages), reversed(skips), strict=True)
-        for up, stage, skip in way_up:
+        ups = reversed(self.ups)
+        stages = reversed(self.up_stages)
+        for up, stage, skip in zip(ups, stages, reversed(skips), strict=True):
+            # Added as in the released code; the original V-Net concatenates.
             x = stage(up(x) + skip)
         taps["decoder"] = x
-        return Output(self.head(x), requested(taps, want))
+        logits = self.head(x)
+        return Output(logits, requested(taps, want))
 
 
 def _block(normalization: type[nn.Module], convolution: nn.Module) -> nn.Sequential:
