@@ -69,18 +69,21 @@ def _slice_averaging(
     # Voxels at the border of a slice count by their overlap.
     beyond_border = distances - 0.5 * slice_mm
     overlap = 1.0 - beyond_border / spacing - 0.5
-    return _normalize_rows(overlap.clamp(0.0, 1.0))
+    weights = overlap.clamp(0.0, 1.0)
+    return _normalize_rows(weights)
 
 
 def _slice_interpolation(
     positions: torch.Tensor, centers: torch.Tensor, slice_mm: float
 ) -> torch.Tensor:
     """[voxels, slices]: linear, as cohorts such as BraTS resample thick slices to 1 mm."""
+    # Beyond the outermost centers there is nothing to interpolate to: the last slice goes on.
     first = float(centers[0])
     last = float(centers[-1])
     clamped = positions[:, None].clamp(min=first, max=last)
     distances = (clamped - centers[None, :]).abs()
-    return (1.0 - distances / slice_mm).clamp(min=0.0)
+    weights = 1.0 - distances / slice_mm
+    return weights.clamp(min=0.0)
 
 
 def ghosting_operator(
@@ -216,19 +219,32 @@ def add_acquisition_artifacts(
     for modality, signal in zip(MODALITIES, signals, strict=True):
         acquisition = draw_acquisition(draw, modality, style)
         records[modality] = acquisition.record()
-
-        image = signal[None].clamp(min=0.0) ** acquisition.gamma
-        if acquisition.noise_first:
-            # The blur averages noise away: 1.5 makes up for a part of it.
-            image = _add_rician_noise(draw, image, 1.5 * acquisition.noise)
-        image = _resample(draw, image, spacing, acquisition, style.shift_mm)
-        image = _apply_bias_field(draw, image, axes, acquisition.bias)
-        if not acquisition.noise_first:
-            image = _add_rician_noise(draw, image, acquisition.noise)
-        if draw.chance(SATURATED_SHARE):
-            image = image.clamp(max=draw.uniform(1.5, 3.0))
+        image = _acquire(draw, signal[None], acquisition, axes, spacing, style)
         images.append(image[0])
     return torch.stack(images), records
+
+
+def _acquire(
+    draw: Draw,
+    signal: torch.Tensor,
+    acquisition: Acquisition,
+    axes: list[torch.Tensor],
+    spacing: float,
+    style: Style,
+) -> torch.Tensor:
+    """One clean signal [1, I, J, K] -> an image, in the order in which a scanner degrades it."""
+    image = signal.clamp(min=0.0) ** acquisition.gamma
+    if acquisition.noise_first:
+        # The blur averages noise away: 1.5 makes up for a part of it.
+        image = _add_rician_noise(draw, image, 1.5 * acquisition.noise)
+    image = _resample(draw, image, spacing, acquisition, style.shift_mm)
+    image = _apply_bias_field(draw, image, axes, acquisition.bias)
+    if not acquisition.noise_first:
+        image = _add_rician_noise(draw, image, acquisition.noise)
+    if draw.chance(SATURATED_SHARE):
+        brightest = draw.uniform(1.5, 3.0)
+        image = image.clamp(max=brightest)
+    return image
 
 
 def _resample(
@@ -266,16 +282,17 @@ def _apply_bias_field(
     # Sensitivities of receive coils vary over 10 to 20 cm.
     wavelength = draw.uniform(110.0, 220.0)
     field = random_field(draw, BROAD_GRID, wavelength, 0.4, image.device)
-    logarithm = strength * upsample(field[None], BROAD_GRID, axes)
+    fine_field = upsample(field[None], BROAD_GRID, axes)
+    logarithm = strength * fine_field
     return image * torch.exp(logarithm)
 
 
 def _add_rician_noise(draw: Draw, image: torch.Tensor, sigma: float) -> torch.Tensor:
     """Magnitude of a complex signal with Gaussian noise (Gudbjartsson and Patz, MRM 1995)."""
-    noise = draw.white(*image.shape, device=image.device)
-    real = image + sigma * noise
-    noise = draw.white(*image.shape, device=image.device)
-    imaginary = sigma * noise
+    real_noise = draw.white(*image.shape, device=image.device)
+    real = image + sigma * real_noise
+    imaginary_noise = draw.white(*image.shape, device=image.device)
+    imaginary = sigma * imaginary_noise
     power = real.square() + imaginary.square()
     return power.sqrt()
 

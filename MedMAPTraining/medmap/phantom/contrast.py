@@ -180,7 +180,8 @@ def _draw_enhancing_mean(t1ce: dict[str, float], draw: Draw, style: Style) -> fl
     """z of enhancing tumor in T1ce: always above white matter and the other parts of the tumor."""
     brightest = max(t1ce["wm"], t1ce["solid"], t1ce["ed"] - 0.2)
     uptake = draw.around(*ENHANCED, widen=style.jitter)
-    return max(uptake, brightest + draw.uniform(0.55, 1.0))
+    contrast = draw.uniform(0.55, 1.0)
+    return max(uptake, brightest + contrast)
 
 
 def _follow_t1(means: Means) -> None:
@@ -240,22 +241,27 @@ def _restore_order(means: Means, draw: Draw, enhancing: bool) -> None:
 
 def _restore_order_in_t1(z: dict[str, float], contrast: float) -> None:
     """WM > GM > CSF, tumor below WM. ``contrast`` is the least difference of WM and GM."""
+    # In this order: tissues of the tumor are limited by white matter as it is afterwards.
     z["wm"] = max(z["wm"], z["gm"] + contrast)
     z["csf"] = min(z["csf"], z["gm"] - 0.8)
 
-    z["ed"] = min(z["ed"], z["wm"] - 0.2)
-    z["solid"] = min(z["solid"], z["wm"] - 0.1)
+    brightest_edema = z["wm"] - 0.2
+    brightest_core = z["wm"] - 0.1
+    z["ed"] = min(z["ed"], brightest_edema)
+    z["solid"] = min(z["solid"], brightest_core)
     z["necrosis"] = min(z["necrosis"], z["solid"] - 0.05)
     z["wmh"] = min(z["wmh"], z["wm"])
 
 
 def _restore_order_in_t2(z: dict[str, float]) -> None:
     """CSF > edema > GM > WM, and necrosis >= core > GM."""
+    darkest_edema = z["gm"] + 0.55
+    darkest_core = z["gm"] + 0.5
     z["wm"] = min(z["wm"], z["gm"] - 0.15)
-
-    z["ed"] = max(z["ed"], z["gm"] + 0.55)
-    z["solid"] = max(z["solid"], z["gm"] + 0.5)
+    z["ed"] = max(z["ed"], darkest_edema)
+    z["solid"] = max(z["solid"], darkest_core)
     z["necrosis"] = max(z["necrosis"], z["solid"])
+    # Last, since CSF must be above edema as it is now.
     z["csf"] = max(z["csf"], z["ed"] + 0.5)
 
 
@@ -326,14 +332,10 @@ def mix_signals(
         [4, N] signals in the order of ``MODALITIES``, mean of the brain about 1, and the z of every
         tissue.
     """
-    device = mixture.parts.device
     means = draw_means(draw, style, enhancing)
-    rows = []
-    for modality in MODALITIES:
-        rows.append([means[modality][tissue] for tissue in TISSUES])
-    z = torch.tensor(rows, device=device) @ mixture.parts
+    z = _tissue_contrast(means, mixture)
 
-    grain = torch.tensor(_draw_grain(draw), device=device)
+    grain = torch.tensor(_draw_grain(draw), device=z.device)
     # Broad clouds in healthy tissue would look like lesions: its texture is finer.
     z += _texture(draw, mixture, grain, _HEALTHY, 0.3)
     z += _texture(draw, mixture, grain, _DISEASED, 0.6)
@@ -341,8 +343,17 @@ def mix_signals(
 
     for row, modality in enumerate(MODALITIES):
         z[row] /= draw.uniform(*SHARPNESS[modality])
+    # Magnitude images are positive.
     signals = (1.0 + z).clamp(min=0.02)
     return signals, means
+
+
+def _tissue_contrast(means: Means, mixture: Mixture) -> torch.Tensor:
+    """[4, N] z: in every voxel the mean of its tissues, weighted by their fractions."""
+    rows = []
+    for modality in MODALITIES:
+        rows.append([means[modality][tissue] for tissue in TISSUES])
+    return torch.tensor(rows, device=mixture.parts.device) @ mixture.parts
 
 
 def _add_uptake(draw: Draw, z: torch.Tensor, mixture: Mixture, means: dict[str, float]) -> None:
@@ -361,7 +372,11 @@ def _draw_grain(draw: Draw) -> list[list[float]]:
     """Standard deviation of the texture per modality and tissue."""
     grain = []
     for _ in MODALITIES:
-        grain.append([GRAIN.get(name, OTHER_GRAIN) * draw.uniform(0.3, 1.6) for name in TISSUES])
+        deviations = []
+        for name in TISSUES:
+            typical = GRAIN.get(name, OTHER_GRAIN)
+            deviations.append(typical * draw.uniform(0.3, 1.6))
+        grain.append(deviations)
     return grain
 
 
@@ -385,6 +400,8 @@ def _texture(
     for _ in MODALITIES:
         drawn_weights.append([draw.normal() * decay**k for k in range(len(fields))])
     weights = torch.tensor(drawn_weights)
+    # Unit norm, so that the standard deviation is the drawn grain; the floor keeps weights that are
+    # all near zero from being blown up.
     norms = weights.square().sum(1, keepdim=True).sqrt()
     weights = weights / norms.clamp(min=0.1)
 

@@ -35,7 +35,7 @@ def add_distractors(
         rough: [N] unit-variance field that makes outlines irregular.
         probability: of each kind of lesion; a case then has one to three of the kind.
     """
-    for kind, (smallest, largest) in RADIUS_MM.items():
+    for kind, radius_range in RADIUS_MM.items():
         if not draw.chance(probability):
             continue
         candidates = (hull > DEEP_MM).nonzero()[:, 0]
@@ -44,10 +44,12 @@ def add_distractors(
         if not len(candidates):
             return
         for _ in range(count):
+            # The end of the interval can be drawn: the last candidate then.
             choice = min(int(draw.uniform(0, len(candidates))), len(candidates) - 1)
             center = world[:, candidates[choice]]
-            radius = draw.uniform(smallest, largest)
-            depth = _depth_in_ellipsoid(draw, world, center, radius) + 0.15 * radius * rough
+            radius = draw.uniform(*radius_range)
+            smooth_depth = _depth_in_ellipsoid(draw, world, center, radius)
+            depth = smooth_depth + 0.15 * radius * rough
             if kind == "lacune":
                 _paint_lacune(draw, parts, depth)
             else:

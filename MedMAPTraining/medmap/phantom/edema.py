@@ -40,6 +40,8 @@ SPREAD_MM = 55.0
 
 def edema_capacity(parts: torch.Tensor, habit: Habit) -> torch.Tensor:
     """[N] 0 to 1: how much edema the healthy tissue admits."""
+    # Edema spreads freely between the fibers of white matter and hardly into cortex; compact tracts
+    # and nuclei lie between.
     rows = {name: parts[TISSUES.index(name)] for name in EDEMA_SPEED}
     tracts = rows["stem"] + rows["thalamus"]
     nuclei = rows["striatum"] + rows["pallidum"]
@@ -60,14 +62,18 @@ def edema_cost(
     """[*WORLD_GRID.shape] cost of a millimeter for edema, 1 in white matter on average."""
     speed = torch.full_like(parts[0], SLOWEST_EDEMA)
     for name, value in EDEMA_SPEED.items():
-        speed = speed + value * parts[TISSUES.index(name)]
+        fraction = parts[TISSUES.index(name)]
+        speed = speed + value * fraction
 
-    cost = (1.0 / speed).reshape(WORLD_GRID.shape)
+    slowness = 1.0 / speed
+    cost = slowness.reshape(WORLD_GRID.shape)
     # Noise makes edema advance in fingers.
     cost = cost * torch.exp(plan.habit.finger * noise)
     is_midline = side.abs() < 2.4
+    # The hemispheres touch at the corpus callosum; elsewhere the falx parts them.
     is_falx = is_midline & (callosum(template) < 0)
-    return torch.where(is_falx, torch.full_like(cost, FALX_COST), cost)
+    wall = torch.full_like(cost, FALX_COST)
+    return torch.where(is_falx, wall, cost)
 
 
 def callosum(template: torch.Tensor) -> torch.Tensor:
@@ -108,7 +114,8 @@ def _relax(arrival: torch.Tensor, cost: torch.Tensor, rounds: int) -> torch.Tens
         relaxed = arrival.clone()
         for step in steps:
             near, far = _neighbors(step)
-            length = WORLD_GRID.step * math.sqrt(sum(abs(offset) for offset in step))
+            axes_crossed = sum(abs(offset) for offset in step)
+            length = WORLD_GRID.step * math.sqrt(axes_crossed)
             price = 0.5 * length * (cost[near] + cost[far])
             from_far = arrival[far] + price
             from_near = arrival[near] + price

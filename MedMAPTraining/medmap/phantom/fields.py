@@ -86,7 +86,8 @@ class RegularGrid:
         """Three 1-D tensors: the positions along each axis, in mm."""
         positions = []
         for start, count in zip(self.origin, self.shape, strict=True):
-            positions.append(start + self.step * torch.arange(count, device=device))
+            index = torch.arange(count, device=device)
+            positions.append(start + self.step * index)
         return positions
 
     def points(self, device: torch.device | str = "cpu") -> torch.Tensor:
@@ -117,9 +118,11 @@ def random_field(
     Returns:
         [*grid.shape] float32.
     """
-    band = _band(grid.shape, grid.step, wavelength, spread).to(device)
-    spectrum = torch.fft.rfftn(draw.white(*grid.shape, device=device))
-    return torch.fft.irfftn(spectrum * band, s=grid.shape)
+    band = _band(grid.shape, grid.step, wavelength, spread)
+    noise = draw.white(*grid.shape, device=device)
+    spectrum = torch.fft.rfftn(noise)
+    filtered = spectrum * band.to(device)
+    return torch.fft.irfftn(filtered, s=grid.shape)
 
 
 def _band(
@@ -142,9 +145,11 @@ def _band(
 
 def _squared_frequencies(shape: tuple[int, int, int], step: float) -> torch.Tensor:
     """[I, J, K // 2 + 1] squares of the spatial frequencies of rfftn, in 1 / mm^2."""
-    squared_i = torch.fft.fftfreq(shape[0], d=step).square()
-    squared_j = torch.fft.fftfreq(shape[1], d=step).square()
-    squared_k = torch.fft.rfftfreq(shape[2], d=step).square()
+    count_i, count_j, count_k = shape
+    squared_i = torch.fft.fftfreq(count_i, d=step).square()
+    squared_j = torch.fft.fftfreq(count_j, d=step).square()
+    # The spectrum of a real field is symmetric: rfftn stores half of the last axis.
+    squared_k = torch.fft.rfftfreq(count_k, d=step).square()
     plane = squared_i.view(-1, 1, 1) + squared_j.view(1, -1, 1)
     return plane + squared_k.view(1, 1, -1)
 
@@ -204,8 +209,8 @@ def upsample(maps: torch.Tensor, grid: RegularGrid, axes: list[torch.Tensor]) ->
         [C, I, J, K].
     """
     for axis in (2, 1, 0):
-        weights = _linear_weights(grid, axis, axes[axis]).to(maps)
-        maps = apply_along(maps, axis + 1, weights)
+        weights = _linear_weights(grid, axis, axes[axis])
+        maps = apply_along(maps, axis + 1, weights.to(maps))
     return maps
 
 
@@ -215,15 +220,19 @@ def apply_along(maps: torch.Tensor, axis: int, operator: torch.Tensor) -> torch.
         return maps @ operator.T
     if axis == 2:
         return operator @ maps
+    # The axes behind the first are merged: one matrix product instead of one per plane.
     channels, count_i, count_j, count_k = maps.shape
-    planes = operator @ maps.reshape(channels, count_i, count_j * count_k)
-    return planes.reshape(channels, operator.shape[0], count_j, count_k)
+    flat = maps.reshape(channels, count_i, count_j * count_k)
+    planes = operator @ flat
+    count_out = operator.shape[0]
+    return planes.reshape(channels, count_out, count_j, count_k)
 
 
 def _linear_weights(grid: RegularGrid, axis: int, positions: torch.Tensor) -> torch.Tensor:
     """[N, grid.shape[axis]] weights of linear interpolation at N positions (mm) of one axis."""
     count = grid.shape[axis]
     index = (positions - grid.origin[axis]) / grid.step
+    # Beyond the grid the outermost value goes on.
     index = index.clamp(0, count - 1)
     nodes = torch.arange(count, device=index.device)
     distances = (index[:, None] - nodes[None, :]).abs()

@@ -99,8 +99,6 @@ def generate(
             f"A phantom of shape {tuple(shape)} at {spacing} mm cannot be generated.",
             "Choose three sizes of at least 8 voxels and a spacing between 0.3 and 8 mm.",
         )
-    affine = np.diag([spacing, spacing, spacing, 1.0])
-    affine[:3, 3] = -0.5 * spacing * (np.array(shape) - 1)
     request = _Request(
         seed=int(seed),
         shape=(shape[0], shape[1], shape[2]),
@@ -108,12 +106,20 @@ def generate(
         device=torch.device(device),
         has_tumor=tumor,
         style=style or Style(),
-        affine=affine,
+        affine=_centered_affine(shape, spacing),
         label_maps=tuple(anatomy),
     )
     # Half precision cannot represent positions in mm: a caller's autocast must not reach them.
     with torch.no_grad(), torch.autocast(request.device.type, enabled=False):
         return _generate(request)
+
+
+def _centered_affine(shape: Sequence[int], spacing: float) -> np.ndarray:
+    """[4, 4] voxel -> world: RAS axes, the origin at the center of the volume."""
+    affine = np.diag([spacing, spacing, spacing, 1.0])
+    last_index = np.array(shape) - 1
+    affine[:3, 3] = -0.5 * spacing * last_index
+    return affine
 
 
 @dataclass(frozen=True)
@@ -137,8 +143,9 @@ class _Request:
         """World positions of the voxels along i, j and k, in mm."""
         positions = []
         for axis, count in enumerate(self.shape):
+            first = float(self.affine[axis, 3])
             index = torch.arange(count, device=self.device)
-            positions.append(float(self.affine[axis, 3]) + self.spacing * index)
+            positions.append(first + self.spacing * index)
         return positions
 
 
@@ -168,7 +175,10 @@ def _generate(request: _Request) -> Phantom:
     label = _pad(scene.label, request.shape, box)
     brain = _pad(scene.brain, request.shape, box)
     facts = _volume_facts(label, brain, request.spacing)
-    facts["foci"] = len(tumor.plan.foci) if tumor else 0
+    foci = 0
+    if tumor is not None:
+        foci = len(tumor.plan.foci)
+    facts["foci"] = foci
     facts["has_enhancement"] = facts["volumes_ml"]["ET"] > 0
     facts["spacing_mm"] = request.spacing
     facts["tissue_z"] = scene.means
@@ -268,19 +278,22 @@ def _render(
 
     surface = BrainSurface(healthy.hull, healthy.pial, world[2])
     mask = strip_skull(request.draw("strip"), surface, textures[2], request.style)
-    # Readers call fluid CSF, not edema.
-    is_solid = mixture.parts[_FLUID].sum(0) < 0.6
-    may_be_edema = _on_grid(mask & is_solid, points, size)
     label = _on_grid(label * mask, points, size)
-    label = simplify_edema(label, may_be_edema, request.spacing)
+    may_be_edema = _on_grid(mask & _is_solid(mixture), points, size)
     images = _background(request, math.prod(size))
     images[:, points] = signals
     return _Scene(
         signals=images.reshape(len(MODALITIES), *size),
-        label=label,
+        label=simplify_edema(label, may_be_edema, request.spacing),
         brain=_on_grid(mask, points, size),
         means=means,
     )
+
+
+def _is_solid(mixture: Mixture) -> torch.Tensor:
+    """[N] bool: where edema may be drawn. Readers call fluid CSF, not edema."""
+    fluid = mixture.parts[_FLUID].sum(0)
+    return fluid < 0.6
 
 
 def _add_lesions(
@@ -386,13 +399,15 @@ def _scale(
 ) -> dict[str, torch.Tensor]:
     """Full volumes with the gain of each modality; positive in the brain, 0 outside."""
     draw = request.draw("gain")
+    # Uniform in the logarithm: no decade of gains is more frequent than another.
     smallest, largest = np.log(GAIN)
     volumes = {}
     for modality, image in zip(MODALITIES, images, strict=True):
         gain = float(np.exp(draw.uniform(smallest, largest)))
-        intensities = (image * gain).clamp(min=1e-3 * gain)
-        intensities = intensities * brain
-        volumes[modality] = _pad(intensities, request.shape, box)
+        intensities = image * gain
+        # Zero is the background; the darkest voxels of the brain stay above it.
+        intensities = intensities.clamp(min=1e-3 * gain)
+        volumes[modality] = _pad(intensities * brain, request.shape, box)
     return volumes
 
 

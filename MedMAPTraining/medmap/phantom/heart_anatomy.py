@@ -149,7 +149,9 @@ class Ellipse:
         dx = (x - self.x) / self.radius_x
         dy = (y - self.y) / self.radius_y
         radius = torch.hypot(dx, dy)
-        return (1 - radius) * min(self.radius_x, self.radius_y)
+        # Exact on the shorter axis; the border, where the sign changes, is exact everywhere.
+        shorter_radius = min(self.radius_x, self.radius_y)
+        return (1 - radius) * shorter_radius
 
 
 @dataclass(frozen=True)

@@ -180,10 +180,11 @@ def _septal_coordinates(
     distance = (ventricles.cavity + ventricles.wall) * 0.95
     cos = math.cos(ventricles.septum)
     sin = math.sin(ventricles.septum)
+    center_x, center_y = ventricles.center[:2]
     lean_x, lean_y = ventricles.lean
     # Slices are stacked along a leaning long axis, so the center moves with z.
-    dx = points.x - ventricles.center[0] - lean_x * points.z - distance * cos
-    dy = points.y - ventricles.center[1] - lean_y * points.z - distance * sin
+    dx = points.x - center_x - lean_x * points.z - distance * cos
+    dy = points.y - center_y - lean_y * points.z - distance * sin
     across = dx * cos + dy * sin
     along = -dx * sin + dy * cos
     return across, along

@@ -135,11 +135,13 @@ class LabelAtlas:
         self, template: torch.Tensor, hull: torch.Tensor, side: torch.Tensor, width: float
     ) -> torch.Tensor:
         """[N] fraction of the superior sagittal sinus: on the midline, above and behind."""
+        # On the midline, below the vault: the distance to that line, not to the envelope alone.
         from_envelope = (hull - 1.0).square()
         distance = (side.square() + from_envelope).sqrt()
         sinus = partial_volume(self.habit.sinus - distance, width)
-        is_upper = (template[2] > 0.0) | (template[1] < -60.0)
-        return sinus * is_upper
+        is_above = template[2] > 0.0
+        is_behind = template[1] < -60.0
+        return sinus * (is_above | is_behind)
 
     def _distances_at(self, template: torch.Tensor) -> torch.Tensor:
         """[4, N] distances at [3, N] template positions."""
@@ -255,10 +257,12 @@ def _blurred(maps: torch.Tensor, axis: int, sigma: float) -> torch.Tensor:
     """Gaussian blur over three voxels of an axis; zero beyond the border."""
     neighbor = math.exp(-0.5 / sigma**2)
     total = 1.0 + 2.0 * neighbor
+    # Weights add up to one: fractions of tissues keep their sum, except at the border.
+    neighbor_weight = neighbor / total
     blurred = maps * (1.0 / total)
     length = maps.shape[axis] - 1
     lower = blurred.narrow(axis, 0, length)
     upper = blurred.narrow(axis, 1, length)
-    lower.add_(maps.narrow(axis, 1, length), alpha=neighbor / total)
-    upper.add_(maps.narrow(axis, 0, length), alpha=neighbor / total)
+    lower.add_(maps.narrow(axis, 1, length), alpha=neighbor_weight)
+    upper.add_(maps.narrow(axis, 0, length), alpha=neighbor_weight)
     return blurred

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 
 from medmap.phantom.anatomy import WORLD_GRID, Atlas
@@ -27,14 +29,11 @@ def push_aside(
     """
     world = WORLD_GRID.points(template.device)
     centers = []
-    for focus, radius in zip(plan.foci, plan.core_radii(len(plan.foci)), strict=True):
-        target = template.new_tensor(focus).view(3, 1, 1, 1)
+    radii = plan.core_radii(len(plan.foci))
+    for focus, radius in zip(plan.foci, radii, strict=True):
         # Foci are drawn in the template's frame; an earlier focus may have moved the next one.
-        distance = (template - target).square().sum(0)
-        nearest = distance.flatten().argmin()
-        center = world.reshape(3, -1)[:, nearest]
+        center = _world_position(world, template, focus)
         centers.append(center)
-
         origins = _origins(world, center, plan.push * radius)
         pushed = interpolate(template, WORLD_GRID, origins.reshape(3, -1))
         displacement = pushed.reshape(template.shape) - template
@@ -45,19 +44,32 @@ def push_aside(
     return template, centers
 
 
+def _world_position(
+    world: torch.Tensor, template: torch.Tensor, focus: Sequence[float]
+) -> torch.Tensor:
+    """[3] world position whose template position is nearest to the focus."""
+    target = template.new_tensor(focus).view(3, 1, 1, 1)
+    distance = (template - target).square().sum(0)
+    nearest = distance.flatten().argmin()
+    return world.reshape(3, -1)[:, nearest]
+
+
 def _origins(world: torch.Tensor, center: torch.Tensor, mass: float) -> torch.Tensor:
     """[3, ...] positions from which a mass of radius ``mass`` has pushed the tissue outward.
 
     Near the mass tissue moves as an incompressible medium would: what fills a sphere of radius r
     afterwards filled a sphere of radius (r^3 - mass^3)^(1/3) before. The effect fades over 38 mm.
     """
-    outward = world - center.view(3, 1, 1, 1)
+    middle = center.view(3, 1, 1, 1)
+    outward = world - middle
     # The center itself has no direction; 0.1 mm is far below a voxel.
     r = outward.square().sum(0).sqrt().clamp(min=0.1)
     beyond = (r - mass).clamp(min=0.0)
     fade = torch.exp(-(beyond / 38.0).square())
-    cubed = (r**3 - (mass**3) * fade).clamp(min=0.0)
+    mass_volume = mass**3
+    cubed = (r**3 - mass_volume * fade).clamp(min=0.0)
     r_before = cubed ** (1.0 / 3.0)
     # Without this floor a whole sphere of points would map to the center: a fold.
     r_before = torch.maximum(r_before, 0.25 * r)
-    return center.view(3, 1, 1, 1) + outward * (r_before / r)
+    shrink = r_before / r
+    return middle + outward * shrink

@@ -41,11 +41,7 @@ def place(draw: Draw, device: torch.device | str, style: Style, warp: Warp) -> t
     Returns:
         [3, *WORLD_GRID.shape] template position of every point of the coarse world grid.
     """
-    largest = style.angle_deg
-    angles = [math.radians(draw.uniform(-largest, largest)) for _ in range(3)]
-    linear = _rotation(angles) + _shear(draw).double()
-    matrix = _scale(draw, warp) @ linear
-    matrix = matrix.to(device, torch.float32)
+    matrix = _draw_matrix(draw, style, warp).to(device, torch.float32)
 
     shifts = [draw.normal(0.0, style.head_shift_mm / 2) for _ in range(3)]
     shift = torch.tensor(shifts, device=device, dtype=torch.float32)
@@ -56,6 +52,14 @@ def place(draw: Draw, device: torch.device | str, style: Style, warp: Warp) -> t
     centered = world - shift.view(3, 1, 1, 1)
     moved = matrix @ centered.reshape(3, -1)
     return moved.reshape(world.shape) + _smooth_warp(draw, device, warp)
+
+
+def _draw_matrix(draw: Draw, style: Style, warp: Warp) -> torch.Tensor:
+    """[3, 3] float64: rotation and shear, then scale."""
+    largest = style.angle_deg
+    angles = [math.radians(draw.uniform(-largest, largest)) for _ in range(3)]
+    linear = _rotation(angles) + _shear(draw).double()
+    return _scale(draw, warp) @ linear
 
 
 def _scale(draw: Draw, warp: Warp) -> torch.Tensor:
@@ -84,13 +88,15 @@ def _rotation(angles: Sequence[float]) -> torch.Tensor:
     """[3, 3] float64: rotations about x, then y, then z by angles in radians."""
     rotation = torch.eye(3, dtype=torch.float64)
     for axis, angle in enumerate(angles):
+        cos = math.cos(angle)
+        sin = math.sin(angle)
         first = (axis + 1) % 3
         second = (axis + 2) % 3
         about_axis = torch.eye(3, dtype=torch.float64)
-        about_axis[first, first] = math.cos(angle)
-        about_axis[second, second] = math.cos(angle)
-        about_axis[first, second] = -math.sin(angle)
-        about_axis[second, first] = math.sin(angle)
+        about_axis[first, first] = cos
+        about_axis[second, second] = cos
+        about_axis[first, second] = -sin
+        about_axis[second, first] = sin
         rotation = about_axis @ rotation
     return rotation
 

@@ -216,14 +216,17 @@ def _paint_deep_structures(
     parts: torch.Tensor, channels: Shapes, habit: Habit, width: float
 ) -> None:
     """Paint brainstem, basal ganglia, hyperintensities, ventricles and choroid plexus, in place."""
+    white = parts[_ROW["wm"]]
+    ventricle = channels["ventricle"]
     stem = partial_volume(channels["stem"], width)
     paint(parts, "stem", stem * (1.0 - parts[_ROW["gm"]]))
+    # Nuclei end 4 mm below the envelope, so that none of them reaches the cortex.
     inside = partial_volume(channels["cerebrum"] - 4.0, 4.0)
     for name in ("striatum", "thalamus", "pallidum"):
-        paint(parts, name, partial_volume(channels[name], width) * inside)
-    ventricle = channels["ventricle"]
+        nucleus = partial_volume(channels[name], width)
+        paint(parts, name, nucleus * inside)
     hyperintense = habit.leukoaraiosis.fraction(ventricle, channels["hyper"])
-    paint(parts, "wmh", hyperintense * parts[_ROW["wm"]])
+    paint(parts, "wmh", hyperintense * white)
     paint(parts, "ventricle", partial_volume(ventricle, width))
     choroid = torch.minimum(channels["choroid"], ventricle + 0.8)
     paint(parts, "choroid", partial_volume(choroid, width))
@@ -287,6 +290,8 @@ def build_atlas(draw: Draw, device: torch.device | str) -> ProceduralAtlas:
     shapes["sheet"] = fissures(p, draw)
     shapes |= folding(p, draw, shapes["cerebrum"])
     shapes |= vasculature(p, draw, shapes["hull"])
-    shapes["hyper"] = random_field(draw, HALF_GRID, draw.uniform(9.0, 16.0), device=device)
+    wavelength = draw.uniform(9.0, 16.0)
+    shapes["hyper"] = random_field(draw, HALF_GRID, wavelength, device=device)
     shapes["thickness"] = random_field(draw, HALF_GRID, 25.0, device=device)
-    return ProceduralAtlas(torch.stack([shapes[name] for name in CHANNELS]), habit)
+    maps = torch.stack([shapes[name] for name in CHANNELS])
+    return ProceduralAtlas(maps, habit)

@@ -26,7 +26,9 @@ def _ellipsoid(p: torch.Tensor, center: Point, radii: Point) -> torch.Tensor:
     r = p.new_tensor(radii).view(3, 1, 1, 1)
     scaled = (p - c) / r
     norm = scaled.square().sum(0).sqrt()
-    slope = (scaled / r).square().sum(0).sqrt()
+    gradient = scaled / r
+    slope = gradient.square().sum(0).sqrt()
+    # At the center the gradient vanishes, and with it the meaning of a first-order distance.
     slope = slope.clamp(min=1e-3)
     return norm * (1.0 - norm) / slope
 
@@ -42,14 +44,18 @@ def _tube(
 
     # The nearest point of the segment: 0 is the start, 1 the end.
     t = (relative * direction).sum(0)
-    t = t.div(along.square().sum()).clamp(0.0, 1.0)
+    squared_length = along.square().sum()
+    t = t.div(squared_length).clamp(0.0, 1.0)
     radius = start_radius + (end_radius - start_radius) * t
     offsets = relative - direction * t
-    return radius - offsets.square().sum(0).sqrt()
+    distance = offsets.square().sum(0).sqrt()
+    return radius - distance
 
 
 def _union(a: torch.Tensor, b: torch.Tensor, blend: float) -> torch.Tensor:
     """Smooth maximum of two signed distances: a union whose crease is rounded over ``blend`` mm."""
+    # The polynomial smooth minimum of constructive geometry, with the sign turned: exact where the
+    # bodies are more than ``blend`` apart.
     difference = (a - b).abs()
     h = (blend - difference).clamp(min=0.0) / blend
     rounding = h * h * blend * 0.25

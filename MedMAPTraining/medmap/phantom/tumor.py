@@ -116,10 +116,11 @@ class Tumor:
 
     def _enhancing(self, maps: dict[str, torch.Tensor], depth: torch.Tensor) -> torch.Tensor:
         """[N] uptake of contrast agent: an open, uneven rim around necrosis, and solid nodules."""
-        habit = self.plan.habit
         rim = self._rim(maps, depth)
-        nodules = 3.0 * (maps["nodules"] - habit.nodules)
-        surface = torch.maximum(rim, torch.minimum(nodules, depth))
+        above_level = maps["nodules"] - self.plan.habit.nodules
+        # The depth is negative outside the core: nodules end at its surface.
+        nodules = torch.minimum(3.0 * above_level, depth)
+        surface = torch.maximum(rim, nodules)
         return torch.sigmoid(surface / 0.3)
 
     def _rim(self, maps: dict[str, torch.Tensor], depth: torch.Tensor) -> torch.Tensor:
@@ -254,15 +255,19 @@ def _room_to_falx(plan: Plan, template: torch.Tensor, side: torch.Tensor) -> tor
     sign = -1.0
     if plan.foci[0][0] > 0:
         sign = 1.0
-    return sign * side - 1.0 + 200.0 * callosum(template).clamp(min=0.0)
+    # 200 mm of room per unit: within the corpus callosum the falx is no limit at all.
+    passage = 200.0 * callosum(template).clamp(min=0.0)
+    return sign * side - 1.0 + passage
 
 
 def _fit_volume(level: torch.Tensor, room: torch.Tensor, ml: float) -> torch.Tensor:
     """Shift a level so that its positive part, where there is room, has a volume of ``ml``."""
-    voxels = max(int(ml * 1000.0 / WORLD_GRID.step**3), 1)
+    voxel_mm3 = WORLD_GRID.step**3
+    voxels = max(int(ml * 1000.0 / voxel_mm3), 1)
     # Where there is no room a level far below all others can never reach the threshold.
     allowed = torch.where(room > 0, level, level - 1000.0)
     allowed = allowed.flatten()
+    # As many voxels lie above the threshold as the volume needs.
     rank = max(allowed.numel() - voxels, 1)
     threshold = allowed.kthvalue(rank)[0]
     return torch.minimum(level - threshold, room)

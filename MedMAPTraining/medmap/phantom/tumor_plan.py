@@ -78,9 +78,11 @@ class Plan:
 
     def core_radii(self, count: int) -> list[float]:
         """Radius in mm of the core of the first ``count`` foci, as spheres."""
+        total_share = sum(self.shares)
         radii = []
         for share in self.shares[:count]:
-            radii.append(sphere_radius(self.core_ml * share / sum(self.shares)))
+            core_ml = self.core_ml * share / total_share
+            radii.append(sphere_radius(core_ml))
         return radii
 
 

@@ -98,21 +98,43 @@ def generate_head(
         InputDataError: a map shows no brain or nothing around it.
     """
     require_label_maps(label_maps)
-    draw = Draw(seed, "head")
-    path = label_maps[int(draw.uniform() * len(label_maps)) % len(label_maps)]
+    choice = int(Draw(seed, "head").uniform() * len(label_maps))
+    path = label_maps[choice % len(label_maps)]
     classes, brain = _read(path)
-    positions = _positions(Draw(seed, "head placement"), classes.shape, spacing / RENDER_FACTOR)
+    # Rendered on a finer grid and averaged: voxels at borders hold parts of several tissues.
+    fine_step = spacing / RENDER_FACTOR
+    positions = _positions(Draw(seed, "head placement"), classes.shape, fine_step)
     rows = _sampled(classes, positions)
     inside = _sampled(brain, positions).float()
     intensities = _intensities(Draw(seed, "head contrast"), contrast)
     image = intensities[rows.long()]
     image = _with_lesions(Draw(seed, "head lesions"), image, inside)
     image = _with_dura(Draw(seed, "head dura"), image, inside)
-    image = functional.avg_pool3d(image[None, None], RENDER_FACTOR)[0, 0]
-    inside = functional.avg_pool3d(inside[None, None], RENDER_FACTOR)[0, 0]
+    image = _averaged(image)
+    is_brain = _averaged(inside) > 0.5
     image = _acquired(Draw(seed, "head scanner"), image, spacing)
-    box = _field_of_view(Draw(seed, "head field of view"), inside > 0.5)
-    return WholeHead(image[box].contiguous(), (inside > 0.5)[box].contiguous(), spacing)
+    box = _field_of_view(Draw(seed, "head field of view"), is_brain)
+    return WholeHead(
+        image=image[box].contiguous(),
+        brain=is_brain[box].contiguous(),
+        spacing=spacing,
+    )
+
+
+def _averaged(fine: torch.Tensor) -> torch.Tensor:
+    """Means over blocks of ``RENDER_FACTOR`` voxels along every axis."""
+    return functional.avg_pool3d(fine[None, None], RENDER_FACTOR)[0, 0]
+
+
+def _smooth_noise(draw: Draw, nodes: tuple[int, int, int], size: torch.Size) -> torch.Tensor:
+    """White noise on a coarse grid of nodes, interpolated linearly to a volume."""
+    noise = draw.white(1, 1, *nodes)
+    return _interpolated(noise, size)[0, 0]
+
+
+def _interpolated(maps: torch.Tensor, size: Sequence[int]) -> torch.Tensor:
+    """[1, C, *nodes] -> [1, C, *size]; the outermost nodes lie on the outermost voxels."""
+    return functional.interpolate(maps, list(size), mode="trilinear", align_corners=True)
 
 
 def require_label_maps(label_maps: Sequence[Path]) -> None:
@@ -131,6 +153,26 @@ def _read(path: Path) -> tuple[torch.Tensor, torch.Tensor]:
     volume = read_nifti(path, modality="labels")
     array, _ = reorient(np.asarray(volume.array), volume.grid)
     ids = np.rint(array).astype(np.int32)
+    rows = _class_rows(ids)
+    occupied = np.argwhere(rows > 0)
+    if not len(occupied):
+        raise InputDataError(f"The label map {path.name} is empty.", "Choose another file.")
+    low = np.maximum(occupied.min(0) - MARGIN_MM, 0)
+    high = occupied.max(0) + 1 + MARGIN_MM
+    box = tuple(slice(first, stop) for first, stop in zip(low, high, strict=True))
+    rows = np.ascontiguousarray(rows[box])
+    brain = _brain(rows)
+    is_outside = rows > len(BRAIN_CLASSES)
+    if brain.sum() < MIN_BRAIN_VOXELS or is_outside.sum() < MIN_BRAIN_VOXELS:
+        raise InputDataError(
+            f"The label map {path.name} shows no whole head.",
+            "Use maps with structures outside the brain (SynthSeg's ids from 500 on).",
+        )
+    return torch.from_numpy(rows), torch.from_numpy(brain)
+
+
+def _class_rows(ids: np.ndarray) -> np.ndarray:
+    """[I, J, K] uint8 rows of ``CLASSES`` for ids of FreeSurfer and SynthSeg; 0 is air."""
     table = np.zeros(max(int(ids.max()), 5000) + 1, np.uint8)
     # Ids of small structures in no table are gray matter; ids from 500 on lie outside the brain.
     table[1:500] = CLASSES.index("gray")
@@ -140,21 +182,7 @@ def _read(path: Path) -> tuple[torch.Tensor, torch.Tensor]:
             table[list(IDS[tissue])] = CLASSES.index(name)
     for name, values in OUTSIDE_IDS.items():
         table[list(values)] = CLASSES.index(name)
-    rows = table[np.clip(ids, 0, None)]
-    occupied = np.argwhere(rows > 0)
-    if not len(occupied):
-        raise InputDataError(f"The label map {path.name} is empty.", "Choose another file.")
-    low = np.maximum(occupied.min(0) - MARGIN_MM, 0)
-    high = occupied.max(0) + 1 + MARGIN_MM
-    rows = np.ascontiguousarray(rows[low[0] : high[0], low[1] : high[1], low[2] : high[2]])
-    brain = _brain(rows)
-    is_outside = rows > len(BRAIN_CLASSES)
-    if brain.sum() < MIN_BRAIN_VOXELS or is_outside.sum() < MIN_BRAIN_VOXELS:
-        raise InputDataError(
-            f"The label map {path.name} shows no whole head.",
-            "Use maps with structures outside the brain (SynthSeg's ids from 500 on).",
-        )
-    return torch.from_numpy(rows), torch.from_numpy(brain)
+    return table[np.clip(ids, 0, None)]
 
 
 def _brain(rows: np.ndarray) -> np.ndarray:
@@ -178,10 +206,7 @@ def _brain(rows: np.ndarray) -> np.ndarray:
 def _positions(draw: Draw, shape: torch.Size, step: float) -> torch.Tensor:
     """[I, J, K, 3] positions in voxels of the label map, after rotation, scale and a warp."""
     size = [RENDER_FACTOR * int(length / (step * RENDER_FACTOR)) for length in shape]
-    axes = []
-    for count in size:
-        axes.append((torch.arange(count) - (count - 1) / 2) * step)
-    points = torch.stack(torch.meshgrid(*axes, indexing="ij"), -1)
+    points = _centered_points(size, step)
     matrix = torch.eye(3)
     for axis in range(3):
         matrix = matrix @ _rotation(axis, draw.normal(0.0, 7.0))
@@ -190,21 +215,35 @@ def _positions(draw: Draw, shape: torch.Size, step: float) -> torch.Tensor:
     if draw.chance(0.5):
         scale[0] = -scale[0]
     middle = torch.tensor([(length - 1) / 2 for length in shape])
-    warped = points @ (matrix * scale).T + middle
+    moved = points @ (matrix * scale).T + middle
     strength = draw.uniform(0.0, 5.0)
+    # Nodes about 25 mm apart: the warp bends the head and does not crumple it.
     coarse = strength * draw.white(3, 7, 8, 7)
-    warp = functional.interpolate(coarse[None], size, mode="trilinear", align_corners=True)[0]
-    return warped + warp.permute(1, 2, 3, 0)
+    warp = _interpolated(coarse[None], size)[0]
+    return moved + warp.permute(1, 2, 3, 0)
+
+
+def _centered_points(size: Sequence[int], step: float) -> torch.Tensor:
+    """[I, J, K, 3] positions of a grid around its center, in units of ``step``."""
+    axes = []
+    for count in size:
+        middle = (count - 1) / 2
+        axes.append((torch.arange(count) - middle) * step)
+    return torch.stack(torch.meshgrid(*axes, indexing="ij"), -1)
 
 
 def _rotation(axis: int, degrees: float) -> torch.Tensor:
+    """[3, 3] rotation about one axis."""
     angle = torch.deg2rad(torch.tensor(degrees))
+    cos = torch.cos(angle)
+    sin = torch.sin(angle)
     first = (axis + 1) % 3
     second = (axis + 2) % 3
     rotation = torch.eye(3)
-    rotation[first, first] = rotation[second, second] = torch.cos(angle)
-    rotation[second, first] = torch.sin(angle)
-    rotation[first, second] = -torch.sin(angle)
+    rotation[first, first] = cos
+    rotation[second, second] = cos
+    rotation[second, first] = sin
+    rotation[first, second] = -sin
     return rotation
 
 
@@ -213,21 +252,28 @@ def _sampled(volume: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
     index = positions.round().long()
     limits = torch.tensor(volume.shape)
     is_inside = ((index >= 0) & (index < limits)).all(-1)
-    index = index.clamp(min=0).minimum(limits - 1)
-    values = volume[index[..., 0], index[..., 1], index[..., 2]]
+    # Indices must be valid everywhere; what they read outside is set to 0 below.
+    i, j, k = index.clamp(min=0).minimum(limits - 1).unbind(-1)
+    values = volume[i, j, k]
     return values * is_inside.to(values.dtype)
 
 
 def _intensities(draw: Draw, contrast: str | None) -> torch.Tensor:
     """[len(CLASSES)] intensities: of a sequence with jitter, or at random."""
+    is_sequence = contrast is not None or draw.chance(0.5)
+    if not is_sequence:
+        # Air stays dark; everything else may have any intensity.
+        random_levels = [draw.uniform(0.0, 1.2) for _ in CLASSES[1:]]
+        return torch.tensor([0.0, *random_levels])
     names = list(SEQUENCES)
     if contrast is not None:
         names = [contrast]
-    if contrast is not None or draw.chance(0.5):
-        base = SEQUENCES[names[int(draw.uniform() * len(names)) % len(names)]]
-        values = [level * float(np.exp(draw.normal(0.0, 0.25))) for level in base]
-    else:
-        values = [0.0] + [draw.uniform(0.0, 1.2) for _ in CLASSES[1:]]
+    choice = int(draw.uniform() * len(names))
+    name = names[choice % len(names)]
+    values = []
+    for level in SEQUENCES[name]:
+        jitter = float(np.exp(draw.normal(0.0, 0.25)))
+        values.append(level * jitter)
     return torch.tensor(values)
 
 
@@ -238,19 +284,21 @@ def _with_lesions(draw: Draw, image: torch.Tensor, inside: torch.Tensor) -> torc
     voxels = inside.nonzero()
     axes = [torch.arange(size).float() for size in image.shape]
     grid = torch.stack(torch.meshgrid(*axes, indexing="ij"), -1)
+    is_brain = inside > 0
     for _ in range(1 + int(draw.chance(0.3))):
-        center = voxels[int(draw.uniform() * len(voxels)) % len(voxels)].float()
+        choice = int(draw.uniform() * len(voxels))
+        center = voxels[choice % len(voxels)].float()
         radii = torch.tensor([draw.uniform(6.0, 26.0) for _ in range(3)])
-        distance = ((grid - center) / radii).square().sum(-1).sqrt()
-        wobble = functional.interpolate(
-            draw.white(1, 1, 12, 14, 12), image.shape, mode="trilinear", align_corners=True
-        )[0, 0]
-        distance = distance + 0.25 * wobble
+        offsets = (grid - center) / radii
+        distance = offsets.square().sum(-1).sqrt()
+        # Outlines are irregular; without the wobble a network would learn ellipsoids.
+        distance = distance + 0.25 * _smooth_noise(draw, (12, 14, 12), image.shape)
         level = draw.uniform(0.0, 1.3)
-        image = torch.where((distance < 1) & (inside > 0), torch.tensor(level), image)
+        is_lesion = (distance < 1) & is_brain
+        image = torch.where(is_lesion, torch.tensor(level), image)
         if draw.chance(0.5):
             rim = draw.uniform(0.3, 1.6)
-            is_rim = (distance < 1) & (distance > 0.75) & (inside > 0)
+            is_rim = is_lesion & (distance > 0.75)
             image = torch.where(is_rim, torch.tensor(rim), image)
     return image
 
@@ -260,21 +308,22 @@ def _with_dura(draw: Draw, image: torch.Tensor, inside: torch.Tensor) -> torch.T
     if draw.chance(0.6):
         return image
     grown = functional.max_pool3d(inside[None, None], 3, 1, 1)[0, 0]
-    patchy = functional.interpolate(
-        draw.white(1, 1, 9, 10, 9), image.shape, mode="trilinear", align_corners=True
-    )[0, 0]
-    is_dura = (grown > 0) & (inside == 0) & (patchy > draw.uniform(-1.0, 0.8))
-    return torch.where(is_dura, torch.tensor(draw.uniform(0.6, 1.6)), image)
+    patchy = _smooth_noise(draw, (9, 10, 9), image.shape)
+    is_shell = (grown > 0) & (inside == 0)
+    is_dura = is_shell & (patchy > draw.uniform(-1.0, 0.8))
+    level = draw.uniform(0.6, 1.6)
+    return torch.where(is_dura, torch.tensor(level), image)
 
 
 def _acquired(draw: Draw, image: torch.Tensor, spacing: float) -> torch.Tensor:
     """Bias field, thick slices, blur, noise, and air of noise or of exact zeros."""
-    bias = functional.interpolate(
-        draw.white(1, 1, 4, 4, 4), image.shape, mode="trilinear", align_corners=True
-    )[0, 0]
-    image = image * torch.exp(draw.uniform(0.0, 0.35) * bias)
+    bias = _smooth_noise(draw, (4, 4, 4), image.shape)
+    strength = draw.uniform(0.0, 0.35)
+    # A bias field is drawn in the logarithm, thus positive.
+    image = image * torch.exp(strength * bias)
     texture = draw.white(*image.shape)
-    image = image * (1 + draw.uniform(0.0, 0.12) * texture)
+    grain = draw.uniform(0.0, 0.12)
+    image = image * (1 + grain * texture)
     image = _thick_slices(draw, image, spacing)
     if draw.chance(0.4):
         image = functional.avg_pool3d(image[None, None], 3, 1, 1, count_include_pad=False)[0, 0]
@@ -292,14 +341,21 @@ def _thick_slices(draw: Draw, image: torch.Tensor, spacing: float) -> torch.Tens
     """Average along one axis over a slice thickness, and interpolate back."""
     if draw.chance(0.5):
         return image
-    axis = 2 if draw.chance(0.7) else int(draw.uniform() * 3) % 3
-    count = max(1, round(draw.uniform(3.0, 7.0) / spacing))
+    axis = 2
+    if not draw.chance(0.7):
+        axis = int(draw.uniform() * 3) % 3
+    thickness_mm = draw.uniform(3.0, 7.0)
+    count = max(1, round(thickness_mm / spacing))
     if count == 1:
         return image
     kernel = [1, 1, 1]
     kernel[axis] = count
+    # The last slice may be thinner than the others: it averages the voxels that it has.
     thick = functional.avg_pool3d(
-        image[None, None], kernel, ceil_mode=True, count_include_pad=False
+        image[None, None],
+        kernel,
+        ceil_mode=True,
+        count_include_pad=False,
     )
     return functional.interpolate(thick, image.shape, mode="trilinear", align_corners=False)[0, 0]
 
@@ -309,12 +365,11 @@ def _field_of_view(draw: Draw, inside: torch.Tensor) -> tuple[slice, ...]:
     box = []
     for axis in range(3):
         length = inside.shape[axis]
-        occupied = inside.any(dim=tuple(other for other in range(3) if other != axis)).nonzero()
-        first = int(occupied[0])
-        last = int(occupied[-1])
+        first, last = _extent(inside, axis)
         extent = last - first + 1
         start = 0
         stop = length
+        # Axis 2 runs upward: scans end somewhere in the neck.
         if axis == 2 or draw.chance(0.3):
             start = int(first * draw.uniform(0.0, 1.0))
         if draw.chance(0.25):
@@ -323,3 +378,10 @@ def _field_of_view(draw: Draw, inside: torch.Tensor) -> tuple[slice, ...]:
             stop = last + 1 - int(extent * draw.uniform(0.0, 0.35))
         box.append(slice(start, stop))
     return tuple(box)
+
+
+def _extent(inside: torch.Tensor, axis: int) -> tuple[int, int]:
+    """First and last position of the brain along an axis."""
+    other_axes = tuple(other for other in range(3) if other != axis)
+    occupied = inside.any(dim=other_axes).nonzero()
+    return int(occupied[0]), int(occupied[-1])
