@@ -231,8 +231,8 @@ def posterior_divergence(experts: Sequence[Gaussian], present: Tensor, q: Gaussi
         to_prior = to_prior + torch.where(valid, from_prior, zero)
         count = count + valid
     # The complete subset is among them with a divergence of zero: n - 1 others.
-    others = (count - 1).clamp(min=1)
-    return to_subset / others + to_prior / count.clamp(min=1)
+    smaller_subsets = (count - 1).clamp(min=1)
+    return to_subset / smaller_subsets + to_prior / count.clamp(min=1)
 
 
 def _non_empty_subsets(number: int) -> list[list[int]]:
