@@ -73,11 +73,14 @@ def reliability(probability: np.ndarray, reference: np.ndarray, *, bins: int = B
 def pooled(parts: Sequence[Reliability]) -> Reliability:
     """One diagram of several cases, each voxel counting once."""
     voxels = np.sum([part.voxels for part in parts], axis=0)
+    probabilities = np.sum([part.voxels * part.probability for part in parts], axis=0)
+    frequencies = np.sum([part.voxels * part.frequency for part in parts], axis=0)
+    # Bins without voxels have sums of zero: 0 / 1 there, not 0 / 0.
     divisor = np.maximum(voxels, 1)
     return Reliability(
         voxels=voxels,
-        probability=np.sum([part.voxels * part.probability for part in parts], axis=0) / divisor,
-        frequency=np.sum([part.voxels * part.frequency for part in parts], axis=0) / divisor,
+        probability=probabilities / divisor,
+        frequency=frequencies / divisor,
     )
 
 
@@ -136,31 +139,24 @@ def uncertainty_scores(
     reference = np.asarray(reference, bool).ravel()
     values = np.asarray(uncertainty, float).ravel()
     inside = np.asarray(brain, bool).ravel()
-    counts = {
-        "overlap": prediction & reference,
-        "prediction": prediction,
-        "reference": reference,
-        "true positives": prediction & reference & inside,
-        "true negatives": ~prediction & ~reference & inside,
-    }
-    certain = {name: _counts_up_to(values[mask], thresholds) for name, mask in counts.items()}
+    correct_inside = (prediction == reference) & inside
+    true_positives = correct_inside & prediction
+    true_negatives = correct_inside & ~prediction
+    certain_overlap = _counts_up_to(values[prediction & reference], thresholds)
+    certain_prediction = _counts_up_to(values[prediction], thresholds)
+    certain_reference = _counts_up_to(values[reference], thresholds)
     dices = []
     for position in range(len(thresholds)):
-        overlap = int(certain["overlap"][position])
-        predicted = int(certain["prediction"][position])
-        actual = int(certain["reference"][position])
+        overlap = int(certain_overlap[position])
+        predicted = int(certain_prediction[position])
+        actual = int(certain_reference[position])
         dices.append(dice_of_counts(overlap, predicted, actual))
-    lost_positives = _lost(certain["true positives"], counts["true positives"])
-    lost_negatives = _lost(certain["true negatives"], counts["true negatives"])
-    curves = (dices, lost_positives, lost_negatives)
-    areas = [_area(curve, thresholds) for curve in curves]
+    dice_auc = _area(dices, thresholds)
+    ftp_auc = _area(_lost(values[true_positives], thresholds), thresholds)
+    ftn_auc = _area(_lost(values[true_negatives], thresholds), thresholds)
     # The challenge's score: filtering may cost neither Dice nor many right voxels.
-    return UncertaintyScores(
-        dice_auc=areas[0],
-        ftp_auc=areas[1],
-        ftn_auc=areas[2],
-        score=(areas[0] + (1 - areas[1]) + (1 - areas[2])) / 3,
-    )
+    score = (dice_auc + (1 - ftp_auc) + (1 - ftn_auc)) / 3
+    return UncertaintyScores(dice_auc=dice_auc, ftp_auc=ftp_auc, ftn_auc=ftn_auc, score=score)
 
 
 def uncertainty_of(probability: np.ndarray) -> np.ndarray:
@@ -173,11 +169,12 @@ def _counts_up_to(values: np.ndarray, thresholds: Sequence[float]) -> np.ndarray
     return np.searchsorted(np.sort(values), thresholds, side="right")
 
 
-def _lost(certain: np.ndarray, mask: np.ndarray) -> list[float]:
-    """Share of the mask that is filtered out at each threshold; nothing can be lost of nothing."""
-    total = np.count_nonzero(mask)
+def _lost(values: np.ndarray, thresholds: Sequence[float]) -> list[float]:
+    """Share of the values that lies above each threshold; nothing can be lost of nothing."""
+    total = len(values)
     if not total:
-        return [0.0] * len(certain)
+        return [0.0] * len(thresholds)
+    certain = _counts_up_to(values, thresholds)
     return [1 - int(count) / total for count in certain]
 
 

@@ -72,8 +72,9 @@ class CohortDescription:
         """Share of the cases that lack a modality, by modality: ``rates`` of the protocol fixed."""
         rates = {}
         for name in self.task.modality_names:
-            count = sum(site[name] for site in self.available.values())
-            rates[name] = round(1 - count / self.cases, 4)
+            available = sum(site[name] for site in self.available.values())
+            missing_rate = 1 - available / self.cases
+            rates[name] = round(missing_rate, 4)
         return rates
 
     @property
@@ -138,14 +139,8 @@ def describe_cohort(
         raise InputDataError("The cohort has no case.", "Check the folder.")
     site_of = _sites_of(cases, sites)
     counted_sites = Counter(site_of.values())
-    available: dict[str, dict[str, int]] = {}
-    for site, _ in counted_sites.most_common():
-        available[site] = dict.fromkeys(task.modality_names, 0)
-    subsets: Counter[str] = Counter()
-    for case in cases:
-        subsets[task.subset_key(case.scans)] += 1
-        for name in case.scans:
-            available[site_of[case.case_id]][name] += 1
+    subsets = Counter(task.subset_key(case.scans) for case in cases)
+    available = _availability(cases, task, site_of, counted_sites)
     intensities: dict[str, dict[str, IntensityRange]] = {}
     unreadable = 0
     if with_intensities:
@@ -162,6 +157,20 @@ def describe_cohort(
         intensities=intensities,
         unreadable=unreadable,
     )
+
+
+def _availability(
+    cases: Sequence[Case], task: Task, site_of: Mapping[str, str], counted_sites: Counter[str]
+) -> dict[str, dict[str, int]]:
+    """Number of cases with each modality, by site; the largest site first."""
+    available: dict[str, dict[str, int]] = {}
+    for site, _ in counted_sites.most_common():
+        available[site] = dict.fromkeys(task.modality_names, 0)
+    for case in cases:
+        counts = available[site_of[case.case_id]]
+        for name in case.scans:
+            counts[name] += 1
+    return available
 
 
 def _sites_of(cases: Sequence[Case], sites: Mapping[str, str] | None) -> dict[str, str]:
@@ -221,13 +230,18 @@ def _ranges(
     for site, modalities in available.items():
         for name in modalities:
             entries = measured.get((site, name), [])
-            if len(entries) < FEWEST_CASES:
-                continue
-            percentiles = np.median([entry.percentiles for entry in entries], axis=0)
-            spacing = np.median([entry.spacing_mm for entry in entries], axis=0)
-            ranges.setdefault(site, {})[name] = IntensityRange(
-                cases=len(entries),
-                percentiles=tuple(float(f"{value:.4g}") for value in percentiles),
-                spacing_mm=tuple(round(float(value), 3) for value in spacing),
-            )
+            # A range of a few cases says more about these cases than about the site.
+            if len(entries) >= FEWEST_CASES:
+                ranges.setdefault(site, {})[name] = _range(entries)
     return ranges
+
+
+def _range(entries: Sequence[_Measurement]) -> IntensityRange:
+    """Medians over the cases of one site and modality."""
+    percentiles = np.median([entry.percentiles for entry in entries], axis=0)
+    spacing = np.median([entry.spacing_mm for entry in entries], axis=0)
+    return IntensityRange(
+        cases=len(entries),
+        percentiles=tuple(float(f"{value:.4g}") for value in percentiles),
+        spacing_mm=tuple(round(float(value), 3) for value in spacing),
+    )

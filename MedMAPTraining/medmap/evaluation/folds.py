@@ -55,13 +55,11 @@ class CaseTable:
                 f"The table {path.name} cannot be read ({error}).", "Check its path."
             ) from error
         heading = lines[0] if lines else ""
+        # Spreadsheets write commas, semicolons or tabs, by country: the most frequent one it is.
         delimiter = max(",;\t", key=heading.count)
         rows: dict[str, dict[str, str]] = {}
         for row in csv.DictReader(lines, delimiter=delimiter, skipinitialspace=True):
-            values = {}
-            for column, value in row.items():
-                if isinstance(column, str):
-                    values[column.strip().lower()] = (value or "").strip()
+            values = _cells(row)
             name = values.get(CASE, "")
             if not name or name in rows:
                 fault = f"names {name} twice" if name else "has a row without a case"
@@ -101,10 +99,22 @@ def patient_of(case: str) -> str:
     return patient
 
 
+def _cells(row: Mapping[str, str | None]) -> dict[str, str]:
+    """A row's cells by heading, in lower case and without spaces around them."""
+    values = {}
+    for column, value in row.items():
+        # Cells beyond the last heading have None for one.
+        if isinstance(column, str):
+            values[column.strip().lower()] = (value or "").strip()
+    return values
+
+
 def patients_of(cases: Sequence[str], table: CaseTable | None) -> dict[str, str]:
     """Patient of each case: from the table's column ``patient``, else from the case's name."""
-    if table is not None and any(PATIENT in row for row in table.rows.values()):
-        return table.column(PATIENT, cases)
+    if table is not None:
+        names_patients = any(PATIENT in row for row in table.rows.values())
+        if names_patients:
+            return table.column(PATIENT, cases)
     return {case: patient_of(case) for case in cases}
 
 
@@ -156,13 +166,14 @@ def make_folds(
         raise UsageError(f"The share of test is {test_share}.", "Choose one from 0 to 0.9.")
     test: list[str] = []
     if test_share:
-        groups = _groups(cases, patients, strata, max(2, round(1 / test_share)), seed)
-        test = groups[0]
+        # One of n groups of equal size is the share 1/n, spread over the strata like a fold.
+        count = max(2, round(1 / test_share))
+        test = _groups(cases, patients, strata, count, seed)[0]
         cases = sorted(set(cases) - set(test))
-    validation_parts = _groups(cases, patients, strata, folds, seed)
     splits: list[Split] = []
-    for validation in validation_parts:
-        train = [case for case in cases if case not in set(validation)]
+    for validation in _groups(cases, patients, strata, folds, seed):
+        validated = set(validation)
+        train = [case for case in cases if case not in validated]
         split: Split = {"train": tuple(train), "val": tuple(validation)}
         if test:
             split["test"] = tuple(test)
@@ -203,13 +214,20 @@ def _without_rare(
     for case in cases:
         members.setdefault(strata[case], set()).add(patients[case])
     rare = {stratum for stratum, names in members.items() if len(names) < count}
-    rare_patients = {name for stratum in rare for name in members[stratum]}
+    rare_patients: set[str] = set()
+    for stratum in rare:
+        rare_patients |= members[stratum]
+    replacement = RARE
     if len(rare_patients) < count and len(members) > len(rare):
         # Too few even together: they go with the largest stratum.
         replacement = max(members, key=lambda stratum: len(members[stratum]))
-    else:
-        replacement = RARE
-    return [replacement if strata[case] in rare else strata[case] for case in cases]
+    frequent_strata = []
+    for case in cases:
+        stratum = strata[case]
+        if stratum in rare:
+            stratum = replacement
+        frequent_strata.append(stratum)
+    return frequent_strata
 
 
 def check_folds(folds: Sequence[Split], patients: Mapping[str, str]) -> tuple[list[str], list[str]]:
@@ -224,14 +242,16 @@ def check_folds(folds: Sequence[Split], patients: Mapping[str, str]) -> tuple[li
     """
     faults = []
     remarks = []
+    validated: Counter[str] = Counter()
     for number, fold in enumerate(folds):
-        unknown = [name for names in fold.values() for name in names if name not in patients]
+        cases = [name for names in fold.values() for name in names]
+        unknown = [name for name in cases if name not in patients]
         if unknown:
             faults.append(
                 f"Fold {number}: {len(unknown)} cases are not in the data, such as {unknown[0]}."
             )
         faults += _divided_patients(number, fold, patients)
-    validated = Counter(name for fold in folds for name in fold.get("val", ()))
+        validated.update(fold.get("val", ()))
     repeated = sorted(name for name, count in validated.items() if count > 1)
     if repeated:
         faults.append(
@@ -251,11 +271,14 @@ def _divided_patients(number: int, fold: Split, patients: Mapping[str, str]) -> 
     parts_of: dict[str, set[str]] = {}
     for part, names in fold.items():
         for name in names:
-            parts_of.setdefault(patients.get(name, name), set()).add(part)
+            # A case that the data lacks is a fault of its own; here it is its own patient.
+            patient = patients.get(name, name)
+            parts_of.setdefault(patient, set()).add(part)
     divided = sorted(patient for patient, parts in parts_of.items() if len(parts) > 1)
     if not divided:
         return []
-    parts = " and ".join(sorted(parts_of[divided[0]]))
+    example = divided[0]
+    parts = " and ".join(sorted(parts_of[example]))
     return [
-        f"Fold {number}: {len(divided)} patients are divided, such as {divided[0]} between {parts}."
+        f"Fold {number}: {len(divided)} patients are divided, such as {example} between {parts}."
     ]

@@ -134,12 +134,14 @@ def _compare(
     missed = 0
     touched: set[int] = set()
     for number, lesion_box in enumerate(ndimage.find_objects(lesions), 1):
+        # Masks of one lesion are small: dilating the whole volume for each would take minutes.
         near = _grown(lesion_box, rule.dilation, lesions.shape)
         lesion_near = lesions[near] == number
         touching = _labels_in(components[near], _dilated(lesion_near, rule.dilation))
         touched |= touching
         # Small lesions are not scored, but a component that touches one is no false positive.
-        if lesion_near.sum() * voxel_mm3 <= rule.min_volume_mm3:
+        volume_mm3 = lesion_near.sum() * voxel_mm3
+        if volume_mm3 <= rule.min_volume_mm3:
             continue
         if not touching:
             missed += 1
@@ -148,16 +150,20 @@ def _compare(
             continue
         lesion = lesions == number
         matched = np.isin(components, list(touching))
+        distances = surface_distances(matched, lesion, spacing)
         dices.append(dice(matched, lesion))
-        distances_mm.append(area_weighted_hd95(surface_distances(matched, lesion, spacing)))
-    return _Comparison(dices, distances_mm, missed, component_count - len(touched))
+        distances_mm.append(area_weighted_hd95(distances))
+    false_positives = component_count - len(touched)
+    return _Comparison(dices, distances_mm, missed, false_positives)
 
 
 def _lesions(reference: np.ndarray, rule: LesionRule) -> np.ndarray:
     """Number of the lesion at each voxel of the reference, 0 elsewhere."""
     from scipy import ndimage
 
-    grown, _ = ndimage.label(_dilated(reference, rule.dilation), np.ones((3, 3, 3)))
+    # Parts that touch after dilation are one lesion: a gap of a voxel is no second tumor.
+    dilated = _dilated(reference, rule.dilation)
+    grown, _ = ndimage.label(dilated, np.ones((3, 3, 3)))
     return np.where(reference, grown, 0)
 
 
@@ -173,7 +179,9 @@ def _grown(box: tuple[slice, ...], voxels: int, shape: Sequence[int]) -> tuple[s
     """A box that is larger on all sides, but not than the array."""
     grown = []
     for side, size in zip(box, shape, strict=True):
-        grown.append(slice(max(0, side.start - voxels), min(size, side.stop + voxels)))
+        start = max(0, side.start - voxels)
+        stop = min(size, side.stop + voxels)
+        grown.append(slice(start, stop))
     return tuple(grown)
 
 

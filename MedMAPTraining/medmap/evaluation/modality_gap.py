@@ -101,16 +101,17 @@ def collect_latents(
     case_numbers = []
     tumor = []
     for number, case in enumerate(complete):
-        prepared = prepare(
-            case.read(task.modality_names), task, bundle.preprocess, multiple=bundle.stride
-        )
+        scans = case.read(task.modality_names)
+        prepared = prepare(scans, task, bundle.preprocess, multiple=bundle.stride)
         latents = _latents_of(network, prepared, task, tap)
-        size = latents[task.modality_names[-1]].shape[2:]
-        inside = foreground(prepared.brain[None], latents[task.modality_names[-1]])[0]
+        example = latents[task.modality_names[-1]]
+        size = example.shape[2:]
+        # The same voxels in every modality: their latents are compared in pairs.
+        inside = foreground(prepared.brain[None], example)[0]
         inside_indices = inside.flatten().nonzero().flatten().numpy()
         sampled = rng.permutation(inside_indices)[:places]
         for name, latent in latents.items():
-            values[name].append(latent[0].flatten(1).T.double().numpy()[sampled])
+            values[name].append(_vectors(latent)[sampled])
         case_numbers.append(np.full(len(sampled), number))
         tumor.append(_tumor(case, prepared, size).flatten()[sampled])
     return Latents(
@@ -120,14 +121,21 @@ def collect_latents(
     )
 
 
+def _vectors(latent: torch.Tensor) -> np.ndarray:
+    """[1, C, *S] -> [N, C] float64: one vector per voxel."""
+    return latent[0].flatten(1).T.double().numpy()
+
+
 def _latents_of(
     network: Backbone, prepared: Prepared, task: Task, tap: str
 ) -> dict[str, torch.Tensor]:
     """[1, C, *S] of each modality encoded by itself."""
     latents = {}
+    is_of_one_modality = tap in ("stem", "mod_bottleneck") or tap not in network.provides
     for m, name in enumerate(task.modality_names):
-        features = network.encode(prepared.image[None, m : m + 1], m)
-        if tap in ("stem", "mod_bottleneck") or tap not in network.provides:
+        image = prepared.image[None, m : m + 1]
+        features = network.encode(image, m)
+        if is_of_one_modality:
             latents[name] = network.latent(features, tap)
         else:
             latents[name] = _tap_alone(network, features, m, len(task.modalities), tap)
@@ -153,8 +161,10 @@ def _tumor(case: Case, prepared: Prepared, size: Sequence[int]) -> np.ndarray:
     if case.label is None:
         return np.zeros(size, bool)
     label = read_nifti(case.label, modality="seg")
-    fraction = to_grid((label.array > 0).astype(np.float32), label.grid, prepared.grid)
+    mask = (label.array > 0).astype(np.float32)
+    fraction = to_grid(mask, label.grid, prepared.grid)
     coarse = interpolate(fraction[None, None], size=tuple(size), mode="area")[0, 0]
+    # Half would miss tumors that are thinner than a latent's voxel.
     return (coarse >= 0.25).numpy()
 
 
@@ -182,7 +192,8 @@ def gap_measures(latents: Latents, seed: int = 0) -> dict:
         pairs["paired_distance"][key] = paired_distance(a, b)
     measures: dict = {}
     for name, values in pairs.items():
-        measures[name] = {"mean": float(np.mean(list(values.values()))), "pairs": values}
+        mean = np.mean(list(values.values()))
+        measures[name] = {"mean": float(mean), "pairs": values}
     measures["places"] = len(latents.case)
     measures["cases"] = len(np.unique(latents.case))
     return measures
@@ -210,14 +221,7 @@ def mmd(a: np.ndarray, b: np.ndarray, seed: int = 0) -> float:
     # Memory and time grow with the square of the number.
     a = a[rng.permutation(len(a))[:MOST_FOR_MMD]]
     b = b[rng.permutation(len(b))[:MOST_FOR_MMD]]
-    joined = np.concatenate([a, b])
-    squares = (joined**2).sum(1)
-    # |x - y|^2 = |x|^2 + |y|^2 - 2 x y; rounding may leave it a little below 0.
-    expanded = squares[:, None] + squares[None] - 2 * joined @ joined.T
-    distances = np.maximum(expanded, 0)
-    pairs = np.triu_indices(len(joined), 1)
-    width = np.median(distances[pairs])
-    kernel = np.exp(-distances / max(width, 1e-12))
+    kernel = _gaussian_kernel(np.concatenate([a, b]))
     n = len(a)
     m = len(b)
     # Unbiased: without the diagonal, which is 1.
@@ -225,6 +229,18 @@ def mmd(a: np.ndarray, b: np.ndarray, seed: int = 0) -> float:
     within_b = (kernel[n:, n:].sum() - m) / (m * (m - 1))
     between = kernel[:n, n:].mean()
     return float(within_a + within_b - 2 * between)
+
+
+def _gaussian_kernel(values: np.ndarray) -> np.ndarray:
+    """[N, N] Gaussian kernel of [N, C] values; its width is the median of their distances."""
+    squares = (values**2).sum(1)
+    # |x - y|^2 = |x|^2 + |y|^2 - 2 x y; rounding may leave it a little below 0.
+    expanded = squares[:, None] + squares[None] - 2 * values @ values.T
+    distances = np.maximum(expanded, 0)
+    pairs = np.triu_indices(len(values), 1)
+    width = np.median(distances[pairs])
+    # Equal values have a width of zero: the kernel is 1 for them, not NaN.
+    return np.exp(-distances / max(width, 1e-12))
 
 
 def _standardized(values: np.ndarray, reference: np.ndarray) -> np.ndarray:
@@ -246,11 +262,13 @@ def two_sample_accuracy(a: np.ndarray, b: np.ndarray, groups: np.ndarray) -> flo
         # Neighboring voxels are nearly equal: at random, a voxel's twin would be trained on.
         parts = [np.arange(len(side)) * 5 // len(side) for side in (a, b)]
         owner = np.concatenate(parts)
-    folds = GroupKFold(min(5, len(np.unique(owner))))
+    fold_count = min(5, len(np.unique(owner)))
     predicted = np.zeros(len(y), int)
-    for train, test in folds.split(x, y, owner):
+    for train, test in GroupKFold(fold_count).split(x, y, owner):
         model = make_pipeline(StandardScaler(), LogisticRegression(max_iter=500))
-        predicted[test] = model.fit(x[train], y[train]).predict(x[test])
+        model.fit(x[train], y[train])
+        predicted[test] = model.predict(x[test])
+    # Balanced: one modality may have more voxels than the other.
     return float(balanced_accuracy_score(y, predicted))
 
 

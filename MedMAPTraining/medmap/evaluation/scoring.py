@@ -116,8 +116,11 @@ def supported_subsets(bundle: Bundle, names: Sequence[str]) -> list[tuple[str, .
     Modalities that the bundle was never trained with are in none of them.
     """
     available = set(names) & set(bundle.modalities)
-    subsets = [s for s in bundle.task.table_order() if available.issuperset(s)]
-    return [subset for subset in subsets if bundle.find_entry(subset)]
+    supported = []
+    for subset in bundle.task.table_order():
+        if available.issuperset(subset) and bundle.find_entry(subset):
+            supported.append(subset)
+    return supported
 
 
 def identity(bundle: str | Path) -> str:
@@ -132,7 +135,9 @@ def identity(bundle: str | Path) -> str:
     for name in (METADATA, CARD, SUMS):
         hashes.pop(name, None)
     metadata = json.loads((Path(bundle) / METADATA).read_text(encoding="utf-8"))
-    specification = {key: value for key, value in metadata["medmap"].items() if key != "card"}
+    specification = dict(metadata["medmap"])
+    specification.pop("card", None)
+    # Sorted: the same specification in another order is the same model.
     content = json.dumps([hashes, specification], sort_keys=True)
     return hashlib.sha256(content.encode()).hexdigest()
 

@@ -125,20 +125,16 @@ def compare(
             averages_a = per_case_averages(scores_a, members, region.name)
             averages_b = per_case_averages(scores_b, members, region.name)
             cases = sorted(common_cases & set(averages_a) & set(averages_b))
-            if cases:
-                test = _test(
-                    _Pairs(
-                        unit=name,
-                        kind=kind,
-                        region=region.name,
-                        a=np.array([averages_a[case] for case in cases]),
-                        b=np.array([averages_b[case] for case in cases]),
-                    ),
-                    sign=METRICS[metric],
-                    resamples=resamples,
-                    seed=seed,
-                )
-                tests.append(test)
+            if not cases:
+                continue
+            pairs = _Pairs(
+                unit=name,
+                kind=kind,
+                region=region.name,
+                a=np.array([averages_a[case] for case in cases]),
+                b=np.array([averages_b[case] for case in cases]),
+            )
+            tests.append(_test(pairs, sign=METRICS[metric], resamples=resamples, seed=seed))
     return _corrected(tests)
 
 
@@ -276,11 +272,13 @@ def _wilcoxon(difference: np.ndarray) -> float:
     # Tied ranks are halves; doubled they are whole numbers, which index the table of sums.
     doubled = np.round(2 * rankdata(np.abs(difference))).astype(int)
     favor = doubled[difference > 0].sum()
-    total = doubled[difference != 0].sum()
+    # Pratt: zeros are ranked, and their ranks then left out.
+    signed_ranks = doubled[difference != 0]
+    total = signed_ranks.sum()
     # choices[s]: how many choices of signs give the sum s of (doubled) positive ranks.
     choices = np.zeros(total + 1)
     choices[0] = 1
-    for rank in doubled[difference != 0]:
+    for rank in signed_ranks:
         choices[rank:] = choices[rank:] + choices[:-rank]
     distance_from_center = np.abs(2 * np.arange(total + 1) - total)
     at_least_as_far = distance_from_center >= abs(2 * favor - total)
@@ -329,9 +327,11 @@ def holm(p: Sequence[float]) -> np.ndarray:
     """
     values = np.asarray(p, float)
     order = np.argsort(values, kind="stable")
-    scaled = values[order] * np.arange(len(values), 0, -1)
+    factors = np.arange(len(values), 0, -1)
+    scaled = values[order] * factors
+    monotone = np.maximum.accumulate(scaled)
     corrected = np.empty_like(values)
-    corrected[order] = np.minimum(np.maximum.accumulate(scaled), 1.0)
+    corrected[order] = np.minimum(monotone, 1.0)
     return corrected
 
 

@@ -237,8 +237,13 @@ def _records(case: Case, earlier: object = None) -> dict[str, dict[str, str | in
     files = dict(case.scans)
     if case.label:
         files[LABEL] = case.label
-    earlier_records = earlier if isinstance(earlier, Mapping) else {}
-    return {role: file_record(path, earlier_records.get(role)) for role, path in files.items()}
+    earlier_records: Mapping = {}
+    if isinstance(earlier, Mapping):
+        earlier_records = earlier
+    records = {}
+    for role, path in files.items():
+        records[role] = file_record(path, earlier_records.get(role))
+    return records
 
 
 def _reading(case: Case) -> list:
@@ -249,7 +254,9 @@ def _reading(case: Case) -> list:
 
 def _same_files(records: Mapping, earlier: object) -> bool:
     """Whether two sets of records name the same roles with the same bytes."""
-    if not isinstance(earlier, Mapping) or set(records) != set(earlier):
+    if not isinstance(earlier, Mapping):
+        return False
+    if set(records) != set(earlier):
         return False
     return all(same_content(record, earlier[role]) for role, record in records.items())
 

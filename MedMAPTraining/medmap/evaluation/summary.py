@@ -38,13 +38,17 @@ def groups(task: Task) -> dict[str, tuple[str, ...]]:
     order = task.table_order()
     members: dict[str, list[tuple[str, ...]]] = {}
     for size in range(1, total + 1):
-        members[f"{total - size} missing"] = [subset for subset in order if len(subset) == size]
+        of_size = [subset for subset in order if len(subset) == size]
+        members[f"{total - size} missing"] = of_size
     members["all subsets"] = list(order)
     for modality in task.modalities:
         if modality.warning_if_absent:
             without = [subset for subset in order if modality.name not in subset]
             members[f"without {modality.title}"] = without
-    return {name: tuple(map(task.subset_key, subsets)) for name, subsets in members.items()}
+    keys = {}
+    for name, subsets in members.items():
+        keys[name] = tuple(task.subset_key(subset) for subset in subsets)
+    return keys
 
 
 def summarize(rows: Sequence[ScoreRow], task: Task, data: str) -> Summary:
@@ -81,9 +85,13 @@ FURTHER_SCORES = {
 
 
 def _further_tables(rows: Sequence[ScoreRow], task: Task) -> dict[str, SubsetTable]:
-    tables = {}
+    """Tables of the scores that every row has; a mean over some of the rows would mislead."""
+    tables: dict[str, SubsetTable] = {}
+    if not rows:
+        return tables
     for metric, digits in FURTHER_SCORES.items():
-        if rows and not any(math.isnan(getattr(row, metric)) for row in rows):
+        is_missing = any(math.isnan(getattr(row, metric)) for row in rows)
+        if not is_missing:
             tables[metric] = _dice_table(rows, task, metric, digits)
     return tables
 
@@ -96,7 +104,8 @@ def table(rows: Sequence[ScoreRow], task: Task, metric: str = "dice") -> ScoreTa
     values: ScoreTable = {}
     for row in rows:
         regions = values.setdefault(row.subset, {})
-        regions.setdefault(row.region, {})[row.case] = getattr(row, metric)
+        cases = regions.setdefault(row.region, {})
+        cases[row.case] = getattr(row, metric)
     order = [task.subset_key(subset) for subset in task.table_order()]
     return {subset: values[subset] for subset in order if subset in values}
 
@@ -110,11 +119,12 @@ def table_csv(summary: Summary, task: Task) -> str:
     empty cell. A subset that another one's network segmented bears a mark.
     """
     columns = _csv_columns(summary, task)
+    headings = ["_".join(column) for column in columns]
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["scans", "cases", *("_".join(column) for column in columns)])
+    writer.writerow(["scans", "cases", *headings])
+    first_region = task.regions[0].name
     for kind, prefix in (("subsets", ""), ("averages", "mean, ")):
-        first_region = task.regions[0].name
         for name, cells in getattr(summary.dice, kind).items():
             title = prefix + name + summary.mark(name)
             line: list[str | float | int] = [title, cells[first_region].n]
@@ -189,9 +199,9 @@ def _average(
     The SD is that of the cases' own averages, of the cases that have all the group's subsets.
     """
     means = _defined([subsets[member][region].mean for member in members])
+    mean = round(float(np.mean(means)), digits)
     case_averages = per_case_averages(values, members, region)
     spread = _statistics(list(case_averages.values()), digits)
-    mean = round(float(np.mean(means)), digits)
     return Statistics(mean, spread.sd, spread.n, subsets=len(members))
 
 
@@ -264,11 +274,13 @@ def _distance_average(
 
 
 def _empty_masks(rows: Sequence[ScoreRow], region: Region) -> EmptyMasks:
+    """Counts of empty masks of one region, over all cases and subsets."""
     scores = [row for row in rows if row.region == region.name]
     without_prediction = [row for row in scores if row.prediction_ml == 0]
+    without_reference = {row.case for row in scores if row.reference_ml == 0}
     below_minimum = [row for row in scores if 0 < 1000 * row.prediction_ml < region.min_volume_mm3]
     return EmptyMasks(
-        reference=len({row.case for row in scores if row.reference_ml == 0}),
+        reference=len(without_reference),
         prediction=len(without_prediction),
         both=sum(row.reference_ml == 0 for row in without_prediction),
         emptied_by_rule=len(below_minimum),

@@ -90,7 +90,9 @@ def _percentile_by_area(values: np.ndarray, areas: np.ndarray, fraction: float) 
         return float("inf")
     cumulative = np.cumsum(areas) / areas.sum()
     position = int(np.searchsorted(cumulative, fraction))
-    return float(values[min(position, len(values) - 1)])
+    # Rounding may leave the last sum below 1.
+    position = min(position, len(values) - 1)
+    return float(values[position])
 
 
 def normalized_surface_distance(distances: SurfaceDistances, tolerance_mm: float) -> float:
@@ -101,8 +103,10 @@ def normalized_surface_distance(distances: SurfaceDistances, tolerance_mm: float
     total = distances.prediction_mm2.sum() + distances.reference_mm2.sum()
     if total == 0:
         return 1.0
-    within = distances.prediction_mm2[distances.to_reference_mm <= tolerance_mm].sum()
-    within += distances.reference_mm2[distances.to_prediction_mm <= tolerance_mm].sum()
+    is_near_reference = distances.to_reference_mm <= tolerance_mm
+    is_near_prediction = distances.to_prediction_mm <= tolerance_mm
+    within = distances.prediction_mm2[is_near_reference].sum()
+    within += distances.reference_mm2[is_near_prediction].sum()
     return float(within / total)
 
 
@@ -112,15 +116,16 @@ def _elements(mask: np.ndarray, spacing: Sequence[float]) -> tuple[np.ndarray, n
     padded = np.pad(mask, 1)
     codes = np.zeros([size - 1 for size in padded.shape], np.uint8)
     for bit, corner in enumerate(_CORNERS):
-        window = tuple(
-            slice(start, start + size) for start, size in zip(corner, codes.shape, strict=True)
-        )
-        codes |= padded[window].astype(np.uint8) << bit
+        window = []
+        for start, size in zip(corner, codes.shape, strict=True):
+            window.append(slice(start, start + size))
+        is_inside = padded[tuple(window)].astype(np.uint8)
+        codes |= is_inside << bit
     # Cells with all corners outside, or all inside, hold no surface.
     positions = np.argwhere((codes != 0) & (codes != 255))
+    codes_of_elements = codes[tuple(positions.T)]
     area_of_code = surface_areas(tuple(map(float, spacing)))
-    areas = area_of_code[codes[tuple(positions.T)]]
-    return positions * np.asarray(spacing, float), areas
+    return positions * np.asarray(spacing, float), area_of_code[codes_of_elements]
 
 
 @lru_cache(maxsize=16)
@@ -181,17 +186,20 @@ def _lines_on_face(
 ) -> list[tuple[Point, Point]]:
     """Lines on one face of the cube, from middle of edge to middle of edge."""
     square = []
+    # Around the face, so that neighbors in the list share an edge.
     for pair in ((0, 0), (1, 0), (1, 1), (0, 1)):
         square.append((*pair[:axis], side, *pair[axis:]))
     middles = []
     crossed = []
     for number, corner in enumerate(square):
         following = square[(number + 1) % 4]
-        middles.append(tuple((a + b) / 2 for a, b in zip(corner, following, strict=True)))
+        middle = tuple((a + b) / 2 for a, b in zip(corner, following, strict=True))
+        middles.append(middle)
         if inside[corner] != inside[following]:
             crossed.append(number)
     if len(crossed) == 2:
-        return [(middles[crossed[0]], middles[crossed[1]])]
+        first, second = crossed
+        return [(middles[first], middles[second])]
     lines = []
     if len(crossed) == 4:
         # Two opposite corners are inside: each of them is cut off by itself.
@@ -221,6 +229,7 @@ def _unit_area(triangles: list[Triangle]) -> float:
 
 
 def _area(triangle: Triangle, spacing: Sequence[float]) -> float:
-    corners = np.array(triangle) * np.asarray(spacing, float)
-    normal = np.cross(corners[1] - corners[0], corners[2] - corners[0])
+    """Area in mm²: half the length of the cross product of two sides."""
+    a, b, c = np.array(triangle) * np.asarray(spacing, float)
+    normal = np.cross(b - a, c - a)
     return float(np.linalg.norm(normal)) / 2

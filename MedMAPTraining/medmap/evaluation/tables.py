@@ -243,14 +243,20 @@ def counted(number: int, noun: str) -> str:
 
 
 def _plain_cells(cells: Cells) -> dict[str, dict[str, dict]]:
-    plain = {}
+    """Rows of cells in plain form."""
+    plain: dict[str, dict[str, dict]] = {}
     for row, regions in cells.items():
-        plain[row] = {region: cell.to_dict() for region, cell in regions.items()}
+        plain[row] = {}
+        for region, cell in regions.items():
+            plain[row][region] = cell.to_dict()
     return plain
 
 
 def _cells_from(content: Mapping) -> Cells:
+    """Rows of cells from their plain form."""
     cells: Cells = {}
     for row, regions in content.items():
-        cells[row] = {region: Statistics.from_dict(cell) for region, cell in regions.items()}
+        cells[row] = {}
+        for region, cell in regions.items():
+            cells[row][region] = Statistics.from_dict(cell)
     return cells
