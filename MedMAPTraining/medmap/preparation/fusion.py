@@ -46,15 +46,18 @@ def fuse_masks(ballots: Mapping[str, Ballot]) -> dict[str, np.ndarray]:
     weights = torch.zeros(common.shape)
     for ballot in ballots.values():
         mask = torch.from_numpy(ballot.mask.astype(np.float32))
-        layers = torch.stack([mask, torch.ones_like(mask)])
-        on_common = resample_linear(layers, ballot.grid, common)
-        votes += ballot.weight * on_common[0]
-        weights += ballot.weight * on_common[1]
+        # The field of view goes along: beyond it a scan has no vote, which is not a vote against.
+        field_of_view = torch.ones_like(mask)
+        layers = torch.stack([mask, field_of_view])
+        mask_share, view_share = resample_linear(layers, ballot.grid, common)
+        votes += ballot.weight * mask_share
+        weights += ballot.weight * view_share
     share = votes / weights.clamp(min=1e-6)
     fused = {}
     for name, ballot in ballots.items():
         on_scan = resample_linear(share[None], common, ballot.grid)[0].numpy()
-        fused[name] = largest_parts(on_scan > 0.5, ballot.grid.spacing.tolist())
+        is_brain = on_scan > 0.5
+        fused[name] = largest_parts(is_brain, ballot.grid.spacing.tolist())
     return fused
 
 
@@ -63,16 +66,20 @@ def _common_grid(ballots: Mapping[str, Ballot]) -> Grid:
     corners = [_corners(ballot) for ballot in ballots.values()]
     positions = np.concatenate(corners)
     low = positions.min(axis=0) - MARGIN_MM
-    extent_mm = positions.max(axis=0) + MARGIN_MM - low
-    size = np.ceil(extent_mm / FUSION_MM).astype(int) + 1
+    high = positions.max(axis=0) + MARGIN_MM
+    steps = np.ceil((high - low) / FUSION_MM).astype(int)
+    i, j, k = (int(count) + 1 for count in steps)
     affine = np.diag([FUSION_MM, FUSION_MM, FUSION_MM, 1.0])
     affine[:3, 3] = low
-    return Grid((int(size[0]), int(size[1]), int(size[2])), affine)
+    return Grid((i, j, k), affine)
 
 
 def _corners(ballot: Ballot) -> np.ndarray:
     """[8, 3] world positions of the corners of the box around a mask."""
-    box = bounding_box(ballot.mask) or tuple(slice(0, size) for size in ballot.mask.shape)
+    box = bounding_box(ballot.mask)
+    if box is None:
+        box = tuple(slice(0, size) for size in ballot.mask.shape)
     ends = [(side.start, side.stop - 1) for side in box]
-    voxels = np.array(np.meshgrid(*ends, indexing="ij")).reshape(3, -1).T
+    corners = np.array(np.meshgrid(*ends, indexing="ij"))
+    voxels = corners.reshape(3, -1).T
     return ballot.grid.world(voxels)

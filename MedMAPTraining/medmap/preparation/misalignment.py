@@ -79,13 +79,15 @@ def measure_misalignment(fixed: Volume, moving: Volume, fixed_mask: np.ndarray) 
 
 
 def _neighbors(motion: Motion, step_mm: float) -> list[Motion]:
+    """The motion with one more shift or rotation, along or about each axis, either way."""
+    degrees = float(np.degrees(step_mm / LEVER_MM))
     neighbors = []
     for axis in range(3):
         for sign in (-1.0, 1.0):
             shift = np.zeros(3)
             shift[axis] = sign * step_mm
             neighbors.append(motion.shifted(shift))
-            neighbors.append(motion.turned(axis, sign * float(np.degrees(step_mm / LEVER_MM))))
+            neighbors.append(motion.turned(axis, sign * degrees))
     return neighbors
 
 
@@ -104,7 +106,8 @@ class _Comparison:
         fixed_image, fixed_grid = _averaged(fixed.array, fixed.grid)
         brain, _ = _averaged(fixed_mask.astype(np.float32), fixed.grid)
         inside = np.argwhere(brain > 0.5)
-        inside = inside[:: max(1, len(inside) // POINTS)]
+        stride = max(1, len(inside) // POINTS)
+        inside = inside[::stride]
         points = fixed_grid.world(inside)
         values = fixed_image[tuple(inside.T)]
         moving_image, moving_grid = _averaged(moving.array, moving.grid)
@@ -116,7 +119,8 @@ class _Comparison:
         edges = np.zeros(BINS - 1)
         if is_inside.any():
             edges = np.quantile(sampled[is_inside], levels)
-        bins = np.searchsorted(np.quantile(values, levels), values)
+        fixed_edges = np.quantile(values, levels)
+        bins = np.searchsorted(fixed_edges, values)
         return _Comparison(points, bins, moving_image, to_image, edges)
 
     def information(self, motion: Motion) -> float:
@@ -130,6 +134,7 @@ class _Comparison:
         if not is_inside.any():
             return 0.0
         columns = np.searchsorted(self.edges, values[is_inside])
+        # One number per pair of bins, so that a single count gives the joint histogram.
         codes = self.bins[is_inside] * BINS + columns
         counts = np.bincount(codes, minlength=BINS * BINS)
         joint = counts.reshape(BINS, BINS) / len(codes)
@@ -153,18 +158,32 @@ def _interpolated(
     is_inside = np.asarray(is_within.all(axis=1))
     position = np.clip(position, 0, last)
     lower = np.minimum(position.astype(int), np.maximum(last - 1, 0))
-    weight = position - lower
-    # Trilinear by hand: this module measures before scipy or SimpleITK is installed.
+    values = _trilinear(image, lower, position - lower)
+    return values, is_inside
+
+
+def _trilinear(image: np.ndarray, lower: np.ndarray, weight: np.ndarray) -> np.ndarray:
+    """[N] values between eight voxels each, by hand: scipy may not be installed yet.
+
+    Args:
+        image: [I, J, K].
+        lower: [N, 3] index of the voxel with the lowest coordinates.
+        weight: [N, 3] share of its neighbor along each axis.
+    """
+    last = np.array(image.shape) - 1
     flat = image.ravel()
+    # Flat indices: one look-up per corner instead of three index arrays.
     strides = np.array([image.shape[1] * image.shape[2], image.shape[2], 1])
     start = lower @ strides
-    values = np.zeros(len(points))
+    values = np.zeros(len(lower))
     for corner in range(8):
         offset = np.array([(corner >> axis) & 1 for axis in range(3)])
         share = np.where(offset, weight, 1 - weight).prod(axis=1)
+        # Along an axis of one voxel there is no neighbor, and its share is zero.
         step = int(np.minimum(offset, last) @ strides)
-        values += share * flat[np.minimum(start + step, flat.size - 1)]
-    return values, is_inside
+        index = np.minimum(start + step, flat.size - 1)
+        values += share * flat[index]
+    return values
 
 
 def _averaged(array: np.ndarray, grid: Grid) -> tuple[np.ndarray, Grid]:
@@ -172,8 +191,9 @@ def _averaged(array: np.ndarray, grid: Grid) -> tuple[np.ndarray, Grid]:
     counts = []
     cells = []
     for size, spacing in zip(grid.shape, grid.spacing, strict=True):
+        voxels_per_cell = round(CELL_MM / float(spacing))
         # At least two cells along every axis, so that interpolation has neighbors.
-        count = max(1, min(round(CELL_MM / float(spacing)), size // 2))
+        count = max(1, min(voxels_per_cell, size // 2))
         counts.append(count)
         cells.append(size // count)
     inner = tuple(slice(cell * count) for cell, count in zip(cells, counts, strict=True))
@@ -181,8 +201,9 @@ def _averaged(array: np.ndarray, grid: Grid) -> tuple[np.ndarray, Grid]:
     blocks = array[inner].reshape(i, counts[0], j, counts[1], k, counts[2])
     average = blocks.mean(axis=(1, 3, 5), dtype=np.float32)
     affine = grid.affine.copy()
+    axes = grid.affine[:3, :3]
     # The center of a cell lies between the centers of its first and last voxel.
     first_center = (np.array(counts) - 1) / 2
-    affine[:3, 3] += grid.affine[:3, :3] @ first_center
-    affine[:3, :3] = grid.affine[:3, :3] * counts
+    affine[:3, 3] += axes @ first_center
+    affine[:3, :3] = axes * counts
     return average, Grid((i, j, k), affine)

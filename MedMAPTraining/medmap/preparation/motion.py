@@ -20,8 +20,10 @@ def mask_points(mask: np.ndarray, affine: np.ndarray) -> np.ndarray:
         affine: [4, 4] voxel index -> world RAS in mm.
     """
     inside = np.flatnonzero(mask)
-    sampled = inside[:: max(1, inside.size // SAMPLED_POINTS)]
-    voxels = np.stack(np.unravel_index(sampled, mask.shape), axis=1)
+    stride = max(1, inside.size // SAMPLED_POINTS)
+    sampled = inside[::stride]
+    indices = np.unravel_index(sampled, mask.shape)
+    voxels = np.stack(indices, axis=1)
     return apply_affine(affine, voxels)
 
 
@@ -30,10 +32,13 @@ def rotation_about(axis: int, degrees: float) -> np.ndarray:
     first = (axis + 1) % 3
     second = (axis + 2) % 3
     angle = np.radians(degrees)
+    cos = np.cos(angle)
+    sin = np.sin(angle)
     rotation = np.eye(3)
-    rotation[first, first] = rotation[second, second] = np.cos(angle)
-    rotation[second, first] = np.sin(angle)
-    rotation[first, second] = -np.sin(angle)
+    rotation[first, first] = cos
+    rotation[second, second] = cos
+    rotation[second, first] = sin
+    rotation[first, second] = -sin
     return rotation
 
 
@@ -66,9 +71,11 @@ class Motion:
 
     def turned(self, axis: int, degrees: float) -> Motion:
         """A rotation about the center first, then this motion."""
+        about_axis = rotation_about(axis, degrees)
         rotation = np.eye(4)
-        rotation[:3, :3] = rotation_about(axis, degrees)
-        rotation[:3, 3] = self.center - rotation[:3, :3] @ self.center
+        rotation[:3, :3] = about_axis
+        # The center is where it was: x -> R (x - c) + c.
+        rotation[:3, 3] = self.center - about_axis @ self.center
         return Motion(self.matrix @ rotation, self.center)
 
     def then(self, other: Motion) -> Motion:

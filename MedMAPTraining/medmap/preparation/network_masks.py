@@ -49,9 +49,11 @@ def extract_with(bundle: Bundle, volume: Volume) -> np.ndarray:
     # Parts and cavities are decided on the coarse grid, where that is fast; the surface is
     # interpolated from probabilities, so that it is finer than the grid.
     is_brain = probability.numpy() > 0.5
-    body = torch.from_numpy(filled(largest_parts(is_brain, prepared.grid.spacing.tolist())))
+    largest = largest_parts(is_brain, prepared.grid.spacing.tolist())
+    body = torch.from_numpy(filled(largest))
     probability = torch.where(body, probability.clamp(min=CAVITY), probability)
-    probability = torch.where(~body & (probability > 0.5), 0.0, probability)
+    is_separate_part = ~body & (probability > 0.5)
+    probability = torch.where(is_separate_part, 0.0, probability)
     on_scan = resample_linear(probability[None], prepared.grid, volume.grid)[0]
     return (on_scan > 0.5).numpy()
 
@@ -64,10 +66,11 @@ def filled(mask: np.ndarray) -> np.ndarray:
     """A mask and what it encloses: all that no path outside the mask connects with the faces."""
     outside = np.zeros(mask.shape, bool)
     for axis in range(3):
-        for end in (0, -1):
-            face = [slice(None)] * 3
-            face[axis] = slice(end, None) if end else slice(0, 1)
-            outside[tuple(face)] |= ~mask[tuple(face)]
+        for end in (slice(0, 1), slice(-1, None)):
+            side = [slice(None)] * 3
+            side[axis] = end
+            face = tuple(side)
+            outside[face] |= ~mask[face]
     free = torch.from_numpy(~mask)[None, None].float()
     reached = torch.from_numpy(outside)[None, None].float()
     count = -1.0
@@ -75,7 +78,8 @@ def filled(mask: np.ndarray) -> np.ndarray:
         count = float(reached.sum())
         # Several steps between counts: counting costs as much as a step.
         for _ in range(FLOOD_STEPS):
-            reached = torch.nn.functional.max_pool3d(reached, 3, 1, 1) * free
+            spread = torch.nn.functional.max_pool3d(reached, 3, 1, 1)
+            reached = spread * free
     return reached[0, 0].numpy() == 0
 
 

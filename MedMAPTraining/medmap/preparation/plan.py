@@ -111,35 +111,43 @@ def plan_preparation(
         return PreparationPlan(reference)
     check_array(dict(volumes), task)
     check_contrast(dict(volumes), task)
-    names = tuple(name for name in task.modality_names if name in volumes)
-    moving_names = tuple(name for name in names if name != reference)
+    names = [name for name in task.modality_names if name in volumes]
+    moving_names = [name for name in names if name != reference]
     if mode == "always":
-        return PreparationPlan(reference, names, moving_names)
-    extract = tuple(name for name in names if name in masked or has_skull(volumes[name]))
+        return PreparationPlan(reference, tuple(names), tuple(moving_names))
+    extract = []
+    for name in names:
+        # A mask that is given is a wish: it is applied, whatever the scan looks like.
+        if name in masked or has_skull(volumes[name]):
+            extract.append(name)
     align = []
     for name in moving_names:
         is_raw = name in extract or reference in extract
         if is_raw or _lie_apart(volumes[reference], volumes[name]):
             align.append(name)
-    return PreparationPlan(reference, extract, tuple(align))
+    return PreparationPlan(reference, tuple(extract), tuple(align))
 
 
 def _lie_apart(fixed: Volume, moving: Volume) -> bool:
     """Whether two stripped scans are displaced from each other."""
     if not fixed.foreground.any() or not moving.foreground.any():
         return False
+    # The cheap question first: overlap takes a moment, the search for a better position seconds.
     if _share_one_brain(fixed, moving):
         return False
-    return measure_misalignment(fixed, moving, fixed.foreground).mm > MISALIGNED_MM
+    misalignment = measure_misalignment(fixed, moving, fixed.foreground)
+    return misalignment.mm > MISALIGNED_MM
 
 
 def _share_one_brain(fixed: Volume, moving: Volume) -> bool:
     """Whether the brains of two stripped scans lie in the same place."""
-    if fixed.grid.distance(moving.grid) > SAME_GRID_VOXELS * float(fixed.grid.spacing.min()):
+    tolerance_mm = SAME_GRID_VOXELS * float(fixed.grid.spacing.min())
+    if fixed.grid.distance(moving.grid) > tolerance_mm:
         return brain_overlap(fixed, moving) >= SAME_BRAIN
     # Every fourth voxel along each axis is enough for a share.
     sampled = (slice(None, None, 4),) * 3
     fixed_brain = fixed.foreground[sampled]
     moving_brain = moving.foreground[sampled]
+    common = np.count_nonzero(fixed_brain & moving_brain)
     smaller = min(np.count_nonzero(fixed_brain), np.count_nonzero(moving_brain))
-    return bool(np.count_nonzero(fixed_brain & moving_brain) >= SAME_BRAIN * smaller)
+    return bool(common >= SAME_BRAIN * smaller)

@@ -153,29 +153,22 @@ def register(
     if moving_mask is not None:
         moving_brain = mask_points(moving_mask, moving.affine)
         offset = moving_brain.mean(axis=0) - center
-    pyramid = [
-        _Level.build(sitk, fixed, moving, fixed_mask, number, threads)
-        for number in range(len(LEVELS_MM))
-    ]
-    coarsest = pyramid[0]
-    starts = sorted(_starts(center, offset), key=coarsest.metric, reverse=True)
-    ends = [coarsest.optimize(start) for start in starts[:OPTIMIZED_STARTS]]
-    best = max(ends, key=coarsest.metric)
-    for level in pyramid[1:]:
-        best = level.optimize(best)
-    repeated = best.then(_repeat_displacement(center))
-    for level in pyramid[1:]:
-        repeated = level.optimize(repeated)
+    pyramid = []
+    for number in range(len(LEVELS_MM)):
+        pyramid.append(_Level.build(sitk, fixed, moving, fixed_mask, number, threads))
+    best, repeated = _search(pyramid, center, offset)
     finest = pyramid[-1]
-    metric_before = finest.metric(Motion.identity(center))
+    identity = Motion.identity(center)
+    metric_before = finest.metric(identity)
     metric_after = finest.metric(best)
+    gain = metric_after - metric_before
     repeat_mm = best.distance_mm(repeated, brain)
+    displacement_mm = best.distance_mm(identity, brain)
+    degrees = best.degrees()
+    shift = best.apply(center[None])[0] - center
+    beyond_start_mm = float(np.linalg.norm(shift - offset))
     # ITK's transforms lead from fixed to moving points; the moving scan goes the other way.
     proposed = np.linalg.inv(best.matrix)
-    degrees = best.degrees()
-    beyond_start_mm = float(np.linalg.norm(best.apply(center[None])[0] - center - offset))
-    displacement_mm = best.distance_mm(Motion.identity(center), brain)
-    gain = metric_after - metric_before
     fit = 1.0
     if moving_brain is not None and moving_mask is not None:
         back = Motion(proposed, center)
@@ -196,19 +189,44 @@ def register(
         fit=fit,
         displacement_mm=displacement_mm,
         degrees=degrees,
-        shift_mm=float(np.linalg.norm(best.apply(center[None])[0] - center)),
+        shift_mm=float(np.linalg.norm(shift)),
         seconds=time.perf_counter() - started,
     )
 
 
+def _search(
+    pyramid: Sequence[_Level], center: np.ndarray, offset: np.ndarray
+) -> tuple[Motion, Motion]:
+    """The best motion, and where a second run from a displaced start ends.
+
+    Args:
+        pyramid: the pair of scans from coarse to fine.
+        center: [3] of the fixed brain, world mm.
+        offset: [3] from there to the center of the moving brain.
+    """
+    coarsest, *finer_levels = pyramid
+    starts = sorted(_starts(center, offset), key=coarsest.metric, reverse=True)
+    # Only the most promising starts: an optimization takes as long as hundreds of comparisons.
+    ends = [coarsest.optimize(start) for start in starts[:OPTIMIZED_STARTS]]
+    best = max(ends, key=coarsest.metric)
+    for level in finer_levels:
+        best = level.optimize(best)
+    repeated = best.then(_repeat_displacement(center))
+    for level in finer_levels:
+        repeated = level.optimize(repeated)
+    return best, repeated
+
+
 def _share_inside(points: np.ndarray, mask: np.ndarray, affine: np.ndarray) -> float:
     """Share of [N, 3] world points that lie in a mask, of those within its field of view."""
-    positions = apply_affine(np.linalg.inv(affine), points)
+    to_voxels = np.linalg.inv(affine)
+    positions = apply_affine(to_voxels, points)
     index = np.rint(positions).astype(int)
     is_within = ((index >= 0) & (index < mask.shape)).all(axis=1)
     if not is_within.any():
         return 0.0
-    return float(mask[tuple(index[is_within].T)].mean())
+    i, j, k = index[is_within].T
+    return float(mask[i, j, k].mean())
 
 
 def _rejection(
@@ -289,17 +307,7 @@ class _Level:
         radius = [max(1, round(MARGIN_MM / size)) for size in brain.GetSpacing()]
         region = sitk.BinaryDilate(brain, radius)
         method = sitk.ImageRegistrationMethod()
-        method.SetMetricAsMattesMutualInformation(BINS)
-        method.SetMetricFixedMask(region)
-        method.SetInterpolator(sitk.sitkLinear)
-        # ITK's default, smoothed gradient images, misleads the optimizer on oblique grids: on a
-        # pair that the scanner had aligned (patient01_s1 of open_ms_data) it walked 32 mm away, to
-        # lower values.
-        method.MetricUseFixedImageGradientFilterOff()
-        method.MetricUseMovingImageGradientFilterOff()
-        share = min(1.0, SAMPLES / max(1, int(sitk.GetArrayViewFromImage(region).sum())))
-        method.SetMetricSamplingStrategy(method.REGULAR if share < 1 else method.NONE)
-        method.SetMetricSamplingPercentage(share, 1)
+        _set_metric(sitk, method, region)
         # The gradient of mutual information is small by nature: the step length decides when to
         # stop.
         method.SetOptimizerAsRegularStepGradientDescent(
@@ -309,6 +317,7 @@ class _Level:
             relaxationFactor=0.6,
             gradientMagnitudeTolerance=1e-9,
         )
+        # One step of an angle and one of a shift move the brain by the same distance.
         method.SetOptimizerScalesFromPhysicalShift()
         if threads:
             method.SetNumberOfThreads(threads)
@@ -322,10 +331,13 @@ class _Level:
             self.method.Execute(self.fixed, self.moving)
         except RuntimeError:
             return start
-        matrix = np.eye(4)
-        matrix[:3, :3] = np.array(transform.GetMatrix()).reshape(3, 3)
         center = np.array(transform.GetCenter())
-        matrix[:3, 3] = center + np.array(transform.GetTranslation()) - matrix[:3, :3] @ center
+        translation = np.array(transform.GetTranslation())
+        rotation = np.array(transform.GetMatrix()).reshape(3, 3)
+        # ITK turns about a center: x -> R (x - c) + c + t.
+        matrix = np.eye(4)
+        matrix[:3, :3] = rotation
+        matrix[:3, 3] = center + translation - rotation @ center
         return Motion(_LPS @ matrix @ _LPS, start.center)
 
     def metric(self, motion: Motion) -> float:
@@ -337,13 +349,34 @@ class _Level:
             return -np.inf
 
     def _transform(self, motion: Motion) -> Any:
+        """The motion as ITK writes it: in LPS, as a rotation about the center and a translation."""
         matrix = _LPS @ motion.matrix @ _LPS
         center = _LPS[:3, :3] @ motion.center
+        rotation = matrix[:3, :3]
+        translation = rotation @ center + matrix[:3, 3] - center
         transform = self.sitk.Euler3DTransform()
         transform.SetCenter(center.tolist())
-        transform.SetMatrix(_orthonormal(matrix[:3, :3]).ravel().tolist())
-        transform.SetTranslation((matrix[:3, :3] @ center + matrix[:3, 3] - center).tolist())
+        transform.SetMatrix(_orthonormal(rotation).ravel().tolist())
+        transform.SetTranslation(translation.tolist())
         return transform
+
+
+def _set_metric(sitk: ModuleType, method: Any, region: Any) -> None:
+    """Mutual information of linearly interpolated images in a region, without gradient filters."""
+    method.SetMetricAsMattesMutualInformation(BINS)
+    method.SetMetricFixedMask(region)
+    method.SetInterpolator(sitk.sitkLinear)
+    # ITK's default, smoothed gradient images, misleads the optimizer on oblique grids: on a pair
+    # that the scanner had aligned (patient01_s1 of open_ms_data) it walked 32 mm away, to lower
+    # values.
+    method.MetricUseFixedImageGradientFilterOff()
+    method.MetricUseMovingImageGradientFilterOff()
+    voxels = max(1, int(sitk.GetArrayViewFromImage(region).sum()))
+    share = min(1.0, SAMPLES / voxels)
+    # Regular, not random: the same pair of scans always gives the same motion.
+    strategy = method.REGULAR if share < 1 else method.NONE
+    method.SetMetricSamplingStrategy(strategy)
+    method.SetMetricSamplingPercentage(share, 1)
 
 
 def _orthonormal(rotation: np.ndarray) -> np.ndarray:
@@ -355,15 +388,20 @@ def _orthonormal(rotation: np.ndarray) -> np.ndarray:
 def _image(sitk: ModuleType, array: np.ndarray, volume: Volume, voxel_mm: float) -> Any:
     """SimpleITK image in the world, averaged to voxels of about ``voxel_mm`` along each axis."""
     grid = volume.grid
-    image = sitk.GetImageFromArray(np.ascontiguousarray(array.transpose(2, 1, 0), np.float32))
-    axes = _LPS[:3, :3] @ volume.affine[:3, :3] / grid.spacing
+    # SimpleITK's arrays have the axes in reverse order.
+    reversed_axes = array.transpose(2, 1, 0)
+    image = sitk.GetImageFromArray(np.ascontiguousarray(reversed_axes, np.float32))
+    to_lps = _LPS[:3, :3]
+    axes = to_lps @ volume.affine[:3, :3] / grid.spacing
+    origin = to_lps @ volume.affine[:3, 3]
     image.SetSpacing(grid.spacing.tolist())
     image.SetDirection(axes.ravel().tolist())
-    image.SetOrigin((_LPS[:3, :3] @ volume.affine[:3, 3]).tolist())
+    image.SetOrigin(origin.tolist())
     factors = []
     for size, spacing in zip(grid.shape, grid.spacing, strict=True):
+        factor = round(voxel_mm / spacing)
         # Two voxels along each axis have to remain, or nothing can be interpolated.
-        factors.append(max(1, min(round(voxel_mm / spacing), size // 2)))
+        factors.append(max(1, min(factor, size // 2)))
     return sitk.BinShrink(image, factors)
 
 

@@ -68,13 +68,16 @@ def skull_evidence(volume: Volume) -> float:
     is_foreground = parts.mask[cells]
     if not is_foreground.any():
         return 0.0
+    # Relative to the median of the foreground: intensities of MRI have no unit.
     intensities = np.abs(volume.array[cells] - parts.background)
-    intensities = intensities / max(float(np.median(intensities[is_foreground])), 1e-6)
+    median = float(np.median(intensities[is_foreground]))
+    intensities = intensities / max(median, 1e-6)
     layers = _layers(_filled(is_foreground))
     weight = NOISY_RIM_WEIGHT
     if parts.is_constant:
         weight = RIM_WEIGHT
-    surplus = float(np.clip(_rim_brightness(intensities, layers) - 1.0, 0.0, MAX_SURPLUS))
+    excess = _rim_brightness(intensities, layers) - 1.0
+    surplus = float(np.clip(excess, 0.0, MAX_SURPLUS))
     return _gap_share(intensities, layers) + weight * surplus
 
 
@@ -94,9 +97,13 @@ def _gap_share(intensities: np.ndarray, layers: Sequence[np.ndarray]) -> float:
     outside = layers[0]
     gap_count = 0
     count = 0
-    for layer in (layers[number] for number in GAP_LAYERS):
-        around = _brightest_neighbor(np.where(outside, intensities, 0.0))[layer]
-        gap_count += int(np.count_nonzero(intensities[layer] < GAP * np.minimum(around, 1.0)))
+    for number in GAP_LAYERS:
+        layer = layers[number]
+        outer_intensities = np.where(outside, intensities, 0.0)
+        around = _brightest_neighbor(outer_intensities)[layer]
+        # 1 is the body's median: a cell below bright fat is no gap unless it is dark by itself.
+        darkness = GAP * np.minimum(around, 1.0)
+        gap_count += int(np.count_nonzero(intensities[layer] < darkness))
         count += int(np.count_nonzero(layer))
         outside = outside | layer
     return gap_count / max(1, count)
@@ -104,26 +111,36 @@ def _gap_share(intensities: np.ndarray, layers: Sequence[np.ndarray]) -> float:
 
 def _rim_brightness(intensities: np.ndarray, layers: Sequence[np.ndarray]) -> float:
     """Intensity of the bright layer below the surface, relative to that of the deep layer."""
-    if not layers[DEEP_LAYER].any():
+    deep_layer = layers[DEEP_LAYER]
+    if not deep_layer.any():
         return 1.0
-    rim = max(float(np.median(intensities[layers[number]])) for number in RIM_LAYERS)
-    deep = float(np.median(intensities[layers[DEEP_LAYER]]))
-    return rim / max(deep, LOWEST_DEEP)
+    medians = [float(np.median(intensities[layers[number]])) for number in RIM_LAYERS]
+    deep = float(np.median(intensities[deep_layer]))
+    return max(medians) / max(deep, LOWEST_DEEP)
 
 
 def _brightest_neighbor(intensities: np.ndarray) -> np.ndarray:
     """Largest intensity of a cell and all that touch it, corners included."""
     brightest = intensities
     for axis in range(3):
-        first = [slice(None)] * 3
-        second = [slice(None)] * 3
-        first[axis] = slice(1, None)
-        second[axis] = slice(None, -1)
+        without_first, without_last = _shifted(axis)
         spread = brightest.copy()
-        spread[tuple(first)] = np.maximum(spread[tuple(first)], brightest[tuple(second)])
-        spread[tuple(second)] = np.maximum(spread[tuple(second)], brightest[tuple(first)])
+        spread[without_first] = np.maximum(spread[without_first], brightest[without_last])
+        spread[without_last] = np.maximum(spread[without_last], brightest[without_first])
         brightest = spread
     return brightest
+
+
+def _shifted(axis: int) -> tuple[tuple[slice, ...], tuple[slice, ...]]:
+    """Indices of all cells but the first, and of all but the last, along one axis.
+
+    Together they pair every cell with its neighbor.
+    """
+    without_first = [slice(None)] * 3
+    without_last = [slice(None)] * 3
+    without_first[axis] = slice(1, None)
+    without_last[axis] = slice(None, -1)
+    return tuple(without_first), tuple(without_last)
 
 
 def _filled(mask: np.ndarray) -> np.ndarray:
@@ -131,7 +148,8 @@ def _filled(mask: np.ndarray) -> np.ndarray:
     enclosing_axes = np.zeros(mask.shape, np.uint8)
     for axis in range(3):
         before = np.maximum.accumulate(mask, axis)
-        after = np.flip(np.maximum.accumulate(np.flip(mask, axis), axis), axis)
+        reversed_mask = np.flip(mask, axis)
+        after = np.flip(np.maximum.accumulate(reversed_mask, axis), axis)
         enclosing_axes += before & after
     return enclosing_axes >= 2
 
@@ -140,10 +158,7 @@ def _eroded(mask: np.ndarray) -> np.ndarray:
     """The mask without the cells that touch its outside; beyond the field of view is inside."""
     result = mask.copy()
     for axis in range(3):
-        first = [slice(None)] * 3
-        second = [slice(None)] * 3
-        first[axis] = slice(1, None)
-        second[axis] = slice(None, -1)
-        result[tuple(first)] &= mask[tuple(second)]
-        result[tuple(second)] &= mask[tuple(first)]
+        without_first, without_last = _shifted(axis)
+        result[without_first] &= mask[without_last]
+        result[without_last] &= mask[without_first]
     return result

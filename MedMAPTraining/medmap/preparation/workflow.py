@@ -185,12 +185,12 @@ def prepare_scans(
         return Preparation(dict(volumes), plan)
     started = time.perf_counter()
     # In the task's order: sums of votes do not depend on the order in which scans are given.
-    names = [name for name in task.modality_names if name in volumes]
-    scans = {name: volumes[name] for name in names}
+    scans = {name: volumes[name] for name in task.modality_names if name in volumes}
     run = _Run(scans, task, plan, progress or ignore_progress, cancel or never_cancel)
     masks_by_name = brain_masks or {}
     # Scans with a mask first: the others may borrow it.
-    for name in sorted(plan.extract, key=lambda name: name not in masks_by_name):
+    extraction_order = sorted(plan.extract, key=lambda name: name not in masks_by_name)
+    for name in extraction_order:
         run.extract(name, masks_by_name.get(name), method)
     for name in plan.align:
         run.align(name)
@@ -239,57 +239,59 @@ class _Run:
             brain = _given_mask(given, volume, title)
             self.given.add(name)
         elif lender is not None:
-            brain = _borrowed_mask(self._brain(lender), self.volumes[lender].grid, volume)
+            lender_grid = self.volumes[lender].grid
+            brain = _borrowed_mask(self._brain(lender), lender_grid, volume)
             self.borrowed.add(name)
         else:
             brain = extract_brain(volume, name, method=method, keeps_stripped=False)
         self.masks[name] = brain.mask
-        summary = f"The brain in {title} has {brain.volume_ml:.0f} ml ({brain.method})."
-        figures = {"brain_ml": round(brain.volume_ml, 1)}
-        step = Step(EXTRACTION, name, brain.method, True, summary, figures, brain.seconds)
+        step = Step(
+            kind=EXTRACTION,
+            modality=name,
+            method=brain.method,
+            is_applied=True,
+            summary=f"The brain in {title} has {brain.volume_ml:.0f} ml ({brain.method}).",
+            figures={"brain_ml": round(brain.volume_ml, 1)},
+            seconds=brain.seconds,
+        )
         self._record(step, "info")
 
     def align(self, name: str) -> None:
         """Motion of one scan to the reference."""
         title = self.task.modality(name).title
         self._begin(f"aligning {title}")
-        reference = self.plan.reference
-        fixed = self.volumes[reference]
-        moving = self.volumes[name]
         if not simple_itk_is_installed():
             self._measure_only(name, title)
             return
+        reference = self.plan.reference
         moving_mask: np.ndarray | None = self._brain(name)
         if name in self.borrowed or reference in self.borrowed:
+            # A borrowed mask says where the lender's brain is, not where this one is.
             moving_mask = None
         result = registration.register(
-            fixed, moving, self._brain(reference), moving_mask, threads=torch.get_num_threads()
+            self.volumes[reference],
+            self.volumes[name],
+            self._brain(reference),
+            moving_mask,
+            threads=torch.get_num_threads(),
         )
-        onto = self.task.modality(reference).title
+        level: Literal["info", "warning"] = "info"
         if result.is_accepted:
             self.movements[name] = result.movement
-            summary = (
-                f"{title} was moved by {result.displacement_mm:.1f} mm "
-                f"({result.degrees:.1f} degrees) onto {onto}."
-            )
-        elif result.is_unchanged:
-            summary = f"{title} lies on {onto} already: {result.reason}."
-        else:
+        elif not result.is_unchanged:
             self.apart.add(name)
-            summary = f"{title} was not aligned to {onto}: {result.reason}."
+            level = "warning"
+        onto = self.task.modality(reference).title
         step = Step(
-            ALIGNMENT,
-            name,
-            "SimpleITK",
-            result.is_accepted,
-            summary,
-            result.figures(),
-            result.seconds,
+            kind=ALIGNMENT,
+            modality=name,
+            method="SimpleITK",
+            is_applied=result.is_accepted,
+            summary=_alignment_summary(result, title, onto),
+            figures=result.figures(),
+            seconds=result.seconds,
         )
-        if name in self.apart:
-            self._record(step, "warning")
-        else:
-            self._record(step, "info")
+        self._record(step, level)
 
     def fuse(self) -> None:
         """Let the masks of aligned scans vote; scans that could not be aligned keep their own."""
@@ -315,10 +317,12 @@ class _Run:
         """The scans after all steps."""
         result = {}
         for name, volume in self.volumes.items():
+            mask = self.masks.get(name)
             array = volume.array
-            if name in self.masks:
-                array = apply_mask(volume, self.masks[name])
-            if array is volume.array and name not in self.movements and name not in self.notes:
+            if mask is not None:
+                array = apply_mask(volume, mask)
+            is_moved = name in self.movements
+            if array is volume.array and not is_moved and name not in self.notes:
                 result[name] = volume
                 continue
             notes = (*volume.notes, *self.notes.get(name, ()))
@@ -374,10 +378,14 @@ class _Run:
         """
         if self.given:
             return next(name for name in self.plan.extract if name in self.given)
-        if method is not None or any(entry.is_available() for entry in METHODS.values()):
+        if method is not None:
             return None
-        stripped = [name for name in self.volumes if name not in self.plan.extract]
-        return stripped[0] if stripped else None
+        if any(entry.is_available() for entry in METHODS.values()):
+            return None
+        for name in self.volumes:
+            if name not in self.plan.extract:
+                return name
+        return None
 
     def _brain(self, name: str) -> np.ndarray:
         if name in self.masks:
@@ -389,6 +397,18 @@ class _Run:
         if name not in self.movements:
             return volume.grid
         return Grid(volume.grid.shape, self.movements[name] @ volume.affine)
+
+
+def _alignment_summary(result: registration.Registration, title: str, onto: str) -> str:
+    """What became of one scan's alignment, as a sentence."""
+    if result.is_accepted:
+        return (
+            f"{title} was moved by {result.displacement_mm:.1f} mm "
+            f"({result.degrees:.1f} degrees) onto {onto}."
+        )
+    if result.is_unchanged:
+        return f"{title} lies on {onto} already: {result.reason}."
+    return f"{title} was not aligned to {onto}: {result.reason}."
 
 
 def _borrowed_mask(brain: np.ndarray, grid: Grid, volume: Volume) -> BrainMask:
