@@ -58,21 +58,27 @@ class Stack:
     def shape(self) -> tuple[int, int, int]:
         """Columns, rows, and slices of the volume, which holds every slice where it belongs."""
         first = self.slices[0]
-        added = np.ceil(self.shifts.max(axis=0)).astype(int)
-        return first.columns + int(added[0]), first.rows + int(added[1]), len(self.slices)
+        # A tilted stack needs room for the slices that are displaced the most.
+        farthest_column, farthest_row = np.ceil(self.shifts.max(axis=0)).astype(int)
+        columns = first.columns + int(farthest_column)
+        rows = first.rows + int(farthest_row)
+        return columns, rows, len(self.slices)
 
 
 def is_placed(item: Slice) -> bool:
     """Whether a slice says where it lies, and can lie there."""
     if len(item.position) != 3 or len(item.orientation) != 6 or len(item.spacing) != 2:
         return False
-    if not np.isfinite([*item.position, *item.orientation, *item.spacing]).all():
+    numbers = [*item.position, *item.orientation, *item.spacing]
+    if not np.isfinite(numbers).all():
         return False
     if min(item.spacing) <= 0:
         return False
     directions = np.array(item.orientation).reshape(2, 3)
-    # Of unit vectors at right angles, this is the identity.
-    return bool(np.abs(directions @ directions.T - np.eye(2)).max() < UNIT_TOLERANCE)
+    # Of unit vectors at right angles, the products are the identity.
+    products = directions @ directions.T
+    deviation = np.abs(products - np.eye(2)).max()
+    return bool(deviation < UNIT_TOLERANCE)
 
 
 def same_orientation(one: Slice, other: Slice) -> bool:
@@ -116,13 +122,16 @@ def _unit(vector: Sequence[float] | np.ndarray) -> np.ndarray:
 
 
 def _uneven(gaps: np.ndarray) -> str:
+    """What is wrong with the distances between slices; empty if nothing is."""
     usual = float(np.median(gaps))
-    missing = int(np.sum(np.rint(gaps[gaps > MISSING * usual] / usual) - 1))
+    wide_gaps = gaps[gaps > MISSING * usual]
+    missing = int(np.sum(np.rint(wide_gaps / usual) - 1))
     if missing == 1:
         return "a slice is missing"
     if missing > 1:
         return f"{missing} slices are missing"
-    if np.abs(gaps - usual).max() > UNEVEN * usual + SAME_POSITION_MM:
+    largest_deviation = np.abs(gaps - usual).max()
+    if largest_deviation > UNEVEN * usual + SAME_POSITION_MM:
         return f"its slices lie {gaps.min():.2f} to {gaps.max():.2f} mm apart"
     return ""
 
@@ -130,12 +139,15 @@ def _uneven(gaps: np.ndarray) -> str:
 def _scattered(slices: Sequence[Slice]) -> str:
     """Slices that are displaced along themselves, other than evenly."""
     drifts = _drifts(slices)
+    # A tilt displaces every slice by the same step; what deviates from that is no tilt.
     order = np.linspace(0.0, 1.0, len(slices))[:, None]
-    uneven_mm = float(np.linalg.norm(drifts - order * drifts[-1], axis=1).max())
+    even_drifts = order * drifts[-1]
+    uneven_mm = float(np.linalg.norm(drifts - even_drifts, axis=1).max())
     if uneven_mm > MAX_DRIFT_MM:
         return f"its slices are displaced along themselves, by up to {uneven_mm:.1f} mm"
-    if tilt_degrees(slices) > MAX_TILT_DEGREES:
-        return f"its slices are displaced along themselves (by {tilt_degrees(slices):.0f}°)"
+    tilt = tilt_degrees(slices)
+    if tilt > MAX_TILT_DEGREES:
+        return f"its slices are displaced along themselves (by {tilt:.0f}°)"
     return ""
 
 
@@ -148,8 +160,10 @@ def tilt_degrees(slices: Sequence[Slice]) -> float:
 def _drifts(slices: Sequence[Slice]) -> np.ndarray:
     """[n, 3] mm by which each slice lies along itself from the first one."""
     normal = _normal(slices[0])
-    paths = np.array([item.position for item in slices]) - slices[0].position
-    return paths - np.outer(paths @ normal, normal)
+    positions = np.array([item.position for item in slices])
+    paths = positions - slices[0].position
+    along = np.outer(paths @ normal, normal)
+    return paths - along
 
 
 def _shear(slices: Sequence[Slice]) -> tuple[float, float]:
@@ -159,9 +173,12 @@ def _shear(slices: Sequence[Slice]) -> tuple[float, float]:
         return 0.0, 0.0
     first = slices[0]
     row_spacing, column_spacing = first.spacing
+    # Orientation holds the direction of a row (along which columns count), then that of a column.
+    column_direction = _unit(first.orientation[:3])
+    row_direction = _unit(first.orientation[3:])
     step = drift / (len(slices) - 1)
-    columns = float(step @ _unit(first.orientation[:3])) / column_spacing
-    rows = float(step @ _unit(first.orientation[3:])) / row_spacing
+    columns = float(step @ column_direction) / column_spacing
+    rows = float(step @ row_direction) / row_spacing
     return columns, rows
 
 
@@ -171,14 +188,16 @@ def _first_pixel(count: int, shear: tuple[float, float]) -> np.ndarray:
 
 
 def _affine(slices: Sequence[Slice], shear: tuple[float, float]) -> np.ndarray:
+    """[4, 4] pixel -> world RAS, in mm, of a stack from which the tilt is taken."""
     first = slices[0]
     row_spacing, column_spacing = first.spacing
     column_step = _unit(first.orientation[:3]) * column_spacing
     row_step = _unit(first.orientation[3:]) * row_spacing
     step = _normal(first)
     if len(slices) > 1:
+        column_shear, row_shear = shear
         path = np.subtract(slices[-1].position, first.position)
-        step = path / (len(slices) - 1) - shear[0] * column_step - shear[1] * row_step
+        step = path / (len(slices) - 1) - column_shear * column_step - row_shear * row_step
     column, row = _first_pixel(len(slices), shear)
     affine = np.eye(4)
     affine[:3, 0] = column_step

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from pydicom.dataset import Dataset
 
@@ -155,13 +156,7 @@ def header_of(path: Path, dataset: Dataset, earlier: Mapping[str, Header]) -> He
         samples = _samples(dataset)
         slices = _slices(path, dataset)
     identity = _identifying_words(dataset)
-    shared = _group(dataset, "SharedFunctionalGroupsSequence")
-    timing = _group(shared, "MRTimingAndRelatedParametersSequence")
-    modifier = _group(shared, "MRModifierSequence")
-    inversion_times = modifier.get("InversionTimes") or [None]
-    echo_time = _number(_value(dataset, "EchoTime"))
-    if slices and echo_time != echo_time:
-        echo_time = slices[0].echo_time
+    times = _sequence_times(dataset, slices)
 
     def text(keyword: str) -> str:
         return _text(_value(dataset, keyword))
@@ -181,12 +176,35 @@ def header_of(path: Path, dataset: Dataset, earlier: Mapping[str, Header]) -> He
         contrast_agent=without_identity(text("ContrastBolusAgent"), identity),
         image_type=_texts(_value(dataset, "ImageType")),
         scanning_sequence=_scanning_sequence(dataset),
-        repetition_time=_number(_value(dataset, "RepetitionTime") or timing.get("RepetitionTime")),
-        echo_time=echo_time,
-        inversion_time=_number(_value(dataset, "InversionTime") or inversion_times[0]),
+        repetition_time=times.repetition,
+        echo_time=times.echo,
+        inversion_time=times.inversion,
         samples=samples,
         slices=slices,
     )
+
+
+class _Times(NamedTuple):
+    """Repetition, echo and inversion time in ms; nan where the file does not say."""
+
+    repetition: float
+    echo: float
+    inversion: float
+
+
+def _sequence_times(dataset: Dataset, slices: Sequence[Slice]) -> _Times:
+    """Times of a series: classic files hold them as elements, enhanced ones in groups."""
+    shared = _group(dataset, "SharedFunctionalGroupsSequence")
+    timing = _group(shared, "MRTimingAndRelatedParametersSequence")
+    modifier = _group(shared, "MRModifierSequence")
+    repetition = _value(dataset, "RepetitionTime") or timing.get("RepetitionTime")
+    inversion_times = modifier.get("InversionTimes") or [None]
+    inversion = _value(dataset, "InversionTime") or inversion_times[0]
+    echo = _number(_value(dataset, "EchoTime"))
+    # Enhanced files have an echo time per frame: that of the first one stands for the series.
+    if slices and math.isnan(echo):
+        echo = slices[0].echo_time
+    return _Times(_number(repetition), echo, _number(inversion))
 
 
 def _value(dataset: Dataset, keyword: str) -> Any:
@@ -247,10 +265,13 @@ _SHORTEST_NAME = 3
 
 
 def _identifying_words(dataset: Dataset) -> frozenset[str]:
+    """Parts of names and numbers that identify a patient or a person of the staff."""
     name_words: set[str] = set()
     for keyword in _IDENTIFYING:
         text = str(_value(dataset, keyword) or "")
-        name_words.update(word for word in _parts(text) if len(word) >= _SHORTEST_NAME)
+        for word in _parts(text):
+            if len(word) >= _SHORTEST_NAME:
+                name_words.add(word)
     return frozenset(name_words)
 
 

@@ -66,30 +66,20 @@ def measurement_report(
             _measurement(LONG_AXIS, diameters[region.name].axial_mm, MILLIMETER),
             _measurement(DIAMETER_3D, diameters[region.name].longest_mm, MILLIMETER),
         ]
-        groups.append(
-            VolumetricROIMeasurementsAndQualitativeEvaluations(
-                tracking_identifier=TrackingIdentifier(
-                    uid=tracking_uid(series, bundle, region.name), identifier=region.title
-                ),
-                referenced_segment=ReferencedSegment.from_segmentation(regions, number),
-                finding_type=type_of_region(region, task),
-                finding_category=CATEGORY,
-                finding_sites=[FindingSite(BRAIN)],
-                algorithm_id=AlgorithmIdentification(MODEL_NAME, f"{__version__} {bundle}"),
-                measurements=measurements,
-            )
+        tracking = TrackingIdentifier(
+            uid=tracking_uid(series, bundle, region.name), identifier=region.title
         )
-    device_uid = stable_uid(MODEL_NAME, bundle)
-    observer = ObserverContext(
-        observer_type=codes.DCM.Device,
-        observer_identifying_attributes=DeviceObserverIdentifyingAttributes(
-            uid=device_uid,
-            name=MODEL_NAME,
-            manufacturer_name=MANUFACTURER,
-            model_name=MODEL_NAME,
-            serial_number=bundle,
-        ),
-    )
+        group = VolumetricROIMeasurementsAndQualitativeEvaluations(
+            tracking_identifier=tracking,
+            referenced_segment=ReferencedSegment.from_segmentation(regions, number),
+            finding_type=type_of_region(region, task),
+            finding_category=CATEGORY,
+            finding_sites=[FindingSite(BRAIN)],
+            algorithm_id=AlgorithmIdentification(MODEL_NAME, f"{__version__} {bundle}"),
+            measurements=measurements,
+        )
+        groups.append(group)
+    observer = _observer(bundle)
     content = MeasurementReport(
         observation_context=ObservationContext(observer_device_context=observer),
         procedure_reported=MR_OF_BRAIN,
@@ -109,6 +99,20 @@ def measurement_report(
         is_final=False,
         is_verified=False,
         series_description="MedMAP measurements",
+    )
+
+
+def _observer(bundle: str) -> ObserverContext:
+    """Who observed: a device, the model, whose serial number is the bundle's id."""
+    return ObserverContext(
+        observer_type=codes.DCM.Device,
+        observer_identifying_attributes=DeviceObserverIdentifyingAttributes(
+            uid=stable_uid(MODEL_NAME, bundle),
+            name=MODEL_NAME,
+            manufacturer_name=MANUFACTURER,
+            model_name=MODEL_NAME,
+            serial_number=bundle,
+        ),
     )
 
 

@@ -85,9 +85,11 @@ def _decoded(series: Series) -> np.ndarray:
     """[slices, rows, columns] float32 in the order of the stack."""
     frames_by_file = {path: _frames(path, series.key) for path in _paths(series)}
     first = series.slices[0]
-    images = np.empty((len(series.slices), first.rows, first.columns), np.float32)
+    shape = (len(series.slices), first.rows, first.columns)
+    images = np.empty(shape, np.float32)
     for number, item in enumerate(series.slices):
         frames = frames_by_file[item.path]
+        # The header counts frames; a file that was cut off holds fewer.
         if item.frame >= len(frames):
             raise _damaged(series.key)
         images[number] = frames[item.frame]
@@ -107,8 +109,13 @@ def _untilted(images: np.ndarray, stack: Stack) -> np.ndarray:
     moved = np.full((count, rows, columns), lowest, np.float32)
     moved[:, : images.shape[1], : images.shape[2]] = images
     for number, (column_shift, row_shift) in enumerate(stack.shifts):
+        # Linear: cubic splines would overshoot at the skull and at the padding's edge.
         moved[number] = ndimage.shift(
-            moved[number], (row_shift, column_shift), order=1, mode="constant", cval=lowest
+            moved[number],
+            (row_shift, column_shift),
+            order=1,
+            mode="constant",
+            cval=lowest,
         )
     return moved
 
@@ -150,10 +157,13 @@ def _without_padding(stored: np.ndarray, dataset: Dataset) -> np.ndarray:
         return stored
     first = int(dataset.PixelPaddingValue)
     last = int(dataset.get("PixelPaddingRangeLimit", first))
-    is_padding = (stored >= min(first, last)) & (stored <= max(first, last))
+    low = min(first, last)
+    high = max(first, last)
+    is_padding = (stored >= low) & (stored <= high)
     if not is_padding.any() or is_padding.all():
         return stored
-    return np.where(is_padding, stored[~is_padding].min(), stored)
+    smallest = stored[~is_padding].min()
+    return np.where(is_padding, smallest, stored)
 
 
 def _stored_sum(dataset: Dataset) -> float:

@@ -43,7 +43,8 @@ def labels_object(labels: np.ndarray, task: Task, series: Series, bundle: str) -
     descriptions = []
     for number, label in enumerate(task.labels, 1):
         descriptions.append(_label_segment(number, label, series, bundle))
-    return _segmentation(masks, descriptions, series, bundle, LABELS_SERIES_NUMBER, "MedMAP labels")
+    title = "MedMAP labels"
+    return _segmentation(masks, descriptions, series, bundle, LABELS_SERIES_NUMBER, title)
 
 
 def regions_object(labels: np.ndarray, task: Task, series: Series, bundle: str) -> Segmentation:
@@ -144,7 +145,9 @@ def _in_source_order(masks: np.ndarray, series: Series, sources: Sequence[Datase
         raise InternalError(
             f"Labels of {masks.shape[:3]} do not lie on series {series.key}.", "Please report this."
         )
-    by_slice = _on_images(masks.transpose(2, 1, 0, 3).astype(np.uint8), series.stack)
+    # Images are stored slice by slice, and rows before columns.
+    on_images = masks.transpose(2, 1, 0, 3).astype(np.uint8)
+    by_slice = _on_images(on_images, series.stack)
     if len(sources) > 1:
         return by_slice
     frame_count = int(sources[0].get("NumberOfFrames") or 1)
@@ -159,8 +162,11 @@ def _on_images(masks: np.ndarray, stack: Stack) -> np.ndarray:
     if not stack.is_tilted:
         return masks
     first = stack.slices[0]
-    on_images = np.empty((len(masks), first.rows, first.columns, masks.shape[-1]), np.uint8)
-    for number, (column, row) in enumerate(np.rint(stack.shifts).astype(int)):
-        shifted = masks[number, row : row + first.rows, column : column + first.columns]
-        on_images[number] = shifted
+    shape = (len(masks), first.rows, first.columns, masks.shape[-1])
+    on_images = np.empty(shape, np.uint8)
+    nearest_shifts = np.rint(stack.shifts).astype(int)
+    for number, (column, row) in enumerate(nearest_shifts):
+        rows = slice(row, row + first.rows)
+        columns = slice(column, column + first.columns)
+        on_images[number] = masks[number, rows, columns]
     return on_images

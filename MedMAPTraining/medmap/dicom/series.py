@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -107,6 +108,7 @@ def series_of(headers: Iterable[Header]) -> list[Series]:
 
 
 def _order(series: Series) -> tuple[float, str]:
+    """Series with a number first, in its order; the others behind them."""
     number = series.header.number
     if number.lstrip("-").isdigit():
         return float(number), series.key
@@ -131,15 +133,18 @@ def _series_of_files(files: Sequence[Header]) -> list[Series]:
     key = header.number or "0"
     slices, notes = _without_copies([item for file in files for item in file.slices])
     if not slices:
-        return [Series(key, header, None, _DOCUMENTS.get(header.modality, "it holds no image"))]
+        document = _DOCUMENTS.get(header.modality, "it holds no image")
+        return [Series(key, header, None, document)]
     slices, reasons = _usable(slices, header)
     if len(slices) < MIN_SLICES and reasons:
-        return [Series(key, header, None, reasons.most_common(1)[0][0])]
+        most_frequent_reason, _ = reasons.most_common(1)[0]
+        return [Series(key, header, None, most_frequent_reason)]
     for reason, count in reasons.items():
         notes.append(f"{_slices_text(count)} left out: {reason}")
     groups = _parallel_groups(slices)
     largest = max(groups, key=len)
     if len(groups) > 1:
+        # A localizer has slices in three orientations; a volume with a few strays has one.
         if len(largest) < DOMINANT * len(slices):
             return [Series(key, header, None, f"its slices lie in {len(groups)} orientations")]
         extra_count = len(slices) - len(largest)
@@ -151,14 +156,16 @@ def _series_of_files(files: Sequence[Header]) -> list[Series]:
 def _keyed_series(
     key: str, header: Header, volumes: Sequence[Sequence[Slice]], notes: Sequence[str]
 ) -> list[Series]:
+    """Series with keys: the number alone, or ``5a``, ``5b`` ... where one number has several."""
     collected = []
     for number, slices in enumerate(volumes):
         letter = ""
         if len(volumes) > 1:
             letter = chr(ord("a") + number % 26)
-        own_header = replace(header, image_type=slices[0].image_type)
-        if slices[0].echo_time == slices[0].echo_time:
-            own_header = replace(own_header, echo_time=slices[0].echo_time)
+        first = slices[0]
+        own_header = replace(header, image_type=first.image_type)
+        if not math.isnan(first.echo_time):
+            own_header = replace(own_header, echo_time=first.echo_time)
         built, reason = _volume_of(slices)
         own_notes = list(notes)
         if built is not None and built.is_tilted:
@@ -231,7 +238,10 @@ def _component(item: Slice) -> str:
 
 def _without_copies(slices: Sequence[Slice]) -> tuple[list[Slice], list[str]]:
     """Leave out files that hold an image once more."""
-    unique = {_identity(item): item for item in reversed(slices)}
+    # From the last to the first, so that the first of several copies stays.
+    unique: dict[tuple, Slice] = {}
+    for item in reversed(slices):
+        unique[_identity(item)] = item
     copies = len(slices) - len(unique)
     notes = []
     if copies:
@@ -290,7 +300,8 @@ def _split_by_content(slices: Sequence[Slice]) -> list[list[Slice]]:
 
 
 def _echo(item: Slice) -> str:
-    if item.echo_time != item.echo_time:
+    """What distinguishes echoes: their time, to a tenth of a ms, or else their number."""
+    if math.isnan(item.echo_time):
         return item.discriminators[0]
     return f"{item.echo_time:.1f}"
 
@@ -313,7 +324,9 @@ def _in_turns(slices: Sequence[Slice], repetitions: int) -> list[list[Slice]]:
     None unless every position has as many, and every image a number of its own.
     """
     numbers = {item.instance for item in slices}
-    if len(numbers) != len(slices) or not all(number.isdigit() for number in numbers):
+    if len(numbers) != len(slices):
+        return []
+    if not all(number.isdigit() for number in numbers):
         return []
     by_position: dict[float, list[Slice]] = defaultdict(list)
     for item, position in zip(slices, _positions(slices), strict=True):
@@ -333,6 +346,7 @@ def _discriminator(position: int) -> Callable[[Slice], object]:
 
 
 def _grouped(slices: Sequence[Slice], key: Callable[[Slice], object]) -> list[list[Slice]]:
+    """Slices with the same key together, groups and members in the order of the slices."""
     groups: dict[object, list[Slice]] = defaultdict(list)
     for item in slices:
         groups[key(item)].append(item)

@@ -102,22 +102,34 @@ def read_studies(folder: Path, *, by_folder: bool = False) -> tuple[list[Study],
     for header in content.headers:
         patient, day = _study_key(header)
         if by_folder:
-            own_folder = str(header.path.relative_to(folder).parent).split(os.sep)[0]
-            patient = f"{patient}\n{folder_by_uid.setdefault(header.study_uid, own_folder)}"
+            first_folder = str(header.path.relative_to(folder).parent).split(os.sep)[0]
+            # One study UID in several folders is one study: the folder of its first file stands.
+            own_folder = folder_by_uid.setdefault(header.study_uid, first_folder)
+            patient = f"{patient}\n{own_folder}"
         headers_by_study[patient, day].append(header)
-    # Reports and directories that belong to no examination are none themselves.
+    headers_with_images = _with_images(headers_by_study)
+    keys = sorted(headers_with_images, key=lambda key: (key[1], key[0]))
+    first_day = keys[0][1]
+    studies = []
+    for key in keys:
+        headers = headers_with_images[key]
+        days = _days_between(first_day, key[1])
+        studies.append(Study(_identifier(headers), days, tuple(series_of(headers))))
+    return studies, _remarks(content)
+
+
+def _with_images(
+    headers_by_study: Mapping[tuple[str, str], list[Header]],
+) -> Mapping[tuple[str, str], list[Header]]:
+    """Studies that show something; all of them if none does.
+
+    Reports and directories that belong to no examination are none themselves.
+    """
     with_images = {}
     for key, headers in headers_by_study.items():
         if any(header.samples for header in headers):
             with_images[key] = headers
-    headers_by_study = with_images or headers_by_study
-    keys = sorted(headers_by_study, key=lambda key: (key[1], key[0]))
-    studies = []
-    for key in keys:
-        headers = headers_by_study[key]
-        days = _days_between(keys[0][1], key[1])
-        studies.append(Study(_identifier(headers), days, tuple(series_of(headers))))
-    return studies, _remarks(content)
+    return with_images or headers_by_study
 
 
 def _nothing(content: FolderContent) -> MissingInputError:
@@ -185,17 +197,17 @@ def assign_modalities(
     detection = detect_modalities(evidence.values(), task)
     chosen: dict[str, Series] = {}
     reasons: dict[str, str] = {}
-    for modality in task.modalities:
-        name = modality.name
-        if name in fixed:
-            series = fixed[name]
-            if series is not None:
-                chosen[name] = series
-                reasons[series.key] = "chosen"
-        elif name in detection.assigned:
+    for name in task.modality_names:
+        series = fixed.get(name)
+        reason = "chosen"
+        # Fixed to no series: the user's word counts, even where detection found one.
+        if name not in fixed and name in detection.assigned:
             candidate = detection.assigned[name]
-            chosen[name] = candidate.series.source
-            reasons[candidate.series.source.key] = _reason_text(candidate)
+            series = candidate.series.source
+            reason = _reason_text(candidate)
+        if series is not None:
+            chosen[name] = series
+            reasons[series.key] = reason
     questions, example = _questions(detection, task, fixed)
     listed = _choices(study, detection, chosen, reasons)
     return Assignment(chosen, listed, questions, example)
@@ -275,8 +287,10 @@ def _copies(study: Study, evidence: Mapping[str, SeriesEvidence], task: Task) ->
         for series in group:
             voxels = image_hash(series)
             if voxels in first_by_hash:
-                reasons[series.key] = f"the same images as series {first_by_hash[voxels]}"
-            first_by_hash.setdefault(voxels, series.key)
+                original = first_by_hash[voxels]
+                reasons[series.key] = f"the same images as series {original}"
+            else:
+                first_by_hash[voxels] = series.key
     return reasons
 
 
@@ -304,6 +318,7 @@ def _uncorrected(
 
 
 def _corrections(series: Series) -> int:
+    """How much the scanner has corrected; the coil's shading matters more than distortion."""
     types = {part.upper() for part in series.header.image_type}
     count = 0
     if "NORM" in types:
@@ -319,11 +334,15 @@ def _on_one_grid(
     """Groups of at least two series that may be inputs and share their grid."""
     by_place: dict[tuple, list[Series]] = defaultdict(list)
     for series in study.series:
-        if series.stack is None or not score_modalities(evidence[series.key], task).scores:
+        if series.stack is None:
+            continue
+        if not score_modalities(evidence[series.key], task).scores:
             continue
         first = series.slices[0]
         shape = (first.rows, first.columns, len(series.slices))
-        by_place[(*shape, series.stack.affine.round(2).tobytes())].append(series)
+        # Rounded: exports write the same affine with different last digits.
+        affine = series.stack.affine.round(2).tobytes()
+        by_place[(*shape, affine)].append(series)
     return [group for group in by_place.values() if len(group) > 1]
 
 
@@ -360,30 +379,33 @@ def _questions(
         if question.modality in fixed:
             continue
         title = task.modality(question.modality).title
+        first = question.candidates[0]
         described = [describe(candidate.series.source) for candidate in question.candidates]
         if len(described) == 1:
-            candidate = question.candidates[0]
-            texts.append(f"{title} may be series {described[0]}: {candidate.reason}.")
+            texts.append(f"{title} may be series {described[0]}: {first.reason}.")
         else:
             listed = ", ".join(described[:-1]) + f" or {described[-1]}"
             texts.append(f"{title} may be series {listed}.")
         if not example:
-            example = f"{title}={question.candidates[0].series.source.key}"
+            example = f"{title}={first.series.source.key}"
     return tuple(texts), example
 
 
 def describe(series: Series) -> str:
     """A series for display: ``5 ('AX T1 POST', 23 slices of 5 mm)``."""
-    text = f"'{series.header.description or 'without description'}'"
+    description = series.header.description or "without description"
     if series.stack is None:
-        return f"{series.key} ({text})"
-    thickness = float((series.stack.affine[:3, 2] ** 2).sum() ** 0.5)
-    return f"{series.key} ({text}, {len(series.slices)} slices of {thickness:.3g} mm)"
+        return f"{series.key} ('{description}')"
+    slice_step = series.stack.affine[:3, 2]
+    thickness = float((slice_step**2).sum() ** 0.5)
+    count = len(series.slices)
+    return f"{series.key} ('{description}', {count} slices of {thickness:.3g} mm)"
 
 
 def _choices(
     study: Study, detection: Detection, chosen: Mapping[str, Series], reasons: Mapping[str, str]
 ) -> tuple[Choice, ...]:
+    """Every series of the study with its modality, or why it has none."""
     modality_by_key = {series.key: name for name, series in chosen.items()}
     rejections = {evidence.source.key: reason for evidence, reason in detection.rejected}
     open_by_key: dict[str, list[str]] = defaultdict(list)
@@ -393,14 +415,16 @@ def _choices(
     listed = []
     for series in study.series:
         key = series.key
-        if key in modality_by_key:
-            listed.append(Choice(series, modality_by_key[key], reasons[key]))
+        modality = modality_by_key.get(key, "")
+        if modality:
+            reason = reasons[key]
         elif key in rejections:
-            listed.append(Choice(series, "", rejections[key]))
+            reason = rejections[key]
         elif key in open_by_key:
-            listed.append(Choice(series, "", f"may be {' or '.join(open_by_key[key])}"))
+            reason = f"may be {' or '.join(open_by_key[key])}"
         else:
-            listed.append(Choice(series, "", "another series fits better"))
+            reason = "another series fits better"
+        listed.append(Choice(series, modality, reason))
     return tuple(listed)
 
 
@@ -408,7 +432,8 @@ def _study_key(header: Header) -> tuple[str, str]:
     """Patient and date; without one of them the study's UID, which then distinguishes studies."""
     if header.patient and header.date:
         return header.patient, header.date
-    return f"{header.patient}\n{header.study_uid}", header.date
+    study = f"{header.patient}\n{header.study_uid}"
+    return study, header.date
 
 
 def _identifier(headers: Sequence[Header]) -> str:
@@ -416,12 +441,15 @@ def _identifier(headers: Sequence[Header]) -> str:
     uids = {header.study_uid for header in headers} - {""}
     if not uids:
         uids = {item.sop_instance for header in headers for item in header.slices}
+    # The smallest: sets have no order, and files are found in any.
     digest = hashlib.sha256(min(uids, default="").encode()).hexdigest()
     return f"study-{digest[:8]}"
 
 
 def _days_between(first: str, later: str) -> int:
-    start, end = _date(first), _date(later)
+    """Days from one date to a later one; 0 where one of them cannot be read."""
+    start = _date(first)
+    end = _date(later)
     if start is None or end is None:
         return 0
     return (end - start).days
