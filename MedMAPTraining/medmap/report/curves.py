@@ -72,7 +72,8 @@ def read_log(path: str | Path, modalities: Sequence[str]) -> LoggedSeries:
         for name, value in entry.items():
             if name not in _NOT_DRAWN and _is_number(value):
                 # By step, since a resumed run repeats steps.
-                points.setdefault(name, {})[int(entry["step"])] = float(value)
+                value_at = points.setdefault(name, {})
+                value_at[int(entry["step"])] = float(value)
     if not points:
         raise InputDataError(
             f"{path.parent.name}/{path.name} holds no step.", "Give the log of a training."
@@ -80,7 +81,8 @@ def read_log(path: str | Path, modalities: Sequence[str]) -> LoggedSeries:
     series = {}
     for name, value_at in points.items():
         steps = sorted(value_at)
-        series[name] = (np.array(steps), np.array([value_at[step] for step in steps]))
+        values = [value_at[step] for step in steps]
+        series[name] = (np.array(steps), np.array(values))
     return LoggedSeries(path.parent.name, series, _families(series, modalities))
 
 
@@ -90,16 +92,7 @@ def _is_number(value: object) -> bool:
 
 def training_curves(log: LoggedSeries, title: str = "") -> bytes:
     """PNG of losses (faint: every step, strong: running mean), learning rate, validation scores."""
-    candidates = {
-        "Losses": log.losses,
-        "Validation": log.validation,
-        "Learning rate": ["learning_rate"],
-    }
-    panels = {}
-    for heading, names in candidates.items():
-        logged = [name for name in names if name in log.series]
-        if logged:
-            panels[heading] = logged
+    panels = _panels(log)
     figure = new_figure(3.7 * len(panels), 2.7)
     all_axes = figure.subplots(1, len(panels), squeeze=False)[0]
     for axes, (heading, names) in zip(all_axes, panels.items(), strict=True):
@@ -121,6 +114,21 @@ def training_curves(log: LoggedSeries, title: str = "") -> bytes:
     return figure_png(figure)
 
 
+def _panels(log: LoggedSeries) -> dict[str, list[str]]:
+    """Heading of each panel -> names of its series; panels without a series are left out."""
+    candidates = {
+        "Losses": log.losses,
+        "Validation": log.validation,
+        "Learning rate": ["learning_rate"],
+    }
+    panels = {}
+    for heading, names in candidates.items():
+        logged = [name for name in names if name in log.series]
+        if logged:
+            panels[heading] = logged
+    return panels
+
+
 def modality_curves(log: LoggedSeries, titles: Mapping[str, str]) -> bytes | None:
     """PNG with a panel for each family (preference, weight ...) and a line for each modality.
 
@@ -135,9 +143,12 @@ def modality_curves(log: LoggedSeries, titles: Mapping[str, str]) -> bytes | Non
     for axes, (family, names) in zip(all_axes, log.modality_figures.items(), strict=True):
         for modality in sorted(names, key=order.index):
             steps, values = log.series[names[modality]]
-            color = PALETTE[order.index(modality) % len(PALETTE)]
+            # A modality has one color in all panels, also where another one is not drawn.
+            position = order.index(modality)
+            color = PALETTE[position % len(PALETTE)]
             _draw(axes, steps, values, titles[modality], color, smooth=False)
-        style(axes, title=family.replace("_", " ").capitalize(), x="step")
+        heading = family.replace("_", " ").capitalize()
+        style(axes, title=heading, x="step")
         _legend(axes)
     return figure_png(figure)
 
@@ -180,10 +191,13 @@ def _families(series: Mapping, modalities: Sequence[str]) -> dict[str, dict[str,
         parts = re.split(r"[/_. :-]+", name)
         if len(parts) < 2:
             continue
-        if parts[-1] in modalities:
-            families.setdefault(" ".join(parts[:-1]), {})[parts[-1]] = name
-        elif parts[0] in modalities:
-            families.setdefault(" ".join(parts[1:]), {})[parts[0]] = name
+        first, *_, last = parts
+        if last in modalities:
+            family = " ".join(parts[:-1])
+            families.setdefault(family, {})[last] = name
+        elif first in modalities:
+            family = " ".join(parts[1:])
+            families.setdefault(family, {})[first] = name
     return {family: names for family, names in families.items() if len(names) > 1}
 
 
@@ -196,6 +210,18 @@ def _draw(
         axes.plot(steps, values, color=color, linewidth=0.5, alpha=0.25)
         # The first value is repeated in front, so that the mean has as many steps.
         padded = np.pad(values, (width - 1, 0), mode="edge")
-        values = np.convolve(padded, np.ones(width) / width, "valid")
-    marker = "o" if len(values) <= 12 else None
-    axes.plot(steps, values, color=color, linewidth=1.6, label=label, marker=marker, markersize=3)
+        weights = np.ones(width) / width
+        values = np.convolve(padded, weights, "valid")
+    # Few points are validations, far apart: a line alone would hide where they are.
+    marker = None
+    if len(values) <= 12:
+        marker = "o"
+    axes.plot(
+        steps,
+        values,
+        color=color,
+        linewidth=1.6,
+        label=label,
+        marker=marker,
+        markersize=3,
+    )

@@ -82,28 +82,35 @@ def heat_map(summary: Summary, task: Task, title: str) -> bytes:
     regions = [region.name for region in task.regions]
     count = len(subsets) + len(averages)
     width = 1.5 + 0.36 * len(task.modalities) + 1.15 * len(regions)
-    figure = new_figure(width, 0.9 + 0.3 * count)
+    height = 0.9 + 0.3 * count
+    figure = new_figure(width, height)
     axes = figure.add_subplot()
     first_cell_x = len(task.modalities) * DOT_SPACING
     for row, (name, scores) in enumerate(subsets.items()):
         _dots(axes, row, name.split("+"), task)
         if summary.mark(name):
-            axes.text(
-                first_cell_x - 0.12, row, summary.mark(name), va="center", fontsize=8, color=INK
-            )
+            _note(axes, first_cell_x, row, summary.mark(name))
         _cells(axes, first_cell_x, row, [scores[region] for region in regions])
     for row, (name, scores) in enumerate(averages.items(), len(subsets)):
         # A small gap sets the averages apart from the subsets.
         down = row + 0.35
-        text = f"mean, {name}"
-        axes.text(first_cell_x - 0.12, down, text, ha="right", va="center", fontsize=8, color=INK)
+        _note(axes, first_cell_x, down, f"mean, {name}", ha="right")
         _cells(axes, first_cell_x, down, [scores[region] for region in regions])
     _heat_map_head(axes, first_cell_x, task)
-    axes.set_xlim(-1.35 if averages else -0.3, first_cell_x + len(regions))
+    first_x = -0.3
+    if averages:
+        # Their names need more room than dots do.
+        first_x = -1.35
+    axes.set_xlim(first_x, first_cell_x + len(regions))
     axes.set_ylim(count + 0.1, -1.3)
     axes.axis("off")
     axes.set_title(title, loc="left", fontsize=10, color=INK, fontweight="bold")
     return figure_png(figure)
+
+
+def _note(axes: Axes, left: float, down: float, text: str, **alignment: Any) -> None:
+    """A small text in front of the cells of a row."""
+    axes.text(left - 0.12, down, text, va="center", fontsize=8, color=INK, **alignment)
 
 
 def _heat_map_head(axes: Axes, left: float, task: Task) -> None:
@@ -139,6 +146,7 @@ def _cells(axes: Axes, left: float, down: float, scores: Sequence[Statistics]) -
 
 
 def _cell(axes: Axes, across: float, down: float, score: Statistics) -> None:
+    """A colored cell with mean and standard deviation; nothing where there is no mean."""
     if score.mean is None or score.sd is None:
         return
     edges = [across, across + 0.94]
@@ -146,9 +154,11 @@ def _cell(axes: Axes, across: float, down: float, score: Statistics) -> None:
     # White on the dark half of the scale.
     color = "white" if score.mean > 0.5 else INK
     common: dict[str, Any] = {"va": "center", "color": color}
+    middle = across + 0.45
     mean = f"{score.mean:.3f}"
-    axes.text(across + 0.45, down, mean, ha="right", fontsize=8.5, fontweight="bold", **common)
-    axes.text(across + 0.49, down, f"± {score.sd:.2f}", ha="left", fontsize=7, **common)
+    deviation = f"± {score.sd:.2f}"
+    axes.text(middle, down, mean, ha="right", fontsize=8.5, fontweight="bold", **common)
+    axes.text(across + 0.49, down, deviation, ha="left", fontsize=7, **common)
 
 
 def by_missing(
@@ -169,18 +179,31 @@ def by_missing(
         for missing, scores in values.items():
             points = np.asarray(scores[region], float)
             # Random shifts keep equal values from hiding each other.
-            across = missing + rng.uniform(-0.16, 0.16, len(points))
-            axes.plot(across, points, "o", ms=3.2, color=color, alpha=0.45, mew=0)
-            low, median, high = np.percentile(points, (25, 50, 75))
-            bar: dict[str, Any] = {"linewidth": 5, "alpha": 0.35, "solid_capstyle": "butt"}
-            axes.plot([missing, missing], [low, high], color=color, **bar)
-            ends = [missing - 0.26, missing + 0.26]
-            axes.plot(ends, [median, median], color=color, linewidth=2)
+            shifts = rng.uniform(-0.16, 0.16, len(points))
+            _draw_distribution(axes, missing, shifts, points, color)
         axes.set_xticks(list(values))
         axes.set_ylim(-0.02, 1.02)
         y_title = "Dice" if region == regions[0] else ""
         style(axes, title=region, x="modalities missing", y=y_title)
     return figure_png(figure)
+
+
+def _draw_distribution(
+    axes: Axes, across: int, shifts: np.ndarray, points: np.ndarray, color: str
+) -> None:
+    """Dots, a bar between the quartiles, and a line at the median."""
+    axes.plot(across + shifts, points, "o", ms=3.2, color=color, alpha=0.45, mew=0)
+    low, median, high = np.percentile(points, (25, 50, 75))
+    axes.plot(
+        [across, across],
+        [low, high],
+        color=color,
+        linewidth=5,
+        alpha=0.35,
+        solid_capstyle="butt",
+    )
+    ends = [across - 0.26, across + 0.26]
+    axes.plot(ends, [median, median], color=color, linewidth=2)
 
 
 def forest(
@@ -201,25 +224,43 @@ def forest(
         ours, theirs: names of A and B.
     """
     units = list(dict.fromkeys(test["unit"] for test in tests))
-    figure = new_figure(2.5 * len(regions) + 1.8, 0.9 + 0.24 * len(units))
+    unit_titles = [titles.get(unit, unit) for unit in units]
+    width = 2.5 * len(regions) + 1.8
+    height = 0.9 + 0.24 * len(units)
+    figure = new_figure(width, height)
     panels = figure.subplots(1, len(regions), sharey=True, squeeze=False)[0]
+    # The axis title stands once, below the panel in the middle.
+    middle_region = regions[len(regions) // 2]
     for axes, region, color in zip(panels, regions, PALETTE, strict=False):
         axes.axvline(0, color=INK, linewidth=0.8)
         for test in tests:
             if test["region"] == region:
-                _forest_row(axes, test, units.index(test["unit"]), color)
+                row = units.index(test["unit"])
+                _forest_row(axes, test, row, color)
         x_title = ""
-        if region == regions[len(regions) // 2]:
+        if region == middle_region:
             x_title = f"Dice of {ours} minus {theirs}"
         style(axes, title=region, x=x_title, grid="x")
         axes.margins(x=0.12)
-    panels[0].set_yticks(range(len(units)), [titles.get(unit, unit) for unit in units])
+    panels[0].set_yticks(range(len(units)), unit_titles)
     panels[0].set_ylim(len(units) - 0.4, -0.6)
     return figure_png(figure)
 
 
 def _forest_row(axes: Axes, test: Mapping, down: int, color: str) -> None:
+    """One difference with its interval; filled where it is significant."""
     if test["low"] is not None:
-        axes.plot([test["low"], test["high"]], [down, down], color=color, linewidth=1.6)
-    face = color if test["p_holm"] < 0.05 else "white"
-    axes.plot(test["difference"], down, "o", ms=5, color=face, markeredgecolor=color, mew=1.4)
+        interval = [test["low"], test["high"]]
+        axes.plot(interval, [down, down], color=color, linewidth=1.6)
+    face = "white"
+    if test["p_holm"] < 0.05:
+        face = color
+    axes.plot(
+        test["difference"],
+        down,
+        "o",
+        ms=5,
+        color=face,
+        markeredgecolor=color,
+        mew=1.4,
+    )

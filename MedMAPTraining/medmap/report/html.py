@@ -113,8 +113,10 @@ def score_card(title: str, subtitle: str, numbers: Mapping[str, str]) -> str:
     for name, value in numbers.items():
         content = f"<b>{escape(value)}</b><span>{escape(name)}</span>"
         boxes.append(f'<div class="number">{content}</div>')
-    head = f'<h3>{escape(title)}</h3><div class="quiet">{escape(subtitle)}</div>'
-    return f'<div class="card">{head}<div class="numbers">{"".join(boxes)}</div></div>'
+    heading = f"<h3>{escape(title)}</h3>"
+    quiet = f'<div class="quiet">{escape(subtitle)}</div>'
+    body = f'<div class="numbers">{"".join(boxes)}</div>'
+    return f'<div class="card">{heading}{quiet}{body}</div>'
 
 
 def bullets(lines: Sequence[str]) -> str:

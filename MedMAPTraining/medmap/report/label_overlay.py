@@ -43,18 +43,33 @@ def tint(
     # invent classes on the borders between two others.
     enlarged = [_enlarge(layer, width, height, window) for layer in (background, *masks)]
     winner = np.argmax(enlarged, axis=0)  # 0 is the background
+    opacity = _opacity(winner, len(classes), line)
     palette = np.array([(0, 0, 0), *(color for _, color in classes)], np.float32)
-    opacity = np.where(winner > 0, np.float32(_FILL_OPACITY), np.float32(0))
-    for number in range(1, len(classes) + 1):
-        inside = winner == number
-        outline = inside & ~_eroded(inside, round(line * _SUBPIXELS))
-        opacity[outline] = 1
+    colors = [_averaged(palette[winner, channel] * opacity) for channel in range(3)]
     x_start, y_start, x_stop, y_stop = window
     part = picture[y_start:y_stop, x_start:x_stop]
+    # Averages of color times opacity: averaged separately, a pixel on a border between two classes
+    # would mix their colors with the wrong shares.
     part *= 1 - _averaged(opacity)[..., None]
-    colors = [_averaged(palette[winner, channel] * opacity) for channel in range(3)]
     part += np.stack(colors, axis=-1)
     return (picture + 0.5).astype(np.uint8)
+
+
+def _opacity(winner: np.ndarray, classes: int, line: float) -> np.ndarray:
+    """Opacity of every subpixel: 1 on outlines, ``_FILL_OPACITY`` within them, else 0.
+
+    Args:
+        winner: number of the class at every subpixel, 0 is the background.
+        classes: how many there are.
+        line: width of outlines in pixels.
+    """
+    opacity = np.where(winner > 0, np.float32(_FILL_OPACITY), np.float32(0))
+    width = round(line * _SUBPIXELS)
+    for number in range(1, classes + 1):
+        inside = winner == number
+        outline = inside & ~_eroded(inside, width)
+        opacity[outline] = 1
+    return opacity
 
 
 def _painted(mask: np.ndarray, width: int, height: int) -> tuple[int, int, int, int] | None:
@@ -77,7 +92,9 @@ def _pixels(voxels: slice, length: int, pixels: int) -> tuple[int, int]:
     # edge.
     first = max(0, voxels.start - 1)
     end = min(length, voxels.stop + 1)
-    return math.floor(first * pixels / length), math.ceil(end * pixels / length)
+    first_pixel = math.floor(first * pixels / length)
+    end_pixel = math.ceil(end * pixels / length)
+    return first_pixel, end_pixel
 
 
 def _enlarge(
@@ -85,12 +102,15 @@ def _enlarge(
 ) -> np.ndarray:
     """The window (in pixels of the picture) of a mask, smoothly enlarged to the drawing grid."""
     x_start, y_start, x_stop, y_stop = window
+    # Voxels per pixel: the box that is enlarged is given in voxels, fractions included.
     across = layer.shape[1] / width
     down = layer.shape[0] / height
     box = (x_start * across, y_start * down, x_stop * across, y_stop * down)
-    size = ((x_stop - x_start) * _SUBPIXELS, (y_stop - y_start) * _SUBPIXELS)
+    fine_width = (x_stop - x_start) * _SUBPIXELS
+    fine_height = (y_stop - y_start) * _SUBPIXELS
     image = Image.fromarray(np.ascontiguousarray(layer, np.float32))
-    return np.asarray(image.resize(size, Image.Resampling.BILINEAR, box))
+    enlarged = image.resize((fine_width, fine_height), Image.Resampling.BILINEAR, box)
+    return np.asarray(enlarged)
 
 
 def _averaged(fine: np.ndarray) -> np.ndarray:
@@ -98,11 +118,13 @@ def _averaged(fine: np.ndarray) -> np.ndarray:
     total = np.zeros_like(fine[::_SUBPIXELS, ::_SUBPIXELS])
     for row in range(_SUBPIXELS):
         for column in range(_SUBPIXELS):
-            total = total + fine[row::_SUBPIXELS, column::_SUBPIXELS]
+            subpixels = fine[row::_SUBPIXELS, column::_SUBPIXELS]
+            total = total + subpixels
     return np.asarray(total / np.float32(_SUBPIXELS**2))
 
 
 def _eroded(mask: np.ndarray, times: int) -> np.ndarray:
+    """A mask without its rim; each time one subpixel is taken off all sides."""
     for _ in range(times):
         # Edges are continued: a tumor cut off by the picture's edge gets no line there.
         wide = np.pad(mask, 1, mode="edge")

@@ -172,9 +172,11 @@ def _volumes(
     labels: np.ndarray, task: Task, voxel_ml: float, measured_ml: Mapping[str, float]
 ) -> dict[str, float]:
     """ml of every label and region; a name that is both (ET) is the same voxels."""
+    masks = {**label_masks(labels, task), **region_masks(labels, task)}
     volumes = {}
-    for name, mask in {**label_masks(labels, task), **region_masks(labels, task)}.items():
-        volumes[name] = float(measured_ml.get(name, np.count_nonzero(mask) * voxel_ml))
+    for name, mask in masks.items():
+        counted_ml = np.count_nonzero(mask) * voxel_ml
+        volumes[name] = float(measured_ml.get(name, counted_ml))
     return volumes
 
 
@@ -201,12 +203,11 @@ def _dice_only(
 
 def _panel(column: str, plane: Plane, case: CaseView, task: Task, scale: float) -> np.ndarray:
     """[H, W, 3] uint8: one modality, or one kind of overlay on the backdrop."""
-    width = max(1, round(float(case.extent_mm[plane.across]) * scale))
-    height = max(1, round(float(case.extent_mm[plane.down]) * scale))
-    size = (width, height)
+    width_mm = float(case.extent_mm[plane.across])
+    height_mm = float(case.extent_mm[plane.down])
+    size = (max(1, round(width_mm * scale)), max(1, round(height_mm * scale)))
     if column in case.scans:
         return _gray(column, plane, case, size)
-    backdrop = _gray(_backdrop(case), plane, case, size)
     if column == "agreement":
         classes = _agreement_classes(plane, case, task)
     else:
@@ -215,7 +216,10 @@ def _panel(column: str, plane: Plane, case: CaseView, task: Task, scale: float) 
             masks = case.reference
         classes = []
         for label in task.labels:
-            classes.append((cut(masks[label.name], plane, case.position), label.color))
+            mask = cut(masks[label.name], plane, case.position)
+            classes.append((mask, label.color))
+    backdrop = _gray(_backdrop(case), plane, case, size)
+    # On small panels a line of two pixels would cover small lesions.
     line = 2 if scale >= 2 else 1.4
     return tint(backdrop, classes, line)
 
@@ -274,26 +278,27 @@ def _gray(name: str, plane: Plane, case: CaseView, size: tuple[int, int]) -> np.
 
 
 def _layout(case: CaseView, columns: int) -> _Layout:
+    """Sizes of the cells, and one scale for all of them, so that the page keeps its limits."""
     across_mm = float(max(case.extent_mm[plane.across] for plane in case.planes))
     down_mm = [float(case.extent_mm[plane.down]) for plane in case.planes]
-    cell_width = min(_MAX_CELL_WIDTH, (_MAX_PAGE_WIDTH - 44) // columns - 6)
-    # One scale for all planes: a tumor must have the same size in each of them.
-    scale = min(cell_width / across_mm, _MAX_ROWS_HEIGHT / sum(down_mm))
+    widest = min(_MAX_CELL_WIDTH, (_MAX_PAGE_WIDTH - 44) // columns - 6)
     narrowest = math.ceil((_MIN_PAGE_WIDTH - 44) / columns) - 6
+    # One scale for all planes: a tumor must have the same size in each of them.
+    scale = min(widest / across_mm, _MAX_ROWS_HEIGHT / sum(down_mm))
     cell_width = max(round(across_mm * scale), narrowest)
-    heights = tuple(max(_MIN_CELL_HEIGHT, round(mm * scale)) for mm in down_mm)
-    return _Layout(columns, cell_width, heights, scale)
+    heights = []
+    for height_mm in down_mm:
+        heights.append(max(_MIN_CELL_HEIGHT, round(height_mm * scale)))
+    return _Layout(columns, cell_width, tuple(heights), scale)
 
 
 def _draw(case: CaseView, task: Task, notes: _Notes) -> Page:
+    """The page: header, a grid of panels, legend, warnings and footer, from top to bottom."""
     columns = [*case.scans, "prediction"]
     if case.reference is not None:
         columns += ["reference", "agreement"]
     layout = _layout(case, len(columns))
-    warnings = []
-    for name in notes.absent:
-        if task.modality(name).warning_if_absent:
-            warnings.append(task.modality(name).warning_if_absent)
+    warnings = _absence_warnings(task, notes.absent)
     # Room for three rows of the legend is always there.
     further_rows = _LEGEND_ROW * max(0, len(task.labels) - 3, len(task.regions) - 3)
     height = layout.bottom + 184 + further_rows + _WARNING_ROW * len(warnings)
@@ -309,11 +314,22 @@ def _draw(case: CaseView, task: Task, notes: _Notes) -> Page:
     if not any(mask.any() for mask in case.prediction.values()):
         _note_empty_prediction(page, layout, len(case.scans), task)
     _legend(page, layout, case.reference is not None, task, notes)
-    first_warning = layout.bottom + 146 + further_rows
-    for number, warning in enumerate(warnings):
-        page.text(layout.left_margin, first_warning + _WARNING_ROW * number, warning, 11, AMBER)
+    down = layout.bottom + 146 + further_rows
+    for warning in warnings:
+        page.text(layout.left_margin, down, warning, 11, AMBER)
+        down += _WARNING_ROW
     _footer(page, layout, task.modality(_backdrop(case)).title)
     return page
+
+
+def _absence_warnings(task: Task, absent: Sequence[str]) -> list[str]:
+    """What the task warns of where these modalities are missing."""
+    warnings = []
+    for name in absent:
+        warning = task.modality(name).warning_if_absent
+        if warning:
+            warnings.append(warning)
+    return warnings
 
 
 def _note_empty_prediction(page: Page, layout: _Layout, column: int, task: Task) -> None:
@@ -331,6 +347,7 @@ def _note_empty_prediction(page: Page, layout: _Layout, column: int, task: Task)
 
 
 def _header(page: Page, layout: _Layout, used: list[str], task: Task, notes: _Notes) -> None:
+    """The title, and a list of the modalities with the missing ones in amber."""
     title = " ".join(notes.title.split()) or f"{task.name} segmentation"
     longest = layout.width // 15
     if len(title) > longest:
@@ -343,7 +360,8 @@ def _header(page: Page, layout: _Layout, used: list[str], task: Task, notes: _No
         if modality.name in used:
             text = f"\u25cf {modality.title}"
             color = WHITE
-        page.text(layout.left_margin + 80 + 160 * number, 64, text, 12, color)
+        across = layout.left_margin + 80 + 160 * number
+        page.text(across, 64, text, 12, color)
 
 
 def _column_title(page: Page, layout: _Layout, number: int, column: str, task: Task) -> None:
@@ -358,15 +376,16 @@ def _column_title(page: Page, layout: _Layout, number: int, column: str, task: T
 
 
 def _center_in_cell(page: Page, layout: _Layout, column: int, row: int, panel: np.ndarray) -> None:
+    """Paste a panel into the middle of its cell; rounding may make it a pixel too large."""
     x, y = layout.corner(column, row)
     width = layout.cell_width
     height = layout.cell_heights[row]
     page.fill(x, y, width, height, _CELL_COLOR)
     panel = panel[:height, :width]
     panel_height, panel_width = panel.shape[:2]
-    down = y + (height - panel_height) // 2
-    across = x + (width - panel_width) // 2
-    page.pixels[down : down + panel_height, across : across + panel_width] = panel
+    y_start = y + (height - panel_height) // 2
+    x_start = x + (width - panel_width) // 2
+    page.pixels[y_start : y_start + panel_height, x_start : x_start + panel_width] = panel
 
 
 def _letters(page: Page, layout: _Layout, column: int, row: int, letters: str) -> None:
@@ -385,24 +404,30 @@ def _letters(page: Page, layout: _Layout, column: int, row: int, letters: str) -
 
 
 def _row_titles(page: Page, layout: _Layout, case: CaseView) -> None:
+    """Plane and position of every row, along the left edge; small rows have room for less."""
     for row, plane in enumerate(case.planes):
         height = layout.cell_heights[row]
         title = plane.title
         if plane.at is None and height >= 170:
-            title += f"   {position_text(plane.normal, case.position_mm[plane.normal])}"
-        down = layout.corner(0, row)[1] + height / 2
+            position_mm = case.position_mm[plane.normal]
+            title += f"   {position_text(plane.normal, position_mm)}"
+        _, top = layout.corner(0, row)
         size = 12 if height >= 90 else 10
-        page.text(layout.left_margin / 2, down, title, size, vertical=True)
+        middle = top + height / 2
+        page.text(layout.left_margin / 2, middle, title, size, vertical=True)
 
 
 def _legend(page: Page, layout: _Layout, compared: bool, task: Task, notes: _Notes) -> None:
+    """Labels with their volumes, and beside them the scores or, without a reference, regions."""
     x = layout.left_margin
     top = layout.bottom + 22
     page.text(x, top, "Labels of the prediction", 12, bold=True)
-    for number, label in enumerate(task.labels):
-        down = top + 30 + _LEGEND_ROW * number
+    down = top + 30
+    for label in task.labels:
+        volume_ml = notes.volumes[label.name]
         page.swatch(x, down, label.color, f"{label.title}")
-        page.text(x + 410, down, f"{notes.volumes[label.name]:.1f} ml", align="right")
+        page.text(x + 410, down, f"{volume_ml:.1f} ml", align="right")
+        down += _LEGEND_ROW
     if compared:
         _score_table(page, x + 480, top, task, notes.scores)
         _agreement_legend(page, layout.width - 250, top, task)
@@ -411,11 +436,14 @@ def _legend(page: Page, layout: _Layout, compared: bool, task: Task, notes: _Not
 
 
 def _region_volumes(page: Page, left: int, top: int, task: Task, notes: _Notes) -> None:
+    """Volumes of the regions, where there is no reference to score them against."""
     page.text(left, top, "Regions", 12, bold=True)
-    for number, region in enumerate(task.regions):
-        down = top + 30 + _LEGEND_ROW * number
+    down = top + 30
+    for region in task.regions:
+        volume_ml = notes.volumes[region.name]
         page.text(left, down, f"{region.title} ({region.name})")
-        page.text(left + 350, down, f"{notes.volumes[region.name]:.1f} ml", align="right")
+        page.text(left + 350, down, f"{volume_ml:.1f} ml", align="right")
+        down += _LEGEND_ROW
 
 
 def _agreement_legend(page: Page, left: int, top: int, task: Task) -> None:
@@ -450,30 +478,35 @@ def _score_table(
         if any(math.isfinite(value) for value in values):
             columns.append((heading, name, digits))
     page.text(left, top, "Against the reference", 12, bold=True)
-    for number, (heading, _, _) in enumerate(columns):
-        page.text(left + 280 + 94 * number, top, heading, 12, GRAY, align="right")
-    regions = [region for region in task.regions if region.name in scores]
-    for row, region in enumerate(regions):
-        score = scores[region.name]
-        down = top + 30 + _LEGEND_ROW * row
+    across = [left + 280 + 94 * number for number in range(len(columns))]
+    for x, (heading, _, _) in zip(across, columns, strict=True):
+        page.text(x, top, heading, 12, GRAY, align="right")
+    down = top + 30
+    for region in task.regions:
+        score = scores.get(region.name)
+        if score is None:
+            continue
         color = WHITE
         if not (score.prediction_ml or score.reference_ml):
             # A region that neither has scores 1 by convention; gray keeps it from being read as a
             # success.
             color = GRAY
         page.text(left, down, f"{region.title} ({region.name})", color=color)
-        for number, (_, name, digits) in enumerate(columns):
+        for x, (_, name, digits) in zip(across, columns, strict=True):
             value = getattr(score, name)
             text = f"{value:.{digits}f}" if math.isfinite(value) else "n/a"
             is_dice = name == "dice"
-            across = left + 280 + 94 * number
-            page.text(across, down, text, color=color, align="right", bold=is_dice)
+            page.text(x, down, text, color=color, align="right", bold=is_dice)
+        down += _LEGEND_ROW
 
 
 def _footer(page: Page, layout: _Layout, backdrop: str) -> None:
+    """A line, the warning that clinicians must not miss, and how to read the panels."""
     height, width = page.pixels.shape[:2]
-    page.fill(layout.left_margin, height - 40, width - layout.left_margin - 10, 1, _LINE_COLOR)
+    x = layout.left_margin
+    x_end = width - 10
+    page.fill(x, height - 40, x_end - x, 1, _LINE_COLOR)
     warning = "Research use only — not for clinical use"
-    page.text(layout.left_margin, height - 20, warning, 11, WHITE, bold=True)
-    text = f"Patient's right on the left · one scale for all panels · overlays on {backdrop}"
-    page.text(width - 10, height - 20, text, 10, GRAY, align="right")
+    page.text(x, height - 20, warning, 11, WHITE, bold=True)
+    reading = f"Patient's right on the left · one scale for all panels · overlays on {backdrop}"
+    page.text(x_end, height - 20, reading, 10, GRAY, align="right")

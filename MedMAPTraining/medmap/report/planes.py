@@ -95,7 +95,8 @@ def cut(array: np.ndarray, plane: Plane, position: Sequence[int]) -> np.ndarray:
         number = position[plane.normal]
     index: list = [slice(None)] * 3
     index[plane.normal] = number
-    return array[tuple(index)].T[::-1, ::-1]
+    columns_then_rows = array[tuple(index)]
+    return columns_then_rows.T[::-1, ::-1]
 
 
 def position_text(axis: int, mm: float) -> str:
@@ -189,10 +190,12 @@ def _slices(labeled: np.ndarray, axis: int) -> tuple[Plane, ...]:
     numbers = np.flatnonzero(labeled.any(axis=in_plane))
     if not len(numbers):
         numbers = np.arange(count)
+    middle = len(numbers) // 2
+    # A set: of few slices two of the three may be one.
+    chosen = {int(numbers[0]), int(numbers[middle]), int(numbers[-1])}
     plane = next(plane for plane in PLANES if plane.normal == axis)
-    chosen = sorted({int(numbers[0]), int(numbers[len(numbers) // 2]), int(numbers[-1])})
     planes = []
-    for number in chosen:
+    for number in sorted(chosen):
         planes.append(replace(plane, title=f"Slice {number + 1} of {count}", at=number))
     return tuple(planes)
 
@@ -227,13 +230,16 @@ def window_of(array: np.ndarray, mask: np.ndarray, background: float) -> tuple[f
 
     Black is the 2nd, white the 99.5th percentile of the foreground (``find_foreground``).
     """
-    inside = np.asarray(array[_thinned(array.shape)], np.float32)[mask]
+    thin = np.asarray(array[_thinned(array.shape)], np.float32)
+    inside = thin[mask]
     inside = inside[np.isfinite(inside)]
     low = 0.0
     high = 1.0
     if inside.size:
         low, high = np.percentile(inside, (2, 99.5))
-    return float(low), float(max(high, low + 1e-6)), background
+    # A constant foreground would leave a window without any width.
+    high = max(high, low + 1e-6)
+    return float(low), float(high), background
 
 
 def _volume_box(
@@ -248,12 +254,14 @@ def _volume_box(
         in_plane = tuple(a for a in range(3) if a != axis)
         fractions = head.mean(axis=in_plane)
         # Planes with hardly any foreground are noise, not head.
-        planes = np.flatnonzero(fractions > 0.005 * fractions.max()) * steps[axis].step
+        thin_planes = np.flatnonzero(fractions > 0.005 * fractions.max())
+        planes = thin_planes * steps[axis].step
         ends = [0, size - 1]
         if len(planes):
             ends = [planes[0], planes[-1]]
         if labels_box:
-            ends += [labels_box[axis].start, labels_box[axis].stop - 1]
+            side = labels_box[axis]
+            ends += [side.start, side.stop - 1]
         margin = math.ceil(_MARGIN_MM / spacing[axis])
         first = max(0, int(min(ends)) - margin)
         end = min(size, int(max(ends)) + margin + 1)
@@ -283,6 +291,8 @@ def _plane_near_centroid(areas: np.ndarray) -> int:
 
     The centroid itself may lie between two lesions.
     """
-    centroid = np.average(np.arange(len(areas)), weights=areas)
+    positions = np.arange(len(areas))
+    centroid = np.average(positions, weights=areas)
     planes = np.flatnonzero(areas)
-    return int(planes[np.argmin(np.abs(planes - centroid))])
+    distances = np.abs(planes - centroid)
+    return int(planes[np.argmin(distances)])

@@ -7,7 +7,7 @@ reference's brain, so that a displaced scan shows in every column.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -80,7 +80,9 @@ def _brain(preparation: Preparation, name: str) -> np.ndarray:
 
 def _picture_grid(brain: np.ndarray, grid: Grid) -> Grid:
     """Cubic voxels along the world's axes around the reference's brain."""
-    box = bounding_box(brain) or tuple(slice(0, size) for size in brain.shape)
+    box = bounding_box(brain)
+    if box is None:
+        box = tuple(slice(0, size) for size in brain.shape)
     ends = [(side.start, side.stop - 1) for side in box]
     voxels = np.array(np.meshgrid(*ends, indexing="ij")).reshape(3, -1).T
     # Corners in the world: the scan may be oblique, the picture is not.
@@ -116,13 +118,12 @@ def _slice(array: np.ndarray, brain: np.ndarray, source: Grid, grid: Grid, plane
 def _page(
     rows: Mapping[str, list[_Slice]], reference: str, preparation: Preparation, task: Task
 ) -> Page:
+    """A row for each scan: outlines on the left, checkerboards with the reference on the right."""
     sizes = [plane_slice.gray.shape for plane_slice in rows[reference]]
     row_height = max(height for height, _ in sizes)
-    columns = [width for _, width in sizes]
-    # Outlines on the left, checkerboards on the right.
-    column_total = 2 * (sum(columns) + _GAP * len(columns))
+    slices_width = sum(width + _GAP for _, width in sizes)
     page_height = _TOP + len(rows) * (row_height + 2 * _LEFT) + _LEFT
-    shape = (page_height, column_total + 2 * _LEFT, 3)
+    shape = (page_height, 2 * slices_width + 2 * _LEFT, 3)
     page = Page(np.full(shape, _BACKGROUND, np.uint8))
     page.text(_LEFT, 24, "Preparation", 18, bold=True)
     onto = task.modality(reference).title
@@ -130,18 +131,24 @@ def _page(
     top = _TOP
     for name, slices in rows.items():
         page.text(_LEFT, top + 14, _row_title(name, preparation, task), 11)
-        x = _LEFT
-        for plane_slice in slices:
-            _paste(page, x, top + _LEFT, _outlined(plane_slice))
-            x += plane_slice.gray.shape[1] + _GAP
+        outlines = [_outlined(plane_slice) for plane_slice in slices]
+        _paste_row(page, _LEFT, top + _LEFT, outlines)
         if name != reference:
+            boards = []
             for plane_slice, fixed in zip(slices, rows[reference], strict=True):
-                _paste(page, x, top + _LEFT, _checkerboard(fixed.gray, plane_slice.gray))
-                x += plane_slice.gray.shape[1] + _GAP
+                boards.append(_checkerboard(fixed.gray, plane_slice.gray))
+            _paste_row(page, _LEFT + slices_width, top + _LEFT, boards)
         top += row_height + 2 * _LEFT
     footer = "Research use only — not for clinical use · patient's right on the left"
-    page.text(_LEFT, shape[0] - 18, footer, 10, GRAY)
+    page.text(_LEFT, page_height - 18, footer, 10, GRAY)
     return page
+
+
+def _paste_row(page: Page, x: int, y: int, pictures: Sequence[np.ndarray]) -> None:
+    """Pictures side by side, with a gap behind each."""
+    for picture in pictures:
+        _paste(page, x, y, picture)
+        x += picture.shape[1] + _GAP
 
 
 def _row_title(name: str, preparation: Preparation, task: Task) -> str:

@@ -74,7 +74,8 @@ def take_slice(
     cut_predictions = {}
     for key, array in turned.items():
         cut_predictions[key] = cut(array, plane, position).astype(np.int32)[box]
-    position_mm = float((canonical.affine @ [*position, 1])[normal])
+    world = canonical.affine @ [*position, 1]
+    position_mm = float(world[normal])
     row_mm = float(canonical.spacing[plane.down])
     column_mm = float(canonical.spacing[plane.across])
     return Slice(
@@ -113,9 +114,12 @@ def _largest_area(tumor: np.ndarray, normal: int) -> list[int]:
 
 def save_slice(path: Path, picture: Slice) -> None:
     """Write a slice as compressed arrays without pickles, atomically."""
-    arrays: dict[str, Any] = {f"scan:{name}": array for name, array in picture.scans.items()}
-    for key, array in picture.predictions.items():
-        arrays[f"prediction:{key}"] = array
+    arrays: dict[str, Any] = {}
+    # Prefixes, since a modality and a subset of one may have the same name.
+    for name, scan in picture.scans.items():
+        arrays[f"scan:{name}"] = scan
+    for key, prediction in picture.predictions.items():
+        arrays[f"prediction:{key}"] = prediction
     about = {"case": picture.case, "spacing": picture.spacing, "title": picture.title}
     about_bytes = np.frombuffer(json.dumps(about).encode(), np.uint8)
     buffer = io.BytesIO()
@@ -153,9 +157,11 @@ def _on_grid(volume: Volume, grid: Grid) -> np.ndarray:
     """A scan on the labels' grid, filled with its background outside."""
     if volume.grid.distance(grid) < 0.5:
         return volume.array
+    # Resampling fills with 0 outside: shifted, so that 0 is the scan's background.
     _, background = foreground(volume.array)
-    shifted = torch.from_numpy(np.ascontiguousarray(volume.array - background))[None]
-    return resample_linear(shifted, volume.grid, grid)[0].numpy() + background
+    shifted = np.ascontiguousarray(volume.array - background)
+    resampled = resample_linear(torch.from_numpy(shifted)[None], volume.grid, grid)[0]
+    return resampled.numpy() + background
 
 
 def _gray(array: np.ndarray, grid: Grid, plane: Plane, position: Sequence[int]) -> np.ndarray:
@@ -178,5 +184,7 @@ def _with_margin(box: tuple[slice, ...] | None, shape: tuple[int, ...]) -> tuple
         return tuple(slice(0, size) for size in shape)
     wider = []
     for side, size in zip(box, shape, strict=True):
-        wider.append(slice(max(0, side.start - _MARGIN), min(size, side.stop + _MARGIN)))
+        start = max(0, side.start - _MARGIN)
+        stop = min(size, side.stop + _MARGIN)
+        wider.append(slice(start, stop))
     return tuple(wider)

@@ -27,15 +27,15 @@ def subset_table(summary: Summary, task: Task) -> str:
     lines = []
     previous_size = 0
     for key in summary.dice.subsets:
-        names = key.split("+")
+        size = len(key.split("+"))
         # A rule above the first subset of each size.
-        row_class = " class=first" if previous_size and len(names) != previous_size else ""
-        dots = "".join(_dot(modality.name in names) for modality in task.modalities)
-        if summary.mark(key):
-            dots = dots.removesuffix("</td>") + f"<sup>{summary.mark(key)}</sup></td>"
+        row_class = ""
+        if previous_size and size != previous_size:
+            row_class = " class=first"
+        dots = _subset_dots(key, summary.mark(key), task)
         cells = _score_cells(summary, columns, "subsets", key)
         lines.append(f"<tr{row_class}>{dots}{cells}</tr>")
-        previous_size = len(names)
+        previous_size = size
     for number, (name, regions) in enumerate(summary.dice.averages.items()):
         subsets = regions[task.regions[0].name].subsets or 0
         title = f"mean, {name} ({counted(subsets, 'subset')})"
@@ -44,6 +44,15 @@ def subset_table(summary: Summary, task: Task) -> str:
         cells = _score_cells(summary, columns, "averages", name)
         lines.append(f"<tr{row_class}>{label}{cells}</tr>")
     return framed_table(head, lines)
+
+
+def _subset_dots(key: str, mark: str, task: Task) -> str:
+    """Cells with a dot for each modality of a subset; a mark stands in the last one."""
+    names = key.split("+")
+    dots = "".join(_dot(modality.name in names) for modality in task.modalities)
+    if mark:
+        dots = dots.removesuffix("</td>") + f"<sup>{mark}</sup></td>"
+    return dots
 
 
 FURTHER_TITLES = {
