@@ -95,16 +95,7 @@ def number_components(mask: Tensor) -> Tensor:
         return result
     inner = mask[box]
     halved = torch.nn.functional.max_pool3d(inner[None, None].float(), 2, ceil_mode=True)[0, 0]
-    coarse = halved > 0
-    # A voxel's number is its position plus one, so that a number leads back to its voxel.
-    own_numbers = torch.arange(1, coarse.numel() + 1).reshape(coarse.shape)
-    number = torch.where(coarse, own_numbers, 0)
-    while True:
-        spread = torch.where(coarse, _largest_around(number), 0)
-        jumped = torch.where(coarse, spread.flatten()[(spread - 1).clamp_min(0)], 0)
-        if torch.equal(jumped, number):
-            break
-        number = jumped
+    number = _spread_numbers(halved > 0)
     consecutive = torch.unique(number, return_inverse=True)[1]
     if number.min() > 0:
         # Without any background the first component would be number 0.
@@ -112,9 +103,25 @@ def number_components(mask: Tensor) -> Tensor:
     fine = consecutive
     for axis in range(3):
         fine = fine.repeat_interleave(2, axis)
+    # An odd size was rounded up by the halving.
     inner_box = tuple(slice(size) for size in inner.shape)
     result[box] = torch.where(inner, fine[inner_box], 0)
     return result
+
+
+def _spread_numbers(mask: Tensor) -> Tensor:
+    """The largest voxel number of its component at every voxel of a mask; 0 elsewhere."""
+    # A voxel's number is its position plus one, so that a number leads back to its voxel.
+    own_numbers = torch.arange(1, mask.numel() + 1).reshape(mask.shape)
+    number = torch.where(mask, own_numbers, 0)
+    while True:
+        spread = torch.where(mask, _largest_around(number), 0)
+        # The voxel whose number it is may know a larger one already.
+        leader = (spread - 1).clamp_min(0)
+        jumped = torch.where(mask, spread.flatten()[leader], 0)
+        if torch.equal(jumped, number):
+            return number
+        number = jumped
 
 
 def _largest_around(number: Tensor) -> Tensor:
@@ -123,7 +130,9 @@ def _largest_around(number: Tensor) -> Tensor:
         size = number.shape[axis]
         edge = torch.zeros_like(number.narrow(axis, 0, 1))
         padded = torch.cat([edge, number, edge], axis)
-        neighbors = torch.maximum(padded.narrow(axis, 0, size), padded.narrow(axis, 2, size))
+        before = padded.narrow(axis, 0, size)
+        after = padded.narrow(axis, 2, size)
+        neighbors = torch.maximum(before, after)
         number = torch.maximum(number, neighbors)
     return number
 

@@ -30,10 +30,11 @@ def most_probable(probability: Tensor) -> Tensor:
     """
     best = probability[0].clone()
     classes = torch.zeros(best.shape, dtype=torch.int64)
-    for n in range(1, len(probability)):
-        is_better = probability[n] > best
+    for n, candidate in enumerate(probability[1:], 1):
+        # Strictly: of equal classes the first one counts, as for argmax.
+        is_better = candidate > best
         classes.masked_fill_(is_better, n)
-        torch.maximum(best, probability[n], out=best)
+        torch.maximum(best, candidate, out=best)
     return classes
 
 
@@ -55,22 +56,28 @@ def decode_by_region(probability: Tensor, regions: Sequence[Sequence[int]]) -> T
     """
     outermost = regions[0]
     background = [index for index in range(len(probability)) if index not in outermost]
-    is_inside = _sum_over(probability, outermost) > _sum_over(probability, background)
+    inner_share = _sum_over(probability, outermost)
+    outer_share = _sum_over(probability, background)
+    is_inside = inner_share > outer_share
     classes = torch.zeros(probability.shape[1:], dtype=torch.int64)
     _fill(classes, ~is_inside, probability, background)
     # A few of a hundred voxels are tumor: only these are compared further.
-    classes[is_inside] = _decode_inside(probability[:, is_inside], regions)
+    tumor_probability = probability[:, is_inside]
+    classes[is_inside] = _decode_inside(tumor_probability, regions)
     return classes
 
 
 def _decode_inside(probability: Tensor, regions: Sequence[Sequence[int]]) -> Tensor:
     """[C, N] probabilities of voxels in the outermost region -> [N] classes."""
-    classes = torch.zeros(probability.shape[1:], dtype=torch.int64)
-    is_undecided = torch.ones(probability.shape[1:], dtype=torch.bool)
+    voxels = probability.shape[1:]
+    classes = torch.zeros(voxels, dtype=torch.int64)
+    is_undecided = torch.ones(voxels, dtype=torch.bool)
     surrounding = regions[0]
     for region in regions[1:]:
         outside = [index for index in surrounding if index not in region]
-        is_inside = _sum_over(probability, region) > _sum_over(probability, outside)
+        inner_share = _sum_over(probability, region)
+        outer_share = _sum_over(probability, outside)
+        is_inside = inner_share > outer_share
         _fill(classes, is_undecided & ~is_inside, probability, outside)
         is_undecided &= is_inside
         surrounding = region
@@ -92,7 +99,9 @@ def _fill(classes: Tensor, mask: Tensor, probability: Tensor, members: Sequence[
         classes.masked_fill_(mask, members[0])
         return
     indices = torch.tensor(members)
-    classes[mask] = indices[probability[:, mask][indices].argmax(0)]
+    candidates = probability[:, mask][indices]
+    most_probable_member = candidates.argmax(0)
+    classes[mask] = indices[most_probable_member]
 
 
 def nested_regions(task: Task) -> list[tuple[int, ...]]:

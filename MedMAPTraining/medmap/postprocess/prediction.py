@@ -86,10 +86,11 @@ def predict(
     suppressed = None
     suppressed_ml = 0.0
     if threshold > 0 or spec.min_component_ml > 0:
-        is_tumor = (classes[box] > 0) & prepared.brain[box]
         voxel_ml = prepared.grid.voxel_ml
+        is_tumor = (classes[box] > 0) & prepared.brain[box]
         is_removed, is_low = _removed_components(tumor_logits, is_tumor, voxel_ml, spec, threshold)
         excluded[box] |= is_removed
+        # What was removed for its low confidence is reported, so that a reader can look at it.
         if is_low is not None:
             suppressed = torch.zeros_like(excluded)
             suppressed[box] = is_low
@@ -110,8 +111,10 @@ def tumor_box(logits: Tensor, brain: Tensor) -> Box | None:
     strongest = logits[1]
     for other in logits[2:]:
         strongest = torch.maximum(strongest, other)
-    margin = math.log(len(logits) - 1) + ROUNDING
-    is_candidate = (strongest > logits[0] - margin) & brain
+    tumor_classes = len(logits) - 1
+    margin = math.log(tumor_classes) + ROUNDING
+    is_strong = strongest > logits[0] - margin
+    is_candidate = is_strong & brain
     return bounding_box(is_candidate.numpy())
 
 
@@ -173,13 +176,16 @@ def probabilities(
     if box is None:
         box = (slice(None),) * 3
     excluded = prediction.excluded[box]
-    result = torch.softmax(prediction.logits[(slice(None), *box)].float(), 0)
+    logits = prediction.logits[(slice(None), *box)]
+    # float32: a softmax in half precision would not add up to one.
+    result = torch.softmax(logits.float(), 0)
     result[0].masked_fill_(excluded, 1.0)
     result[1:].masked_fill_(excluded, 0.0)
     absent = _classes_below_minimum(prediction, prepared, spec, task)
     if absent:
         result[absent] = 0.0
-        result /= result.sum(0).clamp_min(1e-12)
+        total = result.sum(0)
+        result /= total.clamp_min(1e-12)
     return result
 
 

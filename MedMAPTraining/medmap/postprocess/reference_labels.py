@@ -113,19 +113,25 @@ def interpolated_labels(
     tumor = probability[1:]
     dtype = _label_values(torch.zeros(0, dtype=torch.int64), task).dtype
     labels = torch.zeros(reference.shape, dtype=dtype)
-    if spec.by_region:
-        may_be_tumor = tumor.sum(0) > 0.5 - 1e-4
-    else:
-        may_be_tumor = tumor.amax(0) + tumor.sum(0) > 1 - 1e-4
-    box = bounding_box(may_be_tumor.numpy())
+    box = bounding_box(_may_be_tumor(tumor, spec).numpy())
     if box is None:
         return labels
     rows, *plane = covering_box(box, working, reference)
     # Three classes on a grid of 0.5 mm would take 0.9 GB at once.
     for start in range(rows.start, rows.stop, SLAB):
-        part = (slice(start, min(start + SLAB, rows.stop)), *plane)
+        stop = min(start + SLAB, rows.stop)
+        part = (slice(start, stop), *plane)
         slab = resample_linear(tumor, working, part_of_grid(reference, part))
         background = 1 - slab.sum(0, keepdim=True)
         classes = decode(torch.cat([background, slab]), spec, task)
         labels[part] = _label_values(classes, task)
     return labels
+
+
+def _may_be_tumor(tumor: Tensor, spec: PostprocessSpec) -> Tensor:
+    """[D, H, W] bool: voxels next to which a point can be tumor; tumor [C - 1, D, H, W]."""
+    total = tumor.sum(0)
+    # 1e-4 for the rounding of interpolation.
+    if spec.by_region:
+        return total > 0.5 - 1e-4
+    return tumor.amax(0) + total > 1 - 1e-4

@@ -32,9 +32,11 @@ def region_probabilities(
     orientation = prepared.orientation
     results = {}
     for region in task.regions:
-        probability = by_class[list(task.region_classes(region.name))].sum(0)
-        moved = to_grid(probability.numpy(), prepared.grid, orientation.canonical).numpy()
-        restored = orientation.restore(moved)
+        members = list(task.region_classes(region.name))
+        probability = by_class[members].sum(0).numpy()
+        moved = to_grid(probability, prepared.grid, orientation.canonical)
+        restored = orientation.restore(moved.numpy())
         # Interpolation may leave 0..1 by a rounding error.
-        results[region.name] = np.ascontiguousarray(restored.clip(0, 1), dtype=np.float32)
+        bounded = restored.clip(0, 1)
+        results[region.name] = np.ascontiguousarray(bounded, dtype=np.float32)
     return results
