@@ -193,18 +193,14 @@ def score_modalities(evidence: SeriesEvidence, task: Task) -> SeriesScores:
             reason += f", but {timing}"
     scores = []
     for contrast, confidence in contrasts.items():
-        if contrast in modality_of_contrast:
-            modality = modality_of_contrast[contrast]
+        modality = modality_of_contrast.get(contrast)
+        if modality is not None:
             scores.append(ModalityScore(modality, round(confidence, 2), reason))
     # A T1ce must not fall back to an alias of T1 for a model without T1ce.
     if contrasts and not scores:
         titles = " or ".join(CONTRAST_TITLES[contrast] for contrast in contrasts)
         return SeriesScores(rejection=f"{titles}, which the model does not use")
-    scores = (
-        scores
-        or _scores_by_alias(evidence, task, modality_of_contrast)
-        or _scores_by_channel_number(evidence.name, modality_of_contrast)
-    )
+    scores = scores or _scores_by_name(evidence, task, modality_of_contrast)
     if not scores:
         return SeriesScores(rejection="the name says nothing about the modality")
     return SeriesScores(tuple(scores))
@@ -215,8 +211,10 @@ def _modality_of_contrast(task: Task) -> dict[str, str]:
     modality_of_contrast: dict[str, str] = {}
     for modality in task.modalities:
         scores = read_series_names([modality.name]).scores
+        # A name of several contrasts, such as T1/T2, is none of them.
         if len(scores) == 1:
-            modality_of_contrast.setdefault(next(iter(scores)), modality.name)
+            (contrast,) = scores
+            modality_of_contrast.setdefault(contrast, modality.name)
     return modality_of_contrast
 
 
@@ -276,9 +274,11 @@ def _with_parameters(
 
 
 def _reason(reading: Reading, origin: str, evidence: SeriesEvidence) -> str:
+    """Which words speak for the scores, as the beginning of a reason."""
     quoted_words = " and ".join(f"'{word}'" for word in reading.known_words)
     verb = "say" if " and " in origin else "says"
     reason = f"the {origin} {verb} {quoted_words}"
+    # T1 and T1ce, and nothing else: the contrast agent is what makes it a question.
     is_open = T1CE in reading.scores and len(reading.scores) == 2
     if is_open and evidence.contrast_agent:
         reason += f", DICOM records the contrast agent {evidence.contrast_agent}"
@@ -287,6 +287,16 @@ def _reason(reading: Reading, origin: str, evidence: SeriesEvidence) -> str:
 
 def _words_of(modality: Modality) -> tuple[str, ...]:
     return tuple(word.casefold() for word in (modality.name, *modality.aliases))
+
+
+def _scores_by_name(
+    evidence: SeriesEvidence, task: Task, modality_of_contrast: dict[str, str]
+) -> list[ModalityScore]:
+    """Scores of names outside the vocabulary: aliases first, then channel numbers."""
+    by_alias = _scores_by_alias(evidence, task, modality_of_contrast)
+    if by_alias:
+        return by_alias
+    return _scores_by_channel_number(evidence.name, modality_of_contrast)
 
 
 def _scores_by_alias(
@@ -374,16 +384,19 @@ def _questions(
 def _question_text(
     task: Task, name: str, ranked: Sequence[Candidate], candidates: Sequence[Candidate]
 ) -> str:
+    """The question that a user answers by choosing a series, or none."""
     title = task.modality(name).title
     if len(ranked) > 1:
         quoted = [f"'{candidate.series.name}'" for candidate in ranked]
-        return f"{title}: {', '.join(quoted[:-1])} or {quoted[-1]}? Please choose."
+        *others, last = quoted
+        return f"{title}: {', '.join(others)} or {last}? Please choose."
     candidate = ranked[0]
     titles = [title]
     for rival in candidates:
         if rival.series is candidate.series and rival.modality != name:
             titles.append(task.modality(rival.modality).title)
+    alternatives = " or ".join(titles)
     return (
-        f"{title}: '{candidate.series.name}' may be {' or '.join(titles)} ({candidate.reason}). "
+        f"{title}: '{candidate.series.name}' may be {alternatives} ({candidate.reason}). "
         "Please choose."
     )

@@ -112,11 +112,14 @@ def _meanings(words: Sequence[str]) -> list[tuple[str, str]]:
 
 
 def _meanings_of_word(words: Sequence[str], position: int) -> list[tuple[str, str]]:
+    """Flags of one word, each with the text that a reason quotes."""
     word = words[position]
     flags = MEANINGS.get(word, ())
     negation = _negation(words, position)
+    # "No contrast" says that there is none, which is as good as "pre".
     if flags == ("post",) and negation:
         return [("pre", f"{negation} {word}")]
+    # As the scanner writes it: signs were spelled out to make words of them.
     display = {"plusc": "+C", "minusc": "C-"}.get(word, word)
     return [(flag, display) for flag in flags]
 

@@ -161,9 +161,11 @@ def _division(word: str) -> list[str]:
         shortest = None
         for start in range(end):
             prefix = best[start]
-            if prefix is None or word[start:end] not in _COMPOUND_PARTS:
+            part = word[start:end]
+            if prefix is None or part not in _COMPOUND_PARTS:
                 continue
+            # Fewest parts: "flair" is a word, and not a sum of syllables.
             if shortest is None or len(prefix) + 1 < len(shortest):
-                shortest = [*prefix, word[start:end]]
+                shortest = [*prefix, part]
         best.append(shortest)
     return best[-1] or []
