@@ -29,6 +29,9 @@ def monai_metadata(
     labels = {"0": "background"}
     for class_index, label in enumerate(task.labels, start=1):
         labels[str(class_index)] = label.name
+    channels = {}
+    for position, modality in enumerate(task.modalities):
+        channels[str(position)] = modality.name
     image = {
         "type": "image",
         "format": "magnitude",
@@ -36,7 +39,7 @@ def monai_metadata(
         "num_channels": len(task.modalities),
         "dtype": "float32",
         "is_patch_data": False,
-        "channel_def": {str(n): modality.name for n, modality in enumerate(task.modalities)},
+        "channel_def": channels,
     }
     prediction = {
         "type": "probabilities",
@@ -46,7 +49,10 @@ def monai_metadata(
         "is_patch_data": False,
         "channel_def": labels,
     }
-    titles = task.titles(task.modality_names if modalities is None else modalities)
+    trained_names: Sequence[str] = task.modality_names
+    if modalities is not None:
+        trained_names = modalities
+    titles = task.titles(trained_names)
     author = card.get("author") or NOT_STATED
     rights = [card[key] for key in ("author", "license") if card.get(key)]
     return {
@@ -81,12 +87,15 @@ def card_text(metadata: Mapping) -> str:
     card = section["card"]
     lines = [f"# {metadata['name']} {metadata['version']}", "", metadata["intended_use"], ""]
     for key in ("description", "population", "data", "training", "limits", "author", "license"):
-        if card.get(key):
-            lines += [f"**{key.capitalize()}.** {card[key]}", ""]
+        text = card.get(key)
+        if text:
+            lines += [f"**{key.capitalize()}.** {text}", ""]
     regions = [region["name"] for region in section["task"]["regions"]]
+    # Real cases first: they say what to expect of a patient.
     for key in ("dice", "dice_synthetic"):
-        if card.get(key):
-            lines += [*_dice_table(card[key], regions), ""]
+        summary = card.get(key)
+        if summary:
+            lines += [*_dice_table(summary, regions), ""]
     return "\n".join(lines)
 
 

@@ -256,38 +256,43 @@ def parse_metadata(data: bytes) -> Metadata:
     """
     raw, format_number = _parse_json(data)
     try:
-        section = raw["medmap"]
-        network_sections = section["networks"] if format_number == 2 else [section["network"]]
-        networks = tuple(
-            NetworkSpec(str(network["name"]), dict(network["options"]))
-            for network in network_sections
-        )
-        confidence = section.get("confidence", section.get(EARLIER_CONFIDENCE, {}))
-        training_cases = None
-        if "training_cases" in section:
-            training_cases = TrainingCases.from_dict(section["training_cases"])
-        metadata = Metadata(
-            id=f"{raw['name']}-{raw['version']}",
-            format=format_number,
-            task=Task.from_dict(section["task"]),
-            networks=networks,
-            preprocess=dict(section["preprocess"]),
-            postprocess=dict(section["postprocess"]),
-            confidence=dict(confidence),
-            inference=InferenceSpec.from_dict(section["inference"]),
-            card=dict(section["card"]),
-            raw=raw,
-            training_cases=training_cases,
-            plugins={entry["part"]: entry["name"] for entry in section.get("plugins", ())},
-        )
+        metadata = _metadata_from(raw, format_number)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise BundleError(
             f"{METADATA} has a missing or invalid field ({error}).",
             "Choose another bundle, or export this one again.",
         ) from error
-    if not networks:
+    if not metadata.networks:
         raise BundleError(f"{METADATA} names no network.", "Export the bundle again.")
     return metadata
+
+
+def _metadata_from(raw: Mapping, format_number: int) -> Metadata:
+    """Metadata of parsed JSON; raises what a missing or invalid field raises."""
+    section = raw["medmap"]
+    # Format 1 holds one network, format 2 a list of them.
+    network_sections = section["networks"] if format_number == 2 else [section["network"]]
+    networks = []
+    for network in network_sections:
+        networks.append(NetworkSpec(str(network["name"]), dict(network["options"])))
+    confidence = section.get("confidence", section.get(EARLIER_CONFIDENCE, {}))
+    training_cases = None
+    if "training_cases" in section:
+        training_cases = TrainingCases.from_dict(section["training_cases"])
+    return Metadata(
+        id=f"{raw['name']}-{raw['version']}",
+        format=format_number,
+        task=Task.from_dict(section["task"]),
+        networks=tuple(networks),
+        preprocess=dict(section["preprocess"]),
+        postprocess=dict(section["postprocess"]),
+        confidence=dict(confidence),
+        inference=InferenceSpec.from_dict(section["inference"]),
+        card=dict(section["card"]),
+        raw=raw,
+        training_cases=training_cases,
+        plugins={entry["part"]: entry["name"] for entry in section.get("plugins", ())},
+    )
 
 
 def required_modalities(task: Task, options: Mapping) -> tuple[str, ...] | None:
@@ -348,7 +353,8 @@ def sums_text(files: Mapping[str, bytes]) -> str:
     """Content of ``SHA256SUMS`` for these files, as ``sha256sum`` writes it."""
     lines = []
     for name, content in sorted(files.items()):
-        lines.append(f"{hashlib.sha256(content).hexdigest()}  {name}\n")
+        digest = hashlib.sha256(content).hexdigest()
+        lines.append(f"{digest}  {name}\n")
     return "".join(lines)
 
 

@@ -167,33 +167,40 @@ class Bundle:
         entry = self.find_entry(available)
         if entry is not None:
             return entry
-        supported = [entry.modalities for entry in self.entries]
         ordered = [name for name in self.task.modality_names if name in available]
+        raise self._unsupported(ordered)
+
+    def _unsupported(self, names: Sequence[str]) -> BundleError:
+        """The error for modalities with which no entry can run; it says which ones would do."""
+        titles = self.task.titles
+        supported = [entry.modalities for entry in self.entries]
         if any(entry.name == ANY for entry in self.entries):
-            raise BundleError(
-                f"The bundle {self.id} was never trained with {self.task.titles(ordered)}, only "
-                f"with {self.task.titles(self.modalities)}.",
+            return BundleError(
+                f"The bundle {self.id} was never trained with {titles(names)}, only "
+                f"with {titles(self.modalities)}.",
                 "Add one of these, or use another bundle.",
             )
         if len(supported) == 1:
-            missing = [name for name in supported[0] if name not in available]
-            raise BundleError(
-                f"The bundle {self.id} requires {self.task.titles(supported[0])}, and "
-                f"{self.task.titles(missing)} is missing.",
+            (required,) = supported
+            missing = [name for name in required if name not in names]
+            return BundleError(
+                f"The bundle {self.id} requires {titles(required)}, and "
+                f"{titles(missing)} is missing.",
                 "Add it, or use a bundle for any modality subset.",
             )
-        subsets = "; ".join(self.task.titles(modalities) for modalities in supported)
-        raise BundleError(
-            f"The bundle {self.id} has no network for {self.task.titles(ordered)}: it is made for "
-            f"{subsets}.",
+        subsets = "; ".join(titles(modalities) for modalities in supported)
+        return BundleError(
+            f"The bundle {self.id} has no network for {titles(names)}: it is made for {subsets}.",
             "Add the modalities of one of these, or use a bundle for any modality subset.",
         )
 
 
 def _entry(task: Task, spec: NetworkSpec, network: Backbone, modalities: tuple[str, ...]) -> Entry:
+    """The entry of a network: for one modality subset, or for any of these modalities."""
     if network.needs is None:
         return Entry(ANY, modalities, spec, network)
-    names = tuple(task.modality_names[position] for position in sorted(network.needs))
+    positions = sorted(network.needs)
+    names = tuple(task.modality_names[position] for position in positions)
     return Entry(task.subset_key(names), names, spec, network)
 
 
@@ -287,25 +294,28 @@ def save_bundle(
         OutputError: the folder exists (and ``overwrite`` is False) or cannot be written.
     """
     networks = [(network_spec, network), *further_networks]
-    network_sections = [{"name": spec.name, "options": spec.options} for spec, _ in networks]
+    specs = [spec for spec, _ in networks]
+    network_sections = [{"name": spec.name, "options": spec.options} for spec in specs]
     section: dict = {"format": 2 if further_networks else 1, "task": task.to_dict()}
     if further_networks:
         section["networks"] = network_sections
     else:
+        # Format 1 holds one network.
         section["network"] = network_sections[0]
     section["preprocess"] = preprocess.to_dict()
     section["postprocess"] = postprocess.to_dict()
     if confidence != NO_THRESHOLDS:
         section["confidence"] = confidence.to_dict()
     section["inference"] = inference.to_dict()
-    plugins = _plugins_of([spec for spec, _ in networks])
+    plugins = _plugins_of(specs)
     if plugins:
         section["plugins"] = plugins
+    modalities = None
     if training_cases is not None:
         section["training_cases"] = training_cases.to_dict()
+        modalities = training_cases.modalities
     section["card"] = dict(card)
     torch_version = torch.__version__.split("+")[0]
-    modalities = None if training_cases is None else training_cases.modalities
     monai = monai_metadata(name, version, task, card, torch_version, modalities)
     raw = {**monai, "medmap": section}
     weights = _collected_weights(task, networks)
@@ -315,9 +325,10 @@ def save_bundle(
 def update_card(path: str | os.PathLike, changes: Mapping) -> Path:
     """Replace entries of a bundle's card and renew the hashes; weights stay byte for byte."""
     contents, metadata = _read_for_update(path)
-    card = metadata.raw["medmap"]["card"]
-    metadata.raw["medmap"]["card"] = {**card, **changes}
-    return _write(Path(path), metadata.raw, contents[WEIGHTS], overwrite=True)
+    raw = metadata.raw
+    card = raw["medmap"]["card"]
+    raw["medmap"]["card"] = {**card, **changes}
+    return _write(Path(path), raw, contents[WEIGHTS], overwrite=True)
 
 
 def update_confidence(
@@ -350,13 +361,16 @@ def _collected_weights(
     weights: dict[str, torch.Tensor] = {}
     for spec, network in networks:
         entry_name = _entry(task, spec, network, task.modality_names).name
-        prefix = f"{entry_name}/" if len(networks) > 1 else ""
+        prefix = ""
+        if len(networks) > 1:
+            prefix = f"{entry_name}/"
         for name, value in sorted(network.state_dict().items()):
-            if prefix + name in weights:
+            stored_name = prefix + name
+            if stored_name in weights:
                 raise BundleError(
                     f"Two networks are made for {entry_name}.", "Use one network per subset."
                 )
-            weights[prefix + name] = _stored(name, value)
+            weights[stored_name] = _stored(name, value)
     return weights
 
 

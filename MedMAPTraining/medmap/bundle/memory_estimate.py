@@ -38,14 +38,17 @@ def bytes_per_voxel(network: Backbone) -> int:
         Bytes in float32, with ``SLACK``, the window's input and the logits included.
     """
     dims = network.spatial_dims
+    # Four times the stride: at the deepest level a window has more than one voxel along each axis.
     side = 4 * network.stride
+    size = (side,) * dims
     meta_network = copy.deepcopy(network).to("meta").eval()
-    image = torch.empty((1, 1, *(side,) * dims), device="meta")
+    image = torch.empty((1, 1, *size), device="meta")
     present = torch.ones((1, network.modalities), dtype=torch.bool, device="meta")
     with torch.no_grad(), _PeakCounter() as counter:
         features = [meta_network.encode(image, m) for m in range(network.modalities)]
         meta_network.decode(features, present)
-    activations = math.ceil(SLACK * counter.peak_bytes / side**dims)
+    voxels = side**dims
+    activations = math.ceil(SLACK * counter.peak_bytes / voxels)
     # Input channels and, with their copies, the logits of one voxel.
     inputs_and_outputs = BYTES_PER_VALUE * (network.modalities + 3 * network.classes)
     return activations + inputs_and_outputs

@@ -70,8 +70,14 @@ class TrainingCases:
     @staticmethod
     def from_dict(data: Mapping) -> TrainingCases:
         """Rebuild; raises KeyError, TypeError or ValueError for invalid data."""
-        counts = {str(name): int(count) for name, count in data["counts"].items()}
-        modalities = tuple(str(name) for name in data["modalities"])
-        hashes = frozenset(str(text) for text in data["scans"])
+        counts = {}
+        for name, count in data["counts"].items():
+            counts[str(name)] = int(count)
         unseen = tuple(frozenset(texts) for texts in data.get("unseen", ()))
-        return TrainingCases(int(data["count"]), counts, modalities, hashes, unseen)
+        return TrainingCases(
+            int(data["count"]),
+            counts,
+            modalities=tuple(str(name) for name in data["modalities"]),
+            hashes=frozenset(str(text) for text in data["scans"]),
+            unseen=unseen,
+        )
