@@ -208,9 +208,14 @@ def _release(name: str) -> str:
     match = re.fullmatch(r"brats[-_ ]?(20\d\d)", name.lower())
     if match is None:
         return name.lower().replace("_", "-")
-    first_years = [entry.name for entry in CONVENTIONS if re.fullmatch(r"brats20\d\d", entry.name)]
-    earlier = [first for first in first_years if int(first[-4:]) <= int(match[1])]
-    return earlier[-1] if earlier else name.lower()
+    release_year = int(match[1])
+    # In the order of the years: the last one that had begun holds.
+    current = name.lower()
+    for entry in CONVENTIONS:
+        first = re.fullmatch(r"brats(20\d\d)", entry.name)
+        if first is not None and int(first[1]) <= release_year:
+            current = entry.name
+    return current
 
 
 @dataclass(frozen=True)
@@ -253,19 +258,18 @@ def recognize(values: Mapping[str, Collection[int]], task: Task, chosen: str = "
     if chosen:
         convention = find_convention(chosen, task)
         return LabelReading(dict.fromkeys(values, convention), {convention.name: "chosen"})
+    serving = [entry for entry in CONVENTIONS if entry.serves(task)]
     # What no convention knows is an error of its own case, and says nothing about the others.
-    meaningful = own_convention(task).values.union(
-        *(entry.values for entry in CONVENTIONS if entry.serves(task))
-    )
+    meaningful = own_convention(task).values.union(*(entry.values for entry in serving))
     groups: dict[tuple[str, ...], list[str]] = {}
     for case in values:
-        names = tuple(e.name for e in CONVENTIONS if e.serves(task) and e.matches(case))
+        names = tuple(entry.name for entry in serving if entry.matches(case))
         groups.setdefault(names, []).append(case)
     conventions = {}
     reasons: dict[str, str] = {}
     for names, cases in groups.items():
-        occurring = frozenset().union(*(values[case] for case in cases)) & meaningful
-        convention, reason = _recognized(occurring, names, task, cases[0])
+        in_files = frozenset().union(*(values[case] for case in cases))
+        convention, reason = _recognized(in_files & meaningful, names, task, cases[0])
         conventions.update(dict.fromkeys(cases, convention))
         reasons.setdefault(convention.name, reason)
     return LabelReading(conventions, reasons)
@@ -338,13 +342,15 @@ def whole_numbers(labels: np.ndarray, file_name: str) -> np.ndarray:
 
 def distinct_values(labels: np.ndarray) -> list[int]:
     """Values of an integer array, sorted. Label maps hold few: much faster than sorting voxels."""
-    values: list[int] = []
+    values: set[int] = set()
     remaining = labels.ravel(order="K")
     while remaining.size and len(values) < MANY_VALUES:
         value = remaining[0]
-        values.append(int(value))
+        values.add(int(value))
         remaining = remaining[remaining != value]
-    return sorted({*values, *(int(value) for value in np.unique(remaining))})
+    # Images taken for label maps hold thousands of values: these are sorted after all.
+    values.update(int(value) for value in np.unique(remaining))
+    return sorted(values)
 
 
 def _label_of(name: str, task: Task) -> str | None:

@@ -201,7 +201,9 @@ class Task:
         """
         published = []
         for subset in PUBLISHED_ORDER:
-            published.append(tuple(name for name in self.modality_names if name in subset))
+            ordered = tuple(name for name in self.modality_names if name in subset)
+            published.append(ordered)
+        # Tasks with other modalities have no published order.
         if set(published) == set(self.subsets()):
             return tuple(published)
         return self.subsets()
@@ -211,7 +213,8 @@ class Task:
         if isinstance(names, str):
             names = names.split("+")
         subset = set(names)
-        return " + ".join(entry.title for entry in self.modalities if entry.name in subset)
+        titles = [entry.title for entry in self.modalities if entry.name in subset]
+        return " + ".join(titles)
 
     def subset_key(self, names: Iterable[str]) -> str:
         """Identifier of a modality subset, independent of the order given: ``"t1ce+flair"``."""

@@ -144,24 +144,21 @@ def parse_task(content: Mapping, file_name: str) -> Task:
         BundleError: a field is unknown, absent, of another type, or contradicts others.
     """
     fields = _fields(content, "the task", file_name)
-    modalities = []
-    for entry in fields["modalities"]:
-        values = _fields(entry, "a modality", file_name)
-        aliases = tuple(str(alias).lower() for alias in values["aliases"])
-        title = values["title"] or values["name"]
-        modalities.append(Modality(values["name"], title, aliases, values["warning_if_absent"]))
+    modalities = [_modality(entry, file_name) for entry in fields["modalities"]]
     labels = []
     for number, entry in enumerate(fields["labels"]):
-        labels.append(_label(entry, COLORS[number % len(COLORS)], file_name))
+        color = COLORS[number % len(COLORS)]
+        labels.append(_label(entry, color, file_name))
     regions = [_region(entry, file_name) for entry in fields["regions"]]
     if not regions:
         regions = [Region(label.name, label.title, (label.name,)) for label in labels]
     optional = {}
     for key in ("layouts", "label_endings"):
-        if fields[key] == []:
+        values = fields[key]
+        if values == []:
             raise _invalid(file_name, f"{key} is empty")
-        if fields[key] is not None:
-            optional[key] = tuple(str(value).lower() for value in fields[key])
+        if values is not None:
+            optional[key] = tuple(str(value).lower() for value in values)
     task = Task(
         name=fields["name"],
         modalities=tuple(modalities),
@@ -175,6 +172,17 @@ def parse_task(content: Mapping, file_name: str) -> Task:
     )
     _check(task, file_name)
     return task
+
+
+def _modality(entry: Any, file_name: str) -> Modality:
+    """One entry of ``modalities``; the title defaults to the name."""
+    values = _fields(entry, "a modality", file_name)
+    return Modality(
+        values["name"],
+        values["title"] or values["name"],
+        tuple(str(alias).lower() for alias in values["aliases"]),
+        values["warning_if_absent"],
+    )
 
 
 def _label(entry: Any, default_color: Sequence[int], file_name: str) -> Label:
@@ -201,10 +209,14 @@ def _label(entry: Any, default_color: Sequence[int], file_name: str) -> Label:
 
 
 def _region(entry: Any, file_name: str) -> Region:
+    """One entry of ``regions``; the title defaults to the name."""
     values = _fields(entry, "a region", file_name)
-    members = tuple(str(name) for name in values["labels"])
-    title = values["title"] or values["name"]
-    return Region(values["name"], title, members, float(values["min_volume_mm3"]))
+    return Region(
+        values["name"],
+        values["title"] or values["name"],
+        tuple(str(name) for name in values["labels"]),
+        float(values["min_volume_mm3"]),
+    )
 
 
 def _fields(entry: Any, kind: str, file_name: str) -> dict:
@@ -271,9 +283,12 @@ def _modality_problems(task: Task) -> list[str]:
 
 
 def _label_problems(task: Task) -> list[str]:
+    """What is wrong with the labels: repeated names or values, or values that files cannot hold."""
     names = [label.name for label in task.labels]
     problems = [f"two labels are called '{name}'" for name in _repeated(names)]
-    values = [v for label in task.labels for v in (label.value, *label.alternative_values)]
+    values = []
+    for label in task.labels:
+        values += [label.value, *label.alternative_values]
     problems += [f"two labels have the value {value}" for value in _repeated(values)]
     for value in values:
         if not isinstance(value, int) or not 1 <= value <= LARGEST_VALUE:

@@ -40,7 +40,11 @@ def label_values(content: Mapping) -> dict[str, tuple[int, ...]]:
     """
     values = {}
     for key, value in content["labels"].items():
-        name, numbers = (str(value), key) if str(key).isdigit() else (str(key), value)
+        name = str(key)
+        numbers = value
+        if name.isdigit():
+            name = str(value)
+            numbers = key
         if not isinstance(numbers, list):
             numbers = [numbers]
         members = tuple(int(number) for number in numbers)
@@ -56,13 +60,15 @@ def label_classes(content: Mapping, task: Task) -> tuple[tuple[int, str], ...]:
     same regions.
     """
     values = label_values(content)
-    if all(len(members) == 1 for members in values.values()):
-        classes = [(members[0], _class_of(name, task)) for name, members in values.items()]
-    else:
+    if any(len(members) > 1 for members in values.values()):
         classes = _classes_of_regions(values, task)
-    if any(name is None for _, name in classes):
+    else:
+        classes = [(members[0], _class_of(name, task)) for name, members in values.items()]
+    understood = [(value, name) for value, name in classes if name is not None]
+    # All or nothing: labels that are only in part understood would be scored wrongly.
+    if len(understood) < len(classes):
         return ()
-    return tuple(sorted((value, name) for value, name in classes if name is not None))
+    return tuple(sorted(understood))
 
 
 def _class_of(title: str, task: Task) -> str | None:
@@ -80,19 +86,22 @@ def _class_of(title: str, task: Task) -> str | None:
 def _classes_of_regions(
     values: Mapping[str, tuple[int, ...]], task: Task
 ) -> list[tuple[int, str | None]]:
+    """Class of each value: the label that lies in the same regions; None where there is none."""
     names = {}
     for region in task.regions:
         names[region.name.lower()] = region.name
         names[region.title.lower()] = region.name
     membership: dict[int, set[str]] = {}
     for title, members in values.items():
+        region_name = names.get(title.lower().replace("_", " "), "?")
         for value in members:
-            membership.setdefault(value, set()).add(names.get(title.lower().replace("_", " "), "?"))
+            membership.setdefault(value, set()).add(region_name)
     classes: list[tuple[int, str | None]] = []
-    for value, regions in membership.items():
+    for value, value_regions in membership.items():
         matching = None
         for label in task.labels:
-            if {r.name for r in task.regions if label.name in r.labels} == regions:
+            label_regions = {entry.name for entry in task.regions if label.name in entry.labels}
+            if label_regions == value_regions:
                 matching = label.name
         classes.append((value, matching))
     return classes
