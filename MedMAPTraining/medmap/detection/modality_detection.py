@@ -388,8 +388,8 @@ def _question_text(
     title = task.modality(name).title
     if len(ranked) > 1:
         quoted = [f"'{candidate.series.name}'" for candidate in ranked]
-        *others, last = quoted
-        return f"{title}: {', '.join(others)} or {last}? Please choose."
+        all_but_last = ", ".join(quoted[:-1])
+        return f"{title}: {all_but_last} or {quoted[-1]}? Please choose."
     candidate = ranked[0]
     titles = [title]
     for rival in candidates:
