@@ -242,6 +242,14 @@ def levels_between(
     return slices
 
 
+def level_logits(heads: nn.ModuleList, levels: Sequence[Tensor]) -> list[Tensor]:
+    """Logits of every level by a head of its own: what deep supervision compares with labels."""
+    logits = []
+    for head, level in zip(heads, levels, strict=True):
+        logits.append(head(level))
+    return logits
+
+
 def modality_taps(encoded: Sequence[Features], bottleneck: int = -1) -> dict[str, Any]:
     """The taps that hold one tensor per encoded modality: ``stem`` and ``mod_bottleneck``.
 

@@ -19,6 +19,7 @@ from medmap.networks.base import (
     Features,
     Output,
     encoded_only,
+    level_logits,
     level_of_each,
     levels_between,
     modality_taps,
@@ -363,8 +364,7 @@ class M2FTrans(Backbone):
         decoded = self._decode_levels(bottleneck, weighted, present)
         deep = []
         if self.training or "deep" in want:
-            heads = zip(self.deep_heads, decoded, strict=True)
-            deep = [head(level) for head, level in heads]
+            deep = level_logits(self.deep_heads, decoded)
         separate = []
         if self.computes_separate(want):
             separate = self.separately(features)

@@ -15,6 +15,7 @@ from medmap.networks.base import (
     Features,
     Output,
     encoded_only,
+    level_logits,
     level_of_each,
     levels_between,
     modality_taps,
@@ -254,8 +255,7 @@ class MMFormer(Backbone):
             decoded.insert(0, finer)
         deep = []
         if self.training or "deep" in want:
-            heads = zip(self.deep_heads, decoded[1:], strict=True)
-            deep = [head(level) for head, level in heads]
+            deep = level_logits(self.deep_heads, decoded[1:])
         separate = []
         if self.computes_separate(want):
             separate = self.separately(features)

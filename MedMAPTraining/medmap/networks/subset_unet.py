@@ -18,6 +18,7 @@ from medmap.networks.base import (
     Features,
     Output,
     encoded_only,
+    level_logits,
     level_of_encoded,
     modality_taps,
     requested,
@@ -142,17 +143,12 @@ class SubsetUNet(Backbone):
         for level, fusion in enumerate(self.fusions):
             maps = level_of_encoded(encoded, level)
             fused.append(fusion(maps, present))
-        x = fused[-1]
-        decoded: list[Tensor] = []
-        for level in reversed(range(len(self.merge))):
-            raised = upsample(self.reduce[level](x))
-            x = self.merge[level](raised + fused[level])
-            decoded.insert(0, x)
+        decoded = self._decode_levels(fused)
+        x = decoded[0] if decoded else fused[-1]
         logits = pixel_shuffle(self.head(x), 2)
         deep = []
         if self.training or "deep" in want:
-            heads = zip(self.deep_heads, decoded[1:], strict=True)
-            deep = [head(level) for head, level in heads]
+            deep = level_logits(self.deep_heads, decoded[1:])
         taps = {
             **modality_taps(encoded),
             "bottleneck": fused[-1],
@@ -161,3 +157,14 @@ class SubsetUNet(Backbone):
         }
         aux = {"deep": deep} if self.training else {}
         return Output(logits, requested(taps, want), aux)
+
+    def _decode_levels(self, fused: Sequence[Tensor]) -> list[Tensor]:
+        """The decoder's feature at every level but the deepest, fine to coarse."""
+        x = fused[-1]
+        decoded: list[Tensor] = []
+        for level in reversed(range(len(self.merge))):
+            raised = upsample(self.reduce[level](x))
+            # Added, not concatenated: half the cost of the convolution that follows.
+            x = self.merge[level](raised + fused[level])
+            decoded.insert(0, x)
+        return decoded

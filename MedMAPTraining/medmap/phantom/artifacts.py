@@ -42,9 +42,7 @@ def axis_operator(
     positions = torch.arange(count, dtype=torch.float64) * spacing
     # A Gaussian much narrower than a voxel would leave rows without any weight.
     sigma = max(sigma_mm, 0.3 * spacing)
-    offsets = positions[:, None] + shift_mm - positions[None, :]
-    blur = torch.exp(-0.5 * (offsets / sigma) ** 2)
-    blur = _normalize_rows(blur)
+    blur = _shifted_gaussian(positions, sigma, shift_mm)
     if slice_mm <= 1.25 * spacing:
         return blur.float()
 
@@ -54,6 +52,13 @@ def axis_operator(
     averaging = _slice_averaging(positions, centers, spacing, slice_mm)
     interpolation = _slice_interpolation(positions, centers, slice_mm)
     return (interpolation @ averaging @ blur).float()
+
+
+def _shifted_gaussian(positions: torch.Tensor, sigma: float, shift: float) -> torch.Tensor:
+    """[N, N] weights that blur values at positions (mm), and displace them by ``shift`` mm."""
+    offsets = positions[:, None] + shift - positions[None, :]
+    weights = torch.exp(-0.5 * (offsets / sigma) ** 2)
+    return _normalize_rows(weights)
 
 
 def _normalize_rows(matrix: torch.Tensor) -> torch.Tensor:

@@ -44,9 +44,7 @@ def add_distractors(
         if not len(candidates):
             return
         for _ in range(count):
-            # The end of the interval can be drawn: the last candidate then.
-            choice = min(int(draw.uniform(0, len(candidates))), len(candidates) - 1)
-            center = world[:, candidates[choice]]
+            center = world[:, _draw_one(draw, candidates)]
             radius = draw.uniform(*radius_range)
             smooth_depth = _depth_in_ellipsoid(draw, world, center, radius)
             depth = smooth_depth + 0.15 * radius * rough
@@ -54,6 +52,13 @@ def add_distractors(
                 _paint_lacune(draw, parts, depth)
             else:
                 paint(parts, "blood", torch.sigmoid(depth / 0.5))
+
+
+def _draw_one(draw: Draw, candidates: torch.Tensor) -> torch.Tensor:
+    """One of the candidates; each is equally probable."""
+    position = int(draw.uniform(0, len(candidates)))
+    # The end of the interval can be drawn, and is no position.
+    return candidates[min(position, len(candidates) - 1)]
 
 
 def _depth_in_ellipsoid(

@@ -328,13 +328,19 @@ def _acquired(draw: Draw, image: torch.Tensor, spacing: float) -> torch.Tensor:
     if draw.chance(0.4):
         image = functional.avg_pool3d(image[None, None], 3, 1, 1, count_include_pad=False)[0, 0]
     sigma = draw.uniform(0.002, 0.06)
-    real = image + sigma * draw.white(*image.shape)
-    imaginary = sigma * draw.white(*image.shape)
-    # Magnitude images have Rician noise; scanners and tools often set the air to zero.
-    image = (real.square() + imaginary.square()).sqrt()
+    image = _with_rician_noise(draw, image, sigma)
+    # Scanners and tools often set the air to zero.
     if draw.chance(0.4):
         image = torch.where(image < 3 * sigma, torch.zeros(()), image)
     return image
+
+
+def _with_rician_noise(draw: Draw, image: torch.Tensor, sigma: float) -> torch.Tensor:
+    """Magnitude of a complex image with Gaussian noise (Gudbjartsson and Patz, MRM 1995)."""
+    real = image + sigma * draw.white(*image.shape)
+    imaginary = sigma * draw.white(*image.shape)
+    power = real.square() + imaginary.square()
+    return power.sqrt()
 
 
 def _thick_slices(draw: Draw, image: torch.Tensor, spacing: float) -> torch.Tensor:

@@ -52,6 +52,7 @@ def fuse_masks(ballots: Mapping[str, Ballot]) -> dict[str, np.ndarray]:
         mask_share, view_share = resample_linear(layers, ballot.grid, common)
         votes += ballot.weight * mask_share
         weights += ballot.weight * view_share
+    # Where no field of view reaches there is no vote: 0 / 1e-6, which is no brain.
     share = votes / weights.clamp(min=1e-6)
     fused = {}
     for name, ballot in ballots.items():

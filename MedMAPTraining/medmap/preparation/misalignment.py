@@ -113,14 +113,10 @@ class _Comparison:
         moving_image, moving_grid = _averaged(moving.array, moving.grid)
         to_image = np.linalg.inv(moving_grid.affine)
         sampled, is_inside = _interpolated(moving_image, to_image, points)
-        # Bins of equal counts: intensities of MRI have no unit, and equal widths would put most of
-        # a brain into a few bins.
-        levels = np.linspace(0, 1, BINS + 1)[1:-1]
         edges = np.zeros(BINS - 1)
         if is_inside.any():
-            edges = np.quantile(sampled[is_inside], levels)
-        fixed_edges = np.quantile(values, levels)
-        bins = np.searchsorted(fixed_edges, values)
+            edges = _bin_edges(sampled[is_inside])
+        bins = np.searchsorted(_bin_edges(values), values)
         return _Comparison(points, bins, moving_image, to_image, edges)
 
     def information(self, motion: Motion) -> float:
@@ -146,6 +142,15 @@ class _Comparison:
         ratio = joint[occupied] / independent[occupied]
         information = (joint[occupied] * np.log(ratio)).sum()
         return float(information) * len(codes) / len(self.points)
+
+
+def _bin_edges(values: np.ndarray) -> np.ndarray:
+    """[BINS - 1] edges between bins of equal counts.
+
+    Intensities of MRI have no unit, and equal widths would put most of a brain into a few bins.
+    """
+    levels = np.linspace(0, 1, BINS + 1)[1:-1]
+    return np.quantile(values, levels)
 
 
 def _interpolated(

@@ -98,13 +98,18 @@ def _classes_of_regions(
             membership.setdefault(value, set()).add(region_name)
     classes: list[tuple[int, str | None]] = []
     for value, value_regions in membership.items():
-        matching = None
-        for label in task.labels:
-            label_regions = {entry.name for entry in task.regions if label.name in entry.labels}
-            if label_regions == value_regions:
-                matching = label.name
-        classes.append((value, matching))
+        classes.append((value, _label_in(value_regions, task)))
     return classes
+
+
+def _label_in(regions: set[str], task: Task) -> str | None:
+    """The label that lies in exactly these regions."""
+    matching = None
+    for label in task.labels:
+        label_regions = {entry.name for entry in task.regions if label.name in entry.labels}
+        if label_regions == regions:
+            matching = label.name
+    return matching
 
 
 def task_of_dataset(content: Mapping, name: str) -> Task:
