@@ -124,6 +124,7 @@ def _unit(vector: Sequence[float] | np.ndarray) -> np.ndarray:
 def _uneven(gaps: np.ndarray) -> str:
     """What is wrong with the distances between slices; empty if nothing is."""
     usual = float(np.median(gaps))
+    # A gap of twice the usual lacks one slice, one of three times lacks two.
     wide_gaps = gaps[gaps > MISSING * usual]
     missing = int(np.sum(np.rint(wide_gaps / usual) - 1))
     if missing == 1:
@@ -197,6 +198,7 @@ def _affine(slices: Sequence[Slice], shear: tuple[float, float]) -> np.ndarray:
     if len(slices) > 1:
         column_shear, row_shear = shear
         path = np.subtract(slices[-1].position, first.position)
+        # The tilt is taken out of the path, so that the third axis is the normal.
         step = path / (len(slices) - 1) - column_shear * column_step - row_shear * row_step
     column, row = _first_pixel(len(slices), shear)
     affine = np.eye(4)

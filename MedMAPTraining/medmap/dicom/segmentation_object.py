@@ -164,6 +164,7 @@ def _on_images(masks: np.ndarray, stack: Stack) -> np.ndarray:
     first = stack.slices[0]
     shape = (len(masks), first.rows, first.columns, masks.shape[-1])
     on_images = np.empty(shape, np.uint8)
+    # Labels have no values in between: the nearest pixel, no interpolation.
     nearest_shifts = np.rint(stack.shifts).astype(int)
     for number, (column, row) in enumerate(nearest_shifts):
         rows = slice(row, row + first.rows)

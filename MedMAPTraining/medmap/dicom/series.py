@@ -161,6 +161,7 @@ def _keyed_series(
     for number, slices in enumerate(volumes):
         letter = ""
         if len(volumes) > 1:
+            # Beyond z the letters begin again; ``_with_unique_keys`` then adds a number.
             letter = chr(ord("a") + number % 26)
         first = slices[0]
         own_header = replace(header, image_type=first.image_type)
@@ -335,6 +336,7 @@ def _in_turns(slices: Sequence[Slice], repetitions: int) -> list[list[Slice]]:
         return []
     volumes: list[list[Slice]] = [[] for _ in range(repetitions)]
     for group in by_position.values():
+        # By number: as texts, 10 would come before 9.
         ordered = sorted(group, key=lambda item: int(item.instance))
         for volume, item in zip(volumes, ordered, strict=True):
             volume.append(item)

@@ -60,6 +60,7 @@ def reliability(probability: np.ndarray, reference: np.ndarray, *, bins: int = B
     _check(probability, reference)
     values = np.asarray(probability, float).ravel()
     truth = np.asarray(reference, bool).ravel()
+    # A probability of 1 belongs to the last bin.
     position = np.minimum((values * bins).astype(int), bins - 1)
     voxels = np.bincount(position, minlength=bins)
     divisor = np.maximum(voxels, 1)

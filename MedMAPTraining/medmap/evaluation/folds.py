@@ -199,6 +199,7 @@ def _groups(
             option="folds",
         )
     strata_list = _without_rare(cases, patients, strata, count)
+    # By patient: scans of one patient in two parts would flatter the scores.
     splitter = StratifiedGroupKFold(count, shuffle=True, random_state=seed)
     groups = []
     for _, positions in splitter.split(cases, strata_list, patient_list):
@@ -258,6 +259,7 @@ def check_folds(folds: Sequence[Split], patients: Mapping[str, str]) -> tuple[li
             f"{len(repeated)} cases are validated in several folds, such as {repeated[0]}."
         )
     test = set(folds[0].get("test", ()))
+    # No fault: a study may leave out cases on purpose.
     unused = sorted(set(patients) - set(validated) - test)
     if unused:
         remarks.append(

@@ -232,6 +232,7 @@ def score_labels(
 
     Errors are those of ``metrics.compare``.
     """
+    # BraTS' penalty for an undefined distance: no two voxels of a scan lie farther apart.
     diagonal_mm = float(np.linalg.norm(np.array(grid.shape) * grid.spacing))
     scores = compare(prediction, reference, task, grid)
     rows = []

@@ -112,6 +112,7 @@ def compare(
         _check_available(rows, metric)
     scores_a = table([_defined(row, metric) for row in ours], task, metric)
     scores_b = table([_defined(row, metric) for row in theirs], task, metric)
+    # Paired tests need pairs: what only one of both has scored is left out.
     common_cases = {row.case for row in ours} & {row.case for row in theirs}
     units = _units(task, [subset for subset in scores_a if subset in scores_b])
     if not common_cases or not units:

@@ -148,6 +148,7 @@ def _triangles_of_codes() -> tuple[tuple[Triangle, ...], ...]:
     triangles = []
     for code in range(256):
         inside = {corner: bool(code >> bit & 1) for bit, corner in enumerate(_CORNERS)}
+        # The surface is the same from the other side.
         if sum(inside.values()) > len(_CORNERS) // 2:
             inside = {corner: not value for corner, value in inside.items()}
         surface: list[Triangle] = []
@@ -215,6 +216,7 @@ def _triangulations(polygon: Sequence[Point]) -> list[list[Triangle]]:
         return [[]]
     ways = []
     for apex in range(1, len(polygon) - 1):
+        # The triangle on the last side leaves a smaller polygon on either side of it.
         triangle = (polygon[0], polygon[apex], polygon[-1])
         before = _triangulations(polygon[: apex + 1])
         behind = _triangulations(polygon[apex:])

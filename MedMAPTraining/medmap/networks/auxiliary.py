@@ -84,6 +84,7 @@ def ring_l1(features: Sequence[Tensor | None], present: Tensor) -> Tensor:
     """
     number = len(features)
     pairs = list(pairwise(range(number)))
+    # Two modalities are one pair: closing their ring would count it twice.
     if number > 2:
         pairs.append((number - 1, 0))
     total = present.new_zeros((), dtype=torch.float32)

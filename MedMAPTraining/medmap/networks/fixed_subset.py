@@ -85,6 +85,7 @@ class FixedSubset(Backbone):
                 channels.append(absent)
             else:
                 channels.append(levels[0])
+        # Replicated as a whole: PMKL's student reads its one scan four times.
         stack = torch.cat(channels * self.replicate, 1)
         return self.segment(stack, want)
 

@@ -336,6 +336,7 @@ class ResNetASPPBackbone(Backbone):
                 "do not make this network.",
                 f"Give one to four numbers as 'blocks' and {spatial_dims} as 'stem_stride'.",
             )
+        # Behind the stem a pool, and every stage but the first, halves the size: 2**stages.
         self.stride = max(self.stem_stride) * 2 ** len(blocks)
         self.widths = Widths.scaled(width, len(blocks))
         self.decoder = Decoder(spatial_dims, modalities, classes, self.widths, self.stem_stride)

@@ -95,6 +95,7 @@ class SegResNet(FixedSubset):
         levels = []
         entries = []
         for stage in net.down_layers:
+            # A stage of MONAI's begins with the strided convolution, whose output the style reads.
             entry = stage[0](x)
             x = stage[1:](entry)
             entries.append(entry)

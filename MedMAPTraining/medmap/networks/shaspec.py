@@ -147,6 +147,7 @@ class ShaSpec(ResNetASPPBackbone):
                 entropies.append(None)
                 continue
             target = torch.full((len(fused),), modality, device=fused.device)
+            # Per sample: those that lack the modality are left out of the mean afterwards.
             entropies.append(cross_entropy(logits.float(), target, reduction="none"))
         return {
             "shared": ring_l1(output.aux["shared"], fused),

@@ -159,6 +159,7 @@ class UHeMIS(Backbone):
         fused = []
         for level in range(len(encoded[0])):
             maps = level_of_encoded(encoded, level)
+            # Moments, not a concatenation: their size does not depend on the number of modalities.
             fused.append(mean_and_variance(maps, available))
         logits, decoded = self.decoder(fused)
         taps = {

@@ -142,6 +142,8 @@ class GatedFusion(nn.Module):
             if feature is None:
                 padded.append(None)
             else:
+                # Reflected here: the sum over modalities does not pad, and zeros would mark the
+                # border.
                 padded.append(nn.functional.pad(feature, self.border, mode="reflect"))
         gates = self.gate_norm(sum_over_modalities(self.gate, padded)).sigmoid()
         gated: list[Tensor | None] = []

@@ -273,6 +273,7 @@ def _cerebellar_pial_distance(
     radius = (y.square() + z.square()).sqrt()
     angle = torch.atan2(z, -y)
     wave = torch.sin(habit.folia * angle + 0.8 * channels["thickness"])
+    # Divided by the slope of the sine, folia / radius: about mm.
     to_wall = wave.abs() * radius / habit.folia
 
     depth = channels["cerebellum"]

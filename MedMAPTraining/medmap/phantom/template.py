@@ -262,6 +262,7 @@ def _sylvian_fissure(p: torch.Tensor, rise: float, inner_x: float) -> torch.Tens
     """Distance to the Sylvian fissure, an inclined plane, and to the insula at its inner end."""
     x, y, z = p
     plane_z = -4.0 - rise * (y - 12.0)
+    # Divided by the length of the normal: a distance, not a height.
     across = (z - plane_z) / math.sqrt(1 + rise * rise)
     beyond_ends = torch.maximum(y - 42.0, -38.0 - y).clamp(min=0.0)
 

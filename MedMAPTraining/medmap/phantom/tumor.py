@@ -228,6 +228,7 @@ def _core_level(
         level = torch.maximum(level, ellipsoid)
 
     size = sphere_radius(plan.core_ml)
+    # Large tumors have larger lobes.
     wavelength = min(max(1.6 * size, 14.0), 42.0)
     bumps = field(wavelength) + 0.3 * field(14.0)
     return level + plan.habit.lobes * size * bumps

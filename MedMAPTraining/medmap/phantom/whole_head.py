@@ -307,6 +307,7 @@ def _with_dura(draw: Draw, image: torch.Tensor, inside: torch.Tensor) -> torch.T
     """A bright shell about the brain: enhancing dura and sinuses, which are no brain."""
     if draw.chance(0.6):
         return image
+    # A shell one voxel of the fine grid thick.
     grown = functional.max_pool3d(inside[None, None], 3, 1, 1)[0, 0]
     patchy = _smooth_noise(draw, (9, 10, 9), image.shape)
     is_shell = (grown > 0) & (inside == 0)

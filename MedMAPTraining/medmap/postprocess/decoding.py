@@ -74,6 +74,7 @@ def _decode_inside(probability: Tensor, regions: Sequence[Sequence[int]]) -> Ten
     is_undecided = torch.ones(voxels, dtype=torch.bool)
     surrounding = regions[0]
     for region in regions[1:]:
+        # Only what surrounds the region directly: what lies farther out is decided already.
         outside = [index for index in surrounding if index not in region]
         inner_share = _sum_over(probability, region)
         outer_share = _sum_over(probability, outside)

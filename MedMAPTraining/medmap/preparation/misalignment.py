@@ -65,6 +65,7 @@ def measure_misalignment(fixed: Volume, moving: Volume, fixed_mask: np.ndarray) 
         improved = True
         while improved:
             improved = False
+            # The best of the neighbors is where the next round begins.
             for candidate in _neighbors(motion, step_mm):
                 value = comparison.information(candidate)
                 if value > information + 1e-9:

@@ -151,6 +151,7 @@ def _filled(mask: np.ndarray) -> np.ndarray:
         reversed_mask = np.flip(mask, axis)
         after = np.flip(np.maximum.accumulate(reversed_mask, axis), axis)
         enclosing_axes += before & after
+    # Along one axis alone the groove between two lobes would count as enclosed.
     return enclosing_axes >= 2
 
 

@@ -322,6 +322,7 @@ class _Run:
             if mask is not None:
                 array = apply_mask(volume, mask)
             is_moved = name in self.movements
+            # An untouched scan stays the same object, with what was computed from it.
             if array is volume.array and not is_moved and name not in self.notes:
                 result[name] = volume
                 continue
@@ -431,6 +432,7 @@ def _given_mask(given: Volume, volume: Volume, title: str) -> BrainMask:
     """A mask made elsewhere, on a scan's grid. Raises InputDataError if it misses the scan."""
     started = time.perf_counter()
     mask = (given.array > 0).astype(np.uint8)
+    # By nearest neighbors: a mask has no values in between.
     if given.grid.distance(volume.grid) > 0:
         mask = resample_nearest(mask, given.grid, volume.grid)
     volume_ml = float(np.count_nonzero(mask)) * volume.grid.voxel_ml

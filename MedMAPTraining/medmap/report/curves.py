@@ -97,6 +97,7 @@ def training_curves(log: LoggedSeries, title: str = "") -> bytes:
     all_axes = figure.subplots(1, len(panels), squeeze=False)[0]
     for axes, (heading, names) in zip(all_axes, panels.items(), strict=True):
         losses = heading == "Losses"
+        # More lines than this cannot be distinguished by their colors.
         for number, name in enumerate(names[:8]):
             steps, values = log.series[name]
             label = name.removeprefix("validation_")

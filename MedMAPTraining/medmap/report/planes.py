@@ -280,6 +280,7 @@ def _position(
         if tumor.any():
             sagittal = _plane_near_centroid(tumor.sum(axis=(1, 2)))
             coronal = _plane_near_centroid(tumor.sum(axis=(0, 2)))
+            # Axial slices are those that readers compare: the one with most of the tumor.
             axial = int(np.argmax(tumor.sum(axis=(0, 1))))
             return sagittal, coronal, axial
     depth, height, width = next(iter(prediction.values())).shape

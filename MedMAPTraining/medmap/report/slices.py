@@ -69,6 +69,7 @@ def take_slice(
     for name, volume in volumes.items():
         resampled = _on_grid(volume, truth.grid)
         pictures[name] = _gray(resampled, truth.grid, plane, position)
+    # Cut to what any scan shows, so that the brain fills the cell.
     visible = np.logical_or.reduce([picture > 0 for picture in pictures.values()])
     box = _with_margin(bounding_box(visible), visible.shape)
     cut_predictions = {}

@@ -26,6 +26,7 @@ def upset_plot(subsets: Mapping[str, int], task: Task) -> bytes:
         task: names the modalities.
     """
     drawn = dict(list(subsets.items())[:MOST_SUBSETS])
+    # Rare subsets would make the picture wider than a page.
     hidden = len(subsets) - len(drawn)
     figure = new_figure(2.6 + 0.42 * len(drawn), 2.0 + 0.34 * len(task.modalities))
     grid = figure.add_gridspec(
