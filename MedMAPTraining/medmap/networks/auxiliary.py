@@ -19,7 +19,7 @@ def mean_over_present(values: Sequence[Tensor | None], present: Tensor) -> Tenso
     """Mean of per-sample values over the modalities that are present.
 
     Args:
-        values: one [B] a modality, None where no sample has it.
+        values: one [B] per modality, None where no sample has it.
         present: [B, M] bool.
 
     Returns:
@@ -57,7 +57,7 @@ def reconstruction_errors(
     """Mean of |reconstruction - image|^power for every modality, each [B].
 
     Args:
-        reconstructions: one [B, 1, *S] a modality; empty for a network built without image
+        reconstructions: one [B, 1, *S] per modality; empty for a network built without image
             decoders.
         image: [B, M, *S]; absent channels may hold anything.
         present: [B, M] bool.

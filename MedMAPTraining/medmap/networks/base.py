@@ -85,7 +85,7 @@ class Backbone(nn.Module):
         """One modality's own ``stem`` or ``mod_bottleneck`` [B, C, *s], from what ``encode`` gave.
 
         Raises:
-            UsageError: the network has no such tap a modality.
+            UsageError: the network has no such tap per modality.
         """
         if tap not in ("stem", "mod_bottleneck") or tap not in self.provides:
             raise UsageError(

@@ -1,6 +1,6 @@
 """Networks made for one set of modalities, under the contract that is made for any.
 
-Dedicated methods (KD-Net, PMKL, ProtoKD, SMU-Net, ACN) train one ordinary network a subset: its
+Dedicated methods (KD-Net, PMKL, ProtoKD, SMU-Net, ACN) train one ordinary network per subset: its
 input is the channel stack of exactly these modalities. Nothing can be computed before the stack, so
 ``encode`` hands the image on and ``decode`` is the network.
 """

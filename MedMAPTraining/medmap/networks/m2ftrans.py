@@ -36,8 +36,8 @@ from medmap.networks.rfnet_blocks import (
 from medmap.networks.transformer import LearnedPositions, TransformerLayer, to_tokens, to_volume
 
 Level = Sequence[Tensor | None]
-"""One level of the encoders: one [B, C, *S] a modality, zero for samples without it, None where no
-sample has it.
+"""One level of the encoders: one [B, C, *S] per modality, zero for samples without it, None where
+no sample has it.
 """
 
 CHANNEL_LEVELS = 2
@@ -263,7 +263,7 @@ class M2FTrans(Backbone):
     narrower variant of PASSION (Shi et al., MM 2024): 13.19 M (13,193,652).
 
     Inferred, since no text states it: the inner widths of the channel-wise blocks (3 in the
-    projections, one projection a modality; 3-1-3-wide grouped feed-forward layer), the place of
+    projections, one projection per modality; 3-1-3-wide grouped feed-forward layer), the place of
     their norms, and that a deep head stands on the decoder's map of every level. They were chosen
     so that both published counts come out (to their two decimals, which other choices could meet
     too: 53.9 GFLOP for PASSION's variant against a measured 56); released weights are not expected

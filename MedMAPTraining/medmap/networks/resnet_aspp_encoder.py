@@ -17,7 +17,7 @@ norm after up-sampling plus skip (standardized weights have no gain: the sum wou
 root of the fan-in); plain weights where no norm follows (image pool, head) and in the transposed
 convolutions. The image-pool branch has no norm, since an instance norm over one voxel erases it.
 
-What belongs to one modality is computed once a modality: a 1x1 convolution over concatenated
+What belongs to one modality is computed once per modality: a 1x1 convolution over concatenated
 modalities is a sum of one term each, so the skips' terms are part of ``encode``.
 """
 

@@ -35,8 +35,8 @@ from medmap.networks.rfnet_blocks import (
 )
 
 Level = Sequence[Tensor | None]
-"""One level of the encoders: one [B, C, *S] a modality, zero for samples without it, None where no
-sample has it.
+"""One level of the encoders: one [B, C, *S] per modality, zero for samples without it, None where
+no sample has it.
 """
 
 

@@ -1,7 +1,7 @@
 """Parts that RFNet, mmFormer and M2FTrans have in common. Shapes are [B, C, *S] with two or three
 spatial axes S.
 
-RFNet (Ding et al., ICCV 2021) set the pattern: one residual encoder a modality, one decoder that
+RFNet (Ding et al., ICCV 2021) set the pattern: one residual encoder per modality, one decoder that
 all modalities share as an auxiliary task, and at every level a fusion of the concatenated
 modalities by 1-, 3- and 1-wide convolutions. mmFormer (Zhang et al., MICCAI 2022) uses it with the
 normalization in front of the convolution, M2FTrans (Shi et al., JBHI 2024) with one more level.
@@ -72,7 +72,7 @@ class LineageConv(nn.Module):
 
 
 class ModalitySumConv(nn.Module):
-    """``LineageConv`` of width 1 over the concatenation of M modalities, as the sum of one term a
+    """``LineageConv`` of width 1 over the concatenation of M modalities, as the sum of one term per
     modality.
 
     The same function and the same weights ([outputs, M * channels, 1, ...], in task order) as
@@ -94,7 +94,7 @@ class ModalitySumConv(nn.Module):
         self.act = nn.LeakyReLU(SLOPE)
 
     def forward(self, features: Sequence[Tensor | None]) -> Tensor:
-        """features: one [B, channels, *S] a modality, zero for samples without it, None where no
+        """features: one [B, channels, *S] per modality, zero for samples without it, None where no
         sample has it.
         """
         if not self.pre_norm:
@@ -113,8 +113,8 @@ def sum_over_modalities(conv: nn.Conv2d | nn.Conv3d, features: Sequence[Tensor |
     """A zero-padded convolution of stride 1 over the concatenation of M equally wide features; ->
     [B, outputs, *S].
 
-    One term a modality, added in task order, None counting as zero; the bias is added once. Raises
-    ValueError where all features are None.
+    One term per modality, added in task order, None counting as zero; the bias is added once.
+    Raises ValueError where all features are None.
     """
     function = {4: nn.functional.conv2d, 5: nn.functional.conv3d}[conv.weight.ndim]
     total: Tensor | None = None

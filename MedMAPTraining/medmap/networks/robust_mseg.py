@@ -2,7 +2,7 @@
 
 Chen, Dou, Jin, Chen, Qin, Heng: "Robust Multimodal Brain Tumor Segmentation via Feature
 Disentanglement and Gated Fusion", MICCAI 2019. Content is what ``GatedUNet`` encodes, fuses and
-segments; a style code of eight numbers a modality must, with the fused content, be enough to draw
+segments; a style code of eight numbers per modality must, with the fused content, be enough to draw
 that modality's image again. Style and drawing exist in training only.
 """
 
@@ -124,7 +124,7 @@ class RobustMSeg(GatedUNet):
     In training ``encode`` gives a further entry, the style's mean and log variance, before the
     last: first and last stay the levels that they are in evaluation. Auxiliary outputs in training:
     ``reconstruction``, all M images [B, 1, *S] in task order from the *fused* content; and
-    ``divergence``, one [B] a modality, the style's KL from N(0, 1) (zero where absent, None where
+    ``divergence``, one [B] per modality, the style's KL from N(0, 1) (zero where absent, None where
     not encoded). The published loss is weighted CE + Dice + 0.1 * sum of L1 of the reconstructions
     + 0.1 * sum of divergences.
 

@@ -1,4 +1,4 @@
-"""ShaSpec: a shared and a specific encoder a modality; what is absent is filled with what the
+"""ShaSpec: a shared and a specific encoder per modality; what is absent is filled with what the
 present ones share.
 
 Source: Wang et al., "Multi-modal Learning with Missing Modality via Shared-Specific Feature

@@ -40,8 +40,8 @@ class InputMap(nn.Module):
 
 
 class ResidualMap(nn.Module):
-    """For networks with an encoder a modality: ``x + norm(1-wide(3-wide(x)))`` by way of ``hidden``
-    channels.
+    """For networks with one encoder per modality: ``x + norm(1-wide(3-wide(x)))`` by way of
+    ``hidden`` channels.
 
     The gain of the norm starts at zero, so the backbone starts unchanged. With ``hidden`` = M * C
     one shared map has as many 3-wide weights as M separate ones with ``hidden`` = C: the "equal
@@ -131,7 +131,7 @@ class Stemmed(Backbone):
         maps: one T* for all, or one per modality.
         location: ``input`` or ``mod_bottleneck``.
         combine: at the input: ``concat`` hands every latent to the base as that modality; ``mean``
-            hands it their mean as the only one (reading R2: J*c channels a modality keep the
+            hands it their mean as the only one (reading R2: J*c channels per modality keep the
             weights equal).
         mixture: at the input, with ``concat``: the base sees the mixture of what is present as one
             modality more, so that the task has a say in its weights. The alignment loss alone has
@@ -329,7 +329,7 @@ def _at_bottleneck(build: type[Backbone], options: Mapping, modalities: int, cou
     base = build(**options)
     if location not in base.provides:
         raise BundleError(
-            f"{build.__name__} has no latent a modality at '{location}'.",
+            f"{build.__name__} has no latent of one modality at '{location}'.",
             "Put the stem at the input.",
         )
     channels = _channels(base)

@@ -1,6 +1,6 @@
 """SubsetUNet: MedMAP's own small backbone for any subset of modalities, made for two CPU cores.
 
-One encoder a modality, a presence-aware fusion per level, one decoder of about the cost of one
+One encoder per modality, a presence-aware fusion per level, one decoder of about the cost of one
 encoder, so that all 15 subsets of four scans cost little more than one. Encoders start at half
 resolution and the head returns to full resolution by sub-pixel convolution: a whole brain at 1 mm
 goes through in one pass.

@@ -26,7 +26,7 @@ def to_volume(tokens: Tensor, grid: Sequence[int]) -> Tensor:
 
 
 class LearnedPositions(nn.Module):
-    """One learned vector a place on the grid of the training window, zero at the start.
+    """One learned vector per position on the grid of the training window, zero at the start.
 
     Another window has another grid: the vectors are then interpolated linearly, so that a network
     trained on windows of one size runs on any.

@@ -41,7 +41,7 @@ class NormActConv(nn.Sequential):
 
 
 class HemisEncoder(nn.Module):
-    """One modality: a 1-wide convolution, then two ``NormActConv`` a level, max-pooling between
+    """One modality: a 1-wide convolution, then two ``NormActConv`` per level, max-pooling between
     levels.
 
     [B, 1, *S] -> one [B, outputs[l], *S / 2**l] per level. The first convolution needs no bias: a

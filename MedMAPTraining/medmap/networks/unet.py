@@ -115,8 +115,8 @@ class GatedFusion(nn.Module):
     """Fuse one level of all modalities by spatial gates (Robust-MSeg, "gated fusion").
 
     A 3-wide convolution with instance normalization over the concatenated modalities gives one map
-    a modality; its sigmoid weighs that modality; a 1-wide convolution maps the concatenated result
-    back to the channels of one.
+    per modality; its sigmoid weighs that modality; a 1-wide convolution maps the concatenated
+    result back to the channels of one.
 
     Both convolutions are sums over modalities, and so cost nothing for those that are absent.
     """
@@ -134,7 +134,7 @@ class GatedFusion(nn.Module):
         self.act = nn.LeakyReLU(0.2, inplace=True)
 
     def forward(self, features: Sequence[Tensor | None]) -> Tensor:
-        """features: one [B, C, *S] a modality, zero for samples without it, None where no sample
+        """features: one [B, C, *S] per modality, zero for samples without it, None where no sample
         has it -> the same.
         """
         padded: list[Tensor | None] = []
@@ -201,7 +201,7 @@ class UNet(FixedSubset):
 
 
 class GatedUNet(Backbone):
-    """The U-Net with one encoder a modality and gated fusion at every level: PMKL's teacher, for
+    """The U-Net with one encoder per modality and gated fusion at every level: PMKL's teacher, for
     any subset.
 
     6,650,292 parameters with four modalities and four classes (the released code: 6.65 M, with five

@@ -65,7 +65,7 @@ class VNet(FixedSubset):
         if len(widths) != len(depths):
             raise BundleError(
                 f"{len(widths)} widths do not fit {len(depths)} depths.",
-                "Give one of each a level.",
+                "Give one of each per level.",
             )
         self.stride = 2 ** (len(widths) - 1)
         dims = spatial_dims

@@ -55,7 +55,7 @@ def read_log(path: str | Path, modalities: Sequence[str]) -> LoggedSeries:
     ``preference/t1ce``, ``weight_flair``, ``t2.weight``.
 
     Args:
-        path: the file, one JSON object with ``step`` a line.
+        path: the file, one JSON object with ``step`` per line.
         modalities: canonical names.
 
     Raises:
