@@ -267,7 +267,7 @@ def parse_metadata(data: bytes) -> Metadata:
     return metadata
 
 
-def _metadata_from(raw: Mapping, format_number: int) -> Metadata:
+def _metadata_from(raw: dict, format_number: int) -> Metadata:
     """Metadata of parsed JSON; raises what a missing or invalid field raises."""
     section = raw["medmap"]
     # Format 1 holds one network, format 2 a list of them.

@@ -375,9 +375,9 @@ class M2FTrans(Backbone):
             "deep": deep,
             "mod_logits": separate,
         }
-        aux = {}
+        aux: dict[str, list[Tensor | None]] = {}
         if self.training:
-            aux = {"deep": deep, "separate": separate}
+            aux = {"deep": list(deep), "separate": separate}
         logits = self.head(decoded[0])
         return Output(logits, requested(taps, want), aux)
 

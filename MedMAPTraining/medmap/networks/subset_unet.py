@@ -155,7 +155,9 @@ class SubsetUNet(Backbone):
             "decoder": x,
             "deep": deep,
         }
-        aux = {"deep": deep} if self.training else {}
+        aux: dict[str, list[Tensor | None]] = {}
+        if self.training:
+            aux = {"deep": list(deep)}
         return Output(logits, requested(taps, want), aux)
 
     def _decode_levels(self, fused: Sequence[Tensor]) -> list[Tensor]:

@@ -72,10 +72,10 @@ class VNet(FixedSubset):
         normalization = NORMS[norm][dims]
         # A strided convolution brings the channels of a level to the width of the next, so that
         # only the first stage has inputs of another width.
-        stage_inputs = (self.channels, *widths[1:])
+        stages = zip((self.channels, *widths[1:]), widths, depths, strict=True)
         self.down_stages = nn.ModuleList()
-        for inputs, width, depth in zip(stage_inputs, widths, depths, strict=True):
-            self.down_stages.append(_stage(dims, normalization, inputs, width, depth))
+        for stage_inputs, width, depth in stages:
+            self.down_stages.append(_stage(dims, normalization, stage_inputs, width, depth))
         self.downs = nn.ModuleList()
         for fine, coarse in pairwise(widths):
             down = CONV[dims](fine, coarse, 2, stride=2, bias=False)

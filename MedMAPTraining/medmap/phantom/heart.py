@@ -249,21 +249,16 @@ def _draw_texture_and_coil(draw: Draw, axes: list[torch.Tensor]) -> torch.Tensor
 def _affine(draw: Draw, stack: _Stack) -> np.ndarray:
     """Short-axis slices: their normal is the heart's axis, to the left, to the front and down."""
     jitter = [draw.uniform(-0.08, 0.08) for _ in range(3)]
-    jitter = [draw.uniform(-0.08, 0.08) for _ in range(3)]
-    normal = _unit(np.array([-0.65, 0.55, -0.52]) + jitter)
-    across = _unit(np.cross([0, 0, 1], normal))
+    normal = np.array([-0.65, 0.55, -0.52]) + jitter
+    normal /= np.linalg.norm(normal)
+    across = np.cross([0, 0, 1], normal)
+    across /= np.linalg.norm(across)
     upward = np.cross(normal, across)
 
     affine = np.eye(4)
-    directions = np.stack([across, upward, normal], 1)
     spacing = (stack.spacing, stack.spacing, stack.thickness)
-    affine[:3, :3] = directions * spacing
+    affine[:3, :3] = np.stack([across, upward, normal], 1) * spacing
     # The center of the stack is the origin.
     center = (np.array(stack.shape) - 1) / 2
     affine[:3, 3] = -affine[:3, :3] @ center
     return affine
-
-
-def _unit(vector: np.ndarray) -> np.ndarray:
-    """The vector at length one."""
-    return vector / np.linalg.norm(vector)

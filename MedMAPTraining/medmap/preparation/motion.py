@@ -71,9 +71,9 @@ class Motion:
 
     def turned(self, axis: int, degrees: float) -> Motion:
         """A rotation about the center first, then this motion."""
-        about_axis = rotation_about(axis, degrees)
         rotation = np.eye(4)
-        rotation[:3, :3] = about_axis
+        rotation[:3, :3] = rotation_about(axis, degrees)
+        about_axis = rotation[:3, :3]
         # The center is where it was: x -> R (x - c) + c.
         rotation[:3, 3] = self.center - about_axis @ self.center
         return Motion(self.matrix @ rotation, self.center)

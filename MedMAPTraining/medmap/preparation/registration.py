@@ -333,10 +333,10 @@ class _Level:
             return start
         center = np.array(transform.GetCenter())
         translation = np.array(transform.GetTranslation())
-        rotation = np.array(transform.GetMatrix()).reshape(3, 3)
-        # ITK turns about a center: x -> R (x - c) + c + t.
         matrix = np.eye(4)
-        matrix[:3, :3] = rotation
+        matrix[:3, :3] = np.array(transform.GetMatrix()).reshape(3, 3)
+        rotation = matrix[:3, :3]
+        # ITK turns about a center: x -> R (x - c) + c + t.
         matrix[:3, 3] = center + translation - rotation @ center
         return Motion(_LPS @ matrix @ _LPS, start.center)
 
