@@ -29,7 +29,7 @@ AFTER_APPLY = {
     "MedMAPSegmentLib/models/importing.py": {"verifyFully"},
     "MedMAPSegmentLib/mrml/sample.py": {"addPhantomPatient"},
     "MedMAPSegmentLib/mrml/uncertainty.py": {"work"},
-    "MedMAPSegmentLib/request.py": {"preparedRequest"},
+    "MedMAPSegmentLib/request.py": {"_carriedOut"},
 }
 """Functions that run after ``dependencies.ensure``; they may import what needs PyTorch."""
 
