@@ -7,28 +7,38 @@ The study is generated, with a skull. Needs the extras ``clinic`` and ``train``.
 
 from __future__ import annotations
 
+import importlib.util
 import io
 import shlex
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 
 import numpy as np
 from rich.console import Console
 from rich.text import Text
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-sys.path += [
-    str(REPOSITORY / "MedMAPTraining"),
-    # Both folders have a conftest; the first one counts.
-    str(REPOSITORY / "Testing/medmap/preparation"),
-    str(REPOSITORY / "Testing/medmap/dicom"),
-]
+sys.path.append(str(REPOSITORY / "MedMAPTraining"))
 
-import conftest as heads  # noqa: E402
-import generated_study  # noqa: E402
+
+def module_at(path: str) -> ModuleType:
+    """A module of the tests, by its path in the repository."""
+    name = Path(path).stem
+    spec = importlib.util.spec_from_file_location(name, REPOSITORY / path)
+    if spec is None or spec.loader is None:
+        raise FileNotFoundError(path)
+    module = importlib.util.module_from_spec(spec)
+    # Its data classes look themselves up by the name of their module.
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+heads = module_at("Testing/medmap/preparation/conftest.py")
+generated_study = module_at("Testing/medmap/dicom/generated_study.py")
 
 COLUMNS = 100
 TARGET = REPOSITORY / "Resources/Screenshots/shell.svg"
