@@ -29,8 +29,13 @@ FEW_FAINT = 0.02
 """Voxels, relative to the clear ones, that may lie faintly in the air around a constant background:
 noise and ringing fill a multiple of the brain."""
 
-FEW_BELOW = 0.05
-"""Fewer voxels below the background than this share of those above are lobes of interpolation."""
+FEW_BELOW = 0.25
+"""Fewer voxels below the background than this share of those above are lobes of interpolation. A
+cubic shift by a third of a voxel leaves up to 0.15; a z-scored brain has about as many below as
+above."""
+
+LEAST_LOBES = 0.005
+"""More voxels below the background than this share of those above are no accident."""
 
 CELL_MM = 4.0
 """Edge of the cells in which connected parts are looked for."""
@@ -180,9 +185,20 @@ def _faint_background(
         box = bounding_box(mask)
         if box is None:
             return None
-    if outer is None or not _is_in_air(exact & ~mask, mask, spacing):
+    if outer is None:
+        return None
+    # Ringing that was rounded to integers ends next to the brain instead of filling the air.
+    if not _has_lobes(array, outer) and not _is_in_air(exact & ~mask, mask, spacing):
         return None
     return mask, outer.value
+
+
+def _has_lobes(array: np.ndarray, level: _Level) -> bool:
+    """Whether some voxels lie below the background, but too few for a z-scored brain."""
+    with np.errstate(invalid="ignore"):
+        below = np.count_nonzero(array < level.value - level.tolerance)
+        above = np.count_nonzero(array > level.value + level.tolerance)
+    return bool(LEAST_LOBES * above < below < FEW_BELOW * above)
 
 
 def _quantiles(
