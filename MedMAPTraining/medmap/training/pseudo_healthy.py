@@ -6,15 +6,13 @@ everywhere. The other half of the same examination shows what that scanner makes
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from medmap.training.cache import PreparedArrays
-from medmap.training.dataset import Augmentation, PatchSampler, sparse_voxels
-from medmap.training.missingness import Missingness
+from medmap.training.dataset import PatchSampler, sparse_voxels
 from medmap.training.transplanted import bounding_box, fading_weight
 
 FADING_VOXELS = 3
@@ -37,15 +35,6 @@ class PseudoHealthySampler(PatchSampler):
         seed: of everything drawn.
         augmentation: how strongly patches are augmented.
     """
-
-    def __init__(
-        self,
-        folders: Sequence[Path],
-        missingness: Missingness,
-        seed: int,
-        augmentation: Augmentation,
-    ):
-        super().__init__(folders, missingness, seed, augmentation)
 
     def _drawn_case(self, rng: np.random.Generator) -> tuple[Path, PreparedArrays, np.ndarray]:
         folder, case, tumor_voxels = super()._drawn_case(rng)
