@@ -1,6 +1,7 @@
 """How generated cases differ from real ones: intensities, texture, sizes, and what a network sees.
 
-python MedMAPTraining/experiments/generator_realism.py OUT --cases FOLDER --anatomy LABELMAPS
+python MedMAPTraining/experiments/generator_realism.py OUT --recipe RECIPE --cases FOLDER \\
+    --anatomy LABELMAPS
 
 OUT receives ``distributions.md`` (generated beside real, median and 10th to 90th percentile over
 cases) and ``discriminator.json`` (how often a small network tells patches of unseen real cases from
@@ -11,7 +12,7 @@ Cases need four modalities and a tumor. Everything is brain only, in z-scores, o
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -23,17 +24,17 @@ from torch.nn.functional import avg_pool3d, cross_entropy
 from medmap.io.atomic import write_bytes, write_json
 from medmap.io.cohorts import find_cases
 from medmap.io.labels import with_conventions
-from medmap.phantom import Style
 from medmap.phantom.labelmap import find_label_maps
 from medmap.preprocess import PreprocessSpec
 from medmap.task import BRATS
 from medmap.training.cache import prepare_case
 from medmap.training.generated import Generation, make_case
+from medmap.training.recipe import Recipe
 
 SPEC = PreprocessSpec(spacing=1.5)
 
-PLAN = Generation(first_seed=9_100_000, healthy=0.0, procedural=0.2, style=Style(low_grade=0.28))
-"""The cases of the default model's recipe, with seeds of their own and a tumor in each."""
+FIRST_SEED = 9_100_000
+"""No training uses these seeds."""
 
 TISSUES = ("healthy", "NCR", "ED", "ET")
 """Names of the classes 0 to 3 within the brain."""
@@ -68,11 +69,12 @@ def real_samples(folder: Path) -> list[Sample]:
     return samples
 
 
-def generated_samples(count: int, anatomy: Sequence[Path]) -> list[Sample]:
-    """So many generated cases."""
+def generated_samples(count: int, plan: Generation, anatomy: Sequence[Path]) -> list[Sample]:
+    """So many generated cases of a plan, with seeds of their own and a tumor in each."""
+    plan = replace(plan, first_seed=FIRST_SEED, healthy=0.0)
     samples = []
     for number in range(count):
-        case = make_case(number, PLAN, SPEC, anatomy)
+        case = make_case(number, plan, SPEC, anatomy)
         samples.append(Sample(case.image.float(), case.label, case.brain))
     return samples
 
@@ -220,13 +222,15 @@ def main() -> None:
     parser.add_argument("out", type=Path)
     parser.add_argument("--cases", type=Path, required=True)
     parser.add_argument("--anatomy", type=Path, default=None)
+    parser.add_argument("--recipe", type=Path, required=True, help="whose generation is judged")
     parser.add_argument("--generated", type=int, default=100)
     parser.add_argument("--steps", type=int, default=STEPS)
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1])
     arguments = parser.parse_args()
     anatomy = find_label_maps(arguments.anatomy) if arguments.anatomy else ()
     real = real_samples(arguments.cases)
-    generated = generated_samples(arguments.generated, anatomy)
+    generation = Recipe.read(arguments.recipe).generation
+    generated = generated_samples(arguments.generated, generation or Generation(), anatomy)
     arguments.out.mkdir(parents=True, exist_ok=True)
     table = "\n".join(distribution_table(real, generated))
     write_bytes(arguments.out / "distributions.md", table.encode())

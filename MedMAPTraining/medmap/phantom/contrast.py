@@ -17,10 +17,11 @@ from dataclasses import dataclass
 import torch
 
 from medmap.phantom.anatomy import TISSUES
+from medmap.phantom.cohorts import Cohort, Range, require_cohort
 from medmap.phantom.fields import Draw
 from medmap.phantom.style import Style
+from medmap.phantom.tumor_kinds import USUAL, shade_kind
 
-Range = tuple[float, float, float]
 Means = dict[str, dict[str, float]]
 """Modality -> tissue -> z."""
 
@@ -101,9 +102,6 @@ TABLE: dict[str, dict[str, Range]] = {
 CSF is pure here, and therefore more extreme than in measured voxels.
 """
 
-ENHANCED = (1.65, 0.6, 3.3)
-"""z of enhancing tumor in T1ce."""
-
 LOW_GRADE = {
     "t1": (-0.75, -1.6, 0.0),
     "t1ce": (-0.75, -1.6, 0.0),
@@ -136,63 +134,74 @@ is partial volume, bias field and noise, which are added later.
 
 OTHER_GRAIN = 0.18
 
-SUPPRESSED_NECROSIS_SHARE = 0.45
-"""Probability that FLAIR suppresses necrosis as it does CSF; otherwise proteins brighten it."""
-
 MISMATCH_SHARE = 0.2
 """Probability of the T2-FLAIR mismatch sign (Patel et al., 2017) without enhancement."""
 
-HIDDEN_CORE_SHARE = 0.4
-"""Probability that only T1ce distinguishes the core of an enhancing tumor from edema."""
 
-
-def draw_means(draw: Draw, style: Style, enhancing: bool = True) -> Means:
+def draw_means(draw: Draw, style: Style, enhancing: bool = True, kind: str = USUAL) -> Means:
     """Draw the z of every tissue per modality for one case.
 
     Args:
         draw: random stream. The order of the draws is part of a seed.
         style: ``jitter`` 1 spans the ranges of ``TABLE``.
         enhancing: False for the contrast of a tumor that does not enhance.
+        kind: of the tumor, see ``medmap.phantom.tumor_kinds``.
 
     Returns:
         z of every tissue per modality, and of ``enhancing`` in T1ce.
     """
+    cohort = require_cohort(style.cohort)
+    table = table_of(cohort)
     means: Means = {}
-    for modality, ranges in TABLE.items():
+    for modality, ranges in table.items():
         tissues = {}
         for tissue, (middle, low, high) in ranges.items():
             tissues[tissue] = draw.around(middle, low, high, widen=style.jitter)
         means[modality] = tissues
 
-    _follow_t1(means)
+    _follow_t1(means, table)
     _draw_tumor_means(means, draw, style, enhancing)
     _restore_order(means, draw, enhancing)
+    shade_kind(draw, means, kind)
 
     t1ce = means["t1ce"]
     _weaken_contrast(t1ce, draw, style)
     t1ce["enhancing"] = _draw_enhancing_mean(t1ce, draw, style)
+    # No number is drawn where the probability is 0, so that such a style keeps its cases.
+    if style.flat and draw.chance(style.flat):
+        for tissues in means.values():
+            _flatten(tissues, draw.uniform(0.1, 0.6))
     for tissues in means.values():
         tissues["ventricle"] = tissues["csf"] + draw.normal(0.0, 0.12)
     return means
 
 
+def table_of(cohort: Cohort) -> dict[str, dict[str, Range]]:
+    """``TABLE`` with the tumors of a cohort."""
+    table = {}
+    for modality, ranges in TABLE.items():
+        table[modality] = {**ranges, **cohort.tissues.get(modality, {})}
+    return table
+
+
 def _draw_enhancing_mean(t1ce: dict[str, float], draw: Draw, style: Style) -> float:
     """z of enhancing tumor in T1ce: always above white matter and the other parts of the tumor."""
     brightest = max(t1ce["wm"], t1ce["solid"], t1ce["ed"] - 0.2)
-    uptake = draw.around(*ENHANCED, widen=style.jitter)
-    contrast = draw.uniform(0.55, 1.0)
+    cohort = require_cohort(style.cohort)
+    uptake = draw.around(*cohort.enhanced, widen=style.jitter)
+    contrast = draw.uniform(*cohort.least_uptake)
     return max(uptake, brightest + contrast)
 
 
-def _follow_t1(means: Means) -> None:
+def _follow_t1(means: Means, table: dict[str, dict[str, Range]]) -> None:
     """Correlate T1ce with T1, in place: without uptake of contrast agent they are one sequence."""
     t1 = means["t1"]
     t1ce = means["t1ce"]
-    for tissue, (middle, _, _) in TABLE["t1ce"].items():
+    for tissue, (middle, _, _) in table["t1ce"].items():
         # Vessels and choroid plexus take up contrast agent in every case.
         if tissue in ("vessel", "choroid"):
             continue
-        t1_middle = TABLE["t1"][tissue][0]
+        t1_middle = table["t1"][tissue][0]
         common = 0.8 * (t1[tissue] - t1_middle)
         own_part = 0.6 * (t1ce[tissue] - middle)
         t1ce[tissue] = middle + common + own_part
@@ -200,13 +209,15 @@ def _follow_t1(means: Means) -> None:
 
 def _draw_tumor_means(means: Means, draw: Draw, style: Style, enhancing: bool) -> None:
     """Draw the tumor's core and necrosis, in place."""
-    if draw.chance(SUPPRESSED_NECROSIS_SHARE):
+    cohort = require_cohort(style.cohort)
+    # Otherwise proteins brighten it.
+    if draw.chance(cohort.suppressed_necrosis):
         means["flair"]["necrosis"] = draw.uniform(-1.6, 0.2)
     else:
         means["flair"]["necrosis"] = draw.uniform(0.3, 1.4)
     if not enhancing:
         _draw_low_grade_core(means, draw, style)
-    elif draw.chance(HIDDEN_CORE_SHARE):
+    elif draw.chance(cohort.hidden_core):
         for modality in MODALITIES:
             means[modality]["solid"] = means[modality]["ed"] + draw.normal(0.0, 0.08)
 
@@ -283,17 +294,21 @@ def _weaken_contrast(t1ce: dict[str, float], draw: Draw, style: Style) -> None:
     slightly bright in T1ce is not enhancing tumor.
     """
     if draw.chance(style.pale):
-        gm = t1ce["gm"]
-        factor = draw.uniform(0.1, 0.8)
-        for tissue in ("wm", "striatum", "pallidum", "thalamus", "cb_gm", "stem", "wmh"):
-            difference = t1ce[tissue] - gm
-            t1ce[tissue] = gm + factor * difference
+        _flatten(t1ce, draw.uniform(0.1, 0.8))
 
     if draw.chance(style.haze):
         level = t1ce["wm"] + draw.uniform(-0.15, 0.4)
         t1ce["solid"] = max(t1ce["solid"], level)
         level -= draw.uniform(0.0, 0.4)
         t1ce["ed"] = max(t1ce["ed"], level)
+
+
+def _flatten(z: dict[str, float], factor: float) -> None:
+    """Draw healthy tissues near gray matter, in place."""
+    gm = z["gm"]
+    for tissue in ("wm", "striatum", "pallidum", "thalamus", "cb_gm", "stem", "wmh"):
+        difference = z[tissue] - gm
+        z[tissue] = gm + factor * difference
 
 
 _DISEASED = [
@@ -318,7 +333,7 @@ class Mixture:
 
 
 def mix_signals(
-    draw: Draw, mixture: Mixture, style: Style, enhancing: bool = True
+    draw: Draw, mixture: Mixture, style: Style, enhancing: bool = True, kind: str = USUAL
 ) -> tuple[torch.Tensor, Means]:
     """Mix the signals of tissues.
 
@@ -327,15 +342,16 @@ def mix_signals(
         mixture: tissue fractions and textures.
         style: how widely intensities vary.
         enhancing: False for the contrast of a tumor that does not enhance.
+        kind: of the tumor, see ``medmap.phantom.tumor_kinds``.
 
     Returns:
         [4, N] signals in the order of ``MODALITIES``, mean of the brain about 1, and the z of every
         tissue.
     """
-    means = draw_means(draw, style, enhancing)
+    means = draw_means(draw, style, enhancing, kind)
     z = _tissue_contrast(means, mixture)
 
-    grain = torch.tensor(_draw_grain(draw), device=z.device)
+    grain = torch.tensor(_draw_grain(draw, style), device=z.device)
     # Broad clouds in healthy tissue would look like lesions: its texture is finer.
     z += _texture(draw, mixture, grain, _HEALTHY, 0.3)
     z += _texture(draw, mixture, grain, _DISEASED, 0.6)
@@ -368,14 +384,14 @@ def _add_uptake(draw: Draw, z: torch.Tensor, mixture: Mixture, means: dict[str, 
     z += mixture.enhancing * change
 
 
-def _draw_grain(draw: Draw) -> list[list[float]]:
+def _draw_grain(draw: Draw, style: Style) -> list[list[float]]:
     """Standard deviation of the texture per modality and tissue."""
     grain = []
     for _ in MODALITIES:
         deviations = []
         for name in TISSUES:
             typical = GRAIN.get(name, OTHER_GRAIN)
-            deviations.append(typical * draw.uniform(0.3, 1.6))
+            deviations.append(typical * draw.uniform(*style.grain))
         grain.append(deviations)
     return grain
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from medmap.phantom.artifacts import (
     leave_residue,
     strip_skull,
 )
+from medmap.phantom.cohorts import require_cohort
 from medmap.phantom.contrast import MODALITIES, Means, Mixture, mix_signals
 from medmap.phantom.distractors import add_distractors
 from medmap.phantom.fields import Draw, random_field, upsample
@@ -28,6 +29,7 @@ from medmap.phantom.placement import PROCEDURAL_WARP, Warp, place, template_at
 from medmap.phantom.procedural import build_atlas
 from medmap.phantom.style import Style
 from medmap.phantom.tumor import Lesion, Tumor, grow_tumor
+from medmap.phantom.tumor_kinds import draw_kind
 
 Shape = tuple[int, int, int]
 Box = tuple[slice, slice, slice]
@@ -53,8 +55,9 @@ class Phantom:
         affine: [4, 4] float64, voxel -> world RAS in mm; the center of the volume is the origin.
         seed: the seed of the case.
         facts: JSON-ready: ``volumes_ml`` per label (NCR, ED, ET), ``tumor_ml``, ``brain_ml``,
-            ``foci`` (number of tumor foci), ``has_enhancement``, ``spacing_mm``, ``tissue_z`` (mean
-            of each tissue) and ``artifacts`` per modality.
+            ``foci`` (number of tumor foci), ``kind`` (of tumor, None without one),
+            ``has_enhancement``, ``spacing_mm``, ``tissue_z`` (mean of each tissue) and
+            ``artifacts`` per modality.
     """
 
     images: dict[str, torch.Tensor]
@@ -139,6 +142,11 @@ class _Request:
         """A stream of random numbers of this case."""
         return Draw(self.seed, stream)
 
+    @property
+    def kind(self) -> str:
+        """Kind of the tumor."""
+        return draw_kind(self.draw("tumor kind"), self.style)
+
     def axes(self) -> list[torch.Tensor]:
         """World positions of the voxels along i, j and k, in mm."""
         positions = []
@@ -152,12 +160,17 @@ class _Request:
 def _generate(request: _Request) -> Phantom:
     style = request.style
     atlas, warp = _draw_atlas(request)
+    size = require_cohort(style.cohort).size
+    warp = replace(warp, size=(size * warp.size[0], size * warp.size[1]))
     template = place(request.draw("placement"), request.device, style, warp)
     tumor = None
     if request.has_tumor:
         # The stream's name is part of the seed: spelled differently, every seed would draw
         # another tumor.
-        template, tumor = grow_tumor(request.draw("tumour"), atlas, template, style)
+        kind = request.kind
+        kind_draw = request.draw(f"tumor {kind}")
+        draw = request.draw("tumour")
+        template, tumor = grow_tumor(draw, kind_draw, kind, atlas, template, style)
 
     axes = request.axes()
     box = _brain_box(atlas, template, axes)
@@ -179,6 +192,7 @@ def _generate(request: _Request) -> Phantom:
     if tumor is not None:
         foci = len(tumor.plan.foci)
     facts["foci"] = foci
+    facts["kind"] = request.kind if request.has_tumor else None
     facts["has_enhancement"] = facts["volumes_ml"]["ET"] > 0
     facts["spacing_mm"] = request.spacing
     facts["tissue_z"] = scene.means
@@ -274,7 +288,9 @@ def _render(
     healthy = atlas.tissues(positions[:, points], width, squeeze)
     mixture, label = _add_lesions(request, healthy, tumor, world, textures)
     has_uptake = tumor is None or tumor.plan.enhancing
-    signals, means = mix_signals(request.draw("contrast"), mixture, request.style, has_uptake)
+    signals, means = mix_signals(
+        request.draw("contrast"), mixture, request.style, has_uptake, request.kind
+    )
 
     surface = BrainSurface(healthy.hull, healthy.pial, world[2])
     mask = strip_skull(request.draw("strip"), surface, textures[2], request.style)

@@ -29,6 +29,11 @@ class Style:
         motion: probability that a modality has ghosts along one axis.
         distractors: probability of lacunes, and of hemorrhages.
         truncated: probability that a limited field of view cuts the brain, above or below.
+        cohort: name in ``medmap.phantom.cohorts.COHORTS``: whose tumors and sizes of brains.
+        cystic, diffuse, speck, bulky: probabilities of rare kinds of tumors
+            (``medmap.phantom.tumor_kinds``); together at most 1.
+        flat: probability that gray and white matter have weak contrast in every modality.
+        grain: range of the factor on the texture of tissues.
     """
 
     jitter: float = 1.25
@@ -48,3 +53,10 @@ class Style:
     motion: float = 0.1
     distractors: float = 0.12
     truncated: float = 0.06
+    cohort: str = "brats2013"
+    cystic: float = 0.0
+    diffuse: float = 0.0
+    speck: float = 0.0
+    bulky: float = 0.0
+    flat: float = 0.0
+    grain: tuple[float, float] = (0.3, 1.6)

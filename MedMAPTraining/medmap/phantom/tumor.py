@@ -27,6 +27,7 @@ from medmap.phantom.edema import (
 from medmap.phantom.fields import Draw, interpolate, random_field
 from medmap.phantom.mass_effect import push_aside
 from medmap.phantom.style import Style
+from medmap.phantom.tumor_kinds import plan_of_kind
 from medmap.phantom.tumor_plan import Plan, draw_plan, sphere_radius
 
 Field = Callable[[float], torch.Tensor]
@@ -139,12 +140,14 @@ class Tumor:
 
 
 def grow_tumor(
-    draw: Draw, atlas: Atlas, template: torch.Tensor, style: Style
+    draw: Draw, kind_draw: Draw, kind: str, atlas: Atlas, template: torch.Tensor, style: Style
 ) -> tuple[torch.Tensor, Tumor]:
     """Draw a tumor and grow it in an anatomy.
 
     Args:
         draw: random stream.
+        kind_draw: another one, for what is particular to the kind.
+        kind: of the tumor, see ``medmap.phantom.tumor_kinds``.
         atlas: the anatomy.
         template: [3, *WORLD_GRID.shape] template positions.
         style: probabilities of kinds of tumors.
@@ -152,7 +155,8 @@ def grow_tumor(
     Returns:
         the template positions after the mass effect, and the tumor.
     """
-    plan = draw_plan(draw, atlas, style)
+    usual_plan = draw_plan(draw, atlas, style)
+    plan = plan_of_kind(kind_draw, usual_plan, kind)
     template, centers = push_aside(plan, atlas, template)
     return template, _grow(draw, plan, atlas, template, centers)
 

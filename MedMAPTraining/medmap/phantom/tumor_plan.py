@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import torch
 
 from medmap.phantom.anatomy import Atlas
+from medmap.phantom.cohorts import Cohort, require_cohort
 from medmap.phantom.fields import Draw
 from medmap.phantom.style import Style
 
@@ -88,19 +89,20 @@ class Plan:
 
 def draw_plan(draw: Draw, atlas: Atlas, style: Style) -> Plan:
     """Draw the properties of a tumor; see the module's docstring for the measured distributions."""
-    total_ml = math.exp(draw.normal(math.log(84.0), 0.58))
+    cohort = require_cohort(style.cohort)
+    total_ml = math.exp(draw.normal(math.log(cohort.median_ml), cohort.volume_spread))
     if draw.chance(style.small):
         total_ml = math.exp(draw.uniform(math.log(1.5), math.log(40.0)))
     enhancing = not draw.chance(style.low_grade)
-    core_ml = total_ml * _draw_core_share(draw, enhancing)
+    core_ml = total_ml * _draw_core_share(draw, cohort, enhancing)
 
     shares = _draw_shares(draw, style.multifocal)
     foci = _draw_foci(draw, atlas, len(shares), total_ml)
     radius = sphere_radius(core_ml)
-    habit = _draw_habit(draw, radius, enhancing)
+    habit = _draw_habit(draw, cohort, radius, enhancing)
 
     thinnest_mm = draw.uniform(2.0, 3.5)
-    rim_mm = draw.uniform(0.25, 0.95) * radius
+    rim_mm = draw.uniform(*cohort.rim) * radius
     # Low-grade tumors infiltrate more and displace less.
     push_range = (0.25, 0.7)
     if enhancing:
@@ -117,10 +119,10 @@ def draw_plan(draw: Draw, atlas: Atlas, style: Style) -> Plan:
     )
 
 
-def _draw_core_share(draw: Draw, enhancing: bool) -> float:
+def _draw_core_share(draw: Draw, cohort: Cohort, enhancing: bool) -> float:
     """Volume of the core as a fraction of the whole tumor."""
     if enhancing:
-        share = draw.normal(0.39, 0.16)
+        share = draw.normal(cohort.core_share, 0.16)
         return min(0.85, max(0.06, share))
     # Low-grade gliomas are mostly solid tumor with little edema.
     return draw.uniform(0.3, 0.85)
@@ -139,7 +141,7 @@ def _draw_shares(draw: Draw, multifocal: float) -> tuple[float, ...]:
     return tuple(shares)
 
 
-def _draw_habit(draw: Draw, radius: float, enhancing: bool) -> Habit:
+def _draw_habit(draw: Draw, cohort: Cohort, radius: float, enhancing: bool) -> Habit:
     """Individual traits; ``radius`` of the core in mm. The order of the draws is part of a seed."""
     # Small cores are lobulated more, relative to their size.
     lobes = draw.uniform(0.08, 0.28) * (0.6 + 6.0 / max(radius, 6.0))
@@ -149,9 +151,9 @@ def _draw_habit(draw: Draw, radius: float, enhancing: bool) -> Habit:
     if draw.chance(0.75):
         rim_range = (-3.0, -1.7)
     rim_open = draw.uniform(*rim_range)
-    nodules = draw.uniform(0.7, 2.2)
+    nodules = draw.uniform(*cohort.nodules)
     outer = draw.uniform(-3.5, 0.3)
-    necrosis_start = draw.uniform(1.5, 5.5)
+    necrosis_start = draw.uniform(*cohort.necrosis_start)
     necrosis = 0.0
     if enhancing or draw.chance(0.25):
         necrosis = 1.0

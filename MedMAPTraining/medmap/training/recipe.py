@@ -14,6 +14,8 @@ import numpy as np
 from medmap.bundle.format import WEIGHTINGS
 from medmap.errors import BundleError, MissingInputError, UsageError
 from medmap.option_names import check_names, misfit
+from medmap.phantom.cohorts import require_cohort
+from medmap.phantom.tumor_kinds import require_probabilities
 from medmap.postprocess.spec import PostprocessSpec, current_postprocess, earlier_postprocess
 from medmap.preprocess import SCALINGS, PreprocessSpec
 from medmap.training.dataset import Augmentation
@@ -265,6 +267,9 @@ def check_numbers(recipe: Recipe) -> None:
     _check_shares(recipe)
     _check_names(recipe)
     _check_inference(recipe)
+    if recipe.generation is not None:
+        require_cohort(recipe.generation.style.cohort)
+        require_probabilities(recipe.generation.style)
 
 
 def _check_counts(recipe: Recipe) -> None:

@@ -19,7 +19,7 @@ from medmap.training.generated import FIELD_OF_VIEW_MM, GeneratedSampler, Genera
 from medmap.training.loop import train
 from medmap.training.missingness import random_subset
 from medmap.training.options import RuntimeOptions
-from medmap.training.recipe import Recipe
+from medmap.training.recipe import Recipe, check_numbers
 from medmap.volume import Volume
 
 SPEC = PreprocessSpec(spacing=4.0)
@@ -154,6 +154,20 @@ def test_a_recipe_states_the_generation(tmp_path):
     recipe = Recipe.read(tmp_path / "r.json")
     assert recipe.generation == Generation(pool=3, style=Style(noise=(0.0, 0.01), low_grade=1.0))
     assert recipe.digest() != Recipe().digest()
+
+
+@pytest.mark.parametrize(
+    ("style", "message"),
+    [
+        ({"cohort": "brats1999"}, "cohort 'brats1999'"),
+        ({"cystic": 0.7, "bulky": 0.6}, "probabilities of rare kinds"),
+        ({"speck": -0.1}, "probabilities of rare kinds"),
+    ],
+)
+def test_a_style_that_cannot_be_drawn_is_refused_before_training(style, message):
+    recipe = Recipe.from_dict({"generation": {"style": style}})
+    with pytest.raises(UsageError, match=message):
+        check_numbers(recipe)
 
 
 def test_subsets_can_be_weighted():
