@@ -100,16 +100,16 @@ def generate_head(
     require_label_maps(label_maps)
     choice = int(Draw(seed, "head").uniform() * len(label_maps))
     path = label_maps[choice % len(label_maps)]
-    classes, brain = _read(path)
+    classes, brain = read_head(path)
     # Rendered on a finer grid and averaged: voxels at borders hold parts of several tissues.
     fine_step = spacing / RENDER_FACTOR
     positions = _positions(Draw(seed, "head placement"), classes.shape, fine_step)
     rows = _sampled(classes, positions)
     inside = _sampled(brain, positions).float()
-    intensities = _intensities(Draw(seed, "head contrast"), contrast)
+    intensities = draw_intensities(Draw(seed, "head contrast"), contrast)
     image = intensities[rows.long()]
     image = _with_lesions(Draw(seed, "head lesions"), image, inside)
-    image = _with_dura(Draw(seed, "head dura"), image, inside)
+    image = with_dura(Draw(seed, "head dura"), image, inside)
     image = _averaged(image)
     is_brain = _averaged(inside) > 0.5
     image = _acquired(Draw(seed, "head scanner"), image, spacing)
@@ -126,7 +126,7 @@ def _averaged(fine: torch.Tensor) -> torch.Tensor:
     return functional.avg_pool3d(fine[None, None], RENDER_FACTOR)[0, 0]
 
 
-def _smooth_noise(draw: Draw, nodes: tuple[int, int, int], size: torch.Size) -> torch.Tensor:
+def smooth_noise(draw: Draw, nodes: tuple[int, int, int], size: torch.Size) -> torch.Tensor:
     """White noise on a coarse grid of nodes, interpolated linearly to a volume."""
     noise = draw.white(1, 1, *nodes)
     return _interpolated(noise, size)[0, 0]
@@ -148,7 +148,7 @@ def require_label_maps(label_maps: Sequence[Path]) -> None:
 
 
 @lru_cache(maxsize=32)
-def _read(path: Path) -> tuple[torch.Tensor, torch.Tensor]:
+def read_head(path: Path) -> tuple[torch.Tensor, torch.Tensor]:
     """[I, J, K] uint8 rows of ``CLASSES``, and [I, J, K] bool brain, at 1 mm, around the head."""
     volume = read_nifti(path, modality="labels")
     array, _ = reorient(np.asarray(volume.array), volume.grid)
@@ -258,7 +258,7 @@ def _sampled(volume: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
     return values * is_inside.to(values.dtype)
 
 
-def _intensities(draw: Draw, contrast: str | None) -> torch.Tensor:
+def draw_intensities(draw: Draw, contrast: str | None) -> torch.Tensor:
     """[len(CLASSES)] intensities: of a sequence with jitter, or at random."""
     is_sequence = contrast is not None or draw.chance(0.5)
     if not is_sequence:
@@ -292,7 +292,7 @@ def _with_lesions(draw: Draw, image: torch.Tensor, inside: torch.Tensor) -> torc
         offsets = (grid - center) / radii
         distance = offsets.square().sum(-1).sqrt()
         # Outlines are irregular; without the wobble a network would learn ellipsoids.
-        distance = distance + 0.25 * _smooth_noise(draw, (12, 14, 12), image.shape)
+        distance = distance + 0.25 * smooth_noise(draw, (12, 14, 12), image.shape)
         level = draw.uniform(0.0, 1.3)
         is_lesion = (distance < 1) & is_brain
         image = torch.where(is_lesion, torch.tensor(level), image)
@@ -303,13 +303,13 @@ def _with_lesions(draw: Draw, image: torch.Tensor, inside: torch.Tensor) -> torc
     return image
 
 
-def _with_dura(draw: Draw, image: torch.Tensor, inside: torch.Tensor) -> torch.Tensor:
+def with_dura(draw: Draw, image: torch.Tensor, inside: torch.Tensor) -> torch.Tensor:
     """A bright shell about the brain: enhancing dura and sinuses, which are no brain."""
     if draw.chance(0.6):
         return image
     # A shell one voxel of the fine grid thick.
     grown = functional.max_pool3d(inside[None, None], 3, 1, 1)[0, 0]
-    patchy = _smooth_noise(draw, (9, 10, 9), image.shape)
+    patchy = smooth_noise(draw, (9, 10, 9), image.shape)
     is_shell = (grown > 0) & (inside == 0)
     is_dura = is_shell & (patchy > draw.uniform(-1.0, 0.8))
     level = draw.uniform(0.6, 1.6)
@@ -318,7 +318,7 @@ def _with_dura(draw: Draw, image: torch.Tensor, inside: torch.Tensor) -> torch.T
 
 def _acquired(draw: Draw, image: torch.Tensor, spacing: float) -> torch.Tensor:
     """Bias field, thick slices, blur, noise, and air of noise or of exact zeros."""
-    bias = _smooth_noise(draw, (4, 4, 4), image.shape)
+    bias = smooth_noise(draw, (4, 4, 4), image.shape)
     strength = draw.uniform(0.0, 0.35)
     # A bias field is drawn in the logarithm, thus positive.
     image = image * torch.exp(strength * bias)
@@ -329,14 +329,14 @@ def _acquired(draw: Draw, image: torch.Tensor, spacing: float) -> torch.Tensor:
     if draw.chance(0.4):
         image = functional.avg_pool3d(image[None, None], 3, 1, 1, count_include_pad=False)[0, 0]
     sigma = draw.uniform(0.002, 0.06)
-    image = _with_rician_noise(draw, image, sigma)
+    image = with_rician_noise(draw, image, sigma)
     # Scanners and tools often set the air to zero.
     if draw.chance(0.4):
         image = torch.where(image < 3 * sigma, torch.zeros(()), image)
     return image
 
 
-def _with_rician_noise(draw: Draw, image: torch.Tensor, sigma: float) -> torch.Tensor:
+def with_rician_noise(draw: Draw, image: torch.Tensor, sigma: float) -> torch.Tensor:
     """Magnitude of a complex image with Gaussian noise (Gudbjartsson and Patz, MRM 1995)."""
     real = image + sigma * draw.white(*image.shape)
     imaginary = sigma * draw.white(*image.shape)
