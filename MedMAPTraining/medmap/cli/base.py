@@ -100,6 +100,13 @@ Prepare = Annotated[
         "lack, always does both for every scan, never takes the scans as they are.",
     ),
 ]
+KeepPrepared = Annotated[
+    bool,
+    typer.Option(
+        "--keep-prepared",
+        help="Also write the extracted and aligned scans, their brain masks, and the transforms.",
+    ),
+]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace existing results.")]
 
 

@@ -13,6 +13,7 @@ from medmap.cli.base import (
     AssumeOrientation,
     BundleOption,
     Device,
+    KeepPrepared,
     Prepare,
     app,
     err,
@@ -76,6 +77,7 @@ def segment_cohort(
     affine: Affine = None,
     assume_orientation: AssumeOrientation = False,
     prepare: Prepare = "auto",
+    keep_prepared: KeepPrepared = False,
 ) -> None:
     """Segment many patients; rerun the same command to resume.
 
@@ -100,6 +102,7 @@ def segment_cohort(
         assume_orientation,
         prepare=preparation_mode(prepare),
         series=tuple(_parse_choice(text) for text in series or []),
+        keep_prepared=keep_prepared,
     )
     if list_series:
         _print_listing(list_cohort(source, options))

@@ -15,6 +15,7 @@ from medmap.cli.base import (
     AssumeOrientation,
     BundleOption,
     Device,
+    KeepPrepared,
     Labels,
     Overwrite,
     Precision,
@@ -98,14 +99,7 @@ def segment(
             "repeatable, as t1=MASK.nii.gz for one scan. Scans without a mask use it, too.",
         ),
     ] = None,
-    keep_prepared: Annotated[
-        bool,
-        typer.Option(
-            "--keep-prepared",
-            help="Also write the extracted and aligned scans, their brain masks, and the "
-            "transforms.",
-        ),
-    ] = False,
+    keep_prepared: KeepPrepared = False,
     probabilities: Annotated[
         bool,
         typer.Option("--probabilities", help="Also write the probability of each region."),

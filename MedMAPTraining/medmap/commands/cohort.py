@@ -40,7 +40,7 @@ from medmap.devices import resolve_device
 from medmap.dicom import holds_dicom
 from medmap.errors import MedMAPError, MissingInputError, OutputError, UsageError
 from medmap.io.atomic import make_folder, write_json
-from medmap.io.bids import BidsNames, write_dataset
+from medmap.io.bids import BidsIntermediateNames, BidsNames, write_dataset
 from medmap.io.cohorts import Case, find_cohort, is_bids
 from medmap.io.content import sha256_of
 from medmap.preparation.plan import Mode
@@ -70,6 +70,7 @@ class CohortOptions:
     assume_orientation: bool = False
     prepare: Mode = "auto"
     series: tuple[SeriesChoice, ...] = ()
+    keep_prepared: bool = False
 
 
 @dataclass(frozen=True)
@@ -245,6 +246,7 @@ def _segment(job: Job) -> Row:
                 affine=job.case.affine,
                 assume_orientation=job.case.assume_orientation,
                 prepare=job.prepare,
+                keep_prepared=job.keep_prepared,
             )
             _segment_case(job, bundle, options)
             report = json.loads((job.folder / job.layout.report).read_text(encoding="utf-8"))
@@ -305,6 +307,9 @@ def _job(
             picture=bids_names.files["picture"],
             report=bids_names.files["report"],
             preparation=f"{case.case_id}_space-orig_desc-preparation_dseg.png",
+            intermediate_file=BidsIntermediateNames(
+                {name: _stem(path) for name, path in scans.items()}
+            ),
             dataset=source.absolute(),
         )
     return Job(
@@ -318,7 +323,13 @@ def _job(
         plugins=loaded_files(),
         prepare=options.prepare,
         series=options.series,
+        keep_prepared=options.keep_prepared,
     )
+
+
+def _stem(path: Path) -> str:
+    """Name of a scan without ``.nii`` or ``.nii.gz``."""
+    return path.name.removesuffix(".gz").removesuffix(".nii")
 
 
 @functools.lru_cache(maxsize=1)
@@ -352,9 +363,19 @@ def _finished(job: Job, bundle: Bundle) -> dict | None:
             return None
         if report.get("preparation", {}).get("mode", "auto") != job.prepare:
             return None
+        if job.keep_prepared and not _has_prepared_scans(job, report):
+            return None
         return report if _has_same_inputs(job, report, bundle) else None
     except (OSError, ValueError, KeyError, TypeError):
         return None
+
+
+def _has_prepared_scans(job: Job, report: dict) -> bool:
+    """Whether an earlier run wrote the scans that its steps prepared."""
+    steps = report.get("preparation", {}).get("steps", [])
+    names = {step["modality"] for step in steps}
+    files = [job.folder / job.layout.intermediate_file("prepared", name) for name in names]
+    return all(path.is_file() for path in files)
 
 
 def _has_same_inputs(job: Job, report: dict, bundle: Bundle) -> bool:

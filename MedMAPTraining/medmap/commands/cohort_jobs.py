@@ -32,6 +32,7 @@ class Job:
         plugins: files of the plug-ins to load.
         prepare: which preparation comes before the segmentation.
         series: what the user chose about the series of DICOM studies.
+        keep_prepared: whether extracted and aligned scans are written, too.
     """
 
     case: Case
@@ -46,3 +47,4 @@ class Job:
     plugins: tuple[str, ...] = ()
     prepare: Mode = "auto"
     series: tuple[SeriesChoice, ...] = ()
+    keep_prepared: bool = False

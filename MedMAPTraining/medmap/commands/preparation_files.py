@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -30,6 +30,9 @@ def kept_file(kind: str, name: str) -> str:
 
 KEPT = ("prepared", "brain_mask", "transform")
 """What is written of each scan where intermediate scans are kept."""
+
+NameOf = Callable[[str, str], str]
+"""Kind of an intermediate file and modality -> name of the file, as ``kept_file`` gives it."""
 
 
 def read_brain_masks(
@@ -106,7 +109,7 @@ def write_preparation(
 
 
 def preparation_files(
-    folder: Path, picture: str, preparation: Preparation, *, keeps_scans: bool
+    folder: Path, picture: str, preparation: Preparation, *, keeps_scans: bool, name_of: NameOf
 ) -> dict[str, Path]:
     """Files that ``write_preparation`` writes, by what they are; none without any step."""
     if not preparation.steps:
@@ -115,20 +118,20 @@ def preparation_files(
     if not keeps_scans:
         return files
     for name in preparation.volumes:
-        files[f"prepared {name}"] = folder / kept_file("prepared", name)
+        files[f"prepared {name}"] = folder / name_of("prepared", name)
         if name in preparation.masks:
-            files[f"brain_mask {name}"] = folder / kept_file("brain_mask", name)
+            files[f"brain_mask {name}"] = folder / name_of("brain_mask", name)
         if name in preparation.movements:
-            files[f"transform {name}"] = folder / kept_file("transform", name)
+            files[f"transform {name}"] = folder / name_of("transform", name)
     return files
 
 
 def possible_files(
-    folder: Path, picture: str, names: Sequence[str], *, keeps_scans: bool
+    folder: Path, picture: str, names: Sequence[str], *, keeps_scans: bool, name_of: NameOf
 ) -> list[Path]:
     """Files that a preparation may write: none of them may be overwritten unasked."""
     files = [folder / picture]
     if keeps_scans:
         for name in names:
-            files += [folder / kept_file(kind, name) for kind in KEPT]
+            files += [folder / name_of(kind, name) for kind in KEPT]
     return files

@@ -16,6 +16,8 @@ from medmap.bundle.format import default_bundle_path
 from medmap.bundle.loading import Bundle, load_bundle
 from medmap.commands.preparation_files import (
     PICTURE,
+    NameOf,
+    kept_file,
     possible_files,
     preparation_files,
     read_brain_masks,
@@ -77,6 +79,7 @@ class OutputLayout:
     Attributes:
         label_map, picture, report: names in the output folder.
         preparation: name of the picture of masks and alignments, where scans were prepared.
+        intermediate_file: names of extracted and aligned scans, masks, and transforms.
         dataset: root of a BIDS data set, whose fields then stand in the report; None outside of
             one.
         additions: further files.
@@ -87,6 +90,7 @@ class OutputLayout:
     picture: str = "overlay.png"
     report: str = "report.json"
     preparation: str = PICTURE
+    intermediate_file: NameOf = kept_file
     dataset: Path | None = None
     additions: tuple[Addition, ...] = ()
     fields: Mapping[str, object] = field(default_factory=dict)
@@ -229,7 +233,11 @@ def _segment_into(
         scores = compare(segmentation.labels, reference_labels, task, segmentation.grid)
     progress(0.92, "writing")
     files = files | preparation_files(
-        folder, layout.preparation, preparation, keeps_scans=options.keep_prepared
+        folder,
+        layout.preparation,
+        preparation,
+        keeps_scans=options.keep_prepared,
+        name_of=layout.intermediate_file,
     )
     result = Result(segmentation, scores, files, label_statement)
     with Transaction(overwrite=options.overwrite) as transaction:
@@ -256,7 +264,11 @@ def _check_outputs(
     outputs = list(files.values())
     if options.prepare != "never":
         outputs += possible_files(
-            folder, layout.preparation, list(scan_files), keeps_scans=options.keep_prepared
+            folder,
+            layout.preparation,
+            list(scan_files),
+            keeps_scans=options.keep_prepared,
+            name_of=layout.intermediate_file,
         )
     for path in outputs:
         check_output(path, inputs=inputs, overwrite=options.overwrite)

@@ -38,6 +38,26 @@ class BidsNames:
         return {"label map": f"{stem}.nii.gz", "picture": f"{stem}.png", "report": f"{stem}.json"}
 
 
+@dataclass(frozen=True)
+class BidsIntermediateNames:
+    """Names of prepared scans, brain masks, and transforms, after the scans that they come from.
+
+    Attributes:
+        stems: modality -> name of the scan's file without its ending, as ``sub-1_T1w``.
+    """
+
+    stems: Mapping[str, str]
+
+    def __call__(self, kind: str, modality: str) -> str:
+        """Name of a file of a kind: ``prepared``, ``brain_mask``, or ``transform``."""
+        entities, _, suffix = self.stems[modality].rpartition("_")
+        if kind == "transform":
+            return f"{entities}_from-{suffix}_to-orig_mode-image_xfm.tfm"
+        if kind == "brain_mask":
+            return f"{entities}_desc-{suffix}brain_mask.nii.gz"
+        return f"{entities}_desc-prepared_{suffix}.nii.gz"
+
+
 def sidecar(scans: Mapping[str, Path], root: Path, reference: str) -> dict:
     """What BIDS wants beside a label map: its scans, and the one on whose grid it lies.
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from Testing.medmap.preparation.conftest import head_scan
 
 from medmap.commands import cohort
 from medmap.commands.cohort import CohortOptions, segment_cohort
@@ -133,6 +134,29 @@ def test_another_preparation_is_another_result(bids, tmp_path, tiny_bundle_path,
     assert [row["state"] for row in again] == ["kept", "failed", "kept"]
     other = run(bids, output, tiny_bundle_path, prepare="auto")
     assert [row["state"] for row in other] == ["done", "failed", "done"]
+
+
+def test_prepared_scans_of_a_cohort_are_named_as_bids_wants_them(
+    tmp_path, tiny_bundle_path, in_process
+):
+    root = tmp_path / "bids"
+    anat = root / "sub-01/anat"
+    anat.mkdir(parents=True)
+    (root / "dataset_description.json").write_text('{"Name": "heads", "BIDSVersion": "1.10.0"}')
+    head = head_scan("t1")
+    write_volume(anat / "sub-01_T1w.nii.gz", head.array, head.affine)
+    output = tmp_path / "out"
+    results = output / "sub-01/anat"
+    assert [row["state"] for row in run(root, output, tiny_bundle_path)] == ["done"]
+    prepared = results / "sub-01_desc-prepared_T1w.nii.gz"
+    mask = results / "sub-01_desc-T1wbrain_mask.nii.gz"
+    assert not prepared.exists()
+    # A result without the prepared scans is not what is asked for now; with them, it is kept.
+    for state in ("done", "kept"):
+        rows = run(root, output, tiny_bundle_path, keep_prepared=True)
+        assert [row["state"] for row in rows] == [state]
+        is_brain = read_nifti(mask, modality="labels").array > 0
+        assert not read_nifti(prepared).array[~is_brain].any()
 
 
 def test_a_table_gives_a_folder_a_case(bids, tmp_path, tiny_bundle_path, in_process):
