@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from shared import script_parser, table_head, table_row
 
-from medmap.bundle.loading import Bundle, load_bundle, update_confidence
+from medmap.bundle.loading import Bundle, load_bundle, update_decisions
 from medmap.evaluation.scoring import supported_subsets
 from medmap.inference import predictions
 from medmap.io.cohorts import find_cases
@@ -190,7 +190,9 @@ def main() -> None:
     confidence = choose(read_records(options.records))
     if options.into:
         change = "the same weights; low-confidence components are removed from the result"
-        update_confidence(options.into, confidence, version=options.version, change=change)
+        update_decisions(
+            options.into, version=options.version, change=change, confidence=confidence
+        )
 
 
 if __name__ == "__main__":

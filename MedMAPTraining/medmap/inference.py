@@ -119,7 +119,13 @@ def segment(
     )
     logits = next(windows.logits(entry.network, prepared, [entry.modalities]))
     prediction = predict(
-        logits, prepared, entry.modalities, task, bundle.postprocess, bundle.confidence
+        logits,
+        prepared,
+        entry.modalities,
+        task,
+        bundle.postprocess,
+        bundle.confidence,
+        bundle.offsets,
     )
     report(0.92, "returning to the reference scan's grid")
     labels = label_map(prediction, prepared, bundle.postprocess, task)
@@ -229,7 +235,13 @@ def predictions(
             decoded, windows.logits(plan.network, prepared, decoded), strict=True
         ):
             prediction = predict(
-                logits, prepared, subset, bundle.task, bundle.postprocess, bundle.confidence
+                logits,
+                prepared,
+                subset,
+                bundle.task,
+                bundle.postprocess,
+                bundle.confidence,
+                bundle.offsets,
             )
             yield plan.positions[subset], prediction
 

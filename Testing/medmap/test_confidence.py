@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from medmap.bundle.loading import load_bundle, update_confidence
+from medmap.bundle.loading import load_bundle, update_decisions
 from medmap.devices import resolve_device
 from medmap.errors import BundleError
 from medmap.inference import predictions, segment
@@ -157,7 +157,7 @@ def test_a_bundle_stores_its_thresholds_and_an_older_one_has_none(tmp_path, tiny
     shutil.copytree(tiny_bundle_path, path)
     weights = (path / "model.safetensors").read_bytes()
     spec = ConfidenceSpec({"flair": 0.5})
-    update_confidence(path, spec, version="9.9.9", change="thresholds")
+    update_decisions(path, version="9.9.9", change="thresholds", confidence=spec)
     again = load_bundle(path)
     assert again.confidence == spec
     assert again.id.endswith("-9.9.9")

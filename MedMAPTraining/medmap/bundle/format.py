@@ -101,8 +101,8 @@ class Metadata:
         format: 1 or 2, see the module's docstring.
         task: modalities, labels and regions.
         networks: one in format 1, at least one in format 2.
-        preprocess, postprocess, confidence: sections as written; the classes that interpret them
-            need torch. Empty where the bundle has no such section.
+        preprocess, postprocess, confidence, offsets: sections as written; the classes that
+            interpret them need torch. Empty where the bundle has no such section.
         inference: how the networks are applied.
         card: data, training and the measured Dice per subset (``card["dice"]``).
         raw: the whole file as plain data, for rewriting it.
@@ -117,6 +117,7 @@ class Metadata:
     preprocess: dict
     postprocess: dict
     confidence: dict
+    offsets: dict
     inference: InferenceSpec
     card: dict
     raw: dict
@@ -287,6 +288,7 @@ def _metadata_from(raw: dict, format_number: int) -> Metadata:
         preprocess=dict(section["preprocess"]),
         postprocess=dict(section["postprocess"]),
         confidence=dict(confidence),
+        offsets=dict(section.get("logit_offsets", {})),
         inference=InferenceSpec.from_dict(section["inference"]),
         card=dict(section["card"]),
         raw=raw,

@@ -41,9 +41,11 @@ from medmap.io.atomic import atomic_folder
 from medmap.networks import NETWORKS, Backbone, Ensemble, build_network
 from medmap.plugins import provider_of
 from medmap.postprocess.spec import (
+    NO_OFFSETS,
     NO_POSTPROCESSING,
     NO_THRESHOLDS,
     ConfidenceSpec,
+    OffsetSpec,
     PostprocessSpec,
 )
 from medmap.preprocess import PreprocessSpec
@@ -80,6 +82,7 @@ class Bundle:
         network_spec, network: of the first entry, which is the only one of most bundles.
         further_networks: further networks, each made for one modality subset; see ``entries``.
         confidence: thresholds below which connected components are suppressed.
+        offsets: what is added to the logits.
         training_cases: what the networks were trained on; None where the bundle does not say.
     """
 
@@ -94,6 +97,7 @@ class Bundle:
     postprocess: PostprocessSpec = NO_POSTPROCESSING
     further_networks: tuple[tuple[NetworkSpec, Backbone], ...] = ()
     confidence: ConfidenceSpec = NO_THRESHOLDS
+    offsets: OffsetSpec = NO_OFFSETS
     training_cases: TrainingCases | None = None
 
     @property
@@ -233,10 +237,26 @@ def load_bundle(path: str | os.PathLike) -> Bundle:
         postprocess=PostprocessSpec.from_dict(metadata.postprocess),
         further_networks=tuple(networks[1:]),
         confidence=ConfidenceSpec.from_dict(metadata.confidence),
+        offsets=_offsets_of(metadata),
         training_cases=metadata.training_cases,
     )
     _load_weights(bundle, contents[WEIGHTS], folder.name)
     return bundle
+
+
+def _offsets_of(metadata: Metadata) -> OffsetSpec:
+    """The logit offsets. Raises BundleError for a label or modality that the task lacks."""
+    offsets = OffsetSpec.from_dict(metadata.offsets)
+    task = metadata.task
+    labels = {label.name for label in task.labels}
+    for key, by_label in offsets.by_subset.items():
+        strange = set(key.split("+")) - set(task.modality_names) | set(by_label) - labels
+        if strange:
+            raise BundleError(
+                f"Invalid logit offsets in the bundle's metadata ({', '.join(sorted(strange))}).",
+                "Use a newer MedMAP or export it again.",
+            )
+    return offsets
 
 
 def _require_plugins(metadata: Metadata) -> None:
@@ -280,6 +300,7 @@ def save_bundle(
     postprocess: PostprocessSpec = NO_POSTPROCESSING,
     further_networks: Sequence[tuple[NetworkSpec, Backbone]] = (),
     confidence: ConfidenceSpec = NO_THRESHOLDS,
+    offsets: OffsetSpec = NO_OFFSETS,
     training_cases: TrainingCases | None = None,
     overwrite: bool = False,
 ) -> Path:
@@ -306,6 +327,8 @@ def save_bundle(
     section["postprocess"] = postprocess.to_dict()
     if confidence != NO_THRESHOLDS:
         section["confidence"] = confidence.to_dict()
+    if offsets != NO_OFFSETS:
+        section["logit_offsets"] = offsets.to_dict()
     section["inference"] = inference.to_dict()
     plugins = _plugins_of(specs)
     if plugins:
@@ -331,19 +354,29 @@ def update_card(path: str | os.PathLike, changes: Mapping) -> Path:
     return _write(Path(path), raw, contents[WEIGHTS], overwrite=True)
 
 
-def update_confidence(
-    path: str | os.PathLike, confidence: ConfidenceSpec, *, version: str, change: str
+def update_decisions(
+    path: str | os.PathLike,
+    *,
+    version: str,
+    change: str,
+    confidence: ConfidenceSpec | None = None,
+    offsets: OffsetSpec | None = None,
 ) -> Path:
-    """Replace the confidence thresholds, as a new version; weights stay byte for byte.
+    """Replace how a bundle decides, as a new version; weights stay byte for byte.
 
     Args:
         version: the new version; results differ from those of the old one.
         change: the new line of the bundle's changelog.
+        confidence: the new thresholds; None leaves them.
+        offsets: the new logit offsets; None leaves them.
     """
     contents, metadata = _read_for_update(path)
     raw = metadata.raw
-    raw["medmap"].pop(EARLIER_CONFIDENCE, None)
-    raw["medmap"]["confidence"] = confidence.to_dict()
+    if confidence is not None:
+        raw["medmap"].pop(EARLIER_CONFIDENCE, None)
+        raw["medmap"]["confidence"] = confidence.to_dict()
+    if offsets is not None:
+        raw["medmap"]["logit_offsets"] = offsets.to_dict()
     raw["version"] = version
     raw["changelog"] = {version: change, **raw["changelog"]}
     return _write(Path(path), raw, contents[WEIGHTS], overwrite=True)

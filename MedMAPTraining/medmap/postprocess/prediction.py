@@ -20,7 +20,13 @@ from medmap.errors import InternalError
 from medmap.foreground import bounding_box
 from medmap.postprocess.components import find_components, low_confidence
 from medmap.postprocess.decoding import decode, most_probable
-from medmap.postprocess.spec import NO_THRESHOLDS, ConfidenceSpec, PostprocessSpec
+from medmap.postprocess.spec import (
+    NO_OFFSETS,
+    NO_THRESHOLDS,
+    ConfidenceSpec,
+    OffsetSpec,
+    PostprocessSpec,
+)
 from medmap.preprocess import Prepared
 from medmap.task import Task
 
@@ -36,7 +42,7 @@ class Prediction:
     """What a network gave for one modality subset, and what of it is no part of the result.
 
     Attributes:
-        logits: [C, D, H, W], background first, as the network gave them.
+        logits: [C, D, H, W], background first, with the bundle's offsets.
         classes: [D, H, W] int64, as ``spec`` decodes them where nothing is excluded, 0 elsewhere.
         excluded: [D, H, W] bool: outside the brain, small components, low-confidence components.
         suppressed: [D, H, W] bool, the low-confidence components; None where there is none.
@@ -59,21 +65,25 @@ def predict(
     task: Task,
     spec: PostprocessSpec,
     confidence: ConfidenceSpec = NO_THRESHOLDS,
+    offsets: OffsetSpec = NO_OFFSETS,
 ) -> Prediction:
     """Decide what of a network's output is part of the result.
 
     Args:
         logits: [C, D, H, W] on ``prepared.grid``, background first.
         prepared: the case.
-        subset: modalities that the logits come from; they choose the confidence threshold.
+        subset: modalities that the logits come from; they choose the offsets and the confidence
+            threshold.
         task: names the subset.
         spec: how classes are decoded, and which components are small.
         confidence: the thresholds.
+        offsets: what is added to the logits first.
 
     Raises:
         InternalError: a logit is NaN or infinite.
     """
     _require_finite(logits)
+    logits = _with_offsets(logits, offsets, subset, task)
     classes = torch.zeros(prepared.brain.shape, dtype=torch.int64)
     excluded = ~prepared.brain
     box = tumor_box(logits, prepared.brain)
@@ -97,6 +107,16 @@ def predict(
             suppressed_ml = float(is_low.sum()) * voxel_ml
     classes.masked_fill_(excluded, 0)
     return Prediction(logits, classes, excluded, suppressed, suppressed_ml, box)
+
+
+def _with_offsets(logits: Tensor, offsets: OffsetSpec, subset: Sequence[str], task: Task) -> Tensor:
+    """[C, D, H, W] logits with what the bundle adds to each class for this subset."""
+    by_label = offsets.by_subset.get(task.subset_key(subset), {})
+    if not by_label:
+        return logits
+    # The background, which comes first, is what the others are compared with.
+    constants = [0.0] + [by_label.get(label.name, 0.0) for label in task.labels]
+    return logits + logits.new_tensor(constants).reshape(-1, 1, 1, 1)
 
 
 def tumor_box(logits: Tensor, brain: Tensor) -> Box | None:

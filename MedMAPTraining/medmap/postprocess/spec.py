@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 
@@ -106,6 +107,45 @@ class ConfidenceSpec:
             ) from error
 
 
+@dataclass(frozen=True)
+class OffsetSpec:
+    """What is added to a network's logits before anything is decided; stored in the bundle.
+
+    A network gives too little to classes that its training rarely showed for a modality subset, as
+    enhancing tumor without T1ce. Adding a constant to the logit of a class corrects that without
+    another training: logit adjustment (Menon et al., ICLR 2021, arXiv 2007.07314, Eq. 9).
+
+    Attributes:
+        by_subset: modality subset (``Task.subset_key``) -> name of a label -> what is added to its
+            logit. What is not named gets nothing.
+    """
+
+    by_subset: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+
+    def to_dict(self) -> dict:
+        """Plain JSON-ready form."""
+        return {key: dict(offsets) for key, offsets in self.by_subset.items()}
+
+    @staticmethod
+    def from_dict(data: Mapping) -> OffsetSpec:
+        """Rebuild; raises BundleError for what is no finite number: it would decide everything."""
+        by_subset = {}
+        try:
+            for key, offsets in data.items():
+                numbers = {str(name): float(value) for name, value in offsets.items()}
+                if not all(math.isfinite(number) for number in numbers.values()):
+                    raise ValueError(f"an offset of {key} is not finite")
+                by_subset[str(key)] = numbers
+        except (TypeError, ValueError, AttributeError) as error:
+            raise BundleError(
+                f"Invalid logit offsets in the bundle's metadata ({error}).",
+                "Use a newer MedMAP or export it again.",
+            ) from error
+        return OffsetSpec(by_subset)
+
+
 NO_POSTPROCESSING = PostprocessSpec()
 
 NO_THRESHOLDS = ConfidenceSpec()
+
+NO_OFFSETS = OffsetSpec()

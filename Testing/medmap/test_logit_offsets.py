@@ -1,0 +1,131 @@
+"""Logit offsets of a bundle: they decide for their subset alone, and everything follows them."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+
+from medmap.bundle.loading import load_bundle, update_decisions
+from medmap.errors import BundleError
+from medmap.inference import segment, segment_subsets
+from medmap.postprocess.prediction import predict, probabilities
+from medmap.postprocess.spec import NO_OFFSETS, ConfidenceSpec, OffsetSpec, PostprocessSpec
+from medmap.task import BRATS
+from medmap.volume import Grid
+
+SHAPE = (16, 16, 16)
+SPEC = PostprocessSpec(by_region=True)
+CORE = (slice(4, 12),) * 3
+NCR, ED, ET = 1, 2, 3
+
+
+@pytest.fixture
+def case(make_prepared):
+    grid = Grid(SHAPE, np.diag([2.0, 2.0, 2.0, 1.0]))
+    return make_prepared(torch.zeros(4, *SHAPE), torch.ones(SHAPE, dtype=torch.bool), grid)
+
+
+def hesitant() -> torch.Tensor:
+    """[4, ...] logits: a box of edema that might be necrosis, which might enhance."""
+    logits = torch.full((4, *SHAPE), -8.0)
+    logits[0] = 0.0
+    for label, value in ((NCR, 1.0), (ED, 2.0), (ET, 0.0)):
+        logits[(label, *CORE)] = value
+    return logits
+
+
+def test_a_class_that_gains_enough_is_decided_for(case):
+    offsets = OffsetSpec({"flair": {"NCR": 1.5, "ET": 3.0}})
+    before = predict(hesitant(), case, ("flair",), BRATS, SPEC)
+    after = predict(hesitant(), case, ("flair",), BRATS, SPEC, offsets=offsets)
+    assert before.classes[CORE].unique().tolist() == [ED]
+    assert after.classes[CORE].unique().tolist() == [ET]
+    assert not after.classes[:4].any()
+
+
+def test_other_subsets_are_as_before(case):
+    offsets = OffsetSpec({"flair": {"ET": 9.0}})
+    prediction = predict(hesitant(), case, ("t1", "flair"), BRATS, SPEC, offsets=offsets)
+    assert prediction.classes[CORE].unique().tolist() == [ED]
+    assert torch.equal(prediction.logits, hesitant())
+
+
+def test_the_network_s_own_logits_are_not_changed(case):
+    logits = hesitant()
+    predict(logits, case, ("t1",), BRATS, SPEC, offsets=OffsetSpec({"t1": {"ED": 1.0}}))
+    assert torch.equal(logits, hesitant())
+
+
+def test_probabilities_and_confidence_agree_with_the_labels(case):
+    offsets = OffsetSpec({"flair": {"ED": -9.0, "NCR": -9.0, "ET": -9.0}})
+    prediction = predict(hesitant(), case, ("flair",), BRATS, SPEC, offsets=offsets)
+    probability = probabilities(prediction, case, SPEC, BRATS)
+    assert not prediction.classes.any()
+    assert float(probability[1:].sum(0).max()) < 0.5
+    confidence = ConfidenceSpec({"flair": 0.95})
+    raised = OffsetSpec({"flair": {"ED": 3.0}})
+    assert predict(hesitant(), case, ("flair",), BRATS, SPEC, confidence).suppressed_ml > 0
+    unsuppressed = predict(hesitant(), case, ("flair",), BRATS, SPEC, confidence, raised)
+    assert unsuppressed.suppressed_ml == 0
+
+
+@pytest.fixture
+def adjusted(tiny_bundle_path, tmp_path):
+    """A bundle that never says edema from T1 alone."""
+    path = tmp_path / "bundle"
+    shutil.copytree(tiny_bundle_path, path)
+    offsets = OffsetSpec({"t1": {"NCR": -50.0, "ED": -50.0, "ET": -50.0}})
+    update_decisions(path, version="9.9.9", change="offsets", offsets=offsets)
+    return path
+
+
+def test_a_bundle_stores_them_and_keeps_all_else(adjusted, tiny_bundle_path):
+    former = load_bundle(tiny_bundle_path)
+    bundle = load_bundle(adjusted)
+    assert former.offsets == NO_OFFSETS
+    assert bundle.offsets.by_subset["t1"]["ED"] == -50.0
+    assert bundle.confidence == former.confidence
+    assert bundle.id.endswith("-9.9.9")
+    weights = (adjusted / "model.safetensors").read_bytes()
+    assert weights == (tiny_bundle_path / "model.safetensors").read_bytes()
+
+
+@pytest.mark.parametrize("section", [{"t1": {"EDEMA": 1.0}}, {"t1+pd": {"ED": 1.0}}])
+def test_a_label_or_modality_that_the_task_lacks_is_refused(section, tiny_bundle_path, tmp_path):
+    path = tmp_path / "bundle"
+    shutil.copytree(tiny_bundle_path, path)
+    update_decisions(path, version="9.9.9", change="offsets", offsets=OffsetSpec(section))
+    with pytest.raises(BundleError, match="Invalid logit offsets"):
+        load_bundle(path)
+
+
+def test_every_way_to_segment_uses_them(adjusted, tiny_bundle_path, make_case):
+    volumes = {name: volume for name, volume in make_case().items() if name in ("t1", "flair")}
+    bundle = load_bundle(adjusted)
+    former = load_bundle(tiny_bundle_path)
+    t1 = {"t1": volumes["t1"]}
+    assert segment(t1, former).labels.any()
+    assert not segment(t1, bundle).labels.any()
+    subsets = [("t1",), ("flair",), ("t1", "flair")]
+    maps = segment_subsets(volumes, bundle, subsets)
+    former_maps = segment_subsets(volumes, former, subsets)
+    assert not maps["t1"].any()
+    for key in ("flair", "t1+flair"):
+        np.testing.assert_array_equal(maps[key], former_maps[key])
+
+
+@pytest.mark.parametrize(
+    "section", [{"t1": {"ED": "much"}}, {"t1": {"ED": float("nan")}}, {"t1": 3}, {"t1": [1, 2]}]
+)
+def test_offsets_that_are_no_finite_numbers_are_refused(section):
+    with pytest.raises(BundleError, match="Invalid logit offsets"):
+        OffsetSpec.from_dict(section)
+
+
+def test_the_plain_form_is_json_and_back():
+    offsets = OffsetSpec({"t1": {"ED": 0.5, "ET": 4.0}})
+    assert OffsetSpec.from_dict(json.loads(json.dumps(offsets.to_dict()))) == offsets
