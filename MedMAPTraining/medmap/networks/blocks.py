@@ -54,6 +54,19 @@ class ResidualBlock(nn.Module):
         return self.act(x + self.norm(change))
 
 
+def residual_levels(x: Tensor, first: nn.ModuleList, body: nn.ModuleList) -> list[Tensor]:
+    """Levels of an encoder whose every level is ``x = first(x); x + body(x)``, fine to coarse.
+
+    RFNet's family and PMKL's U-Net share this form and differ in their convolutions.
+    """
+    levels = []
+    for enter, refine in zip(first, body, strict=True):
+        x = enter(x)
+        x = x + refine(x)
+        levels.append(x)
+    return levels
+
+
 def upsample(x: Tensor, scale: int = 2, *, align_corners: bool = False) -> Tensor:
     """Linear up-sampling by an integer factor; [B, C, *S] -> [B, C, *scale*S]."""
     if x.device.type != "cpu":

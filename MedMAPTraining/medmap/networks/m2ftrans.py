@@ -15,7 +15,6 @@ import torch
 from torch import Tensor, nn
 
 from medmap.networks.base import (
-    Backbone,
     Features,
     Output,
     encoded_only,
@@ -23,11 +22,11 @@ from medmap.networks.base import (
     level_of_each,
     levels_between,
     modality_taps,
-    requested,
 )
 from medmap.networks.blocks import CONV
 from medmap.networks.rfnet_blocks import (
     LevelFusion,
+    LineageBackbone,
     ResidualEncoder,
     SeparateDecoder,
     UpBlock,
@@ -253,7 +252,7 @@ class ChannelFusion(nn.Module):
         return x
 
 
-class M2FTrans(Backbone):
+class M2FTrans(LineageBackbone):
     """M2FTrans v1, 45.43 M parameters as released (45,427,788 here).
 
     Per modality a residual post-norm encoder; at the bottleneck fusion tokens and masked
@@ -283,10 +282,6 @@ class M2FTrans(Backbone):
             to; any other works.
         dropout: in the masked transformer.
     """
-
-    provides: frozenset[str] = frozenset(
-        {"stem", "mod_bottleneck", "bottleneck", "decoder", "deep", "mod_logits"}
-    )
 
     def __init__(
         self,
@@ -365,21 +360,12 @@ class M2FTrans(Backbone):
         deep = []
         if self.training or "deep" in want:
             deep = level_logits(self.deep_heads, decoded)
-        separate = []
-        if self.computes_separate(want):
-            separate = self.separately(features)
         taps = {
             **modality_taps(encoded, self.levels - 1),
             "bottleneck": bottleneck,
             "decoder": decoded[0],
-            "deep": deep,
-            "mod_logits": separate,
         }
-        aux: dict[str, list[Tensor | None]] = {}
-        if self.training:
-            aux = {"deep": list(deep), "separate": separate}
-        logits = self.head(decoded[0])
-        return Output(logits, requested(taps, want), aux)
+        return self.output(self.head(decoded[0]), deep, taps, features, want)
 
     def _decode_levels(
         self, bottleneck: Tensor, weighted: Sequence[Level], present: Tensor

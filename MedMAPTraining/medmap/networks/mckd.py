@@ -11,22 +11,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor
 
-from medmap.networks.base import (
-    Features,
-    Output,
-    encoded_only,
-    level_of_each,
-    modality_taps,
-    requested,
-)
+from medmap.networks.base import Features, Output, level_of_each
 from medmap.networks.resnet_aspp_encoder import (
     ResNetASPPBackbone,
     fill_absent,
     mean_of_present_maps,
-    sum_levels,
 )
 
 
@@ -49,8 +40,6 @@ class MCKD(ResNetASPPBackbone):
         stem_stride: stride of the first convolution along the spatial axes; (1, 2, 2) is published,
             for crops of 80x160x160.
     """
-
-    provides: frozenset[str] = frozenset({"stem", "mod_bottleneck", "bottleneck", "decoder"})
 
     def __init__(
         self,
@@ -81,13 +70,4 @@ class MCKD(ResNetASPPBackbone):
         maps = level_of_each(features, -1)
         filling = mean_of_present_maps(maps, present)
         filled = fill_absent(maps, filling, present)
-        bottleneck = torch.cat(filled, 1)
-        levels = len(self.blocks)
-        skips = sum_levels(features, levels)
-        logits, x = self.decoder(bottleneck, skips)
-        taps = {
-            **modality_taps(encoded_only(features)),
-            "bottleneck": bottleneck,
-            "decoder": x,
-        }
-        return Output(logits, requested(taps, want))
+        return self.decode_filled(filled, features, want)

@@ -11,7 +11,6 @@ import torch
 from torch import Tensor, nn
 
 from medmap.networks.base import (
-    Backbone,
     Features,
     Output,
     encoded_only,
@@ -19,11 +18,11 @@ from medmap.networks.base import (
     level_of_each,
     levels_between,
     modality_taps,
-    requested,
 )
 from medmap.networks.blocks import CONV
 from medmap.networks.rfnet_blocks import (
     LevelFusion,
+    LineageBackbone,
     ResidualEncoder,
     SeparateDecoder,
     up_blocks,
@@ -122,7 +121,7 @@ class InterTransformer(nn.Module):
         return to_volume(side_by_side, grid)
 
 
-class MMFormer(Backbone):
+class MMFormer(LineageBackbone):
     """mmFormer as released (its HEAD since 2022, the network that later papers compare with).
 
     Per modality a residual pre-norm encoder and an intra-modal transformer on its deepest level
@@ -154,10 +153,6 @@ class MMFormer(Backbone):
         scrambled_bottleneck: the released token layout, see ``InterTransformer``.
         modality_channels: of every modality's input; more than one behind a stem.
     """
-
-    provides: frozenset[str] = frozenset(
-        {"stem", "mod_bottleneck", "bottleneck", "decoder", "deep", "mod_logits"}
-    )
 
     def __init__(
         self,
@@ -256,22 +251,13 @@ class MMFormer(Backbone):
         deep = []
         if self.training or "deep" in want:
             deep = level_logits(self.deep_heads, decoded[1:])
-        separate = []
-        if self.computes_separate(want):
-            separate = self.separately(features)
         taps = {
             # Behind the levels stands the intra-modal transformer's view of the deepest.
             **modality_taps(encoded_only(features), bottleneck=-2),
             "bottleneck": bottleneck,
             "decoder": decoded[0],
-            "deep": deep,
-            "mod_logits": separate,
         }
-        aux: dict[str, list[Tensor | None]] = {}
-        if self.training:
-            aux = {"deep": list(deep), "separate": separate}
-        logits = self.head(decoded[0])
-        return Output(logits, requested(taps, want), aux)
+        return self.output(self.head(decoded[0]), deep, taps, features, want)
 
     def _bottleneck(self, volumes: Sequence[Tensor | None]) -> Tensor:
         """The inter-modal transformer (section 2.2) and the fusion of the deepest level."""

@@ -32,7 +32,14 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from medmap.errors import BundleError
-from medmap.networks.base import Backbone, Features, encoded_only
+from medmap.networks.base import (
+    Backbone,
+    Features,
+    Output,
+    encoded_only,
+    modality_taps,
+    requested,
+)
 from medmap.networks.blocks import CONV, LINEAR_MODE, NORM, per_sample
 
 CONVOLVE = {2: functional.conv2d, 3: functional.conv3d}
@@ -302,7 +309,7 @@ class Decoder(nn.Module):
 
 
 class ResNetASPPBackbone(Backbone):
-    """What ShaSpec and MCKD have in common: the options and the decoder.
+    """What ShaSpec and MCKD have in common: the options, the decoder, and the taps.
 
     ``stride`` is 32 as published. Windows must be larger than that along some axis: an instance
     norm needs two voxels.
@@ -310,6 +317,8 @@ class ResNetASPPBackbone(Backbone):
     Raises:
         BundleError: the number of stages or of strides cannot be.
     """
+
+    provides: frozenset[str] = frozenset({"stem", "mod_bottleneck", "bottleneck", "decoder"})
 
     def __init__(
         self,
@@ -340,6 +349,29 @@ class ResNetASPPBackbone(Backbone):
         self.stride = max(self.stem_stride) * 2 ** len(blocks)
         self.widths = Widths.scaled(width, len(blocks))
         self.decoder = Decoder(spatial_dims, modalities, classes, self.widths, self.stem_stride)
+
+    def decode_filled(
+        self,
+        filled: Sequence[Tensor],
+        features: Sequence[Features | None],
+        want: Sequence[str],
+    ) -> Output:
+        """Decode the bottlenecks of all modalities and the skips of those that were encoded.
+
+        Args:
+            filled: one [B, F, *s] a modality, absent ones filled in.
+            features: as ``Backbone.decode`` takes them; the skips' terms come first.
+            want: names of the taps.
+        """
+        bottleneck = torch.cat(list(filled), 1)
+        skips = sum_levels(features, len(self.blocks))
+        logits, decoded = self.decoder(bottleneck, skips)
+        taps = {
+            **modality_taps(encoded_only(features)),
+            "bottleneck": bottleneck,
+            "decoder": decoded,
+        }
+        return Output(logits, requested(taps, want))
 
     def encoder(self) -> ResNetASPP:
         """A new encoder with this network's options."""

@@ -15,18 +15,17 @@ import torch
 from torch import Tensor, nn
 
 from medmap.networks.base import (
-    Backbone,
     Features,
     Output,
     encoded_only,
     level_of_each,
     modality_taps,
-    requested,
 )
 from medmap.networks.blocks import CONV, per_sample
 from medmap.networks.rfnet_blocks import (
     SLOPE,
     LevelFusion,
+    LineageBackbone,
     LineageConv,
     ResidualEncoder,
     SeparateDecoder,
@@ -162,7 +161,7 @@ class RegionFusion(nn.Module):
         return total
 
 
-class RFNet(Backbone):
+class RFNet(LineageBackbone):
     """RFNet with 8.98 M parameters (8,984,960; four modalities and classes), as published and
     released.
 
@@ -185,10 +184,6 @@ class RFNet(Backbone):
         weight_hidden: channels between the two layers that give a modality its weight.
         modality_channels: of every modality's input; more than one behind a stem.
     """
-
-    provides: frozenset[str] = frozenset(
-        {"stem", "mod_bottleneck", "bottleneck", "decoder", "deep", "mod_logits"}
-    )
 
     def __init__(
         self,
@@ -254,20 +249,12 @@ class RFNet(Backbone):
                 x = fusion
             else:
                 x = self._up_block(level).merge(decoded, fusion)
-        separate = []
-        if self.computes_separate(want):
-            separate = self.separately(features)
         taps = {
             **modality_taps(encoded_only(features)),
             "bottleneck": fused[-1],
             "decoder": x,
-            "deep": deep,
-            "mod_logits": separate,
         }
-        aux: dict[str, list[Tensor | None]] = {}
-        if self.training:
-            aux = {"deep": list(deep), "separate": separate}
-        return Output(self.head(x), requested(taps, want), aux)
+        return self.output(self.head(x), deep, taps, features, want)
 
     def _up_block(self, level: int) -> UpBlock:
         return cast(UpBlock, self.ups[level])

@@ -11,15 +11,15 @@ reflects, convolutions have a bias (the published parameter counts contain it).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from medmap.networks.base import Features, encoded_only
-from medmap.networks.blocks import CONV, NORM, upsample
+from medmap.networks.base import Backbone, Features, Output, encoded_only, requested
+from medmap.networks.blocks import CONV, NORM, residual_levels, upsample
 
 SLOPE = 0.2
 
@@ -192,12 +192,7 @@ class ResidualEncoder(nn.Module):
             inputs = width
 
     def forward(self, x: Tensor) -> Features:
-        levels = []
-        for first, body in zip(self.first, self.body, strict=True):
-            x = first(x)
-            x = x + body(x)
-            levels.append(x)
-        return levels
+        return residual_levels(x, self.first, self.body)
 
 
 class UpBlock(nn.Module):
@@ -275,3 +270,40 @@ class SeparateDecoder(nn.Module):
             else:
                 separate.append(next(remaining))
         return separate
+
+
+class LineageBackbone(Backbone):
+    """What RFNet, mmFormer, and M2FTrans give besides their logits: deep ones, and separate ones.
+
+    A subclass gives ``separately``.
+    """
+
+    provides: frozenset[str] = frozenset(
+        {"stem", "mod_bottleneck", "bottleneck", "decoder", "deep", "mod_logits"}
+    )
+
+    def output(
+        self,
+        logits: Tensor,
+        deep: Sequence[Tensor],
+        taps: Mapping[str, Any],
+        features: Sequence[Features | None],
+        want: Sequence[str],
+    ) -> Output:
+        """The output with the taps that were asked for, and in training what losses need.
+
+        Args:
+            logits: [B, classes, *S].
+            deep: logits of every supervised level, finest first.
+            taps: the other taps, by name.
+            features: as ``Backbone.decode`` takes them.
+            want: names of the taps.
+        """
+        separate: list[Tensor | None] = []
+        if self.computes_separate(want):
+            separate = self.separately(features)
+        every_tap = {**taps, "deep": deep, "mod_logits": separate}
+        aux: dict[str, list[Tensor | None]] = {}
+        if self.training:
+            aux = {"deep": list(deep), "separate": separate}
+        return Output(logits, requested(every_tap, want), aux)

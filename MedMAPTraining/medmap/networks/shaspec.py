@@ -15,20 +15,12 @@ from torch.nn.functional import cross_entropy
 
 from medmap.errors import BundleError
 from medmap.networks.auxiliary import mean_over_present, ring_l1
-from medmap.networks.base import (
-    Features,
-    Output,
-    encoded_only,
-    level_of_each,
-    modality_taps,
-    requested,
-)
+from medmap.networks.base import Features, Output, level_of_each
 from medmap.networks.resnet_aspp_encoder import (
     FILLS,
     ResNetASPPBackbone,
     StandardizedConv,
     fill_absent,
-    sum_levels,
 )
 
 
@@ -68,8 +60,6 @@ class ShaSpec(ResNetASPPBackbone):
     Raises:
         BundleError: an option is unknown.
     """
-
-    provides: frozenset[str] = frozenset({"stem", "mod_bottleneck", "bottleneck", "decoder"})
 
     def __init__(
         self,
@@ -118,20 +108,11 @@ class ShaSpec(ResNetASPPBackbone):
         filling = self.fill(shared, present)
         composed = level_of_each(features, -1)
         filled = fill_absent(composed, filling, present)
-        bottleneck = torch.cat(filled, 1)
-        levels = len(self.blocks)
-        skips = sum_levels(features, levels)
-        logits, x = self.decoder(bottleneck, skips)
-        taps = {
-            **modality_taps(encoded_only(features)),
-            "bottleneck": bottleneck,
-            "decoder": x,
-        }
-        aux: dict[str, list[Tensor | None]] = {}
+        output = self.decode_filled(filled, features, want)
         if self.training:
-            aux["shared"] = shared
-            aux["domain"] = [self._classify(levels) for levels in features]
-        return Output(logits, requested(taps, want), aux)
+            output.aux["shared"] = shared
+            output.aux["domain"] = [self._classify(levels) for levels in features]
+        return output
 
     def auxiliary_losses(
         self, output: Output, image: Tensor, present: Tensor, fused: Tensor

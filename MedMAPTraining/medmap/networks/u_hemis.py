@@ -83,7 +83,6 @@ class HemisDecoder(nn.Module):
 
     def __init__(self, dims: int, widths: Sequence[int], skips: Sequence[int], outputs: int):
         super().__init__()
-        super().__init__()
         self.blocks = nn.ModuleList()
         inputs = skips[-1]
         coarse_to_fine = zip(reversed(widths[1:]), reversed(skips[:-1]), strict=True)
@@ -108,7 +107,39 @@ class HemisDecoder(nn.Module):
         return self.head(x), x
 
 
-class UHeMIS(Backbone):
+class HemisBackbone(Backbone):
+    """What U-HeMIS and U-HVED have in common: an encoder per modality, and the level sizes.
+
+    Args:
+        modalities, classes, spatial_dims, widths: see ``UHeMIS``.
+        outputs: channels of a modality's features at every level.
+    """
+
+    provides: frozenset[str] = frozenset({"stem", "mod_bottleneck", "bottleneck", "decoder"})
+
+    def __init__(
+        self,
+        modalities: int,
+        classes: int,
+        spatial_dims: int,
+        widths: Sequence[int],
+        outputs: Sequence[int],
+    ):
+        super().__init__()
+        self.modalities = modalities
+        self.classes = classes
+        self.spatial_dims = spatial_dims
+        self.stride = 2 ** (len(widths) - 1)
+        self.encoders = nn.ModuleList(
+            HemisEncoder(spatial_dims, widths, outputs) for _ in range(modalities)
+        )
+
+    def encode(self, image: Tensor, modality: int) -> Features:
+        """[B, 1, *S] -> a modality's features at strides 1, 2, 4, 8."""
+        return self.encoders[modality](image)
+
+
+class UHeMIS(HemisBackbone):
     """U-HeMIS with 0.57 M parameters (565,892; four modalities and classes), as the released code
     has.
 
@@ -125,8 +156,6 @@ class UHeMIS(Backbone):
             them.
     """
 
-    provides: frozenset[str] = frozenset({"stem", "mod_bottleneck", "bottleneck", "decoder"})
-
     def __init__(
         self,
         modalities: int = 4,
@@ -134,20 +163,11 @@ class UHeMIS(Backbone):
         spatial_dims: int = 3,
         widths: Sequence[int] = (8, 16, 32, 64),
     ):
-        super().__init__()
-        self.modalities = modalities
-        self.classes = classes
-        self.spatial_dims = spatial_dims
-        self.stride = 2 ** (len(widths) - 1)
         halves = [width // 2 for width in widths]
-        self.encoders = nn.ModuleList(
-            HemisEncoder(spatial_dims, widths, halves) for _ in range(modalities)
-        )
-        self.decoder = HemisDecoder(spatial_dims, widths, [2 * half for half in halves], classes)
-
-    def encode(self, image: Tensor, modality: int) -> Features:
-        """[B, 1, *S] -> levels at strides 1, 2, 4, 8."""
-        return self.encoders[modality](image)
+        super().__init__(modalities, classes, spatial_dims, widths, halves)
+        # Mean and variance of the halves stand side by side.
+        moments = [2 * half for half in halves]
+        self.decoder = HemisDecoder(spatial_dims, widths, moments, classes)
 
     def decode(
         self, features: Sequence[Features | None], present: Tensor, want: Sequence[str] = ()

@@ -17,7 +17,6 @@ from torch import Tensor, nn
 
 from medmap.networks.auxiliary import mean_over_present, reconstruction_errors
 from medmap.networks.base import (
-    Backbone,
     Features,
     Output,
     encoded_only,
@@ -27,7 +26,7 @@ from medmap.networks.base import (
     requested,
 )
 from medmap.networks.blocks import mask_absent
-from medmap.networks.u_hemis import HemisDecoder, HemisEncoder
+from medmap.networks.u_hemis import HemisBackbone, HemisDecoder
 
 EPS = 1e-7
 
@@ -42,7 +41,7 @@ class Gaussian(NamedTuple):
 STANDARD = Gaussian(torch.zeros(()), torch.zeros(()))
 
 
-class UHVED(Backbone):
+class UHVED(HemisBackbone):
     """U-HVED with 1.25 M parameters (1,250,560; four modalities and classes), as the released code
     has.
 
@@ -63,8 +62,6 @@ class UHVED(Backbone):
         reconstruct: build the image decoders, which only training uses.
     """
 
-    provides: frozenset[str] = frozenset({"stem", "mod_bottleneck", "bottleneck", "decoder"})
-
     def __init__(
         self,
         modalities: int = 4,
@@ -73,24 +70,14 @@ class UHVED(Backbone):
         widths: Sequence[int] = (8, 16, 32, 64),
         reconstruct: bool = True,
     ):
-        super().__init__()
-        self.modalities = modalities
-        self.classes = classes
-        self.spatial_dims = spatial_dims
-        self.stride = 2 ** (len(widths) - 1)
+        # A modality's features are [mu; log sigma^2], of which only a code like mu is decoded.
+        super().__init__(modalities, classes, spatial_dims, widths, outputs=widths)
         halves = [width // 2 for width in widths]
-        self.encoders = nn.ModuleList(
-            HemisEncoder(spatial_dims, widths, widths) for _ in range(modalities)
-        )
         self.decoder = HemisDecoder(spatial_dims, widths, halves, classes)
         self.image_decoders = nn.ModuleList(
             HemisDecoder(spatial_dims, widths, halves, 1)
             for _ in range(modalities if reconstruct else 0)
         )
-
-    def encode(self, image: Tensor, modality: int) -> Features:
-        """[B, 1, *S] -> [mu; log sigma^2] at strides 1, 2, 4, 8."""
-        return self.encoders[modality](image)
 
     def decode(
         self, features: Sequence[Features | None], present: Tensor, want: Sequence[str] = ()

@@ -26,7 +26,7 @@ from medmap.networks.base import (
     modality_taps,
     requested,
 )
-from medmap.networks.blocks import CONV, NORM
+from medmap.networks.blocks import CONV, NORM, residual_levels
 from medmap.networks.fixed_subset import FixedSubset
 from medmap.networks.resnet_aspp_encoder import fill_absent, mean_of_present_maps
 from medmap.networks.rfnet_blocks import sum_over_modalities
@@ -73,12 +73,7 @@ class UNetEncoder(nn.Module):
             inputs = width
 
     def forward(self, x: Tensor) -> Features:
-        levels = []
-        for first, body in zip(self.first, self.body, strict=True):
-            x = first(x)
-            x = x + body(x)
-            levels.append(x)
-        return levels
+        return residual_levels(x, self.first, self.body)
 
 
 class UNetDecoder(nn.Module):
