@@ -6,7 +6,7 @@ Segmentation with Imbalanced Missing Rates", ACM MM 2024.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 from typing import cast
 
@@ -35,8 +35,11 @@ class Deviations:
             sums, which changes no relative preference.
         rate_as_weight: beta starts at 1 and 1 / (1 - missing rate) is a constant factor of every
             modality's losses, instead of where beta starts.
-        separate: each modality's own decoder learns as well, of the modalities with delta = 1,
-            weighted by beta.
+        separate: each modality's own segmentation is learned as well, of the modalities with
+            delta = 1, weighted by beta.
+        separate_decoder: that segmentation comes from RFNet's separate decoder, which all
+            modalities share, instead of the fused decoder D_f with this modality alone (z^{m,0} in
+            Eq. 1). The baseline has it, too.
         epoch_preference: relative preference of an epoch from mean distances instead of the mean
             over samples.
         several_only: that mean is over the samples that have a distance, those with two modalities
@@ -54,6 +57,7 @@ class Deviations:
     class_mean: bool = False
     rate_as_weight: bool = False
     separate: bool = False
+    separate_decoder: bool = False
     epoch_preference: bool = False
     several_only: bool = False
     scheduled: bool = False
@@ -104,8 +108,8 @@ class Passion(SharedLatentSpace):
             Eq. 1, or 1/2, 1/4, ... as released.
         task_wise: False: delta is 1 for every student.
         gradient_wise: False: beta is 1, and so is the factor of ``rate_as_weight``.
-        baseline: Eq. 2 alone: no distillation, every modality's own decoder learns from all that
-            have it.
+        baseline: Eq. 2 alone: no distillation, each modality's own segmentation is learned from
+            all samples that have it.
         deviations: single ``Deviations`` by name, over the variant.
 
     Raises:
@@ -195,8 +199,9 @@ class Passion(SharedLatentSpace):
             preference = relative_preference(distance_table)
             self._remember(distance_table, preference)
         self._count(batch.present)
+        learned_alone: Tensor | None = None
         if self.baseline:
-            losses |= self._separately(features, batch, torch.ones_like(table))
+            learned_alone = torch.ones_like(table)
         elif len(students):
             delta = torch.ones_like(table)
             if self.task_wise:
@@ -207,7 +212,13 @@ class Passion(SharedLatentSpace):
             losses["pixel"] = self.pixel * self._weighted(self.beta * pixel_table)
             losses["prototype"] = self.prototype * self._weighted(delta * prototype_table)
             if self.options.separate:
-                losses |= self._separately(features, batch, delta)
+                learned_alone = delta
+        if learned_alone is not None:
+            if self.options.separate_decoder:
+                alone = self.backbone.separately(features)
+            else:
+                alone = fused_alone(teacher_output.logits, student_output.logits, students)
+            losses |= self._separately(alone, batch, learned_alone)
         yield "main", losses
 
     def _weighted(self, table: Tensor) -> Tensor:
@@ -258,13 +269,15 @@ class Passion(SharedLatentSpace):
             return loss / classes, distance / classes
         return loss, distance
 
-    def _separately(self, features: list, batch: Batch, delta: Tensor) -> dict[str, Tensor]:
+    def _separately(
+        self, alone: Sequence[Tensor | None], batch: Batch, delta: Tensor
+    ) -> dict[str, Tensor]:
         """Each modality's own segmentation, of the samples where delta is 1, weighted by beta.
 
         The baseline's weights are 1 (Eq. 2).
         """
         total = batch.image.new_zeros(())
-        for modality, logits in enumerate(self.backbone.separately(features)):
+        for modality, logits in enumerate(alone):
             behind = batch.present[:, modality] & (delta[:, modality] > 0)
             if logits is None or not behind.any():
                 continue
@@ -317,6 +330,25 @@ def _scarcity(context: Context) -> list[float]:
         share = context.cases_with.get(name, 0) / context.cases if context.cases else 0.0
         scarcity.append(1 / share if share else 1.0)
     return scarcity
+
+
+def fused_alone(teacher: Tensor, student: Tensor, students: Students) -> list[Tensor | None]:
+    """Logits of the fused decoder from each modality alone, z^{m,0} of Eq. 1: M of [B, K, *S].
+
+    Rows of samples that lack the modality are their teacher's, and must not be read. A sample with
+    one modality is its own teacher, so its row is right, too.
+
+    Args:
+        teacher: [B, K, *S] logits.
+        student: [R, K, *S] logits.
+        students: whose they are.
+    """
+    predictions: list[Tensor | None] = []
+    for modality in range(students.modalities):
+        rows = students.modality == modality
+        alone = teacher.index_put((students.sample[rows],), student[rows])
+        predictions.append(alone)
+    return predictions
 
 
 def prototype_maps(feature: Tensor, label: Tensor, classes: int) -> tuple[Tensor, Tensor]:

@@ -26,17 +26,19 @@ class Students:
     Attributes:
         sample: [R] position in the batch.
         modality: [R] position in the task.
+        modalities: M of the task.
     """
 
     sample: Tensor
     modality: Tensor
+    modalities: int
 
     @classmethod
     def of(cls, present: Tensor) -> Students:
         """The students of a batch with these modalities, [B, M] bool."""
         several = present & (present.sum(1, keepdim=True) > 1)
         sample, modality = several.nonzero(as_tuple=True)
-        return cls(sample, modality)
+        return cls(sample, modality, present.shape[1])
 
     def __len__(self) -> int:
         return len(self.sample)

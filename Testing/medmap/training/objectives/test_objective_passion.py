@@ -256,9 +256,27 @@ def test_components_can_be_switched_off(network, make_batch):
     torch.testing.assert_close(both["pixel"], with_delta["pixel"])
 
 
-def test_the_baseline_logs_its_preference_and_trains_as_eq_2_says(network, make_batch):
+def test_the_printed_baseline_segments_each_modality_with_the_fused_decoder(network, make_batch):
+    """Eq. 1 and 2: z^{m,0} is D_f of one modality, also where a sample has no other."""
+    net = network("RFNet").double()
+    batch = make_batch(present=[[True, True, False, True], [True, False, False, False]])
+    batch = replace(batch, image=batch.image.double())
+    losses = run(passion(net, baseline=True), batch)
+    (_, *alone) = by_hand(net, batch)
+    of_second = net(batch.image[1:], batch.present[1:]).logits
+    t1, t1ce, flair = (levels[0] for levels, _ in alone)
+    first = batch.label[:1]
+    expected = (
+        cross_entropy_and_dice(torch.cat([t1, of_second]), batch.label)
+        + cross_entropy_and_dice(t1ce, first) / 2
+        + cross_entropy_and_dice(flair, first) / 2
+    )
+    torch.testing.assert_close(losses["separate"], expected, check_dtype=False)
+
+
+def test_the_released_baseline_logs_its_preference_and_trains_as_sls_does(network, make_batch):
     batch = make_batch()
-    objective = passion(network("RFNet"), baseline=True)
+    objective = passion(network("RFNet"), variant="released", baseline=True)
     losses = run(objective, batch)
     assert not {"pixel", "prototype"} & set(losses)
     plain = Context(BRATS, network("RFNet"), cases=10, cases_with=COUNTS)
@@ -313,6 +331,7 @@ CHANGES = {
     "class_mean": {"pixel", "prototype"},
     "rate_as_weight": {"prototype", "beta"},
     "separate": {"separate"},
+    "separate_decoder": {"separate"},
     "epoch_preference": {"preference"},
     "several_only": {"preference"},
     "scheduled": {"beta"},
@@ -327,7 +346,8 @@ def test_every_deviation_changes_what_it_says_and_nothing_else(name, network, ma
     assert getattr(RELEASED, name)
     batch = make_batch(present=[*PRESENT, [False, True, True, True]])
     figures = []
-    for options in ({}, {name: True}):
+    always = {"separate": True} if name == "separate_decoder" else {}
+    for options in (always, {**always, name: True}):
         # Preferences of the two samples differ in sign, so that a batch decides otherwise.
         objective = passion(network("RFNet"), **options)
         losses = run(objective, batch)
