@@ -12,6 +12,7 @@ from medmap.cli.base import app, err, out, showing_progress
 if TYPE_CHECKING:
     from medmap.tables.options import TableOptions
     from medmap.tables.plan import Plan
+    from medmap.training.printed import PrintedTable
 
 Name = Annotated[
     Optional[str],  # noqa: UP045
@@ -89,8 +90,10 @@ def table(
 ) -> None:
     """Train, evaluate and print a paper's table, with its own figures beside ours.
 
-    Without --data the paper's figures are printed. Rerun the same command to resume.
+    Without --data the paper's figures are printed, or with --dry-run what would be trained. Rerun
+    the same command to resume.
     """
+    from medmap.errors import UsageError
     from medmap.tables.build import printed_text
     from medmap.tables.options import TableOptions, parse_data, parse_folds
     from medmap.tables.settings import parse_settings
@@ -102,9 +105,17 @@ def table(
             out.print(f"{entry.name:20} {entry.title} ({entry.source})", soft_wrap=True)
         return
     chosen = find_table(name)
-    if not data and output is None:
-        out.print(printed_text(chosen), soft_wrap=True, markup=False)
-        return
+    if not data and output is None and not dry_run:
+        if not (only or steps or settings or folds or rehearsal):
+            out.print(printed_text(chosen), soft_wrap=True, markup=False)
+            return
+        # A rehearsal of the classification example draws glyphs and tones.
+        if not (rehearsal and chosen.kind == "audiovision"):
+            raise UsageError(
+                f"Nothing of {name} can be trained without data.",
+                "Give a folder of cases.",
+                option="data",
+            )
     devices = tuple(device or ["auto"])
     options = TableOptions(
         data=parse_data(data or []),
@@ -128,6 +139,9 @@ def _make(name: str, options: TableOptions, dry_run: bool) -> None:
     from medmap.training.printed import find_table
 
     chosen = find_table(name)
+    if dry_run and chosen.kind == "audiovision":
+        _print_classifiers(chosen, options)
+        return
     plan = make_plan(chosen, options)
     if dry_run:
         _print_plan(plan)
@@ -145,6 +159,23 @@ def _make(name: str, options: TableOptions, dry_run: bool) -> None:
         raise typer.Exit(1)
 
 
+def _print_classifiers(chosen: PrintedTable, options: TableOptions) -> None:
+    from medmap.tables.audiovision import MINUTES_PER_TRAINING, states
+
+    by_training = states(chosen, options)
+    for training, state in by_training.items():
+        out.print(f"{state:20} train {training}", soft_wrap=True, markup=False)
+    unfinished = [state for state in by_training.values() if state != "done"]
+    minutes = MINUTES_PER_TRAINING * len(unfinished)
+    out.print(
+        f"{len(unfinished)} of {len(by_training)} trainings to do, about {minutes:.0f} minutes in "
+        "all on a core of a server, with MNIST and the recordings (--data mnist=FOLDER "
+        "--data sounds=FOLDER).",
+        soft_wrap=True,
+        markup=False,
+    )
+
+
 def _print_plan(plan: Plan) -> None:
     for job in plan.jobs:
         time = f"about {job.hours:.1f} h" if job.hours else ""
@@ -153,8 +184,11 @@ def _print_plan(plan: Plan) -> None:
         out.print(f"no folder of {data_set}: {', '.join(runs)}", soft_wrap=True, markup=False)
     trainings = [job for job in plan.jobs if job.kind == "train"]
     unfinished = [job for job in trainings if job.state != "done"]
+    count_without_data = sum(len(runs) for runs in plan.without_data.values())
+    to_do = len(unfinished) + count_without_data
+    hours = plan.hours + plan.hours_without_data
     out.print(
-        f"{len(unfinished)} of {len(trainings)} trainings to do, about {plan.hours:.0f} h in all "
-        "at a sustained 20 TFLOP/s (not measured on a GPU), and their evaluations.",
+        f"{to_do} of {len(trainings) + count_without_data} trainings to do, about {hours:.0f} h in "
+        "all at a sustained 20 TFLOP/s (not measured on a GPU), and their evaluations.",
         soft_wrap=True,
     )

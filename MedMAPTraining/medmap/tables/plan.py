@@ -38,11 +38,13 @@ class Plan:
     Attributes:
         jobs: trainings and evaluations.
         without_data: runs whose data set is not given, by data set.
+        hours_without_data: estimate for their trainings.
         folds: number of folds of every run of the table that has any.
     """
 
     jobs: tuple[Job, ...]
     without_data: Mapping[str, tuple[str, ...]]
+    hours_without_data: float = 0.0
     folds: Mapping[str, int] = field(default_factory=dict)
 
     @property
@@ -63,6 +65,7 @@ def make_plan(table: PrintedTable, options: TableOptions) -> Plan:
     chosen = _chosen_runs(table, options.only)
     jobs: dict[str, Job] = {}
     without_data: dict[str, list[str]] = {}
+    hours_without_data = 0.0
     folders = _Folders(table, options)
     for run in chosen:
         for name in _with_teachers(run, rows):
@@ -72,6 +75,7 @@ def make_plan(table: PrintedTable, options: TableOptions) -> Plan:
                 missing = without_data.setdefault(folders.data_set(row.recipe), [])
                 if name not in missing:
                     missing.append(name)
+                    hours_without_data += folders.hours(row)
                 continue
             for fold in folders.folds_of(row.recipe):
                 job = folders.training(row, data, fold)
@@ -81,7 +85,7 @@ def make_plan(table: PrintedTable, options: TableOptions) -> Plan:
     named = {data_set: tuple(names) for data_set, names in without_data.items()}
     folds = {run: folders.folds_of(rows[run].recipe) for run in table.runs}
     counts = {run: len(numbers) for run, numbers in folds.items() if numbers != (None,)}
-    return Plan(tuple(jobs.values()), named, counts)
+    return Plan(tuple(jobs.values()), named, hours_without_data, counts)
 
 
 def write_recipes(plan: Plan, table: PrintedTable, options: TableOptions) -> None:
@@ -155,13 +159,7 @@ class _Folders:
         self, row: PublishedRow, data: Path, fold: int | None
     ) -> tuple[Recipe, _SplitFile | None]:
         """The row's recipe with every change, and its split, None for all cases."""
-        options = self.options
-        recipe = replace(row.recipe, split=row.recipe.split or self.table.split)
-        if options.rehearsal:
-            recipe = rehearsed(recipe, options.steps or REHEARSAL_STEPS)
-        if options.steps is not None:
-            recipe = replace(recipe, steps=options.steps)
-        recipe = with_settings(recipe, options.settings)
+        recipe = self._changed(row)
         if fold is None:
             split = self._split(recipe, data, self.data_set(row.recipe))
         else:
@@ -170,6 +168,25 @@ class _Folders:
             return replace(recipe, split=""), None
         recipe = replace(recipe, split=str(split.path))
         return _holding_out(recipe, split.parts["train"]), split
+
+    def _changed(self, row: PublishedRow) -> Recipe:
+        """The row's recipe with every change, but for its split."""
+        options = self.options
+        recipe = replace(row.recipe, split=row.recipe.split or self.table.split)
+        if options.rehearsal:
+            recipe = rehearsed(recipe, options.steps or REHEARSAL_STEPS)
+        if options.steps is not None:
+            recipe = replace(recipe, steps=options.steps)
+        return with_settings(recipe, options.settings)
+
+    def hours(self, row: PublishedRow) -> float:
+        """Estimate for the training of a row from the start; a rehearsal takes seconds."""
+        if self.options.rehearsal:
+            return 0.0
+        recipe = self._changed(row)
+        parts = expand_subsets(recipe, find_task(recipe.task))
+        share = recipe.steps / row.recipe.steps
+        return row.petaflop * len(parts) * share / PETAFLOP_PER_HOUR
 
     def training(self, row: PublishedRow, data: Path, fold: int | None) -> Job:
         """The training of a row, and how far it is."""
@@ -187,12 +204,8 @@ class _Folders:
             workers=self.options.workers,
         )
         parts = expand_subsets(recipe, find_task(recipe.task))
-        share = recipe.steps / row.recipe.steps
-        if self.options.rehearsal:
-            share = 0.0
-        hours = row.petaflop * len(parts) * share / PETAFLOP_PER_HOUR
         state, remaining = _state(job, recipe, parts)
-        return replace(job, state=state, hours=hours * remaining)
+        return replace(job, state=state, hours=self.hours(row) * remaining)
 
     def _split_of_fold(self, recipe: Recipe, fold: int) -> _SplitFile | None:
         """A fold as a split whose part ``test`` is what the fold does not train on."""

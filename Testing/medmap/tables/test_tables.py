@@ -419,3 +419,31 @@ def test_without_a_name_tables_are_listed_and_without_data_printed():
     listed = CliRunner().invoke(app, ["table"]).stdout
     assert all(name in listed for name in printed_tables())
     assert "– (41.15)" in CliRunner().invoke(app, ["table", "conference-5"]).stdout
+
+
+def test_a_dry_run_without_data_says_what_would_be_trained_and_how_long():
+    dry = CliRunner().invoke(app, ["table", "conference-4", "--dry-run"])
+    assert dry.exit_code == 0, dry.output
+    (missing,) = [line for line in dry.stdout.splitlines() if line.startswith("no folder of")]
+    assert missing.count("conference-unet-teacher-") == 4
+    # 49 PFLOP each (the part unet-teacher), 72 PFLOP an hour.
+    assert "4 of 4 trainings to do, about 3 h" in dry.stdout
+    half = CliRunner().invoke(app, ["table", "conference-4", "--dry-run", "--steps", "25000"])
+    assert "about 1 h" in half.stdout
+
+
+def test_a_dry_run_of_the_classification_example_counts_each_bound_once(tmp_path):
+    arguments = ["table", "mckd-2a", "--out", str(tmp_path), "--dry-run"]
+    (tmp_path / "mckd-2a-results.csv").write_text("method,rate,accuracy\nsmil,0.05,50\n")
+    dry = CliRunner().invoke(app, arguments).stdout
+    assert dry.count("train lower") == dry.count("train upper") == 1
+    assert dry.count("train smil") == 4
+    # Six methods at four rates and two bounds, one of them done.
+    assert "25 of 26 trainings to do, about 15 minutes" in dry
+
+
+@pytest.mark.parametrize("option", [["--rehearsal"], ["--only", "P_k"], ["--steps", "2"]])
+def test_what_needs_data_is_not_ignored_without_them(option):
+    result = CliRunner().invoke(app, ["table", "conference-4", *option])
+    assert isinstance(result.exception, UsageError)
+    assert "without data" in str(result.exception)
