@@ -173,16 +173,16 @@ class SlidingWindow:
             names.update(subset)
         positions = sorted(task.index(name) for name in names)
         steps = len(positions) + len(subsets)
-        title = f"window {number + 1} of {count}"
         features: dict[int, Features] = {}
         for step, m in enumerate(positions):
-            text = f"{title}: reading {task.modalities[m].title}"
-            self._report((number + step / steps) / count, text)
+            text = f"encoding {task.modalities[m].title}"
+            self._report((number + step / steps) / count, text, number, count)
             batch = as_batch(image[m], prepared.slice_axis).to(self.device)
             with self._autocast():
                 features[m] = network.encode(batch, m)
         for step, subset in enumerate(subsets, len(positions)):
-            self._report((number + step / steps) / count, f"{title}: segmenting")
+            text = f"segmenting from {task.subset_title(subset)}"
+            self._report((number + step / steps) / count, text, number, count)
             # On the CPU at once: a GPU need not hold the logits while the caller works on them.
             logits = self._decode_subset(network, features, subset).float().cpu()
             yield as_volume(logits, prepared.slice_axis)
@@ -207,9 +207,12 @@ class SlidingWindow:
         enabled = self.used_precision == "bf16"
         return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=enabled)
 
-    def _report(self, fraction: float, text: str) -> None:
+    def _report(self, fraction: float, text: str, window: int, count: int) -> None:
         if self.cancel():
             raise Cancelled()
+        # A brain mostly fits into one window, whose number would tell a user nothing.
+        if count > 1:
+            text = f"window {window + 1} of {count}: {text}"
         self.progress(self._share_start + self._share * fraction, text)
 
 

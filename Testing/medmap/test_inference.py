@@ -246,6 +246,20 @@ def test_progress_rises_to_one(volumes, tiny_bundle):
     assert told[-1] == 1.0
 
 
+def test_progress_names_the_encoded_modality_and_counts_windows_only_where_there_are_several(
+    volumes, tiny_bundle
+):
+    chosen = {name: volumes[name] for name in ("t1", "flair")}
+    texts: list[str] = []
+    segment(chosen, tiny_bundle, progress=lambda fraction, text: texts.append(text))
+    assert texts[2:5] == ["encoding T1", "encoding FLAIR", "segmenting from T1 + FLAIR"]
+    texts.clear()
+    small = replace(tiny_bundle, inference=InferenceSpec(window=(32, 32, 32)))
+    segment(chosen, small, progress=lambda fraction, text: texts.append(text))
+    assert "window 2 of " in " ".join(texts)
+    assert texts[2].endswith(": encoding T1")
+
+
 def test_out_of_memory_shrinks_the_window_and_says_so(volumes, tiny_bundle, monkeypatch):
     encode = tiny_bundle.network.encode
 

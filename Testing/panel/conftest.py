@@ -98,7 +98,7 @@ def computation():
 
     def segment(volumes, bundle, *, progress, cancel, **options):
         held.calls.append((tuple(volumes), options))
-        progress(0.25, "window 1 of 4")
+        progress(0.25, "encoding T1")
         while not held.go.is_set():
             if cancel():
                 raise Cancelled()

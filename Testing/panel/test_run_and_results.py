@@ -59,7 +59,7 @@ class TestApply:
         ready.ui.applyButton.click()
         assert ready.ui.applyButton.text == "Cancel"
         application.wait(lambda: ready.ui.progressBar.value == 25, 5)
-        assert ready.ui.statusLabel.text == "window 1 of 4"
+        assert ready.ui.statusLabel.text == "encoding T1"
         ready.ui.applyButton.click()
         assert (ready.ui.applyButton.text, ready.ui.applyButton.enabled) == ("Canceling...", False)
         finish(5)

@@ -47,7 +47,9 @@ def test_what_the_core_says_is_translated_with_its_names_and_figures(shouting):
 
 
 def test_progress_findings_of_detection_and_titles_are_translated_part_by_part(shouting):
-    assert shouting.sentence("window 2 of 8: reading T1ce") == "window 2 of 8: READING T1ce"
+    assert shouting.sentence("encoding T1ce") == "ENCODING T1ce"
+    text = "window 2 of 8: segmenting from T1 + T1ce"
+    assert shouting.sentence(text) == "WINDOW 2 OF 8: SEGMENTING FROM T1 + T1ce"
     assert shouting.sentence("extracting the brain from T2") == "EXTRACTING THE BRAIN FROM T2"
     assert shouting.sentence("Whole tumor") == "WHOLE TUMOR"
     detected = "T1: 'Ax t1 done' (95% sure: the name says 't1')."
