@@ -140,16 +140,62 @@ def test_the_report_is_one_file_with_pictures_figures_and_warnings(
     finish()
     path = tmp_path / f"report.{ending}"
     application.desk.answers["getSaveFileName"] = str(path)
+    # Slicer runs in a language that the panel has not been translated into.
+    application.app.applicationLocaleName = "fr_FR"
     panel.ui.reportButton.click()
     assert not application.desk.texts()
     if ending == "pdf":
-        assert path.read_bytes().startswith(b"%PDF")
+        written = path.read_bytes()
+        assert written.startswith(b"%PDF")
+        assert written.count(b"/Subtype /Image") == 3
         return
     page = path.read_text(encoding="utf-8")
     assert page.count("data:image/png;base64,") == 3
     for words in ("another kind", "Whole tumor (WT)", "T2 + FLAIR", "Measured on", "not a medical"):
         assert words in page, words
     assert "http" not in page.replace("http-equiv", "")
+    assert '<html lang="en">' in page
+
+
+class TestPages:
+    """How Qt lays the report out on paper."""
+
+    @pytest.fixture
+    def report(self, panel, result):
+        """Everything that a report can have, several warnings among it."""
+        from medmap.checks import Finding
+        from MedMAPSegmentLib.mrml.case_report import caseReport
+        from MedMAPSegmentLib.mrml.scene import addFindings
+
+        findings = [Finding("warning", "x", f"Warning {n} " + 12 * "of many ") for n in range(12)]
+        addFindings(result, findings)
+        panel.ui.earlierSelector.setCurrentNode(result)
+        return caseReport(panel.state.scene, result, panel.state.task, panel.state.entry.card)
+
+    def test_nothing_is_wider_than_the_page(self, report):
+        from MedMAPSegmentLib.sections import report_file
+
+        width = report_file.PAGE_WIDTH - 2 * report_file.PAGE_MARGIN
+        document = report_file._document("".join(report_file._blocks(report)))
+        document.setDocumentMargin(0)
+        document.setTextWidth(width)
+        assert document.size.width() <= width
+
+    def test_no_section_is_torn_apart_by_the_end_of_a_page(self, report):
+        from MedMAPSegmentLib.sections import report_file
+
+        height = 900
+        blocks = report_file._paginated(report_file._blocks(report), height)
+        pages = [[]]
+        for block in blocks:
+            if "page-break-before" in block:
+                pages.append([])
+            pages[-1].append(block)
+        assert len(pages) > 1
+        for page in pages:
+            document = report_file._document("".join(page))
+            document.setTextWidth(report_file.PAGE_WIDTH - 2 * report_file.PAGE_MARGIN)
+            assert document.size.height() <= height + 2 * document.documentMargin
 
 
 def test_tables_are_copied_for_spreadsheets(panel, result, application):

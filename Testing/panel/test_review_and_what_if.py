@@ -167,8 +167,8 @@ class TestReview:
         from MedMAPSegmentLib.mrml.case_report import caseReport
 
         card = panel.state.entry.card
-        page = caseReport(application.scene, panel.state.result, panel.logic.task, card)
-        assert statement in page
+        report = caseReport(application.scene, panel.state.result, panel.logic.task, card)
+        assert statement in report.webPage()
 
     def test_numbered_segments_have_conventions_as_label_volumes_do(
         self, panel, reviewed, application

@@ -167,8 +167,10 @@ def test_everything_that_the_panel_puts_into_the_scene_is_translated(walked, app
 def test_the_report_of_a_case_is_translated(walked, application, tmp_path):
     path = tmp_path / "REPORT.html"
     application.desk.answers["getSaveFileName"] = str(path)
+    application.app.applicationLocaleName = "fr_FR"
     walked.ui.reportButton.click()
     page = path.read_text(encoding="utf-8")
+    assert '<html lang="fr-FR">' in page
     body = page[page.index("<body>") :]
     alternatives = re.findall(r'alt="([^"]*)"', body)
     texts = [*alternatives, *re.split(r"<[^>]*>", body)]

@@ -185,6 +185,7 @@ class Application(_Signals):
 
     known = ("aboutToQuit()", "startupCompleted()")
     applicationName = "Slicer"
+    applicationLocaleName = "en_US"
     majorVersion, minorVersion, revision = 5, 13, "0"
 
     def __init__(self, scene, logic):

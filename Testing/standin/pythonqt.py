@@ -32,6 +32,7 @@ REVIEWED = (
     ),
     *(
         "QSettings",
+        "QSizeF",
         "QSizePolicy",
         "QStyle",
         "QTableWidget",

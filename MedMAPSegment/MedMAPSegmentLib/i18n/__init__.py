@@ -31,3 +31,19 @@ def translator(file: str) -> Callable[[str], str]:
         return str(translate(context, text))
 
     return translated
+
+
+def languageTag(text: str, translation: str) -> str:
+    """Tag (BCP 47) of the language of a document that is written with ``translator``.
+
+    Slicer may run in a language that this module has not been translated into.
+
+    Args:
+        text: a text of the document, in English.
+        translation: the same text as the document has it.
+    """
+    if translation == text:
+        return "en"
+    import slicer
+
+    return str(slicer.app.applicationLocaleName).replace("_", "-")

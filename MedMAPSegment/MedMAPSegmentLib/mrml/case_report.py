@@ -1,11 +1,12 @@
-"""The report of one case as a page of HTML: warnings, pictures, measurements, what made them.
+"""The report of one case: warnings, pictures, measurements, what made them.
 
-It names no patient: the name of the segmentation is the only text that comes from the scene.
+It names no patient: names of segmentations and of references are all that comes from the scene.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from html import escape
 from typing import Any
 
@@ -17,12 +18,12 @@ from medmap.report import html
 from medmap.task import Task
 
 from ..expected_performance import expectedPerformance, measurementText
-from ..i18n import translator
+from ..i18n import languageTag, translator
 from ..i18n.sentences import findingText, sentence
 from . import follow_up, review_nodes, uncertainty
 from .editing import sourceVolumeOf
 from .export import warningFindings
-from .nodes import columnOf
+from .nodes import ROLE, ROLE_EDITED, columnOf
 from .pictures import planePictures, pngBytes
 from .planes import planeTitle
 from .reference import labelsOn, resampledVolume
@@ -32,10 +33,44 @@ from .scene import provenanceOf
 _ = translator(__file__)
 
 UNDEFINED = "\u2013"
+PICTURES_WIDTH = 580
+"""Pixels of a page (96 to an inch) that the three pictures beside each other take on paper."""
 
 
-def caseReport(scene: Any, segmentationNode: Any, task: Task, card: Mapping) -> str:
-    """The page.
+@dataclass(frozen=True)
+class CaseReport:
+    """The report of a case, for any page format.
+
+    Attributes:
+        title: name of the segmentation.
+        lead: what it was made from, as a sentence.
+        notice: what the results may be used for.
+        sections: (title, HTML) of what there is to report.
+        foot: what wrote the report.
+        language: tag of the language of all texts (BCP 47).
+    """
+
+    title: str
+    lead: str
+    notice: str
+    sections: tuple[tuple[str, str], ...]
+    foot: str
+    language: str = "en"
+
+    def webPage(self) -> str:
+        """One page of HTML with everything in it."""
+        return html.page(
+            self.title,
+            self.lead,
+            self.sections,
+            self.foot,
+            notice=self.notice,
+            language=self.language,
+        )
+
+
+def caseReport(scene: Any, segmentationNode: Any, task: Task, card: Mapping) -> CaseReport:
+    """Collect what is known of a segmentation.
 
     Args:
         scene: vtkMRMLScene with the segmentation, its source volume, and what was compared.
@@ -48,21 +83,23 @@ def caseReport(scene: Any, segmentationNode: Any, task: Task, card: Mapping) -> 
     """
     provenance = provenanceOf(segmentationNode) or {}
     sections = [
-        (_("Warnings"), html.bullets(_warnings(segmentationNode))),
+        (_("Warnings"), html.bullets(_warnings(segmentationNode), quiet=False)),
         (_("Pictures"), _pictures(segmentationNode, task)),
         (_("Volumes and diameters"), _measurements(scene, segmentationNode, task)),
         (_("Expected performance"), _performance(provenance, task, card)),
-        (_("Agreement with the reference"), _agreement(scene, segmentationNode)),
+        (_agreementTitle(scene, segmentationNode), _agreement(scene, segmentationNode)),
         (_("Modality comparison"), _subsets(scene, segmentationNode, task)),
-        (_("Follow-up"), _followUp(scene, segmentationNode)),
-        (_("How it was made"), html.bullets(_facts(provenance, task))),
+        (_("Follow-up"), _followUp(scene, segmentationNode, task)),
+        (_("How it was made"), html.bullets(_facts(segmentationNode, provenance, task))),
     ]
-    return html.page(
-        segmentationNode.GetName(),
-        _lead(provenance, task),
-        sections,
-        f"MedMAP {__version__}",
+    measured = "Volumes and diameters"
+    return CaseReport(
+        title=segmentationNode.GetName(),
+        lead=_lead(provenance, task),
         notice=sentence(NOTICE),
+        sections=tuple((title, body) for title, body in sections if body),
+        foot=f"MedMAP {__version__}",
+        language=languageTag(measured, _("Volumes and diameters")),
     )
 
 
@@ -93,20 +130,30 @@ def _pictures(segmentationNode: Any, task: Task) -> str:
         return html.paragraph(_("The volume that was segmented is no longer in the scene."))
     onGrid = labelsOn(segmentationNode, segmentationNode, task)
     image = resampledVolume(volume, segmentationNode, onGrid.geometry)
-    parts = []
     pictures = planePictures(image, onGrid.labels, onGrid.geometry.grid, task)
+    scale = sum(pixels.shape[1] for pixels in pictures.values()) / PICTURES_WIDTH
+    parts = []
     for plane, pixels in pictures.items():
         title = planeTitle(plane)
         alt = _("{plane} slice with the largest area of tumor").format(plane=title)
-        data = html.picture(pngBytes(pixels), alt, title[:1].upper() + title[1:])
-        parts.append(f"<td>{data}</td>")
+        caption = _caption(plane).format(plane=title[:1].upper() + title[1:])
+        parts.append(
+            f'<td class="plane">{html.picture(pngBytes(pixels), alt, caption, scale)}</td>'
+        )
     legend = []
     for label in task.labels:
         color = "#{:02x}{:02x}{:02x}".format(*label.color)
         title = escape(sentence(label.title))
         legend.append(f'<span style="color:{color}">\u25a0</span> {title}')
-    table = f"<table><tr>{''.join(parts)}</tr></table>"
-    return table + f"<p>{' &nbsp; '.join(legend)}</p>"
+    table = f'<table class="planes"><tr>{"".join(parts)}</tr></table>'
+    return f'<div class="scroll">{table}</div><p>{" &nbsp; ".join(legend)}</p>'
+
+
+def _caption(plane: str) -> str:
+    """Template of the caption of a picture: a reader must know which side is which."""
+    if plane == "sagittal":
+        return _("{plane}; anterior is on the left")
+    return _("{plane}; the patient's right is on the left")
 
 
 def _measurements(scene: Any, segmentationNode: Any, task: Task) -> str:
@@ -117,7 +164,8 @@ def _measurements(scene: Any, segmentationNode: Any, task: Task) -> str:
         _("Longest axial diameter (mm)"),
         _("Longest diameter (mm)"),
     ]
-    return html.plain_table(head, _rows(table, ["Volume", "Axial diameter", "Diameter"], 1))
+    columns = dict.fromkeys(("Volume", "Axial diameter", "Diameter"), _number)
+    return html.plain_table(head, _rows(table, columns))
 
 
 def _performance(provenance: dict, task: Task, card: Mapping) -> str:
@@ -137,16 +185,29 @@ def _performance(provenance: dict, task: Task, card: Mapping) -> str:
     return html.plain_table(head, rows) + measurement + population
 
 
+def _agreementTitle(scene: Any, segmentationNode: Any) -> str:
+    nodes = review_nodes.nodesOf(scene, segmentationNode)
+    if nodes is not None and review_nodes.recordOf(nodes).get("with result"):
+        return _("Agreement with another result")
+    return _("Agreement with the reference")
+
+
 def _agreement(scene: Any, segmentationNode: Any) -> str:
     nodes = review_nodes.nodesOf(scene, segmentationNode)
     if nodes is None:
         return ""
     head = [_("Region"), _("Dice"), _("Sensitivity"), _("Precision"), _("HD95 (mm)")]
-    rows = _rows(nodes.scores, ["Dice", "Sensitivity", "Precision", "HD95"], 3)
-    reading = review_nodes.readingOfLabels(nodes)
-    notes = html.paragraph(sentence(reading)) if reading else ""
-    rule = html.paragraph(sentence(EMPTY_RULE), quiet=True)
-    return html.plain_table(head, rows) + notes + rule
+    columns = {"Dice": _score, "Sensitivity": _score, "Precision": _score, "HD95": _number}
+    rows = _rows(nodes.scores, columns)
+    record = review_nodes.recordOf(nodes)
+    body = html.plain_table(head, rows)
+    name = record.get("reference")
+    if name:
+        body += html.paragraph(_("Compared with '{name}'.").format(name=name))
+    reading = str(record.get("reading", ""))
+    if reading:
+        body += html.paragraph(sentence(reading))
+    return body + html.paragraph(sentence(EMPTY_RULE), quiet=True)
 
 
 def _subsets(scene: Any, segmentationNode: Any, task: Task) -> str:
@@ -157,13 +218,13 @@ def _subsets(scene: Any, segmentationNode: Any, task: Task) -> str:
     columns = [columnOf(nodes.table, f"{name} change") for name in names]
     rows = []
     for number, title in enumerate(columnOf(nodes.table, "Scans")):
-        rows.append([title, *(_number(column[number], 1) for column in columns)])
+        rows.append([title, *(_change(column[number]) for column in columns)])
     changeHead = _("{region}: change (ml)")
     head = [_("Modalities"), *(changeHead.format(region=name) for name in names)]
     return html.plain_table(head, rows)
 
 
-def _followUp(scene: Any, segmentationNode: Any) -> str:
+def _followUp(scene: Any, segmentationNode: Any, task: Task) -> str:
     table = follow_up.tableOf(scene, segmentationNode)
     if table is None:
         return ""
@@ -173,13 +234,30 @@ def _followUp(scene: Any, segmentationNode: Any) -> str:
         _("Now (ml)"),
         _("Change (ml)"),
         _("Change (%)"),
+        _("Earlier \u00d8 (mm)"),
+        _("Now \u00d8 (mm)"),
     ]
-    columns = ["Earlier volume", "Volume", "Change", "Relative change"]
-    return html.plain_table(head, _rows(table, columns, 1))
+    columns = {
+        "Earlier volume": _number,
+        "Volume": _number,
+        "Change": _change,
+        "Relative change": _change,
+        "Earlier diameter": _number,
+        "Diameter": _number,
+    }
+    notes = []
+    earlier = scene.GetNodeByID(table.GetAttribute(follow_up.EARLIER) or "")
+    if earlier is not None:
+        notes.append(_("Earlier: {name}").format(name=earlier.GetName()))
+    for finding in follow_up.findingsOfTable(scene, segmentationNode, table, task):
+        notes.append(findingText(finding.message, finding.remedy))
+    return html.plain_table(head, _rows(table, columns)) + html.bullets(notes, quiet=False)
 
 
-def _facts(provenance: dict, task: Task) -> list[str]:
+def _facts(segmentationNode: Any, provenance: dict, task: Task) -> list[str]:
     facts = []
+    if segmentationNode.GetAttribute(ROLE) == ROLE_EDITED:
+        facts.append(_("Edited by hand: a copy of the model's result, which is kept apart."))
     if "bundle" in provenance:
         facts.append(_("Model: {model}").format(model=provenance["bundle"].get("id", "?")))
     reference = provenance.get("modalities", {}).get("reference")
@@ -194,17 +272,30 @@ def _facts(provenance: dict, task: Task) -> list[str]:
     return facts or [_("It is not recorded how this segmentation was made.")]
 
 
-def _rows(table: Any, columns: list[str], digits: int) -> list[list[str]]:
-    """Texts of some columns of a table node, behind name and region."""
+def _rows(table: Any, columns: Mapping[str, Callable[[float], str]]) -> list[list[str]]:
+    """Texts of some columns of a table node, behind name and region.
+
+    Args:
+        table: vtkMRMLTableNode.
+        columns: name of a column -> function that turns its values into texts.
+    """
     names = columnOf(table, "Name")
     regions = columnOf(table, "Region")
-    values = [columnOf(table, name) for name in columns]
+    values = {name: columnOf(table, name) for name in columns}
     rows = []
     for number, region in enumerate(regions):
-        cells = [_number(column[number], digits) for column in values]
+        cells = [form(values[name][number]) for name, form in columns.items()]
         rows.append([f"{names[number]} ({region})", *cells])
     return rows
 
 
-def _number(value: float, digits: int) -> str:
-    return UNDEFINED if np.isnan(value) else f"{value:.{digits}f}"
+def _number(value: float) -> str:
+    return UNDEFINED if np.isnan(value) else f"{value:.1f}"
+
+
+def _score(value: float) -> str:
+    return UNDEFINED if np.isnan(value) else f"{value:.3f}"
+
+
+def _change(value: float) -> str:
+    return UNDEFINED if np.isnan(value) else f"{value:+.1f}"

@@ -74,6 +74,15 @@ def tableOf(scene: Any, currentNode: Any) -> Any:
     return derivedNode(scene, "vtkMRMLTableNode", ROLE_FOLLOW_UP, currentNode)
 
 
+def findingsOfTable(scene: Any, currentNode: Any, table: Any, task: Task) -> tuple[Finding, ...]:
+    """What a reader of a follow-up table of the scene must know; see ``findingsOf``."""
+    earlierNode = scene.GetNodeByID(table.GetAttribute(EARLIER) or "")
+    if earlierNode is None:
+        message = "The earlier segmentation is no longer in the scene."
+        return (Finding("info", "follow-up", message),)
+    return findingsOf(scene, currentNode, earlierNode, table, task)
+
+
 def findingsOf(
     scene: Any, currentNode: Any, earlierNode: Any, table: Any, task: Task
 ) -> tuple[Finding, ...]:

@@ -16,6 +16,8 @@ OPACITY = 0.45
 WINDOW_PERCENTILES = (1.0, 99.5)
 HEIGHT = 300
 """Pixels of a picture."""
+MARGIN = 3
+"""Voxels that are left around the brain."""
 
 
 def planePictures(
@@ -33,6 +35,7 @@ def planePictures(
         Plane -> [H, W, 3] uint8.
     """
     low, high = _window(image)
+    box = _brainBox(image, labels)
     pictures = {}
     for plane in ("axial", "coronal", "sagittal"):
         axis = slice_axis(grid, plane)
@@ -41,11 +44,29 @@ def planePictures(
         index = labels.shape[axis] // 2
         if areas.any():
             index = int(np.argmax(areas))
-        gray = np.take(image, index, axis).astype(np.float32)
+        part = list(box)
+        part[axis] = slice(index, index + 1)
+        gray = image[tuple(part)].squeeze(axis).astype(np.float32)
         gray = np.clip((gray - low) / max(high - low, 1e-6), 0, 1)
-        colored = _colored(gray, np.take(labels, index, axis), task)
+        colored = _colored(gray, labels[tuple(part)].squeeze(axis), task)
         pictures[plane] = _oriented(colored, grid, axis, PLANES[plane])
     return pictures
+
+
+def _brainBox(image: np.ndarray, labels: np.ndarray) -> tuple[slice, slice, slice]:
+    """The box around everything that is not empty: a margin of air would make the brain small."""
+    visible = (image != 0) | (labels != 0)
+    sides = []
+    for axis in range(3):
+        otherAxes = tuple(other for other in range(3) if other != axis)
+        occupied = np.flatnonzero(visible.any(axis=otherAxes))
+        first = 0
+        last = visible.shape[axis]
+        if occupied.size:
+            first = max(0, int(occupied[0]) - MARGIN)
+            last = min(last, int(occupied[-1]) + 1 + MARGIN)
+        sides.append(slice(first, last))
+    return sides[0], sides[1], sides[2]
 
 
 def pngBytes(pixels: np.ndarray) -> bytes:

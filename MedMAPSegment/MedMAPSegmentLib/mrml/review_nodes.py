@@ -103,7 +103,7 @@ def apply(
         scores = derive(scene, "vtkMRMLTableNode", ROLE_SCORES, segmentationNode, title)
         fillTable(scores, _scoreColumns(request, comparison))
         scores.SetDescription(sentence(EMPTY_RULE))
-        title = _("{name} - Dice by slice").format(name=name)
+        title = _slicesTitle(request)
         slices = derive(scene, "vtkMRMLTableNode", ROLE_SLICES, segmentationNode, title)
         fillTable(slices, _sliceColumns(comparison))
         chart, series = _plot(scene, segmentationNode, request, slices)
@@ -138,13 +138,15 @@ def nodesOf(scene: Any, segmentationNode: Any) -> ReviewNodes | None:
     )
 
 
-def readingOfLabels(nodes: ReviewNodes) -> str:
-    """How label values of the reference were read in a review, possibly of a loaded scene."""
+def recordOf(nodes: ReviewNodes) -> dict:
+    """What was compared in a review, possibly of a loaded scene: ``reading`` of the label values,
+    ``with result`` and more; empty where nothing is recorded.
+    """
     try:
         record = json.loads(nodes.scores.GetAttribute(REVIEW) or "{}")
     except ValueError:  # a scene may hold anything
-        return ""
-    return str(record.get("reading", ""))
+        return {}
+    return record if isinstance(record, dict) else {}
 
 
 def _scoreColumns(request: Request, comparison: Review) -> list[Column]:
@@ -218,6 +220,11 @@ def _sliceColumns(comparison: Review) -> list[Column]:
     return columns
 
 
+def _slicesTitle(request: Request) -> str:
+    """Name of the table and of the chart of the Dice by slice."""
+    return _("{name} - Dice by slice").format(name=request.segmentationName)
+
+
 def _plot(
     scene: Any, segmentationNode: Any, request: Request, table: Any
 ) -> tuple[Any, dict[str, Any]]:
@@ -240,13 +247,8 @@ def _plot(
         node.SetLineStyle(node.LineStyleSolid)
         node.SetColor(*(c / 255.0 for c in color))
         series[name] = node
-    chart = derive(
-        scene,
-        "vtkMRMLPlotChartNode",
-        ROLE_CHART,
-        segmentationNode,
-        _("{name} - Dice by slice").format(name=request.segmentationName),
-    )
+    title = _slicesTitle(request)
+    chart = derive(scene, "vtkMRMLPlotChartNode", ROLE_CHART, segmentationNode, title)
     chart.RemoveAllPlotSeriesNodeIDs()
     for node in series.values():
         chart.AddAndObservePlotSeriesNodeID(node.GetID())
@@ -310,6 +312,7 @@ def _record(request: Request) -> str:
         "matches": [asdict(s) for s in request.sources],
         "empty rule": EMPTY_RULE,
         "reading": request.reading,
+        "with result": request.withResult,
         "findings": [
             {"level": f.level, "message": f.message, "remedy": f.remedy} for f in request.findings
         ],

@@ -8,7 +8,7 @@ from slicer.i18n import tr as _
 
 from ..i18n.sentences import findingText
 from ..mrml import choices
-from ..mrml.follow_up import EARLIER, compareTimePoints, findingsOf, tableOf
+from ..mrml.follow_up import EARLIER, compareTimePoints, findingsOfTable, tableOf
 from ..mrml.nodes import columnOf
 from ..mrml.patient import studyDateOf
 from .common import Section, showText
@@ -101,12 +101,12 @@ class FollowUpSection(Section):
     def _notes(self, table: Any) -> list[str]:
         if table is None:
             return []
-        earlier = self.state.scene.GetNodeByID(table.GetAttribute(EARLIER) or "")
-        if earlier is None:
-            return [_("The earlier segmentation is no longer in the scene.")]
-        lines = [_("Earlier: {name}").format(name=_titled(self.state.scene, earlier))]
-        result = self.state.result
-        for finding in findingsOf(self.state.scene, result, earlier, table, self.state.task):
+        scene = self.state.scene
+        lines = []
+        earlier = scene.GetNodeByID(table.GetAttribute(EARLIER) or "")
+        if earlier is not None:
+            lines.append(_("Earlier: {name}").format(name=_titled(scene, earlier)))
+        for finding in findingsOfTable(scene, self.state.result, table, self.state.task):
             text = findingText(finding.message, finding.remedy)
             lines.append(warningLine(text) if finding.level == "warning" else text)
         return lines

@@ -10,8 +10,6 @@ import slicer
 import slicer.util
 from slicer.i18n import tr as _
 
-from medmap.io.atomic import check_output, write_text
-
 from ..mrml import choices
 from ..mrml.case_report import caseReport
 from ..mrml.editing import editedCopy, sourceVolumeOf
@@ -25,16 +23,17 @@ from ..mrml.export import (
 from ..mrml.nodes import ROLE_EDITED, derivedNode
 from .common import Section, chooseIndex, fillCombo
 from .dialogs import askForFile, saying, waiting
+from .report_file import saveReport
 from .tables import fileName
 
-DICOM, STRUCTURES, NIFTI = "dicom", "structures", "nifti"
+DICOM = "dicom"
+STRUCTURES = "structures"
+NIFTI = "nifti"
 EXPORTS = (DICOM, STRUCTURES, NIFTI)
 EXPORTERS = {DICOM: SEGMENTATION_OBJECT, STRUCTURES: STRUCTURE_SET}
 """Formats that one of Slicer's DICOM plugins writes."""
 FORMAT = "exportFormat"
 """Parameter of the scene: the chosen export format."""
-PDF_RESOLUTION = 96
-"""Dots per inch at which Qt lays a page of HTML out."""
 
 
 class HandOverSection(Section):
@@ -146,35 +145,7 @@ class HandOverSection(Section):
             return
         with saying(_("The report could not be saved.")):
             with waiting():
-                page = caseReport(self.state.scene, node, self.state.task, self.state.entry.card)
-                savePage(page, Path(path))
+                card = self.state.entry.card
+                report = caseReport(self.state.scene, node, self.state.task, card)
+                saveReport(report, Path(path))
             self.state.say(_("Saved: {path}").format(path=path))
-
-
-def savePage(page: str, path: Path) -> None:
-    """Write a page of HTML: as it is, or as PDF by Qt if the name ends so.
-
-    Raises:
-        OutputError: the folder is missing or cannot be written.
-    """
-    check_output(path, overwrite=True)
-    if path.suffix.lower() != ".pdf":
-        write_text(path, page)
-        return
-    document = qt.QTextDocument()
-    document.setHtml(page)
-    printer = _pdfPrinter(str(path))
-    # ``print`` was a keyword when PythonQt named its methods.
-    document.print_(printer)
-
-
-def _pdfPrinter(path: str) -> Any:
-    """What paints a PDF: which class PythonQt offers depends on Slicer's version."""
-    if hasattr(qt, "QPrinter"):
-        printer = qt.QPrinter()
-        printer.setOutputFormat(qt.QPrinter.PdfFormat)
-        printer.setOutputFileName(path)
-        return printer
-    writer = qt.QPdfWriter(path)
-    writer.setResolution(PDF_RESOLUTION)
-    return writer

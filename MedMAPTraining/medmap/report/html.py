@@ -49,6 +49,9 @@ figure { margin:14px 0 22px; } figure img { max-width:100%; height:auto; display
 figcaption { margin-top:6px; max-width:110ch; }
 .side { display:flex; flex-wrap:wrap; gap:26px; align-items:flex-start; }
 .scroll { overflow-x:auto; }
+td.plane { text-align:left; vertical-align:top; white-space:normal; } td.plane figure { margin:0; }
+td.plane img { max-width:none; border:0; padding:0; }
+@media screen { td.plane img { width:auto; } }
 footer { margin-top:48px; border-top:1px solid var(--rule); padding-top:12px;
   color:var(--quiet); font-size:13px; }
 @media print { body { background:#fff; } main { max-width:none; padding:0; }
@@ -64,6 +67,7 @@ def page(
     foot: str,
     *,
     notice: str = NOTICE,
+    language: str = "en",
 ) -> str:
     """The whole page.
 
@@ -71,6 +75,7 @@ def page(
         title, lead, foot: plain texts; they are escaped here.
         sections: (title, HTML); those without HTML are left out.
         notice: what the results may be used for, maybe in another language.
+        language: tag of the language of all texts (BCP 47), for screen readers and hyphenation.
     """
     filled = [(heading, body) for heading, body in sections if body]
     links = []
@@ -79,7 +84,7 @@ def page(
         links.append(f'<a href="#s{number}">{escape(heading)}</a>')
         bodies.append(f'<h2 id="s{number}">{escape(heading)}</h2>{body}')
     return (
-        '<!DOCTYPE html><html lang="en"><head><meta charset="utf-8">'
+        f'<!DOCTYPE html><html lang="{escape(language)}"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width">'
         f"<title>{escape(title)}</title><style>{_CSS}</style></head>"
         f"<body><main><header><h1>{escape(title)}</h1>"
@@ -119,12 +124,13 @@ def score_card(title: str, subtitle: str, numbers: Mapping[str, str]) -> str:
     return f'<div class="card">{heading}{quiet}{body}</div>'
 
 
-def bullets(lines: Sequence[str]) -> str:
+def bullets(lines: Sequence[str], *, quiet: bool = True) -> str:
     """A list of plain texts; nothing where there are none."""
     if not lines:
         return ""
+    attribute = ' class="quiet"' if quiet else ""
     items = "".join(f"<li>{escape(line)}</li>" for line in lines)
-    return f'<ul class="quiet">{items}</ul>'
+    return f"<ul{attribute}>{items}</ul>"
 
 
 def plain_table(
