@@ -354,21 +354,19 @@ class SlicerInstaller:
         return importlib.util.find_spec("PyTorchUtils") is not None
 
     def install(self, requirements: Iterable[Requirement], index: str = "") -> None:
-        """With Slicer's own progress dialog where Slicer has one (5.12)."""
+        """With Slicer's own progress dialog where Slicer has one (5.12), whatever the index."""
         import slicer.util
 
-        names = [str(requirement) for requirement in requirements]
+        arguments = [str(requirement) for requirement in requirements]
         if index:
-            slicer.util.pip_install([*names, "--index-url", index])
-            return
-        try:
-            from packaging.requirements import Requirement as Parsed
-            from slicer.packaging import pip_ensure
-        except ImportError:
-            slicer.util.pip_install(names)
-        else:
-            # Parsed, because the first Slicer that has it takes no texts.
-            pip_ensure([Parsed(name) for name in names], prompt_install=False, requester=REQUESTER)
+            arguments += ["--index-url", index]
+        install = slicer.util.pip_install
+        kinds = [parameter.kind for parameter in inspect.signature(install).parameters.values()]
+        keywords = {}
+        # Before Slicer 5.12 it takes packages only, and there is no dialog to be titled.
+        if inspect.Parameter.VAR_KEYWORD in kinds:
+            keywords["requester"] = REQUESTER
+        install(arguments, **keywords)
 
     def remove(self, names: Iterable[str]) -> None:
         """``slicer.util.pip_uninstall``; what cannot be removed stays."""

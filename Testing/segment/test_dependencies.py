@@ -245,6 +245,43 @@ def test_only_keywords_that_the_pytorch_extension_knows_are_passed(monkeypatch, 
     assert seen == [{name: {"askConfirmation": False}.get(name, ">=2.10") for name in seen[0]}]
 
 
+@pytest.mark.parametrize("index", ["", dependencies.CPU_INDEX])
+def test_slicers_progress_dialog_shows_every_installation(monkeypatch, index):
+    """``slicer.util.pip_install`` of slicer-core hands on to this function of Slicer 5.12."""
+    calls = []
+
+    def pip_install(
+        requirements,
+        constraints=None,
+        no_deps_requirements=None,
+        skip_packages=None,
+        blocking=True,
+        show_progress=True,
+        requester=None,
+    ):
+        calls.append((requirements, blocking and show_progress, requester))
+
+    packaging = types.ModuleType("slicer.packaging")
+    packaging.pip_install = pip_install
+    monkeypatch.setitem(sys.modules, "slicer.packaging", packaging)
+    SlicerInstaller().install([Requirement("torch", "2.10")], index)
+    arguments = ["torch>=2.10", *(["--index-url", index] if index else [])]
+    assert calls == [(arguments, True, "MedMAP")]
+
+
+def test_a_slicer_without_that_dialog_installs_with_its_pip_install(monkeypatch):
+    import slicer.util
+
+    calls = []
+
+    def pip_install(requirements):
+        calls.append(requirements)
+
+    monkeypatch.setattr(slicer.util, "pip_install", pip_install)
+    SlicerInstaller().install([Requirement("safetensors")])
+    assert calls == [["safetensors"]]
+
+
 def test_without_the_pytorch_extension_torch_is_left_to_pip():
     assert SlicerInstaller().installTorch(Requirement("torch", "2.10")) is False
 
