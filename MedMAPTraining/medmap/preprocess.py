@@ -259,7 +259,7 @@ def prepare(
         InputDataError: a scan has no foreground or no contrast.
     """
     reference = _checked_reference(volumes, reference)
-    located = in_threads(lambda volume: _scan(volume, task), volumes.values())
+    located = in_threads(lambda name: _scan(volumes[name], name, task), volumes)
     scans = dict(zip(volumes, located, strict=True))
     reference_grid = scans[reference].grid
     orientation = scans[reference].orientation
@@ -278,9 +278,8 @@ def prepare(
         volume = volumes[name]
         scan = scans[name]
         # Nothing of full size is kept: four normalized scans at once would take 140 MiB.
-        array, _ = normalize(
-            volume.array, scan.foreground, spec, task.skull_stripped, volume.name or "A scan"
-        )
+        title = task.modality(name).title
+        array, _ = normalize(volume.array, scan.foreground, spec, task.skull_stripped, title)
         channel = resample_to_grid(array, scan.orientation, grid, spec.slices)
         image[task.index(name)] = channel
         return resample_to_grid(scan.organ, scan.orientation, grid, spec.slices) > HALF
@@ -313,7 +312,7 @@ def _checked_reference(volumes: Mapping[str, Volume], reference: str | None) -> 
     return reference
 
 
-def _scan(volume: Volume, task: Task) -> _Scan:
+def _scan(volume: Volume, name: str, task: Task) -> _Scan:
     """Raises InputDataError for a scan of nothing but background."""
     if task.skull_stripped:
         foreground = volume.foreground
@@ -322,7 +321,7 @@ def _scan(volume: Volume, task: Task) -> _Scan:
         foreground, _ = exact_foreground(volume.array)
         organ = np.ones(volume.array.shape, bool)
     if not foreground.any():
-        raise _only_background(volume.name or "A scan")
+        raise _only_background(task.modality(name).title)
     grid = volume.grid
     return _Scan(foreground, organ, grid, orientation_of(grid))
 

@@ -34,9 +34,9 @@ def shouting(application, monkeypatch):
         return "{".join([parts[0].upper(), *(p[:2] + p[2:].upper() for p in parts[1:])])
 
     monkeypatch.setattr(sys.modules["slicer.i18n"], "translate", capitals)
-    sentences._translations.cache_clear()
+    sentences.forgetTranslations()
     yield sentences
-    sentences._translations.cache_clear()
+    sentences.forgetTranslations()
 
 
 def test_what_the_core_says_is_translated_with_its_names_and_figures(shouting):
@@ -57,6 +57,51 @@ def test_progress_findings_of_detection_and_titles_are_translated_part_by_part(s
     summary = "T2 was not aligned to T1: no motion makes the scans agree better."
     shouted = "T2 WAS NOT ALIGNED TO T1: NO MOTION MAKES THE SCANS AGREE BETTER."
     assert shouting.sentence(summary) == shouted
+
+
+class TestIdentifiers:
+    """``t1ce`` and ``brats2023`` are for the command line; the panel has titles."""
+
+    def test_label_conventions_have_their_titles(self):
+        from medmap.errors import InputDataError
+        from medmap.task import BRATS
+        from medmap.task.conventions import recognize
+        from MedMAPSegmentLib.i18n.sentences import errorText
+
+        with pytest.raises(InputDataError) as refused:
+            recognize({"patient7": (3, 4)}, BRATS)
+        text = errorText(refused.value)
+        assert text.endswith(
+            "Choose one of BraTS 2012 to 2016; BraTS 2024 and later, post-treatment; BraTS-PED."
+        )
+        assert "brats2012" not in text
+
+    def test_modalities_have_their_titles_in_what_the_checks_find(self):
+        import numpy as np
+
+        from medmap.checks import check_inputs
+        from medmap.errors import InputDataError
+        from medmap.task import BRATS
+        from medmap.volume import Volume
+        from MedMAPSegmentLib.i18n.sentences import errorText, findingText
+
+        values = np.random.default_rng(7).integers(1, 900, (20, 20, 20)).astype(np.float32)
+        thick = np.diag([1.0, 1.0, 9.0, 1.0])
+        volumes = {"t1ce": Volume(values, thick), "flair": Volume(values + 1, np.eye(4))}
+        texts = [findingText(entry.message) for entry in check_inputs(volumes, BRATS)]
+        with pytest.raises(InputDataError) as refused:
+            check_inputs({"t2": Volume(values, thick), "flair": Volume(values, thick)}, BRATS)
+        texts.append(errorText(refused.value))
+        assert len(texts) > 3
+        for text in texts:
+            assert not re.search(r"\b(t1ce|t2|flair)\b", text), text
+        assert "T2 and FLAIR are the same image." in texts[-1]
+
+    def test_names_of_the_users_stay(self):
+        from MedMAPSegmentLib.i18n.sentences import sentence
+
+        for text in ("The volume 't1' has no voxels.", "t1 of Tuesday", "Saved: t1.csv"):
+            assert sentence(text) == text
 
 
 def test_what_is_no_sentence_of_the_core_stays_as_it_is(shouting):
@@ -143,8 +188,11 @@ def untranslated(path: Path) -> list[str]:
     for node in ast.walk(tree):
         if not isinstance(node, ast.Constant) or id(node) in unseen:
             continue
-        if isinstance(node.value, str) and re.search(r"[A-Za-z]{2,} [A-Za-z]", node.value):
-            texts.append(node.value)
+        if not isinstance(node.value, str):
+            continue
+        text = re.sub(r"<[^>]*>", "", node.value)
+        if re.search(r"[A-Za-z]{2,} [A-Za-z]", text):
+            texts.append(text)
     return texts
 
 

@@ -50,9 +50,9 @@ def shouting(application, monkeypatch):
     monkeypatch.setattr(i18n, "translate", lambda context, text: shouted(text))
     from MedMAPSegmentLib.i18n import sentences
 
-    sentences._translations.cache_clear()
+    sentences.forgetTranslations()
     yield application
-    sentences._translations.cache_clear()
+    sentences.forgetTranslations()
 
 
 def whispers(texts) -> list[str]:

@@ -287,6 +287,7 @@ SENTENCES = (
     _("The download is 2 to 3 GB and takes up to 6 GB on disk."),
     _("The download is about 0.1 GB and takes about 0.5 GB on disk."),
     _("The download is about 0.2 GB and takes about 1 GB on disk."),
+    _("The earlier segmentation is no longer in the scene."),
     _("The earlier segmentation is the result itself."),
     _("The export failed: {0}."),
     _("The field of view of {0} covers {1} of the {2} in {3}."),

@@ -2,7 +2,7 @@
 
 The core writes American English and knows no translator. What it says is recognized here by its
 template, said as a user of Slicer needs it (``in_slicer``), and translated as a whole sentence;
-unknown sentences stay as they are.
+identifiers in it become titles (``titles``). Unknown sentences stay as they are.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from medmap.errors import MedMAPError
 
 from . import core_sentences
 from .in_slicer import IN_SLICER
+from .titles import titled
 
 DEEPEST = 3
 """A phrase may be part of a phrase of a sentence."""
@@ -36,6 +37,7 @@ def lines(text: str) -> str:
     return "\n".join(sentence(line) for line in text.splitlines())
 
 
+@lru_cache(maxsize=2048)
 def sentence(text: str, depth: int = 0) -> str:
     """One sentence of the core, translated; parts that are phrases of the core as well.
 
@@ -53,23 +55,33 @@ def sentence(text: str, depth: int = 0) -> str:
             isName = number in quoted or depth >= DEEPEST
             parts.append(part if isName else sentence(part, depth + 1))
         return translation.format(*parts)
-    return text
+    # A sentence that is not the core's may begin with a word that is an identifier.
+    return titled(text) if depth else text
+
+
+def forgetTranslations() -> None:
+    """Ask the translator anew: another language was chosen."""
+    sentence.cache_clear()
+    _translations.cache_clear()
 
 
 @lru_cache(maxsize=1)
 def _translations() -> list[tuple[re.Pattern[str], str, frozenset[int]]]:
-    """Pattern, translation and quoted placeholders of every template that is shown otherwise than
-    the core writes it.
+    """Pattern, translation and quoted placeholders of every template.
 
     The most specific template comes first, because a placeholder also matches longer texts.
     """
-    pairs = []
-    for template in core_sentences.SENTENCES:
+    entries = []
+    for template in sorted(core_sentences.SENTENCES, key=_literalLength, reverse=True):
         shown = IN_SLICER.get(template, template)
-        pairs.append((template, core_sentences.translated(shown)))
-    foreign = [(template, text) for template, text in pairs if template != text]
-    foreign.sort(key=lambda pair: len(re.sub(r"\{\d+\}", "", pair[0])), reverse=True)
-    return [(_pattern(template), text, _quoted(template)) for template, text in foreign]
+        translation = core_sentences.translated(shown)
+        entries.append((_pattern(template), translation, _quoted(template)))
+    return entries
+
+
+def _literalLength(template: str) -> int:
+    """Characters of a template that stand for themselves."""
+    return len(re.sub(r"\{\d+\}", "", template))
 
 
 def _quoted(template: str) -> frozenset[int]:
@@ -78,6 +90,6 @@ def _quoted(template: str) -> frozenset[int]:
 
 
 def _pattern(template: str) -> re.Pattern[str]:
-    """Regular expression of a template: ``{0}`` stands for any text."""
+    """Regular expression of a template: ``{0}`` stands for any text, or for none."""
     parts = re.split(r"\{\d+\}", template)
-    return re.compile("(.+?)".join(re.escape(part) for part in parts), re.DOTALL)
+    return re.compile("(.*?)".join(re.escape(part) for part in parts), re.DOTALL)

@@ -30,7 +30,7 @@ td, th { padding:2px 9px; text-align:right; }
 td.name, th.name { text-align:left; padding-left:0px; white-space:nowrap; }
 td.plane { text-align:left; padding:0px 8px 0px 0px; }
 .quiet { color:#66757f; }
-.notice { background-color:#fff4d6; text-align:left; padding:6px 12px; }
+td.notice { background-color:#fff4d6; text-align:left; padding:6px 12px; }
 """
 
 
@@ -80,13 +80,11 @@ def _document(body: str) -> Any:
 
 def _blocks(report: CaseReport) -> list[str]:
     """HTML of what should not be torn apart: the head, every section, the foot."""
-    head = (
-        f"<h1>{escape(report.title)}</h1><p>{escape(report.lead)}</p>"
-        # Qt draws the background of a table cell only to its edge, that of a paragraph to the text.
-        f'<table width="100%"><tr><td class="notice">{escape(report.notice)}</td></tr></table>'
-    )
+    lead = f"<h1>{escape(report.title)}</h1><p>{escape(report.lead)}</p>"
+    # Qt paints padding around cells only, not around paragraphs.
+    notice = f'<table><tr><td class="notice">{escape(report.notice)}</td></tr></table>'
     sections = [f"<h2>{escape(title)}</h2>{body}" for title, body in report.sections]
-    return [head, *sections, f'<p class="quiet">{escape(report.foot)}</p>']
+    return [lead + notice, *sections, f'<p class="quiet">{escape(report.foot)}</p>']
 
 
 def _paginated(blocks: Sequence[str], height: float) -> list[str]:

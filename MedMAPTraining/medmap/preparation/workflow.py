@@ -240,7 +240,7 @@ class _Run:
             self.given.add(name)
         elif lender is not None:
             lender_grid = self.volumes[lender].grid
-            brain = _borrowed_mask(self._brain(lender), lender_grid, volume)
+            brain = _borrowed_mask(self._brain(lender), lender_grid, volume, title)
             self.borrowed.add(name)
         else:
             brain = extract_brain(volume, name, method=method, keeps_stripped=False)
@@ -412,7 +412,7 @@ def _alignment_summary(result: registration.Registration, title: str, onto: str)
     return f"{title} was not aligned to {onto}: {result.reason}."
 
 
-def _borrowed_mask(brain: np.ndarray, grid: Grid, volume: Volume) -> BrainMask:
+def _borrowed_mask(brain: np.ndarray, grid: Grid, volume: Volume, title: str) -> BrainMask:
     """Another scan's mask on a scan's grid, by scanner coordinates.
 
     The vote after the alignment corrects it. Raises InputDataError if it misses the scan.
@@ -421,8 +421,7 @@ def _borrowed_mask(brain: np.ndarray, grid: Grid, volume: Volume) -> BrainMask:
     mask = resample_nearest(brain.astype(np.uint8), grid, volume.grid) > 0
     if not mask.any():
         raise InputDataError(
-            f"The brain mask does not overlap {volume.name}.",
-            "Use the mask of this patient's scan.",
+            f"The brain mask does not overlap {title}.", "Use the mask of this patient's scan."
         )
     volume_ml = float(np.count_nonzero(mask)) * volume.grid.voxel_ml
     return BrainMask(mask, BORROWED, volume_ml, time.perf_counter() - started)
