@@ -21,6 +21,7 @@ from .devices import AUTO, checkDevice, computing
 from .inputs import readSlots
 from .mrml import scene as mrml
 from .mrml.brain_mask import brainMasks
+from .mrml.editing import rejoinEditedCopy, separateEditedCopy
 from .mrml.nodes import removeDerived
 from .mrml.preparation_plan import Planner, scansKey
 from .mrml.prepared_scans import addPreparedScans
@@ -215,13 +216,21 @@ class SegmentationLogic:
         output = self.scene.GetNodeByID(request.outputID) if request.outputID is not None else None
         restore = mrml.snapshot(output) if output is not None else None
         segmentation = mrml.segmentationFromResult(self.scene, node, result, self.task, output)
+        # It began as a copy of other labels: to export it instead of these would be wrong.
+        edited = separateEditedCopy(self.scene, segmentation)
+
+        def takeBack() -> Any:
+            restored = self._takeBack(segmentation, restore)
+            rejoinEditedCopy(self.scene, edited)
+            return restored
+
         if result.preparation is not None:
             try:
                 addPreparedScans(self.scene, segmentation, request, result.preparation, self.task)
             except Exception:
-                self._takeBack(segmentation, restore)
+                takeBack()
                 raise
-        self._undo.append(lambda: self._takeBack(segmentation, restore))
+        self._undo.append(takeBack)
         return segmentation
 
     def _takeBack(self, made: Any, restore: Callable[[], None] | None) -> Any:

@@ -201,6 +201,8 @@ def _agreement(scene: Any, segmentationNode: Any) -> str:
     rows = _rows(nodes.scores, columns)
     record = review_nodes.recordOf(nodes)
     body = html.plain_table(head, rows)
+    if review_nodes.isOutdated(scene, segmentationNode, nodes):
+        body += html.paragraph(_("The result or the reference has changed since."))
     name = record.get("reference")
     if name:
         body += html.paragraph(_("Compared with '{name}'.").format(name=name))

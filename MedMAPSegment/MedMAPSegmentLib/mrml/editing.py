@@ -7,7 +7,7 @@ from typing import Any
 import slicer
 
 from ..i18n import translator
-from .nodes import ROLE_EDITED, derive, derivedNode
+from .nodes import ROLE, ROLE_EDITED, derive, derivedNode, inScene
 from .scene import MADE_BY, PROVENANCE
 
 _ = translator(__file__)
@@ -41,6 +41,23 @@ def editedCopy(scene: Any, segmentationNode: Any) -> Any:
     copy.SetNodeReferenceID(role, segmentationNode.GetNodeReferenceID(role))
     copy.SetAttribute(PROVENANCE, segmentationNode.GetAttribute(PROVENANCE))
     return copy
+
+
+def separateEditedCopy(scene: Any, segmentationNode: Any) -> Any:
+    """Make the edited copy of a result a segmentation of its own, which stays in the scene.
+
+    Returns the copy, or None without one.
+    """
+    copy = derivedNode(scene, "vtkMRMLSegmentationNode", ROLE_EDITED, segmentationNode)
+    if copy is not None:
+        copy.RemoveAttribute(ROLE)
+    return copy
+
+
+def rejoinEditedCopy(scene: Any, copy: Any) -> None:
+    """Undo ``separateEditedCopy``, if the copy is still there."""
+    if inScene(scene, copy) is not None:
+        copy.SetAttribute(ROLE, ROLE_EDITED)
 
 
 def sourceVolumeOf(segmentationNode: Any) -> Any:

@@ -14,6 +14,7 @@ from medmap.task import Task
 
 from ..i18n import translator
 from . import uncertainty
+from .fingerprints import fingerprint
 from .nodes import Column, allOrNothing, columnOf, derive, derivedNode, fillTable
 from .results import regionColumns, resultsTable
 from .scene import provenanceOf
@@ -23,6 +24,8 @@ _ = translator(__file__)
 ROLE_FOLLOW_UP = "follow-up"
 EARLIER = "MedMAP.Earlier"
 """Attribute of the table: ID of the earlier segmentation."""
+FINGERPRINTS = "MedMAP.Fingerprints"
+"""Attribute of the table: of the result and of the earlier segmentation when it was made."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +69,7 @@ def compareTimePoints(scene: Any, currentNode: Any, earlierNode: Any, task: Task
         table = derive(scene, "vtkMRMLTableNode", ROLE_FOLLOW_UP, currentNode, name)
         fillTable(table, _columns(current, earlier, task))
         table.SetAttribute(EARLIER, earlierNode.GetID())
+        table.SetAttribute(FINGERPRINTS, _fingerprints(currentNode, earlierNode))
     return FollowUp(table, findingsOf(scene, currentNode, earlierNode, table, task))
 
 
@@ -88,6 +92,16 @@ def findingsOf(
 ) -> tuple[Finding, ...]:
     """What a reader of the table must know: other modalities, other models, small changes."""
     findings = []
+    recorded = table.GetAttribute(FINGERPRINTS)
+    if recorded and recorded != _fingerprints(currentNode, earlierNode):
+        findings.append(
+            Finding(
+                "warning",
+                "follow-up",
+                "One of the segmentations has changed since the comparison.",
+                "Compare again.",
+            )
+        )
     current = _modalities(currentNode, task)
     earlier = _modalities(earlierNode, task)
     if not earlier or not current:
@@ -112,6 +126,10 @@ def findingsOf(
             )
         )
     return tuple(findings)
+
+
+def _fingerprints(currentNode: Any, earlierNode: Any) -> str:
+    return f"{fingerprint(currentNode)} {fingerprint(earlierNode)}"
 
 
 def _otherModalities(current: list[str], earlier: list[str], task: Task) -> Finding:

@@ -22,6 +22,7 @@ from medmap.task import Task
 
 from ..i18n import translator
 from ..runner import Progress
+from .fingerprints import fingerprint
 from .nodes import Geometry
 from .reference import isResult, labelsOn
 from .reference_parts import Source
@@ -46,6 +47,8 @@ class Request:
         findings: what a reader must know.
         withResult: the reference is another result of this module.
         reading: how label values of the reference were read, and why; empty where it has none.
+        referenceID: of the reference node.
+        fingerprints: of our labels and of the reference's (``fingerprints.fingerprint``).
     """
 
     labels: np.ndarray
@@ -60,6 +63,8 @@ class Request:
     findings: tuple[Finding, ...]
     withResult: bool = False
     reading: str = ""
+    referenceID: str = ""
+    fingerprints: tuple[str, str] = ("", "")
 
     @property
     def errorTitles(self) -> dict[int, str]:
@@ -116,6 +121,8 @@ def collect(
         findings=(*ours.findings, *theirs.findings, *_emptiness(theirs.labels, referenceNode)),
         withResult=isResult(referenceNode),
         reading=theirs.reading,
+        referenceID=referenceNode.GetID(),
+        fingerprints=(fingerprint(segmentationNode), fingerprint(referenceNode)),
     )
 
 

@@ -24,6 +24,7 @@ from medmap.errors import InputDataError, UsageError
 
 from ..i18n import translator
 from ..i18n.sentences import sentence
+from .fingerprints import fingerprint
 from .nodes import Column, allOrNothing, derive, derivedNode, fillTable, orientedMask
 from .planes import planeTitle
 from .results import regionColumns
@@ -147,6 +148,17 @@ def recordOf(nodes: ReviewNodes) -> dict:
     except ValueError:  # a scene may hold anything
         return {}
     return record if isinstance(record, dict) else {}
+
+
+def isOutdated(scene: Any, segmentationNode: Any, nodes: ReviewNodes) -> bool:
+    """Whether one of the two has changed since the review. A reference that is gone has not."""
+    record = recordOf(nodes)
+    recorded = record.get("fingerprints")
+    if not recorded:
+        return False
+    reference = scene.GetNodeByID(record.get("reference ID") or "")
+    present = [fingerprint(segmentationNode), fingerprint(reference) or recorded[1]]
+    return present != list(recorded)
 
 
 def _scoreColumns(request: Request, comparison: Review) -> list[Column]:
@@ -313,6 +325,8 @@ def _record(request: Request) -> str:
         "empty rule": EMPTY_RULE,
         "reading": request.reading,
         "with result": request.withResult,
+        "reference ID": request.referenceID,
+        "fingerprints": request.fingerprints,
         "findings": [
             {"level": f.level, "message": f.message, "remedy": f.remedy} for f in request.findings
         ],

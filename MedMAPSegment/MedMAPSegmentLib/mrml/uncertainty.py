@@ -6,6 +6,7 @@ is imported by the worker only.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -41,6 +42,7 @@ from .nodes import (
     fillTable,
     geometryOf,
 )
+from .scene import PROVENANCE, provenanceOf
 
 if TYPE_CHECKING:
     from medmap.subset_comparison import WhatIf
@@ -49,6 +51,8 @@ if TYPE_CHECKING:
 _ = translator(__file__)
 
 ROLE_TABLE = "what if"
+MADE_FROM = "MedMAP.MadeFrom"
+"""Attribute of the table: provenance of the result that was compared."""
 UNCERTAINTY = "MedMAP.Uncertainty"
 """Attribute of an uncertainty volume: the name of the map."""
 
@@ -170,6 +174,7 @@ def apply(
         currentTitle = comparison.task.subset_title(comparison.current)
         text = _("Compared with {modalities} in the same run.")
         table.SetDescription(text.format(modalities=currentTitle))
+        table.SetAttribute(MADE_FROM, segmentationNode.GetAttribute(PROVENANCE))
         volumes = {}
         for name in maps:
             if name in comparison.maps:
@@ -181,7 +186,7 @@ def apply(
 def nodesOf(scene: Any, segmentationNode: Any) -> WhatIfNodes | None:
     """Nodes of a segmentation in the scene (also after loading a scene); None without a table."""
     table = derivedNode(scene, "vtkMRMLTableNode", ROLE_TABLE, segmentationNode)
-    if table is None:
+    if table is None or _isOfAnotherResult(table, segmentationNode):
         return None
     volumes = {}
     for name in DESCRIPTIONS:
@@ -189,6 +194,15 @@ def nodesOf(scene: Any, segmentationNode: Any) -> WhatIfNodes | None:
         if node is not None:
             volumes[name] = node
     return WhatIfNodes(table, volumes)
+
+
+def _isOfAnotherResult(table: Any, segmentationNode: Any) -> bool:
+    """Whether the node has been filled with another result since."""
+    before = json.loads(table.GetAttribute(MADE_FROM) or "{}")
+    if not before:
+        return False
+    present = provenanceOf(segmentationNode) or {}
+    return any(before.get(key) != present.get(key) for key in ("modalities", "bundle", "run"))
 
 
 def uncertainSlice(

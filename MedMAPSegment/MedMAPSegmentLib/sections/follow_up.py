@@ -8,6 +8,7 @@ from slicer.i18n import tr as _
 
 from ..i18n.sentences import findingText
 from ..mrml import choices
+from ..mrml.fingerprints import changeTime
 from ..mrml.follow_up import EARLIER, compareTimePoints, findingsOfTable, tableOf
 from ..mrml.nodes import columnOf
 from ..mrml.patient import studyDateOf
@@ -82,7 +83,7 @@ class FollowUpSection(Section):
         table = self._table()
         self.ui.copyFollowUpButton.enabled = table is not None
         self.ui.saveFollowUpButton.enabled = table is not None
-        key = (table.GetID(), table.GetMTime()) if table is not None else None
+        key = self._key(table)
         if key == self._shown:
             return
         self._shown = key
@@ -97,6 +98,14 @@ class FollowUpSection(Section):
         rows, tips = tableRows(table, COLUMNS)
         fillTable(self.ui.followUpTable, heads, rows, tips)
         showText(self.ui.followUpLabel, "\n".join(self._notes(table)))
+
+    def _key(self, table: Any) -> tuple | None:
+        """Changes with the table and with both segmentations; None without a table."""
+        if table is None:
+            return None
+        earlier = self.state.scene.GetNodeByID(table.GetAttribute(EARLIER) or "")
+        earlierTime = changeTime(earlier) if earlier is not None else -1
+        return table.GetID(), table.GetMTime(), changeTime(self.state.result), earlierTime
 
     def _notes(self, table: Any) -> list[str]:
         if table is None:

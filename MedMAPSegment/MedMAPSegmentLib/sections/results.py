@@ -11,6 +11,7 @@ from slicer.i18n import tr as _
 from medmap.errors import MedMAPError
 
 from ..i18n.sentences import errorText, findingText, sentence
+from ..mrml.fingerprints import changeTime
 from ..mrml.nodes import columnOf, derivedNode
 from ..mrml.overlay import DIFFERENCE, FILL, MODES, OUTLINE, overlayOf, setOverlay, showOverlay
 from ..mrml.results import ROLE_RESULTS, centerOfSegments, resultsTable
@@ -76,7 +77,8 @@ class ResultsSection(Section):
         self._showOverlay(node)
         key = None
         if node is not None:
-            key = (node.GetID(), self.state.task.name, node.GetAttribute(PROVENANCE))
+            provenance = node.GetAttribute(PROVENANCE)
+            key = (node.GetID(), self.state.task.name, provenance, changeTime(node))
         if key == self._shown:
             return
         self._shown = key

@@ -266,6 +266,7 @@ class ReviewSection(Section):
         nodes = self._nodes()
         for button in (self.ui.plotButton, self.ui.saveReviewButton, self.ui.copyReviewButton):
             button.enabled = nodes is not None
+        self._showOutdated(nodes)
         key = _key(nodes)
         if key == self._shownScores:
             return
@@ -281,6 +282,15 @@ class ReviewSection(Section):
             text = sentence(EMPTY_RULE) if nodes is not None else ""
             showText(self.ui.reviewLabel, text)
         self._showWorst()
+
+    def _showOutdated(self, nodes: review_nodes.ReviewNodes | None) -> None:
+        """Warn of scores of labels that have changed since."""
+        result = self.state.result
+        text = ""
+        if nodes is not None and review_nodes.isOutdated(self.state.scene, result, nodes):
+            text = _("The result or the reference has changed since. Press Compare again.")
+            text = warningLine(text)
+        showText(self.ui.outdatedReviewLabel, text)
 
     def _showWorst(self) -> None:
         """The list of slices to look at first."""
