@@ -35,7 +35,9 @@ class ModalityDistillation(Objective):
     modalities' bottlenecks are multiplied by M * softmax(w) (mean 1; the published softmax alone
     makes features a quarter of their size, which only the meta pass sees: ``rescale=False``), and
     one optimizer step on w follows on the task loss of each. The network does not change, nor is
-    the gradient led through its training: the published "bi-level" loop alternates.
+    the gradient led through its training: the published "bi-level" loop alternates. Held-out cases
+    show every modality that they have. One that they lack is filled with the mean of the weighted
+    features, where Eq. 4 weights the mean.
 
     Absent features are filled with the mean of the present ones where the network does so
     (``MCKD``; ``GatedUNet`` with ``fill="mean"``); fusions without a fill leave them out.
