@@ -18,7 +18,8 @@ from .i18n import translator
 
 _ = translator(__file__)
 
-AUTO, CPU = "auto", "cpu"
+AUTO = "auto"
+CPU = "cpu"
 _GIB = 2**30
 
 
@@ -56,6 +57,16 @@ def listDevices() -> tuple[Device, ...]:
     else:
         automatic = _("Automatic (CPU)")
     return (Device(AUTO, automatic), *cards, Device(CPU, _processor()))
+
+
+def deviceTitle(name: str) -> str:
+    """A device as a person says it, from its name as a result records it."""
+    kind, _separator, number = name.partition(":")
+    if kind == CPU:
+        return _("processor (CPU)")
+    if kind == "mps":
+        return _("Apple graphics (MPS)")
+    return _("graphics card {number}").format(number=number or "0")
 
 
 def cardsAreKnown() -> bool:

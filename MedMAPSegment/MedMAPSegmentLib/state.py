@@ -20,7 +20,7 @@ from .logic import SegmentationLogic
 from .models.catalog import DEFAULT, ModelEntry
 from .mrml import choices
 from .mrml.geometry_checks import GeometryReport, checkGeometry
-from .mrml.nodes import ROLE_EDITED, derivedNode, inScene
+from .mrml.nodes import ROLE_EDITED, derivedNode, hideDerived, inScene
 from .mrml.patient import Patient, TagLookup, mark, patientOf
 from .mrml.preparation_plan import Planner
 from .mrml.scene import addFindings, provenanceOf
@@ -314,6 +314,9 @@ class PanelState:
         Returns the vtkMRMLSegmentationNode.
         """
         previous = self.result
+        if previous is not None:
+            # They are drawn from labels that are no longer the latest.
+            hideDerived(self.scene, previous)
         node = self.logic.apply(request, result)
         self._previousResults.append(previous.GetID() if previous is not None else None)
         if previous is not None and previous is not node:

@@ -44,7 +44,7 @@ class TestApply:
         assert table.item(0, 0).text() == "Whole tumor (WT)"
         assert table.rowCount == 3
         assert float(table.item(0, 1).text()) > 1
-        for expected in ("Based on: FLAIR", "Output geometry: FLAIR", "cpu"):
+        for expected in ("Based on: FLAIR", "Output geometry: FLAIR", "processor (CPU)"):
             assert expected in ready.ui.resultsLabel.text
         assert "ET is a guess" in ready.ui.resultsWarningLabel.text
         assert "unimportant" not in ready.ui.resultsWarningLabel.text

@@ -49,6 +49,9 @@ IN_SLICER = {
     "Invalid confidence thresholds in the bundle's metadata ({0}).": (
         "The model has invalid confidence thresholds ({0})."
     ),
+    "Invalid logit offsets in the bundle's metadata ({0}).": (
+        "The model has invalid logit offsets ({0})."
+    ),
     "Invalid post-processing in the bundle's metadata ({0}).": (
         "The model has invalid post-processing ({0})."
     ),

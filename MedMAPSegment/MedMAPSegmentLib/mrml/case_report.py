@@ -17,6 +17,7 @@ from medmap.agreement import EMPTY_RULE
 from medmap.report import html
 from medmap.task import Task
 
+from ..devices import deviceTitle
 from ..expected_performance import expectedPerformance, measurementText
 from ..i18n import languageTag, translator
 from ..i18n.sentences import findingText, sentence
@@ -27,6 +28,7 @@ from .nodes import ROLE, ROLE_EDITED, columnOf
 from .pictures import planePictures, pngBytes
 from .planes import planeTitle
 from .reference import labelsOn, resampledVolume
+from .reference_parts import unusedSegments
 from .results import resultsTable
 from .scene import provenanceOf
 
@@ -83,7 +85,7 @@ def caseReport(scene: Any, segmentationNode: Any, task: Task, card: Mapping) -> 
     """
     provenance = provenanceOf(segmentationNode) or {}
     sections = [
-        (_("Warnings"), html.bullets(_warnings(segmentationNode), quiet=False)),
+        (_("Warnings"), html.bullets(_warnings(segmentationNode, task), quiet=False)),
         (_("Pictures"), _pictures(segmentationNode, task)),
         (_("Volumes and diameters"), _measurements(scene, segmentationNode, task)),
         (_("Expected performance"), _performance(provenance, task, card)),
@@ -117,8 +119,12 @@ def _used(provenance: dict, task: Task) -> list[str]:
     return [name for name in task.modality_names if name in used]
 
 
-def _warnings(segmentationNode: Any) -> list[str]:
+def _warnings(segmentationNode: Any, task: Task) -> list[str]:
     texts = []
+    unused = unusedSegments(segmentationNode, task)
+    if unused:
+        text = _("Not measured, because they are none of the labels: {segments}")
+        texts.append(text.format(segments=", ".join(unused)))
     for finding in warningFindings(segmentationNode):
         texts.append(findingText(finding.get("message", ""), finding.get("remedy", "")))
     return texts
@@ -270,7 +276,7 @@ def _facts(segmentationNode: Any, provenance: dict, task: Task) -> list[str]:
         facts.append(sentence(step.get("summary", "")))
     run = provenance.get("run", {})
     if "device" in run:
-        facts.append(_("Computed on: {device}").format(device=run["device"]))
+        facts.append(_("Computed on: {device}").format(device=deviceTitle(run["device"])))
     return facts or [_("It is not recorded how this segmentation was made.")]
 
 

@@ -16,6 +16,7 @@ from ..i18n import translator
 from . import uncertainty
 from .fingerprints import fingerprint
 from .nodes import Column, allOrNothing, columnOf, derive, derivedNode, fillTable
+from .patient import patientIDOf, studyDateOf
 from .results import regionColumns, resultsTable
 from .scene import provenanceOf
 
@@ -90,8 +91,10 @@ def findingsOfTable(scene: Any, currentNode: Any, table: Any, task: Task) -> tup
 def findingsOf(
     scene: Any, currentNode: Any, earlierNode: Any, table: Any, task: Task
 ) -> tuple[Finding, ...]:
-    """What a reader of the table must know: other modalities, other models, small changes."""
-    findings = []
+    """What a reader of the table must know: another patient or order, other modalities, other
+    models, small changes.
+    """
+    findings = _identityFindings(scene, currentNode, earlierNode)
     recorded = table.GetAttribute(FINGERPRINTS)
     if recorded and recorded != _fingerprints(currentNode, earlierNode):
         findings.append(
@@ -128,6 +131,34 @@ def findingsOf(
     return tuple(findings)
 
 
+def _identityFindings(scene: Any, currentNode: Any, earlierNode: Any) -> list[Finding]:
+    """Doubts whether these are two examinations of one patient, in this order."""
+    findings = []
+    patients = {patientIDOf(scene, node) for node in (currentNode, earlierNode)} - {""}
+    if len(patients) > 1:
+        findings.append(
+            Finding(
+                "warning",
+                "follow-up",
+                "According to DICOM the segmentations belong to different patients.",
+                "Choose an examination of the same patient.",
+            )
+        )
+    date = studyDateOf(scene, currentNode)
+    earlierDate = studyDateOf(scene, earlierNode)
+    if date and earlierDate > date:
+        findings.append(
+            Finding(
+                "warning",
+                "follow-up",
+                f"According to DICOM the earlier segmentation is of {earlierDate}, the result of "
+                f"{date}.",
+                "Exchange them.",
+            )
+        )
+    return findings
+
+
 def _fingerprints(currentNode: Any, earlierNode: Any) -> str:
     return f"{fingerprint(currentNode)} {fingerprint(earlierNode)}"
 
@@ -159,9 +190,14 @@ def _subsetFindings(
             )
         ]
     row = scans.index(title)
-    changes = dict(zip(columnOf(table, "Region"), columnOf(table, "Change"), strict=True))
+    names = columnOf(table, "Region")
+    changes = dict(zip(names, columnOf(table, "Change"), strict=True))
+    volumes = dict(zip(names, columnOf(table, "Volume"), strict=True))
     findings = []
     for region in task.regions:
+        # A region that neither examination has did not change, whatever the modalities.
+        if volumes[region.name] == 0 and changes[region.name] == 0:
+            continue
         fromSubset = abs(columnOf(subsets.table, f"{region.name} change")[row])
         if abs(changes[region.name]) <= fromSubset:
             findings.append(_withinSubset(region.name, changes[region.name], fromSubset))

@@ -235,6 +235,15 @@ def derive(scene: Any, className: str, role: str, segmentationNode: Any, name: s
     return node
 
 
+def hideDerived(scene: Any, segmentationNode: Any) -> None:
+    """Hide the segmentations that were derived from one: its errors, and what a person edited."""
+    for number in range(scene.GetNumberOfNodesByClass("vtkMRMLSegmentationNode")):
+        node = scene.GetNthNodeByClass(number, "vtkMRMLSegmentationNode")
+        isDerived = node.GetAttribute(ROLE) and belongsTo(node, segmentationNode)
+        if isDerived and node.GetDisplayNode() is not None:
+            node.GetDisplayNode().SetVisibility(False)
+
+
 def removeDerived(scene: Any, segmentationNode: Any) -> None:
     """Remove everything that was derived from a segmentation: tables, plots, errors, uncertainty,
     prepared scans.

@@ -132,7 +132,12 @@ def studyDateOf(scene: Any, node: Any) -> str:
     return f"{digits[:4]}-{digits[4:6]}-{digits[6:8]}"
 
 
-_NAMES = ("PatientAge", "PatientBirthDate", "StudyDate")
+def patientIDOf(scene: Any, node: Any) -> str:
+    """Identifier of the patient in DICOM; empty if there is none."""
+    return _attributes(scene, node).get("PatientID", "").strip()
+
+
+_NAMES = ("PatientAge", "PatientBirthDate", "PatientID", "StudyDate")
 
 
 def _attributes(scene: Any, node: Any) -> dict[str, str]:

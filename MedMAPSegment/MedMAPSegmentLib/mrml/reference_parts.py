@@ -156,6 +156,13 @@ def sources(
     return tuple(allSources)
 
 
+def unusedSegments(node: Any, task: Task) -> tuple[str, ...]:
+    """Names of the segments that are none of the task's labels and regions: a person has added
+    them, and files of labels cannot hold them.
+    """
+    return tuple(part.title for part in sources(node, task) if part.target == NOT_USED)
+
+
 def _valueSources(node: Any, task: Task, override: Mapping[str, str], chosen: str) -> list[Source]:
     values = _valuesOf(node)
     unassigned = []

@@ -21,8 +21,9 @@ from ..mrml.export import (
     exportNifti,
 )
 from ..mrml.nodes import ROLE_EDITED, derivedNode
+from ..mrml.reference_parts import unusedSegments
 from .common import Section, chooseIndex, fillCombo
-from .dialogs import askForFile, saying, waiting
+from .dialogs import askForFile, saying, waiting, warningLine
 from .report_file import saveReport
 from .tables import fileName
 
@@ -134,7 +135,12 @@ class HandOverSection(Section):
             return
         with waiting():
             image, _sidecar = exportNifti(node, path, self.state.task)
-        self.state.say(_("Exported to: {path}").format(path=image))
+        text = _("Exported to: {path}").format(path=image)
+        unused = unusedSegments(node, self.state.task)
+        if unused:
+            left = _("Not exported, because they are none of the labels: {segments}")
+            text += "\n" + warningLine(left.format(segments=", ".join(unused)))
+        self.state.say(text)
 
     def onReport(self, clicked: bool = False) -> None:
         """Save the report of the case as HTML or PDF."""

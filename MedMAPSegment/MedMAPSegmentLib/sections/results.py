@@ -10,6 +10,7 @@ from slicer.i18n import tr as _
 
 from medmap.errors import MedMAPError
 
+from ..devices import deviceTitle
 from ..i18n.sentences import errorText, findingText, sentence
 from ..mrml.fingerprints import changeTime
 from ..mrml.nodes import columnOf, derivedNode
@@ -134,7 +135,7 @@ class ResultsSection(Section):
             lines.append(_("The scans that the run before had prepared were used again."))
         run = provenance.get("run", {})
         if "device" in run:
-            text = _("Computed on: {device}").format(device=run["device"])
+            text = _("Computed on: {device}").format(device=deviceTitle(run["device"]))
             if "seconds" in run:
                 text += _(", {seconds} s").format(seconds=numberText(run["seconds"]))
             lines.append(text)
