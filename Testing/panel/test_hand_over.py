@@ -83,6 +83,54 @@ def test_nifti_lies_on_the_grid_of_the_source_and_says_what_made_it(
     assert record["labels"]["2"] == "Edema"
 
 
+class TestFiles:
+    """What a dialog returns is not always what may be written."""
+
+    def export(self, panel, application, path):
+        application.desk.answers["getSaveFileName"] = str(path)
+        panel.ui.exportComboBox.setCurrentIndex(2)
+        panel.ui.exportButton.click()
+
+    def test_a_scan_of_the_scene_is_never_overwritten(
+        self, panel, result, patient, application, tmp_path
+    ):
+        import slicer
+
+        path = tmp_path / "flair.nii.gz"
+        storage = application.scene.AddNewNodeByClass("vtkMRMLVolumeArchetypeStorageNode")
+        storage.SetFileName(str(path))
+        patient["flair"].SetAndObserveStorageNodeID(storage.GetID())
+        assert isinstance(storage, slicer.vtkMRMLVolumeArchetypeStorageNode)
+        assert storage.WriteData(patient["flair"])
+        before = path.read_bytes()
+        self.export(panel, application, path)
+        assert "same file as an input" in application.desk.texts()[0]
+        assert path.read_bytes() == before
+
+    def test_a_foreign_file_beside_the_image_stays(self, panel, result, application, tmp_path):
+        (tmp_path / "labels.json").write_text('{"EchoTime": 0.1}')
+        self.export(panel, application, tmp_path / "labels.nii.gz")
+        assert "not written by MedMAP" in application.desk.texts()[0]
+        assert not (tmp_path / "labels.nii.gz").exists()
+        self.export(panel, application, tmp_path / "mine.nii.gz")
+        self.export(panel, application, tmp_path / "mine.nii.gz")
+        assert (tmp_path / "mine.json").exists()
+        assert len(application.desk.texts()) == 1
+
+    def test_a_name_without_an_ending_gets_one_and_replaces_nothing(
+        self, panel, result, application, tmp_path
+    ):
+        application.desk.answers["getSaveFileName"] = str(tmp_path / "case 1.2")
+        panel.ui.reportButton.click()
+        assert (tmp_path / "case 1.2.html").exists()
+        panel.ui.saveResultsButton.click()
+        assert (tmp_path / "case 1.2.csv").exists()
+        assert not application.desk.texts()
+        # The dialog has not asked about this name.
+        panel.ui.reportButton.click()
+        assert "exists" in application.desk.texts()[0]
+
+
 class Plugin:
     """A DICOM plugin of Slicer: examines items and exports what it was given."""
 

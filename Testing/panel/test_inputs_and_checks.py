@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pytest
+
+LIBRARY = Path(__file__).resolve().parents[2] / "MedMAPSegment/MedMAPSegmentLib"
 
 
 def states(panel):
@@ -415,6 +419,26 @@ class TestKeyboard:
             if not widget.accessibleName and not (hasText and widget.text):
                 unnamed.append(widget.name)
         assert not unnamed
+
+    def test_links_are_reached_by_keyboard_and_say_what_they_open(self, opened):
+        from PySide6 import QtCore, QtWidgets
+
+        byKeyboard = QtCore.Qt.TextInteractionFlag.LinksAccessibleByKeyboard
+        links = []
+        for label in opened.parent.findChildren(QtWidgets.QLabel):
+            if "<a " in QtWidgets.QLabel.text(label):
+                links.append(label)
+                assert QtWidgets.QLabel.textInteractionFlags(label) & byKeyboard
+                assert QtWidgets.QWidget.toolTip(label)
+        assert links
+
+    def test_every_dialog_is_slicers_or_the_systems(self):
+        """Both name their own controls; a dialog of ours would need tips and names of its own."""
+        names = set()
+        for path in sorted(LIBRARY.rglob("*.py")):
+            text = path.read_text(encoding="utf-8")
+            names.update(re.findall(r"\bqt\.(Q\w*(?:Dialog|MessageBox|Wizard))\b", text))
+        assert names == {"QFileDialog"}
 
     def test_check_boxes_of_one_name_are_told_apart_by_screen_readers(self, opened):
         """T1 is a check box among the inputs and two among the steps of the preparation."""

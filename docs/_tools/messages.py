@@ -54,6 +54,7 @@ PLACES = {
     f"{LIBRARY}/mrml/uncertainty.py": "Modality comparison",
     f"{LIBRARY}/mrml/follow_up.py": "Follow-up",
     f"{LIBRARY}/mrml/export.py": "Result: Export",
+    f"{LIBRARY}/mrml/output_files.py": "Save, Export, Report",
     f"{CORE}/checks": "Inputs: checks; Apply",
     f"{CORE}/preparation": "Apply: brain extraction and alignment",
     f"{CORE}/preprocess.py": "Apply",

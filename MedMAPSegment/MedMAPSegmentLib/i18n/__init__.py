@@ -33,7 +33,7 @@ def translator(file: str) -> Callable[[str], str]:
     return translated
 
 
-def languageTag(text: str, translation: str) -> str:
+def languageTag(text: str, translation: str, locale: str) -> str:
     """Tag (BCP 47) of the language of a document that is written with ``translator``.
 
     Slicer may run in a language that this module has not been translated into.
@@ -41,9 +41,8 @@ def languageTag(text: str, translation: str) -> str:
     Args:
         text: a text of the document, in English.
         translation: the same text as the document has it.
+        locale: of the application, such as ``fr_FR``.
     """
     if translation == text:
         return "en"
-    import slicer
-
-    return str(slicer.app.applicationLocaleName).replace("_", "-")
+    return locale.replace("_", "-")

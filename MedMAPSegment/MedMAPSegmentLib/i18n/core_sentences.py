@@ -501,6 +501,7 @@ SENTENCES = (
     _("{0} is too large to be part of a bundle."),
     _("{0} is too large to be part of a model."),
     _("{0} is {1} MiB large, too large for a model."),
+    _("{0} lies in this folder already and was not written by MedMAP."),
     _("{0} lies on another grid than {1} ({2}): it will be resampled."),
     _("{0} lies on {1} already: {2}."),
     _("{0} lies on {1} within the {2} mm that can be measured."),

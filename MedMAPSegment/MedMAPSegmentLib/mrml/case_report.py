@@ -71,7 +71,9 @@ class CaseReport:
         )
 
 
-def caseReport(scene: Any, segmentationNode: Any, task: Task, card: Mapping) -> CaseReport:
+def caseReport(
+    scene: Any, segmentationNode: Any, task: Task, card: Mapping, locale: str = "en_US"
+) -> CaseReport:
     """Collect what is known of a segmentation.
 
     Args:
@@ -79,6 +81,7 @@ def caseReport(scene: Any, segmentationNode: Any, task: Task, card: Mapping) -> 
         segmentationNode: vtkMRMLSegmentationNode of the result, or of its edited copy.
         task: labels and regions.
         card: the model's card, for the expected performance.
+        locale: of the application.
 
     Raises:
         InputDataError: the segmentation cannot be read.
@@ -101,7 +104,7 @@ def caseReport(scene: Any, segmentationNode: Any, task: Task, card: Mapping) -> 
         notice=sentence(NOTICE),
         sections=tuple((title, body) for title, body in sections if body),
         foot=f"MedMAP {__version__}",
-        language=languageTag(measured, _("Volumes and diameters")),
+        language=languageTag(measured, _("Volumes and diameters"), locale),
     )
 
 

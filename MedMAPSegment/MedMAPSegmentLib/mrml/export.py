@@ -18,15 +18,17 @@ import slicer.util
 
 from medmap import NOTICE
 from medmap.errors import InputDataError, IOFailure, OutputError, UnavailableError
-from medmap.io.atomic import check_output, write_text
+from medmap.io.atomic import write_text
 from medmap.task import Task
 
 from .editing import sourceVolumeOf
 from .geometry import matrixFromArray
 from .nodes import geometryOf
+from .output_files import SIDECAR_KEY, filesOfVolumes, outputFile, sidecarOf
 from .reference import labelsOn
 from .scene import provenanceOf
 
+NIFTI_ENDINGS = (".nii.gz", ".nii")
 DICOM_TEXT_LIMIT = 64
 """Characters of a DICOM long string (PS3.5, value representation LO)."""
 
@@ -172,13 +174,12 @@ def exportNifti(segmentationNode: Any, path: str | Path, task: Task) -> tuple[Pa
 
     Raises:
         InputDataError: the segmentation cannot be read.
-        OutputError: the folder is missing or cannot be written.
+        OutputError: the folder is missing or cannot be written, or the name is that of a scan of
+            the scene.
         IOFailure: writing broke off.
     """
-    path = Path(path)
-    if not path.name.endswith((".nii", ".nii.gz")):
-        path = path.with_name(f"{path.name}.nii.gz")
-    check_output(path, overwrite=True)
+    path = outputFile(path, NIFTI_ENDINGS, filesOfVolumes(segmentationNode.GetScene()))
+    sidecar = sidecarOf(path)
     # A scene of its own: nothing flashes up in the views.
     scene = slicer.vtkMRMLScene()
     node = scene.AddNewNodeByClass("vtkMRMLLabelMapVolumeNode", "labels")
@@ -192,7 +193,6 @@ def exportNifti(segmentationNode: Any, path: str | Path, task: Task) -> tuple[Pa
     storage.SetFileName(str(path))
     if not storage.WriteData(node):
         raise IOFailure(f"{path.name} could not be written.", "Choose another folder.")
-    sidecar = path.with_name(path.name.removesuffix(".gz").removesuffix(".nii") + ".json")
     write_text(sidecar, json.dumps(_record(segmentationNode, task), indent=1))
     return path, sidecar
 
@@ -200,7 +200,7 @@ def exportNifti(segmentationNode: Any, path: str | Path, task: Task) -> tuple[Pa
 def _record(segmentationNode: Any, task: Task) -> dict:
     labels = {str(label.value): label.title for label in task.labels}
     return {
-        "notice": NOTICE,
+        SIDECAR_KEY: NOTICE,
         "warnings": warningsOf(segmentationNode),
         "labels": labels,
         "provenance": provenanceOf(segmentationNode) or {},

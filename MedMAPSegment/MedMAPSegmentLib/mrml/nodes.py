@@ -23,10 +23,11 @@ import vtk
 from vtk.util.numpy_support import numpy_to_vtk, vtk_to_numpy
 
 from medmap.errors import InputDataError
-from medmap.io.atomic import check_output, write_bytes
+from medmap.io.atomic import write_bytes
 from medmap.volume import Grid
 
 from .geometry import arrayFromMatrix, matrixFromArray
+from .output_files import outputFile
 from .scene import placeBeside, removeWithDisplay
 
 ROLE = "MedMAP.Role"
@@ -357,7 +358,8 @@ def saveCsv(node: Any, path: str | Path) -> Path:
 
     Args:
         node: vtkMRMLTableNode.
-        path: file to write or replace; ``.csv`` is added to a name without an ending.
+        path: file to write or replace; ``.csv`` is added to a name without this ending, which then
+            replaces nothing.
 
     Returns:
         The file.
@@ -366,10 +368,7 @@ def saveCsv(node: Any, path: str | Path) -> Path:
         OutputError: the folder is missing or cannot be written.
         IOFailure: writing broke off; a file that was there is as it was.
     """
-    path = Path(path)
-    if not path.suffix:
-        path = Path(f"{path}.csv")
-    check_output(path, overwrite=True)
+    path = outputFile(path, (".csv",))
     names = [node.GetColumnName(number) for number in range(node.GetNumberOfColumns())]
     # The mark tells spreadsheets that it is UTF-8.
     write_bytes(path, _tableText(node, names, ",").encode("utf-8-sig"))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import qt
@@ -152,6 +151,7 @@ class HandOverSection(Section):
         with saying(_("The report could not be saved.")):
             with waiting():
                 card = self.state.entry.card
-                report = caseReport(self.state.scene, node, self.state.task, card)
-                saveReport(report, Path(path))
-            self.state.say(_("Saved: {path}").format(path=path))
+                locale = slicer.app.applicationLocaleName
+                report = caseReport(self.state.scene, node, self.state.task, card, locale)
+                file = saveReport(report, path)
+            self.state.say(_("Saved: {path}").format(path=file))

@@ -9,9 +9,10 @@ from typing import Any
 
 import qt
 
-from medmap.io.atomic import check_output, write_text
+from medmap.io.atomic import write_text
 
 from ..mrml.case_report import CaseReport
+from ..mrml.output_files import outputFile
 
 PAGE_WIDTH = 700
 """Pixels of a page as Qt lays it out; printing scales the page to the paper."""
@@ -34,17 +35,18 @@ td.notice { background-color:#fff4d6; text-align:left; padding:6px 12px; }
 """
 
 
-def saveReport(report: CaseReport, path: Path) -> None:
-    """Write a report, as PDF if the name ends so, else as HTML.
+def saveReport(report: CaseReport, path: str | Path) -> Path:
+    """Write a report, as PDF if the name ends so, else as HTML. Returns the file.
 
     Raises:
         OutputError: the folder is missing or cannot be written.
     """
-    check_output(path, overwrite=True)
+    path = outputFile(path, (".html", ".htm", ".pdf"))
     if path.suffix.lower() == ".pdf":
         _savePdf(report, path)
     else:
         write_text(path, report.webPage())
+    return path
 
 
 def _savePdf(report: CaseReport, path: Path) -> None:
@@ -73,8 +75,7 @@ def _pdfDevice(path: str) -> Any:
 
 def _document(body: str) -> Any:
     document = qt.QTextDocument()
-    document.setDefaultStyleSheet(STYLE)
-    document.setHtml(f"<body>{body}</body>")
+    document.setHtml(f"<html><head><style>{STYLE}</style></head><body>{body}</body></html>")
     return document
 
 
