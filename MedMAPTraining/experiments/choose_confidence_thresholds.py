@@ -59,7 +59,7 @@ def measure(bundle: Bundle, folder: Path) -> list[dict]:
         subsets = supported_subsets(bundle, list(volumes))
         windows = SlidingWindow(BRATS, bundle.inference, bundle.stride, torch.device("cpu"))
         for positions, prediction in predictions(bundle, windows, prepared, subsets):
-            probability = torch.softmax(prediction.logits, 0)
+            probability = torch.softmax(prediction.decisive_logits, 0)
             classes = decode(probability, bundle.postprocess, BRATS)
             is_tumor_class = (classes > 0) & prepared.brain
             candidates = find_components(is_tumor_class, voxel_ml, bundle.postprocess)

@@ -1,9 +1,10 @@
-"""Logit offsets of a bundle: they decide for their subset alone, and everything follows them."""
+"""Logit offsets of a bundle: they decide for their subset alone, and change no probability."""
 
 from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,7 +14,9 @@ from medmap.bundle.loading import load_bundle, update_decisions
 from medmap.errors import BundleError
 from medmap.inference import segment, segment_subsets
 from medmap.postprocess.prediction import predict, probabilities
+from medmap.postprocess.reference_labels import label_map
 from medmap.postprocess.spec import NO_OFFSETS, ConfidenceSpec, OffsetSpec, PostprocessSpec
+from medmap.resampling import orientation_of
 from medmap.task import BRATS
 from medmap.volume import Grid
 
@@ -60,17 +63,25 @@ def test_the_network_s_own_logits_are_not_changed(case):
     assert torch.equal(logits, hesitant())
 
 
-def test_probabilities_and_confidence_agree_with_the_labels(case):
-    offsets = OffsetSpec({"flair": {"ED": -9.0, "NCR": -9.0, "ET": -9.0}})
+def test_probabilities_and_confidence_stay_the_network_s_own(case):
+    offsets = OffsetSpec({"flair": {"ET": 9.0}})
+    before = predict(hesitant(), case, ("flair",), BRATS, SPEC)
+    after = predict(hesitant(), case, ("flair",), BRATS, SPEC, offsets=offsets)
+    assert after.classes[CORE].unique().tolist() == [ET]
+    own = probabilities(before, case, SPEC, BRATS)
+    assert torch.equal(probabilities(after, case, SPEC, BRATS), own)
+    # Edema of probability .88: below the threshold, whatever is decided.
+    confidence = ConfidenceSpec({"flair": 0.99})
+    assert predict(hesitant(), case, ("flair",), BRATS, SPEC, confidence, offsets).suppressed_ml > 0
+
+
+def test_labels_between_voxels_are_decided_with_them(case):
+    finer = Grid((32, 32, 32), np.diag([1.0, 1.0, 1.0, 1.0]))
+    offsets = OffsetSpec({"flair": {"NCR": 1.5, "ET": 3.0}})
+    on_finer = replace(case, offset=None, reference_grid=finer, orientation=orientation_of(finer))
     prediction = predict(hesitant(), case, ("flair",), BRATS, SPEC, offsets=offsets)
-    probability = probabilities(prediction, case, SPEC, BRATS)
-    assert not prediction.classes.any()
-    assert float(probability[1:].sum(0).max()) < 0.5
-    confidence = ConfidenceSpec({"flair": 0.95})
-    raised = OffsetSpec({"flair": {"ED": 3.0}})
-    assert predict(hesitant(), case, ("flair",), BRATS, SPEC, confidence).suppressed_ml > 0
-    unsuppressed = predict(hesitant(), case, ("flair",), BRATS, SPEC, confidence, raised)
-    assert unsuppressed.suppressed_ml == 0
+    labels = label_map(prediction, on_finer, SPEC, BRATS)
+    assert sorted(np.unique(labels)) == [0, 4]
 
 
 @pytest.fixture

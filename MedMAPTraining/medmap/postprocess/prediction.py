@@ -42,12 +42,14 @@ class Prediction:
     """What a network gave for one modality subset, and what of it is no part of the result.
 
     Attributes:
-        logits: [C, D, H, W], background first, with the bundle's offsets.
+        logits: [C, D, H, W], background first, as the network gave them.
         classes: [D, H, W] int64, as ``spec`` decodes them where nothing is excluded, 0 elsewhere.
         excluded: [D, H, W] bool: outside the brain, small components, low-confidence components.
         suppressed: [D, H, W] bool, the low-confidence components; None where there is none.
         suppressed_ml: their volume.
         box: outside of it, everything is background by a margin; None where everything is.
+        offsets: [C] what the bundle adds to the logits where classes are decided; None for
+            nothing. Probabilities and confidence are the network's own.
     """
 
     logits: Tensor
@@ -56,6 +58,12 @@ class Prediction:
     suppressed: Tensor | None = None
     suppressed_ml: float = 0.0
     box: Box | None = None
+    offsets: Tensor | None = None
+
+    @property
+    def decisive_logits(self) -> Tensor:
+        """[C, D, H, W] logits by which classes are decided."""
+        return _sum(self.logits, self.offsets)
 
 
 def predict(
@@ -77,21 +85,21 @@ def predict(
         task: names the subset.
         spec: how classes are decoded, and which components are small.
         confidence: the thresholds.
-        offsets: what is added to the logits first.
+        offsets: what is added to the logits where classes are decided.
 
     Raises:
         InternalError: a logit is NaN or infinite.
     """
     _require_finite(logits)
-    logits = _with_offsets(logits, offsets, subset, task)
     classes = torch.zeros(prepared.brain.shape, dtype=torch.int64)
     excluded = ~prepared.brain
-    box = tumor_box(logits, prepared.brain)
+    constants = _offsets_of(offsets, subset, task)
+    box = tumor_box(_sum(logits, constants), prepared.brain)
     if box is None:
-        return Prediction(logits, classes, excluded)
+        return Prediction(logits, classes, excluded, offsets=constants)
     # A tumor fills a few of a hundred voxels: nothing else is looked at from here on.
     tumor_logits = logits[(slice(None), *box)]
-    classes[box] = _decoded_logits(tumor_logits, spec, task)
+    classes[box] = _decoded_logits(_sum(tumor_logits, constants), spec, task)
     threshold = confidence.minimum.get(task.subset_key(subset), 0.0)
     suppressed = None
     suppressed_ml = 0.0
@@ -106,17 +114,23 @@ def predict(
             suppressed[box] = is_low
             suppressed_ml = float(is_low.sum()) * voxel_ml
     classes.masked_fill_(excluded, 0)
-    return Prediction(logits, classes, excluded, suppressed, suppressed_ml, box)
+    return Prediction(logits, classes, excluded, suppressed, suppressed_ml, box, constants)
 
 
-def _with_offsets(logits: Tensor, offsets: OffsetSpec, subset: Sequence[str], task: Task) -> Tensor:
-    """[C, D, H, W] logits with what the bundle adds to each class for this subset."""
+def _offsets_of(offsets: OffsetSpec, subset: Sequence[str], task: Task) -> Tensor | None:
+    """[C] what is added to the logit of each class for a subset; None for nothing."""
     by_label = offsets.by_subset.get(task.subset_key(subset), {})
-    if not by_label:
-        return logits
+    if not any(by_label.values()):
+        return None
     # The background, which comes first, is what the others are compared with.
-    constants = [0.0] + [by_label.get(label.name, 0.0) for label in task.labels]
-    return logits + logits.new_tensor(constants).reshape(-1, 1, 1, 1)
+    return torch.tensor([0.0] + [by_label.get(label.name, 0.0) for label in task.labels])
+
+
+def _sum(logits: Tensor, offsets: Tensor | None) -> Tensor:
+    """[C, *S] logits plus the [C] offset of each class."""
+    if offsets is None:
+        return logits
+    return logits + offsets.to(logits).reshape(-1, 1, 1, 1)
 
 
 def tumor_box(logits: Tensor, brain: Tensor) -> Box | None:
@@ -188,15 +202,37 @@ def probabilities(
     task: Task,
     box: Box | None = None,
 ) -> Tensor:
-    """[C, D, H, W] class probabilities of the result on the working grid, or on a box of it.
+    """[C, D, H, W] class probabilities of the network on the working grid, or on a box of it.
 
     What is excluded is background with certainty; the classes of regions below their minimum volume
     have probability 0.
     """
     if box is None:
         box = (slice(None),) * 3
+    return _probabilities_of(prediction.logits, prediction, prepared, spec, task, box)
+
+
+def decisive_probabilities(
+    prediction: Prediction,
+    prepared: Prepared,
+    spec: PostprocessSpec,
+    task: Task,
+    box: Box,
+) -> Tensor:
+    """As ``probabilities``, with the bundle's offsets: what ``decode`` decides by."""
+    return _probabilities_of(prediction.decisive_logits, prediction, prepared, spec, task, box)
+
+
+def _probabilities_of(
+    logits: Tensor,
+    prediction: Prediction,
+    prepared: Prepared,
+    spec: PostprocessSpec,
+    task: Task,
+    box: Box,
+) -> Tensor:
     excluded = prediction.excluded[box]
-    logits = prediction.logits[(slice(None), *box)]
+    logits = logits[(slice(None), *box)]
     # float32: a softmax in half precision would not add up to one.
     result = torch.softmax(logits.float(), 0)
     result[0].masked_fill_(excluded, 1.0)
@@ -223,10 +259,11 @@ def final_classes(
         return classes
     if spec.by_region:
         # What is absent counts for no region, so voxels of other classes can change, too.
-        return decode(probabilities(prediction, prepared, spec, task, prediction.box), spec, task)
+        probability = decisive_probabilities(prediction, prepared, spec, task, prediction.box)
+        return decode(probability, spec, task)
     classes = classes.clone()
     is_absent = torch.isin(classes, torch.tensor(absent))
-    candidates = prediction.logits[(slice(None), *prediction.box)][:, is_absent].float()
+    candidates = prediction.decisive_logits[(slice(None), *prediction.box)][:, is_absent].float()
     candidates[absent] = -torch.inf
     classes[is_absent] = candidates.argmax(0)
     return classes

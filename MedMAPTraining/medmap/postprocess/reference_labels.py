@@ -8,7 +8,7 @@ from torch import Tensor
 
 from medmap.foreground import bounding_box, widened_box
 from medmap.postprocess.decoding import decode
-from medmap.postprocess.prediction import Prediction, final_classes, probabilities
+from medmap.postprocess.prediction import Prediction, decisive_probabilities, final_classes
 from medmap.postprocess.spec import NO_POSTPROCESSING, PostprocessSpec
 from medmap.preprocess import Prepared
 from medmap.resampling import covering_box, part_of_grid, paste, resample_linear
@@ -40,7 +40,7 @@ def label_map(
         return _copied(classes, prepared.offset - start, prepared, task)
     # Between the voxels of the box and their neighbors interpolation needs the neighbors, too.
     wide = widened_box(box, prepared.grid.shape)
-    probability = probabilities(prediction, prepared, spec, task, wide)
+    probability = decisive_probabilities(prediction, prepared, spec, task, wide)
     working = part_of_grid(prepared.grid, wide)
     canonical = prepared.orientation.canonical
     labels = interpolated_labels(probability, working, canonical, spec, task)

@@ -109,11 +109,12 @@ class ConfidenceSpec:
 
 @dataclass(frozen=True)
 class OffsetSpec:
-    """What is added to a network's logits before anything is decided; stored in the bundle.
+    """What is added to a network's logits where classes are decided; stored in the bundle.
 
-    A network gives too little to classes that its training rarely showed for a modality subset, as
-    enhancing tumor without T1ce. Adding a constant to the logit of a class corrects that without
-    another training: logit adjustment (Menon et al., ICLR 2021, arXiv 2007.07314, Eq. 9).
+    The most probable labels are not those with the largest expected Dice: of a region that cannot
+    be seen well, less probable voxels belong to the best label map, too. Constants that are added
+    to the logits of the classes move the decision: logit adjustment (Menon et al., ICLR 2021, arXiv
+    2007.07314, Eq. 9). Probabilities, uncertainty and confidence stay the network's own.
 
     Attributes:
         by_subset: modality subset (``Task.subset_key``) -> name of a label -> what is added to its
