@@ -64,6 +64,38 @@ def test_a_review_of_labels_that_were_edited_since_says_so(panel, result, review
     assert warning(panel) == ""
 
 
+def test_scores_of_another_reference_or_of_other_choices_are_said_to_be_so(
+    panel, result, reviewed, application, finish
+):
+    first = panel.state.reviewReference
+    other = application.scene.AddNewNodeByClass("vtkMRMLSegmentationNode", "resident")
+    other.GetSegmentation().DeepCopy(first.GetSegmentation())
+    panel.ui.reviewSelector.setCurrentNode(other)
+    assert "These scores are of 'expert'" in warning(panel)
+    panel.ui.reviewSelector.setCurrentNode(first)
+    assert warning(panel) == ""
+    panel.ui.planeComboBox.setCurrentIndex(1)
+    assert "choices above" in warning(panel)
+    panel.ui.reviewButton.click()
+    finish()
+    assert warning(panel) == ""
+    panel.ui.matchesTable.cellWidget(0, 1).setCurrentIndex(2)
+    assert "choices above" in warning(panel)
+
+
+def test_a_follow_up_with_another_segmentation_than_the_chosen_one_is_said(
+    panel, result, reviewed, finish
+):
+    panel.ui.earlierSelector.setCurrentNode(panel.state.reviewReference)
+    panel.ui.followUpButton.click()
+    panel.ui.applyButton.click()
+    finish()
+    panel.ui.followUpButton.click()
+    assert "Press Compare time points" not in panel.ui.followUpLabel.text
+    panel.ui.earlierSelector.setCurrentNode(result)
+    assert "Press Compare time points" in panel.ui.followUpLabel.text
+
+
 def test_a_review_is_not_old_because_the_scene_was_saved_and_loaded(
     panel, result, reviewed, application, tmp_path
 ):

@@ -196,7 +196,7 @@ def _performance(provenance: dict, task: Task, card: Mapping) -> str:
 
 def _agreementTitle(scene: Any, segmentationNode: Any) -> str:
     nodes = review_nodes.nodesOf(scene, segmentationNode)
-    if nodes is not None and review_nodes.recordOf(nodes).get("with result"):
+    if nodes is not None and review_nodes.recordOf(nodes).get("withResult"):
         return _("Agreement with another result")
     return _("Agreement with the reference")
 

@@ -8,6 +8,7 @@ segmentation into the scene.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -49,6 +50,7 @@ class Request:
         reading: how label values of the reference were read, and why; empty where it has none.
         referenceID: of the reference node.
         fingerprints: of our labels and of the reference's (``fingerprints.fingerprint``).
+        choices: what else decides on the outcome (``choicesText``).
     """
 
     labels: np.ndarray
@@ -65,6 +67,7 @@ class Request:
     reading: str = ""
     referenceID: str = ""
     fingerprints: tuple[str, str] = ("", "")
+    choices: str = ""
 
     @property
     def errorTitles(self) -> dict[int, str]:
@@ -123,7 +126,13 @@ def collect(
         reading=theirs.reading,
         referenceID=referenceNode.GetID(),
         fingerprints=(fingerprint(segmentationNode), fingerprint(referenceNode)),
+        choices=choicesText(override or {}, plane, convention),
     )
+
+
+def choicesText(override: Mapping[str, str], plane: str, convention: str) -> str:
+    """Choices of a review as a text, to be compared with later ones; arguments of ``collect``."""
+    return json.dumps([dict(override), plane, convention], sort_keys=True)
 
 
 def compute(

@@ -141,7 +141,7 @@ def nodesOf(scene: Any, segmentationNode: Any) -> ReviewNodes | None:
 
 def recordOf(nodes: ReviewNodes) -> dict:
     """What was compared in a review, possibly of a loaded scene: ``reading`` of the label values,
-    ``with result`` and more; empty where nothing is recorded.
+    ``withResult`` and more; empty where nothing is recorded.
     """
     try:
         record = json.loads(nodes.scores.GetAttribute(REVIEW) or "{}")
@@ -156,7 +156,7 @@ def isOutdated(scene: Any, segmentationNode: Any, nodes: ReviewNodes) -> bool:
     recorded = record.get("fingerprints")
     if not recorded:
         return False
-    reference = scene.GetNodeByID(record.get("reference ID") or "")
+    reference = scene.GetNodeByID(record.get("referenceID") or "")
     present = [fingerprint(segmentationNode), fingerprint(reference) or recorded[1]]
     return present != list(recorded)
 
@@ -324,9 +324,10 @@ def _record(request: Request) -> str:
         "matches": [asdict(s) for s in request.sources],
         "empty rule": EMPTY_RULE,
         "reading": request.reading,
-        "with result": request.withResult,
-        "reference ID": request.referenceID,
+        "withResult": request.withResult,
+        "referenceID": request.referenceID,
         "fingerprints": request.fingerprints,
+        "choices": request.choices,
         "findings": [
             {"level": f.level, "message": f.message, "remedy": f.remedy} for f in request.findings
         ],

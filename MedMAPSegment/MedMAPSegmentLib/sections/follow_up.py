@@ -105,7 +105,15 @@ class FollowUpSection(Section):
             return None
         earlier = self.state.scene.GetNodeByID(table.GetAttribute(EARLIER) or "")
         earlierTime = changeTime(earlier) if earlier is not None else -1
-        return table.GetID(), table.GetMTime(), changeTime(self.state.result), earlierTime
+        chosen = self.state.earlierResult
+        isOfChosen = chosen is None or chosen is earlier
+        return (
+            table.GetID(),
+            table.GetMTime(),
+            changeTime(self.state.result),
+            earlierTime,
+            isOfChosen,
+        )
 
     def _notes(self, table: Any) -> list[str]:
         if table is None:
@@ -115,6 +123,9 @@ class FollowUpSection(Section):
         earlier = scene.GetNodeByID(table.GetAttribute(EARLIER) or "")
         if earlier is not None:
             lines.append(_("Earlier: {name}").format(name=_titled(scene, earlier)))
+        if self.state.earlierResult not in (None, earlier):
+            text = _("Press Compare time points for the chosen segmentation.")
+            lines.append(warningLine(text))
         for finding in findingsOfTable(scene, self.state.result, table, self.state.task):
             text = findingText(finding.message, finding.remedy)
             lines.append(warningLine(text) if finding.level == "warning" else text)

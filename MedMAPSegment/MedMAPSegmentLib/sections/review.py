@@ -284,13 +284,33 @@ class ReviewSection(Section):
         self._showWorst()
 
     def _showOutdated(self, nodes: review_nodes.ReviewNodes | None) -> None:
-        """Warn of scores of labels that have changed since."""
-        result = self.state.result
+        """Warn of scores that are not those of the labels and choices of today."""
         text = ""
-        if nodes is not None and review_nodes.isOutdated(self.state.scene, result, nodes):
-            text = _("The result or the reference has changed since. Press Compare again.")
+        if nodes is not None:
+            text = self._outdated(nodes)
+        if text:
             text = warningLine(text)
         showText(self.ui.outdatedReviewLabel, text)
+
+    def _outdated(self, nodes: review_nodes.ReviewNodes) -> str:
+        """Why the scores are old, as a sentence; empty if they are not."""
+        record = review_nodes.recordOf(nodes)
+        reference = self.reference
+        if reference is not None and record.get("referenceID", "") != reference.GetID():
+            text = _("These scores are of '{name}'. Press Compare for the chosen reference.")
+            return text.format(name=record.get("reference", ""))
+        if review_nodes.isOutdated(self.state.scene, self.state.result, nodes):
+            return _("The result or the reference has changed since. Press Compare again.")
+        if reference is not None and record.get("choices") not in (None, self._choices):
+            return _("The choices above have changed since. Press Compare again.")
+        return ""
+
+    @property
+    def _choices(self) -> str:
+        plane = "axial"
+        if self.state.parameters is not None:
+            plane = self.state.parameters.plane
+        return review.choicesText(self._meanings, plane, self.convention)
 
     def _showWorst(self) -> None:
         """The list of slices to look at first."""
