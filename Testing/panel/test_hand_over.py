@@ -233,13 +233,14 @@ class TestPages:
         from MedMAPSegmentLib.sections import report_file
 
         height = 900
-        blocks = report_file._paginated(report_file._blocks(report), height)
+        blocks = report_file._paginated(report_file._blocks(report), height, "Case 7")
         pages = [[]]
         for block in blocks:
             if "page-break-before" in block:
                 pages.append([])
             pages[-1].append(block)
         assert len(pages) > 1
+        assert "Case 7 \u00b7 2" in pages[1][0]
         for page in pages:
             document = report_file._document("".join(page))
             document.setTextWidth(report_file.PAGE_WIDTH - 2 * report_file.PAGE_MARGIN)

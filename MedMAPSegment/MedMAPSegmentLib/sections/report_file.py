@@ -52,7 +52,8 @@ def saveReport(report: CaseReport, path: str | Path) -> Path:
 def _savePdf(report: CaseReport, path: Path) -> None:
     device = _pdfDevice(str(path))
     height = PAGE_WIDTH * device.height() / device.width()
-    document = _document("".join(_paginated(_blocks(report), height - 2 * PAGE_MARGIN)))
+    blocks = _paginated(_blocks(report), height - 2 * PAGE_MARGIN, report.title)
+    document = _document("".join(blocks))
     document.setDocumentMargin(PAGE_MARGIN)
     # With a page size of its own the document is scaled to the paper, whatever its resolution.
     document.setPageSize(qt.QSizeF(PAGE_WIDTH, height))
@@ -88,7 +89,7 @@ def _blocks(report: CaseReport) -> list[str]:
     return [lead + notice, *sections, f'<p class="quiet">{escape(report.foot)}</p>']
 
 
-def _paginated(blocks: Sequence[str], height: float) -> list[str]:
+def _paginated(blocks: Sequence[str], height: float, title: str) -> list[str]:
     """The blocks, with a page break before each that the page has no room for.
 
     Qt breaks a page between any two lines, and knows no CSS to keep a table together.
@@ -96,16 +97,20 @@ def _paginated(blocks: Sequence[str], height: float) -> list[str]:
     Args:
         blocks: HTML, from top to bottom.
         height: pixels of a page.
+        title: stands with the page number on every page but the first: sheets get mixed up.
     """
     paginated: list[str] = []
     page = ""
+    pages = 1
     for block in blocks:
         document = _document(page + block)
         document.setDocumentMargin(0)
         document.setTextWidth(PAGE_WIDTH - 2 * PAGE_MARGIN)
+        if document.size.height() > height and page:
+            pages += 1
+            page = ""
+            head = f"{escape(title)} \u00b7 {pages}"
+            block = f'<p class="quiet" style="page-break-before:always">{head}</p>{block}'
         page += block
-        if document.size.height() > height and paginated:
-            page = block
-            block = block.replace("<h2", '<h2 style="page-break-before:always"', 1)
         paginated.append(block)
     return paginated
