@@ -117,6 +117,22 @@ class TestFiles:
         assert (tmp_path / "mine.json").exists()
         assert len(application.desk.texts()) == 1
 
+    def test_a_report_that_cannot_be_written_leaves_the_one_before_it(
+        self, panel, result, application, tmp_path, monkeypatch
+    ):
+        from MedMAPSegmentLib.sections import report_file
+
+        path = tmp_path / "report.pdf"
+        path.write_bytes(b"of yesterday")
+        application.desk.answers["getSaveFileName"] = str(path)
+        # Qt opens no file there, and says nothing.
+        device = report_file._pdfDevice
+        monkeypatch.setattr(report_file, "_pdfDevice", lambda name: device("/no/such/folder/x.pdf"))
+        panel.ui.reportButton.click()
+        assert "not written" in application.desk.texts()[0]
+        assert path.read_bytes() == b"of yesterday"
+        assert [entry.name for entry in tmp_path.iterdir() if entry.is_file()] == ["report.pdf"]
+
     def test_a_name_without_an_ending_gets_one_and_replaces_nothing(
         self, panel, result, application, tmp_path
     ):

@@ -18,7 +18,7 @@ import slicer.util
 
 from medmap import NOTICE
 from medmap.errors import InputDataError, IOFailure, OutputError, UnavailableError
-from medmap.io.atomic import write_text
+from medmap.io.atomic import atomic_path, write_text
 from medmap.task import Task
 
 from .editing import sourceVolumeOf
@@ -190,9 +190,10 @@ def exportNifti(segmentationNode: Any, path: str | Path, task: Task) -> tuple[Pa
     node.SetIJKToRASMatrix(matrixFromArray(geometry.local))
     storage = slicer.vtkMRMLVolumeArchetypeStorageNode()
     storage.SetScene(scene)
-    storage.SetFileName(str(path))
-    if not storage.WriteData(node):
-        raise IOFailure(f"{path.name} could not be written.", "Choose another folder.")
+    with atomic_path(path) as temporary:
+        storage.SetFileName(str(temporary))
+        if not storage.WriteData(node):
+            raise IOFailure(f"{path.name} could not be written.", "Choose another folder.")
     write_text(sidecar, json.dumps(_record(segmentationNode, task), indent=1))
     return path, sidecar
 

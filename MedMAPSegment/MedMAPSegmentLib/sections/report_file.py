@@ -9,7 +9,7 @@ from typing import Any
 
 import qt
 
-from medmap.io.atomic import write_text
+from medmap.io.atomic import atomic_path, write_text
 
 from ..mrml.case_report import CaseReport
 from ..mrml.output_files import outputFile
@@ -40,10 +40,13 @@ def saveReport(report: CaseReport, path: str | Path) -> Path:
 
     Raises:
         OutputError: the folder is missing or cannot be written.
+        IOFailure: writing broke off; a file that was there is as it was.
     """
     path = outputFile(path, (".html", ".htm", ".pdf"))
     if path.suffix.lower() == ".pdf":
-        _savePdf(report, path)
+        # Qt reports no fault of the disk: the file is looked at before it replaces another.
+        with atomic_path(path) as temporary:
+            _savePdf(report, temporary)
     else:
         write_text(path, report.webPage())
     return path
