@@ -172,6 +172,15 @@ def test_a_comparison_of_modalities_of_a_former_result_is_not_shown(
     assert panel.ui.subsetsTable.rowCount == 0
 
 
+def test_surfaces_change_no_labels(panel, result):
+    from MedMAPSegmentLib.mrml.fingerprints import changeKey
+
+    before = changeKey(result)
+    panel.ui.show3DButton.click()
+    panel.ui.show3DButton.click()
+    assert changeKey(result) == before
+
+
 def test_labels_at_another_place_are_other_labels(panel, result):
     from MedMAPSegmentLib.mrml.fingerprints import fingerprint
 

@@ -17,17 +17,19 @@ from vtk.util.numpy_support import vtk_to_numpy
 
 from .geometry import arrayFromMatrix
 
-_cache: dict[str, tuple[int, str]] = {}
-"""ID of a node -> time of its last change and its fingerprint."""
+_cache: dict[str, tuple[tuple, str]] = {}
+"""ID of a node -> key of its last change and its fingerprint."""
 
 
-def changeTime(node: Any) -> int:
-    """Time at which the labels of a node were changed last; quick, for every click."""
-    times = [image.GetMTime() for image in _images(node)]
-    if node.IsA("vtkMRMLSegmentationNode"):
-        # Segments may also come and go.
-        times.append(node.GetSegmentation().GetMTime())
-    return max(times, default=0)
+def changeKey(node: Any) -> tuple:
+    """Changes whenever the labels of a node do; quick, for every click. Surfaces do not matter."""
+    times = tuple(image.GetMTime() for image in _images(node))
+    if not node.IsA("vtkMRMLSegmentationNode"):
+        return times
+    segmentation = node.GetSegmentation()
+    # Segments may come and go, and those of a reference are recognized by their names.
+    segments = [(key, segmentation.GetSegment(key).GetName()) for key in _segmentIDs(node)]
+    return (*times, *segments)
 
 
 def fingerprint(node: Any) -> str:
@@ -38,14 +40,18 @@ def fingerprint(node: Any) -> str:
     """
     if node is None:
         return ""
-    time = changeTime(node)
-    known = _cache.get(node.GetID())
-    if known is None or known[0] != time:
+    key = changeKey(node)
+    cached = _cache.get(node.GetID())
+    if cached is None or cached[0] != key:
         parts = _segments(node) if node.IsA("vtkMRMLSegmentationNode") else _voxels(node)
         digest = hashlib.blake2b("|".join(parts).encode(), digest_size=8)
-        known = (time, digest.hexdigest())
-        _cache[node.GetID()] = known
-    return known[1]
+        cached = (key, digest.hexdigest())
+        _cache[node.GetID()] = cached
+    return cached[1]
+
+
+def _segmentIDs(node: Any) -> list[str]:
+    return list(node.GetSegmentation().GetSegmentIDs())
 
 
 def _binaryName() -> str:
@@ -58,7 +64,7 @@ def _images(node: Any) -> list[Any]:
         return [node.GetImageData()] if node.GetImageData() is not None else []
     images = []
     segmentation = node.GetSegmentation()
-    for key in segmentation.GetSegmentIDs():
+    for key in _segmentIDs(node):
         image = segmentation.GetSegment(key).GetRepresentation(_binaryName())
         if image is not None:
             images.append(image)
@@ -68,7 +74,7 @@ def _images(node: Any) -> list[Any]:
 def _segments(node: Any) -> Iterable[str]:
     """Volume and center of every segment: files may cut an image to another extent."""
     segmentation = node.GetSegmentation()
-    for key in segmentation.GetSegmentIDs():
+    for key in _segmentIDs(node):
         segment = segmentation.GetSegment(key)
         image = segment.GetRepresentation(_binaryName())
         if image is None or image.GetPointData().GetScalars() is None:

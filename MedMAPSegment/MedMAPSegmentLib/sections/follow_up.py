@@ -8,7 +8,7 @@ from slicer.i18n import tr as _
 
 from ..i18n.sentences import findingText
 from ..mrml import choices
-from ..mrml.fingerprints import changeTime
+from ..mrml.fingerprints import changeKey
 from ..mrml.follow_up import EARLIER, compareTimePoints, findingsOfTable, tableOf
 from ..mrml.nodes import columnOf
 from ..mrml.patient import studyDateOf
@@ -104,14 +104,14 @@ class FollowUpSection(Section):
         if table is None:
             return None
         earlier = self.state.scene.GetNodeByID(table.GetAttribute(EARLIER) or "")
-        earlierTime = changeTime(earlier) if earlier is not None else -1
+        earlierKey = changeKey(earlier) if earlier is not None else None
         chosen = self.state.earlierResult
         isOfChosen = chosen is None or chosen is earlier
         return (
             table.GetID(),
             table.GetMTime(),
-            changeTime(self.state.result),
-            earlierTime,
+            changeKey(self.state.result),
+            earlierKey,
             isOfChosen,
         )
 

@@ -12,7 +12,7 @@ from medmap.errors import MedMAPError
 
 from ..devices import deviceTitle
 from ..i18n.sentences import errorText, findingText, sentence
-from ..mrml.fingerprints import changeTime
+from ..mrml.fingerprints import changeKey
 from ..mrml.nodes import columnOf, derivedNode
 from ..mrml.overlay import DIFFERENCE, FILL, MODES, OUTLINE, overlayOf, setOverlay, showOverlay
 from ..mrml.results import ROLE_RESULTS, centerOfSegments, resultsTable
@@ -79,7 +79,7 @@ class ResultsSection(Section):
         key = None
         if node is not None:
             provenance = node.GetAttribute(PROVENANCE)
-            key = (node.GetID(), self.state.task.name, provenance, changeTime(node))
+            key = (node.GetID(), self.state.task.name, provenance, changeKey(node))
         if key == self._shown:
             return
         self._shown = key
