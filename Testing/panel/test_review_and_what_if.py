@@ -375,7 +375,11 @@ class TestWalk:
 class TestModels:
     def test_the_default_is_listed_with_its_card_and_cannot_be_deleted(self, panel):
         assert panel.ui.modelComboBox.itemText(0) == f"{panel.models.entry.id} (default)"
-        assert "Research use only" in panel.ui.modelText.plainText
+        card = panel.ui.modelText.plainText
+        for words in ("Research use only", "Limits.", "Population."):
+            assert words in card
+        for mark in ("**", "# ", "|"):
+            assert mark not in card
         assert not panel.ui.deleteButton.enabled
 
     def test_a_zip_is_imported_used_and_deleted(self, panel, small_bundle, application, tmp_path):

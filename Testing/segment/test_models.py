@@ -50,7 +50,7 @@ class TestList:
         assert entry.verified
         assert entry.id == "medmap-default-1.0.0"
         assert entry.title == "medmap-default-1.0.0 (default)"
-        assert entry.text.startswith("# tiny")
+        assert entry.text.startswith("tiny")
         assert entry.task == BRATS
         assert entry.sha256 == hashlib.sha256((default / "SHA256SUMS").read_bytes()).hexdigest()
         assert entry.bytes == sum(p.stat().st_size for p in default.iterdir())

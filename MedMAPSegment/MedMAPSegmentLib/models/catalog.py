@@ -8,6 +8,7 @@ Apply. Loading a model (``loaderOf``) verifies once more, on the very bytes that
 from __future__ import annotations
 
 import os
+import re
 import secrets
 import shutil
 from collections.abc import Callable, Mapping
@@ -93,8 +94,21 @@ class ModelEntry:
 
     @property
     def text(self) -> str:
-        """The card, or the error."""
-        return self.error or self.readme or str(self.card.get("description", ""))
+        """The card without its markup, or the error."""
+        return self.error or plainText(self.readme) or str(self.card.get("description", ""))
+
+
+def plainText(markdown: str) -> str:
+    """A model card as text for people; its table of all subsets is left out with its heading, since
+    the panel shows the figures of the subset that is used.
+    """
+    paragraphs: list[str] = []
+    for paragraph in markdown.split("\n\n"):
+        if paragraph.lstrip().startswith("|"):
+            paragraphs = paragraphs[:-1]
+        else:
+            paragraphs.append(re.sub(r"^#+ |\*\*", "", paragraph, flags=re.MULTILINE).strip())
+    return "\n\n".join(paragraphs)
 
 
 def modelFolder(fallback: str | Path, environment: Mapping[str, str] = os.environ) -> Path:
