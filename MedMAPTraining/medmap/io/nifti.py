@@ -1,4 +1,8 @@
-"""NIfTI files in and out. The only module of the package that imports nibabel."""
+"""NIfTI files in and out. The only module of the package that imports nibabel.
+
+It does so only where a qform has to be computed from an affine: the import takes a quarter of a
+second and 34 MiB, and a label map copies the geometry of its scan.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +13,6 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
-import nibabel as nib
 import numpy as np
 
 from medmap.checks import Finding, replace_not_finite
@@ -17,7 +20,7 @@ from medmap.errors import InputDataError, InternalError, UsageError
 from medmap.io import atomic
 from medmap.io.nifti_bytes import read_header, read_verified
 from medmap.io.nifti_geometry import choose_affine
-from medmap.io.nifti_header import Header
+from medmap.io.nifti_header import VOXELS_AT, Header, header_like
 from medmap.threads import in_threads
 from medmap.volume import Grid, Volume
 
@@ -124,9 +127,12 @@ def write_labels(
             f"Labels of {labels.shape} {labels.dtype} do not fit a grid of {grid.shape}.",
             "Please report this.",
         )
-    header = _new_header(labels, grid.affine)
-    if like is not None:
-        _copy_geometry(header, read_header(like), grid)
+    if like is None:
+        header = _header_at(grid.affine, labels)
+    else:
+        like_header = read_header(like)
+        _require_same_place(like_header, grid)
+        header = header_like(like_header, labels)
     _write(path, header, labels)
 
 
@@ -146,7 +152,7 @@ def write_volume(path: str | os.PathLike, array: np.ndarray, affine: np.ndarray)
     """
     is_integer = bool(np.all((array == np.rint(array)) & (np.abs(array) < 2**15)))
     array = array.astype(np.int16 if is_integer else np.float32)
-    _write(path, _new_header(array, affine), array)
+    _write(path, _header_at(affine, array), array)
 
 
 def _intensities(header: Header, data: bytearray, label: str, notes: list[Finding]) -> np.ndarray:
@@ -210,19 +216,23 @@ def _check_range(values: np.ndarray, label: str) -> None:
         )
 
 
-def _new_header(array: np.ndarray, affine: np.ndarray) -> nib.Nifti1Header:
+def _header_at(affine: np.ndarray, array: np.ndarray) -> bytes:
+    """The header of an image at a [4, 4] affine, which becomes sform and qform."""
+    import nibabel as nib
+
     header = nib.Nifti1Header()
     header.set_data_shape(array.shape)
     header.set_data_dtype(array.dtype)
     header.set_xyzt_units("mm")
     header.set_qform(affine, code=1)
     header.set_sform(affine, code=1)
-    header["vox_offset"] = 352
+    header["vox_offset"] = VOXELS_AT
     header["scl_slope"], header["scl_inter"] = 1, 0
-    return header
+    return header.binaryblock + bytes(4)
 
 
-def _copy_geometry(header: nib.Nifti1Header, like: Header, grid: Grid) -> None:
+def _require_same_place(like: Header, grid: Grid) -> None:
+    """Raises InternalError where a result lies elsewhere than the scan that it belongs to."""
     stored_affines = [affine for affine in (like.sform, like.qform) if affine is not None]
     if not stored_affines:
         stored_affines = [like.unoriented]
@@ -230,25 +240,17 @@ def _copy_geometry(header: nib.Nifti1Header, like: Header, grid: Grid) -> None:
         raise InternalError(
             "The result does not lie on the grid of the scan it belongs to.", "Please report this."
         )
-    header["pixdim"][:4] = like.pixdim
-    header["xyzt_units"] = like.units & 0x3F
-    header["qform_code"], header["sform_code"] = like.qform_code, like.sform_code
-    header["quatern_b"], header["quatern_c"], header["quatern_d"] = like.quatern
-    header["qoffset_x"], header["qoffset_y"], header["qoffset_z"] = like.qoffset
-    header["srow_x"], header["srow_y"], header["srow_z"] = like.srow
 
 
-def _write(path: str | os.PathLike, header: nib.Nifti1Header, array: np.ndarray) -> None:
+def _write(path: str | os.PathLike, header: bytes, array: np.ndarray) -> None:
+    """Write a header and the voxels behind it, compressed where the name says so."""
     name = Path(path).name.lower()
     if not name.endswith((".nii", ".nii.gz")):
         raise UsageError(
             f"{Path(path).name} does not end in .nii or .nii.gz.", "Give it such a name."
         )
-    content = (
-        header.binaryblock
-        + bytes(4)
-        + array.astype(array.dtype.newbyteorder("<")).tobytes(order="F")
-    )
+    voxels = array.astype(array.dtype.newbyteorder("<"))
+    content = header + voxels.tobytes(order="F")
     if name.endswith(".gz"):
         packed = io.BytesIO()
         # Neither name nor time goes into the gzip header: the same labels give the same bytes.
