@@ -17,12 +17,14 @@ from torch import Tensor
 
 from medmap.errors import BundleError, InputDataError, UsageError
 from medmap.foreground import exact_foreground
+from medmap.quantiles import percentiles
 from medmap.resampling import (
     Orientation,
     lattice_offset,
     orientation_of,
     resample_to_grid,
     slice_axis_of,
+    visible_box,
 )
 from medmap.task import Task
 from medmap.threads import in_threads
@@ -183,33 +185,67 @@ def normalize(
     Raises:
         InputDataError: nothing but background, or no contrast.
     """
-    values = array[foreground].astype(np.float64)
+    scaling = _scaling(array[foreground], spec, title)
+    organ = foreground
+    if not skull_stripped:
+        organ = np.ones(array.shape, bool)
+    return scaling.applied(array, organ, spec), organ
+
+
+@dataclass(frozen=True)
+class _Scaling:
+    """How the intensities of one scan are normalized.
+
+    Attributes:
+        low, high: percentiles of the foreground.
+        mean, deviation: of the intensities between them.
+    """
+
+    low: float
+    high: float
+    mean: float
+    deviation: float
+
+    def applied(self, array: np.ndarray, organ: np.ndarray, spec: PreprocessSpec) -> np.ndarray:
+        """[I, J, K] float32: the organ's intensities normalized, 0 elsewhere."""
+        # In place: each copy of a brain takes as long as a step of the computation.
+        values = array[organ].astype(np.float64)
+        limits = spec.clip
+        if spec.scaling == "minmax":
+            values -= self.low
+            values *= 2
+            values /= self.high - self.low
+            values -= 1
+            limits = (-1.0, 1.0)
+        else:
+            values -= self.mean
+            values /= self.deviation
+        np.clip(values, *limits, out=values)
+        result = np.zeros(array.shape, np.float32)
+        result[organ] = values
+        return result
+
+
+def _scaling(values: np.ndarray, spec: PreprocessSpec, title: str) -> _Scaling:
+    """From the intensities of the foreground [N]; raises as ``normalize``."""
     if values.size == 0:
         raise _only_background(title)
     # Bright vessels and a few dark voxels at the rim would stretch the scale of a whole scan.
-    low, high = np.percentile(values, spec.percentiles)
-    inner = values[(values >= low) & (values <= high)]
+    low, high = percentiles(values, spec.percentiles)
+    inner = values[(values >= low) & (values <= high)].astype(np.float64)
     mean = inner.mean()
-    deviation = inner.std()
+    inner -= mean
+    np.square(inner, out=inner)
+    deviation = np.sqrt(inner.mean())
     # Relative to the intensities: scans of values around 1e-6 are as good as any.
-    largest = float(np.abs(values).max())
+    largest = max(float(values.max()), -float(values.min()))
     if not np.isfinite(deviation) or deviation <= LEAST_CONTRAST * largest:
         raise InputDataError(
             f"{title} has no contrast inside the organ: its intensities differ by {deviation:.1g} "
             f"around {mean:.4g}.",
             "Leave this modality out.",
         )
-    if skull_stripped:
-        organ = foreground
-    else:
-        organ = np.ones(array.shape, bool)
-        values = array[organ].astype(np.float64)
-    result = np.zeros(array.shape, np.float32)
-    if spec.scaling == "minmax":
-        result[organ] = np.clip(2 * (values - low) / (high - low) - 1, -1, 1)
-    else:
-        result[organ] = np.clip((values - mean) / deviation, *spec.clip)
-    return result, organ
+    return _Scaling(low, high, mean, deviation)
 
 
 @dataclass(frozen=True)
@@ -277,12 +313,15 @@ def prepare(
         """Fill the scan's channel of the image; returns its brain [D, H, W] bool."""
         volume = volumes[name]
         scan = scans[name]
-        # Nothing of full size is kept: four normalized scans at once would take 140 MiB.
         title = task.modality(name).title
-        array, _ = normalize(volume.array, scan.foreground, spec, task.skull_stripped, title)
-        channel = resample_to_grid(array, scan.orientation, grid, spec.slices)
-        image[task.index(name)] = channel
-        return resample_to_grid(scan.organ, scan.orientation, grid, spec.slices) > HALF
+        scaling = _scaling(volume.array[scan.foreground], spec, title)
+        # Only what the grid shows: of full size, four normalized scans would take 140 MiB.
+        box = visible_box(scan.grid, grid)
+        organ = scan.organ[box]
+        array = scaling.applied(volume.array[box], organ, spec)
+        orientation = scan.orientation.within(box)
+        image[task.index(name)] = resample_to_grid(array, orientation, grid, spec.slices)
+        return resample_to_grid(organ, orientation, grid, spec.slices) > HALF
 
     for scan_brain in in_threads(bring, scans):
         brain |= scan_brain

@@ -70,6 +70,17 @@ class Orientation:
         """Undo ``reorient``: axes closest to RAS -> the axis order of the grid."""
         return array[self._reversal()].transpose(np.argsort(self.order))
 
+    def within(self, box: tuple[slice, ...]) -> Orientation:
+        """The same of a box of voxels [I, J, K] of the grid."""
+        sides = []
+        for axis in range(3):
+            side = box[self.order[axis]]
+            if self.flip[axis]:
+                size = self.canonical.shape[axis]
+                side = slice(size - side.stop, size - side.start)
+            sides.append(side)
+        return Orientation(self.order, self.flip, part_of_grid(self.canonical, tuple(sides)))
+
     def _reversal(self) -> tuple[slice, ...]:
         forward = slice(None)
         backward = slice(None, None, -1)
@@ -155,12 +166,10 @@ def resample_to_grid(
     """
     # In canonical order, so that every stored orientation interpolates in the same order of axes.
     canonical = orientation.canonical
-    view = orientation.reorient(array)
-    if max(_averaging_factors(canonical, target)) == 1:
-        # What the target does not show is not even copied.
-        box = covering_box(tuple(slice(0, size) for size in target.shape), target, canonical)
-        view = view[box]
-        canonical = part_of_grid(canonical, box)
+    # What the target does not show is not even copied.
+    box = visible_box(canonical, target)
+    view = orientation.reorient(array)[box]
+    canonical = part_of_grid(canonical, box)
     if 0 in view.shape:
         return torch.zeros(target.shape)
     image = torch.from_numpy(np.ascontiguousarray(view, np.float32))
@@ -171,6 +180,17 @@ def resample_to_grid(
     if slices:
         nearest = slice_axis_of(orientation.canonical)
     return resample_linear(image[None], canonical, target, nearest)[0]
+
+
+def visible_box(grid: Grid, target: Grid) -> tuple[slice, ...]:
+    """The part of a grid that an array on it is resampled from.
+
+    Everything where voxels are averaged first: another first voxel would average others.
+    """
+    if max(_averaging_factors(grid, target)) > 1:
+        return tuple(slice(0, size) for size in grid.shape)
+    all_of_target = tuple(slice(0, size) for size in target.shape)
+    return covering_box(all_of_target, target, grid)
 
 
 def to_grid(array: np.ndarray, source: Grid, target: Grid, slices: bool = False) -> Tensor:
@@ -298,12 +318,21 @@ def _interpolated_along(image: Tensor, axis: int, position: np.ndarray) -> Tenso
     # Plane by plane, so that terms stay in the cache: as whole volumes they take three times as
     # long, most of it for memory that is used once.
     target_planes = np.moveaxis(result.numpy(), axis, 0)
+    product = np.empty_like(target_planes[0])
     for coordinate, plane in zip(position.tolist(), target_planes, strict=True):
         lower = math.floor(coordinate)
         upper_share = coordinate - lower
+        is_empty = True
         for index, share in ((lower, 1 - upper_share), (lower + 1, upper_share)):
-            if 0 <= index < size:
-                plane += planes[index] * share
+            # Every second position lies on a plane where 1 mm become 1.5.
+            if share == 0 or not 0 <= index < size:
+                continue
+            if is_empty:
+                np.multiply(planes[index], share, out=plane)
+                is_empty = False
+            else:
+                np.multiply(planes[index], share, out=product)
+                plane += product
     return result
 
 

@@ -227,11 +227,12 @@ def test_quantiles_are_those_of_all_finite_voxels(level, count):
     finite = np.isfinite(scan)
     exact = finite & (scan != level)
     shares = (0.001, 0.3, 0.999)
-    quantiles = foreground._quantiles(scan, finite, exact, level, shares)
+    part = foreground._Part(scan, finite, exact, level, scan.ravel(), 0)
+    quantiles = foreground._quantiles(part, shares)
     np.testing.assert_allclose(quantiles, np.quantile(scan[finite], shares), rtol=0, atol=1e-12)
     scan[4:, 4:, 4:] = 1.5
     exact[4:, 4:, 4:] = False
-    two_backgrounds = foreground._quantiles(scan, finite, exact, level, shares)
+    two_backgrounds = foreground._quantiles(part, shares)
     np.testing.assert_array_equal(two_backgrounds, np.quantile(scan[finite], shares))
 
 

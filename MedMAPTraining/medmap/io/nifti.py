@@ -166,8 +166,9 @@ def _intensities(header: Header, data: bytearray, label: str, notes: list[Findin
     _check_range(values, label)
     with np.errstate(invalid="ignore"):  # signaling NaN
         array = _in_c_order(values)
-    array, replaced = replace_not_finite(array, label)
-    notes.extend(replaced)
+    if values.dtype.kind == "f":
+        array, replaced = replace_not_finite(array, label)
+        notes.extend(replaced)
     return array
 
 

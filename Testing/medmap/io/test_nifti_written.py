@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import struct
+import subprocess
+import sys
 from itertools import permutations, product
 
 import nibabel as nib
@@ -149,6 +151,22 @@ def test_labels_of_a_nifti_2_scan_are_nifti_1_for_slicer(tmp_path):
     written = labels_like(tmp_path, nifti_bytes(cls=nib.Nifti2Image))
     assert written[344:348] == b"n+1\0"
     assert np.allclose(read_nifti(saved(tmp_path, written)).affine, AFFINE)
+
+
+def test_a_label_map_like_its_scan_is_written_without_nibabel(tmp_path):
+    scan = saved(tmp_path, GOOD)
+    code = (
+        "import sys; from medmap.io.nifti import read_nifti, write_labels; "
+        f"scan = read_nifti({str(scan)!r}); labels = (scan.array > 0).astype('uint8'); "
+        f"write_labels({str(tmp_path / 'seg.nii')!r}, labels, scan.grid, like={str(scan)!r}); "
+        "assert 'nibabel' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+    written = (tmp_path / "seg.nii").read_bytes()
+    assert struct.unpack("<f", written[108:112]) == (352,)
+    image = nib.load(tmp_path / "seg.nii")
+    assert image.header["bitpix"] == 8
+    assert np.array_equal(image.affine, nib.load(scan).affine)
 
 
 def test_the_same_labels_give_the_same_bytes(tmp_path):
