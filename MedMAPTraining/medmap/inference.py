@@ -108,6 +108,10 @@ def segment(
         volumes, task, bundle.preprocess, reference=reference, multiple=bundle.stride
     )
     findings += check_coverage(volumes, prepared.reference, task)
+    scan_names = {name: volume.name for name, volume in volumes.items()}
+    # From here on the prepared case suffices. Four scans and their masks take 170 MiB, which the
+    # network can use where the caller has no use for them either.
+    del volumes
     windows = SlidingWindow(
         task,
         bundle.inference,
@@ -157,7 +161,7 @@ def segment(
         reference=prepared.reference,
         volumes_ml=volumes_ml,
         findings=tuple(findings),
-        provenance=provenance_of(bundle, volumes, entry, findings, prepared.reference, run),
+        provenance=provenance_of(bundle, scan_names, entry, findings, prepared.reference, run),
         task=task,
         probabilities=probabilities,
     )

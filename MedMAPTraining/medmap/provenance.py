@@ -12,7 +12,6 @@ import torch
 from medmap import NOTICE, __version__
 from medmap.bundle.loading import Bundle, Entry
 from medmap.checks import Finding
-from medmap.volume import Volume
 
 
 @dataclass(frozen=True)
@@ -112,7 +111,7 @@ class Provenance:
 
 def provenance_of(
     bundle: Bundle,
-    volumes: Mapping[str, Volume],
+    scan_names: Mapping[str, str],
     entry: Entry,
     findings: Sequence[Finding],
     reference: str,
@@ -122,7 +121,7 @@ def provenance_of(
 
     Args:
         bundle: what was run.
-        volumes: the scans given, by modality.
+        scan_names: names of the scans given (``Volume.name``), by modality.
         entry: which of the bundle's networks, and with which of the scans.
         findings: what the checks and the run report.
         reference: modality whose grid carries the result.
@@ -130,10 +129,12 @@ def provenance_of(
     """
     used: dict[str, str] = {}
     unused: dict[str, str] = {}
-    for name, volume in volumes.items():
-        names = used if name in entry.modalities else unused
-        names[name] = volume.name
-    missing = [name for name in bundle.task.modality_names if name not in volumes]
+    for modality, scan_name in scan_names.items():
+        if modality in entry.modalities:
+            used[modality] = scan_name
+        else:
+            unused[modality] = scan_name
+    missing = [name for name in bundle.task.modality_names if name not in scan_names]
     return Provenance(
         bundle_id=bundle.id,
         bundle_sha256=bundle.sha256,

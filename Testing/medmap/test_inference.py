@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import weakref
 from dataclasses import replace
 from itertools import combinations
 
@@ -51,6 +52,24 @@ def test_any_subset_gives_labels_on_the_reference_grid(volumes, tiny_bundle, sub
     assert np.array_equal(result.grid.affine, volumes["t1"].affine)
     assert result.provenance.missing == tuple(n for n in NAMES if n not in subset)
     assert (result.labels[volumes["t1"].array == 0] == 0).all()
+
+
+def test_scans_that_nobody_else_holds_are_gone_before_the_network_runs(volumes, tiny_bundle):
+    references = []
+
+    def copies() -> dict[str, Volume]:
+        scans = {name: replace(volume) for name, volume in volumes.items()}
+        references.extend(weakref.ref(scan) for scan in scans.values())
+        return scans
+
+    alive = {}
+
+    def note(fraction: float, text: str) -> None:
+        alive[text] = sum(reference() is not None for reference in references)
+
+    segment(copies(), tiny_bundle, progress=note)
+    assert alive["bringing the scans to one grid"] == 4
+    assert alive["window 1 of 1: reading T1"] == 0
 
 
 @pytest.mark.parametrize("subset", SUBSETS[:-1], ids="+".join)

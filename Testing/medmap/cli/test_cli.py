@@ -429,14 +429,22 @@ def test_phantom_evaluate_and_train_work_together(tmp_path):
     assert "15" not in scored.stderr.splitlines()[-1:]
 
 
-def test_memory_is_asked_for_in_large_pages_unless_the_environment_says_otherwise(monkeypatch):
+SETTINGS = ["THP_MEM_ALLOC_ENABLE"]
+if sys.platform == "linux":
+    SETTINGS.append("MALLOC_ARENA_MAX")
+
+
+@pytest.mark.parametrize("setting", SETTINGS)
+def test_memory_comes_in_large_pages_from_one_pool_unless_the_environment_says_otherwise(
+    monkeypatch, setting
+):
     import importlib
 
     entry = importlib.import_module("medmap.cli.main")
     monkeypatch.setattr(entry, "app", lambda *arguments, **options: None)
-    monkeypatch.setenv("THP_MEM_ALLOC_ENABLE", "0")
+    monkeypatch.setenv(setting, "4")
     entry.main()
-    assert os.environ["THP_MEM_ALLOC_ENABLE"] == "0"
-    monkeypatch.delenv("THP_MEM_ALLOC_ENABLE")
+    assert os.environ[setting] == "4"
+    monkeypatch.delenv(setting)
     entry.main()
-    assert os.environ["THP_MEM_ALLOC_ENABLE"] == "1"
+    assert os.environ[setting] == "1"
