@@ -62,14 +62,15 @@ def test_scans_that_nobody_else_holds_are_gone_before_the_network_runs(volumes, 
         references.extend(weakref.ref(scan) for scan in scans.values())
         return scans
 
-    alive = {}
+    alive = []
 
-    def note(fraction: float, text: str) -> None:
-        alive[text] = sum(reference() is not None for reference in references)
+    def count(fraction: float, text: str) -> None:
+        alive.append(sum(reference() is not None for reference in references))
 
-    segment(copies(), tiny_bundle, progress=note)
-    assert alive["bringing the scans to one grid"] == 4
-    assert alive["window 1 of 1: reading T1"] == 0
+    segment(copies(), tiny_bundle, progress=count)
+    # The checks and the preparation look at the scans; encoders and decoder do not.
+    assert alive[:2] == [4, 4]
+    assert set(alive[2:]) == {0}
 
 
 @pytest.mark.parametrize("subset", SUBSETS[:-1], ids="+".join)
