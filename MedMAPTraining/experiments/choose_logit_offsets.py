@@ -1,22 +1,24 @@
 """Logit offsets of a bundle, chosen on development cases.
 
     python choose_logit_offsets.py measure BUNDLE CASES FOLDER
-    python choose_logit_offsets.py choose FOLDER [--apart t1ce] [--into BUNDLE --version VERSION]
+    python choose_logit_offsets.py choose FOLDER [--apart t1ce t2+flair]
+        [--into BUNDLE --version VERSION]
 
 The script lies in ``MedMAPTraining/experiments``. ``measure`` segments cases, with or without
 tumors, from every modality subset, and keeps the logits of all voxels that could be tumor.
 ``choose`` tries offsets for the whole tumor, for the core, and for enhancement: the same ones for
-all subsets with a modality and for all without it (``--apart``), since fifteen sets of offsets
-would be fitted to a handful of cases. It takes those with the largest mean Dice of WT, TC and ET.
-Where a subset would then report more than 2 ml in a tenth more of the tumor-free cases, its offset
-of the whole tumor is lowered; single ones are left to the confidence thresholds, which are chosen
-afterwards. *Left out* is the Dice of each case under the offsets that all others choose.
+all subsets that agree in whether they have one of the modalities of each ``--apart`` (T1ce; T2 or
+FLAIR), since fifteen sets of offsets would be fitted to a handful of cases. It takes those with the
+largest mean Dice of WT, TC and ET. *Left out* is the Dice of each case under the offsets that all
+others choose; a group in which it is no better than without offsets gets none. Where a subset would
+report more than 2 ml in a tenth more of the tumor-free cases, its offset of the whole tumor is
+lowered; single ones are left to the confidence thresholds, which are chosen afterwards.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -56,6 +58,8 @@ LEAST_ENHANCEMENT_MM3 = 200.0
 
 Setting = tuple[float, float, float]
 """Offsets of the whole tumor, the core, and enhancement."""
+
+NOTHING: Setting = (0.0, 0.0, 0.0)
 
 SETTINGS: tuple[Setting, ...] = tuple(itertools.product(WHOLE, CORE, ENHANCING))
 
@@ -193,7 +197,7 @@ def false_positives(records: Sequence[Record], setting: Setting) -> int:
 def silenced(records: Sequence[Record], setting: Setting) -> Setting:
     """The setting with the largest offset of the whole tumor that adds few false positives."""
     tumor_free = sum(not record.has_tumor for record in records)
-    allowed = false_positives(records, (0.0, 0.0, 0.0)) + MOST_NEW_SHARE * tumor_free
+    allowed = false_positives(records, NOTHING) + MOST_NEW_SHARE * tumor_free
     _, core, enhancing = setting
     for whole in sorted(WHOLE, reverse=True):
         if whole > setting[0]:
@@ -205,17 +209,28 @@ def silenced(records: Sequence[Record], setting: Setting) -> Setting:
     return (-0.2, core, enhancing)
 
 
-def choose(records: Mapping[str, Sequence[Record]], apart: str) -> OffsetSpec:
+def groups_of(keys: Iterable[str], apart: Sequence[str]) -> list[list[str]]:
+    """The subsets that share offsets; ``apart`` holds modalities such as ``t2+flair``."""
+    groups: dict[tuple[bool, ...], list[str]] = {}
+    for key in keys:
+        modalities = set(key.split("+"))
+        kind = tuple(not modalities.isdisjoint(some.split("+")) for some in apart)
+        groups.setdefault(kind, []).append(key)
+    return list(groups.values())
+
+
+def choose(records: Mapping[str, Sequence[Record]], apart: Sequence[str]) -> OffsetSpec:
     """The offsets that suit these records; prints what they do to them."""
     headings = ["modalities", "whole, core, enhancing", "WT / TC / ET before", "after", "left out"]
     print("\n".join(table_head(headings)))
     by_subset = {}
-    for has_modality in (True, False):
-        keys = [key for key in records if (apart in key.split("+")) == has_modality]
+    for keys in groups_of(records, apart):
         tables = {key: score_table(records[key]) for key in keys}
         group = np.mean([table.mean((0, 2)) for table in tables.values()], axis=0)
         shared_setting = SETTINGS[best_setting(group)]
         cross_validated = left_out(tables, records)
+        if not _is_gain(tables, cross_validated):
+            shared_setting = NOTHING
         for key in keys:
             setting = silenced(records[key], shared_setting)
             by_subset[key] = offsets_of(setting)
@@ -224,6 +239,13 @@ def choose(records: Mapping[str, Sequence[Record]], apart: str) -> OffsetSpec:
             row += [_numbers(np.mean(after, 0), 3), _numbers(cross_validated[key], 3)]
             print(table_row(row))
     return OffsetSpec(by_subset)
+
+
+def _is_gain(tables: Mapping[str, np.ndarray], cross_validated: Mapping[str, np.ndarray]) -> bool:
+    """Whether cases gain by offsets that were chosen without them."""
+    before = np.mean([table[:, SETTINGS.index(NOTHING)].mean() for table in tables.values()])
+    after = np.mean([values.mean() for values in cross_validated.values()])
+    return bool(after > before)
 
 
 def left_out(
@@ -267,7 +289,7 @@ def main() -> None:
     measure_parser.add_argument("folder", type=Path)
     choose_parser = commands.add_parser("choose")
     choose_parser.add_argument("folder", type=Path)
-    choose_parser.add_argument("--apart", default="t1ce", choices=BRATS.modality_names)
+    choose_parser.add_argument("--apart", nargs="*", default=["t1ce", "t2+flair"])
     choose_parser.add_argument("--into", type=Path)
     choose_parser.add_argument("--version")
     options = parser.parse_args()

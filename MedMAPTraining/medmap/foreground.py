@@ -367,7 +367,9 @@ def _dense_level(values: np.ndarray, tolerance: float, least: float) -> _Level |
     return _Level(middle, max(tolerance, NOISE_DEVIATIONS * deviation))
 
 
-def largest_parts(mask: np.ndarray, spacing: Sequence[float]) -> np.ndarray:
+def largest_parts(
+    mask: np.ndarray, spacing: Sequence[float], least_share: float = LEAST_PART
+) -> np.ndarray:
     """The mask without what lies apart from its largest connected parts.
 
     Parts are looked for among cells of about 4 mm of which a quarter is filled; sparser cells at
@@ -376,6 +378,7 @@ def largest_parts(mask: np.ndarray, spacing: Sequence[float]) -> np.ndarray:
     Args:
         mask: [I, J, K] bool.
         spacing: [3] mm.
+        least_share: parts of this share of the largest one belong to the result, too.
 
     Returns:
         [I, J, K] bool; the mask itself where it has no filled cell.
@@ -388,7 +391,7 @@ def largest_parts(mask: np.ndarray, spacing: Sequence[float]) -> np.ndarray:
     # Cells at the rim are less than a quarter full; without them every brain would lose its edge.
     around = widened_box(box, filling.shape)
     cells = np.zeros(filling.shape, bool)
-    cells[around] = _grown(_largest_bodies(filling[around]))
+    cells[around] = _grown(_largest_bodies(filling[around], least_share))
     if not filling[~cells].any():
         return mask
     voxels = cells & (filling > 0)
@@ -398,11 +401,12 @@ def largest_parts(mask: np.ndarray, spacing: Sequence[float]) -> np.ndarray:
     return mask & voxels[inside]
 
 
-def _largest_bodies(filling: np.ndarray) -> np.ndarray:
+def _largest_bodies(filling: np.ndarray, least_share: float) -> np.ndarray:
     """The connected parts of the filled cells that are not much smaller than the largest.
 
     Args:
         filling: [I, J, K] share of each cell, at least one of them filled.
+        least_share: of the largest part.
 
     Returns:
         [I, J, K] bool.
@@ -418,7 +422,7 @@ def _largest_bodies(filling: np.ndarray) -> np.ndarray:
     largest = max(size for size, _ in parts)
     cells = np.zeros(filling.shape, bool)
     for size, part in parts:
-        if size >= LEAST_PART * largest:
+        if size >= least_share * largest:
             cells |= part
     return cells
 

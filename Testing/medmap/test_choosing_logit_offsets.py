@@ -12,12 +12,14 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "MedMAPTraining/experiments"))
 
 from choose_logit_offsets import (
+    NOTHING,
     SETTINGS,
     Record,
     best_setting,
     choose,
     decided,
     false_positives,
+    groups_of,
     left_out,
     score_table,
     scores,
@@ -26,8 +28,6 @@ from choose_logit_offsets import (
 
 from medmap.postprocess.decoding import decode_by_region, nested_regions
 from medmap.task import BRATS
-
-NOTHING = (0.0, 0.0, 0.0)
 
 
 def record(case: str, logits: np.ndarray, labels: np.ndarray, voxel_ml: float = 0.01) -> Record:
@@ -108,10 +108,32 @@ def test_subsets_with_and_without_the_modality_get_their_own(capsys):
         "t1ce": [record("a", sure, np.full(400, 3)), record("b", sure, np.full(400, 3))],
         "flair": [timid_case("a", 1), timid_case("b", 2)],
     }
-    offsets = choose(records, "t1ce").by_subset
+    offsets = choose(records, ["t1ce"]).by_subset
     assert offsets["t1ce"] == {"NCR": 0.0, "ED": 0.0, "ET": 0.0}
     assert offsets["flair"]["ET"] > offsets["flair"]["ED"]
     assert "left out" in capsys.readouterr().out
+
+
+def test_a_group_that_gains_only_where_it_was_fitted_gets_none():
+    # One case would like enhancement, the other two would lose their core to it.
+    certain = np.array([1.0, 0.0, -0.5])[:, None] + np.zeros((3, 400))
+    records = {
+        "flair": [
+            timid_case("a", 1),
+            record("b", certain, np.full(400, 1)),
+            record("c", certain, np.full(400, 1)),
+        ]
+    }
+    assert choose(records, ["t1ce"]).by_subset["flair"] == {"NCR": 0.0, "ED": 0.0, "ET": 0.0}
+
+
+def test_subsets_are_grouped_by_the_modalities_that_they_have():
+    keys = [BRATS.subset_key(subset) for subset in BRATS.subsets()]
+    groups = groups_of(keys, ["t1ce", "t2+flair"])
+    assert sorted(map(len, groups)) == [1, 2, 6, 6]
+    assert ["t1"] in groups
+    assert {"t1ce", "t1+t1ce"} in [set(group) for group in groups]
+    assert groups_of(keys, []) == [keys]
 
 
 @pytest.mark.parametrize("count", [1, 19])

@@ -49,7 +49,7 @@ def extract_with(bundle: Bundle, volume: Volume) -> np.ndarray:
     # Parts and cavities are decided on the coarse grid, where that is fast; the surface is
     # interpolated from probabilities, so that it is finer than the grid.
     is_brain = probability.numpy() > 0.5
-    largest = largest_parts(is_brain, prepared.grid.spacing.tolist())
+    largest = largest_parts(is_brain, prepared.grid.spacing.tolist(), LEAST_PART)
     body = torch.from_numpy(filled(largest))
     probability = torch.where(body, probability.clamp(min=CAVITY), probability)
     is_separate_part = ~body & (probability > 0.5)
@@ -57,6 +57,10 @@ def extract_with(bundle: Bundle, volume: Volume) -> np.ndarray:
     on_scan = resample_linear(probability[None], prepared.grid, volume.grid)[0]
     return (on_scan > 0.5).numpy()
 
+
+LEAST_PART = 0.3
+"""Share of the largest part that others must have. A slab may show two hemispheres or a cerebellum
+apart; what looks like brain in the throat was 7 % of the brain."""
 
 CAVITY = 0.51
 """Probability that cavities in the brain are raised to: just brain."""
