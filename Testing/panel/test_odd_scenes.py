@@ -147,6 +147,7 @@ class TestHandOver:
         application.desk.answers["getSaveFileName"] = str(tmp_path / "labels.nii.gz")
         panel.ui.exportButton.click()
         assert "none of the labels: Fistula" in panel.ui.statusLabel.text
+        assert json.loads((tmp_path / "labels.json").read_text())["edited_by_hand"] is True
         application.desk.answers["getSaveFileName"] = str(tmp_path / "report.html")
         panel.ui.reportButton.click()
         page = (tmp_path / "report.html").read_text(encoding="utf-8")

@@ -23,7 +23,7 @@ from medmap.task import Task
 
 from .editing import sourceVolumeOf
 from .geometry import matrixFromArray
-from .nodes import geometryOf
+from .nodes import ROLE, ROLE_EDITED, geometryOf
 from .output_files import SIDECAR_KEY, filesOfVolumes, outputFile, sidecarOf
 from .reference import labelsOn
 from .scene import provenanceOf
@@ -204,5 +204,6 @@ def _record(segmentationNode: Any, task: Task) -> dict:
         SIDECAR_KEY: NOTICE,
         "warnings": warningsOf(segmentationNode),
         "labels": labels,
+        "edited_by_hand": segmentationNode.GetAttribute(ROLE) == ROLE_EDITED,
         "provenance": provenanceOf(segmentationNode) or {},
     }
