@@ -45,8 +45,9 @@ LEAST_PROBABILITY = 0.03
 WHOLE = (0.0, 0.4, 0.8, 1.2)
 CORE = (0.0, 0.5, 1.0, 1.5, 2.0, 2.5, 3.0)
 ENHANCING = (0.0, 0.5, 1.0, 1.5, 2.0, 2.5, 3.0, 4.0)
-"""Added to the logits of all of the tumor, to those of its core, and to that of enhancement. 1.6 for
-all of it gave a tumor-free person 2.03 ml from T1 and FLAIR."""
+"""Added to the logits of all of the tumor, to those of its core, and to that of enhancement.
+
+1.6 for all of it gave a tumor-free person 2.03 ml from T1 and FLAIR."""
 
 TOLERANCE = 0.002
 """Of mean Dice: the smallest offsets that come so close to the best are taken."""
