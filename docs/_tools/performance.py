@@ -9,11 +9,17 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 METADATA = ROOT / "Resources/bundles/default/metadata.json"
-PAGES = [ROOT / "README.md", ROOT / "docs/model_card.md"]
+PAGES = {
+    ROOT / "README.md": ("dice",),
+    ROOT / "docs/model_card.md": ("dice", "dice_synthetic"),
+}
+"""Pages, and the tables of the bundle's card that they show, real cases first."""
+
 START = "<!-- performance: written by docs/_tools/performance.py -->"
 END = "<!-- end of performance -->"
 
@@ -26,15 +32,15 @@ def title(subset: str, titles: dict[str, str]) -> str:
 
 
 KINDS = {"dice": "held-out real cases", "dice_synthetic": "synthetic cases"}
-"""Tables of the card, in the order of the pages, and what their cases are."""
+"""Tables of the card, and what their cases are."""
 
 
-def tables() -> str:
-    """The tables that the card has, real cases first."""
+def tables(keys: Sequence[str]) -> str:
+    """Those of the tables that the card has."""
     metadata = json.loads(METADATA.read_text(encoding="utf-8"))["medmap"]
     titles = {m["name"]: m["title"] for m in metadata["task"]["modalities"]}
     card = metadata["card"]
-    return "\n\n".join(table(card[key], titles, KINDS[key]) for key in KINDS if key in card)
+    return "\n\n".join(table(card[key], titles, KINDS[key]) for key in keys if key in card)
 
 
 def table(dice: dict, titles: dict[str, str], kind: str) -> str:
@@ -51,7 +57,7 @@ def page(path: Path) -> str:
     text = path.read_text(encoding="utf-8")
     before, _, rest = text.partition(START)
     _, _, after = rest.partition(END)
-    return f"{before}{START}\n{tables()}\n{END}{after}"
+    return f"{before}{START}\n{tables(PAGES[path])}\n{END}{after}"
 
 
 if __name__ == "__main__":
