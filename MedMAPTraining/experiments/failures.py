@@ -48,12 +48,12 @@ class Example:
 
 
 EXAMPLES = (
-    Example(9911, True, ("flair",), "A bias field brightens one side"),
-    Example(9609, False, ("t1", "t2", "flair"), "Enhancement without T1ce"),
-    Example(9606, False, ("t1",), "T1 only"),
-    Example(9604, False, ("t1", "flair"), "Faint edema without T2"),
-    Example(9909, True, ("t1ce",), "A ventricle taken for necrosis"),
-    Example(9608, False, ("t1", "t2"), "No core without T1ce and FLAIR"),
+    Example(9900, True, ("flair",), "Bright FLAIR taken for edema"),
+    Example(9600, False, ("flair",), "A small tumor is missed"),
+    Example(9608, False, ("t1",), "T1 only"),
+    Example(9606, False, ("t1", "t2"), "A ventricle taken for core"),
+    Example(9602, False, ("t1", "flair"), "Enhancement is a guess without T1ce"),
+    Example(9604, False, ("t1ce", "flair"), "Too much edema"),
 )
 
 
