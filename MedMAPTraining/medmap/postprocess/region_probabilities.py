@@ -17,7 +17,8 @@ def region_probabilities(
     """Probability of each region at each voxel of the reference scan.
 
     A region's probability is the sum over its labels. What was removed from the result has
-    probability 0, so that a threshold of one half gives about the label map.
+    probability 0. A threshold of one half gives about the label map where the bundle has no logit
+    offsets for the subset (``OffsetSpec``); offsets move decisions, not probabilities.
 
     Args:
         prediction: one subset's prediction on the working grid.
