@@ -1,4 +1,4 @@
-"""Cases from which MedMAP's brain extraction network learns, beside generated heads.
+"""Cases from which MedMAP's brain extraction network learns, beside synthetic heads.
 
     python experiments/brain_cases.py OUT --raw FOLDERS... --stripped CASES --label-maps FOLDER
 

@@ -145,11 +145,11 @@ def read_records(folder: Path) -> dict[str, list[Record]]:
 
 def decided(record: Record, setting: Setting) -> dict[str, np.ndarray]:
     """[N] bool of each region, decided region by region under some offsets."""
-    whole, core, enhancing = setting
+    tumor_offset, core_offset, enhancing_offset = setting
     odds = np.exp(record.logits)
-    necrosis = odds[0] * np.exp(whole + core)
-    edema = odds[1] * np.exp(whole)
-    enhancement = odds[2] * np.exp(whole + core + enhancing)
+    necrosis = odds[0] * np.exp(tumor_offset + core_offset)
+    edema = odds[1] * np.exp(tumor_offset)
+    enhancement = odds[2] * np.exp(tumor_offset + core_offset + enhancing_offset)
     is_tumor = necrosis + edema + enhancement > 1
     is_core = is_tumor & (necrosis + enhancement > edema)
     is_enhancing = is_core & (enhancement > necrosis)
@@ -201,10 +201,10 @@ def silenced(records: Sequence[Record], setting: Setting) -> Setting:
     tumor_free = sum(not record.has_tumor for record in records)
     allowed = false_positives(records, NOTHING) + MOST_NEW_SHARE * tumor_free
     _, core, enhancing = setting
-    for whole in sorted(WHOLE, reverse=True):
-        if whole > setting[0]:
+    for tumor_offset in sorted(WHOLE, reverse=True):
+        if tumor_offset > setting[0]:
             continue
-        candidate = (whole, core, enhancing)
+        candidate = (tumor_offset, core, enhancing)
         if false_positives(records, candidate) <= allowed:
             return candidate
     # The offsets of the core raise the tumor a little, too.
@@ -259,11 +259,11 @@ def left_out(
         names[key] = [record.case for record in records[key] if record.has_tumor]
     results: dict[str, list[np.ndarray]] = {key: [] for key in tables}
     for case in sorted({name for cases in names.values() for name in cases}):
-        others = []
+        remaining_means = []
         for key, table in tables.items():
             is_other = np.array([name != case for name in names[key]])
-            others.append(table[is_other].mean((0, 2)))
-        number = best_setting(np.mean(others, axis=0))
+            remaining_means.append(table[is_other].mean((0, 2)))
+        number = best_setting(np.mean(remaining_means, axis=0))
         for key, table in tables.items():
             if case in names[key]:
                 results[key].append(table[names[key].index(case), number])
@@ -272,8 +272,12 @@ def left_out(
 
 def offsets_of(setting: Setting) -> dict[str, float]:
     """Offset of each label's logit."""
-    whole, core, enhancing = setting
-    offsets = {"NCR": whole + core, "ED": whole, "ET": whole + core + enhancing}
+    tumor_offset, core_offset, enhancing_offset = setting
+    offsets = {
+        "NCR": tumor_offset + core_offset,
+        "ED": tumor_offset,
+        "ET": tumor_offset + core_offset + enhancing_offset,
+    }
     return {name: round(value, 3) for name, value in offsets.items()}
 
 

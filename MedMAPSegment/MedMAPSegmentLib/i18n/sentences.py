@@ -73,8 +73,8 @@ def _translations() -> list[tuple[re.Pattern[str], str, frozenset[int]]]:
     """
     entries = []
     for template in sorted(core_sentences.SENTENCES, key=_literalLength, reverse=True):
-        shown = IN_SLICER.get(template, template)
-        translation = core_sentences.translated(shown)
+        sentence = IN_SLICER.get(template, template)
+        translation = core_sentences.translated(sentence)
         entries.append((_pattern(template), translation, _quoted(template)))
     return entries
 

@@ -21,14 +21,14 @@ def titled(text: str) -> str:
     Only there: what follows may be a name of the user's, such as a file called ``t1.nii``.
     """
     pattern = _identifiers()
-    pieces = []
-    for piece in text.split(SEPARATOR):
-        match = pattern.match(piece)
+    named_parts = []
+    for part in text.split(SEPARATOR):
+        match = pattern.match(part)
         if match is None:
-            pieces.append(piece)
+            named_parts.append(part)
         else:
-            pieces.append(_enumeration(match[0]) + piece[match.end() :])
-    return SEPARATOR.join(pieces)
+            named_parts.append(_enumeration(match[0]) + part[match.end() :])
+    return SEPARATOR.join(named_parts)
 
 
 def _enumeration(text: str) -> str:

@@ -88,10 +88,10 @@ def leaveOut(parameterNode: Any, modality: str, out: bool = True) -> None:
 
 def skippedSteps(parameterNode: Any) -> frozenset[Step]:
     """Steps of the preparation that the user does not want."""
-    words = (parameterNode.GetParameter(SKIPPED) or "").split(",")
+    entries = (parameterNode.GetParameter(SKIPPED) or "").split(",")
     steps = set()
-    for word in words:
-        kind, _, modality = word.partition(":")
+    for entry in entries:
+        kind, _, modality = entry.partition(":")
         if kind in KINDS and modality:
             steps.add(Step(kind, modality))
     return frozenset(steps)
@@ -102,8 +102,8 @@ def skipStep(parameterNode: Any, step: Step, skipped: bool = True) -> None:
     steps = skippedSteps(parameterNode) | {step}
     if not skipped:
         steps = steps - {step}
-    words = sorted(f"{entry.kind}:{entry.modality}" for entry in steps)
-    parameterNode.SetParameter(SKIPPED, ",".join(words))
+    entries = sorted(f"{entry.kind}:{entry.modality}" for entry in steps)
+    parameterNode.SetParameter(SKIPPED, ",".join(entries))
 
 
 def wordOf(parameterNode: Any, name: str, words: Sequence[str]) -> str:

@@ -132,7 +132,7 @@ def findingsOf(
 
 
 def _identityFindings(scene: Any, currentNode: Any, earlierNode: Any) -> list[Finding]:
-    """Doubts whether these are two examinations of one patient, in this order."""
+    """Whether these may not be two examinations of one patient, in this order."""
     findings = []
     patients = {patientIDOf(scene, node) for node in (currentNode, earlierNode)} - {""}
     if len(patients) > 1:

@@ -137,8 +137,8 @@ class HandOverSection(Section):
         text = _("Exported to: {path}").format(path=image)
         unused = unusedSegments(node, self.state.task)
         if unused:
-            left = _("Not exported, because they are none of the labels: {segments}")
-            text += "\n" + warningLine(left.format(segments=", ".join(unused)))
+            warning = _("Not exported, because they are none of the labels: {segments}")
+            text += "\n" + warningLine(warning.format(segments=", ".join(unused)))
         self.state.say(text)
 
     def onReport(self, clicked: bool = False) -> None:

@@ -215,10 +215,10 @@ class Passion(SharedLatentSpace):
                 learned_alone = delta
         if learned_alone is not None:
             if self.options.separate_decoder:
-                alone = self.backbone.separately(features)
+                predictions = self.backbone.separately(features)
             else:
-                alone = fused_alone(teacher_output.logits, student_output.logits, students)
-            losses |= self._separately(alone, batch, learned_alone)
+                predictions = fused_alone(teacher_output.logits, student_output.logits, students)
+            losses |= self._separately(predictions, batch, learned_alone)
         yield "main", losses
 
     def _weighted(self, table: Tensor) -> Tensor:
@@ -346,8 +346,8 @@ def fused_alone(teacher: Tensor, student: Tensor, students: Students) -> list[Te
     predictions: list[Tensor | None] = []
     for modality in range(students.modalities):
         rows = students.modality == modality
-        alone = teacher.index_put((students.sample[rows],), student[rows])
-        predictions.append(alone)
+        prediction = teacher.index_put((students.sample[rows],), student[rows])
+        predictions.append(prediction)
     return predictions
 
 
