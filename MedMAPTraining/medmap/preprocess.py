@@ -185,7 +185,7 @@ def normalize(
     Raises:
         InputDataError: nothing but background, or no contrast.
     """
-    scaling = _scaling(array[foreground], spec, title)
+    scaling = scaling_of(array[foreground], spec, title)
     organ = foreground
     if not skull_stripped:
         organ = np.ones(array.shape, bool)
@@ -193,7 +193,7 @@ def normalize(
 
 
 @dataclass(frozen=True)
-class _Scaling:
+class Scaling:
     """How the intensities of one scan are normalized.
 
     Attributes:
@@ -226,7 +226,7 @@ class _Scaling:
         return result
 
 
-def _scaling(values: np.ndarray, spec: PreprocessSpec, title: str) -> _Scaling:
+def scaling_of(values: np.ndarray, spec: PreprocessSpec, title: str) -> Scaling:
     """From the intensities of the foreground [N]; raises as ``normalize``."""
     if values.size == 0:
         raise _only_background(title)
@@ -245,7 +245,7 @@ def _scaling(values: np.ndarray, spec: PreprocessSpec, title: str) -> _Scaling:
             f"around {mean:.4g}.",
             "Leave this modality out.",
         )
-    return _Scaling(low, high, mean, deviation)
+    return Scaling(low, high, mean, deviation)
 
 
 @dataclass(frozen=True)
@@ -314,7 +314,7 @@ def prepare(
         volume = volumes[name]
         scan = scans[name]
         title = task.modality(name).title
-        scaling = _scaling(volume.array[scan.foreground], spec, title)
+        scaling = scaling_of(volume.array[scan.foreground], spec, title)
         # Only what the grid shows: of full size, four normalized scans would take 140 MiB.
         box = visible_box(scan.grid, grid)
         organ = scan.organ[box]

@@ -129,7 +129,7 @@ def test_an_evaluation_and_a_cohort_go_on_when_there_is_room(
 
 STARVED = """
 import resource, sys
-import torch, medmap.commands.segment
+import nibabel, torch, medmap.commands.segment
 from medmap.cli import main
 taken = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
 resource.setrlimit(resource.RLIMIT_AS, (taken + int(sys.argv.pop(1)), resource.RLIM_INFINITY))
@@ -143,7 +143,7 @@ def test_memory_that_runs_out_is_said_in_words(tmp_path, make_case, tiny_bundle_
     channels want more.
 
     With 40 MB OpenBLAS ends the process by itself (exit code 1, in its own words), before Python is
-    asked.
+    asked; so does a library of nibabel's that is loaded meanwhile, so it is imported before.
     """
     volume = make_case(shape=(112, 112, 112))["t1"]
     nib.save(nib.Nifti1Image(volume.array.astype(np.int16), volume.affine), tmp_path / "t1.nii")

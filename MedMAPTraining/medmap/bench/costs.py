@@ -32,7 +32,7 @@ from medmap.io.nifti_bytes import read_verified
 from medmap.networks.base import Backbone
 from medmap.postprocess.prediction import predict
 from medmap.postprocess.reference_labels import label_map
-from medmap.preprocess import normalize, prepare
+from medmap.preprocess import Scaling, prepare, scaling_of
 from medmap.resampling import resample_to_grid
 
 
@@ -191,7 +191,8 @@ def _functions(bundle: Bundle) -> list[tuple[str, Callable, bool]]:
         ("find the brain", find_foreground, True),
         ("compare the appearance", describe_appearance, True),
         ("bring them to one grid", prepare, False),
-        ("normalize", normalize, True),
+        ("measure the intensities", scaling_of, True),
+        ("normalize", Scaling.applied, True),
         ("interpolate", resample_to_grid, True),
         ("encode", network.encode, False),
         ("decode", network.decode, False),
