@@ -126,16 +126,19 @@ def segment_cohort(
         jobs = [replace(job, study=studies[job.case.case_id]) for job in jobs]
     else:
         _note_source(source, output, jobs)
-    run = _by_ray(jobs, options.ray) if options.ray is not None else _by_processes(jobs, options)
+    if options.ray is None:
+        run = _by_processes(jobs, options)
+    else:
+        run = _by_ray(jobs, options.ray)
     rows: dict[str, Row] = {}
     row_file = RowFile(output / RESULTS, bundle.task)
     for done, row in enumerate(run, 1):
         rows[str(row["case"])] = row
         row_file.add(row)
-        report(
-            done / len(jobs),
-            f"{row['case']}: {row['state']}" + (f" ({row['error']})" if row["error"] else ""),
-        )
+        outcome = f"{row['case']}: {row['state']}"
+        if row["error"]:
+            outcome += f" ({row['error']})"
+        report(done / len(jobs), outcome)
     ordered = [rows[case.case_id] for case in cases]
     row_file.finish(ordered)
     return SegmentedCohort(ordered, warning)
@@ -236,9 +239,12 @@ def _segment(job: Job) -> Row:
         load_plugins(job.plugins)
         job.case.check()
         bundle = _bundle(job.bundle)
-        report = None if job.again else _finished(job, bundle)
-        state = "kept" if report else "done"
+        report = None
+        if not job.again:
+            report = _finished(job, bundle)
+        state = "kept"
         if report is None:
+            state = "done"
             _folders(job)
             options = Options(
                 device=job.device,
@@ -256,7 +262,8 @@ def _segment(job: Job) -> Row:
         return failed_row(
             job, started, f"{error.cause} {error.command_line_remedy}", error.exit_code
         )
-    except Exception as error:  # an unforeseen fault of one case is no reason to lose a night
+    except Exception as error:
+        # An unforeseen fault of one case is no reason to lose a night.
         _remove_empty(job)
         return failed_row(job, started, _unexpected(job, error), 70)
 
@@ -346,7 +353,8 @@ def _folders(job: Job) -> None:
 
 def _remove_empty(job: Job) -> None:
     """Take back the folders of a case that has left nothing in them."""
-    with contextlib.suppress(OSError):  # one that holds something stays
+    # A folder that holds something cannot be removed, and stays.
+    with contextlib.suppress(OSError):
         for folder in [job.folder, *job.folder.parents]:
             if job.root not in folder.parents:
                 return
@@ -365,7 +373,9 @@ def _finished(job: Job, bundle: Bundle) -> dict | None:
             return None
         if job.keep_prepared and not _has_prepared_scans(job, report):
             return None
-        return report if _has_same_inputs(job, report, bundle) else None
+        if not _has_same_inputs(job, report, bundle):
+            return None
+        return report
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
@@ -388,10 +398,13 @@ def _has_same_inputs(job: Job, report: dict, bundle: Bundle) -> bool:
 
 def _devices(options: CohortOptions) -> list[str]:
     """The device of each worker: one a GPU, or as many as asked for on the CPU."""
-    gpus = torch.cuda.device_count() if options.device in ("auto", "cuda") else 0
-    if gpus:
-        return [f"cuda:{n % gpus}" for n in range(options.workers or gpus)]
-    return [options.device] * max(1, options.workers)
+    gpus = 0
+    if options.device in ("auto", "cuda"):
+        gpus = torch.cuda.device_count()
+    if gpus == 0:
+        return [options.device] * max(1, options.workers)
+    # More workers than GPUs share them in turn.
+    return [f"cuda:{n % gpus}" for n in range(options.workers or gpus)]
 
 
 def _by_processes(jobs: Sequence[Job], options: CohortOptions) -> Iterator[Row]:
@@ -401,10 +414,12 @@ def _by_processes(jobs: Sequence[Job], options: CohortOptions) -> Iterator[Row]:
     rows: queue.SimpleQueue[Row] = queue.SimpleQueue()
     for job in jobs:
         waiting.put(job)
-    stop, devices = threading.Event(), _devices(options)
-    lifeline, ours = multiprocessing.get_context("spawn").Pipe(duplex=False)
-    cores = max(1, torch.get_num_threads() // len(devices)) if len(devices) > 1 else 0
-    if cores:
+    stop = threading.Event()
+    devices = _devices(options)
+    lifeline, main_end = multiprocessing.get_context("spawn").Pipe(duplex=False)
+    cores = 0
+    if len(devices) > 1:
+        cores = max(1, torch.get_num_threads() // len(devices))
         # PyTorch's threads are set in the worker. NumPy's library for matrices reads this when it
         # is loaded; else each worker has threads for all cores, which wait for each other.
         os.environ.setdefault("OPENBLAS_NUM_THREADS", str(cores))
@@ -421,13 +436,14 @@ def _by_processes(jobs: Sequence[Job], options: CohortOptions) -> Iterator[Row]:
             yield rows.get()
     except BaseException:
         stop.set()
-        ours.close()  # the cases under way are left where they are
+        # Workers end with the pipe: the cases under way are left where they are.
+        main_end.close()
         raise
     finally:
         stop.set()
         for thread in threads:
             thread.join()
-        ours.close()
+        main_end.close()
         lifeline.close()
 
 
@@ -440,7 +456,8 @@ def _serve(
     lifeline: Connection,
 ) -> None:
     """One worker: a process that keeps its model, made anew when it dies."""
-    context, pool = multiprocessing.get_context("spawn"), None
+    context = multiprocessing.get_context("spawn")
+    pool: ProcessPoolExecutor | None = None
     while not stop.is_set():
         try:
             job = waiting.get_nowait()
@@ -464,7 +481,8 @@ def _serve(
                 pool = None
                 if stop.is_set():
                     return
-            except Exception as error:  # the rest must go on, whatever it is
+            except Exception as error:
+                # The other cases must go on, whatever it is.
                 row = failed_row(job, started, f"The worker's process cannot be used: {error}.", 70)
                 break
         rows.put(row)
