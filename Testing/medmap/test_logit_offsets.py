@@ -84,6 +84,19 @@ def test_labels_between_voxels_are_decided_with_them(case):
     assert sorted(np.unique(labels)) == [0, 4]
 
 
+def test_what_a_small_region_gives_way_to_is_decided_with_them(case):
+    # By class, a speck of enhancement below the minimum becomes the next most probable class.
+    logits = hesitant()
+    speck = (slice(6, 7),) * 3
+    logits[(ET, *speck)] = 9.0
+    spec = PostprocessSpec(min_region_multiple=1.0)
+    offsets = OffsetSpec({"flair": {"NCR": 3.0}})
+    for spec_offsets, expected in ((NO_OFFSETS, ED), (offsets, NCR)):
+        prediction = predict(logits, case, ("flair",), BRATS, spec, offsets=spec_offsets)
+        values = label_map(prediction, case, spec, BRATS)
+        assert np.unique(values[CORE]).tolist() == [expected]
+
+
 @pytest.fixture
 def adjusted(tiny_bundle_path, tmp_path):
     """A bundle that never says edema from T1 alone."""

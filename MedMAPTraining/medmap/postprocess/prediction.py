@@ -130,7 +130,7 @@ def _sum(logits: Tensor, offsets: Tensor | None) -> Tensor:
     """[C, *S] logits plus the [C] offset of each class."""
     if offsets is None:
         return logits
-    return logits + offsets.to(logits).reshape(-1, 1, 1, 1)
+    return logits + offsets.to(logits).reshape(-1, *[1] * (logits.dim() - 1))
 
 
 def tumor_box(logits: Tensor, brain: Tensor) -> Box | None:
@@ -209,7 +209,7 @@ def probabilities(
     """
     if box is None:
         box = (slice(None),) * 3
-    return _probabilities_of(prediction.logits, prediction, prepared, spec, task, box)
+    return _probabilities_of(None, prediction, prepared, spec, task, box)
 
 
 def decisive_probabilities(
@@ -220,11 +220,11 @@ def decisive_probabilities(
     box: Box,
 ) -> Tensor:
     """As ``probabilities``, with the bundle's offsets: what ``decode`` decides by."""
-    return _probabilities_of(prediction.decisive_logits, prediction, prepared, spec, task, box)
+    return _probabilities_of(prediction.offsets, prediction, prepared, spec, task, box)
 
 
 def _probabilities_of(
-    logits: Tensor,
+    offsets: Tensor | None,
     prediction: Prediction,
     prepared: Prepared,
     spec: PostprocessSpec,
@@ -232,7 +232,8 @@ def _probabilities_of(
     box: Box,
 ) -> Tensor:
     excluded = prediction.excluded[box]
-    logits = logits[(slice(None), *box)]
+    # The box first: a tumor fills a few of a hundred voxels.
+    logits = _sum(prediction.logits[(slice(None), *box)], offsets)
     # float32: a softmax in half precision would not add up to one.
     result = torch.softmax(logits.float(), 0)
     result[0].masked_fill_(excluded, 1.0)
@@ -263,7 +264,8 @@ def final_classes(
         return decode(probability, spec, task)
     classes = classes.clone()
     is_absent = torch.isin(classes, torch.tensor(absent))
-    candidates = prediction.decisive_logits[(slice(None), *prediction.box)][:, is_absent].float()
+    absent_logits = prediction.logits[(slice(None), *prediction.box)][:, is_absent]
+    candidates = _sum(absent_logits.float(), prediction.offsets)
     candidates[absent] = -torch.inf
     classes[is_absent] = candidates.argmax(0)
     return classes
