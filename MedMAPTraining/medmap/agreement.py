@@ -143,10 +143,11 @@ def error_map(labels: np.ndarray, reference: np.ndarray, task: Task, region: str
     pair = _box_masks(labels, reference, task)
     ours = pair.ours[region]
     reference_mask = pair.reference[region]
-    result = np.zeros(np.shape(labels), np.uint8)
     # The first condition that holds decides.
     conditions = [ours & reference_mask, ours, reference_mask]
-    result[pair.box] = np.select(conditions, [AGREEMENT, OURS_ONLY, REFERENCE_ONLY], 0)
+    values = [AGREEMENT, OURS_ONLY, REFERENCE_ONLY]
+    result = np.zeros(np.shape(labels), np.uint8)
+    result[pair.box] = np.select(conditions, values, 0)
     return result
 
 
@@ -166,6 +167,7 @@ def slice_scores(
     pair = _box_masks(labels, reference, task)
     plane_axes = tuple(other for other in range(3) if other != axis)
     count = grid.shape[axis]
+    # Numbers of the slices within the box; the others are background in both.
     slices = np.arange(count)[pair.box[axis]]
     dice = {}
     wrong_voxels = {}
@@ -175,16 +177,19 @@ def slice_scores(
         our_voxels = ours.sum(plane_axes, dtype=np.int64)
         their_voxels = theirs.sum(plane_axes, dtype=np.int64)
         total = our_voxels + their_voxels
-        common = (ours & theirs).sum(plane_axes, dtype=np.int64)
+        overlap = ours & theirs
+        common = overlap.sum(plane_axes, dtype=np.int64)
         # Slices that neither mask reaches have no Dice: 0 or 1 would distort a mean over slices.
         occupied = total > 0
+        occupied_slices = slices[occupied]
         values = np.full(count, np.nan)
-        values[slices[occupied]] = 2.0 * common[occupied] / total[occupied]
+        values[occupied_slices] = 2.0 * common[occupied] / total[occupied]
         dice[name] = values
         errors = np.zeros(count, np.int64)
         errors[slices] = total - 2 * common
         wrong_voxels[name] = errors
-    return SliceScores(axis, slice_positions(grid, axis), dice, wrong_voxels)
+    position_mm = slice_positions(grid, axis)
+    return SliceScores(axis, position_mm, dice, wrong_voxels)
 
 
 def worst_slices(slices: SliceScores, region: str, *, by: str = "dice") -> list[int]:
@@ -226,15 +231,20 @@ def heaviest_slices(values: np.ndarray, axis: int) -> list[int]:
     """
     other_axes = tuple(other for other in range(values.ndim) if other != axis)
     total = values.sum(other_axes, dtype=np.float64)
-    return [int(index) for index in np.argsort(-total, kind="stable") if total[index] > 0]
+    # A stable order: the same map always shows the same one of equal slices.
+    order = np.argsort(-total, kind="stable")
+    return [int(index) for index in order if total[index] > 0]
 
 
 def slice_axis(grid: Grid, plane: str = "axial") -> int:
     """Array axis along which slices of that plane are stacked: the closest to its world axis."""
     if plane not in PLANES:
         raise UsageError(f"'{plane}' is not a plane.", f"Use one of {', '.join(PLANES)}.")
-    direction = grid.affine[:3, :3] / np.linalg.norm(grid.affine[:3, :3], axis=0)
-    return int(np.abs(direction[PLANES[plane]]).argmax())
+    direction = grid.affine[:3, :3] / grid.spacing
+    # How far each array axis points along the world axis, on either side.
+    world_axis = PLANES[plane]
+    closeness = np.abs(direction[world_axis])
+    return int(closeness.argmax())
 
 
 def slice_positions(grid: Grid, axis: int) -> np.ndarray:
@@ -249,7 +259,9 @@ def slice_positions(grid: Grid, axis: int) -> np.ndarray:
     largest = normal[np.abs(normal).argmax()]
     normal = normal * np.sign(largest)
     steps = np.arange(grid.shape[axis])
-    centers = np.outer(steps, grid.affine[:3, axis]) + grid.affine[:3, 3]
+    step_mm = grid.affine[:3, axis]
+    origin = grid.affine[:3, 3]
+    centers = np.outer(steps, step_mm) + origin
     return centers @ normal
 
 
@@ -263,14 +275,17 @@ def focus(weights: np.ndarray, grid: Grid, axis: int, index: int) -> np.ndarray:
         index: which slice.
     """
     plane = np.take(weights, index, axis).astype(np.float64)
+    rows, columns = plane.shape
     total = plane.sum()
-    center = [(size - 1) / 2 for size in plane.shape]
+    center = [(rows - 1) / 2, (columns - 1) / 2]
     if total > 0:
-        row_moment = plane.sum(1) * np.arange(plane.shape[0])
-        column_moment = plane.sum(0) * np.arange(plane.shape[1])
+        row_moment = plane.sum(1) * np.arange(rows)
+        column_moment = plane.sum(0) * np.arange(columns)
         center = [row_moment.sum() / total, column_moment.sum() / total]
     ijk = np.insert(np.array(center), axis, index)
-    return grid.affine[:3, :3] @ ijk + grid.affine[:3, 3]
+    edges = grid.affine[:3, :3]
+    origin = grid.affine[:3, 3]
+    return edges @ ijk + origin
 
 
 def region_diameters(labels: np.ndarray, task: Task, grid: Grid) -> dict[str, Diameters]:
@@ -288,11 +303,14 @@ def region_diameters(labels: np.ndarray, task: Task, grid: Grid) -> dict[str, Di
     box = bounding_box(labels != 0)
     if box is None:
         return {region.name: Diameters() for region in task.regions}
+    # The box starts elsewhere than the volume: its origin moves along.
+    first_voxel = [side.start for side in box]
     affine = grid.affine.copy()
-    affine[:3, 3] += grid.affine[:3, :3] @ [side.start for side in box]
-    first, second, third = labels[box].shape
+    affine[:3, 3] += grid.affine[:3, :3] @ first_voxel
+    labels_in_box = labels[box]
+    first, second, third = labels_in_box.shape
     part = Grid((first, second, third), affine)
-    masks = region_masks(labels[box], task)
+    masks = region_masks(labels_in_box, task)
     return {name: longest_diameters(mask, part) for name, mask in masks.items()}
 
 
@@ -331,10 +349,12 @@ def longest_diameters(mask: np.ndarray, grid: Grid) -> Diameters:
         if _diagonal(box, edges) <= axial.length_mm:
             break
         first_voxel = [side.start for side in box]
-        corners = _corner_voxels(components[box] == number) + first_voxel
+        component = components[box] == number
+        corners = _corner_voxels(component) + first_voxel
         surface = _face_centers(corners, (0, 1, 2)) @ edges.T
         longest = _longer(longest, _farthest(surface))
-        axial = _longer(axial, _farthest_in_slices(corners, axis, edges, axial.length_mm))
+        axial_candidate = _farthest_in_slices(corners, axis, edges, axial.length_mm)
+        axial = _longer(axial, axial_candidate)
     origin = grid.affine[:3, 3]
     return Diameters(
         axial_mm=axial.length_mm,
@@ -346,14 +366,19 @@ def longest_diameters(mask: np.ndarray, grid: Grid) -> Diameters:
 
 def _longer(first: _Span, second: _Span) -> _Span:
     """The longer of two; the first of equal ones."""
-    return second if second.length_mm > first.length_mm else first
+    if second.length_mm > first.length_mm:
+        return second
+    return first
 
 
 def _diagonal(box: tuple[slice, ...], edges: np.ndarray) -> float:
     """An upper bound of every diameter inside the box: the longest of its four diagonals."""
     size = np.array([side.stop - side.start for side in box])
+    # Of opposite diagonals one suffices; in a sheared grid the four differ.
     signs = np.array([[1, 1, 1], [1, 1, -1], [1, -1, 1], [-1, 1, 1]])
-    return float(np.linalg.norm(signs * size @ edges.T, axis=1).max())
+    diagonals_mm = signs * size @ edges.T
+    lengths_mm = np.linalg.norm(diagonals_mm, axis=1)
+    return float(lengths_mm.max())
 
 
 def _corner_voxels(mask: np.ndarray) -> np.ndarray:
@@ -364,11 +389,13 @@ def _corner_voxels(mask: np.ndarray) -> np.ndarray:
     """
     ends = np.zeros(mask.shape, np.uint8)
     for axis in range(3):
+        # The first voxel of every line that is inside, counted from either end.
+        size = mask.shape[axis]
         first = mask.argmax(axis)
-        last = mask.shape[axis] - 1 - np.flip(mask, axis).argmax(axis)
+        last = size - 1 - np.flip(mask, axis).argmax(axis)
         shape = [1, 1, 1]
         shape[axis] = -1
-        line = np.arange(mask.shape[axis]).reshape(shape)
+        line = np.arange(size).reshape(shape)
         is_first = line == np.expand_dims(first, axis)
         is_last = line == np.expand_dims(last, axis)
         ends += is_first | is_last
@@ -377,17 +404,22 @@ def _corner_voxels(mask: np.ndarray) -> np.ndarray:
 
 def _face_centers(voxels: np.ndarray, axes: Sequence[int]) -> np.ndarray:
     """Centers of the faces of voxels [N, 3] that look along the axes."""
-    offsets = np.concatenate([np.eye(3)[list(axes)], -np.eye(3)[list(axes)]]) / 2
-    return (voxels[:, None] + offsets).reshape(-1, 3)
+    directions = np.eye(3)[list(axes)]
+    offsets = np.concatenate([directions, -directions]) / 2
+    centers = voxels[:, None] + offsets
+    return centers.reshape(-1, 3)
 
 
 def _farthest_in_slices(voxels: np.ndarray, axis: int, edges: np.ndarray, least_mm: float) -> _Span:
     """The farthest pair within one slice, if it is farther than ``least_mm``."""
     plane_axes = tuple(other for other in range(3) if other != axis)
+    # Groups of voxels by the slice that they lie in.
     order = np.argsort(voxels[:, axis], kind="stable")
-    borders = np.flatnonzero(np.diff(voxels[order, axis])) + 1
-    groups = np.split(voxels[order], borders)
+    ordered = voxels[order]
+    borders = np.flatnonzero(np.diff(ordered[:, axis])) + 1
+    groups = np.split(ordered, borders)
     slices = [_face_centers(group, plane_axes) @ edges.T for group in groups]
+    # Slices of large bounds first: the others then need not be measured.
     bounds = [_largest_possible(points) for points in slices]
     best = _Span(least_mm)
     for number in np.argsort(bounds)[::-1]:
@@ -402,7 +434,8 @@ def _farthest_in_slices(voxels: np.ndarray, axis: int, edges: np.ndarray, least_
 def _largest_possible(points: np.ndarray) -> float:
     """No pair of [N, 3] points is farther apart than twice the radius around any center."""
     center = (points.min(0) + points.max(0)) / 2
-    return float(2 * np.linalg.norm(points - center, axis=1).max())
+    radii = np.linalg.norm(points - center, axis=1)
+    return float(2 * radii.max())
 
 
 MANY_POINTS = 300
@@ -420,10 +453,12 @@ def _farthest(points: np.ndarray, flat: bool = False) -> _Span:
         points = points[_hull(points, flat)]
     best = _Span(-1.0, points[:2])
     for start in range(0, len(points), BLOCK):
-        distance = cdist(points[start : start + BLOCK], points)
+        block = points[start : start + BLOCK]
+        distance = cdist(block, points)
         row, column = np.unravel_index(distance.argmax(), distance.shape)
         ends = np.stack([points[start + row], points[column]])
-        best = _longer(best, _Span(float(distance[row, column]), ends))
+        length_mm = float(distance[row, column])
+        best = _longer(best, _Span(length_mm, ends))
     return best
 
 
@@ -432,8 +467,11 @@ def _hull(points: np.ndarray, flat: bool) -> np.ndarray:
     from scipy.spatial import ConvexHull
 
     if flat:
+        # Qhull rejects points in a plane: they become two-dimensional in the plane's own axes.
         centered = points - points.mean(0)
-        points = centered @ np.linalg.svd(centered, full_matrices=False)[2][:2].T
+        _, _, directions = np.linalg.svd(centered, full_matrices=False)
+        plane_axes = directions[:2]
+        points = centered @ plane_axes.T
     return ConvexHull(points).vertices
 
 
@@ -455,10 +493,13 @@ def _box_masks(labels: np.ndarray, reference: np.ndarray, task: Task) -> _BoxMas
             f"Our segmentation has the shape {labels.shape}, the reference {reference.shape}.",
             "Resample both segmentations to one grid first.",
         )
-    box = bounding_box((labels != 0) | (reference != 0))
+    occupied = (labels != 0) | (reference != 0)
+    box = bounding_box(occupied)
     if box is None:
         box = (slice(0, 0),) * labels.ndim
-    return _BoxMasks(box, region_masks(labels[box], task), region_masks(reference[box], task))
+    our_masks = region_masks(labels[box], task)
+    reference_masks = region_masks(reference[box], task)
+    return _BoxMasks(box, our_masks, reference_masks)
 
 
 def _region_names(regions: Sequence[str] | None, task: Task) -> tuple[str, ...]:

@@ -84,7 +84,8 @@ def describe_appearance(volume: Volume, brain: np.ndarray) -> Appearance | None:
         volume: the image.
         brain: [I, J, K] bool, as from ``medmap.foreground.foreground``.
     """
-    steps = np.maximum(1, np.round(SAMPLING_MM / volume.grid.spacing)).astype(int)
+    spacing = volume.grid.spacing
+    steps = np.maximum(1, np.round(SAMPLING_MM / spacing)).astype(int)
     every_nth = tuple(slice(None, None, int(step)) for step in steps)
     inside = brain[every_nth]
     box = bounding_box(inside)
@@ -95,13 +96,14 @@ def describe_appearance(volume: Volume, brain: np.ndarray) -> Appearance | None:
     if not high > low:
         return None
     # The 16th and 84th percentile lie two standard deviations apart in a normal distribution.
-    values = np.clip(2 * (values - middle) / (high - low), -MAX_Z_SCORE, MAX_Z_SCORE)
+    robust = 2 * (values - middle) / (high - low)
     z_scores = np.full(inside.shape, np.nan)
-    z_scores[inside] = values
+    z_scores[inside] = np.clip(robust, -MAX_Z_SCORE, MAX_Z_SCORE)
     # One voxel around the brain says where it ends.
     around_brain = widened_box(box, inside.shape)
-    features = _features(z_scores[around_brain], inside[around_brain], volume.grid.spacing * steps)
-    affine = volume.affine @ np.diag([*steps.astype(float), 1.0])
+    features = _features(z_scores[around_brain], inside[around_brain], spacing * steps)
+    to_sampled = np.diag([*steps.astype(float), 1.0])
+    affine = volume.affine @ to_sampled
     return Appearance(z_scores, affine, features)
 
 
@@ -112,12 +114,14 @@ def _features(z_scores: np.ndarray, inside: np.ndarray, spacing: np.ndarray) -> 
     depth = _depth(inside, spacing)[inside]
     depth_means, deepest = _layers(values, depth, DEPTH_BORDERS_MM)
     # Around dark CSF the partial-volume effect darkens T1 and FLAIR; in T2 there is no dark CSF.
-    tissue = inside & (np.nan_to_num(z_scores, nan=-9.0) > CSF_Z_SCORE)
+    without_nan = np.nan_to_num(z_scores, nan=-9.0)
+    tissue = inside & (without_nan > CSF_Z_SCORE)
     bulk = np.clip(z_scores[tissue], -2, 2)
     csf_distance = _depth(tissue, spacing)[tissue]
     csf_means, _ = _layers(bulk - bulk.mean(), csf_distance, CSF_DISTANCE_BORDERS_MM)
     # The height of the peak: in T2 the bulk of the brain is narrower.
-    histogram, _ = np.histogram(values, np.arange(-3, 3.01, 0.25))
+    histogram_edges = np.arange(-3, 3.01, 0.25)
+    histogram, _ = np.histogram(values, histogram_edges)
     smoothed = np.convolve(histogram, [0.25, 0.5, 0.25], "same")
     deep_tails = np.percentile(deepest, [3, 97])
     tails = np.percentile(values, PERCENTILES)
@@ -128,10 +132,13 @@ def _features(z_scores: np.ndarray, inside: np.ndarray, spacing: np.ndarray) -> 
 def t2_log_odds(features: np.ndarray) -> float | None:
     """Log-odds of T2 against T1, T1ce or FLAIR; None if the image looks like no brain."""
     deviations = (features - np.array(MEAN)) / np.array(DEVIATION)
-    if np.sqrt(np.mean(deviations**2)) > MAX_TYPICAL_DEVIATION:
+    typical_deviation = np.sqrt(np.mean(deviations**2))
+    if typical_deviation > MAX_TYPICAL_DEVIATION:
         return None
+    # One extreme feature must not outvote all others.
     limited = np.clip(deviations, -MAX_FEATURE_DEVIATION, MAX_FEATURE_DEVIATION)
-    return float(limited @ np.array(WEIGHTS) + CONSTANT)
+    log_odds = limited @ np.array(WEIGHTS) + CONSTANT
+    return float(log_odds)
 
 
 def t2_relation(image: Appearance, t2: Appearance) -> float | None:
@@ -150,23 +157,29 @@ def t2_relation(image: Appearance, t2: Appearance) -> float | None:
         return None
     image_inner = np.clip(image_values[inner], -3, 3)
     t2_inner = np.clip(t2_values[inner], -3, 3)
-    if not (image_inner.std() > 0 and t2_inner.std() > 0):
+    # A constant image has no correlation.
+    have_contrast = image_inner.std() > 0 and t2_inner.std() > 0
+    if not have_contrast:
         return None
-    white_matter = image_values[t2_values <= np.percentile(t2_values, 30)]
+    correlation = np.corrcoef(image_inner, t2_inner)[0, 1]
+    darkest_in_t2 = t2_values <= np.percentile(t2_values, 30)
+    white_matter = image_values[darkest_in_t2]
     white_matter_excess = white_matter.mean() - np.median(image_values)
-    return float(np.corrcoef(image_inner, t2_inner)[0, 1] - white_matter_excess)
+    return float(correlation - white_matter_excess)
 
 
 def _paired_values(image: Appearance, t2: Appearance) -> tuple[np.ndarray, np.ndarray]:
     """[N] z-scores of the image's brain voxels within the T2's grid, and of T2 at these places."""
     voxels = np.argwhere(np.isfinite(image.z_scores))
     to_t2 = np.linalg.inv(t2.affine) @ image.affine
-    t2_voxels = np.rint(apply_affine(to_t2, voxels)).astype(int)
+    t2_positions = apply_affine(to_t2, voxels)
+    t2_voxels = np.rint(t2_positions).astype(int)
     # Fields of view differ: only voxels that both images show can be compared.
-    within = ((t2_voxels >= 0) & (t2_voxels < t2.z_scores.shape)).all(axis=1)
-    image_values = image.z_scores[tuple(voxels[within].T)]
-    t2_values = t2.z_scores[tuple(t2_voxels[within].T)]
-    return image_values, t2_values
+    coordinate_within = (t2_voxels >= 0) & (t2_voxels < t2.z_scores.shape)
+    within = coordinate_within.all(axis=1)
+    image_index = tuple(voxels[within].T)
+    t2_index = tuple(t2_voxels[within].T)
+    return image.z_scores[image_index], t2.z_scores[t2_index]
 
 
 def mismatches(appearances: Mapping[str, Appearance | None]) -> list[Mismatch]:
@@ -203,8 +216,10 @@ def mismatches_of_scores(
     found_mismatches += _misplaced(remaining)
     # A mismatched image, or one unlike a brain, says nothing about T1 against FLAIR.
     unusable = _names_of(found_mismatches)
-    unusable |= {name for name, value in log_odds.items() if value is None}
-    return found_mismatches + _exchanged_t1_and_flair(relations, unusable)
+    unlike_brain = {name for name, value in log_odds.items() if value is None}
+    unusable |= unlike_brain
+    found_mismatches += _exchanged_t1_and_flair(relations, unusable)
+    return found_mismatches
 
 
 def _names_of(entries: Sequence[Mismatch]) -> set[str]:
@@ -222,7 +237,9 @@ def _exchanged_with_t2(log_odds: Mapping[str, float]) -> list[Mismatch]:
     text = "look exchanged: CSF is bright in the first and dark in the second"
     pairs: list[Mismatch] = []
     for name, value in log_odds.items():
-        if name != "t2" and value > 0 and value - t2_value > MIN_LOG_ODDS:
+        leans_to_t2 = name != "t2" and value > 0
+        evidence = value - t2_value
+        if leans_to_t2 and evidence > MIN_LOG_ODDS:
             pairs.append(((name, "t2"), text))
     return pairs
 
@@ -272,11 +289,16 @@ def _depth(mask: np.ndarray, spacing: np.ndarray) -> np.ndarray:
         shape[axis] = -1
         # Voxel numbers are exact in float32, at half the memory.
         positions = np.arange(mask.shape[axis], dtype=np.float32).reshape(shape)
-        last_outside = np.maximum.accumulate(np.where(mask, -far, positions), axis=axis)
-        reversed_outside = np.flip(np.where(mask, far, positions), axis)
-        next_outside = np.flip(np.minimum.accumulate(reversed_outside, axis=axis), axis)
+        # Running extremes: the last voxel outside before each one, and the next one after it.
+        outside_or_before = np.where(mask, -far, positions)
+        last_outside = np.maximum.accumulate(outside_or_before, axis=axis)
+        outside_or_after = np.where(mask, far, positions)
+        reversed_outside = np.flip(outside_or_after, axis)
+        reversed_next = np.minimum.accumulate(reversed_outside, axis=axis)
+        next_outside = np.flip(reversed_next, axis)
         steps = np.minimum(positions - last_outside, next_outside - positions)
-        np.minimum(depth, float(mm) * steps.astype(float), out=depth)
+        distance_mm = float(mm) * steps.astype(float)
+        np.minimum(depth, distance_mm, out=depth)
     return depth
 
 
@@ -289,9 +311,11 @@ def _layers(
     """
     means = []
     deepest = values
+    least_voxels = 0.01 * values.size
     for low, high in zip((0.0, *borders), (*borders, np.inf), strict=True):
-        layer = values[(depth > low) & (depth <= high)]
-        if layer.size >= 0.01 * values.size:
+        in_layer = (depth > low) & (depth <= high)
+        layer = values[in_layer]
+        if layer.size >= least_voxels:
             deepest = layer
         means.append(float(deepest.mean()))
     return means, deepest

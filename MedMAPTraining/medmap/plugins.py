@@ -61,7 +61,11 @@ def provider_of(kind: str, name: str) -> Provider | None:
 
 def provided_names(kind: str) -> list[str]:
     """Names of all parts of a kind that come from plug-ins."""
-    return [name for part_kind, name in _providers if part_kind == kind]
+    names = []
+    for part_kind, name in _providers:
+        if part_kind == kind:
+            names.append(name)
+    return names
 
 
 class Plugin:
@@ -103,7 +107,9 @@ class Plugin:
     def _add(self, kind: str, name: str, part: Any) -> None:
         if name in self._tables[kind]:
             owner = provider_of(kind, name)
-            owner_text = "MedMAP" if owner is None else f"the plug-in {owner.name}"
+            owner_text = "MedMAP"
+            if owner is not None:
+                owner_text = f"the plug-in {owner.name}"
             raise UsageError(
                 f"The plug-in {self.provider.name} adds the {kind} {name}, which {owner_text} has "
                 "already.",
@@ -122,7 +128,8 @@ def load_file(path: Path, tables: Tables) -> Provider:
     """
     if not path.is_file():
         raise MissingInputError(f"There is no plug-in {path}.", "Check its path.", option="plugin")
-    provider = Provider(path.stem, sha256=hashlib.sha256(path.read_bytes()).hexdigest())
+    digest = hashlib.sha256(path.read_bytes())
+    provider = Provider(path.stem, sha256=digest.hexdigest())
     folder = str(path.resolve().parent)
     if folder not in sys.path:
         sys.path.append(folder)
@@ -144,12 +151,15 @@ def load_file(path: Path, tables: Tables) -> Provider:
 
 def installed_plugins() -> list[EntryPoint]:
     """Entry points of installed plug-ins, by name."""
-    return sorted(entry_points(group=GROUP), key=lambda entry: entry.name)
+    entries = entry_points(group=GROUP)
+    return sorted(entries, key=lambda entry: entry.name)
 
 
 def load_installed(entry: EntryPoint, tables: Tables) -> Provider:
     """Load an installed plug-in. Raises UsageError as ``load_file``."""
-    version = "" if entry.dist is None else entry.dist.version
+    version = ""
+    if entry.dist is not None:
+        version = entry.dist.version
     provider = Provider(entry.name, version=version)
     try:
         module = entry.load()

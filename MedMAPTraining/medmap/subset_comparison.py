@@ -93,7 +93,7 @@ class WhatIf:
 
 def subsets_of(names: Sequence[str], task: Task) -> tuple[tuple[str, ...], ...]:
     """All non-empty subsets of the given modalities in task order, large ones first: 15 of four."""
-    ordered = [name for name in task.modality_names if name in set(names)]
+    ordered = _ordered(set(names), task)
     subsets: list[tuple[str, ...]] = []
     for size in range(len(ordered), 0, -1):
         subsets += combinations(ordered, size)
@@ -206,7 +206,11 @@ def _plan(
     if not current_subset or not all(requested):
         raise UsageError("A subset names no modality.", "Name at least one modality.")
     trained = set(bundle.modalities)
-    supported = [s for s in requested if trained.issuperset(s) and bundle.find_entry(s)]
+    supported = []
+    for subset in requested:
+        if trained.issuperset(subset) and bundle.find_entry(subset):
+            supported.append(subset)
+    # Without repetitions, in order: the current subset may be requested, too.
     return list(dict.fromkeys([current_subset, *supported]))
 
 
@@ -239,7 +243,8 @@ class _Collector:
         if not self.variants:
             self._start(labels, prediction)
         # Nothing is compared where both label maps are background: most of the volume.
-        box = bounding_box((labels | self.labels) != 0) or (slice(0, 0),) * 3
+        occupied = (labels | self.labels) != 0
+        box = bounding_box(occupied) or (slice(0, 0),) * 3
         bits = self.region_bits[labels[box]]
         current_bits = self.region_bits[self.labels[box]]
         self._count_differences(labels, box, bits ^ current_bits, len(positions))
@@ -254,8 +259,11 @@ class _Collector:
         differs = labels[box] != self.labels[box]
         # The first region's bit is the lowest one.
         region_differs = changed_bits & 1
-        self.differing[box] += count * differs.astype(np.uint8)
-        self.region_differing[box] += count * region_differs.astype(np.uint8)
+        # Counts fit in bytes: eight modalities have 255 subsets.
+        differing = differs.astype(np.uint8)
+        region_differing = region_differs.astype(np.uint8)
+        self.differing[box] += count * differing
+        self.region_differing[box] += count * region_differing
 
     def _variant(self, subset: tuple[str, ...], counts: Mapping[str, _Counts]) -> Variant:
         voxel_ml = self.prepared.reference_grid.voxel_ml
@@ -263,8 +271,9 @@ class _Collector:
         change_ml = {}
         dice = {}
         for name, region in counts.items():
+            change = region.voxels - region.current_voxels
             volumes_ml[name] = region.voxels * voxel_ml
-            change_ml[name] = (region.voxels - region.current_voxels) * voxel_ml
+            change_ml[name] = change * voxel_ml
             dice[name] = dice_of_counts(region.overlap, region.voxels, region.current_voxels)
         return Variant(
             key=self.task.subset_key(subset),
@@ -282,7 +291,9 @@ class _Collector:
         has every overlap in it.
         """
         size = len(self.task.regions)
-        histogram = np.bincount((bits | current_bits << size).ravel(), minlength=4**size)
+        # Low bits: regions of this result; high bits: regions of the current one.
+        codes = bits | current_bits << size
+        histogram = np.bincount(codes.ravel(), minlength=4**size)
         code = np.arange(histogram.size)
         counts = {}
         for n, region in enumerate(self.task.regions):
@@ -299,7 +310,8 @@ class _Collector:
         self.labels = labels
         self.differing = np.zeros(labels.shape, np.uint8)
         self.region_differing = np.zeros(labels.shape, np.uint8)
-        entropy = self._on_reference(self._entropy(prediction))
+        working_entropy = self._entropy(prediction)
+        entropy = self._on_reference(working_entropy)
         self.maps[ENTROPY] = entropy
         for name, mask in region_masks(labels, self.task).items():
             self.region_entropy[name] = float("nan")
@@ -327,6 +339,7 @@ class _Collector:
     def result(self) -> WhatIf:
         """Everything that has been compared."""
         other_subsets = len(self.variants) - 1
+        variants = [self.variants[position] for position in range(len(self.plan))]
         if other_subsets:
             differing = self.differing.astype(np.float32)
             region_differing = self.region_differing.astype(np.float32)
@@ -338,7 +351,7 @@ class _Collector:
             labels=self.labels,
             grid=self.prepared.reference_grid,
             reference=self.prepared.reference,
-            variants=tuple(self.variants[position] for position in range(len(self.plan))),
+            variants=tuple(variants),
             maps=self.maps,
             region_entropy=self.region_entropy,
         )
@@ -357,8 +370,10 @@ def _region_bits(task: Task) -> np.ndarray:
     """Label value -> one bit per region, for ``_Collector._counts``."""
     values = np.array(task.label_values())
     bits = np.zeros(values.max() + 1, np.uint16)
-    for n, mask in enumerate(region_masks(values, task).values()):
-        bits[values[mask]] |= 1 << n
+    masks = region_masks(values, task)
+    for n, mask in enumerate(masks.values()):
+        region_values = values[mask]
+        bits[region_values] |= 1 << n
     return bits
 
 

@@ -19,7 +19,9 @@ REFERENCE_TOLERANCE = 1.01
 
 def apply_affine(affine: np.ndarray, points: np.ndarray) -> np.ndarray:
     """[N, 3] points [N, 3] under a [4, 4] affine map, one point per row."""
-    return points @ affine[:3, :3].T + affine[:3, 3]
+    linear = affine[:3, :3]
+    translation = affine[:3, 3]
+    return points @ linear.T + translation
 
 
 @dataclass(frozen=True)
@@ -38,19 +40,22 @@ class Grid:
     @property
     def spacing(self) -> np.ndarray:
         """[3] voxel size in mm along i, j, k."""
-        return np.linalg.norm(self.affine[:3, :3], axis=0)
+        edges = self.affine[:3, :3]
+        return np.linalg.norm(edges, axis=0)
 
     @property
     def voxel_ml(self) -> float:
         """Volume of one voxel in ml."""
-        signed_mm3 = np.linalg.det(self.affine[:3, :3])
+        edges = self.affine[:3, :3]
+        # Negative where the axes are left-handed.
+        signed_mm3 = np.linalg.det(edges)
         return float(abs(signed_mm3)) / 1000.0
 
     def corners(self) -> np.ndarray:
         """[8, 3] world RAS positions in mm of the eight corner voxel centers."""
-        ends = list(product((0, 1), repeat=3))
-        ijk = np.array(ends) * (np.array(self.shape) - 1)
-        return self.world(ijk)
+        ends = np.array(list(product((0, 1), repeat=3)))
+        last_voxel = np.array(self.shape) - 1
+        return self.world(ends * last_voxel)
 
     def world(self, voxels: np.ndarray) -> np.ndarray:
         """[N, 3] world RAS positions in mm of voxel indices [N, 3], which may be fractions."""
@@ -60,7 +65,9 @@ class Grid:
         """Largest distance in mm between corresponding corners; infinite when the shapes differ."""
         if self.shape != other.shape:
             return float("inf")
-        distances = np.linalg.norm(self.corners() - other.corners(), axis=1)
+        # Affine maps differ most at a corner of the box.
+        differences = self.corners() - other.corners()
+        distances = np.linalg.norm(differences, axis=1)
         return float(distances.max())
 
 
@@ -83,13 +90,15 @@ class Volume:
     @property
     def grid(self) -> Grid:
         """The grid that the voxels lie on."""
-        i, j, k = (int(size) for size in self.array.shape)
-        return Grid((i, j, k), self.affine)
+        i, j, k = self.array.shape
+        shape = (int(i), int(j), int(k))
+        return Grid(shape, self.affine)
 
     @cached_property
     def foreground_parts(self) -> Foreground:
         """What is brain, and what lies apart from it (``medmap.foreground``), looked for once."""
-        return find_foreground(self.array, self.grid.spacing.tolist())
+        spacing = self.grid.spacing
+        return find_foreground(self.array, spacing.tolist())
 
     @property
     def foreground(self) -> np.ndarray:
@@ -106,7 +115,8 @@ def choose_reference(grids: Mapping[str, Grid]) -> str:
     Args:
         grids: modality name -> grid, at least one.
     """
-    largest_ml = REFERENCE_TOLERANCE * min(grid.voxel_ml for grid in grids.values())
+    smallest_ml = min(grid.voxel_ml for grid in grids.values())
+    largest_ml = REFERENCE_TOLERANCE * smallest_ml
     finest = sorted(name for name, grid in grids.items() if grid.voxel_ml <= largest_ml)
     for name in REFERENCE_ORDER:
         if name in finest:

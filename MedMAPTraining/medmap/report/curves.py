@@ -106,9 +106,12 @@ def training_curves(log: LoggedSeries, title: str = "") -> bytes:
         panel_title = heading
         if losses and title:
             panel_title = f"{title}: losses"
-        y_title = "Dice" if heading == "Validation" else ""
+        y_title = ""
+        if heading == "Validation":
+            y_title = "Dice"
         style(axes, title=panel_title, x="step", y=y_title)
-        if losses and _spans_decades([log.series[name][1] for name in names]):
+        all_values = [log.series[name][1] for name in names]
+        if losses and _spans_decades(all_values):
             axes.set_yscale("log")
         if len(names) > 1:
             _legend(axes)
@@ -156,8 +159,10 @@ def modality_curves(log: LoggedSeries, titles: Mapping[str, str]) -> bytes | Non
 
 def _spans_decades(values: Sequence[np.ndarray]) -> bool:
     """Whether a logarithmic axis reads better: all positive, and spread over more than a decade."""
-    least = min(float(series.min()) for series in values)
-    greatest = max(float(series.max()) for series in values)
+    minima = [float(series.min()) for series in values]
+    maxima = [float(series.max()) for series in values]
+    least = min(minima)
+    greatest = max(maxima)
     return least > 0 and greatest > 10 * least
 
 
@@ -193,12 +198,17 @@ def _families(series: Mapping, modalities: Sequence[str]) -> dict[str, dict[str,
         if len(parts) < 2:
             continue
         first, *_, last = parts
+        # Names have the modality last (preference_t1) or first (t1/weight).
         if last in modalities:
+            modality = last
             family = " ".join(parts[:-1])
-            families.setdefault(family, {})[last] = name
         elif first in modalities:
+            modality = first
             family = " ".join(parts[1:])
-            families.setdefault(family, {})[first] = name
+        else:
+            continue
+        members = families.setdefault(family, {})
+        members[modality] = name
     return {family: names for family, names in families.items() if len(names) > 1}
 
 

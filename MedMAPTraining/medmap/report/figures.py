@@ -150,9 +150,14 @@ def _cell(axes: Axes, across: float, down: float, score: Statistics) -> None:
     if score.mean is None or score.sd is None:
         return
     edges = [across, across + 0.94]
-    axes.fill_between(edges, down - 0.46, down + 0.46, color=HEAT(score.mean), linewidth=0)
-    # White on the dark half of the scale.
-    color = "white" if score.mean > 0.5 else INK
+    top = down - 0.46
+    bottom = down + 0.46
+    fill = HEAT(score.mean)
+    axes.fill_between(edges, top, bottom, color=fill, linewidth=0)
+    color = INK
+    if score.mean > 0.5:
+        # White on the dark half of the scale.
+        color = "white"
     common: dict[str, Any] = {"va": "center", "color": color}
     middle = across + 0.45
     mean = f"{score.mean:.3f}"
@@ -182,8 +187,11 @@ def by_missing(
             shifts = rng.uniform(-0.16, 0.16, len(points))
             _draw_distribution(axes, missing, shifts, points, color)
         axes.set_xticks(list(values))
+        # A little more than 0 to 1, so that dots at the ends are not cut.
         axes.set_ylim(-0.02, 1.02)
-        y_title = "Dice" if region == regions[0] else ""
+        y_title = ""
+        if region == regions[0]:
+            y_title = "Dice"
         style(axes, title=region, x="modalities missing", y=y_title)
     return figure_png(figure)
 
@@ -234,9 +242,10 @@ def forest(
     for axes, region, color in zip(panels, regions, PALETTE, strict=False):
         axes.axvline(0, color=INK, linewidth=0.8)
         for test in tests:
-            if test["region"] == region:
-                row = units.index(test["unit"])
-                _forest_row(axes, test, row, color)
+            if test["region"] != region:
+                continue
+            row = units.index(test["unit"])
+            _forest_row(axes, test, row, color)
         x_title = ""
         if region == middle_region:
             x_title = f"Dice of {ours} minus {theirs}"

@@ -103,7 +103,8 @@ def paragraph(text: str, *, quiet: bool = False) -> str:
 def picture(png: bytes, alt: str, caption: str = "", scale: float = 1.0) -> str:
     """A PNG inlined, ``scale`` of its pixels to a pixel of the page, with a text alternative."""
     # Bytes 16 to 20 of a PNG hold its width (the IHDR chunk).
-    width = round(int.from_bytes(png[16:20], "big") / scale)
+    width_pixels = int.from_bytes(png[16:20], "big")
+    width = round(width_pixels / scale)
     data = base64.b64encode(png).decode()
     below = ""
     if caption:
@@ -116,11 +117,13 @@ def score_card(title: str, subtitle: str, numbers: Mapping[str, str]) -> str:
     """A box of a few large numbers."""
     boxes = []
     for name, value in numbers.items():
-        content = f"<b>{escape(value)}</b><span>{escape(name)}</span>"
-        boxes.append(f'<div class="number">{content}</div>')
+        number = f"<b>{escape(value)}</b>"
+        caption = f"<span>{escape(name)}</span>"
+        boxes.append(f'<div class="number">{number}{caption}</div>')
+    all_boxes = "".join(boxes)
     heading = f"<h3>{escape(title)}</h3>"
     quiet = f'<div class="quiet">{escape(subtitle)}</div>'
-    body = f'<div class="numbers">{"".join(boxes)}</div>'
+    body = f'<div class="numbers">{all_boxes}</div>'
     return f'<div class="card">{heading}{quiet}{body}</div>'
 
 
@@ -128,9 +131,12 @@ def bullets(lines: Sequence[str], *, quiet: bool = True) -> str:
     """A list of plain texts; nothing where there are none."""
     if not lines:
         return ""
-    attribute = ' class="quiet"' if quiet else ""
-    items = "".join(f"<li>{escape(line)}</li>" for line in lines)
-    return f"<ul{attribute}>{items}</ul>"
+    attribute = ""
+    if quiet:
+        attribute = ' class="quiet"'
+    items = [f"<li>{escape(line)}</li>" for line in lines]
+    all_items = "".join(items)
+    return f"<ul{attribute}>{all_items}</ul>"
 
 
 def plain_table(
@@ -139,12 +145,15 @@ def plain_table(
     """A table of texts, the first column names; rows marked bold stand out."""
     titles = ""
     for number, text in enumerate(head):
-        attribute = "" if number else " class=name"
+        attribute = ""
+        if number == 0:
+            attribute = " class=name"
         titles += f"<th{attribute}>{escape(text)}</th>"
     lines = []
     for number, row in enumerate(rows):
+        is_bold = number < len(bold) and bold[number]
         score_class = ""
-        if number < len(bold) and bold[number]:
+        if is_bold:
             score_class = " found"
         cells = f'<td class="name">{escape(row[0])}</td>'
         for text in row[1:]:

@@ -35,6 +35,7 @@ def tint(
     height, width = backdrop.shape[:2]
     masks = [mask for mask, _ in classes]
     background = ~np.logical_or.reduce(masks)
+    # Darker than the scan: colors stand out.
     picture = _BACKDROP_BRIGHTNESS * backdrop.astype(np.float32)
     window = _painted(~background, width, height)
     if window is None:
@@ -44,13 +45,18 @@ def tint(
     enlarged = [_enlarge(layer, width, height, window) for layer in (background, *masks)]
     winner = np.argmax(enlarged, axis=0)  # 0 is the background
     opacity = _opacity(winner, len(classes), line)
-    palette = np.array([(0, 0, 0), *(color for _, color in classes)], np.float32)
-    colors = [_averaged(palette[winner, channel] * opacity) for channel in range(3)]
+    class_colors = [color for _, color in classes]
+    palette = np.array([(0, 0, 0), *class_colors], np.float32)
+    colors = []
+    for channel in range(3):
+        painted = palette[winner, channel] * opacity
+        colors.append(_averaged(painted))
     x_start, y_start, x_stop, y_stop = window
     part = picture[y_start:y_stop, x_start:x_stop]
     # Averages of color times opacity: averaged separately, a pixel on a border between two classes
     # would mix their colors with the wrong shares.
-    part *= 1 - _averaged(opacity)[..., None]
+    covered = _averaged(opacity)[..., None]
+    part *= 1 - covered
     part += np.stack(colors, axis=-1)
     return (picture + 0.5).astype(np.uint8)
 
@@ -63,11 +69,14 @@ def _opacity(winner: np.ndarray, classes: int, line: float) -> np.ndarray:
         classes: how many there are.
         line: width of outlines in pixels.
     """
-    opacity = np.where(winner > 0, np.float32(_FILL_OPACITY), np.float32(0))
+    fill = np.float32(_FILL_OPACITY)
+    is_class = winner > 0
+    opacity = np.where(is_class, fill, np.float32(0))
     width = round(line * _SUBPIXELS)
     for number in range(1, classes + 1):
         inside = winner == number
-        outline = inside & ~_eroded(inside, width)
+        interior = _eroded(inside, width)
+        outline = inside & ~interior
         opacity[outline] = 1
     return opacity
 
@@ -81,8 +90,9 @@ def _painted(mask: np.ndarray, width: int, height: int) -> tuple[int, int, int, 
     if box is None:
         return None
     rows, columns = box
-    x_start, x_stop = _pixels(columns, mask.shape[1], width)
-    y_start, y_stop = _pixels(rows, mask.shape[0], height)
+    row_count, column_count = mask.shape
+    x_start, x_stop = _pixels(columns, column_count, width)
+    y_start, y_stop = _pixels(rows, row_count, height)
     return x_start, y_start, x_stop, y_stop
 
 
@@ -105,11 +115,18 @@ def _enlarge(
     # Voxels per pixel: the box that is enlarged is given in voxels, fractions included.
     across = layer.shape[1] / width
     down = layer.shape[0] / height
-    box = (x_start * across, y_start * down, x_stop * across, y_stop * down)
+    left = x_start * across
+    top = y_start * down
+    right = x_stop * across
+    bottom = y_stop * down
     fine_width = (x_stop - x_start) * _SUBPIXELS
     fine_height = (y_stop - y_start) * _SUBPIXELS
     image = Image.fromarray(np.ascontiguousarray(layer, np.float32))
-    enlarged = image.resize((fine_width, fine_height), Image.Resampling.BILINEAR, box)
+    enlarged = image.resize(
+        size=(fine_width, fine_height),
+        resample=Image.Resampling.BILINEAR,
+        box=(left, top, right, bottom),
+    )
     return np.asarray(enlarged)
 
 
@@ -120,7 +137,8 @@ def _averaged(fine: np.ndarray) -> np.ndarray:
         for column in range(_SUBPIXELS):
             subpixels = fine[row::_SUBPIXELS, column::_SUBPIXELS]
             total = total + subpixels
-    return np.asarray(total / np.float32(_SUBPIXELS**2))
+    count = np.float32(_SUBPIXELS**2)
+    return np.asarray(total / count)
 
 
 def _eroded(mask: np.ndarray, times: int) -> np.ndarray:
@@ -128,7 +146,11 @@ def _eroded(mask: np.ndarray, times: int) -> np.ndarray:
     for _ in range(times):
         # Edges are continued: a tumor cut off by the picture's edge gets no line there.
         wide = np.pad(mask, 1, mode="edge")
-        rows = wide[:-2, 1:-1] & wide[2:, 1:-1]
-        columns = wide[1:-1, :-2] & wide[1:-1, 2:]
+        above = wide[:-2, 1:-1]
+        below = wide[2:, 1:-1]
+        left = wide[1:-1, :-2]
+        right = wide[1:-1, 2:]
+        rows = above & below
+        columns = left & right
         mask = mask & rows & columns
     return mask

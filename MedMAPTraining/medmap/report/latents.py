@@ -55,11 +55,15 @@ def draw_latents(panels: Sequence[LatentPanel]) -> bytes:
 
 def _draw_tissue(axes: Axes, panel: LatentPanel) -> None:
     # The tumor comes second, so that it lies on top.
+    elsewhere = ~panel.tumor
     for points in panel.points.values():
-        across, down = points[~panel.tumor].T
+        across, down = points[elsewhere].T
         axes.scatter(across, down, s=7, c=BRAIN_COLOR, linewidths=0)
     for number, points in enumerate(panel.points.values()):
-        label = None if number else "tumor"
+        # One entry in the legend, not one for each modality.
+        label = None
+        if number == 0:
+            label = "tumor"
         across, down = points[panel.tumor].T
         axes.scatter(across, down, s=9, c=TUMOR_COLOR, linewidths=0, label=label)
     axes.scatter([], [], s=9, c=BRAIN_COLOR, label="elsewhere in the brain")

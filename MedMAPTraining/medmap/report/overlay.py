@@ -13,21 +13,22 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from PIL import Image
 
 from medmap.errors import InputDataError, UsageError
 from medmap.io.atomic import write_bytes
 from medmap.metrics import RegionScore, dice, label_masks, region_masks
-from medmap.report.label_overlay import tint
+from medmap.report.overlay_panels import (
+    AGREE,
+    ONLY_PREDICTION,
+    ONLY_REFERENCE,
+    backdrop_modality,
+    draw_panel,
+    widest_region,
+)
 from medmap.report.page import AMBER, GRAY, WHITE, Page, png
-from medmap.report.planes import CaseView, Plane, cut, position_text, prepare
-from medmap.task import Region, Task
+from medmap.report.planes import CaseView, position_text, prepare
+from medmap.task import Task
 from medmap.volume import Grid, Volume
-
-AGREE = (64, 190, 110)
-ONLY_PREDICTION = (255, 64, 170)
-ONLY_REFERENCE = (60, 125, 255)
-# RGB of the agreement map; distinct under red-green color blindness and from the BraTS labels.
 
 _PAGE_COLOR = (22, 24, 28)
 _CELL_COLOR = (0, 0, 0)
@@ -56,18 +57,22 @@ class _Layout:
 
     def corner(self, column: int, row: int) -> tuple[int, int]:
         """Top left of a cell."""
+        across = column * (self.cell_width + self.gap)
         above = sum(self.cell_heights[:row]) + row * self.gap
-        return self.left_margin + column * (self.cell_width + self.gap), self.top + above
+        return self.left_margin + across, self.top + above
 
     @property
     def width(self) -> int:
         """Width of the page."""
-        return self.corner(self.columns, 0)[0] + 4
+        left, _ = self.corner(self.columns, 0)
+        return left + 4
 
     @property
     def bottom(self) -> int:
         """Lower end of the last row of cells."""
-        return self.corner(0, len(self.cell_heights))[1]
+        rows = len(self.cell_heights)
+        _, top = self.corner(0, rows)
+        return top
 
 
 @dataclass(frozen=True)
@@ -135,7 +140,8 @@ def save_overlay(
     volumes = _volumes(prediction, task, grid.voxel_ml, volumes_ml or {})
     notes = _Notes(title, absent, volumes, scores or {})
     case = prepare(arrays, prediction, reference, grid, task)
-    write_bytes(path, png(_draw(case, task, notes)))
+    page = _draw(case, task, notes)
+    write_bytes(path, png(page))
 
 
 def _names(scans: Mapping, missing: Sequence[str], task: Task) -> tuple[list[str], list[str]]:
@@ -149,8 +155,9 @@ def _names(scans: Mapping, missing: Sequence[str], task: Task) -> tuple[list[str
         )
     contradictory = used & called_missing
     if contradictory:
+        names = ", ".join(sorted(contradictory))
         raise UsageError(
-            f"{', '.join(sorted(contradictory))} is both given and called missing.",
+            f"{names} is both given and called missing.",
             "Take it out of one of the two.",
         )
     absent = [name for name in task.modality_names if name not in used]
@@ -172,11 +179,14 @@ def _volumes(
     labels: np.ndarray, task: Task, voxel_ml: float, measured_ml: Mapping[str, float]
 ) -> dict[str, float]:
     """ml of every label and region; a name that is both (ET) is the same voxels."""
-    masks = {**label_masks(labels, task), **region_masks(labels, task)}
+    masks = label_masks(labels, task)
+    masks.update(region_masks(labels, task))
     volumes = {}
     for name, mask in masks.items():
-        counted_ml = np.count_nonzero(mask) * voxel_ml
-        volumes[name] = float(measured_ml.get(name, counted_ml))
+        voxels = np.count_nonzero(mask)
+        counted_ml = voxels * voxel_ml
+        volume_ml = measured_ml.get(name, counted_ml)
+        volumes[name] = float(volume_ml)
     return volumes
 
 
@@ -198,82 +208,6 @@ def _dice_only(
     return scores
 
 
-# --- panels ---------------------------------------------------------------------------------------
-
-
-def _panel(column: str, plane: Plane, case: CaseView, task: Task, scale: float) -> np.ndarray:
-    """[H, W, 3] uint8: one modality, or one kind of overlay on the backdrop."""
-    width_mm = float(case.extent_mm[plane.across])
-    height_mm = float(case.extent_mm[plane.down])
-    size = (max(1, round(width_mm * scale)), max(1, round(height_mm * scale)))
-    if column in case.scans:
-        return _gray(column, plane, case, size)
-    if column == "agreement":
-        classes = _agreement_classes(plane, case, task)
-    else:
-        masks = case.prediction
-        if column == "reference" and case.reference is not None:
-            masks = case.reference
-        classes = []
-        for label in task.labels:
-            mask = cut(masks[label.name], plane, case.position)
-            classes.append((mask, label.color))
-    backdrop = _gray(_backdrop(case), plane, case, size)
-    # On small panels a line of two pixels would cover small lesions.
-    line = 2 if scale >= 2 else 1.4
-    return tint(backdrop, classes, line)
-
-
-def _agreement_classes(
-    plane: Plane, case: CaseView, task: Task
-) -> list[tuple[np.ndarray, Sequence[int]]]:
-    """Masks and colors of where both, one or the other have the widest region."""
-    if case.reference is None:
-        return []
-    names = _widest(task).labels
-    prediction = _union(case.prediction, names, plane, case)
-    reference = _union(case.reference, names, plane, case)
-    return [
-        (prediction & reference, AGREE),
-        (prediction & ~reference, ONLY_PREDICTION),
-        (reference & ~prediction, ONLY_REFERENCE),
-    ]
-
-
-def _backdrop(case: CaseView) -> str:
-    """The modality under the overlays: the last one used in the task's order.
-
-    For BraTS that is FLAIR where it is given, which shows the whole tumor.
-    """
-    return list(case.scans)[-1]
-
-
-def _widest(task: Task) -> Region:
-    return max(task.regions, key=lambda region: len(region.labels))
-
-
-def _union(
-    masks: Mapping[str, np.ndarray], names: Sequence[str], plane: Plane, case: CaseView
-) -> np.ndarray:
-    return np.logical_or.reduce([cut(masks[name], plane, case.position) for name in names])
-
-
-def _gray(name: str, plane: Plane, case: CaseView, size: tuple[int, int]) -> np.ndarray:
-    """A modality's slice in its window, [H, W, 3] uint8; ``size`` is (W, H)."""
-    low, high, background = case.windows[name]
-    intensities = cut(case.scans[name], plane, case.position).astype(np.float32)
-    intensities = np.nan_to_num(intensities, nan=background)
-    # z-scored scans may keep a background of 0, which the window would show as gray.
-    intensities[intensities == background] = low
-    gray = np.clip((intensities - low) / (high - low), 0, 1)
-    image = Image.fromarray(gray)
-    resized = np.asarray(image.resize(size, Image.Resampling.BICUBIC))
-    # Bicubic interpolation overshoots at edges.
-    brightness = np.clip(resized, 0, 1)
-    bytes_of_gray = (brightness * 255 + 0.5).astype(np.uint8)
-    return np.repeat(bytes_of_gray[..., None], 3, axis=2)
-
-
 # --- the page -------------------------------------------------------------------------------------
 
 
@@ -281,14 +215,19 @@ def _layout(case: CaseView, columns: int) -> _Layout:
     """Sizes of the cells, and one scale for all of them, so that the page keeps its limits."""
     across_mm = float(max(case.extent_mm[plane.across] for plane in case.planes))
     down_mm = [float(case.extent_mm[plane.down]) for plane in case.planes]
-    widest = min(_MAX_CELL_WIDTH, (_MAX_PAGE_WIDTH - 44) // columns - 6)
+    # 44 pixels are the page's margins, 6 the gap beside a cell.
+    page_limited_width = (_MAX_PAGE_WIDTH - 44) // columns - 6
+    widest = min(_MAX_CELL_WIDTH, page_limited_width)
     narrowest = math.ceil((_MIN_PAGE_WIDTH - 44) / columns) - 6
     # One scale for all planes: a tumor must have the same size in each of them.
-    scale = min(widest / across_mm, _MAX_ROWS_HEIGHT / sum(down_mm))
+    width_scale = widest / across_mm
+    height_scale = _MAX_ROWS_HEIGHT / sum(down_mm)
+    scale = min(width_scale, height_scale)
     cell_width = max(round(across_mm * scale), narrowest)
     heights = []
     for height_mm in down_mm:
-        heights.append(max(_MIN_CELL_HEIGHT, round(height_mm * scale)))
+        height = round(height_mm * scale)
+        heights.append(max(_MIN_CELL_HEIGHT, height))
     return _Layout(columns, cell_width, tuple(heights), scale)
 
 
@@ -300,25 +239,31 @@ def _draw(case: CaseView, task: Task, notes: _Notes) -> Page:
     layout = _layout(case, len(columns))
     warnings = _absence_warnings(task, notes.absent)
     # Room for three rows of the legend is always there.
-    further_rows = _LEGEND_ROW * max(0, len(task.labels) - 3, len(task.regions) - 3)
-    height = layout.bottom + 184 + further_rows + _WARNING_ROW * len(warnings)
-    page = Page(np.full((height, layout.width, 3), _PAGE_COLOR, np.uint8))
+    further_count = max(0, len(task.labels) - 3, len(task.regions) - 3)
+    further_rows = _LEGEND_ROW * further_count
+    warning_rows = _WARNING_ROW * len(warnings)
+    height = layout.bottom + 184 + further_rows + warning_rows
+    pixels = np.full((height, layout.width, 3), _PAGE_COLOR, np.uint8)
+    page = Page(pixels)
     _header(page, layout, list(case.scans), task, notes)
     for number, column in enumerate(columns):
         _column_title(page, layout, number, column, task)
         for row, plane in enumerate(case.planes):
-            panel = _panel(column, plane, case, task, layout.scale)
+            panel = draw_panel(column, plane, case, task, layout.scale)
             _center_in_cell(page, layout, number, row, panel)
             _letters(page, layout, number, row, plane.letters)
     _row_titles(page, layout, case)
-    if not any(mask.any() for mask in case.prediction.values()):
+    is_empty = not any(mask.any() for mask in case.prediction.values())
+    if is_empty:
         _note_empty_prediction(page, layout, len(case.scans), task)
-    _legend(page, layout, case.reference is not None, task, notes)
+    compared = case.reference is not None
+    _legend(page, layout, compared, task, notes)
     down = layout.bottom + 146 + further_rows
     for warning in warnings:
         page.text(layout.left_margin, down, warning, 11, AMBER)
         down += _WARNING_ROW
-    _footer(page, layout, task.modality(_backdrop(case)).title)
+    backdrop = task.modality(backdrop_modality(case))
+    _footer(page, layout, backdrop.title)
     return page
 
 
@@ -348,7 +293,10 @@ def _note_empty_prediction(page: Page, layout: _Layout, column: int, task: Task)
 
 def _header(page: Page, layout: _Layout, used: list[str], task: Task, notes: _Notes) -> None:
     """The title, and a list of the modalities with the missing ones in amber."""
-    title = " ".join(notes.title.split()) or f"{task.name} segmentation"
+    title = " ".join(notes.title.split())
+    if not title:
+        title = f"{task.name} segmentation"
+    # A character of the title is about 15 pixels wide.
     longest = layout.width // 15
     if len(title) > longest:
         title = title[: longest - 1] + "…"
@@ -365,11 +313,12 @@ def _header(page: Page, layout: _Layout, used: list[str], task: Task, notes: _No
 
 
 def _column_title(page: Page, layout: _Layout, number: int, column: str, task: Task) -> None:
-    middle = layout.corner(number, 0)[0] + layout.cell_width / 2
+    left, _ = layout.corner(number, 0)
+    middle = left + layout.cell_width / 2
     if column in task.modality_names:
         title = task.modality(column).title
     elif column == "agreement":
-        title = f"Agreement, {_widest(task).name}"
+        title = f"Agreement, {widest_region(task).name}"
     else:
         title = column.capitalize()
     page.text(middle, layout.top - 18, title, 13, bold=True, align="center")
@@ -385,7 +334,9 @@ def _center_in_cell(page: Page, layout: _Layout, column: int, row: int, panel: n
     panel_height, panel_width = panel.shape[:2]
     y_start = y + (height - panel_height) // 2
     x_start = x + (width - panel_width) // 2
-    page.pixels[y_start : y_start + panel_height, x_start : x_start + panel_width] = panel
+    rows = slice(y_start, y_start + panel_height)
+    columns = slice(x_start, x_start + panel_width)
+    page.pixels[rows, columns] = panel
 
 
 def _letters(page: Page, layout: _Layout, column: int, row: int, letters: str) -> None:
@@ -393,11 +344,14 @@ def _letters(page: Page, layout: _Layout, column: int, row: int, letters: str) -
     x, y = layout.corner(column, row)
     width = layout.cell_width
     height = layout.cell_heights[row]
+    edge = 11
+    middle_across = width / 2
+    middle_down = height / 2
     positions = (
-        (11, height / 2),
-        (width - 11, height / 2),
-        (width / 2, 11),
-        (width / 2, height - 11),
+        (edge, middle_down),
+        (width - edge, middle_down),
+        (middle_across, edge),
+        (middle_across, height - edge),
     )
     for letter, (across, down) in zip(letters, positions, strict=True):
         page.text(x + across, y + down, letter, 10, WHITE, align="center", halo=True)
@@ -408,11 +362,15 @@ def _row_titles(page: Page, layout: _Layout, case: CaseView) -> None:
     for row, plane in enumerate(case.planes):
         height = layout.cell_heights[row]
         title = plane.title
-        if plane.at is None and height >= 170:
+        shows_position = plane.at is None and height >= 170
+        if shows_position:
             position_mm = case.position_mm[plane.normal]
-            title += f"   {position_text(plane.normal, position_mm)}"
+            position = position_text(plane.normal, position_mm)
+            title += f"   {position}"
+        size = 10
+        if height >= 90:
+            size = 12
         _, top = layout.corner(0, row)
-        size = 12 if height >= 90 else 10
         middle = top + height / 2
         page.text(layout.left_margin / 2, middle, title, size, vertical=True)
 
@@ -424,9 +382,10 @@ def _legend(page: Page, layout: _Layout, compared: bool, task: Task, notes: _Not
     page.text(x, top, "Labels of the prediction", 12, bold=True)
     down = top + 30
     for label in task.labels:
-        volume_ml = notes.volumes[label.name]
         page.swatch(x, down, label.color, f"{label.title}")
-        page.text(x + 410, down, f"{volume_ml:.1f} ml", align="right")
+        volume_ml = notes.volumes[label.name]
+        volume = f"{volume_ml:.1f} ml"
+        page.text(x + 410, down, volume, align="right")
         down += _LEGEND_ROW
     if compared:
         _score_table(page, x + 480, top, task, notes.scores)
@@ -440,21 +399,24 @@ def _region_volumes(page: Page, left: int, top: int, task: Task, notes: _Notes) 
     page.text(left, top, "Regions", 12, bold=True)
     down = top + 30
     for region in task.regions:
+        title = f"{region.title} ({region.name})"
+        page.text(left, down, title)
         volume_ml = notes.volumes[region.name]
-        page.text(left, down, f"{region.title} ({region.name})")
-        page.text(left + 350, down, f"{volume_ml:.1f} ml", align="right")
+        volume = f"{volume_ml:.1f} ml"
+        page.text(left + 350, down, volume, align="right")
         down += _LEGEND_ROW
 
 
 def _agreement_legend(page: Page, left: int, top: int, task: Task) -> None:
-    page.text(left, top, f"Agreement, {_widest(task).name}", 12, bold=True)
+    page.text(left, top, f"Agreement, {widest_region(task).name}", 12, bold=True)
     classes = (
         (AGREE, "Both"),
         (ONLY_PREDICTION, "Prediction only"),
         (ONLY_REFERENCE, "Reference only"),
     )
     for number, (color, title) in enumerate(classes):
-        page.swatch(left, top + 30 + _LEGEND_ROW * number, color, title)
+        down = top + 30 + _LEGEND_ROW * number
+        page.swatch(left, down, color, title)
 
 
 _SCORE_COLUMNS = (
@@ -494,7 +456,9 @@ def _score_table(
         page.text(left, down, f"{region.title} ({region.name})", color=color)
         for x, (_, name, digits) in zip(across, columns, strict=True):
             value = getattr(score, name)
-            text = f"{value:.{digits}f}" if math.isfinite(value) else "n/a"
+            text = "n/a"
+            if math.isfinite(value):
+                text = f"{value:.{digits}f}"
             is_dice = name == "dice"
             page.text(x, down, text, color=color, align="right", bold=is_dice)
         down += _LEGEND_ROW
@@ -505,8 +469,10 @@ def _footer(page: Page, layout: _Layout, backdrop: str) -> None:
     height, width = page.pixels.shape[:2]
     x = layout.left_margin
     x_end = width - 10
-    page.fill(x, height - 40, x_end - x, 1, _LINE_COLOR)
+    line_length = x_end - x
+    page.fill(x, height - 40, line_length, 1, _LINE_COLOR)
+    down = height - 20
     warning = "Research use only — not for clinical use"
-    page.text(x, height - 20, warning, 11, WHITE, bold=True)
+    page.text(x, down, warning, 11, WHITE, bold=True)
     reading = f"Patient's right on the left · one scale for all panels · overlays on {backdrop}"
-    page.text(x_end, height - 20, reading, 10, GRAY, align="right")
+    page.text(x_end, down, reading, 10, GRAY, align="right")

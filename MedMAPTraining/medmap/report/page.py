@@ -118,18 +118,27 @@ def _draw_vertically(image: Image.Image, text: _Text, font: ImageFont.FreeTypeFo
     half_width = int(max(-left, right)) + 1
     half_height = int(max(-top, bottom)) + 1
     ink = Image.new("L", (2 * half_width, 2 * half_height))
-    ImageDraw.Draw(ink).text((half_width, half_height), text.text, 255, font, "mm")
-    corner = (round(text.x) - half_height, round(text.y) - half_width)
-    image.paste(text.color, corner, ink.transpose(Image.Transpose.ROTATE_90))
+    middle = (half_width, half_height)
+    drawing = ImageDraw.Draw(ink)
+    drawing.text(middle, text.text, 255, font, "mm")
+    turned_ink = ink.transpose(Image.Transpose.ROTATE_90)
+    # Turned, the width of the text is its height.
+    page_x = round(text.x) - half_height
+    page_y = round(text.y) - half_width
+    image.paste(text.color, (page_x, page_y), turned_ink)
 
 
 @functools.cache
 def _font(size: float, bold: bool) -> ImageFont.FreeTypeFont:
     """DejaVu Sans, which Matplotlib brings along."""
-    name = "DejaVuSans-Bold.ttf" if bold else "DejaVuSans.ttf"
+    name = "DejaVuSans.ttf"
+    if bold:
+        name = "DejaVuSans-Bold.ttf"
+    file = _font_folder() / name
+    pixels = size * _PIXELS_PER_POINT
     # Positions by the font alone: libraries that shape texts are not everywhere.
     layout = ImageFont.Layout.BASIC
-    return ImageFont.truetype(_font_folder() / name, size * _PIXELS_PER_POINT, layout_engine=layout)
+    return ImageFont.truetype(file, pixels, layout_engine=layout)
 
 
 @functools.cache

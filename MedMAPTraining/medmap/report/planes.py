@@ -96,14 +96,19 @@ def cut(array: np.ndarray, plane: Plane, position: Sequence[int]) -> np.ndarray:
     index: list = [slice(None)] * 3
     index[plane.normal] = number
     columns_then_rows = array[tuple(index)]
-    return columns_then_rows.T[::-1, ::-1]
+    rows_then_columns = columns_then_rows.T
+    # Canonical axes run toward R, A and S: the patient's right and top come first when reversed.
+    return rows_then_columns[::-1, ::-1]
 
 
 def position_text(axis: int, mm: float) -> str:
     """A position along R, A or S in world RAS, such as ``S 12 mm``, with the letter of its side."""
     positive, negative = ("RL", "AP", "SI")[axis]
-    side = positive if mm >= 0 else negative
-    return f"{side} {abs(mm):.0f} mm"
+    side = positive
+    if mm < 0:
+        side = negative
+    distance = abs(mm)
+    return f"{side} {distance:.0f} mm"
 
 
 def prepare(
@@ -160,8 +165,9 @@ def prepare(
 def _stack_axis(spacing: np.ndarray) -> int | None:
     """The axis across the slices of a stack; None for a volume."""
     axis = int(np.argmax(spacing))
-    in_plane = np.delete(spacing, axis).max()
-    if spacing[axis] < _STACK_RATIO * in_plane:
+    in_plane_spacing = np.delete(spacing, axis)
+    least_mm = _STACK_RATIO * in_plane_spacing.max()
+    if spacing[axis] < least_mm:
         return None
     return axis
 
@@ -177,8 +183,9 @@ def _stack_box(labeled: np.ndarray, spacing: np.ndarray, axis: int) -> tuple[sli
         if a == axis:
             box.append(slice(0, size))
             continue
-        first = max(0, labels_box[a].start - margin[a])
-        end = min(size, labels_box[a].stop + margin[a])
+        side = labels_box[a]
+        first = max(0, side.start - margin[a])
+        end = min(size, side.stop + margin[a])
         box.append(slice(first, end))
     return tuple(box)
 
@@ -187,7 +194,8 @@ def _slices(labeled: np.ndarray, axis: int) -> tuple[Plane, ...]:
     """The first, the middle and the last slice with labels of a stack, or of all slices."""
     count = labeled.shape[axis]
     in_plane = tuple(a for a in range(3) if a != axis)
-    numbers = np.flatnonzero(labeled.any(axis=in_plane))
+    has_labels = labeled.any(axis=in_plane)
+    numbers = np.flatnonzero(has_labels)
     if not len(numbers):
         numbers = np.arange(count)
     middle = len(numbers) // 2
@@ -196,7 +204,9 @@ def _slices(labeled: np.ndarray, axis: int) -> tuple[Plane, ...]:
     plane = next(plane for plane in PLANES if plane.normal == axis)
     planes = []
     for number in sorted(chosen):
-        planes.append(replace(plane, title=f"Slice {number + 1} of {count}", at=number))
+        # Radiologists count slices from 1.
+        title = f"Slice {number + 1} of {count}"
+        planes.append(replace(plane, title=title, at=number))
     return tuple(planes)
 
 
@@ -216,12 +226,16 @@ def find_foreground(array: np.ndarray) -> tuple[np.ndarray, float]:
     corner_indices = []
     for size in thin.shape:
         width = max(1, size // 16)
-        corner_indices.append(np.r_[0:width, size - width : size])
-    background = float(np.median(thin[np.ix_(*corner_indices)]))
+        both_ends = np.r_[0:width, size - width : size]
+        corner_indices.append(both_ends)
+    corners = thin[np.ix_(*corner_indices)]
+    background = float(np.median(corners))
     # Percentiles, not the extremes: a single bright voxel would raise the threshold above tissue.
     low, high = np.percentile(thin, (0.1, 99.9))
-    threshold = 0.05 * max(high - low, 1e-12)
-    mask = np.abs(thin - background) > threshold
+    intensity_range = max(high - low, 1e-12)
+    threshold = 0.05 * intensity_range
+    contrast = np.abs(thin - background)
+    mask = contrast > threshold
     return mask, background
 
 
@@ -230,7 +244,8 @@ def window_of(array: np.ndarray, mask: np.ndarray, background: float) -> tuple[f
 
     Black is the 2nd, white the 99.5th percentile of the foreground (``find_foreground``).
     """
-    thin = np.asarray(array[_thinned(array.shape)], np.float32)
+    sampled = array[_thinned(array.shape)]
+    thin = np.asarray(sampled, np.float32)
     inside = thin[mask]
     inside = inside[np.isfinite(inside)]
     low = 0.0
@@ -254,7 +269,8 @@ def _volume_box(
         in_plane = tuple(a for a in range(3) if a != axis)
         fractions = head.mean(axis=in_plane)
         # Planes with hardly any foreground are noise, not head.
-        thin_planes = np.flatnonzero(fractions > 0.005 * fractions.max())
+        least_fraction = 0.005 * fractions.max()
+        thin_planes = np.flatnonzero(fractions > least_fraction)
         planes = thin_planes * steps[axis].step
         ends = [0, size - 1]
         if len(planes):
@@ -278,12 +294,16 @@ def _position(
             continue
         tumor = np.logical_or.reduce(list(masks.values()))
         if tumor.any():
-            sagittal = _plane_near_centroid(tumor.sum(axis=(1, 2)))
-            coronal = _plane_near_centroid(tumor.sum(axis=(0, 2)))
+            sagittal_areas = tumor.sum(axis=(1, 2))
+            coronal_areas = tumor.sum(axis=(0, 2))
+            axial_areas = tumor.sum(axis=(0, 1))
+            sagittal = _plane_near_centroid(sagittal_areas)
+            coronal = _plane_near_centroid(coronal_areas)
             # Axial slices are those that readers compare: the one with most of the tumor.
-            axial = int(np.argmax(tumor.sum(axis=(0, 1))))
+            axial = int(np.argmax(axial_areas))
             return sagittal, coronal, axial
-    depth, height, width = next(iter(prediction.values())).shape
+    any_mask = next(iter(prediction.values()))
+    depth, height, width = any_mask.shape
     return depth // 2, height // 2, width // 2
 
 
@@ -296,4 +316,5 @@ def _plane_near_centroid(areas: np.ndarray) -> int:
     centroid = np.average(positions, weights=areas)
     planes = np.flatnonzero(areas)
     distances = np.abs(planes - centroid)
-    return int(planes[np.argmin(distances)])
+    nearest = np.argmin(distances)
+    return int(planes[nearest])

@@ -60,10 +60,12 @@ def save_preparation(
         OutputError: the file cannot be written.
     """
     reference = preparation.plan.reference
-    grid = _picture_grid(_brain(preparation, reference), scans[reference].grid)
-    names = [reference, *(name for name in scans if name != reference)]
+    reference_brain = _brain(preparation, reference)
+    grid = _picture_grid(reference_brain, scans[reference].grid)
+    other_names = [name for name in scans if name != reference]
     rows = {}
-    for name in names:
+    for name in (reference, *other_names):
+        # The array before preparation, on the grid where registration put it.
         moved_grid = preparation.volumes[name].grid
         brain = _brain(preparation, name)
         array = scans[name].array
@@ -84,12 +86,14 @@ def _picture_grid(brain: np.ndarray, grid: Grid) -> Grid:
     if box is None:
         box = tuple(slice(0, size) for size in brain.shape)
     ends = [(side.start, side.stop - 1) for side in box]
-    voxels = np.array(np.meshgrid(*ends, indexing="ij")).reshape(3, -1).T
+    combinations = np.array(np.meshgrid(*ends, indexing="ij"))
+    voxels = combinations.reshape(3, -1).T
     # Corners in the world: the scan may be oblique, the picture is not.
     corners = grid.world(voxels)
     low = corners.min(axis=0) - MARGIN_MM
     extent_mm = corners.max(axis=0) + MARGIN_MM - low
-    i, j, k = np.ceil(extent_mm / PIXEL_MM).astype(int).tolist()
+    shape = np.ceil(extent_mm / PIXEL_MM).astype(int)
+    i, j, k = shape.tolist()
     affine = np.diag([PIXEL_MM, PIXEL_MM, PIXEL_MM, 1.0])
     affine[:3, 3] = low
     return Grid((i, j, k), affine)
@@ -102,8 +106,10 @@ def _slice(array: np.ndarray, brain: np.ndarray, source: Grid, grid: Grid, plane
     affine[:3, 3] += affine[:3, plane.normal] * middle
     shape = list(grid.shape)
     shape[plane.normal] = 1
-    thin = Grid((shape[0], shape[1], shape[2]), affine)
-    layers = torch.from_numpy(np.stack([array, brain.astype(np.float32)]))
+    i, j, k = shape
+    thin = Grid((i, j, k), affine)
+    scan_and_brain = np.stack([array, brain.astype(np.float32)])
+    layers = torch.from_numpy(scan_and_brain)
     resampled = resample_linear(layers, source, thin).numpy()
     inside = array[brain]
     white = 1.0
@@ -111,8 +117,9 @@ def _slice(array: np.ndarray, brain: np.ndarray, source: Grid, grid: Grid, plane
         white = float(np.percentile(inside, WHITE_PERCENTILE))
     origin = (0, 0, 0)
     brightness = cut(resampled[0], plane, origin) / max(white, 1e-6)
-    is_brain = cut(resampled[1], plane, origin) > 0.5
-    return _Slice(np.clip(brightness, 0, 1), is_brain)
+    gray = np.clip(brightness, 0, 1)
+    brain_fraction = cut(resampled[1], plane, origin)
+    return _Slice(gray, brain_fraction > 0.5)
 
 
 def _page(
@@ -120,25 +127,29 @@ def _page(
 ) -> Page:
     """A row for each scan: outlines on the left, checkerboards with the reference on the right."""
     sizes = [plane_slice.gray.shape for plane_slice in rows[reference]]
-    row_height = max(height for height, _ in sizes)
+    picture_height = max(height for height, _ in sizes)
+    row_height = picture_height + 2 * _LEFT
     slices_width = sum(width + _GAP for _, width in sizes)
-    page_height = _TOP + len(rows) * (row_height + 2 * _LEFT) + _LEFT
-    shape = (page_height, 2 * slices_width + 2 * _LEFT, 3)
-    page = Page(np.full(shape, _BACKGROUND, np.uint8))
+    page_height = _TOP + len(rows) * row_height + _LEFT
+    page_width = 2 * slices_width + 2 * _LEFT
+    pixels = np.full((page_height, page_width, 3), _BACKGROUND, np.uint8)
+    page = Page(pixels)
     page.text(_LEFT, 24, "Preparation", 18, bold=True)
     onto = task.modality(reference).title
     page.text(_LEFT, 50, f"Brain outline, and checkerboard with {onto}", 11, GRAY)
     top = _TOP
     for name, slices in rows.items():
-        page.text(_LEFT, top + 14, _row_title(name, preparation, task), 11)
+        title = _row_title(name, preparation, task)
+        page.text(_LEFT, top + 14, title, 11)
         outlines = [_outlined(plane_slice) for plane_slice in slices]
         _paste_row(page, _LEFT, top + _LEFT, outlines)
         if name != reference:
             boards = []
             for plane_slice, fixed in zip(slices, rows[reference], strict=True):
-                boards.append(_checkerboard(fixed.gray, plane_slice.gray))
+                board = _checkerboard(fixed.gray, plane_slice.gray)
+                boards.append(board)
             _paste_row(page, _LEFT + slices_width, top + _LEFT, boards)
-        top += row_height + 2 * _LEFT
+        top += row_height
     footer = "Research use only — not for clinical use · patient's right on the left"
     page.text(_LEFT, page_height - 18, footer, 10, GRAY)
     return page
@@ -160,8 +171,13 @@ def _outlined(plane_slice: _Slice) -> np.ndarray:
     """[H, W, 3] uint8 scan with the border of its brain."""
     pixels = _rgb(plane_slice.gray)
     padded = np.pad(plane_slice.brain, 1)
-    inner = padded[2:, 1:-1] & padded[:-2, 1:-1] & padded[1:-1, 2:] & padded[1:-1, :-2]
-    pixels[plane_slice.brain & ~inner] = OUTLINE
+    below = padded[2:, 1:-1]
+    above = padded[:-2, 1:-1]
+    right = padded[1:-1, 2:]
+    left = padded[1:-1, :-2]
+    inner = below & above & right & left
+    border = plane_slice.brain & ~inner
+    pixels[border] = OUTLINE
     return pixels
 
 
@@ -169,8 +185,11 @@ def _checkerboard(fixed: np.ndarray, moving: np.ndarray) -> np.ndarray:
     """[H, W, 3] uint8 tiles of both scans in turn: edges have to go on across tiles."""
     rows, columns = np.indices(fixed.shape)
     tile = int(TILE_MM / PIXEL_MM)
-    is_fixed = (rows // tile + columns // tile) % 2 == 0
-    return _rgb(np.where(is_fixed, fixed, moving))
+    tile_row = rows // tile
+    tile_column = columns // tile
+    is_fixed = (tile_row + tile_column) % 2 == 0
+    gray = np.where(is_fixed, fixed, moving)
+    return _rgb(gray)
 
 
 def _rgb(gray: np.ndarray) -> np.ndarray:

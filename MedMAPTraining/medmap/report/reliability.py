@@ -42,16 +42,20 @@ def reliability_diagram(regions: Mapping[str, Bins]) -> bytes:
     panels = figure.subplots(1, len(regions), sharey=True, squeeze=False)[0]
     for number, (region, bins) in enumerate(regions.items()):
         axes = panels[number]
+        color = PALETTE[number % 6]
         axes.plot([0, 1], [0, 1], color=INK, linewidth=0.8, linestyle="--")
         filled = bins.voxels > 0
+        probability = bins.probability[filled]
+        frequency = bins.frequency[filled]
         # Of logarithms: most voxels are certain background, and would hide all other points.
         sizes = 12 * np.log10(1 + bins.voxels[filled])
-        axes.plot(bins.probability[filled], bins.frequency[filled], color=PALETTE[number % 6])
-        axes.scatter(
-            bins.probability[filled], bins.frequency[filled], s=sizes, color=PALETTE[number % 6]
-        )
+        axes.plot(probability, frequency, color=color)
+        axes.scatter(probability, frequency, s=sizes, color=color)
         axes.set_xlim(-0.03, 1.03)
         axes.set_ylim(-0.03, 1.03)
         title = f"{region}, ECE {bins.expected_calibration_error:.3f}"
-        style(axes, title=title, x="probability", y="" if number else "share in the reference")
+        y_title = ""
+        if number == 0:
+            y_title = "share in the reference"
+        style(axes, title=title, x="probability", y=y_title)
     return figure_png(figure)

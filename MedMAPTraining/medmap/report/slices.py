@@ -61,10 +61,13 @@ def take_slice(
         predictions: subset key -> [I, J, K] labels on that grid.
     """
     labels, canonical = reorient(np.asarray(truth.array), truth.grid)
-    turned = {key: reorient(array, truth.grid)[0] for key, array in predictions.items()}
+    turned = {}
+    for key, array in predictions.items():
+        turned[key], _ = reorient(array, truth.grid)
     normal = _normal_axis(canonical.spacing)
     plane = next(plane for plane in PLANES if plane.normal == normal)
-    position = _largest_area(_tumor_mask(labels, turned), normal)
+    tumor = _tumor_mask(labels, turned)
+    position = _largest_area(tumor, normal)
     pictures = {}
     for name, volume in volumes.items():
         resampled = _on_grid(volume, truth.grid)
@@ -74,7 +77,9 @@ def take_slice(
     box = _with_margin(bounding_box(visible), visible.shape)
     cut_predictions = {}
     for key, array in turned.items():
-        cut_predictions[key] = cut(array, plane, position).astype(np.int32)[box]
+        whole_slice = cut(array, plane, position)
+        cut_predictions[key] = whole_slice.astype(np.int32)[box]
+    reference_slice = cut(labels, plane, position)
     world = canonical.affine @ [*position, 1]
     position_mm = float(world[normal])
     row_mm = float(canonical.spacing[plane.down])
@@ -82,7 +87,7 @@ def take_slice(
     return Slice(
         case=case,
         scans={name: picture[box] for name, picture in pictures.items()},
-        reference=cut(labels, plane, position).astype(np.int32)[box],
+        reference=reference_slice.astype(np.int32)[box],
         predictions=cut_predictions,
         spacing=(row_mm, column_mm),
         title=f"{plane.title.lower()}, {position_text(normal, position_mm)}",
@@ -91,7 +96,8 @@ def take_slice(
 
 def _normal_axis(spacing: np.ndarray) -> int:
     """The axis across the slices: the longest voxel edge, S where voxels are nearly cubic."""
-    if spacing.max() > 1.5 * spacing.min():
+    is_stack = spacing.max() > 1.5 * spacing.min()
+    if is_stack:
         return int(np.argmax(spacing))
     return 2
 
@@ -100,7 +106,8 @@ def _tumor_mask(labels: np.ndarray, predictions: Mapping[str, np.ndarray]) -> np
     """Where the reference has labels, or where any prediction has where it is empty."""
     if labels.any() or not predictions:
         return labels != 0
-    return np.logical_or.reduce([array != 0 for array in predictions.values()])
+    masks = [array != 0 for array in predictions.values()]
+    return np.logical_or.reduce(masks)
 
 
 def _largest_area(tumor: np.ndarray, normal: int) -> list[int]:
@@ -121,8 +128,13 @@ def save_slice(path: Path, picture: Slice) -> None:
         arrays[f"scan:{name}"] = scan
     for key, prediction in picture.predictions.items():
         arrays[f"prediction:{key}"] = prediction
-    about = {"case": picture.case, "spacing": picture.spacing, "title": picture.title}
-    about_bytes = np.frombuffer(json.dumps(about).encode(), np.uint8)
+    about = {
+        "case": picture.case,
+        "spacing": picture.spacing,
+        "title": picture.title,
+    }
+    about_text = json.dumps(about)
+    about_bytes = np.frombuffer(about_text.encode(), np.uint8)
     buffer = io.BytesIO()
     np.savez_compressed(buffer, reference=picture.reference, about=about_bytes, **arrays)
     write_bytes(path, buffer.getvalue())
@@ -161,21 +173,24 @@ def _on_grid(volume: Volume, grid: Grid) -> np.ndarray:
     # Resampling fills with 0 outside: shifted, so that 0 is the scan's background.
     _, background = foreground(volume.array)
     shifted = np.ascontiguousarray(volume.array - background)
-    resampled = resample_linear(torch.from_numpy(shifted)[None], volume.grid, grid)[0]
+    channel = torch.from_numpy(shifted)[None]
+    resampled = resample_linear(channel, volume.grid, grid)[0]
     return resampled.numpy() + background
 
 
 def _gray(array: np.ndarray, grid: Grid, plane: Plane, position: Sequence[int]) -> np.ndarray:
     """A slice in its window, [H, W] uint8; 0 is background."""
-    turned = reorient(array, grid)[0]
+    turned, _ = reorient(array, grid)
     mask, background = find_foreground(turned)
     low, high, background = window_of(turned, mask, background)
-    intensities = cut(turned, plane, position).astype(np.float32)
-    intensities = np.nan_to_num(intensities, nan=background)
-    scaled = np.clip((intensities - low) / (high - low), 0, 1)
+    slice_values = cut(turned, plane, position).astype(np.float32)
+    intensities = np.nan_to_num(slice_values, nan=background)
+    scaled = (intensities - low) / (high - low)
+    limited = np.clip(scaled, 0, 1)
     # From 1 on: 0 is kept for the background, which the report's box is cut by.
-    shades = np.uint8(scaled * 254 + 1)
-    gray = np.where(intensities != background, shades, 0)
+    shades = np.uint8(limited * 254 + 1)
+    is_foreground = intensities != background
+    gray = np.where(is_foreground, shades, 0)
     return gray.astype(np.uint8)
 
 

@@ -28,12 +28,14 @@ def subset_chart(summaries: Mapping[str, Summary], task: Task) -> bytes:
     """
     subsets = scored_subsets(list(summaries.values()), task)
     dots_height = 0.3 * len(task.modalities)
-    figure = new_figure(2.0 + 0.5 * len(subsets), 3.0 + dots_height)
+    width = 2.0 + 0.5 * len(subsets)
+    figure = new_figure(width, 3.0 + dots_height)
     grid = figure.add_gridspec(2, 1, height_ratios=(3.0, dots_height))
     dots = figure.add_subplot(grid[1])
     lines = figure.add_subplot(grid[0], sharex=dots)
     for number, (name, summary) in enumerate(summaries.items()):
-        _draw_line(lines, mean_dice(summary, subsets, task), name, number)
+        means = mean_dice(summary, subsets, task)
+        _draw_line(lines, means, name, number)
     regions = ", ".join(region.name for region in task.regions)
     style(lines, title=f"Mean Dice of {regions} by modality subset", y="Dice")
     lines.tick_params(labelbottom=False)
@@ -61,8 +63,12 @@ def mean_dice(summary: Summary, subsets: Sequence[str], task: Task) -> list[floa
         scores = summary.dice.subsets.get(subset, {})
         total = 0.0
         for region in task.regions:
-            mean = scores[region.name].mean if region.name in scores else None
-            total += math.nan if mean is None else mean
+            mean = None
+            if region.name in scores:
+                mean = scores[region.name].mean
+            if mean is None:
+                mean = math.nan
+            total += mean
         means.append(total / len(task.regions))
     return means
 

@@ -62,12 +62,18 @@ def subset_grid(
         task: order, titles, colors.
         subsets: modalities of each column; None takes every subset that has a prediction.
     """
-    columns = predicted_subsets(rows, task) if subsets is None else subsets
+    columns = subsets
+    if columns is None:
+        columns = predicted_subsets(rows, task)
     heights = [_height(row.picture) for row in rows]
+    # The reference has the first column.
+    cells_width = (len(columns) + 1) * (_CELL + _GAP)
     # The legend is wider than a grid of few columns.
-    page_width = max(_LEFT + (len(columns) + 1) * (_CELL + _GAP) + 10, _legend_width(task))
-    page_height = _TOP + sum(heights) + len(rows) * (_GAP + _BELOW) + 44 + _LEGEND_LINE
-    page = Page(np.full((page_height, page_width, 3), _PAPER, np.uint8))
+    page_width = max(_LEFT + cells_width + 10, _legend_width(task))
+    rows_height = sum(heights) + len(rows) * (_GAP + _BELOW)
+    page_height = _TOP + rows_height + 44 + _LEGEND_LINE
+    pixels = np.full((page_height, page_width, 3), _PAPER, np.uint8)
+    page = Page(pixels)
     _head(page, columns, task)
     top = _TOP
     for row, height in zip(rows, heights, strict=True):
@@ -82,7 +88,11 @@ def predicted_subsets(rows: Sequence[GridRow], task: Task) -> list[tuple[str, ..
     predicted: set[str] = set()
     for row in rows:
         predicted.update(row.picture.predictions)
-    return [subset for subset in task.table_order() if task.subset_key(subset) in predicted]
+    subsets = []
+    for subset in task.table_order():
+        if task.subset_key(subset) in predicted:
+            subsets.append(subset)
+    return subsets
 
 
 def _draw_row(
@@ -94,39 +104,52 @@ def _draw_row(
     below = top + height + 17
     _row_title(page, top + height / 2, row.title)
     if row.with_reference:
-        _paste(page, 0, top, _overlay(picture, None, picture.reference, task))
-        page.text(_LEFT + _CELL / 2, below, picture.title, 11, _QUIET, align="center")
+        reference = _overlay(picture, None, picture.reference, task)
+        _paste(page, 0, top, reference)
+        middle = _LEFT + _CELL / 2
+        page.text(middle, below, picture.title, 11, _QUIET, align="center")
     for column, subset in enumerate(columns, 1):
         key = task.subset_key(subset)
         # A case that lacks modalities has no prediction of the subsets that need them.
-        if key in picture.predictions:
-            prediction = _overlay(picture, subset, picture.predictions[key], task)
-            _paste(page, column, top, prediction)
-            _dice(page, column, below, row.dice.get(key, {}), task)
+        if key not in picture.predictions:
+            continue
+        prediction = _overlay(picture, subset, picture.predictions[key], task)
+        _paste(page, column, top, prediction)
+        scores = row.dice.get(key, {})
+        _dice(page, column, below, scores, task)
 
 
 def _row_title(page: Page, middle: float, title: str) -> None:
     """A title beside a row, from the bottom up; of a long one the end, which tells it apart."""
-    lines = textwrap.wrap(title, _TITLE_CHARACTERS)[-_TITLE_LINES:]
+    all_lines = textwrap.wrap(title, _TITLE_CHARACTERS)
+    lines = all_lines[-_TITLE_LINES:]
+    # Turned lines advance to the right.
     first = _LEFT / 2 - _LINE * (len(lines) - 1) / 2
     for number, line in enumerate(lines):
-        page.text(first + _LINE * number, middle, line, 10, _INK, vertical=True)
+        across = first + _LINE * number
+        page.text(across, middle, line, 10, _INK, vertical=True)
 
 
 def case_strip(picture: Slice, key: str, task: Task) -> bytes:
     """A PNG of one case: the modalities of one subset, then reference and prediction."""
     subset = key.split("+")
     names = [name for name in task.modality_names if name in subset and name in picture.scans]
-    panels = [(task.modality(name).title, _gray(picture, name)) for name in names]
+    panels = []
+    for name in names:
+        panels.append((task.modality(name).title, _gray(picture, name)))
     reference = _overlay(picture, names, picture.reference, task)
+    panels.append(("Reference", reference))
     prediction = _overlay(picture, names, picture.predictions[key], task)
-    panels += [("Reference", reference), ("Prediction", prediction)]
+    panels.append(("Prediction", prediction))
     height = _height(picture)
     width = len(panels) * (_CELL + _GAP)
-    page = Page(np.full((height + 30, width, 3), _PAPER, np.uint8))
+    blank = np.full((height + 30, width, 3), _PAPER, np.uint8)
+    page = Page(blank)
+    # Titles stand above, in the first 26 rows.
+    rows = slice(26, 26 + height)
     for number, (title, pixels) in enumerate(panels):
         x = number * (_CELL + _GAP)
-        page.pixels[26 : 26 + height, x : x + _CELL] = pixels
+        page.pixels[rows, x : x + _CELL] = pixels
         page.text(x + _CELL / 2, 12, title, 10, _INK, align="center", bold=True)
     return png(page)
 
@@ -135,14 +158,19 @@ def _height(picture: Slice) -> int:
     """Height in pixels of a cell with the slice's proportions in mm."""
     rows, columns = picture.reference.shape
     row_mm, column_mm = picture.spacing
-    return max(24, round(_CELL * rows * row_mm / (columns * column_mm)))
+    width_mm = columns * column_mm
+    height = round(_CELL * rows * row_mm / width_mm)
+    # Flat stacks would otherwise leave a line.
+    return max(24, height)
 
 
 def _gray(picture: Slice, name: str) -> np.ndarray:
     """A modality enlarged to a cell, [H, W, 3] uint8."""
     size = (_CELL, _height(picture))
-    enlarged = Image.fromarray(picture.scans[name]).resize(size, Image.Resampling.BICUBIC)
-    return np.repeat(np.asarray(enlarged)[..., None], 3, axis=2)
+    image = Image.fromarray(picture.scans[name])
+    enlarged = image.resize(size, Image.Resampling.BICUBIC)
+    channel = np.asarray(enlarged)[..., None]
+    return np.repeat(channel, 3, axis=2)
 
 
 def _overlay(
@@ -154,11 +182,13 @@ def _overlay(
     """
     names = []
     for name in task.modality_names:
-        if name in picture.scans and (subset is None or name in subset):
+        is_chosen = subset is None or name in subset
+        if is_chosen and name in picture.scans:
             names.append(name)
+    backdrop = _gray(picture, names[-1])
     masks = label_masks(labels, task)
     classes = [(masks[label.name], label.color) for label in task.labels]
-    return tint(_gray(picture, names[-1]), classes, 1.2)
+    return tint(backdrop, classes, 1.2)
 
 
 def _paste(page: Page, column: int, top: int, pixels: np.ndarray) -> None:
@@ -169,21 +199,26 @@ def _paste(page: Page, column: int, top: int, pixels: np.ndarray) -> None:
 def _head(page: Page, subsets: Sequence[Sequence[str]], task: Task) -> None:
     """The modalities of every column, one beneath the other."""
     bottom = _TOP - 14
-    page.text(_LEFT + _CELL / 2, bottom, "Reference", 15, _INK, align="center", bold=True)
+    first_middle = _LEFT + _CELL / 2
+    page.text(first_middle, bottom, "Reference", 15, _INK, align="center", bold=True)
     for column, subset in enumerate(subsets, 1):
         middle = _LEFT + column * (_CELL + _GAP) + _CELL / 2
+        # From the bottom up: titles of small subsets stand close to their pictures.
         for number, name in enumerate(reversed(subset)):
             title = task.modality(name).title
-            page.text(middle, bottom - 24 * number, title, 15, _INK, align="center")
+            down = bottom - 24 * number
+            page.text(middle, down, title, 15, _INK, align="center")
 
 
 def _dice(page: Page, column: int, down: float, scores: Mapping[str, float], task: Task) -> None:
     percents = []
     for region in task.regions:
         if region.name in scores:
-            percents.append(f"{100 * scores[region.name]:.0f}")
+            percent = 100 * scores[region.name]
+            percents.append(f"{percent:.0f}")
+    text = "  ".join(percents)
     middle = _LEFT + column * (_CELL + _GAP) + _CELL / 2
-    page.text(middle, down, "  ".join(percents), 16, _INK, align="center")
+    page.text(middle, down, text, 16, _INK, align="center")
 
 
 def _legend(page: Page, down: int, task: Task) -> None:

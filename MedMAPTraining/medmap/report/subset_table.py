@@ -21,7 +21,9 @@ def subset_table(summary: Summary, task: Task) -> str:
     summary has them.
     """
     columns = _score_columns(summary, task)
-    head = "".join(f"<th>{escape(modality.title)}</th>" for modality in task.modalities)
+    head = ""
+    for modality in task.modalities:
+        head += f"<th>{escape(modality.title)}</th>"
     for column in columns:
         head += f"<th>{escape(column.region)}<br>{column.title}</th>"
     lines = []
@@ -40,7 +42,9 @@ def subset_table(summary: Summary, task: Task) -> str:
         subsets = regions[task.regions[0].name].subsets or 0
         title = f"mean, {name} ({counted(subsets, 'subset')})"
         label = f'<td class="name" colspan="{len(task.modalities)}">{escape(title)}</td>'
-        row_class = "" if number else " class=first"
+        row_class = ""
+        if number == 0:
+            row_class = " class=first"
         cells = _score_cells(summary, columns, "averages", name)
         lines.append(f"<tr{row_class}>{label}{cells}</tr>")
     return framed_table(head, lines)
@@ -49,7 +53,9 @@ def subset_table(summary: Summary, task: Task) -> str:
 def _subset_dots(key: str, mark: str, task: Task) -> str:
     """Cells with a dot for each modality of a subset; a mark stands in the last one."""
     names = key.split("+")
-    dots = "".join(_dot(modality.name in names) for modality in task.modalities)
+    dots = ""
+    for modality in task.modalities:
+        dots += _dot(modality.name in names)
     if mark:
         dots = dots.removesuffix("</td>") + f"<sup>{mark}</sup></td>"
     return dots
@@ -92,9 +98,13 @@ def _score_columns(summary: Summary, task: Task) -> list[_ScoreColumn]:
 def _score_cells(summary: Summary, columns: Sequence[_ScoreColumn], kind: str, row: str) -> str:
     cells = []
     for column in columns:
-        statistics = getattr(summary.tables[column.score], kind)[row][column.region]
-        draw = _distance if "hd95" in column.score else _heat
-        cells.append(draw(statistics))
+        table = summary.tables[column.score]
+        rows = getattr(table, kind)
+        statistics = rows[row][column.region]
+        if "hd95" in column.score:
+            cells.append(_distance(statistics))
+        else:
+            cells.append(_heat(statistics))
     return "".join(cells)
 
 
@@ -108,8 +118,12 @@ def _heat(score: Statistics) -> str:
     if score.mean is None or score.sd is None:
         return "<td>–</td>"
     mean = score.mean
-    color = "#fff" if mean > 0.5 else "#1d2a33"
-    style = f"background:{to_hex(HEAT(mean))};color:{color}"
+    color = "#1d2a33"
+    if mean > 0.5:
+        # White on the dark half of the scale.
+        color = "#fff"
+    background = to_hex(HEAT(mean))
+    style = f"background:{background};color:{color}"
     numbers = f"<b>{mean:.3f}</b> <small>± {score.sd:.3f}</small>"
     return f'<td class="heat" style="{style}">{numbers}</td>'
 

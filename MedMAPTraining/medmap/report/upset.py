@@ -48,9 +48,19 @@ def upset_plot(subsets: Mapping[str, int], task: Task) -> bytes:
 
 
 def _draw_bars(axes: Axes, subsets: Mapping[str, int], title: str) -> None:
-    axes.bar(range(len(subsets)), list(subsets.values()), color=PALETTE[0], width=0.62)
-    for column, count in enumerate(subsets.values()):
-        axes.text(column, count, str(count), ha="center", va="bottom", fontsize=8, color=INK)
+    counts = list(subsets.values())
+    columns = range(len(counts))
+    axes.bar(columns, counts, color=PALETTE[0], width=0.62)
+    for column, count in zip(columns, counts, strict=True):
+        axes.text(
+            column,
+            count,
+            str(count),
+            ha="center",
+            va="bottom",
+            fontsize=8,
+            color=INK,
+        )
     style(axes, title=title, y="cases")
     axes.tick_params(labelbottom=False)
 
@@ -64,9 +74,11 @@ def draw_subset_dots(axes: Axes, subsets: Sequence[str], task: Task) -> None:
         task: names the modalities.
     """
     names = task.modality_names
+    all_rows = range(len(names))
     for column, subset in enumerate(subsets):
+        axes.plot([column] * len(all_rows), all_rows, "o", color=RULE, markersize=8)
+        # The key of the empty subset is the empty text.
         rows = [names.index(name) for name in subset.split("+") if name]
-        axes.plot([column] * len(names), range(len(names)), "o", color=RULE, markersize=8)
         axes.plot([column] * len(rows), rows, "o-", color=INK, markersize=8, linewidth=2)
     axes.set_xlim(-0.6, len(subsets) - 0.4)
     axes.set_ylim(len(names) - 0.5, -0.5)
@@ -77,9 +89,12 @@ def draw_subset_dots(axes: Axes, subsets: Sequence[str], task: Task) -> None:
 def _draw_totals(axes: Axes, subsets: Mapping[str, int], task: Task) -> None:
     counts = []
     for name in task.modality_names:
-        counts.append(sum(n for subset, n in subsets.items() if name in subset.split("+")))
-    axes.barh(range(len(counts)), counts, color=PALETTE[1], height=0.5)
+        with_modality = [count for key, count in subsets.items() if name in key.split("+")]
+        counts.append(sum(with_modality))
+    rows = range(len(counts))
+    axes.barh(rows, counts, color=PALETTE[1], height=0.5)
     axes.invert_xaxis()
-    axes.set_yticks(range(len(counts)), [modality.title for modality in task.modalities])
+    titles = [modality.title for modality in task.modalities]
+    axes.set_yticks(rows, titles)
     axes.yaxis.tick_right()
     style(axes, x="cases with the modality", grid="x")

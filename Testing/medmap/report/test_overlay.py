@@ -16,7 +16,8 @@ from PIL import Image
 
 from medmap.errors import InputDataError, IOFailure, OutputError, UsageError
 from medmap.metrics import RegionScore, compare
-from medmap.report.overlay import AGREE, ONLY_PREDICTION, ONLY_REFERENCE, save_overlay
+from medmap.report.overlay import save_overlay
+from medmap.report.overlay_panels import AGREE, ONLY_PREDICTION, ONLY_REFERENCE
 from medmap.resampling import reorient
 from medmap.task import BRATS
 from medmap.volume import Grid, Volume
