@@ -44,7 +44,7 @@ from medmap.training.dataset import PatchSampler
 from medmap.training.export import export
 from medmap.training.loop import train
 from medmap.training.missingness import build_missingness, full
-from medmap.training.recipe import Recipe
+from medmap.training.recipe import Recipe, WindowedInference
 
 RATES = {"t1": 0.2, "t1ce": 0.4, "flair": 0.6, "t2": 0.8}
 SPACING = 3.0
@@ -62,6 +62,8 @@ BASE = Recipe(
     large_share=0.0,
     learning_rate=3e-3,
     preprocess=PreprocessSpec(spacing=SPACING),
+    # Instance normalization takes its statistics over the patch: whole volumes would be others.
+    inference=WindowedInference(),
 )
 MCKD = replace(
     BASE,

@@ -45,7 +45,7 @@ from medmap.training.dataset import PatchSampler
 from medmap.training.export import export
 from medmap.training.loop import train
 from medmap.training.missingness import full
-from medmap.training.recipe import Recipe
+from medmap.training.recipe import Recipe, WindowedInference
 
 SPACING = 3.0
 TRAINING_PATIENTS = 20
@@ -61,6 +61,8 @@ BASE = Recipe(
     large_share=0.0,
     learning_rate=3e-3,
     preprocess=PreprocessSpec(spacing=SPACING),
+    # Instance normalization takes its statistics over the patch: whole volumes would be others.
+    inference=WindowedInference(),
 )
 STEMMED = replace(BASE, network_options={**BASE.network_options, "stem": {"at": "mod_bottleneck"}})
 ARMS = {

@@ -93,14 +93,27 @@ def weighted_cross_entropy(
 
 
 def cross_entropy_and_dice(
-    logits: Tensor, label: Tensor, *, clip: float = 0.0, **dice: Any
+    logits: Tensor,
+    label: Tensor,
+    *,
+    clip: float = 0.0,
+    class_weighted: bool = True,
+    **dice: Any,
 ) -> Tensor:
     """``weighted_cross_entropy`` + ``dice_loss`` of the softmax: what every method of the RFNet
     lineage trains on.
+
+    ``class_weighted=False`` weighs all classes alike: with the lineage's weights a voxel of the
+    background counts a fraction of a tumor's, so that small tumors are drawn several times too
+    large until the network is sure of its boundaries.
     """
     target = one_hot_classes(label, logits.shape[1])
     probability = at_least_float32(logits).softmax(1)
-    return weighted_cross_entropy(logits, label, clip=clip) + dice_loss(probability, target, **dice)
+    weights = None
+    if not class_weighted:
+        weights = torch.ones(logits.shape[1], device=logits.device)
+    entropy = weighted_cross_entropy(logits, label, weights, clip=clip)
+    return entropy + dice_loss(probability, target, **dice)
 
 
 def resize_label(label: Tensor, size: Sequence[int]) -> Tensor:

@@ -61,6 +61,7 @@ class ModalityDistillation(Objective):
         rescale: see above; for the softmax only.
         normalization: of w: ``softmax``, or ``relu`` or ``sigmoid`` of Table 3.
         norm: p of Eq. 5: 1, or 2 for the mean square ("MSE") of Fig. 3a.
+        class_weighted: see ``medmap.training.objectives.losses.cross_entropy_and_dice``.
 
     Raises:
         UsageError: no held-out cases, or the network has no ``mod_bottleneck`` of every modality.
@@ -84,6 +85,7 @@ class ModalityDistillation(Objective):
         rescale: bool = True,
         normalization: str = "softmax",
         norm: int = 1,
+        class_weighted: bool = True,
     ):
         super().__init__()
         if normalization not in NORMALIZATIONS or norm not in (1, 2):
@@ -99,6 +101,7 @@ class ModalityDistillation(Objective):
         self.rescale = rescale
         self.normalization = normalization
         self.norm = norm
+        self.class_weighted = class_weighted
         self.meta_every = meta_every
         self.meta_batches = meta_batches
         self.meta_rate = meta_rate
@@ -164,7 +167,7 @@ class ModalityDistillation(Objective):
 
     def task_loss(self, logits: Tensor, label: Tensor) -> Tensor:
         """What the network is for: cross-entropy and Dice; another kind of task overrides it."""
-        return cross_entropy_and_dice(logits, label)
+        return cross_entropy_and_dice(logits, label, class_weighted=self.class_weighted)
 
     def meta_loss(self, batch: Batch) -> Tensor:
         """Task loss of a held-out batch with weighted bottlenecks; a function of w, for a network

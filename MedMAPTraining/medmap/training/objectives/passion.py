@@ -104,8 +104,8 @@ class Passion(SharedLatentSpace):
         pixel, prototype: weights of the two losses.
         temperature: T.
         rate: step of beta.
-        deep, deep_decay, clip: of the fused loss, see ``SharedLatentSpace``; None: 1, 1, ... of
-            Eq. 1, or 1/2, 1/4, ... as released.
+        deep, deep_decay, clip, class_weighted: of the fused loss, see ``SharedLatentSpace``; deep
+            None: 1, 1, ... of Eq. 1, or 1/2, 1/4, ... as released.
         task_wise: False: delta is 1 for every student.
         gradient_wise: False: beta is 1, and so is the factor of ``rate_as_weight``.
         baseline: Eq. 2 alone: no distillation, each modality's own segmentation is learned from
@@ -134,6 +134,7 @@ class Passion(SharedLatentSpace):
         deep: float | None = None,
         deep_decay: float | None = None,
         clip: float = 0.0,
+        class_weighted: bool = True,
         task_wise: bool = True,
         gradient_wise: bool = True,
         baseline: bool = False,
@@ -153,6 +154,7 @@ class Passion(SharedLatentSpace):
             deep=factor if deep is None else deep,
             deep_decay=factor if deep_decay is None else deep_decay,
             clip=clip,
+            class_weighted=class_weighted,
         )
         self.options = options
         self.task_wise = task_wise

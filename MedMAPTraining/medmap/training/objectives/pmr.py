@@ -48,8 +48,8 @@ class PMR(SharedLatentSpace):
         entropy_share: share of the training with the entropy term.
         momentum: of the prototypes.
         own_prototypes: of each sample instead of the epoch's.
-        deep, deep_decay, clip: of the fused loss, see ``SharedLatentSpace``; 1/2, 1/4, ... as
-            PASSION has it.
+        deep, deep_decay, clip, class_weighted: of the fused loss, see ``SharedLatentSpace``; 1/2,
+            1/4, ... as PASSION has it.
 
     Raises:
         UsageError: the network has no ``decoder`` tap.
@@ -73,13 +73,21 @@ class PMR(SharedLatentSpace):
         deep: float = 0.5,
         deep_decay: float = 0.5,
         clip: float = 0.0,
+        class_weighted: bool = True,
     ):
         if "decoder" not in context.backbone.provides:
             raise UsageError(
                 f"PMR cannot train {type(context.backbone).__name__}.",
                 "Use a network with the tap 'decoder'.",
             )
-        super().__init__(context, separate=0.0, deep=deep, deep_decay=deep_decay, clip=clip)
+        super().__init__(
+            context,
+            separate=0.0,
+            deep=deep,
+            deep_decay=deep_decay,
+            clip=clip,
+            class_weighted=class_weighted,
+        )
         self.alpha = alpha
         self.entropy = entropy
         self.entropy_share = entropy_share

@@ -55,6 +55,8 @@ class SharedLatentSpace(Objective):
         hide: draw the subset that the fusion sees here, uniformly, and learn separately from all
             that is there.
         clip: see ``medmap.training.objectives.losses.weighted_cross_entropy``.
+        class_weighted: False weighs all classes alike, see
+            ``medmap.training.objectives.losses.cross_entropy_and_dice``.
         divergence, reconstruction: weights of U-HVED's and Robust-MSeg's own losses.
         shared, domain: weights of ShaSpec's own losses.
     """
@@ -71,6 +73,7 @@ class SharedLatentSpace(Objective):
         deep_from_start: bool = True,
         hide: bool = False,
         clip: float = 0.0,
+        class_weighted: bool = True,
         divergence: float = 0.1,
         reconstruction: float = 0.1,
         shared: float = 0.1,
@@ -84,6 +87,7 @@ class SharedLatentSpace(Objective):
         self.deep = deep
         self.deep_decay = deep_decay
         self.clip = clip
+        self.class_weighted = class_weighted
         self.start = region_fusion_start_epoch
         self.deep_from_start = deep_from_start
         self.hide = hide
@@ -159,7 +163,9 @@ class SharedLatentSpace(Objective):
         return output, subset
 
     def _loss(self, logits: Tensor, label: Tensor) -> Tensor:
-        return cross_entropy_and_dice(logits, label, clip=self.clip)
+        return cross_entropy_and_dice(
+            logits, label, clip=self.clip, class_weighted=self.class_weighted
+        )
 
     def _separate(self, predictions: Sequence[Tensor | None], batch: Batch) -> Tensor:
         """Sum over the modalities of the loss of the samples that have them."""

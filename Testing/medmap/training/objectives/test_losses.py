@@ -10,7 +10,8 @@ from monai.losses import DiceLoss
 from torch.nn.functional import cross_entropy, kl_div, log_softmax, softmax
 
 from medmap.networks.auxiliary import mean_over_present, ring_l1
-from medmap.training.objectives import losses
+from medmap.task import BRATS
+from medmap.training.objectives import Context, build_objective, losses
 
 RNG = torch.Generator().manual_seed(0)
 LOGITS = 3 * torch.randn(2, 4, 5, 6, 7, generator=RNG)
@@ -52,6 +53,27 @@ def test_weighted_cross_entropy_is_torchs_without_its_normalization():
     w = torch.tensor([0.1, 2.0, 0.5, 1.0])
     expected = (cross_entropy(LOGITS, LABEL, reduction="none") * w[LABEL]).mean()
     torch.testing.assert_close(losses.weighted_cross_entropy(LOGITS, LABEL, w), expected)
+
+
+def test_classes_can_weigh_alike_beside_the_dice():
+    logits = LOGITS.double()
+    expected = cross_entropy(logits, LABEL)
+    expected = expected + losses.dice_loss(logits.softmax(1), losses.one_hot_classes(LABEL, 4))
+    equal = losses.cross_entropy_and_dice(logits, LABEL, class_weighted=False)
+    torch.testing.assert_close(equal, expected)
+
+
+@pytest.mark.parametrize("objective", ["sls", "passion", "pmr", "mckd"])
+def test_an_objective_can_weigh_classes_alike(objective, network):
+    """The lineage's weights make small tumors too large in short trainings."""
+    name = "MCKD" if objective == "mckd" else "RFNet"
+    options = {"alpha": 0.0} if objective == "mckd" else {}
+    for class_weighted in (True, False):
+        context = Context(BRATS, network(name), steps=10, cases=4)
+        built = build_objective(objective, context, {**options, "class_weighted": class_weighted})
+        loss = built.task_loss if objective == "mckd" else built._loss
+        expected = losses.cross_entropy_and_dice(LOGITS, LABEL, class_weighted=class_weighted)
+        assert loss(LOGITS, LABEL) == expected
 
 
 def test_class_weights_are_one_minus_the_share_of_the_sample():
