@@ -3,10 +3,12 @@
     python MedMAPTraining/experiments/learning.py FOLDER --cost
     python MedMAPTraining/experiments/learning.py FOLDER [--seeds 0 1] [--minutes 60]
     python MedMAPTraining/experiments/learning.py FOLDER --table
-    python MedMAPTraining/experiments/learning.py FOLDER --cases CASES --split SPLIT.json
+    python MedMAPTraining/experiments/learning.py FOLDER --methods UHVED --steps 1600
+    python MedMAPTraining/experiments/learning.py FOLDER --cases CASES [--split SPLIT.json]
 
 ``--cost`` lists what all of it takes, from a few steps of every training and the scoring of a case;
-nothing is kept. Look at it first. ``--methods`` chooses some.
+nothing is kept. Look at it first. ``--methods`` chooses some; ``--steps`` tells whether one that
+stays below the floor needs more of them, beside the results with the budget of all.
 Networks have their full contract at reduced width; cases, steps and patches are the same for all.
 Trainings are in bf16 on CPUs that compute it, which takes a quarter to half of the time of fp32.
 With ``--cases``, trainings begin with the weights that the phantoms gave, on the part ``train`` of
@@ -19,6 +21,7 @@ The floor is a Dice of .60 of WT from four modalities; the table marks what stay
 from __future__ import annotations
 
 import json
+import statistics
 import sys
 import tempfile
 import time
@@ -27,6 +30,7 @@ from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import torch
 from shared import (
     Job,
@@ -44,10 +48,17 @@ from medmap.commands.evaluation import EvaluateOptions, evaluate_bundle
 from medmap.commands.training import train_bundle
 from medmap.commands.training_options import BundleOptions, TrainOptions
 from medmap.evaluation import read_rows
+from medmap.io.atomic import atomic_folder
+from medmap.io.cohorts import find_cases
+from medmap.io.labels import read_case_labels
+from medmap.io.nifti import write_volume
 from medmap.preprocess import PreprocessSpec
+from medmap.resampling import resample_nearest, to_grid
 from medmap.tables.settings import SMALL_NETWORKS
+from medmap.task import BRATS
 from medmap.training.options import RuntimeOptions
 from medmap.training.recipe import Recipe, WindowedInference
+from medmap.volume import Grid
 
 COHORT_SPACING = 3.0
 """Voxels of the phantoms, in mm."""
@@ -63,6 +74,7 @@ FINE_TUNING_STEPS = 400
 PATCH = (32, 32, 32)
 """12.8 cm, most of a brain: 13 networks take an hour of one core. Instance normalization takes its
 statistics over the patch, so that a network is scored in windows of its patch."""
+SPLIT = Path(__file__).resolve().parents[1] / "recipes/splits/learning.json"
 FLOOR = 0.60
 ALL = "t1+t1ce+t2+flair"
 SUBSETS = ("t1ce", ALL)
@@ -198,25 +210,112 @@ def wider(options: dict) -> dict:
     return doubled
 
 
-def train_and_score(
-    root: Path, name: str, seed: int, cases: Path | None, split: Path | None
-) -> dict:
+@dataclass(frozen=True)
+class Study:
+    """What the trainings have in common.
+
+    Attributes:
+        folder: of all results.
+        cases: folder of patients, whose networks begin with those of the phantoms; None: phantoms.
+        split: of the patients.
+        steps: of a training.
+    """
+
+    folder: Path
+    cases: Path | None = None
+    split: Path | None = None
+    steps: int = STEPS
+
+    @property
+    def results(self) -> Path:
+        """Folder of the results, for ``run_missing``."""
+        if self.cases:
+            return self.folder / "patient-results"
+        return self.folder / f"phantom-results{self._suffix}"
+
+    @property
+    def runs(self) -> Path:
+        """Folder of runs, bundles and evaluations."""
+        if self.cases:
+            return self.folder / "patients"
+        return self.folder / f"phantoms{self._suffix}"
+
+    @property
+    def _suffix(self) -> str:
+        if self.steps == STEPS:
+            return ""
+        return f"-{self.steps}"
+
+    def pretrained(self, name: str, seed: int) -> Path:
+        """The phantoms' bundle of a method."""
+        return self.folder / "phantoms" / f"{name}-{seed}" / "bundle"
+
+    def cohorts(self) -> tuple[Path, Path]:
+        """Cases to train and to test on; of patients, the split says which are which."""
+        if self.cases:
+            coarse = coarse_cohort(self.cases, self.folder / "coarse")
+            return coarse, coarse
+        training = synthetic_cohort(self.folder / "train", TRAINING_PATIENTS, 7000, COHORT_SPACING)
+        test = synthetic_cohort(self.folder / "test", TEST_PATIENTS, 9000, COHORT_SPACING)
+        return training, test
+
+
+def coarse_cohort(cases: Path, folder: Path) -> Path:
+    """The labeled cases with every modality, on the phantoms' voxels: averaged, labels nearest.
+
+    Scoring 15 subsets at 1 mm would take longer than the trainings. Written once.
+    """
+    if folder.is_dir():
+        return folder
+    with atomic_folder(folder) as staging:
+        for case in find_cases(cases, BRATS):
+            if not case.label or set(case.scans) != set(BRATS.modality_names):
+                continue
+            destination = staging / case.case_id
+            destination.mkdir()
+            labels = read_case_labels(case, BRATS)
+            target = coarser(labels.grid)
+            path = destination / f"{case.case_id}_seg.nii.gz"
+            coarse_labels = resample_nearest(labels.array, labels.grid, target)
+            write_volume(path, coarse_labels.astype("int16"), target.affine)
+            for name, volume in case.read(BRATS.modality_names).items():
+                array = to_grid(volume.array, volume.grid, target).numpy()
+                path = destination / f"{case.case_id}_{name}.nii.gz"
+                write_volume(path, array, target.affine)
+    return folder
+
+
+def coarser(grid: Grid) -> Grid:
+    """The grid's box with the phantoms' voxels."""
+    factor = COHORT_SPACING / grid.spacing
+    affine = grid.affine.copy()
+    affine[:3, :3] *= factor
+    # Centers of the first voxels: the box begins half a voxel before them.
+    affine[:3, 3] = grid.world(((factor - 1) / 2)[None])[0]
+    shape = [int(size) for size in np.ceil(np.array(grid.shape) / factor)]
+    return Grid((shape[0], shape[1], shape[2]), affine)
+
+
+def train_and_score(study: Study, name: str, seed: int) -> dict:
     """One result: CPU seconds and mean Dice by subset and region."""
     method = methods()[name]
-    folder = root / ("patients" if cases else "phantoms") / f"{name}-{seed}"
+    folder = study.runs / f"{name}-{seed}"
     folder.mkdir(parents=True, exist_ok=True)
-    recipe = replace(method.recipe, seed=seed)
-    pretrained = None
-    if cases:
-        recipe = replace(recipe, steps=FINE_TUNING_STEPS, learning_rate=1e-3, split=str(split))
-        pretrained = root / "phantoms" / f"{name}-{seed}" / "bundle"
-    training = cases or synthetic_cohort(root / "train", TRAINING_PATIENTS, 7000, COHORT_SPACING)
-    test = cases or synthetic_cohort(root / "test", TEST_PATIENTS, 9000, COHORT_SPACING)
+    recipe = replace(method.recipe, seed=seed, steps=study.steps)
+    begins = None
+    if study.cases:
+        recipe = replace(
+            recipe, steps=FINE_TUNING_STEPS, learning_rate=1e-3, split=str(study.split)
+        )
+        # A bundle of several networks cannot be begun with: dedicated methods start anew.
+        if len(recipe.subsets) < 2:
+            begins = study.pretrained(name, seed)
+    training, test = study.cohorts()
     path = folder / "recipe.json"
     path.write_text(json.dumps(asdict(recipe)), encoding="utf-8")
-    teacher = folder.with_name(f"{method.teacher}-{seed}") / "bundle" if method.teacher else None
-    # A bundle of several networks cannot be begun with: dedicated methods start anew.
-    begins = pretrained if pretrained and len(recipe.subsets) < 2 else None
+    teacher = None
+    if method.teacher:
+        teacher = study.runs / f"{method.teacher}-{seed}" / "bundle"
     options = TrainOptions(
         recipe=path,
         teacher=teacher,
@@ -227,10 +326,11 @@ def train_and_score(
     started = time.process_time()
     train_bundle(folder / "run", training, folder / "bundle", options, quiet)
     seconds = time.process_time() - started
+    part = "test" if study.cases else None
     scoring = EvaluateOptions(
         output=folder / "evaluation",
-        split=split if cases else None,
-        part="test" if cases else None,
+        split=study.split,
+        part=part,
         pictures=False,
         device="cpu",
     )
@@ -333,15 +433,23 @@ def print_costs(root: Path, names: Sequence[str], seeds: int) -> None:
     print(f"All, {STEPS} steps and {seeds} seeds: {total / 60:.1f} CPU hours.")
 
 
-def table(root: Path) -> str:
-    """Dice of WT, TC and ET from four modalities and over all subsets, mean ± SD over seeds."""
+def results_by_method(root: Path, names: Sequence[str]) -> dict[str, list[dict]]:
+    """Finished runs of each of the methods, one a seed; methods without any are left out."""
     results = read_results(root)
-    lines = table_head(["method", "WT", "TC", "ET", "mean of all subsets", "CPU s", ""])
-    for name in methods():
+    by_method = {}
+    for name in names:
         of_method = [result for result in results if result["method"] == name]
-        if not of_method:
-            continue
-        cells: list[str] = [name]
+        if of_method:
+            by_method[name] = of_method
+    return by_method
+
+
+def table(root: Path, names: Sequence[str]) -> str:
+    """Dice of WT, TC and ET from four modalities and over all subsets, mean ± SD over seeds."""
+    headings = ["method", "WT", "TC", "ET", "mean of its subsets", "seeds", "CPU s", ""]
+    lines = table_head(headings)
+    for name, of_method in results_by_method(root, names).items():
+        cells = [name]
         for region in ("WT", "TC", "ET"):
             cells.append(mean_sd([100 * result["dice"][ALL][region] for result in of_method]))
         means = []
@@ -349,9 +457,32 @@ def table(root: Path) -> str:
             values = [v for regions in result["dice"].values() for v in regions.values()]
             means.append(100 * sum(values) / len(values))
         cells.append(mean_sd(means))
+        cells.append(str(len(of_method)))
         cells.append(f"{sum(result['cpu_seconds'] for result in of_method) / len(of_method):.0f}")
         lowest = min(result["dice"][ALL]["WT"] for result in of_method)
         cells.append("below the floor" if lowest < FLOOR else "")
+        lines.append(table_row(cells))
+    return "\n".join(lines)
+
+
+def subset_table(root: Path, names: Sequence[str]) -> str:
+    """Dice of WT, a row for each modality subset and a column for each method, mean over seeds.
+
+    A dash where the method has no network for the subset.
+    """
+    by_method = results_by_method(root, names)
+    lines = table_head(["modalities", *by_method])
+    for subset in BRATS.table_order():
+        key = BRATS.subset_key(subset)
+        cells = [BRATS.subset_title(subset)]
+        for of_method in by_method.values():
+            dice = [
+                100 * result["dice"][key]["WT"] for result in of_method if key in result["dice"]
+            ]
+            if dice:
+                cells.append(f"{statistics.mean(dice):.0f}")
+            else:
+                cells.append("–")
         lines.append(table_row(cells))
     return "\n".join(lines)
 
@@ -369,23 +500,24 @@ def main() -> None:
     parser.add_argument("--cost", action="store_true", help="list what all of it takes")
     parser.add_argument("--methods", nargs="+", default=list(methods()), choices=methods())
     parser.add_argument("--cases", type=Path, help="folder of patients")
-    parser.add_argument("--split", type=Path, help="split of the patients")
+    parser.add_argument("--split", type=Path, default=SPLIT, help="split of the patients")
+    parser.add_argument("--steps", type=int, default=STEPS, help="of a training on phantoms")
     options = parser.parse_args()
-    results = options.folder / ("patient-results" if options.cases else "phantom-results")
+    split = options.split if options.cases else None
+    study = Study(options.folder, options.cases, split, options.steps)
     if options.cost:
         print_costs(options.folder, options.methods, len(options.seeds))
         return
     if options.table:
-        print(table(results))
+        print(table(study.results, options.methods))
+        print()
+        print(subset_table(study.results, options.methods))
         return
     jobs = []
     for seed in options.seeds:
         for name in options.methods:
-            compute = partial(
-                train_and_score, options.folder, name, seed, options.cases, options.split
-            )
-            jobs.append(Job(f"{name}-{seed}", compute))
-    run_missing(results, jobs, options.minutes, describe)
+            jobs.append(Job(f"{name}-{seed}", partial(train_and_score, study, name, seed)))
+    run_missing(study.results, jobs, options.minutes, describe)
 
 
 if __name__ == "__main__":
