@@ -14,14 +14,16 @@ import inspect
 import logging
 import os
 import platform
-import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
+
+from packaging.requirements import Requirement as ParsedRequirement
+from packaging.specifiers import SpecifierSet
 
 import medmap
 from medmap.errors import BundleError, UnavailableError
@@ -37,13 +39,17 @@ REQUIREMENTS = Path(__file__).resolve().parents[1] / "Resources" / "requirements
 
 @dataclass(frozen=True)
 class Requirement:
-    """One line of ``requirements.txt``: a name and, maybe, the lowest version that will do."""
+    """One line of ``requirements.txt``: a name and, maybe, the versions that will do."""
 
     name: str
-    minimum: str = ""
+    versions: str = ""
 
     def __str__(self) -> str:
-        return f"{self.name}>={self.minimum}" if self.minimum else self.name
+        return f"{self.name}{self.versions}"
+
+    def accepts(self, version: str) -> bool:
+        """Whether a version will do, such as ``2.10.0+cu126``."""
+        return SpecifierSet(self.versions).contains(version, prereleases=True)
 
     def isMet(self) -> bool:
         """True when the package is installed in a sufficient version. Imports nothing.
@@ -55,12 +61,12 @@ class Requirement:
             version = importlib.metadata.version(self.name)
         except (ImportError, ValueError, AttributeError, importlib.metadata.PackageNotFoundError):
             return False
-        return spec is not None and spec.origin is not None and _atLeast(version, self.minimum)
+        return spec is not None and spec.origin is not None and self.accepts(version)
 
     def isLoadedTooOld(self) -> bool:
         """True when this Python session has already imported a version that will not do."""
         version = getattr(sys.modules.get(self.name), "__version__", None)
-        return version is not None and not _atLeast(str(version), self.minimum)
+        return version is not None and not self.accepts(str(version))
 
 
 @dataclass(frozen=True)
@@ -86,39 +92,56 @@ PROCESSOR = TorchBuild(
     "for the processor", "The download is about 0.2 GB and takes about 1 GB on disk.", CPU_INDEX
 )
 MAC = TorchBuild("for macOS", "The download is about 0.1 GB and takes about 0.5 GB on disk.")
+INTEL_MAC = TorchBuild(
+    "2.2, the last one for this Slicer on Macs",
+    "The download is about 0.2 GB and takes about 0.6 GB on disk.",
+)
+LAST_PYTHON_OF_INTEL_MACS = (3, 12)
+"""Highest Python that PyTorch 2.2 was built for."""
 
 
 def torchBuild(
-    system: str | None = None, machine: str | None = None, hasCard: bool | None = None
+    system: str | None = None,
+    machine: str | None = None,
+    hasCard: bool | None = None,
+    python: tuple[int, int] | None = None,
 ) -> TorchBuild:
     """The build of PyTorch that fits a computer.
 
     Args:
         system: as ``platform.system`` gives it; None for this computer.
         machine: architecture of Slicer's Python as ``platform.machine`` gives it; None for this
-            one's.
+            one's. Slicer for Intel processors runs on Macs with Apple processors, too.
         hasCard: whether there is an NVIDIA graphics card; None looks for its driver.
+        python: version of Slicer's Python; None for this one's.
 
     Raises:
-        UnavailableError: no build exists. Intel Macs, and Slicer for Intel on other Macs: the last
-            PyTorch for them is 2.2, whose known vulnerabilities the floor in ``requirements.txt``
-            excludes.
+        UnavailableError: no build exists: a Python for Intel Macs that is newer than their last
+            PyTorch.
     """
     system = system or platform.system()
     machine = machine or platform.machine()
+    python = python or (sys.version_info.major, sys.version_info.minor)
     if hasCard is None:
         hasCard = hasNvidiaDriver()
     if system == "Darwin":
-        if machine != "arm64":
-            raise UnavailableError(
-                "PyTorch no longer exists for Slicer's Python on this Mac (Intel architecture).",
-                "Use Slicer for Apple processors, or another computer.",
-            )
-        return MAC
+        return _macBuild(machine, python)
     # PyPI has the build for graphics cards for Linux only.
     if system == "Linux" and hasCard:
         return GRAPHICS_CARD
     return PROCESSOR
+
+
+def _macBuild(machine: str, python: tuple[int, int]) -> TorchBuild:
+    if machine == "arm64":
+        return MAC
+    if python > LAST_PYTHON_OF_INTEL_MACS:
+        version = ".".join(map(str, python))
+        raise UnavailableError(
+            f"There is no PyTorch for this Slicer: its Python {version} is for Intel processors.",
+            "Use Slicer 5.10, or a Slicer for Apple processors where there is one.",
+        )
+    return INTEL_MAC
 
 
 def hasNvidiaDriver() -> bool:
@@ -148,16 +171,24 @@ class Installer(Protocol):
         """Remove packages again."""
 
 
-def load(path: str | Path) -> list[Requirement]:
-    """Requirements of a file: one ``name`` or ``name>=version`` a line; ``#`` starts a comment."""
-    lines = (
-        line.partition("#")[0].strip()
-        for line in Path(path).read_text(encoding="utf-8").splitlines()
-    )
+def load(
+    path: str | Path = REQUIREMENTS, environment: Mapping[str, str] | None = None
+) -> list[Requirement]:
+    """Requirements of a file that hold for a computer.
+
+    Args:
+        path: file with one requirement per line (PEP 508); ``#`` starts a comment.
+        environment: values of markers such as ``sys_platform``; those that are missing, and None,
+            are this computer's.
+    """
     requirements = []
-    for line in lines:
-        if line:
-            requirements.append(Requirement(*map(str.strip, line.split(">="))))
+    for line in Path(path).read_text(encoding="utf-8").splitlines():
+        text = line.partition("#")[0].strip()
+        if not text:
+            continue
+        parsed = ParsedRequirement(text)
+        if parsed.marker is None or parsed.marker.evaluate(dict(environment or {})):
+            requirements.append(Requirement(parsed.name, str(parsed.specifier)))
     return requirements
 
 
@@ -305,18 +336,6 @@ def _question(names: str, build: TorchBuild | None) -> str:
     return "\n\n".join(paragraphs)
 
 
-def _atLeast(version: str, minimum: str) -> bool:
-    return _numbers(version) >= _numbers(minimum)
-
-
-def _numbers(version: str) -> tuple[int, ...]:
-    """Leading numbers of a version: (2, 10, 0) for ``2.10.0+cu126``; empty for an empty text."""
-    release = re.match(r"[\d.]*", version)
-    if release is None:
-        return ()
-    return tuple(int(number) for number in re.findall(r"\d+", release[0]))
-
-
 class SlicerInstaller:
     """Installs into Slicer's own Python. Everything must be called on the main thread."""
 
@@ -343,7 +362,7 @@ class SlicerInstaller:
         install = PyTorchUtilsLogic().installTorch
         keywords = {
             "askConfirmation": False,
-            "torchVersionRequirement": str(requirement).removeprefix(requirement.name),
+            "torchVersionRequirement": requirement.versions,
         }
         accepted = inspect.signature(install).parameters  # its keywords have changed before
         install(**{name: value for name, value in keywords.items() if name in accepted})

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from medmap.tensors import from_array, to_array
 from medmap.volume import Grid
 
 SLAB = 16
@@ -172,7 +173,7 @@ def resample_to_grid(
     canonical = part_of_grid(canonical, box)
     if 0 in view.shape:
         return torch.zeros(target.shape)
-    image = torch.from_numpy(np.ascontiguousarray(view, np.float32))
+    image = from_array(np.ascontiguousarray(view, np.float32))
     offset = lattice_offset(canonical, target)
     if offset is not None:
         return paste(image, offset, target.shape)
@@ -267,8 +268,8 @@ def _positions_in(source: Grid, target: Grid, rows: slice) -> Tensor:
     float64: the rounding of float32 would decide which of two slices is the nearest one.
     """
     to_source = np.linalg.inv(source.affine) @ target.affine
-    rotation = torch.from_numpy(to_source[:3, :3].T.copy())
-    shift = torch.from_numpy(to_source[:3, 3].copy())
+    rotation = from_array(to_source[:3, :3].T.copy())
+    shift = from_array(to_source[:3, 3].copy())
     i = torch.arange(rows.start, rows.stop, dtype=torch.float64)
     j = torch.arange(target.shape[1], dtype=torch.float64)
     k = torch.arange(target.shape[2], dtype=torch.float64)
@@ -310,14 +311,15 @@ def _interpolated_along(image: Tensor, axis: int, position: np.ndarray) -> Tenso
     if axis == 3:
         # Single voxels are gathered slowly; as a matrix product this axis takes half the time.
         hats = np.maximum(0, 1 - np.abs(position[:, None] - np.arange(size)))
-        return image @ torch.from_numpy(hats.T).to(image.dtype)
+        return image @ from_array(hats.T).to(image.dtype)
     shape = list(image.shape)
     shape[axis] = len(position)
-    result = torch.zeros(shape, dtype=image.dtype)
-    planes = np.moveaxis(image.numpy(), axis, 0)
+    values = to_array(image)
+    planes = np.moveaxis(values, axis, 0)
+    result = np.zeros(shape, values.dtype)
     # Plane by plane, so that terms stay in the cache: as whole volumes they take three times as
     # long, most of it for memory that is used once.
-    target_planes = np.moveaxis(result.numpy(), axis, 0)
+    target_planes = np.moveaxis(result, axis, 0)
     product = np.empty_like(target_planes[0])
     for coordinate, plane in zip(position.tolist(), target_planes, strict=True):
         lower = math.floor(coordinate)
@@ -333,7 +335,7 @@ def _interpolated_along(image: Tensor, axis: int, position: np.ndarray) -> Tenso
             else:
                 np.multiply(planes[index], share, out=product)
                 plane += product
-    return result
+    return from_array(result)
 
 
 def _averaging_factors(source: Grid, target: Grid) -> list[int]:

@@ -36,6 +36,7 @@ from medmap.progress import Cancel, Progress, ignore_progress, never_cancel
 from medmap.resampling import to_grid
 from medmap.sliding_window import SlidingWindow
 from medmap.task import Task
+from medmap.tensors import to_array
 from medmap.volume import Grid, Volume
 
 
@@ -328,12 +329,12 @@ class _Collector:
             excluded = prediction.excluded & ~prediction.suppressed
             prediction = replace(prediction, excluded=excluded)
         probability = probabilities(prediction, self.prepared, self.postprocess, self.task)
-        return normalized_entropy(probability).numpy()
+        return to_array(normalized_entropy(probability))
 
     def _on_reference(self, values: np.ndarray) -> np.ndarray:
         """[D, H, W] on the working grid -> [I, J, K] float32 on the reference grid; 0 outside."""
         orientation = self.prepared.orientation
-        moved = to_grid(values, self.prepared.grid, orientation.canonical).numpy()
+        moved = to_array(to_grid(values, self.prepared.grid, orientation.canonical))
         return np.ascontiguousarray(orientation.restore(moved), dtype=np.float32)
 
     def result(self) -> WhatIf:

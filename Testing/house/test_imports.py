@@ -45,6 +45,7 @@ TORCH_FREE: list[set[str]] = [
 ]
 # Nothing up to here needs more than Slicer has: torch, numpy, safetensors.
 INSIDE_SLICER: list[set[str]] = [
+    {"tensors"},
     {"resampling"},
     {"networks", "preprocess"},
     {"postprocess", "training.alignment", "bundle.memory_estimate", "devices"},

@@ -6,6 +6,7 @@ import functools
 import importlib.metadata
 import sys
 import types
+from types import SimpleNamespace
 
 import pytest
 
@@ -63,23 +64,23 @@ def lacking(tmp_path, monkeypatch):
 
 def test_reads_names_and_floors(lacking):
     assert dependencies.load(lacking[0]) == [
-        Requirement("torch", "2.10"),
+        Requirement("torch", ">=2.10"),
         Requirement("safetensors"),
     ]
 
 
 @pytest.mark.parametrize(
-    ("name", "minimum", "met"),
+    ("name", "versions", "met"),
     [
         ("pytest", "", True),
-        ("pytest", "1.0", True),
-        ("pytest", "9999", False),
+        ("pytest", ">=1.0", True),
+        ("pytest", ">=9999", False),
         ("medmap_no_such_package", "", False),
         ("json", "", False),  # importable, but no installed distribution
     ],
 )
-def test_a_requirement_is_met_by_files_and_metadata_together(name, minimum, met):
-    assert Requirement(name, minimum).isMet() is met
+def test_a_requirement_is_met_by_files_and_metadata_together(name, versions, met):
+    assert Requirement(name, versions).isMet() is met
 
 
 @pytest.mark.parametrize(
@@ -88,7 +89,7 @@ def test_a_requirement_is_met_by_files_and_metadata_together(name, minimum, met)
 )
 def test_versions_compare_as_numbers(monkeypatch, version, met):
     monkeypatch.setattr(importlib.metadata, "version", lambda name: version)
-    assert Requirement("pytest", "2.10").isMet() is met
+    assert Requirement("pytest", ">=2.10").isMet() is met
 
 
 def test_probing_imports_nothing(repository, tmp_path):
@@ -154,11 +155,60 @@ def test_the_build_of_torch_fits_the_computer(system, machine, card, build):
     assert dependencies.torchBuild(system, machine, card) == build
 
 
-def test_a_mac_without_any_build_is_told_before_anything_is_asked_or_downloaded(
-    lacking, monkeypatch
-):
+MACS = (
+    ("arm64", (3, 12), "macOS 11 to 13", "2.11.0"),
+    ("arm64", (3, 12), "macOS 14 and 15", "2.14.1"),
+    ("x86_64", (3, 12), "macOS 10.15 to 14", "2.2.2"),
+    ("x86_64", (3, 13), "macOS 10.15 to 14", None),
+)
+"""Architecture and version of Slicer's Python, system, and what ``pip install --dry-run --platform
+macosx_... --only-binary :all: torch`` got from PyPI on 2026-11-30; None for nothing."""
+
+
+@pytest.mark.parametrize(("machine", "python", "system", "newest"), MACS)
+def test_each_mac_gets_a_pytorch_that_is_allowed_or_is_told_so(machine, python, system, newest):
+    environment = {
+        "sys_platform": "darwin",
+        "platform_machine": machine,
+        "python_version": ".".join(map(str, python)),
+    }
+    requirements = dependencies.load(environment=environment)
+    (torch,) = [requirement for requirement in requirements if requirement.name == "torch"]
+    if newest is None:
+        with pytest.raises(UnavailableError, match="no PyTorch for this Slicer"):
+            dependencies.torchBuild("Darwin", machine, False, python)
+        return
+    assert torch.accepts(newest)
+    build = dependencies.torchBuild("Darwin", machine, False, python)
+    assert (build is dependencies.INTEL_MAC) == newest.startswith("2.2")
+
+
+@pytest.mark.parametrize("platform", ["linux", "win32"])
+def test_elsewhere_the_first_pytorch_without_known_faults_is_asked_for(platform):
+    environment = {"sys_platform": platform, "platform_machine": "x86_64"}
+    requirements = dependencies.load(environment=environment)
+    assert Requirement("torch", ">=2.10") in requirements
+    assert len(requirements) == 2
+
+
+@pytest.fixture
+def intel_mac(monkeypatch):
+    """This computer, as an Intel Mac."""
     monkeypatch.setattr(dependencies.platform, "system", lambda: "Darwin")
     monkeypatch.setattr(dependencies.platform, "machine", lambda: "x86_64")
+
+
+def test_slicer_on_a_mac_is_told_which_pytorch_it_gets(lacking, intel_mac, monkeypatch):
+    monkeypatch.setattr(dependencies.sys, "version_info", SimpleNamespace(major=3, minor=12))
+    installer = Recorder(agrees=False)
+    assert not dependencies.ensure(installer, lacking[0])
+    assert "PyTorch 2.2, the last one" in installer.calls[0][1]
+
+
+def test_a_mac_without_any_build_is_told_before_anything_is_asked_or_downloaded(
+    lacking, intel_mac, monkeypatch
+):
+    monkeypatch.setattr(dependencies.sys, "version_info", SimpleNamespace(major=3, minor=13))
     installer = Recorder()
     with pytest.raises(UnavailableError, match="Intel"):
         dependencies.ensure(installer, lacking[0])
@@ -241,7 +291,7 @@ def test_only_keywords_that_the_pytorch_extension_knows_are_passed(monkeypatch, 
     module = types.ModuleType("PyTorchUtils")
     module.PyTorchUtilsLogic = type("PyTorchUtilsLogic", (), {"installTorch": known})
     monkeypatch.setitem(sys.modules, "PyTorchUtils", module)
-    assert SlicerInstaller().installTorch(Requirement("torch", "2.10"))
+    assert SlicerInstaller().installTorch(Requirement("torch", ">=2.10"))
     assert seen == [{name: {"askConfirmation": False}.get(name, ">=2.10") for name in seen[0]}]
 
 
@@ -264,7 +314,7 @@ def test_slicers_progress_dialog_shows_every_installation(monkeypatch, index):
     packaging = types.ModuleType("slicer.packaging")
     packaging.pip_install = pip_install
     monkeypatch.setitem(sys.modules, "slicer.packaging", packaging)
-    SlicerInstaller().install([Requirement("torch", "2.10")], index)
+    SlicerInstaller().install([Requirement("torch", ">=2.10")], index)
     arguments = ["torch>=2.10", *(["--index-url", index] if index else [])]
     assert calls == [(arguments, True, "MedMAP")]
 
@@ -283,15 +333,16 @@ def test_a_slicer_without_that_dialog_installs_with_its_pip_install(monkeypatch)
 
 
 def test_without_the_pytorch_extension_torch_is_left_to_pip():
-    assert SlicerInstaller().installTorch(Requirement("torch", "2.10")) is False
+    assert SlicerInstaller().installTorch(Requirement("torch", ">=2.10")) is False
 
 
 def test_the_same_packages_as_the_standalone_package_needs(repository):
     tomllib = pytest.importorskip("tomllib")
 
     project = tomllib.loads((repository / "MedMAPTraining/pyproject.toml").read_text())["project"]
-    for requirement in dependencies.load(dependencies.REQUIREMENTS):
-        assert str(requirement) in project["dependencies"]
+    for line in dependencies.REQUIREMENTS.read_text().splitlines():
+        if not line.startswith("#"):
+            assert line in project["dependencies"]
 
 
 def test_67_another_medmap_than_the_modules_own_is_refused_with_both_places(tmp_path, lacking):

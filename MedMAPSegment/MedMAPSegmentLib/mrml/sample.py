@@ -68,6 +68,7 @@ def addPhantomPatient(
     """
     try:
         from medmap.phantom import generate  # imports torch
+        from medmap.tensors import to_array
     except ImportError as error:
         raise UnavailableError(
             "PyTorch, which computes the sample, is not installed.",
@@ -78,12 +79,12 @@ def addPhantomPatient(
     volumes = {}
     for modality in task.modalities:
         if modality.name in phantom.images:
-            array = phantom.images[modality.name].numpy()
+            array = to_array(phantom.images[modality.name])
             title = f"{name} {modality.title}"
             volumes[modality.name] = _add(
                 scene, "vtkMRMLScalarVolumeNode", title, array, phantom.affine, provenance
             )
-    values = np.array(task.label_values(), np.uint8)[phantom.label.numpy()]
+    values = np.array(task.label_values(), np.uint8)[to_array(phantom.label)]
     truthName = _("{name} truth").format(name=name)
     truth = _add(scene, "vtkMRMLLabelMapVolumeNode", truthName, values, phantom.affine, provenance)
     patient = PhantomPatient(volumes, truth)

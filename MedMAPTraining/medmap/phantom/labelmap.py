@@ -21,6 +21,7 @@ from medmap.io.nifti import read_nifti
 from medmap.phantom.anatomy import TISSUES
 from medmap.phantom.fields import RegularGrid
 from medmap.resampling import reorient
+from medmap.tensors import from_array, to_array
 
 IDS: dict[str, tuple[int, ...]] = {
     "wm": (2, 41, 7, 46, 78, 79, 85, *range(251, 256), *range(3000, 5000)),
@@ -134,9 +135,9 @@ def read_label_map(path: Path) -> LabelMap:
     every_second = (slice(None, None, 2),) * 3
     distances = _distances(ids[every_second], tissue[every_second], coarse_grid)
     return LabelMap(
-        tissue=torch.from_numpy(np.ascontiguousarray(tissue)),
+        tissue=from_array(np.ascontiguousarray(tissue)),
         grid=_grid(origin, 1.0, tissue.shape),
-        distances=torch.from_numpy(distances),
+        distances=from_array(distances),
         coarse_grid=coarse_grid,
     )
 
@@ -236,7 +237,7 @@ def _side(ids: np.ndarray, grid: RegularGrid) -> np.ndarray:
     is_right = np.isin(ids, RIGHT)
     if not (is_left.any() and is_right.any()):
         # Maps without sides: the plane x = 0 is the midline.
-        x = grid.axes()[0].numpy()
+        x = to_array(grid.axes()[0])
         return np.broadcast_to(x[:, None, None], ids.shape)
     to_left = distance_transform_edt(~is_left)
     to_right = distance_transform_edt(~is_right)

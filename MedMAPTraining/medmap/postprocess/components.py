@@ -9,6 +9,7 @@ from torch import Tensor
 
 from medmap.foreground import bounding_box
 from medmap.postprocess.spec import PostprocessSpec
+from medmap.tensors import to_array
 
 QUANTILE = 0.9
 """Of the probabilities in a component: above its uncertain border, below a few certain voxels."""
@@ -90,7 +91,7 @@ def number_components(mask: Tensor) -> Tensor:
         [D, H, W] int64, 0 background, 1..n in no particular order.
     """
     result = torch.zeros(mask.shape, dtype=torch.int64)
-    box = bounding_box(mask.numpy())
+    box = bounding_box(to_array(mask))
     if box is None:
         return result
     inner = mask[box]

@@ -29,6 +29,7 @@ from medmap.postprocess.spec import (
 )
 from medmap.preprocess import Prepared
 from medmap.task import Task
+from medmap.tensors import to_array
 
 Box = tuple[slice, ...]
 """Three slices: a part of the working grid."""
@@ -149,7 +150,7 @@ def tumor_box(logits: Tensor, brain: Tensor) -> Box | None:
     margin = math.log(tumor_classes) + ROUNDING
     is_strong = strongest > logits[0] - margin
     is_candidate = is_strong & brain
-    return bounding_box(is_candidate.numpy())
+    return bounding_box(to_array(is_candidate))
 
 
 def _decoded_logits(logits: Tensor, spec: PostprocessSpec, task: Task) -> Tensor:

@@ -13,6 +13,7 @@ from medmap.postprocess.spec import NO_POSTPROCESSING, PostprocessSpec
 from medmap.preprocess import Prepared
 from medmap.resampling import covering_box, part_of_grid, paste, resample_linear
 from medmap.task import Task
+from medmap.tensors import from_array, to_array
 from medmap.volume import Grid
 
 SLAB = 32
@@ -80,13 +81,13 @@ def _copied(classes: Tensor, offset: np.ndarray, prepared: Prepared, task: Task)
 
 def _label_values(classes: Tensor, task: Task) -> Tensor:
     """Classes -> values of the task's label files."""
-    values = torch.from_numpy(np.array(task.label_values(), task.label_dtype))
+    values = from_array(np.array(task.label_values(), task.label_dtype))
     return values[classes]
 
 
 def _turned_back(labels: Tensor, prepared: Prepared) -> np.ndarray:
     """Labels with axes closest to RAS -> the axis order of the reference grid."""
-    return np.ascontiguousarray(prepared.orientation.restore(labels.numpy()))
+    return np.ascontiguousarray(prepared.orientation.restore(to_array(labels)))
 
 
 def interpolated_labels(
@@ -113,7 +114,7 @@ def interpolated_labels(
     tumor = probability[1:]
     dtype = _label_values(torch.zeros(0, dtype=torch.int64), task).dtype
     labels = torch.zeros(reference.shape, dtype=dtype)
-    box = bounding_box(_may_be_tumor(tumor, spec).numpy())
+    box = bounding_box(to_array(_may_be_tumor(tumor, spec)))
     if box is None:
         return labels
     rows, *plane = covering_box(box, working, reference)

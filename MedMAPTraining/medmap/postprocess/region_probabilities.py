@@ -9,6 +9,7 @@ from medmap.postprocess.spec import PostprocessSpec
 from medmap.preprocess import Prepared
 from medmap.resampling import to_grid
 from medmap.task import Task
+from medmap.tensors import to_array
 
 
 def region_probabilities(
@@ -34,9 +35,9 @@ def region_probabilities(
     results = {}
     for region in task.regions:
         members = list(task.region_classes(region.name))
-        probability = by_class[members].sum(0).numpy()
+        probability = to_array(by_class[members].sum(0))
         moved = to_grid(probability, prepared.grid, orientation.canonical)
-        restored = orientation.restore(moved.numpy())
+        restored = orientation.restore(to_array(moved))
         # Interpolation may leave 0..1 by a rounding error.
         bounded = restored.clip(0, 1)
         results[region.name] = np.ascontiguousarray(bounded, dtype=np.float32)

@@ -10,6 +10,7 @@ import torch
 
 from medmap.foreground import bounding_box, largest_parts
 from medmap.resampling import resample_linear
+from medmap.tensors import from_array, to_array
 from medmap.volume import Grid
 
 FUSION_MM = 2.0
@@ -45,7 +46,7 @@ def fuse_masks(ballots: Mapping[str, Ballot]) -> dict[str, np.ndarray]:
     votes = torch.zeros(common.shape)
     weights = torch.zeros(common.shape)
     for ballot in ballots.values():
-        mask = torch.from_numpy(ballot.mask.astype(np.float32))
+        mask = from_array(ballot.mask.astype(np.float32))
         # The field of view goes along: beyond it a scan has no vote, which is not a vote against.
         field_of_view = torch.ones_like(mask)
         layers = torch.stack([mask, field_of_view])
@@ -56,7 +57,7 @@ def fuse_masks(ballots: Mapping[str, Ballot]) -> dict[str, np.ndarray]:
     share = votes / weights.clamp(min=1e-6)
     fused = {}
     for name, ballot in ballots.items():
-        on_scan = resample_linear(share[None], common, ballot.grid)[0].numpy()
+        on_scan = to_array(resample_linear(share[None], common, ballot.grid)[0])
         is_brain = on_scan > 0.5
         fused[name] = largest_parts(is_brain, ballot.grid.spacing.tolist())
     return fused

@@ -17,6 +17,7 @@ from medmap.preparation.availability import brain_bundle_path
 from medmap.preprocess import prepare
 from medmap.resampling import resample_linear
 from medmap.sliding_window import SlidingWindow
+from medmap.tensors import from_array, to_array
 from medmap.volume import Volume
 
 
@@ -48,14 +49,14 @@ def extract_with(bundle: Bundle, volume: Volume) -> np.ndarray:
     probability = torch.softmax(logits, 0)[1:].sum(0)
     # Parts and cavities are decided on the coarse grid, where that is fast; the surface is
     # interpolated from probabilities, so that it is finer than the grid.
-    is_brain = probability.numpy() > 0.5
+    is_brain = to_array(probability) > 0.5
     largest = largest_parts(is_brain, prepared.grid.spacing.tolist(), LEAST_PART)
-    body = torch.from_numpy(filled(largest))
+    body = from_array(filled(largest))
     probability = torch.where(body, probability.clamp(min=CAVITY), probability)
     is_separate_part = ~body & (probability > 0.5)
     probability = torch.where(is_separate_part, 0.0, probability)
     on_scan = resample_linear(probability[None], prepared.grid, volume.grid)[0]
-    return (on_scan > 0.5).numpy()
+    return to_array(on_scan > 0.5)
 
 
 LEAST_PART = 0.3
@@ -75,8 +76,8 @@ def filled(mask: np.ndarray) -> np.ndarray:
             side[axis] = end
             face = tuple(side)
             outside[face] |= ~mask[face]
-    free = torch.from_numpy(~mask)[None, None].float()
-    reached = torch.from_numpy(outside)[None, None].float()
+    free = from_array(~mask)[None, None].float()
+    reached = from_array(outside)[None, None].float()
     count = -1.0
     while float(reached.sum()) > count:
         count = float(reached.sum())
@@ -84,7 +85,7 @@ def filled(mask: np.ndarray) -> np.ndarray:
         for _ in range(FLOOD_STEPS):
             spread = torch.nn.functional.max_pool3d(reached, 3, 1, 1)
             reached = spread * free
-    return reached[0, 0].numpy() == 0
+    return to_array(reached[0, 0]) == 0
 
 
 FLOOD_STEPS = 16
