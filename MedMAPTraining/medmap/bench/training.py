@@ -126,7 +126,7 @@ def bench_training(
         ours = RuntimeOptions(
             device=device, precision=precision, workers=workers, compiled=compiled
         )
-        published = RuntimeOptions(device=device, precision="fp32")
+        published = RuntimeOptions(device=device, precision="fp32", channels_last=False)
         for method in methods:
             objective, options = METHODS[method]
             recipe = replace(base, objective=objective, objective_options=options)

@@ -123,7 +123,13 @@ ValidateEvery = Annotated[
     int, typer.Option(min=0, help="Steps between validations; 0: twenty in total.")
 ]
 Compiled = Annotated[bool, typer.Option("--compile", help="Compile the network (torch.compile).")]
-ChannelsLast = Annotated[bool, typer.Option("--channels-last", help="Store tensors channels-last.")]
+ChannelsLast = Annotated[
+    bool | None,
+    typer.Option(
+        "--channels-last/--channels-first",
+        help="Layout of tensors in memory; by default what is faster on this device.",
+    ),
+]
 
 
 @app.command()
@@ -159,7 +165,7 @@ def train(
     save_every: SaveEvery = 0,
     validate_every: ValidateEvery = 0,
     compiled: Compiled = False,
-    channels_last: ChannelsLast = False,
+    channels_last: ChannelsLast = None,
     name: Name = "",
     version: Version = "1.0.0",
     data_statement: DataStatement = "not stated",

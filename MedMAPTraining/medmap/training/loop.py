@@ -20,7 +20,12 @@ from medmap.errors import BundleError, Cancelled, InternalError
 from medmap.io.atomic import exclusive_lock, make_folder, write_json
 from medmap.networks import Backbone
 from medmap.task import Task
-from medmap.training.acceleration import as_channels_last, channels_last, compile_backbone
+from medmap.training.acceleration import (
+    as_channels_last,
+    channels_last,
+    compile_backbone,
+    narrow_channels_last,
+)
 from medmap.training.batch import Batch, Sampler
 from medmap.training.checkpoint import (
     load_checkpoint,
@@ -202,6 +207,8 @@ class Training:
         self._resume()
         if options.channels_last:
             channels_last(self.objective)
+        elif options.channels_last is None and self.device.type == "cpu":
+            narrow_channels_last(self.objective)
         if options.compiled:
             compile_backbone(self.objective.deploy())
 

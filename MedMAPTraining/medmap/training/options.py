@@ -29,7 +29,8 @@ class RuntimeOptions:
         workers: processes that make batches ahead of time; 0 makes them in between.
         compiled: compile the backbone's encoder and decoder (``torch.compile``): slow to start, one
             graph per subset.
-        channels_last: store weights and images channels-last.
+        channels_last: store weights and images channels-last; None: on a CPU the weights of narrow
+            convolutions (``medmap.training.acceleration.narrow_channels_last``), else nothing.
         minutes: stop after this time with a checkpoint, so that long trainings go in short runs.
         save_every: steps between checkpoints; 0 saves by time.
         validate_every: steps between validations; 0 makes it twenty in all. The first comes after a
@@ -41,7 +42,7 @@ class RuntimeOptions:
     devices: int = 1
     workers: int = 0
     compiled: bool = False
-    channels_last: bool = False
+    channels_last: bool | None = None
     minutes: float | None = None
     save_every: int = 0
     validate_every: int = 0

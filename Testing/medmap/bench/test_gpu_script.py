@@ -19,14 +19,17 @@ ROOT = Path(__file__).resolve().parents[3]
 EXPERIMENTS = ROOT / "MedMAPTraining/experiments"
 
 BLOCKED = """
-import importlib.abc, sys
-class Blocker(importlib.abc.MetaPathFinder):
-    def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] in {"nibabel", "rich", "typer", "safetensors", "lightning_fabric",
-                "scipy", "matplotlib", "PIL", "monai", "sklearn", "tensorboard", "SimpleITK",
-                "pydicom", "hypothesis"}:
-            raise ModuleNotFoundError(name)
-sys.meta_path.insert(0, Blocker())
+import importlib.machinery, sys
+LIBRARIES = {"nibabel", "rich", "typer", "safetensors", "lightning_fabric", "scipy", "matplotlib",
+             "PIL", "monai", "sklearn", "tensorboard", "SimpleITK", "pydicom", "hypothesis"}
+class Blocker(importlib.machinery.PathFinder):
+    @classmethod
+    def find_spec(cls, name, path=None, target=None):
+        if name.partition(".")[0] in LIBRARIES:
+            return None
+        return super().find_spec(name, path, target)
+position = sys.meta_path.index(importlib.machinery.PathFinder)
+sys.meta_path[position] = Blocker
 """
 """What a machine with nothing but PyTorch and NumPy lacks."""
 
