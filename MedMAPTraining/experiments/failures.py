@@ -16,9 +16,9 @@ import numpy as np
 from matplotlib.axes import Axes
 from shared import script_parser
 
+from medmap.boxes import bounding_box
 from medmap.bundle.loading import Bundle, load_bundle
 from medmap.commands.phantoms import write_phantoms
-from medmap.foreground import bounding_box
 from medmap.inference import segment
 from medmap.io.atomic import write_bytes
 from medmap.io.cohorts import find_cases

@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from medmap.boxes import bounding_box
 from medmap.errors import InputDataError, UsageError
-from medmap.foreground import bounding_box
 from medmap.metrics import RegionScore, compare, region_masks
 from medmap.task import Task
 from medmap.volume import Grid

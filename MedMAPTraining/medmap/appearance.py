@@ -21,7 +21,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from medmap.appearance_weights import CONSTANT, DEVIATION, MEAN, WEIGHTS
-from medmap.foreground import bounding_box, widened_box
+from medmap.boxes import bounding_box, widened_box
 from medmap.volume import Volume, apply_affine
 
 MODALITIES = ("t1", "t1ce", "t2", "flair")

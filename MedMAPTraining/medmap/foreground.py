@@ -12,6 +12,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from medmap.boxes import bounding_box
+from medmap.mask_parts import cell_counts, filling_of_cells, largest_parts
 from medmap.quantiles import order_statistics
 
 TOLERANCE = 0.01
@@ -41,17 +43,6 @@ above."""
 
 LEAST_LOBES = 0.005
 """More voxels below the background than this share of those above are no accident."""
-
-CELL_MM = 4.0
-"""Edge of the cells in which connected parts are looked for."""
-
-FILLED_CELL = 0.25
-"""Share of a cell's voxels that makes it part of a body rather than of crumbs."""
-
-LEAST_PART = 0.05
-"""Parts smaller than this share of the largest are no brain. Parts of a brain that a limited field
-of view divides, cerebellum and temporal lobes, are larger; markers and letters are smaller."""
-
 
 FEW_VALUES = 100
 """Values of which the most frequent one is the first guess at a background."""
@@ -222,7 +213,7 @@ def _whole_cells(mask: np.ndarray, spacing: Sequence[float]) -> tuple[slice, ...
     if box is None:
         return (slice(None),) * 3
     sides = []
-    for side, count, size in zip(box, _cell_counts(spacing), mask.shape, strict=True):
+    for side, count, size in zip(box, cell_counts(spacing), mask.shape, strict=True):
         start = side.start // count * count
         stop = -(-side.stop // count) * count
         sides.append(slice(start, min(stop, size)))
@@ -336,9 +327,9 @@ def _is_in_air(faint: np.ndarray, clear: np.ndarray, spacing: Sequence[float]) -
     most_faint = FEW_FAINT * int(np.count_nonzero(clear))
     if int(np.count_nonzero(faint)) <= most_faint:
         return False
-    counts = _cell_counts(spacing)
-    is_empty = _filling(clear, counts) == 0
-    faint_share = _filling(faint, counts)
+    counts = cell_counts(spacing)
+    is_empty = filling_of_cells(clear, counts) == 0
+    faint_share = filling_of_cells(faint, counts)
     voxels_per_cell = float(np.prod(counts))
     in_air = float(faint_share[is_empty].sum()) * voxels_per_cell
     return in_air > most_faint
@@ -365,141 +356,6 @@ def _dense_level(values: np.ndarray, tolerance: float, least: float) -> _Level |
     # 1.4826: the standard deviation of a normal distribution in median absolute deviations.
     deviation = 1.4826 * float(np.median(np.abs(band - middle)))
     return _Level(middle, max(tolerance, NOISE_DEVIATIONS * deviation))
-
-
-def largest_parts(
-    mask: np.ndarray, spacing: Sequence[float], least_share: float = LEAST_PART
-) -> np.ndarray:
-    """The mask without what lies apart from its largest connected parts.
-
-    Parts are looked for among cells of about 4 mm of which a quarter is filled; sparser cells at
-    the rim of a part belong to it. A gap of less than a cell does not divide parts.
-
-    Args:
-        mask: [I, J, K] bool.
-        spacing: [3] mm.
-        least_share: parts of this share of the largest one belong to the result, too.
-
-    Returns:
-        [I, J, K] bool; the mask itself where it has no filled cell.
-    """
-    counts = _cell_counts(spacing)
-    filling = _filling(mask, counts)
-    box = bounding_box(filling >= FILLED_CELL)
-    if box is None:
-        return mask
-    # Cells at the rim are less than a quarter full; without them every brain would lose its edge.
-    around = widened_box(box, filling.shape)
-    cells = np.zeros(filling.shape, bool)
-    cells[around] = _grown(_largest_bodies(filling[around], least_share))
-    if not filling[~cells].any():
-        return mask
-    voxels = cells & (filling > 0)
-    for axis in range(3):
-        voxels = voxels.repeat(counts[axis], axis)
-    inside = tuple(slice(size) for size in mask.shape)
-    return mask & voxels[inside]
-
-
-def _largest_bodies(filling: np.ndarray, least_share: float) -> np.ndarray:
-    """The connected parts of the filled cells that are not much smaller than the largest.
-
-    Args:
-        filling: [I, J, K] share of each cell, at least one of them filled.
-        least_share: of the largest part.
-
-    Returns:
-        [I, J, K] bool.
-    """
-    remaining = filling >= FILLED_CELL
-    parts: list[tuple[float, np.ndarray]] = []
-    # From the fullest cell on. Slicer has no SciPy, and a head has few parts at this resolution.
-    while remaining.any():
-        seed = np.unravel_index(int((filling * remaining).argmax()), filling.shape)
-        part = _flooded(remaining, seed)
-        parts.append((float(filling[part].sum()), part))
-        remaining = remaining & ~part
-    largest = max(size for size, _ in parts)
-    cells = np.zeros(filling.shape, bool)
-    for size, part in parts:
-        if size >= least_share * largest:
-            cells |= part
-    return cells
-
-
-def _cell_counts(spacing: Sequence[float]) -> list[int]:
-    """Voxels along each edge of a cell."""
-    return [max(1, round(CELL_MM / float(step))) for step in spacing]
-
-
-def _filling(mask: np.ndarray, counts: Sequence[int]) -> np.ndarray:
-    """Share of the voxels of each cell that are in the mask."""
-    padding = [(0, -size % count) for size, count in zip(mask.shape, counts, strict=True)]
-    voxels_per_cell = int(np.prod(counts))
-    # Planes are added to planes, in the smallest type that holds the count: a mean over six axes
-    # goes through the voxels one by one and takes twenty times as long.
-    dtype = np.min_scalar_type(voxels_per_cell)
-    filled = np.pad(mask, padding).astype(dtype)
-    for axis, count in enumerate(counts):
-        planes = np.moveaxis(filled, axis, 0)
-        sums = planes[::count].copy()
-        for start in range(1, count):
-            sums += planes[start::count]
-        filled = np.moveaxis(sums, 0, axis)
-    return filled.astype(np.float32) / np.float32(voxels_per_cell)
-
-
-def _flooded(cells: np.ndarray, seed: tuple[np.intp, ...]) -> np.ndarray:
-    """The connected part of the cells that holds the seed."""
-    part = np.zeros_like(cells)
-    part[seed] = True
-    size = 0
-    while (count := int(np.count_nonzero(part))) > size:
-        size = count
-        for axis in range(3):
-            part = _spread(part, axis) & cells
-    return part
-
-
-def _grown(cells: np.ndarray) -> np.ndarray:
-    """The cells and all that touch them, corners included."""
-    for axis in range(3):
-        cells = _spread(cells, axis)
-    return cells
-
-
-def _spread(cells: np.ndarray, axis: int) -> np.ndarray:
-    """The cells and their two neighbors along an axis."""
-    result = cells.copy()
-    first = [slice(None)] * 3
-    second = [slice(None)] * 3
-    first[axis] = slice(1, None)
-    second[axis] = slice(None, -1)
-    result[tuple(first)] |= cells[tuple(second)]
-    result[tuple(second)] |= cells[tuple(first)]
-    return result
-
-
-def bounding_box(mask: np.ndarray) -> tuple[slice, ...] | None:
-    """Smallest box, one slice per axis, around the True elements of a mask; None without any."""
-    box: list[slice] = []
-    for axis in range(mask.ndim):
-        # Within the sides that are known already: later axes have less to go through.
-        inner = mask[tuple(box)]
-        other_axes = tuple(a for a in range(mask.ndim) if a != axis)
-        hit = np.flatnonzero(inner.any(axis=other_axes))
-        if not len(hit):
-            return None
-        box.append(slice(int(hit[0]), int(hit[-1]) + 1))
-    return tuple(box)
-
-
-def widened_box(box: Sequence[slice], shape: Sequence[int]) -> tuple[slice, ...]:
-    """The box and one voxel more on every side, as far as the array goes."""
-    sides = []
-    for side, size in zip(box, shape, strict=True):
-        sides.append(slice(max(side.start - 1, 0), min(side.stop + 1, size)))
-    return tuple(sides)
 
 
 def _faces(array: np.ndarray) -> np.ndarray:

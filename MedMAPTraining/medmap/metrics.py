@@ -21,8 +21,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from medmap.boxes import bounding_box
 from medmap.errors import InputDataError
-from medmap.foreground import bounding_box
 from medmap.task import Task
 from medmap.volume import Grid
 

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from medmap.boxes import bounding_box
 from medmap.bundle.loading import Bundle
 from medmap.checks import check_inputs
 from medmap.comparison_names import (
@@ -26,7 +27,6 @@ from medmap.comparison_names import (
 )
 from medmap.devices import AUTO, resolve_device
 from medmap.errors import Cancelled, UsageError
-from medmap.foreground import bounding_box
 from medmap.inference import in_task_order, predictions
 from medmap.metrics import dice_of_counts, region_masks
 from medmap.postprocess.prediction import Prediction, probabilities

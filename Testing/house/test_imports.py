@@ -18,8 +18,8 @@ PACKAGE = ROOT / "MedMAPTraining" / "medmap"
 # Nothing here needs torch: the panel uses it before the first Apply (test_torch_free.py).
 TORCH_FREE: list[set[str]] = [
     {"medmap"},
-    {"errors", "progress", "comparison_names", "report.html", "threads", "quantiles"},
-    {"plugins", "option_names"},
+    {"errors", "progress", "comparison_names", "report.html", "threads", "quantiles", "boxes"},
+    {"plugins", "option_names", "mask_parts"},
     {"task", "volume", "foreground", "appearance_weights", "appearance", "io.atomic"},
     {
         "checks",

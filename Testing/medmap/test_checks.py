@@ -8,14 +8,10 @@ from itertools import permutations, product
 import numpy as np
 import pytest
 
+from medmap.boxes import bounding_box
 from medmap.checks import CHECKS, Finding, affine_problem, check_inputs, replace_not_finite
 from medmap.errors import InputDataError, UsageError
-from medmap.foreground import (
-    background_value,
-    bounding_box,
-    exact_foreground,
-    foreground,
-)
+from medmap.foreground import background_value, exact_foreground, foreground
 from medmap.task import BRATS
 from medmap.volume import Volume
 

@@ -234,12 +234,3 @@ def test_quantiles_are_those_of_all_finite_voxels(level, count):
     exact[4:, 4:, 4:] = False
     two_backgrounds = foreground._quantiles(part, shares)
     np.testing.assert_array_equal(two_backgrounds, np.quantile(scan[finite], shares))
-
-
-@pytest.mark.parametrize("counts", [(4, 4, 4), (1, 2, 3), (16, 16, 4)])
-def test_cells_hold_the_share_of_their_voxels(counts):
-    mask = np.random.default_rng(0).random((37, 33, 20)) < 0.4
-    filling = foreground._filling(mask, counts)
-    for cell in np.ndindex(filling.shape):
-        corner = tuple(slice(n * c, (n + 1) * c) for n, c in zip(cell, counts, strict=True))
-        assert filling[cell] == np.float32(mask[corner].sum()) / np.float32(np.prod(counts))

@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 from monai.metrics import compute_dice, compute_hausdorff_distance
 from scipy.ndimage import gaussian_filter
 
+from medmap.boxes import bounding_box
 from medmap.errors import InputDataError
-from medmap.foreground import bounding_box
 from medmap.metrics import (
     compare,
     dice,

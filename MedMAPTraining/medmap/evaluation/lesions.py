@@ -12,9 +12,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from medmap.boxes import bounding_box
 from medmap.errors import UsageError
 from medmap.evaluation.surfaces import area_weighted_hd95, surface_distances
-from medmap.foreground import bounding_box
 from medmap.metrics import dice
 
 PENALTY_MM = 374.0

@@ -18,7 +18,7 @@ from itertools import product
 
 import numpy as np
 
-from medmap.foreground import bounding_box
+from medmap.boxes import bounding_box
 
 _CORNERS = tuple(product((0, 1), repeat=3))
 """Corners of a cube; the position in this list is the bit in its code."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from medmap.foreground import bounding_box
+from medmap.boxes import bounding_box
 from medmap.postprocess.spec import PostprocessSpec
 from medmap.tensors import to_array
 

@@ -16,8 +16,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from medmap.boxes import bounding_box
 from medmap.errors import InternalError
-from medmap.foreground import bounding_box
 from medmap.postprocess.components import find_components, low_confidence
 from medmap.postprocess.decoding import decode, most_probable
 from medmap.postprocess.spec import (

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from medmap.foreground import bounding_box, widened_box
+from medmap.boxes import bounding_box, widened_box
 from medmap.postprocess.decoding import decode
 from medmap.postprocess.prediction import Prediction, decisive_probabilities, final_classes
 from medmap.postprocess.spec import NO_POSTPROCESSING, PostprocessSpec

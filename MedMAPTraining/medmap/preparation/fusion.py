@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from medmap.foreground import bounding_box, largest_parts
+from medmap.boxes import bounding_box
+from medmap.mask_parts import largest_parts
 from medmap.resampling import resample_linear
 from medmap.tensors import from_array, to_array
 from medmap.volume import Grid

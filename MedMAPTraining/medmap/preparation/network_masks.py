@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from medmap.bundle.loading import Bundle, load_bundle
-from medmap.foreground import largest_parts
+from medmap.mask_parts import largest_parts
 from medmap.preparation.availability import brain_bundle_path
 from medmap.preprocess import prepare
 from medmap.resampling import resample_linear

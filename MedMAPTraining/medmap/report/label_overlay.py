@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image
 
-from medmap.foreground import bounding_box
+from medmap.boxes import bounding_box
 
 _FILL_OPACITY = 0.5
 _BACKDROP_BRIGHTNESS = 0.8

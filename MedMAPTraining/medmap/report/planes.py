@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from medmap.foreground import bounding_box
+from medmap.boxes import bounding_box
 from medmap.metrics import label_masks
 from medmap.resampling import canonical_grid, reorient
 from medmap.task import Task

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from medmap.foreground import bounding_box
+from medmap.boxes import bounding_box
 from medmap.io.atomic import write_bytes
 from medmap.preparation.workflow import Preparation
 from medmap.report.page import GRAY, Page, png

@@ -15,8 +15,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from medmap.boxes import bounding_box
 from medmap.errors import InputDataError
-from medmap.foreground import bounding_box, foreground
+from medmap.foreground import foreground
 from medmap.io.atomic import write_bytes
 from medmap.report.planes import PLANES, Plane, cut, find_foreground, position_text, window_of
 from medmap.resampling import reorient, resample_linear
