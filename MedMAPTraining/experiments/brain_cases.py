@@ -50,14 +50,19 @@ def write_case(folder: Path, name: str, image: np.ndarray, mask: np.ndarray, gri
     """One case in the layout of ``medmap train``."""
     case = folder / name
     case.mkdir(parents=True, exist_ok=True)
-    write_volume(case / f"{name}_mr.nii.gz", image.astype(np.float32), grid.affine)
-    write_labels(case / f"{name}_seg.nii.gz", mask.astype(np.uint8), grid)
+    scan_path = case / f"{name}_mr.nii.gz"
+    write_volume(scan_path, image.astype(np.float32), grid.affine)
+    label_path = case / f"{name}_seg.nii.gz"
+    write_labels(label_path, mask.astype(np.uint8), grid)
 
 
 def write_raw_cases(out: Path, folder: Path) -> None:
     """The scans of one examination with skull, whole and cut off below."""
-    names = [name for name in BRATS.modality_names if (folder / f"{name}.nii.gz").exists()]
-    volumes = {name: read_nifti(folder / f"{name}.nii.gz") for name in names}
+    volumes = {}
+    for name in BRATS.modality_names:
+        path = folder / f"{name}.nii.gz"
+        if path.exists():
+            volumes[name] = read_nifti(path)
     preparation = prepare_case(volumes, BRATS, "always")
     for name, volume in volumes.items():
         mask = preparation.masks[name]
@@ -85,10 +90,10 @@ def _without_base(mask: np.ndarray, grid: Grid) -> tuple[tuple[slice, ...], Grid
     box[axis] = slice(start, end)
     affine = grid.affine.copy()
     affine[:3, 3] += start * affine[:3, axis]
-    shape = tuple(
-        len(range(*part.indices(size))) for part, size in zip(box, grid.shape, strict=True)
-    )
-    return tuple(box), Grid((shape[0], shape[1], shape[2]), affine)
+    shape = list(grid.shape)
+    shape[axis] = end - start
+    i, j, k = shape
+    return tuple(box), Grid((i, j, k), affine)
 
 
 def write_composed_case(
@@ -99,14 +104,18 @@ def write_composed_case(
     image = _at_step(read_nifti(scan))
     brain = _filled_brain(image)
     choice = int(draw.uniform() * len(label_maps))
-    classes, head_brain = whole_head.read_head(label_maps[choice % len(label_maps)])
+    # The end of the interval can be drawn, and is no position.
+    label_map = label_maps[choice % len(label_maps)]
+    classes, head_brain = whole_head.read_head(label_map)
     frame = _Frame(brain, head_brain.numpy())
     brain = frame.placed(brain)
     image = frame.placed(image)
     warped = frame.warped_classes(classes.numpy(), head_brain.numpy(), brain)
     image = _composed(draw, image, brain, warped, modality)
-    grid = Grid(frame.shape, np.diag([STEP_MM, STEP_MM, STEP_MM, 1.0]))
-    write_case(out, scan.name.removesuffix(".nii.gz"), image, brain, grid)
+    affine = np.diag([STEP_MM, STEP_MM, STEP_MM, 1.0])
+    grid = Grid(frame.shape, affine)
+    name = scan.name.removesuffix(".nii.gz")
+    write_case(out, name, image, brain, grid)
 
 
 def _at_step(volume: Volume) -> np.ndarray:
@@ -119,9 +128,12 @@ def _filled_brain(image: np.ndarray) -> np.ndarray:
     """The largest component of what is not background, without holes."""
     # Interpolated borders count, half a voxel of the scan: stripped scans lack the outermost fluid.
     closed = ndimage.binary_closing(image > 0, iterations=2)
-    components, count = ndimage.label(ndimage.binary_fill_holes(closed))
-    sizes = ndimage.sum_labels(components > 0, components, range(1, count + 1))
-    return components == 1 + int(np.argmax(sizes))
+    filled = ndimage.binary_fill_holes(closed)
+    components, count = ndimage.label(filled)
+    numbers = range(1, count + 1)
+    sizes = ndimage.sum_labels(components > 0, components, numbers)
+    largest = 1 + int(np.argmax(sizes))
+    return components == largest
 
 
 class _Frame:
@@ -141,8 +153,8 @@ class _Frame:
         above = np.array(head_brain.shape) - head_stop
         self._low = np.floor(first - head_first / self.scale).astype(int)
         self._high = np.ceil(stop + above / self.scale).astype(int)
-        size = (self._high - self._low).tolist()
-        self.shape = (size[0], size[1], size[2])
+        i, j, k = (self._high - self._low).tolist()
+        self.shape = (i, j, k)
         self.offset = head_first + (self._low - first) * self.scale
 
     def placed(self, array: np.ndarray) -> np.ndarray:
@@ -151,9 +163,10 @@ class _Frame:
         source = []
         target = []
         for low, high, size in zip(self._low, self._high, array.shape, strict=True):
-            part = slice(max(0, low), min(size, high))
-            source.append(part)
-            target.append(slice(part.start - low, part.stop - low))
+            start = max(0, low)
+            stop = min(size, high)
+            source.append(slice(start, stop))
+            target.append(slice(start - low, stop - low))
         result[tuple(target)] = array[tuple(source)]
         return result
 
@@ -167,7 +180,9 @@ class _Frame:
         displacement = _surface_displacement(brain, scaled > 0.5)
         positions = np.indices(self.shape).astype(np.float32) + displacement
         per_axis = (3, 1, 1, 1)
-        in_map = positions * self.scale.reshape(per_axis) + self.offset.reshape(per_axis)
+        scale = self.scale.reshape(per_axis)
+        offset = self.offset.reshape(per_axis)
+        in_map = positions * scale + offset
         return ndimage.map_coordinates(classes, in_map, order=0, mode="constant")
 
 
@@ -188,12 +203,19 @@ def _surface_displacement(fixed: np.ndarray, moving: np.ndarray) -> np.ndarray:
     demons.SetStandardDeviations(DEMONS_SIGMA)
     demons.SetSmoothDisplacementField(True)
     every_other = (slice(None, None, 2),) * 3
-    images = [SimpleITK.GetImageFromArray(_depth(mask)[every_other]) for mask in (fixed, moving)]
+    images = []
+    for mask in (fixed, moving):
+        depth = _depth(mask)[every_other]
+        images.append(SimpleITK.GetImageFromArray(depth))
     field = SimpleITK.GetArrayFromImage(demons.Execute(*images))
-    # SimpleITK's vectors run along the reversed axes of the array.
-    components = [field[..., 2 - axis] for axis in range(3)]
     zoom = np.array(fixed.shape) / np.array(field.shape[:3])
-    return np.stack([2 * ndimage.zoom(component, zoom, order=1) for component in components])
+    components = []
+    for axis in range(3):
+        # SimpleITK's vectors run along the reversed axes of the array.
+        component = field[..., 2 - axis]
+        # Twice, since a voxel of the field is two voxels long.
+        components.append(2 * ndimage.zoom(component, zoom, order=1))
+    return np.stack(components)
 
 
 def _depth(mask: np.ndarray) -> np.ndarray:
@@ -201,7 +223,9 @@ def _depth(mask: np.ndarray) -> np.ndarray:
     outside = ndimage.distance_transform_edt(~mask)
     inside = ndimage.distance_transform_edt(mask)
     depth_mm = STEP_MM * (outside - inside)
-    return np.clip(depth_mm, -CLAMP_MM, CLAMP_MM).astype(np.float32)
+    # Far from the surface there is nothing to match.
+    clipped = np.clip(depth_mm, -CLAMP_MM, CLAMP_MM)
+    return clipped.astype(np.float32)
 
 
 def _composed(
@@ -212,23 +236,28 @@ def _composed(
     if draw.chance(0.65):
         contrast = modality
     intensities = whole_head.draw_intensities(draw, contrast).numpy()
-    bright = np.percentile(image[brain & (image > 0)], 90)
+    has_signal = brain & (image > 0)
+    bright = np.percentile(image[has_signal], 90)
     brain_image = image / bright * draw.uniform(0.75, 1.0)
     head = _head_image(intensities, classes, brain)
-    composed = np.where(brain & (image > 0), brain_image, head).astype(np.float32)
+    composed = np.where(has_signal, brain_image, head).astype(np.float32)
     is_inside = torch.from_numpy(brain)
     result = whole_head.with_dura(draw, torch.from_numpy(composed), is_inside.float())
     # One point spread for brain and head, so that the seam is as soft as any border.
     blurred = ndimage.gaussian_filter(result.numpy(), draw.uniform(0.5, 0.9))
     result = torch.from_numpy(blurred)
     bias = whole_head.smooth_noise(draw, (4, 4, 4), result.shape)
-    result = result * torch.exp(draw.uniform(0.0, 0.25) * bias)
+    bias_strength = draw.uniform(0.0, 0.25)
+    result = result * torch.exp(bias_strength * bias)
     # The brain has its own texture; without one outside, texture would give the brain away.
     amplitude = draw.uniform(0.02, 0.15)
-    grain = ndimage.gaussian_filter(draw.white(*result.shape).numpy(), 0.7)
-    textured = result * (1 + 3 * amplitude * torch.from_numpy(grain))
+    white = draw.white(*result.shape).numpy()
+    grain = torch.from_numpy(ndimage.gaussian_filter(white, 0.7))
+    # Three times: the filter takes most of the variance away.
+    textured = result * (1 + 3 * amplitude * grain)
     result = torch.where(is_inside, result, textured)
-    return whole_head.with_rician_noise(draw, result, draw.uniform(0.002, 0.03)).numpy()
+    sigma = draw.uniform(0.002, 0.03)
+    return whole_head.with_rician_noise(draw, result, sigma).numpy()
 
 
 def _head_image(intensities: np.ndarray, classes: np.ndarray, brain: np.ndarray) -> np.ndarray:
@@ -237,7 +266,8 @@ def _head_image(intensities: np.ndarray, classes: np.ndarray, brain: np.ndarray)
     head = intensities[classes]
     is_brain_class = (classes > 0) & (classes <= len(whole_head.BRAIN_CLASSES))
     head[is_brain_class] = fluid
-    is_gap = ndimage.binary_dilation(brain, iterations=4) & (classes == 0)
+    near_brain = ndimage.binary_dilation(brain, iterations=4)
+    is_gap = near_brain & (classes == 0)
     head[is_gap | brain] = fluid
     return head
 

@@ -61,8 +61,14 @@ class Bench:
         """One row and one mask per method."""
         for method, extract in self.methods.items():
             mask, seconds = self._mask(f"{name}_{method}", extract, volume)
-            row = {"scan": name, "method": method, "cpu_seconds": seconds, **fields}
-            row["ml"] = round(float(mask.sum()) * volume.grid.voxel_ml)
+            row = {
+                "scan": name,
+                "method": method,
+                "cpu_seconds": seconds,
+                **fields,
+            }
+            volume_ml = float(mask.sum()) * volume.grid.voxel_ml
+            row["ml"] = round(volume_ml)
             yield row, mask
 
     def _mask(self, name: str, extract: Extract, volume: Volume) -> tuple[np.ndarray, float]:
@@ -157,20 +163,24 @@ def generated_rows(bench: Bench, label_maps: list[Path]) -> Iterator[dict]:
             brain = head.brain.numpy()
             affine = np.diag([SPACING_MM, SPACING_MM, SPACING_MM, 1.0])
             for slices in (1, SLICES_PER_THICK_ONE):
-                volume = Volume(_thick(image, slices), affine @ np.diag([1, 1, slices, 1.0]))
+                thick_affine = affine @ np.diag([1, 1, slices, 1.0])
+                volume = Volume(_thick(image, slices), thick_affine)
                 truth = _thick(brain.astype(np.float32), slices) > 0.5
                 name = f"generated{seed}_{slices}"
                 label = f"generated, {SPACING_MM * slices:g} mm"
                 for row, mask in bench.rows(name, volume, contrast=contrast, set=label):
-                    yield row | {"dice": round(float(dice(mask, truth)), 4)}
+                    row["dice"] = round(float(dice(mask, truth)), 4)
+                    yield row
             seed += 1
 
 
 def _thick(array: np.ndarray, count: int) -> np.ndarray:
     """[I, J, K // count] float32: slices averaged along the last axis."""
-    usable = array.shape[2] // count * count
-    shape = (*array.shape[:2], usable // count, count)
-    return array[:, :, :usable].reshape(shape).mean(axis=3, dtype=np.float32)
+    rows, columns, slices = array.shape
+    thick_slices = slices // count
+    usable = array[:, :, : thick_slices * count]
+    groups = usable.reshape(rows, columns, thick_slices, count)
+    return groups.mean(axis=3, dtype=np.float32)
 
 
 def tumor_rows(bench: Bench, cases: list[Path]) -> Iterator[dict]:
@@ -182,8 +192,10 @@ def tumor_rows(bench: Bench, cases: list[Path]) -> Iterator[dict]:
             brain = volume.foreground
             rows = bench.rows(f"{folder.name}_{name}", volume, contrast=name, set="stripped")
             for row, mask in rows:
-                row["brain_lost"] = round(float((brain & ~mask).sum() / brain.sum()), 4)
-                row["tumor_lost"] = round(float((tumor & ~mask).sum() / tumor.sum()), 5)
+                lost_brain = (brain & ~mask).sum() / brain.sum()
+                lost_tumor = (tumor & ~mask).sum() / tumor.sum()
+                row["brain_lost"] = round(float(lost_brain), 4)
+                row["tumor_lost"] = round(float(lost_tumor), 5)
                 yield row
 
 
@@ -196,20 +208,29 @@ def table(rows: list[dict]) -> str:
         "| set | contrast | method | scans | " + " | ".join(FIGURES) + " | CPU-s |",
         "|---|---|---|--:|" + "--:|" * (len(FIGURES) + 1),
     ]
-    keys = sorted({(row["set"], row["contrast"], row["method"]) for row in rows})
-    for key in keys:
-        group = [row for row in rows if (row["set"], row["contrast"], row["method"]) == key]
+    groups: dict[tuple[str, str, str], list[dict]] = {}
+    for row in rows:
+        key = (row["set"], row["contrast"], row["method"])
+        groups.setdefault(key, []).append(row)
+    for key, group in sorted(groups.items()):
         cells = [*key, str(len(group))]
         for figure in FIGURES:
             values = [row[figure] for row in group if figure in row]
-            worst = max if figure.endswith("lost") else min
-            if values:
-                cells.append(f"{np.mean(values):.4f} ({worst(values):.4f})")
-            else:
-                cells.append("–")
-        cells.append(f"{np.mean([row['cpu_seconds'] for row in group]):.1f}")
+            cells.append(_figure_cell(figure, values))
+        cpu_seconds = np.mean([row["cpu_seconds"] for row in group])
+        cells.append(f"{cpu_seconds:.1f}")
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
+
+
+def _figure_cell(figure: str, values: list[float]) -> str:
+    """Mean and worst value; of what is lost the worst is the largest."""
+    if not values:
+        return "–"
+    worst = min(values)
+    if figure.endswith("lost"):
+        worst = max(values)
+    return f"{np.mean(values):.4f} ({worst:.4f})"
 
 
 if __name__ == "__main__":

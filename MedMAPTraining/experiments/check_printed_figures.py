@@ -36,7 +36,8 @@ def stands_in(figures: Sequence[float], numbers: Sequence[float]) -> bool:
     """Whether the figures stand among the numbers in their order, close together."""
     starts = [index for index, number in enumerate(numbers) if number == figures[0]]
     for start in starts:
-        window = iter(numbers[start : start + len(figures) + SLACK])
+        end = start + len(figures) + SLACK
+        window = iter(numbers[start:end])
         # ``in`` takes from the iterator up to the figure, so that the next one has to follow it.
         if all(figure in window for figure in figures):
             return True

@@ -95,9 +95,11 @@ def whole_tumor_dice(records: list[dict], threshold: float) -> float:
     """Mean WT Dice of the cases with tumor if components below the threshold are removed."""
     scores = []
     for record in records:
-        if record["reference_ml"] > 0:
-            total = _predicted_ml(record, threshold) + record["reference_ml"]
-            scores.append(2 * _overlap_ml(record, threshold) / total)
+        reference_ml = record["reference_ml"]
+        if reference_ml > 0:
+            total_ml = _predicted_ml(record, threshold) + reference_ml
+            overlap_ml = _overlap_ml(record, threshold)
+            scores.append(2 * overlap_ml / total_ml)
     return float(np.mean(scores))
 
 
@@ -165,8 +167,12 @@ def read_records(paths: list[Path]) -> list[dict]:
     """The records of all files, with today's keys."""
     records = []
     for path in paths:
-        for record in json.loads(path.read_text()):
-            records.append({FORMER_KEYS.get(key, key): value for key, value in record.items()})
+        for stored in json.loads(path.read_text()):
+            record = {}
+            for key, value in stored.items():
+                current_key = FORMER_KEYS.get(key, key)
+                record[current_key] = value
+            records.append(record)
     return records
 
 

@@ -93,8 +93,10 @@ class Record:
 def measure(bundle: Bundle, cases: Path, folder: Path) -> None:
     """Write one file per case and subset."""
     folder.mkdir(parents=True, exist_ok=True)
+    # What the network gives by itself: the offsets are what is looked for.
     bundle = replace(bundle, offsets=NO_OFFSETS)
-    for case in with_conventions(find_cases(cases, BRATS), BRATS)[0]:
+    readable_cases, _ = with_conventions(find_cases(cases, BRATS), BRATS)
+    for case in readable_cases:
         volumes = case.read(BRATS.modality_names)
         prepared = prepare(volumes, BRATS, bundle.preprocess, multiple=bundle.stride)
         classes = classes_on(prepared.grid, read_case_labels(case, BRATS))
@@ -103,7 +105,9 @@ def measure(bundle: Bundle, cases: Path, folder: Path) -> None:
         windows = SlidingWindow(BRATS, bundle.inference, bundle.stride, torch.device("cpu"))
         for positions, prediction in predictions(bundle, windows, prepared, subsets):
             key = BRATS.subset_key(subsets[positions[0]])
-            tumor = 1 - torch.softmax(prediction.logits.float(), 0)[0]
+            class_probabilities = torch.softmax(prediction.logits.float(), 0)
+            tumor = 1 - class_probabilities[0]
+            # No offset of the grid makes the other voxels tumor: files stay small without them.
             is_candidate = (tumor > LEAST_PROBABILITY) & prepared.brain
             relative = prediction.logits[1:] - prediction.logits[:1]
             np.savez_compressed(
@@ -118,7 +122,8 @@ def measure(bundle: Bundle, cases: Path, folder: Path) -> None:
 
 def classes_on(grid: Grid, reference: Volume) -> torch.Tensor:
     """[D, H, W] classes of a reference segmentation at the nearest voxels of a grid."""
-    values = np.rint(np.asarray(reference.array)).astype(np.int16)
+    rounded = np.rint(np.asarray(reference.array))
+    values = rounded.astype(np.int16)
     nearest = resample_nearest(values, reference.grid, grid)
     classes = np.zeros(nearest.shape, np.int64)
     for number, value in enumerate(BRATS.label_values()):
@@ -146,14 +151,16 @@ def read_records(folder: Path) -> dict[str, list[Record]]:
 def decided(record: Record, setting: Setting) -> dict[str, np.ndarray]:
     """[N] bool of each region, decided region by region under some offsets."""
     tumor_offset, core_offset, enhancing_offset = setting
-    odds = np.exp(record.logits)
-    necrosis = odds[0] * np.exp(tumor_offset + core_offset)
-    edema = odds[1] * np.exp(tumor_offset)
-    enhancement = odds[2] * np.exp(tumor_offset + core_offset + enhancing_offset)
+    # Relative to the background, whose odds are 1.
+    necrosis_odds, edema_odds, enhancement_odds = np.exp(record.logits)
+    necrosis = necrosis_odds * np.exp(tumor_offset + core_offset)
+    edema = edema_odds * np.exp(tumor_offset)
+    enhancement = enhancement_odds * np.exp(tumor_offset + core_offset + enhancing_offset)
     is_tumor = necrosis + edema + enhancement > 1
     is_core = is_tumor & (necrosis + enhancement > edema)
     is_enhancing = is_core & (enhancement > necrosis)
-    if is_enhancing.sum() * record.voxel_ml * 1000 < LEAST_ENHANCEMENT_MM3:
+    enhancing_mm3 = is_enhancing.sum() * record.voxel_ml * 1000
+    if enhancing_mm3 < LEAST_ENHANCEMENT_MM3:
         is_enhancing = np.zeros_like(is_enhancing)
     return {"WT": is_tumor, "TC": is_core, "ET": is_enhancing}
 
@@ -167,7 +174,8 @@ def scores(record: Record, setting: Setting) -> list[float]:
         is_reference = np.isin(record.labels, members)
         reference = sum(int(record.totals[label - 1]) for label in members)
         overlap = int((mask & is_reference).sum())
-        values.append(dice_of_counts(overlap, int(mask.sum()), reference))
+        predicted = int(mask.sum())
+        values.append(dice_of_counts(overlap, predicted, reference))
     return values
 
 
@@ -183,16 +191,21 @@ def score_table(records: Sequence[Record]) -> np.ndarray:
 def best_setting(means: np.ndarray) -> int:
     """The smallest of the settings that are as good as the best; means [len(SETTINGS)]."""
     is_good = means >= means.max() - TOLERANCE
+    good_settings = np.flatnonzero(is_good).tolist()
     sizes = [sum(setting) for setting in SETTINGS]
-    return min(np.flatnonzero(is_good).tolist(), key=lambda number: sizes[number])
+    return min(good_settings, key=lambda number: sizes[number])
 
 
 def false_positives(records: Sequence[Record], setting: Setting) -> int:
     """Tumor-free cases with more than ``LIMIT_ML``."""
     count = 0
     for record in records:
-        volume_ml = float(decided(record, setting)["WT"].sum()) * record.voxel_ml
-        count += int(not record.has_tumor and volume_ml > LIMIT_ML)
+        if record.has_tumor:
+            continue
+        tumor = decided(record, setting)["WT"]
+        volume_ml = float(tumor.sum()) * record.voxel_ml
+        if volume_ml > LIMIT_ML:
+            count += 1
     return count
 
 
@@ -216,8 +229,11 @@ def groups_of(keys: Iterable[str], apart: Sequence[str]) -> list[list[str]]:
     groups: dict[tuple[bool, ...], list[str]] = {}
     for key in keys:
         modalities = set(key.split("+"))
-        kind = tuple(not modalities.isdisjoint(some.split("+")) for some in apart)
-        groups.setdefault(kind, []).append(key)
+        # Which of the sets of modalities the subset has something of.
+        overlaps = []
+        for separate in apart:
+            overlaps.append(not modalities.isdisjoint(separate.split("+")))
+        groups.setdefault(tuple(overlaps), []).append(key)
     return list(groups.values())
 
 
@@ -228,26 +244,36 @@ def choose(records: Mapping[str, Sequence[Record]], apart: Sequence[str]) -> Off
     by_subset = {}
     for keys in groups_of(records, apart):
         tables = {key: score_table(records[key]) for key in keys}
-        group = np.mean([table.mean((0, 2)) for table in tables.values()], axis=0)
-        shared_setting = SETTINGS[best_setting(group)]
+        # Every subset weighs the same, whatever its number of cases.
+        subset_means = [table.mean((0, 2)) for table in tables.values()]
+        group_means = np.mean(subset_means, axis=0)
+        shared_setting = SETTINGS[best_setting(group_means)]
         cross_validated = left_out(tables, records)
         if not _is_gain(tables, cross_validated):
             shared_setting = NOTHING
         for key in keys:
             setting = silenced(records[key], shared_setting)
             by_subset[key] = offsets_of(setting)
+            before = tables[key][:, 0].mean(0)
             after = [scores(record, setting) for record in records[key] if record.has_tumor]
-            row = [key, _numbers(setting, 1), _numbers(tables[key][:, 0].mean(0), 3)]
-            row += [_numbers(np.mean(after, 0), 3), _numbers(cross_validated[key], 3)]
+            row = [
+                key,
+                _numbers(setting, 1),
+                _numbers(before, 3),
+                _numbers(np.mean(after, 0), 3),
+                _numbers(cross_validated[key], 3),
+            ]
             print(table_row(row))
     return OffsetSpec(by_subset)
 
 
 def _is_gain(tables: Mapping[str, np.ndarray], cross_validated: Mapping[str, np.ndarray]) -> bool:
     """Whether cases gain by offsets that were chosen without them."""
-    before = np.mean([table[:, SETTINGS.index(NOTHING)].mean() for table in tables.values()])
-    after = np.mean([values.mean() for values in cross_validated.values()])
-    return bool(after > before)
+    number = SETTINGS.index(NOTHING)
+    means_before = [table[:, number].mean() for table in tables.values()]
+    means_after = [values.mean() for values in cross_validated.values()]
+    gain = np.mean(means_after) > np.mean(means_before)
+    return bool(gain)
 
 
 def left_out(
@@ -258,7 +284,8 @@ def left_out(
     for key in tables:
         names[key] = [record.case for record in records[key] if record.has_tumor]
     results: dict[str, list[np.ndarray]] = {key: [] for key in tables}
-    for case in sorted({name for cases in names.values() for name in cases}):
+    all_names = set().union(*names.values())
+    for case in sorted(all_names):
         remaining_means = []
         for key, table in tables.items():
             is_other = np.array([name != case for name in names[key]])
@@ -266,7 +293,8 @@ def left_out(
         number = best_setting(np.mean(remaining_means, axis=0))
         for key, table in tables.items():
             if case in names[key]:
-                results[key].append(table[names[key].index(case), number])
+                row = names[key].index(case)
+                results[key].append(table[row, number])
     return {key: np.mean(rows, axis=0) for key, rows in results.items()}
 
 

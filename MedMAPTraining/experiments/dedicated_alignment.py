@@ -23,6 +23,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import cache, partial
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -126,7 +127,8 @@ class Cohort:
             for case in find_cases(folder, BRATS):
                 cached = cache_case(case, BRATS, COMMON.preprocess, cache_folder)
                 label = np.load(cached / "label.npy")
-                if (label > 0).mean() >= MIN_TUMOR_FRACTION:
+                tumor_fraction = (label > 0).mean()
+                if tumor_fraction >= MIN_TUMOR_FRACTION:
                     self.folders[part].append(cached)
 
     def sampler(self, seed: int) -> PatchSampler:
@@ -140,12 +142,13 @@ class Cohort:
             Image [1, 4, D, H, W], class indices [D, H, W] and brain mask [1, D, H, W].
         """
         for folder in self.folders["test"]:
-            image = np.stack([np.load(folder / f"{name}.npy") for name in BRATS.modality_names])
+            scans = [np.load(folder / f"{name}.npy") for name in BRATS.modality_names]
+            image = np.stack(scans)
             label = np.load(folder / "label.npy")
             brain = np.load(folder / "brain.npy")
-            missing = [-size % stride for size in label.shape]
+            depth, height, width = (-size % stride for size in label.shape)
             # Pairs of front and back from the last axis to the first, as torch wants them.
-            padding = [0, missing[2], 0, missing[1], 0, missing[0]]
+            padding = [0, width, 0, height, 0, depth]
             padded_image = pad(torch.from_numpy(image), padding)
             padded_label = pad(torch.from_numpy(label), padding)
             padded_brain = pad(torch.from_numpy(brain), padding)
@@ -161,7 +164,9 @@ def scores(network: Backbone, cohort: Cohort) -> dict[str, float]:
         predicted = segmented(network, image[0])
         for region, dice_values in values.items():
             classes = BRATS.region_classes(region)
-            dice_values.append(dice(np.isin(predicted, classes), np.isin(label, classes)))
+            mask = np.isin(predicted, classes)
+            reference = np.isin(label, classes)
+            dice_values.append(dice(mask, reference))
     return {region: statistics.mean(dice_values) for region, dice_values in values.items()}
 
 
@@ -169,7 +174,8 @@ def segmented(network: Backbone, image: torch.Tensor) -> np.ndarray:
     """[4, D, H, W] -> [D, H, W] class indices, by overlapping windows in one batch."""
     boxes = window_boxes(image.shape[1:], PATCH, 0.25, network.stride)
     windows = torch.stack([image[(slice(None), *box)] for box in boxes])
-    logits = network(windows, torch.ones(len(boxes), 4, dtype=torch.bool)).logits
+    present = torch.ones(len(boxes), 4, dtype=torch.bool)
+    logits = network(windows, present).logits
     total = torch.zeros(BRATS.num_classes, *image.shape[1:])
     weight = gaussian_weight(PATCH)
     for box, window in zip(boxes, logits, strict=True):
@@ -213,13 +219,18 @@ def least_gap(cohort: Cohort, channels: int, steps: int = 150) -> tuple[float, f
     losses = []
     for step in range(steps):
         image, _, brain = cases[step % len(cases)]
+        # One modality is one sample of the stem, which all of them share.
         latents = stem(image[0][:, None]).split(1)
-        loss = anchor(dict(zip(names, latents, strict=True)), _all_available(), brain)
+        by_name = dict(zip(names, latents, strict=True))
+        loss = anchor(by_name, _all_available(), brain)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
         losses.append(float(loss.detach()))
-    return statistics.mean(losses[: len(cases)]), statistics.mean(losses[-len(cases) :])
+    count = len(cases)
+    before = statistics.mean(losses[:count])
+    after = statistics.mean(losses[-count:])
+    return before, after
 
 
 def averaged(run: Path) -> Backbone:
@@ -236,7 +247,9 @@ def trained(recipe: Recipe, run: Path, cohort: Cohort, **options) -> tuple[Backb
     started = time.process_time()
     sampler = cohort.sampler(recipe.seed)
     train(recipe, BRATS, sampler, run, device="cpu", precision="fp32", **options)
-    return averaged(run), time.process_time() - started
+    network = averaged(run)
+    cpu_seconds = time.process_time() - started
+    return network, cpu_seconds
 
 
 def slug(arm: str) -> str:
@@ -248,8 +261,13 @@ def slug(arm: str) -> str:
 def teacher_of(arm: str, seed: int, root: Path, cohort: Cohort) -> tuple[Path, dict]:
     """A teacher's run, and its Dice from all modalities and gap."""
     run = root / "runs" / f"teacher-{slug(arm)}-{seed}"
-    network, cpu_seconds = trained(replace(TEACHERS[arm], seed=seed), run, cohort)
-    figures = {"dice": scores(network, cohort), "gap": gap(network, cohort), "cpu": cpu_seconds}
+    recipe = replace(TEACHERS[arm], seed=seed)
+    network, cpu_seconds = trained(recipe, run, cohort)
+    figures = {
+        "dice": scores(network, cohort),
+        "gap": gap(network, cohort),
+        "cpu": cpu_seconds,
+    }
     return run, figures
 
 
@@ -336,7 +354,10 @@ def _complete_seeds(arms: Sequence[str], subsets: Sequence[str], results: Result
     """Seeds with a result of every variant and subset."""
     seeds = []
     for seed in sorted({seed for _, _, seed in results}):
-        if all((arm, subset, seed) in results for arm in arms for subset in subsets):
+        is_complete = True
+        for arm, subset in product(arms, subsets):
+            is_complete = is_complete and (arm, subset, seed) in results
+        if is_complete:
             seeds.append(seed)
     return seeds
 
@@ -365,14 +386,16 @@ def _method_table(arms: Sequence[str], subsets: Sequence[str], results: Results)
     gap_cells = ["distance between modalities (gap)"]
     for arm in arms:
         mean_cells.append(mean_sd([means[arm, seed] for seed in seeds]))
+        # Seeds pair the trainings: their differences vary less than their scores.
         differences = [means[arm, seed] - means["none", seed] for seed in seeds]
         difference_cells.append(", ".join(f"{value:+.1f}" for value in differences))
         with_teacher = []
-        for subset in subsets:
-            for seed in seeds:
-                if "teacher" in results[arm, subset, seed]:
-                    with_teacher.append(results[arm, subset, seed])
-        teacher_cells.append(mean_sd([_percent(result["teacher"]) for result in with_teacher]))
+        for subset, seed in product(subsets, seeds):
+            result = results[arm, subset, seed]
+            if "teacher" in result:
+                with_teacher.append(result)
+        teacher_percent = [_percent(result["teacher"]) for result in with_teacher]
+        teacher_cells.append(mean_sd(teacher_percent))
         gap_cells.append(mean_sd([result["gap"] for result in with_teacher], 2))
     for cells in (mean_cells, difference_cells, teacher_cells, gap_cells):
         lines.append(table_row(cells))
@@ -410,11 +433,10 @@ def _jobs(names: Sequence[str], seeds: Sequence[int], root: Path, cohort: Cohort
     for name in names:
         arms, subsets = METHODS[name]
         method = name.split("-")[0]
-        for seed in seeds:
-            for subset in subsets:
-                for arm in arms:
-                    compute = partial(run_method, method, arm, subset, seed, root, cohort)
-                    yield Job(f"{method}-{slug(arm)}-{subset}-{seed}", compute)
+        # Seeds outermost: an interrupted experiment has complete seeds.
+        for seed, subset, arm in product(seeds, subsets, arms):
+            compute = partial(run_method, method, arm, subset, seed, root, cohort)
+            yield Job(f"{method}-{slug(arm)}-{subset}-{seed}", compute)
 
 
 if __name__ == "__main__":

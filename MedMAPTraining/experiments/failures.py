@@ -69,11 +69,14 @@ def draw_example(
     (case,) = find_cases(folder, BRATS)
     volumes = case.read(BRATS.modality_names)
     reference = np.asarray(read_case_labels(case, BRATS).array)
-    result = segment({name: volumes[name] for name in modalities}, bundle)
+    chosen = {name: volumes[name] for name in modalities}
+    result = segment(chosen, bundle)
     reference_masks = region_masks(reference, BRATS)
     masks = region_masks(result.labels, BRATS)
+    # The axial slice with most of what either of them calls tumor.
     tumor = reference_masks["WT"] | masks["WT"]
-    k = int(tumor.sum((0, 1)).argmax())
+    areas = tumor.sum((0, 1))
+    k = int(areas.argmax())
     background, box = _backdrop(volumes[modalities[-1]], k)
     pictures = [background]
     for labels in (reference, result.labels):
@@ -87,8 +90,10 @@ def draw_example(
         return pictures, f"{result.volumes_ml['WT']:.0f} ml predicted, no tumor"
     scores = []
     for region in BRATS.regions:
-        scores.append(f"{dice(masks[region.name], reference_masks[region.name]):.2f}")
-    return pictures, f"WT / TC / ET {' / '.join(scores)}"
+        score = dice(masks[region.name], reference_masks[region.name])
+        scores.append(f"{score:.2f}")
+    listed = " / ".join(scores)
+    return pictures, f"WT / TC / ET {listed}"
 
 
 def _as_seen(plane: np.ndarray) -> np.ndarray:
@@ -105,10 +110,13 @@ def _backdrop(volume: Volume, k: int) -> tuple[np.ndarray, tuple[slice, ...]]:
     plane = _as_seen(plane[box])
     inside = plane != 0
     low, high = np.percentile(plane[inside], (1, 99.5))
-    brightness = np.clip((plane - low) / (high - low), 0, 1)
-    gray = np.where(inside, (255 * brightness).astype(np.uint8), 0)
+    scaled = (plane - low) / (high - low)
+    brightness = np.clip(scaled, 0, 1)
+    shades = (255 * brightness).astype(np.uint8)
+    gray = np.where(inside, shades, 0)
     enlarged = gray.repeat(2, 0).repeat(2, 1)
-    return np.repeat(enlarged[..., None], 3, -1).astype(np.uint8), box
+    picture = np.repeat(enlarged[..., None], 3, -1)
+    return picture.astype(np.uint8), box
 
 
 def main() -> None:

@@ -49,11 +49,13 @@ def bright(array: np.ndarray) -> np.float32:
 
 def rotation(degrees: float, axis: int) -> np.ndarray:
     """[4, 4] rotation about a world axis through the origin."""
-    cosine = np.cos(np.radians(degrees))
-    sine = np.sin(np.radians(degrees))
+    radians = np.radians(degrees)
+    cosine = np.cos(radians)
+    sine = np.sin(radians)
     first, second = [other for other in range(3) if other != axis]
     matrix = np.eye(4)
-    matrix[first, first] = matrix[second, second] = cosine
+    matrix[first, first] = cosine
+    matrix[second, second] = cosine
     matrix[first, second] = -sine
     matrix[second, first] = sine
     return matrix
@@ -76,9 +78,12 @@ def padded(voxels: int, constants: Mapping[str, float] | None = None) -> Change:
 
     def change(array: np.ndarray, affine: np.ndarray, name: str) -> tuple[np.ndarray, np.ndarray]:
         value = (constants or {}).get(name, array.min())
+        # The first voxel now lies so many voxels earlier.
+        edges = affine[:3, :3]
         shifted = affine.copy()
-        shifted[:3, 3] -= affine[:3, :3] @ np.full(3, voxels)
-        return np.pad(array, voxels, constant_values=value), shifted
+        shifted[:3, 3] -= edges @ np.full(3, voxels)
+        wider = np.pad(array, voxels, constant_values=value)
+        return wider, shifted
 
     return change
 
@@ -113,8 +118,10 @@ def with_strays(array: np.ndarray) -> np.ndarray:
 
 def with_crumbs(array: np.ndarray) -> np.ndarray:
     """Twelve bright cubes of 27 voxels, 15 voxels from the brain or as far as there is room."""
-    distance = ndimage.distance_transform_edt(array == array.min())
-    positions = np.argwhere(distance > min(15, 0.8 * distance.max()))
+    is_background = array == array.min()
+    distance = ndimage.distance_transform_edt(is_background)
+    least_distance = min(15, 0.8 * distance.max())
+    positions = np.argwhere(distance > least_distance)
     chosen = np.random.default_rng(5).choice(len(positions), 12)
     array = array.copy()
     for corner in positions[chosen]:
@@ -128,8 +135,11 @@ def with_letters(array: np.ndarray) -> np.ndarray:
     letters = np.zeros(array.shape, bool)
     for start in range(5, 60, 8):
         letters[start : start + 5, 4:12] = True
-    letters &= ndimage.distance_transform_edt(array == array.min()) > 5
-    return np.where(letters, 1.2 * bright(array), array)
+    is_background = array == array.min()
+    distance = ndimage.distance_transform_edt(is_background)
+    letters &= distance > 5
+    brightness = 1.2 * bright(array)
+    return np.where(letters, brightness, array)
 
 
 def with_noise(share: float, distribution: str) -> Callable[[np.ndarray], np.ndarray]:
@@ -162,8 +172,10 @@ def from_right_to_left(
 ) -> tuple[np.ndarray, np.ndarray]:
     """The same voxels in the opposite order along the first two axes (RAS as LPS)."""
     flip = np.diag([-1.0, -1.0, 1.0, 1.0])
-    flip[:2, 3] = np.array(array.shape[:2]) - 1
-    return array[::-1, ::-1], affine @ flip
+    last_voxel = np.array(array.shape[:2]) - 1
+    flip[:2, 3] = last_voxel
+    flipped = array[::-1, ::-1]
+    return flipped, affine @ flip
 
 
 @dataclass(frozen=True)
@@ -220,8 +232,10 @@ def tumor_ml(volumes: Mapping[str, Volume], bundle: Bundle, change: Change | Non
         affine = volume.affine.astype(float)
         if change is not None:
             array, affine = change(array, affine, name)
-        scans[name] = Volume(np.ascontiguousarray(array, np.float32), affine, name)
-    return segment(scans, bundle).volumes_ml["WT"]
+        contiguous = np.ascontiguousarray(array, np.float32)
+        scans[name] = Volume(contiguous, affine, name)
+    result = segment(scans, bundle)
+    return result.volumes_ml["WT"]
 
 
 def measure(volumes: Mapping[str, Volume], bundle: Bundle) -> dict[str, float | None]:
@@ -242,7 +256,8 @@ def is_within(variant: Variant, results: Mapping[str, float | None]) -> bool:
     variant_ml = results[variant.title]
     if plain_ml is None or variant_ml is None:
         return False
-    return abs(variant_ml - plain_ml) <= variant.allowed_ml(plain_ml)
+    difference_ml = abs(variant_ml - plain_ml)
+    return difference_ml <= variant.allowed_ml(plain_ml)
 
 
 def _cell(variant: Variant, results: Mapping[str, float | None]) -> str:

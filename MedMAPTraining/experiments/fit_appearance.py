@@ -152,19 +152,24 @@ def report(title: str, descriptors: dict[str, dict]) -> str:
         log_odds = []
         for case in cases:
             if name in case["alone"]:
-                log_odds.append(t2_log_odds(np.array(case["alone"][name])))
+                features = np.array(case["alone"][name])
+                log_odds.append(t2_log_odds(features))
         defined = [value for value in log_odds if value is not None]
         positive = sum(value > 0 for value in defined)
         unknown = len(log_odds) - len(defined)
         lines.append(table_row([name, positive, len(defined) - positive, unknown]))
-        sign = 1 if name == "t2" else -1
+        # Log-odds are those of T2: the true modality of the others is "not T2".
+        sign = -1
+        if name == "t2":
+            sign = 1
         margins += [sign * value for value in defined]
     lines += ["", f"Log-odds of the true modality: {_percentiles(margins, 1)}."]
     differences = []
     for case in cases:
+        relations = case["beside"]
         for name in ("t1", "t1ce"):
-            if name in case["beside"]:
-                differences.append(case["beside"]["flair"] - case["beside"][name])
+            if name in relations:
+                differences.append(relations["flair"] - relations[name])
     if differences:
         text = _percentiles(differences, 2)
         lines.append(f"FLAIR less T1 beside T2: {text} ({len(differences)} pairs).")
@@ -174,7 +179,8 @@ def report(title: str, descriptors: dict[str, dict]) -> str:
 def _percentiles(values: list[float], digits: int) -> str:
     percentiles = np.percentile(values, [0, 1, 5, 50])
     texts = [f"{value:.{digits}f}" for value in percentiles]
-    return f"least, 1 %, 5 %, median: {', '.join(texts)}"
+    listed = ", ".join(texts)
+    return f"least, 1 %, 5 %, median: {listed}"
 
 
 def _warning_table(cases: list[dict]) -> list[str]:

@@ -94,8 +94,11 @@ def measures() -> dict[str, Callable[[Sample], float]]:
 
 def _median_of(modality: int, label: int) -> Callable[[Sample], float]:
     def median(sample: Sample) -> float:
-        values = sample.image[modality][sample.brain & (sample.label == label)]
-        return float(values.median()) if len(values) else float("nan")
+        is_tissue = sample.brain & (sample.label == label)
+        values = sample.image[modality][is_tissue]
+        if not len(values):
+            return float("nan")
+        return float(values.median())
 
     return median
 
@@ -105,15 +108,18 @@ def _texture_of(modality: int) -> Callable[[Sample], float]:
 
     def texture(sample: Sample) -> float:
         scan = sample.image[modality][None, None]
-        fine = (scan - avg_pool3d(scan, 3, stride=1, padding=1))[0, 0]
-        return float(fine[sample.brain & (sample.label == 0)].std())
+        smooth = avg_pool3d(scan, 3, stride=1, padding=1)
+        fine = (scan - smooth)[0, 0]
+        is_healthy = sample.brain & (sample.label == 0)
+        return float(fine[is_healthy].std())
 
     return texture
 
 
 def _volume_of(classes: Sequence[int]) -> Callable[[Sample], float]:
     def volume_ml(sample: Sample) -> float:
-        voxels = torch.isin(sample.label, torch.tensor(classes, dtype=sample.label.dtype)).sum()
+        values = torch.tensor(classes, dtype=sample.label.dtype)
+        voxels = torch.isin(sample.label, values).sum()
         return float(voxels) * SPEC.spacing**3 / 1000
 
     return volume_ml
@@ -132,17 +138,26 @@ def distribution_table(real: Sequence[Sample], generated: Sequence[Sample]) -> l
     headings = ["", f"{len(real)} real", f"{len(generated)} generated", "generated within"]
     lines = table_head(headings)
     for name, function in measures().items():
-        real_values = np.array([function(sample) for sample in real])
-        generated_values = np.array([function(sample) for sample in generated])
-        real_values = real_values[np.isfinite(real_values)]
-        generated_values = generated_values[np.isfinite(generated_values)]
+        real_values = _finite([function(sample) for sample in real])
+        generated_values = _finite([function(sample) for sample in generated])
         if not len(real_values) or not len(generated_values):
             continue
         low, high = np.percentile(real_values, (10, 90))
-        within = np.mean((generated_values >= low) & (generated_values <= high))
-        cells = [name, _quantiles(real_values), _quantiles(generated_values), f"{within:.0%}"]
+        is_within = (generated_values >= low) & (generated_values <= high)
+        within = np.mean(is_within)
+        cells = [
+            name,
+            _quantiles(real_values),
+            _quantiles(generated_values),
+            f"{within:.0%}",
+        ]
         lines.append(table_row(cells))
     return lines
+
+
+def _finite(values: Sequence[float]) -> np.ndarray:
+    array = np.array(values)
+    return array[np.isfinite(array)]
 
 
 def _quantiles(values: np.ndarray) -> str:
@@ -167,14 +182,20 @@ def discriminator() -> nn.Module:
 
 def patch_of(sample: Sample, rng: np.random.Generator) -> Tensor:
     """[M, PATCH, PATCH, PATCH] around a random voxel of the brain."""
-    center = sample.brain.nonzero()[rng.integers(int(sample.brain.sum()))].tolist()
+    voxels = sample.brain.nonzero()
+    row = rng.integers(int(sample.brain.sum()))
+    center = voxels[row].tolist()
     box = []
     for middle, size in zip(center, sample.brain.shape, strict=True):
-        start = int(np.clip(middle - PATCH // 2, 0, max(0, size - PATCH)))
+        last_start = max(0, size - PATCH)
+        start = int(np.clip(middle - PATCH // 2, 0, last_start))
         box.append(slice(start, start + PATCH))
+    brain_image = sample.image * sample.brain
+    part = brain_image[(slice(None), *box)]
+    # A case may be smaller than the patch, which is filled up with background.
+    _, depth, height, width = part.shape
     patch = torch.zeros(len(sample.image), PATCH, PATCH, PATCH)
-    part = (sample.image * sample.brain)[(slice(None), *box)]
-    patch[:, : part.shape[1], : part.shape[2], : part.shape[3]] = part
+    patch[:, :depth, :height, :width] = part
     return patch
 
 

@@ -55,10 +55,12 @@ def main() -> None:
 def random_motion(rng: np.random.Generator, center: np.ndarray) -> np.ndarray:
     """[4, 4] rotation of up to 15 degrees about each axis in turn, and a shift of up to 20 mm."""
     direction = rng.normal(size=3)
-    shift = direction / np.linalg.norm(direction) * rng.uniform(0, MAX_SHIFT_MM)
+    length_mm = rng.uniform(0, MAX_SHIFT_MM)
+    shift = direction / np.linalg.norm(direction) * length_mm
     axis = int(rng.integers(3))
+    degrees = rng.uniform(-MAX_DEGREES, MAX_DEGREES)
     motion = Motion.identity(center).shifted(shift)
-    return motion.turned(axis, rng.uniform(-MAX_DEGREES, MAX_DEGREES)).matrix
+    return motion.turned(axis, degrees).matrix
 
 
 def distance_mm(one: np.ndarray, other: np.ndarray, points: np.ndarray) -> float:
@@ -98,12 +100,17 @@ def phantom_errors() -> list[dict]:
 
 
 def _sliced(image, grid: Grid, spacing: Sequence[float]) -> Volume:
-    size = np.ceil(np.array(grid.shape) * grid.spacing / spacing).astype(int)
+    extent_mm = np.array(grid.shape) * grid.spacing
+    size = np.ceil(extent_mm / spacing).astype(int)
+    middle_voxel = (np.array(grid.shape) - 1) / 2
+    center = grid.affine[:3, :3] @ middle_voxel + grid.affine[:3, 3]
+    # Both grids have one center.
     affine = np.diag([*spacing, 1.0])
-    center = grid.affine[:3, :3] @ ((np.array(grid.shape) - 1) / 2) + grid.affine[:3, 3]
     affine[:3, 3] = center - affine[:3, :3] @ ((size - 1) / 2)
-    target = Grid((int(size[0]), int(size[1]), int(size[2])), affine)
-    return Volume(resample_linear(image[None], grid, target)[0].numpy(), affine)
+    i, j, k = size.tolist()
+    target = Grid((i, j, k), affine)
+    resampled = resample_linear(image[None], grid, target)[0]
+    return Volume(resampled.numpy(), affine)
 
 
 def measure_case(folder: Path, with_masks: bool) -> dict:
@@ -141,8 +148,13 @@ def mask_rows(folder: Path, scans: dict[str, Volume], fused: dict[str, np.ndarra
         if name in fused:
             masks["vote"] = fused[name]
         for method, mask in masks.items():
-            row = {"contrast": name, "method": method, "cpu_seconds": round(seconds[method], 1)}
-            row["ml"] = round(float(mask.sum()) * scan.grid.voxel_ml)
+            volume_ml = float(mask.sum()) * scan.grid.voxel_ml
+            row = {
+                "contrast": name,
+                "method": method,
+                "cpu_seconds": round(seconds[method], 1),
+                "ml": round(volume_ml),
+            }
             rows.append(row | _compared(folder, scan, mask))
     return rows
 

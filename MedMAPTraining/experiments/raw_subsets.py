@@ -38,7 +38,10 @@ def main() -> None:
 
 def subsets(case: Path) -> list[tuple[str, ...]]:
     """Every non-empty subset of a case's modalities."""
-    names = [name for name in BRATS.modality_names if (case / f"{name}.nii.gz").exists()]
+    names = []
+    for name in BRATS.modality_names:
+        if (case / f"{name}.nii.gz").exists():
+            names.append(name)
     collected: list[tuple[str, ...]] = []
     for size in range(1, len(names) + 1):
         collected.extend(combinations(names, size))

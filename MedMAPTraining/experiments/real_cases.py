@@ -82,7 +82,12 @@ def tumor_free_records(case: Case, bundle: Bundle) -> list[dict]:
     records = []
     for subset, labels in label_maps.items():
         tumor_ml = region_volumes_ml(labels, BRATS, voxel_ml)["WT"]
-        records.append({"case": case.case_id, "subset": subset, "tumor_ml": round(tumor_ml, 2)})
+        record = {
+            "case": case.case_id,
+            "subset": subset,
+            "tumor_ml": round(tumor_ml, 2),
+        }
+        records.append(record)
     return records
 
 
@@ -146,14 +151,16 @@ def table(results: Sequence[dict]) -> str:
 def _dice_cell(scores: Sequence[Sequence[float]]) -> str:
     if not scores:
         return "–"
-    return f"{_triple(np.mean(scores, axis=0))} ({len(scores)})"
+    means = np.mean(scores, axis=0)
+    return f"{_triple(means)} ({len(scores)})"
 
 
 def _volume_cell(volumes_ml: Sequence[float]) -> str:
     if not volumes_ml:
         return "–"
     above_limit = sum(ml > LIMIT_ML for ml in volumes_ml)
-    return f"{above_limit} of {len(volumes_ml)}, largest {max(volumes_ml):.1f} ml"
+    largest_ml = max(volumes_ml)
+    return f"{above_limit} of {len(volumes_ml)}, largest {largest_ml:.1f} ml"
 
 
 def _triple(values: Sequence[float]) -> str:

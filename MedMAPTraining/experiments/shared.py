@@ -105,8 +105,11 @@ def mean_dice(rows: Sequence[ScoreRow]) -> DiceBySubset:
         regions = values.setdefault(row.subset, {region: [] for region in REGIONS})
         regions[row.region].append(row.dice)
     means: DiceBySubset = {}
-    for subset in sorted(values):
-        means[subset] = {region: statistics.mean(dice) for region, dice in values[subset].items()}
+    for subset, regions in sorted(values.items()):
+        subset_means = {}
+        for region, dice in regions.items():
+            subset_means[region] = statistics.mean(dice)
+        means[subset] = subset_means
     return means
 
 

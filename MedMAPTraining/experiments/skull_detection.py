@@ -36,7 +36,8 @@ def main() -> None:
             for field, volume in fields_of_view(read_nifti(path)):
                 key = (kind, field)
                 evidence[key].append(skull_evidence(volume))
-                if has_skull(volume) != (kind == "head"):
+                is_head = kind == "head"
+                if has_skull(volume) != is_head:
                     wrong[key] += 1
                     print(f"wrong: {path.parent.name}/{path.name} {field}", flush=True)
     for key, values in evidence.items():
@@ -47,16 +48,20 @@ def main() -> None:
 def fields_of_view(volume: Volume) -> Iterator[tuple[str, Volume]]:
     """The volume, and its slabs."""
     yield "whole", volume
+    # The axis closest to inferior-superior, across which clinical slabs are cut.
     axis = int(np.argmax(np.abs(volume.affine[2, :3])))
     other_axes = tuple(other for other in range(3) if other != axis)
-    occupied = np.flatnonzero(volume.foreground.any(axis=other_axes))
+    has_brain = volume.foreground.any(axis=other_axes)
+    occupied = np.flatnonzero(has_brain)
+    first = int(occupied[0])
     height = int(occupied[-1] - occupied[0]) + 1
     thickness = max(6, round(SLAB_SHARE * height))
     for name, start_share in SLAB_STARTS.items():
-        start = int(occupied[0]) + int(start_share * height)
+        start = first + int(start_share * height)
         box = [slice(None)] * 3
         box[axis] = slice(start, start + thickness)
-        yield name, Volume(np.ascontiguousarray(volume.array[tuple(box)]), volume.affine, name)
+        slab = np.ascontiguousarray(volume.array[tuple(box)])
+        yield name, Volume(slab, volume.affine, name)
 
 
 if __name__ == "__main__":

@@ -49,15 +49,18 @@ def inside(volume: Volume) -> tuple[np.ndarray, np.ndarray, float]:
     """The scan with its background at 0, its brain mask, and the brain's mean intensity."""
     brain, background = foreground(volume.array)
     array = np.where(brain, volume.array - background, 0.0)
-    return array, brain, float(np.abs(array[brain]).mean())
+    mean = np.abs(array[brain]).mean()
+    return array, brain, float(mean)
 
 
 def noise(volume: Volume, fraction: float, rng: np.random.Generator) -> Volume:
     """Rician noise; its standard deviation is a fraction of the brain's mean."""
     array, brain, mean = inside(volume)
-    real = rng.normal(0, fraction * mean, array.shape)
-    imaginary = rng.normal(0, fraction * mean, array.shape)
-    return _masked(volume, np.hypot(array + real, imaginary), brain, mean)
+    deviation = fraction * mean
+    real = rng.normal(0, deviation, array.shape)
+    imaginary = rng.normal(0, deviation, array.shape)
+    magnitude = np.hypot(array + real, imaginary)
+    return _masked(volume, magnitude, brain, mean)
 
 
 def _masked(volume: Volume, array: np.ndarray, brain: np.ndarray, mean: float) -> Volume:
@@ -71,10 +74,16 @@ def bias(volume: Volume, deviation: float, rng: np.random.Generator) -> Volume:
     array, brain, _ = inside(volume)
     ranges = [np.linspace(-1, 1, size) for size in array.shape]
     axes = np.meshgrid(*ranges, indexing="ij", sparse=True)
-    polynomials = [rng.normal() * axis + rng.normal() * axis**2 for axis in axes]
+    polynomials = []
+    for axis in axes:
+        linear = rng.normal()
+        quadratic = rng.normal()
+        polynomials.append(linear * axis + quadratic * axis**2)
     field = sum(polynomials) + rng.normal() * axes[0] * axes[1]
     field = (field - field[brain].mean()) / field[brain].std()
-    return replace(volume, array=(array * np.exp(deviation * field)).astype(np.float32))
+    # Of the logarithm, so that the field is positive.
+    biased = array * np.exp(deviation * field)
+    return replace(volume, array=biased.astype(np.float32))
 
 
 def along_axes(volume: Volume, operators: Sequence[tuple[int, float, float]]) -> Volume:
@@ -106,8 +115,9 @@ def thick(volume: Volume, slice_mm: float, rng: np.random.Generator) -> Volume:
 def moved(volume: Volume, mm: float, rng: np.random.Generator) -> Volume:
     """The scan shifted by so many mm in a random direction."""
     direction = rng.normal(size=3)
+    shift_mm = mm * direction / np.linalg.norm(direction)
     affine = volume.affine.copy()
-    affine[:3, 3] += mm * direction / np.linalg.norm(direction)
+    affine[:3, 3] += shift_mm
     return replace(volume, affine=affine)
 
 
@@ -153,16 +163,22 @@ def damaged(volumes: dict[str, Volume], kind: str, severity: float, seed: int) -
     if kind == "clean":
         return volumes
     if kind == "wrong":
-        partner = SIMILAR if severity == 1 else OTHER
+        partner = OTHER
+        if severity == 1:
+            partner = SIMILAR
         return {name: volumes[partner[name]] for name in volumes if partner[name] in volumes}
-    fixed = "t1ce" if "t1ce" in volumes else next(iter(volumes))
+    fixed = next(iter(volumes))
+    if "t1ce" in volumes:
+        fixed = "t1ce"
     apply = FAULTS[kind].apply
     result = {}
     for name, volume in volumes.items():
         if kind == "moved" and name == fixed:
             result[name] = volume
         else:
-            rng = np.random.default_rng([seed, zlib.crc32(f"{name} {kind}".encode())])
+            # A stream for every scan and fault: another subset must not change the others.
+            stream = zlib.crc32(f"{name} {kind}".encode())
+            rng = np.random.default_rng([seed, stream])
             result[name] = apply(volume, severity, rng)
     return result
 
@@ -272,7 +288,8 @@ def means(rows: list[dict]) -> Means:
     groups: dict[tuple[str, float, str], list[list[float]]] = {}
     for row in rows:
         key = (row["fault"], float(row["severity"]), row["scans"])
-        groups.setdefault(key, []).append([float(row[region]) for region in REGIONS])
+        scores = [float(row[region]) for region in REGIONS]
+        groups.setdefault(key, []).append(scores)
     return {key: np.mean(scores, axis=0).tolist() for key, scores in groups.items()}
 
 

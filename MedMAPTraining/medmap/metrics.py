@@ -58,7 +58,9 @@ def dice(prediction: np.ndarray, reference: np.ndarray) -> float:
     """
     prediction, reference = _masks(prediction, reference)
     overlap = _count(prediction & reference)
-    return dice_of_counts(overlap, _count(prediction), _count(reference))
+    predicted = _count(prediction)
+    actual = _count(reference)
+    return dice_of_counts(overlap, predicted, actual)
 
 
 def dice_of_counts(overlap: int, prediction: int, reference: int) -> float:
@@ -144,8 +146,12 @@ def label_masks(labels: np.ndarray, task: Task) -> dict[str, np.ndarray]:
             the values.
     """
     labels = np.asarray(labels)
-    values = {label.name: (label.value, *label.alternative_values) for label in task.labels}
-    known_values = sorted({0, *(value for group in values.values() for value in group)})
+    values = {}
+    used_values = {0}
+    for label in task.labels:
+        values[label.name] = (label.value, *label.alternative_values)
+        used_values.update(values[label.name])
+    known_values = sorted(used_values)
     # Most of a label map is background, which is looked at once.
     box = bounding_box(labels != 0) or (slice(0, 0),) * labels.ndim
     inner = labels[box]
@@ -160,8 +166,9 @@ def label_masks(labels: np.ndarray, task: Task) -> dict[str, np.ndarray]:
         )
     masks = {}
     for name, group in values.items():
-        masks[name] = np.zeros(labels.shape, bool)
-        masks[name][box] = np.isin(inner, group)
+        mask = np.zeros(labels.shape, bool)
+        mask[box] = np.isin(inner, group)
+        masks[name] = mask
     return masks
 
 
@@ -207,12 +214,16 @@ def compare(
                 "Resample both segmentations to one grid first.",
             )
     # No score depends on voxels that are background in both.
-    box = bounding_box((prediction != 0) | (reference != 0))
+    occupied = (prediction != 0) | (reference != 0)
+    box = bounding_box(occupied)
     if box is None:
         box = (slice(0, 0),) * prediction.ndim
     masks = region_masks(prediction[box], task)
     reference_masks = region_masks(reference[box], task)
-    return {name: _score(mask, reference_masks[name], grid) for name, mask in masks.items()}
+    scores = {}
+    for name, mask in masks.items():
+        scores[name] = _score(mask, reference_masks[name], grid)
+    return scores
 
 
 def _score(prediction: np.ndarray, reference: np.ndarray, grid: Grid) -> RegionScore:
@@ -251,9 +262,11 @@ def _surface(mask: np.ndarray) -> np.ndarray:
     padded = np.pad(mask, 1)
     inside = mask.copy()
     for axis in range(mask.ndim):
+        # The two neighbors of every voxel along an axis, as windows of the padded mask.
+        size = mask.shape[axis]
         for start in (0, 2):
             window = [slice(1, -1)] * mask.ndim
-            window[axis] = slice(start, start + mask.shape[axis])
+            window[axis] = slice(start, start + size)
             inside &= padded[tuple(window)]
     return mask & ~inside
 

@@ -71,12 +71,17 @@ def read_idx(path: Path) -> np.ndarray:
         raise MissingInputError(
             f"{path.name} cannot be read.", "Give the folder that holds MNIST's files."
         ) from error
-    if data[:3] != b"\0\0\x08" or len(data) < 4 + 4 * data[3]:
+    # The format: two zeros, 8 for bytes, the number of axes; then a size for each axis.
+    is_idx = data[:3] == b"\0\0\x08" and len(data) > 3
+    if not is_idx or len(data) < 4 + 4 * data[3]:
         raise InputDataError(f"{path.name} is not in MNIST's format.", "Download it again.")
-    shape = np.frombuffer(data, ">u4", data[3], 4).astype(int)
-    if len(data) != 4 + 4 * data[3] + shape.prod():
+    axes = data[3]
+    header = 4 + 4 * axes
+    shape = np.frombuffer(data, ">u4", axes, 4).astype(int)
+    if len(data) != header + shape.prod():
         raise InputDataError(f"{path.name} is cut off.", "Download it again.")
-    return np.frombuffer(data, np.uint8, offset=4 + 4 * data[3]).reshape(shape)
+    values = np.frombuffer(data, np.uint8, offset=header)
+    return values.reshape(shape)
 
 
 def read_mnist(folder: Path) -> tuple[np.ndarray, np.ndarray]:
@@ -117,15 +122,22 @@ def mfcc(samples: np.ndarray, legacy: bool = True) -> np.ndarray:
         bands = 128
         samples = samples[::3]
     padded = np.pad(np.asarray(samples, np.float64), points // 2)
-    frames = np.lib.stride_tricks.sliding_window_view(padded, points)[::hop]
-    window = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(points) / points)
-    power = np.abs(np.fft.rfft(frames * window)) ** 2 @ mel_filters(8000, points, bands).T
+    windows = np.lib.stride_tricks.sliding_window_view(padded, points)
+    frames = windows[::hop]
+    # A Hann window: cut frames would otherwise leak into all frequencies.
+    hann = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(points) / points)
+    spectrum = np.fft.rfft(frames * hann)
+    filters = mel_filters(8000, points, bands)
+    power = np.abs(spectrum) ** 2 @ filters.T
     decibels = 10 * np.log10(np.maximum(power, 1e-10))
+    # As librosa: at most 80 dB below the loudest.
     decibels = np.maximum(decibels, decibels.max() - 80)
-    cepstrum = dct(decibels, norm="ortho", axis=1)[:SOUND, :SOUND].T
+    coefficients = dct(decibels, norm="ortho", axis=1)
+    cepstrum = coefficients[:SOUND, :SOUND].T
     result = np.zeros((SOUND, SOUND))
     result[:, : cepstrum.shape[1]] = cepstrum
-    return ((result - 0.5) / 0.5).astype(np.float32)
+    normalized = (result - 0.5) / 0.5
+    return normalized.astype(np.float32)
 
 
 @cache
@@ -139,16 +151,26 @@ def mel_filters(rate: int, points: int, bands: int) -> np.ndarray:
     log_step = np.log(6.4) / 27
 
     def to_mel(hz: np.ndarray | float) -> np.ndarray:
-        return np.where(hz < 1000, hz / step, 15 + np.log(np.maximum(hz, 1) / 1000) / log_step)
+        linear = hz / step
+        # The smallest argument only keeps the unused branch finite.
+        logarithmic = 15 + np.log(np.maximum(hz, 1) / 1000) / log_step
+        return np.where(hz < 1000, linear, logarithmic)
 
     def to_hz(mel: np.ndarray) -> np.ndarray:
-        return np.where(mel < 15, mel * step, 1000 * np.exp(log_step * (mel - 15)))
+        linear = mel * step
+        exponential = 1000 * np.exp(log_step * (mel - 15))
+        return np.where(mel < 15, linear, exponential)
 
-    edges = to_hz(np.linspace(0, to_mel(rate / 2), bands + 2))
+    mels = np.linspace(0, to_mel(rate / 2), bands + 2)
+    edges = to_hz(mels)
     frequencies = np.fft.rfftfreq(points, 1 / rate)
-    rise = (frequencies - edges[:-2, None]) / np.diff(edges)[:-1, None]
-    fall = (edges[2:, None] - frequencies) / np.diff(edges)[1:, None]
-    return np.maximum(0, np.minimum(rise, fall)) * (2 / (edges[2:] - edges[:-2]))[:, None]
+    # Each triangle rises between its first two edges and falls between its last two.
+    widths = np.diff(edges)
+    rise = (frequencies - edges[:-2, None]) / widths[:-1, None]
+    fall = (edges[2:, None] - frequencies) / widths[1:, None]
+    triangles = np.maximum(0, np.minimum(rise, fall))
+    heights = 2 / (edges[2:] - edges[:-2])
+    return triangles * heights[:, None]
 
 
 def read_sounds(folder: Path, legacy: bool = True) -> dict[tuple[int, str, int], np.ndarray]:
@@ -201,7 +223,9 @@ def pair(
                 f"Give {len(keys)}.",
             )
         for key, picture in zip(keys, candidates, strict=False):
-            part = _part_of(key[2])
+            _, _, take = key
+            part = _part_of(take)
+            # Channel 0 is the picture, channel 1 the smaller cepstrum in its corner.
             channels = np.zeros((2, IMAGE, IMAGE), np.float32)
             channels[0] = (images[picture] / 255 - 0.5) / 0.5
             channels[1, :SOUND, :SOUND] = sounds[key]
@@ -272,15 +296,20 @@ def _glyph(digit: int, rng: np.random.Generator) -> np.ndarray:
     for segment in SEGMENTS[digit]:
         top, first, bottom, last = BARS[segment]
         brightness = rng.integers(150, 255)
-        picture[y + top : y + bottom + 2, x + first : x + last + 2] = brightness
+        rows = slice(y + top, y + bottom + 2)
+        columns = slice(x + first, x + last + 2)
+        picture[rows, columns] = brightness
     return picture
 
 
 def _tone(digit: int, rng: np.random.Generator) -> np.ndarray:
     """[n] samples at 8 kHz of a noisy tone."""
-    seconds = np.arange(rng.integers(2500, 4000)) / 8000
+    count = rng.integers(2500, 4000)
+    seconds = np.arange(count) / 8000
+    # In Hz; neighboring digits are 150 Hz apart.
     pitch = (300 + 150 * digit) * rng.uniform(0.97, 1.03)
-    tone = np.sin(2 * np.pi * pitch * seconds) + 0.3 * rng.normal(size=len(seconds))
+    noise = rng.normal(size=len(seconds))
+    tone = np.sin(2 * np.pi * pitch * seconds) + 0.3 * noise
     return 0.3 * tone
 
 
@@ -300,9 +329,10 @@ class PairSampler:
         self.seed = seed
         self.size = batch
         count = len(pairs.digit)
+        complete_count = round(rate * count)
         order = np.random.default_rng([seed, 1]).permutation(count)
         present = np.ones((count, 2), bool)
-        present[:, AUDIOVISION.index(missing)] = order < round(rate * count)
+        present[:, AUDIOVISION.index(missing)] = order < complete_count
         self.present = torch.from_numpy(present)
         self.case_ids = tuple(str(number) for number in range(count))
 
@@ -320,6 +350,7 @@ class PairSampler:
         count = len(self.pairs.digit)
         steps_per_epoch = math.ceil(count / self.size)
         epoch, step_in_epoch = divmod(step, steps_per_epoch)
+        # A function of seed and epoch alone: a resumed training draws the same order.
         order = np.random.default_rng([self.seed, 2, epoch]).permutation(count)
         positions = step_in_epoch * self.size + first + np.arange(size)
         # The last step of an epoch is filled up with pairs from its beginning.
@@ -328,4 +359,5 @@ class PairSampler:
         image = torch.where(present[..., None, None], self.pairs.image[chosen], 0.0)
         names = tuple(str(int(number)) for number in chosen)
         digits = self.pairs.digit[chosen]
-        return Batch(image, present, digits, torch.ones(size, dtype=torch.bool), names)
+        brain = torch.ones(size, dtype=torch.bool)
+        return Batch(image, present, digits, brain, names)

@@ -36,7 +36,9 @@ class GeneratedFeatures(AudioVision):
         """[B, 160] of a modality from the other one's; noise is zero outside training."""
         if self.noise:
             size = (len(feature), self.noise)
-            noise = torch.randn(size) if self.training else torch.zeros(size)
+            noise = torch.zeros(size)
+            if self.training:
+                noise = torch.randn(size)
             feature = torch.cat([feature, noise.to(feature)], 1)
         return self.generators[modality](feature)
 
@@ -47,9 +49,11 @@ class GeneratedFeatures(AudioVision):
             other = maps[1 - modality]
             feature = present.new_zeros(len(present), FEATURES, dtype=torch.float32)
             if other is not None:
+                # The classifier must not train the generators: they have losses of their own.
                 feature = self.generate(other.detach(), modality).detach()
             if value is not None:
-                feature = torch.where(present[:, modality, None], value, feature)
+                is_present = present[:, modality, None]
+                feature = torch.where(is_present, value, feature)
             filled.append(feature)
         return filled
 
@@ -76,11 +80,15 @@ class Autoencoder(ClassObjective):
         encoded = encode_batch(self.backbone, batch)
         output = self.backbone.decode(encoded, batch.present)
         features = self.features(encoded, batch)
+        # Only complete pairs show what should have been generated.
         complete = batch.present.all(1)
-        losses = {"classification": cross_entropy(output.logits.float(), batch.label)}
+        classification = cross_entropy(output.logits.float(), batch.label)
+        losses = {"classification": classification}
         for modality, target in enumerate(features):
-            generated = self.backbone.generate(features[1 - modality].detach(), modality)
-            distance = (generated - target.detach()).square().mean(1)
+            other = features[1 - modality].detach()
+            generated = self.backbone.generate(other, modality)
+            error = generated - target.detach()
+            distance = error.square().mean(1)
             losses[f"reconstruction_{modality}"] = masked_mean(distance, complete)
         yield "main", losses
 
@@ -113,7 +121,8 @@ class FeatureGAN(ClassObjective):
         """A step of the classifier, of the generators, and of the discriminators."""
         encoded = encode_batch(self.backbone, batch)
         output = self.backbone.decode(encoded, batch.present)
-        yield "main", {"classification": cross_entropy(output.logits.float(), batch.label)}
+        classification = cross_entropy(output.logits.float(), batch.label)
+        yield "main", {"classification": classification}
         features = [feature.detach() for feature in self.features(encoded, batch)]
         complete = batch.present.all(1)
         deceiving = {}
@@ -125,13 +134,15 @@ class FeatureGAN(ClassObjective):
             deceiving[f"generator_{modality}"] = masked_mean(score, complete)
             real = self._score(condition, actual, modality, is_real=True)
             fake = self._score(condition, generated.detach(), modality, is_real=False)
-            telling[f"disc_{modality}"] = masked_mean(0.5 * (real + fake), complete)
+            mean_score = 0.5 * (real + fake)
+            telling[f"disc_{modality}"] = masked_mean(mean_score, complete)
         yield "generator", deceiving
         yield "disc", telling
 
     def _score(self, condition: Tensor, feature: Tensor, modality: int, is_real: bool) -> Tensor:
         """[B] cross-entropy of what the discriminator takes a feature for."""
-        logits = self.discriminators[modality](torch.cat([condition, feature], 1))[:, 0]
+        pair = torch.cat([condition, feature], 1)
+        logits = self.discriminators[modality](pair)[:, 0]
         target = torch.full_like(logits, float(is_real))
         return binary_cross_entropy_with_logits(logits, target, reduction="none")
 

@@ -22,6 +22,20 @@ from medmap.training.recipe import SCHEDULES
 FEATURES = 160
 
 
+def image_encoder() -> nn.Sequential:
+    """The convolutions of SMIL's picture encoder: [B, 1, 28, 28] -> [B, 160]."""
+    return nn.Sequential(
+        nn.Conv2d(1, 5, 5),
+        nn.MaxPool2d(2),
+        nn.ReLU(),
+        nn.Conv2d(5, 10, 5),
+        nn.Dropout2d(0.5),
+        nn.MaxPool2d(2),
+        nn.ReLU(),
+        nn.Flatten(),
+    )
+
+
 class AudioVision(Backbone):
     """LeNet for pictures, three small convolutions for sounds, 160 features each.
 
@@ -36,18 +50,24 @@ class AudioVision(Backbone):
         super().__init__()
         self.modalities = modalities
         self.classes = classes
-        self.image = nn.Sequential(
-            *(nn.Conv2d(1, 5, 5), nn.MaxPool2d(2), nn.ReLU()),
-            *(nn.Conv2d(5, 10, 5), nn.Dropout2d(0.5), nn.MaxPool2d(2), nn.ReLU(), nn.Flatten()),
-        )
-        layers = []
+        self.image = image_encoder()
+        layers: list[nn.Module] = []
         for inputs, outputs in ((1, 32), (32, 48), (48, 20)):
-            layers += [nn.Conv2d(inputs, outputs, 2), nn.BatchNorm2d(outputs), nn.ReLU()]
+            layers.append(nn.Conv2d(inputs, outputs, 2))
+            layers.append(nn.BatchNorm2d(outputs))
+            layers.append(nn.ReLU())
         self.sound = nn.Sequential(
-            *layers, nn.MaxPool2d(2, 4), nn.Dropout(0.25), nn.Flatten(), nn.Linear(320, FEATURES)
+            *layers,
+            nn.MaxPool2d(2, 4),
+            nn.Dropout(0.25),
+            nn.Flatten(),
+            nn.Linear(320, FEATURES),
         )
         self.head = nn.Sequential(
-            nn.Linear(2 * FEATURES, 64), nn.ReLU(), nn.Dropout(0.6), nn.Linear(64, classes)
+            nn.Linear(2 * FEATURES, 64),
+            nn.ReLU(),
+            nn.Dropout(0.6),
+            nn.Linear(64, classes),
         )
 
     def encode(self, image: Tensor, modality: int) -> Features:
@@ -71,14 +91,16 @@ class AudioVision(Backbone):
         Taps: ``mod_bottleneck``; ``bottleneck`` [B, 320], all features; ``decoder`` [B, 64].
         """
         maps = [None if f is None else f[-1] for f in features]
-        fused = torch.cat(self.fill(maps, present), 1)
+        filled = self.fill(maps, present)
+        fused = torch.cat(filled, 1)
         hidden = self.head[:2](fused)
+        logits = self.head[2:](hidden)
         taps = {
             "mod_bottleneck": [m for m in maps if m is not None],
             "bottleneck": fused,
             "decoder": hidden,
         }
-        return Output(self.head[2:](hidden), {name: taps[name] for name in want})
+        return Output(logits, {name: taps[name] for name in want})
 
     def fill(self, maps: Sequence[Tensor | None], present: Tensor) -> list[Tensor]:
         """[B, 160] of both modalities: an absent feature is the mean of those present."""

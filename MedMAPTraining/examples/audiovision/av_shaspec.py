@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 import torch
-from av_model import FEATURES, AudioVision
+from av_model import FEATURES, AudioVision, image_encoder
 from av_objective import ClassObjective, masked_mean
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
@@ -27,10 +27,7 @@ class SharedAndSpecific(AudioVision):
 
     def __init__(self, modalities: int = 2, classes: int = 10):
         super().__init__(modalities, classes)
-        self.shared = nn.Sequential(
-            *(nn.Conv2d(1, 5, 5), nn.MaxPool2d(2), nn.ReLU()),
-            *(nn.Conv2d(5, 10, 5), nn.Dropout2d(0.5), nn.MaxPool2d(2), nn.ReLU(), nn.Flatten()),
-        )
+        self.shared = image_encoder()
         self.projection = nn.Linear(2 * FEATURES, FEATURES)
         self.domain = nn.Linear(FEATURES, modalities)
 
@@ -38,7 +35,9 @@ class SharedAndSpecific(AudioVision):
         """[B, 1, 28, 28] -> specific, shared and fused feature, [B, 160] each."""
         (specific,) = super().encode(image, modality)
         shared = self.shared(image)
-        fused = shared + self.projection(torch.cat([shared, specific], 1))
+        concatenated = torch.cat([shared, specific], 1)
+        # ShaSpec's residual fusion: the shared feature, corrected by the specific one.
+        fused = shared + self.projection(concatenated)
         return [specific, shared, fused]
 
     def decode(
@@ -47,14 +46,17 @@ class SharedAndSpecific(AudioVision):
         """Logits [B, classes]; see ``AudioVision.decode`` for the taps."""
         shared = [None if f is None else f[1] for f in features]
         fused = [None if f is None else f[2] for f in features]
-        filled = torch.cat(fill_absent(fused, mean_of_present_maps(shared, present), present), 1)
+        mean_shared = mean_of_present_maps(shared, present)
+        maps = fill_absent(fused, mean_shared, present)
+        filled = torch.cat(maps, 1)
         hidden = self.head[:2](filled)
+        logits = self.head[2:](hidden)
         taps = {
             "mod_bottleneck": [f for f in fused if f is not None],
             "bottleneck": filled,
             "decoder": hidden,
         }
-        return Output(self.head[2:](hidden), {name: taps[name] for name in want})
+        return Output(logits, {name: taps[name] for name in want})
 
 
 class SharedSpecific(ClassObjective):
@@ -77,7 +79,8 @@ class SharedSpecific(ClassObjective):
         """One step on the three losses."""
         encoded = encode_batch(self.backbone, batch)
         output = self.backbone.decode(encoded, batch.present)
-        losses = {"classification": cross_entropy(output.logits.float(), batch.label)}
+        classification = cross_entropy(output.logits.float(), batch.label)
+        losses = {"classification": classification}
         complete = batch.present.all(1)
         first, second = encoded
         if first is not None and second is not None:

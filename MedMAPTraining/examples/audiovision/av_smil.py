@@ -44,8 +44,12 @@ class SMILNetwork(AudioVision):
         """[B, 1, 28, 28] -> [B, 160]; an encoder whose features were clustered stays as it is."""
         if not self.priors[modality].any():
             return super().encode(image, modality)
-        (self.sound if modality else self.image).eval()
-        return [feature.detach() for feature in super().encode(image, modality)]
+        encoder = self.image
+        if modality:
+            encoder = self.sound
+        encoder.eval()
+        features = super().encode(image, modality)
+        return [feature.detach() for feature in features]
 
     def fill(self, maps: Sequence[Tensor | None], present: Tensor) -> list[Tensor]:
         """Mixtures of cluster centers in the places of absent features."""
@@ -58,7 +62,8 @@ class SMILNetwork(AudioVision):
                 weights = weights / weights.sum(1, keepdim=True)
                 feature = weights @ self.priors[modality]
             if value is not None:
-                feature = torch.where(present[:, modality, None], value, feature)
+                is_present = present[:, modality, None]
+                feature = torch.where(is_present, value, feature)
             filled.append(feature)
         return filled
 
@@ -67,7 +72,9 @@ class SMILNetwork(AudioVision):
     ) -> Output:
         """See ``AudioVision.decode``; the taps are the perturbed features."""
         maps = [None if f is None else f[-1] for f in features]
-        fused = torch.cat(self.fill(maps, present), 1)
+        filled = self.fill(maps, present)
+        fused = torch.cat(filled, 1)
+        # Only reconstructed features are perturbed: SMIL's regularization network.
         lacks_one = ~present.all(1, keepdim=True)
         mean_map = mean_of_present_maps(maps, present)
         noised = fused + self._perturbation(self.perturb_fused, mean_map)
@@ -75,12 +82,13 @@ class SMILNetwork(AudioVision):
         hidden = self.head[:2](fused)
         noised = hidden + self._perturbation(self.perturb_hidden, fused)
         hidden = torch.where(lacks_one, noised, hidden)
+        logits = self.head[2:](hidden)
         taps = {
             "mod_bottleneck": [m for m in maps if m is not None],
             "bottleneck": fused,
             "decoder": hidden,
         }
-        return Output(self.head[2:](hidden), {name: taps[name] for name in want})
+        return Output(logits, {name: taps[name] for name in want})
 
     def _perturbation(self, layer: nn.Linear, features: Tensor) -> Tensor:
         mean = layer(features)
@@ -136,20 +144,25 @@ class SMIL(ClassObjective):
         pairs = self.complete_pairs(step).to(batch.image.device)
         if progress < self.pretraining:
             output = self.backbone(pairs.image, pairs.present)
-            yield "main", {"classification": cross_entropy(output.logits.float(), pairs.label)}
+            classification = cross_entropy(output.logits.float(), pairs.label)
+            yield "main", {"classification": classification}
             return
         if not self.backbone.priors.any():
             self._cluster(batch.image.device)
         reduced = self.without_rare(batch.present)
         output = self.backbone(batch.image, reduced)
-        losses = {"classification": cross_entropy(output.logits.float(), batch.label)}
-        stepped = self._stepped(losses["classification"])
-        yield "main", losses | self._validation(stepped, pairs)
+        classification = cross_entropy(output.logits.float(), batch.label)
+        stepped = self._stepped(classification)
+        losses = {"classification": classification}
+        losses.update(self._validation(stepped, pairs))
+        yield "main", losses
 
     def _stepped(self, loss: Tensor) -> dict[str, Tensor]:
         """Encoder of the frequent modality and head after one gradient step, by name."""
-        moving = (f"{('image', 'sound')[1 - self.rare]}.", "head.")
-        named = {n: p for n, p in self.backbone.named_parameters() if n.startswith(moving)}
+        frequent = ("image", "sound")[1 - self.rare]
+        prefixes = (f"{frequent}.", "head.")
+        named = {n: p for n, p in self.backbone.named_parameters() if n.startswith(prefixes)}
+        # With a graph: the validation loss is differentiated through this step (MAML).
         gradients = torch.autograd.grad(loss, list(named.values()), create_graph=True)
         stepped = {}
         for (name, parameter), gradient in zip(named.items(), gradients, strict=True):
@@ -162,7 +175,8 @@ class SMIL(ClassObjective):
         reduced = self.without_rare(pairs.present)
         without = functional_call(self.backbone, stepped, (pairs.image, reduced, taps))
         complete = functional_call(self.backbone, stepped, (pairs.image, pairs.present, taps))
-        losses = {"validation": cross_entropy(without.logits.float(), pairs.label)}
+        validation = cross_entropy(without.logits.float(), pairs.label)
+        losses = {"validation": validation}
         for tap in taps:
             distance = mse_loss(without.taps[tap], complete.taps[tap])
             losses[f"agreement_{tap}"] = self.agreement * distance
@@ -179,6 +193,8 @@ class SMIL(ClassObjective):
             rare = pairs.image[:, self.rare : self.rare + 1]
             features += self.backbone.encode(rare, self.rare)
         self.backbone.train()
+        values = torch.cat(features).cpu().numpy()
         clusters = KMeans(PRIORS, random_state=0, n_init=1)
-        centers = clusters.fit(torch.cat(features).cpu().numpy()).cluster_centers_
-        self.backbone.priors[self.rare] = torch.from_numpy(centers).to(self.backbone.priors)
+        clusters.fit(values)
+        centers = torch.from_numpy(clusters.cluster_centers_)
+        self.backbone.priors[self.rare] = centers.to(self.backbone.priors)

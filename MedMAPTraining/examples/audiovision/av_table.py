@@ -59,9 +59,12 @@ def recipe(rate: float, method: str, seed: int, epochs: int, pairs: int) -> Reci
 def accuracy(network: torch.nn.Module, pairs: Pairs, given: tuple[bool, bool]) -> float:
     """Accuracy in %, given the pictures, the sounds, or both."""
     present = torch.tensor([given]).expand(len(pairs.digit), 2)
+    network.eval()
     with torch.inference_mode():
-        predicted = network.eval()(pairs.image, present).logits.argmax(1)
-    return 100 * float((predicted == pairs.digit).float().mean())
+        output = network(pairs.image, present)
+    predicted = output.logits.argmax(1)
+    is_right = predicted == pairs.digit
+    return 100 * float(is_right.float().mean())
 
 
 def score(
@@ -164,7 +167,8 @@ def _values(rows: list[dict], audio: float, method: str, column: str) -> list[fl
     """A column of all runs with an audio rate and a method."""
     values = []
     for row in rows:
-        if float(row["audio"]) == audio and row["method"] == method:
+        same_rate = float(row["audio"]) == audio
+        if same_rate and row["method"] == method:
             values.append(float(row[column]))
     return values
 
@@ -173,17 +177,20 @@ def _accuracy_cell(rows: list[dict], audio: float, method: str, column: str = "i
     values = _values(rows, audio, method, column)
     if not values:
         return "–"
+    mean = np.mean(values)
     sd = 0.0
     if len(values) > 1:
         sd = float(np.std(values, ddof=1))
-    return f"{np.mean(values):.2f} ± {sd:.2f} (n={len(values)})"
+    return f"{mean:.2f} ± {sd:.2f} (n={len(values)})"
 
 
 def _importance_cell(rows: list[dict], audio: float) -> str:
     values = _values(rows, audio, "MCKD", "importance_image")
     if not values:
         return "–"
-    return f"{np.mean(values):.2f} ± {np.std(values):.2f}"
+    mean = np.mean(values)
+    sd = np.std(values)
+    return f"{mean:.2f} ± {sd:.2f}"
 
 
 def main() -> None:

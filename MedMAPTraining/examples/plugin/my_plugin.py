@@ -52,10 +52,12 @@ class MeanFusion(Backbone):
         """Mean over the modalities that a sample has; features of the others are zero or None."""
         encoded = [levels[0] for levels in features if levels is not None]
         counts = present.sum(1).clamp(min=1)
-        counts = counts.reshape(-1, *(1,) * (encoded[0].ndim - 1))
-        logits = self.head(sum(encoded) / counts)
+        other_axes = (1,) * (encoded[0].ndim - 1)
+        mean = sum(encoded) / counts.reshape(-1, *other_axes)
+        logits = self.head(mean)
         mode = {2: "bilinear", 3: "trilinear"}[self.spatial_dims]
-        return Output(interpolate(logits, scale_factor=2, mode=mode, align_corners=False))
+        full_size = interpolate(logits, scale_factor=2, mode=mode, align_corners=False)
+        return Output(full_size)
 
 
 class Focal(Objective):
@@ -78,7 +80,10 @@ class Focal(Objective):
         output = self.backbone(batch.image, batch.present, known=batch.modalities)
         surprise = cross_entropy(output.logits.float(), batch.label, reduction="none")
         probability = (-surprise).exp()
-        yield "main", {"focal": ((1 - probability) ** self.gamma * surprise).mean()}
+        # Voxels that are right already count little (Lin et al., ICCV 2017, Eq. 4).
+        weight = (1 - probability) ** self.gamma
+        focal = (weight * surprise).mean()
+        yield "main", {"focal": focal}
 
     def deploy(self) -> Backbone:
         """The backbone itself."""
@@ -90,7 +95,8 @@ def at_most(task: Task, cases: Sequence[str] = (), number: int = 2) -> Missingne
     count = len(task.modalities)
 
     def draw(case_id: str, epoch: int, rng: np.random.Generator) -> np.ndarray:
-        chosen = rng.permutation(count)[: rng.integers(1, number + 1)]
+        order = rng.permutation(count)
+        chosen = order[: rng.integers(1, number + 1)]
         return np.isin(np.arange(count), chosen)
 
     return Missingness(draw, lambda case_id: np.ones(count, bool))

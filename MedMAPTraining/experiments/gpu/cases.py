@@ -32,11 +32,16 @@ def pack(cache: Path, out: Path) -> None:
     """Write prepared cases into one file, as many as fit into ``PACK_BYTES``."""
     cases = []
     total = 0
-    for folder in sorted(path for path in cache.iterdir() if (path / "label.npy").exists()):
-        arrays = {"label": np.load(folder / "label.npy"), "brain": np.load(folder / "brain.npy")}
+    folders = sorted(path for path in cache.iterdir() if (path / "label.npy").exists())
+    for folder in folders:
+        arrays = {
+            "label": np.load(folder / "label.npy"),
+            "brain": np.load(folder / "brain.npy"),
+        }
         for name in BRATS.modality_names:
-            if (folder / f"{name}.npy").exists():
-                arrays[name] = np.load(folder / f"{name}.npy").astype(np.float16)
+            path = folder / f"{name}.npy"
+            if path.exists():
+                arrays[name] = np.load(path).astype(np.float16)
         size = sum(array.nbytes for array in arrays.values())
         if total + size > PACK_BYTES:
             break
@@ -53,8 +58,13 @@ def packed_cases(path: Path) -> list[PackedCase]:
     for arrays in torch.load(path, weights_only=True):
         images = []
         for name in BRATS.modality_names:
-            images.append(arrays[name].numpy() if name in arrays else None)
-        cases.append(PackedCase(images, arrays["label"].numpy(), arrays["brain"].numpy()))
+            image = None
+            if name in arrays:
+                image = arrays[name].numpy()
+            images.append(image)
+        label = arrays["label"].numpy()
+        brain = arrays["brain"].numpy()
+        cases.append(PackedCase(images, label, brain))
     return cases
 
 
@@ -87,8 +97,10 @@ def generated_cases(setup: Setup, count: int = 3) -> list[PackedCase]:
         for scan in patient.images.values():
             values = scan[brain]
             z = (scan - values.mean()) / values.std()
-            images.append(torch.where(brain, z, 0).half().cpu().numpy())
-        cases.append(PackedCase(images, patient.label.cpu().numpy(), brain.cpu().numpy()))
+            stripped = torch.where(brain, z, 0)
+            images.append(stripped.half().cpu().numpy())
+        label = patient.label.cpu().numpy()
+        cases.append(PackedCase(images, label, brain.cpu().numpy()))
     return cases
 
 

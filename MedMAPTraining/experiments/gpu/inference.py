@@ -64,21 +64,26 @@ def default_model_rows(setup: Setup, way: str, published: float) -> Iterator[Row
 @torch.inference_mode()
 def segment_once(network: Backbone, image: Tensor, count: int, way: str, setup: Setup) -> Tensor:
     """Encode so many modalities and decode once."""
-    with autocast(setup.device, way.split()[0]):
+    precision = way.split()[0]
+    positions = torch.arange(len(MODALITIES), device=setup.device)
+    present = positions[None] < count
+    with autocast(setup.device, precision):
         features = [network.encode(image, m) if m < count else None for m in MODALITIES]
-        present = torch.arange(len(MODALITIES), device=setup.device)[None] < count
-        return network.decode(features, present).logits
+        output = network.decode(features, present)
+    return output.logits
 
 
 @torch.inference_mode()
 def segment_all(network: Backbone, image: Tensor, way: str, setup: Setup) -> None:
     """Encode every modality once and decode every subset."""
-    with autocast(setup.device, way.split()[0]):
+    precision = way.split()[0]
+    with autocast(setup.device, precision):
         features = [network.encode(image, m) for m in MODALITIES]
         for subset in BRATS.subsets():
             mask = BRATS.presence(subset)
             chosen = [features[m] if mask[m] else None for m in MODALITIES]
-            network.decode(chosen, torch.tensor([mask], device=setup.device))
+            present = torch.tensor([mask], device=setup.device)
+            network.decode(chosen, present)
 
 
 def published_seconds(setup: Setup) -> float:

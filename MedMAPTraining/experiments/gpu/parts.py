@@ -53,8 +53,9 @@ def table(rows: Sequence[Row], setup: Setup) -> str:
     """Markdown."""
     name = "CPU (a rehearsal: tiny sizes)"
     if setup.device.type == "cuda":
-        memory = torch.cuda.get_device_properties(setup.device).total_memory / 2**30
-        name = f"{torch.cuda.get_device_name(setup.device)}, {memory:.0f} GiB"
+        properties = torch.cuda.get_device_properties(setup.device)
+        memory_gib = properties.total_memory / 2**30
+        name = f"{torch.cuda.get_device_name(setup.device)}, {memory_gib:.0f} GiB"
     lines = [f"{name}; PyTorch {torch.__version__}", "", "| | | | |", "|---|---|--:|---|"]
     for row in rows:
         lines.append(f"| {row.part} | {row.name} | {row.figure} | {row.note} |")

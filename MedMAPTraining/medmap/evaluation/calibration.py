@@ -152,9 +152,11 @@ def uncertainty_scores(
         predicted = int(certain_prediction[position])
         actual = int(certain_reference[position])
         dices.append(dice_of_counts(overlap, predicted, actual))
+    lost_positives = _lost(values[true_positives], thresholds)
+    lost_negatives = _lost(values[true_negatives], thresholds)
     dice_auc = _area(dices, thresholds)
-    ftp_auc = _area(_lost(values[true_positives], thresholds), thresholds)
-    ftn_auc = _area(_lost(values[true_negatives], thresholds), thresholds)
+    ftp_auc = _area(lost_positives, thresholds)
+    ftn_auc = _area(lost_negatives, thresholds)
     # The challenge's score: filtering may cost neither Dice nor many right voxels.
     score = (dice_auc + (1 - ftp_auc) + (1 - ftn_auc)) / 3
     return UncertaintyScores(dice_auc=dice_auc, ftp_auc=ftp_auc, ftn_auc=ftn_auc, score=score)
@@ -176,7 +178,11 @@ def _lost(values: np.ndarray, thresholds: Sequence[float]) -> list[float]:
     if not total:
         return [0.0] * len(thresholds)
     certain = _counts_up_to(values, thresholds)
-    return [1 - int(count) / total for count in certain]
+    shares = []
+    for count in certain:
+        certain_share = int(count) / total
+        shares.append(1 - certain_share)
+    return shares
 
 
 def _area(values: Sequence[float], thresholds: Sequence[float]) -> float:

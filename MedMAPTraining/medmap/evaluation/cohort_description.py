@@ -232,7 +232,8 @@ def _ranges(
             entries = measured.get((site, name), [])
             # A range of a few cases says more about these cases than about the site.
             if len(entries) >= FEWEST_CASES:
-                ranges.setdefault(site, {})[name] = _range(entries)
+                site_ranges = ranges.setdefault(site, {})
+                site_ranges[name] = _range(entries)
     return ranges
 
 

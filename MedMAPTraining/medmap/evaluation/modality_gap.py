@@ -131,6 +131,7 @@ def _latents_of(
 ) -> dict[str, torch.Tensor]:
     """[1, C, *S] of each modality encoded by itself."""
     latents = {}
+    # Before the fusion a latent is of one modality; taps behind it need a decoding.
     is_of_one_modality = tap in ("stem", "mod_bottleneck") or tap not in network.provides
     for m, name in enumerate(task.modality_names):
         image = prepared.image[None, m : m + 1]
@@ -150,7 +151,8 @@ def _tap_alone(
     present[0, modality] = True
     single_features: list[Features | None] = [None] * count
     single_features[modality] = features
-    value = network.decode(single_features, present, (tap,)).taps[tap]
+    output = network.decode(single_features, present, (tap,))
+    value = output.taps[tap]
     if isinstance(value, list):
         return next(tensor for tensor in value if tensor is not None)
     return value
@@ -163,7 +165,8 @@ def _tumor(case: Case, prepared: Prepared, size: Sequence[int]) -> np.ndarray:
     label = read_nifti(case.label, modality="seg")
     mask = (label.array > 0).astype(np.float32)
     fraction = to_grid(mask, label.grid, prepared.grid)
-    coarse = interpolate(fraction[None, None], size=tuple(size), mode="area")[0, 0]
+    averaged = interpolate(fraction[None, None], size=tuple(size), mode="area")
+    coarse = averaged[0, 0]
     # Half would miss tumors that are thinner than a latent's voxel.
     return (coarse >= 0.25).numpy()
 
@@ -219,11 +222,11 @@ def mmd(a: np.ndarray, b: np.ndarray, seed: int = 0) -> float:
     a = _standardized(a, pooled)
     b = _standardized(b, pooled)
     # Memory and time grow with the square of the number.
-    a = a[rng.permutation(len(a))[:MOST_FOR_MMD]]
-    b = b[rng.permutation(len(b))[:MOST_FOR_MMD]]
-    kernel = _gaussian_kernel(np.concatenate([a, b]))
-    n = len(a)
-    m = len(b)
+    chosen_a = rng.permutation(len(a))[:MOST_FOR_MMD]
+    chosen_b = rng.permutation(len(b))[:MOST_FOR_MMD]
+    n = len(chosen_a)
+    m = len(chosen_b)
+    kernel = _gaussian_kernel(np.concatenate([a[chosen_a], b[chosen_b]]))
     # Unbiased: without the diagonal, which is 1.
     within_a = (kernel[:n, :n].sum() - n) / (n * (n - 1))
     within_b = (kernel[n:, n:].sum() - m) / (m * (m - 1))
@@ -235,7 +238,8 @@ def _gaussian_kernel(values: np.ndarray) -> np.ndarray:
     """[N, N] Gaussian kernel of [N, C] values; its width is the median of their distances."""
     squares = (values**2).sum(1)
     # |x - y|^2 = |x|^2 + |y|^2 - 2 x y; rounding may leave it a little below 0.
-    expanded = squares[:, None] + squares[None] - 2 * values @ values.T
+    sums = squares[:, None] + squares[None]
+    expanded = sums - 2 * values @ values.T
     distances = np.maximum(expanded, 0)
     pairs = np.triu_indices(len(values), 1)
     width = np.median(distances[pairs])
@@ -260,11 +264,15 @@ def two_sample_accuracy(a: np.ndarray, b: np.ndarray, groups: np.ndarray) -> flo
     owner = np.concatenate([groups, groups])
     if len(np.unique(owner)) < 2:
         # Neighboring voxels are nearly equal: at random, a voxel's twin would be trained on.
-        parts = [np.arange(len(side)) * 5 // len(side) for side in (a, b)]
+        parts = []
+        for side in (a, b):
+            count = len(side)
+            parts.append(np.arange(count) * 5 // count)
         owner = np.concatenate(parts)
     fold_count = min(5, len(np.unique(owner)))
+    folds = GroupKFold(fold_count)
     predicted = np.zeros(len(y), int)
-    for train, test in GroupKFold(fold_count).split(x, y, owner):
+    for train, test in folds.split(x, y, owner):
         model = make_pipeline(StandardScaler(), LogisticRegression(max_iter=500))
         model.fit(x[train], y[train])
         predicted[test] = model.predict(x[test])
@@ -298,7 +306,9 @@ def tsne_map(
     """
     rng = np.random.default_rng(seed)
     sampled = rng.permutation(len(latents.case))[:points]
-    stacked = np.concatenate([values[sampled] for values in latents.values.values()])
+    # One map of all modalities: maps of their own could not be compared.
+    sampled_values = [values[sampled] for values in latents.values.values()]
+    stacked = np.concatenate(sampled_values)
     standardized = StandardScaler().fit_transform(stacked)
     # It must stay below the number of points; 30 is scikit-learn's default.
     perplexity = min(30.0, (len(standardized) - 1) / 3)

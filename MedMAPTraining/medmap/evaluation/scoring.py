@@ -186,8 +186,10 @@ def score_case(
 
 def labels_hash(labels: np.ndarray) -> str:
     """Hash of a label map's voxels; files that store the same labels differently share it."""
+    # The shape, too: the same voxels in another shape are another label map.
     digest = hashlib.sha256(str(labels.shape).encode())
-    digest.update(np.ascontiguousarray(labels, dtype="<i2").tobytes())
+    little_endian = np.ascontiguousarray(labels, dtype="<i2")
+    digest.update(little_endian.tobytes())
     return digest.hexdigest()
 
 
@@ -203,8 +205,9 @@ def check_same_labels(ours: Mapping[str, str], theirs: Mapping[str, str]) -> Non
     common = [case for case in ours if ours[case] and theirs.get(case)]
     differing = [case for case in common if ours[case] != theirs[case]]
     if differing:
+        examples = ", ".join(differing[:3])
         raise InputDataError(
-            f"The reference labels of {', '.join(differing[:3])} ({len(differing)} of "
+            f"The reference labels of {examples} ({len(differing)} of "
             f"{len(common)} cases) differ between the two evaluations.",
             "Score both on the same reference labels.",
         )
@@ -233,7 +236,8 @@ def score_labels(
     Errors are those of ``metrics.compare``.
     """
     # BraTS' penalty for an undefined distance: no two voxels of a scan lie farther apart.
-    diagonal_mm = float(np.linalg.norm(np.array(grid.shape) * grid.spacing))
+    size_mm = np.array(grid.shape) * grid.spacing
+    diagonal_mm = float(np.linalg.norm(size_mm))
     scores = compare(prediction, reference, task, grid)
     rows = []
     for region in task.regions:
@@ -305,9 +309,11 @@ def write_rows(path: str | Path, rows: Sequence[ScoreRow]) -> None:
     """Write rows as CSV, atomically; an undefined score is an empty cell."""
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow([field.name for field in fields(ScoreRow)])
+    names = [field.name for field in fields(ScoreRow)]
+    writer.writerow(names)
     for row in rows:
-        writer.writerow([_cell(value) for value in astuple(row)])
+        cells = [_cell(value) for value in astuple(row)]
+        writer.writerow(cells)
     write_text(path, buffer.getvalue())
 
 

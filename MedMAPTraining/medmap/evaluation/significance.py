@@ -178,7 +178,10 @@ def _statement(test: PairedTest, metric: str, names: tuple[str, str]) -> str:
         size = f"{test.difference:+.{digits}f}{unit}"
         return f"{test.region}: no difference was found ({size}, p {test.p_holm:.2g})"
     # Wilcoxon's test is about ranks: the sign of the effect, not of the mean, says who is better.
-    better = names[0] if test.effect > 0 else names[1]
+    first, second = names
+    better = second
+    if test.effect > 0:
+        better = first
     size = f"{abs(test.difference):.{digits}f}{unit}"
     return f"{test.region}: {better} is better by {size} (p {test.p_holm:.2g})"
 
@@ -197,8 +200,9 @@ class _Pairs:
 def _units(task: Task, subsets: Sequence[str]) -> list[tuple[str, str, tuple[str, ...]]]:
     """Kind, name and subsets of everything to test: averages first, then single subsets."""
     units = []
+    scored = set(subsets)
     for name, members in groups(task).items():
-        if set(members) <= set(subsets):
+        if set(members) <= scored:
             units.append(("average", name, members))
     for subset in subsets:
         units.append(("subset", subset, (subset,)))

@@ -90,7 +90,8 @@ def _further_tables(rows: Sequence[ScoreRow], task: Task) -> dict[str, SubsetTab
     if not rows:
         return tables
     for metric, digits in FURTHER_SCORES.items():
-        is_missing = any(math.isnan(getattr(row, metric)) for row in rows)
+        values = [getattr(row, metric) for row in rows]
+        is_missing = any(math.isnan(value) for value in values)
         if not is_missing:
             tables[metric] = _dice_table(rows, task, metric, digits)
     return tables
@@ -129,9 +130,11 @@ def table_csv(summary: Summary, task: Task) -> str:
             title = prefix + name + summary.mark(name)
             line: list[str | float | int] = [title, cells[first_region].n]
             for region, score, figure in columns:
-                cell = getattr(summary.tables[score], kind)[name][region]
-                value = getattr(cell, figure)
-                line.append("" if value is None else value)
+                rows = getattr(summary.tables[score], kind)
+                value = getattr(rows[name][region], figure)
+                if value is None:
+                    value = ""
+                line.append(value)
             writer.writerow(line)
     return text.getvalue()
 
@@ -157,8 +160,10 @@ def per_case_averages(values: ScoreTable, subsets: Sequence[str], region: str) -
         return {}
     averages = {}
     for case in columns[0]:
-        if all(case in column for column in columns):
-            averages[case] = float(np.mean([column[case] for column in columns]))
+        has_all = all(case in column for column in columns)
+        if has_all:
+            scores = [column[case] for column in columns]
+            averages[case] = float(np.mean(scores))
     return averages
 
 
@@ -198,8 +203,9 @@ def _average(
 
     The SD is that of the cases' own averages, of the cases that have all the group's subsets.
     """
-    means = _defined([subsets[member][region].mean for member in members])
-    mean = round(float(np.mean(means)), digits)
+    subset_means = [subsets[member][region].mean for member in members]
+    defined_means = _defined(subset_means)
+    mean = round(float(np.mean(defined_means)), digits)
     case_averages = per_case_averages(values, members, region)
     spread = _statistics(list(case_averages.values()), digits)
     return Statistics(mean, spread.sd, spread.n, subsets=len(members))
@@ -278,6 +284,7 @@ def _empty_masks(rows: Sequence[ScoreRow], region: Region) -> EmptyMasks:
     scores = [row for row in rows if row.region == region.name]
     without_prediction = [row for row in scores if row.prediction_ml == 0]
     without_reference = {row.case for row in scores if row.reference_ml == 0}
+    # Milliliters against mm³: a factor of 1000.
     below_minimum = [row for row in scores if 0 < 1000 * row.prediction_ml < region.min_volume_mm3]
     return EmptyMasks(
         reference=len(without_reference),

@@ -114,7 +114,9 @@ def _elements(mask: np.ndarray, spacing: Sequence[float]) -> tuple[np.ndarray, n
     """Positions [N, 3] in mm and areas [N] in mm² of the surface elements of a mask."""
     # A rim of background: masks that touch the edge of the array end there.
     padded = np.pad(mask, 1)
-    codes = np.zeros([size - 1 for size in padded.shape], np.uint8)
+    # One cell between every eight neighboring voxels; a bit of its code for each of them.
+    cells = [size - 1 for size in padded.shape]
+    codes = np.zeros(cells, np.uint8)
     for bit, corner in enumerate(_CORNERS):
         window = []
         for start, size in zip(corner, codes.shape, strict=True):
@@ -122,10 +124,12 @@ def _elements(mask: np.ndarray, spacing: Sequence[float]) -> tuple[np.ndarray, n
         is_inside = padded[tuple(window)].astype(np.uint8)
         codes |= is_inside << bit
     # Cells with all corners outside, or all inside, hold no surface.
-    positions = np.argwhere((codes != 0) & (codes != 255))
+    has_surface = (codes != 0) & (codes != 255)
+    positions = np.argwhere(has_surface)
     codes_of_elements = codes[tuple(positions.T)]
     area_of_code = surface_areas(tuple(map(float, spacing)))
-    return positions * np.asarray(spacing, float), area_of_code[codes_of_elements]
+    positions_mm = positions * np.asarray(spacing, float)
+    return positions_mm, area_of_code[codes_of_elements]
 
 
 @lru_cache(maxsize=16)
@@ -232,6 +236,7 @@ def _unit_area(triangles: list[Triangle]) -> float:
 
 def _area(triangle: Triangle, spacing: Sequence[float]) -> float:
     """Area in mm²: half the length of the cross product of two sides."""
-    a, b, c = np.array(triangle) * np.asarray(spacing, float)
+    corners_mm = np.array(triangle) * np.asarray(spacing, float)
+    a, b, c = corners_mm
     normal = np.cross(b - a, c - a)
     return float(np.linalg.norm(normal)) / 2

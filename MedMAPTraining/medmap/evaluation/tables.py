@@ -32,7 +32,11 @@ class Statistics:
 
     def to_dict(self) -> dict[str, float | int | None]:
         """Plain form; what does not apply to this cell is left out."""
-        content: dict[str, float | int | None] = {"mean": self.mean, "sd": self.sd, "n": self.n}
+        content: dict[str, float | int | None] = {
+            "mean": self.mean,
+            "sd": self.sd,
+            "n": self.n,
+        }
         for name in ("undefined", "penalized", "subsets"):
             value = getattr(self, name)
             if value is not None:
@@ -165,8 +169,9 @@ class Summary:
         """The footnote of marked subsets; empty where none is."""
         if not self.borrowed:
             return ""
-        pairs = ", ".join(f"{subset} by {network}" for subset, network in self.borrowed.items())
-        return f"{BORROWED_MARK} segmented by the network of a smaller subset: {pairs}."
+        pairs = [f"{subset} by {network}" for subset, network in self.borrowed.items()]
+        listed = ", ".join(pairs)
+        return f"{BORROWED_MARK} segmented by the network of a smaller subset: {listed}."
 
     @property
     def tables(self) -> dict[str, SubsetTable]:
@@ -246,9 +251,10 @@ def _plain_cells(cells: Cells) -> dict[str, dict[str, dict]]:
     """Rows of cells in plain form."""
     plain: dict[str, dict[str, dict]] = {}
     for row, regions in cells.items():
-        plain[row] = {}
+        plain_row = {}
         for region, cell in regions.items():
-            plain[row][region] = cell.to_dict()
+            plain_row[region] = cell.to_dict()
+        plain[row] = plain_row
     return plain
 
 

@@ -57,7 +57,8 @@ def axis_operator(
 def _shifted_gaussian(positions: torch.Tensor, sigma: float, shift: float) -> torch.Tensor:
     """[N, N] weights that blur values at positions (mm), and displace them by ``shift`` mm."""
     offsets = positions[:, None] + shift - positions[None, :]
-    weights = torch.exp(-0.5 * (offsets / sigma) ** 2)
+    deviations = offsets / sigma
+    weights = torch.exp(-0.5 * deviations**2)
     return _normalize_rows(weights)
 
 

@@ -180,7 +180,8 @@ def table_of(cohort: Cohort) -> dict[str, dict[str, Range]]:
     """``TABLE`` with the tumors of a cohort."""
     table = {}
     for modality, ranges in TABLE.items():
-        table[modality] = {**ranges, **cohort.tissues.get(modality, {})}
+        own_ranges = cohort.tissues.get(modality, {})
+        table[modality] = {**ranges, **own_ranges}
     return table
 
 
@@ -252,15 +253,18 @@ def _restore_order(means: Means, draw: Draw, enhancing: bool) -> None:
 
 def _restore_order_in_t1(z: dict[str, float], contrast: float) -> None:
     """WM > GM > CSF, tumor below WM. ``contrast`` is the least difference of WM and GM."""
+    darkest_white = z["gm"] + contrast
+    brightest_csf = z["gm"] - 0.8
     # In this order: tissues of the tumor are limited by white matter as it is afterwards.
-    z["wm"] = max(z["wm"], z["gm"] + contrast)
-    z["csf"] = min(z["csf"], z["gm"] - 0.8)
+    z["wm"] = max(z["wm"], darkest_white)
+    z["csf"] = min(z["csf"], brightest_csf)
 
     brightest_edema = z["wm"] - 0.2
     brightest_core = z["wm"] - 0.1
     z["ed"] = min(z["ed"], brightest_edema)
     z["solid"] = min(z["solid"], brightest_core)
-    z["necrosis"] = min(z["necrosis"], z["solid"] - 0.05)
+    brightest_necrosis = z["solid"] - 0.05
+    z["necrosis"] = min(z["necrosis"], brightest_necrosis)
     z["wmh"] = min(z["wmh"], z["wm"])
 
 
@@ -268,23 +272,29 @@ def _restore_order_in_t2(z: dict[str, float]) -> None:
     """CSF > edema > GM > WM, and necrosis >= core > GM."""
     darkest_edema = z["gm"] + 0.55
     darkest_core = z["gm"] + 0.5
-    z["wm"] = min(z["wm"], z["gm"] - 0.15)
+    brightest_white = z["gm"] - 0.15
+    z["wm"] = min(z["wm"], brightest_white)
     z["ed"] = max(z["ed"], darkest_edema)
     z["solid"] = max(z["solid"], darkest_core)
     z["necrosis"] = max(z["necrosis"], z["solid"])
     # Last, since CSF must be above edema as it is now.
-    z["csf"] = max(z["csf"], z["ed"] + 0.5)
+    darkest_csf = z["ed"] + 0.5
+    z["csf"] = max(z["csf"], darkest_csf)
 
 
 def _restore_order_in_flair(z: dict[str, float], enhancing: bool) -> None:
     """Tumor above GM and WM, CSF below them."""
-    z["wm"] = min(z["wm"], z["gm"] + 0.3)
-    z["csf"] = min(z["csf"], z["wm"] - 0.8)
+    brightest_white = z["gm"] + 0.3
+    z["wm"] = min(z["wm"], brightest_white)
+    brightest_csf = z["wm"] - 0.8
+    z["csf"] = min(z["csf"], brightest_csf)
 
-    z["ed"] = max(z["ed"], z["gm"] + 0.45, z["wm"] + 0.5)
+    above_gray = z["gm"] + 0.45
+    above_white = z["wm"] + 0.5
+    z["ed"] = max(z["ed"], above_gray, above_white)
     # The mismatch sign of a low-grade tumor must survive.
     if enhancing:
-        z["solid"] = max(z["solid"], z["gm"] + 0.45)
+        z["solid"] = max(z["solid"], above_gray)
 
 
 def _weaken_contrast(t1ce: dict[str, float], draw: Draw, style: Style) -> None:
@@ -368,8 +378,10 @@ def _tissue_contrast(means: Means, mixture: Mixture) -> torch.Tensor:
     """[4, N] z: in every voxel the mean of its tissues, weighted by their fractions."""
     rows = []
     for modality in MODALITIES:
-        rows.append([means[modality][tissue] for tissue in TISSUES])
-    return torch.tensor(rows, device=mixture.parts.device) @ mixture.parts
+        z = means[modality]
+        rows.append([z[tissue] for tissue in TISSUES])
+    tissue_means = torch.tensor(rows, device=mixture.parts.device)
+    return tissue_means @ mixture.parts
 
 
 def _add_uptake(draw: Draw, z: torch.Tensor, mixture: Mixture, means: dict[str, float]) -> None:

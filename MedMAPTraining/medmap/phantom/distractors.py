@@ -56,9 +56,11 @@ def add_distractors(
 
 def _draw_one(draw: Draw, candidates: torch.Tensor) -> torch.Tensor:
     """One of the candidates; each is equally probable."""
-    position = int(draw.uniform(0, len(candidates)))
+    count = len(candidates)
+    position = int(draw.uniform(0, count))
     # The end of the interval can be drawn, and is no position.
-    return candidates[min(position, len(candidates) - 1)]
+    position = min(position, count - 1)
+    return candidates[position]
 
 
 def _depth_in_ellipsoid(

@@ -28,7 +28,9 @@ class Draw:
     """
 
     def __init__(self, seed: int, stream: str):
-        digest = hashlib.sha256(f"{seed}/{stream}".encode()).digest()
+        # A hash: streams of neighboring seeds must not resemble each other.
+        name = f"{seed}/{stream}"
+        digest = hashlib.sha256(name.encode()).digest()
         # torch accepts signed 64-bit seeds only: the top bit of the hash is dropped.
         stream_seed = int.from_bytes(digest[:8], "big") >> 1
         self._generator = torch.Generator(device="cpu")
@@ -137,10 +139,12 @@ def _band(
     deviations = torch.log(squared) / spread
     band = torch.exp(-0.125 * deviations**2)
 
+    # The mean power of the full spectrum; divided by it, the field has unit variance.
     weights = _multiplicity(shape[2])
     voxels = shape[0] * shape[1] * shape[2]
-    power = (band.double().square() * weights).sum() / voxels
-    return band / float(power.sqrt())
+    powers = band.double().square() * weights
+    mean_power = powers.sum() / voxels
+    return band / float(mean_power.sqrt())
 
 
 def _squared_frequencies(shape: tuple[int, int, int], step: float) -> torch.Tensor:
@@ -150,8 +154,10 @@ def _squared_frequencies(shape: tuple[int, int, int], step: float) -> torch.Tens
     squared_j = torch.fft.fftfreq(count_j, d=step).square()
     # The spectrum of a real field is symmetric: rfftn stores half of the last axis.
     squared_k = torch.fft.rfftfreq(count_k, d=step).square()
-    plane = squared_i.view(-1, 1, 1) + squared_j.view(1, -1, 1)
-    return plane + squared_k.view(1, 1, -1)
+    along_i = squared_i.view(-1, 1, 1)
+    along_j = squared_j.view(1, -1, 1)
+    along_k = squared_k.view(1, 1, -1)
+    return along_i + along_j + along_k
 
 
 def _multiplicity(count: int) -> torch.Tensor:

@@ -354,14 +354,16 @@ def _textures(draw: Draw, axes: list[torch.Tensor], device: torch.device) -> tor
 def _background(request: _Request, count: int) -> torch.Tensor:
     """[4, count] signals outside the brain: they mix into its border through the blur."""
     draw = request.draw("rim")
-    levels = [[draw.uniform(0.03, 0.5)] for _ in MODALITIES]
+    levels = [draw.uniform(0.03, 0.5) for _ in MODALITIES]
+    column = torch.tensor(levels, device=request.device)[:, None]
     background = torch.zeros(len(MODALITIES), count, device=request.device)
-    return background + torch.tensor(levels, device=request.device)
+    return background + column
 
 
 def _on_grid(values: torch.Tensor, points: torch.Tensor, size: Shape) -> torch.Tensor:
     """Values at listed points -> [I, J, K], zero elsewhere."""
-    flat = torch.zeros(math.prod(size), dtype=values.dtype, device=values.device)
+    count = math.prod(size)
+    flat = torch.zeros(count, dtype=values.dtype, device=values.device)
     flat[points] = values
     return flat.reshape(size)
 

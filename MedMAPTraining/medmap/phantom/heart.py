@@ -186,12 +186,14 @@ def _label(ventricles: Ventricles, thorax: Thorax, stack: _Stack) -> torch.Tenso
 
     is_left = points.radius < points.outer
     is_right = depth_in_right_ventricle(ventricles, points) > 0
+    is_cavity = points.radius < points.inner
     label = torch.zeros(is_left.shape, dtype=torch.uint8, device=is_left.device)
+    # Later ones replace earlier ones: scar lies within edema, both lie within the wall.
     label[is_right & ~is_left & is_blood] = 3
     label[is_left] = 1
     label[is_left & is_edema] = 4
     label[is_left & is_scar] = 5
-    label[is_left & (points.radius < points.inner)] = 2
+    label[is_left & is_cavity] = 2
     return label
 
 
@@ -222,7 +224,8 @@ def _acquire(draw: Draw, signals: torch.Tensor, axes: list[torch.Tensor]) -> tor
     images = []
     for signal in signals:
         texture, coil = _draw_texture_and_coil(draw, axes)
-        logarithm = 0.06 * texture + draw.uniform(0.1, 0.35) * coil
+        coil_strength = draw.uniform(0.1, 0.35)
+        logarithm = 0.06 * texture + coil_strength * coil
         image = signal * torch.exp(logarithm)
 
         # Rician noise: the magnitude of a complex signal.
@@ -231,7 +234,9 @@ def _acquire(draw: Draw, signals: torch.Tensor, axes: list[torch.Tensor]) -> tor
         real = image + sigma * noise
         noise = draw.white(*image.shape, device=image.device)
         magnitude = torch.hypot(real, sigma * noise)
-        gain = math.exp(draw.uniform(math.log(150.0), math.log(900.0)))
+        # Uniform in the logarithm: no decade of gains is more frequent than another.
+        log_gain = draw.uniform(math.log(150.0), math.log(900.0))
+        gain = math.exp(log_gain)
         images.append(magnitude * gain)
     return torch.stack(images)
 

@@ -116,8 +116,10 @@ def _draw_right_ventricle(draw: Draw, cavity: float) -> RightVentricle:
 def _draw_papillary_muscles(draw: Draw, septum: float) -> tuple[tuple[float, float], ...]:
     """Two muscles on the free wall, opposite the septum."""
     muscles = []
+    opposite = septum + math.pi
     for sign in (-1, 1):
-        direction = septum + math.pi + sign * draw.uniform(0.7, 1.1)
+        offset = draw.uniform(0.7, 1.1)
+        direction = opposite + sign * offset
         radius = draw.uniform(3.0, 5.0)
         muscles.append((direction, radius))
     return tuple(muscles)

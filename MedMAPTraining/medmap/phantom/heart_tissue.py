@@ -73,6 +73,7 @@ def _wall_radii(
     ventricles: Ventricles, angle: torch.Tensor, along: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Radius of the inner and of the outer border of the left ventricle's wall, in mm."""
+    # The cavity closes toward the apex, slowly at first.
     taper = 1 - along.clamp(0, APEX_END) ** 2.2
     wave: torch.Tensor | float = 0
     for harmonic, (amplitude, phase) in enumerate(ventricles.waves, 2):
@@ -165,10 +166,9 @@ def depth_in_right_ventricle(ventricles: Ventricles, points: HeartPoints) -> tor
     # The square root of an ellipsoid's cross section; a floor keeps the divisions finite.
     scale = (1 - share**2).clamp(min=1e-4).sqrt()
     across, along = _septal_coordinates(ventricles, points)
-    radius = torch.hypot(
-        across / (right.size * right.flatness * scale),
-        along / (right.size * 1.25 * scale),
-    )
+    short_radius = right.size * right.flatness * scale
+    long_radius = right.size * 1.25 * scale
+    radius = torch.hypot(across / short_radius, along / long_radius)
     depth = (1 - radius) * right.size * right.flatness * scale
     return torch.where(scale > 0.02, depth, -9.0)
 
@@ -216,6 +216,7 @@ def _depth_in_sector(
 ) -> torch.Tensor:
     """mm inside a sector of the wall around the middle of the infarct, [I, J, K]."""
     difference = points.angle - infarct.angle
+    # Angles end at ±π: the way around the back may be the shorter one.
     wrapped = torch.remainder(difference + math.pi, 2 * math.pi) - math.pi
     arc_radius = 0.5 * (points.inner + points.outer).clamp(min=1)
     in_angle = (half_angle - wrapped.abs()) * arc_radius

@@ -241,7 +241,8 @@ def _soft_fractions(tissue: torch.Tensor, sigma: float) -> torch.Tensor:
         [len(TISSUES), I, J, K].
     """
     csf = TISSUES.index("csf")
-    rows = [row for row in torch.unique(tissue).tolist() if row not in (OUTSIDE, csf)]
+    present = torch.unique(tissue).tolist()
+    rows = [row for row in present if row not in (OUTSIDE, csf)]
     fractions = torch.stack([(tissue == row).float() for row in rows])
     for axis in (1, 2, 3):
         fractions = _blurred(fractions, axis, sigma)

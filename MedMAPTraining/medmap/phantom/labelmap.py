@@ -171,7 +171,8 @@ def _brain_box(ids: np.ndarray, name: str) -> tuple[slice, ...]:
         occupied = is_brain.any(axis=other_axes)
         first = int(occupied.argmax())
         stop = len(occupied) - int(occupied[::-1].argmax())
-        box.append(slice(max(first - MARGIN_VOXELS, 0), stop + MARGIN_VOXELS))
+        start = max(first - MARGIN_VOXELS, 0)
+        box.append(slice(start, stop + MARGIN_VOXELS))
     return tuple(box)
 
 
@@ -201,6 +202,7 @@ def _origin(ids: np.ndarray) -> tuple[float, float, float]:
     if len(thalami) > 1000:
         target = THALAMI
         middle = thalami.mean(0)
+        # White matter and cortex of the left, then of the right hemisphere.
         left_x = np.argwhere(np.isin(ids, (2, 3)))[:, 0]
         right_x = np.argwhere(np.isin(ids, (41, 42)))[:, 0]
         # The midline lies between the hemispheres: thalami may be displaced.

@@ -38,7 +38,8 @@ def push_aside(
         pushed = interpolate(template, WORLD_GRID, origins.reshape(3, -1))
         displacement = pushed.reshape(template.shape) - template
         # Tissue at the skull has no room to move to: without this the brain would bulge out.
-        hull = atlas.hull(template.reshape(3, -1)).reshape(WORLD_GRID.shape)
+        flat_hull = atlas.hull(template.reshape(3, -1))
+        hull = flat_hull.reshape(WORLD_GRID.shape)
         freedom = hull.div(SKULL_MM).clamp(0.0, 1.0)
         template = template + freedom * displacement
     return template, centers
@@ -49,9 +50,11 @@ def _world_position(
 ) -> torch.Tensor:
     """[3] world position whose template position is nearest to the focus."""
     target = template.new_tensor(focus).view(3, 1, 1, 1)
-    distance = (template - target).square().sum(0)
-    nearest = distance.flatten().argmin()
-    return world.reshape(3, -1)[:, nearest]
+    offsets = template - target
+    squared_distance = offsets.square().sum(0)
+    nearest = squared_distance.flatten().argmin()
+    points = world.reshape(3, -1)
+    return points[:, nearest]
 
 
 def _origins(world: torch.Tensor, center: torch.Tensor, mass: float) -> torch.Tensor:

@@ -58,8 +58,10 @@ def _draw_matrix(draw: Draw, style: Style, warp: Warp) -> torch.Tensor:
     """[3, 3] float64: rotation and shear, then scale."""
     largest = style.angle_deg
     angles = [math.radians(draw.uniform(-largest, largest)) for _ in range(3)]
-    linear = _rotation(angles) + _shear(draw).double()
-    return _scale(draw, warp) @ linear
+    rotation = _rotation(angles)
+    shear = _shear(draw).double()
+    scale = _scale(draw, warp)
+    return scale @ (rotation + shear)
 
 
 def _scale(draw: Draw, warp: Warp) -> torch.Tensor:

@@ -250,6 +250,7 @@ def fissures(p: torch.Tensor, draw: Draw) -> torch.Tensor:
 
 def _falx(p: torch.Tensor) -> torch.Tensor:
     """Distance to the falx, which ends above the corpus callosum."""
+    # The ellipse of the corpus callosum, as in edema.callosum.
     y_share = (p[1] - 10.0) / 40.0
     z_share = (p[2] - 6.0) / 23.0
     callosum = 1.0 - (y_share**2 + z_share**2).sqrt()

@@ -204,7 +204,8 @@ def _surroundings(atlas: Atlas, flat: torch.Tensor) -> tuple[torch.Tensor, torch
         or a ventricle.
     """
     count = flat.shape[1]
-    inside = (atlas.hull(flat) > -WORLD_GRID.step).nonzero()[:, 0]
+    is_inside = atlas.hull(flat) > -WORLD_GRID.step
+    inside = is_inside.nonzero()[:, 0]
     healthy = atlas.tissues(flat[:, inside], WORLD_GRID.step)
 
     parts = flat.new_zeros(len(TISSUES), count)
@@ -245,9 +246,10 @@ def _ellipsoid_distance(draw: Draw, offsets: torch.Tensor) -> torch.Tensor:
     # Axes of unit product: the ellipsoid has the volume of the sphere.
     axes = axes / axes.prod() ** (1.0 / 3.0)
     # The Q of a Gaussian matrix is a random orientation.
-    rotation = torch.linalg.qr(draw.white(3, 3))[0]
+    rotation, _ = torch.linalg.qr(draw.white(3, 3))
     rotation = rotation.to(offsets.device)
-    rotated = (rotation @ offsets.reshape(3, -1)).reshape(offsets.shape)
+    flat_rotated = rotation @ offsets.reshape(3, -1)
+    rotated = flat_rotated.reshape(offsets.shape)
     scaled = rotated / axes.view(3, 1, 1, 1)
     return scaled.square().sum(0).sqrt()
 

@@ -153,5 +153,7 @@ def _fade(draw: Draw, means: Mapping[str, Z]) -> None:
     """A part of the contrast between tumor and white matter is lost."""
     share = draw.uniform(0.3, 0.7)
     for z in means.values():
+        white = z["wm"]
         for tissue in ("ed", "solid"):
-            z[tissue] = z["wm"] + share * (z[tissue] - z["wm"])
+            contrast = z[tissue] - white
+            z[tissue] = white + share * contrast

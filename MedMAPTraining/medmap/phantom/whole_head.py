@@ -157,13 +157,16 @@ def read_head(path: Path) -> tuple[torch.Tensor, torch.Tensor]:
     occupied = np.argwhere(rows > 0)
     if not len(occupied):
         raise InputDataError(f"The label map {path.name} is empty.", "Choose another file.")
+    # Voxels are 1 mm wide: millimeters and voxels are one.
     low = np.maximum(occupied.min(0) - MARGIN_MM, 0)
     high = occupied.max(0) + 1 + MARGIN_MM
     box = tuple(slice(first, stop) for first, stop in zip(low, high, strict=True))
     rows = np.ascontiguousarray(rows[box])
     brain = _brain(rows)
     is_outside = rows > len(BRAIN_CLASSES)
-    if brain.sum() < MIN_BRAIN_VOXELS or is_outside.sum() < MIN_BRAIN_VOXELS:
+    has_brain = brain.sum() >= MIN_BRAIN_VOXELS
+    has_outside = is_outside.sum() >= MIN_BRAIN_VOXELS
+    if not (has_brain and has_outside):
         raise InputDataError(
             f"The label map {path.name} shows no whole head.",
             "Use maps with structures outside the brain (SynthSeg's ids from 500 on).",
@@ -173,7 +176,8 @@ def read_head(path: Path) -> tuple[torch.Tensor, torch.Tensor]:
 
 def _class_rows(ids: np.ndarray) -> np.ndarray:
     """[I, J, K] uint8 rows of ``CLASSES`` for ids of FreeSurfer and SynthSeg; 0 is air."""
-    table = np.zeros(max(int(ids.max()), 5000) + 1, np.uint8)
+    largest_id = max(int(ids.max()), 5000)
+    table = np.zeros(largest_id + 1, np.uint8)
     # Ids of small structures in no table are gray matter; ids from 500 on lie outside the brain.
     table[1:500] = CLASSES.index("gray")
     table[1000:] = CLASSES.index("gray")
@@ -228,8 +232,10 @@ def _centered_points(size: Sequence[int], step: float) -> torch.Tensor:
     axes = []
     for count in size:
         middle = (count - 1) / 2
-        axes.append((torch.arange(count) - middle) * step)
-    return torch.stack(torch.meshgrid(*axes, indexing="ij"), -1)
+        offsets = torch.arange(count) - middle
+        axes.append(offsets * step)
+    grids = torch.meshgrid(*axes, indexing="ij")
+    return torch.stack(grids, -1)
 
 
 def _rotation(axis: int, degrees: float) -> torch.Tensor:
@@ -251,9 +257,11 @@ def _sampled(volume: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
     """Nearest values at positions; 0 outside."""
     index = positions.round().long()
     limits = torch.tensor(volume.shape)
-    is_inside = ((index >= 0) & (index < limits)).all(-1)
+    coordinate_inside = (index >= 0) & (index < limits)
+    is_inside = coordinate_inside.all(-1)
     # Indices must be valid everywhere; what they read outside is set to 0 below.
-    i, j, k = index.clamp(min=0).minimum(limits - 1).unbind(-1)
+    valid = index.clamp(min=0).minimum(limits - 1)
+    i, j, k = valid.unbind(-1)
     values = volume[i, j, k]
     return values * is_inside.to(values.dtype)
 
@@ -338,8 +346,10 @@ def _acquired(draw: Draw, image: torch.Tensor, spacing: float) -> torch.Tensor:
 
 def with_rician_noise(draw: Draw, image: torch.Tensor, sigma: float) -> torch.Tensor:
     """Magnitude of a complex image with Gaussian noise (Gudbjartsson and Patz, MRM 1995)."""
-    real = image + sigma * draw.white(*image.shape)
-    imaginary = sigma * draw.white(*image.shape)
+    real_noise = draw.white(*image.shape)
+    real = image + sigma * real_noise
+    imaginary_noise = draw.white(*image.shape)
+    imaginary = sigma * imaginary_noise
     power = real.square() + imaginary.square()
     return power.sqrt()
 

@@ -74,7 +74,8 @@ def component_confidence(logits: Tensor, found: Components) -> dict[int, float]:
 def low_confidence(logits: Tensor, found: Components, threshold: float) -> Tensor:
     """[n + 1] bool: components below the threshold."""
     is_low = torch.zeros_like(found.is_small)
-    for number, confidence in component_confidence(logits, found).items():
+    confidences = component_confidence(logits, found)
+    for number, confidence in confidences.items():
         is_low[number] = confidence < threshold
     return is_low
 

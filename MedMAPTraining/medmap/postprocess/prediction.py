@@ -124,14 +124,19 @@ def _offsets_of(offsets: OffsetSpec, subset: Sequence[str], task: Task) -> Tenso
     if not any(by_label.values()):
         return None
     # The background, which comes first, is what the others are compared with.
-    return torch.tensor([0.0] + [by_label.get(label.name, 0.0) for label in task.labels])
+    by_class = [0.0]
+    for label in task.labels:
+        by_class.append(by_label.get(label.name, 0.0))
+    return torch.tensor(by_class)
 
 
 def _sum(logits: Tensor, offsets: Tensor | None) -> Tensor:
     """[C, *S] logits plus the [C] offset of each class."""
     if offsets is None:
         return logits
-    return logits + offsets.to(logits).reshape(-1, *[1] * (logits.dim() - 1))
+    spatial_ones = [1] * (logits.dim() - 1)
+    by_class = offsets.to(logits).reshape(-1, *spatial_ones)
+    return logits + by_class
 
 
 def tumor_box(logits: Tensor, brain: Tensor) -> Box | None:

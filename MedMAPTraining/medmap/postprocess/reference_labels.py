@@ -63,7 +63,9 @@ def labels_on_reference(
         [I, J, K] of ``Task.label_dtype``.
     """
     if prepared.offset is not None:
-        return _copied(decode(probability, spec, task), prepared.offset, prepared, task)
+        # One lattice: no interpolation, so that the labels stay what the network gave.
+        classes = decode(probability, spec, task)
+        return _copied(classes, prepared.offset, prepared, task)
     canonical = prepared.orientation.canonical
     labels = interpolated_labels(probability, prepared.grid, canonical, spec, task)
     return _turned_back(labels, prepared)
@@ -75,7 +77,8 @@ def _copied(classes: Tensor, offset: np.ndarray, prepared: Prepared, task: Task)
     ``offset`` is the index in that grid of the first voxel of the reference.
     """
     values = _label_values(classes, task)
-    pasted = paste(values, -offset, prepared.orientation.canonical.shape)
+    reference_shape = prepared.orientation.canonical.shape
+    pasted = paste(values, -offset, reference_shape)
     return _turned_back(pasted, prepared)
 
 

@@ -71,6 +71,7 @@ def _common_grid(ballots: Mapping[str, Ballot]) -> Grid:
     low = positions.min(axis=0) - MARGIN_MM
     high = positions.max(axis=0) + MARGIN_MM
     steps = np.ceil((high - low) / FUSION_MM).astype(int)
+    # One voxel more than steps: a fence has one post more than panels.
     i, j, k = (int(count) + 1 for count in steps)
     affine = np.diag([FUSION_MM, FUSION_MM, FUSION_MM, 1.0])
     affine[:3, 3] = low

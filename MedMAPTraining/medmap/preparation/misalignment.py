@@ -162,9 +162,12 @@ def _interpolated(
     last = np.array(image.shape) - 1
     is_within = (position >= 0) & (position <= last)
     is_inside = np.asarray(is_within.all(axis=1))
+    # Points outside get the value of the nearest border; the caller leaves them out.
     position = np.clip(position, 0, last)
-    lower = np.minimum(position.astype(int), np.maximum(last - 1, 0))
-    values = _trilinear(image, lower, position - lower)
+    last_lower = np.maximum(last - 1, 0)
+    lower = np.minimum(position.astype(int), last_lower)
+    weight = position - lower
+    values = _trilinear(image, lower, weight)
     return values, is_inside
 
 
@@ -179,12 +182,15 @@ def _trilinear(image: np.ndarray, lower: np.ndarray, weight: np.ndarray) -> np.n
     last = np.array(image.shape) - 1
     flat = image.ravel()
     # Flat indices: one look-up per corner instead of three index arrays.
-    strides = np.array([image.shape[1] * image.shape[2], image.shape[2], 1])
+    _, rows, columns = image.shape
+    strides = np.array([rows * columns, columns, 1])
     start = lower @ strides
     values = np.zeros(len(lower))
     for corner in range(8):
+        # The bits of its number are the corner's coordinates.
         offset = np.array([(corner >> axis) & 1 for axis in range(3)])
-        share = np.where(offset, weight, 1 - weight).prod(axis=1)
+        axis_shares = np.where(offset, weight, 1 - weight)
+        share = axis_shares.prod(axis=1)
         # Along an axis of one voxel there is no neighbor, and its share is zero.
         step = int(np.minimum(offset, last) @ strides)
         index = np.minimum(start + step, flat.size - 1)
@@ -204,7 +210,8 @@ def _averaged(array: np.ndarray, grid: Grid) -> tuple[np.ndarray, Grid]:
         cells.append(size // count)
     inner = tuple(slice(cell * count) for cell, count in zip(cells, counts, strict=True))
     i, j, k = cells
-    blocks = array[inner].reshape(i, counts[0], j, counts[1], k, counts[2])
+    di, dj, dk = counts
+    blocks = array[inner].reshape(i, di, j, dj, k, dk)
     average = blocks.mean(axis=(1, 3, 5), dtype=np.float32)
     affine = grid.affine.copy()
     axes = grid.affine[:3, :3]

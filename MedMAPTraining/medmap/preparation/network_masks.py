@@ -46,7 +46,9 @@ def extract_with(bundle: Bundle, volume: Volume) -> np.ndarray:
     prepared = prepare({name: volume}, task, bundle.preprocess, multiple=bundle.stride)
     windows = SlidingWindow(task, bundle.inference, bundle.stride, torch.device("cpu"))
     logits = next(windows.logits(bundle.network, prepared, [(name,)]))
-    probability = torch.softmax(logits, 0)[1:].sum(0)
+    class_probabilities = torch.softmax(logits, 0)
+    # Everything but class 0, the background.
+    probability = class_probabilities[1:].sum(0)
     # Parts and cavities are decided on the coarse grid, where that is fast; the surface is
     # interpolated from probabilities, so that it is finer than the grid.
     is_brain = to_array(probability) > 0.5

@@ -222,11 +222,13 @@ def _share_inside(points: np.ndarray, mask: np.ndarray, affine: np.ndarray) -> f
     to_voxels = np.linalg.inv(affine)
     positions = apply_affine(to_voxels, points)
     index = np.rint(positions).astype(int)
-    is_within = ((index >= 0) & (index < mask.shape)).all(axis=1)
+    coordinate_within = (index >= 0) & (index < mask.shape)
+    is_within = coordinate_within.all(axis=1)
     if not is_within.any():
         return 0.0
     i, j, k = index[is_within].T
-    return float(mask[i, j, k].mean())
+    is_in_mask = mask[i, j, k]
+    return float(is_in_mask.mean())
 
 
 def _rejection(
@@ -248,9 +250,11 @@ def _starts(center: np.ndarray, offset: np.ndarray) -> list[Motion]:
     """Scanner coordinates, equal brain centers, and equal centers turned about each axis."""
     centered = Motion.identity(center).shifted(offset)
     starts = [Motion.identity(center), centered]
+    # A search from one start may end in a local optimum of a strongly turned head.
     for axis in range(3):
         for sign in (-1, 1):
-            starts.append(centered.turned(axis, sign * START_DEGREES))
+            turned = centered.turned(axis, sign * START_DEGREES)
+            starts.append(turned)
     return starts
 
 
@@ -392,7 +396,9 @@ def _image(sitk: ModuleType, array: np.ndarray, volume: Volume, voxel_mm: float)
     reversed_axes = array.transpose(2, 1, 0)
     image = sitk.GetImageFromArray(np.ascontiguousarray(reversed_axes, np.float32))
     to_lps = _LPS[:3, :3]
-    axes = to_lps @ volume.affine[:3, :3] / grid.spacing
+    edges = to_lps @ volume.affine[:3, :3]
+    # ITK keeps directions, of length 1, and spacing apart.
+    axes = edges / grid.spacing
     origin = to_lps @ volume.affine[:3, 3]
     image.SetSpacing(grid.spacing.tolist())
     image.SetDirection(axes.ravel().tolist())

@@ -114,7 +114,10 @@ def _rim_brightness(intensities: np.ndarray, layers: Sequence[np.ndarray]) -> fl
     deep_layer = layers[DEEP_LAYER]
     if not deep_layer.any():
         return 1.0
-    medians = [float(np.median(intensities[layers[number]])) for number in RIM_LAYERS]
+    medians = []
+    for number in RIM_LAYERS:
+        layer_intensities = intensities[layers[number]]
+        medians.append(float(np.median(layer_intensities)))
     deep = float(np.median(intensities[deep_layer]))
     return max(medians) / max(deep, LOWEST_DEEP)
 

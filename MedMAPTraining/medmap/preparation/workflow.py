@@ -336,7 +336,9 @@ class _Run:
         if self.cancel():
             raise Cancelled()
         step_count = len(self.plan.extract) + len(self.plan.align)
-        self.progress(0.95 * len(self.steps) / step_count, text)
+        # The last 5 % are the fusion of the masks.
+        fraction = 0.95 * len(self.steps) / step_count
+        self.progress(fraction, text)
 
     def _record(self, step: Step, level: Literal["info", "warning"]) -> None:
         self.steps.append(step)
@@ -397,7 +399,8 @@ class _Run:
         volume = self.volumes[name]
         if name not in self.movements:
             return volume.grid
-        return Grid(volume.grid.shape, self.movements[name] @ volume.affine)
+        affine = self.movements[name] @ volume.affine
+        return Grid(volume.grid.shape, affine)
 
 
 def _alignment_summary(result: registration.Registration, title: str, onto: str) -> str:
@@ -418,13 +421,15 @@ def _borrowed_mask(brain: np.ndarray, grid: Grid, volume: Volume, title: str) ->
     The vote after the alignment corrects it. Raises InputDataError if it misses the scan.
     """
     started = time.perf_counter()
-    mask = resample_nearest(brain.astype(np.uint8), grid, volume.grid) > 0
+    resampled = resample_nearest(brain.astype(np.uint8), grid, volume.grid)
+    mask = resampled > 0
     if not mask.any():
         raise InputDataError(
             f"The brain mask does not overlap {title}.", "Use the mask of this patient's scan."
         )
     volume_ml = float(np.count_nonzero(mask)) * volume.grid.voxel_ml
-    return BrainMask(mask, BORROWED, volume_ml, time.perf_counter() - started)
+    seconds = time.perf_counter() - started
+    return BrainMask(mask, BORROWED, volume_ml, seconds)
 
 
 def _given_mask(given: Volume, volume: Volume, title: str) -> BrainMask:

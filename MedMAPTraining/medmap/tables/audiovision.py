@@ -51,7 +51,9 @@ def trainings(table: PrintedTable) -> list[tuple[str, float]]:
     needed: dict[tuple[str, float], None] = {}
     for cell in table.cells:
         method = cell.keys["method"]
-        needed[method, RATES.get(method, cell.keys["rate"])] = None
+        # Some methods are trained at one rate, whatever the table's column.
+        rate = RATES.get(method, cell.keys["rate"])
+        needed[method, rate] = None
     return list(needed)
 
 
@@ -60,7 +62,9 @@ def states(table: PrintedTable, options: TableOptions) -> dict[str, str]:
     results = _read(_results_file(table, options))
     by_training = {}
     for method, rate in trainings(table):
-        state = "done" if (method, rate) in results else "to do"
+        state = "to do"
+        if (method, rate) in results:
+            state = "done"
         by_training[f"{method}, {rate:.0%} complete pairs"] = state
     return by_training
 
@@ -109,7 +113,8 @@ def _grid(table: PrintedTable, results: Mapping[tuple[str, float], float]) -> Gr
         line = []
         for cell in row.cells:
             method = cell.keys["method"]
-            ours = results.get((method, RATES.get(method, cell.keys["rate"])))
+            rate = RATES.get(method, cell.keys["rate"])
+            ours = results.get((method, rate))
             line.append(Figure(ours, cell.printed, method, 2, cell.is_shown))
         grid.append(line)
     return grid
@@ -145,5 +150,7 @@ def _read(path: Path) -> dict[tuple[str, float], float]:
 
 def _write(path: Path, results: Mapping[tuple[str, float], float]) -> None:
     lines = ["method,rate,accuracy"]
-    lines += [f"{method},{rate},{value}" for (method, rate), value in results.items()]
-    write_text(path, "\n".join(lines) + "\n")
+    for (method, rate), value in results.items():
+        lines.append(f"{method},{rate},{value}")
+    text = "\n".join(lines) + "\n"
+    write_text(path, text)

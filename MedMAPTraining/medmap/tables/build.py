@@ -50,7 +50,8 @@ def build_table(
     """
     if table.kind == "audiovision":
         grid = accuracies(table, options, report)
-        return _write(table, options, grid, [*_changes(options), "Ours: one seed"], {})
+        remarks = [*_changes(options), "Ours: one seed"]
+        return _write(table, options, grid, remarks, {})
     write_recipes(plan, table, options)
     failures = execute(plan.jobs, options.devices, options.ray, report)
     scores = Scores(options.output.absolute(), plan.folds)
@@ -59,7 +60,8 @@ def build_table(
     if counts:
         numbers = ", ".join(counted(count, "test case") for count in counts)
         remarks.append(f"Our figures: means over {numbers}, one seed")
-    return _write(table, options, grid_of(table, scores), remarks, failures)
+    grid = grid_of(table, scores)
+    return _write(table, options, grid, remarks, failures)
 
 
 def _write(
@@ -71,7 +73,11 @@ def _write(
 ) -> BuiltTable:
     """Write the table of whatever is measured, beside the runs."""
     text = markdown(table, grid, remarks)
-    contents = {"md": text, "csv": csv_text(table, grid), "tex": latex(table, grid, remarks)}
+    contents = {
+        "md": text,
+        "csv": csv_text(table, grid),
+        "tex": latex(table, grid, remarks),
+    }
     files = []
     for ending, content in contents.items():
         path = options.output / f"{table.name}.{ending}"

@@ -72,7 +72,8 @@ def make_plan(table: PrintedTable, options: TableOptions) -> Plan:
             row = rows[name]
             data = folders.data_of(row.recipe)
             if data is None:
-                missing = without_data.setdefault(folders.data_set(row.recipe), [])
+                data_set = folders.data_set(row.recipe)
+                missing = without_data.setdefault(data_set, [])
                 if name not in missing:
                     missing.append(name)
                     hours_without_data += folders.hours(row)
@@ -105,8 +106,10 @@ def write_recipes(plan: Plan, table: PrintedTable, options: TableOptions) -> Non
             continue
         recipe, split = folders.recipe_and_split(rows[job.run], job.data, job.fold)
         write_json(job.recipe_file, asdict(recipe))
-        if split is not None and not split.path.exists():
-            write_json(split.path, {part: list(names) for part, names in split.parts.items()})
+        if split is None or split.path.exists():
+            continue
+        parts = {part: list(names) for part, names in split.parts.items()}
+        write_json(split.path, parts)
 
 
 @dataclass(frozen=True)
@@ -129,8 +132,11 @@ class _Folders:
         """``brats2018`` and so on: of the published split, or of the task."""
         split = recipe.split or self.table.split
         if split:
-            return split.partition("_")[0]
-        return {"MyoPS-anatomy": "myops2020"}.get(recipe.task, "brats2018")
+            data_set, _, _ = split.partition("_")
+            return data_set
+        if recipe.task == "MyoPS-anatomy":
+            return "myops2020"
+        return "brats2018"
 
     def data_of(self, recipe: Recipe) -> Path | None:
         """Folder of the cases, or None where none is given."""
@@ -146,7 +152,9 @@ class _Folders:
     def folds_of(self, recipe: Recipe) -> tuple[int | None, ...]:
         """Numbers of the folds of a recipe's data set; (None,) without folds."""
         path = self._fold_file(recipe)
-        folds = read_folds(path) if path is not None else None
+        folds = None
+        if path is not None:
+            folds = read_folds(path)
         if folds is None:
             return (None,)
         return tuple(range(len(folds)))
@@ -172,9 +180,11 @@ class _Folders:
     def _changed(self, row: PublishedRow) -> Recipe:
         """The row's recipe with every change, but for its split."""
         options = self.options
-        recipe = replace(row.recipe, split=row.recipe.split or self.table.split)
+        split = row.recipe.split or self.table.split
+        recipe = replace(row.recipe, split=split)
         if options.rehearsal:
-            recipe = rehearsed(recipe, options.steps or REHEARSAL_STEPS)
+            steps = options.steps or REHEARSAL_STEPS
+            recipe = rehearsed(recipe, steps)
         if options.steps is not None:
             recipe = replace(recipe, steps=options.steps)
         return with_settings(recipe, options.settings)
@@ -186,7 +196,8 @@ class _Folders:
         recipe = self._changed(row)
         parts = expand_subsets(recipe, find_task(recipe.task))
         share = recipe.steps / row.recipe.steps
-        return row.petaflop * len(parts) * share / PETAFLOP_PER_HOUR
+        petaflop = row.petaflop * len(parts) * share
+        return petaflop / PETAFLOP_PER_HOUR
 
     def training(self, row: PublishedRow, data: Path, fold: int | None) -> Job:
         """The training of a row, and how far it is."""
@@ -210,12 +221,16 @@ class _Folders:
     def _split_of_fold(self, recipe: Recipe, fold: int) -> _SplitFile | None:
         """A fold as a split whose part ``test`` is what the fold does not train on."""
         source = self._fold_file(recipe)
-        folds = read_folds(source) if source is not None else None
-        if source is None or folds is None:
+        if source is None:
             return None
-        parts = {"train": folds[fold]["train"], "test": folds[fold]["val"]}
-        folder = fold_folder(self.options.output.absolute(), fold) / "splits"
-        return _SplitFile(folder / f"{source.stem}-{fold}.json", parts)
+        folds = read_folds(source)
+        if folds is None:
+            return None
+        chosen = folds[fold]
+        parts = {"train": chosen["train"], "test": chosen["val"]}
+        output = fold_folder(self.options.output.absolute(), fold)
+        path = output / "splits" / f"{source.stem}-{fold}.json"
+        return _SplitFile(path, parts)
 
     def _split(self, recipe: Recipe, data: Path, data_set: str) -> _SplitFile | None:
         if not recipe.split or recipe.split == "none":
@@ -241,7 +256,8 @@ class _Folders:
         """Names of the cases of a folder, which is searched once."""
         key = (data, task)
         if key not in self._cases:
-            self._cases[key] = tuple(case.case_id for case in find_cases(data, find_task(task)))
+            cases = find_cases(data, find_task(task))
+            self._cases[key] = tuple(case.case_id for case in cases)
         return self._cases[key]
 
 
@@ -250,7 +266,9 @@ def _holding_out(recipe: Recipe, cases: Sequence[str]) -> Recipe:
     named = recipe.held_out_cases
     if isinstance(named, int) or set(named) <= set(cases):
         return recipe
-    return replace(recipe, held_out_cases=min(len(named), len(cases) - 1))
+    # At least one case must be trained on.
+    number = min(len(named), len(cases) - 1)
+    return replace(recipe, held_out_cases=number)
 
 
 def _chosen_runs(table: PrintedTable, only: Sequence[str]) -> tuple[str, ...]:
@@ -279,7 +297,9 @@ def _with_teachers(run: str, rows: Mapping[str, PublishedRow]) -> tuple[str, ...
     teacher = rows[run].teacher
     if not teacher:
         return (run,)
-    return (*_with_teachers(teacher, rows), run)
+    # A teacher may have a teacher of its own.
+    teachers = _with_teachers(teacher, rows)
+    return (*teachers, run)
 
 
 def _evaluations(
@@ -348,8 +368,10 @@ def _checkpoint(folder: Path) -> Mapping | None:
 
 def _difference(earlier: Recipe, recipe: Recipe) -> str:
     """The first field that differs, for a message."""
+    # As JSON, which has no tuples: the earlier recipe was read from a file.
     before = json.loads(json.dumps(asdict(earlier)))
-    for name, value in json.loads(json.dumps(asdict(recipe))).items():
+    after = json.loads(json.dumps(asdict(recipe)))
+    for name, value in after.items():
         if name != "about" and before[name] != value:
             return f" ({name} was {before[name]!r}, is {value!r})"
     return ""

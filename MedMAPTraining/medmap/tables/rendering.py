@@ -29,20 +29,31 @@ LATEX = {
 def markdown(table: PrintedTable, grid: Grid, remarks: Sequence[str] = ()) -> str:
     """A heading, the table, and below it what to know; ours first, the paper's in parentheses."""
     depth = _depth(table)
-    head = [""] * depth + [" ".join(titles) for titles in table.columns]
+    column_titles = [" ".join(titles) for titles in table.columns]
+    head = [""] * depth + column_titles
+    # Titles to the left, figures to the right.
+    alignment = "---|" * depth + "--:|" * len(table.columns)
     lines = [
         f"# {table.name}: {table.title}",
         "",
         f"{table.source}. {reading(grid)}",
         "",
-        f"| {' | '.join(_escaped(text) for text in head)} |",
-        f"|{'---|' * depth}{'--:|' * len(table.columns)}",
+        _markdown_line(head),
+        f"|{alignment}",
     ]
     for row, figures in zip(table.rows, grid, strict=True):
-        cells = [*_padded(row.titles, depth), *(cell_text(figure) for figure in figures)]
-        lines.append(f"| {' | '.join(_escaped(text) for text in cells)} |")
-    lines += ["", *(f"- {remark}" for remark in (*remarks, *table.notes))]
+        texts = [cell_text(figure) for figure in figures]
+        cells = [*_padded(row.titles, depth), *texts]
+        lines.append(_markdown_line(cells))
+    lines.append("")
+    for remark in (*remarks, *table.notes):
+        lines.append(f"- {remark}")
     return "\n".join(lines) + "\n"
+
+
+def _markdown_line(cells: Sequence[str]) -> str:
+    escaped = [_escaped(text) for text in cells]
+    return f"| {' | '.join(escaped)} |"
 
 
 def csv_text(table: PrintedTable, grid: Grid) -> str:
@@ -54,14 +65,26 @@ def csv_text(table: PrintedTable, grid: Grid) -> str:
         for titles, figure in zip(table.columns, figures, strict=True):
             if not figure.is_shown:
                 continue
-            ours = "" if figure.ours is None else number(figure.ours, figure.digits)
-            printed = "" if figure.printed is None else number(figure.printed, figure.digits)
-            difference = ""
+            difference = None
             if figure.ours is not None and figure.printed is not None:
-                difference = number(figure.ours - figure.printed, figure.digits)
-            titled = [" / ".join(row.titles), " / ".join(titles)]
-            writer.writerow([table.name, *titled, figure.run, ours, printed, difference])
+                difference = figure.ours - figure.printed
+            line = [
+                table.name,
+                " / ".join(row.titles),
+                " / ".join(titles),
+                figure.run,
+                _csv_number(figure.ours, figure.digits),
+                _csv_number(figure.printed, figure.digits),
+                _csv_number(difference, figure.digits),
+            ]
+            writer.writerow(line)
     return text.getvalue()
+
+
+def _csv_number(value: float | None, digits: int) -> str:
+    if value is None:
+        return ""
+    return number(value, digits)
 
 
 def latex(table: PrintedTable, grid: Grid, remarks: Sequence[str] = ()) -> str:
@@ -69,7 +92,9 @@ def latex(table: PrintedTable, grid: Grid, remarks: Sequence[str] = ()) -> str:
     depth = _depth(table)
     levels = max(len(titles) for titles in table.columns)
     lines = ["\\begin{table}", "\\centering", "\\resizebox{\\linewidth}{!}{%"]
-    lines.append(f"\\begin{{tabular}}{{{'l' * depth}{'r' * len(table.columns)}}}")
+    # Titles to the left, figures to the right.
+    alignment = "l" * depth + "r" * len(table.columns)
+    lines.append(f"\\begin{{tabular}}{{{alignment}}}")
     lines.append("\\toprule")
     for level in range(levels):
         lines.append(_latex_head(table, level, depth))
@@ -77,13 +102,16 @@ def latex(table: PrintedTable, grid: Grid, remarks: Sequence[str] = ()) -> str:
     previous = ""
     for row, figures in zip(table.rows, grid, strict=True):
         titles = _padded(row.titles, depth)
-        if previous and titles[0] != previous and depth > 1:
+        starts_group = previous and titles[0] != previous
+        if starts_group and depth > 1:
             lines.append("\\addlinespace")
         previous = titles[0]
-        cells = [*titles, *(cell_text(figure) for figure in figures)]
-        lines.append(" & ".join(_latex(text) for text in cells) + " \\\\")
+        texts = [cell_text(figure) for figure in figures]
+        cells = [_latex(text) for text in (*titles, *texts)]
+        lines.append(" & ".join(cells) + " \\\\")
     lines += ["\\bottomrule", "\\end{tabular}}"]
-    caption = ". ".join([table.title, table.source, reading(grid).rstrip("."), *remarks])
+    explanation = reading(grid).rstrip(".")
+    caption = ". ".join([table.title, table.source, explanation, *remarks])
     lines += [f"\\caption{{{_latex(caption)}}}", "\\end{table}", ""]
     return "\n".join(lines)
 
@@ -138,9 +166,15 @@ def _latex(text: str) -> str:
 def _latex_head(table: PrintedTable, level: int, depth: int) -> str:
     """One line of column titles; equal ones beside each other share a cell."""
     cells = [""] * depth
-    titles = [(*column[:level], _padded(column, level + 1)[level]) for column in table.columns]
+    titles = []
+    for column in table.columns:
+        # With the titles above it: equal titles of different groups are not joined.
+        text = _padded(column, level + 1)[level]
+        titles.append((*column[:level], text))
     for title, group in groupby(titles):
         count = len(list(group))
         text = _latex(title[-1])
-        cells.append(f"\\multicolumn{{{count}}}{{c}}{{{text}}}" if count > 1 else text)
+        if count > 1:
+            text = f"\\multicolumn{{{count}}}{{c}}{{{text}}}"
+        cells.append(text)
     return " & ".join(cells) + " \\\\"

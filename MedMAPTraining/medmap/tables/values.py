@@ -71,26 +71,32 @@ class Scores:
         """Mean over the subsets, feeds and regions that the keys name."""
         values = self.values(keys)
         defined_values = [value for value in values if value is not None]
-        if not values or len(defined_values) < len(values):
+        # A mean over some of the scores would be another figure than the paper's.
+        is_complete = len(defined_values) == len(values)
+        if not values or not is_complete:
             return None
         return statistics.mean(defined_values)
 
     def values(self, keys: Mapping) -> list[float | None]:
         """The scores that a mean is over, each the mean over folds: Dice in percent, distances in
         mm; [None] where an evaluation, or the score of a fold, is missing."""
-        by_fold = [self._values_in(output, keys) for output in self._outputs(run_of(keys))]
+        outputs = self._outputs(run_of(keys))
+        by_fold = [self._values_in(output, keys) for output in outputs]
         if any(None in values for values in by_fold):
             return [None]
         return [statistics.mean(values) for values in zip(*by_fold, strict=True)]
 
     def _values_in(self, output: Path, keys: Mapping) -> list[float | None]:
         """The scores of one fold, or of a run without folds."""
-        feed_setting = keys.get("feed", "")
-        feeds = [feed_setting] if isinstance(feed_setting, str) else feed_setting
+        feeds = keys.get("feed", "")
+        if isinstance(feeds, str):
+            feeds = [feeds]
         score = keys.get("score", "dice")
         values: list[float | None] = []
         for feed in feeds:
-            exchanged_images = feed_of(keys["subset"], feed) if feed else {}
+            exchanged_images = {}
+            if feed:
+                exchanged_images = feed_of(keys["subset"], feed)
             evaluation = self._evaluation(output, run_of(keys), exchanged_images)
             if evaluation is None:
                 return [None]
@@ -98,8 +104,11 @@ class Scores:
             subsets = subsets_of(keys.get("subset", "all"), evaluation.task)
             regions = regions_of(keys.get("region", "mean"), evaluation.task)
             for subset, region in product(subsets, regions):
-                mean = table[subset][region].mean if subset in table else None
+                mean = None
+                if subset in table:
+                    mean = table[subset][region].mean
                 if mean is not None and score == "dice":
+                    # Papers print Dice in percent.
                     mean = 100 * mean
                 values.append(mean)
         return values
@@ -123,9 +132,12 @@ class Scores:
         """One-tailed paired t-test over the subsets: is ``against`` better than the run?"""
         ours = self.values({**keys, "run": keys["against"], "subset": "all"})
         theirs = self.values({**keys, "subset": "all"})
-        if None in ours or None in theirs or len(ours) < 2 or ours == theirs:
+        is_measured = None not in ours and None not in theirs
+        # Equal scores, or a single pair, have no variance to test against.
+        if not is_measured or len(ours) < 2 or ours == theirs:
             return None
-        return float(ttest_rel(ours, theirs, alternative="greater").pvalue)
+        test = ttest_rel(ours, theirs, alternative="greater")
+        return float(test.pvalue)
 
     def _evaluation(self, output: Path, run: str, feed: Mapping[str, str]) -> Evaluation | None:
         folder = evaluation_folder(output, run, feed)
@@ -140,14 +152,23 @@ class Scores:
 def subsets_of(name: str | Sequence[str], task: Task) -> list[str]:
     """Keys of the modality subsets that a cell's ``subset`` means."""
     if not isinstance(name, str):
-        return [key for part in name for key in subsets_of(part, task)]
+        keys: list[str] = []
+        for part in name:
+            keys += subsets_of(part, task)
+        return keys
     count = len(task.modalities)
-    sizes = {"all": range(1, count + 1), "full": [count], "single": [1]}
+    sizes = {
+        "all": range(1, count + 1),
+        "full": [count],
+        "single": [1],
+    }
     if name.startswith("missing "):
-        sizes[name] = [count - int(name.removeprefix("missing "))]
+        missing = int(name.removeprefix("missing "))
+        sizes[name] = [count - missing]
     if name not in sizes:
         return [task.subset_key(name.split("+"))]
-    return [task.subset_key(s) for s in task.table_order() if len(s) in sizes[name]]
+    subsets = [subset for subset in task.table_order() if len(subset) in sizes[name]]
+    return [task.subset_key(subset) for subset in subsets]
 
 
 def regions_of(name: str, task: Task) -> list[str]:
@@ -163,8 +184,12 @@ def grid_of(table: PrintedTable, scores: Scores | None) -> Grid:
     for row in table.rows:
         line = []
         for cell in row.cells:
-            ours = scores.value(cell) if scores and cell.is_shown else None
-            digits = -1 if cell.keys.get("statistic") == "p-value" else 2
+            ours = None
+            if scores and cell.is_shown:
+                ours = scores.value(cell)
+            digits = 2
+            if cell.keys.get("statistic") == "p-value":
+                digits = -1
             line.append(Figure(ours, cell.printed, cell.run, digits, cell.is_shown))
         grid.append(line)
     return grid

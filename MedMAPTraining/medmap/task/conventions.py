@@ -260,7 +260,9 @@ def recognize(values: Mapping[str, Collection[int]], task: Task, chosen: str = "
         return LabelReading(dict.fromkeys(values, convention), {convention.name: "chosen"})
     serving = [entry for entry in CONVENTIONS if entry.serves(task)]
     # What no convention knows is an error of its own case, and says nothing about the others.
-    meaningful = own_convention(task).values.union(*(entry.values for entry in serving))
+    meaningful = set(own_convention(task).values)
+    for entry in serving:
+        meaningful.update(entry.values)
     groups: dict[tuple[str, ...], list[str]] = {}
     for case in values:
         names = tuple(entry.name for entry in serving if entry.matches(case))
@@ -268,8 +270,11 @@ def recognize(values: Mapping[str, Collection[int]], task: Task, chosen: str = "
     conventions = {}
     reasons: dict[str, str] = {}
     for names, cases in groups.items():
-        in_files = frozenset().union(*(values[case] for case in cases))
-        convention, reason = _recognized(in_files & meaningful, names, task, cases[0])
+        in_files: set[int] = set()
+        for case in cases:
+            in_files.update(values[case])
+        known_values = frozenset(in_files & meaningful)
+        convention, reason = _recognized(known_values, names, task, cases[0])
         conventions.update(dict.fromkeys(cases, convention))
         reasons.setdefault(convention.name, reason)
     return LabelReading(conventions, reasons)

@@ -185,6 +185,7 @@ class Task:
         """Class indices (tensor side) that make up a region."""
         label_names = [label.name for label in self.labels]
         members = next(entry.labels for entry in self.regions if entry.name == region)
+        # Class 0 is the background.
         return tuple(label_names.index(name) + 1 for name in members)
 
     def subsets(self) -> tuple[tuple[str, ...], ...]:

@@ -291,7 +291,8 @@ def _label_problems(task: Task) -> list[str]:
         values += [label.value, *label.alternative_values]
     problems += [f"two labels have the value {value}" for value in _repeated(values)]
     for value in values:
-        if not isinstance(value, int) or not 1 <= value <= LARGEST_VALUE:
+        is_storable = isinstance(value, int) and 1 <= value <= LARGEST_VALUE
+        if not is_storable:
             problems.append(f"a label has the value {value}, not one of 1 to {LARGEST_VALUE}")
     return problems
 

@@ -60,10 +60,13 @@ def label_classes(content: Mapping, task: Task) -> tuple[tuple[int, str], ...]:
     same regions.
     """
     values = label_values(content)
-    if any(len(members) > 1 for members in values.values()):
+    classes: list[tuple[int, str | None]] = []
+    is_region_based = any(len(members) > 1 for members in values.values())
+    if is_region_based:
         classes = _classes_of_regions(values, task)
     else:
-        classes = [(members[0], _class_of(name, task)) for name, members in values.items()]
+        for name, members in values.items():
+            classes.append((members[0], _class_of(name, task)))
     understood = [(value, name) for value, name in classes if name is not None]
     # All or nothing: labels that are only in part understood would be scored wrongly.
     if len(understood) < len(classes):
@@ -78,8 +81,12 @@ def _class_of(title: str, task: Task) -> str | None:
             return label.name
     names = {label.name for label in task.labels}
     for name, pattern in _CLASSES.items():
-        if re.search(pattern, title.lower()):
-            return name if name in names or name == "RC" else None
+        if not re.search(pattern, title.lower()):
+            continue
+        # The first pattern that fits decides; RC (resection cavity) is understood everywhere.
+        if name in names or name == "RC":
+            return name
+        return None
     return None
 
 
@@ -93,7 +100,8 @@ def _classes_of_regions(
         names[region.title.lower()] = region.name
     membership: dict[int, set[str]] = {}
     for title, members in values.items():
-        region_name = names.get(title.lower().replace("_", " "), "?")
+        plain_title = title.lower().replace("_", " ")
+        region_name = names.get(plain_title, "?")
         for value in members:
             membership.setdefault(value, set()).add(region_name)
     classes: list[tuple[int, str | None]] = []

@@ -60,7 +60,9 @@ def compile_backbone(network: Backbone, backend: str = "inductor") -> None:
         network: to be compiled.
         backend: of ``torch.compile``; ``eager`` traces graphs without compiling them.
     """
-    torch._dynamo.config.recompile_limit = max(64, torch._dynamo.config.recompile_limit)
+    config = torch._dynamo.config
+    # Beyond its limit, dynamo silently runs uncompiled; 15 subsets exceed the default of 8.
+    config.recompile_limit = max(64, config.recompile_limit)
     # On the instance, in front of the class: a compiled module around it would rename the weights.
     for name in ("encode", "decode"):
         compiled = torch.compile(getattr(network, name), backend=backend)

@@ -74,8 +74,11 @@ class Anchor(nn.Module):
             maps.append(at_least_float32(latents.get(name, example)))
         available = torch.stack(masks, 1)
         z = torch.stack(maps, 1).flatten(3)
-        z = torch.where(available[:, :, None, None], z, torch.zeros_like(z))
-        inside = foreground(brain, example).flatten(1)[:, None, None]
+        # Replaced, not multiplied: an absent modality may hold NaN, and 0 * NaN is NaN.
+        is_available = available[:, :, None, None]
+        z = torch.where(is_available, z, torch.zeros_like(z))
+        latent_brain = foreground(brain, example)
+        inside = latent_brain.flatten(1)[:, None, None]
         # Moments and products in full precision.
         with torch.autocast(example.device.type, enabled=False):
             return self.loss(z, available, inside)
@@ -94,16 +97,20 @@ class Anchor(nn.Module):
         """Mean squares [B, J] of each modality from the anchor; jointly, that of their mean."""
         if self.joint:
             number = available.sum(1).clamp(min=1)
-            z = (z.sum(1) / number[:, None, None])[:, None].expand_as(z)
+            # Absent modalities are zero: the sum has those that are there.
+            mean = z.sum(1) / number[:, None, None]
+            z = mean[:, None].expand_as(z)
         return _mean_square(z - anchor, inside)
 
     def _over_modalities(self, error: Tensor, available: Tensor, valid: Tensor) -> Tensor:
         """Errors [B, J] -> mean over the valid samples of their mean (or sum) over the modalities
         they have.
         """
-        counted = torch.where(available, error, torch.zeros_like(error)).sum(1)
+        available_error = torch.where(available, error, torch.zeros_like(error))
+        counted = available_error.sum(1)
         if self.reduction == "mean":
-            counted = counted / available.sum(1).clamp(min=1)
+            number = available.sum(1).clamp(min=1)
+            counted = counted / number
         return _mean_of_valid(counted, valid)
 
 
@@ -148,8 +155,10 @@ class PeerAnchor(Anchor):
         if self.detach:
             anchor = anchor.detach()
         error = self._error(z, anchor, available, inside)
-        has_peers = available[:, self.k] & (available.sum(1) > 1)
-        return self._over_modalities(error, available, has_peers & _somewhere(inside))
+        has_several = available.sum(1) > 1
+        has_peers = available[:, self.k] & has_several
+        valid = has_peers & _somewhere(inside)
+        return self._over_modalities(error, available, valid)
 
 
 class MixtureAnchor(Anchor):
@@ -209,12 +218,14 @@ class MixtureAnchor(Anchor):
         weights = self.mixture(available)
         has_several = (available.sum(1) > 1) & _somewhere(inside)
         if self.form == "conference":
+            # The conference paper weighs the distances from one modality, not the modalities.
             fixed_anchor = z[:, self.k : self.k + 1]
             error = _mean_square(z - fixed_anchor, inside)
             weighted = torch.where(available, weights * error, torch.zeros_like(error))
             has_anchor = has_several & available[:, self.k]
             return _mean_of_valid(weighted.sum(1), has_anchor)
-        anchor = torch.einsum("bj,bjcn->bcn", weights, z)[:, None]
+        mixture = torch.einsum("bj,bjcn->bcn", weights, z)
+        anchor = mixture[:, None]
         if self.detach:
             anchor = anchor.detach()
         error = self._error(z, anchor, available, inside)
@@ -275,17 +286,22 @@ class NormalAnchor(Anchor):
         if self.joint:
             # All modalities of a sample as further voxels of one.
             z = z.transpose(1, 2).flatten(2)[:, None]
-            inside = (inside & available[:, :, None, None]).flatten(1)[:, None, None]
+            inside_any = inside & available[:, :, None, None]
+            inside = inside_any.flatten(1)[:, None, None]
             available = available.any(1, keepdim=True)
         # Moments over voxels and samples together: a patch is too small for moments of its own.
-        counted = (inside & available[:, :, None, None]).float()
+        is_counted = inside & available[:, :, None, None]
+        counted = is_counted.float()
         number = counted.sum((0, 3)).clamp(min=1)
         mean = (z * counted).sum((0, 3)) / number
-        squares = (z - mean[None, :, :, None]).square()
+        deviation = z - mean[None, :, :, None]
+        squares = deviation.square()
         variance = (squares * counted).sum((0, 3)) / number
         divergence = normal_divergence(mean, variance, self.form).mean(1)
+        # Without a voxel in the batch a modality has no moments.
         valid = counted.flatten(2).any(2).any(0)
-        total = torch.where(valid, divergence, torch.zeros_like(divergence)).sum()
+        valid_divergence = torch.where(valid, divergence, torch.zeros_like(divergence))
+        total = valid_divergence.sum()
         if self.reduction == "mean":
             return total / valid.sum().clamp(min=1)
         return total
@@ -296,11 +312,14 @@ class NormalAnchor(Anchor):
         # The heads are linear layers: channels last.
         moments = self.heads(z.transpose(2, 3)).transpose(2, 3)
         mean, log_variance = moments.chunk(2, 2)
-        divergence = normal_divergence(mean, log_variance.exp(), self.form).mean(2)
+        # The heads give the logarithm: a variance must be positive.
+        variance = log_variance.exp()
+        divergence = normal_divergence(mean, variance, self.form).mean(2)
         counted = inside[:, :, 0].float()
         number = counted.sum(2).clamp(min=1)
         error = (divergence * counted).sum(2) / number
-        return self._over_modalities(error, available, available.any(1) & _somewhere(inside))
+        valid = available.any(1) & _somewhere(inside)
+        return self._over_modalities(error, available, valid)
 
 
 ANCHORS: dict[str, type[Anchor]] = {
@@ -333,11 +352,15 @@ def normal_divergence(mean: Tensor, variance: Tensor, form: str = "sound") -> Te
     """KL(N(mean, variance) || N(0, 1)) element by element, or what was printed for it; see
     ``NormalAnchor``.
     """
+    # The logarithm of 0 is infinite: a constant latent has no variance.
     variance = variance + 1e-6
     if form == "sound":
         return (variance + mean.square() - 1 - variance.log()) / 2
-    v = variance if form == "printed" else variance.sqrt()
-    return -2 * v.log() + v.square() + mean.square() / 2 - 0.5
+    v = variance
+    if form != "printed":
+        v = variance.sqrt()
+    half_square = mean.square() / 2
+    return -2 * v.log() + v.square() + half_square - 0.5
 
 
 def foreground(brain: Tensor | None, latent: Tensor) -> Tensor:
@@ -353,7 +376,8 @@ def foreground(brain: Tensor | None, latent: Tensor) -> Tensor:
         2: nn.functional.adaptive_avg_pool2d,
         3: nn.functional.adaptive_avg_pool3d,
     }
-    share = pools[len(size)](brain[:, None].float(), size)[:, 0]
+    pool = pools[len(size)]
+    share = pool(brain[:, None].float(), size)[:, 0]
     return share >= 0.5
 
 
@@ -364,9 +388,12 @@ def normalize(z: Tensor, inside: Tensor) -> Tensor:
     counted = inside.float()
     number = counted.sum(3, keepdim=True).clamp(min=1)
     mean = (z * counted).sum(3, keepdim=True) / number
+    # Two passes: mean(z²) - mean(z)² would lose all digits where the mean is large.
     centered = z - mean
-    variance = (centered.square() * counted).sum(3, keepdim=True) / number
-    return centered / (variance + EPS).sqrt()
+    counted_squares = centered.square() * counted
+    variance = counted_squares.sum(3, keepdim=True) / number
+    deviation = (variance + EPS).sqrt()
+    return centered / deviation
 
 
 def _comparable(z: Tensor, inside: Tensor, sound: bool) -> tuple[Tensor, Tensor]:
@@ -384,9 +411,12 @@ def _mean_of_valid(values: Tensor, valid: Tensor) -> Tensor:
 
 def _mean_square(difference: Tensor, inside: Tensor) -> Tensor:
     """[B, J, C, N] -> [B, J]: mean over channels and the voxels inside."""
+    channels = difference.shape[2]
     counted = inside.float()
-    total = (difference.square() * counted).sum((2, 3))
-    return total / (difference.shape[2] * counted.sum((2, 3)).clamp(min=1))
+    counted_squares = difference.square() * counted
+    total = counted_squares.sum((2, 3))
+    voxels = counted.sum((2, 3)).clamp(min=1)
+    return total / (channels * voxels)
 
 
 def _somewhere(inside: Tensor) -> Tensor:

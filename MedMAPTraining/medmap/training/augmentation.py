@@ -101,7 +101,8 @@ def deformed(
     if position is None:
         return None
     box, grid = _sampling_grid(position, label.shape)
-    classes = torch.from_numpy(np.stack([label[box], brain[box]]).astype(np.float32))
+    label_and_brain = np.stack([label[box], brain[box]])
+    classes = torch.from_numpy(label_and_brain.astype(np.float32))
     nearest = grid_sample(classes[None], grid, mode="nearest", align_corners=True)[0]
     patch_label = nearest[0].long()
     patch_brain = nearest[1] > 0.5
@@ -110,7 +111,9 @@ def deformed(
         if image is None:
             continue
         scan = torch.from_numpy(image[box].astype(np.float32))
-        patch_images[m] = grid_sample(scan[None, None], grid, align_corners=True)[0, 0]
+        sampled = grid_sample(scan[None, None], grid, align_corners=True)
+        patch_images[m] = sampled[0, 0]
+        # Interpolation blurs the brain's border into the background, which inference has as 0.
         patch_images[m] *= patch_brain
     return patch_images, patch_label, patch_brain
 
@@ -156,14 +159,18 @@ def _moved_positions(matrix: np.ndarray, corner: Sequence[int], patch: Sequence[
     center = [(size - 1) / 2 for size in patch]
     lines = []
     for size, middle in zip(patch, center, strict=True):
-        lines.append(torch.arange(size, dtype=torch.float32) - middle)
+        indices = torch.arange(size, dtype=torch.float32)
+        lines.append(indices - middle)
     position = torch.empty((*patch, 3))
     for axis in range(3):
-        d = float(matrix[axis, 0]) * lines[0]
-        h = float(matrix[axis, 1]) * lines[1]
-        w = float(matrix[axis, 2]) * lines[2]
+        # Row of the matrix times the coordinates: one term for each array axis.
+        d_factor, h_factor, w_factor = matrix[axis].tolist()
+        d = d_factor * lines[0]
+        h = h_factor * lines[1]
+        w = w_factor * lines[2]
         middle = corner[axis] + center[axis]
         plane = d[:, None] + h[None, :] + middle
+        # Written in place: the result has three numbers for each voxel of the patch.
         torch.add(plane[:, :, None], w, out=position[..., axis])
     return position
 
@@ -204,15 +211,19 @@ def _sampling_grid(position: Tensor, shape: Sequence[int]) -> tuple[tuple[slice,
     highest = flat.amax(0).ceil().long().tolist()
     box = []
     for axis, size in enumerate(shape):
+        # At least one voxel, also where the patch lies beside the case.
         start = min(max(lowest[axis], 0), size - 1)
         stop = max(min(highest[axis] + 1, size), start + 1)
         box.append(slice(start, stop))
     grid = torch.empty_like(position)
     for axis, part in enumerate(box):
+        # Voxel start becomes -1, voxel stop - 1 becomes 1 (align_corners).
         width = max(part.stop - part.start - 1, 1)
+        scale = 2 / width
+        offset = 2 * part.start / width + 1
         target = grid[..., 2 - axis]
-        torch.mul(position[..., axis], 2 / width, out=target)
-        target -= 2 * part.start / width + 1
+        torch.mul(position[..., axis], scale, out=target)
+        target -= offset
     return tuple(box), grid[None]
 
 
@@ -305,16 +316,19 @@ def _blurred(scan: Tensor, sigma: float) -> Tensor:
     # Two standard deviations hold 95 % of the kernel; the weights are normalized below.
     radius = max(1, math.ceil(2 * sigma))
     weights = [math.exp(-0.5 * (n / sigma) ** 2) for n in range(radius + 1)]
+    # The kernel is symmetric: all weights but the middle one count twice.
     total = weights[0] + 2 * sum(weights[1:])
     for axis in range(scan.ndim):
         size = scan.shape[axis]
         if size <= radius:
             continue
-        result = scan * (weights[0] / total)
+        middle_share = weights[0] / total
+        result = scan * middle_share
         for n in range(1, radius + 1):
             share = weights[n] / total
-            result.narrow(axis, n, size - n).add_(scan.narrow(axis, 0, size - n), alpha=share)
-            result.narrow(axis, 0, size - n).add_(scan.narrow(axis, n, size - n), alpha=share)
+            length = size - n
+            result.narrow(axis, n, length).add_(scan.narrow(axis, 0, length), alpha=share)
+            result.narrow(axis, 0, length).add_(scan.narrow(axis, n, length), alpha=share)
         scan = result
     return scan
 
@@ -325,16 +339,20 @@ def _thick(scan: Tensor, axis: int, thickness: float) -> Tensor:
     size[axis] = max(1, round(size[axis] / thickness))
     slices = interpolate(scan[None, None], size=tuple(size), mode="area")
     shape = tuple(scan.shape)
-    return interpolate(slices, size=shape, mode="trilinear", align_corners=False)[0, 0]
+    restored = interpolate(slices, size=shape, mode="trilinear", align_corners=False)
+    return restored[0, 0]
 
 
 def _apply_bias_field(scan: Tensor, deviation: float, rng: np.random.Generator) -> None:
     """Multiply the intensities behind the z-scores with a smooth field."""
-    control = torch.from_numpy(rng.standard_normal((4, 4, 4)).astype(np.float32) * deviation)
+    noise = rng.standard_normal((4, 4, 4)).astype(np.float32)
+    control = torch.from_numpy(noise * deviation)
     shape = tuple(scan.shape)
-    field = interpolate(control[None, None], size=shape, mode="trilinear", align_corners=True)
+    log_field = interpolate(control[None, None], size=shape, mode="trilinear", align_corners=True)
+    field = log_field[0, 0].exp_()
+    # A field multiplies intensities, whose zero lies at a negative z-score.
     offset = rng.uniform(*BACKGROUND_Z)
-    scan.add_(offset).mul_(field[0, 0].exp_()).sub_(offset)
+    scan.add_(offset).mul_(field).sub_(offset)
 
 
 def _apply_gamma(
@@ -364,4 +382,6 @@ def _moments(scan: Tensor, count: float) -> tuple[float, float]:
     """Mean and standard deviation over the brain of a scan that is 0 elsewhere."""
     mean = float(scan.sum()) / count
     square = float(scan.square().sum()) / count
-    return mean, math.sqrt(max(square - mean**2, 1e-6))
+    # Rounding may make the variance of a constant scan negative.
+    variance = max(square - mean**2, 1e-6)
+    return mean, math.sqrt(variance)

@@ -104,11 +104,17 @@ class AugmentationParams:
             generator = torch.Generator(image.device).manual_seed(seed)
             for m in np.flatnonzero(self.noise[n] >= 0):
                 scan = image[n, m]
+                noise = float(self.noise[n, m])
+                gain = float(self.gain[n, m])
+                shift = float(self.shift[n, m])
+                # In place throughout: noise, then the scan, then the shift.
                 changed = torch.randn(scan.shape, generator=generator, device=scan.device)
-                changed.mul_(float(self.noise[n, m]))
-                changed.add_(scan, alpha=float(self.gain[n, m]))
-                changed.add_(float(self.shift[n, m]))
-                result[n, m] = changed.masked_fill_(scan == 0, 0)
+                changed.mul_(noise)
+                changed.add_(scan, alpha=gain)
+                changed.add_(shift)
+                # The background stays exactly 0, as inference sees it.
+                is_background = scan == 0
+                result[n, m] = changed.masked_fill_(is_background, 0)
         return result
 
     def _mirror(self, *tensors: Tensor) -> None:

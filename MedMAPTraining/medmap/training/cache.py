@@ -61,15 +61,18 @@ def read_label(case: Case, task: Task, volumes: Mapping[str, Volume], target: Gr
         InputDataError: unknown values, or a grid that none of the scans has.
     """
     labels = read_case_labels(case, task)
-    if not any(_same_voxels(labels.grid, volume.grid) for volume in volumes.values()):
+    on_a_scan = any(_same_voxels(labels.grid, volume.grid) for volume in volumes.values())
+    if not on_a_scan:
         raise InputDataError(
             f"{labels.name} lies on the grid of none of the scans of its case.",
             "Use the labels drawn on one of the scans, with their original header.",
         )
     classes = np.zeros(labels.array.shape, np.uint8)
-    for index, mask in enumerate(label_masks(labels.array, task).values(), 1):
+    masks = label_masks(labels.array, task)
+    for index, mask in enumerate(masks.values(), 1):
         classes[mask] = index
-    if labels.grid.shape == target.shape and _apart(labels.grid, target) <= SAME_GRID_VOXELS:
+    same_shape = labels.grid.shape == target.shape
+    if same_shape and _apart(labels.grid, target) <= SAME_GRID_VOXELS:
         return classes
     return resample_nearest(classes, labels.grid, target)
 
@@ -180,9 +183,11 @@ def cache_case(
     """
     names = modalities_of(case, task, available)
     if hashes is None:
-        files = [label_of(case, task), *(case.scans[name] for name in names)]
+        scan_files = [case.scans[name] for name in names]
+        files = [label_of(case, task), *scan_files]
         hashes = {path: sha256_of(path) for path in files}
-    target = cache / content_hash(case, task, spec, names, hashes) / case.case_id
+    content = content_hash(case, task, spec, names, hashes)
+    target = cache / content / case.case_id
     if is_complete(target):
         return target
     volumes = case.read(names)
@@ -193,7 +198,8 @@ def cache_case(
     # may be in use already.
     with _unless_complete(target), atomic_folder(target, overwrite=target.exists()) as folder:
         for name in names:
-            image = slices_first(prepared.image[task.index(name)], prepared)
+            index = task.index(name)
+            image = slices_first(prepared.image[index], prepared)
             np.save(folder / f"{name}.npy", image.numpy().astype(np.float16))
         np.save(folder / "label.npy", stored_label)
         brain = slices_first(prepared.brain, prepared).numpy()
@@ -218,9 +224,12 @@ def is_complete(folder: Path) -> bool:
     """Whether a case is stored there and every file still has the size that was written."""
     try:
         record = read_case_record(folder)
-        return all((folder / n).stat().st_size == size for n, size in record["bytes"].items())
+        for name, size in record["bytes"].items():
+            if (folder / name).stat().st_size != size:
+                return False
     except (OSError, ValueError, KeyError, AttributeError):
         return False
+    return True
 
 
 def write_case_record(
@@ -239,12 +248,15 @@ def write_case_record(
         scan_hashes: ``scan_hash`` by modality, by which the case is recognized later.
         label_hash: hash of the prepared labels.
     """
+    sizes = {}
+    for path in sorted(folder.glob("*.npy")):
+        sizes[path.name] = path.stat().st_size
     record = {
         "modalities": list(modalities),
         "available": list(available),
         "scans": dict(scan_hashes or {}),
         "label": label_hash,
-        "bytes": {path.name: path.stat().st_size for path in sorted(folder.glob("*.npy"))},
+        "bytes": sizes,
     }
     (folder / RECORD).write_text(json.dumps(record))
 
@@ -278,12 +290,14 @@ def prepare_volumes(
     shares = []
     for index in range(1, task.num_classes):
         mask = (classes == index).astype(np.float32)
-        shares.append(to_grid(mask, reference_grid, prepared.grid, spec.slices))
+        share = to_grid(mask, reference_grid, prepared.grid, spec.slices)
+        shares.append(share)
     # A voxel is labeled where the labels together fill more than half of
     # it, with the largest share.
     stacked = torch.stack(shares)
     is_labeled = stacked.sum(0) > 0.5
-    label = torch.where(is_labeled, stacked.argmax(0) + 1, 0).to(torch.uint8)
+    largest = stacked.argmax(0) + 1
+    label = torch.where(is_labeled, largest, 0).to(torch.uint8)
     return prepared, label
 
 

@@ -102,19 +102,25 @@ class CacheFolder:
     def hash_files(self, paths: Sequence[Path]) -> dict[Path, str]:
         """SHA-256 of the files of one case; files that did not change are not read again."""
         absolute = [Path(os.path.abspath(path)) for path in paths]
-        key = hashlib.sha256("\n".join(map(str, absolute)).encode(errors="surrogateescape"))
+        listing = "\n".join(map(str, absolute))
+        # Names on Linux may hold any bytes, which Python carries as surrogates.
+        key = hashlib.sha256(listing.encode(errors="surrogateescape"))
         index = self.path / _INDEX / f"{key.hexdigest()[:32]}.json"
         try:
             earlier = json.loads(index.read_text(encoding="utf-8"))
         except (OSError, ValueError):
             earlier = {}
-        records = {str(path): file_record(path, earlier.get(str(path))) for path in absolute}
+        records = {}
+        for path in absolute:
+            name = str(path)
+            records[name] = file_record(path, earlier.get(name))
         if records != earlier:
             index.parent.mkdir(parents=True, exist_ok=True)
             write_json(index, records)
         hashes = {}
-        for path, name in zip(paths, absolute, strict=True):
-            hashes[path] = str(records[str(name)]["sha256"])
+        for path, absolute_path in zip(paths, absolute, strict=True):
+            record = records[str(absolute_path)]
+            hashes[path] = str(record["sha256"])
         return hashes
 
     def mark_used(self, folders: Iterable[Path]) -> None:

@@ -126,10 +126,12 @@ def _sealed(state: dict) -> bytes:
 
 def _opened(path: Path) -> dict | None:
     data = _read(path)
-    seal = len(_MARK) + hashlib.sha256().digest_size
-    body = data[:-seal]
-    mark = data[-seal : -seal + len(_MARK)]
-    digest = data[-seal + len(_MARK) :]
+    # The seal at the end: a mark, and the digest of all before it.
+    seal_size = len(_MARK) + hashlib.sha256().digest_size
+    body = data[:-seal_size]
+    seal = data[-seal_size:]
+    mark = seal[: len(_MARK)]
+    digest = seal[len(_MARK) :]
     if mark != _MARK or hashlib.sha256(body).digest() != digest:
         return None
     return torch.load(io.BytesIO(body), map_location="cpu", weights_only=True)

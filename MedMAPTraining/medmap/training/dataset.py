@@ -49,7 +49,10 @@ class Augmentation:
             return Augmentation(**numbers)
         values: dict[str, Any] = {}
         for key, value in standard.items():
-            values[key] = tuple(value) if isinstance(value, list) else value
+            # JSON has no tuples.
+            if isinstance(value, list):
+                value = tuple(value)
+            values[key] = value
         return Augmentation(**numbers, standard=StandardAugmentation(**values))
 
 
@@ -118,42 +121,48 @@ class PatchSampler:
         for number in range(first, first + size):
             rng = np.random.default_rng([self.seed, step, number])
             samples.append(self._sample(rng, step, patch))
+        image = np.stack([sample.image for sample in samples])
         present = np.stack([sample.present for sample in samples])
         label = np.stack([sample.label for sample in samples])
+        brain = np.stack([sample.brain for sample in samples])
+        # Modalities that no sample shows need not be encoded.
+        shown = np.flatnonzero(present.any(axis=0))
         draws = [sample.draw for sample in samples]
+        augmentation = AugmentationParams(
+            gain=np.stack([draw.gain for draw in draws]),
+            shift=np.stack([draw.shift for draw in draws]),
+            noise=np.stack([draw.noise for draw in draws]),
+            flip=tuple(draw.flip for draw in draws),
+            seed=tuple(draw.seed for draw in draws),
+        )
         return Batch(
-            image=torch.from_numpy(np.stack([sample.image for sample in samples])),
+            image=torch.from_numpy(image),
             present=torch.from_numpy(present),
             label=torch.from_numpy(label.astype(np.int64)),
-            brain=torch.from_numpy(np.stack([sample.brain for sample in samples])),
+            brain=torch.from_numpy(brain),
             case_id=tuple(sample.case_id for sample in samples),
-            modalities=tuple(np.flatnonzero(present.any(axis=0)).tolist()),
-            augmentation=AugmentationParams(
-                gain=np.stack([draw.gain for draw in draws]),
-                shift=np.stack([draw.shift for draw in draws]),
-                noise=np.stack([draw.noise for draw in draws]),
-                flip=tuple(draw.flip for draw in draws),
-                seed=tuple(draw.seed for draw in draws),
-            ),
+            modalities=tuple(shown.tolist()),
+            augmentation=augmentation,
         )
 
     def _sample(self, rng: np.random.Generator, step: int, patch: Sequence[int]) -> _Patch:
         folder, case, tumor_voxels = self._drawn_case(rng)
         present = self._present(folder, step, case.available, rng)
         # A slice is a box of one voxel's thickness in the case.
-        box = (*(1,) * (case.label.ndim - len(patch)), *patch)
+        flat_axes = case.label.ndim - len(patch)
+        box = (*(1,) * flat_axes, *patch)
         corner = self._corner(tumor_voxels, case.label.shape, rng, box)
-        if self.augmentation.standard is not None:
-            return self._standard_sample(
-                case, present, corner, patch, rng, self.augmentation.standard
-            )
+        standard = self.augmentation.standard
+        if standard is not None:
+            return self._standard_sample(case, present, corner, patch, rng, standard)
         image = np.zeros((len(case.image), *box), np.float32)
         for m in np.flatnonzero(present).tolist():
             image[m] = _crop(case.scan(m), corner, box)
         image = image.reshape(-1, *patch)
         label = _crop(case.label, corner, box).reshape(patch)
         brain = _crop(case.brain, corner, box).astype(bool).reshape(patch)
-        if self.augmentation.rotate and len(patch) == 2:
+        is_slice = len(patch) == 2
+        if self.augmentation.rotate and is_slice:
             degrees = self.augmentation.rotate * rng.uniform(-1, 1)
             image = rotated(image, degrees)
             label = rotated(label, degrees)
@@ -163,7 +172,8 @@ class PatchSampler:
 
     def _drawn_case(self, rng: np.random.Generator) -> tuple[Path, PreparedArrays, np.ndarray]:
         """The case of a sample: its folder, its arrays, and flat indices of tumor voxels."""
-        folder = self.folders[rng.integers(len(self.folders))]
+        number = rng.integers(len(self.folders))
+        folder = self.folders[number]
         case = self._case(folder)
         return folder, case, self._tumor_voxels[folder]
 
@@ -229,8 +239,9 @@ class PatchSampler:
 
     def _case(self, folder: Path) -> PreparedArrays:
         if folder not in self._cases:
-            self._cases[folder] = open_case(folder)
-            self._tumor_voxels[folder] = sparse_voxels(np.asarray(self._cases[folder].label))
+            case = open_case(folder)
+            self._cases[folder] = case
+            self._tumor_voxels[folder] = sparse_voxels(np.asarray(case.label))
         return self._cases[folder]
 
     def _corner(
@@ -246,7 +257,8 @@ class PatchSampler:
         """
         center = None
         if voxels.size and rng.random() < self.augmentation.foreground:
-            center = np.unravel_index(voxels[rng.integers(voxels.size)], shape)
+            flat_index = voxels[rng.integers(voxels.size)]
+            center = np.unravel_index(flat_index, shape)
         corner = []
         for axis, (size, width) in enumerate(zip(shape, box, strict=True)):
             if width >= size:
@@ -254,6 +266,7 @@ class PatchSampler:
             elif center is None:
                 corner.append(int(rng.integers(size - width + 1)))
             else:
+                # A quarter of the patch: the tumor is not always in its middle.
                 jitter = rng.integers(-(width // 4), width // 4 + 1)
                 start = center[axis] - width // 2 + jitter
                 corner.append(int(np.clip(start, 0, size - width)))
@@ -262,12 +275,19 @@ class PatchSampler:
     def _draw(self, present: np.ndarray, rng: np.random.Generator) -> _Draw:
         strength = self.augmentation
         count = len(present)
+        # The order of the draws is part of a recipe's result.
+        gain = 1 + strength.gain * rng.uniform(-1, 1, count)
+        shift = strength.shift * rng.uniform(-1, 1, count)
+        noise = strength.noise * rng.random(count)
+        flip = rng.random() < strength.flip
+        seed = rng.integers(2**62)
         return _Draw(
-            gain=1 + strength.gain * rng.uniform(-1, 1, count),
-            shift=strength.shift * rng.uniform(-1, 1, count),
-            noise=np.where(present, strength.noise * rng.random(count), -1),
-            flip=bool(rng.random() < strength.flip),
-            seed=int(rng.integers(2**62)),
+            gain=gain,
+            shift=shift,
+            # Negative where the sample does not show the modality.
+            noise=np.where(present, noise, -1),
+            flip=bool(flip),
+            seed=int(seed),
         )
 
 
@@ -288,18 +308,23 @@ def rotated(array: np.ndarray, degrees: float) -> np.ndarray:
         The same shape and dtype.
     """
     height, width = array.shape[-2:]
-    cos = np.cos(np.radians(degrees))
-    sin = np.sin(np.radians(degrees))
+    radians = np.radians(degrees)
+    cos = np.cos(radians)
+    sin = np.sin(radians)
     # affine_grid works in units of half the side, hence the ratios of the sides.
     first_row = [cos, -sin * height / width, 0]
     second_row = [sin * width / height, cos, 0]
     theta = torch.tensor([[first_row, second_row]], dtype=torch.float32)
-    planes = torch.from_numpy(np.ascontiguousarray(array)).reshape(1, -1, height, width)
+    contiguous = torch.from_numpy(np.ascontiguousarray(array))
+    planes = contiguous.reshape(1, -1, height, width).float()
     grid = torch.nn.functional.affine_grid(theta, [1, 1, height, width], align_corners=False)
-    # Labels and masks must not be mixed.
-    mode = "bilinear" if array.dtype == np.float32 else "nearest"
-    turned = torch.nn.functional.grid_sample(planes.float(), grid, mode=mode, align_corners=False)
-    return turned.reshape(array.shape).numpy().astype(array.dtype)
+    mode = "bilinear"
+    if array.dtype != np.float32:
+        # Labels and masks must not be mixed.
+        mode = "nearest"
+    turned = torch.nn.functional.grid_sample(planes, grid, mode=mode, align_corners=False)
+    same_shape = turned.reshape(array.shape).numpy()
+    return same_shape.astype(array.dtype)
 
 
 def _crop(array: np.ndarray, corner: Sequence[int], box: Sequence[int]) -> np.ndarray:

@@ -143,7 +143,8 @@ def make_main_module_respawnable() -> None:
     would run the command once more; the module behind it is importable and guarded.
     """
     main = sys.modules["__main__"]
-    if main.__spec__ is None and Path(sys.argv[0]).stem == "medmap":
+    is_console_script = Path(sys.argv[0]).stem == "medmap"
+    if main.__spec__ is None and is_console_script:
         main.__spec__ = importlib.util.find_spec("medmap.cli.__main__")
 
 
@@ -235,7 +236,9 @@ class Team:
         if self.size == 1:
             return value
         flag = torch.tensor([value], dtype=torch.int32)
-        torch.distributed.all_reduce(flag, torch.distributed.ReduceOp.MAX, group=self._host)
+        # The largest of 0 and 1 is "or".
+        largest = torch.distributed.ReduceOp.MAX
+        torch.distributed.all_reduce(flag, largest, group=self._host)
         return bool(flag.item())
 
     def mean(self, value: Tensor) -> Tensor:
@@ -275,7 +278,8 @@ class Team:
             flat = torch.cat([tensor.reshape(-1) for tensor in bucket])
             torch.distributed.all_reduce(flat)
             flat /= self.size
-            parts = flat.split([tensor.numel() for tensor in bucket])
+            sizes = [tensor.numel() for tensor in bucket]
+            parts = flat.split(sizes)
             for tensor, part in zip(bucket, parts, strict=True):
                 tensor.copy_(part.view_as(tensor))
 

@@ -122,7 +122,8 @@ def _validated_dice(selection: Mapping) -> float:
     """
     members = [entry for entry in selection.values() if isinstance(entry, Mapping)]
     if members:
-        return sum(_validated_dice(member) for member in members) / len(members)
+        total = sum(_validated_dice(member) for member in members)
+        return total / len(members)
     return float(selection.get("validation_dice", -1.0))
 
 
@@ -135,10 +136,13 @@ def cases_of_runs(networks: Sequence[Sequence[Path]], task: Task) -> TrainingCas
     """
     folds = []
     for folders in zip(*networks, strict=True):
-        records = [RunCases.read(folder) for folder in folders]
-        folds.append([record for record in records if record is not None])
-        if len(folds[-1]) < len(folders):
-            return None
+        records = []
+        for folder in folders:
+            record = RunCases.read(folder)
+            if record is None:
+                return None
+            records.append(record)
+        folds.append(records)
     return training_cases(folds, task)
 
 
@@ -192,10 +196,13 @@ def default_name(origin: str, trained: Sequence[TrainedNetwork]) -> str:
     digest = hashlib.sha256()
     for network in trained:
         for name, value in sorted(network.network.state_dict().items()):
+            array = value.cpu().contiguous().numpy()
             digest.update(name.encode())
-            digest.update(value.cpu().contiguous().numpy().tobytes())
+            digest.update(array.tobytes())
+    short_hash = digest.hexdigest()[:8]
+    # What folders may be called on every system.
     stem = re.sub(r"[^A-Za-z0-9._-]+", "-", origin).strip("-.")
-    return f"{stem or 'run'}-{digest.hexdigest()[:8]}"
+    return f"{stem or 'run'}-{short_hash}"
 
 
 def inference_spec(recipe: Recipe, network: Backbone) -> InferenceSpec:
@@ -248,6 +255,10 @@ def _read(folder: Path) -> TrainedNetwork:
     state = load_best(folder) or require_checkpoint(folder)
     network = build_network(*state["network"])
     network.load_state_dict(state["average"])
-    last_step = {"step": state["step"], "by": "last step, nothing was validated"}
+    last_step = {
+        "step": state["step"],
+        "by": "last step, nothing was validated",
+    }
     selection = state.get("selection") or last_step
-    return TrainedNetwork(NetworkSpec(*network.built_from), network, state["step"], selection)
+    spec = NetworkSpec(*network.built_from)
+    return TrainedNetwork(spec, network, state["step"], selection)

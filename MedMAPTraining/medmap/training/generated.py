@@ -77,7 +77,10 @@ class Generation:
         """From the plain data of a recipe. Raises TypeError for an unknown key."""
         ranges: dict[str, Any] = {}
         for key, value in (style or {}).items():
-            ranges[key] = tuple(value) if isinstance(value, list) else value
+            # JSON has no tuples.
+            if isinstance(value, list):
+                value = tuple(value)
+            ranges[key] = value
         return Generation(**numbers, style=Style(**ranges))
 
 
@@ -116,23 +119,28 @@ def make_case(
     draw = Draw(seed, "kind")
     has_tumor = not draw.chance(plan.healthy)
     is_procedural = draw.chance(plan.procedural)
-    sides = [round(mm / spec.spacing) for mm in FIELD_OF_VIEW_MM]
+    i, j, k = (round(mm / spec.spacing) for mm in FIELD_OF_VIEW_MM)
+    if is_procedural:
+        anatomy = ()
     patient = generate(
         seed,
-        shape=(sides[0], sides[1], sides[2]),
+        shape=(i, j, k),
         spacing=spec.spacing,
         device=device,
         tumor=has_tumor,
         style=plan.style,
-        anatomy=() if is_procedural else anatomy,
+        anatomy=anatomy,
     )
-    box = _box_around(patient.brain, int(spec.margin / spec.spacing))
+    margin = int(spec.margin / spec.spacing)
+    box = _box_around(patient.brain, margin)
     brain = patient.brain[box]
     scans = [_normalize(scan[box], brain, spec) for scan in patient.images.values()]
+    image = torch.stack(scans).half()
     label = patient.label[box]
     voxels = label.nonzero().cpu()
+    # Enough places for patches; a large tumor has a hundred thousand voxels.
     every = max(1, len(voxels) // MOST_TUMOR_VOXELS)
-    return GeneratedCase(torch.stack(scans).half(), label, brain, voxels[::every])
+    return GeneratedCase(image, label, brain, voxels[::every])
 
 
 def _box_around(brain: torch.Tensor, margin: int) -> tuple[slice, ...]:
@@ -142,7 +150,9 @@ def _box_around(brain: torch.Tensor, margin: int) -> tuple[slice, ...]:
     high = (voxels.amax(0) + 1).tolist()
     box = []
     for start, stop in zip(low, high, strict=True):
-        box.append(slice(max(start - margin, 0), stop + margin))
+        # A negative start would count from the end; a stop beyond it is harmless.
+        first = max(start - margin, 0)
+        box.append(slice(first, stop + margin))
     return tuple(box)
 
 
@@ -153,10 +163,12 @@ def _normalize(scan: torch.Tensor, brain: torch.Tensor, spec: PreprocessSpec) ->
     low, high = (_percentile(ordered, percent) for percent in spec.percentiles)
     if spec.scaling == "minmax":
         value_range = (high - low).clamp(min=1e-9)
-        scores = (2 * (values - low) / value_range - 1).clamp(-1, 1)
+        scaled = 2 * (values - low) / value_range - 1
+        scores = scaled.clamp(-1, 1)
     else:
         # Mean and deviation without the tails, in which vessels and artifacts lie.
-        inner = values[(values >= low) & (values <= high)]
+        is_inner = (values >= low) & (values <= high)
+        inner = values[is_inner]
         deviation = inner.std(correction=0).clamp(min=1e-9)
         scores = ((values - inner.mean()) / deviation).clamp(*spec.clip)
     result = torch.zeros_like(scan)
@@ -166,22 +178,26 @@ def _normalize(scan: torch.Tensor, brain: torch.Tensor, spec: PreprocessSpec) ->
 
 def _percentile(ordered: torch.Tensor, percent: float) -> torch.Tensor:
     """Percentile of sorted values with linear interpolation, as numpy defines it."""
-    position = percent / 100.0 * (len(ordered) - 1)
+    last = len(ordered) - 1
+    position = percent / 100.0 * last
     below = int(position)
-    above = min(below + 1, len(ordered) - 1)
-    return torch.lerp(ordered[below], ordered[above], position - below)
+    above = min(below + 1, last)
+    fraction = position - below
+    return torch.lerp(ordered[below], ordered[above], fraction)
 
 
 def _save(case: GeneratedCase, folder: Path) -> None:
     with atomic_folder(folder, overwrite=True) as out:
         for name in ("image", "label", "brain", "tumor"):
-            np.save(out / f"{name}.npy", getattr(case, name).cpu().numpy())
+            tensor = getattr(case, name)
+            np.save(out / f"{name}.npy", tensor.cpu().numpy())
 
 
 def _load(folder: Path) -> GeneratedCase:
     arrays = {}
     for name in ("image", "label", "brain", "tumor"):
-        arrays[name] = torch.from_numpy(np.load(folder / f"{name}.npy"))
+        array = np.load(folder / f"{name}.npy")
+        arrays[name] = torch.from_numpy(array)
     return GeneratedCase(**arrays)
 
 
@@ -247,12 +263,15 @@ class GeneratedSampler:
         for number in range(first, first + size):
             rng = np.random.default_rng([self.seed, step, number])
             singles.append(self._sample(oldest, step, rng, patch))
+        image = torch.stack([single.image for single in singles])
         present = np.stack([single.present for single in singles])
+        label = torch.stack([single.label for single in singles])
+        brain = torch.stack([single.brain for single in singles])
         return Batch(
-            image=torch.stack([single.image for single in singles]),
+            image=image,
             present=torch.from_numpy(present).to(self.device),
-            label=torch.stack([single.label for single in singles]),
-            brain=torch.stack([single.brain for single in singles]),
+            label=label,
+            brain=brain,
             case_id=tuple(single.case_id for single in singles),
         )
 
@@ -262,8 +281,15 @@ class GeneratedSampler:
             return
         context = multiprocessing.get_context("spawn")
         oldest = context.Value("q", step // self.plan.reuse)
-        cases = (self.make, self.plan, self.spec, self.anatomy)
-        arguments = (oldest, *cases, self.folder, os.getpid())
+        arguments = (
+            oldest,
+            self.make,
+            self.plan,
+            self.spec,
+            self.anatomy,
+            self.folder,
+            os.getpid(),
+        )
         process = context.Process(target=_make_ahead, args=arguments, daemon=True)
         with without_interrupts():
             process.start()
@@ -280,8 +306,10 @@ class GeneratedSampler:
         self, oldest: int, step: int, rng: np.random.Generator, patch: Sequence[int]
     ) -> _Sample:
         number = oldest + int(rng.integers(self.plan.pool))
+        name = case_name(number)
         case = self._case(number)
-        present = np.asarray(self.missingness(case_name(number), step, rng), bool)
+        mask = self.missingness(name, step, rng)
+        present = np.asarray(mask, bool)
         corner = self._corner(case, rng, patch)
         image = torch.zeros((len(present), *patch), device=self.device)
         for m in np.flatnonzero(present):
@@ -295,7 +323,7 @@ class GeneratedSampler:
             image = image.flip(-3)
             label = label.flip(-3)
             brain = brain.flip(-3)
-        return _Sample(image, present, label, brain, case_name(number))
+        return _Sample(image, present, label, brain, name)
 
     def _corner(
         self, case: GeneratedCase, rng: np.random.Generator, patch: Sequence[int]
@@ -306,7 +334,8 @@ class GeneratedSampler:
         """
         center = None
         if len(case.tumor) and rng.random() < self.augmentation.foreground:
-            center = case.tumor[int(rng.integers(len(case.tumor)))].tolist()
+            row = int(rng.integers(len(case.tumor)))
+            center = case.tumor[row].tolist()
         corner = []
         for axis, (size, width) in enumerate(zip(case.label.shape, patch, strict=True)):
             if width >= size:
@@ -376,7 +405,8 @@ def _paste(target: torch.Tensor, source: torch.Tensor, corner: Sequence[int]) ->
         high = min(start + width, size)
         source_box.append(slice(low, high))
         target_box.append(slice(low - start, high - start))
-    target[tuple(target_box)] = source[tuple(source_box)].to(target.dtype)
+    part = source[tuple(source_box)]
+    target[tuple(target_box)] = part.to(target.dtype)
 
 
 def _make_ahead(

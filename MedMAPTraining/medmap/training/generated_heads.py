@@ -36,12 +36,14 @@ def make_head_case(
     Raises:
         UsageError, InputDataError: as ``generate_head``.
     """
-    head = generate_head(plan.first_seed + number, anatomy, spec.spacing)
+    seed = plan.first_seed + number
+    head = generate_head(seed, anatomy, spec.spacing)
     array = head.image.numpy()
     foreground, _ = exact_foreground(array)
     scan, _ = normalize(array, foreground, spec, skull_stripped=False)
     voxels = head.brain.nonzero()
     every = max(1, len(voxels) // MOST_TUMOR_VOXELS)
+    # Half precision: a pool holds many heads in memory.
     image = torch.from_numpy(scan)[None].half().to(device)
     label = head.brain.to(torch.uint8).to(device)
     # Every voxel counts: the task's scans are not stripped.

@@ -65,8 +65,11 @@ class TrainingLog:
         record = {"step": step}
         for name, value in figures.items():
             record[name] = round(value, 5)
-            group = "validation" if name.startswith("validation_") else "training"
-            self._curves.add_scalar(f"{group}/{name.removeprefix('validation_')}", value, step)
+            group = "training"
+            if name.startswith("validation_"):
+                group = "validation"
+            short_name = name.removeprefix("validation_")
+            self._curves.add_scalar(f"{group}/{short_name}", value, step)
         self._file.write(json.dumps(record) + "\n")
         self.report(step / self.steps, self._line(step, figures))
 
@@ -75,6 +78,7 @@ class TrainingLog:
         path = self.run / LOG
         if path.exists():
             lines = path.read_text(encoding="utf-8").splitlines()
+            # A run that stopped between two checkpoints logged steps that are computed again.
             earlier = [line for line in lines if 0 < _step_of(line) < step]
             if len(earlier) < len(lines):
                 write_text(path, "".join(line + "\n" for line in earlier))
@@ -89,8 +93,10 @@ class TrainingLog:
             line += f", validation Dice {figures['validation_dice']:.3f}"
         steps_timed = step - self._first_step
         if steps_timed > 0:
-            seconds_per_step = (figures["seconds"] - self._first_seconds) / steps_timed
-            line += f", {duration(seconds_per_step * (self.steps - step))} left"
+            seconds = figures["seconds"] - self._first_seconds
+            seconds_per_step = seconds / steps_timed
+            seconds_left = seconds_per_step * (self.steps - step)
+            line += f", {duration(seconds_left)} left"
         return line
 
 

@@ -81,17 +81,18 @@ def random_subset(
         weights: with ``subset``, how many times as often as the others a subset is shown, by its
             key (``t1ce+flair``): hard ones need more samples.
     """
+    number = len(task.modalities)
     draws: dict[str, Draw] = {
         "subset": _drawn_subset(task, weights or {}),
-        "cardinality": _drawn_by_cardinality(len(task.modalities)),
-        "bernoulli": _drawn_one_by_one(len(task.modalities), keep),
+        "cardinality": _drawn_by_cardinality(number),
+        "bernoulli": _drawn_one_by_one(number, keep),
     }
     if by not in draws or not 0 < keep <= 1:
         raise UsageError(
             f"Random subsets by '{by}', keep {keep}, cannot be drawn.",
             f"Use by = {', '.join(draws)}.",
         )
-    every = np.ones(len(task.modalities), bool)
+    every = np.ones(number, bool)
     return Missingness(draws[by], lambda case_id: every)
 
 
@@ -103,7 +104,8 @@ def _drawn_subset(task: Task, weights: Mapping[str, float]) -> Draw:
     def draw(case_id: str, epoch: int, rng: np.random.Generator) -> np.ndarray:
         if probability is None:
             return masks[rng.integers(len(masks))]
-        return masks[rng.choice(len(masks), p=probability)]
+        n = rng.choice(len(masks), p=probability)
+        return masks[n]
 
     return draw
 
@@ -114,7 +116,8 @@ def _drawn_by_cardinality(number: int) -> Draw:
     def draw(case_id: str, epoch: int, rng: np.random.Generator) -> np.ndarray:
         order = rng.permutation(number)
         count = rng.integers(1, number + 1)
-        return np.isin(np.arange(number), order[:count])
+        modalities = np.arange(number)
+        return np.isin(modalities, order[:count])
 
     return draw
 
@@ -135,7 +138,8 @@ def _shares(task: Task, weights: Mapping[str, float]) -> np.ndarray | None:
     """Probability of each subset in the task's order; None: all alike. Raises UsageError."""
     keys = [task.subset_key(subset) for subset in task.subsets()]
     strange = sorted(set(weights) - set(keys))
-    if strange or any(value <= 0 for value in weights.values()):
+    has_nonpositive = any(value <= 0 for value in weights.values())
+    if strange or has_nonpositive:
         raise UsageError(
             f"The weights {dict(weights)} are not positive numbers by modality subset.",
             f"Use keys like {keys[-1]}.",
@@ -214,7 +218,8 @@ def dropped(
         chosen = int(rng.integers(1, 2 ** len(available)))
         mask = np.zeros(len(task.modalities), bool)
         for n, modality in enumerate(available):
-            mask[modality] = bool(chosen >> n & 1)
+            bit = chosen >> n & 1
+            mask[modality] = bool(bit)
         return mask
 
     return Missingness(draw, base.available)
@@ -270,8 +275,9 @@ def draw_masks(
             be left.
     """
     names = sorted({bare_name(case) for case in cases})
-    unknown = set(rates) ^ set(task.modality_names)
-    if unknown or not all(0 <= rate <= 1 for rate in rates.values()):
+    unfitting = set(rates) ^ set(task.modality_names)
+    are_shares = all(0 <= rate <= 1 for rate in rates.values())
+    if unfitting or not are_shares:
         raise UsageError(
             f"Missing rates of {', '.join(rates)} do not fit the task {task.name}.",
             f"Give one within 0..1 for each of {', '.join(task.modality_names)}.",
@@ -280,7 +286,8 @@ def draw_masks(
     masks = np.zeros((len(names), len(task.modalities)), bool)
     for modality, name in enumerate(task.modality_names):
         number = round((1 - rates[name]) * len(names))
-        masks[rng.permutation(len(names))[:number], modality] = True
+        order = rng.permutation(len(names))
+        masks[order[:number], modality] = True
     if masks.sum() < len(names):
         raise UsageError(
             f"Missing rates of {', '.join(map(str, rates.values()))} leave fewer scans than cases.",
@@ -299,8 +306,10 @@ def _share_with_empty(masks: np.ndarray, rng: np.random.Generator) -> None:
         has_several = masks.sum(1, keepdims=True) > 1
         givers, modalities = np.nonzero(masks & has_several)
         n = rng.integers(len(givers))
-        masks[givers[n], modalities[n]] = False
-        masks[empty, modalities[n]] = True
+        giver = givers[n]
+        modality = modalities[n]
+        masks[giver, modality] = False
+        masks[empty, modality] = True
 
 
 def read_masks(
@@ -353,11 +362,13 @@ def write_masks(path: str | Path, task: Task, masks: Mapping[str, np.ndarray]) -
     """Write masks as ``read_masks`` reads them, atomically, so that a draw can be kept and
     repeated.
     """
-    lines = [",".join(["case", *task.modality_names])]
+    header = ["case", *task.modality_names]
+    lines = [",".join(header)]
     for case, mask in masks.items():
         cells = [str(int(shows)) for shows in mask]
         lines.append(",".join([case, *cells]))
-    write_text(path, "\n".join([*lines, ""]))
+    text = "\n".join(lines) + "\n"
+    write_text(path, text)
 
 
 def bare_name(case_id: str) -> str:

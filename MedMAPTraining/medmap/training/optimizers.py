@@ -72,7 +72,9 @@ def set_rate(optimizer: torch.optim.Optimizer, step: int, steps: int) -> None:
 @torch.no_grad()
 def follow(average: nn.Module, model: nn.Module, decay: float) -> None:
     """Move an exponential moving average (EMA) one step toward the weights; counters are copied."""
-    pairs = list(zip(average.state_dict().values(), model.state_dict().values(), strict=True))
+    averages = average.state_dict().values()
+    weights = model.state_dict().values()
+    pairs = list(zip(averages, weights, strict=True))
     floating = [pair for pair in pairs if pair[0].dtype.is_floating_point]
     if floating:
         # All in one call: hundreds of small ones would cost a GPU more than the step's arithmetic.

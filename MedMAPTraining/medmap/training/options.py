@@ -83,9 +83,11 @@ class StopRequest:
         self._previous: dict[int, Any] = {}
 
     def __enter__(self) -> StopRequest:
+        # Python lets only the main thread handle signals.
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGINT, signal.SIGTERM):
-                self._previous[number] = signal.signal(number, self._on_signal)
+                previous = signal.signal(number, self._on_signal)
+                self._previous[number] = previous
         return self
 
     def __exit__(self, *error: object) -> None:

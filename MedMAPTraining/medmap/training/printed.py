@@ -173,13 +173,15 @@ def published_means(tables: Mapping[str, PrintedTable]) -> dict[str, dict[str, f
     for table in tables.values():
         for cell in table.cells:
             keys = cell.keys
-            is_plain = len(cell.operands) == 1 and keys.get("score", "dice") == "dice"
-            if cell.printed is None or not cell.run or not is_plain or "feed" in keys:
+            is_dice = keys.get("score", "dice") == "dice"
+            is_plain = len(cell.operands) == 1 and is_dice and "feed" not in keys
+            if cell.printed is None or not cell.run or not is_plain:
                 continue
             region = keys.get("region", "")
             subset = keys.get("subset", "")
             if region == "mean" or subset in ("all", "full"):
-                means.setdefault(cell.run, {})[f"{subset} {region}"] = cell.printed
+                run_means = means.setdefault(cell.run, {})
+                run_means[f"{subset} {region}"] = cell.printed
     return means
 
 
@@ -208,5 +210,7 @@ def _row(row: Mapping, columns: list[Mapping]) -> PrintedRow:
         keys = {**column, **row, **column.get("force", {})}
         for layout_key in ("title", "printed", "force"):
             keys.pop(layout_key, None)
-        cells.append(PrintedCell(keys, figure, is_shown=figure is not None or "printed" not in row))
+        # The paper leaves a cell empty; a row without figures is not in the paper.
+        is_shown = figure is not None or "printed" not in row
+        cells.append(PrintedCell(keys, figure, is_shown=is_shown))
     return PrintedRow(tuple(row["title"]), tuple(cells))

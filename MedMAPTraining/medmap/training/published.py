@@ -79,11 +79,11 @@ def find_recipe(named: str | Path) -> tuple[Recipe, PublishedRow | None]:
     """
     path = Path(named)
     if path.suffix != ".json" and not path.exists():
-        rows = published_rows()
-        if str(named) in rows:
-            row = rows[str(named)]
+        row = published_rows().get(str(named))
+        if row is not None:
             return row.recipe, row
-    return Recipe.read(_recipe_path(named)), None
+    recipe = Recipe.read(_recipe_path(named))
+    return recipe, None
 
 
 def row_name(named: str | Path) -> str:
@@ -138,7 +138,11 @@ def _expanded(entry: Mapping) -> Iterator[dict]:
     values = entry.get("for", {})
     for chosen in product(*values.values()):
         filled = dict(zip(values, chosen, strict=True))
-        yield {key: _fill(value, filled) for key, value in entry.items() if key != "for"}
+        row = {}
+        for key, value in entry.items():
+            if key != "for":
+                row[key] = _fill(value, filled)
+        yield row
 
 
 def _fill(value: object, filled: Mapping[str, str]) -> object:

@@ -273,9 +273,15 @@ def check_numbers(recipe: Recipe) -> None:
 
 
 def _check_counts(recipe: Recipe) -> None:
-    counts = {"steps": recipe.steps, "batch": recipe.batch, "accumulate": recipe.accumulate}
+    counts = {
+        "steps": recipe.steps,
+        "batch": recipe.batch,
+        "accumulate": recipe.accumulate,
+    }
     for name, value in counts.items():
-        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        # Python counts True and False among the integers.
+        is_whole = isinstance(value, int) and not isinstance(value, bool)
+        if not is_whole or value < 1:
             raise UsageError(
                 f"The recipe's {name} is {value!r}.", f"Give {name} as a whole number from 1 on."
             )
@@ -313,8 +319,12 @@ def _check_magnitudes(recipe: Recipe) -> None:
 def _check_shares(recipe: Recipe) -> None:
     for name in ("ema", "large_share"):
         share = getattr(recipe, name)
-        if not isinstance(share, int | float) or not 0 <= share <= 1:
-            raise UsageError(f"The recipe's {name} is {share!r}.", f"Give {name} within 0 and 1.")
+        is_number = isinstance(share, int | float)
+        if not is_number or not 0 <= share <= 1:
+            raise UsageError(
+                f"The recipe's {name} is {share!r}.",
+                f"Give {name} within 0 and 1.",
+            )
 
 
 def _check_names(recipe: Recipe) -> None:
@@ -346,7 +356,8 @@ def cosine(step: int, steps: int) -> float:
     warm_up = max(1, steps // 50)
     if step < warm_up:
         return (step + 1) / warm_up
-    angle = math.pi * (step - warm_up) / max(1, steps - warm_up)
+    decay_steps = max(1, steps - warm_up)
+    angle = math.pi * (step - warm_up) / decay_steps
     return 0.5 * (1 + math.cos(angle))
 
 

@@ -137,7 +137,8 @@ def _changes(before: RunCases, now: RunCases) -> str:
     changed = []
     for name in sorted(present & earlier):
         same_scans = dict(now.scans[name]) == dict(before.scans[name])
-        if not same_scans or now.labels[name] != before.labels[name]:
+        same_label = now.labels[name] == before.labels[name]
+        if not (same_scans and same_label):
             changed.append(name)
     texts = []
     for names, verb in ((added, "added"), (removed, "removed"), (changed, "changed")):
@@ -153,10 +154,16 @@ def training_cases(folds: Sequence[Sequence[RunCases]], task: Task) -> TrainingC
         folds: per fold, the runs of its networks; one entry where there are no folds.
         task: orders the modalities.
     """
-    cases = _joined([run for runs in folds for run in runs], task)
+    all_runs: list[RunCases] = []
+    for runs in folds:
+        all_runs.extend(runs)
+    cases = _joined(all_runs, task)
     if len(folds) == 1:
         return cases
-    unseen = [cases.hashes - _joined(runs, task).hashes for runs in folds]
+    unseen = []
+    for runs in folds:
+        seen = _joined(runs, task).hashes
+        unseen.append(cases.hashes - seen)
     return replace(cases, unseen=tuple(unseen))
 
 

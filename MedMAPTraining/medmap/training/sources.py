@@ -53,10 +53,12 @@ class MixedSampler:
     @property
     def device(self) -> torch.device:
         """Where batches are assembled: a GPU as soon as one source works there."""
-        devices = [
-            getattr(sampler, "device", torch.device("cpu")) for sampler in self.samplers.values()
-        ]
-        return next((device for device in devices if device.type != "cpu"), torch.device("cpu"))
+        cpu = torch.device("cpu")
+        for sampler in self.samplers.values():
+            device = getattr(sampler, "device", cpu)
+            if device.type != "cpu":
+                return device
+        return cpu
 
     @property
     def seconds(self) -> float:
@@ -77,7 +79,8 @@ class MixedSampler:
         singles = []
         for number in range(first, first + size):
             sampler = self.samplers[self.source(step, number)]
-            singles.append(sampler.batch(step, 1, patch, number).to(self.device))
+            single = sampler.batch(step, 1, patch, number)
+            singles.append(single.to(self.device))
         return concatenated(singles)
 
 
@@ -101,8 +104,11 @@ def by_tumor(folders: Sequence[Path]) -> dict[str, list[Path]]:
     """Cached cases with a tumor and without one, by name of the source."""
     sorted_folders: dict[str, list[Path]] = {CASES: [], TUMOR_FREE: []}
     for folder in folders:
-        has_tumor = np.load(folder / "label.npy", mmap_mode="r").any()
-        sorted_folders[CASES if has_tumor else TUMOR_FREE].append(folder)
+        label = np.load(folder / "label.npy", mmap_mode="r")
+        name = TUMOR_FREE
+        if label.any():
+            name = CASES
+        sorted_folders[name].append(folder)
     return sorted_folders
 
 
@@ -150,7 +156,8 @@ def _lacking(name: str, folders: Mapping[str, Sequence[Path]]) -> str:
 def require_known_sources(shares: Mapping[str, float]) -> None:
     """Raises UsageError for an unknown source, or a weight that is not positive."""
     unknown = sorted(set(shares) - set(SOURCES))
-    if unknown or any(not share > 0 for share in shares.values()):
+    are_positive = all(share > 0 for share in shares.values())
+    if unknown or not are_positive:
         raise UsageError(
             f"The sources {dict(shares)} are not understood.",
             f"Give positive weights to some of {', '.join(SOURCES)}.",

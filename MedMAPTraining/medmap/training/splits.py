@@ -166,7 +166,11 @@ def earlier_scorings(split: str | os.PathLike, identity: str) -> list[dict]:
         entries = [json.loads(line) for line in lines if line.strip()]
     except (OSError, ValueError):
         return []
-    return [e for e in entries if isinstance(e, dict) and e.get("weights") == identity]
+    scorings = []
+    for entry in entries:
+        if isinstance(entry, dict) and entry.get("weights") == identity:
+            scorings.append(entry)
+    return scorings
 
 
 def note_scored(split: str | os.PathLike, *, bundle: str, identity: str, cases: int) -> dict:
@@ -182,7 +186,13 @@ def note_scored(split: str | os.PathLike, *, bundle: str, identity: str, cases: 
         OSError: the folder of the split cannot be written.
     """
     when = datetime.now(UTC).isoformat(timespec="seconds")
-    entry = {"when": when, "bundle": bundle, "weights": identity, "part": "test", "cases": cases}
+    entry = {
+        "when": when,
+        "bundle": bundle,
+        "weights": identity,
+        "part": "test",
+        "cases": cases,
+    }
     with ledger(split).open("a", encoding="utf-8") as file:
         file.write(json.dumps(entry) + "\n")
     return entry
@@ -200,7 +210,9 @@ def _from_json(text: str, path: Path) -> dict[str, list[str]]:
 def _from_csv(text: str, path: Path) -> dict[str, list[str]]:
     parts: dict[str, list[str]] = {}
     for row in csv.DictReader(io.StringIO(text), skipinitialspace=True):
-        parts.setdefault(row["part"].strip(), []).append(row["case"].strip())
+        part = row["part"].strip()
+        case = row["case"].strip()
+        parts.setdefault(part, []).append(case)
     return parts
 
 

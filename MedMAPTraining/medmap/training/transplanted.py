@@ -101,7 +101,9 @@ class TransplantedSampler(PatchSampler):
         if not (host.available & donor.available).any():
             return folder, host, tumor_voxels
         graft = cut_graft(donor, rng)
-        graft = _in_contrast(graft, self._contrast(donor_folder), self._contrast(folder))
+        donor_contrast = self._contrast(donor_folder)
+        host_contrast = self._contrast(folder)
+        graft = _in_contrast(graft, donor_contrast, host_contrast)
         case = transplanted(host, graft, rng)
         if case is None:
             return folder, host, tumor_voxels
@@ -121,10 +123,11 @@ def contrasts(case: PreparedArrays) -> tuple[Contrast | None, ...]:
         if scan is None or not is_healthy.any():
             result.append(None)
             continue
-        low, median, high = np.percentile(
-            np.asarray(scan)[is_healthy].astype(np.float32), (16, 50, 84)
-        )
-        result.append(Contrast(float(median), max(float(high - low) / 2, 1e-3)))
+        healthy_values = np.asarray(scan)[is_healthy].astype(np.float32)
+        low, median, high = np.percentile(healthy_values, (16, 50, 84))
+        # Half the way from the 16th to the 84th percentile: one normal standard deviation.
+        spread = max(float(high - low) / 2, 1e-3)
+        result.append(Contrast(float(median), spread))
     return tuple(result)
 
 
@@ -155,8 +158,10 @@ def cut_graft(donor: PreparedArrays, rng: np.random.Generator) -> Graft:
             images.append(None)
             continue
         images.append(_resized(np.asarray(scan[box]), size, "trilinear"))
-    weight = fading_weight(torch.from_numpy(classes > 0), fading).numpy() * inside
-    center = _relative_center(box, bounding_box(brain, 0))
+    tumor = torch.from_numpy(classes > 0)
+    weight = fading_weight(tumor, fading).numpy() * inside
+    brain_box = bounding_box(brain, 0)
+    center = _relative_center(box, brain_box)
     if is_mirrored:
         # The first axis runs from left to right.
         classes = classes[::-1].copy()
@@ -186,12 +191,15 @@ def transplanted(
     high = np.array([part.stop for part in brain_box])
     size = np.array(graft.label.shape)
     tumor = graft.label > 0
+    least_inside = LEAST_INSIDE * np.count_nonzero(tumor)
+    center = low + graft.center * (high - low)
+    unshifted_corner = np.round(center - size / 2).astype(int)
     for _ in range(TRIALS):
         jitter = rng.integers(-JITTER_VOXELS, JITTER_VOXELS + 1, 3)
-        corner = np.round(low + graft.center * (high - low) - size / 2).astype(int) + jitter
+        corner = unshifted_corner + jitter
         target, source = _overlap(corner, size, brain.shape)
         inside = np.count_nonzero(tumor[source] & brain[target])
-        if inside and inside >= LEAST_INSIDE * np.count_nonzero(tumor):
+        if inside and inside >= least_inside:
             return _merged(host, graft, target, source, brain)
     return None
 
@@ -211,8 +219,9 @@ def _merged(
             images.append(None)
             continue
         scan = np.array(host_scan)
-        mixed = weight * graft_scan[source] + (1 - weight) * scan[target].astype(np.float32)
-        scan[target] = mixed
+        host_part = scan[target].astype(np.float32)
+        graft_part = graft_scan[source]
+        scan[target] = weight * graft_part + (1 - weight) * host_part
         images.append(scan)
     label = np.array(host.label)
     is_donor = weight >= 0.5
@@ -235,8 +244,10 @@ def _in_contrast(
         if image is None or of_donor is None or of_host is None:
             images.append(None)
             continue
-        ratio = float(np.clip(of_host.spread / of_donor.spread, *CONTRAST_RATIO))
-        images.append((image - of_donor.median) * ratio + of_host.median)
+        spread_ratio = of_host.spread / of_donor.spread
+        ratio = float(np.clip(spread_ratio, *CONTRAST_RATIO))
+        centered = image - of_donor.median
+        images.append(centered * ratio + of_host.median)
     return Graft(tuple(images), graft.label, graft.weight, graft.center)
 
 
@@ -259,9 +270,14 @@ def fading_weight(tumor: Tensor, fading: int) -> Tensor:
 
 def _resized(array: np.ndarray, size: Sequence[int], mode: str) -> np.ndarray:
     """[*size] float32 of an array [d, h, w]."""
-    volume = torch.from_numpy(np.ascontiguousarray(array).astype(np.float32))[None, None]
-    corners = None if mode == "nearest" else False
-    return interpolate(volume, tuple(size), mode=mode, align_corners=corners)[0, 0].numpy()
+    floats = np.ascontiguousarray(array).astype(np.float32)
+    volume = torch.from_numpy(floats)[None, None]
+    align_corners: bool | None = False
+    if mode == "nearest":
+        # torch accepts no statement about corners with this mode.
+        align_corners = None
+    resized = interpolate(volume, tuple(size), mode=mode, align_corners=align_corners)
+    return resized[0, 0].numpy()
 
 
 def bounding_box(mask: np.ndarray, margin: int) -> tuple[slice, ...]:
@@ -272,9 +288,9 @@ def bounding_box(mask: np.ndarray, margin: int) -> tuple[slice, ...]:
         indices = np.flatnonzero(mask.any(axis=other_axes))
         if not indices.size:
             return tuple(slice(0, side) for side in mask.shape)
-        box.append(
-            slice(max(int(indices[0]) - margin, 0), min(int(indices[-1]) + 1 + margin, size))
-        )
+        start = max(int(indices[0]) - margin, 0)
+        stop = min(int(indices[-1]) + 1 + margin, size)
+        box.append(slice(start, stop))
     return tuple(box)
 
 
@@ -283,7 +299,8 @@ def _relative_center(box: Sequence[slice], brain_box: Sequence[slice]) -> np.nda
     center = []
     for part, brain_part in zip(box, brain_box, strict=True):
         middle = (part.start + part.stop) / 2
-        center.append((middle - brain_part.start) / (brain_part.stop - brain_part.start))
+        brain_length = brain_part.stop - brain_part.start
+        center.append((middle - brain_part.start) / brain_length)
     return np.array(center)
 
 

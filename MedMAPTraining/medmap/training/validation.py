@@ -57,8 +57,10 @@ class Validation:
             stored.dense_image(), stored.available, brain, network.stride, self.recipe.preprocess
         )
         # The cache stores class indices, regions are defined by label values.
-        values = np.array([0, *(label.value for label in self.task.labels)])
-        reference_masks = region_masks(values[np.asarray(stored.label)], self.task)
+        label_values = [label.value for label in self.task.labels]
+        values = np.array([0, *label_values])
+        reference_labels = values[np.asarray(stored.label)]
+        reference_masks = region_masks(reference_labels, self.task)
         # Without the padding to a multiple of the network's stride.
         inside = tuple(slice(size) for size in stored.label.shape)
         scores: dict[str, list[float]] = {region.name: [] for region in self.task.regions}
@@ -88,8 +90,11 @@ class Validation:
                 if self._taken(network, subset) is not None:
                     smaller.append(subset)
         subsets = [tuple(names)]
-        for number in range(min(self.others, len(smaller))):
-            subsets.append(smaller[(case * self.others + number) % len(smaller)])
+        count = min(self.others, len(smaller))
+        for number in range(count):
+            # In turn over the cases, so that every subset is validated on some of them.
+            position = (case * self.others + number) % len(smaller)
+            subsets.append(smaller[position])
         return [self._taken(network, subset) or subset for subset in subsets]
 
     def _taken(self, network: Backbone, subset: Sequence[str]) -> tuple[str, ...] | None:
@@ -100,7 +105,9 @@ class Validation:
         if network.needs is None:
             return tuple(subset)
         needed = tuple(self.task.modality_names[m] for m in sorted(network.needs))
-        return needed if set(needed) <= set(subset) else None
+        if not set(needed) <= set(subset):
+            return None
+        return needed
 
 
 def _padded(

@@ -102,10 +102,13 @@ class ACN(CoTraining):
 
     def _entropy_map(self, logits: Tensor) -> Tensor:
         """[B, C, *S] -p log p / log C of every class: the parts of an entropy between 0 and 1."""
-        # The released code takes a softmax of what a sigmoid has squeezed into 0..1 already.
-        values = logits.sigmoid() if self.sigmoids else logits
+        values = logits
+        if self.sigmoids:
+            # The released code takes a softmax of what a sigmoid has squeezed into 0..1 already.
+            values = logits.sigmoid()
         probability = values.softmax(1)
-        return torch.special.entr(probability) / math.log(logits.shape[1])
+        largest_entropy = math.log(logits.shape[1])
+        return torch.special.entr(probability) / largest_entropy
 
 
 class InformationHead(nn.Module):
@@ -127,6 +130,10 @@ class InformationHead(nn.Module):
     def forward(self, missing: Tensor, full: Tensor) -> Tensor:
         """Mean of ((mean - full)² / variance + ln variance) / 2; both [B, C, *S]."""
         per_channel = softplus(self.rho) + LEAST_VARIANCE
-        variance = per_channel.reshape(-1, *(1,) * (missing.ndim - 2))
-        distance = (self.mean(missing) - full).square()
-        return 0.5 * (distance / variance + variance.log()).mean()
+        spatial_ones = (1,) * (missing.ndim - 2)
+        variance = per_channel.reshape(-1, *spatial_ones)
+        error = self.mean(missing) - full
+        distance = error.square()
+        # A normal distribution's -log p, up to its constant.
+        negative_log_likelihood = distance / variance + variance.log()
+        return 0.5 * negative_log_likelihood.mean()

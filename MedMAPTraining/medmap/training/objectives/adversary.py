@@ -30,8 +30,10 @@ class Discriminator(nn.Sequential):
         layers: list[nn.Module] = []
         widths = pairwise((*channels, 1))
         for (inputs, outputs), stride in zip(widths, strides, strict=True):
-            layers.append(CONV[dims](inputs, outputs, kernel, stride, kernel // 2))
+            padding = kernel // 2
+            layers.append(CONV[dims](inputs, outputs, kernel, stride, padding))
             layers.append(nn.LeakyReLU(0.2))
+        # The last layer gives logits, without an activation.
         super().__init__(*layers[:-1])
 
     def forward(self, features: Tensor) -> Tensor:

@@ -98,7 +98,8 @@ class CoTraining(Dedicated):
         dice_full = dice_loss(p, target, background=False, squared=True)
         dice_student = dice_loss(q, target, background=False, squared=True)
         ramp = consistency_ramp(progress * self.epochs, self.ramp_epochs)
-        difference = (p - q)[:, 1:].square().mean()
+        tumor_difference = (p - q)[:, 1:]
+        difference = tumor_difference.square().mean()
         return {
             "dice_full": self.full_dice * tumor * dice_full,
             "dice_student": self.student_dice * tumor * dice_student,

@@ -115,10 +115,12 @@ class Distilling(Dedicated):
 def tap_channels(network: Backbone, tap: str) -> int:
     """Channels of a network's tap, found by one pass over an empty window."""
     training = network.training
+    # The smallest window that every level of a network halves evenly, twice as wide.
     size = (2 * network.stride,) * network.spatial_dims
     image = torch.zeros(1, network.modalities, *size)
     present = torch.ones(1, network.modalities, dtype=torch.bool)
+    network.eval()
     with torch.no_grad():
-        output = network.eval()(image, present, (tap,))
+        output = network(image, present, (tap,))
     network.train(training)
     return output.taps[tap].shape[1]

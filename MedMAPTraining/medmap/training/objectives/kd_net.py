@@ -78,4 +78,5 @@ class KDNet(Distilling):
         softened = (logits / self.temperature).softmax(1)
         soft_target = (teacher_logits / self.temperature).softmax(1)
         dice = dice_loss(softened, soft_target, squared=True)
-        return dice + soft_kl(logits, teacher_logits, self.temperature, entropy=True)
+        divergence = soft_kl(logits, teacher_logits, self.temperature, entropy=True)
+        return dice + divergence

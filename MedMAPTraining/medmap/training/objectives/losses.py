@@ -54,8 +54,12 @@ def dice_loss(
     if over_batch:
         axes = (0, *axes)
     overlap = (p * t).sum(axes)
-    size = p.square() + t.square() if squared else p + t
-    quotient = (2 * overlap + smooth) / (size.sum(axes) + smooth + eps)
+    if squared:
+        size = p.square() + t.square()
+    else:
+        size = p + t
+    denominator = size.sum(axes) + smooth + eps
+    quotient = (2 * overlap + smooth) / denominator
     return (1 - quotient).mean()
 
 
@@ -83,12 +87,15 @@ def weighted_cross_entropy(
     logp = at_least_float32(logits).log_softmax(1)
     if clip:
         logp = logp.exp().clamp(clip, 1).log()
+    batch, classes = logits.shape[:2]
     if weights is None:
-        w = class_weights(label, logits.shape[1])
+        w = class_weights(label, classes)
     else:
-        w = at_least_float32(weights).expand(*logits.shape[:2])
+        w = at_least_float32(weights).expand(batch, classes)
+    # Of every voxel: log p and weight of its true class.
     truth = logp.gather(1, label[:, None])[:, 0]
-    voxel_weights = w.gather(1, label.flatten(1)).reshape(label.shape)
+    flat_weights = w.gather(1, label.flatten(1))
+    voxel_weights = flat_weights.reshape(label.shape)
     return -(voxel_weights * truth).mean()
 
 
@@ -120,7 +127,9 @@ def resize_label(label: Tensor, size: Sequence[int]) -> Tensor:
     """[B, *S] -> [B, *size], nearest neighbor."""
     if label.shape[1:] == torch.Size(size):
         return label
-    return interpolate(label[:, None].float(), size=tuple(size), mode="nearest")[:, 0].long()
+    channel = label[:, None].float()
+    resized = interpolate(channel, size=tuple(size), mode="nearest")
+    return resized[:, 0].long()
 
 
 def resize_logits(logits: Tensor, size: Sequence[int]) -> Tensor:
@@ -209,9 +218,12 @@ def class_means(
         [B, K, C], zero for a class that a sample lacks; and [B, K] bool, True where it has it.
     """
     member = one_hot_classes(label, classes).flatten(2)
+    voxels = feature.flatten(2)
     count = member.sum(2)
-    total = matrix_product(member, feature.flatten(2).mT)
-    return total / (count[..., None] + eps), count > 0
+    # [K, N] times [N, C]: the sum of the features of every class.
+    total = matrix_product(member, voxels.mT)
+    means = total / (count[..., None] + eps)
+    return means, count > 0
 
 
 def similarity_maps(feature: Tensor, means: Tensor, eps: float = 1e-5) -> Tensor:
@@ -219,9 +231,12 @@ def similarity_maps(feature: Tensor, means: Tensor, eps: float = 1e-5) -> Tensor
     [B, K, *S].
     """
     directions = normalize(means, dim=2, eps=eps)
-    voxels = normalize(at_least_float32(feature).flatten(2), dim=1, eps=eps)
+    flat_feature = at_least_float32(feature).flatten(2)
+    voxels = normalize(flat_feature, dim=1, eps=eps)
+    # The product of unit vectors is the cosine of their angle.
     maps = matrix_product(directions, voxels)
-    return maps.reshape(*means.shape[:2], *feature.shape[2:])
+    batch, classes = means.shape[:2]
+    return maps.reshape(batch, classes, *feature.shape[2:])
 
 
 def matrix_product(one: Tensor, other: Tensor) -> Tensor:

@@ -144,7 +144,8 @@ class ModalityDistillation(Objective):
         """One step of ``main``; now and then, several of ``meta``."""
         features = encode_batch(self.backbone, batch)
         output = self.backbone.decode(features, batch.present)
-        losses = {"segmentation": self.task_loss(output.logits, batch.label)}
+        segmentation = self.task_loss(output.logits, batch.label)
+        losses = {"segmentation": segmentation}
         if self.alpha:
             maps: list[Tensor | None] = []
             for levels in features:
@@ -159,11 +160,15 @@ class ModalityDistillation(Objective):
         if not self.alpha or self.held_out is None:
             return
         step = round(progress * self.total)
-        every = self.meta_every if progress < self.all_share else self.second
-        if (step + 1) % every == 0:
-            for n in range(self.meta_batches):
-                held_out = self.held_out(step * self.meta_batches + n)
-                yield "meta", {"meta": self.meta_loss(held_out.to(batch.image.device))}
+        every = self.second
+        if progress < self.all_share:
+            every = self.meta_every
+        if (step + 1) % every != 0:
+            return
+        for n in range(self.meta_batches):
+            held_out = self.held_out(step * self.meta_batches + n)
+            meta_loss = self.meta_loss(held_out.to(batch.image.device))
+            yield "meta", {"meta": meta_loss}
 
     def task_loss(self, logits: Tensor, label: Tensor) -> Tensor:
         """What the network is for: cross-entropy and Dice; another kind of task overrides it."""
@@ -212,7 +217,9 @@ class ModalityDistillation(Objective):
                 total += torch.where(present[:, other, None], latent, torch.zeros_like(latent))
                 number += present[:, other]
             generated = total / number.clamp(min=1)[:, None]
-            counted = (present[:, modality] & (number > 0)).float()
+            # Only samples that have the modality and at least one other can be compared.
+            is_comparable = present[:, modality] & (number > 0)
+            counted = is_comparable.float()
             distance = (generated - actual).abs().mean(1)
             similarity = torch.cosine_similarity(generated, actual)
             self.l1_sum[modality] += (counted * distance).sum()
@@ -221,15 +228,18 @@ class ModalityDistillation(Objective):
 
     def epoch_end(self, epoch: int) -> dict[str, float]:
         """Importance and generated features of every modality by name."""
-        shares = NORMALIZATIONS[self.normalization](self.importance.detach()).tolist()
+        normalize = NORMALIZATIONS[self.normalization]
+        shares = normalize(self.importance.detach()).tolist()
         figures = {}
         for name, share in zip(self.names, shares, strict=True):
             figures[f"importance_{name}"] = share
         for modality, name in enumerate(self.names):
             number = float(self.compared[modality])
             if number:
-                figures[f"generated_l1_{name}"] = float(self.l1_sum[modality]) / number
-                figures[f"generated_cosine_{name}"] = float(self.cosine_sum[modality]) / number
+                l1_sum = float(self.l1_sum[modality])
+                cosine_sum = float(self.cosine_sum[modality])
+                figures[f"generated_l1_{name}"] = l1_sum / number
+                figures[f"generated_cosine_{name}"] = cosine_sum / number
         for buffer in (self.l1_sum, self.cosine_sum, self.compared):
             buffer.zero_()
         return figures
@@ -277,7 +287,8 @@ def pairwise_distillation(
                 continue
             # Detached: a strong modality must not move toward a weak one.
             difference = teacher.detach().float() - student.float()
-            distance = difference.abs().pow(norm).flatten(1).mean(1)
+            powers = difference.abs().pow(norm)
+            distance = powers.flatten(1).mean(1)
             has_both = present[:, i] & present[:, j]
             counted = torch.where(has_both, distance, torch.zeros_like(distance))
             total = total + ratio[i, j] * counted.mean()

@@ -48,7 +48,8 @@ class Plain(Objective):
         """One step of the group ``main``."""
         output = self.backbone(batch.image, batch.present, known=batch.modalities)
         label = batch.label[:, None]
-        losses = {"segmentation": self.loss(output.logits.float(), label)}
+        segmentation = self.loss(output.logits.float(), label)
+        losses = {"segmentation": segmentation}
         for level, logits in enumerate(output.aux.get("deep", []), 1):
             target = interpolate(label.float(), size=logits.shape[2:], mode="nearest")
             # ``smooth`` counts voxels: on a coarser grid the same volume has fewer.

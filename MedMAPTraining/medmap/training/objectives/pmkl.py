@@ -71,8 +71,13 @@ class PMKL(Distilling):
 
     def groups(self) -> dict[str, Group]:
         """``main``: the student and both heads."""
-        kernels = [p for p in self.parameters() if p.ndim > 1]
-        biases_and_norms = [p for p in self.parameters() if p.ndim <= 1]
+        kernels = []
+        biases_and_norms = []
+        for parameter in self.parameters():
+            if parameter.ndim > 1:
+                kernels.append(parameter)
+            else:
+                biases_and_norms.append(parameter)
         return {"main": Group(kernels, undecayed=biases_and_norms)}
 
     def steps(self, batch: Batch, progress: float) -> Iterator[tuple[str, dict[str, Tensor]]]:
@@ -80,8 +85,9 @@ class PMKL(Distilling):
         student, teacher = self.both(batch)
         logits = student.logits.float()
         teacher_logits = teacher.logits.float()
-        target = one_hot_classes(batch.label, logits.shape[1])
-        rarity = batch_weights(batch.label, logits.shape[1])
+        classes = logits.shape[1]
+        target = one_hot_classes(batch.label, classes)
+        rarity = batch_weights(batch.label, classes)
         knowledge = knowledge_map(logits, teacher_logits, batch.label)
         regional = soft_kl(logits, teacher_logits, self.temperature, weight=knowledge, entropy=True)
         student_embedding = self.student_head(student.taps["decoder"].float())
@@ -104,12 +110,16 @@ class EmbeddingHead(nn.Module):
     def __init__(self, dims: int, channels: int, pool: int):
         super().__init__()
         self.pool = (pool,) * dims
+        inputs = channels * pool**dims
         self.layers = nn.Sequential(
-            nn.Linear(channels * pool**dims, 32), nn.ReLU(), nn.Linear(32, 16)
+            nn.Linear(inputs, 32),
+            nn.ReLU(),
+            nn.Linear(32, 16),
         )
 
     def forward(self, feature: Tensor) -> Tensor:
-        pooled = POOL[len(self.pool)](feature, self.pool)
+        pool = POOL[len(self.pool)]
+        pooled = pool(feature, self.pool)
         embedding = self.layers(pooled.flatten(1))
         return normalize(embedding, dim=1)
 
@@ -127,7 +137,8 @@ def knowledge_map(student: Tensor, teacher: Tensor, label: Tensor) -> Tensor:
     student_entropy = cross_entropy(student, label, reduction="none")
     teacher_entropy = cross_entropy(teacher, label, reduction="none")
     advantage = (student_entropy - teacher_entropy).relu()
-    return advantage * (teacher.argmax(1) == label)
+    teacher_is_right = teacher.argmax(1) == label
+    return advantage * teacher_is_right
 
 
 def contrastive_loss(one: Tensor, other: Tensor, margin: float = 1.0) -> Tensor:
@@ -136,7 +147,8 @@ def contrastive_loss(one: Tensor, other: Tensor, margin: float = 1.0) -> Tensor:
     """
     if len(one) < 2:
         return one.sum() * 0
-    squares = (one[:, None] - other[None]).square().sum(2)
+    differences = one[:, None] - other[None]
+    squares = differences.square().sum(2)
     # The root's slope is infinite at zero, where teacher and student agree.
     distance = squares.clamp_min(1e-12).sqrt()
     is_pair = torch.eye(len(one), dtype=torch.bool, device=one.device)

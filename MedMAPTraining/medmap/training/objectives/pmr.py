@@ -149,15 +149,22 @@ class PMR(SharedLatentSpace):
         probability = mean_over_classes(logp.detach().exp(), target, usable)
         strength = students.table(probability, present)
         judged = students.table(usable.any(1).float(), present)
-        self.strength_sum += strength.sum(0)
-        self.seen += judged.sum(0)
-        ratio = imbalance(strength.sum(0) / judged.sum(0).clamp(min=1))
+        strengths = strength.sum(0)
+        numbers = judged.sum(0)
+        self.strength_sum += strengths
+        self.seen += numbers
+        mean_strength = strengths / numbers.clamp(min=1)
+        ratio = imbalance(mean_strength)
+        # A modality weaker than the others (ratio above 1) is pulled to its prototypes ...
         behind = (ratio - 1).clamp(0, 1)[students.modality]
         # Means over the samples that have students, whose number their students do not change.
-        samples = (judged.sum(1) > 0).sum().clamp(min=1)
+        has_students = judged.sum(1) > 0
+        samples = has_students.sum().clamp(min=1)
         entropy = -mean_over_classes(logp, target, usable)
-        losses = {"prototype": self.alpha * (behind * entropy).sum() / samples}
+        pull = (behind * entropy).sum()
+        losses = {"prototype": self.alpha * pull / samples}
         if progress < self.entropy_share:
+            # ... and a stronger one is held back early on, by a bonus for undecided outputs.
             lead = 1 / ratio.clamp(min=1e-6) - 1
             ahead = torch.where(ratio > 0, lead, torch.zeros_like(ratio)).clamp(0, 1)
             entropies = -(logp.exp() * logp).sum(1)
@@ -167,19 +174,21 @@ class PMR(SharedLatentSpace):
         return losses
 
     def _collect(self, means: Tensor, has_class: Tensor, students: Students) -> None:
-        counted = has_class[..., None]
-        self.sums.index_add_(0, students.modality, means * counted)
+        counted_means = means * has_class[..., None]
+        self.sums.index_add_(0, students.modality, counted_means)
         self.counts.index_add_(0, students.modality, has_class.float())
 
     def epoch_end(self, epoch: int) -> dict[str, float]:
         """Renew the prototypes; returns every modality's strength."""
         means = self.sums / self.counts.clamp(min=1)[..., None]
         # A class without a prototype yet takes the epoch's mean as it is.
-        momentum = torch.where(self.known > 0, self.momentum, 0.0)[..., None]
+        has_prototype = self.known > 0
+        momentum = torch.where(has_prototype, self.momentum, 0.0)[..., None]
         mixed = momentum * self.prototypes + (1 - momentum) * means
+        # Classes that the epoch did not show keep theirs.
         renewed = self.counts > 0
         self.prototypes = torch.where(renewed[..., None], mixed, self.prototypes)
-        self.known = ((self.known > 0) | renewed).float()
+        self.known = (has_prototype | renewed).float()
         strength = self.strength_sum / self.seen.clamp(min=1)
         for buffer in (self.sums, self.counts, self.strength_sum, self.seen):
             buffer.zero_()
@@ -215,8 +224,10 @@ def mean_over_classes(values: Tensor, truth: Tensor, usable: Tensor) -> Tensor:
     [R, K] -> [R].
     """
     voxels = truth.flatten(2).sum(2).clamp(min=1)
-    class_mean = (values * truth).flatten(2).sum(2) / voxels
-    return (class_mean * usable).sum(1) / usable.sum(1).clamp(min=1)
+    class_sum = (values * truth).flatten(2).sum(2)
+    class_mean = class_sum / voxels
+    number = usable.sum(1).clamp(min=1)
+    return (class_mean * usable).sum(1) / number
 
 
 def imbalance(strength: Tensor) -> Tensor:

@@ -86,9 +86,12 @@ def rare_class_entropy(logits: Tensor, label: Tensor) -> Tensor:
     Zero for a batch of one class, which weighs nothing: torch's weighted mean is not a number
     there.
     """
-    weights = class_weights(label.reshape(1, -1), logits.shape[1])[0]
+    # One row: the shares of the classes in the batch, not in each sample.
+    all_voxels = label.reshape(1, -1)
+    weights = class_weights(all_voxels, logits.shape[1])[0]
     total = cross_entropy(logits, label, weight=weights, reduction="sum")
-    return total / weights[label].sum().clamp_min(1e-6)
+    sum_of_weights = weights[label].sum()
+    return total / sum_of_weights.clamp_min(1e-6)
 
 
 def prototype_loss(
@@ -111,4 +114,5 @@ def prototype_loss(
     difference = student_maps - teacher_maps
     error = difference.square().flatten(2).mean(2)
     # Without the classes that a sample lacks: their prototypes are means over nothing.
-    return (error * counted).sum() / counted.sum().clamp_min(1)
+    number = counted.sum().clamp_min(1)
+    return (error * counted).sum() / number

@@ -66,8 +66,10 @@ class RegionDiceCE(nn.Module):
             for index in classes:
                 predicted = predicted + probability[:, index]
                 reference = reference + (label[:, 0] == index)
-            overlap = sum_over_processes((predicted * reference).sum())
-            size = sum_over_processes(predicted.sum() + reference.sum())
+            common = (predicted * reference).sum()
+            voxels = predicted.sum() + reference.sum()
+            overlap = sum_over_processes(common)
+            size = sum_over_processes(voxels)
             losses = losses + 1 - (2 * overlap + smooth) / (size + smooth)
         return losses / len(self.regions)
 
@@ -79,10 +81,13 @@ def cross_entropy_within_target(logits: Tensor, label: Tensor) -> Tensor:
         logits: [B, C, *S].
         label: [B, 1, *S] class indices; the target is every voxel above 0.
     """
-    voxels = (label[:, 0] > 0).flatten().nonzero()[:, 0]
+    in_target = label[:, 0] > 0
+    voxels = in_target.flatten().nonzero()[:, 0]
     if not len(voxels):
         # Part of the graph, so that every process has a gradient to average.
         return logits.sum() * 0.0
-    class_logits = logits[:, 1:].movedim(1, -1).flatten(0, -2)[voxels]
+    target_logits = logits[:, 1:]
+    voxel_logits = target_logits.movedim(1, -1).flatten(0, -2)
+    class_logits = voxel_logits[voxels]
     classes = label.flatten()[voxels].long() - 1
     return cross_entropy(class_logits, classes)

@@ -47,8 +47,10 @@ class BatchDiceCE(nn.Module):
         # Over the whole batch of all processes: a patch without a class has no Dice of its own.
         axes = [0, *range(2, logits.ndim)]
         common = (probability * target).sum(axes)
+        voxels = probability.sum(axes) + target.sum(axes)
         overlap = sum_over_processes(common)
-        size = sum_over_processes(probability.sum(axes) + target.sum(axes))
+        size = sum_over_processes(voxels)
         smooth = self.smooth * share
         dice = 1 - (2 * overlap + smooth) / (size + smooth)
-        return dice.mean() + cross_entropy(logits, label[:, 0].long())
+        entropy = cross_entropy(logits, label[:, 0].long())
+        return dice.mean() + entropy

@@ -36,8 +36,10 @@ class Students:
     @classmethod
     def of(cls, present: Tensor) -> Students:
         """The students of a batch with these modalities, [B, M] bool."""
-        several = present & (present.sum(1, keepdim=True) > 1)
-        sample, modality = several.nonzero(as_tuple=True)
+        # A single modality has nothing more to learn from: student and teacher would be one.
+        has_several = present.sum(1, keepdim=True) > 1
+        is_student = present & has_several
+        sample, modality = is_student.nonzero(as_tuple=True)
         return cls(sample, modality, present.shape[1])
 
     def __len__(self) -> int:
@@ -86,9 +88,14 @@ def stack(
             stacked.append(None)
             continue
         rows = []
+        deepest_position = len(levels) - 1
         for position, level in enumerate(levels):
-            source = lender if position == len(levels) - 1 else owner
-            student_level = mask_absent(level[students.sample], source == modality)
+            source = owner
+            if position == deepest_position:
+                source = lender
+            # The sample's features, zero for the students of other modalities.
+            is_own = source == modality
+            student_level = mask_absent(level[students.sample], is_own)
             rows.append(torch.cat([level, student_level]))
         stacked.append(rows)
     single = one_hot(owner, present.shape[1]).bool()
@@ -112,7 +119,9 @@ def decode_together(
     stacked, subsets = stack(features, present, students, deepest)
     output = network.decode(stacked, subsets, want)
     number = len(present)
-    return _part(output, slice(None, number)), _part(output, slice(number, None))
+    teachers = _part(output, slice(None, number))
+    student_part = _part(output, slice(number, None))
+    return teachers, student_part
 
 
 def _part(output: Output, rows: slice) -> Output:
@@ -123,6 +132,12 @@ def _part(output: Output, rows: slice) -> Output:
 
 
 def _rows(value: Tensor | list[Tensor | None], rows: slice) -> Any:
-    if isinstance(value, list):
-        return [None if tensor is None else tensor[rows] for tensor in value]
-    return value[rows]
+    if not isinstance(value, list):
+        return value[rows]
+    parts: list[Tensor | None] = []
+    for tensor in value:
+        if tensor is None:
+            parts.append(None)
+        else:
+            parts.append(tensor[rows])
+    return parts

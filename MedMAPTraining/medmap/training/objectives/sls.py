@@ -109,9 +109,11 @@ class SharedLatentSpace(Objective):
         else:
             output = self.backbone(batch.image, batch.present, known=batch.modalities)
             fused = batch.present
-        epoch = round(progress * self.total_steps) // self.epoch_steps
+        step = round(progress * self.total_steps)
+        epoch = step // self.epoch_steps
         settled = epoch >= self.start
-        losses = self.fused(output, batch, settled, settled or self.deep_from_start)
+        with_levels = settled or self.deep_from_start
+        losses = self.fused(output, batch, settled, with_levels)
         if output.aux.get("separate"):
             separate = self._separate(output.aux["separate"], batch)
             losses["separate"] = self.separate * separate
@@ -134,7 +136,8 @@ class SharedLatentSpace(Objective):
         for level, logits in enumerate(output.aux.get("deep", []), 1):
             weight = self.deep * self.deep_decay ** (level - 1)
             full_size = resize_logits(cast(Tensor, logits), size)
-            losses[f"deep{level}"] = weight * self._loss(full_size, batch.label)
+            loss = self._loss(full_size, batch.label)
+            losses[f"deep{level}"] = weight * loss
         return losses
 
     def deploy(self) -> Backbone:
@@ -149,15 +152,18 @@ class SharedLatentSpace(Objective):
         """
         network = self.backbone
         features = network.encode_present(batch.image, batch.present)
+        # Drawn on the CPU: the same subsets on every device.
         chosen = torch.randint(len(self.subsets), batch.present.shape[:1])
-        subset = self.subsets[chosen.to(batch.present.device)] & batch.present
+        drawn = self.subsets[chosen.to(batch.present.device)]
+        subset = drawn & batch.present
         # A draw that leaves nothing of what the sample has shows all of it.
         subset = torch.where(subset.any(1, keepdim=True), subset, batch.present)
         visible: list[Features | None] = []
         for modality, levels in enumerate(features):
             is_visible = subset[:, modality]
             # All modalities were encoded above, for the separate decoder: none is None.
-            visible.append([mask_absent(level, is_visible) for level in cast(Features, levels)])
+            encoded = cast(Features, levels)
+            visible.append([mask_absent(level, is_visible) for level in encoded])
         output = network.decode(visible, subset)
         output.aux["separate"] = network.separately(features)
         return output, subset
@@ -176,5 +182,6 @@ class SharedLatentSpace(Objective):
             label = resize_label(batch.label, logits.shape[2:])
             loss = self._loss(logits[available], label[available])
             # A mean over the whole batch, of which the others count zero.
-            total = total + loss * available.float().mean()
+            share = available.float().mean()
+            total = total + loss * share
         return total

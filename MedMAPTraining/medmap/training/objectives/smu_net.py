@@ -58,10 +58,10 @@ class SMUNet(CoTraining):
         self.coupled = coupled
         self.released_gram = released_gram
         widths = [discriminator_width * 2**n for n in range(3)]
-        channels = (tap_channels(self.student, "style"), *widths)
-        self.adversaries["style"] = Discriminator(
-            self.student.spatial_dims, channels, 4, (2, 2, 2, 1)
-        )
+        style_channels = tap_channels(self.student, "style")
+        channels = (style_channels, *widths)
+        dims = self.student.spatial_dims
+        self.adversaries["style"] = Discriminator(dims, channels, 4, (2, 2, 2, 1))
 
     def steps(self, batch: Batch, progress: float) -> Iterator[tuple[str, dict[str, Tensor]]]:
         """A step of ``main``, then one of ``disc``."""
@@ -91,9 +91,12 @@ def gram_loss(one: Tensor, other: Tensor, released: bool = False) -> Tensor:
     batch, channels, *space = one.shape
     if released:
         # The released code puts the batch among the channels, so samples are compared, too.
-        first = _gram(one.reshape(batch * channels, -1), one.numel())
-        second = _gram(other.reshape(batch * channels, -1), other.numel())
-        scale = 4 * channels**2 * (space[0] * space[1]) ** 2
+        rows = batch * channels
+        first = _gram(one.reshape(rows, -1), one.numel())
+        second = _gram(other.reshape(rows, -1), other.numel())
+        # It counts the pixels of a slice, although its features are volumes.
+        pixels = space[0] * space[1]
+        scale = 4 * channels**2 * pixels**2
         return (first - second).square().sum() / scale
     voxels = one[0, 0].numel()
     first = _gram(one.flatten(2), voxels)

@@ -81,15 +81,19 @@ class WithAnchor(Objective):
             if group is None:
                 return
             if group == "main" and features:
-                losses = {**losses, "align": self.alpha * self._loss(features, batch)}
+                alignment = self._loss(features, batch)
+                losses = {**losses, "align": self.alpha * alignment}
             yield group, losses
 
     def _loss(self, features: dict[int, Features], batch: Batch) -> Tensor:
         network = self.objective.aligned()
         latents = {}
         for modality, levels in features.items():
-            latents[self.names[modality]] = network.latent(levels, self.tap)
-        present = {name: batch.present[:, m] for m, name in enumerate(self.names)}
+            name = self.names[modality]
+            latents[name] = network.latent(levels, self.tap)
+        present = {}
+        for modality, name in enumerate(self.names):
+            present[name] = batch.present[:, modality]
         return self.anchor(latents, present, batch.brain)
 
     def epoch_end(self, epoch: int) -> dict[str, float]:
@@ -111,7 +115,10 @@ def latent_channels(network: Backbone, tap: str) -> int:
     """Channels of one modality's latents at a tap, by one pass over an empty window."""
     was_training = network.training
     side = max(16, 2 * network.stride)
-    empty = torch.zeros(1, 1, *(side,) * network.spatial_dims)
-    latent = network.latent(network.eval().encode(empty, 0), tap)
+    size = (side,) * network.spatial_dims
+    empty = torch.zeros(1, 1, *size)
+    network.eval()
+    features = network.encode(empty, 0)
+    latent = network.latent(features, tap)
     network.train(was_training)
     return int(latent.shape[1])
