@@ -80,8 +80,10 @@ class InferenceSpec:
         weighting = str(data.get("weighting", "gaussian"))
         if weighting not in WEIGHTINGS:
             raise ValueError(f"weighting {weighting}")
+        overlap = float(data["overlap"])
+        # 0 where a bundle of an earlier version does not say.
         bytes_per_voxel = int(data.get("bytes_per_voxel", 0))
-        return InferenceSpec(window, float(data["overlap"]), bytes_per_voxel, weighting)
+        return InferenceSpec(window, overlap, bytes_per_voxel, weighting)
 
 
 @dataclass(frozen=True)

@@ -464,5 +464,7 @@ def _full_precision(weights: Mapping[str, torch.Tensor]) -> dict[str, torch.Tens
     """Floating-point tensors as float32; the others unchanged."""
     result = {}
     for name, value in weights.items():
-        result[name] = value.float() if value.is_floating_point() else value
+        if value.is_floating_point():
+            value = value.float()
+        result[name] = value
     return result

@@ -20,6 +20,7 @@ _HASH_CHARACTERS = 24
 
 def scan_hash(volume: Volume) -> str:
     """Hash of a scan's voxels: equal for copies, renamed files and recompressed files."""
+    # Little-endian on every machine, so that hashes of one scan are equal everywhere.
     voxels = np.ascontiguousarray(volume.array, dtype="<f4")
     digest = hashlib.sha256(repr(voxels.shape).encode())
     digest.update(voxels.tobytes())

@@ -113,8 +113,10 @@ def brain_overlap(volume: Volume, other: Volume) -> float:
     """Fraction of the smaller brain's voxels that lie inside the other brain, 0..1."""
     small, large = sorted((volume, other), key=brain_ml)
     positions = np.rint(_sampled_positions(small, large.affine)).astype(int)
-    within = ((positions >= 0) & (positions < large.array.shape)).all(axis=1)
-    in_brain = large.foreground[tuple(positions[within].T)]
+    coordinate_within = (positions >= 0) & (positions < large.array.shape)
+    within = coordinate_within.all(axis=1)
+    index = tuple(positions[within].T)
+    in_brain = large.foreground[index]
     return float(np.count_nonzero(in_brain)) / len(positions)
 
 
@@ -125,7 +127,8 @@ def _fraction_outside(volume: Volume, grid: Grid) -> float:
         return 0.0
     # The outermost voxels reach half a voxel beyond their centers.
     last = np.array(grid.shape) - 0.5
-    is_covered = ((positions >= -0.5) & (positions <= last)).all(axis=1)
+    coordinate_covered = (positions >= -0.5) & (positions <= last)
+    is_covered = coordinate_covered.all(axis=1)
     return 1.0 - float(np.count_nonzero(is_covered)) / len(positions)
 
 
@@ -135,8 +138,10 @@ def _sampled_positions(volume: Volume, affine: np.ndarray) -> np.ndarray:
     Some voxels are enough for a fraction, and a brain has millions.
     """
     inside = np.flatnonzero(volume.foreground)
-    sampled = inside[:: max(1, inside.size // SAMPLED_VOXELS)]
-    voxels = np.stack(np.unravel_index(sampled, volume.array.shape), axis=1)
+    step = max(1, inside.size // SAMPLED_VOXELS)
+    sampled = inside[::step]
+    indices = np.unravel_index(sampled, volume.array.shape)
+    voxels = np.stack(indices, axis=1)
     to_grid = np.linalg.inv(affine) @ volume.affine
     return apply_affine(to_grid, voxels)
 

@@ -165,9 +165,10 @@ class ProgressLines:
     def _repeat(self) -> None:
         while not self._is_over.wait(self._interval_s / 4):
             with self._lock:
-                silence_s = time.monotonic() - self._last_time
+                now = time.monotonic()
+                silence_s = now - self._last_time
                 if self._line and silence_s >= self._interval_s:
-                    minutes = (time.monotonic() - self._started) / 60
+                    minutes = (now - self._started) / 60
                     self._print(f"{self._line} (running for {minutes:.0f} min)")
 
     def _print(self, line: str) -> None:

@@ -141,9 +141,10 @@ def _print_listing(listing: CohortListing) -> None:
 
 def _heading(entry: StudyListing, folder_count: int) -> str:
     """``study-1a2b3c4d: folder 2 of 3``: names of folders may name patients."""
+    identifier = entry.study.identifier
     if entry.folder == 0:
-        return entry.study.identifier
-    return f"{entry.study.identifier}: folder {entry.folder} of {folder_count}"
+        return identifier
+    return f"{identifier}: folder {entry.folder} of {folder_count}"
 
 
 def _print_cohort(cohort: SegmentedCohort, output: Path) -> None:

@@ -65,11 +65,16 @@ def _print_subsets(description: CohortDescription) -> None:
     largest_count = max(description.subsets.values())
     rows = []
     for subset, count in description.subsets.items():
+        modalities = subset.split("+")
         dots = []
         for name in description.task.modality_names:
-            dots.append("●" if name in subset.split("+") else "○")
-        bar = "█" * max(1, round(20 * count / largest_count))
-        rows.append([*dots, str(count), bar])
+            dot = "○"
+            if name in modalities:
+                dot = "●"
+            dots.append(dot)
+        # The largest bar has 20 characters, the smallest one.
+        length = max(1, round(20 * count / largest_count))
+        rows.append([*dots, str(count), "█" * length])
     titles = [modality.title for modality in description.task.modalities]
     title = f"{description.cases} cases, {description.labeled} with reference labels"
     if description.unusable:
@@ -81,7 +86,8 @@ def _print_sites(description: CohortDescription) -> None:
     names = description.task.modality_names
     rows = []
     for site, count in description.sites.items():
-        cells = [str(description.available[site][name]) for name in names]
+        available = description.available[site]
+        cells = [str(available[name]) for name in names]
         rows.append([site, str(count), *cells])
     rates = [f"{100 * description.missing_rates[name]:.1f} %" for name in names]
     rows.append(["missing", "", *rates])

@@ -24,4 +24,5 @@ def curves(
     """Draw what a training logged: preference and importance of each modality, or losses."""
     from medmap.commands.curves import draw_curves
 
-    out.print(f"Curves in {draw_curves(run, output, losses=losses, overwrite=overwrite)}")
+    path = draw_curves(run, output, losses=losses, overwrite=overwrite)
+    out.print(f"Curves in {path}")

@@ -416,9 +416,11 @@ def _cells(
 ) -> list[str]:
     cells = []
     for score, region, _ in columns:
-        statistics = getattr(summary.tables[score], kind)[row][region]
-        digits = 1 if score.endswith(("hd95", "_mm", "_ml", "hd95_rule")) else 3
-        cells.append(_mean_and_sd(statistics, digits))
+        rows = getattr(summary.tables[score], kind)
+        digits = 3
+        if score.endswith(("hd95", "_mm", "_ml", "hd95_rule")):
+            digits = 1
+        cells.append(_mean_and_sd(rows[row][region], digits))
     return cells
 
 
@@ -426,9 +428,10 @@ def _mean_and_sd(score: Statistics, digits: int) -> str:
     """Mean and standard deviation; the latter is not defined for a single case."""
     if score.mean is None:
         return "–"
+    mean = f"{score.mean:.{digits}f}"
     if score.sd is None or score.n < 2:
-        return f"{score.mean:.{digits}f}"
-    return f"{score.mean:.{digits}f} ± {score.sd:.{digits}f}"
+        return mean
+    return f"{mean} ± {score.sd:.{digits}f}"
 
 
 SCORE_TITLES = {

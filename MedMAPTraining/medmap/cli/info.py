@@ -29,16 +29,18 @@ def info(
         return
     out.print(f"{loaded.id}  SHA-256 {loaded.sha256}", soft_wrap=True, markup=False)
     for key in ("description", "data", "training", "limits"):
-        if loaded.card.get(key):
-            out.print(f"{key.capitalize()}: {loaded.card[key]}", markup=False)
+        text = loaded.card.get(key)
+        if text:
+            out.print(f"{key.capitalize()}: {text}", markup=False)
     modalities = ", ".join(f"{m.name} ({m.title})" for m in loaded.task.modalities)
     out.print(f"Task: {loaded.task.name}; modalities: {modalities}", markup=False)
     labels = ", ".join(f"{label.value} {label.name}" for label in loaded.task.labels)
     regions = ", ".join(f"{r.name} ({' + '.join(r.labels)})" for r in loaded.task.regions)
     out.print(f"Labels: {labels}; regions: {regions}", markup=False)
     for entry in loaded.entries:
+        millions = _parameters(entry) / 1e6
         out.print(
-            f"Network: {entry.network_spec.name}, {_parameters(entry) / 1e6:.2f} M parameters, "
+            f"Network: {entry.network_spec.name}, {millions:.2f} M parameters, "
             f"for {_subset(loaded, entry)}"
         )
     _print_scores(loaded)
@@ -53,8 +55,11 @@ def _print_scores(loaded: Bundle) -> None:
     regions = [region.name for region in loaded.task.regions]
     rows = []
     for subset, scores in table["subsets"].items():
-        cells = [f"{scores[name]['mean']:.3f} ± {scores[name]['sd']:.3f}" for name in regions]
-        rows.append([subset, *cells])
+        cells = [subset]
+        for name in regions:
+            score = scores[name]
+            cells.append(f"{score['mean']:.3f} ± {score['sd']:.3f}")
+        rows.append(cells)
     title = f"Dice, mean ± SD over {table['cases']} cases: {table['data']}"
     print_table(title, ["modalities", *regions], rows)
 

@@ -160,9 +160,14 @@ def _global_flags(arguments: Sequence[str]) -> tuple[set[str], list[str]]:
     if "--" in arguments:
         end = list(arguments).index("--")
     known_flags = {"--debug", *QUIET, *VERBOSE}
-    flags = {argument for argument in arguments[:end] if argument in known_flags}
-    other_arguments = [argument for argument in arguments[:end] if argument not in known_flags]
-    return flags, [*other_arguments, *arguments[end:]]
+    flags: set[str] = set()
+    others: list[str] = []
+    for argument in arguments[:end]:
+        if argument in known_flags:
+            flags.add(argument)
+        else:
+            others.append(argument)
+    return flags, [*others, *arguments[end:]]
 
 
 def _plugin_files(arguments: Sequence[str]) -> tuple[list[str], list[str]]:

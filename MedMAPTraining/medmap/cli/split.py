@@ -79,13 +79,18 @@ def split(
 def _print_report(report: FoldReport) -> None:
     for remark in report.remarks:
         err.print(f"warning: {remark}", soft_wrap=True, markup=False)
-    strata = sorted({name for counts in report.strata for name in counts if name})
+    names: set[str] = set()
+    for counts in report.strata:
+        names.update(counts)
+    # Without columns to stratify by, all cases are in the stratum "".
+    strata = sorted(names - {""})
     grid = Table("fold", title=f"{report.patients} patients")
     for heading in ("train", "val", *strata):
         grid.add_column(heading, justify="right")
     for number, (fold, counts) in enumerate(zip(report.folds, report.strata, strict=True)):
         sizes = [str(len(fold.get(part, ()))) for part in ("train", "val")]
-        grid.add_row(str(number), *sizes, *[str(counts.get(name, 0)) for name in strata])
+        cells = [str(counts.get(name, 0)) for name in strata]
+        grid.add_row(str(number), *sizes, *cells)
     out.print(grid)
     if report.folds and report.folds[0].get("test"):
         out.print(f"test: {len(report.folds[0]['test'])} cases")

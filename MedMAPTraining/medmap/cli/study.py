@@ -48,7 +48,8 @@ def study_options(series: list[str] | None, number: int | None) -> StudyOptions:
     """Options of a study from the command line's words. Raises UsageError."""
     from medmap.commands.study import StudyOptions
 
-    return StudyOptions(tuple(parse_series(text) for text in series or []), number)
+    choices = tuple(parse_series(text) for text in series or [])
+    return StudyOptions(choices, number)
 
 
 def parse_series(text: str) -> tuple[str, str]:
@@ -92,7 +93,8 @@ def _cells(choice: Choice, task: Task) -> list[str]:
     voxels = ""
     modality = ""
     if series.stack is not None:
-        spacing = (series.stack.affine[:3, :3] ** 2).sum(axis=0) ** 0.5
+        edges = series.stack.affine[:3, :3]
+        spacing = (edges**2).sum(axis=0) ** 0.5
         slices = str(len(series.slices))
         voxels = " x ".join(f"{float(value):.3g}" for value in spacing)
     if choice.modality:

@@ -178,8 +178,11 @@ def _print_classifiers(chosen: PrintedTable, options: TableOptions) -> None:
 
 def _print_plan(plan: Plan) -> None:
     for job in plan.jobs:
-        time = f"about {job.hours:.1f} h" if job.hours else ""
-        out.print(f"{job.state:20} {job.name:60} {time}".rstrip(), soft_wrap=True, markup=False)
+        time = ""
+        if job.hours:
+            time = f"about {job.hours:.1f} h"
+        line = f"{job.state:20} {job.name:60} {time}"
+        out.print(line.rstrip(), soft_wrap=True, markup=False)
     for data_set, runs in plan.without_data.items():
         out.print(f"no folder of {data_set}: {', '.join(runs)}", soft_wrap=True, markup=False)
     trainings = [job for job in plan.jobs if job.kind == "train"]

@@ -36,10 +36,12 @@ def print_table(
 
 
 def _widths(headings: Sequence[str], rows: Sequence[Sequence[str] | None]) -> list[int]:
-    lines = [headings, *(row for row in rows if row is not None)]
+    filled_rows = [row for row in rows if row is not None]
+    lines = [headings, *filled_rows]
     widths = []
     for column in range(len(headings)):
-        widths.append(max(len(line[column]) for line in lines))
+        lengths = [len(line[column]) for line in lines]
+        widths.append(max(lengths))
     return widths
 
 

@@ -63,7 +63,8 @@ def _print_task(task: Task) -> None:
     out.print(f"{task.name}: {task.target}, {task.organ}", soft_wrap=True, markup=False)
     modalities = Table("modality", "title", "also called")
     for modality in task.modalities:
-        modalities.add_row(modality.name, modality.title, ", ".join(modality.aliases))
+        aliases = ", ".join(modality.aliases)
+        modalities.add_row(modality.name, modality.title, aliases)
     out.print(modalities)
     labels = Table("label", "title", "value")
     for label in task.labels:
@@ -74,8 +75,12 @@ def _print_task(task: Task) -> None:
     for region in task.regions:
         regions.add_row(region.name, region.title, " + ".join(region.labels))
     out.print(regions)
-    stripped = "skull-stripped" if task.skull_stripped else "with everything around the organ"
-    dimensions = "slice by slice" if task.spatial_dims == 2 else "volumes"
+    stripped = "with everything around the organ"
+    if task.skull_stripped:
+        stripped = "skull-stripped"
+    dimensions = "volumes"
+    if task.spatial_dims == 2:
+        dimensions = "slice by slice"
     out.print(f"images: {stripped}; segmented: {dimensions}", soft_wrap=True)
     out.print(f"layouts: {', '.join(task.layouts)}", soft_wrap=True)
     out.print(f"label files end in: {', '.join(task.label_endings)}", soft_wrap=True)

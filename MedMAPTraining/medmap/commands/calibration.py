@@ -114,8 +114,10 @@ class Calibrations:
         """By region; empty without any case."""
         results = {}
         for region, diagrams in self._diagrams.items():
-            scores = [tuple(asdict(entry).values()) for entry in self._scores[region]]
-            means = UncertaintyScores(*(float(value) for value in np.mean(scores, axis=0)))
+            rows = [tuple(asdict(entry).values()) for entry in self._scores[region]]
+            # Fields keep their order: a mean of rows has a mean for each field.
+            mean_row = [float(value) for value in np.mean(rows, axis=0)]
+            means = UncertaintyScores(*mean_row)
             results[region] = RegionCalibration(pooled(diagrams), means, len(diagrams))
         return results
 

@@ -109,7 +109,8 @@ class RowFile:
 
     def _text(self, rows: Sequence[Mapping[str, str | float | int]]) -> str:
         text = io.StringIO()
-        csv.DictWriter(text, self._columns, restval="", lineterminator="\n").writerows(rows)
+        writer = csv.DictWriter(text, self._columns, restval="", lineterminator="\n")
+        writer.writerows(rows)
         return text.getvalue()
 
 

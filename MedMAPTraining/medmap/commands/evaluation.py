@@ -239,7 +239,8 @@ def borrowed_networks(bundle: Bundle) -> dict[str, str]:
     for subset in bundle.task.table_order():
         entry = bundle.find_entry(subset)
         if entry is not None and set(entry.modalities) != set(subset):
-            borrowed[bundle.task.subset_key(subset)] = bundle.task.subset_key(entry.modalities)
+            key = bundle.task.subset_key(subset)
+            borrowed[key] = bundle.task.subset_key(entry.modalities)
     return borrowed
 
 

@@ -95,9 +95,11 @@ class _Readings:
     @property
     def statement(self) -> str:
         """For reports."""
-        if self.predictions.statement == self.references.statement:
-            return self.references.statement
-        return f"References: {self.references.statement} Predictions: {self.predictions.statement}"
+        predictions = self.predictions.statement
+        references = self.references.statement
+        if predictions == references:
+            return references
+        return f"References: {references} Predictions: {predictions}"
 
 
 def score_maps(
@@ -202,7 +204,8 @@ def _readings(pairs: Sequence[Pair], task: Task, chosen: str) -> _Readings:
 def _read(path: Path, title: str, reading: LabelReading, case: str, task: Task) -> Volume:
     """A label map as values of the task. Raises InputDataError for fractions and other values."""
     volume = read_nifti(path, modality=title)
-    labels = reading.conventions[case].to_task(volume.array, task, volume.name)
+    convention = reading.conventions[case]
+    labels = convention.to_task(volume.array, task, volume.name)
     return replace(volume, array=labels)
 
 
@@ -291,7 +294,9 @@ def _identity(pairs: Sequence[Pair], task: Task, options: MapOptions) -> str:
     """
     files = []
     for pair in pairs:
-        files.append([pair.case, sha256_of(pair.prediction), sha256_of(pair.reference)])
+        prediction_hash = sha256_of(pair.prediction)
+        reference_hash = sha256_of(pair.reference)
+        files.append([pair.case, prediction_hash, reference_hash])
     settings = [settings_text(options.further), options.convention, list(options.subset)]
     text = json.dumps([task.to_dict(), settings, files], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()

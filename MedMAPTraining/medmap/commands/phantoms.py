@@ -152,11 +152,15 @@ def _write_case(folder: Path, case: str, phantom: Phantom, layout: Layout) -> No
     for modality, image in phantom.images.items():
         path = folder / layout.file_name(case, modality)
         write_volume(path, _as_stored(image), phantom.affine)
+    # Enhancing tumor is the last class; releases give it 3 or 4.
     values = np.array([*BRATS.label_values()[:-1], layout.enhancing], np.uint8)
-    labels = values[phantom.label.cpu().numpy()]
+    classes = phantom.label.cpu().numpy()
+    labels = values[classes]
     grid = Grid(labels.shape, phantom.affine)
-    write_labels(folder / layout.file_name(case, "seg"), labels, grid)
-    _write_facts(folder / "facts.json", {"seed": phantom.seed, **phantom.facts})
+    label_path = folder / layout.file_name(case, "seg")
+    write_labels(label_path, labels, grid)
+    facts = {"seed": phantom.seed, **phantom.facts}
+    _write_facts(folder / "facts.json", facts)
 
 
 def _as_stored(image: torch.Tensor) -> np.ndarray:
@@ -220,10 +224,13 @@ def _write_heart(transaction: Transaction, output: Path, case: str, heart: Heart
         path = output / "train25" / f"{case}_{CHALLENGE_NAMES[modality]}.nii.gz"
         write_volume(transaction.path(path), _as_stored(image), heart.affine)
     values = np.array(MYOPS.label_values(), MYOPS.label_dtype)
-    labels = values[heart.label.cpu().numpy()]
+    classes = heart.label.cpu().numpy()
+    labels = values[classes]
+    grid = Grid(labels.shape, heart.affine)
     label_path = transaction.path(_heart_label_path(output, case))
-    write_labels(label_path, labels, Grid(labels.shape, heart.affine))
-    _write_facts(transaction.path(output / "facts" / f"{case}.json"), heart.facts)
+    write_labels(label_path, labels, grid)
+    facts_path = transaction.path(output / "facts" / f"{case}.json")
+    _write_facts(facts_path, heart.facts)
 
 
 def _heart_label_path(output: Path, case: str) -> Path:

@@ -147,8 +147,11 @@ def prepare_cases(
         cache.create()
     if team is not None:
         team.wait()
-    rank = 0 if team is None else team.rank
-    size = 1 if team is None else team.size
+    rank = 0
+    size = 1
+    if team is not None:
+        rank = team.rank
+        size = team.size
     jobs, faults = _jobs(cases[rank::size], task, spec, cache, report, available)
     # Nothing is prepared for a cohort that cannot be used as a whole.
     _raise_faults(faults, len(cases), team)
@@ -160,7 +163,8 @@ def prepare_cases(
         folders = dict(team.gather(list(folders.items())))
         # Another machine may have a cache of its own.
         other_jobs, _ = _jobs(cases, task, spec, cache, report, available, folders)
-        _raise_faults(_prepare_missing(other_jobs, cache, report, 1, size), len(cases), team)
+        other_faults = _prepare_missing(other_jobs, cache, report, 1, size)
+        _raise_faults(other_faults, len(cases), team)
     ordered = [folders[case.case_id] for case in cases]
     cache.mark_used(ordered)
     return ordered
@@ -237,12 +241,14 @@ def _job(
 ) -> PreparationJob:
     case.check()
     names = modalities_of(case, task, available)
-    files = [label_of(case, task), *(case.scans[name] for name in names)]
+    scan_files = [case.scans[name] for name in names]
+    files = [label_of(case, task), *scan_files]
     for path in files:
         if not path.is_file():
             raise MissingInputError(f"There is no file {path.name}.", "Check its path.")
     hashes = cache.hash_files(files)
-    folder = cache.path / content_hash(case, task, spec, names, hashes) / case.case_id
+    content = content_hash(case, task, spec, names, hashes)
+    folder = cache.path / content / case.case_id
     return PreparationJob(case, task, spec, available, hashes, folder)
 
 
@@ -277,7 +283,9 @@ def _prepare_missing(
     for number, (job, fault) in enumerate(_prepared(missing[1:], cache.path, count), 2):
         if fault is not None:
             faults.append(_named(job.case, fault))
-        seconds_left = (time.monotonic() - started) / (number - 1) * (len(missing) - number)
+        # The first case was prepared before the clock was started.
+        seconds_per_case = (time.monotonic() - started) / (number - 1)
+        seconds_left = seconds_per_case * (len(missing) - number)
         text = f"prepared {number} of {len(missing)} cases, {duration(seconds_left)} left"
         report(number / len(missing), text)
     return faults
@@ -295,7 +303,10 @@ def _measured(job: PreparationJob, cases: int, cache: CacheFolder, processes: in
 def _process_count(processes: int | None, cases: int, programs: int) -> int:
     """How many processes prepare; ``programs`` of a training share the cores of a machine."""
     if processes is None:
-        processes = min(default_processes() // programs, cases // CASES_PER_PROCESS)
+        per_program = default_processes() // programs
+        # Starting a process takes as long as some cases do.
+        worthwhile = cases // CASES_PER_PROCESS
+        processes = min(per_program, worthwhile)
     return max(1, min(processes, cases))
 
 
@@ -375,11 +386,14 @@ def _named(case: Case, error: MedMAPError) -> MedMAPError:
     """An error that says which case it is about."""
     if case.case_id in error.cause:
         return error
-    return type(error)(f"{case.case_id}: {error.cause}", error.remedy, error.option)
+    cause = f"{case.case_id}: {error.cause}"
+    return type(error)(cause, error.remedy, error.option)
 
 
 def _raise_faults(faults: Sequence[MedMAPError], cases: int, team: Team | None) -> None:
     """Raise the faults of all cases, on every process."""
-    everywhere = list(faults) if team is None else team.gather(list(faults))
+    everywhere = list(faults)
+    if team is not None:
+        everywhere = team.gather(everywhere)
     if everywhere:
         raise combined_error(everywhere, cases)

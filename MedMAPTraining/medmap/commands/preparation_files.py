@@ -102,7 +102,8 @@ def write_preparation(
             write_volume(path, volume.array, volume.affine)
         if f"brain_mask {name}" in files:
             path = transaction.path(files[f"brain_mask {name}"])
-            write_labels(path, preparation.masks[name].astype(np.uint8), volume.grid)
+            mask = preparation.masks[name]
+            write_labels(path, mask.astype(np.uint8), volume.grid)
         if f"transform {name}" in files:
             path = transaction.path(files[f"transform {name}"])
             write_text(path, transform_text(preparation.movements[name]))

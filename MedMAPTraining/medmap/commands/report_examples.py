@@ -154,12 +154,16 @@ def _representative_cases(evaluation: Evaluation) -> list[str]:
     """Cases with pictures at even quantiles of mean Dice over all their subsets, best first."""
     means = {}
     for case, subsets in dice_by_case(evaluation).items():
-        means[case] = np.mean([mean_of(scores) for scores in subsets.values()])
+        subset_means = [mean_of(scores) for scores in subsets.values()]
+        means[case] = np.mean(subset_means)
     ranked = sorted(means, key=lambda case: -means[case])
     with_picture = [case for case in ranked if evaluation.picture(case)]
     number = min(EXAMPLE_CASES, len(with_picture))
-    positions = np.linspace(0, len(with_picture) - 1, number).round().astype(int)
-    return [with_picture[position] for position in dict.fromkeys(positions.tolist())]
+    quantiles = np.linspace(0, len(with_picture) - 1, number)
+    positions = quantiles.round().astype(int)
+    # Each once: of few cases, two quantiles may be one.
+    unique_positions = dict.fromkeys(positions.tolist())
+    return [with_picture[position] for position in unique_positions]
 
 
 def mean_of(scores: dict[str, float]) -> float:

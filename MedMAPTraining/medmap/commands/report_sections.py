@@ -64,8 +64,10 @@ def subset_tables(sources: Sources, figures: Figures) -> str:
     parts.append(_methods_by_subset(sources, figures))
     if not any(parts):
         return ""
-    explanation = html.paragraph(_how_to_read([summary for _, summary in summaries]), quiet=True)
-    return explanation + "".join(parts) + html.bullets(_empty_mask_notes(summaries))
+    reading = _how_to_read([summary for _, summary in summaries])
+    explanation = html.paragraph(reading, quiet=True)
+    notes = html.bullets(_empty_mask_notes(summaries))
+    return explanation + "".join(parts) + notes
 
 
 def _methods_by_subset(sources: Sources, figures: Figures) -> str:
@@ -276,14 +278,15 @@ def methods(sources: Sources, figures: Figures) -> str:
         head = ["bundle", "cohort", "weights (SHA-256)", "device", "date", "versions"]
         parts.append(html.plain_table(head, rows))
     for name, evaluation in sources.named_evaluations:
-        if evaluation.about.get("scoring"):
-            parts.append(html.paragraph(f"{name}: {evaluation.about['scoring']}"))
-        if evaluation.about.get("label_convention"):
-            parts.append(html.paragraph(f"{name}: {evaluation.about['label_convention']}"))
+        for key in ("scoring", "label_convention"):
+            statement = evaluation.about.get(key)
+            if statement:
+                parts.append(html.paragraph(f"{name}: {statement}"))
     for bundle in sources.bundles:
         for key in ("description", "data", "training", "limits"):
-            if bundle.card.get(key):
-                parts.append(html.paragraph(f"{bundle.id}, {key}: {bundle.card[key]}"))
+            text = bundle.card.get(key)
+            if text:
+                parts.append(html.paragraph(f"{bundle.id}, {key}: {text}"))
     return "".join(parts)
 
 

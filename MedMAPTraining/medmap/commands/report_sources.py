@@ -72,12 +72,13 @@ class Sources:
         """Name and summary of the evaluations, then of the bundles' cards."""
         summaries = [(name, evaluation.summary) for name, evaluation in self.named_evaluations]
         with_scores = [bundle for bundle in self.bundles if bundle.card.get("dice")]
-        names = distinct_names(
-            [
-                (f"{bundle.id} (its card)", f"{bundle.id} (card, {bundle.sha256[:8]})")
-                for bundle in with_scores
-            ]
-        )
+        candidates = []
+        for bundle in with_scores:
+            short_name = f"{bundle.id} (its card)"
+            # Two bundles may have the same id; their weights differ.
+            long_name = f"{bundle.id} (card, {bundle.sha256[:8]})"
+            candidates.append((short_name, long_name))
+        names = distinct_names(candidates)
         for name, bundle in zip(names, with_scores, strict=True):
             summaries.append((name, Summary.from_dict(bundle.card["dice"])))
         return summaries

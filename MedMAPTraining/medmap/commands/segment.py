@@ -393,7 +393,9 @@ def _plain(scores: dict[str, float]) -> dict[str, float | None]:
     """JSON has no NaN: a score that is not defined becomes null."""
     plain: dict[str, float | None] = {}
     for name, value in scores.items():
-        plain[name] = round(value, 4) if np.isfinite(value) else None
+        plain[name] = None
+        if np.isfinite(value):
+            plain[name] = round(value, 4)
     return plain
 
 

@@ -122,5 +122,7 @@ def _report(
     counts = []
     for fold in folds:
         names = [name for name in fold.get("val", ()) if name in strata]
-        counts.append(dict(sorted(Counter(strata[name] for name in names).items())))
-    return FoldReport(folds, len(set(patients.values())), counts, remarks)
+        count_of_stratum = Counter(strata[name] for name in names)
+        counts.append(dict(sorted(count_of_stratum.items())))
+    patient_count = len(set(patients.values()))
+    return FoldReport(folds, patient_count, counts, remarks)

@@ -82,7 +82,10 @@ class Plan:
         runs: list[Path | list[Path]] = []
         for subset, _ in self.parts:
             folders = [self.folder(fold, subset) for fold in self.folds]
-            runs.append(folders if len(folders) > 1 else folders[0])
+            if len(folders) > 1:
+                runs.append(folders)
+            else:
+                runs.append(folders[0])
         return runs
 
     def is_finished(self) -> bool:
@@ -202,7 +205,8 @@ def make_plan(run: Path, options: TrainOptions, start: Bundle | None) -> Plan:
     recipe = load_recipe(options, start)
     task = task_of_training(recipe, options, start, run)
     parts = expand_subsets(recipe, task, options.subsets)
-    return Plan(recipe, task, parts, _folds(recipe, options.fold), run)
+    folds = _folds(recipe, options.fold)
+    return Plan(recipe, task, parts, folds, run)
 
 
 def _folds(recipe: Recipe, choice: str | None) -> list[int | None]:
@@ -263,7 +267,9 @@ def _cases_of_teacher(path: Path) -> list[TrainingCases]:
     if not (path / METADATA).is_file():
         return []
     cases = load_bundle(path).training_cases
-    return [] if cases is None else [replace(cases, modalities=())]
+    if cases is None:
+        return []
+    return [replace(cases, modalities=())]
 
 
 def _data_of(
@@ -333,7 +339,8 @@ def _train_parts(
 def _with_minutes_left(runtime: RuntimeOptions, started: float) -> RuntimeOptions:
     if runtime.minutes is None:
         return runtime
-    return replace(runtime, minutes=runtime.minutes - (time.monotonic() - started) / 60)
+    minutes_used = (time.monotonic() - started) / 60
+    return replace(runtime, minutes=runtime.minutes - minutes_used)
 
 
 def _is_over(runtime: RuntimeOptions, team: Team) -> bool:
@@ -383,7 +390,9 @@ def _card(
 ) -> dict[str, str]:
     """The model card's texts about a training."""
     recipe = plan.recipe
-    each_text = " a network" if len(plan.parts) * len(plan.folds) > 1 else ""
+    each_text = ""
+    if len(plan.parts) * len(plan.folds) > 1:
+        each_text = " a network"
     start_text = ""
     if start is not None:
         start_text = f" from the weights of {start.id} (SHA-256 {start.sha256[:12]})"

@@ -163,7 +163,9 @@ def _drifts(slices: Sequence[Slice]) -> np.ndarray:
     normal = _normal(slices[0])
     positions = np.array([item.position for item in slices])
     paths = positions - slices[0].position
-    along = np.outer(paths @ normal, normal)
+    # What remains without the part along the normal lies within the slice.
+    heights = paths @ normal
+    along = np.outer(heights, normal)
     return paths - along
 
 
@@ -198,8 +200,9 @@ def _affine(slices: Sequence[Slice], shear: tuple[float, float]) -> np.ndarray:
     if len(slices) > 1:
         column_shear, row_shear = shear
         path = np.subtract(slices[-1].position, first.position)
+        tilted_step = path / (len(slices) - 1)
         # The tilt is taken out of the path, so that the third axis is the normal.
-        step = path / (len(slices) - 1) - column_shear * column_step - row_shear * row_step
+        step = tilted_step - column_shear * column_step - row_shear * row_step
     column, row = _first_pixel(len(slices), shear)
     affine = np.eye(4)
     affine[:3, 0] = column_step

@@ -65,7 +65,8 @@ class ResultObjects:
     def _regions(self) -> SegmentationObject:
         assert self._segmentation is not None
         series = self._series(self._segmentation)
-        return regions_object(self._segmentation.labels, self._task, series, self._bundle)
+        labels = self._segmentation.labels
+        return regions_object(labels, self._task, series, self._bundle)
 
     def _series(self, segmentation: Segmentation) -> Series:
         return self._chosen[segmentation.reference]

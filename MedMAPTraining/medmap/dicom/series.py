@@ -131,7 +131,10 @@ def _series_of_files(files: Sequence[Header]) -> list[Series]:
     """Volumes of one DICOM series: one in most cases, several for echoes or acquisitions."""
     header = files[0]
     key = header.number or "0"
-    slices, notes = _without_copies([item for file in files for item in file.slices])
+    all_slices: list[Slice] = []
+    for file in files:
+        all_slices.extend(file.slices)
+    slices, notes = _without_copies(all_slices)
     if not slices:
         document = _DOCUMENTS.get(header.modality, "it holds no image")
         return [Series(key, header, None, document)]

@@ -149,9 +149,12 @@ class CaseFiles:
     def mixed(self) -> tuple[Path, Path] | None:
         """Two scans whose names hold different numbers before the modality; None if none do."""
         scans = [paths[0] for kind, paths in self._paths.items() if kind != LABEL]
+        if not scans:
+            return None
+        first = scans[0]
         for path in scans[1:]:
-            if _numbers(path) != _numbers(scans[0]):
-                return scans[0], path
+            if _numbers(path) != _numbers(first):
+                return first, path
         return None
 
     @property
@@ -193,12 +196,15 @@ def image_files(folder: Path) -> dict[Path, list[Path]]:
     visited: set[tuple[int, int]] = set()
     for root, names, file_names in os.walk(folder, followlinks=True):
         status = os.stat(root)
-        if (status.st_dev, status.st_ino) in visited:
+        identity = (status.st_dev, status.st_ino)
+        if identity in visited:
             names.clear()
             continue
-        visited.add((status.st_dev, status.st_ino))
+        visited.add(identity)
+        # In place: os.walk goes on with what remains in the list.
         names[:] = sorted(name for name in names if not name.startswith((".", "__MACOSX")))
-        images = [path for path in map(Path(root).joinpath, sorted(file_names)) if is_image(path)]
+        paths = [Path(root) / name for name in sorted(file_names)]
+        images = [path for path in paths if is_image(path)]
         if images:
             files[Path(root)] = images
     return files
@@ -210,9 +216,13 @@ def parsed_name(path: Path, kinds: Mapping[str, str]) -> tuple[str, str] | None:
     The case is empty where the name is the ending alone.
     """
     match = re.fullmatch(r"(?:(.+)[_-])?([a-z0-9]+)\.nii(\.gz)?", path.name, re.IGNORECASE)
-    if match is None or match[2].lower() not in kinds:
+    if match is None:
         return None
-    return match[1] or "", kinds[match[2].lower()]
+    case = match[1] or ""
+    kind = kinds.get(match[2].lower())
+    if kind is None:
+        return None
+    return case, kind
 
 
 def ignored_files(

@@ -91,9 +91,11 @@ def with_conventions(
             undecided.append(case)
         elif case.convention is not None:
             described[case.case_id] = case.convention
+    values = {}
     with ThreadPoolExecutor(THREADS) as pool:
         occurring = pool.map(_occurring_values, undecided)
-        values = {case.case_id: v for case, v in zip(undecided, occurring, strict=True)}
+        for case, values_of_case in zip(undecided, occurring, strict=True):
+            values[case.case_id] = values_of_case
     recognized = recognize(values, task, chosen)
     conventions = {**described, **recognized.conventions}
     reasons = {entry.name: entry.source for entry in described.values()}
@@ -113,7 +115,9 @@ def recognize_file(
     stem = path.name.split(".nii")[0]
     folder = path.absolute().parent.name
     # Releases call the file after the case, or keep plain names in a folder of the case's name.
-    name = stem if any(entry.matches(stem) for entry in CONVENTIONS) else folder
+    name = folder
+    if any(entry.matches(stem) for entry in CONVENTIONS):
+        name = stem
     reading = recognize({name: values}, task, chosen)
     return reading.conventions[name], reading.statement
 
@@ -126,7 +130,9 @@ def _occurring_values(case: Case) -> tuple[int, ...]:
         header, data = read_verified(case.label)
         array = np.frombuffer(data, header.dtype, math.prod(header.dims), header.offset)
         # What is scaled is read as numbers; nearly all label files are not.
-        if not (header.slope in (0, 1) or math.isnan(header.slope)) or header.inter not in (0,):
+        has_no_slope = header.slope in (0, 1) or math.isnan(header.slope)
+        is_scaled = not has_no_slope or header.inter != 0
+        if is_scaled:
             array = read_nifti(case.label, assume_orientation=True).array
         return tuple(distinct_values(whole_numbers(array, case.label.name)))
     except (InputDataError, MissingInputError):

@@ -123,8 +123,10 @@ def flat(folder: Path, task: Task) -> Cohort | None:
     _add_side_by_side(groups, images[folder], kinds)
     for sibling in sorted(folder.parent.glob(f"{folder.name}_*")):
         if sibling.is_dir():
-            _add_side_by_side(groups, image_files(sibling).get(sibling, []), label_endings)
-    return _cohort([groups[name] for name in sorted(groups)], task, images)
+            label_files = image_files(sibling).get(sibling, [])
+            _add_side_by_side(groups, label_files, label_endings)
+    ordered = [groups[name] for name in sorted(groups)]
+    return _cohort(ordered, task, images)
 
 
 def myops(folder: Path, task: Task) -> Cohort | None:
@@ -148,9 +150,13 @@ def _add_side_by_side(
     """Sort files into cases, which are named by what precedes the modality's name."""
     for path in paths:
         parsed = parsed_name(path, kinds)
-        if parsed is not None and parsed[0]:
-            name, kind = parsed
-            groups.setdefault(name, CaseFiles(name)).add(kind, path)
+        if parsed is None:
+            continue
+        name, kind = parsed
+        # Without a name before the ending, the file may be of any case.
+        if name:
+            case_files = groups.setdefault(name, CaseFiles(name))
+            case_files.add(kind, path)
 
 
 def _cohort(groups: Iterable[CaseFiles], task: Task, images: Images) -> Cohort | None:

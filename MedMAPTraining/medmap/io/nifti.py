@@ -150,9 +150,14 @@ def write_volume(path: str | os.PathLike, array: np.ndarray, affine: np.ndarray)
         UsageError: the name does not end in .nii or .nii.gz.
         OutputError, IOFailure: it cannot be written.
     """
-    is_integer = bool(np.all((array == np.rint(array)) & (np.abs(array) < 2**15)))
-    array = array.astype(np.int16 if is_integer else np.float32)
-    _write(path, _header_at(affine, array), array)
+    is_whole = array == np.rint(array)
+    fits = np.abs(array) < 2**15
+    if np.all(is_whole & fits):
+        array = array.astype(np.int16)
+    else:
+        array = array.astype(np.float32)
+    header = _header_at(affine, array)
+    _write(path, header, array)
 
 
 def _intensities(header: Header, data: bytearray, label: str, notes: list[Finding]) -> np.ndarray:
@@ -189,10 +194,14 @@ def _scaling(header: Header, label: str, notes: list[Finding]) -> tuple[float, f
 
     A slope of 0 means "none" by the standard; NaN is how nibabel spells that.
     """
-    slope, inter = header.slope, header.inter
-    if np.isfinite([slope, inter]).all() and slope != 0:
+    slope = header.slope
+    inter = header.inter
+    is_finite = np.isfinite([slope, inter]).all()
+    if is_finite and slope != 0:
         return slope, inter
-    if not (slope == 0 and inter == 0) and not (np.isnan(slope) and np.isnan(inter)):
+    are_zero = slope == 0 and inter == 0
+    are_nan = np.isnan(slope) and np.isnan(inter)
+    if not are_zero and not are_nan:
         message = (
             f"{label}: the header's intensity scaling {slope:g} * x + {inter:g} makes no sense "
             "and was ignored."

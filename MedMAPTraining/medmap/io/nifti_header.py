@@ -182,13 +182,27 @@ class Header:
             return np.full((4, 4), np.nan)
         a = math.sqrt(max(a_squared, 0.0))
         # The columns are where the voxel axes i, j and k point.
-        i_axis = [a * a + b * b - c * c - d * d, 2 * (b * c + a * d), 2 * (b * d - a * c)]
-        j_axis = [2 * (b * c - a * d), a * a + c * c - b * b - d * d, 2 * (c * d + a * b)]
-        k_axis = [2 * (b * d + a * c), 2 * (c * d - a * b), a * a + d * d - b * b - c * c]
+        i_axis = [
+            a * a + b * b - c * c - d * d,
+            2 * (b * c + a * d),
+            2 * (b * d - a * c),
+        ]
+        j_axis = [
+            2 * (b * c - a * d),
+            a * a + c * c - b * b - d * d,
+            2 * (c * d + a * b),
+        ]
+        k_axis = [
+            2 * (b * d + a * c),
+            2 * (c * d - a * b),
+            a * a + d * d - b * b - c * c,
+        ]
         rotation = np.array([i_axis, j_axis, k_axis]).T
         affine = np.eye(4)
         # pixdim[0] is "qfac": -1 for a left-handed voxel order, anything else counts as 1.
-        qfac = -1 if self.pixdim[0] < 0 else 1
+        qfac = 1
+        if self.pixdim[0] < 0:
+            qfac = -1
         with np.errstate(all="ignore"):  # what is not finite is refused by whoever uses the matrix
             affine[:3, :3] = rotation * self.pixdim[1:4] * [1, 1, qfac]
         affine[:3, 3] = self.qoffset

@@ -54,8 +54,10 @@ def refuse_other_format(block: bytes, label: str) -> None:
         label: what the message calls the file.
     """
     for position, mark, format_name, remedy in _MARKS:
-        if block[position : position + len(mark)] == mark:
+        end = position + len(mark)
+        if block[position:end] == mark:
             raise InputDataError(f"{label} is not a NIfTI file but {format_name}.", remedy)
+    # Editors on Windows put a byte-order mark before the text.
     text = block.removeprefix(b"\xef\xbb\xbf").lstrip().lower()
     for beginning, format_name, remedy in _TEXTS:
         if text.startswith(beginning):
