@@ -147,9 +147,11 @@ def _with_references(folder: Path, volume: Volume, mask: np.ndarray) -> dict:
         brain_labels = (other.array > 0).astype(np.uint8)
         brain = resample_nearest(brain_labels, other.grid, volume.grid) > 0
         if key == "dice_bet":
-            row[key] = round(float(dice(mask, brain)), 4)
+            figure = dice(mask, brain)
         else:
-            row[key] = round(float((mask & brain).sum() / brain.sum()), 4)
+            # The labels are of structures alone: a brain mask rightly holds more.
+            figure = (mask & brain).sum() / brain.sum()
+        row[key] = round(float(figure), 4)
     return row
 
 

@@ -26,8 +26,9 @@ from medmap.evaluation.scoring import supported_subsets
 from medmap.inference import predictions
 from medmap.io.cohorts import find_cases
 from medmap.io.labels import read_case_labels
-from medmap.postprocess.components import component_confidence, find_components
+from medmap.postprocess.components import Components, component_confidence, find_components
 from medmap.postprocess.decoding import decode
+from medmap.postprocess.prediction import Prediction
 from medmap.postprocess.spec import ConfidenceSpec
 from medmap.preprocess import prepare
 from medmap.resampling import to_grid
@@ -63,21 +64,30 @@ def measure(bundle: Bundle, folder: Path) -> list[dict]:
             classes = decode(probability, bundle.postprocess, BRATS)
             is_tumor_class = (classes > 0) & prepared.brain
             candidates = find_components(is_tumor_class, voxel_ml, bundle.postprocess)
-            count = len(candidates.is_small)
-            sizes = torch.bincount(candidates.numbers.flatten(), minlength=count) * voxel_ml
-            overlaps = torch.bincount(candidates.numbers[tumor], minlength=count) * voxel_ml
-            components = []
-            for number, confidence in component_confidence(prediction.logits, candidates).items():
-                components.append((confidence, float(sizes[number]), float(overlaps[number])))
-            records.append(
-                {
-                    "case": case.case_id,
-                    "subset": BRATS.subset_key(subsets[positions[0]]),
-                    "reference_ml": float(tumor.sum()) * voxel_ml,
-                    "components": components,
-                }
-            )
+            record = {
+                "case": case.case_id,
+                "subset": BRATS.subset_key(subsets[positions[0]]),
+                "reference_ml": float(tumor.sum()) * voxel_ml,
+                "components": _component_records(prediction, candidates, tumor, voxel_ml),
+            }
+            records.append(record)
         print(case.case_id, flush=True)
+    return records
+
+
+def _component_records(
+    prediction: Prediction, candidates: Components, tumor: torch.Tensor, voxel_ml: float
+) -> list[tuple[float, float, float]]:
+    """Confidence, ml, and ml within the reference of every component."""
+    count = len(candidates.is_small)
+    sizes = torch.bincount(candidates.numbers.flatten(), minlength=count) * voxel_ml
+    overlaps = torch.bincount(candidates.numbers[tumor], minlength=count) * voxel_ml
+    confidences = component_confidence(prediction.logits, candidates)
+    records = []
+    for number, confidence in confidences.items():
+        size_ml = float(sizes[number])
+        overlap_ml = float(overlaps[number])
+        records.append((confidence, size_ml, overlap_ml))
     return records
 
 

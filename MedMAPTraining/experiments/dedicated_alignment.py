@@ -204,7 +204,8 @@ def gap(network: Backbone, cohort: Cohort) -> float:
                 latents[name] = network.encode(channel, m)[0]
             else:
                 latents[name] = channel
-        distances.append(float(anchor(latents, _all_available(), brain)))
+        distance = anchor(latents, _all_available(), brain)
+        distances.append(float(distance))
     return statistics.mean(distances)
 
 
@@ -375,11 +376,19 @@ def _method_table(arms: Sequence[str], subsets: Sequence[str], results: Results)
         for arm in arms:
             cells.append(mean_sd([dice_percent[arm, subset, seed] for seed in seeds]))
         lines.append(table_row(cells))
+    lines += _summary_rows(arms, subsets, seeds, results)
+    cpu_seconds = sum(result["cpu"] for result in results.values())
+    return [*lines, "", f"{len(seeds)} seeds; {cpu_seconds:.0f} s of CPU for the students."]
+
+
+def _summary_rows(
+    arms: Sequence[str], subsets: Sequence[str], seeds: Sequence[int], results: Results
+) -> list[str]:
+    """Means over the subsets, differences to no alignment, teachers, and gaps."""
     means = {}
-    for arm in arms:
-        for seed in seeds:
-            of_subsets = [dice_percent[arm, subset, seed] for subset in subsets]
-            means[arm, seed] = statistics.mean(of_subsets)
+    for arm, seed in product(arms, seeds):
+        percents = [_percent(results[arm, subset, seed]["dice"]) for subset in subsets]
+        means[arm, seed] = statistics.mean(percents)
     mean_cells = ["mean"]
     difference_cells = ["against none, per seed"]
     teacher_cells = ["teacher or full path, all modalities"]
@@ -397,10 +406,8 @@ def _method_table(arms: Sequence[str], subsets: Sequence[str], results: Results)
         teacher_percent = [_percent(result["teacher"]) for result in with_teacher]
         teacher_cells.append(mean_sd(teacher_percent))
         gap_cells.append(mean_sd([result["gap"] for result in with_teacher], 2))
-    for cells in (mean_cells, difference_cells, teacher_cells, gap_cells):
-        lines.append(table_row(cells))
-    cpu_seconds = sum(result["cpu"] for result in results.values())
-    return [*lines, "", f"{len(seeds)} seeds; {cpu_seconds:.0f} s of CPU for the students."]
+    all_cells = (mean_cells, difference_cells, teacher_cells, gap_cells)
+    return [table_row(cells) for cells in all_cells]
 
 
 def describe(result: dict) -> str:

@@ -123,8 +123,10 @@ def is_warned(case: dict, slots: dict[str, str]) -> bool:
                 relations[slot] = case["beside"].get(name)
     log_odds = {}
     for slot, name in slots.items():
-        log_odds[slot] = t2_log_odds(np.array(case["alone"][name]))
-    return bool(mismatches_of_scores(log_odds, relations))
+        features = np.array(case["alone"][name])
+        log_odds[slot] = t2_log_odds(features)
+    mismatches = mismatches_of_scores(log_odds, relations)
+    return bool(mismatches)
 
 
 def warned_of(cases: list[dict], names: tuple[str, ...], first: str, second: str) -> str:

@@ -61,7 +61,8 @@ def real_samples(folder: Path) -> list[Sample]:
     cases, _ = with_conventions(find_cases(folder, BRATS), BRATS)
     samples = []
     for case in cases:
-        if set(case.scans) != set(BRATS.modality_names) or case.label is None:
+        is_complete = set(case.scans) == set(BRATS.modality_names)
+        if not is_complete or case.label is None:
             continue
         prepared, label = prepare_case(case, BRATS, SPEC, BRATS.modality_names)
         if label.any():
@@ -226,15 +227,24 @@ def discriminate(
     network.eval()
     accuracy = {}
     for kind, name in enumerate(("generated", "real")):
-        right = []
-        for sample in kinds[kind][1::2]:
-            patches = [patch_of(sample, rng) for _ in range(TEST_PATCHES)]
-            with torch.inference_mode():
-                calls = network(torch.stack(patches)).argmax(1)
-            right.append(float((calls == kind).float().mean()))
-        accuracy[name] = float(np.mean(right))
+        # Every other case was trained on.
+        accuracy[name] = _share_recognized(network, kinds[kind][1::2], kind, rng)
     accuracy["mean"] = (accuracy["generated"] + accuracy["real"]) / 2
     return accuracy
+
+
+def _share_recognized(
+    network: torch.nn.Module, samples: Sequence[Sample], kind: int, rng: np.random.Generator
+) -> float:
+    """Share of the patches of some samples that are taken for their kind."""
+    shares = []
+    for sample in samples:
+        patches = [patch_of(sample, rng) for _ in range(TEST_PATCHES)]
+        with torch.inference_mode():
+            calls = network(torch.stack(patches)).argmax(1)
+        is_right = calls == kind
+        shares.append(float(is_right.float().mean()))
+    return float(np.mean(shares))
 
 
 def main() -> None:

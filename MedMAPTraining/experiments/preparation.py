@@ -167,11 +167,13 @@ def _compared(folder: Path, scan: Volume, mask: np.ndarray) -> dict:
         if not path.exists():
             continue
         labels = read_nifti(path)
-        other = resample_nearest((labels.array > 0).astype(np.uint8), labels.grid, scan.grid) > 0
+        brain_labels = (labels.array > 0).astype(np.uint8)
+        other = resample_nearest(brain_labels, labels.grid, scan.grid) > 0
         if key == "dice":
-            row[key] = round(float(dice(mask, other)), 4)
+            figure = dice(mask, other)
         else:
-            row[key] = round(float((mask & other).sum() / other.sum()), 4)
+            figure = (mask & other).sum() / other.sum()
+        row[key] = round(float(figure), 4)
     return row
 
 

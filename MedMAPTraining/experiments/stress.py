@@ -369,7 +369,8 @@ def _draw_curves(axes: Axes, mean: Means, kind: str, subsets: Sequence[str], reg
         scores = []
         for key in _keys(kind, subset):
             if key in mean:
-                severities.append(key[1])
+                _, severity, _ = key
+                severities.append(severity)
                 scores.append(mean[key][region])
         if len(scores) > 1:
             label = BRATS.subset_title(subset)

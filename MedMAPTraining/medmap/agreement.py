@@ -181,9 +181,9 @@ def slice_scores(
         common = overlap.sum(plane_axes, dtype=np.int64)
         # Slices that neither mask reaches have no Dice: 0 or 1 would distort a mean over slices.
         occupied = total > 0
-        occupied_slices = slices[occupied]
+        slice_dice = 2.0 * common[occupied] / total[occupied]
         values = np.full(count, np.nan)
-        values[occupied_slices] = 2.0 * common[occupied] / total[occupied]
+        values[slices[occupied]] = slice_dice
         dice[name] = values
         errors = np.zeros(count, np.int64)
         errors[slices] = total - 2 * common
@@ -239,7 +239,10 @@ def heaviest_slices(values: np.ndarray, axis: int) -> list[int]:
 def slice_axis(grid: Grid, plane: str = "axial") -> int:
     """Array axis along which slices of that plane are stacked: the closest to its world axis."""
     if plane not in PLANES:
-        raise UsageError(f"'{plane}' is not a plane.", f"Use one of {', '.join(PLANES)}.")
+        raise UsageError(
+            f"'{plane}' is not a plane.",
+            f"Use one of {', '.join(PLANES)}.",
+        )
     direction = grid.affine[:3, :3] / grid.spacing
     # How far each array axis points along the world axis, on either side.
     world_axis = PLANES[plane]
@@ -421,11 +424,13 @@ def _farthest_in_slices(voxels: np.ndarray, axis: int, edges: np.ndarray, least_
     slices = [_face_centers(group, plane_axes) @ edges.T for group in groups]
     # Slices of large bounds first: the others then need not be measured.
     bounds = [_largest_possible(points) for points in slices]
+    largest_first = np.argsort(bounds)[::-1]
     best = _Span(least_mm)
-    for number in np.argsort(bounds)[::-1]:
+    for number in largest_first:
         if bounds[number] <= best.length_mm:
             break
-        best = _longer(best, _farthest(slices[number], flat=True))
+        candidate = _farthest(slices[number], flat=True)
+        best = _longer(best, candidate)
     if best.ends is None:
         return _Span()
     return best

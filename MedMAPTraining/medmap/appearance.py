@@ -131,6 +131,7 @@ def _features(z_scores: np.ndarray, inside: np.ndarray, spacing: np.ndarray) -> 
 
 def t2_log_odds(features: np.ndarray) -> float | None:
     """Log-odds of T2 against T1, T1ce or FLAIR; None if the image looks like no brain."""
+    # In the units that the model was fitted in.
     deviations = (features - np.array(MEAN)) / np.array(DEVIATION)
     typical_deviation = np.sqrt(np.mean(deviations**2))
     if typical_deviation > MAX_TYPICAL_DEVIATION:
@@ -296,7 +297,9 @@ def _depth(mask: np.ndarray, spacing: np.ndarray) -> np.ndarray:
         reversed_outside = np.flip(outside_or_after, axis)
         reversed_next = np.minimum.accumulate(reversed_outside, axis=axis)
         next_outside = np.flip(reversed_next, axis)
-        steps = np.minimum(positions - last_outside, next_outside - positions)
+        steps_back = positions - last_outside
+        steps_ahead = next_outside - positions
+        steps = np.minimum(steps_back, steps_ahead)
         distance_mm = float(mm) * steps.astype(float)
         np.minimum(depth, distance_mm, out=depth)
     return depth

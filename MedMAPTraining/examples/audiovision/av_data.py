@@ -161,7 +161,9 @@ def mel_filters(rate: int, points: int, bands: int) -> np.ndarray:
         exponential = 1000 * np.exp(log_step * (mel - 15))
         return np.where(mel < 15, linear, exponential)
 
-    mels = np.linspace(0, to_mel(rate / 2), bands + 2)
+    # Up to half the sampling rate: there is nothing above (Nyquist).
+    highest = to_mel(rate / 2)
+    mels = np.linspace(0, highest, bands + 2)
     edges = to_hz(mels)
     frequencies = np.fft.rfftfreq(points, 1 / rate)
     # Each triangle rises between its first two edges and falls between its last two.
@@ -260,7 +262,8 @@ def synthetic(per_speaker: int = 50, seed: int = 0) -> tuple[np.ndarray, np.ndar
             if per_speaker < 50:
                 numbers = rng.choice(50, per_speaker, replace=False).tolist()
             for number in numbers:
-                sounds[digit, speaker, int(number)] = mfcc(_tone(digit, rng), legacy=False)
+                tone = _tone(digit, rng)
+                sounds[digit, speaker, int(number)] = mfcc(tone, legacy=False)
     return np.array(images, np.uint8), np.array(digits), sounds
 
 

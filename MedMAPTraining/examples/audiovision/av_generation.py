@@ -181,17 +181,16 @@ class Full2Miss(ClassObjective):
         hidden = missing.taps["decoder"]
         complete = batch.present.all(1)
         deceiving = masked_mean(self._score(hidden, is_full=True), complete)
-        yield (
-            "main",
-            {
-                "classification": cross_entropy(full.logits.float(), batch.label),
-                "missing": cross_entropy(missing.logits.float(), batch.label),
-                "similarity": self.similarity * deceiving,
-            },
-        )
+        losses = {
+            "classification": cross_entropy(full.logits.float(), batch.label),
+            "missing": cross_entropy(missing.logits.float(), batch.label),
+            "similarity": self.similarity * deceiving,
+        }
+        yield "main", losses
         real = self._score(full_hidden, is_full=True)
         fake = self._score(hidden.detach(), is_full=False)
-        yield "disc", {"disc": masked_mean(0.5 * (real + fake), complete)}
+        mean_score = 0.5 * (real + fake)
+        yield "disc", {"disc": masked_mean(mean_score, complete)}
 
     def _score(self, hidden: Tensor, is_full: bool) -> Tensor:
         logits = self.discriminator(hidden)[:, 0]

@@ -39,7 +39,8 @@ class ClassObjective(Objective):
         names = context.task.modality_names
         counts = [context.cases_with.get(name, 0) for name in names]
         # Without any pairs (a recipe is only checked) it is the sound.
-        self.rare = min(reversed(range(len(names))), key=lambda modality: counts[modality])
+        last_first = reversed(range(len(names)))
+        self.rare = min(last_first, key=lambda modality: counts[modality])
 
     def deploy(self) -> Backbone:
         """The network, with what fills absent features."""

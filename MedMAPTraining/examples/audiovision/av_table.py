@@ -48,7 +48,12 @@ def recipe(rate: float, method: str, seed: int, epochs: int, pairs: int) -> Reci
     settings = replace(published, steps=steps, seed=seed)
     if method in COMPETITORS:
         network, objective = COMPETITORS[method]
-        return replace(settings, network=network, objective=objective, objective_options={})
+        return replace(
+            settings,
+            network=network,
+            objective=objective,
+            objective_options={},
+        )
     options = dict(published.objective_options)
     # Without any complete pair there is nothing to distill from.
     if method == "mean-fill" or rate == 0:

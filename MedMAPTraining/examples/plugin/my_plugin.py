@@ -38,8 +38,11 @@ class MeanFusion(Backbone):
         self.stride = 2
         self.encoders = nn.ModuleList()
         for _ in range(modalities):
-            layers = [convolution(1, width, 3, stride=2, padding=1), nn.LeakyReLU(0.01)]
-            self.encoders.append(nn.Sequential(*layers))
+            encoder = nn.Sequential(
+                convolution(1, width, 3, stride=2, padding=1),
+                nn.LeakyReLU(0.01),
+            )
+            self.encoders.append(encoder)
         self.head = convolution(width, classes, 3, padding=1)
 
     def encode(self, image: Tensor, modality: int) -> Features:

@@ -132,15 +132,18 @@ def default_step_rows(setup: Setup) -> Iterator[Row]:
     """The default model's own training step, without data."""
     precision = setup.precision
     for compiled in (False, True):
-        # Compiling takes half a minute for each batch size.
-        sizes = setup.sizes.batches[-1:] if compiled else setup.sizes.batches
+        sizes = setup.sizes.batches
+        way = "eager"
+        if compiled:
+            # Compiling takes half a minute for each batch size.
+            sizes = sizes[-1:]
+            way = "compiled"
         for size in sizes:
             release(setup.device)
             trainer = default_trainer(setup, precision, compiled=compiled)
             batch = random_batch(setup, size, setup.sizes.default_patch, every=False)
             work = partial(trainer.step, batch)
             seconds = seconds_of(work, setup.device, setup.sizes.steps)
-            way = "compiled" if compiled else "eager"
             title = f"default network, {way}, {precision}, batch {size}"
             figure = f"{size / seconds:.1f} patches/s"
             yield Row("default training step", title, figure, peak_note(setup.device))
@@ -152,5 +155,6 @@ def default_trainer(setup: Setup, precision: str, *, compiled: bool) -> Trainer:
     if compiled:
         compile_backbone(network, backend=setup.sizes.backend)
     options = {"smooth": 100, "regions": True, "within": 0.5}
-    objective = build_objective("plain", Context(task=BRATS, backbone=network), options)
+    context = Context(task=BRATS, backbone=network)
+    objective = build_objective("plain", context, options)
     return Trainer(objective, precision, setup.device)

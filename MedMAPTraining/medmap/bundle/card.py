@@ -108,7 +108,9 @@ def _dice_table(table: Mapping, regions: list[str]) -> list[str]:
     ]
     borrowed = table.get("borrowed", {})
     for subset, scores in table["subsets"].items():
-        title = f"{subset} (network of {borrowed[subset]})" if subset in borrowed else subset
+        title = subset
+        if subset in borrowed:
+            title = f"{subset} (network of {borrowed[subset]})"
         lines.append(_row(title, scores, regions))
     for name, scores in table.get("averages", {}).items():
         lines.append(_row(f"*mean, {name}*", scores, regions))

@@ -226,7 +226,8 @@ def read_bundle_texts(path: str | os.PathLike) -> VerifiedFiles:
     digests = verify_bundle(folder)
     card_text = ""
     if CARD in digests:
-        card_text = _read_text(folder / CARD).decode("utf-8", "replace")
+        card = _read_text(folder / CARD)
+        card_text = card.decode("utf-8", "replace")
     metadata = parse_metadata(_read_text(folder / METADATA))
     return VerifiedFiles(metadata, digests[SUMS], card_text)
 

@@ -48,7 +48,8 @@ def bytes_per_voxel(network: Backbone) -> int:
         features = [meta_network.encode(image, m) for m in range(network.modalities)]
         meta_network.decode(features, present)
     voxels = side**dims
-    activations = math.ceil(SLACK * counter.peak_bytes / voxels)
+    bytes_of_window = SLACK * counter.peak_bytes
+    activations = math.ceil(bytes_of_window / voxels)
     # Input channels and, with their copies, the logits of one voxel.
     inputs_and_outputs = BYTES_PER_VALUE * (network.modalities + 3 * network.classes)
     return activations + inputs_and_outputs

@@ -133,7 +133,8 @@ def check_modality_appearance(volumes: dict[str, Volume], task: Task) -> Iterato
         return
     brains = {}
     for given_name, volume in volumes.items():
-        if brain_ml(volume) >= MIN_BRAIN_ML and not more_than_brain(volume):
+        has_brain = brain_ml(volume) >= MIN_BRAIN_ML
+        if has_brain and not more_than_brain(volume):
             brains[task.find(given_name)] = volume
     descriptions = in_threads(
         lambda volume: describe_appearance(volume, volume.foreground), brains.values()

@@ -156,7 +156,8 @@ class ProgressLines:
         with self._lock:
             self._line = f"{100 * fraction:3.0f} %  {text}"
             tenth = int(10 * fraction)
-            is_due = time.monotonic() - self._last_time >= self._interval_s
+            silence_s = time.monotonic() - self._last_time
+            is_due = silence_s >= self._interval_s
             # A fraction that falls begins another stage: cases are prepared, then the training.
             if tenth != self._last_tenth or is_due or Verbosity.verbose:
                 self._last_tenth = tenth
@@ -165,10 +166,10 @@ class ProgressLines:
     def _repeat(self) -> None:
         while not self._is_over.wait(self._interval_s / 4):
             with self._lock:
-                now = time.monotonic()
-                silence_s = now - self._last_time
+                time_s = time.monotonic()
+                silence_s = time_s - self._last_time
                 if self._line and silence_s >= self._interval_s:
-                    minutes = (now - self._started) / 60
+                    minutes = (time_s - self._started) / 60
                     self._print(f"{self._line} (running for {minutes:.0f} min)")
 
     def _print(self, line: str) -> None:

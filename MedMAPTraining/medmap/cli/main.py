@@ -161,13 +161,13 @@ def _global_flags(arguments: Sequence[str]) -> tuple[set[str], list[str]]:
         end = list(arguments).index("--")
     known_flags = {"--debug", *QUIET, *VERBOSE}
     flags: set[str] = set()
-    others: list[str] = []
+    other_arguments: list[str] = []
     for argument in arguments[:end]:
         if argument in known_flags:
             flags.add(argument)
         else:
-            others.append(argument)
-    return flags, [*others, *arguments[end:]]
+            other_arguments.append(argument)
+    return flags, [*other_arguments, *arguments[end:]]
 
 
 def _plugin_files(arguments: Sequence[str]) -> tuple[list[str], list[str]]:

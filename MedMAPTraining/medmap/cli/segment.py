@@ -116,8 +116,15 @@ def segment(
     overlay.png and report.json (volumes, checks, provenance). Bundles of other tasks take --scan;
     medmap info lists their modalities.
     """
-    files = {"t1": t1, "t1ce": t1ce, "t2": t2, "flair": flair}
-    scans = [(name, path) for name, paths in files.items() for path in paths or []]
+    files = {
+        "t1": t1,
+        "t1ce": t1ce,
+        "t2": t2,
+        "flair": flair,
+    }
+    scans: list[tuple[str, Path]] = []
+    for name, paths in files.items():
+        scans += [(name, path) for path in paths or []]
     scans += [_parse_scan(text) for text in scan or []]
     _check_sources(study, scans, series or study_number or list_series)
     if study is not None and list_series:

@@ -99,7 +99,15 @@ def _cells(choice: Choice, task: Task) -> list[str]:
         voxels = " x ".join(f"{float(value):.3g}" for value in spacing)
     if choice.modality:
         modality = task.modality(choice.modality).title
-    cells = [series.key, series.header.description, slices, voxels, modality, choice.reason]
+    cells = [
+        series.key,
+        series.header.description,
+        slices,
+        voxels,
+        modality,
+        choice.reason,
+    ]
+    # Square brackets in descriptions would be taken for markup.
     return [escape(cell) for cell in cells]
 
 

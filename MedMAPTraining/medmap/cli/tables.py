@@ -53,7 +53,8 @@ def _parts(widths: Sequence[int], keys: int, width: int) -> list[list[int]]:
     for column in range(keys, len(widths)):
         needed = widths[column] + _GAP
         # The gap behind the last column is not printed.
-        if not parts or needed - _GAP > available:
+        fits = needed - _GAP <= available
+        if not parts or not fits:
             parts.append([*range(keys)])
             available = width - used_by_keys
         parts[-1].append(column)

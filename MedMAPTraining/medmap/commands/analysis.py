@@ -56,7 +56,8 @@ def analyze_bundles(
         }
         points, tumor = tsne_map(latents, seed=options.seed)
         titled_points = {bundle.task.modality(key).title: xy for key, xy in points.items()}
-        panels.append(LatentPanel(name, titled_points, tumor, _caption(measures[name])))
+        caption = _caption(measures[name])
+        panels.append(LatentPanel(name, titled_points, tumor, caption))
     with Transaction(overwrite=options.overwrite) as out:
         text = json.dumps(measures, indent=1) + "\n"
         out.path(output / "latents.json").write_text(text, encoding="utf-8")

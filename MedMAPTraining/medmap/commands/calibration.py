@@ -96,17 +96,19 @@ class Calibrations:
         references = region_masks(reference, self.task)
         for region, path in files.items():
             volume = read_nifti(path, modality="probability")
-            if volume.grid.shape != grid.shape or volume.grid.distance(grid) > 0.5:
+            same_shape = volume.grid.shape == grid.shape
+            # Half a millimeter: tools round affines when they write files.
+            if not same_shape or volume.grid.distance(grid) > 0.5:
                 raise InputDataError(
                     f"{path.name} lies on another grid than the reference.",
                     "Write probabilities on the grid of the reference.",
                 )
             probability = volume.array
-            scored = scored_voxels(references[region], probability)
-            diagram = reliability(probability[scored], references[region][scored])
-            scores = uncertainty_scores(
-                predicted[region], references[region], uncertainty_of(probability), scored
-            )
+            reference_mask = references[region]
+            scored = scored_voxels(reference_mask, probability)
+            diagram = reliability(probability[scored], reference_mask[scored])
+            uncertainty = uncertainty_of(probability)
+            scores = uncertainty_scores(predicted[region], reference_mask, uncertainty, scored)
             self._diagrams.setdefault(region, []).append(diagram)
             self._scores.setdefault(region, []).append(scores)
 

@@ -89,7 +89,9 @@ class RowFile:
         self._rows.append(row)
         further_columns = [name for name in row if name not in self._columns]
         self._columns += further_columns
-        if further_columns or self._size is None or self._size != _size_of(self._path):
+        # Somebody else may have changed or deleted the file since the last row.
+        is_ours = self._size == _size_of(self._path)
+        if further_columns or self._size is None or not is_ours:
             self._write_anew()
             return
         line = encoded(self._text([row]))

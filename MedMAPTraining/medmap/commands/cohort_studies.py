@@ -167,7 +167,9 @@ def _folder_number(study: Study, folders: Sequence[Path]) -> int:
     numbers: set[int] = set()
     for series in study.series:
         parents = series.header.path.parents
-        numbers.update(number for number, path in enumerate(folders, 1) if path in parents)
+        for number, path in enumerate(folders, 1):
+            if path in parents:
+                numbers.add(number)
     if len(numbers) != 1:
         return 0
     return numbers.pop()

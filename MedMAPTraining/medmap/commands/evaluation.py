@@ -358,8 +358,10 @@ def _write(
     """Write what was asked for: the folder's tables, the CSV of scores, the bundle's card."""
     comparison = comparison_record(result.tests, options.against)
     if store:
-        about = _about(result, bundle, weights, options) | {"labels": scores.labels}
-        store.finish(about | comparison, bundle.task, scores.rows, result.summary)
+        about = _about(result, bundle, weights, options)
+        about["labels"] = scores.labels
+        about.update(comparison)
+        store.finish(about, bundle.task, scores.rows, result.summary)
         if result.tests:
             write_tests(store.folder / COMPARISON, result.tests)
     if options.table:

@@ -195,10 +195,10 @@ def _readings(pairs: Sequence[Pair], task: Task, chosen: str) -> _Readings:
     references = []
     for pair in pairs:
         references.append(Case(pair.case, {}, pair.reference, convention=pair.convention))
-    return _Readings(
-        with_conventions(predictions, task, chosen)[1],
-        with_conventions(references, task, chosen)[1],
-    )
+    # Decided apart: predictions and references may come from different releases.
+    _, predictions_reading = with_conventions(predictions, task, chosen)
+    _, references_reading = with_conventions(references, task, chosen)
+    return _Readings(predictions_reading, references_reading)
 
 
 def _read(path: Path, title: str, reading: LabelReading, case: str, task: Task) -> Volume:
@@ -246,7 +246,8 @@ def _same_voxels(a: Grid, b: Grid) -> bool:
     second = canonical_grid(b)
     if first.shape != second.shape:
         return False
-    return first.distance(second) < SAME_VOXELS * float(first.spacing.min())
+    tolerance_mm = SAME_VOXELS * float(first.spacing.min())
+    return first.distance(second) < tolerance_mm
 
 
 def _write(

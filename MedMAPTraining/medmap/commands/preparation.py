@@ -267,10 +267,11 @@ def _prepare_missing(
     faults: list[MedMAPError] = []
     if not missing:
         return faults
-    count = _process_count(processes, len(missing), programs)
+    number_missing = len(missing)
+    count = _process_count(processes, number_missing, programs)
     first = missing[0]
     try:
-        estimate = _measured(first, len(missing), cache, count)
+        estimate = _measured(first, number_missing, cache, count)
         others_bytes = estimate.total_bytes - estimate.case_bytes
         cache.make_room(others_bytes, [job.folder for job in jobs])
     except (InputDataError, MissingInputError) as error:
@@ -280,14 +281,15 @@ def _prepare_missing(
     else:
         report(0.0, f"{estimate} in {cache.path}")
     started = time.monotonic()
-    for number, (job, fault) in enumerate(_prepared(missing[1:], cache.path, count), 2):
+    prepared = _prepared(missing[1:], cache.path, count)
+    for number, (job, fault) in enumerate(prepared, 2):
         if fault is not None:
             faults.append(_named(job.case, fault))
         # The first case was prepared before the clock was started.
         seconds_per_case = (time.monotonic() - started) / (number - 1)
-        seconds_left = seconds_per_case * (len(missing) - number)
-        text = f"prepared {number} of {len(missing)} cases, {duration(seconds_left)} left"
-        report(number / len(missing), text)
+        seconds_left = seconds_per_case * (number_missing - number)
+        text = f"prepared {number} of {number_missing} cases, {duration(seconds_left)} left"
+        report(number / number_missing, text)
     return faults
 
 

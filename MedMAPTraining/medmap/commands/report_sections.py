@@ -57,7 +57,8 @@ def subset_tables(sources: Sources, figures: Figures) -> str:
     for name, summary in summaries:
         picture = heat_map(summary, sources.task, _table_title(name, summary))
         figures.keep(f"table-{slug(name)}", picture)
-        parts.append(f"<h3>{html.escape(name)}</h3>")
+        heading = html.escape(name)
+        parts.append(f"<h3>{heading}</h3>")
         parts.append(subset_table(summary, sources.task))
     for name, evaluation in sources.named_evaluations:
         parts.append(_dice_by_missing(name, evaluation, sources.task, figures))
@@ -271,22 +272,26 @@ def training(sources: Sources, figures: Figures) -> str:
 def methods(sources: Sources, figures: Figures) -> str:
     """Rules, provenance of every evaluation, and what bundles' cards state."""
     parts = []
-    if sources.evaluations and sources.evaluations[0].summary.rules:
-        parts.append(html.paragraph(sources.evaluations[0].summary.rules))
+    if sources.evaluations:
+        rules = sources.evaluations[0].summary.rules
+        if rules:
+            parts.append(html.paragraph(rules))
     rows = [_provenance_row(name, entry) for name, entry in sources.named_evaluations]
     if rows:
         head = ["bundle", "cohort", "weights (SHA-256)", "device", "date", "versions"]
         parts.append(html.plain_table(head, rows))
+    statements = []
     for name, evaluation in sources.named_evaluations:
         for key in ("scoring", "label_convention"):
-            statement = evaluation.about.get(key)
-            if statement:
-                parts.append(html.paragraph(f"{name}: {statement}"))
+            text = evaluation.about.get(key)
+            if text:
+                statements.append(f"{name}: {text}")
     for bundle in sources.bundles:
         for key in ("description", "data", "training", "limits"):
             text = bundle.card.get(key)
             if text:
-                parts.append(html.paragraph(f"{bundle.id}, {key}: {text}"))
+                statements.append(f"{bundle.id}, {key}: {text}")
+    parts += [html.paragraph(statement) for statement in statements]
     return "".join(parts)
 
 

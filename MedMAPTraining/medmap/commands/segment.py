@@ -286,11 +286,12 @@ def _remove_earlier(
     They would pass for this run's: the picture for how its scans were prepared, and the
     probabilities for its own when the label map is evaluated.
     """
-    inputs = [*scan_files.values(), *(path for _, path in options.brain_masks)]
+    mask_files = [path for _, path in options.brain_masks]
+    inputs = [*scan_files.values(), *mask_files]
     if options.truth:
         inputs.append(options.truth)
-    candidates = [folder / layout.preparation]
-    candidates += _probability_files(folder, result.segmentation.task).values()
+    probability_files = _probability_files(folder, result.segmentation.task)
+    candidates = [folder / layout.preparation, *probability_files.values()]
     for path in candidates:
         if path in result.files.values() or not path.is_file():
             continue

@@ -253,7 +253,8 @@ def _missing_for_objects(series: Series) -> str:
         return "no frame of reference"
     images = {(item.sop_instance, item.frame) for item in series.slices}
     has_names = all(item.sop_instance for item in series.slices)
-    if not has_names or not header.study_uid or len(images) < len(series.slices):
+    are_distinct = len(images) == len(series.slices)
+    if not has_names or not header.study_uid or not are_distinct:
         return "no UIDs that distinguish its images"
     files = {item.path for item in series.slices}
     if len(files) > 1 and any(item.frame for item in series.slices):

@@ -308,8 +308,10 @@ def _scores_by_alias(
     for modality in task.modalities:
         matches = [word for word in _words_of(modality) if word in vocabulary]
         if matches:
-            # An alias of T1, T1ce, T2 or FLAIR that the vocabulary does not know is weaker.
-            confidence = 0.7 if modality.name in modality_of_contrast.values() else 0.9
+            confidence = 0.9
+            if modality.name in modality_of_contrast.values():
+                # An alias of T1, T1ce, T2 or FLAIR that the vocabulary does not know is weaker.
+                confidence = 0.7
             reason = f"the name says '{matches[0]}'"
             scores.append(ModalityScore(modality.name, confidence, reason))
     return scores
@@ -339,7 +341,8 @@ def _assigned(candidates: Sequence[Candidate], task: Task) -> dict[str, Candidat
     """Modalities with one clear candidate whose series fits no other modality as well."""
     assigned: dict[str, Candidate] = {}
     for name in task.modality_names:
-        best = _clearly_best([entry for entry in candidates if entry.modality == name])
+        of_modality = [entry for entry in candidates if entry.modality == name]
+        best = _clearly_best(of_modality)
         if best is None or best.confidence < MIN_CONFIDENCE:
             continue
         # The series must not fit another modality about as well.

@@ -146,7 +146,8 @@ def _segmented(word: str) -> list[str]:
     if len(word) > LONGEST_COMPOUND:
         return []
     parts = _division(word)
-    if not parts and word[:1] in _PHILIPS_PREFIXES and len(word) > _SHORTEST_WITH_PREFIX:
+    has_prefix = word[:1] in _PHILIPS_PREFIXES and len(word) > _SHORTEST_WITH_PREFIX
+    if not parts and has_prefix:
         parts = _division(word[1:])
     return parts
 

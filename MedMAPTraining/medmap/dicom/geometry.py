@@ -77,8 +77,8 @@ def is_placed(item: Slice) -> bool:
     directions = np.array(item.orientation).reshape(2, 3)
     # Of unit vectors at right angles, the products are the identity.
     products = directions @ directions.T
-    deviation = np.abs(products - np.eye(2)).max()
-    return bool(deviation < UNIT_TOLERANCE)
+    deviations = np.abs(products - np.eye(2))
+    return bool(deviations.max() < UNIT_TOLERANCE)
 
 
 def same_orientation(one: Slice, other: Slice) -> bool:
@@ -180,9 +180,10 @@ def _shear(slices: Sequence[Slice]) -> tuple[float, float]:
     column_direction = _unit(first.orientation[:3])
     row_direction = _unit(first.orientation[3:])
     step = drift / (len(slices) - 1)
-    columns = float(step @ column_direction) / column_spacing
-    rows = float(step @ row_direction) / row_spacing
-    return columns, rows
+    # In pixels for each slice, along rows and along columns.
+    columns_mm = float(step @ column_direction)
+    rows_mm = float(step @ row_direction)
+    return columns_mm / column_spacing, rows_mm / row_spacing
 
 
 def _first_pixel(count: int, shear: tuple[float, float]) -> np.ndarray:

@@ -69,10 +69,13 @@ def file_hash(series: Series) -> str:
 
 def image_hash(series: Series) -> str:
     """SHA-256 of the voxels and of where they lie: copies of a series have the same one."""
-    digest = hashlib.sha256()
     assert series.stack is not None
-    digest.update(np.round(series.stack.affine, 3).tobytes())
-    digest.update(_decoded(series).tobytes())
+    # Rounded: exports write the same affine with different last digits.
+    affine = np.round(series.stack.affine, 3)
+    voxels = _decoded(series)
+    digest = hashlib.sha256()
+    digest.update(affine.tobytes())
+    digest.update(voxels.tobytes())
     return digest.hexdigest()
 
 

@@ -250,7 +250,8 @@ def _without_copies(slices: Sequence[Slice]) -> tuple[list[Slice], list[str]]:
     notes = []
     if copies:
         notes.append(f"{_slices_text(copies)} present twice, read once")
-    return list(reversed(unique.values())), notes
+    in_order = list(reversed(unique.values()))
+    return in_order, notes
 
 
 def _identity(item: Slice) -> tuple:

@@ -43,7 +43,9 @@ class Reliability:
         if not total:
             return 0.0
         distances = np.abs(self.probability - self.frequency)
-        return float((self.voxels * distances).sum() / total)
+        # Weighted by voxels: an empty bin says nothing.
+        weighted = self.voxels * distances
+        return float(weighted.sum() / total)
 
 
 def reliability(probability: np.ndarray, reference: np.ndarray, *, bins: int = BINS) -> Reliability:
@@ -60,14 +62,17 @@ def reliability(probability: np.ndarray, reference: np.ndarray, *, bins: int = B
     _check(probability, reference)
     values = np.asarray(probability, float).ravel()
     truth = np.asarray(reference, bool).ravel()
+    scaled = (values * bins).astype(int)
     # A probability of 1 belongs to the last bin.
-    position = np.minimum((values * bins).astype(int), bins - 1)
+    position = np.minimum(scaled, bins - 1)
     voxels = np.bincount(position, minlength=bins)
+    probability_sums = np.bincount(position, values, minlength=bins)
+    positives = np.bincount(position, truth, minlength=bins)
     divisor = np.maximum(voxels, 1)
     return Reliability(
         voxels=voxels,
-        probability=np.bincount(position, values, minlength=bins) / divisor,
-        frequency=np.bincount(position, truth, minlength=bins) / divisor,
+        probability=probability_sums / divisor,
+        frequency=positives / divisor,
     )
 
 

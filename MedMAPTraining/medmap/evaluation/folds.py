@@ -168,7 +168,8 @@ def make_folds(
     if test_share:
         # One of n groups of equal size is the share 1/n, spread over the strata like a fold.
         count = max(2, round(1 / test_share))
-        test = _groups(cases, patients, strata, count, seed)[0]
+        groups = _groups(cases, patients, strata, count, seed)
+        test = groups[0]
         cases = sorted(set(cases) - set(test))
     splits: list[Split] = []
     for validation in _groups(cases, patients, strata, folds, seed):
@@ -213,13 +214,15 @@ def _without_rare(
     """Stratum of each case; those that cannot reach every fold are one."""
     members: dict[str, set[str]] = {}
     for case in cases:
-        members.setdefault(strata[case], set()).add(patients[case])
+        patients_of_stratum = members.setdefault(strata[case], set())
+        patients_of_stratum.add(patients[case])
     rare = {stratum for stratum, names in members.items() if len(names) < count}
     rare_patients: set[str] = set()
     for stratum in rare:
         rare_patients |= members[stratum]
     replacement = RARE
-    if len(rare_patients) < count and len(members) > len(rare):
+    has_frequent = len(members) > len(rare)
+    if len(rare_patients) < count and has_frequent:
         # Too few even together: they go with the largest stratum.
         replacement = max(members, key=lambda stratum: len(members[stratum]))
     frequent_strata = []

@@ -113,7 +113,8 @@ def collect_latents(
         for name, latent in latents.items():
             values[name].append(_vectors(latent)[sampled])
         case_numbers.append(np.full(len(sampled), number))
-        tumor.append(_tumor(case, prepared, size).flatten()[sampled])
+        is_tumor = _tumor(case, prepared, size).flatten()
+        tumor.append(is_tumor[sampled])
     return Latents(
         {name: np.concatenate(parts) for name, parts in values.items()},
         np.concatenate(case_numbers),
@@ -242,9 +243,9 @@ def _gaussian_kernel(values: np.ndarray) -> np.ndarray:
     expanded = sums - 2 * values @ values.T
     distances = np.maximum(expanded, 0)
     pairs = np.triu_indices(len(values), 1)
-    width = np.median(distances[pairs])
     # Equal values have a width of zero: the kernel is 1 for them, not NaN.
-    return np.exp(-distances / max(width, 1e-12))
+    width = max(np.median(distances[pairs]), 1e-12)
+    return np.exp(-distances / width)
 
 
 def _standardized(values: np.ndarray, reference: np.ndarray) -> np.ndarray:

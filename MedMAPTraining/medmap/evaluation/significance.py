@@ -350,6 +350,7 @@ def _corrected(tests: Sequence[PairedTest]) -> list[PairedTest]:
         p = [test.p for test in family]
         p_holm = holm(p)
         p_bh = false_discovery_control(p, method="bh")
-        for number, test in enumerate(family):
-            corrected.append(replace(test, p_holm=float(p_holm[number]), p_bh=float(p_bh[number])))
+        for test, holm_value, bh_value in zip(family, p_holm, p_bh, strict=True):
+            with_p = replace(test, p_holm=float(holm_value), p_bh=float(bh_value))
+            corrected.append(with_p)
     return corrected

@@ -176,7 +176,8 @@ def _dice_table(
     for subset, regions in values.items():
         cells = {}
         for region in task.regions:
-            cells[region.name] = _statistics(list(regions[region.name].values()), digits)
+            scores = list(regions[region.name].values())
+            cells[region.name] = _statistics(scores, digits)
         subsets[subset] = cells
     averages: Cells = {}
     for name, members in _complete_groups(task, subsets).items():
@@ -220,16 +221,18 @@ def _distance_table(rows: Sequence[ScoreRow], task: Task, metric: str) -> Subset
     values = table(rows, task, metric)
     subsets: Cells = {}
     for subset, regions in values.items():
-        subsets[subset] = {}
-        for region, distances in regions.items():
-            penalties = {case: diagonal[case, region] for case in distances}
-            subsets[subset][region] = _distance_statistics(distances, penalties)
+        cells = {}
+        for region_name, distances in regions.items():
+            # What is not defined counts as the diagonal of the grid (BraTS).
+            penalties = {case: diagonal[case, region_name] for case in distances}
+            cells[region_name] = _distance_statistics(distances, penalties)
+        subsets[subset] = cells
     averages: Cells = {}
     for name, members in _complete_groups(task, subsets).items():
-        averages[name] = {
-            region.name: _distance_average(values, subsets, members, region.name)
-            for region in task.regions
-        }
+        cells = {}
+        for region in task.regions:
+            cells[region.name] = _distance_average(values, subsets, members, region.name)
+        averages[name] = cells
     return SubsetTable(subsets, averages)
 
 
@@ -268,13 +271,18 @@ def _distance_average(
     case_averages = per_case_averages(values, members, region)
     defined = [average for average in case_averages.values() if not math.isnan(average)]
     spread = _statistics(defined, DISTANCE_DIGITS)
+    sd = None
+    if defined:
+        sd = spread.sd
     penalized = _defined([cell.penalized for cell in cells])
+    penalized_mean = float(np.mean(penalized))
+    undefined_counts = [cell.undefined or 0 for cell in cells]
     return Statistics(
         mean,
-        spread.sd if defined else None,
+        sd,
         spread.n,
-        undefined=sum(cell.undefined or 0 for cell in cells),
-        penalized=round(float(np.mean(penalized)), DISTANCE_DIGITS),
+        undefined=sum(undefined_counts),
+        penalized=round(penalized_mean, DISTANCE_DIGITS),
         subsets=len(members),
     )
 

@@ -88,7 +88,8 @@ def _percentile_by_area(values: np.ndarray, areas: np.ndarray, fraction: float) 
     """The first of the ascending values up to which that fraction of the area lies."""
     if not len(values):
         return float("inf")
-    cumulative = np.cumsum(areas) / areas.sum()
+    total = areas.sum()
+    cumulative = np.cumsum(areas) / total
     position = int(np.searchsorted(cumulative, fraction))
     # Rounding may leave the last sum below 1.
     position = min(position, len(values) - 1)
@@ -153,7 +154,8 @@ def _triangles_of_codes() -> tuple[tuple[Triangle, ...], ...]:
     for code in range(256):
         inside = {corner: bool(code >> bit & 1) for bit, corner in enumerate(_CORNERS)}
         # The surface is the same from the other side.
-        if sum(inside.values()) > len(_CORNERS) // 2:
+        inside_count = sum(inside.values())
+        if inside_count > len(_CORNERS) // 2:
             inside = {corner: not value for corner, value in inside.items()}
         surface: list[Triangle] = []
         for polygon in _polygons(inside):

@@ -115,17 +115,19 @@ def _enlarge(
     # Voxels per pixel: the box that is enlarged is given in voxels, fractions included.
     across = layer.shape[1] / width
     down = layer.shape[0] / height
-    left = x_start * across
-    top = y_start * down
-    right = x_stop * across
-    bottom = y_stop * down
+    box = (
+        x_start * across,
+        y_start * down,
+        x_stop * across,
+        y_stop * down,
+    )
     fine_width = (x_stop - x_start) * _SUBPIXELS
     fine_height = (y_stop - y_start) * _SUBPIXELS
     image = Image.fromarray(np.ascontiguousarray(layer, np.float32))
     enlarged = image.resize(
         size=(fine_width, fine_height),
         resample=Image.Resampling.BILINEAR,
-        box=(left, top, right, bottom),
+        box=box,
     )
     return np.asarray(enlarged)
 
@@ -148,9 +150,7 @@ def _eroded(mask: np.ndarray, times: int) -> np.ndarray:
         wide = np.pad(mask, 1, mode="edge")
         above = wide[:-2, 1:-1]
         below = wide[2:, 1:-1]
-        left = wide[1:-1, :-2]
-        right = wide[1:-1, 2:]
-        rows = above & below
-        columns = left & right
-        mask = mask & rows & columns
+        before = wide[1:-1, :-2]
+        behind = wide[1:-1, 2:]
+        mask = mask & (above & below) & (before & behind)
     return mask

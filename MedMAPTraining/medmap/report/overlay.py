@@ -64,8 +64,8 @@ class _Layout:
     @property
     def width(self) -> int:
         """Width of the page."""
-        left, _ = self.corner(self.columns, 0)
-        return left + 4
+        x, _ = self.corner(self.columns, 0)
+        return x + 4
 
     @property
     def bottom(self) -> int:
@@ -313,8 +313,8 @@ def _header(page: Page, layout: _Layout, used: list[str], task: Task, notes: _No
 
 
 def _column_title(page: Page, layout: _Layout, number: int, column: str, task: Task) -> None:
-    left, _ = layout.corner(number, 0)
-    middle = left + layout.cell_width / 2
+    x, _ = layout.corner(number, 0)
+    middle = x + layout.cell_width / 2
     if column in task.modality_names:
         title = task.modality(column).title
     elif column == "agreement":

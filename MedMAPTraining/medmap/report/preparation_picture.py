@@ -173,9 +173,9 @@ def _outlined(plane_slice: _Slice) -> np.ndarray:
     padded = np.pad(plane_slice.brain, 1)
     below = padded[2:, 1:-1]
     above = padded[:-2, 1:-1]
-    right = padded[1:-1, 2:]
-    left = padded[1:-1, :-2]
-    inner = below & above & right & left
+    behind = padded[1:-1, 2:]
+    before = padded[1:-1, :-2]
+    inner = below & above & behind & before
     border = plane_slice.brain & ~inner
     pixels[border] = OUTLINE
     return pixels

@@ -126,7 +126,7 @@ class PatchSampler:
         label = np.stack([sample.label for sample in samples])
         brain = np.stack([sample.brain for sample in samples])
         # Modalities that no sample shows need not be encoded.
-        shown = np.flatnonzero(present.any(axis=0))
+        shown_modalities = np.flatnonzero(present.any(axis=0))
         draws = [sample.draw for sample in samples]
         augmentation = AugmentationParams(
             gain=np.stack([draw.gain for draw in draws]),
@@ -141,7 +141,7 @@ class PatchSampler:
             label=torch.from_numpy(label.astype(np.int64)),
             brain=torch.from_numpy(brain),
             case_id=tuple(sample.case_id for sample in samples),
-            modalities=tuple(shown.tolist()),
+            modalities=tuple(shown_modalities.tolist()),
             augmentation=augmentation,
         )
 

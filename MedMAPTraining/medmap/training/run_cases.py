@@ -162,8 +162,8 @@ def training_cases(folds: Sequence[Sequence[RunCases]], task: Task) -> TrainingC
         return cases
     unseen = []
     for runs in folds:
-        seen = _joined(runs, task).hashes
-        unseen.append(cases.hashes - seen)
+        trained = _joined(runs, task).hashes
+        unseen.append(cases.hashes - trained)
     return replace(cases, unseen=tuple(unseen))
 
 
