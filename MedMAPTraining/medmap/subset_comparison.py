@@ -300,10 +300,11 @@ class _Collector:
         for n, region in enumerate(self.task.regions):
             inside = code >> n & 1 == 1
             inside_current = code >> (n + size) & 1 == 1
+            in_both = inside & inside_current
             counts[region.name] = _Counts(
                 voxels=int(histogram[inside].sum()),
                 current_voxels=int(histogram[inside_current].sum()),
-                overlap=int(histogram[inside & inside_current].sum()),
+                overlap=int(histogram[in_both].sum()),
             )
         return counts
 

@@ -200,7 +200,8 @@ def _lines_on_face(
     crossed = []
     for number, corner in enumerate(square):
         following = square[(number + 1) % 4]
-        middle = tuple((a + b) / 2 for a, b in zip(corner, following, strict=True))
+        ends = zip(corner, following, strict=True)
+        middle = tuple((a + b) / 2 for a, b in ends)
         middles.append(middle)
         if inside[corner] != inside[following]:
             crossed.append(number)
@@ -226,6 +227,7 @@ def _triangulations(polygon: Sequence[Point]) -> list[list[Triangle]]:
         triangle = (polygon[0], polygon[apex], polygon[-1])
         before = _triangulations(polygon[: apex + 1])
         behind = _triangulations(polygon[apex:])
+        # Every division of the one goes with every division of the other.
         for first, second in product(before, behind):
             ways.append([triangle, *first, *second])
     return ways

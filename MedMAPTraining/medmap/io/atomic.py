@@ -404,11 +404,12 @@ def _translated(
     error: OSError, path: Path | None, needed: int | None = None
 ) -> IOFailure | OutputError:
     reason = error.strerror or str(error)
-    name = path.name if path else "the output"
+    name = "the output"
+    if path:
+        name = path.name
     if error.errno in _WRITE_FAILURES:
-        cause = (
-            f"Writing {name} broke off: {reason}{_free_space(path, needed)}. Nothing was changed."
-        )
+        space = _free_space(path, needed)
+        cause = f"Writing {name} broke off: {reason}{space}. Nothing was changed."
         return IOFailure(cause, "Make room and try again.")
     if error.errno == errno.ENOENT:
         return OutputError(f"The folder for {path} does not exist.", "Create it first.")

@@ -66,7 +66,10 @@ def sidecar(scans: Mapping[str, Path], root: Path, reference: str) -> dict:
         root: of the data set that they are from.
         reference: modality whose grid carries the labels.
     """
-    names = {name: f"bids::{path.relative_to(root).as_posix()}" for name, path in scans.items()}
+    names = {}
+    for name, path in scans.items():
+        relative = path.relative_to(root).as_posix()
+        names[name] = f"bids::{relative}"
     return {
         "Sources": list(names.values()),
         "SpatialReference": {"orig": names[reference]},

@@ -61,17 +61,16 @@ def read_nifti(
         IOFailure: reading broke off.
     """
     name = Path(path).name
-    label = f"{modality} ({name})" if modality else name
+    label = name
+    if modality:
+        label = f"{modality} ({name})"
     header, data = read_verified(path, label)
     matrix, placed = choose_affine(header, label, affine, assume_orientation)
     notes = [placed]
     if len(header.dims) > 3:
         shape_text = " x ".join(str(n) for n in header.dims)
-        notes.append(
-            Finding(
-                "warning", "frames", f"{label} is stored as {shape_text}: read as one 3-D volume."
-            )
-        )
+        message = f"{label} is stored as {shape_text}: read as one 3-D volume."
+        notes.append(Finding("warning", "frames", message))
     array = _intensities(header, data, label, notes)
     return Volume(array, matrix, name, tuple(notes))
 
@@ -161,9 +160,10 @@ def write_volume(path: str | os.PathLike, array: np.ndarray, affine: np.ndarray)
 
 
 def _intensities(header: Header, data: bytearray, label: str, notes: list[Finding]) -> np.ndarray:
-    values = np.frombuffer(data, header.dtype, math.prod(header.dims), header.offset).reshape(
-        header.shape, order="F"
-    )
+    count = math.prod(header.dims)
+    flat = np.frombuffer(data, header.dtype, count, header.offset)
+    # The first axis is the fastest, as in Fortran.
+    values = flat.reshape(header.shape, order="F")
     slope, inter = _scaling(header, label, notes)
     if (slope, inter) != (1.0, 0.0):
         with np.errstate(all="ignore"):

@@ -81,8 +81,10 @@ def _read_by(
             raise _truncated(label, header, f"found {len(data)}")
         surplus = data[header.end :]
         del data[header.end :]
+        # Some programs pad files with zeros; anything else says that the header is wrong.
         surplus = _read_up_to(stream, surplus, _MAX_PADDING_BYTES + 1, label)
-        if len(surplus) > _MAX_PADDING_BYTES or any(surplus):
+        is_padding = len(surplus) <= _MAX_PADDING_BYTES and not any(surplus)
+        if not is_padding:
             raise InputDataError(
                 f"{label} is longer than the {header.end} bytes its header describes.",
                 "The header is wrong or the file damaged: export the scan again.",
@@ -111,8 +113,11 @@ def _uncompressed(
         start = bytes(_read_up_to(file, bytearray(), _START_BYTES, label))
         file.seek(0)
         compressed = start[:2] == _GZIP_MARK
+        content = start
+        if compressed:
+            content = _unpacked(start)
         # The content first: renaming a file of another format would not help.
-        refuse_other_format(_unpacked(start) if compressed else start, label)
+        refuse_other_format(content, label)
         _check_suffix(path, compressed, label)
         if not compressed:
             yield file, size, label

@@ -358,8 +358,10 @@ def strip_skull(
 
     # Some tools follow the gyri, others wrap them.
     if draw.chance(0.4):
-        is_sulcus = surface.pial < draw.uniform(-0.6, 0.1)
-        is_shallow = surface.hull < draw.uniform(3.0, 9.0)
+        pial_border = draw.uniform(-0.6, 0.1)
+        depth_mm = draw.uniform(3.0, 9.0)
+        is_sulcus = surface.pial < pial_border
+        is_shallow = surface.hull < depth_mm
         mask &= ~(is_sulcus & is_shallow)
     if draw.chance(style.truncated) and bool(mask.any()):
         mask &= _limited_field_of_view(draw, surface.height, mask)

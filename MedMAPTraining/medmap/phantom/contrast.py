@@ -368,7 +368,9 @@ def mix_signals(
     _add_uptake(draw, z[MODALITIES.index("t1ce")], mixture, means["t1ce"])
 
     for row, modality in enumerate(MODALITIES):
-        z[row] /= draw.uniform(*SHARPNESS[modality])
+        # How many standard deviations of the brain its mean lies above zero.
+        sharpness = draw.uniform(*SHARPNESS[modality])
+        z[row] /= sharpness
     # Magnitude images are positive.
     signals = (1.0 + z).clamp(min=0.02)
     return signals, means
@@ -426,7 +428,8 @@ def _texture(
     fields = mixture.textures
     drawn_weights = []
     for _ in MODALITIES:
-        drawn_weights.append([draw.normal() * decay**k for k in range(len(fields))])
+        row = [draw.normal() * decay**k for k in range(len(fields))]
+        drawn_weights.append(row)
     weights = torch.tensor(drawn_weights)
     # Unit norm, so that the standard deviation is the drawn grain; the floor keeps weights that are
     # all near zero from being blown up.

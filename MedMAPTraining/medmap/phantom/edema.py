@@ -45,9 +45,10 @@ def edema_capacity(parts: torch.Tensor, habit: Habit) -> torch.Tensor:
     rows = {name: parts[TISSUES.index(name)] for name in EDEMA_SPEED}
     tracts = rows["stem"] + rows["thalamus"]
     nuclei = rows["striatum"] + rows["pallidum"]
+    cortex = habit.cortex * rows["gm"]
     capacity = rows["wm"] + rows["wmh"]
     capacity = capacity + 0.8 * tracts
-    capacity = capacity + habit.cortex * rows["gm"]
+    capacity = capacity + cortex
     capacity = capacity + 0.6 * nuclei
     return capacity.clamp(0.0, 1.0)
 

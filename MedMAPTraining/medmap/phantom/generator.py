@@ -390,10 +390,12 @@ def simplify_edema(label: torch.Tensor, allowed: torch.Tensor, spacing: float) -
     is_tumor = (label > 0)[None, None].float()
     tumor_share = functional.avg_pool3d(is_tumor, width, 1, reach)[0, 0]
 
+    # Readers draw edema without holes ...
     is_hole = (label == 0) & allowed
     is_hole &= tumor_share > 0.55
     label = torch.where(is_hole, torch.full_like(label, 2), label)
 
+    # ... and without threads.
     is_thread = (label == 2) & (tumor_share < 0.3)
     return torch.where(is_thread, torch.zeros_like(label), label)
 
@@ -421,7 +423,8 @@ def _scale(
     smallest, largest = np.log(GAIN)
     volumes = {}
     for modality, image in zip(MODALITIES, images, strict=True):
-        gain = float(np.exp(draw.uniform(smallest, largest)))
+        log_gain = draw.uniform(smallest, largest)
+        gain = float(np.exp(log_gain))
         intensities = image * gain
         # Zero is the background; the darkest voxels of the brain stay above it.
         intensities = intensities.clamp(min=1e-3 * gain)
@@ -443,8 +446,9 @@ def _volume_facts(label: torch.Tensor, brain: torch.Tensor, spacing: float) -> d
     volumes_ml = {}
     for index, name in ((1, "NCR"), (2, "ED"), (3, "ET")):
         volumes_ml[name] = counts[index] * voxel_ml
+    brain_voxels = int(brain.sum())
     return {
         "volumes_ml": volumes_ml,
         "tumor_ml": sum(volumes_ml.values()),
-        "brain_ml": int(brain.sum()) * voxel_ml,
+        "brain_ml": brain_voxels * voxel_ml,
     }

@@ -117,10 +117,12 @@ def _draw_stack(draw: Draw, spacing: float, device: torch.device) -> _Stack:
 def _generate(seed: int, spacing: float, device: torch.device) -> Heart:
     draw = Draw(seed, "heart")
     stack = _draw_stack(draw, spacing, device)
-    ventricles = draw_ventricles(draw, len(stack.slices) * stack.thickness)
+    height_mm = len(stack.slices) * stack.thickness
+    ventricles = draw_ventricles(draw, height_mm)
     thorax = draw_thorax(Draw(seed, "thorax"))
     signals = _render(seed, ventricles, thorax, stack)
-    images = _acquire(Draw(seed, "scanner"), signals, [stack.axis, stack.axis, stack.slices])
+    axes = [stack.axis, stack.axis, stack.slices]
+    images = _acquire(Draw(seed, "scanner"), signals, axes)
     label = _label(ventricles, thorax, stack)
     return Heart(
         images=dict(zip(SIGNALS, images, strict=True)),

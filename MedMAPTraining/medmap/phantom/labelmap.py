@@ -163,7 +163,9 @@ def _brain_box(ids: np.ndarray, name: str) -> tuple[slice, ...]:
     """The box around the brain, with a margin. Raises InputDataError if the map is empty."""
     # CSF (24) surrounds the brain in some maps; ids from 500 on are skull and scalp in SynthSeg's
     # numbering; ids from 1000 on are cortical parcels.
-    is_brain = (ids > 0) & (ids < 500) & (ids != 24) | (ids >= 1000)
+    is_structure = (ids > 0) & (ids < 500) & (ids != 24)
+    is_parcel = ids >= 1000
+    is_brain = is_structure | is_parcel
     if not is_brain.any():
         raise InputDataError(f"The label map {name} is empty.", "Choose another file.")
     box = []
@@ -199,6 +201,7 @@ def _tissue_rows(ids: np.ndarray) -> np.ndarray:
 def _origin(ids: np.ndarray) -> tuple[float, float, float]:
     """Position of voxel 0 in the template's frame: from the thalami, else from the bounding box."""
     thalami = np.argwhere(np.isin(ids, IDS["thalamus"]))
+    # Fewer voxels are a damaged map or a cut one.
     if len(thalami) > 1000:
         target = THALAMI
         middle = thalami.mean(0)

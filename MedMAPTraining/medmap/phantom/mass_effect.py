@@ -66,11 +66,13 @@ def _origins(world: torch.Tensor, center: torch.Tensor, mass: float) -> torch.Te
     middle = center.view(3, 1, 1, 1)
     outward = world - middle
     # The center itself has no direction; 0.1 mm is far below a voxel.
-    r = outward.square().sum(0).sqrt().clamp(min=0.1)
+    squared = outward.square().sum(0)
+    r = squared.sqrt().clamp(min=0.1)
     beyond = (r - mass).clamp(min=0.0)
     fade = torch.exp(-(beyond / 38.0).square())
-    mass_volume = mass**3
-    cubed = (r**3 - mass_volume * fade).clamp(min=0.0)
+    # Volumes up to a common factor of 4/3 pi.
+    displaced = mass**3 * fade
+    cubed = (r**3 - displaced).clamp(min=0.0)
     r_before = cubed ** (1.0 / 3.0)
     # Without this floor a whole sphere of points would map to the center: a fold.
     r_before = torch.maximum(r_before, 0.25 * r)

@@ -72,7 +72,8 @@ def brain_shapes(p: torch.Tensor, draw: Draw) -> Shapes:
     upper = _upper_cerebrum(p, draw)
     cerebrum = _union(upper, _temporal_lobe(p, draw), 8.0)
     # 1.2 mm of CSF between cerebellum and cerebrum.
-    cerebellum = torch.minimum(_cerebellum(p, draw), -cerebrum - 1.2)
+    outside_cerebrum = -cerebrum - 1.2
+    cerebellum = torch.minimum(_cerebellum(p, draw), outside_cerebrum)
 
     medulla = _tube(p, (0.0, -4.0, 2.0), (0.0, -22.0, -68.0), 15.0, 8.5)
     pons = _ellipsoid(p, (0.0, -9.0, -28.0), (17.0, 14.0, 15.0))
@@ -80,7 +81,12 @@ def brain_shapes(p: torch.Tensor, draw: Draw) -> Shapes:
 
     hull = _union(cerebrum, cerebellum, 16.0)
     hull = _union(hull, stem, 14.0)
-    return {"cerebrum": cerebrum, "cerebellum": cerebellum, "stem": stem, "hull": hull}
+    return {
+        "cerebrum": cerebrum,
+        "cerebellum": cerebellum,
+        "stem": stem,
+        "hull": hull,
+    }
 
 
 def _cerebellum(p: torch.Tensor, draw: Draw) -> torch.Tensor:
@@ -336,4 +342,6 @@ def vasculature(p: torch.Tensor, draw: Draw, hull: torch.Tensor) -> Shapes:
     for start, end, start_radius, end_radius in _VESSELS:
         vessel = _tube(p, start, end, start_radius, end_radius)
         trunk = torch.maximum(trunk, vessel)
-    return {"vein": vein, "vein_slope": _slope(vein).clamp(min=0.02), "trunk": trunk}
+    # Distances are divided by the slope: where a field is flat they must stay finite.
+    vein_slope = _slope(vein).clamp(min=0.02)
+    return {"vein": vein, "vein_slope": vein_slope, "trunk": trunk}

@@ -335,7 +335,8 @@ def _acquired(draw: Draw, image: torch.Tensor, spacing: float) -> torch.Tensor:
     image = image * (1 + grain * texture)
     image = _thick_slices(draw, image, spacing)
     if draw.chance(0.4):
-        image = functional.avg_pool3d(image[None, None], 3, 1, 1, count_include_pad=False)[0, 0]
+        channel = image[None, None]
+        image = functional.avg_pool3d(channel, 3, 1, 1, count_include_pad=False)[0, 0]
     sigma = draw.uniform(0.002, 0.06)
     image = with_rician_noise(draw, image, sigma)
     # Scanners and tools often set the air to zero.

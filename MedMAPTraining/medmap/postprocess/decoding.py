@@ -54,6 +54,8 @@ def decode_by_region(probability: Tensor, regions: Sequence[Sequence[int]]) -> T
     Returns:
         [*S] int64 classes.
     """
+    # A voxel is tumor where the tumor classes together outweigh the background, even if none of
+    # them does so alone.
     outermost = regions[0]
     background = [index for index in range(len(probability)) if index not in outermost]
     inner_share = _sum_over(probability, outermost)

@@ -101,7 +101,8 @@ def predict(
     # A tumor fills a few of a hundred voxels: nothing else is looked at from here on.
     tumor_logits = logits[(slice(None), *box)]
     classes[box] = _decoded_logits(_sum(tumor_logits, constants), spec, task)
-    threshold = confidence.minimum.get(task.subset_key(subset), 0.0)
+    key = task.subset_key(subset)
+    threshold = confidence.minimum.get(key, 0.0)
     suppressed = None
     suppressed_ml = 0.0
     if threshold > 0 or spec.min_component_ml > 0:
@@ -151,6 +152,7 @@ def tumor_box(logits: Tensor, brain: Tensor) -> Box | None:
     strongest = logits[1]
     for other in logits[2:]:
         strongest = torch.maximum(strongest, other)
+    # Classes may win together where none wins alone: n equal ones by log n.
     tumor_classes = len(logits) - 1
     margin = math.log(tumor_classes) + ROUNDING
     is_strong = strongest > logits[0] - margin

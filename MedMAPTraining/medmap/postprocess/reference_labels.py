@@ -38,7 +38,8 @@ def label_map(
     if prepared.offset is not None:
         classes = final_classes(prediction, prepared, spec, task)
         start = np.array([side.start for side in box])
-        return _copied(classes, prepared.offset - start, prepared, task)
+        offset_of_box = prepared.offset - start
+        return _copied(classes, offset_of_box, prepared, task)
     # Between the voxels of the box and their neighbors interpolation needs the neighbors, too.
     wide = widened_box(box, prepared.grid.shape)
     probability = decisive_probabilities(prediction, prepared, spec, task, wide)
@@ -117,7 +118,8 @@ def interpolated_labels(
     tumor = probability[1:]
     dtype = _label_values(torch.zeros(0, dtype=torch.int64), task).dtype
     labels = torch.zeros(reference.shape, dtype=dtype)
-    box = bounding_box(to_array(_may_be_tumor(tumor, spec)))
+    may_be_tumor = _may_be_tumor(tumor, spec)
+    box = bounding_box(to_array(may_be_tumor))
     if box is None:
         return labels
     rows, *plane = covering_box(box, working, reference)

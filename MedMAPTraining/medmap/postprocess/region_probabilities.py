@@ -35,6 +35,7 @@ def region_probabilities(
     results = {}
     for region in task.regions:
         members = list(task.region_classes(region.name))
+        # Classes exclude each other: probabilities add up.
         probability = to_array(by_class[members].sum(0))
         moved = to_grid(probability, prepared.grid, orientation.canonical)
         restored = orientation.restore(to_array(moved))

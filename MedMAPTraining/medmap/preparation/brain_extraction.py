@@ -176,7 +176,9 @@ def apply_mask(volume: Volume, mask: np.ndarray) -> np.ndarray:
     if values.size == 0:
         return np.zeros(volume.array.shape, np.float32)
     low = float(values.min())
-    width = float(np.percentile(values, 99.5)) - low
+    # Not the maximum: a vessel may be many times as bright as the brain.
+    high = float(np.percentile(values, 99.5))
+    width = high - low
     gap = RAISED_SHARE * width
     offset = 0.0
     if low < gap:

@@ -59,8 +59,10 @@ def fuse_masks(ballots: Mapping[str, Ballot]) -> dict[str, np.ndarray]:
     fused = {}
     for name, ballot in ballots.items():
         on_scan = to_array(resample_linear(share[None], common, ballot.grid)[0])
+        # A majority, weighted by how much the masks are worth.
         is_brain = on_scan > 0.5
-        fused[name] = largest_parts(is_brain, ballot.grid.spacing.tolist())
+        spacing = ballot.grid.spacing.tolist()
+        fused[name] = largest_parts(is_brain, spacing)
     return fused
 
 

@@ -87,8 +87,9 @@ def _neighbors(motion: Motion, step_mm: float) -> list[Motion]:
         for sign in (-1.0, 1.0):
             shift = np.zeros(3)
             shift[axis] = sign * step_mm
+            angle = sign * degrees
             neighbors.append(motion.shifted(shift))
-            neighbors.append(motion.turned(axis, sign * degrees))
+            neighbors.append(motion.turned(axis, angle))
     return neighbors
 
 
@@ -140,8 +141,10 @@ class _Comparison:
         independent = fixed_share * moving_share
         # Empty bins add nothing, but their logarithm is not finite.
         occupied = joint > 0
-        ratio = joint[occupied] / independent[occupied]
-        information = (joint[occupied] * np.log(ratio)).sum()
+        shares = joint[occupied]
+        ratio = shares / independent[occupied]
+        information = (shares * np.log(ratio)).sum()
+        # Moving all points out of the image but a few that agree must not be a gain.
         return float(information) * len(codes) / len(self.points)
 
 
@@ -192,7 +195,8 @@ def _trilinear(image: np.ndarray, lower: np.ndarray, weight: np.ndarray) -> np.n
         axis_shares = np.where(offset, weight, 1 - weight)
         share = axis_shares.prod(axis=1)
         # Along an axis of one voxel there is no neighbor, and its share is zero.
-        step = int(np.minimum(offset, last) @ strides)
+        existing = np.minimum(offset, last)
+        step = int(existing @ strides)
         index = np.minimum(start + step, flat.size - 1)
         values += share * flat[index]
     return values

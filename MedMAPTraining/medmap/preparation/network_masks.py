@@ -78,6 +78,7 @@ def filled(mask: np.ndarray) -> np.ndarray:
             side[axis] = end
             face = tuple(side)
             outside[face] |= ~mask[face]
+    # Flooding from the faces: what the flood does not reach is enclosed.
     free = from_array(~mask)[None, None].float()
     reached = from_array(outside)[None, None].float()
     count = -1.0

@@ -211,7 +211,9 @@ def _search(
     best = max(ends, key=coarsest.metric)
     for level in finer_levels:
         best = level.optimize(best)
-    repeated = best.then(_repeat_displacement(center))
+    # Once more from a displaced start: results that differ are no certain optimum.
+    displacement = _repeat_displacement(center)
+    repeated = best.then(displacement)
     for level in finer_levels:
         repeated = level.optimize(repeated)
     return best, repeated
@@ -405,9 +407,9 @@ def _image(sitk: ModuleType, array: np.ndarray, volume: Volume, voxel_mm: float)
     image.SetOrigin(origin.tolist())
     factors = []
     for size, spacing in zip(grid.shape, grid.spacing, strict=True):
-        factor = round(voxel_mm / spacing)
         # Two voxels along each axis have to remain, or nothing can be interpolated.
-        factors.append(max(1, min(factor, size // 2)))
+        factor = min(round(voxel_mm / spacing), size // 2)
+        factors.append(max(1, factor))
     return sitk.BinShrink(image, factors)
 
 

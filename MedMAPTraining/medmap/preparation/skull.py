@@ -72,7 +72,8 @@ def skull_evidence(volume: Volume) -> float:
     intensities = np.abs(volume.array[cells] - parts.background)
     median = float(np.median(intensities[is_foreground]))
     intensities = intensities / max(median, 1e-6)
-    layers = _layers(_filled(is_foreground))
+    head = _filled(is_foreground)
+    layers = _layers(head)
     weight = NOISY_RIM_WEIGHT
     if parts.is_constant:
         weight = RIM_WEIGHT
@@ -127,9 +128,12 @@ def _brightest_neighbor(intensities: np.ndarray) -> np.ndarray:
     brightest = intensities
     for axis in range(3):
         without_first, without_last = _shifted(axis)
+        # Each half is compared with the other one, in both directions.
+        upper = brightest[without_first]
+        lower = brightest[without_last]
         spread = brightest.copy()
-        spread[without_first] = np.maximum(spread[without_first], brightest[without_last])
-        spread[without_last] = np.maximum(spread[without_last], brightest[without_first])
+        spread[without_first] = np.maximum(spread[without_first], lower)
+        spread[without_last] = np.maximum(spread[without_last], upper)
         brightest = spread
     return brightest
 
@@ -152,7 +156,8 @@ def _filled(mask: np.ndarray) -> np.ndarray:
     for axis in range(3):
         before = np.maximum.accumulate(mask, axis)
         reversed_mask = np.flip(mask, axis)
-        after = np.flip(np.maximum.accumulate(reversed_mask, axis), axis)
+        reversed_after = np.maximum.accumulate(reversed_mask, axis)
+        after = np.flip(reversed_after, axis)
         enclosing_axes += before & after
     # Along one axis alone the groove between two lobes would count as enclosed.
     return enclosing_axes >= 2

@@ -146,7 +146,8 @@ def modality_curves(log: LoggedSeries, titles: Mapping[str, str]) -> bytes | Non
     all_axes = figure.subplots(1, count, squeeze=False)[0]
     for axes, (family, names) in zip(all_axes, log.modality_figures.items(), strict=True):
         for modality in sorted(names, key=order.index):
-            steps, values = log.series[names[modality]]
+            series_name = names[modality]
+            steps, values = log.series[series_name]
             # A modality has one color in all panels, also where another one is not drawn.
             position = order.index(modality)
             color = PALETTE[position % len(PALETTE)]

@@ -81,6 +81,7 @@ def heat_map(summary: Summary, task: Task, title: str) -> bytes:
     averages = summary.dice.averages
     regions = [region.name for region in task.regions]
     count = len(subsets) + len(averages)
+    # In inches: room for averages' names, then dots and cells.
     width = 1.5 + 0.36 * len(task.modalities) + 1.15 * len(regions)
     height = 0.9 + 0.3 * count
     figure = new_figure(width, height)
@@ -88,8 +89,9 @@ def heat_map(summary: Summary, task: Task, title: str) -> bytes:
     first_cell_x = len(task.modalities) * DOT_SPACING
     for row, (name, scores) in enumerate(subsets.items()):
         _dots(axes, row, name.split("+"), task)
-        if summary.mark(name):
-            _note(axes, first_cell_x, row, summary.mark(name))
+        mark = summary.mark(name)
+        if mark:
+            _note(axes, first_cell_x, row, mark)
         _cells(axes, first_cell_x, row, [scores[region] for region in regions])
     for row, (name, scores) in enumerate(averages.items(), len(subsets)):
         # A small gap sets the averages apart from the subsets.

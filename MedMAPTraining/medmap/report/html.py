@@ -81,8 +81,9 @@ def page(
     links = []
     bodies = []
     for number, (heading, body) in enumerate(filled):
-        links.append(f'<a href="#s{number}">{escape(heading)}</a>')
-        bodies.append(f'<h2 id="s{number}">{escape(heading)}</h2>{body}')
+        escaped = escape(heading)
+        links.append(f'<a href="#s{number}">{escaped}</a>')
+        bodies.append(f'<h2 id="s{number}">{escaped}</h2>{body}')
     return (
         f'<!DOCTYPE html><html lang="{escape(language)}"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width">'

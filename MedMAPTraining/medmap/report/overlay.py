@@ -218,7 +218,8 @@ def _layout(case: CaseView, columns: int) -> _Layout:
     # 44 pixels are the page's margins, 6 the gap beside a cell.
     page_limited_width = (_MAX_PAGE_WIDTH - 44) // columns - 6
     widest = min(_MAX_CELL_WIDTH, page_limited_width)
-    narrowest = math.ceil((_MIN_PAGE_WIDTH - 44) / columns) - 6
+    least_width = (_MIN_PAGE_WIDTH - 44) / columns
+    narrowest = math.ceil(least_width) - 6
     # One scale for all planes: a tumor must have the same size in each of them.
     width_scale = widest / across_mm
     height_scale = _MAX_ROWS_HEIGHT / sum(down_mm)
@@ -387,11 +388,12 @@ def _legend(page: Page, layout: _Layout, compared: bool, task: Task, notes: _Not
         volume = f"{volume_ml:.1f} ml"
         page.text(x + 410, down, volume, align="right")
         down += _LEGEND_ROW
+    second_column = x + 480
     if compared:
-        _score_table(page, x + 480, top, task, notes.scores)
+        _score_table(page, second_column, top, task, notes.scores)
         _agreement_legend(page, layout.width - 250, top, task)
     else:
-        _region_volumes(page, x + 480, top, task, notes)
+        _region_volumes(page, second_column, top, task, notes)
 
 
 def _region_volumes(page: Page, left: int, top: int, task: Task, notes: _Notes) -> None:

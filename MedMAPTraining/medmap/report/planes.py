@@ -200,7 +200,11 @@ def _slices(labeled: np.ndarray, axis: int) -> tuple[Plane, ...]:
         numbers = np.arange(count)
     middle = len(numbers) // 2
     # A set: of few slices two of the three may be one.
-    chosen = {int(numbers[0]), int(numbers[middle]), int(numbers[-1])}
+    chosen = {
+        int(numbers[0]),
+        int(numbers[middle]),
+        int(numbers[-1]),
+    }
     plane = next(plane for plane in PLANES if plane.normal == axis)
     planes = []
     for number in sorted(chosen):
@@ -226,7 +230,8 @@ def find_foreground(array: np.ndarray) -> tuple[np.ndarray, float]:
     corner_indices = []
     for size in thin.shape:
         width = max(1, size // 16)
-        both_ends = np.r_[0:width, size - width : size]
+        first_of_end = size - width
+        both_ends = np.r_[0:width, first_of_end:size]
         corner_indices.append(both_ends)
     corners = thin[np.ix_(*corner_indices)]
     background = float(np.median(corners))
@@ -244,6 +249,7 @@ def window_of(array: np.ndarray, mask: np.ndarray, background: float) -> tuple[f
 
     Black is the 2nd, white the 99.5th percentile of the foreground (``find_foreground``).
     """
+    # On the thinned array, as the mask is: percentiles need no more.
     sampled = array[_thinned(array.shape)]
     thin = np.asarray(sampled, np.float32)
     inside = thin[mask]

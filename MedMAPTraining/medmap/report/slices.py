@@ -85,13 +85,15 @@ def take_slice(
     position_mm = float(world[normal])
     row_mm = float(canonical.spacing[plane.down])
     column_mm = float(canonical.spacing[plane.across])
+    plane_name = plane.title.lower()
+    position_name = position_text(normal, position_mm)
     return Slice(
         case=case,
         scans={name: picture[box] for name, picture in pictures.items()},
         reference=reference_slice.astype(np.int32)[box],
         predictions=cut_predictions,
         spacing=(row_mm, column_mm),
-        title=f"{plane.title.lower()}, {position_text(normal, position_mm)}",
+        title=f"{plane_name}, {position_name}",
     )
 
 

@@ -78,6 +78,7 @@ def subset_grid(
     top = _TOP
     for row, height in zip(rows, heights, strict=True):
         _draw_row(page, top, row, columns, task)
+        # Below each picture stands its Dice.
         top += height + _GAP + _BELOW
     _legend(page, top + 16, task)
     return png(page)
@@ -113,7 +114,8 @@ def _draw_row(
         # A case that lacks modalities has no prediction of the subsets that need them.
         if key not in picture.predictions:
             continue
-        prediction = _overlay(picture, subset, picture.predictions[key], task)
+        labels = picture.predictions[key]
+        prediction = _overlay(picture, subset, labels, task)
         _paste(page, column, top, prediction)
         scores = row.dice.get(key, {})
         _dice(page, column, below, scores, task)

@@ -81,17 +81,18 @@ class _ScoreColumn:
 def _score_columns(summary: Summary, task: Task) -> list[_ScoreColumn]:
     """Each score of all regions, followed by that after the rule of the regions that have one."""
     columns = []
+    names = [region.name for region in task.regions]
+    # The rule is that of BraTS: enhancing tumor below a volume counts as absent.
+    names_with_rule = [name for name in names if name in summary.least_mm3]
     for score, title in (("dice", "Dice"), ("hd95", "HD95 mm")):
         if score in summary.tables:
-            columns += [_ScoreColumn(score, title, region.name) for region in task.regions]
+            columns += [_ScoreColumn(score, title, name) for name in names]
         rule = f"{score}_rule"
         if rule in summary.tables:
-            for region in task.regions:
-                if region.name in summary.least_mm3:
-                    columns.append(_ScoreColumn(rule, f"{title}, rule", region.name))
+            columns += [_ScoreColumn(rule, f"{title}, rule", name) for name in names_with_rule]
     for score, title in FURTHER_TITLES.items():
         if score in summary.tables:
-            columns += [_ScoreColumn(score, title, region.name) for region in task.regions]
+            columns += [_ScoreColumn(score, title, name) for name in names]
     return columns
 
 

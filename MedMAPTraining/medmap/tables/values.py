@@ -130,8 +130,10 @@ class Scores:
 
     def _p_value(self, keys: Mapping) -> float | None:
         """One-tailed paired t-test over the subsets: is ``against`` better than the run?"""
-        ours = self.values({**keys, "run": keys["against"], "subset": "all"})
-        theirs = self.values({**keys, "subset": "all"})
+        their_keys = {**keys, "subset": "all"}
+        our_keys = {**their_keys, "run": keys["against"]}
+        ours = self.values(our_keys)
+        theirs = self.values(their_keys)
         is_measured = None not in ours and None not in theirs
         # Equal scores, or a single pair, have no variance to test against.
         if not is_measured or len(ours) < 2 or ours == theirs:

@@ -116,9 +116,11 @@ class LabelConvention:
         unknown = [int(value) for value in present if int(value) not in table]
         if unknown:
             raise unknown_values(file_name, unknown, self)
+        # A new array: values may be exchanged, and the input is not changed.
         result = np.zeros(numbers.shape, task.label_dtype)
         for value in present:
-            result[numbers == value] = table[int(value)]
+            has_value = numbers == value
+            result[has_value] = table[int(value)]
         return result
 
 
@@ -174,7 +176,8 @@ def own_convention(task: Task) -> LabelConvention:
         for value in (label.value, *label.alternative_values):
             classes.append((value, label.name))
     for convention in CONVENTIONS:
-        if convention.serves(task) and set(convention.classes) == set(classes):
+        same_classes = set(convention.classes) == set(classes)
+        if convention.serves(task) and same_classes:
             return convention
     return LabelConvention(OWN, f"the task {task.name}", tuple(sorted(classes)))
 
@@ -349,6 +352,7 @@ def distinct_values(labels: np.ndarray) -> list[int]:
     """Values of an integer array, sorted. Label maps hold few: much faster than sorting voxels."""
     values: set[int] = set()
     remaining = labels.ravel(order="K")
+    # One pass for each value: a label map has few, and sorting all voxels would take longer.
     while remaining.size and len(values) < MANY_VALUES:
         value = remaining[0]
         values.add(int(value))

@@ -205,7 +205,9 @@ class MixtureAnchor(Anchor):
             initial = {name: value for name, value in starts[form].items() if name in self.names}
         self.form = form
         self.detach = detach
-        self.k = self.names.index(k) if k in self.names else 0
+        self.k = 0
+        if k in self.names:
+            self.k = self.names.index(k)
         if mixture is not None:
             self.mixture = mixture
         elif form == "sound":

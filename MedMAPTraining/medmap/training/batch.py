@@ -120,6 +120,7 @@ class AugmentationParams:
     def _mirror(self, *tensors: Tensor) -> None:
         """Exchange left and right in place, the first spatial axis of every tensor."""
         label = tensors[1]
+        # Counted from the end: the image has one axis more, of the modalities.
         first_spatial = -(label.ndim - 1)
         for n in np.flatnonzero(self.flip):
             for tensor in tensors:

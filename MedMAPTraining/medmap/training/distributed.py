@@ -288,8 +288,10 @@ def _buckets(tensors: Iterable[Tensor]) -> Iterable[list[Tensor]]:
     """Tensors of one type at a time, up to ``BUCKET`` elements."""
     bucket: list[Tensor] = []
     for tensor in tensors:
-        full = sum(t.numel() for t in bucket) + tensor.numel() > BUCKET
-        if bucket and (full or bucket[0].dtype != tensor.dtype):
+        size = sum(member.numel() for member in bucket)
+        is_full = size + tensor.numel() > BUCKET
+        # A bucket is sent as one tensor, which has one type.
+        if bucket and (is_full or bucket[0].dtype != tensor.dtype):
             yield bucket
             bucket = []
         bucket.append(tensor)

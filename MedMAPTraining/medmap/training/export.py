@@ -237,9 +237,11 @@ def _trained(entry: Run | Folds) -> TrainedNetwork:
     if isinstance(entry, str | Path):
         return members[0]
     first = members[0].spec
-    options: dict = {
-        "members": [{"name": m.spec.name, "options": dict(m.spec.options)} for m in members]
-    }
+    member_options = []
+    for member in members:
+        spec = member.spec
+        member_options.append({"name": spec.name, "options": dict(spec.options)})
+    options: dict = {"members": member_options}
     if first.options.get("inputs") is not None:
         options["inputs"] = first.options["inputs"]
     network = Ensemble([member.network for member in members])

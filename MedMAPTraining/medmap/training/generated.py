@@ -170,7 +170,8 @@ def _normalize(scan: torch.Tensor, brain: torch.Tensor, spec: PreprocessSpec) ->
         is_inner = (values >= low) & (values <= high)
         inner = values[is_inner]
         deviation = inner.std(correction=0).clamp(min=1e-9)
-        scores = ((values - inner.mean()) / deviation).clamp(*spec.clip)
+        z = (values - inner.mean()) / deviation
+        scores = z.clamp(*spec.clip)
     result = torch.zeros_like(scan)
     result[brain] = scores.to(result.dtype)
     return result
@@ -428,11 +429,13 @@ def _make_ahead(
     while os.getppid() == parent:
         first = oldest.value
         _delete_before(first, folder)
-        number = _first_missing(first, first + plan.pool + CASES_AHEAD, folder)
+        end = first + plan.pool + CASES_AHEAD
+        number = _first_missing(first, end, folder)
         if number is None:
             time.sleep(2.0)
-        else:
-            _save(make(number, plan, spec, anatomy, "cpu"), folder / case_name(number))
+            continue
+        case = make(number, plan, spec, anatomy, "cpu")
+        _save(case, folder / case_name(number))
 
 
 def _delete_before(first: int, folder: Path) -> None:

@@ -87,7 +87,9 @@ class ACN(CoTraining):
         student_entropy = self._entropy_map(student_logits)
         entropy_critic = self.adversaries["entropy"]
         knowledge_critic = self.adversaries["knowledge"]
-        target = full_code if self.coupled else full_code.detach()
+        target = full_code
+        if not self.coupled:
+            target = full_code.detach()
         information = self.information_head(student_code, target)
         losses["information"] = self.information * information
         losses["entropy"] = self.entropy * deceive(entropy_critic, student_entropy)
