@@ -306,15 +306,18 @@ def region_diameters(labels: np.ndarray, task: Task, grid: Grid) -> dict[str, Di
     box = bounding_box(labels != 0)
     if box is None:
         return {region.name: Diameters() for region in task.regions}
-    # The box starts elsewhere than the volume: its origin moves along.
+    part = _grid_of_box(grid, box)
+    masks = region_masks(labels[box], task)
+    return {name: longest_diameters(mask, part) for name, mask in masks.items()}
+
+
+def _grid_of_box(grid: Grid, box: Sequence[slice]) -> Grid:
+    """Where the voxels of a box lie: its origin is another one than the volume's."""
     first_voxel = [side.start for side in box]
     affine = grid.affine.copy()
     affine[:3, 3] += grid.affine[:3, :3] @ first_voxel
-    labels_in_box = labels[box]
-    first, second, third = labels_in_box.shape
-    part = Grid((first, second, third), affine)
-    masks = region_masks(labels_in_box, task)
-    return {name: longest_diameters(mask, part) for name, mask in masks.items()}
+    i, j, k = (side.stop - side.start for side in box)
+    return Grid((i, j, k), affine)
 
 
 @dataclass(frozen=True)

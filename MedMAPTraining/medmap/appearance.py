@@ -284,25 +284,30 @@ def _depth(mask: np.ndarray, spacing: np.ndarray) -> np.ndarray:
         spacing: [3] voxel size in mm.
     """
     depth = np.full(mask.shape, np.inf)
-    far = np.float32(np.inf)
     for axis, mm in enumerate(spacing):
-        shape = [1, 1, 1]
-        shape[axis] = -1
-        # Voxel numbers are exact in float32, at half the memory.
-        positions = np.arange(mask.shape[axis], dtype=np.float32).reshape(shape)
-        # Running extremes: the last voxel outside before each one, and the next one after it.
-        outside_or_before = np.where(mask, -far, positions)
-        last_outside = np.maximum.accumulate(outside_or_before, axis=axis)
-        outside_or_after = np.where(mask, far, positions)
-        reversed_outside = np.flip(outside_or_after, axis)
-        reversed_next = np.minimum.accumulate(reversed_outside, axis=axis)
-        next_outside = np.flip(reversed_next, axis)
-        steps_back = positions - last_outside
-        steps_ahead = next_outside - positions
-        steps = np.minimum(steps_back, steps_ahead)
+        steps = _steps_to_outside(mask, axis)
         distance_mm = float(mm) * steps.astype(float)
         np.minimum(depth, distance_mm, out=depth)
     return depth
+
+
+def _steps_to_outside(mask: np.ndarray, axis: int) -> np.ndarray:
+    """[I, J, K] voxels to the nearest one outside a mask, along one axis in both directions."""
+    far = np.float32(np.inf)
+    shape = [1, 1, 1]
+    shape[axis] = -1
+    # Voxel numbers are exact in float32, at half the memory.
+    positions = np.arange(mask.shape[axis], dtype=np.float32).reshape(shape)
+    # Running extremes: the last voxel outside before each one, and the next one after it.
+    outside_or_before = np.where(mask, -far, positions)
+    last_outside = np.maximum.accumulate(outside_or_before, axis=axis)
+    outside_or_after = np.where(mask, far, positions)
+    reversed_outside = np.flip(outside_or_after, axis)
+    reversed_next = np.minimum.accumulate(reversed_outside, axis=axis)
+    next_outside = np.flip(reversed_next, axis)
+    steps_back = positions - last_outside
+    steps_ahead = next_outside - positions
+    return np.minimum(steps_back, steps_ahead)
 
 
 def _layers(

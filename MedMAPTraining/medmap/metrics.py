@@ -207,12 +207,8 @@ def compare(
     """
     prediction = np.asarray(prediction_labels)
     reference = np.asarray(reference_labels)
-    for title, array in (("prediction", prediction), ("reference", reference)):
-        if array.shape != tuple(grid.shape):
-            raise InputDataError(
-                f"The {title} has the shape {array.shape}, but the grid has {tuple(grid.shape)}.",
-                "Resample both segmentations to one grid first.",
-            )
+    _require_shape("prediction", prediction, grid)
+    _require_shape("reference", reference, grid)
     # No score depends on voxels that are background in both.
     occupied = (prediction != 0) | (reference != 0)
     box = bounding_box(occupied)
@@ -255,6 +251,14 @@ def _share(common: np.ndarray, of: np.ndarray, other: np.ndarray) -> float:
     if other.any():
         return float("nan")
     return 1.0
+
+
+def _require_shape(title: str, array: np.ndarray, grid: Grid) -> None:
+    if array.shape != tuple(grid.shape):
+        raise InputDataError(
+            f"The {title} has the shape {array.shape}, but the grid has {tuple(grid.shape)}.",
+            "Resample both segmentations to one grid first.",
+        )
 
 
 def _surface(mask: np.ndarray) -> np.ndarray:

@@ -10,6 +10,7 @@ import typer
 from medmap.cli.base import app, err, out, showing_progress
 
 if TYPE_CHECKING:
+    from medmap.tables.jobs import Job
     from medmap.tables.options import TableOptions
     from medmap.tables.plan import Plan
     from medmap.training.printed import PrintedTable
@@ -176,13 +177,17 @@ def _print_classifiers(chosen: PrintedTable, options: TableOptions) -> None:
     )
 
 
+def _print_job(job: Job) -> None:
+    time = ""
+    if job.hours:
+        time = f"about {job.hours:.1f} h"
+    line = f"{job.state:20} {job.name:60} {time}"
+    out.print(line.rstrip(), soft_wrap=True, markup=False)
+
+
 def _print_plan(plan: Plan) -> None:
     for job in plan.jobs:
-        time = ""
-        if job.hours:
-            time = f"about {job.hours:.1f} h"
-        line = f"{job.state:20} {job.name:60} {time}"
-        out.print(line.rstrip(), soft_wrap=True, markup=False)
+        _print_job(job)
     for data_set, runs in plan.without_data.items():
         out.print(f"no folder of {data_set}: {', '.join(runs)}", soft_wrap=True, markup=False)
     trainings = [job for job in plan.jobs if job.kind == "train"]

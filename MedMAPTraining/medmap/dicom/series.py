@@ -323,6 +323,13 @@ def _split_repetitions(slices: list[Slice]) -> list[list[Slice]]:
     return _in_turns(slices, repetitions) or [slices]
 
 
+def _at_one_position(slices: Sequence[Slice]) -> list[list[Slice]]:
+    by_position: dict[float, list[Slice]] = defaultdict(list)
+    for item, position in zip(slices, _positions(slices), strict=True):
+        by_position[position].append(item)
+    return list(by_position.values())
+
+
 def _in_turns(slices: Sequence[Slice], repetitions: int) -> list[list[Slice]]:
     """Volumes by the numbers of the images: the first at each position, the second, and so on.
 
@@ -333,13 +340,11 @@ def _in_turns(slices: Sequence[Slice], repetitions: int) -> list[list[Slice]]:
         return []
     if not all(number.isdigit() for number in numbers):
         return []
-    by_position: dict[float, list[Slice]] = defaultdict(list)
-    for item, position in zip(slices, _positions(slices), strict=True):
-        by_position[position].append(item)
-    if any(len(group) != repetitions for group in by_position.values()):
+    groups = _at_one_position(slices)
+    if any(len(group) != repetitions for group in groups):
         return []
     volumes: list[list[Slice]] = [[] for _ in range(repetitions)]
-    for group in by_position.values():
+    for group in groups:
         # By number: as texts, 10 would come before 9.
         ordered = sorted(group, key=lambda item: int(item.instance))
         for volume, item in zip(volumes, ordered, strict=True):

@@ -265,11 +265,7 @@ def two_sample_accuracy(a: np.ndarray, b: np.ndarray, groups: np.ndarray) -> flo
     owner = np.concatenate([groups, groups])
     if len(np.unique(owner)) < 2:
         # Neighboring voxels are nearly equal: at random, a voxel's twin would be trained on.
-        parts = []
-        for side in (a, b):
-            count = len(side)
-            parts.append(np.arange(count) * 5 // count)
-        owner = np.concatenate(parts)
+        owner = np.concatenate([_fifths(len(a)), _fifths(len(b))])
     fold_count = min(5, len(np.unique(owner)))
     folds = GroupKFold(fold_count)
     predicted = np.zeros(len(y), int)
@@ -288,6 +284,11 @@ def paired_distance(a: np.ndarray, b: np.ndarray) -> float:
     """
     difference = _standardized(a, a) - _standardized(b, b)
     return float((difference**2).mean())
+
+
+def _fifths(count: int) -> np.ndarray:
+    """[count] numbers 0 to 4: five contiguous parts."""
+    return np.arange(count) * 5 // count
 
 
 def tsne_map(

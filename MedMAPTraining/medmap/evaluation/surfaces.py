@@ -113,9 +113,20 @@ def normalized_surface_distance(distances: SurfaceDistances, tolerance_mm: float
 
 def _elements(mask: np.ndarray, spacing: Sequence[float]) -> tuple[np.ndarray, np.ndarray]:
     """Positions [N, 3] in mm and areas [N] in mm² of the surface elements of a mask."""
+    codes = _codes_of_cells(mask)
+    # Cells with all corners outside, or all inside, hold no surface.
+    has_surface = (codes != 0) & (codes != 255)
+    positions = np.argwhere(has_surface)
+    codes_of_elements = codes[tuple(positions.T)]
+    area_of_code = surface_areas(tuple(map(float, spacing)))
+    positions_mm = positions * np.asarray(spacing, float)
+    return positions_mm, area_of_code[codes_of_elements]
+
+
+def _codes_of_cells(mask: np.ndarray) -> np.ndarray:
+    """uint8 code of each cell between eight neighboring voxels: a bit for each of them."""
     # A rim of background: masks that touch the edge of the array end there.
     padded = np.pad(mask, 1)
-    # One cell between every eight neighboring voxels; a bit of its code for each of them.
     cells = [size - 1 for size in padded.shape]
     codes = np.zeros(cells, np.uint8)
     for bit, corner in enumerate(_CORNERS):
@@ -124,13 +135,7 @@ def _elements(mask: np.ndarray, spacing: Sequence[float]) -> tuple[np.ndarray, n
             window.append(slice(start, start + size))
         is_inside = padded[tuple(window)].astype(np.uint8)
         codes |= is_inside << bit
-    # Cells with all corners outside, or all inside, hold no surface.
-    has_surface = (codes != 0) & (codes != 255)
-    positions = np.argwhere(has_surface)
-    codes_of_elements = codes[tuple(positions.T)]
-    area_of_code = surface_areas(tuple(map(float, spacing)))
-    positions_mm = positions * np.asarray(spacing, float)
-    return positions_mm, area_of_code[codes_of_elements]
+    return codes
 
 
 @lru_cache(maxsize=16)

@@ -202,16 +202,21 @@ def _trilinear(image: np.ndarray, lower: np.ndarray, weight: np.ndarray) -> np.n
     return values
 
 
+def _voxels_per_cell(grid: Grid) -> list[int]:
+    """How many voxels along each axis are averaged."""
+    counts = []
+    for size, spacing in zip(grid.shape, grid.spacing, strict=True):
+        wanted_count = round(CELL_MM / float(spacing))
+        # At least two cells along every axis, so that interpolation has neighbors.
+        count = min(wanted_count, size // 2)
+        counts.append(max(1, count))
+    return counts
+
+
 def _averaged(array: np.ndarray, grid: Grid) -> tuple[np.ndarray, Grid]:
     """The scan in voxels of about ``CELL_MM``, and their grid; what fills no cell is cut off."""
-    counts = []
-    cells = []
-    for size, spacing in zip(grid.shape, grid.spacing, strict=True):
-        voxels_per_cell = round(CELL_MM / float(spacing))
-        # At least two cells along every axis, so that interpolation has neighbors.
-        count = max(1, min(voxels_per_cell, size // 2))
-        counts.append(count)
-        cells.append(size // count)
+    counts = _voxels_per_cell(grid)
+    cells = [size // count for size, count in zip(grid.shape, counts, strict=True)]
     inner = tuple(slice(cell * count) for cell, count in zip(cells, counts, strict=True))
     i, j, k = cells
     di, dj, dk = counts

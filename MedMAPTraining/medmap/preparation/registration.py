@@ -17,7 +17,7 @@ import numpy as np
 
 from medmap.errors import UnavailableError
 from medmap.preparation.motion import Motion, mask_points
-from medmap.volume import Volume, apply_affine
+from medmap.volume import Grid, Volume, apply_affine
 
 LEVELS_MM = (8.0, 4.0, 2.0)
 """Voxel size of each level, coarse to fine. On real pairs of 3 to 4 mm slices a run repeats within
@@ -405,12 +405,16 @@ def _image(sitk: ModuleType, array: np.ndarray, volume: Volume, voxel_mm: float)
     image.SetSpacing(grid.spacing.tolist())
     image.SetDirection(axes.ravel().tolist())
     image.SetOrigin(origin.tolist())
+    return sitk.BinShrink(image, _shrink_factors(grid, voxel_mm))
+
+
+def _shrink_factors(grid: Grid, voxel_mm: float) -> list[int]:
     factors = []
     for size, spacing in zip(grid.shape, grid.spacing, strict=True):
         # Two voxels along each axis have to remain, or nothing can be interpolated.
         factor = min(round(voxel_mm / spacing), size // 2)
         factors.append(max(1, factor))
-    return sitk.BinShrink(image, factors)
+    return factors
 
 
 def transform_text(movement: np.ndarray) -> str:

@@ -272,12 +272,7 @@ def _volume_box(
     labels_box = bounding_box(labeled)
     box = []
     for axis, size in enumerate(labeled.shape):
-        in_plane = tuple(a for a in range(3) if a != axis)
-        fractions = head.mean(axis=in_plane)
-        # Planes with hardly any foreground are noise, not head.
-        least_fraction = 0.005 * fractions.max()
-        thin_planes = np.flatnonzero(fractions > least_fraction)
-        planes = thin_planes * steps[axis].step
+        planes = _planes_with_head(head, axis) * steps[axis].step
         ends = [0, size - 1]
         if len(planes):
             ends = [planes[0], planes[-1]]
@@ -289,6 +284,15 @@ def _volume_box(
         end = min(size, int(max(ends)) + margin + 1)
         box.append(slice(first, end))
     return tuple(box)
+
+
+def _planes_with_head(head: np.ndarray, axis: int) -> np.ndarray:
+    """Numbers of the planes across an axis that show more than noise."""
+    in_plane = tuple(a for a in range(3) if a != axis)
+    fractions = head.mean(axis=in_plane)
+    # Planes with hardly any foreground are noise, not head.
+    least_fraction = 0.005 * fractions.max()
+    return np.flatnonzero(fractions > least_fraction)
 
 
 def _position(

@@ -85,11 +85,8 @@ def _picture_grid(brain: np.ndarray, grid: Grid) -> Grid:
     box = bounding_box(brain)
     if box is None:
         box = tuple(slice(0, size) for size in brain.shape)
-    ends = [(side.start, side.stop - 1) for side in box]
-    combinations = np.array(np.meshgrid(*ends, indexing="ij"))
-    voxels = combinations.reshape(3, -1).T
     # Corners in the world: the scan may be oblique, the picture is not.
-    corners = grid.world(voxels)
+    corners = grid.world(_corner_voxels(box))
     low = corners.min(axis=0) - MARGIN_MM
     extent_mm = corners.max(axis=0) + MARGIN_MM - low
     shape = np.ceil(extent_mm / PIXEL_MM).astype(int)
@@ -97,6 +94,13 @@ def _picture_grid(brain: np.ndarray, grid: Grid) -> Grid:
     affine = np.diag([PIXEL_MM, PIXEL_MM, PIXEL_MM, 1.0])
     affine[:3, 3] = low
     return Grid((i, j, k), affine)
+
+
+def _corner_voxels(box: Sequence[slice]) -> np.ndarray:
+    """[8, 3] voxels at the corners of a box."""
+    ends = [(side.start, side.stop - 1) for side in box]
+    combinations = np.array(np.meshgrid(*ends, indexing="ij"))
+    return combinations.reshape(3, -1).T
 
 
 def _slice(array: np.ndarray, brain: np.ndarray, source: Grid, grid: Grid, plane: Plane) -> _Slice:

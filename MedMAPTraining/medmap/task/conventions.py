@@ -8,7 +8,7 @@ cases or by the user, never for a file by the values that happen to occur in it.
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -266,13 +266,9 @@ def recognize(values: Mapping[str, Collection[int]], task: Task, chosen: str = "
     meaningful = set(own_convention(task).values)
     for entry in serving:
         meaningful.update(entry.values)
-    groups: dict[tuple[str, ...], list[str]] = {}
-    for case in values:
-        names = tuple(entry.name for entry in serving if entry.matches(case))
-        groups.setdefault(names, []).append(case)
     conventions = {}
     reasons: dict[str, str] = {}
-    for names, cases in groups.items():
+    for names, cases in _cases_by_release(values, serving).items():
         in_files: set[int] = set()
         for case in cases:
             in_files.update(values[case])
@@ -281,6 +277,17 @@ def recognize(values: Mapping[str, Collection[int]], task: Task, chosen: str = "
         conventions.update(dict.fromkeys(cases, convention))
         reasons.setdefault(convention.name, reason)
     return LabelReading(conventions, reasons)
+
+
+def _cases_by_release(
+    cases: Iterable[str], conventions: Sequence[LabelConvention]
+) -> dict[tuple[str, ...], list[str]]:
+    """Cases by the names of the conventions whose releases name cases so."""
+    groups: dict[tuple[str, ...], list[str]] = {}
+    for case in cases:
+        names = tuple(entry.name for entry in conventions if entry.matches(case))
+        groups.setdefault(names, []).append(case)
+    return groups
 
 
 def _recognized(

@@ -294,11 +294,7 @@ class NormalAnchor(Anchor):
         # Moments over voxels and samples together: a patch is too small for moments of its own.
         is_counted = inside & available[:, :, None, None]
         counted = is_counted.float()
-        number = counted.sum((0, 3)).clamp(min=1)
-        mean = (z * counted).sum((0, 3)) / number
-        deviation = z - mean[None, :, :, None]
-        squares = deviation.square()
-        variance = (squares * counted).sum((0, 3)) / number
+        mean, variance = _moments(z, counted)
         divergence = normal_divergence(mean, variance, self.form).mean(1)
         # Without a voxel in the batch a modality has no moments.
         valid = counted.flatten(2).any(2).any(0)
@@ -409,6 +405,16 @@ def _mean_of_valid(values: Tensor, valid: Tensor) -> Tensor:
     """Mean of the values [B] of the valid samples, zero where there is none."""
     counted = torch.where(valid, values, torch.zeros_like(values))
     return counted.sum() / valid.sum().clamp(min=1)
+
+
+def _moments(z: Tensor, counted: Tensor) -> tuple[Tensor, Tensor]:
+    """[J, C] mean and variance of [B, J, C, N] over samples and voxels; ``counted`` is 0 or 1."""
+    number = counted.sum((0, 3)).clamp(min=1)
+    mean = (z * counted).sum((0, 3)) / number
+    deviation = z - mean[None, :, :, None]
+    squares = deviation.square()
+    variance = (squares * counted).sum((0, 3)) / number
+    return mean, variance
 
 
 def _mean_square(difference: Tensor, inside: Tensor) -> Tensor:

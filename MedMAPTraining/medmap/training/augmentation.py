@@ -206,15 +206,7 @@ def _sampling_grid(position: Tensor, shape: Sequence[int]) -> tuple[tuple[slice,
         The box, and [1, D, H, W, 3] positions as ``grid_sample`` takes them: -1 to 1, last axis
         first. Only the box is converted to float32.
     """
-    flat = position.reshape(-1, 3)
-    lowest = flat.amin(0).floor().long().tolist()
-    highest = flat.amax(0).ceil().long().tolist()
-    box = []
-    for axis, size in enumerate(shape):
-        # At least one voxel, also where the patch lies beside the case.
-        start = min(max(lowest[axis], 0), size - 1)
-        stop = max(min(highest[axis] + 1, size), start + 1)
-        box.append(slice(start, stop))
+    box = _touched_box(position, shape)
     grid = torch.empty_like(position)
     for axis, part in enumerate(box):
         # Voxel start becomes -1, voxel stop - 1 becomes 1 (align_corners).
@@ -224,7 +216,21 @@ def _sampling_grid(position: Tensor, shape: Sequence[int]) -> tuple[tuple[slice,
         target = grid[..., 2 - axis]
         torch.mul(position[..., axis], scale, out=target)
         target -= offset
-    return tuple(box), grid[None]
+    return box, grid[None]
+
+
+def _touched_box(position: Tensor, shape: Sequence[int]) -> tuple[slice, ...]:
+    """The box of an array around [..., 3] positions, which may lie beyond it."""
+    flat = position.reshape(-1, 3)
+    lowest = flat.amin(0).floor().long().tolist()
+    highest = flat.amax(0).ceil().long().tolist()
+    box = []
+    for axis, size in enumerate(shape):
+        # At least one voxel, also where the patch lies beside the case.
+        start = min(max(lowest[axis], 0), size - 1)
+        stop = max(min(highest[axis] + 1, size), start + 1)
+        box.append(slice(start, stop))
+    return tuple(box)
 
 
 def acquired(

@@ -261,15 +261,10 @@ class PatchSampler:
             center = np.unravel_index(flat_index, shape)
         corner = []
         for axis, (size, width) in enumerate(zip(shape, box, strict=True)):
-            if width >= size:
-                corner.append(-((width - size) // 2))
-            elif center is None:
-                corner.append(int(rng.integers(size - width + 1)))
-            else:
-                # A quarter of the patch: the tumor is not always in its middle.
-                jitter = rng.integers(-(width // 4), width // 4 + 1)
-                start = center[axis] - width // 2 + jitter
-                corner.append(int(np.clip(start, 0, size - width)))
+            middle = None
+            if center is not None:
+                middle = int(center[axis])
+            corner.append(_patch_start(size, width, middle, rng))
         return corner
 
     def _draw(self, present: np.ndarray, rng: np.random.Generator) -> _Draw:
@@ -297,6 +292,18 @@ def sparse_voxels(label: np.ndarray) -> np.ndarray:
     return voxels[:: max(1, voxels.size // MOST_TUMOR_VOXELS)]
 
 
+def _patch_start(size: int, width: int, middle: int | None, rng: np.random.Generator) -> int:
+    """Where a patch begins along an axis: around ``middle``, or anywhere without one."""
+    if width >= size:
+        return -((width - size) // 2)
+    if middle is None:
+        return int(rng.integers(size - width + 1))
+    # A quarter of the patch: the tumor is not always in its middle.
+    jitter = rng.integers(-(width // 4), width // 4 + 1)
+    start = middle - width // 2 + jitter
+    return int(np.clip(start, 0, size - width))
+
+
 def rotated(array: np.ndarray, degrees: float) -> np.ndarray:
     """Rotate slices about their middle; zeros come in from outside.
 
@@ -308,13 +315,7 @@ def rotated(array: np.ndarray, degrees: float) -> np.ndarray:
         The same shape and dtype.
     """
     height, width = array.shape[-2:]
-    radians = np.radians(degrees)
-    cos = np.cos(radians)
-    sin = np.sin(radians)
-    # affine_grid works in units of half the side, hence the ratios of the sides.
-    first_row = [cos, -sin * height / width, 0]
-    second_row = [sin * width / height, cos, 0]
-    theta = torch.tensor([[first_row, second_row]], dtype=torch.float32)
+    theta = _rotation_of_slice(degrees, height, width)
     contiguous = torch.from_numpy(np.ascontiguousarray(array))
     planes = contiguous.reshape(1, -1, height, width).float()
     grid = torch.nn.functional.affine_grid(theta, [1, 1, height, width], align_corners=False)
@@ -325,6 +326,17 @@ def rotated(array: np.ndarray, degrees: float) -> np.ndarray:
     turned = torch.nn.functional.grid_sample(planes, grid, mode=mode, align_corners=False)
     same_shape = turned.reshape(array.shape).numpy()
     return same_shape.astype(array.dtype)
+
+
+def _rotation_of_slice(degrees: float, height: int, width: int) -> torch.Tensor:
+    """[1, 2, 3] as ``affine_grid`` takes it."""
+    radians = np.radians(degrees)
+    cos = np.cos(radians)
+    sin = np.sin(radians)
+    # affine_grid works in units of half the side, hence the ratios of the sides.
+    first_row = [cos, -sin * height / width, 0]
+    second_row = [sin * width / height, cos, 0]
+    return torch.tensor([[first_row, second_row]], dtype=torch.float32)
 
 
 def _crop(array: np.ndarray, corner: Sequence[int], box: Sequence[int]) -> np.ndarray:

@@ -339,14 +339,10 @@ class GeneratedSampler:
             center = case.tumor[row].tolist()
         corner = []
         for axis, (size, width) in enumerate(zip(case.label.shape, patch, strict=True)):
-            if width >= size:
-                corner.append(-((width - size) // 2))
-            elif center is None:
-                corner.append(int(rng.integers(size - width + 1)))
-            else:
-                jitter = int(rng.integers(-width // 4, width // 4 + 1))
-                start = center[axis] - width // 2 + jitter
-                corner.append(min(max(start, 0), size - width))
+            middle = None
+            if center is not None:
+                middle = center[axis]
+            corner.append(_patch_start(size, width, middle, rng))
         return corner
 
     def _case(self, number: int) -> GeneratedCase:
@@ -395,6 +391,18 @@ class _Ahead:
 
     process: multiprocessing.process.BaseProcess
     oldest: multiprocessing.sharedctypes.Synchronized
+
+
+def _patch_start(size: int, width: int, middle: int | None, rng: np.random.Generator) -> int:
+    """Where a patch begins along an axis: around ``middle``, or anywhere without one."""
+    if width >= size:
+        return -((width - size) // 2)
+    if middle is None:
+        return int(rng.integers(size - width + 1))
+    # A quarter of the patch: the tumor is not always in its middle.
+    jitter = int(rng.integers(-width // 4, width // 4 + 1))
+    start = middle - width // 2 + jitter
+    return min(max(start, 0), size - width)
 
 
 def _paste(target: torch.Tensor, source: torch.Tensor, corner: Sequence[int]) -> None:

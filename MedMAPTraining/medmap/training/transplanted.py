@@ -217,12 +217,8 @@ def _merged(
     for host_scan, graft_scan in zip(host.image, graft.image, strict=True):
         if host_scan is None or graft_scan is None:
             images.append(None)
-            continue
-        scan = np.array(host_scan)
-        host_part = scan[target].astype(np.float32)
-        graft_part = graft_scan[source]
-        scan[target] = weight * graft_part + (1 - weight) * host_part
-        images.append(scan)
+        else:
+            images.append(_mixed(host_scan, graft_scan[source], target, weight))
     label = np.array(host.label)
     is_donor = weight >= 0.5
     label[target] = np.where(is_donor, graft.label[source], label[target])
@@ -233,6 +229,16 @@ def _merged(
         label=label,
         brain=np.asarray(host.brain),
     )
+
+
+def _mixed(
+    host_scan: np.ndarray, graft_part: np.ndarray, target: tuple[slice, ...], weight: np.ndarray
+) -> np.ndarray:
+    """A copy of a scan with a part of a graft in it."""
+    scan = np.array(host_scan)
+    host_part = scan[target].astype(np.float32)
+    scan[target] = weight * graft_part + (1 - weight) * host_part
+    return scan
 
 
 def _in_contrast(

@@ -208,15 +208,7 @@ class ModalityDistillation(Objective):
             if levels is None:
                 continue
             actual = self.backbone.latent(levels, "mod_bottleneck").float().flatten(1)
-            total = torch.zeros_like(actual)
-            number = torch.zeros(len(actual), device=actual.device)
-            for other, other_levels in enumerate(features):
-                if other == modality or other_levels is None:
-                    continue
-                latent = self.backbone.latent(other_levels, "mod_bottleneck").float().flatten(1)
-                total += torch.where(present[:, other, None], latent, torch.zeros_like(latent))
-                number += present[:, other]
-            generated = total / number.clamp(min=1)[:, None]
+            generated, number = self._mean_of_others(features, present, modality, actual)
             # Only samples that have the modality and at least one other can be compared.
             is_comparable = present[:, modality] & (number > 0)
             counted = is_comparable.float()
@@ -225,6 +217,21 @@ class ModalityDistillation(Objective):
             self.l1_sum[modality] += (counted * distance).sum()
             self.cosine_sum[modality] += (counted * similarity).sum()
             self.compared[modality] += counted.sum()
+
+    def _mean_of_others(
+        self, features: list[Features | None], present: Tensor, modality: int, like: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """[B, F] mean bottleneck of the other modalities, and [B] how many a sample has of them."""
+        total = torch.zeros_like(like)
+        number = torch.zeros(len(like), device=like.device)
+        for other, levels in enumerate(features):
+            if other == modality or levels is None:
+                continue
+            latent = self.backbone.latent(levels, "mod_bottleneck").float().flatten(1)
+            is_present = present[:, other, None]
+            total += torch.where(is_present, latent, torch.zeros_like(latent))
+            number += present[:, other]
+        return total / number.clamp(min=1)[:, None], number
 
     def epoch_end(self, epoch: int) -> dict[str, float]:
         """Importance and generated features of every modality by name."""
