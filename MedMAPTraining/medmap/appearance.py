@@ -92,19 +92,27 @@ def describe_appearance(volume: Volume, brain: np.ndarray) -> Appearance | None:
     if box is None or np.count_nonzero(inside) < MIN_VOXELS:
         return None
     values = volume.array[every_nth][inside].astype(np.float64)
-    low, middle, high = np.percentile(values, [16, 50, 84])
-    if not high > low:
+    robust = _robust_z_scores(values)
+    if robust is None:
         return None
-    # The 16th and 84th percentile lie two standard deviations apart in a normal distribution.
-    robust = 2 * (values - middle) / (high - low)
     z_scores = np.full(inside.shape, np.nan)
-    z_scores[inside] = np.clip(robust, -MAX_Z_SCORE, MAX_Z_SCORE)
+    z_scores[inside] = robust
     # One voxel around the brain says where it ends.
     around_brain = widened_box(box, inside.shape)
     features = _features(z_scores[around_brain], inside[around_brain], spacing * steps)
     to_sampled = np.diag([*steps.astype(float), 1.0])
     affine = volume.affine @ to_sampled
     return Appearance(z_scores, affine, features)
+
+
+def _robust_z_scores(values: np.ndarray) -> np.ndarray | None:
+    """[N] deviations from the median, within limits; None without any contrast."""
+    low, middle, high = np.percentile(values, [16, 50, 84])
+    if not high > low:
+        return None
+    # The 16th and 84th percentile lie two standard deviations apart in a normal distribution.
+    robust = 2 * (values - middle) / (high - low)
+    return np.clip(robust, -MAX_Z_SCORE, MAX_Z_SCORE)
 
 
 def _features(z_scores: np.ndarray, inside: np.ndarray, spacing: np.ndarray) -> np.ndarray:

@@ -76,9 +76,8 @@ def split(
     out.print(f"folds: {output}", soft_wrap=True, markup=False)
 
 
-def _print_report(report: FoldReport) -> None:
-    for remark in report.remarks:
-        err.print(f"warning: {remark}", soft_wrap=True, markup=False)
+def _table_of_folds(report: FoldReport) -> Table:
+    """Sizes of the parts, and of the strata of the validation part, by fold."""
     names: set[str] = set()
     for counts in report.strata:
         names.update(counts)
@@ -91,6 +90,12 @@ def _print_report(report: FoldReport) -> None:
         sizes = [str(len(fold.get(part, ()))) for part in ("train", "val")]
         cells = [str(counts.get(name, 0)) for name in strata]
         grid.add_row(str(number), *sizes, *cells)
-    out.print(grid)
+    return grid
+
+
+def _print_report(report: FoldReport) -> None:
+    for remark in report.remarks:
+        err.print(f"warning: {remark}", soft_wrap=True, markup=False)
+    out.print(_table_of_folds(report))
     if report.folds and report.folds[0].get("test"):
         out.print(f"test: {len(report.folds[0]['test'])} cases")

@@ -208,14 +208,21 @@ def _groups(
     return groups
 
 
-def _without_rare(
-    cases: Sequence[str], patients: Mapping[str, str], strata: Mapping[str, str], count: int
-) -> list[str]:
-    """Stratum of each case; those that cannot reach every fold are one."""
+def _patients_by_stratum(
+    cases: Sequence[str], patients: Mapping[str, str], strata: Mapping[str, str]
+) -> dict[str, set[str]]:
     members: dict[str, set[str]] = {}
     for case in cases:
         patients_of_stratum = members.setdefault(strata[case], set())
         patients_of_stratum.add(patients[case])
+    return members
+
+
+def _without_rare(
+    cases: Sequence[str], patients: Mapping[str, str], strata: Mapping[str, str], count: int
+) -> list[str]:
+    """Stratum of each case; those that cannot reach every fold are one."""
+    members = _patients_by_stratum(cases, patients, strata)
     rare = {stratum for stratum, names in members.items() if len(names) < count}
     rare_patients: set[str] = set()
     for stratum in rare:

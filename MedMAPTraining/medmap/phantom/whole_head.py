@@ -294,11 +294,7 @@ def _with_lesions(draw: Draw, image: torch.Tensor, inside: torch.Tensor) -> torc
     grid = torch.stack(torch.meshgrid(*axes, indexing="ij"), -1)
     is_brain = inside > 0
     for _ in range(1 + int(draw.chance(0.3))):
-        choice = int(draw.uniform() * len(voxels))
-        center = voxels[choice % len(voxels)].float()
-        radii = torch.tensor([draw.uniform(6.0, 26.0) for _ in range(3)])
-        offsets = (grid - center) / radii
-        distance = offsets.square().sum(-1).sqrt()
+        distance = _distance_from_random_voxel(draw, grid, voxels)
         # Outlines are irregular; without the wobble a network would learn ellipsoids.
         distance = distance + 0.25 * smooth_noise(draw, (12, 14, 12), image.shape)
         level = draw.uniform(0.0, 1.3)
@@ -309,6 +305,18 @@ def _with_lesions(draw: Draw, image: torch.Tensor, inside: torch.Tensor) -> torc
             is_rim = is_lesion & (distance > 0.75)
             image = torch.where(is_rim, torch.tensor(rim), image)
     return image
+
+
+def _distance_from_random_voxel(
+    draw: Draw, grid: torch.Tensor, voxels: torch.Tensor
+) -> torch.Tensor:
+    """[I, J, K] distances of [I, J, K, 3] positions in the metric of an ellipsoid: 1 on it."""
+    choice = int(draw.uniform() * len(voxels))
+    # The end of the interval can be drawn, and is no position.
+    center = voxels[choice % len(voxels)].float()
+    radii = torch.tensor([draw.uniform(6.0, 26.0) for _ in range(3)])
+    offsets = (grid - center) / radii
+    return offsets.square().sum(-1).sqrt()
 
 
 def with_dura(draw: Draw, image: torch.Tensor, inside: torch.Tensor) -> torch.Tensor:

@@ -457,13 +457,16 @@ def _score_table(
             color = GRAY
         page.text(left, down, f"{region.title} ({region.name})", color=color)
         for x, (_, name, digits) in zip(across, columns, strict=True):
-            value = getattr(score, name)
-            text = "n/a"
-            if math.isfinite(value):
-                text = f"{value:.{digits}f}"
+            text = _score_text(getattr(score, name), digits)
             is_dice = name == "dice"
             page.text(x, down, text, color=color, align="right", bold=is_dice)
         down += _LEGEND_ROW
+
+
+def _score_text(value: float, digits: int) -> str:
+    if not math.isfinite(value):
+        return "n/a"
+    return f"{value:.{digits}f}"
 
 
 def _footer(page: Page, layout: _Layout, backdrop: str) -> None:

@@ -136,14 +136,16 @@ def case_strip(picture: Slice, key: str, task: Task) -> bytes:
     """A PNG of one case: the modalities of one subset, then reference and prediction."""
     subset = key.split("+")
     names = [name for name in task.modality_names if name in subset and name in picture.scans]
-    panels = []
-    for name in names:
-        panels.append((task.modality(name).title, _gray(picture, name)))
     reference = _overlay(picture, names, picture.reference, task)
-    panels.append(("Reference", reference))
     prediction = _overlay(picture, names, picture.predictions[key], task)
+    panels = [(task.modality(name).title, _gray(picture, name)) for name in names]
+    panels.append(("Reference", reference))
     panels.append(("Prediction", prediction))
-    height = _height(picture)
+    return png(_row_of_panels(panels, _height(picture)))
+
+
+def _row_of_panels(panels: Sequence[tuple[str, np.ndarray]], height: int) -> Page:
+    """Pictures side by side, each under its title."""
     width = len(panels) * (_CELL + _GAP)
     blank = np.full((height + 30, width, 3), _PAPER, np.uint8)
     page = Page(blank)
@@ -153,7 +155,7 @@ def case_strip(picture: Slice, key: str, task: Task) -> bytes:
         x = number * (_CELL + _GAP)
         page.pixels[rows, x : x + _CELL] = pixels
         page.text(x + _CELL / 2, 12, title, 10, _INK, align="center", bold=True)
-    return png(page)
+    return page
 
 
 def _height(picture: Slice) -> int:

@@ -180,6 +180,15 @@ class PMR(SharedLatentSpace):
 
     def epoch_end(self, epoch: int) -> dict[str, float]:
         """Renew the prototypes; returns every modality's strength."""
+        self._renew_prototypes()
+        strength = self.strength_sum / self.seen.clamp(min=1)
+        for buffer in (self.sums, self.counts, self.strength_sum, self.seen):
+            buffer.zero_()
+        pairs = zip(self.names, strength.tolist(), strict=True)
+        return {f"strength_{name}": value for name, value in pairs}
+
+    def _renew_prototypes(self) -> None:
+        """Move the prototypes toward the means of the epoch."""
         means = self.sums / self.counts.clamp(min=1)[..., None]
         # A class without a prototype yet takes the epoch's mean as it is.
         has_prototype = self.known > 0
@@ -189,11 +198,6 @@ class PMR(SharedLatentSpace):
         renewed = self.counts > 0
         self.prototypes = torch.where(renewed[..., None], mixed, self.prototypes)
         self.known = (has_prototype | renewed).float()
-        strength = self.strength_sum / self.seen.clamp(min=1)
-        for buffer in (self.sums, self.counts, self.strength_sum, self.seen):
-            buffer.zero_()
-        pairs = zip(self.names, strength.tolist(), strict=True)
-        return {f"strength_{name}": value for name, value in pairs}
 
 
 def prototype_log_probability(feature: Tensor, prototypes: Tensor, usable: Tensor) -> Tensor:
