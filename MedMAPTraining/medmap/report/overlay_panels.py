@@ -67,6 +67,7 @@ def backdrop_modality(case: CaseView) -> str:
 
 
 def widest_region(task: Task) -> Region:
+    """The region of most labels; in BraTS the whole tumor."""
     return max(task.regions, key=lambda region: len(region.labels))
 
 
