@@ -17,7 +17,7 @@ from MedMAPSegmentLib.dependencies import Requirement
 from MedMAPSegmentLib.dependencies import ensure as really_ensure
 from MedMAPSegmentLib.models import catalog as models
 
-TORCH = Requirement("torch", "2.10")
+TORCH = Requirement("torch", ">=2.10")
 
 
 @pytest.fixture

@@ -38,7 +38,7 @@ def chosen(panel, patient, application):
     ui.surgeryCheckBox.click()
     ui.otherTumorCheckBox.click()
     ui.reviewSelector.setCurrentNode(labels["expert"])
-    ui.conventionComboBox.setCurrentIndex(panel.review._conventions.index("brats2012"))
+    ui.conventionComboBox.setCurrentIndex(panel.referenceParts.conventions.index("brats2012"))
     ui.matchesTable.cellWidget(1, 1).setCurrentIndex(1)
     ui.regionComboBox.setCurrentIndex(2)
     ui.planeComboBox.setCurrentIndex(1)

@@ -153,7 +153,7 @@ class TestReview:
         assert "several meanings" in panel.ui.reviewLabel.text
         # They can be assigned by hand, too.
         assert panel.ui.matchesTable.rowCount == 3
-        names = panel.review._conventions
+        names = panel.referenceParts.conventions
         for title in ("2012 to 2016", "2017 to 2021", "2023", "post-treatment", "PED", "Task01"):
             items = [panel.ui.conventionComboBox.itemText(n) for n in range(len(names))]
             assert any(title in item for item in items), title
@@ -186,7 +186,7 @@ class TestReview:
         assert not panel.ui.conventionComboBox.isHidden()
         boxes = panel.ui.matchesTable
         assert [boxes.cellWidget(row, 1).currentText for row in range(3)] == ["ignored"] * 3
-        names = panel.review._conventions
+        names = panel.referenceParts.conventions
         panel.ui.conventionComboBox.setCurrentIndex(names.index("brats-ped"))
         meanings = [boxes.cellWidget(row, 1).currentText for row in range(3)]
         assert meanings == ["NCR", "NCR", "ED"]

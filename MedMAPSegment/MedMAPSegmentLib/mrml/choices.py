@@ -27,6 +27,8 @@ SKIPPED = "skippedPreparation"
 """Parameter of the scene: steps of the preparation that are not to be done."""
 MEANINGS = "referenceMeanings"
 """Parameter of the scene: what segments or values of the reference were assigned to by hand."""
+CONVENTION = "labelConvention"
+"""Parameter of the scene: the chosen label convention of the reference."""
 LEFT_OUT = "leftOut"
 _SCAN = "scan_"
 _PANEL_ROLES = (REFERENCE, EARLIER, BRAIN_MASK)

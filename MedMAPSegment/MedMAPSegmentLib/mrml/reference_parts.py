@@ -111,6 +111,11 @@ def conventionsOf(task: Task) -> dict[str, str]:
     return descriptions
 
 
+def conventionNames(task: Task) -> tuple[str, ...]:
+    """Names of what can be chosen: empty to recognize the convention, then those of the task."""
+    return ("", *names_of_conventions(task))
+
+
 def targets(task: Task) -> tuple[str, ...]:
     """What a segment can be taken for: labels first, then the regions that are no label. BraTS:
     NCR, ED, ET, WT, TC.

@@ -13,6 +13,7 @@ from .hand_over import HandOverSection
 from .inputs import InputsSection
 from .models import ModelsSection
 from .preparation import PreparationSection
+from .reference_parts import ReferencePartsSection
 from .results import ResultsSection
 from .review import ReviewSection
 from .run import RunSection
@@ -29,6 +30,7 @@ SECTIONS = (
     RunSection,
     ResultsSection,
     HandOverSection,
+    ReferencePartsSection,
     ReviewSection,
     SubsetComparisonSection,
     FollowUpSection,

@@ -12,6 +12,7 @@ from medmap.errors import MedMAPError
 
 from ..devices import deviceTitle
 from ..i18n.sentences import errorText, findingText, sentence
+from ..mrml.editing import isEditedByHand
 from ..mrml.fingerprints import changeKey
 from ..mrml.nodes import columnOf, derivedNode
 from ..mrml.overlay import DIFFERENCE, FILL, MODES, OUTLINE, overlayOf, setOverlay, showOverlay
@@ -104,7 +105,10 @@ class ResultsSection(Section):
         fillTable(self.ui.resultsTable, heads, titled, tips[1:])
         provenance = self.state.provenance
         showText(self.ui.resultsWarningLabel, "\n".join(self.warnings(provenance)))
-        self.ui.resultsLabel.text = "\n".join(self.facts(provenance))
+        facts = self.facts(provenance)
+        if isEditedByHand(node):
+            facts.append(_("Edited by hand since the model made it."))
+        self.ui.resultsLabel.text = "\n".join(facts)
         setChecked(self.ui.show3DButton, _hasSurfaces(node))
 
     def warnings(self, provenance: dict) -> list[str]:

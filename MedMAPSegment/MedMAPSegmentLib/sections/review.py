@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-import qt
 import slicer
 import slicer.util
 from slicer.i18n import tr as _
@@ -17,15 +16,7 @@ from ..i18n.sentences import errorText, findingText, sentence
 from ..mrml import choices, review, review_nodes
 from ..mrml.nodes import columnOf
 from ..mrml.overlay import DIFFERENCE, overlayOf, setOverlay, showOverlay
-from ..mrml.reference_parts import (
-    BY_HAND,
-    Source,
-    conventionsOf,
-    hasLabelValues,
-    sources,
-    targets,
-    unassignedSources,
-)
+from ..mrml.reference_parts import conventionNames
 from ..mrml.worst_slices import WorstSlice, jumpTo, positionOfSlice, worstSlice, worstSlices
 from .common import Section, chooseIndex, fillCombo, showText
 from .dialogs import saying, waiting, warningLine
@@ -33,7 +24,6 @@ from .tables import (
     clearTable,
     copyTable,
     fillTable,
-    fitColumns,
     numberText,
     saveTable,
     scoreText,
@@ -42,8 +32,6 @@ from .tables import (
 
 REGION = "reviewRegion"
 """Parameter of the scene: the region whose slices and differences are shown."""
-CONVENTION = "labelConvention"
-"""Parameter of the scene: the chosen label convention of the reference."""
 
 COLUMNS = {
     "Region": None,
@@ -82,9 +70,6 @@ class ReviewSection(Section):
         """Connect the widgets."""
         self._compared: Compared | None = None
         self._shownScores: tuple | None = None
-        self._shownMatches: tuple | None = None
-        self._conventions: tuple[str, ...] = ("",)
-        self._matchBoxes: list = []
         self._worst: tuple[WorstSlice, ...] = ()
         self._rank = -1
         self._following = False
@@ -97,7 +82,6 @@ class ReviewSection(Section):
         self.ui.plotButton.connect("clicked(bool)", self.onPlot)
         self.ui.copyReviewButton.connect("clicked(bool)", self.onCopy)
         self.ui.saveReviewButton.connect("clicked(bool)", self.onSave)
-        self.ui.conventionComboBox.connect("currentIndexChanged(int)", self.onConvention)
         self.ui.regionComboBox.connect("currentIndexChanged(int)", self.onRegion)
 
     def summary(self) -> str:
@@ -118,10 +102,6 @@ class ReviewSection(Section):
         for region in self.state.task.regions:
             titles.append(f"{region.name} - {sentence(region.title)}")
         fillCombo(self.ui.regionComboBox, titles)
-        conventions = conventionsOf(self.state.task)
-        self._conventions = ("", *conventions)
-        fillCombo(self.ui.conventionComboBox, [_("Automatic"), *conventions.values()])
-        self._shownMatches = None
 
     @property
     def reference(self) -> Any:
@@ -134,27 +114,19 @@ class ReviewSection(Section):
         return choices.wordOf(self.state.parameterNode(always=True), REGION, self._regionNames)
 
     @property
-    def _regionNames(self) -> tuple[str, ...]:
-        return tuple(region.name for region in self.state.task.regions)
-
-    @property
-    def convention(self) -> str:
+    def _convention(self) -> str:
         """Name of the chosen label convention; empty to recognize it."""
-        name = self.state.parameterNode(always=True).GetParameter(CONVENTION) or ""
-        return name if name in self._conventions else ""
+        node = self.state.parameterNode(always=True)
+        return choices.wordOf(node, choices.CONVENTION, conventionNames(self.state.task))
 
     @property
     def _meanings(self) -> dict[str, str]:
         """Segment or label value of the reference -> what it was assigned to by hand."""
         return choices.meaningsOf(self.state.parameterNode(always=True))
 
-    def onConvention(self, index: int = 0) -> None:
-        """The values of the reference mean something else."""
-        if self.state.isShown and 0 <= index < len(self._conventions):
-            node = self.state.parameterNode()
-            node.SetParameter(CONVENTION, self._conventions[index])
-            choices.setMeanings(node, {})
-            self.state.changed()
+    @property
+    def _regionNames(self) -> tuple[str, ...]:
+        return tuple(region.name for region in self.state.task.regions)
 
     def _nodes(self) -> review_nodes.ReviewNodes | None:
         """The comparison that the scene holds for the result, also after loading a scene."""
@@ -180,7 +152,7 @@ class ReviewSection(Section):
             showText(self.ui.reviewLabel, warningLine(errorText(error)))
 
     def update(self) -> None:
-        """Show the choice and what its segments are taken for; buttons follow what can be done."""
+        """Show the choice and the scores; buttons follow what can be done."""
         reference = self.reference
         ours = self.state.result
         self._following = True
@@ -189,11 +161,7 @@ class ReviewSection(Section):
                 self.ui.reviewSelector.setCurrentNode(reference)
         finally:
             self._following = False
-        for widget in (self.ui.conventionLabel, self.ui.conventionComboBox):
-            widget.setVisible(hasLabelValues(reference))
-        chooseIndex(self.ui.conventionComboBox, self._conventions.index(self.convention))
         chooseIndex(self.ui.regionComboBox, self._regionNames.index(self.region))
-        self._showMatches(reference)
         isReady = ours is not None and reference is not None and reference is not ours
         self.ui.reviewButton.enabled = isReady and not self.state.isBusy
         tip = _("Needs a result and a reference other than the result itself.")
@@ -202,65 +170,6 @@ class ReviewSection(Section):
         self.ui.reviewButton.toolTip = tip
         self._showScores()
         self.ui.worstSliceButton.enabled = self._compared is not None
-
-    def _showMatches(self, reference: Any) -> None:
-        """A row a segment or label value of the reference, with a choice of what it is."""
-        key = None
-        if reference is not None:
-            meanings = tuple(self._meanings.items())
-            key = (reference.GetID(), reference.GetMTime(), self.convention, meanings)
-        if key == self._shownMatches:
-            return
-        self._shownMatches = key
-        matches: tuple = ()
-        if reference is not None:
-            try:
-                matches = sources(
-                    reference, self.state.task, self._meanings, convention=self.convention
-                )
-                showText(self.ui.reviewLabel, "")
-            except MedMAPError as error:
-                showText(self.ui.reviewLabel, warningLine(errorText(error)))
-                matches = _unassigned(reference)
-        heads = [_("Reference"), _("Region or label")]
-        fillTable(self.ui.matchesTable, heads, [[source.title, ""] for source in matches])
-        self._matchBoxes = []
-        for row, source in enumerate(matches):
-            self._matchBoxes.append(self._matchBox(row, source))
-        fitColumns(self.ui.matchesTable)
-
-    def _matchBox(self, row: int, source: Source) -> Any:
-        """Combo box with what a segment can be taken for."""
-        options = [*targets(self.state.task), _("ignored")]
-        target = self._meanings.get(source.key, source.target)
-        index = len(options) - 1
-        if target in options:
-            index = options.index(target)
-        box = qt.QComboBox()
-        fillCombo(box, options, index)
-        box.connect("currentIndexChanged(int)", lambda index: self.onMatch(source.key, index))
-        reason = source.reason
-        if reason == BY_HAND:
-            reason = _("assigned by hand")
-        box.toolTip = reason
-        box.name = f"meaning{row}ComboBox"
-        box.accessibleName = _("Meaning of {segment}").format(segment=source.title)
-        self.ui.matchesTable.item(row, 0).setToolTip(reason)
-        self.ui.matchesTable.setCellWidget(row, 1, box)
-        before = self._matchBoxes[-1] if self._matchBoxes else self.ui.matchesTable
-        qt.QWidget.setTabOrder(before, box)
-        return box
-
-    def onMatch(self, key: str, index: int) -> None:
-        """A segment of the reference is something else."""
-        node = self.state.parameterNode()
-        if node is None:
-            return
-        options = targets(self.state.task)
-        target = ""
-        if 0 <= index < len(options):
-            target = options[index]
-        choices.setMeanings(node, {**self._meanings, key: target})
 
     def _showScores(self) -> None:
         nodes = self._nodes()
@@ -310,7 +219,7 @@ class ReviewSection(Section):
         plane = "axial"
         if self.state.parameters is not None:
             plane = self.state.parameters.plane
-        return review.choicesText(self._meanings, plane, self.convention)
+        return review.choicesText(self._meanings, plane, self._convention)
 
     def _showWorst(self) -> None:
         """The list of slices to look at first."""
@@ -337,7 +246,7 @@ class ReviewSection(Section):
         plane = self.state.parameters.plane
         with waiting():
             request = review.collect(
-                ours, self.reference, self.state.task, self._meanings, plane, self.convention
+                ours, self.reference, self.state.task, self._meanings, plane, self._convention
             )
         self.jobs.start(
             lambda progress, cancelled: review.compute(request, progress, cancelled),
@@ -481,21 +390,12 @@ class ReviewSection(Section):
         """Nothing was compared."""
         self._compared = None
         self._shownScores = None
-        self._shownMatches = None
         self._worst = ()
         self._rank = -1
-        for table in (self.ui.reviewTable, self.ui.worstTable, self.ui.matchesTable):
+        for table in (self.ui.reviewTable, self.ui.worstTable):
             clearTable(table)
         showText(self.ui.reviewLabel, "")
         showText(self.ui.worstSliceLabel, "")
-
-
-def _unassigned(reference: Any) -> tuple[Source, ...]:
-    """Parts of a reference that is not understood, to be assigned by hand; none without labels."""
-    try:
-        return unassignedSources(reference)
-    except MedMAPError:
-        return ()
 
 
 def _key(nodes: review_nodes.ReviewNodes | None) -> tuple | None:
