@@ -64,6 +64,59 @@ def test_editing_again_opens_the_same_copy(panel, result, editor):
     assert editor.segmentation is first
 
 
+@pytest.fixture
+def painted(result):
+    """The result itself, with a voxel more, as the Segment Editor leaves it."""
+    import slicer.util
+
+    volume = result.GetNodeReference(result.GetReferenceImageGeometryReferenceRole())
+    mask = slicer.util.arrayFromSegmentBinaryLabelmap(result, "ED", volume)
+    mask[tuple(np.argwhere(mask == 0)[0])] = 1
+    slicer.util.updateSegmentBinaryLabelmapFromArray(mask, result, "ED", volume)
+    return result
+
+
+def test_edits_on_the_result_itself_reach_every_export_and_the_panel(
+    panel, painted, application, tmp_path
+):
+    from MedMAPSegmentLib.mrml.export import seriesDescription
+
+    assert "edited by hand" in seriesDescription(painted)
+    panel.ui.exportComboBox.setCurrentIndex(2)
+    application.desk.answers["getSaveFileName"] = str(tmp_path / "labels.nii.gz")
+    panel.ui.exportButton.click()
+    assert json.loads((tmp_path / "labels.json").read_text())["edited_by_hand"] is True
+    application.desk.answers["getSaveFileName"] = str(tmp_path / "report.html")
+    panel.ui.reportButton.click()
+    assert "Edited by hand since" in (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "Edited by hand" in panel.ui.resultsLabel.text
+
+
+def test_a_result_is_not_edited_by_being_shown_exported_or_saved(
+    panel, result, application, tmp_path
+):
+    import slicer
+
+    from MedMAPSegmentLib.mrml.editing import isEditedByHand
+    from MedMAPSegmentLib.mrml.export import seriesDescription
+
+    panel.ui.show3DButton.click()
+    panel.ui.exportComboBox.setCurrentIndex(2)
+    application.desk.answers["getSaveFileName"] = str(tmp_path / "labels.nii.gz")
+    panel.ui.exportButton.click()
+    assert json.loads((tmp_path / "labels.json").read_text())["edited_by_hand"] is False
+    assert "edited" not in seriesDescription(result)
+    storage = slicer.vtkMRMLSegmentationStorageNode()
+    storage.SetScene(application.scene)
+    storage.SetFileName(str(tmp_path / "result.seg.nrrd"))
+    assert storage.WriteData(result)
+    loaded = application.scene.AddNewNodeByClass("vtkMRMLSegmentationNode", "loaded")
+    assert storage.ReadData(loaded)
+    assert not isEditedByHand(loaded)
+    loaded.GetSegmentation().RemoveSegment("ET")
+    assert isEditedByHand(loaded)
+
+
 def test_nifti_lies_on_the_grid_of_the_source_and_says_what_made_it(
     panel, patient, choose, finish, application, tmp_path
 ):

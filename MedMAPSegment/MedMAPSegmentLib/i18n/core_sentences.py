@@ -221,6 +221,7 @@ SENTENCES = (
     _("One less"),
     _("One more"),
     _("One of the segmentations has changed since the comparison."),
+    _("One of the segmentations was edited by hand: part of the change may come from that."),
     _("Our segmentation has the shape {0}, the reference {1}."),
     _("Out of memory, even with small windows."),
     _("Outside it, the result rests on the other volumes alone."),

@@ -22,7 +22,7 @@ from ..expected_performance import expectedPerformance, measurementText
 from ..i18n import languageTag, translator
 from ..i18n.sentences import findingText, sentence
 from . import follow_up, review_nodes, uncertainty
-from .editing import sourceVolumeOf
+from .editing import isEditedByHand, sourceVolumeOf
 from .export import warningFindings
 from .nodes import ROLE, ROLE_EDITED, columnOf
 from .pictures import planePictures, pngBytes
@@ -269,6 +269,8 @@ def _facts(segmentationNode: Any, provenance: dict, task: Task) -> list[str]:
     facts = []
     if segmentationNode.GetAttribute(ROLE) == ROLE_EDITED:
         facts.append(_("Edited by hand: a copy of the model's result, which is kept apart."))
+    elif isEditedByHand(segmentationNode):
+        facts.append(_("Edited by hand since the model made it."))
     if "bundle" in provenance:
         facts.append(_("Model: {model}").format(model=provenance["bundle"].get("id", "?")))
     reference = provenance.get("modalities", {}).get("reference")

@@ -7,8 +7,9 @@ from typing import Any
 import slicer
 
 from ..i18n import translator
+from .fingerprints import fingerprint
 from .nodes import ROLE, ROLE_EDITED, derive, derivedNode, inScene
-from .scene import MADE_BY, PROVENANCE
+from .scene import MADE_BY, MADE_LABELS, PROVENANCE, madeLabelsOf
 
 _ = translator(__file__)
 
@@ -39,8 +40,21 @@ def editedCopy(scene: Any, segmentationNode: Any) -> Any:
         segmentation.GetNthSegment(number).RemoveTag(MADE_BY)
     role = segmentationNode.GetReferenceImageGeometryReferenceRole()
     copy.SetNodeReferenceID(role, segmentationNode.GetNodeReferenceID(role))
-    copy.SetAttribute(PROVENANCE, segmentationNode.GetAttribute(PROVENANCE))
+    for name in (PROVENANCE, MADE_LABELS):
+        copy.SetAttribute(name, segmentationNode.GetAttribute(name))
     return copy
+
+
+def isEditedByHand(segmentationNode: Any) -> bool:
+    """Whether a person may have changed the labels of a result, in an edited copy or in itself.
+
+    Nobody is kept from painting on the result itself: its labels are compared with those that the
+    model made.
+    """
+    if segmentationNode.GetAttribute(ROLE) == ROLE_EDITED:
+        return True
+    made = madeLabelsOf(segmentationNode)
+    return bool(made) and made != fingerprint(segmentationNode)
 
 
 def separateEditedCopy(scene: Any, segmentationNode: Any) -> Any:

@@ -21,9 +21,9 @@ from medmap.errors import InputDataError, IOFailure, OutputError, UnavailableErr
 from medmap.io.atomic import atomic_path, write_text
 from medmap.task import Task
 
-from .editing import sourceVolumeOf
+from .editing import isEditedByHand, sourceVolumeOf
 from .geometry import matrixFromArray
-from .nodes import ROLE, ROLE_EDITED, geometryOf
+from .nodes import geometryOf
 from .output_files import SIDECAR_KEY, filesOfVolumes, outputFile, sidecarOf
 from .reference import labelsOn
 from .scene import provenanceOf
@@ -151,11 +151,16 @@ def exportDicom(
 
 
 def seriesDescription(segmentationNode: Any) -> str:
-    """Series description of an exported object: short, and with the most important warning."""
-    text = "MedMAP, research use only"
+    """Series description of an exported object: short, with the most important warning, and with
+    whether a person edited it.
+    """
+    maker = "MedMAP"
+    if isEditedByHand(segmentationNode):
+        maker = "MedMAP, edited by hand"
+    text = f"{maker}, research use only"
     warnings = warningsOf(segmentationNode)
     if warnings:
-        text = f"MedMAP, WARNING: {warnings[0]}"
+        text = f"{maker}, WARNING: {warnings[0]}"
     if len(text) > DICOM_TEXT_LIMIT:
         text = text[: DICOM_TEXT_LIMIT - 3].rstrip() + "..."
     return text
@@ -204,6 +209,6 @@ def _record(segmentationNode: Any, task: Task) -> dict:
         SIDECAR_KEY: NOTICE,
         "warnings": warningsOf(segmentationNode),
         "labels": labels,
-        "edited_by_hand": segmentationNode.GetAttribute(ROLE) == ROLE_EDITED,
+        "edited_by_hand": isEditedByHand(segmentationNode),
         "provenance": provenanceOf(segmentationNode) or {},
     }

@@ -14,6 +14,7 @@ from medmap.task import Task
 
 from ..i18n import translator
 from . import uncertainty
+from .editing import isEditedByHand
 from .fingerprints import fingerprint
 from .nodes import Column, allOrNothing, columnOf, derive, derivedNode, fillTable
 from .patient import patientIDOf, studyDateOf
@@ -98,20 +99,13 @@ def findingsOf(
     recorded = table.GetAttribute(FINGERPRINTS)
     if recorded and recorded != _fingerprints(currentNode, earlierNode):
         findings.append(
-            Finding(
-                "warning",
-                "follow-up",
-                "One of the segmentations has changed since the comparison.",
-                "Compare again.",
-            )
+            _warning("One of the segmentations has changed since the comparison.", "Compare again.")
         )
     current = _modalities(currentNode, task)
     earlier = _modalities(earlierNode, task)
     if not earlier or not current:
         findings.append(
-            Finding(
-                "warning",
-                "follow-up",
+            _warning(
                 "It is not recorded from which modalities one of the segmentations was made.",
                 "Interpret the change with care.",
             )
@@ -121,14 +115,24 @@ def findingsOf(
         findings += _subsetFindings(scene, currentNode, earlier, table, task)
     if _model(currentNode) != _model(earlierNode):
         findings.append(
-            Finding(
-                "warning",
-                "follow-up",
+            _warning(
                 "The segmentations were made by different models or by hand.",
                 "Segment both examinations with the same model.",
             )
         )
+    elif isEditedByHand(currentNode) or isEditedByHand(earlierNode):
+        findings.append(
+            _warning(
+                "One of the segmentations was edited by hand: part of the change may come from "
+                "that.",
+                "Interpret the change with care.",
+            )
+        )
     return tuple(findings)
+
+
+def _warning(message: str, remedy: str) -> Finding:
+    return Finding("warning", "follow-up", message, remedy)
 
 
 def _identityFindings(scene: Any, currentNode: Any, earlierNode: Any) -> list[Finding]:
@@ -137,9 +141,7 @@ def _identityFindings(scene: Any, currentNode: Any, earlierNode: Any) -> list[Fi
     patients = {patientIDOf(scene, node) for node in (currentNode, earlierNode)} - {""}
     if len(patients) > 1:
         findings.append(
-            Finding(
-                "warning",
-                "follow-up",
+            _warning(
                 "According to DICOM the segmentations belong to different patients.",
                 "Choose an examination of the same patient.",
             )
@@ -148,9 +150,7 @@ def _identityFindings(scene: Any, currentNode: Any, earlierNode: Any) -> list[Fi
     earlierDate = studyDateOf(scene, earlierNode)
     if date and earlierDate > date:
         findings.append(
-            Finding(
-                "warning",
-                "follow-up",
+            _warning(
                 f"According to DICOM the earlier segmentation is of {earlierDate}, the result of "
                 f"{date}.",
                 "Exchange them.",
@@ -164,9 +164,7 @@ def _fingerprints(currentNode: Any, earlierNode: Any) -> str:
 
 
 def _otherModalities(current: list[str], earlier: list[str], task: Task) -> Finding:
-    return Finding(
-        "warning",
-        "follow-up",
+    return _warning(
         f"The result was made from {task.subset_title(current)}, the earlier one from "
         f"{task.subset_title(earlier)}: part of the change may come from the modalities.",
         "Segment both examinations from the modalities that they share.",
@@ -205,9 +203,7 @@ def _subsetFindings(
 
 
 def _withinSubset(region: str, change: float, fromSubset: float) -> Finding:
-    return Finding(
-        "warning",
-        "follow-up",
+    return _warning(
         f"The change of {region} ({change:+.1f} ml) lies within what the modality subset alone "
         f"would change ({fromSubset:.1f} ml).",
         "The tumor may not have changed.",

@@ -26,6 +26,7 @@ from medmap.task import Task
 from medmap.volume import Grid, Volume
 
 from ..i18n.sentences import sentence
+from .fingerprints import fingerprint
 from .geometry import ijkToRAS, parentToWorld
 from .storage import checkFile
 from .terminology import terminologyEntry
@@ -35,6 +36,8 @@ if TYPE_CHECKING:
 
 
 PROVENANCE = "MedMAP.Provenance"
+MADE_LABELS = "MedMAP.Labels"
+"""Attribute, and tag on every segment: fingerprint of the labels as the model made them."""
 MADE_BY = "MedMAP.Label"
 """Tag on every segment that this module makes: the label's name. Tells them from segments that a
 person made.
@@ -141,23 +144,44 @@ def segmentationFromResult(
     try:
         _fill(scene, node, referenceNode, segments)
         node.SetAttribute(PROVENANCE, provenance)
+        _recordLabels(node)
     except Exception:
         restore()
         raise
     return node
 
 
+def _recordLabels(node: Any) -> None:
+    """Note what the labels are, so that edits made later can be told."""
+    labels = fingerprint(node)
+    node.SetAttribute(MADE_LABELS, labels)
+    segmentation = node.GetSegmentation()
+    for number in range(segmentation.GetNumberOfSegments()):
+        segmentation.GetNthSegment(number).SetTag(MADE_LABELS, labels)
+
+
+def madeLabelsOf(node: Any) -> str:
+    """Fingerprint of the labels as the model made them; empty where it is not recorded."""
+    return _recordOf(node, MADE_LABELS) or ""
+
+
 def provenanceOf(node: Any) -> dict | None:
     """Provenance of a segmentation node: from its attribute, or from a segment's tag when it came
     from a file.
     """
-    text = node.GetAttribute(PROVENANCE)
-    segmentation = node.GetSegmentation()
-    if text is None and segmentation.GetNumberOfSegments() > 0:
-        tag = vtk.reference("")
-        if segmentation.GetNthSegment(0).GetTag(PROVENANCE, tag):
-            text = str(tag)
+    text = _recordOf(node, PROVENANCE)
     return None if text is None else json.loads(text)
+
+
+def _recordOf(node: Any, name: str) -> str | None:
+    """Attribute of a segmentation node, or the tag of a segment: only tags survive in files."""
+    text = node.GetAttribute(name)
+    segmentation = node.GetSegmentation()
+    for number in range(segmentation.GetNumberOfSegments()):
+        tag = vtk.reference("")
+        if text is None and segmentation.GetNthSegment(number).GetTag(name, tag):
+            text = str(tag)
+    return text
 
 
 def addFindings(node: Any, findings: Iterable[Finding]) -> bool:
@@ -332,12 +356,14 @@ def snapshot(node: Any) -> Callable[[], None]:
     role = node.GetReferenceImageGeometryReferenceRole()
     transform, reference = node.GetTransformNodeID(), node.GetNodeReferenceID(role)
     provenance = node.GetAttribute(PROVENANCE)
+    labels = node.GetAttribute(MADE_LABELS)
 
     def restore() -> None:
         node.GetSegmentation().DeepCopy(segmentation)
         node.SetAndObserveTransformNodeID(transform)
         node.SetNodeReferenceID(role, reference)
         node.SetAttribute(PROVENANCE, provenance)
+        node.SetAttribute(MADE_LABELS, labels)
 
     return restore
 
