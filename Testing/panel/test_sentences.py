@@ -19,6 +19,12 @@ def test_the_page_of_messages_and_the_sentences_for_translators_are_todays():
     assert done.returncode == 0, done.stdout
 
 
+def test_warnings_that_a_helper_makes_are_on_the_page():
+    page = (REPOSITORY / "docs/reference/panel_messages.md").read_text(encoding="utf-8")
+    for words in ("taken after surgery", "edited by hand", "belong to different patients"):
+        assert words in page, words
+
+
 @pytest.fixture
 def shouting(application, monkeypatch):
     """The module ``sentences`` in an application whose translator turns everything into capital

@@ -199,6 +199,9 @@ def from_call(call: ast.Call, texts: dict[str, list[str]], place: str) -> list[M
     if name in ERRORS and arguments:
         remedy = arguments[1] if len(arguments) > 1 else None
         return combined(arguments[0], remedy, texts, place, "error")
+    # Modules with several warnings of a kind have a helper, which leaves out level and kind.
+    if name == "_warning":
+        return combined(arguments[0], arguments[1], texts, place, "warning")
     if name == "Finding" and len(arguments) > 2:
         remedy = arguments[3] if len(arguments) > 3 else None
         return combined(arguments[2], remedy, texts, place, template(arguments[0]))

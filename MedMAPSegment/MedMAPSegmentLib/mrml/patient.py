@@ -37,31 +37,34 @@ class Patient:
         against it.
         """
         findings = []
+        remedy = "The measured performance does not apply."
         if self.age_years is not None and self.age_years < ADULT_YEARS:
             age = f"{self.age_years:.0f} years"
             if self.age_years < 1:
                 age = "less than a year"
             findings.append(
                 _warning(
-                    f"The patient is {age} old according to DICOM; the model was made for adults."
+                    f"The patient is {age} old according to DICOM; the model was made for adults.",
+                    remedy,
                 )
             )
         if self.afterSurgery:
             findings.append(
                 _warning(
                     "The images were taken after surgery; resection cavities and blood may be "
-                    "segmented as tumor."
+                    "segmented as tumor.",
+                    remedy,
                 )
             )
         if self.otherTumor:
             findings.append(
-                _warning("The tumor is marked as another kind than the model was made for.")
+                _warning("The tumor is marked as another kind than the model was made for.", remedy)
             )
         return tuple(findings)
 
 
-def _warning(message: str) -> Finding:
-    return Finding("warning", "patient", message, "The measured performance does not apply.")
+def _warning(message: str, remedy: str) -> Finding:
+    return Finding("warning", "patient", message, remedy)
 
 
 TagLookup = Callable[[Any], Mapping[str, str]]
