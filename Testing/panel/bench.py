@@ -128,7 +128,7 @@ def main() -> int:
     count = panel.ui.subsetsTable.rowCount
     print(
         f"what if, {count} combinations of four scans           {seconds:7.2f} s = "
-        f"{seconds / one:.2f} x   (bar 4)"
+        f"{seconds / one:.2f} x   (goal 2.7)"
     )
     print(f"the same in processor time, on a busy machine      {busy:7.2f} s = {busy / cpu:.2f} x")
     failures = [*bench.application.errors, *bench.application.desk.texts()]
