@@ -75,6 +75,7 @@ def follow(average: nn.Module, model: nn.Module, decay: float) -> None:
     averages = average.state_dict().values()
     weights = model.state_dict().values()
     pairs = list(zip(averages, weights, strict=True))
+    # Counters of batch norm are integers and have no mean.
     floating = [pair for pair in pairs if pair[0].dtype.is_floating_point]
     if floating:
         # All in one call: hundreds of small ones would cost a GPU more than the step's arithmetic.

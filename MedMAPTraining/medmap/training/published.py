@@ -50,13 +50,17 @@ class PublishedRow:
 def published_rows(folder: Path | None = None) -> dict[str, PublishedRow]:
     """Every row of every table, by name. Raises BundleError for a table that is not understood."""
     rows: dict[str, PublishedRow] = {}
-    means = published_means(printed_tables()) if folder is None else {}
-    folder = folder or recipes_folder() / "tables"
+    means: dict[str, dict[str, float]] = {}
+    if folder is None:
+        means = published_means(printed_tables())
+        folder = recipes_folder() / "tables"
     shared = json.loads((folder / "parts.json").read_text(encoding="utf-8"))["parts"]
     for path in sorted(folder.glob("*.json")):
         table = json.loads(path.read_text(encoding="utf-8"))
         parts = {**shared, **table.get("parts", {})}
-        entries = [row for entry in table.get("rows", []) for row in _expanded(entry)]
+        entries: list[dict] = []
+        for entry in table.get("rows", []):
+            entries.extend(_expanded(entry))
         for entry in entries:
             try:
                 row = _row(entry, parts, table, means.get(entry["name"], {}))

@@ -173,18 +173,21 @@ def _joined(runs: Sequence[RunCases], task: Task) -> TrainingCases:
     earlier_modalities: set[str] = set()
     for run in runs:
         for case_id, scans in run.scans.items():
-            modalities_of_case.setdefault(case_id, set()).update(scans)
+            modalities = modalities_of_case.setdefault(case_id, set())
+            modalities.update(scans)
             hashes.update(text for text in scans.values() if text)
         for case_id, names in run.generated.items():
-            modalities_of_case.setdefault(case_id, set()).update(names)
+            modalities = modalities_of_case.setdefault(case_id, set())
+            modalities.update(names)
         for cases in run.earlier:
             hashes |= cases.hashes
             earlier_modalities.update(cases.modalities)
     counts = {}
     for name in task.modality_names:
         counts[name] = sum(name in names for names in modalities_of_case.values())
-    modalities = []
+    trained = []
     for name in task.modality_names:
         if counts[name] or name in earlier_modalities:
-            modalities.append(name)
-    return TrainingCases(len(modalities_of_case), counts, tuple(modalities), frozenset(hashes))
+            trained.append(name)
+    case_count = len(modalities_of_case)
+    return TrainingCases(case_count, counts, tuple(trained), frozenset(hashes))

@@ -133,7 +133,9 @@ def _checked(parts: Mapping[str, Sequence[str]], path: Path) -> Split:
     for part, names in parts.items():
         standard_name = _ALIASES.get(part.lower(), part.lower())
         split[standard_name] = tuple(str(name) for name in names)
-    counts = Counter(name for names in split.values() for name in names)
+    counts: Counter[str] = Counter()
+    for names in split.values():
+        counts.update(names)
     repeated = sorted(name for name, count in counts.items() if count > 1)
     if repeated:
         raise InputDataError(

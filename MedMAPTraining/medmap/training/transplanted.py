@@ -98,7 +98,9 @@ class TransplantedSampler(PatchSampler):
             return folder, host, tumor_voxels
         donor_folder = other_donors[rng.integers(len(other_donors))]
         donor = self._case(donor_folder)
-        if not (host.available & donor.available).any():
+        # A tumor can be shown only in modalities that both examinations have.
+        common = host.available & donor.available
+        if not common.any():
             return folder, host, tumor_voxels
         graft = cut_graft(donor, rng)
         donor_contrast = self._contrast(donor_folder)
@@ -220,8 +222,10 @@ def _merged(
         else:
             images.append(_mixed(host_scan, graft_scan[source], target, weight))
     label = np.array(host.label)
+    # Where the images are mixed, the larger share names the class.
     is_donor = weight >= 0.5
-    label[target] = np.where(is_donor, graft.label[source], label[target])
+    donor_label = graft.label[source]
+    label[target] = np.where(is_donor, donor_label, label[target])
     return PreparedArrays(
         case_id=host.case_id,
         image=tuple(images),

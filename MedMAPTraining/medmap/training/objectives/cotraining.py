@@ -100,6 +100,7 @@ class CoTraining(Dedicated):
         ramp = consistency_ramp(progress * self.epochs, self.ramp_epochs)
         tumor_difference = (p - q)[:, 1:]
         difference = tumor_difference.square().mean()
+        # The full path learns from the difference, too: it is not detached.
         return {
             "dice_full": self.full_dice * tumor * dice_full,
             "dice_student": self.student_dice * tumor * dice_student,

@@ -136,9 +136,8 @@ def resize_logits(logits: Tensor, size: Sequence[int]) -> Tensor:
     """[B, K, *S] -> [B, K, *size], linear."""
     if logits.shape[2:] == torch.Size(size):
         return logits
-    return interpolate(
-        logits, size=tuple(size), mode=LINEAR_MODE[logits.ndim - 2], align_corners=False
-    )
+    mode = LINEAR_MODE[logits.ndim - 2]
+    return interpolate(logits, size=tuple(size), mode=mode, align_corners=False)
 
 
 def soft_kl(

@@ -88,6 +88,7 @@ class PMKL(Distilling):
         classes = logits.shape[1]
         target = one_hot_classes(batch.label, classes)
         rarity = batch_weights(batch.label, classes)
+        # Distilled only where the teacher knows better than the student.
         knowledge = knowledge_map(logits, teacher_logits, batch.label)
         regional = soft_kl(logits, teacher_logits, self.temperature, weight=knowledge, entropy=True)
         student_embedding = self.student_head(student.taps["decoder"].float())

@@ -112,9 +112,8 @@ class PMR(SharedLatentSpace):
         """One step of the group ``main``."""
         features = encode_batch(self.backbone, batch)
         students = Students.of(batch.present)
-        fused, single = decode_together(
-            self.backbone, features, batch.present, students, ("decoder",)
-        )
+        taps = ("decoder",)
+        fused, single = decode_together(self.backbone, features, batch.present, students, taps)
         losses = self.fused(fused, batch)
         if len(students):
             feature = single.taps["decoder"].float()
@@ -126,8 +125,10 @@ class PMR(SharedLatentSpace):
                 prototypes = means
                 usable = has_class
             else:
+                # A class without a prototype yet has nothing to be compared with.
                 prototypes = self.prototypes[students.modality]
-                usable = has_class & (self.known[students.modality] > 0)
+                has_prototype = self.known[students.modality] > 0
+                usable = has_class & has_prototype
             if usable.any():
                 logp = prototype_log_probability(feature, prototypes, usable)
                 losses |= self._rebalance(logp, label, usable, students, batch.present, progress)

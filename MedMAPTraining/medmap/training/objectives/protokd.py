@@ -109,6 +109,7 @@ def prototype_loss(
     teacher_means, _ = class_means(teacher, label, classes)
     if in_every_sample:
         counted = counted.all(0, keepdim=True).expand_as(counted)
+    # Similarities have one size for both: the features' numbers of channels may differ.
     student_maps = similarity_maps(student, student_means)
     teacher_maps = similarity_maps(teacher, teacher_means)
     difference = student_maps - teacher_maps

@@ -63,6 +63,7 @@ class RegionDiceCE(nn.Module):
         for classes in self.regions:
             predicted = logits.new_zeros(())
             reference = logits.new_zeros(())
+            # A region is a union of classes, which exclude each other: sums are enough.
             for index in classes:
                 predicted = predicted + probability[:, index]
                 reference = reference + (label[:, 0] == index)
@@ -86,6 +87,7 @@ def cross_entropy_within_target(logits: Tensor, label: Tensor) -> Tensor:
     if not len(voxels):
         # Part of the graph, so that every process has a gradient to average.
         return logits.sum() * 0.0
+    # Without the background: the classes compete among themselves.
     target_logits = logits[:, 1:]
     voxel_logits = target_logits.movedim(1, -1).flatten(0, -2)
     class_logits = voxel_logits[voxels]

@@ -133,7 +133,8 @@ class SharedLatentSpace(Objective):
         if not deep:
             return losses
         size = batch.label.shape[1:]
-        for level, logits in enumerate(output.aux.get("deep", []), 1):
+        deep_logits = output.aux.get("deep", [])
+        for level, logits in enumerate(deep_logits, 1):
             weight = self.deep * self.deep_decay ** (level - 1)
             full_size = resize_logits(cast(Tensor, logits), size)
             loss = self._loss(full_size, batch.label)
