@@ -222,7 +222,8 @@ def _depth(mask: np.ndarray) -> np.ndarray:
     """Signed distance to the surface in mm, negative inside, clipped."""
     outside = ndimage.distance_transform_edt(~mask)
     inside = ndimage.distance_transform_edt(mask)
-    depth_mm = STEP_MM * (outside - inside)
+    depth = outside - inside
+    depth_mm = STEP_MM * depth
     # Far from the surface there is nothing to match.
     clipped = np.clip(depth_mm, -CLAMP_MM, CLAMP_MM)
     return clipped.astype(np.float32)
@@ -287,6 +288,7 @@ def main() -> None:
     label_maps = find_label_maps(arguments.label_maps)
     patients = sorted(path for path in arguments.stripped.iterdir() if path.is_dir())
     for number, patient in enumerate(patients):
+        # In turn: every modality has as many cases.
         modality = MODALITIES[number % len(MODALITIES)]
         scan = patient / f"{patient.name}_{modality}.nii.gz"
         write_composed_case(arguments.out, number, scan, modality, label_maps)

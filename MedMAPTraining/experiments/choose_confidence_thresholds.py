@@ -54,7 +54,8 @@ def measure(bundle: Bundle, folder: Path) -> list[dict]:
         volumes = case.read(BRATS.modality_names)
         label = read_case_labels(case, BRATS)
         prepared = prepare(volumes, BRATS, bundle.preprocess, multiple=bundle.stride)
-        mask = (np.asarray(label.array) > 0).astype(np.float32)
+        is_tumor = np.asarray(label.array) > 0
+        mask = is_tumor.astype(np.float32)
         tumor = to_grid(mask, label.grid, prepared.grid) > 0.5
         voxel_ml = prepared.grid.voxel_ml
         subsets = supported_subsets(bundle, list(volumes))

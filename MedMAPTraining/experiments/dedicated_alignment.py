@@ -261,7 +261,8 @@ def slug(arm: str) -> str:
 @cache
 def teacher_of(arm: str, seed: int, root: Path, cohort: Cohort) -> tuple[Path, dict]:
     """A teacher's run, and its Dice from all modalities and gap."""
-    run = root / "runs" / f"teacher-{slug(arm)}-{seed}"
+    name = f"teacher-{slug(arm)}-{seed}"
+    run = root / "runs" / name
     recipe = replace(TEACHERS[arm], seed=seed)
     network, cpu_seconds = trained(recipe, run, cohort)
     figures = {

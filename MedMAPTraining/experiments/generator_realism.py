@@ -65,6 +65,7 @@ def real_samples(folder: Path) -> list[Sample]:
         if not is_complete or case.label is None:
             continue
         prepared, label = prepare_case(case, BRATS, SPEC, BRATS.modality_names)
+        # Generated cases all have a tumor.
         if label.any():
             samples.append(Sample(prepared.image, label, prepared.brain))
     return samples
@@ -219,7 +220,8 @@ def discriminate(
         for kind in truth.tolist():
             training_cases = kinds[kind][0::2]
             number = int(rng.integers(len(training_cases)))
-            patches.append(patch_of(training_cases[number], rng))
+            sample = training_cases[number]
+            patches.append(patch_of(sample, rng))
         loss = cross_entropy(network(torch.stack(patches)), truth)
         optimizer.zero_grad()
         loss.backward()

@@ -159,8 +159,9 @@ def _volume_cell(volumes_ml: Sequence[float]) -> str:
     if not volumes_ml:
         return "–"
     above_limit = sum(ml > LIMIT_ML for ml in volumes_ml)
+    count = len(volumes_ml)
     largest_ml = max(volumes_ml)
-    return f"{above_limit} of {len(volumes_ml)}, largest {largest_ml:.1f} ml"
+    return f"{above_limit} of {count}, largest {largest_ml:.1f} ml"
 
 
 def _triple(values: Sequence[float]) -> str:

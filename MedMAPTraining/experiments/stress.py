@@ -368,10 +368,11 @@ def _draw_curves(axes: Axes, mean: Means, kind: str, subsets: Sequence[str], reg
         severities = []
         scores = []
         for key in _keys(kind, subset):
-            if key in mean:
-                _, severity, _ = key
-                severities.append(severity)
-                scores.append(mean[key][region])
+            if key not in mean:
+                continue
+            _, severity, _ = key
+            severities.append(severity)
+            scores.append(mean[key][region])
         if len(scores) > 1:
             label = BRATS.subset_title(subset)
             axes.plot(severities, scores, f"C{number}o-", markersize=3, label=label)

@@ -51,7 +51,8 @@ def bytes_per_voxel(network: Backbone) -> int:
     bytes_of_window = SLACK * counter.peak_bytes
     activations = math.ceil(bytes_of_window / voxels)
     # Input channels and, with their copies, the logits of one voxel.
-    inputs_and_outputs = BYTES_PER_VALUE * (network.modalities + 3 * network.classes)
+    values_per_voxel = network.modalities + 3 * network.classes
+    inputs_and_outputs = BYTES_PER_VALUE * values_per_voxel
     return activations + inputs_and_outputs
 
 

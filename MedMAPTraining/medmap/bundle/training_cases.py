@@ -22,7 +22,8 @@ def scan_hash(volume: Volume) -> str:
     """Hash of a scan's voxels: equal for copies, renamed files and recompressed files."""
     # Little-endian on every machine, so that hashes of one scan are equal everywhere.
     voxels = np.ascontiguousarray(volume.array, dtype="<f4")
-    digest = hashlib.sha256(repr(voxels.shape).encode())
+    shape_text = repr(voxels.shape)
+    digest = hashlib.sha256(shape_text.encode())
     digest.update(voxels.tobytes())
     return digest.hexdigest()[:_HASH_CHARACTERS]
 

@@ -137,7 +137,8 @@ def check_modality_appearance(volumes: dict[str, Volume], task: Task) -> Iterato
         if has_brain and not more_than_brain(volume):
             brains[task.find(given_name)] = volume
     descriptions = in_threads(
-        lambda volume: describe_appearance(volume, volume.foreground), brains.values()
+        lambda volume: describe_appearance(volume, volume.foreground),
+        brains.values(),
     )
     appearances = dict(zip(brains, descriptions, strict=True))
     for names, observation in mismatches(appearances):

@@ -231,7 +231,8 @@ def bench_data(
         against=against,
         progress=_print_progress,
     )
-    out.print(cost_table("One batch of patches", costs, costs[0], f"the {costs[0].name}"))
+    first = costs[0]
+    out.print(cost_table("One batch of patches", costs, first, f"the {first.name}"))
 
 
 @bench.command("goals")
@@ -292,7 +293,9 @@ def bench_costs(
         files = _scans(t1, t1ce, t2, flair) or write_patient(Path(folder))
         stages = stages_of_run(files, loaded, subsets=subsets, device=device)
         counts = counts_of_run(files, loaded, subsets=subsets, device=device)
-    run = "Every subset" if subsets else "One segmentation"
+    run = "One segmentation"
+    if subsets:
+        run = "Every subset"
     out.print(stages_table(stages, f"{run} of {len(files)} scans, from files to files"))
     out.print(counts_table(counts, "What it computes with PyTorch"))
 

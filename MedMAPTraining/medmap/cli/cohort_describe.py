@@ -102,7 +102,8 @@ def _print_intensities(description: CohortDescription) -> None:
             spacing = " x ".join(f"{size:g}" for size in values.spacing_mm)
             percentiles = [f"{value:g}" for value in values.percentiles]
             title = description.task.modality(name).title
-            rows.append([site, title, str(values.cases), *percentiles, spacing])
+            cases = str(values.cases)
+            rows.append([site, title, cases, *percentiles, spacing])
     if rows:
         headings = ["site", "modality", "cases", "1 %", "median", "99 %", "voxel (mm)"]
         title = "Intensities within the brain: medians over cases of three percentiles"

@@ -55,6 +55,7 @@ def _parts(widths: Sequence[int], keys: int, width: int) -> list[list[int]]:
         # The gap behind the last column is not printed.
         fits = needed - _GAP <= available
         if not parts or not fits:
+            # A new part begins with the columns that name the row.
             parts.append([*range(keys)])
             available = width - used_by_keys
         parts[-1].append(column)

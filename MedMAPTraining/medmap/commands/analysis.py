@@ -46,7 +46,11 @@ def analyze_bundles(
         network = bundle.entry_for(bundle.task.modality_names).network
         tap = options.tap or default_tap(network)
         latents = collect_latents(
-            bundle, cases, tap=tap, places=options.sampled_voxels, seed=options.seed
+            bundle,
+            cases,
+            tap=tap,
+            places=options.sampled_voxels,
+            seed=options.seed,
         )
         measures[name] = {
             "bundle": bundle.id,

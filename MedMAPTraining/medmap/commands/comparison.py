@@ -37,7 +37,8 @@ def compare_evaluations(
     second = Evaluation.read(theirs)
     check_same_labels(first.labels, second.labels)
     same_modalities = first.task.modality_names == second.task.modality_names
-    if not same_modalities or first.task.regions != second.task.regions:
+    same_regions = first.task.regions == second.task.regions
+    if not (same_modalities and same_regions):
         raise InputDataError(
             "The two evaluations are of different tasks.", "Compare bundles of one task."
         )

@@ -135,8 +135,9 @@ def score_maps(
         except (InputDataError, MissingInputError) as error:
             faults.append(f"{pair.case}: {error.cause}")
     if faults:
+        examples = " ".join(faults[:3])
         raise InputDataError(
-            f"{len(faults)} of {len(pairs)} cases could not be scored. {' '.join(faults[:3])}",
+            f"{len(faults)} of {len(pairs)} cases could not be scored. {examples}",
             "Correct or remove them and run again.",
         )
     rows = collected.rows

@@ -112,10 +112,12 @@ def _dice_by_missing(
 
 def comparisons(sources: Sources, figures: Figures) -> str:
     """Paired tests of the first evaluation against each other one."""
-    named = sources.named_evaluations
+    if not sources.named_evaluations:
+        return ""
+    first, *further = sources.named_evaluations
     parts = []
-    for second in named[1:]:
-        parts.append(_comparison(named[0], second, sources.task, figures))
+    for second in further:
+        parts.append(_comparison(first, second, sources.task, figures))
     return "".join(parts)
 
 

@@ -102,7 +102,9 @@ class OutputLayout:
             "picture": folder / self.picture,
             "report": folder / self.report,
         }
-        return files | {entry.content: folder / entry.name for entry in self.additions}
+        for entry in self.additions:
+            files[entry.content] = folder / entry.name
+        return files
 
 
 @dataclass(frozen=True)
@@ -318,9 +320,9 @@ def by_modality(
     for word, path in pairs:
         name = task.find(word)
         if name in files:
+            title = task.modality(name).title
             raise UsageError(
-                f"{task.modality(name).title} is given twice: {_named(files[name])} "
-                f"and {_named(path)}.",
+                f"{title} is given twice: {_named(files[name])} and {_named(path)}.",
                 "Give one file for each modality.",
             )
         files[name] = path

@@ -82,6 +82,7 @@ class Plan:
         runs: list[Path | list[Path]] = []
         for subset, _ in self.parts:
             folders = [self.folder(fold, subset) for fold in self.folds]
+            # Several folds become the members of an ensemble.
             if len(folders) > 1:
                 runs.append(folders)
             else:

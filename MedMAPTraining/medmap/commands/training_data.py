@@ -257,8 +257,9 @@ def _mixed(
     samplers: dict[str, Sampler] = {}
     for name in recipe.sources:
         if name == GENERATED:
+            device = options.runtime.device
             samplers[name] = build_generated_sampler(
-                recipe, task, run, options.runtime.device, options.anatomy, team.rank
+                recipe, task, run, device, options.anatomy, team.rank
             )
         else:
             samplers[name] = _sampler_of_cases(name, folders, sampler.missingness, recipe)

@@ -182,6 +182,7 @@ def _sites_of(cases: Sequence[Case], sites: Mapping[str, str] | None) -> dict[st
             f"{len(absent)} of {len(cases)} cases have no site in the table.",
             "Add them to the table of sites.",
         )
+    # The table may name more cases than the cohort has.
     return {case.case_id: sites[case.case_id] for case in cases}
 
 

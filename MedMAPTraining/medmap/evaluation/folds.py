@@ -175,7 +175,10 @@ def make_folds(
     for validation in _groups(cases, patients, strata, folds, seed):
         validated = set(validation)
         train = [case for case in cases if case not in validated]
-        split: Split = {"train": tuple(train), "val": tuple(validation)}
+        split: Split = {
+            "train": tuple(train),
+            "val": tuple(validation),
+        }
         if test:
             split["test"] = tuple(test)
         splits.append(split)
@@ -285,7 +288,8 @@ def _divided_patients(number: int, fold: Split, patients: Mapping[str, str]) -> 
         for name in names:
             # A case that the data lacks is a fault of its own; here it is its own patient.
             patient = patients.get(name, name)
-            parts_of.setdefault(patient, set()).add(part)
+            parts_of_patient = parts_of.setdefault(patient, set())
+            parts_of_patient.add(part)
     divided = sorted(patient for patient, parts in parts_of.items() if len(parts) > 1)
     if not divided:
         return []

@@ -108,7 +108,8 @@ def collect_latents(
         size = example.shape[2:]
         # The same voxels in every modality: their latents are compared in pairs.
         inside = foreground(prepared.brain[None], example)[0]
-        inside_indices = inside.flatten().nonzero().flatten().numpy()
+        indices = inside.flatten().nonzero()
+        inside_indices = indices.flatten().numpy()
         sampled = rng.permutation(inside_indices)[:places]
         for name, latent in latents.items():
             values[name].append(_vectors(latent)[sampled])

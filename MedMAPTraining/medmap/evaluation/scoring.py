@@ -134,7 +134,9 @@ def identity(bundle: str | Path) -> str:
     hashes = verify_bundle(bundle)
     for name in (METADATA, CARD, SUMS):
         hashes.pop(name, None)
-    metadata = json.loads((Path(bundle) / METADATA).read_text(encoding="utf-8"))
+    metadata_file = Path(bundle) / METADATA
+    metadata = json.loads(metadata_file.read_text(encoding="utf-8"))
+    # The card describes the model and changes no result.
     specification = dict(metadata["medmap"])
     specification.pop("card", None)
     # Sorted: the same specification in another order is the same model.

@@ -161,9 +161,10 @@ def per_case_averages(values: ScoreTable, subsets: Sequence[str], region: str) -
     averages = {}
     for case in columns[0]:
         has_all = all(case in column for column in columns)
-        if has_all:
-            scores = [column[case] for column in columns]
-            averages[case] = float(np.mean(scores))
+        if not has_all:
+            continue
+        scores = [column[case] for column in columns]
+        averages[case] = float(np.mean(scores))
     return averages
 
 

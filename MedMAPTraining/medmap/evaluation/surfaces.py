@@ -101,6 +101,7 @@ def normalized_surface_distance(distances: SurfaceDistances, tolerance_mm: float
 
     1 where both masks are empty, 0 where one is.
     """
+    # Both areas: a surface that is missing on one side counts there, too.
     total = distances.prediction_mm2.sum() + distances.reference_mm2.sum()
     if total == 0:
         return 1.0
@@ -163,7 +164,8 @@ def _triangles_of_codes() -> tuple[tuple[Triangle, ...], ...]:
         if inside_count > len(_CORNERS) // 2:
             inside = {corner: not value for corner, value in inside.items()}
         surface: list[Triangle] = []
-        for polygon in _polygons(inside):
+        polygons = _polygons(inside)
+        for polygon in polygons:
             ways = _triangulations(polygon)
             largest = max(ways, key=_unit_area)
             surface.extend(largest)

@@ -169,7 +169,9 @@ class Summary:
         """The footnote of marked subsets; empty where none is."""
         if not self.borrowed:
             return ""
-        pairs = [f"{subset} by {network}" for subset, network in self.borrowed.items()]
+        pairs = []
+        for subset, network in self.borrowed.items():
+            pairs.append(f"{subset} by {network}")
         listed = ", ".join(pairs)
         return f"{BORROWED_MARK} segmented by the network of a smaller subset: {listed}."
 

@@ -98,6 +98,7 @@ def with_conventions(
             values[case.case_id] = values_of_case
     recognized = recognize(values, task, chosen)
     conventions = {**described, **recognized.conventions}
+    # What a data set states about itself, then what was recognized.
     reasons = {entry.name: entry.source for entry in described.values()}
     reasons.update(recognized.reasons)
     decided = [replace(case, convention=conventions.get(case.case_id)) for case in cases]

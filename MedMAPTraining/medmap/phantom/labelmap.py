@@ -282,4 +282,6 @@ def _mirrored_grid(grid: RegularGrid) -> RegularGrid:
     first_x, y, z = grid.origin
     count = grid.shape[0]
     last_x = first_x + grid.step * (count - 1)
-    return RegularGrid((-last_x, y, z), grid.step, grid.shape)
+    # What was last on the right is first on the left.
+    origin = (-last_x, y, z)
+    return RegularGrid(origin, grid.step, grid.shape)

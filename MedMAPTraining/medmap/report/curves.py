@@ -38,6 +38,7 @@ class LoggedSeries:
         excluded = {"learning_rate", *self.validation}
         for family in self.modality_figures.values():
             excluded.update(family.values())
+        # Figures of single modalities have a picture of their own.
         names = [name for name in self.series if name not in excluded]
         # Sorting is stable: all but the total stay in the order of the log.
         return sorted(names, key=lambda name: name != "loss")

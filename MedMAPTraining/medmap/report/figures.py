@@ -185,8 +185,9 @@ def by_missing(
     for axes, region, color in zip(panels, regions, PALETTE, strict=False):
         for missing, scores in values.items():
             points = np.asarray(scores[region], float)
+            count = len(points)
             # Random shifts keep equal values from hiding each other.
-            shifts = rng.uniform(-0.16, 0.16, len(points))
+            shifts = rng.uniform(-0.16, 0.16, count)
             _draw_distribution(axes, missing, shifts, points, color)
         axes.set_xticks(list(values))
         # A little more than 0 to 1, so that dots at the ends are not cut.

@@ -115,7 +115,8 @@ def _grid(table: PrintedTable, results: Mapping[tuple[str, float], float]) -> Gr
             method = cell.keys["method"]
             rate = RATES.get(method, cell.keys["rate"])
             ours = results.get((method, rate))
-            line.append(Figure(ours, cell.printed, method, 2, cell.is_shown))
+            figure = Figure(ours, cell.printed, method, 2, cell.is_shown)
+            line.append(figure)
         grid.append(line)
     return grid
 

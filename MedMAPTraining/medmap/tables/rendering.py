@@ -109,7 +109,8 @@ def latex(table: PrintedTable, grid: Grid, remarks: Sequence[str] = ()) -> str:
         texts = [cell_text(figure) for figure in figures]
         cells = [_latex(text) for text in (*titles, *texts)]
         lines.append(" & ".join(cells) + " \\\\")
-    lines += ["\\bottomrule", "\\end{tabular}}"]
+    lines.append("\\bottomrule")
+    lines.append("\\end{tabular}}")
     explanation = reading(grid).rstrip(".")
     caption = ". ".join([table.title, table.source, explanation, *remarks])
     lines += [f"\\caption{{{_latex(caption)}}}", "\\end{table}", ""]

@@ -312,7 +312,8 @@ class NormalAnchor(Anchor):
         mean, log_variance = moments.chunk(2, 2)
         # The heads give the logarithm: a variance must be positive.
         variance = log_variance.exp()
-        divergence = normal_divergence(mean, variance, self.form).mean(2)
+        divergences = normal_divergence(mean, variance, self.form)
+        divergence = divergences.mean(2)
         counted = inside[:, :, 0].float()
         number = counted.sum(2).clamp(min=1)
         error = (divergence * counted).sum(2) / number

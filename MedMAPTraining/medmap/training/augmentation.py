@@ -379,6 +379,7 @@ def _apply_gamma(
     if is_inverted:
         scan.neg_().add_(1)
     scan.mul_(mask)
+    # Mean and spread are restored: only the shape of the histogram is to change.
     curved_mean, curved_deviation = _moments(scan, count)
     scale = deviation / curved_deviation
     scan.sub_(curved_mean).mul_(scale).add_(mean).mul_(mask)

@@ -104,6 +104,7 @@ def content_hash(
     Returns:
         32 hexadecimal digits.
     """
+    # Everything that a prepared case depends on: with another setting it is another folder.
     content = {
         "format": FORMAT,
         "task": task.to_dict(),

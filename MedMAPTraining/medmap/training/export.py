@@ -186,7 +186,8 @@ def _run_folder(runs: Sequence) -> Path:
     """
     first = runs[0]
     folder = _folders(first)[0]
-    if len(runs) > 1 or not isinstance(first, str | Path):
+    has_folds = not isinstance(first, str | Path)
+    if len(runs) > 1 or has_folds:
         return folder.resolve().parent
     return folder
 

@@ -91,6 +91,7 @@ class TrainingLog:
         line = f"step {step} of {self.steps}, loss {figures['loss']:.3f}"
         if "validation_dice" in figures:
             line += f", validation Dice {figures['validation_dice']:.3f}"
+        # Of a resumed run, only the steps since then were timed.
         steps_timed = step - self._first_step
         if steps_timed > 0:
             seconds = figures["seconds"] - self._first_seconds
