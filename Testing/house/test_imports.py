@@ -35,6 +35,7 @@ TORCH_FREE: list[set[str]] = [
     },
     {
         "agreement",
+        "diameters",
         "preparation.availability",
         "preparation.motion",
         "preparation.skull",
@@ -97,7 +98,7 @@ TORCH_BORDER = len(TORCH_FREE)
 BORDER = len(TORCH_FREE) + len(INSIDE_SLICER)
 LAZY = {
     "metrics.py": {"scipy"},
-    "agreement.py": {"scipy"},
+    "diameters.py": {"scipy"},
     "segresnet.py": {"monai"},
     "deepbet_masks.py": {"deepbet"},
     "nifti_bytes.py": {"isal"},

@@ -21,13 +21,12 @@ from medmap.agreement import (
     error_map,
     focus,
     heaviest_slices,
-    longest_diameters,
-    region_diameters,
     review,
     slice_axis,
     slice_positions,
     worst_slices,
 )
+from medmap.diameters import longest_diameters, region_diameters
 from medmap.errors import InputDataError, UsageError
 from medmap.metrics import region_masks
 from medmap.task import BRATS

@@ -9,7 +9,7 @@ import json
 import numpy as np
 import pytest
 
-from medmap.agreement import region_diameters
+from medmap.diameters import region_diameters
 from medmap.errors import InputDataError
 from medmap.metrics import region_volumes_ml
 from medmap.task import BRATS

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from medmap.agreement import region_diameters
+from medmap.diameters import region_diameters
 from medmap.metrics import region_volumes_ml
 from medmap.task import Region, Task
 from medmap.volume import Grid

@@ -22,7 +22,7 @@ from pydicom.sr.codedict import codes
 from pydicom.sr.coding import Code
 
 from medmap import __version__
-from medmap.agreement import Diameters
+from medmap.diameters import Diameters
 from medmap.dicom.codes import (
     BRAIN,
     CATEGORY,

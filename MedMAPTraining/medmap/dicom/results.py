@@ -8,7 +8,7 @@ from pathlib import Path
 
 from highdicom.seg import Segmentation as SegmentationObject
 
-from medmap.agreement import region_diameters
+from medmap.diameters import region_diameters
 from medmap.dicom import quiet_libraries
 from medmap.dicom.measurement_report import measurement_report
 from medmap.dicom.segmentation_object import labels_object, regions_object

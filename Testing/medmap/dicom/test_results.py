@@ -11,7 +11,7 @@ import pydicom
 import pytest
 from generated_study import write_enhanced
 
-from medmap.agreement import region_diameters
+from medmap.diameters import region_diameters
 from medmap.dicom.measurement_report import measurement_report
 from medmap.dicom.segmentation_object import labels_object, regions_object
 from medmap.dicom.study import assign_modalities, choose_study, read_studies
