@@ -86,3 +86,10 @@ def test_the_table_is_copied_and_an_earlier_segmentation_that_goes_is_missed(
     application.scene.RemoveNode(earlier)
     assert panel.state.earlierResult is None
     assert not panel.ui.followUpButton.enabled
+
+
+@pytest.mark.parametrize(("change", "text"), [(-0.04, "+0.0"), (-0.06, "-0.1"), (0.0, "+0.0")])
+def test_a_change_that_rounds_to_nothing_has_no_minus(panel, change, text):
+    from MedMAPSegmentLib.sections.tables import changeText
+
+    assert changeText(change) == text

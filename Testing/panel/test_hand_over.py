@@ -88,7 +88,7 @@ def test_edits_on_the_result_itself_reach_every_export_and_the_panel(
     assert json.loads((tmp_path / "labels.json").read_text())["edited_by_hand"] is True
     application.desk.answers["getSaveFileName"] = str(tmp_path / "report.html")
     panel.ui.reportButton.click()
-    assert "Edited by hand since" in (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "Edited by hand: the figures" in (tmp_path / "report.html").read_text(encoding="utf-8")
     assert "Edited by hand" in panel.ui.resultsLabel.text
 
 

@@ -124,6 +124,9 @@ def _used(provenance: dict, task: Task) -> list[str]:
 
 def _warnings(segmentationNode: Any, task: Task) -> list[str]:
     texts = []
+    if isEditedByHand(segmentationNode):
+        # On the first page: the volumes below are not the model's.
+        texts.append(_("Edited by hand: the figures are those of the edited labels."))
     unused = unusedSegments(segmentationNode, task)
     if unused:
         text = _("Not measured, because they are none of the labels: {segments}")
@@ -269,8 +272,6 @@ def _facts(segmentationNode: Any, provenance: dict, task: Task) -> list[str]:
     facts = []
     if segmentationNode.GetAttribute(ROLE) == ROLE_EDITED:
         facts.append(_("Edited by hand: a copy of the model's result, which is kept apart."))
-    elif isEditedByHand(segmentationNode):
-        facts.append(_("Edited by hand since the model made it."))
     if "bundle" in provenance:
         facts.append(_("Model: {model}").format(model=provenance["bundle"].get("id", "?")))
     reference = provenance.get("modalities", {}).get("reference")
@@ -311,4 +312,4 @@ def _score(value: float) -> str:
 
 
 def _change(value: float) -> str:
-    return UNDEFINED if np.isnan(value) else f"{value:+.1f}"
+    return UNDEFINED if np.isnan(value) else f"{value:+z.1f}"

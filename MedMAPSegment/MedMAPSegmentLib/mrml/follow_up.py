@@ -204,7 +204,7 @@ def _subsetFindings(
 
 def _withinSubset(region: str, change: float, fromSubset: float) -> Finding:
     return _warning(
-        f"The change of {region} ({change:+.1f} ml) lies within what the modality subset alone "
+        f"The change of {region} ({change:+z.1f} ml) lies within what the modality subset alone "
         f"would change ({fromSubset:.1f} ml).",
         "The tumor may not have changed.",
     )

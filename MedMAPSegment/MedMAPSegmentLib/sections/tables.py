@@ -141,7 +141,7 @@ def wholeText(value: float) -> str:
 
 
 def changeText(value: float) -> str:
-    """A change with its sign."""
+    """A change with its sign; what rounds to nothing has no minus."""
     if math.isnan(value):
         return UNDEFINED
-    return f"{value:+.1f}"
+    return f"{value:+z.1f}"
