@@ -150,19 +150,21 @@ def methods() -> dict[str, Method]:
                 subsets=(ALL,),
             )
         methods_by_name[network] = Method(recipe)
-    for network in ("RFNet", "mmFormer", "M2FTrans"):
+    for network in ("SubsetUNet", "RFNet", "mmFormer", "M2FTrans"):
         idt = replace(
             methods_by_name[network].recipe, missingness="fixed", missingness_options=FIXED
         )
         methods_by_name[f"{network}-imbalanced"] = Method(idt)
         passion = replace(idt, objective="passion", objective_options=PASSION)
         methods_by_name[f"{network}-passion"] = Method(passion)
-    aligned = replace(
-        methods_by_name["mmFormer"].recipe,
-        network_options={**methods_by_name["mmFormer"].recipe.network_options, "stem": {}},
-        alignment={"anchor": "mixture", "tap": "mod_bottleneck"},
-    )
-    methods_by_name["mmFormer-aligned"] = Method(aligned)
+    for network in ("SubsetUNet", "mmFormer"):
+        recipe = methods_by_name[network].recipe
+        aligned = replace(
+            recipe,
+            network_options={**recipe.network_options, "stem": {"at": "mod_bottleneck"}},
+            alignment={"anchor": "mixture", "tap": "mod_bottleneck"},
+        )
+        methods_by_name[f"{network}-aligned"] = Method(aligned)
     distilled = replace(
         methods_by_name["MCKD"].recipe,
         objective="mckd",
