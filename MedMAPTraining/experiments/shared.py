@@ -114,13 +114,13 @@ def mean_dice(rows: Sequence[ScoreRow]) -> DiceBySubset:
 
 
 def mean_sd(values: Sequence[float], digits: int = 1) -> str:
-    """Mean ± SD (n - 1) as text; a dash for no values."""
+    """Mean ± SD (n - 1) as text; a single value alone, since it has no SD; a dash for no values."""
     if not values:
         return "–"
-    sd = 0.0
-    if len(values) > 1:
-        sd = statistics.stdev(values)
-    return f"{statistics.mean(values):.{digits}f} ± {sd:.{digits}f}"
+    mean = f"{statistics.mean(values):.{digits}f}"
+    if len(values) == 1:
+        return mean
+    return f"{mean} ± {statistics.stdev(values):.{digits}f}"
 
 
 def table_row(cells: Iterable[object]) -> str:

@@ -64,6 +64,7 @@ def test_the_table_marks_what_stays_below_the_floor_in_any_seed(tmp_path):
     assert "64.5 ± 7.8" in lines["UHeMIS"]
     assert "below the floor" in lines["UHeMIS"]
     assert "below the floor" not in lines["UHVED"]
+    assert "| 61.0 |" in lines["UHVED"], "one seed has no SD"
 
 
 def test_the_table_of_subsets_has_the_mean_over_seeds_and_dashes(tmp_path):
