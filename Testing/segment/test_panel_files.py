@@ -16,7 +16,8 @@ import pytest
 from medmap.task import BRATS
 
 OWN = {"MedMAPSegmentLib", "medmap"}
-BUNDLED_WITH_SLICER = {"slicer", "vtk", "qt", "ctk", "numpy"}
+# ``packaging`` comes with Slicer's own pip helpers, whose documentation imports it.
+BUNDLED_WITH_SLICER = {"slicer", "vtk", "qt", "ctk", "numpy", "packaging"}
 KNOWN_WIDGETS = {
     "QCheckBox",
     "QScrollArea",
