@@ -68,6 +68,7 @@ PLACES = {
     f"{CORE}/bundle/format.py": "Settings: models; Apply",
     f"{CORE}/bundle/loading.py": "Apply: loading the model",
     f"{CORE}/agreement.py": "Review",
+    f"{CORE}/diameters.py": "Review",
     f"{CORE}/metrics.py": "Review",
     f"{CORE}/task/conventions.py": "Review: label values",
     f"{CORE}/subset_comparison.py": "Modality comparison",
