@@ -53,8 +53,8 @@ def isEditedByHand(segmentationNode: Any) -> bool:
     """
     if segmentationNode.GetAttribute(ROLE) == ROLE_EDITED:
         return True
-    made = madeLabelsOf(segmentationNode)
-    return bool(made) and made != fingerprint(segmentationNode)
+    original = madeLabelsOf(segmentationNode)
+    return bool(original) and original != fingerprint(segmentationNode)
 
 
 def separateEditedCopy(scene: Any, segmentationNode: Any) -> Any:
