@@ -137,3 +137,7 @@ def table_head(headings: Sequence[str], left: int = 1) -> list[str]:
 def in_percent(dice: dict[str, float], digits: int = 1) -> dict[str, float]:
     """Values in percent, rounded."""
     return {name: round(100 * value, digits) for name, value in dice.items()}
+
+
+def quiet(fraction: float, text: str) -> None:
+    """Progress that nobody reads."""

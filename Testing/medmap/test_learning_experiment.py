@@ -11,18 +11,9 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "MedMAPTraining/experiments"))
 
-from learning import (
-    ALL,
-    COHORT_SPACING,
-    SPLIT,
-    Study,
-    coarse_cohort,
-    coarser,
-    methods,
-    subset_table,
-    synthetic_cohort,
-    table,
-)
+from learning import SPLIT, Study, coarse_cohort, coarser, subset_table, table
+from learning_methods import ALL, COHORT_SPACING, methods
+from shared import synthetic_cohort
 
 from medmap.devices import SMALLEST_DEEPEST_GRID
 from medmap.io.cohorts import find_cases
