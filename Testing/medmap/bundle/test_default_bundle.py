@@ -52,8 +52,8 @@ def test_confidence_thresholds_are_for_subsets_of_the_task_and_leave_room(defaul
     minimum = default_bundle.confidence.minimum
     assert set(minimum) <= {BRATS.subset_key(subset) for subset in BRATS.subsets()}
     assert np.isfinite(list(minimum.values())).all()
-    # Real tumors had a confidence of .975 from FLAIR alone.
-    assert all(0.5 < threshold <= 0.98 for threshold in minimum.values())
+    # Tumors of the development cases had a confidence of .997 or more from FLAIR alone.
+    assert all(0.5 < threshold <= 0.995 for threshold in minimum.values())
 
 
 def test_the_card_states_patients_first_and_what_was_seen(default_bundle):
