@@ -3,7 +3,7 @@
 python MedMAPTraining/experiments/failures.py BUNDLE OUT.png --anatomy LABELMAPS
 
 The cases are those of ``medmap phantom --anatomy LABELMAPS`` with the seeds in ``EXAMPLES``. Label
-maps 17 to 20 of SynthSeg give the ones in the documentation.
+maps 01 to 20 of SynthSeg give the ones in the documentation.
 """
 
 from __future__ import annotations
@@ -48,12 +48,12 @@ class Example:
 
 
 EXAMPLES = (
-    Example(9900, True, ("flair",), "Bright FLAIR taken for edema"),
+    Example(8201, False, ("t1ce",), "Edema is a guess without T2 and FLAIR"),
     Example(9600, False, ("flair",), "A small tumor is missed"),
     Example(9608, False, ("t1",), "T1 only"),
     Example(9606, False, ("t1", "t2"), "A ventricle taken for core"),
     Example(9602, False, ("t1", "flair"), "Enhancement is a guess without T1ce"),
-    Example(9604, False, ("t1ce", "flair"), "Too much edema"),
+    Example(8202, False, ("t1ce", "t2"), "A core without enhancement is missed"),
 )
 
 

@@ -82,5 +82,5 @@ def _caption(measures: dict) -> str:
     accuracy = measures["two_sample_accuracy"]["mean"]
     mmd = measures["mmd"]["mean"]
     return (
-        f"{measures['tap']}: domain-classifier accuracy {accuracy:.2f} (chance 0.5), MMD² {mmd:.2f}"
+        f"{measures['tap']}: MMD² {mmd:.2f}\ndomain-classifier accuracy {accuracy:.2f} (chance 0.5)"
     )
