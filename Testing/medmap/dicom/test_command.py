@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import json
+import re
 import shutil
 import warnings
 from dataclasses import replace
@@ -70,8 +71,10 @@ def test_nothing_identifying_leaves_the_study_but_in_dicom(result, study_folder)
             texts.append(path.read_bytes().decode("latin-1"))
     texts.append(nib.load(output / "segmentation.nii.gz").header.binaryblock.decode("latin-1"))
     for text in texts:
+        # The digests of files are new in each run, and contain the digits of a year now and then.
+        readable = re.sub("[0-9a-f]{64}", "", text)
         for secret in SECRETS:
-            assert secret not in text
+            assert secret not in readable
     assert study_folder.name not in run.stdout + run.stderr
 
 
