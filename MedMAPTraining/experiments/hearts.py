@@ -14,13 +14,13 @@ from __future__ import annotations
 import json
 import statistics
 import time
-from collections.abc import Sequence
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 
 from shared import (
     Job,
+    mean_dice,
     mean_sd,
     quiet,
     read_results,
@@ -35,7 +35,6 @@ from medmap.commands.phantoms import write_hearts
 from medmap.commands.training import train_bundle
 from medmap.commands.training_options import BundleOptions, TrainOptions
 from medmap.evaluation import read_rows
-from medmap.evaluation.scoring import ScoreRow
 from medmap.preprocess import PreprocessSpec
 from medmap.task import MYOPS_ANATOMY as TASK
 from medmap.training.options import RuntimeOptions
@@ -104,18 +103,6 @@ def train_and_score(root: Path, name: str, seed: int) -> dict:
     evaluate_bundle(test, folder / "bundle", scoring, quiet)
     rows = read_rows(folder / "evaluation" / "scores.csv")
     return {"method": name, "seed": seed, "cpu_seconds": seconds, "dice": mean_dice(rows)}
-
-
-def mean_dice(rows: Sequence[ScoreRow]) -> dict[str, dict[str, float]]:
-    """Mean over hearts of every region, by subset."""
-    means: dict[str, dict[str, float]] = {}
-    for subset in TASK.table_order():
-        key = TASK.subset_key(subset)
-        means[key] = {}
-        for region in REGIONS:
-            dice = [row.dice for row in rows if row.subset == key and row.region == region]
-            means[key][region] = statistics.mean(dice)
-    return means
 
 
 def mean_of_subsets(result: dict, region: str) -> float:

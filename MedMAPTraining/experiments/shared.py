@@ -102,8 +102,8 @@ def mean_dice(rows: Sequence[ScoreRow]) -> DiceBySubset:
     """Mean over cases of every region, by subset."""
     values: dict[str, dict[str, list[float]]] = {}
     for row in rows:
-        regions = values.setdefault(row.subset, {region: [] for region in REGIONS})
-        regions[row.region].append(row.dice)
+        regions = values.setdefault(row.subset, {})
+        regions.setdefault(row.region, []).append(row.dice)
     means: DiceBySubset = {}
     for subset, regions in sorted(values.items()):
         subset_means = {}

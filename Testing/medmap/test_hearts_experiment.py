@@ -11,7 +11,8 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "MedMAPTraining/experiments"))
 
-from hearts import ALL, METHODS, RATES, REGIONS, TASK, mean_dice, table
+from hearts import ALL, METHODS, RATES, REGIONS, TASK, table
+from shared import mean_dice
 
 from medmap.evaluation.scoring import ScoreRow
 from medmap.training.setup import check_recipe
